@@ -1,0 +1,1 @@
+"""Bucket stores: Redis by Lua, this process alone, and the pure reference."""

@@ -1,0 +1,1 @@
+"""Deciding whether a call may go on: pure, without any transport or store."""

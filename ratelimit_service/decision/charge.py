@@ -1,0 +1,57 @@
+"""What is asked of a bucket store, and what it answers."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ratelimit_service.decision.limit import Limit
+
+NEVER = -1
+"""In place of a wait: no wait would help, because the cost is more than the limit ever holds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bucket:
+    """A limit together with the name under which the store keeps its state.
+
+    `partition` says which buckets a store must keep together (all of one subject have the same one), so that a charge
+    of several is atomic. Made once per policy and shared by all its charges, so a store may keep what it prepares for
+    a bucket by the bucket's identity.
+    """
+
+    name: str
+    partition: int
+    limit: Limit
+
+
+class Charge(NamedTuple):
+    """Take `costs[i]` tokens from `buckets[i]`, for all of them or for none.
+
+    A cost of 0 only looks and always fits. A negative cost gives tokens back, at most to an untouched bucket, and
+    always fits. Costs are whole tokens between -1,000,000 and 1,000,000. `request` is empty, or the name under which
+    the store keeps the outcome, so that the same charge again within the store's window gets the same outcome and
+    charges nothing.
+    """
+
+    buckets: tuple[Bucket, ...]
+    costs: tuple[int, ...]
+    request: str = ""
+
+
+class Weighed(NamedTuple):
+    """What one bucket said of a charge.
+
+    `remaining`: micro-tokens left after the charge, 0 or more. `wait_us`: microseconds until the cost fits, if
+    nothing else is charged before: 0 when it fits, NEVER when it never will. `reset_us`: microseconds until the bucket
+    is untouched again, 0 when it is now.
+    """
+
+    remaining: int
+    wait_us: int
+    reset_us: int
+
+
+class Outcome(NamedTuple):
+    """Whether the charge was made, and what each of its buckets said, in the charge's order."""
+
+    charged: bool
+    weighed: tuple[Weighed, ...]

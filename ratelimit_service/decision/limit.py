@@ -1,0 +1,152 @@
+"""Limits: the rules that a decision weighs. One that exists is valid; making an invalid one raises."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from math import gcd
+
+from ratelimit_service.errors import InvalidArgument
+
+MICRO = 1_000_000
+"""Micro-tokens in a token: amounts are counted in whole micro-tokens. Also microseconds in a second."""
+
+EXACT = 2**53
+"""Whole numbers below this are exact in Lua, which computes with doubles."""
+
+MAX_TOKENS = EXACT // MICRO
+"""The largest capacity or amount, in tokens: 9,007,199,254."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+MAX_PERIOD_US = 31 * 86_400 * MICRO
+MIN_PERIOD_US = 1_000
+MAX_RESOURCE_BYTES = 256
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+"""What names of limits and plans look like."""
+
+
+class Mode(Enum):
+    """Whether going over a limit denies the call."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class Window(Enum):
+    """A calendar window in UTC. Weeks begin on Monday."""
+
+    SECOND = "second"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+
+
+class Level(Enum):
+    """Where a limit was set. A key's goes before its subject's, and that before the plan's."""
+
+    PLAN = "plan"
+    SUBJECT = "subject"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """Holds up to `capacity` tokens and gains `refill_tokens` every `refill_period_us` microseconds, continuously.
+
+    Bounds: capacity 1 to MAX_TOKENS, refill_tokens at least 1, refill_period_us 1,000 to 31 days; the refill in lowest
+    terms must be exact below 2^53. Raises InvalidArgument otherwise.
+    """
+
+    capacity: int
+    refill_tokens: int
+    refill_period_us: int
+
+    def __post_init__(self) -> None:
+        _check_tokens("token_bucket.capacity", self.capacity)
+        _check_tokens("token_bucket.refill_tokens", self.refill_tokens)
+        if not MIN_PERIOD_US <= self.refill_period_us <= MAX_PERIOD_US:
+            raise InvalidArgument.of(
+                "token_bucket.refill_period",
+                f"is {self.refill_period_us / MICRO:g}s; it must be between 0.001s and 31 days (2678400s)",
+            )
+        numerator, denominator = self.rate
+        if numerator * denominator >= EXACT:
+            raise InvalidArgument.of(
+                "token_bucket.refill_tokens",
+                f"is {self.refill_tokens} per {self.refill_period_us} microseconds, whose arithmetic would leave 2^53; "
+                "choose rounder numbers or a shorter period",
+            )
+        if -(-self.capacity * MICRO // numerator) * denominator >= EXACT:
+            raise InvalidArgument.of(
+                "token_bucket.capacity",
+                f"is {self.capacity}, which takes so long to refill that the arithmetic would leave 2^53; "
+                "choose a smaller capacity or a faster refill",
+            )
+
+    @property
+    def rate(self) -> tuple[int, int]:
+        """Micro-tokens gained per microseconds, in lowest terms."""
+        gained = self.refill_tokens * MICRO
+        shared = gcd(gained, self.refill_period_us)
+        return gained // shared, self.refill_period_us // shared
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """`amount` tokens per calendar window, 1 to MAX_TOKENS. Raises InvalidArgument otherwise."""
+
+    amount: int
+    window: Window
+
+    def __post_init__(self) -> None:
+        _check_tokens("quota.amount", self.amount)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One rule: a token bucket or a quota, for the resources that its pattern matches.
+
+    `resource` is an exact name, a prefix ending in `*`, or `*`; at most 256 bytes without control characters. Raises
+    InvalidArgument with the field at fault.
+    """
+
+    name: str
+    algorithm: TokenBucket | Quota
+    resource: str = "*"
+    mode: Mode = Mode.ENFORCE
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise InvalidArgument.of(
+                "name", f"is {self.name[:80]!r}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
+            )
+        check_resource("resource", self.resource)
+        if "*" in self.resource[:-1]:
+            raise InvalidArgument.of("resource", f"is {self.resource!r}; a * may stand only at its end")
+
+    @property
+    def capacity(self) -> int:
+        """The bucket's capacity or the quota's amount, in tokens."""
+        return self.algorithm.capacity if isinstance(self.algorithm, TokenBucket) else self.algorithm.amount
+
+    def matches(self, resource: str) -> bool:
+        """Whether the limit is for this resource."""
+        pattern = self.resource
+        return resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
+
+
+def check_resource(field: str, resource: str) -> None:
+    """Raise InvalidArgument unless RESOURCE is at most 256 bytes of UTF-8 without control characters."""
+    size = len(resource) if resource.isascii() else len(resource.encode("utf-8", "surrogatepass"))
+    if size > MAX_RESOURCE_BYTES:
+        raise InvalidArgument.of(field, f"has {size} bytes; at most {MAX_RESOURCE_BYTES} are allowed")
+    if _CONTROL.search(resource):
+        raise InvalidArgument.of(field, "has control characters; remove them")
+
+
+def _check_tokens(field: str, tokens: int) -> None:
+    if not 1 <= tokens <= MAX_TOKENS:
+        raise InvalidArgument.of(field, f"is {tokens}; it must be between 1 and {MAX_TOKENS}")

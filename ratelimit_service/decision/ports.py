@@ -1,0 +1,54 @@
+"""What the decision plane needs from the outside. Adapters implement these; the domain imports none of them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from ratelimit_service.decision.charge import Charge, Outcome
+from ratelimit_service.decision.record import Change, PolicyRecord
+
+
+class StoreUnavailable(Exception):
+    """A store could not be asked, or did not answer in time. The message says which and why, without credentials."""
+
+
+class BucketStore(Protocol):
+    """Keeps the state of buckets."""
+
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+        """Make each charge or none of it, atomically and in this order, and answer in the same order.
+
+        Buckets of one charge are all in one partition, unless the store says that it can do more. Nothing is sent
+        twice if it may have been executed. Raises StoreUnavailable.
+        """
+        ...
+
+
+class PolicySource(Protocol):
+    """Where policies come from."""
+
+    async def fetch(self, key_ids: Collection[str]) -> Mapping[str, PolicyRecord]:
+        """Read these keys, revoked ones included; unknown ones are left out. Raises StoreUnavailable."""
+        ...
+
+
+class ChangeFeed(Protocol):
+    """Says which policies have changed."""
+
+    async def position(self) -> int:
+        """The number of the newest change so far, 0 if there is none. Raises StoreUnavailable."""
+        ...
+
+    async def wait(self, after: int) -> Sequence[Change]:
+        """Return the changes numbered above AFTER, oldest first, within a second at the latest, perhaps none.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """The wall clock, for expiry. Never used for buckets: their time is the store's."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970-01-01 UTC."""
+        ...

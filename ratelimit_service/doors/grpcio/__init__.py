@@ -1,0 +1,1 @@
+"""The door on grpc.aio: plain Python, every service, runs everywhere."""

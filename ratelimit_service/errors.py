@@ -1,0 +1,171 @@
+"""Every fault that a caller can be told of.
+
+ServiceError
+├── InvalidArgument      a field is missing, malformed or out of bounds
+├── Unauthenticated      no token, or one that is not good
+├── PermissionDenied     the token's role does not allow the call
+├── NotFound             no such key, plan or override
+├── AlreadyExists        the name is taken
+├── FailedPrecondition   the state of things does not allow it
+├── Aborted              somebody else was faster (etag)
+├── ResourceExhausted    the message is too large
+├── DeadlineExceeded     the deadline has passed or cannot be met
+├── Unimplemented        no such method or encoding
+├── Unavailable          a store cannot be asked, or the server drains; try again
+└── Internal             a fault of ours
+
+A denial is not among them: it is a decision. Each error knows its gRPC status code and its reason (a value of
+`ratelimit.v1.ErrorReason`); `doors.status` turns one into a status with details. A message says what went wrong, with
+which value, and what to do, and never holds a secret.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+
+class Code(IntEnum):
+    """The canonical gRPC status codes that we answer with."""
+
+    OK = 0
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field at fault: its path in the request (`plan.limits[2].token_bucket.capacity`) and what is wrong."""
+
+    field: str
+    description: str
+
+
+class ServiceError(Exception):
+    """A fault to tell the caller of."""
+
+    code: ClassVar[Code]
+
+    def __init__(self, message: str, *, reason: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.metadata: Mapping[str, str] = metadata or {}
+
+
+class InvalidArgument(ServiceError):
+    """A field is missing, malformed or out of bounds."""
+
+    code = Code.INVALID_ARGUMENT
+
+    def __init__(self, *violations: FieldViolation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations), reason="INVALID_FIELD")
+        self.violations = violations
+
+    @classmethod
+    def of(cls, field: str, description: str) -> "InvalidArgument":
+        """One field at fault."""
+        return cls(FieldViolation(field, description))
+
+    def under(self, prefix: str) -> "InvalidArgument":
+        """The same fault seen from the message that holds the field: `capacity` under `limits[0]`."""
+        return InvalidArgument(*(FieldViolation(f"{prefix}.{v.field}", v.description) for v in self.violations))
+
+
+class Unauthenticated(ServiceError):
+    """No token, or one that is not good."""
+
+    code = Code.UNAUTHENTICATED
+
+
+class PermissionDenied(ServiceError):
+    """The token's role does not allow the call."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class NotFound(ServiceError):
+    """No such key, plan or override."""
+
+    code = Code.NOT_FOUND
+
+
+class AlreadyExists(ServiceError):
+    """The name is taken."""
+
+    code = Code.ALREADY_EXISTS
+
+
+class FailedPrecondition(ServiceError):
+    """The state of things does not allow it."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Aborted(ServiceError):
+    """Somebody else was faster: the etag of `subject` (`keys/<id>`, `plans/<name>`) is no longer the one sent."""
+
+    code = Code.ABORTED
+
+    def __init__(self, subject: str, *, etag: str, current_etag: str) -> None:
+        super().__init__(
+            f"{subject} has changed: its etag is {current_etag!r}, not {etag!r}; read it again, then repeat",
+            reason="ETAG_MISMATCH",
+            metadata={"etag": etag, "current_etag": current_etag},
+        )
+        self.subject = subject
+
+
+class ResourceExhausted(ServiceError):
+    """The message is too large."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline has passed or cannot be met. Nothing was charged."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="DEADLINE_TOO_SHORT")
+
+
+class Unimplemented(ServiceError):
+    """No such method or encoding."""
+
+    code = Code.UNIMPLEMENTED
+
+
+class Unavailable(ServiceError):
+    """A store cannot be asked, or the server drains. Worth trying again after `retry_after` seconds."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, message: str, *, reason: str, retry_after: float = 1.0) -> None:
+        super().__init__(message, reason=reason)
+        self.retry_after = retry_after
+
+
+class Internal(ServiceError):
+    """A fault of ours. `incident` is the id under which the server's log has the cause."""
+
+    code = Code.INTERNAL
+
+    def __init__(self, incident: str) -> None:
+        super().__init__(
+            f"an internal fault; the server's log has it under incident {incident}",
+            reason="INTERNAL_FAULT",
+            metadata={"incident": incident},
+        )

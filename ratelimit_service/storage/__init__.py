@@ -1,0 +1,1 @@
+"""Postgres: tables, repositories, migrations, the policy source and the change feed."""
