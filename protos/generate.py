@@ -43,12 +43,11 @@ def main(out: Path, folders: list[str]) -> None:
 
 
 def _make_relative(out: Path, proto: Path) -> None:
-    here = proto.parent.parts
+    here = proto.parent
 
     def relative(package: str) -> str:
-        there = tuple(package.split("."))
-        shared = len(os.path.commonprefix([here, there]))
-        return "." * (len(here) - shared + 1) + ".".join(there[shared:])
+        steps = os.path.relpath(package.replace(".", "/"), here).split("/")
+        return "." * (steps.count("..") + 1) + ".".join(step for step in steps if step not in {".", ".."})
 
     def is_ours(package: str) -> bool:
         return (ROOT / Path(*package.split("."))).is_dir()
