@@ -1,0 +1,1 @@
+"""Administration: the endpoint of KeyAdminService, without any transport."""
