@@ -1,0 +1,78 @@
+"""API keys as their owners hold them: `rlk_<env>_<id>_<secret><crc>`."""
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from ratelimit_service.errors import InvalidArgument
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID_LENGTH = 16
+_SECRET_LENGTH = 27  # 62^27 is a little over 2^160
+_CRC_LENGTH = 6  # 62^6 is a little over 2^32
+_FORM = re.compile(
+    rf"rlk_([a-z0-9]{{1,12}})_([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})[0-9A-Za-z]{{6}}"
+)
+_ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key in full. `key_id` is public; `secret` is shown once and never written anywhere, `repr` included.
+
+    The last six characters are the CRC-32 of all before them in base62, so that a secret scanner, and a server without
+    any look-up, can tell a key from garbage.
+    """
+
+    environment: str
+    key_id: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def generate(cls, environment: str) -> "ApiKey":
+        """Make a key with an id of 95 random bits and a secret of 160."""
+        return cls(environment, new_key_id(), _random(_SECRET_LENGTH))
+
+    @classmethod
+    def parse(cls, text: str) -> "ApiKey":
+        """Read a key as its owner sent it. Raises InvalidArgument (field `api_key`), without repeating the text."""
+        if not text:
+            raise InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
+        form = _FORM.fullmatch(text)
+        if form is None:
+            raise InvalidArgument.of(
+                "api_key", "is malformed; send the key as it was handed out: rlk_<env>_<id>_<secret>"
+            )
+        if _checksum(text[:-_CRC_LENGTH]) != text[-_CRC_LENGTH:]:
+            raise InvalidArgument.of("api_key", "has a wrong checksum; a character is missing or mistyped")
+        return cls(*form.groups())
+
+    def __str__(self) -> str:
+        """The key in full, for its owner only."""
+        body = f"rlk_{self.environment}_{self.key_id}_{self.secret}"
+        return body + _checksum(body)
+
+
+def new_key_id() -> str:
+    """Make a random key id."""
+    return _random(_ID_LENGTH)
+
+
+def check_key_id(field_name: str, key_id: str) -> None:
+    """Raise InvalidArgument unless KEY_ID has the form of one."""
+    if not _ID.fullmatch(key_id):
+        raise InvalidArgument.of(field_name, f"is {key_id[:80]!r}; a key_id has {_ID_LENGTH} letters and digits")
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_BASE62) for _ in range(length))
+
+
+def _checksum(body: str) -> str:
+    rest = crc32(body.encode())
+    digits = []
+    for _ in range(_CRC_LENGTH):
+        rest, digit = divmod(rest, len(_BASE62))
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))
