@@ -12,7 +12,8 @@ _ID_LENGTH = 16
 _SECRET_LENGTH = 27  # 62^27 is a little over 2^160
 _CRC_LENGTH = 6  # 62^6 is a little over 2^32
 _FORM = re.compile(
-    rf"rlk_([a-z0-9]{{1,12}})_([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})[0-9A-Za-z]{{6}}"
+    rf"rlk_([a-z0-9]{{1,12}})_([0-9A-Za-z]{{{_ID_LENGTH}}})"
+    rf"_([0-9A-Za-z]{{{_SECRET_LENGTH}}})[0-9A-Za-z]{{{_CRC_LENGTH}}}"
 )
 _ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
 
@@ -41,9 +42,7 @@ class ApiKey:
             raise InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
         form = _FORM.fullmatch(text)
         if form is None:
-            raise InvalidArgument.of(
-                "api_key", "is malformed; send the key as it was handed out: rlk_<env>_<id>_<secret>"
-            )
+            raise InvalidArgument.of("api_key", "is malformed; send it as handed out: rlk_<env>_<id>_<secret>")
         if _checksum(text[:-_CRC_LENGTH]) != text[-_CRC_LENGTH:]:
             raise InvalidArgument.of("api_key", "has a wrong checksum; a character is missing or mistyped")
         return cls(*form.groups())

@@ -1,7 +1,7 @@
 """What the decision plane needs from the outside. Adapters implement these; the domain imports none of them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ratelimit_service.decision.charge import Charge, Outcome
 from ratelimit_service.decision.record import Change, PolicyRecord
@@ -23,11 +23,21 @@ class BucketStore(Protocol):
         ...
 
 
+class Fetched(NamedTuple):
+    """What was found of the keys asked for, revoked ones included; unknown ones are in neither.
+
+    `unreadable` are keys whose rows make no valid policy: the one that was good last stays in force.
+    """
+
+    records: Mapping[str, PolicyRecord]
+    unreadable: frozenset[str] = frozenset()
+
+
 class PolicySource(Protocol):
     """Where policies come from."""
 
-    async def fetch(self, key_ids: Collection[str]) -> Mapping[str, PolicyRecord]:
-        """Read these keys, revoked ones included; unknown ones are left out. Raises StoreUnavailable."""
+    async def fetch(self, key_ids: Collection[str]) -> Fetched:
+        """Read these keys in one snapshot. Raises StoreUnavailable."""
         ...
 
 

@@ -26,17 +26,13 @@ class Peppers:
         for position, part in enumerate(text.split(","), start=1):
             version, colon, encoded = part.strip().partition(":")
             if not colon or not version.isascii() or not version.isdigit() or int(version) == 0:
-                raise ValueError(
-                    f"pepper number {position} is not of the form <version>:<base64>, with a version from 1"
-                )
+                raise ValueError(f"pepper number {position} is not <version>:<base64>, with a version from 1")
             try:
                 pepper = base64.b64decode(encoded, validate=True)
             except binascii.Error:
                 raise ValueError(f"pepper version {version} is not base64") from None
             if len(pepper) < _LEAST_BYTES:
-                raise ValueError(
-                    f"pepper version {version} has {len(pepper)} bytes; at least {_LEAST_BYTES} are needed"
-                )
+                raise ValueError(f"pepper version {version} has {len(pepper)} bytes; it needs {_LEAST_BYTES} or more")
             if int(version) in by_version:
                 raise ValueError(f"pepper version {version} is given twice")
             by_version[int(version)] = pepper
@@ -53,7 +49,7 @@ class Peppers:
         return SecretHash(version, self._digest(version, api_key))
 
     def matches(self, api_key: ApiKey, secret_hash: SecretHash) -> bool:
-        """Whether the key's secret is the hashed one, in constant time. False if the hash's pepper is not among ours."""
+        """Whether the key's secret is the hashed one, in constant time. False if its pepper is not among ours."""
         if secret_hash.pepper_version not in self.by_version:
             return False
         return hmac.compare_digest(self._digest(secret_hash.pepper_version, api_key), secret_hash.digest)
