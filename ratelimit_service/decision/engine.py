@@ -1,0 +1,224 @@
+"""The decision itself: key, policy, buckets, verdict."""
+
+import secrets
+from asyncio import gather
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from ratelimit_service.decision.api_key import ApiKey, check_key_id
+from ratelimit_service.decision.cache import PolicyCache
+from ratelimit_service.decision.charge import Charge
+from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.limit import check_resource
+from ratelimit_service.decision.policy import Considered, Policy, Selection
+from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
+from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.decision.verdict import foresee, judge, judge_alone
+from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
+
+MAX_COST = 1_000_000
+MAX_REQUEST_ID_BYTES = 128
+
+_UNKNOWN = Decision(allowed=False, reason=Reason.KEY_UNKNOWN, source=Source.POLICY)
+
+
+class Check(NamedTuple):
+    """One call to decide.
+
+    Exactly one of `api_key` (what the caller presented) and `key_id` (for callers who verified the secret themselves)
+    is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to 1,000,000 tokens, 0 only looks.
+    `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated.
+    """
+
+    api_key: str = ""
+    key_id: str = ""
+    resource: str = ""
+    cost: int = 1
+    request_id: str = ""
+
+
+class Explanation(NamedTuple):
+    """What a check would give now. `policy` is None when the key is unknown."""
+
+    decision: Decision
+    policy: Policy | None
+    selection: Selection
+
+    @property
+    def considered(self) -> tuple[Considered, ...]:
+        """Every limit that was set for the key."""
+        return self.policy.considered if self.policy else ()
+
+
+class _Weighing(NamedTuple):
+    """A check whose policy is known and good, on its way to the buckets."""
+
+    policy: Policy
+    selection: Selection
+    charge: Charge
+    cost: int
+
+
+class DecisionEngine:
+    """Decides calls. All its errors are ServiceErrors; nothing has been charged when one is raised.
+
+    `buckets` are shared by all servers; `local` are this server's own, used while the shared ones cannot be asked and
+    the plan says so.
+    """
+
+    def __init__(
+        self, policies: PolicyCache, peppers: Peppers, buckets: BucketStore, local: BucketStore, clock: Clock
+    ) -> None:
+        self._policies = policies
+        self._peppers = peppers
+        self._buckets = buckets
+        self._local = local
+        self._clock = clock
+        self._digest_key = secrets.token_bytes(16)  # so that no digest in memory can be looked up in a table
+        self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
+        """Decisions so far, by reason and then by source."""
+
+    async def check(self, check: Check) -> Decision:
+        """Decide one call, and charge its cost to every limit that applies, or to none."""
+        policy = self._recall(check)
+        if policy is None:
+            policy = await self._identify(check)
+        weighing = self._prepare(check, policy)
+        if isinstance(weighing, Decision):
+            decision = weighing
+        else:
+            try:
+                outcomes = await self._buckets.charge((weighing.charge,))
+            except StoreUnavailable:
+                decision = await self._decide_alone(weighing)
+            else:
+                decision = judge(weighing.policy, weighing.selection.rules, outcomes[0], Source.STORE)
+        self.tally[decision.reason][decision.source] += 1
+        return decision
+
+    async def check_all(self, checks: Sequence[Check]) -> list[Decision | ServiceError]:
+        """Decide independent calls, in this order, with one trip to the buckets. A bad one answers for itself only."""
+        prepared = await self._prepare_all(checks)
+        weighings = [item for item in prepared if isinstance(item, _Weighing)]
+        decisions: list[Decision] = []
+        if weighings:
+            try:
+                outcomes = await self._buckets.charge([weighing.charge for weighing in weighings])
+            except StoreUnavailable:
+                decisions = [await self._decide_alone(weighing) for weighing in weighings]
+            else:
+                decisions = [
+                    judge(weighing.policy, weighing.selection.rules, outcome, Source.STORE)
+                    for weighing, outcome in zip(weighings, outcomes, strict=True)
+                ]
+        in_order = iter(decisions)
+        results = [next(in_order) if isinstance(item, _Weighing) else item for item in prepared]
+        for result in results:
+            if isinstance(result, Decision):
+                self.tally[result.reason][result.source] += 1
+        return results
+
+    async def explain(self, check: Check) -> Explanation:
+        """Say what `check` would decide now, without charging. Raises Unavailable when a store cannot be asked."""
+        policy = self._recall(check) or await self._identify(check)
+        looking = self._prepare(check._replace(cost=0, request_id=""), policy)
+        if isinstance(looking, Decision):
+            return Explanation(looking, policy, Selection((), ()))
+        _check_cost(check.cost)
+        try:
+            outcome = (await self._buckets.charge((looking.charge,)))[0]
+        except StoreUnavailable as fault:
+            raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
+        rules = looking.selection.rules
+        decision = judge(looking.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
+        return Explanation(decision, policy, looking.selection)
+
+    def _digest(self, api_key: str) -> bytes:
+        return blake2b(api_key.encode(), digest_size=16, key=self._digest_key).digest()
+
+    def _recall(self, check: Check) -> Policy | None:
+        """The policy of a key whose secret was verified before. The path of nearly every call: no await, no parsing."""
+        return self._policies.verified(self._digest(check.api_key), self._clock.now_us()) if check.api_key else None
+
+    async def _identify(self, check: Check) -> Policy | None:
+        """The policy of a key that is seen for the first time. None if it is unknown or its secret is wrong."""
+        if check.key_id:
+            check_key_id("key_id", check.key_id)
+            return await self._policy(check.key_id)
+        api_key = ApiKey.parse(check.api_key)
+        policy = await self._policy(api_key.key_id)
+        if policy is None or not any(self._peppers.matches(api_key, secret) for secret in policy.secrets):
+            return None
+        self._policies.remember(self._digest(check.api_key), policy)
+        return policy
+
+    async def _policy(self, key_id: str) -> Policy | None:
+        try:
+            return await self._policies.get(key_id)
+        except StoreUnavailable as fault:
+            raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
+
+    def _prepare(self, check: Check, policy: Policy | None) -> _Weighing | Decision:
+        cost = check.cost
+        _check_cost(cost)
+        request = check.request_id
+        if len(request) > MAX_REQUEST_ID_BYTES or (
+            not request.isascii() and len(request.encode()) > MAX_REQUEST_ID_BYTES
+        ):
+            size = len(request.encode())
+            raise InvalidArgument.of("request_id", f"has {size} bytes; at most {MAX_REQUEST_ID_BYTES} are allowed")
+        if policy is None:
+            check_resource("resource", check.resource)
+            return _UNKNOWN
+        selection = policy.select(check.resource)
+        if policy.refusal is not None:
+            return Decision(allowed=False, reason=policy.refusal, source=Source.POLICY, policy=policy)
+        if not selection.buckets:
+            return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy)
+        if request:
+            request = _request_name(policy.key_id, check)
+        return _Weighing(policy, selection, Charge(selection.buckets, (cost,) * len(selection.buckets), request), cost)
+
+    async def _prepare_all(self, checks: Sequence[Check]) -> list[_Weighing | Decision | ServiceError]:
+        policies: list[Policy | ServiceError | None] = [self._recall(check) for check in checks]
+        new = [index for index, policy in enumerate(policies) if policy is None]
+        if new:  # all at once, so that they are read from Postgres together
+            for index, found in zip(new, await gather(*(self._try_identify(checks[i]) for i in new)), strict=True):
+                policies[index] = found
+        return [self._try_prepare(check, policy) for check, policy in zip(checks, policies, strict=True)]
+
+    async def _try_identify(self, check: Check) -> Policy | ServiceError | None:
+        try:
+            return await self._identify(check)
+        except ServiceError as fault:
+            return fault
+
+    def _try_prepare(self, check: Check, policy: Policy | ServiceError | None) -> _Weighing | Decision | ServiceError:
+        if isinstance(policy, ServiceError):
+            return policy
+        try:
+            return self._prepare(check, policy)
+        except ServiceError as fault:
+            return fault
+
+    async def _decide_alone(self, weighing: _Weighing) -> Decision:
+        """Decide while the shared buckets cannot be asked, as the plan says."""
+        policy, selection, charge, cost = weighing
+        if policy.on_store_failure is OnStoreFailure.ALLOW:
+            return Decision(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
+        if policy.on_store_failure is OnStoreFailure.DENY:
+            return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
+        return judge_alone(policy, selection.rules, (await self._local.charge((charge,)))[0], cost)
+
+
+def _check_cost(cost: int) -> None:
+    if not 0 <= cost <= MAX_COST:
+        raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
+
+
+def _request_name(key_id: str, check: Check) -> str:
+    """The name under which the outcome is kept: the same call with the same id, and no other, has the same name."""
+    call = f"{key_id}\0{check.cost}\0{check.resource}\0{check.request_id}"
+    return blake2b(call.encode(), digest_size=12).hexdigest()

@@ -1,0 +1,141 @@
+"""Policies: everything needed to decide for one key, compiled once and used for every call of that key."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from ratelimit_service.decision.charge import Bucket
+from ratelimit_service.decision.decision import Reason
+from ratelimit_service.decision.limit import EXACT, Level, Limit, Mode, check_resource
+from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
+
+PARTITIONS = 256
+"""Number of partitions of the bucket store. Changing it forgets the state of every bucket."""
+
+_MOST_RESOURCES = 64  # resources that a policy remembers its selection for
+_REFUSALS = {KeyState.REVOKED: Reason.KEY_REVOKED, KeyState.SUSPENDED: Reason.KEY_SUSPENDED}
+
+
+class Rule(NamedTuple):
+    """A limit that is in force, where it was set, and the bucket that it is counted in."""
+
+    limit: Limit
+    level: Level
+    bucket: Bucket
+    enforced: bool
+
+
+class Considered(NamedTuple):
+    """A limit that was set for a key. `why_not` is empty when it is in force."""
+
+    limit: Limit
+    level: Level
+    why_not: str
+
+
+class Selection(NamedTuple):
+    """The rules for one resource, in the plan's order, and their buckets in the same order."""
+
+    rules: tuple[Rule, ...]
+    buckets: tuple[Bucket, ...]
+
+
+class Policy:
+    """One key's policy, unchanging and right until `until_us`; from then on it has to be compiled again.
+
+    `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that are good.
+    """
+
+    __slots__ = (
+        "_everywhere",
+        "_selections",
+        "considered",
+        "key_id",
+        "on_store_failure",
+        "plan",
+        "plan_version",
+        "refusal",
+        "rules",
+        "secrets",
+        "subject",
+        "until_us",
+    )
+
+    def __init__(self, record: PolicyRecord, now_us: int) -> None:
+        self.key_id = record.key_id
+        self.subject = record.subject
+        self.plan = record.plan
+        self.plan_version = record.plan_version
+        self.on_store_failure: OnStoreFailure = record.on_store_failure
+        self.until_us = _next_expiry(record, now_us)
+        self.refusal: Reason | None = _REFUSALS.get(record.state)
+        if self.refusal is None and _has_passed(record.expires_us, now_us):
+            self.refusal = Reason.KEY_EXPIRED
+        self.secrets: tuple[SecretHash, ...] = tuple(
+            secret for secret in record.secrets if not _has_passed(secret.expires_us, now_us)
+        )
+        self.considered: tuple[Considered, ...] = tuple(_consider(record, now_us))
+        self.rules: tuple[Rule, ...] = tuple(
+            Rule(limit, level, _bucket(record, limit, level), limit.mode is Mode.ENFORCE)
+            for limit, level, why_not in self.considered
+            if not why_not
+        )
+        everywhere = all(rule.limit.resource == "*" for rule in self.rules)
+        self._everywhere = _select(self.rules) if everywhere else None
+        self._selections: dict[str, Selection] = {}
+
+    def select(self, resource: str) -> Selection:
+        """The rules for RESOURCE. Raises InvalidArgument when it is too long or has control characters."""
+        selection = self._selections.get(resource)
+        if selection is None:
+            check_resource("resource", resource)
+            selection = self._everywhere or _select([rule for rule in self.rules if rule.limit.matches(resource)])
+            if len(self._selections) >= _MOST_RESOURCES:  # callers choose the names: do not keep them all
+                self._selections.clear()
+            self._selections[resource] = selection
+        return selection
+
+
+def _select(rules: Sequence[Rule]) -> Selection:
+    return Selection(tuple(rules), tuple(rule.bucket for rule in rules))
+
+
+def _consider(record: PolicyRecord, now_us: int) -> list[Considered]:
+    """Every limit of plan, subject and key: first by name in the plan's order, then from the plan up to the key."""
+    set_by: dict[str, list[tuple[Limit, Level, int | None]]] = {limit.name: [] for limit in record.limits}
+    for limit in record.limits:
+        set_by[limit.name].append((limit, Level.PLAN, None))
+    for level, overrides in ((Level.SUBJECT, record.subject_overrides), (Level.KEY, record.key_overrides)):
+        for override in overrides:
+            set_by.setdefault(override.limit.name, []).append((override.limit, level, override.expires_us))
+    considered = []
+    for candidates in set_by.values():
+        in_force = [level for _, level, expires_us in candidates if not _has_passed(expires_us, now_us)]
+        for limit, level, expires_us in candidates:
+            if _has_passed(expires_us, now_us):
+                why_not = "expired"
+            else:
+                why_not = "" if level is in_force[-1] else f"overridden by {in_force[-1].value}"
+            considered.append(Considered(limit, level, why_not))
+    return considered
+
+
+def _bucket(record: PolicyRecord, limit: Limit, level: Level) -> Bucket:
+    """The bucket of a limit. Named for its owner and the limit alone, so that it outlives plans and their versions.
+
+    The name is a digest: no caller's string gets into the bucket store.
+    """
+    owner = f"key\0{record.key_id}" if level is Level.KEY else f"subject\0{record.subject}"
+    name = blake2b(f"{owner}\0{limit.name}".encode(), digest_size=12).hexdigest()
+    partition = int.from_bytes(blake2b(record.subject.encode(), digest_size=8).digest()) % PARTITIONS
+    return Bucket(name, partition, limit)
+
+
+def _has_passed(expires_us: int | None, now_us: int) -> bool:
+    return expires_us is not None and expires_us <= now_us
+
+
+def _next_expiry(record: PolicyRecord, now_us: int) -> int:
+    holders: list[SecretHash | Override] = [*record.secrets, *record.subject_overrides, *record.key_overrides]
+    times = [record.expires_us, *(holder.expires_us for holder in holders)]
+    return min((time for time in times if time is not None and time > now_us), default=EXACT)

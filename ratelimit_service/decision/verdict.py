@@ -1,0 +1,80 @@
+"""From what the buckets said to a decision."""
+
+from ratelimit_service.decision.charge import NEVER, Outcome, Weighed
+from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.limit import MICRO, TokenBucket
+from ratelimit_service.decision.policy import Policy, Rule
+
+
+def judge(policy: Policy, rules: tuple[Rule, ...], outcome: Outcome, source: Source) -> Decision:
+    """Decide by the outcome of charging the rules' buckets."""
+    charged, weighed = outcome
+    if charged:
+        return Decision(True, Reason.WITHIN_LIMIT, source, policy, rules, weighed, _tightest(rules, weighed))  # noqa: FBT003 positional: built for every call
+    binding = _slowest(rules, weighed)
+    never = weighed[binding].wait_us == NEVER
+    reason = Reason.COST_EXCEEDS_CAPACITY if never else Reason.OVER_LIMIT
+    return Decision(False, reason, source, policy, rules, weighed, binding)  # noqa: FBT003
+
+
+def judge_alone(policy: Policy, rules: tuple[Rule, ...], outcome: Outcome, cost: int) -> Decision:
+    """Decide by the outcome of charging this server's own share of the limits.
+
+    A cost that is above the share, but not above the limit itself, would fit once the store is back: that denial must
+    not tell the caller never to come again.
+    """
+    decision = judge(policy, rules, outcome, Source.DEGRADED)
+    if decision.reason is Reason.COST_EXCEEDS_CAPACITY and cost <= rules[decision.binding].limit.capacity:
+        return decision._replace(reason=Reason.DEGRADED_DENIED)
+    return decision
+
+
+def foresee(rules: tuple[Rule, ...], looked: tuple[Weighed, ...], cost: int) -> Outcome:
+    """What charging COST now would give, computed from a look at the buckets (a charge of 0)."""
+    waits = [_wait(rule, seen, cost) for rule, seen in zip(rules, looked, strict=True)]
+    charged = all(wait == 0 or not rule.enforced for rule, wait in zip(rules, waits, strict=True))
+    taken = cost * MICRO if charged else 0
+    return Outcome(
+        charged,
+        tuple(
+            Weighed(seen.remaining - (0 if wait else taken), wait, seen.reset_us)
+            for seen, wait in zip(looked, waits, strict=True)
+        ),
+    )
+
+
+def _wait(rule: Rule, seen: Weighed, cost: int) -> int:
+    missing = cost * MICRO - seen.remaining
+    if missing <= 0:
+        return 0
+    if cost > rule.limit.capacity:
+        return NEVER
+    algorithm = rule.limit.algorithm
+    if not isinstance(algorithm, TokenBucket):
+        return seen.reset_us
+    numerator, denominator = algorithm.rate
+    return -(-missing * denominator // numerator)
+
+
+def _tightest(rules: tuple[Rule, ...], weighed: tuple[Weighed, ...]) -> int:
+    """The enforced rule with the smallest share left."""
+    binding, smallest = -1, 2.0
+    for index, rule in enumerate(rules):
+        if rule.enforced:
+            share = weighed[index].remaining / rule.limit.capacity / MICRO
+            if share < smallest:
+                binding, smallest = index, share
+    return binding
+
+
+def _slowest(rules: tuple[Rule, ...], weighed: tuple[Weighed, ...]) -> int:
+    """The enforced rule with the longest wait; one that never fits is the slowest of all."""
+    binding, longest = -1, 0
+    for index, rule in enumerate(rules):
+        if rule.enforced:
+            wait = weighed[index].wait_us
+            if wait == NEVER:
+                return index
+            if wait > longest:
+                binding, longest = index, wait
+    return binding
