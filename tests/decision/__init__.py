@@ -1,0 +1,1 @@
+"""The decision plane without any store or transport."""

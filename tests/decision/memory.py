@@ -1,0 +1,129 @@
+"""Stores that live in memory, for tests of the domain: a policy source, a change feed, a clock, and buckets."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from ratelimit_service.buckets.reference import ReferenceBuckets
+
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.charge import Charge, Outcome
+from ratelimit_service.decision.limit import Limit, TokenBucket
+from ratelimit_service.decision.ports import Fetched, StoreUnavailable
+from ratelimit_service.decision.record import (
+    Change,
+    ChangeKind,
+    KeyState,
+    OnStoreFailure,
+    Override,
+    PolicyRecord,
+    SecretHash,
+)
+from ratelimit_service.decision.secrets import Peppers
+
+PEPPERS = Peppers.parse(Peppers.generate())
+START_US = 1_800_000_000_000_000
+
+
+class ManualClock:
+    """A clock that stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.time_us = START_US
+
+    def now_us(self) -> int:
+        return self.time_us
+
+
+class MemorySource:
+    """A policy source that counts what it is asked and can be switched off."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, PolicyRecord] = {}
+        self.unreadable: set[str] = set()
+        self.fetches: list[list[str]] = []
+        self.down = False
+        self.before_answer: asyncio.Event | None = None
+
+    async def fetch(self, key_ids: Collection[str]) -> Fetched:
+        self.fetches.append(list(key_ids))
+        snapshot = {key_id: self.records[key_id] for key_id in key_ids if key_id in self.records}
+        await asyncio.sleep(0)
+        if self.before_answer is not None:
+            await self.before_answer.wait()
+        if self.down:
+            raise StoreUnavailable("Postgres is away")
+        unreadable = frozenset(self.unreadable & set(key_ids))
+        return Fetched({k: r for k, r in snapshot.items() if k not in unreadable}, unreadable)
+
+
+class MemoryFeed:
+    """A change feed that a test writes to."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.news = asyncio.Event()
+        self.down = False
+
+    def announce(self, kind: ChangeKind, name: str) -> None:
+        self.changes.append(Change(len(self.changes) + 1, kind, name))
+        self.news.set()
+
+    async def position(self) -> int:
+        return len(self.changes)
+
+    async def wait(self, after: int) -> Sequence[Change]:
+        if self.down:
+            raise StoreUnavailable("Postgres is away")
+        if len(self.changes) <= after:
+            self.news.clear()
+            await self.news.wait()
+        return self.changes[after:]
+
+
+class MemoryBuckets:
+    """The reference buckets behind the store's interface; can be switched off."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._buckets = ReferenceBuckets()
+        self._clock = clock
+        self.down = False
+        self.trips = 0
+
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+        self.trips += 1
+        await asyncio.sleep(0)
+        if self.down:
+            raise StoreUnavailable("Redis is away")
+        return self._buckets.charge(charges, self._clock.now_us())
+
+
+def burst(capacity: int = 20, refill: int = 10, *, name: str = "burst", resource: str = "*") -> Limit:
+    """A token bucket that is refilled every second."""
+    return Limit(name, TokenBucket(capacity, refill, 1_000_000), resource)
+
+
+def record(
+    api_key: ApiKey,
+    *limits: Limit,
+    subject: str = "acme",
+    state: KeyState = KeyState.ACTIVE,
+    expires_us: int | None = None,
+    secrets: tuple[SecretHash, ...] | None = None,
+    on_store_failure: OnStoreFailure = OnStoreFailure.LOCAL,
+    subject_overrides: tuple[Override, ...] = (),
+    key_overrides: tuple[Override, ...] = (),
+) -> PolicyRecord:
+    """A key on plan `free`, with the limits given or a burst of 20 refilled at 10 a second."""
+    return PolicyRecord(
+        key_id=api_key.key_id,
+        subject=subject,
+        state=state,
+        expires_us=expires_us,
+        secrets=(PEPPERS.hash(api_key),) if secrets is None else secrets,
+        plan="free",
+        plan_version=1,
+        on_store_failure=on_store_failure,
+        limits=limits or (burst(),),
+        subject_overrides=subject_overrides,
+        key_overrides=key_overrides,
+    )

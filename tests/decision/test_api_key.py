@@ -1,0 +1,71 @@
+"""API keys and how their secrets are kept."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.errors import InvalidArgument
+
+
+def test_round_trip() -> None:
+    """A generated key has the documented form and reads back as itself."""
+    api_key = ApiKey.generate("live")
+    assert re.fullmatch(r"rlk_live_[0-9A-Za-z]{16}_[0-9A-Za-z]{33}", str(api_key))
+    assert ApiKey.parse(str(api_key)) == api_key
+
+
+@given(st.data())
+def test_any_changed_character_is_noticed(data: st.DataObject) -> None:
+    """A key with one character changed is refused by its form or checksum."""
+    text = str(ApiKey("live", "A" * 16, "b" * 27))
+    position = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.characters().filter(lambda c: c != text[position]))
+    with pytest.raises(InvalidArgument) as fault:
+        ApiKey.parse(text[:position] + other + text[position + 1 :])
+    assert fault.value.violations[0].field == "api_key"
+
+
+@given(st.text(max_size=200))
+def test_garbage_is_refused_without_repeating_it(text: str) -> None:
+    """Whatever is sent in place of a key is refused, and not repeated in the message."""
+    with pytest.raises(InvalidArgument) as fault:
+        ApiKey.parse("§" + text)
+    assert "§" not in fault.value.message
+
+
+def test_representation_hides_the_secret() -> None:
+    """A key that ends up in a log by its repr does not give its secret away."""
+    api_key = ApiKey.generate("live")
+    assert api_key.secret not in repr(api_key)
+
+
+def test_hash_is_bound_to_id_and_pepper() -> None:
+    """A hash matches its own key only: not another id's, and not without the pepper it was made with."""
+    old = Peppers.parse("1:" + "A" * 43 + "=")
+    both = Peppers.parse("1:" + "A" * 43 + "=,2:" + "B" * 43 + "=")
+    api_key = ApiKey.generate("live")
+    stored = old.hash(api_key)
+    assert both.matches(api_key, stored)
+    assert both.hash(api_key).pepper_version == 2
+    assert not old.matches(ApiKey("live", "x" * 16, api_key.secret), stored)
+    assert not old.matches(api_key, both.hash(api_key))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "pepper number 1 is not <version>:<base64>"),
+        ("0:" + "A" * 44, "with a version from 1"),
+        ("1:%%%", "pepper version 1 is not base64"),
+        ("1:QUJD", "pepper version 1 has 3 bytes"),
+        (Peppers.generate() + "," + Peppers.generate(), "pepper version 1 is given twice"),
+    ],
+)
+def test_faulty_peppers_are_named_in_words(text: str, words: str) -> None:
+    """Each fault in the setting is said in words, without the pepper."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Peppers.parse(text)

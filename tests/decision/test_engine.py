@@ -1,0 +1,252 @@
+"""The decision: reasons, binding limits, idempotency and degraded answers."""
+
+import pytest
+
+from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemoryFeed, MemorySource, burst, record
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.cache import PolicyCache
+from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.record import KeyState, OnStoreFailure
+from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
+
+
+class World:
+    """An engine with its surroundings."""
+
+    def __init__(self) -> None:
+        self.clock, self.source = ManualClock(), MemorySource()
+        self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
+        cache = PolicyCache(self.source, MemoryFeed(), self.clock)
+        self.engine = DecisionEngine(cache, PEPPERS, self.buckets, self.local, self.clock)
+
+    def add(self, *limits: Limit, **fields: object) -> str:
+        api_key = ApiKey.generate("live")
+        self.source.records[api_key.key_id] = record(api_key, *limits, **fields)
+        return str(api_key)
+
+    async def check(self, api_key: str, resource: str = "", cost: int = 1, request_id: str = "") -> Decision:
+        return await self.engine.check(Check(api_key, "", resource, cost, request_id))
+
+
+@pytest.fixture
+def world() -> World:
+    """An engine over stores in memory."""
+    return World()
+
+
+async def test_burst_then_denied_with_an_honest_wait(world: World) -> None:
+    """Twenty of a burst of 25 are allowed; the denial says when to come again, and is right to the microsecond."""
+    key = world.add()
+    decisions = [await world.check(key) for _ in range(25)]
+    assert [d.reason for d in decisions] == [Reason.WITHIN_LIMIT] * 20 + [Reason.OVER_LIMIT] * 5
+    assert {d.source for d in decisions} == {Source.STORE}
+    wait = decisions[-1].retry_after_us
+    assert wait == 100_000
+    world.clock.time_us += wait - 1
+    assert not (await world.check(key)).allowed
+    world.clock.time_us += 1
+    assert (await world.check(key)).allowed
+
+
+async def test_all_or_nothing(world: World) -> None:
+    """A call that one limit denies takes nothing from the others, and names the limit with the longest wait."""
+    key = world.add(burst(10), Limit("daily", Quota(3, Window.DAY)))
+    for _ in range(3):
+        assert (await world.check(key)).allowed
+    denied = await world.check(key)
+    assert denied.rules[denied.binding].limit.name == "daily"
+    assert denied.weighed[0].remaining == 7 * MICRO
+    assert denied.weighed[0].wait_us == 0
+
+
+async def test_binding_limit_of_an_allowed_call_is_the_tightest(world: World) -> None:
+    """An allowed call names the enforced limit with the smallest share left."""
+    key = world.add(
+        burst(10), burst(1_000, name="wide"), Limit("shadow", TokenBucket(1, 1, 1_000_000), mode=Mode.SHADOW)
+    )
+    decision = await world.check(key)
+    assert decision.rules[decision.binding].limit.name == "burst"
+
+
+async def test_cost_above_capacity_never_fits(world: World) -> None:
+    """A cost that the limit never holds is denied without a time to come again, and burns nothing."""
+    key = world.add()
+    decision = await world.check(key, cost=21)
+    assert (decision.reason, decision.retry_after_us) == (Reason.COST_EXCEEDS_CAPACITY, None)
+    assert (await world.check(key, cost=20)).allowed
+
+
+async def test_cost_zero_only_looks(world: World) -> None:
+    """A cost of 0 is allowed even when nothing is left, and takes nothing."""
+    key = world.add()
+    await world.check(key, cost=20)
+    for _ in range(3):
+        decision = await world.check(key, cost=0)
+        assert decision.allowed
+        assert decision.weighed[0].remaining == 0
+
+
+async def test_shadow_limit_reports_but_does_not_deny(world: World) -> None:
+    """Going over a shadow limit alone is allowed, and seen in what was weighed."""
+    key = world.add(Limit("trial", TokenBucket(1, 1, 1_000_000), mode=Mode.SHADOW))
+    assert (await world.check(key)).weighed[0].wait_us == 0
+    decision = await world.check(key)
+    assert decision.allowed
+    assert decision.weighed[0].wait_us > 0
+
+
+async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) -> None:
+    """The same call with the same id gets the first answer; with another cost or resource it is another call."""
+    key = world.add()
+    first = await world.check(key, "r", request_id="a")
+    again = await world.check(key, "r", request_id="a")
+    assert first.weighed == again.weighed
+    assert (await world.check(key, "r", cost=2, request_id="a")).weighed[0].remaining == 17 * MICRO
+    assert (await world.check(key, "s", request_id="a")).weighed[0].remaining == 16 * MICRO
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"state": KeyState.REVOKED}, Reason.KEY_REVOKED),
+        ({"state": KeyState.SUSPENDED}, Reason.KEY_SUSPENDED),
+        ({"expires_us": START_US - 1}, Reason.KEY_EXPIRED),
+    ],
+)
+async def test_refused_keys_cost_no_trip(world: World, fields: dict[str, object], reason: Reason) -> None:
+    """A revoked, suspended or expired key is a decision with its reason, without asking any bucket."""
+    decision = await world.check(world.add(**fields))
+    assert (decision.allowed, decision.reason, decision.source) == (False, reason, Source.POLICY)
+    assert world.buckets.trips == 0
+
+
+async def test_unknown_key_and_wrong_secret_look_the_same(world: World) -> None:
+    """Nobody can tell a key that does not exist from one whose secret is wrong."""
+    known = ApiKey.parse(world.add())
+    for api_key in (ApiKey.generate("live"), ApiKey("live", known.key_id, ApiKey.generate("live").secret)):
+        assert await world.check(str(api_key)) == Decision(
+            allowed=False, reason=Reason.KEY_UNKNOWN, source=Source.POLICY
+        )
+
+
+async def test_malformed_key_is_refused_without_a_read(world: World) -> None:
+    """A key that fails its checksum never reaches the policy source."""
+    with pytest.raises(InvalidArgument):
+        await world.check("rlk_live_nonsense")
+    assert world.source.fetches == []
+
+
+@pytest.mark.parametrize(
+    ("check", "field"),
+    [
+        ({"resource": "x" * 257}, "resource"),
+        ({"resource": "a\x00"}, "resource"),
+        ({"cost": 1_000_001}, "cost"),
+        ({"request_id": "é" * 65}, "request_id"),
+    ],
+)
+async def test_bad_input_is_named_and_charges_nothing(world: World, check: dict[str, object], field: str) -> None:
+    """A field out of bounds is named, and no bucket was asked, whether the key is known or not."""
+    for key in (world.add(), str(ApiKey.generate("live"))):
+        with pytest.raises(InvalidArgument) as fault:
+            await world.check(key, **check)
+        assert fault.value.violations[0].field == field
+    assert world.buckets.trips == 0
+
+
+async def test_no_limit_for_the_resource(world: World) -> None:
+    """A resource that no limit is for is allowed by the policy alone."""
+    decision = await world.check(world.add(burst(resource="orders.*")), "users.get")
+    assert (decision.allowed, decision.source, decision.binding) == (True, Source.POLICY, -1)
+
+
+async def test_batch_answers_in_order_with_one_trip(world: World) -> None:
+    """A batch is decided in its order by one trip, and a bad check answers for itself only."""
+    key = world.add(burst(2))
+    results = await world.engine.check_all(
+        [
+            Check(key),
+            Check("junk"),
+            Check(key, resource="\n"),
+            Check(key),
+            Check(key),
+            Check(str(ApiKey.generate("live"))),
+        ]
+    )
+    told = [
+        r.reason.name if isinstance(r, Decision) else r.violations[0].field
+        for r in results
+        if isinstance(r, (Decision, InvalidArgument))
+    ]
+    assert told == ["WITHIN_LIMIT", "api_key", "resource", "WITHIN_LIMIT", "OVER_LIMIT", "KEY_UNKNOWN"]
+    assert world.buckets.trips == 1
+    assert len(world.source.fetches) == 1
+
+
+async def test_rotated_secrets(world: World) -> None:
+    """Both secrets are good during the overlap; afterwards only the new one, although the old was verified before."""
+    old = ApiKey.generate("live")
+    new = ApiKey("live", old.key_id, ApiKey.generate("live").secret)
+    until = START_US + 1_000_000
+    overlap = PEPPERS.hash(old).__class__(1, PEPPERS.hash(old).digest, until)
+    world.source.records[old.key_id] = record(old, secrets=(PEPPERS.hash(new), overlap))
+    assert (await world.check(str(old))).allowed
+    assert (await world.check(str(new))).allowed
+    world.clock.time_us = until
+    assert (await world.check(str(old))).reason is Reason.KEY_UNKNOWN
+    assert (await world.check(str(new))).allowed
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (OnStoreFailure.LOCAL, Reason.WITHIN_LIMIT),
+        (OnStoreFailure.ALLOW, Reason.DEGRADED_ALLOWED),
+        (OnStoreFailure.DENY, Reason.DEGRADED_DENIED),
+    ],
+)
+async def test_degraded_answers_follow_the_plan(world: World, policy: OnStoreFailure, reason: Reason) -> None:
+    """While the buckets cannot be asked, callers get what the plan says, marked DEGRADED, single and in a batch."""
+    key = world.add(on_store_failure=policy)
+    world.buckets.down = True
+    decision = await world.check(key)
+    assert (decision.reason, decision.source) == (reason, Source.DEGRADED)
+    (result,) = await world.engine.check_all([Check(key)])
+    assert isinstance(result, Decision)
+    assert (result.reason, result.source) == (reason, Source.DEGRADED)
+
+
+async def test_unreadable_policy_is_unavailable(world: World) -> None:
+    """A key that memory does not have cannot be decided while Postgres is away."""
+    key = world.add()
+    world.source.down = True
+    with pytest.raises(Unavailable) as fault:
+        await world.check(key)
+    assert fault.value.reason == "POLICY_STORE_UNAVAILABLE"
+    (result,) = await world.engine.check_all([Check(key)])
+    assert isinstance(result, ServiceError)
+
+
+async def test_explain_charges_nothing_and_foresees(world: World) -> None:
+    """An explanation is what the check then gives, and takes nothing."""
+    key = world.add(burst(10), Limit("daily", Quota(50, Window.DAY)), burst(1, name="other", resource="x.*"))
+    for cost in (4, 7, 3, 11, 1, 51):
+        foreseen = await world.engine.explain(Check(key, cost=cost))
+        decided = await world.check(key, cost=cost)
+        assert foreseen.decision[:3] == decided[:3]
+        assert foreseen.decision.retry_after_us == decided.retry_after_us
+        assert [w.remaining for w in foreseen.decision.weighed] == [w.remaining for w in decided.weighed]
+        assert [c.limit.name for c in foreseen.considered] == ["burst", "daily", "other"]
+
+
+async def test_tally(world: World) -> None:
+    """Every decision is counted once, by reason and source."""
+    key = world.add(burst(2))
+    for _ in range(3):
+        await world.check(key)
+    await world.engine.check_all([Check(key), Check("junk")])
+    assert world.engine.tally[Reason.WITHIN_LIMIT][Source.STORE] == 2
+    assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
+    assert sum(map(sum, world.engine.tally)) == 4

@@ -1,0 +1,106 @@
+"""What a policy is compiled to."""
+
+from dataclasses import replace
+
+import pytest
+
+from decision.memory import START_US, burst, record
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.decision import Reason
+from ratelimit_service.decision.limit import Level
+from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.record import KeyState, Override
+from ratelimit_service.errors import InvalidArgument
+
+KEY = ApiKey.generate("live")
+LATER = START_US + 1_000_000
+
+
+def test_nearer_level_goes_first() -> None:
+    """A key's override goes before its subject's, and that before the plan's limit of the same name."""
+    compiled = Policy(
+        record(KEY, burst(20), subject_overrides=(Override(burst(30)),), key_overrides=(Override(burst(40)),)), START_US
+    )
+    assert [(rule.limit.capacity, rule.level) for rule in compiled.rules] == [(40, Level.KEY)]
+    assert [c.why_not for c in compiled.considered] == ["overridden by key", "overridden by key", ""]
+
+
+def test_override_ends_at_its_expiry() -> None:
+    """The level below applies again from the expiry on, and the policy knows when it has to be compiled again."""
+    limits = record(KEY, burst(20), subject_overrides=(Override(burst(30), LATER),))
+    before, after = Policy(limits, LATER - 1), Policy(limits, LATER)
+    assert (before.rules[0].limit.capacity, before.until_us) == (30, LATER)
+    assert after.rules[0].limit.capacity == 20
+    assert [c.why_not for c in after.considered] == ["", "expired"]
+
+
+def test_override_of_a_new_name_adds_a_limit() -> None:
+    """An override that the plan has no limit for is one limit more."""
+    compiled = Policy(record(KEY, burst(20), subject_overrides=(Override(burst(5, name="extra")),)), START_US)
+    assert [rule.limit.name for rule in compiled.rules] == ["burst", "extra"]
+
+
+def test_bucket_outlives_plan_and_key() -> None:
+    """The bucket is the subject's: another plan, version, capacity or key of the subject counts in the same one."""
+    one = Policy(record(KEY, burst(20)), START_US)
+    other = Policy(replace(record(ApiKey.generate("live"), burst(200)), plan="pro", plan_version=7), START_US)
+    assert one.rules[0].bucket.name == other.rules[0].bucket.name
+    assert one.rules[0].bucket.partition == other.rules[0].bucket.partition
+
+
+def test_buckets_are_apart() -> None:
+    """Other subjects, other limits and a key's own override have buckets of their own, all of a subject together."""
+    subject = Policy(record(KEY, burst(), burst(name="other")), START_US)
+    stranger = Policy(record(KEY, burst(), subject="else"), START_US)
+    own = Policy(record(KEY, key_overrides=(Override(burst()),)), START_US)
+    rules = [*subject.rules, *stranger.rules, *own.rules]
+    assert len({rule.bucket.name for rule in rules}) == len(rules)
+    assert len({rule.bucket.partition for rule in [*subject.rules, *own.rules]}) == 1
+
+
+def test_names_hold_nothing_of_the_caller() -> None:
+    """No caller's string gets into the bucket store."""
+    compiled = Policy(record(KEY, subject="acme {p1}\n"), START_US)
+    assert compiled.rules[0].bucket.name.isalnum()
+    assert "acme" not in compiled.rules[0].bucket.name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "resource", "applies"),
+    [
+        ("*", "", True),
+        ("*", "orders.create", True),
+        ("orders.*", "orders.create", True),
+        ("orders.*", "orders", False),
+        ("orders.create", "orders.create", True),
+        ("orders.create", "orders.create2", False),
+    ],
+)
+def test_resource_patterns(pattern: str, resource: str, applies: bool) -> None:
+    """A pattern is exact, a prefix ending in a star, or a star; asked twice, the answer is the same."""
+    compiled = Policy(record(KEY, burst(resource=pattern), burst(name="all")), START_US)
+    for _ in range(2):
+        names = [rule.limit.name for rule in compiled.select(resource).rules]
+        assert names == (["burst", "all"] if applies else ["all"])
+
+
+def test_resources_are_checked_and_forgotten() -> None:
+    """A resource that is too long or has control characters is refused, and callers cannot fill the memory."""
+    compiled = Policy(record(KEY), START_US)
+    for resource in ("x" * 257, "é" * 129, "a\nb", "\x7f"):
+        with pytest.raises(InvalidArgument):
+            compiled.select(resource)
+    for number in range(10_000):
+        compiled.select(f"resource-{number}")
+    assert len(compiled._selections) <= 64
+
+
+def test_refusals() -> None:
+    """Suspended, revoked and expired keys are refused, each for its own reason; expiry is exact."""
+    assert Policy(record(KEY), START_US).refusal is None
+    assert Policy(record(KEY, state=KeyState.SUSPENDED), START_US).refusal is Reason.KEY_SUSPENDED
+    assert Policy(record(KEY, state=KeyState.REVOKED), START_US).refusal is Reason.KEY_REVOKED
+    expiring = record(KEY, expires_us=LATER)
+    assert Policy(expiring, LATER - 1).refusal is None
+    assert Policy(expiring, LATER - 1).until_us == LATER
+    assert Policy(expiring, LATER).refusal is Reason.KEY_EXPIRED
