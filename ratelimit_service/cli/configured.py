@@ -1,0 +1,56 @@
+"""The settings of a command that runs on the server's own machine."""
+
+from pathlib import Path
+
+from pydantic import SecretStr, ValidationError
+
+from ratelimit_service.cli.exits import Exit
+from ratelimit_service.cli.fault import Fault
+from ratelimit_service.embedded.dev_peppers import read_peppers
+from ratelimit_service.embedded.dev_state import DevState
+from ratelimit_service.settings import Settings
+
+
+def load_settings(**options: object) -> Settings:
+    """Read the settings from the environment; OPTIONS that are not None go before it. Raises Fault."""
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise Fault(Exit.USAGE, tuple(describe_setting_faults(error))) from None
+
+
+def describe_setting_faults(error: ValidationError) -> list[str]:
+    """One line for each setting that is wrong, with its value unless that is a secret."""
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        name = str(fault["loc"][0])
+        value = "" if Settings.model_fields[name].annotation is SecretStr else f" is {fault['input']!r}"
+        lines.append(f"{variable(name)}{value}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
+    return lines
+
+
+def variable(name: str) -> str:
+    """The environment variable that the setting NAME is read from."""
+    return f"RATELIMIT_{name.upper()}"
+
+
+def with_dev_stores(settings: Settings) -> Settings:
+    """The same settings; what they lack of Postgres, Redis and peppers is taken from what `dev` left here, if it did.
+
+    Raises Fault when what `dev` left cannot be read.
+    """
+    try:
+        dev = DevState.read(settings.data_dir)
+        found = {} if dev is None else _stores(dev, settings.data_dir)
+    except ValueError as error:
+        raise Fault.usage(str(error)) from None
+    missing = {name: found[name] for name in found if not getattr(settings, name).get_secret_value()}
+    return settings.model_copy(update=missing)
+
+
+def _stores(dev: DevState, data_dir: Path) -> dict[str, SecretStr]:
+    return {
+        "database_url": SecretStr(dev.database_url),
+        "redis_url": SecretStr(dev.redis_url),
+        "peppers": SecretStr(read_peppers(data_dir)),
+    }

@@ -1,0 +1,85 @@
+"""What a person is told when something went wrong: a line or two, and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import typer
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from ratelimit_service.cli.exits import Exit
+
+_USAGE = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
+_FAILED = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+}
+_DETAILS = "grpc-status-details-bin"
+
+
+@dataclass
+class Fault(Exception):
+    """Ends the command with these lines on standard error."""
+
+    exit_code: Exit
+    lines: tuple[str, ...]
+
+    @classmethod
+    def usage(cls, line: str) -> "Fault":
+        """A value on the command line or in a file is wrong."""
+        return cls(Exit.USAGE, (line,))
+
+    @classmethod
+    def of_call(cls, error: grpc.RpcError, address: str) -> "Fault":
+        """What the server at ADDRESS answered in place of a result, or that it did not answer."""
+        code: grpc.StatusCode = error.code()
+        status = _status(error)
+        if code in _FAILED and status is None:
+            return cls(Exit.FAILED, _unreachable(code, address, error.details() or ""))
+        fields: list[str] = []
+        reason = ""
+        for detail in status.details if status else ():
+            bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+            if detail.Unpack(bad):
+                fields += [f"{violation.field}: {violation.description}" for violation in bad.field_violations]
+            elif detail.Unpack(info):
+                reason = f" {info.reason}"
+        first = fields or [error.details() or "no message"]
+        exit_code = Exit.USAGE if code in _USAGE else Exit.FAILED if code in _FAILED else Exit.REFUSED
+        return cls(exit_code, (*first, f"({code.name}{reason}, from {address})"))
+
+
+@contextmanager
+def told_in_words() -> Iterator[None]:
+    """Turn a Fault into its lines on standard error and its exit code."""
+    try:
+        yield
+    except Fault as fault:
+        for line in fault.lines:
+            typer.echo(line, err=True)
+        raise typer.Exit(fault.exit_code) from None
+
+
+def _status(error: grpc.RpcError) -> status_pb2.Status | None:
+    packed = {entry.key: entry.value for entry in error.trailing_metadata() or ()}.get(_DETAILS)
+    if packed is None:
+        return None
+    try:
+        return status_pb2.Status.FromString(packed)
+    except DecodeError:
+        return None
+
+
+def _unreachable(code: grpc.StatusCode, address: str, details: str) -> tuple[str, ...]:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return (f"no answer from {address} in time; is it a ratelimit-service?",)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"cannot reach a server at {address}: {details.splitlines()[0] if details else 'no reason given'}",
+            "start one with `ratelimit-service dev`, or name another with --server or RATELIMIT_SERVER",
+        )
+    return (f"{address} failed: {code.name} {details}",)

@@ -1,0 +1,165 @@
+"""`ratelimit-service keys ...`: API keys."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
+from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
+from ratelimit_service.cli.connection import connect
+from ratelimit_service.cli.durations import parse_duration
+from ratelimit_service.cli.expiry import Expires, parse_expiry
+from ratelimit_service.cli.fault import Fault
+from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
+from ratelimit_service.cli.output import print_json
+from ratelimit_service.cli.views.key import print_key, print_keys
+from ratelimit_service.cli.views.page import print_next_page
+from ratelimit_service.cli.views.secret import print_secret
+
+app = typer.Typer(no_args_is_help=True, help="Make, change and end API keys.")
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's public id.")]
+Plan = Annotated[str, typer.Option("--plan", help="The plan that sets the key's limits.")]
+Subject = Annotated[str, typer.Option("--subject", help="Whom the limits are for. Keys of one subject share them.")]
+NEVER = "never"
+
+
+@app.command()
+def create(
+    *,
+    plan: Plan,
+    subject: Subject,
+    description: Annotated[str, typer.Option(help="For people: at most 256 bytes.")] = "",
+    expires: Expires = None,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. Its secret is printed now and never again."""
+    with connect(server, token) as client:
+        action = ManageKeyRequest.CreateKey(plan=plan, subject=subject, description=description)
+        if expires:
+            action.expire_time.CopyFrom(parse_expiry(expires, datetime.now(UTC)))
+        created = client.manage_key(ManageKeyRequest(create=action)).create
+    if as_json:
+        print_json(created)
+    else:
+        print_key(created.key)
+        print_secret("API key", created.secret)
+
+
+@app.command()
+def get(key_id: KeyId, *, server: Server = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Show one key."""
+    with connect(server, token) as client:
+        key = client.manage_key(ManageKeyRequest(get=ManageKeyRequest.GetKey(key_id=key_id))).get.key
+    (print_json if as_json else print_key)(key)
+
+
+@app.command("list")
+def list_keys(
+    *,
+    subject: Annotated[str, typer.Option(help="Only keys of this subject.")] = "",
+    plan: Annotated[str, typer.Option(help="Only keys on this plan.")] = "",
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List keys in the order of their creation."""
+    with connect(server, token) as client:
+        action = ManageKeyRequest.ListKeys(subject=subject, plan=plan, page_size=page_size, page_token=page_token)
+        page = client.manage_key(ManageKeyRequest(list=action)).list
+    if as_json:
+        print_json(page)
+    else:
+        print_keys(page.keys)
+        print_next_page(page.next_page_token)
+
+
+@app.command()
+def update(
+    key_id: KeyId,
+    *,
+    plan: Annotated[str | None, typer.Option(help="Move the key to this plan.")] = None,
+    description: Annotated[str | None, typer.Option(help="For people; empty clears it.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="WHEN", help=f"A time, or from now on: 30d; `{NEVER}` clears it.")
+    ] = None,
+    etag: Annotated[str, typer.Option(help="Refuse if the key has changed since this etag was read.")] = "",
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key's plan, description or expire time."""
+    with connect(server, token) as client:
+        key = Key(key_id=key_id, etag=etag)
+        mask = FieldMask()
+        if plan is not None:
+            key.plan = plan
+            mask.paths.append("plan")
+        if description is not None:
+            key.description = description
+            mask.paths.append("description")
+        if expires is not None:
+            if expires != NEVER:
+                key.expire_time.CopyFrom(parse_expiry(expires, datetime.now(UTC)))
+            mask.paths.append("expire_time")
+        if not mask.paths:
+            raise Fault.usage("nothing to change: give --plan, --description or --expires")
+        action = ManageKeyRequest.UpdateKey(key=key, update_mask=mask)
+        changed = client.manage_key(ManageKeyRequest(update=action)).update.key
+    (print_json if as_json else print_key)(changed)
+
+
+@app.command()
+def rotate(
+    key_id: KeyId,
+    *,
+    overlap: Annotated[
+        str, typer.Option(metavar="SPAN", help="How long the old secret stays good: 0s to 30d, such as 1h.")
+    ] = "0s",
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a key a new secret. It is printed now and never again."""
+    with connect(server, token) as client:
+        try:
+            action = ManageKeyRequest.RotateKey(key_id=key_id, overlap=parse_duration(overlap))
+        except ValueError as error:
+            raise Fault.usage(f"--overlap: {error}") from None
+        rotated = client.manage_key(ManageKeyRequest(rotate=action)).rotate
+    if as_json:
+        print_json(rotated)
+    else:
+        print_key(rotated.key)
+        print_secret("API key", rotated.secret)
+
+
+@app.command()
+def suspend(key_id: KeyId, *, server: Server = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Refuse a key's calls until it is resumed."""
+    with connect(server, token) as client:
+        action = ManageKeyRequest.SuspendKey(key_id=key_id)
+        key = client.manage_key(ManageKeyRequest(suspend=action)).suspend.key
+    (print_json if as_json else print_key)(key)
+
+
+@app.command()
+def resume(key_id: KeyId, *, server: Server = None, token: Token = None, as_json: AsJson = False) -> None:
+    """End a suspension."""
+    with connect(server, token) as client:
+        key = client.manage_key(ManageKeyRequest(resume=ManageKeyRequest.ResumeKey(key_id=key_id))).resume.key
+    (print_json if as_json else print_key)(key)
+
+
+@app.command()
+def revoke(key_id: KeyId, *, server: Server = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Refuse a key's calls for ever."""
+    with connect(server, token) as client:
+        key = client.manage_key(ManageKeyRequest(revoke=ManageKeyRequest.RevokeKey(key_id=key_id))).revoke.key
+    (print_json if as_json else print_key)(key)

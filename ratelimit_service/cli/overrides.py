@@ -1,0 +1,123 @@
+"""`ratelimit-service overrides ...`: limits of a subject's or a key's own, in place of the plan's."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOverrideRequest, ManageOverrideResponse
+from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Override, Quota, TokenBucket
+from ratelimit_service.cli.connection import connect
+from ratelimit_service.cli.durations import parse_duration
+from ratelimit_service.cli.expiry import Expires, parse_expiry
+from ratelimit_service.cli.fault import Fault
+from ratelimit_service.cli.options import AsJson, Server, Token
+from ratelimit_service.cli.output import print_json
+from ratelimit_service.cli.views.override import print_overrides
+from ratelimit_service.decision.limit import MAX_TOKENS, Window
+
+app = typer.Typer(no_args_is_help=True, help="Limits for one subject or one key, in place of the plan's.")
+
+KeyId = Annotated[str | None, typer.Option("--key-id", help="For this key alone.")]
+Subject = Annotated[str | None, typer.Option("--subject", help="For this subject, and so all its keys.")]
+LimitName = Annotated[str, typer.Option("--limit", help="The name of the limit that is replaced, or a new one.")]
+
+
+@app.command("set")
+def set_override(
+    *,
+    limit: LimitName,
+    key_id: KeyId = None,
+    subject: Subject = None,
+    capacity: Annotated[
+        int | None, typer.Option(min=1, max=MAX_TOKENS, help="A token bucket's largest burst, in tokens.")
+    ] = None,
+    refill_tokens: Annotated[
+        int | None, typer.Option(min=1, max=MAX_TOKENS, help="Tokens that the bucket gains in each period.")
+    ] = None,
+    refill_period: Annotated[str, typer.Option(metavar="SPAN", help="The bucket's refill period.")] = "1s",
+    amount: Annotated[int | None, typer.Option(min=1, max=MAX_TOKENS, help="A quota's tokens in each window.")] = None,
+    window: Annotated[Window, typer.Option(help="The quota's calendar window, in UTC.")] = Window.DAY,
+    resource: Annotated[str, typer.Option(help="Which resources: a name, a prefix ending in *, or *.")] = "*",
+    shadow: Annotated[bool, typer.Option("--shadow", help="Only report; deny nothing.")] = False,
+    expires: Expires = None,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add an override, or replace the one of the same name.
+
+    For a token bucket give --capacity and --refill-tokens, for a quota --amount and --window.
+    """
+    with connect(server, token) as client:
+        _check_target(key_id, subject)
+        override = Override(limit=Limit(name=limit, resource=resource, mode=Limit.SHADOW if shadow else Limit.ENFORCE))
+        if amount is not None and capacity is None and refill_tokens is None:
+            override.limit.quota.CopyFrom(Quota(amount=amount, window=Quota.Window.Value(window.name)))
+        elif amount is None and capacity is not None and refill_tokens is not None:
+            override.limit.token_bucket.CopyFrom(_token_bucket(capacity, refill_tokens, refill_period))
+        else:
+            raise Fault.usage("give either --capacity and --refill-tokens, or --amount with --window")
+        if expires:
+            override.expire_time.CopyFrom(parse_expiry(expires, datetime.now(UTC)))
+        action = ManageOverrideRequest.SetOverride(override=override)
+        request = ManageOverrideRequest(key_id=key_id, subject=subject, set=action)
+        overrides = client.manage_override(request).set
+    _print(overrides, as_json)
+
+
+@app.command("list")
+def list_overrides(
+    *,
+    key_id: KeyId = None,
+    subject: Subject = None,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the overrides of a key or a subject, those that have expired included."""
+    with connect(server, token) as client:
+        _check_target(key_id, subject)
+        action = ManageOverrideRequest.ListOverrides()
+        request = ManageOverrideRequest(key_id=key_id, subject=subject, list=action)
+        overrides = client.manage_override(request).list
+    _print(overrides, as_json)
+
+
+@app.command()
+def delete(
+    *,
+    limit: LimitName,
+    key_id: KeyId = None,
+    subject: Subject = None,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an override: the level below applies again. Shows those that are left."""
+    with connect(server, token) as client:
+        _check_target(key_id, subject)
+        action = ManageOverrideRequest.DeleteOverride(limit=limit)
+        request = ManageOverrideRequest(key_id=key_id, subject=subject, delete=action)
+        overrides = client.manage_override(request).delete
+    _print(overrides, as_json)
+
+
+def _token_bucket(capacity: int, refill_tokens: int, refill_period: str) -> TokenBucket:
+    try:
+        period = parse_duration(refill_period)
+    except ValueError as error:
+        raise Fault.usage(f"--refill-period: {error}") from None
+    return TokenBucket(capacity=capacity, refill_tokens=refill_tokens, refill_period=period)
+
+
+def _check_target(key_id: str | None, subject: str | None) -> None:
+    if (key_id is None) == (subject is None):
+        raise Fault.usage("whose override? give either --key-id or --subject")
+
+
+def _print(overrides: ManageOverrideResponse.Overrides, as_json: AsJson) -> None:
+    if as_json:
+        print_json(overrides)
+    else:
+        print_overrides(overrides.overrides)

@@ -1,0 +1,1 @@
+"""What a person sees of each thing, one kind of thing per file."""
