@@ -1,20 +1,17 @@
 """The decision itself: key, policy, buckets, verdict."""
 
-import secrets
 from asyncio import gather
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratelimit_service.decision.api_key import ApiKey, check_key_id
-from ratelimit_service.decision.cache import PolicyCache
 from ratelimit_service.decision.charge import Charge
 from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import check_resource
 from ratelimit_service.decision.policy import Considered, Policy, Selection
-from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.secrets import Peppers
 from ratelimit_service.decision.verdict import foresee, judge, judge_alone
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
@@ -68,15 +65,10 @@ class DecisionEngine:
     the plan says so.
     """
 
-    def __init__(
-        self, policies: PolicyCache, peppers: Peppers, buckets: BucketStore, local: BucketStore, clock: Clock
-    ) -> None:
-        self._policies = policies
-        self._peppers = peppers
+    def __init__(self, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
+        self._identifier = identifier
         self._buckets = buckets
         self._local = local
-        self._clock = clock
-        self._digest_key = secrets.token_bytes(16)  # so that no digest in memory can be looked up in a table
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 
@@ -135,30 +127,13 @@ class DecisionEngine:
         decision = judge(looking.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
         return Explanation(decision, policy, looking.selection)
 
-    def _digest(self, api_key: str) -> bytes:
-        return blake2b(api_key.encode(), digest_size=16, key=self._digest_key).digest()
-
     def _recall(self, check: Check) -> Policy | None:
-        """The policy of a key whose secret was verified before. The path of nearly every call: no await, no parsing."""
-        return self._policies.verified(self._digest(check.api_key), self._clock.now_us()) if check.api_key else None
+        return self._identifier.recall(check.api_key) if check.api_key else None
 
     async def _identify(self, check: Check) -> Policy | None:
-        """The policy of a key that is seen for the first time. None if it is unknown or its secret is wrong."""
         if check.key_id:
-            check_key_id("key_id", check.key_id)
-            return await self._policy(check.key_id)
-        api_key = ApiKey.parse(check.api_key)
-        policy = await self._policy(api_key.key_id)
-        if policy is None or not any(self._peppers.matches(api_key, secret) for secret in policy.secrets):
-            return None
-        self._policies.remember(self._digest(check.api_key), policy)
-        return policy
-
-    async def _policy(self, key_id: str) -> Policy | None:
-        try:
-            return await self._policies.get(key_id)
-        except StoreUnavailable as fault:
-            raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
+            return await self._identifier.find(check.key_id)
+        return await self._identifier.identify(check.api_key)
 
     def _prepare(self, check: Check, policy: Policy | None) -> _Weighing | Decision:
         cost = check.cost

@@ -7,6 +7,7 @@ from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
 from ratelimit_service.decision.decision import Decision, Reason, Source
 from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
@@ -19,7 +20,7 @@ class World:
         self.clock, self.source = ManualClock(), MemorySource()
         self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
         cache = PolicyCache(self.source, MemoryFeed(), self.clock)
-        self.engine = DecisionEngine(cache, PEPPERS, self.buckets, self.local, self.clock)
+        self.engine = DecisionEngine(Identifier(cache, PEPPERS, self.clock), self.buckets, self.local)
 
     def add(self, *limits: Limit, **fields: object) -> str:
         api_key = ApiKey.generate("live")

@@ -1,0 +1,54 @@
+"""From a key to its policy."""
+
+import secrets
+from hashlib import blake2b
+
+from ratelimit_service.decision.api_key import ApiKey, check_key_id
+from ratelimit_service.decision.cache import PolicyCache
+from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.ports import Clock, StoreUnavailable
+from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.errors import Unavailable
+
+
+class Identifier:
+    """Finds the policy of a key. Secrets are in memory for the length of a call only: afterwards, their digests."""
+
+    def __init__(self, policies: PolicyCache, peppers: Peppers, clock: Clock) -> None:
+        self._policies = policies
+        self._peppers = peppers
+        self._clock = clock
+        self._digest_key = secrets.token_bytes(16)  # so that no digest in memory can be looked up in a table
+
+    def recall(self, api_key: str) -> Policy | None:
+        """The policy of a key whose secret was verified before. The path of nearly every call: no await, no parsing."""
+        return self._policies.verified(self._digest(api_key), self._clock.now_us())
+
+    async def identify(self, api_key: str) -> Policy | None:
+        """The policy of a key that is seen for the first time, or None if it is unknown or its secret is wrong.
+
+        Raises InvalidArgument when it is malformed, and Unavailable when its policy cannot be read.
+        """
+        parsed = ApiKey.parse(api_key)
+        policy = await self._read(parsed.key_id)
+        if policy is None or not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
+            return None
+        self._policies.remember(self._digest(api_key), policy)
+        return policy
+
+    async def find(self, key_id: str) -> Policy | None:
+        """The policy of a key by its id, for a caller who verified the secret, or None if there is no such key.
+
+        Raises InvalidArgument when it is malformed, and Unavailable when its policy cannot be read.
+        """
+        check_key_id("key_id", key_id)
+        return await self._read(key_id)
+
+    def _digest(self, api_key: str) -> bytes:
+        return blake2b(api_key.encode(), digest_size=16, key=self._digest_key).digest()
+
+    async def _read(self, key_id: str) -> Policy | None:
+        try:
+            return await self._policies.get(key_id)
+        except StoreUnavailable as fault:
+            raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
