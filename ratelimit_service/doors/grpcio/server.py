@@ -1,0 +1,109 @@
+"""The server of this door: every service on one `grpc.aio` port."""
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Final, Protocol
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ratelimit_service.doors.authentication import Authenticator
+from ratelimit_service.doors.check_endpoint import CheckEndpoint
+from ratelimit_service.doors.grpcio.health import Health, Probe
+from ratelimit_service.doors.grpcio.methods import (
+    ADMIN,
+    CHECKS,
+    AdminEndpoint,
+    Methods,
+    admin_methods,
+    decision_methods,
+)
+from ratelimit_service.doors.grpcio.tls import certificates
+from ratelimit_service.metrics import Counts
+from ratelimit_service.settings import Settings
+from ratelimit_service.startup import StartupFault
+
+_LARGEST_RECEIVED: Final = 4 * 1024 * 1024
+"""Bytes of a message that the library takes in. Above it the library itself answers RESOURCE_EXHAUSTED, without our
+details; what lies between our own bound and this one is refused by us, with them."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Planes(Protocol):
+    """What the server serves."""
+
+    check_endpoint: CheckEndpoint
+    admin_endpoint: AdminEndpoint
+    authenticator: Authenticator
+    counts: Counts
+    probes: Mapping[str, Probe]
+
+
+class GrpcServer:
+    """Serves RateLimitService, KeyAdminService, health and reflection on `settings.listen`.
+
+    Several processes may open the same port (SO_REUSEPORT); the kernel spreads connections over them.
+    """
+
+    def __init__(self, settings: Settings, planes: Planes) -> None:
+        self._settings = settings
+        self._health = Health(planes.probes)
+        self._handlers = decision_methods(
+            planes.check_endpoint, planes.authenticator, planes.counts.calls, protect=settings.protect_checks
+        ) | admin_methods(planes.admin_endpoint, planes.check_endpoint, planes.authenticator, planes.counts.calls)
+        self._server: grpc.aio.Server | None = None
+        self.port = 0
+        """The port that is open, 0 before `start` and on a unix socket."""
+
+    async def start(self) -> None:
+        """Open the port and serve. Raises StartupFault if it cannot be opened or TLS is not set up right."""
+        server = grpc.aio.server(options=_options(self._settings))
+        await self._health.start()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        reflection.enable_server_reflection((ADMIN, CHECKS, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        server.add_generic_rpc_handlers((Methods(self._handlers),))
+        self.port = self._open(server)
+        await server.start()
+        self._server = server
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 it bounds what others do
+        """Stop: tell health watchers, send everybody away, give calls under way at most TIMEOUT seconds to end."""
+        await self._health.drain()
+        if self._server is None:
+            return
+        began = monotonic()
+        await self._server.stop(timeout)
+        self._server = None
+        _log.info("drained", seconds=round(monotonic() - began, 3))
+
+    def _open(self, server: grpc.aio.Server) -> int:
+        listen = self._settings.listen
+        found = certificates(self._settings)
+        try:
+            if found is None:
+                port = server.add_insecure_port(listen)
+            else:
+                port = server.add_secure_port(listen, found.credentials())
+        except RuntimeError as fault:
+            raise StartupFault(
+                f"the gRPC port cannot be opened on {listen!r}: {fault}; set RATELIMIT_LISTEN to one that is free"
+            ) from fault
+        return 0 if listen.startswith("unix:") else port
+
+
+def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """The library's knobs. It spreads the connection age by a tenth either way by itself."""
+    return (
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", _LARGEST_RECEIVED),
+        ("grpc.max_concurrent_streams", 1000),
+        ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),
+        ("grpc.keepalive_time_ms", 60_000),  # finds peers that went without a word
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # lets clients do the same, six times as often
+    )

@@ -1,0 +1,83 @@
+"""The one place where an error becomes a gRPC status."""
+
+import secrets
+import traceback
+from typing import Final, TypeAlias
+
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+
+from ratelimit_service.errors import Aborted, Internal, InvalidArgument, ServiceError, Unavailable
+
+DOMAIN: Final = "ratelimit.v1"
+"""The `domain` of every ErrorInfo."""
+
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""The trailer that carries the status with its details, by the convention of every gRPC library."""
+
+_MOST_VIOLATIONS = 8
+_LONGEST_TEXT = 512
+_LONGEST_PATH = 128
+# Together they keep the trailers below the 8 KiB that clients take.
+
+_Detail: TypeAlias = error_details_pb2.BadRequest | error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def to_service_error(caught: BaseException, method: str) -> ServiceError:
+    """The error to answer with: the one that was raised, or Internal for anything that nobody foresaw.
+
+    The cause of the latter goes to the log, under the incident that the caller is told, and nowhere else.
+    """
+    if isinstance(caught, ServiceError):
+        return caught
+    incident = secrets.token_hex(8)
+    _log.error(
+        "internal fault", incident=incident, method=method, traceback="".join(traceback.format_exception(caught))
+    )
+    return Internal(incident)
+
+
+def to_status(error: ServiceError) -> status_pb2.Status:
+    """The status with its details: ErrorInfo always, and what else `ratelimit.v1.ErrorReason` promises."""
+    status = status_pb2.Status(code=int(error.code), message=clip(error.message))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in error.metadata.items():
+        info.metadata[key] = clip(value)
+    status.details.add().Pack(info)
+    detail = _detail(error)
+    if detail is not None:
+        status.details.add().Pack(detail)
+    return status
+
+
+def to_metadata(error: ServiceError) -> tuple[tuple[str, bytes], ...]:
+    """The trailers that carry the status's details. The value is raw; where it travels as text it is base64."""
+    return ((DETAILS_KEY, to_status(error).SerializeToString()),)
+
+
+def clip(text: str, length: int = _LONGEST_TEXT) -> str:
+    """TEXT, or as much of its beginning as a trailer has room for."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _detail(error: ServiceError) -> _Detail | None:
+    """The detail that an error has beside its ErrorInfo."""
+    if isinstance(error, InvalidArgument):
+        bad = error_details_pb2.BadRequest()
+        for violation in error.violations[:_MOST_VIOLATIONS]:
+            bad.field_violations.add(
+                field=clip(violation.field, _LONGEST_PATH), description=clip(violation.description)
+            )
+        return bad
+    if isinstance(error, Aborted):
+        failure = error_details_pb2.PreconditionFailure()
+        failure.violations.add(type="ETAG", subject=error.subject, description=clip(error.message))
+        return failure
+    if isinstance(error, Unavailable):
+        delay = Duration()
+        delay.FromMicroseconds(round(error.retry_after * 1_000_000))
+        return error_details_pb2.RetryInfo(retry_delay=delay)
+    return None

@@ -1,0 +1,28 @@
+"""What a server counts, and how Prometheus gets it.
+
+Each worker counts in plain integers and puts the sums once a second into files that all workers of a server share (the
+multiprocess mode of `prometheus_client`, switched on by PROMETHEUS_MULTIPROC_DIR before that library is imported). The
+process above them adds the files up when it is scraped, so a scrape never reaches, or waits for, a worker.
+"""
+
+from ratelimit_service.metrics.counts import CallCounts, Counts, TripCounts
+from ratelimit_service.metrics.scrape import (
+    DIRECTORY_VARIABLE,
+    MetricsServer,
+    forget_worker,
+    fresh_directory,
+    serve_metrics,
+)
+from ratelimit_service.metrics.worker import WorkerMetrics
+
+__all__ = [
+    "DIRECTORY_VARIABLE",
+    "CallCounts",
+    "Counts",
+    "MetricsServer",
+    "TripCounts",
+    "WorkerMetrics",
+    "forget_worker",
+    "fresh_directory",
+    "serve_metrics",
+]

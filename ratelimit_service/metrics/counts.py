@@ -1,0 +1,65 @@
+"""What a worker counts while it works: plain integers, because the hot path pays for each of them."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+
+from ratelimit_service.errors import Code
+
+SECONDS_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""Bounds of the histogram of store round trips, in seconds."""
+
+SIZE_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+"""Bounds of the histogram of charges per round trip."""
+
+
+class CallCounts:
+    """Calls so far, by full method name and code."""
+
+    def __init__(self) -> None:
+        self.by_method: dict[tuple[str, Code], int] = {}
+
+    def count(self, method: str, code: Code) -> None:
+        """One more call."""
+        key = (method, code)
+        self.by_method[key] = self.by_method.get(key, 0) + 1
+
+
+class Spread:
+    """How values are spread over buckets, in plain integers: a histogram before it is one."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """One more value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class TripCounts:
+    """Round trips to the bucket store so far. An observer of the store."""
+
+    def __init__(self) -> None:
+        self.seconds = Spread(SECONDS_BOUNDS)
+        self.sizes = Spread(SIZE_BOUNDS)
+        self.failures = 0
+
+    def answered(self, charges: int, seconds: float) -> None:
+        """A round trip with so many charges took so long."""
+        self.sizes.add(charges)
+        self.seconds.add(seconds)
+
+    def failed(self) -> None:
+        """A round trip was not answered."""
+        self.failures += 1
+
+
+class Counts:
+    """All that a worker counts beside what the engine and the policy cache count for themselves."""
+
+    def __init__(self) -> None:
+        self.calls = CallCounts()
+        self.trips = TripCounts()

@@ -1,0 +1,61 @@
+"""Serving the sum of all workers' metrics."""
+
+import os
+from pathlib import Path
+from threading import Thread
+from typing import Final
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from ratelimit_service.startup import StartupFault
+
+DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that names the workers' shared folder. Must be set when a worker's interpreter starts."""
+
+
+class MetricsServer:
+    """Serves `/metrics` of all workers that share a folder. Made by `serve_metrics`."""
+
+    def __init__(self, server: WSGIServer, thread: Thread) -> None:
+        self._server = server
+        self._thread = thread
+        self.port: int = server.server_port
+        """The port that it listens on."""
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def serve_metrics(listen: str, directory: Path) -> MetricsServer:
+    """Serve `/metrics` on LISTEN (`host:port`, port 0 takes a free one) from the files that workers keep in DIRECTORY.
+
+    Raises StartupFault if the address cannot be opened.
+    """
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
+    host, _, port = listen.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)  # noqa: S104 as asked
+    except (OSError, ValueError, OverflowError) as fault:
+        raise StartupFault(
+            f"the metrics port cannot be opened on {listen!r}: {fault}; set RATELIMIT_METRICS_LISTEN to a free "
+            "host:port, or to nothing for no metrics"
+        ) from fault
+    return MetricsServer(server, thread)
+
+
+def fresh_directory(directory: Path) -> None:
+    """Make DIRECTORY if it is missing, and take out what an earlier run left there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.db"):
+        file.unlink()
+
+
+def forget_worker(pid: int, directory: Path) -> None:
+    """Drop what the worker that had this process id was measured at; what it has counted stays counted."""
+    mark_process_dead(pid, os.fspath(directory))  # type: ignore[no-untyped-call]
