@@ -19,7 +19,7 @@ class _Entry:
         self.record = record
         self.policy = policy
         self.digests: list[bytes] = []
-        self.used = True
+        self.used = False  # asked for again since it was read, or since `_evict` last saw it
 
 
 class PolicyCache:
@@ -208,7 +208,7 @@ class PolicyCache:
                 del self._by_digest[digest]
 
     def _evict(self) -> None:
-        """Drop the oldest policy that was not used since it was last looked at here (the CLOCK algorithm)."""
+        """Drop the oldest policy that was not asked for again (the CLOCK algorithm)."""
         while True:
             key_id, entry = next(iter(self._entries.items()))
             if not entry.used:
