@@ -15,7 +15,7 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 py
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto proto lock bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto proto docs lock bench clients test-clients bench-clients clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ check-proto: setup
 proto: setup ## Generate ratelimit_service/_gen from protos/.
 	rm -rf ratelimit_service/_gen
 	$(BIN)/python protos/generate.py ratelimit_service/_gen
+
+docs: setup ## Write the settings table of the README anew.
+	$(BIN)/python docs/settings_table.py
 
 lock: ## Renew requirements.lock with the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \

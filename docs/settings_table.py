@@ -1,0 +1,58 @@
+"""Writes the table of settings in the README from `Settings` itself. A test checks that it is fresh.
+
+Usage: python docs/settings_table.py     (or `make docs`)
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from ratelimit_service.settings import Settings
+
+README = Path(__file__).parent.parent / "README.md"
+_TABLE = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
+
+
+def settings_table() -> str:
+    """The table in Markdown, one row for each setting in the order of the class."""
+    rows = ["| variable | default | what it is |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        facts = " ".join(filter(None, (field.description, _choices(field), _bounds(field))))
+        rows.append(f"| `RATELIMIT_{name.upper()}` | {_default(field)} | {facts.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"
+
+
+def with_fresh_table(readme: str) -> str:
+    """The README's text with the table as it should be."""
+    return _TABLE.sub(lambda _: settings_table(), readme)
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is None or value == "":
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _choices(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is not Literal:
+        return ""
+    return "One of " + ", ".join(f"`{choice}`" for choice in get_args(field.annotation)) + "."
+
+
+def _bounds(field: FieldInfo) -> str:
+    least = next((bound.ge for bound in field.metadata if isinstance(bound, Ge)), None)
+    most = next((bound.le for bound in field.metadata if isinstance(bound, Le)), None)
+    if least is None:
+        return ""
+    return f"{least} to {most}." if most is not None else f"At least {least}."
+
+
+if __name__ == "__main__":
+    README.write_text(with_fresh_table(README.read_text()))
