@@ -1,0 +1,87 @@
+"""Pages of a list: their size, and the token that leads from one to the next."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Generic, TypeVar
+
+from ratelimit_service.errors import InvalidArgument
+
+T = TypeVar("T")
+
+_DEFAULT_SIZE = 100
+_MOST_SIZE = 1000
+_CHECK_BYTES = 8
+_MOST_NUMBER = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list. `next_page_token` is empty when it is the last."""
+
+    items: Sequence[T]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page is asked for: how many items at most, and the page token of the answer before, or empty."""
+
+    page_size: int = 0
+    page_token: str = ""
+
+    @property
+    def size(self) -> int:
+        """How many items at most: 1 to 1000, and 100 for 0. Raises InvalidArgument (field `page_size`)."""
+        if not 0 <= self.page_size <= _MOST_SIZE:
+            raise InvalidArgument.of("page_size", f"is {self.page_size}; it must be between 1 and {_MOST_SIZE}, or 0")
+        return self.page_size or _DEFAULT_SIZE
+
+    def position(self, *filters: str) -> str:
+        """Where the page begins: after the item of this position, or at the start when it is empty.
+
+        Raises InvalidArgument (field `page_token`) for a token that we did not make for a list with these filters.
+        """
+        if not self.page_token:
+            return ""
+        try:
+            raw = base64.b64decode(self.page_token.encode("ascii"), altchars=b"-_", validate=True)
+            check, position = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:].decode()
+        except (binascii.Error, UnicodeError):
+            check, position = b"", ""
+        if not position or check != _check(filters, position):
+            raise _not_ours()
+        return position
+
+    def number(self, *filters: str) -> int | None:
+        """Return the position of a list that is ordered by a number, None at the start. Raises like `position`."""
+        position = self.position(*filters)
+        if not position:
+            return None
+        if not position.isdecimal() or int(position) >= _MOST_NUMBER:
+            raise _not_ours()
+        return int(position)
+
+    def page(self, found: Sequence[T], positions: Sequence[str], *filters: str) -> Page[T]:
+        """Make the page from what was found when one more item than `size` was asked for, and the items' positions."""
+        size = self.size
+        if len(found) <= size:
+            return Page(found, "")
+        position = positions[size - 1]
+        raw = _check(filters, position) + position.encode()
+        return Page(found[:size], base64.urlsafe_b64encode(raw).decode())
+
+
+def _check(filters: Sequence[str], position: str) -> bytes:
+    """Bind a position to its list. Nothing secret: it tells mistakes apart, and whoever may list may list anyway."""
+    return sha256("\0".join([*filters, position]).encode()).digest()[:_CHECK_BYTES]
+
+
+def _not_ours() -> InvalidArgument:
+    return InvalidArgument.of(
+        "page_token",
+        "is not one that was given out for this list; send the next_page_token of the answer before, with the other "
+        "fields as they were, or begin without one",
+    )
