@@ -1,0 +1,86 @@
+"""Methods with a stream of requests and a stream of answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from ratelimit_service.doors.envoy.answers import AnswerStream
+from ratelimit_service.doors.envoy.asgi import App, Event, Receive, Scope, Send, body_of
+from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, headers_of
+from ratelimit_service.doors.envoy.edge import Edge
+from ratelimit_service.doors.envoy.frames import Frames, frame
+from ratelimit_service.doors.envoy.leaving import Leaving
+from ratelimit_service.doors.envoy.messages import parsed
+from ratelimit_service.doors.envoy.not_grpc import NotGrpc
+from ratelimit_service.errors import Code, InvalidArgument, Unavailable
+from ratelimit_service.keys.token import Caller
+
+MAX_GROUP: Final = 256
+"""The most messages that are answered together."""
+
+Request = TypeVar("Request", bound=Message)
+GroupEndpoint = Callable[[Sequence[Request], Caller], Awaitable[Sequence[Message]]]
+
+
+def stream(message: type[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving) -> App:
+    """An application that hands what has arrived to ANSWER_GROUP, and writes its answers in the same order.
+
+    One group at a time: the next gathers in Envoy meanwhile, and so it does while the caller does not read its
+    answers, until Envoy stops reading from the caller.
+    """
+    method, admission, count = edge
+
+    async def converse(scope: Scope, receive: Receive, answers: AnswerStream) -> None:
+        headers = headers_of(scope)
+        deadline = deadline_of(headers)
+        caller = await admission.admit(headers.get(b"authorization"))
+        frames = Frames(headers.get(b"grpc-encoding"))
+        more = True
+        while more:
+            body, more = body_of(await _next(receive, leaving))
+            arrived = frames.feed(body)
+            for start in range(0, len(arrived), MAX_GROUP):
+                check_deadline(deadline)
+                requests, fault = _parsed_until_bad(arrived[start : start + MAX_GROUP], message)
+                if requests:
+                    responses = await answer_group(requests, caller)
+                    await answers.write(b"".join([frame(response.SerializeToString()) for response in responses]))
+                if fault is not None:
+                    raise fault
+            if frames.refusal is not None:
+                raise frames.refusal
+        if frames.cut_off:
+            raise NotGrpc("the stream was closed in the middle of a message")
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        answers = AnswerStream(send)
+        code = Code.OK
+        try:
+            await converse(scope, receive, answers)
+        except Exception as fault:  # noqa: BLE001 the last place that can answer
+            code = await answers.refuse(fault, method)
+        else:
+            code = await answers.end()
+        count(method, code)
+
+    return handle
+
+
+async def _next(receive: Receive, leaving: Leaving) -> Event:
+    """What comes next on the stream. Raises Unavailable if the process drains first."""
+    arriving = asyncio.ensure_future(receive())
+    if not await leaving.or_done(arriving):
+        raise Unavailable("this server is draining; open the stream again, another one will answer", reason="DRAINING")
+    return arriving.result()
+
+
+def _parsed_until_bad(arrived: Sequence[bytes], message: type[Request]) -> tuple[list[Request], InvalidArgument | None]:
+    """The messages up to the first that is none, and what is wrong with that one."""
+    requests: list[Request] = []
+    try:
+        requests.extend(parsed(data, message) for data in arrived)
+    except InvalidArgument as fault:
+        return requests, fault
+    return requests, None

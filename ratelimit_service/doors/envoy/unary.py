@@ -1,0 +1,64 @@
+"""Methods with one request and one answer."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from ratelimit_service.doors.envoy.answers import answer, refuse
+from ratelimit_service.doors.envoy.asgi import App, Receive, Scope, Send, body_of
+from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, headers_of
+from ratelimit_service.doors.envoy.edge import Edge
+from ratelimit_service.doors.envoy.frames import Frames, frame
+from ratelimit_service.doors.envoy.messages import parsed
+from ratelimit_service.errors import Unimplemented
+from ratelimit_service.keys.token import Caller
+
+Request = TypeVar("Request", bound=Message)
+
+
+def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitable[Message]], edge: Edge) -> App:
+    """An application that hands the call's one message to ENDPOINT and answers with what that returns."""
+    method, admission, count = edge
+
+    async def decide(scope: Scope, receive: Receive) -> bytes:
+        headers = headers_of(scope)
+        deadline = deadline_of(headers)
+        # Envoy does not cancel a call that is abandoned: it says so here, and everything below runs without a pause
+        # until the call has joined a batch (a token that is not known yet apart).
+        data = await _only_message(receive, headers.get(b"grpc-encoding"), method)
+        caller = await admission.admit(headers.get(b"authorization"))
+        request = parsed(data, message)
+        check_deadline(deadline)
+        return frame((await endpoint(request, caller)).SerializeToString())
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            framed = await decide(scope, receive)
+        except Exception as fault:  # noqa: BLE001 the last place that can answer
+            code = await refuse(send, fault, method)
+        else:
+            code = await answer(send, framed)
+        count(method, code)
+
+    return handle
+
+
+async def _only_message(receive: Receive, encoding: bytes | None, method: str) -> bytes:
+    """The call's message, once the caller has sent all of it. What comes after it is ignored, as grpc-core does."""
+    frames = Frames(encoding)
+    more = True
+    first: bytes | None = None
+    while more:
+        body, more = body_of(await receive())
+        if first is None:
+            messages = frames.feed(body)
+            if messages:
+                first = messages[0]
+            elif frames.refusal is not None:
+                raise frames.refusal
+    if first is None:
+        raise Unimplemented(
+            f"{method} takes one message, and none came; send one", reason="NOT_SERVED", metadata={"method": method}
+        )
+    return first
