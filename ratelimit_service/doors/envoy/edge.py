@@ -1,7 +1,8 @@
 """What every method has around it."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from ratelimit_service.errors import Code
 from ratelimit_service.keys.token import Caller
@@ -18,7 +19,8 @@ class Admission(Protocol):
         ...
 
 
-class Edge(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Edge:
     """A method's full name, who may call it, and where its calls are counted."""
 
     method: str

@@ -1,6 +1,9 @@
 """The moment from which this process sends its callers elsewhere."""
 
 import asyncio
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Leaving:
@@ -19,7 +22,7 @@ class Leaving:
         """Whether that has come."""
         return self._told.done()
 
-    async def or_done(self, awaited: "asyncio.Future[object]") -> bool:
+    async def or_done(self, awaited: "asyncio.Future[T]") -> bool:
         """Wait until AWAITED is done or the process drains. Returns whether AWAITED is done; it is not cancelled."""
         await asyncio.wait((awaited, self._told), return_when=asyncio.FIRST_COMPLETED)
         return awaited.done()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -14,7 +14,7 @@ from ratelimit_service.doors.envoy.frames import Frames, frame
 from ratelimit_service.doors.envoy.leaving import Leaving
 from ratelimit_service.doors.envoy.messages import parsed
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
-from ratelimit_service.errors import Code, InvalidArgument, Unavailable
+from ratelimit_service.errors import InvalidArgument, Unavailable
 from ratelimit_service.keys.token import Caller
 
 MAX_GROUP: Final = 256
@@ -30,42 +30,58 @@ def stream(message: type[Request], answer_group: GroupEndpoint[Request], edge: E
     One group at a time: the next gathers in Envoy meanwhile, and so it does while the caller does not read its
     answers, until Envoy stops reading from the caller.
     """
-    method, admission, count = edge
+    conversation = _Conversation(message, answer_group, edge, leaving)
 
-    async def converse(scope: Scope, receive: Receive, answers: AnswerStream) -> None:
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        answers = AnswerStream(send)
+        try:
+            await conversation.hold(scope, receive, answers)
+        except Exception as fault:  # noqa: BLE001 the last place that can answer
+            code = await answers.refuse(fault, edge.method)
+        else:
+            code = await answers.end()
+        edge.count(edge.method, code)
+
+    return handle
+
+
+class _Conversation(Generic[Request]):
+    """How a stream is answered."""
+
+    def __init__(
+        self, message: type[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving
+    ) -> None:
+        self._message = message
+        self._answer_group = answer_group
+        self._edge = edge
+        self._leaving = leaving
+
+    async def hold(self, scope: Scope, receive: Receive, answers: AnswerStream) -> None:
+        """Answer until the caller has closed its side and has all its answers. Raises what else ends the stream."""
         headers = headers_of(scope)
         deadline = deadline_of(headers)
-        caller = await admission.admit(headers.get(b"authorization"))
+        caller = await self._edge.admission.admit(headers.get(b"authorization"))
         frames = Frames(headers.get(b"grpc-encoding"))
         more = True
         while more:
-            body, more = body_of(await _next(receive, leaving))
+            body, more = body_of(await _next(receive, self._leaving))
             arrived = frames.feed(body)
             for start in range(0, len(arrived), MAX_GROUP):
                 check_deadline(deadline)
-                requests, fault = _parsed_until_bad(arrived[start : start + MAX_GROUP], message)
-                if requests:
-                    responses = await answer_group(requests, caller)
-                    await answers.write(b"".join([frame(response.SerializeToString()) for response in responses]))
-                if fault is not None:
-                    raise fault
+                await self._answer(arrived[start : start + MAX_GROUP], caller, answers)
             if frames.refusal is not None:
                 raise frames.refusal
         if frames.cut_off:
             raise NotGrpc("the stream was closed in the middle of a message")
 
-    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        answers = AnswerStream(send)
-        code = Code.OK
-        try:
-            await converse(scope, receive, answers)
-        except Exception as fault:  # noqa: BLE001 the last place that can answer
-            code = await answers.refuse(fault, method)
-        else:
-            code = await answers.end()
-        count(method, code)
-
-    return handle
+    async def _answer(self, arrived: Sequence[bytes], caller: Caller, answers: AnswerStream) -> None:
+        """Answer a group. If one of it is no message, those before it are answered first."""
+        requests, fault = _parsed_until_bad(arrived, self._message)
+        if requests:
+            responses = await self._answer_group(requests, caller)
+            await answers.write(b"".join([frame(response.SerializeToString()) for response in responses]))
+        if fault is not None:
+            raise fault
 
 
 async def _next(receive: Receive, leaving: Leaving) -> Event:

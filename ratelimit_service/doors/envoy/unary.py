@@ -19,7 +19,7 @@ Request = TypeVar("Request", bound=Message)
 
 def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitable[Message]], edge: Edge) -> App:
     """An application that hands the call's one message to ENDPOINT and answers with what that returns."""
-    method, admission, count = edge
+    method, admission, count = edge.method, edge.admission, edge.count
 
     async def decide(scope: Scope, receive: Receive) -> bytes:
         headers = headers_of(scope)
