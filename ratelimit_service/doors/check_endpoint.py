@@ -14,7 +14,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 )
 from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.engine import Check, DecisionEngine
-from ratelimit_service.doors.check_messages import from_decision, from_result, to_check
+from ratelimit_service.doors.check_messages import DecisionMessages, to_check
 from ratelimit_service.doors.explain_messages import explain_check, from_explanation
 from ratelimit_service.doors.gathering import gathered
 from ratelimit_service.errors import InvalidArgument, PermissionDenied, ServiceError
@@ -29,12 +29,13 @@ class CheckEndpoint:
 
     def __init__(self, engine: DecisionEngine) -> None:
         self._engine = engine
+        self._messages = DecisionMessages()
 
     async def check_limit(self, request: CheckLimitRequest, caller: Caller) -> CheckLimitResponse:
         """Decide one call."""
         if request.key_id:
             _require_gateway(caller)
-        return from_decision(await self._engine.check(to_check(request)))
+        return self._messages.from_decision(await self._engine.check(to_check(request)))
 
     async def batch_check_limit(self, request: BatchCheckLimitRequest, caller: Caller) -> BatchCheckLimitResponse:
         """Decide 1 to 256 calls in one trip to the buckets, and answer in their order."""
@@ -60,7 +61,7 @@ class CheckEndpoint:
 
     async def explain_limit(self, request: ExplainLimitRequest) -> ExplainLimitResponse:
         """Say everything that CheckLimit would weigh, without charging."""
-        return from_explanation(await self._engine.explain(explain_check(request)))
+        return from_explanation(await self._engine.explain(explain_check(request)), self._messages)
 
     async def _decide(self, requests: Iterable[CheckLimitRequest], caller: Caller) -> list[CheckResult]:
         """Decide each; one that its caller may not ask, or that is malformed, answers for itself only."""
@@ -74,7 +75,7 @@ class CheckEndpoint:
                 checks.append(to_check(request))
         decided = iter(await self._engine.check_all(checks))
         results: list[Decision | ServiceError] = [fault or next(decided) for fault in refused]
-        return [from_result(result) for result in results]
+        return [self._messages.from_result(result) for result in results]
 
 
 def _require_gateway(caller: Caller) -> None:

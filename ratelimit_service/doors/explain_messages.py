@@ -6,7 +6,7 @@ from ratelimit_service.decision.engine import Check, Explanation
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.policy import Considered
 from ratelimit_service.doors.admin.limit_messages import from_limit
-from ratelimit_service.doors.check_messages import from_decision
+from ratelimit_service.doors.check_messages import DecisionMessages
 
 _LEVELS = {
     Level.PLAN: limit_pb2.LimitLevel.PLAN,
@@ -21,11 +21,11 @@ def explain_check(request: ExplainLimitRequest) -> Check:
     return Check(request.api_key, request.key_id, request.resource, cost)
 
 
-def from_explanation(explanation: Explanation) -> ExplainLimitResponse:
+def from_explanation(explanation: Explanation, messages: DecisionMessages) -> ExplainLimitResponse:
     """The response that tells an explanation."""
     buckets = {rule.limit.name: rule.bucket.name for rule in explanation.selection.rules}
     return ExplainLimitResponse(
-        decision=from_decision(explanation.decision),
+        decision=messages.from_decision(explanation.decision),
         plan_version=explanation.policy.plan_version if explanation.policy else 0,
         limits=[_from_considered(considered, buckets) for considered in explanation.considered],
     )

@@ -1,0 +1,52 @@
+"""h2load: the load generator of nghttp2, in Debian's package nghttp2-client."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from bench.load import Load, Result
+
+_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def h2load(port: int, path: str, body: bytes, load: Load) -> Result:
+    """Send BODY (gRPC messages with their prefixes) to PATH again and again, and tell what came of it."""
+    program = shutil.which("h2load")
+    if program is None:
+        raise SystemExit("h2load is missing: install Debian's package nghttp2-client")
+    with tempfile.TemporaryDirectory() as folder:
+        data, log = Path(folder, "body"), Path(folder, "log")
+        data.write_bytes(body)
+        arguments = [
+            *(program, "--clients", str(load.connections), "--max-concurrent-streams", str(load.streams)),
+            *("--threads", "1", "--data", str(data), "--log-file", str(log)),
+            *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+            *(
+                ("--requests", str(load.calls))
+                if load.calls
+                else ("--duration", f"{load.seconds:g}", "--warm-up-time", "1")
+            ),
+            f"http://127.0.0.1:{port}{path}",
+        ]
+        told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+        return _read(told, log.read_text() if log.exists() else "")
+
+
+def _read(told: str, log: str) -> Result:
+    finished = re.search(r"finished in ([\d.]+)(us|ms|s), ([\d.]+) req/s", told)
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", told)
+    if not finished or not counts:
+        raise SystemExit(f"h2load said nothing that can be read:\n{told}")
+    answered = int(counts[1])
+    rate = float(finished[3])
+    took = sorted(int(line.split("\t")[2]) for line in log.splitlines())  # start, status, microseconds
+    took = took or [0]
+    return Result(
+        answered=answered,
+        failed=int(counts[2]) + int(counts[3]) + int(counts[4]),
+        seconds=answered / rate if rate else float(finished[1]) * _UNITS[finished[2]] / 1e3,
+        p50_ms=took[len(took) // 2] / 1e3,
+        p99_ms=took[len(took) * 99 // 100] / 1e3,
+    )
