@@ -6,8 +6,7 @@ from hashlib import sha256
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
-from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.errors import Unauthenticated, Unavailable
+from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
 from ratelimit_service.keys.token import Caller, Role
 
 GOOD_FOR: Final = 1.0
@@ -20,7 +19,7 @@ class Tokens(Protocol):
     """Knows which tokens are good."""
 
     async def authenticate(self, text: str, /) -> Caller:
-        """Whose token this is. Raises Unauthenticated, and Unavailable or StoreUnavailable when it cannot tell."""
+        """Whose token this is. Raises Unauthenticated, and Unavailable when it cannot tell."""
         ...
 
 
@@ -65,12 +64,10 @@ class Authenticator:
         except Unauthenticated:
             self._known.pop(digest, None)
             raise
-        except (StoreUnavailable, Unavailable) as fault:
+        except Unavailable:
             known = self._known.get(digest)
             if known is None:
-                raise Unavailable(
-                    f"the token cannot be checked: {fault}; try again", reason="POLICY_STORE_UNAVAILABLE"
-                ) from fault
+                raise
             caller = known.caller
         self._known.pop(digest, None)
         while len(self._known) >= _MOST_KEPT:
@@ -85,8 +82,16 @@ class Authenticator:
 
 
 def require(caller: Caller, needed: Role) -> None:
-    """Raise PermissionDenied unless CALLER's role covers NEEDED, Unauthenticated if there is no token at all."""
-    caller.require(needed)
+    """Raise PermissionDenied unless CALLER has role NEEDED, or is an admin where a viewer would do."""
+    role = caller.role
+    if role is needed or (role is Role.ADMIN and needed is Role.VIEWER):
+        return
+    held = "none" if role is None else role.value
+    raise PermissionDenied(
+        f"the call needs a token of role {needed.value}; the role of this call is {held}",
+        reason="ROLE_INSUFFICIENT",
+        metadata={"role": held, "needed": needed.value},
+    )
 
 
 def _bearer(authorization: str | None) -> str:

@@ -1,7 +1,6 @@
 """The one place where an error becomes a gRPC status."""
 
 import secrets
-import traceback
 from typing import Final, TypeAlias
 
 import structlog
@@ -34,9 +33,7 @@ def to_service_error(caught: BaseException, method: str) -> ServiceError:
     if isinstance(caught, ServiceError):
         return caught
     incident = secrets.token_hex(8)
-    _log.error(
-        "internal fault", incident=incident, method=method, traceback="".join(traceback.format_exception(caught))
-    )
+    _log.error("internal fault", incident=incident, method=method, exc_info=caught)
     return Internal(incident)
 
 

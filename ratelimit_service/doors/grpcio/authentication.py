@@ -1,6 +1,6 @@
 """The interceptors that find out who calls."""
 
-from ratelimit_service.doors.authentication import Authenticator
+from ratelimit_service.doors.authentication import Authenticator, require
 from ratelimit_service.doors.grpcio.call import Call, Context, Handler
 from ratelimit_service.keys.token import Role
 
@@ -32,7 +32,7 @@ def needing_gateway(handler: Handler, authenticator: Authenticator) -> Handler:
 
     async def handle(call: Call) -> bytes:
         call.caller = await authenticator.authenticate(_authorization(call.context))
-        call.caller.require(Role.GATEWAY)
+        require(call.caller, Role.GATEWAY)
         return await handler(call)
 
     return handle

@@ -7,7 +7,7 @@ import grpc
 
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.doors.authentication import Authenticator
+from ratelimit_service.doors.authentication import Authenticator, require
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
 from ratelimit_service.doors.grpcio.access_log import logging_calls, logging_faults
 from ratelimit_service.doors.grpcio.authentication import needing_gateway, needing_token, taking_token
@@ -91,7 +91,7 @@ def admin_methods(
     """The methods of KeyAdminService."""
 
     async def explain_limit(request: admin_pb2.ExplainLimitRequest, caller: Caller) -> admin_pb2.ExplainLimitResponse:
-        caller.require(Role.VIEWER)
+        require(caller, Role.VIEWER)
         return await checks.explain_limit(request)
 
     def edge(handler: Handler) -> Handler:

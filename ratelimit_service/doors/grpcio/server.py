@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service.doors.authentication import Authenticator
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
+from ratelimit_service.doors.grpcio.departure import Tell, say_goaway, say_nothing, send_away
 from ratelimit_service.doors.grpcio.health import Health, Probe
 from ratelimit_service.doors.grpcio.methods import (
     ADMIN,
@@ -28,6 +29,9 @@ from ratelimit_service.startup import StartupFault
 _LARGEST_RECEIVED: Final = 4 * 1024 * 1024
 """Bytes of a message that the library takes in. Above it the library itself answers RESOURCE_EXHAUSTED, without our
 details; what lies between our own bound and this one is refused by us, with them."""
+
+_LONGEST_FAREWELL: Final = 1.0
+"""Seconds for which a draining server waits for its clients to leave."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -55,6 +59,7 @@ class GrpcServer:
             planes.check_endpoint, planes.authenticator, planes.counts.calls, protect=settings.protect_checks
         ) | admin_methods(planes.admin_endpoint, planes.check_endpoint, planes.authenticator, planes.counts.calls)
         self._server: grpc.aio.Server | None = None
+        self._tell: Tell = say_goaway
         self.port = 0
         """The port that is open, 0 before `start` and on a unix socket."""
 
@@ -70,18 +75,23 @@ class GrpcServer:
         self._server = server
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 it bounds what others do
-        """Stop: tell health watchers, send everybody away, give calls under way at most TIMEOUT seconds to end."""
+        """Stop: tell health watchers, send everybody away, give calls under way at most TIMEOUT seconds to end.
+
+        Calls that come before their client has gone are answered, for at most a second and half of TIMEOUT.
+        """
         await self._health.drain()
         if self._server is None:
             return
         began = monotonic()
-        await self._server.stop(timeout)
+        left = await send_away(self.port, min(timeout / 2, _LONGEST_FAREWELL), self._tell) if self.port else 0
+        await self._server.stop(max(timeout - (monotonic() - began), 0))
         self._server = None
-        _log.info("drained", seconds=round(monotonic() - began, 3))
+        _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=left)
 
     def _open(self, server: grpc.aio.Server) -> int:
         listen = self._settings.listen
         found = certificates(self._settings)
+        self._tell = say_goaway if found is None else say_nothing
         try:
             if found is None:
                 port = server.add_insecure_port(listen)

@@ -1,0 +1,121 @@
+"""Sending connections away before the server stops, so that no call is lost on the way.
+
+The library's own stop refuses calls from the moment it is asked, and only then says GOAWAY to clients: calls that were
+on the wire or in its queue at that moment fail, a handful for every busy connection. There is no way to ask it for a
+GOAWAY alone. An HTTP/2 frame may stand between any two others, so the one of RFC 9113, section 6.8, is written to
+each connection from here, at a moment when all that the library has sent is acknowledged and it is between frames. A
+client that has read it opens no more calls, ends those under way, closes, and goes to another server. Should the
+library begin to write in that very moment, the connection breaks, which is what would happen without this.
+
+Needs Linux, and connections without TLS: otherwise there is only the wait, which is enough for clients and load
+balancers that watch our health.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+_NO_ERROR = 0
+_GOAWAY_TYPE = 7
+_NO_STREAM_IS_REFUSED = 2**31 - 1
+_GOAWAY: Final = (
+    (8).to_bytes(3, "big")
+    + struct.pack(">BBI", _GOAWAY_TYPE, 0, 0)
+    + struct.pack(">II", _NO_STREAM_IS_REFUSED, _NO_ERROR)
+)
+"""Length, type, flags, stream 0; then the last stream that will be answered, and why."""
+
+_FRAME_HEADER_BYTES = 9
+_BYTES_ACKED_AT = 120
+_PACE_SECONDS = 0.01
+
+Tell = Callable[[socket.socket], bool]
+"""Tells the peer of a connection to go. False if it must be tried again."""
+
+
+def say_goaway(connection: socket.socket) -> bool:
+    """Write GOAWAY, unless something is still under way or the connection has not got beyond its first frame."""
+    try:
+        if _unacknowledged(connection) or _acknowledged(connection) <= _FRAME_HEADER_BYTES:
+            return False
+        return connection.send(_GOAWAY, socket.MSG_DONTWAIT) == len(_GOAWAY)
+    except OSError:
+        return True  # it has gone already
+
+
+def say_nothing(_connection: socket.socket) -> bool:
+    """Leave it to the peer, who may watch our health."""
+    return True
+
+
+async def send_away(port: int, seconds: float, tell: Tell) -> int:
+    """TELL each connection to our PORT to go, new ones too, until none is left or SECONDS have passed.
+
+    Returns how many are left.
+    """
+    told: set[int] = set()
+    end = monotonic() + seconds
+    while True:
+        left = _round(port, told, tell)
+        if left == 0 or monotonic() >= end:
+            return left
+        await asyncio.sleep(_PACE_SECONDS)
+
+
+def _round(port: int, told: set[int], tell: Tell) -> int:
+    connections = _connections(port)
+    for connection in connections:
+        with connection:
+            inode = os.fstat(connection.fileno()).st_ino
+            if inode not in told and tell(connection):
+                told.add(inode)
+    return len(connections)
+
+
+def _connections(port: int) -> list[socket.socket]:
+    """Duplicates of this process's TCP connections whose own end is PORT."""
+    if sys.platform != "linux":
+        return []
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            if not str(descriptor.readlink()).startswith("socket:"):
+                continue
+            connection = socket.socket(fileno=os.dup(int(descriptor.name)))
+        except OSError:
+            continue  # closed meanwhile
+        if _is_ours(connection, port):
+            found.append(connection)
+        else:
+            connection.close()
+    return found
+
+
+def _is_ours(connection: socket.socket, port: int) -> bool:
+    if connection.family not in {socket.AF_INET, socket.AF_INET6} or connection.type != socket.SOCK_STREAM:
+        return False
+    try:
+        connection.getpeername()  # raises for one that listens
+        return bool(connection.getsockname()[1] == port)
+    except OSError:
+        return False
+
+
+def _unacknowledged(connection: socket.socket) -> int:
+    """Bytes sent that the peer's kernel has not acknowledged."""
+    import fcntl  # noqa: PLC0415 there is none on Windows
+    import termios  # noqa: PLC0415
+
+    return int(struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def _acknowledged(connection: socket.socket) -> int:
+    """Bytes sent so far that the peer's kernel has acknowledged: `tcpi_bytes_acked` of Linux's `struct tcp_info`."""
+    information = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_AT + 8)
+    return int(struct.unpack_from("=Q", information, _BYTES_ACKED_AT)[0])
