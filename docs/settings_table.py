@@ -22,7 +22,7 @@ def settings_table() -> str:
     rows = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         facts = " ".join(filter(None, (field.description, _choices(field), _bounds(field))))
-        rows.append(f"| `RATELIMIT_{name.upper()}` | {_default(field)} | {facts.replace('|', chr(92) + '|')} |")
+        rows.append(f"| `RATELIMIT_{name.upper()}` | {_default(field)} | {_escaped(facts)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -38,6 +38,13 @@ def _default(field: FieldInfo) -> str:
     if value is None or value == "":
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _escaped(text: str) -> str:
+    """Keep Markdown from taking a < outside code for a tag, and a | for the end of a cell."""
+    parts = text.replace("|", "\\|").split("`")
+    parts[::2] = [part.replace("<", "\\<") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _choices(field: FieldInfo) -> str:

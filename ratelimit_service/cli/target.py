@@ -9,6 +9,7 @@ import grpc
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ratelimit_service.cli.address import dialable
 from ratelimit_service.cli.fault import Fault
 from ratelimit_service.embedded.dev_state import DevState
 from ratelimit_service.settings import Settings
@@ -51,7 +52,7 @@ class Target:
         That server's token is shown to no other server.
         """
         dev = None if server else _dev_server()
-        address = server or (dev.address if dev else DEFAULT_SERVER)
+        address = server or (dialable(dev.listen) if dev else DEFAULT_SERVER)
         shown = token or (dev.admin_token if dev else "")
         if "://" not in address:
             return cls(address, shown)

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 _FILE = "dev.json"
-_EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound here
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +17,6 @@ class DevState:
     admin_token: str = field(repr=False)
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
-
-    @property
-    def address(self) -> str:
-        """The address to call it at, also when it listens on every interface."""
-        host, _, port = self.listen.rpartition(":")
-        return f"{_EVERY_INTERFACE.get(host, host)}:{port}"
 
     @classmethod
     def read(cls, data_dir: Path) -> "DevState | None":

@@ -1,0 +1,1 @@
+"""What `doctor` looks at, one thing per file. Each look gives findings in words and never raises."""

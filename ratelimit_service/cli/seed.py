@@ -1,0 +1,91 @@
+"""What `dev` puts into an empty database: two plans, a demo key and an admin token. What is there already stays."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.record import KeyState, OnStoreFailure
+from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.embedded.dev_state import DevState
+from ratelimit_service.errors import AlreadyExists, InvalidArgument, NotFound, Unauthenticated
+from ratelimit_service.keys.caller import LOCAL, Role
+from ratelimit_service.keys.key import KeyDraft
+from ratelimit_service.keys.key_service import KeyService
+from ratelimit_service.keys.plan import PlanDraft
+from ratelimit_service.keys.plan_service import PlanService
+from ratelimit_service.keys.token_service import TokenService
+
+DEMO_SUBJECT = "demo"
+DEMO_PLAN = "free"
+TOKEN_NAME = "dev"  # noqa: S105  the name of a token, not a token
+
+_SECOND = MICRO
+PLANS: Sequence[PlanDraft] = (
+    PlanDraft(
+        name=DEMO_PLAN,
+        limits=(
+            Limit("burst", TokenBucket(capacity=20, refill_tokens=10, refill_period_us=_SECOND)),
+            Limit("daily", Quota(10_000, Window.DAY)),
+        ),
+        on_store_failure=OnStoreFailure.LOCAL,
+        description="To try things out",
+    ),
+    PlanDraft(
+        name="pro",
+        limits=(
+            Limit("burst", TokenBucket(capacity=200, refill_tokens=100, refill_period_us=_SECOND)),
+            Limit("monthly", Quota(5_000_000, Window.MONTH)),
+        ),
+        on_store_failure=OnStoreFailure.LOCAL,
+        description="For those who pay",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """Puts in what is missing. Every method raises Unavailable when Postgres is away."""
+
+    plans: PlanService
+    keys: KeyService
+    tokens: TokenService
+    peppers: Peppers
+
+    async def ensure_plans(self) -> None:
+        """Make the plans that are missing. Those that were changed stay as they are."""
+        for draft in PLANS:
+            try:
+                await self.plans.create(LOCAL.name, draft)
+            except AlreadyExists:
+                continue
+
+    async def ensure_key(self, kept: DevState | None) -> str:
+        """The demo key of the last start while it is good, otherwise a new one."""
+        if kept is not None and await self._is_good(kept.api_key):
+            return kept.api_key
+        draft = KeyDraft(
+            plan=DEMO_PLAN, subject=DEMO_SUBJECT, description="The demo key that dev made", expires_us=None
+        )
+        _, api_key = await self.keys.create(LOCAL.name, draft)
+        return str(api_key)
+
+    async def ensure_token(self, kept: DevState | None) -> str:
+        """The admin token of the last start while it is good, otherwise a new one in its place."""
+        if kept is not None:
+            with suppress(Unauthenticated):
+                if (await self.tokens.authenticate(kept.admin_token)).role is Role.ADMIN:
+                    return kept.admin_token
+        with suppress(InvalidArgument):  # there is none of this name, as in an empty database
+            await self.tokens.revoke(TOKEN_NAME)
+        return await self.tokens.create(TOKEN_NAME, Role.ADMIN)
+
+    async def _is_good(self, text: str) -> bool:
+        try:
+            api_key = ApiKey.parse(text)
+            key = await self.keys.get(api_key.key_id)
+        except (InvalidArgument, NotFound):
+            return False
+        current = any(self.peppers.matches(api_key, secret) for secret in key.secrets)
+        return current and key.state is not KeyState.REVOKED
