@@ -1,0 +1,108 @@
+"""What must hold of the repository as a whole."""
+
+import json
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TARGETS = ["setup", "run", "test", "check", "proto", "bench", "clients", "test-clients", "bench-clients"]
+
+# In pieces, or this file would be the one that names them.
+HOSTS = [
+    "pypi" + ".org",
+    "python" + "hosted.org",
+    "registry.npm" + "js.org",
+    "proxy.go" + "lang.org",
+    "crates" + ".io",
+]
+LOCAL_PATHS = ["/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/"]
+
+
+def tracked_files() -> list[Path]:
+    """Every file that git knows and that is there."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def locked() -> dict[str, str]:
+    """The version of each package in requirements.lock, by its name in lower case."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
+
+
+def test_make_help_lists_the_targets() -> None:
+    """`make help`, and `make` alone, name every target that a developer needs, with a word on each."""
+    for command in (["make", "help"], ["make"]):
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+        assert [target for target in TARGETS if not re.search(rf"^  make {target} +\S", listed, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("needles", [HOSTS, LOCAL_PATHS], ids=["hosts", "paths"])
+def test_nothing_names_a_registry_or_a_machine(needles: list[str]) -> None:
+    """No file names a package registry's host or a folder of one machine: those are whoever builds' own business."""
+    found = {
+        (str(path.relative_to(ROOT)), needle)
+        for path in tracked_files()
+        for needle in needles
+        if needle.encode() in path.read_bytes()
+    }
+    assert found == set()
+
+
+def test_ci_runs_what_a_developer_runs() -> None:
+    """`.ci/run` can be executed, and runs `make check` and then `make test`."""
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert re.findall(r"^make \w+$", script.read_text(), re.MULTILINE) == ["make check", "make test"]
+
+
+def test_every_dependency_is_locked() -> None:
+    """Each package that we name stands in the lock with one exact version that our own bounds allow."""
+    versions = locked()
+    for text in [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]:
+        requirement = Requirement(text)
+        name = requirement.name.lower().replace("_", "-")
+        assert versions[name] in requirement.specifier, text
+    assert all(re.fullmatch(r"[0-9][0-9a-z.+!]*", each) for each in versions.values())
+
+
+def test_the_licence_is_said_once_and_the_same() -> None:
+    """The licence file, the project's metadata and the README say Apache 2.0."""
+    assert (ROOT / "LICENSE").read_text().split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "[Apache 2.0](LICENSE)" in (ROOT / "README.md").read_text()
+
+
+def test_there_is_one_version() -> None:
+    """The installed package, the clients and the changelog agree with pyproject.toml on the version."""
+    ours = PROJECT["version"]
+    assert version("ratelimit-service") == ours
+    python, typescript = ROOT / "clients/python/pyproject.toml", ROOT / "clients/typescript/package.json"
+    if python.exists():
+        assert tomllib.loads(python.read_text())["project"]["version"] == ours
+    if typescript.exists():
+        assert json.loads(typescript.read_text())["version"] == ours
+    headings = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert headings[1:2] in ([], [ours])
+
+
+def test_every_decision_is_listed() -> None:
+    """Each ADR has its own number and a row in the index with its title, and the index names no other."""
+    records = sorted(path for path in (ROOT / "docs/adr").glob("*.md") if path.name != "README.md")
+    rows = re.findall(
+        r"^\| \[(\d{4})\]\(([^)]+)\) \| (.+) \|$", (ROOT / "docs/adr/README.md").read_text(), re.MULTILINE
+    )
+    titles = [re.match(r"# (\d{4}): (.+)", path.read_text()) for path in records]
+    assert rows == [
+        (title[1], path.name, title[2]) for title, path in zip(titles, records, strict=True) if title is not None
+    ]
+    assert len({number for number, _, _ in rows}) == len(records)
