@@ -1,0 +1,121 @@
+"""Charges as the arguments of the charge script, and its answer as outcomes. See `lua/charge.lua` for both."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ratelimit_service.buckets.script import Script
+from ratelimit_service.decision.charge import Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
+
+MOST_PREPARED = 50_000
+"""Buckets whose encoding is kept. Beyond that all are forgotten and made anew, which costs a few microseconds each."""
+
+_SMALL = [bytes([number]) for number in range(128)]
+_KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
+
+
+class Encoded(NamedTuple):
+    """The arguments of one run of the script, in the protocol of the store: keys and what is to be done."""
+
+    keys: int
+    tail: bytes
+
+
+class _Prepared(NamedTuple):
+    """What is the same for each charge of a bucket: its key, ready for the wire, and its limit."""
+
+    key: bytes
+    limit: bytes
+
+
+class Encoder:
+    """Turns charges into commands. `request_window`: seconds for which the store keeps the outcome of a request."""
+
+    def __init__(self, script: Script, request_window: float) -> None:
+        self._by_sha = _bulk(b"EVALSHA") + _bulk(script.sha)
+        self._by_text = _bulk(b"EVAL") + _bulk(script.text)
+        self._window = _bulk(b"%d" % max(round(request_window * 1_000), 1))
+        self._prepared: dict[Bucket, _Prepared] = {}
+
+    def encode(self, charges: Sequence[Charge]) -> Encoded:
+        """Encode a batch. Keys that occur twice are sent once."""
+        keys: dict[bytes, int] = {}
+        parts = []
+        size = 0
+        prepared = self._prepared
+        for buckets, costs, request in charges:
+            count = len(buckets)
+            size += 2 + 6 * count
+            parts.append(_number(count))
+            if request:
+                key = request_key(buckets[0].partition if buckets else 0, request)
+                parts.append(_number(keys.setdefault(key, len(keys) + 1)))
+            else:
+                parts.append(b"\0")
+            for bucket, cost in zip(buckets, costs, strict=True):
+                ready = prepared.get(bucket) or self._prepare(bucket)
+                parts.append(_number(keys.setdefault(ready.key, len(keys) + 1)))
+                parts.append(_number(cost))
+                parts.append(ready.limit)
+        # An array with a 32-bit length, then its elements as they come.
+        plan = b"\xdd%b%b" % (size.to_bytes(4), b"".join(parts))
+        return Encoded(len(keys), b"%b%b%b%b" % (_bulk(b"%d" % len(keys)), b"".join(keys), _bulk(plan), self._window))
+
+    def by_sha(self, encoded: Encoded) -> bytes:
+        """The command that runs the script if the store knows it, and fails with NOSCRIPT if it does not."""
+        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._by_sha, encoded.tail)
+
+    def by_text(self, encoded: Encoded) -> bytes:
+        """The command that runs the script and makes it known."""
+        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._by_text, encoded.tail)
+
+    def _prepare(self, bucket: Bucket) -> _Prepared:
+        if len(self._prepared) >= MOST_PREPARED:
+            self._prepared.clear()
+        limit = bucket.limit
+        algorithm = limit.algorithm
+        if isinstance(algorithm, TokenBucket):
+            kind, rate = 1, algorithm.rate
+        else:
+            kind, rate = _KINDS[algorithm.window], (0, 0)
+        sign = 1 if limit.mode is Mode.ENFORCE else -1
+        packed = b"".join(_number(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
+        ready = self._prepared[bucket] = _Prepared(_bulk(bucket_key(bucket)), packed)
+        return ready
+
+
+def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[Outcome]:
+    """Turn the script's answer into outcomes. Raises ValueError when it is not an answer to these charges."""
+    outcomes = []
+    at = 0
+    for charge in charges:
+        charged = reply[at] == 1
+        end = at + 1 + 3 * len(charge.buckets)
+        if end == at + 4:  # the common case, without a loop
+            weighed: tuple[Weighed, ...] = (Weighed(reply[at + 1], reply[at + 2], reply[at + 3]),)
+        else:
+            weighed = tuple(Weighed(reply[i], reply[i + 1], reply[i + 2]) for i in range(at + 1, end, 3))
+        outcomes.append(Outcome(charged, weighed))
+        at = end
+    if at != len(reply):
+        raise ValueError(f"the script answered {len(reply)} numbers where {at} were expected")
+    return outcomes
+
+
+def bucket_key(bucket: Bucket) -> bytes:
+    """The key of a bucket's state. The braces make Redis Cluster keep a partition together."""
+    return b"{p%d}:b:%b" % (bucket.partition, bucket.name.encode())
+
+
+def request_key(partition: int, request: str) -> bytes:
+    """The key of a request's outcome, ready for the wire."""
+    return _bulk(b"{p%d}:r:%b" % (partition, request.encode()))
+
+
+def _number(number: int) -> bytes:
+    """NUMBER in MessagePack: one byte up to 127, else a signed 64-bit integer."""
+    return _SMALL[number] if 0 <= number < 128 else b"\xd3" + number.to_bytes(8, signed=True)  # noqa: PLR2004
+
+
+def _bulk(word: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(word), word)

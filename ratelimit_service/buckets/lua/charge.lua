@@ -1,0 +1,192 @@
+-- Makes a batch of charges, in order, each with all of its buckets or with none. buckets/reference.py says the same in
+-- Python, without the care that doubles need.
+--
+-- KEYS     every bucket and every request of the batch, each once.
+-- ARGV[1]  MessagePack: one flat array of whole numbers. Per charge: how many buckets; which key keeps the outcome of its
+--          request (0: no request). Then per bucket: which key keeps its state; the cost in tokens; its kind (1 token
+--          bucket, 2 to 8 quotas, see windows.lua; negative: shadow); its capacity in micro-tokens; and its rate as
+--          micro-tokens per microseconds in lowest terms (0 and 0 for a quota).
+-- ARGV[2]  for how many milliseconds the outcome of a request is kept.
+-- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
+--          microseconds to wait (-1: never helps); the microseconds until it is untouched.
+--
+-- A bucket's state is one string of doubles: used (micro-tokens); at (when that was so); keep (until when the string has
+-- to live); and only where part of a micro-token has drained, that part: numerator, denominator. All are whole numbers
+-- below 2^53, where doubles are exact. It is the same for every kind of limit, so that what was consumed stays consumed
+-- when a limit changes. Nothing is written before everything is computed.
+
+local MOST = 9007199254740991 -- 2^53 - 1
+local GRACE_MS = 60000 -- how long an untouched bucket is kept
+
+local floor, ceil = math.floor, math.ceil
+local plan = cmsgpack.unpack(ARGV[1])
+local stored = KEYS[1] and redis.call('MGET', unpack(KEYS))
+local used, at, keep, part, per, dirty = {}, {}, {}, {}, {}, {} -- the buckets, by key
+local outcomes = {} -- of requests, by key
+local opens, closes = {}, {} -- the windows that hold `now`, by kind
+local out = {}
+
+local function read(k)
+  local state = stored[k]
+  if not state then
+    used[k], at[k], keep[k], part[k], per[k] = 0, 0, 0, 0, 1
+  elseif #state == 24 then
+    used[k], at[k], keep[k] = struct.unpack('<ddd', state)
+    part[k], per[k] = 0, 1
+  else
+    used[k], at[k], keep[k], part[k], per[k] = struct.unpack('<ddddd', state)
+  end
+end
+
+-- How long it takes until AMOUNT micro-tokens have drained, of which DONE / DEN of one has. The quotient and the remainder
+-- are taken apart because AMOUNT * DEN may pass 2^53, NUM * DEN does not.
+local function time_for(amount, done, num, den)
+  local whole = floor(amount / num)
+  return whole * den + ceil(((amount - whole * num) * den - done) / num)
+end
+
+local function window(kind, when)
+  if when ~= now then return window_of(kind, when) end
+  if not opens[kind] then opens[kind], closes[kind] = window_of(kind, now) end
+  return opens[kind], closes[kind]
+end
+
+-- Weighs COUNT buckets from plan[p] on and writes what they say to out[o] on. Charges each that fits, unless `undo` is
+-- false; notes in `undo`, when it is a table, how things were. Returns whether all that are enforced fit.
+local function weigh(p, o, count, undo)
+  local fits = true
+  for _ = 1, count do
+    local k, cost, kind = plan[p], plan[p + 1] * 1000000, plan[p + 2]
+    local capacity, num, den = plan[p + 3], plan[p + 4], plan[p + 5]
+    p = p + 6
+    local shadow = kind < 0
+    if shadow then kind = -kind end
+    if not used[k] then read(k) end
+    local u, a, done = used[k], at[k], 0
+    local opening, closing
+
+    if a > now then -- the clock has stepped back
+      local full
+      if kind == 1 then
+        full = time_for(capacity, 0, num, den)
+      else
+        opening, closing = window(kind, now)
+        full = closing - opening
+      end
+      if a - now > full then
+        a = now
+        if cost ~= 0 and undo ~= false then
+          at[k], keep[k], dirty[k] = now, 0, true
+        end
+      end
+    end
+    local when = a > now and a or now
+
+    if kind == 1 then
+      if per[k] == den then done = part[k] end
+      if u > 0 then
+        local elapsed = when - a
+        local periods = floor(elapsed / den)
+        local more = (elapsed - periods * den) * num
+        local whole = floor(more / den)
+        done = done + more - whole * den
+        if done >= den then
+          done, whole = done - den, whole + 1
+        end
+        u = u - (periods * num + whole)
+      end
+      if u <= 0 then
+        u, done = 0, 0
+      end
+    else
+      opening, closing = window(kind, when)
+      if a < opening then u = 0 end
+    end
+
+    local wait = 0
+    if cost <= 0 or u + cost <= capacity then
+      if cost ~= 0 and undo ~= false then
+        if undo then
+          local n = #undo
+          undo[n + 1], undo[n + 2], undo[n + 3] = k, used[k], at[k]
+          undo[n + 4], undo[n + 5], undo[n + 6] = part[k], per[k], dirty[k] or false
+        end
+        u = u + cost
+        if u <= 0 then
+          u, done = 0, 0
+        end
+        used[k], at[k], part[k], per[k], dirty[k] = u, when, done, den, true
+      end
+    else
+      if not shadow then fits = false end
+      if cost > capacity then
+        wait = -1
+      elseif kind == 1 then
+        wait = when - now + time_for(u - capacity + cost, done, num, den)
+        if wait > MOST then wait = MOST end
+      else
+        wait = closing - now
+      end
+    end
+
+    local reset = 0
+    if u > 0 then
+      reset = kind == 1 and when - now + time_for(u, done, num, den) or closing - now
+      if reset > MOST then reset = MOST end
+    end
+    if dirty[k] and keep[k] < now + reset then keep[k] = now + reset end
+    out[o] = u < capacity and capacity - u or 0
+    out[o + 1] = wait
+    out[o + 2] = reset
+    o = o + 3
+  end
+  return fits
+end
+
+local p, o, size = 1, 1, #plan
+while p <= size do
+  local count, request = plan[p], plan[p + 1]
+  local last = o + 3 * count
+  local known = request > 0 and (outcomes[request] or stored[request]) or false
+  known = known and cmsgpack.unpack(known)
+  if not known then
+    local undo = count > 1 and {} or nil
+    local fits = weigh(p + 2, o + 1, count, undo)
+    out[o] = fits and 1 or 0
+    if undo and not fits then
+      for i = #undo - 5, 1, -6 do
+        local k = undo[i]
+        used[k], at[k], part[k], per[k], dirty[k] = undo[i + 1], undo[i + 2], undo[i + 3], undo[i + 4], undo[i + 5]
+      end
+      -- What remains is now what it was. The waits stay: they are right also for a bucket that is listed twice.
+      local waits = {}
+      for i = 1, count do waits[i] = out[o + 3 * i - 1] end
+      weigh(p + 2, o + 1, count, false)
+      for i = 1, count do out[o + 3 * i - 1] = waits[i] end
+    end
+    if request > 0 then outcomes[request] = cmsgpack.pack({unpack(out, o, last)}) end
+  elseif #known == last - o + 1 then
+    for i = o, last do out[i] = known[i - o + 1] end
+  else
+    -- The request was weighed with other buckets, before its policy changed: the same answer, and how its buckets are now.
+    weigh(p + 2, o + 1, count, false)
+    out[o] = known[1]
+  end
+  p, o = p + 2 + 6 * count, last + 1
+end
+
+for k = 1, #KEYS do
+  if dirty[k] then
+    local state
+    if part[k] > 0 then
+      state = struct.pack('<ddddd', used[k], at[k], keep[k], part[k], per[k])
+    else
+      state = struct.pack('<ddd', used[k], at[k], keep[k])
+    end
+    -- Formatted, since Redis would write a round 100000000 as 1e+08.
+    redis.call('SET', KEYS[k], state, 'PX', string.format('%.0f', ceil((keep[k] - now) / 1000) + GRACE_MS))
+  elseif outcomes[k] then
+    redis.call('SET', KEYS[k], outcomes[k], 'PX', ARGV[2])
+  end
+end
+return out

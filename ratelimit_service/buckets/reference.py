@@ -1,0 +1,167 @@
+"""The arithmetic of buckets in plain Python: the Lua script has to agree with it, and it stands in when that cannot run.
+
+A token bucket is kept as what has been used of it rather than as what it holds, so that one state serves buckets and
+quotas alike and outlives a change of their sizes. What was used drains at the refill's rate (a leaky bucket as a meter,
+ITU-T I.371 annex A; the same as GCRA, counted in tokens and not in time). Whole numbers only, so nothing is rounded.
+"""
+
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import NamedTuple
+
+from ratelimit_service.buckets.windows import span
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.limit import EXACT, MICRO, Limit, Mode, TokenBucket, Window
+
+
+class State(NamedTuple):
+    """How much of a bucket was used, in micro-tokens, at a time in microseconds since 1970 UTC.
+
+    `part / per` of a further micro-token had drained, 0 or more and less than 1.
+    """
+
+    used: int = 0
+    at: int = 0
+    part: int = 0
+    per: int = 1
+
+
+class Terms(NamedTuple):
+    """A limit in the units of the arithmetic. `window` is None for a token bucket; a quota's rate is not used."""
+
+    capacity: int
+    rate: tuple[int, int]
+    window: Window | None
+    enforced: bool
+
+    @classmethod
+    def of(cls, limit: Limit, share: int = 1) -> "Terms":
+        """LIMIT divided by SHARE, 1 or more, but never to less than one token."""
+        capacity = max(limit.capacity * MICRO // share, MICRO)
+        enforced = limit.mode is Mode.ENFORCE
+        if isinstance(limit.algorithm, TokenBucket):
+            numerator, denominator = limit.algorithm.rate
+            return cls(capacity, (numerator, denominator * share), None, enforced)
+        return cls(capacity, (0, 1), limit.algorithm.window, enforced)
+
+
+class Settled(NamedTuple):
+    """A state brought up to `state.at`, which is now, or ahead of it when the clock has stepped back.
+
+    `clamped`: the stored time was so far ahead that it was not believed.
+    """
+
+    state: State
+    clamped: bool
+
+
+def settle(terms: Terms, state: State, now_us: int) -> Settled:
+    """Let drain what has drained by now."""
+    used, at, part, per = state
+    if terms.window is None:
+        numerator, denominator = terms.rate
+        clamped = at - now_us > -(-terms.capacity * denominator // numerator)
+        at = now_us if clamped else at
+        when = max(at, now_us)
+        drained, part = divmod((when - at) * numerator + (part if per == denominator else 0), denominator)
+        if drained >= used:
+            return Settled(State(0, when, 0, denominator), clamped)
+        return Settled(State(used - drained, when, part, denominator), clamped)
+    start, end = span(terms.window, now_us)
+    clamped = at - now_us > end - start
+    at = now_us if clamped else at
+    when = max(at, now_us)
+    return Settled(State(used if at >= span(terms.window, when)[0] else 0, when), clamped)
+
+
+def take(state: State, cost: int) -> State:
+    """Add COST micro-tokens, perhaps negative, to what a settled state has used."""
+    used = state.used + cost
+    return state._replace(used=used) if used > 0 else State(0, state.at, 0, state.per)
+
+
+def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> int:
+    """Microseconds from now until AMOUNT micro-tokens (1 or more) of a settled state will have drained."""
+    if terms.window is not None:
+        return span(terms.window, state.at)[1] - now_us
+    numerator, denominator = terms.rate
+    return min(state.at - now_us - (state.part - amount * denominator) // numerator, EXACT - 1)
+
+
+def weigh(terms: Terms, state: State, cost: int, now_us: int) -> int:
+    """How long COST micro-tokens have to wait before they fit: 0 not at all, NEVER for ever, else microseconds."""
+    if cost <= 0 or state.used + cost <= terms.capacity:
+        return 0
+    if cost > terms.capacity:
+        return NEVER
+    return time_until_drained(terms, state, state.used + cost - terms.capacity, now_us)
+
+
+def report(terms: Terms, state: State, wait_us: int, now_us: int) -> Weighed:
+    """What a settled state has to say."""
+    reset_us = time_until_drained(terms, state, state.used, now_us) if state.used else 0
+    return Weighed(max(terms.capacity - state.used, 0), wait_us, reset_us)
+
+
+class ReferenceBuckets:
+    """Buckets in memory, kept for ever.
+
+    `states` and `outcomes` hold them by name, and `terms` says what a bucket's limit is, for stores that keep less or
+    divide limits.
+    """
+
+    def __init__(
+        self,
+        states: MutableMapping[str, State] | None = None,
+        outcomes: MutableMapping[str, Outcome] | None = None,
+        terms: Callable[[Bucket], Terms] = lambda bucket: Terms.of(bucket.limit),
+    ) -> None:
+        self._states: MutableMapping[str, State] = {} if states is None else states
+        self._terms = terms
+        self._outcomes: MutableMapping[str, Outcome] = {} if outcomes is None else outcomes
+
+    def charge(self, charges: Sequence[Charge], now_us: int) -> list[Outcome]:
+        """Make each charge or none of it, in this order."""
+        return [self._answer(charge, now_us) for charge in charges]
+
+    def _answer(self, charge: Charge, now_us: int) -> Outcome:
+        known = self._outcomes.get(charge.request) if charge.request else None
+        if known is None:
+            outcome = self._make(charge, now_us)
+            if charge.request:
+                self._outcomes[charge.request] = outcome
+            return outcome
+        if len(known.weighed) == len(charge.buckets):
+            return known
+        # Weighed with other buckets, before its policy changed: the same answer, and how its buckets are now.
+        return Outcome(known.charged, self._look(charge, now_us))
+
+    def _look(self, charge: Charge, now_us: int) -> tuple[Weighed, ...]:
+        weighed = []
+        for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
+            terms = self._terms(bucket)
+            state = settle(terms, self._states.get(bucket.name, State()), now_us).state
+            weighed.append(report(terms, state, weigh(terms, state, cost * MICRO, now_us), now_us))
+        return tuple(weighed)
+
+    def _make(self, charge: Charge, now_us: int) -> Outcome:
+        before: dict[str, State] = {}
+        weighed = []
+        charged = True
+        for bucket, tokens in zip(charge.buckets, charge.costs, strict=True):
+            name, cost, terms = bucket.name, tokens * MICRO, self._terms(bucket)
+            stored = self._states.get(name, State())
+            state, clamped = settle(terms, stored, now_us)
+            if clamped and cost:
+                stored = self._states[name] = stored._replace(at=now_us)
+            wait = weigh(terms, state, cost, now_us)
+            if wait == 0 and cost:
+                before.setdefault(name, stored)
+                state = self._states[name] = take(state, cost)
+            elif wait and terms.enforced:
+                charged = False
+            weighed.append(report(terms, state, wait, now_us))
+        if charged:
+            return Outcome(charged, tuple(weighed))
+        self._states.update(before)
+        looked = self._look(charge, now_us)
+        return Outcome(charged, tuple(now._replace(wait_us=w.wait_us) for now, w in zip(looked, weighed, strict=True)))
