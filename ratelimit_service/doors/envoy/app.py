@@ -19,6 +19,9 @@ _log = structlog.stdlib.get_logger(__name__)
 class EmbeddedApp:
     """An ASGI application. Everything is opened in its lifespan, before Envoy takes the first connection."""
 
+    _asgi_single_callable = True
+    """Says that this is ASGI 3: hosts take a callable that is no coroutine function for ASGI 2."""
+
     def __init__(self, open_methods: OpenMethods) -> None:
         self._open_methods = open_methods
         self._methods: Mapping[str, App] = {}

@@ -1,23 +1,13 @@
-"""The methods that are decided inside Envoy. Every other one is proxied to the control plane."""
-
-from typing import Final
+"""The methods that are decided inside Envoy."""
 
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
 from ratelimit_service.doors.envoy.asgi import App
 from ratelimit_service.doors.envoy.edge import Admission, Count, Edge
 from ratelimit_service.doors.envoy.leaving import Leaving
+from ratelimit_service.doors.envoy.paths import BATCH, CHECK, STREAM
 from ratelimit_service.doors.envoy.stream import stream
 from ratelimit_service.doors.envoy.unary import unary
-
-_SERVICE: Final = pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
-
-CHECK: Final = f"/{_SERVICE}/CheckLimit"
-BATCH: Final = f"/{_SERVICE}/BatchCheckLimit"
-STREAM: Final = f"/{_SERVICE}/StreamCheckLimit"
-
-PATHS: Final = (CHECK, BATCH, STREAM)
-"""The paths that Envoy must hand to the embedded Python."""
 
 
 def decision_methods(endpoint: CheckEndpoint, admission: Admission, count: Count, leaving: Leaving) -> dict[str, App]:
