@@ -9,6 +9,7 @@ import typer
 
 from ratelimit_service.cli import admin_tokens, audit, check, dev, doctor, keys, migrate, overrides, plans, serve
 from ratelimit_service.cli.exits import Exit
+from ratelimit_service.logs import redact
 
 app = typer.Typer(
     name="ratelimit-service",
@@ -54,7 +55,7 @@ def main() -> None:
         if os.environ.get("RATELIMIT_TRACEBACK"):
             raise
         typer.echo(
-            f"ratelimit-service is at fault: {type(error).__name__}: {error}\n"
+            f"ratelimit-service is at fault: {type(error).__name__}: {redact(str(error))}\n"
             "please report it; RATELIMIT_TRACEBACK=1 shows where it happened",
             err=True,
         )

@@ -10,6 +10,9 @@ from ratelimit_service.embedded.dev_peppers import read_peppers
 from ratelimit_service.embedded.dev_state import DevState
 from ratelimit_service.settings import Settings
 
+STORE_SETTINGS = ("database_url", "redis_url", "peppers")
+"""The settings that `dev` fills in by itself."""
+
 
 def load_settings(**options: object) -> Settings:
     """Read the settings from the environment; OPTIONS that are not None go before it. Raises Fault."""

@@ -1,0 +1,116 @@
+"""`ratelimit-service dev`: everything on this machine, from nothing."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from ratelimit_service.cli.banner import banner
+from ratelimit_service.cli.clock import SystemClock
+from ratelimit_service.cli.configured import STORE_SETTINGS, load_settings, variable
+from ratelimit_service.cli.database import database_faults, open_transactions
+from ratelimit_service.cli.exits import Exit
+from ratelimit_service.cli.fault import Fault, told_in_words
+from ratelimit_service.cli.seed import Seed
+from ratelimit_service.cli.serving import DoorName, Listen, MetricsListen, Workers, serve_until_stopped
+from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.embedded.dev_lock import DevLock
+from ratelimit_service.embedded.dev_peppers import ensure_peppers
+from ratelimit_service.embedded.dev_state import DevState
+from ratelimit_service.embedded.dev_stores import DevStores
+from ratelimit_service.embedded.system_user import EmbeddedPostgresError
+from ratelimit_service.embedded.valkey import EmbeddedValkeyError
+from ratelimit_service.keys.key_service import KeyService
+from ratelimit_service.keys.plan_service import PlanService
+from ratelimit_service.keys.token_service import TokenService
+from ratelimit_service.processes.door import Door
+from ratelimit_service.processes.port import PortLock
+from ratelimit_service.settings import Settings
+from ratelimit_service.startup import StartupFault
+from ratelimit_service.storage import migrate
+
+
+def dev(
+    *,
+    listen: Listen = None,
+    metrics_listen: MetricsListen = None,
+    door: DoorName = None,
+    workers: Workers = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where its state is kept.")] = None,
+) -> None:
+    """Start the service with a PostgreSQL and a Valkey of its own, two plans and a demo key. Keeps what was there.
+
+    Every setting of the README's table holds here as well, but for those of the stores.
+    """
+    with told_in_words(), _stopped_quietly(), database_faults():
+        settings = load_settings(
+            listen=listen, metrics_listen=metrics_listen, door=door, workers=workers, data_dir=data_dir
+        )
+        for name in STORE_SETTINGS:
+            if variable(name) in os.environ:
+                typer.echo(f"{variable(name)} is set and not used: dev has its own", err=True)
+        try:
+            PortLock(settings.listen).close()  # before anything is started
+            door_chosen = Door.choose(settings.door)
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
+            with DevLock(settings.data_dir), DevStores(settings.data_dir) as stores:
+                _run(settings, stores, door_chosen)
+        except (StartupFault, EmbeddedPostgresError, EmbeddedValkeyError) as fault:
+            raise Fault(Exit.FAILED, (str(fault),)) from None
+        except OSError as error:
+            raise Fault.usage(f"cannot use {error.filename or settings.data_dir}: {error.strerror}") from None
+
+
+def _run(settings: Settings, stores: DevStores, door: Door) -> None:
+    served = settings.model_copy(
+        update={
+            "database_url": SecretStr(stores.database_url),
+            "redis_url": SecretStr(stores.redis_url),
+            "peppers": SecretStr(ensure_peppers(settings.data_dir)),
+        }
+    )
+    migrate.upgrade(stores.database_url)
+    state = asyncio.run(_seed(served))
+
+    def ready() -> None:
+        state.write(settings.data_dir)
+        typer.echo(banner(settings, state, door))
+
+    serve_until_stopped(served, ready)
+
+
+async def _seed(settings: Settings) -> DevState:
+    kept = DevState.read(settings.data_dir)
+    peppers, clock = Peppers.parse(settings.peppers.get_secret_value()), SystemClock()
+    async with open_transactions(settings) as transactions:
+        seed = Seed(
+            PlanService(transactions, clock),
+            KeyService(transactions, peppers, clock, environment=settings.key_environment),
+            TokenService(transactions, clock),
+            peppers,
+        )
+        await seed.ensure_plans()
+        return DevState(
+            listen=settings.listen,
+            api_key=await seed.ensure_key(kept),
+            admin_token=await seed.ensure_token(kept),
+            database_url=settings.database_url.get_secret_value(),
+            redis_url=settings.redis_url.get_secret_value(),
+        )
+
+
+@contextmanager
+def _stopped_quietly() -> Iterator[None]:
+    """Let SIGTERM, like Ctrl-C, end the start as well as the service, with the stores stopped and exit code 0."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
