@@ -14,10 +14,6 @@ def to_paths(mask: FieldMask, allowed: tuple[str, ...]) -> frozenset[str]:
         raise InvalidArgument.of("update_mask", f"is empty; name what to change: {choice}")
     unknown = sorted(paths.difference(allowed))
     if unknown:
-        raise InvalidArgument(
-            *(
-                FieldViolation("update_mask", f"names {path[:80]!r}; only {choice} can be changed")
-                for path in unknown[:MOST_VIOLATIONS]
-            )
-        )
+        faults = [f"names {path[:80]!r}; only {choice} can be changed" for path in unknown[:MOST_VIOLATIONS]]
+        raise InvalidArgument(*(FieldViolation("update_mask", fault) for fault in faults))
     return paths
