@@ -11,24 +11,20 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from ratelimit_service.bootstrap import open_services
 from ratelimit_service.cli.banner import banner
-from ratelimit_service.cli.clock import SystemClock
 from ratelimit_service.cli.configured import STORE_SETTINGS, load_settings, variable
-from ratelimit_service.cli.database import database_faults, open_transactions
+from ratelimit_service.cli.database import database_faults
 from ratelimit_service.cli.exits import Exit
 from ratelimit_service.cli.fault import Fault, told_in_words
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serving import DoorName, Listen, MetricsListen, Workers, serve_until_stopped
-from ratelimit_service.decision.secrets import Peppers
 from ratelimit_service.embedded.dev_lock import DevLock
 from ratelimit_service.embedded.dev_peppers import ensure_peppers
 from ratelimit_service.embedded.dev_state import DevState
 from ratelimit_service.embedded.dev_stores import DevStores
 from ratelimit_service.embedded.system_user import EmbeddedPostgresError
 from ratelimit_service.embedded.valkey import EmbeddedValkeyError
-from ratelimit_service.keys.key_service import KeyService
-from ratelimit_service.keys.plan_service import PlanService
-from ratelimit_service.keys.token_service import TokenService
 from ratelimit_service.processes.door import Door
 from ratelimit_service.processes.port import PortLock
 from ratelimit_service.settings import Settings
@@ -88,14 +84,8 @@ def _run(settings: Settings, stores: DevStores, door: Door) -> None:
 
 async def _seed(settings: Settings) -> DevState:
     kept = DevState.read(settings.data_dir)
-    peppers, clock = Peppers.parse(settings.peppers.get_secret_value()), SystemClock()
-    async with open_transactions(settings) as transactions:
-        seed = Seed(
-            PlanService(transactions, clock),
-            KeyService(transactions, peppers, clock, environment=settings.key_environment),
-            TokenService(transactions, clock),
-            peppers,
-        )
+    async with open_services(settings) as services:
+        seed = Seed(services.plans, services.keys, services.tokens, services.peppers)
         await seed.ensure_plans()
         return DevState(
             listen=settings.listen,

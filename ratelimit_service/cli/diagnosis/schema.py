@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 
-from ratelimit_service.cli.clock import SystemClock
 from ratelimit_service.cli.database import open_transactions
 from ratelimit_service.cli.diagnosis.finding import Finding
+from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.keys.token_service import TokenService
