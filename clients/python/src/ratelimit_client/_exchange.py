@@ -1,0 +1,93 @@
+"""What the sync and the asyncio client have in common: all but the sending."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import grpc
+
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from .decision import FAILED_CLOSED, FAILED_OPEN, Decision
+from .denials import CallKey, Denials
+from .errors import DETAILS_KEY, ServiceFault, error_of
+from .failures import Failures
+from .options import Settings
+
+
+class _Ended(Protocol):
+    """A call that ended with an error, of either kind that gRPC has."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One call to ask about. KEY is None when the caller has a request id of its own, which goes past the cache."""
+
+    request: CheckLimitRequest
+    key: CallKey | None
+
+
+class Exchange:
+    """Turns calls into requests and what comes back into decisions; remembers denials and counts failures."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._denials = Denials(
+            settings.denial_cache_size, timedelta(seconds=settings.denial_cache_longest), settings.clock
+        )
+        self.failures = Failures()
+        self.metadata = (("authorization", f"Bearer {settings.token}"),) if settings.token else ()
+
+    def by_api_key(self, api_key: str, resource: str, cost: int, request_id: str | None) -> Check:
+        """A call with a secret API key."""
+        request = CheckLimitRequest(
+            api_key=api_key, resource=resource, cost=cost, request_id=request_id or _new_request_id()
+        )
+        return Check(request, None if request_id else CallKey.of_api_key(api_key, resource, cost))
+
+    def by_key_id(self, key_id: str, resource: str, cost: int, request_id: str | None) -> Check:
+        """A call with a key's public id."""
+        request = CheckLimitRequest(
+            key_id=key_id, resource=resource, cost=cost, request_id=request_id or _new_request_id()
+        )
+        return Check(request, None if request_id else CallKey.of_key_id(key_id, resource, cost))
+
+    def remembered(self, check: Check) -> Decision | None:
+        """The denial that makes asking needless, if there is one."""
+        return None if check.key is None else self._denials.get(check.key)
+
+    def answered(self, check: Check, response: CheckLimitResponse) -> Decision:
+        """The service's decision."""
+        decision = Decision.of(response)
+        if check.key is not None and not decision.allowed:
+            self._denials.put(check.key, decision)
+        return decision
+
+    def failed(self, ended: _Ended) -> Decision:
+        """What to do about a call that ended with an error: fail open or closed, or raise CallRefused."""
+        details = next((_raw(value) for key, value in ended.trailing_metadata() or () if key == DETAILS_KEY), None)
+        error = error_of(ended.code(), ended.details() or "", details)
+        if not isinstance(error, ServiceFault):
+            raise error
+        self.failures.count(allowed=self._settings.fail_open)
+        if self._settings.on_failure is not None:
+            self._settings.on_failure(error)
+        return FAILED_OPEN if self._settings.fail_open else FAILED_CLOSED
+
+
+def may_be_sent_again(code: grpc.StatusCode, left: float) -> bool:
+    """Whether a call that ended with CODE is worth another attempt in the LEFT seconds."""
+    return code is grpc.StatusCode.UNAVAILABLE and left > 0
+
+
+def _new_request_id() -> str:
+    return os.urandom(16).hex()
+
+
+def _raw(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
