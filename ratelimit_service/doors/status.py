@@ -18,6 +18,7 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 _MOST_VIOLATIONS = 8
 _LONGEST_TEXT = 512
 _LONGEST_PATH = 128
+_LONGEST_DESCRIPTION = 256
 # Together they keep the trailers below the 8 KiB that clients take.
 
 _Detail: TypeAlias = error_details_pb2.BadRequest | error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo
@@ -65,9 +66,8 @@ def _detail(error: ServiceError) -> _Detail | None:
     if isinstance(error, InvalidArgument):
         bad = error_details_pb2.BadRequest()
         for violation in error.violations[:_MOST_VIOLATIONS]:
-            bad.field_violations.add(
-                field=clip(violation.field, _LONGEST_PATH), description=clip(violation.description)
-            )
+            description = clip(violation.description, _LONGEST_DESCRIPTION)
+            bad.field_violations.add(field=clip(violation.field, _LONGEST_PATH), description=description)
         return bad
     if isinstance(error, Aborted):
         failure = error_details_pb2.PreconditionFailure()

@@ -21,9 +21,20 @@ class Engine(Protocol):
 class Cache(Protocol):
     """What is read of the policy cache."""
 
-    current: bool
-    misses: int
-    unreadable: int
+    @property
+    def current(self) -> bool:
+        """Whether the change feed could be read at the last attempt."""
+        ...
+
+    @property
+    def misses(self) -> int:
+        """Look-ups so far that memory could not answer."""
+        ...
+
+    @property
+    def unreadable(self) -> int:
+        """Rows met so far that made no valid policy."""
+        ...
 
     def __len__(self) -> int: ...
 

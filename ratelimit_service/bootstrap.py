@@ -1,0 +1,207 @@
+"""The only place that wires: from settings to everything that serves calls.
+
+`open_services` gives what manages keys and needs Postgres alone, for the command line. `open_planes` gives what a
+server serves. Both refuse, with a StartupFault that says what to do, what could not work.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+import structlog
+
+from ratelimit_service.background import Background
+from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.connect import open_bucket_store
+from ratelimit_service.buckets.local import LocalBucketStore
+from ratelimit_service.clock import SystemClock
+from ratelimit_service.decision.cache import PolicyCache
+from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.doors.admin.endpoint import AdminEndpoint
+from ratelimit_service.doors.authentication import Authenticator
+from ratelimit_service.doors.check_endpoint import CheckEndpoint
+from ratelimit_service.doors.grpcio.health import POSTGRES, REDIS, Probe
+from ratelimit_service.errors import Unavailable
+from ratelimit_service.keys.audit_service import AuditService
+from ratelimit_service.keys.key_service import KeyService
+from ratelimit_service.keys.override_service import OverrideService
+from ratelimit_service.keys.plan_service import PlanService
+from ratelimit_service.keys.token_service import TokenService
+from ratelimit_service.metrics import Counts, WorkerMetrics
+from ratelimit_service.settings import Settings
+from ratelimit_service.startup import StartupFault
+from ratelimit_service.storage.change_feed import PostgresChangeFeed
+from ratelimit_service.storage.database import Database
+from ratelimit_service.storage.live_servers import PostgresLiveServers
+from ratelimit_service.storage.migrate import current, head
+from ratelimit_service.storage.policy_source import PostgresPolicySource
+from ratelimit_service.storage.unit_of_work import PostgresTransactions
+
+__all__ = ["Planes", "Services", "StartupFault", "open_planes", "open_services"]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What manages keys and plans, on one database."""
+
+    database: Database
+    peppers: Peppers
+    keys: KeyService
+    plans: PlanService
+    overrides: OverrideService
+    audit: AuditService
+    tokens: TokenService
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """What a server serves: the endpoints, what is known of their health, and what is counted."""
+
+    check_endpoint: CheckEndpoint
+    admin_endpoint: AdminEndpoint
+    authenticator: Authenticator
+    services: Services
+    buckets: GuardedStore
+    policies: PolicyCache
+    counts: Counts
+    metrics: WorkerMetrics
+    probes: Mapping[str, Probe]
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Give the services, and close their connections at the end.
+
+    Raises StartupFault when the peppers or the database's URL cannot be used, when Postgres cannot be reached, and
+    when its schema is not the one that this version needs.
+    """
+    clock = SystemClock()
+    peppers = _peppers(settings)
+    await _check_schema(settings)
+    database = Database(settings.database_url.get_secret_value())
+    transactions = PostgresTransactions(database)
+    try:
+        yield Services(
+            database=database,
+            peppers=peppers,
+            keys=KeyService(transactions, peppers, clock, environment=settings.key_environment),
+            plans=PlanService(transactions, clock),
+            overrides=OverrideService(transactions, clock),
+            audit=AuditService(transactions),
+            tokens=TokenService(transactions, clock),
+        )
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncIterator[Planes]:
+    """Give everything that serves calls, with its background work going on, and close it at the end.
+
+    Belongs to the running loop. Raises StartupFault as `open_services` does, when the bucket store's URL cannot be
+    used, and, unless `needs_token` is False, when there is no admin token. A bucket store that does not answer is no
+    reason not to start: calls are then decided as their plans say.
+    """
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        services = await stack.enter_async_context(open_services(settings))
+        if needs_token:
+            await _check_token(services.tokens)
+        buckets = await stack.enter_async_context(_open_buckets(settings))
+        feed = PostgresChangeFeed(services.database)
+        stack.push_async_callback(feed.close)
+        policies = PolicyCache(
+            PostgresPolicySource(services.database),
+            feed,
+            clock,
+            size=settings.policy_cache_size,
+            unknown_ttl=settings.unknown_key_ttl,
+        )
+        servers = PostgresLiveServers(services.database, settings.workers)
+        local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
+        engine = DecisionEngine(Identifier(policies, services.peppers, clock), buckets, local)
+        counts = Counts()
+        metrics = WorkerMetrics(engine, policies, counts, lambda: buckets.closed_off, monotonic)
+        background = Background()
+        stack.push_async_callback(background.close)
+        background.start("following changes", policies.follow)
+        background.start("counting servers", servers.follow)
+        background.start("keeping metrics", metrics.keep)
+        yield Planes(
+            check_endpoint=CheckEndpoint(engine),
+            admin_endpoint=AdminEndpoint(services.keys, services.plans, services.overrides, services.audit, clock),
+            authenticator=Authenticator(services.tokens),
+            services=services,
+            buckets=buckets,
+            policies=policies,
+            counts=counts,
+            metrics=metrics,
+            probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
+        )
+        metrics.flush()
+
+
+def _peppers(settings: Settings) -> Peppers:
+    text = settings.peppers.get_secret_value()
+    if not text:
+        raise StartupFault(
+            "RATELIMIT_PEPPERS is not set; make a pepper by `echo 1:$(openssl rand -base64 32)`, keep it as safe as a "
+            "password, and give the same one to every server"
+        )
+    try:
+        return Peppers.parse(text)
+    except ValueError as fault:
+        raise StartupFault(f"RATELIMIT_PEPPERS cannot be used: {fault}") from fault
+
+
+async def _check_schema(settings: Settings) -> None:
+    url = settings.database_url.get_secret_value()
+    if not url:
+        raise StartupFault("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
+    try:
+        found = await asyncio.to_thread(current, url)
+    except ValueError as fault:
+        raise StartupFault(f"RATELIMIT_DATABASE_URL cannot be used: {fault}") from fault
+    except StoreUnavailable as fault:
+        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+    if found != head():
+        raise StartupFault(
+            f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
+            "run `ratelimit-service migrate`"
+        )
+
+
+async def _check_token(tokens: TokenService) -> None:
+    try:
+        found = await tokens.any()
+    except Unavailable as fault:
+        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+    if not found:
+        raise StartupFault(
+            "there is no token, so nobody could manage keys; make one by "
+            "`ratelimit-service admin-tokens create NAME --role admin`"
+        )
+
+
+@asynccontextmanager
+async def _open_buckets(settings: Settings) -> AsyncIterator[GuardedStore]:
+    url = settings.redis_url.get_secret_value()
+    if not url:
+        raise StartupFault("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
+    try:
+        store = open_bucket_store(url, timeout=settings.store_timeout, request_window=settings.request_id_window)
+    except ValueError as fault:
+        raise StartupFault(f"RATELIMIT_REDIS_URL cannot be used: {fault}") from fault
+    async with GuardedStore(store) as buckets:
+        try:
+            await buckets.ping()
+        except StoreUnavailable as fault:
+            _log.warning("the bucket store does not answer; calls are decided as their plans say", fault=str(fault))
+        yield buckets

@@ -1,0 +1,69 @@
+"""The log, in a process of its own as it is in a server."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ratelimit_service.logs import redact
+
+KEY = "rlk_live_0123456789abcdef_s3cretS3cretS3cret"
+TOKEN = "rlt_0123456789ab_s3cretS3cretS3cret"
+
+PROGRAM = f"""
+import logging, structlog
+from ratelimit_service.logs import set_up_logging
+set_up_logging({{level!r}}, {{form!r}})
+log = structlog.stdlib.get_logger("ours")
+log.debug("quiet")
+log.info("made", key="{KEY}", url="postgresql://me:hunter2@host/db")
+logging.getLogger("theirs").warning("token %s", "{TOKEN}")
+try:
+    raise ValueError("{KEY}")
+except ValueError:
+    log.exception("broke")
+"""
+
+
+def lines(level: str, form: str) -> list[str]:
+    """What a process logs that runs PROGRAM."""
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(level=level, form=form)], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == ""
+    return ran.stderr.splitlines()
+
+
+def test_json_is_one_object_a_line() -> None:
+    """Each event is one line of JSON with time, level and logger, the libraries' events and tracebacks included."""
+    events = [json.loads(line) for line in lines("info", "json")]
+    assert [(event["event"], event["level"], event["logger"]) for event in events] == [
+        ("made", "info", "ours"),
+        ("token rlt_0123456789ab_***", "warning", "theirs"),
+        ("broke", "error", "ours"),
+    ]
+    assert all(event["timestamp"].endswith("Z") for event in events)
+    assert "ValueError" in events[2]["exception"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_secret_is_ever_logged(form: str) -> None:
+    """Secrets of keys and tokens and passwords of URLs are cut out, tracebacks included; public parts stay."""
+    text = "\n".join(lines("debug", form))
+    assert "s3cret" not in text
+    assert "hunter2" not in text
+    assert "rlk_live_0123456789abcdef_***" in text
+    assert "://me:***@host" in text
+
+
+def test_the_level_is_kept() -> None:
+    """What is below the level is not logged."""
+    assert not any("quiet" in line for line in lines("info", "text"))
+    assert any("quiet" in line for line in lines("debug", "text"))
+
+
+def test_what_is_no_secret_stays() -> None:
+    """Text that only looks a little like a key or a URL is left alone."""
+    text = "key_id=0123456789abcdef plan=rlk at http://host:8080/a@b"
+    assert redact(text) == text
