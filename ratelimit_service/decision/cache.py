@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Collection, Iterable
 
+from ratelimit_service.decision.follower import ChangeFollower
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import ChangeFeed, Clock, Fetched, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import Change, ChangeKind, PolicyRecord
 
 _MOST_PER_FETCH = 500
-_RETRY_SECONDS = 0.5
 _SECOND_US = 1_000_000
 
 
@@ -36,7 +36,7 @@ class PolicyCache:
         self, source: PolicySource, feed: ChangeFeed, clock: Clock, *, size: int = 100_000, unknown_ttl: float = 5.0
     ) -> None:
         self._source = source
-        self._feed = feed
+        self._follower = ChangeFollower(feed, self)
         self._clock = clock
         self._size = size
         self._unknown_ttl_us = round(unknown_ttl * _SECOND_US)
@@ -46,10 +46,7 @@ class PolicyCache:
         self._waiting: dict[str, asyncio.Future[Policy | None]] = {}
         self._wanted: list[str] = []
         self._reader: asyncio.Task[None] | None = None
-        self._position: int | None = None
         self._epoch = 0
-        self.current = False
-        """Whether the change feed could be read at the last attempt."""
         self.misses = 0
         """Look-ups that memory could not answer."""
         self.unreadable = 0
@@ -91,23 +88,20 @@ class PolicyCache:
         return await asyncio.shield(self._want(key_id))
 
     async def follow(self) -> None:
-        """Keep the policies true, for ever: read again what the feed says has changed."""
-        while True:
-            try:
-                if self._position is None:
-                    self._position = await self._feed.position()
-                    await self._refresh(list(self._entries))
-                changes = await self._feed.wait(self._position)
-                await self._apply(changes)
-            except StoreUnavailable:
-                self.current = False
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                self.current = True
+        """Keep the policies true, for ever, where nothing else follows the same feed."""
+        await self._follower.follow()
 
-    async def _apply(self, changes: Collection[Change]) -> None:
-        if not changes:
-            return
+    @property
+    def current(self) -> bool:
+        """Whether the change feed could be read at the last attempt."""
+        return self._follower.current
+
+    async def refresh_all(self) -> None:
+        """Read again every policy that is here. Raises StoreUnavailable."""
+        await self._refresh(list(self._entries))
+
+    async def apply(self, changes: Collection[Change]) -> None:
+        """Read again the policies that these changes touch. Raises StoreUnavailable."""
         self._epoch += 1
         names = {kind: {change.name for change in changes if change.kind is kind} for kind in ChangeKind}
         keys, subjects, plans = names[ChangeKind.KEY], names[ChangeKind.SUBJECT], names[ChangeKind.PLAN]
@@ -123,7 +117,6 @@ class PolicyCache:
                     if key_id not in touched and (entry.record.subject in subjects or entry.record.plan in plans)
                 ]
             )
-        self._position = max(change.number for change in changes)
 
     async def _refresh(self, key_ids: Iterable[str]) -> None:
         remaining = list(key_ids)

@@ -62,11 +62,15 @@ class ChangeKind(Enum):
     KEY = "key"
     SUBJECT = "subject"
     PLAN = "plan"
+    DOMAIN = "domain"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Policies of this key, subject or plan have changed. `number` counts up in commit order, without going back."""
+    """Policies of this key, subject or plan, or the rules of this domain, have changed.
+
+    `number` counts up in commit order, without going back.
+    """
 
     number: int
     kind: ChangeKind

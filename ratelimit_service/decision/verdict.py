@@ -2,7 +2,7 @@
 
 from ratelimit_service.decision.charge import NEVER, Outcome, Weighed
 from ratelimit_service.decision.decision import Decision, Reason, Source
-from ratelimit_service.decision.limit import MICRO, TokenBucket
+from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
 from ratelimit_service.decision.policy import Policy, Rule
 
 
@@ -31,7 +31,7 @@ def judge_alone(policy: Policy, rules: tuple[Rule, ...], outcome: Outcome, cost:
 
 def foresee(rules: tuple[Rule, ...], looked: tuple[Weighed, ...], cost: int) -> Outcome:
     """What charging COST now would give, computed from a look at the buckets (a charge of 0)."""
-    waits = [_wait(rule, seen, cost) for rule, seen in zip(rules, looked, strict=True)]
+    waits = [wait_for(rule.limit, seen, cost) for rule, seen in zip(rules, looked, strict=True)]
     charged = all(wait == 0 or not rule.enforced for rule, wait in zip(rules, waits, strict=True))
     taken = cost * MICRO if charged else 0
     return Outcome(
@@ -43,13 +43,14 @@ def foresee(rules: tuple[Rule, ...], looked: tuple[Weighed, ...], cost: int) -> 
     )
 
 
-def _wait(rule: Rule, seen: Weighed, cost: int) -> int:
+def wait_for(limit: Limit, seen: Weighed, cost: int) -> int:
+    """Microseconds until COST fits the limit, by a look at its bucket. 0 when it fits, NEVER when it never will."""
     missing = cost * MICRO - seen.remaining
     if missing <= 0:
         return 0
-    if cost > rule.limit.capacity:
+    if cost > limit.capacity:
         return NEVER
-    algorithm = rule.limit.algorithm
+    algorithm = limit.algorithm
     if not isinstance(algorithm, TokenBucket):
         return seen.reset_us
     numerator, denominator = algorithm.rate

@@ -1,0 +1,100 @@
+"""Descriptors: what a proxy says of a request, and what is asked for each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ratelimit_service.decision.domain_rules import Blocked
+from ratelimit_service.decision.limit import Quota
+from ratelimit_service.errors import InvalidArgument
+
+MAX_DESCRIPTORS = 32
+"""Descriptors of one request."""
+
+MAX_ENTRIES = 16
+"""Entries of one descriptor."""
+
+MAX_KEY_BYTES = 256
+"""Length of a domain, and of an entry's key. Values are as long as the message may be: a path or a header that a client
+made long must still be counted, because a proxy that fails open would let it pass on an error."""
+
+MAX_HITS = 1_000_000
+
+API_KEY = "api_key"
+"""The key of the entry whose value is a secret API key: that key's plan decides."""
+
+RESOURCE = "resource"
+"""The key of the entry that may stand beside it: the resource that the plan's limits are chosen by."""
+
+Entries = tuple[tuple[str, str], ...]
+"""Key and value, in the order in which the rules are walked."""
+
+
+class Descriptor(NamedTuple):
+    """One descriptor of a request.
+
+    `hits`: tokens to take, between -1,000,000 and 1,000,000; 0 only looks, and a negative number gives back, at most
+    to an untouched bucket. `override` is a limit that the request brings along in place of the rules'.
+    """
+
+    entries: Entries
+    hits: int = 1
+    override: Quota | Blocked | None = None
+
+    @property
+    def names_key(self) -> bool:
+        """Whether the plan of an API key decides, and not the rules."""
+        return any(key == API_KEY for key, _ in self.entries)
+
+
+def check_descriptors(domain: str, descriptors: Sequence[Descriptor]) -> None:
+    """Raise InvalidArgument unless the request is within bounds, with the path of the field at fault."""
+    if not domain:
+        raise InvalidArgument.of("domain", "is empty; name the domain whose rules are to be applied")
+    _check_length("domain", domain)
+    if not 1 <= len(descriptors) <= MAX_DESCRIPTORS:
+        raise InvalidArgument.of("descriptors", f"has {len(descriptors)} entries; send 1 to {MAX_DESCRIPTORS}")
+    for index, descriptor in enumerate(descriptors):
+        entries, hits, _ = descriptor
+        if not 1 <= len(entries) <= MAX_ENTRIES:
+            raise InvalidArgument.of(
+                f"descriptors[{index}].entries", f"has {len(entries)} entries; send 1 to {MAX_ENTRIES}"
+            )
+        for position, (key, _) in enumerate(entries):
+            if not key or len(key) > MAX_KEY_BYTES or not key.isascii():
+                _check_key(f"descriptors[{index}].entries[{position}].key", key)
+        if not -MAX_HITS <= hits <= MAX_HITS:
+            raise InvalidArgument.of(
+                f"descriptors[{index}].hits_addend", f"is {hits}; it must be between -{MAX_HITS} and {MAX_HITS}"
+            )
+
+
+def key_and_resource(index: int, descriptor: Descriptor) -> tuple[str, str]:
+    """The secret and the resource of a descriptor that names an API key. Raises InvalidArgument for any other entry."""
+    if descriptor.override is not None:
+        raise InvalidArgument.of(
+            f"descriptors[{index}].limit",
+            "cannot stand beside an api_key entry: the key's plan sets the limits",
+        )
+    found: dict[str, str] = {}
+    for position, (key, value) in enumerate(descriptor.entries):
+        field = f"descriptors[{index}].entries[{position}].key"
+        if key not in {API_KEY, RESOURCE}:
+            raise InvalidArgument.of(
+                field, f"is {key!r}; beside an {API_KEY} entry only {RESOURCE} may stand. Send it as another descriptor"
+            )
+        if key in found:
+            raise InvalidArgument.of(field, f"is {key!r} a second time; send it once")
+        found[key] = value
+    return found[API_KEY], found.get(RESOURCE, "")
+
+
+def _check_key(field: str, key: str) -> None:
+    if not key:
+        raise InvalidArgument.of(field, "is empty; each entry needs a key")
+    _check_length(field, key)
+
+
+def _check_length(field: str, text: str) -> None:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_KEY_BYTES:
+        raise InvalidArgument.of(field, f"has {size} bytes; at most {MAX_KEY_BYTES} are allowed")

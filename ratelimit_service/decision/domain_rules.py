@@ -1,0 +1,202 @@
+"""Descriptor rules: per domain, a tree of (key, value) pairs with limits at any node.
+
+What exists is valid; making something invalid raises InvalidArgument with the field at fault, as seen from the object
+that is made (`InvalidArgument.under` puts it under its parent).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from ratelimit_service.decision.limit import Mode, Quota, TokenBucket
+from ratelimit_service.errors import InvalidArgument
+
+MAX_NODES = 1_000
+"""Nodes of one domain."""
+
+MAX_DEPTH = 16
+"""Nodes below each other: as many as a descriptor may have entries."""
+
+MAX_NODE_LIMITS = 16
+"""Limits of one node."""
+
+MAX_REPLACED = 16
+"""Names that one limit replaces."""
+
+MAX_TEXT_BYTES = 256
+"""Length of a domain, a key or a value."""
+
+# A limit's name goes unescaped into a quoted header field of the proxy.
+_LIMIT_NAME = re.compile(r"""[ !#-&(-\[\]-~]{0,64}""")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Unlimited:
+    """Everything fits, and nothing is counted. Tells a descriptor that is known from one that is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Nothing fits, ever: a limit of 0. A look and a give-back are allowed all the same."""
+
+
+class RuleFailure(Enum):
+    """What callers see while the bucket store cannot be asked."""
+
+    FAIL = "fail"
+    """The call fails with UNAVAILABLE, and the caller's own failure mode decides."""
+    LOCAL = "local"
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleLimit:
+    """One limit of a node.
+
+    `name` may be empty; otherwise at most 64 printable ASCII characters without quotes and backslashes. When the limit
+    applies to a request, the limits in `replaces` (names, at most 16) do not, whichever descriptor they belong to.
+    """
+
+    algorithm: TokenBucket | Quota | Unlimited | Blocked
+    name: str = ""
+    mode: Mode = Mode.ENFORCE
+    replaces: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_limit_name("name", self.name)
+        if len(self.replaces) > MAX_REPLACED:
+            raise InvalidArgument.of("replaces", f"has {len(self.replaces)} entries; at most {MAX_REPLACED} are good")
+        for position, replaced in enumerate(self.replaces):
+            field = f"replaces[{position}]"
+            if not replaced:
+                raise InvalidArgument.of(field, "is empty; name the limit that is replaced")
+            check_limit_name(field, replaced)
+            if replaced == self.name:
+                raise InvalidArgument.of(field, f"is {replaced!r}, the limit's own name; a limit cannot replace itself")
+
+
+@dataclass(frozen=True, slots=True)
+class RuleNode:
+    """One node: a key, and a value that is exact, a prefix ending in `*`, or empty for any.
+
+    Each value that matches has a bucket of its own, unless `share_threshold` makes all values of a prefix share one.
+    Without limits and without children the node lets everything pass. `on_store_failure` is None to take it from the
+    node above. Keys and values have at most 256 bytes without control characters, keys at least one.
+    """
+
+    key: str
+    value: str = ""
+    limits: tuple[RuleLimit, ...] = ()
+    descriptors: tuple["RuleNode", ...] = ()
+    share_threshold: bool = False
+    on_store_failure: RuleFailure | None = None
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            raise InvalidArgument.of("key", "is empty; each descriptor needs a key")
+        _check_text("key", self.key)
+        _check_text("value", self.value)
+        if self.share_threshold and not self.is_prefix:
+            raise InvalidArgument.of(
+                "share_threshold", f"needs a value that ends in *; {self.value!r} has only one bucket or one per value"
+            )
+        _check_limits(self.limits)
+        check_siblings(self.descriptors)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the value is a prefix ending in `*`."""
+        return self.value.endswith("*")
+
+    def nodes(self) -> Iterator["RuleNode"]:
+        """The node and all below it."""
+        yield self
+        for child in self.descriptors:
+            yield from child.nodes()
+
+    @property
+    def depth(self) -> int:
+        """How many nodes are below each other, this one counted."""
+        return 1 + max((child.depth for child in self.descriptors), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRules:
+    """All rules of one domain. `on_store_failure` is for the nodes that do not say otherwise."""
+
+    domain: str
+    descriptors: tuple[RuleNode, ...] = ()
+    on_store_failure: RuleFailure = RuleFailure.FAIL
+
+    def __post_init__(self) -> None:
+        check_domain("domain", self.domain)
+        check_siblings(self.descriptors)
+        count = sum(1 for _ in self.nodes())
+        if count > MAX_NODES:
+            raise InvalidArgument.of(
+                "descriptors", f"has {count} descriptors on all levels; at most {MAX_NODES} are allowed in a domain"
+            )
+        for position, node in enumerate(self.descriptors):
+            if node.depth > MAX_DEPTH:
+                raise InvalidArgument.of(
+                    f"descriptors[{position}]", f"is {node.depth} levels deep; at most {MAX_DEPTH} are allowed"
+                )
+
+    def nodes(self) -> Iterator[RuleNode]:
+        """All nodes of all levels."""
+        for node in self.descriptors:
+            yield from node.nodes()
+
+
+def check_domain(field: str, domain: str) -> None:
+    """Raise InvalidArgument unless DOMAIN has 1 to 256 bytes and no control characters."""
+    if not domain:
+        raise InvalidArgument.of(field, "is empty; name the domain")
+    _check_text(field, domain)
+
+
+def check_limit_name(field: str, name: str) -> None:
+    """Raise InvalidArgument unless NAME can be that of a rule's limit. Empty is good."""
+    if not _LIMIT_NAME.fullmatch(name):
+        raise InvalidArgument.of(
+            field,
+            f"is {name[:80]!r}; use at most 64 printable ASCII characters without quotes and backslashes, because it "
+            "is put into a header as it is",
+        )
+
+
+def check_siblings(nodes: tuple[RuleNode, ...]) -> None:
+    """Raise InvalidArgument (field `descriptors[i]`) when two nodes beside each other have one key and value."""
+    seen: dict[tuple[str, str], int] = {}
+    for position, node in enumerate(nodes):
+        first = seen.setdefault((node.key, node.value), position)
+        if first != position:
+            value = f" and value {node.value!r}" if node.value else " and no value"
+            raise InvalidArgument.of(
+                f"descriptors[{position}]", f"has key {node.key!r}{value} like descriptors[{first}]; make them one"
+            )
+
+
+def _check_limits(limits: tuple[RuleLimit, ...]) -> None:
+    if len(limits) > MAX_NODE_LIMITS:
+        raise InvalidArgument.of("limits", f"has {len(limits)} entries; at most {MAX_NODE_LIMITS} are allowed")
+    seen: set[str] = set()
+    for position, limit in enumerate(limits):
+        if isinstance(limit.algorithm, Unlimited | Blocked) and len(limits) > 1:
+            kind = type(limit.algorithm).__name__.lower()
+            raise InvalidArgument.of(f"limits[{position}]", f"is {kind}, so no other limit may stand beside it")
+        if limit.name in seen:
+            what = f"is {limit.name!r} like that of one before" if limit.name else "is empty, and so is one before"
+            raise InvalidArgument.of(f"limits[{position}].name", f"{what}; name each differently")
+        seen.add(limit.name)
+
+
+def _check_text(field: str, text: str) -> None:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_TEXT_BYTES:
+        raise InvalidArgument.of(field, f"has {size} bytes; at most {MAX_TEXT_BYTES} are allowed")
+    if _CONTROL.search(text):
+        raise InvalidArgument.of(field, "has control characters; remove them")
