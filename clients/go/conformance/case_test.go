@@ -1,0 +1,127 @@
+package conformance_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/ratelimit-service/clients/go/internal/scripted"
+	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
+)
+
+// The cases as they stand in the files: see README.md beside them.
+
+type contractCase struct {
+	Name    string         `json:"name"`
+	Options map[string]any `json:"options"`
+	Steps   []step         `json:"steps"`
+}
+
+type step struct {
+	AdvanceMS *int64           `json:"advance_ms"`
+	Call      *call            `json:"call"`
+	Request   *httpRequest     `json:"request"`
+	Server    []scriptedAnswer `json:"server"`
+	Sees      sees             `json:"sees"`
+}
+
+type call struct {
+	APIKey    string  `json:"api_key"`
+	KeyID     string  `json:"key_id"`
+	Resource  string  `json:"resource"`
+	Cost      *uint32 `json:"cost"`
+	RequestID string  `json:"request_id"`
+}
+
+type httpRequest struct {
+	Method  string            `json:"method"`
+	Path    string            `json:"path"`
+	Headers map[string]string `json:"headers"`
+}
+
+type scriptedAnswer struct {
+	Answer  json.RawMessage `json:"answer"`
+	Status  string          `json:"status"`
+	Message string          `json:"message"`
+	Reason  string          `json:"reason"`
+	Field   string          `json:"field"`
+	Hang    bool            `json:"hang"`
+}
+
+// sees keeps what is named apart from what is not: a field that is absent is not checked, one that is null is.
+type sees map[string]json.RawMessage
+
+func readCases(t *testing.T) map[string][]contractCase {
+	t.Helper()
+	paths, err := filepath.Glob("../../conformance/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]contractCase{}
+	for _, path := range paths {
+		name := filepath.Base(path)
+		if name == "service_config.json" {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cases []contractCase
+		if err := json.Unmarshal(text, &cases); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		files[name] = cases
+	}
+	if len(files) < 5 {
+		t.Fatalf("found %d files of cases in ../../conformance; there are at least 5", len(files))
+	}
+	return files
+}
+
+func (a scriptedAnswer) script() (scripted.Answer, error) {
+	switch {
+	case a.Hang:
+		return scripted.Hang(), nil
+	case a.Answer != nil:
+		response := &ratelimitv1.CheckLimitResponse{}
+		if err := protojson.Unmarshal(a.Answer, response); err != nil {
+			return nil, err
+		}
+		return scripted.Decide(response), nil
+	}
+	code, err := codeOf(a.Status)
+	if err != nil {
+		return nil, err
+	}
+	var details []protoadapt.MessageV1
+	if a.Reason != "" {
+		details = append(details, &errdetails.ErrorInfo{Reason: a.Reason, Domain: "ratelimit.v1"})
+	}
+	if a.Field != "" {
+		violation := &errdetails.BadRequest_FieldViolation{Field: a.Field, Description: a.Message}
+		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{violation}})
+	}
+	answer, err := status.New(code, a.Message).WithDetails(details...)
+	if err != nil {
+		return nil, err
+	}
+	return scripted.Fail(answer), nil
+}
+
+// codeOf reads the name of a code as the cases write it.
+func codeOf(name string) (codes.Code, error) {
+	var code codes.Code
+	if err := code.UnmarshalJSON([]byte(`"` + name + `"`)); err != nil {
+		return code, fmt.Errorf("no code is called %q: %w", name, err)
+	}
+	return code, nil
+}
