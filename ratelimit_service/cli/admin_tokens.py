@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from ratelimit_service.cli.command_group import command_group
 from ratelimit_service.cli.configured import load_settings, with_dev_stores
 from ratelimit_service.cli.database import database_faults, open_transactions
 from ratelimit_service.cli.fault import told_in_words
@@ -19,10 +20,7 @@ from ratelimit_service.keys.caller import Role
 from ratelimit_service.keys.token import StoredToken
 from ratelimit_service.keys.token_service import TokenService
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Make and revoke the tokens that callers show. Needs RATELIMIT_DATABASE_URL; no server has to run.",
-)
+app = command_group("Make and revoke the tokens that callers show. Needs RATELIMIT_DATABASE_URL; no server has to run.")
 
 T = TypeVar("T")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose token it is; audit events name it.")]

@@ -7,28 +7,42 @@ from typing import Annotated
 
 import typer
 
-from ratelimit_service.cli import admin_tokens, audit, check, dev, doctor, keys, migrate, overrides, plans, serve
+from ratelimit_service.cli.command_group import LazyGroup
 from ratelimit_service.cli.exits import Exit
 from ratelimit_service.logs import redact
 
+_HERE = "ratelimit_service.cli"
+
+
+class Commands(LazyGroup):
+    """All commands and groups."""
+
+    places = {  # noqa: RUF012  declared as ClassVar above
+        "dev": f"{_HERE}.dev:dev",
+        "serve": f"{_HERE}.serve:serve",
+        "migrate": f"{_HERE}.migrate:migrate",
+        "doctor": f"{_HERE}.doctor:doctor",
+        "check": f"{_HERE}.check:check",
+        "explain": f"{_HERE}.check:explain",
+        "keys": f"{_HERE}.keys:app",
+        "plans": f"{_HERE}.plans:app",
+        "overrides": f"{_HERE}.overrides:app",
+        "audit": f"{_HERE}.audit:app",
+        "admin-tokens": f"{_HERE}.admin_tokens:app",
+    }
+
+
 app = typer.Typer(
     name="ratelimit-service",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done or allowed; 1 denied (check), something is wrong (doctor); 2 a wrong command line, file "
     "or setting; 3 the server refused; 4 the server or a store failed or could not be reached.",
 )
-
-for command in (dev.dev, serve.serve, migrate.migrate, doctor.doctor, check.check, check.explain):
-    app.command()(command)
-app.add_typer(keys.app, name="keys")
-app.add_typer(plans.app, name="plans")
-app.add_typer(overrides.app, name="overrides")
-app.add_typer(audit.app, name="audit")
-app.add_typer(admin_tokens.app, name="admin-tokens")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so

@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ListAuditEventsRequest
+from ratelimit_service.cli.command_group import command_group
 from ratelimit_service.cli.connection import connect
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
 from ratelimit_service.cli.output import print_json
 from ratelimit_service.cli.views.audit import print_events
 from ratelimit_service.cli.views.page import print_next_page
 
-app = typer.Typer(no_args_is_help=True, help="Who changed what.")
+app = command_group("Who changed what.")
 
 
 @app.callback()

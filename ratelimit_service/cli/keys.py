@@ -8,6 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
+from ratelimit_service.cli.command_group import command_group
 from ratelimit_service.cli.connection import connect
 from ratelimit_service.cli.durations import parse_duration
 from ratelimit_service.cli.expiry import Expires, parse_expiry
@@ -18,7 +19,7 @@ from ratelimit_service.cli.views.key import print_key, print_keys
 from ratelimit_service.cli.views.page import print_next_page
 from ratelimit_service.cli.views.secret import print_secret
 
-app = typer.Typer(no_args_is_help=True, help="Make, change and end API keys.")
+app = command_group("Make, change and end API keys.")
 
 KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's public id.")]
 Plan = Annotated[str, typer.Option("--plan", help="The plan that sets the key's limits.")]

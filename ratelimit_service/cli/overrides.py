@@ -7,6 +7,7 @@ import typer
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOverrideRequest, ManageOverrideResponse
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Override, Quota, TokenBucket
+from ratelimit_service.cli.command_group import command_group
 from ratelimit_service.cli.connection import connect
 from ratelimit_service.cli.durations import parse_duration
 from ratelimit_service.cli.expiry import Expires, parse_expiry
@@ -16,7 +17,7 @@ from ratelimit_service.cli.output import print_json
 from ratelimit_service.cli.views.override import print_overrides
 from ratelimit_service.decision.limit import MAX_TOKENS, Window
 
-app = typer.Typer(no_args_is_help=True, help="Limits for one subject or one key, in place of the plan's.")
+app = command_group("Limits for one subject or one key, in place of the plan's.")
 
 KeyId = Annotated[str | None, typer.Option("--key-id", help="For this key alone.")]
 Subject = Annotated[str | None, typer.Option("--subject", help="For this subject, and so all its keys.")]

@@ -6,6 +6,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest
+from ratelimit_service.cli.command_group import command_group
 from ratelimit_service.cli.connection import connect
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
 from ratelimit_service.cli.output import print_json
@@ -13,7 +14,7 @@ from ratelimit_service.cli.plan_file import PlanFile, read_plan
 from ratelimit_service.cli.views.page import print_next_page
 from ratelimit_service.cli.views.plan import print_plan, print_plans
 
-app = typer.Typer(no_args_is_help=True, help="Make and change plans: named, versioned sets of limits.")
+app = command_group("Make and change plans: named, versioned sets of limits.")
 
 Name = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's name.")]
 Etag = Annotated[str, typer.Option(help="Refuse if the plan has changed since this etag was read.")]
