@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeAlias, Unpack
 
 import grpc
 
@@ -16,7 +16,8 @@ from .decision import Decision
 from .failures import Failures
 from .options import Options, Settings
 
-_Method = grpc.aio.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]
+# Generic for type checkers alone.
+_Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
 
 
 class AsyncRateLimitClient:

@@ -1,7 +1,7 @@
 """The interceptor for `grpc.aio.server`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -11,7 +11,9 @@ from .errors import InvalidCheck
 from .headers import HeaderStyle
 from .refusal import Refusal
 
-_Handler = grpc.RpcMethodHandler[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for type checkers alone
+_Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class AsyncRateLimitInterceptor(grpc.aio.ServerInterceptor):
@@ -37,8 +39,8 @@ class AsyncRateLimitInterceptor(grpc.aio.ServerInterceptor):
         self._style = style
 
     async def intercept_service(
-        self, continuation: Callable[[Details], Awaitable[_Handler | None]], handler_call_details: Details
-    ) -> _Handler | None:
+        self, continuation: Callable[[Details], Awaitable[_Found]], handler_call_details: Details
+    ) -> _Found:
         """The call's own handler if it may go on, else one that ends the call."""
         refusal = await self._ask(handler_call_details)
         if refusal is None:
@@ -59,7 +61,7 @@ class AsyncRateLimitInterceptor(grpc.aio.ServerInterceptor):
 def _ending(refusal: Refusal, style: HeaderStyle) -> _Handler:
     """A handler that answers REFUSAL. It is of the kind stream-stream, which fits every method: it reads nothing."""
 
-    async def end(_requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def end(_requests: AsyncIterator[bytes], context: _Context) -> None:
         await context.send_initial_metadata(initial_metadata(refusal, style))
         await context.abort(refusal.code, refusal.detail, trailing_metadata(refusal))
 

@@ -3,7 +3,7 @@
 import itertools
 import time
 from types import TracebackType
-from typing import Self, Unpack, cast
+from typing import Self, TypeAlias, Unpack, cast
 
 import grpc
 
@@ -13,6 +13,9 @@ from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLi
 from .decision import Decision
 from .failures import Failures
 from .options import Options, Settings
+
+# Generic for type checkers alone.
+_Method: TypeAlias = "grpc.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
 
 
 class RateLimitClient:
@@ -101,7 +104,7 @@ def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Chan
     return grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
 
 
-def _method(channel: grpc.Channel) -> grpc.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]:
+def _method(channel: grpc.Channel) -> _Method:
     return channel.unary_unary(
         METHOD,
         request_serializer=CheckLimitRequest.SerializeToString,

@@ -1,7 +1,7 @@
 """The interceptor for `grpc.server`."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -11,7 +11,8 @@ from .errors import InvalidCheck
 from .headers import HeaderStyle
 from .refusal import Refusal
 
-_Handler = grpc.RpcMethodHandler[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for type checkers alone
+_Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
 _Context = grpc.ServicerContext
 
 
@@ -37,9 +38,7 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
         self._cost = cost
         self._style = style
 
-    def intercept_service(
-        self, continuation: Callable[[Details], _Handler | None], handler_call_details: Details
-    ) -> _Handler | None:
+    def intercept_service(self, continuation: Callable[[Details], _Found], handler_call_details: Details) -> _Found:
         """The call's handler with the question put before it.
 
         gRPC calls this in the one thread that accepts calls, so the service is asked later, in the call's own thread.

@@ -1,0 +1,26 @@
+"""The cases of clients/conformance, as pytest takes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Case = dict[str, Any]
+Step = dict[str, Any]
+
+FOLDER = Path(__file__).resolve().parents[2] / "clients" / "conformance"
+SLOW_MACHINE_MS = 10_000
+"""The deadline of a case that names none."""
+
+
+def read(name: str) -> list[Case]:
+    """The cases of one file."""
+    cases: list[Case] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return cases
+
+
+def cases(*names: str) -> pytest.MarkDecorator:
+    """Run a test once for each case of the files NAMES."""
+    found = [(name, case) for name in names for case in read(name)]
+    return pytest.mark.parametrize("case", [pytest.param(case, id=f"{name}: {case['name']}") for name, case in found])

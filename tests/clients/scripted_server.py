@@ -1,0 +1,93 @@
+"""A real gRPC server of RateLimitService whose answers are scripted."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, json_format
+from google.rpc import error_details_pb2, status_pb2
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+
+_SERVICE = "ratelimit.v1.RateLimitService"
+_LONGEST_HANG = 30
+
+
+class ScriptedServer:
+    """Answers each attempt with the next item of the script, as clients/conformance describes them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._script: list[dict[str, Any]] = []
+        self.attempts: list[CheckLimitRequest] = []
+        self.deadlines: list[float] = []
+        self.peers: list[str] = []
+        self.tokens: list[str] = []
+        self.beyond_the_script = 0
+        self._server = grpc.server(ThreadPoolExecutor(8))
+        handler = grpc.unary_unary_rpc_method_handler(
+            self._check_limit, CheckLimitRequest.FromString, CheckLimitResponse.SerializeToString
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(_SERVICE, {"CheckLimit": handler}),)
+        )
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.target = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def script(self, items: list[dict[str, Any]]) -> None:
+        """What to do with the attempts to come. Forgets those that came."""
+        with self._lock:
+            self._script = list(items)
+            self.attempts, self.deadlines, self.peers, self.tokens = [], [], [], []
+
+    def came(self, number: int, within: float = 5.0) -> list[CheckLimitRequest]:
+        """The attempts that came, once there are NUMBER of them or WITHIN seconds have passed."""
+        ends = time.monotonic() + within
+        while len(self.attempts) < number and time.monotonic() < ends:
+            time.sleep(0.002)
+        return list(self.attempts)
+
+    def close(self) -> None:
+        """Stop serving at once."""
+        self._server.stop(0).wait()
+
+    def _check_limit(self, request: CheckLimitRequest, context: grpc.ServicerContext) -> CheckLimitResponse:
+        metadata = dict(context.invocation_metadata())
+        with self._lock:
+            self.attempts.append(request)
+            self.deadlines.append(context.time_remaining())
+            self.peers.append(context.peer())
+            self.tokens.append(str(metadata.get("authorization", "")))
+            if not self._script:
+                self.beyond_the_script += 1
+                context.abort(grpc.StatusCode.INTERNAL, "an attempt beyond the script")
+            item = self._script.pop(0)
+        if "hang" in item:
+            gone = threading.Event()
+            context.add_callback(gone.set)
+            gone.wait(_LONGEST_HANG)
+        if "status" in item:
+            _fail(context, item)
+        return json_format.ParseDict(item.get("answer", {}), CheckLimitResponse())
+
+
+def _fail(context: grpc.ServicerContext, item: dict[str, Any]) -> None:
+    code = grpc.StatusCode[item["status"]]
+    status = status_pb2.Status(code=code.value[0], message=item.get("message", ""))
+    if "reason" in item:
+        status.details.append(_packed(error_details_pb2.ErrorInfo(reason=item["reason"], domain="ratelimit.v1")))
+    if "field" in item:
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=item["field"], description=item["message"])
+        status.details.append(_packed(bad))
+    if status.details:
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(code, status.message)
+
+
+def _packed(message: Any) -> any_pb2.Any:  # noqa: ANN401  any protobuf message
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
