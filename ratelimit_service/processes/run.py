@@ -1,0 +1,89 @@
+"""Running a server, from the first process to the last answer."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from typing import Any
+
+from ratelimit_service.metrics import serve_metrics
+from ratelimit_service.processes.door import Door
+from ratelimit_service.processes.grpcio_door import grpcio_door
+from ratelimit_service.processes.signals import Signals
+from ratelimit_service.processes.site import Site, open_site
+from ratelimit_service.processes.supervisor import Supervisor
+from ratelimit_service.settings import Settings
+
+
+def run(settings: Settings, *, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT has drained the calls; call READY once all processes serve.
+
+    SIGHUP replaces the processes one by one. A second SIGTERM or SIGINT ends everything at once. Must be called on
+    the main thread: signals arrive there, and the processes live as long as it does. Raises StartupFault.
+    """
+    asyncio.run(_run(settings, ready))
+
+
+async def _run(settings: Settings, ready: Callable[[], None]) -> None:
+    door = Door.choose(settings.door)
+    with open_site(settings) as site, ExitStack() as stack:
+        if settings.metrics_listen:
+            stack.callback(serve_metrics(settings.metrics_listen, site.metrics).close)
+        works = _Works()
+        supervisor = grpcio_door(site) if door.name == "grpcio" else _envoy_door(site, works)
+        try:
+            await _live(supervisor, settings.drain_timeout, ready, works)
+        finally:
+            supervisor.kill()  # whatever has happened: nobody is left behind
+            await works.cancel()
+
+
+async def _live(supervisor: Supervisor, within: float, ready: Callable[[], None], works: "_Works") -> None:
+    signals = Signals()
+    with signals.heard(hang_up=lambda: works.start(supervisor.restart(within))):
+        if await _unless(signals.stop, supervisor.open()):
+            ready()
+            await signals.stop
+            await _unless(signals.hurry, supervisor.drain(within))
+
+
+def _envoy_door(site: Site, works: "_Works") -> Supervisor:
+    # Only now: the door grpcio must open without what this one needs.
+    from ratelimit_service.processes.envoy_door import envoy_door  # noqa: PLC0415
+    from ratelimit_service.processes.renewal import renewal  # noqa: PLC0415
+
+    renewing = renewal(site)
+    if renewing is None:
+        return envoy_door(site, None)
+    works.start(renewing.watch())
+    return envoy_door(site, renewing.tls)
+
+
+async def _unless(told: asyncio.Future[None], work: Coroutine[Any, Any, None]) -> bool:
+    """Do WORK unless TOLD comes first. Returns whether it was done; raises what it raises."""
+    doing = asyncio.create_task(work)
+    await asyncio.wait((doing, told), return_when=asyncio.FIRST_COMPLETED)
+    if doing.done():
+        await doing
+        return True
+    doing.cancel()
+    await asyncio.wait((doing,))
+    return False
+
+
+class _Works:
+    """What goes on beside everything else, kept by reference: the loop itself forgets tasks that nobody holds."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do WORK beside everything else."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def cancel(self) -> None:
+        """End what still goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,134 @@
+"""A place in the server that a process fills, whatever happens to the process."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Final, Protocol
+
+import structlog
+
+from ratelimit_service.startup import StartupFault
+
+START_WITHIN: Final = 60.0
+"""Seconds that a process gets to start."""
+
+_SHORTEST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+_LIVED_WELL: Final = 10.0
+"""Seconds after which a process that ends is restarted as fast as the first time."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Running(Protocol):
+    """A process that was started."""
+
+    name: str
+    pid: int
+
+    async def ready(self, within: float, /) -> None:
+        """Wait until it serves. Raises StartupFault if it does not within so many seconds."""
+        ...
+
+    async def ended(self) -> int:
+        """Wait until it has ended, and return its code."""
+        ...
+
+    async def drain(self, within: float, /) -> None:
+        """Send its callers elsewhere and end it; their calls get at most so many seconds."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+Start = Callable[[], Awaitable[Running]]
+"""Starts a process, without waiting until it serves."""
+
+
+class Slot:
+    """Keeps one process running: starts it, and starts another when it ends."""
+
+    def __init__(self, start: Start, gone: Callable[[int], None]) -> None:
+        """GONE is told the id of every process that has ended."""
+        self._start = start
+        self._gone = gone
+        self._running: Running | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Fill it for the first time. Raises StartupFault."""
+        self._running = await self._serving()
+        self._keep()
+
+    async def replace(self, within: float) -> None:
+        """Fill it anew: start another process, and drain the one before once the other serves. Raises StartupFault."""
+        successor = await self._serving()
+        await self._stop_keeping()
+        previous, self._running = self._running, successor
+        self._keep()
+        if previous is not None:
+            await self._end(previous, within)
+
+    async def drain(self, within: float) -> None:
+        """Empty it: the process's calls get at most WITHIN seconds."""
+        await self._stop_keeping()
+        running, self._running = self._running, None
+        if running is not None:
+            await self._end(running, within)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._running is not None:
+            self._running.kill()
+
+    async def _end(self, running: Running, within: float) -> None:
+        await running.drain(within)
+        self._gone(running.pid)
+        _log.info("ended", process=running.name, pid=running.pid)
+
+    async def _serving(self) -> Running:
+        running = await self._start()
+        try:
+            await running.ready(START_WITHIN)
+        except BaseException:
+            running.kill()
+            await running.ended()
+            self._gone(running.pid)
+            raise
+        _log.info("serves", process=running.name, pid=running.pid)
+        return running
+
+    def _keep(self) -> None:
+        self._keeping = asyncio.create_task(self._restart_for_ever())
+
+    async def _stop_keeping(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait((self._keeping,))
+            self._keeping = None
+
+    async def _restart_for_ever(self) -> None:
+        pause = _SHORTEST_PAUSE
+        while True:
+            if self._running is not None:
+                since = monotonic()
+                code = await self._running.ended()
+                self._gone(self._running.pid)
+                if monotonic() - since > _LIVED_WELL:
+                    pause = _SHORTEST_PAUSE
+                _log.error(
+                    "ended by itself; starting another",
+                    process=self._running.name,
+                    pid=self._running.pid,
+                    code=code,
+                    pause=pause,
+                )
+                self._running = None
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            try:
+                self._running = await self._serving()
+            except StartupFault as fault:
+                _log.error("could not be started; trying again", fault=str(fault), pause=pause)
