@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any
 
+from ratelimit_service.logs import set_up_logging
 from ratelimit_service.metrics import serve_metrics
 from ratelimit_service.processes.door import Door
 from ratelimit_service.processes.grpcio_door import grpcio_door
@@ -20,6 +21,7 @@ def run(settings: Settings, *, ready: Callable[[], None]) -> None:
     SIGHUP replaces the processes one by one. A second SIGTERM or SIGINT ends everything at once. Must be called on
     the main thread: signals arrive there, and the processes live as long as it does. Raises StartupFault.
     """
+    set_up_logging(settings.log_level, settings.log_format)
     asyncio.run(_run(settings, ready))
 
 
