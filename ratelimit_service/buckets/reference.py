@@ -1,4 +1,4 @@
-"""The arithmetic of buckets in plain Python: the Lua script has to agree with it, and it stands in when that cannot run.
+"""The arithmetic of buckets in plain Python, with which the Lua script has to agree and which stands in for it.
 
 A token bucket is kept as what has been used of it rather than as what it holds, so that one state serves buckets and
 quotas alike and outlives a change of their sizes. What was used drains at the refill's rate (a leaky bucket as a meter,

@@ -1,0 +1,51 @@
+"""A store whose time the test sets."""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from ratelimit_service.buckets.connect import open_bucket_store
+from ratelimit_service.buckets.script import Script, charge_script
+from ratelimit_service.decision.charge import Charge, Outcome
+
+TIMEOUT = 5.0
+"""Generous: the machine that runs the tests may be busy."""
+
+
+def clocked_script(key: str) -> Script:
+    """The charge script, going by the microseconds since 1970 that the value of KEY says."""
+    return charge_script(f"local now = tonumber(redis.call('GET', '{key}'))")
+
+
+class ClockedStore:
+    """A store on a loop of its own, for tests that are not coroutines, and the clock that it goes by."""
+
+    def __init__(self, url: str, key: str = "clock", request_window: float = 3600) -> None:
+        self._key = key
+        self.client = redis.Redis.from_url(url)
+        self._runner = asyncio.Runner()
+        self._store = self._runner.run(self._open(url, request_window))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(self._store.close())
+        self._runner.close()
+        self.client.close()
+
+    def charge(self, charges: Sequence[Charge], now_us: int) -> list[Outcome]:
+        """Charge at this time."""
+        self.client.set(self._key, now_us)
+        return list(self._runner.run(self._charge(charges)))
+
+    async def _open(self, url: str, request_window: float):  # noqa: ANN202
+        return open_bucket_store(url, timeout=TIMEOUT, request_window=request_window, script=clocked_script(self._key))
+
+    async def _charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+        return await self._store.charge(charges)

@@ -1,0 +1,45 @@
+"""Limits that tests draw from."""
+
+from hypothesis import strategies as st
+
+from ratelimit_service.decision.limit import MAX_TOKENS, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.errors import InvalidArgument
+
+_AMOUNTS = st.one_of(st.integers(1, 10), st.integers(1, 1_000), st.integers(1, MAX_TOKENS))
+_PERIODS_US = st.one_of(
+    st.sampled_from([1_000, 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000, 31 * 86_400_000_000]),
+    st.integers(1_000, 10_000_000),
+    st.integers(1_000, 31 * 86_400_000_000),
+)
+
+
+@st.composite
+def token_buckets(draw: st.DrawFn) -> TokenBucket:
+    """Every token bucket that is valid, small ones more often than large ones."""
+    bucket = None
+    while bucket is None:
+        try:
+            bucket = TokenBucket(draw(_AMOUNTS), draw(_AMOUNTS), draw(_PERIODS_US))
+        except InvalidArgument:
+            bucket = None
+    return bucket
+
+
+def tight_buckets() -> st.SearchStrategy[TokenBucket]:
+    """Buckets of a few tokens that refill within milliseconds, most of them at odd rates: where rounding shows."""
+    return st.builds(TokenBucket, st.integers(1, 3), st.integers(1, 3), st.integers(1_000, 1_013))
+
+
+def quotas() -> st.SearchStrategy[Quota]:
+    """Every quota."""
+    return st.builds(Quota, _AMOUNTS, st.sampled_from(Window))
+
+
+def limits() -> st.SearchStrategy[Limit]:
+    """Limits of every kind; one in four is a shadow."""
+    modes = st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW])
+    return st.builds(
+        lambda algorithm, mode: Limit("limit", algorithm, mode=mode),
+        st.one_of(token_buckets(), tight_buckets(), quotas()),
+        modes,
+    )

@@ -1,0 +1,93 @@
+"""The Lua script and the pure Python buckets agree, whatever happens."""
+
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from buckets.clocked import ClockedStore
+from buckets.limits import limits
+from ratelimit_service.buckets.reference import ReferenceBuckets
+from ratelimit_service.decision.charge import Bucket, Charge
+from ratelimit_service.decision.limit import Limit
+
+_COSTS = st.one_of(st.just(1), st.integers(-3, 20), st.integers(-1_000_000, 1_000_000))
+_STEPS_US = st.one_of(
+    st.integers(-3, 3),
+    st.integers(-1_000, 3_000),
+    st.integers(-2_000_000, 2_000_000),
+    st.integers(0, 86_400_000_000),
+    st.integers(-40 * 86_400_000_000, 400 * 86_400_000_000),
+)
+_NAMES = 3
+_YEAR_2000, _YEAR_2100 = 946_684_800_000_000, 4_102_444_800_000_000
+_runs = count()
+
+
+class Agreement(RuleBasedStateMachine):
+    """Charges the same in Lua and in Python and compares all that they say."""
+
+    store: ClockedStore
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run = next(_runs)
+        self.reference = ReferenceBuckets()
+        self.now_us = 0
+        self.limits: list[Limit] = []
+
+    @initialize(now_us=st.integers(_YEAR_2000, _YEAR_2100), drawn=st.lists(limits(), min_size=3, max_size=3))
+    def begin(self, now_us: int, drawn: list[Limit]) -> None:
+        """Begin some time in this century, with three buckets."""
+        self.now_us = now_us
+        self.limits = drawn
+
+    @rule(step=_STEPS_US)
+    def clock_moves(self, step: int) -> None:
+        """Time passes, or the clock is set back."""
+        self.now_us += step
+
+    @rule(which=st.integers(0, _NAMES - 1), limit=limits())
+    def plan_changes(self, which: int, limit: Limit) -> None:
+        """A bucket gets another limit, perhaps of another kind."""
+        self.limits[which] = limit
+
+    @rule(
+        batch=st.lists(
+            st.tuples(
+                st.lists(st.tuples(st.integers(0, _NAMES - 1), _COSTS), min_size=1, max_size=3),
+                st.sampled_from(["", "", "", "first", "second"]),
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    def batch_is_charged(self, batch: list[tuple[list[tuple[int, int]], str]]) -> None:
+        """Several charges in one script, each of one to three buckets."""
+        charges = [
+            Charge(
+                tuple(Bucket(f"{self.run}.{which}", 0, self.limits[which]) for which, _ in parts),
+                tuple(cost for _, cost in parts),
+                request and f"{self.run}.{request}",
+            )
+            for parts, request in batch
+        ]
+        assert self.store.charge(charges, self.now_us) == self.reference.charge(charges, self.now_us)
+
+
+@pytest.mark.timeout(170)
+def test_lua_and_python_agree(valkey_url: str) -> None:
+    """Random limits, costs, changes of plan and kind, requests and clock steps give the same answers in both."""
+    with ClockedStore(valkey_url, "clock:model") as store:
+        Agreement.store = store
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            Agreement,
+            settings=settings(
+                max_examples=150,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            ),
+        )
