@@ -8,6 +8,9 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+_PIPE_WIDTH = 10_000
+"""Columns of what goes to no terminal: nothing is folded there, so that each thing stays on one line."""
+
 
 def print_json(message: Message) -> None:
     """Print a message in proto3 JSON, with the field names of the protos and those that are zero."""
@@ -37,6 +40,11 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 def _print(table: Table) -> None:
     console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe has no width: fold nothing
-        console.width = 1000
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = _PIPE_WIDTH
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        typer.echo(line.rstrip())

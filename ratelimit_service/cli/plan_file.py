@@ -1,6 +1,5 @@
 """A plan in a YAML or JSON file, in the shape of the message `ratelimit.v1.Plan`."""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,7 +26,7 @@ class WrittenPlan:
 
 def read_plan(file: typer.FileText) -> WrittenPlan:
     """Read the file. Raises Fault with the line or the field at fault."""
-    name = "standard input" if file is sys.stdin else file.name
+    name = "standard input" if file.name == "<stdin>" else file.name
     try:
         content = yaml.safe_load(file)
     except yaml.MarkedYAMLError as error:

@@ -1,0 +1,151 @@
+"""Decisions by the command line, from end to end."""
+
+import json
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from fixtures.dev_server import DevServer
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+
+
+@pytest.fixture
+def new_key(dev_server: DevServer) -> Callable[[str], str]:
+    """Make a key on plan free for this subject and return its secret."""
+
+    def make(subject: str) -> str:
+        made = dev_server.run("keys", "create", "--plan", "free", "--subject", subject, "--json")
+        return str(json.loads(made.stdout)["secret"])
+
+    return make
+
+
+def test_allowed_exits_with_0(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """An allowed call says so, with what is left of each limit, and the exit code is 0."""
+    done = dev_server.run("check", new_key("allowed"), "--resource", "orders.create", "--cost", "3")
+    assert done.returncode == 0
+    assert done.stdout.startswith("allowed: WITHIN_LIMIT; limit burst, 17 left; key ")
+    assert "of allowed on plan free" in done.stdout
+    assert "daily  9,997  10,000" in done.stdout
+
+
+def test_denied_exits_with_1(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """A denied call says why and when to try again, and the exit code is 1."""
+    key = new_key("denied")
+    never = dev_server.run("check", key, "--cost", "21")
+    assert (never.returncode, never.stdout.splitlines()[0].split(";")[0]) == (1, "denied: COST_EXCEEDS_CAPACITY")
+    assert dev_server.run("check", key, "--cost", "20").returncode == 0
+    over = dev_server.run("check", key, "--cost", "20")
+    assert over.returncode == 1
+    assert over.stdout.startswith("denied: OVER_LIMIT; limit burst, ")
+    assert "; retry after " in over.stdout
+
+
+def test_json_is_proto3_json(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """With --json the answer is the message, zeros included, and nothing else."""
+    done = dev_server.run("check", new_key("json"), "--cost", "0", "--json")
+    decision = json.loads(done.stdout)
+    assert (decision["allowed"], decision["reason"], decision["remaining"]) == (True, "WITHIN_LIMIT", "20")
+    assert [limit["name"] for limit in decision["limits"]] == ["burst", "daily"]
+    assert decision["limits"][0]["would_deny"] is False
+
+
+def test_the_key_may_come_by_other_ways(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """A key can be kept off the command line: by a variable, or on standard input; without any, we say so."""
+    key = new_key("ways")
+    assert dev_server.run("check", RATELIMIT_API_KEY=key).returncode == 0
+    assert dev_server.run("check", "-", stdin=f"{key}\n").returncode == 0
+    nameless = dev_server.run("check")
+    assert (nameless.returncode, nameless.stdout) == (2, "")
+    assert nameless.stderr.startswith("name the key:")
+
+
+def test_a_repeated_request_is_charged_once(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """The same call with the same --request-id gets the first answer again."""
+    key = new_key("repeated")
+    answers = [dev_server.run("check", key, "--cost", "5", "--request-id", "r1", "--json").stdout for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert json.loads(answers[0])["remaining"] == "15"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "rlk_live_nonsense"], "api_key: is malformed"),
+        (["check", "KEY", "--resource", "x" * 257], "resource: has 257 bytes"),
+        (["check", "KEY", "--request-id", "x" * 129], "request_id: "),
+        (["check", "KEY", "--cost", "1000001"], "less than or equal to 1000000"),
+        (["check", "KEY", "--cost", "-1"], "greater than or equal to 0"),
+    ],
+)
+def test_bad_input_names_the_field(dev_server: DevServer, arguments: list[str], words: str) -> None:
+    """What cannot be decided exits with 2, names the field, and says nothing on standard output."""
+    key = dev_server.state["api_key"]
+    done = dev_server.run(*(key if argument == "KEY" else argument for argument in arguments))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert key not in done.stderr
+
+
+def test_a_key_id_needs_a_gateway(dev_server: DevServer) -> None:
+    """A key_id in place of the secret is refused to whoever is no gateway, with exit code 3."""
+    key_id = dev_server.state["api_key"].split("_")[2]
+    refused = dev_server.run("check", key_id)
+    assert refused.returncode == 3
+    assert "PERMISSION_DENIED ROLE_INSUFFICIENT" in refused.stderr
+    made = dev_server.run("admin-tokens", "create", "gw", "--role", "gateway", "--json")
+    allowed = dev_server.run("check", key_id, "--cost", "0", "--token", json.loads(made.stdout)["token"])
+    assert allowed.returncode == 0, allowed.stderr
+
+
+def test_no_server_exits_with_4(dev_server: DevServer) -> None:
+    """Where no server answers, two lines say where we looked and what to do."""
+    done = dev_server.run("check", dev_server.state["api_key"], "--server", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (4, "")
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("cannot reach a server at 127.0.0.1:1: ")
+    assert lines[1].startswith("start one with `ratelimit-service dev`")
+
+
+def test_explain_names_levels(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """An explanation says which level set each limit, which do not apply, and charges nothing."""
+    key = new_key("explained")
+    override = ["--limit", "burst", "--capacity", "7", "--refill-tokens", "1", "--subject", "explained"]
+    assert dev_server.run("overrides", "set", *override).returncode == 0
+    time.sleep(1.2)
+    done = dev_server.run("explain", key, "--resource", "orders.create")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("would be allowed: WITHIN_LIMIT; limit burst, 6 left")
+    assert "burst: 7 tokens, 1 more every 1s" in done.stdout
+    assert "overridden by subject" in done.stdout
+    again = json.loads(dev_server.run("explain", key, "--json").stdout)
+    assert again["decision"]["remaining"] == "6"
+
+
+def test_a_burst_gets_exactly_the_bucket(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """Of 25 calls at once on plan free exactly 20 are allowed, and from then on one about every 100 ms."""
+    request = CheckLimitRequest(api_key=new_key("burst"), resource="orders.create")
+    with grpc.insecure_channel(dev_server.listen) as channel:
+        stub = RateLimitServiceStub(channel)
+        stub.CheckLimit(CheckLimitRequest(api_key=request.api_key, cost=0), timeout=5)
+        calls = [stub.CheckLimit.future(request, timeout=5) for _ in range(25)]
+        began = time.monotonic()
+        decisions = [call.result() for call in calls]
+        took = time.monotonic() - began
+        allowed = sum(decision.allowed for decision in decisions)
+        assert 20 <= allowed <= 20 + int(took * 10)
+        assert {decision.reason for decision in decisions if not decision.allowed} <= {CheckLimitResponse.OVER_LIMIT}
+
+        times: list[float] = []
+        while len(times) < 6:
+            decision = stub.CheckLimit(request, timeout=5)
+            if decision.allowed:
+                times.append(time.monotonic())
+            else:
+                assert decision.retry_after.ToMilliseconds() <= 100
+                time.sleep(decision.retry_after.ToMicroseconds() / 1e6)
+    assert (times[-1] - times[1]) / 4 == pytest.approx(0.1, abs=0.03)

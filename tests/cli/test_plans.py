@@ -1,0 +1,118 @@
+"""Plans, overrides, tokens and audit by the command line, from end to end."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from fixtures.dev_server import DevServer
+
+PLAN = Path(__file__).parents[2] / "docs" / "plan.yaml"
+
+
+def test_the_seeded_plans(dev_server: DevServer) -> None:
+    """`free` and `pro` are there, with the limits that the README promises."""
+    listed = {line.split()[0]: line for line in dev_server.run("plans", "list").stdout.splitlines()[1:]}
+    assert "burst: 20 tokens, 10 more every 1s; daily: 10,000 a day" in listed["free"]
+    assert "burst: 200 tokens, 100 more every 1s; monthly: 5,000,000 a month" in listed["pro"]
+
+
+def test_a_plan_lives_in_a_file(dev_server: DevServer) -> None:
+    """A plan is made from a file, changed by one that was read before, refused with an old etag, and deleted."""
+    made = dev_server.run("plans", "create", str(PLAN))
+    assert made.returncode == 0, made.stderr
+    assert "exports: 20 a hour, for reports.export.*" in made.stdout
+    assert "monthly: 1,000,000 a month (shadow)" in made.stdout
+    assert dev_server.run("plans", "create", str(PLAN)).returncode == 3
+    read = dev_server.run("plans", "get", "team", "--json").stdout
+    changed = dev_server.run("plans", "update", "-", stdin=read)
+    assert changed.returncode == 0, changed.stderr
+    assert re.search(r"^version +2$", changed.stdout, re.MULTILINE)
+    late = dev_server.run("plans", "update", "-", stdin=read)
+    assert late.returncode == 3
+    assert "ABORTED ETAG_MISMATCH" in late.stderr
+    only = json.loads(dev_server.run("plans", "update", "-", "--json", stdin="{name: team, description: new}").stdout)
+    assert (only["description"], len(only["limits"]), only["version"]) == ("new", 3, "3")
+    assert json.loads(dev_server.run("plans", "get", "team", "--version", "1", "--json").stdout)["version"] == "1"
+    assert dev_server.run("plans", "delete", "team").returncode == 0
+    assert "PLAN_NOT_FOUND" in dev_server.run("plans", "get", "team").stderr
+
+
+def test_a_plan_in_use_stays(dev_server: DevServer) -> None:
+    """A plan with keys on it is not deleted, and we say how many there are."""
+    done = dev_server.run("plans", "delete", "free")
+    assert done.returncode == 3
+    assert "PLAN_IN_USE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("{name: x}", "create.plan.limits: has 0 entries"),
+        ("{name: x, limits: [{name: b}]}", "create.plan.limits[0]"),
+        (
+            "{name: x, limits: [{name: b, token_bucket: {capacity: 0, refill_tokens: 1, refill_period: 1s}}]}",
+            "create.plan.limits[0].token_bucket.capacity: is 0",
+        ),
+        (
+            "{name: x, limits: [&limit {name: b, quota: {amount: 1, window: DAY}}, *limit]}",
+            "create.plan.limits[1].name",
+        ),
+        ("{name: X Y, limits: [{name: b, quota: {amount: 1, window: DAY}}]}", "create.plan.name: is 'X Y'"),
+        ("name: [", "standard input, line 1: "),
+    ],
+)
+def test_a_bad_plan_names_its_field(dev_server: DevServer, plan: str, words: str) -> None:
+    """A plan that cannot be is refused with exit code 2 and the path of the field at fault."""
+    done = dev_server.run("plans", "create", "-", stdin=plan)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
+def test_overrides(dev_server: DevServer) -> None:
+    """An override is set, listed with its end, and deleted; setting one takes a target and one kind of limit."""
+    target = ("--subject", "overridden")
+    bucket = ("--limit", "burst", "--capacity", "5", "--refill-tokens", "1", "--refill-period", "2s")
+    assert dev_server.run("overrides", "set", *target, *bucket, "--expires", "2099-01-01").returncode == 0
+    quota = ("--limit", "extra", "--amount", "3", "--window", "hour", "--resource", "a.*", "--shadow")
+    assert dev_server.run("overrides", "set", *target, *quota).returncode == 0
+    listed = dev_server.run("overrides", "list", *target).stdout.splitlines()
+    assert [re.split(r"  +", line) for line in listed[1:]] == [
+        ["burst: 5 tokens, 1 more every 2s", "2099-01-01 00:00:00Z"],
+        ["extra: 3 a hour, for a.* (shadow)", "never"],
+    ]
+    left = json.loads(dev_server.run("overrides", "delete", *target, "--limit", "burst", "--json").stdout)
+    assert [override["limit"]["name"] for override in left["overrides"]] == ["extra"]
+    assert dev_server.run("overrides", "delete", *target, "--limit", "burst").returncode == 3
+    assert dev_server.run("overrides", "list").stderr.startswith("whose override?")
+    both = dev_server.run("overrides", "set", *target, *bucket, "--amount", "3")
+    assert (both.returncode, both.stderr.startswith("give either --capacity")) == (2, True)
+
+
+def test_tokens(dev_server: DevServer) -> None:
+    """A viewer may read and not change; a revoked token is refused within a second; none is ever listed."""
+    made = json.loads(dev_server.run("admin-tokens", "create", "reader", "--role", "viewer", "--json").stdout)
+    token = made["token"]
+    assert dev_server.run("plans", "list", "--token", token).returncode == 0
+    refused = dev_server.run("plans", "delete", "pro", "--token", token)
+    assert refused.returncode == 3
+    assert "PERMISSION_DENIED ROLE_INSUFFICIENT" in refused.stderr
+    assert dev_server.run("admin-tokens", "create", "reader", "--role", "viewer").returncode == 2
+    listed = dev_server.run("admin-tokens", "list").stdout
+    assert "reader" in listed
+    assert token not in listed
+    assert dev_server.run("admin-tokens", "revoke", "reader").returncode == 0
+    assert any(dev_server.run("plans", "list", "--token", token).returncode == 3 for _ in range(5))
+    assert dev_server.run("admin-tokens", "revoke", "reader").returncode == 2
+
+
+def test_audit_lists_newest_first(dev_server: DevServer) -> None:
+    """The list of changes has the newest first, page by page."""
+    first = json.loads(dev_server.run("audit", "list", "--page-size", "2", "--json").stdout)
+    second = json.loads(
+        dev_server.run("audit", "list", "--page-size", "2", "--page-token", first["next_page_token"], "--json").stdout
+    )
+    numbers = [int(event["event_id"]) for event in first["events"] + second["events"]]
+    assert numbers == sorted(numbers, reverse=True)
+    assert len(numbers) == 4
