@@ -1,0 +1,79 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { fromJson, type JsonValue } from "@bufbuild/protobuf";
+import { BinaryWriter } from "@bufbuild/protobuf/wire";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { CheckLimitResponseSchema } from "../src/stubs.js";
+import type { Answer } from "./scripted_server.js";
+
+// The cases as they stand in the files: see README.md beside them.
+
+export interface ContractCase {
+  name: string;
+  options?: Record<string, unknown>;
+  steps: Step[];
+}
+
+export interface Step {
+  advance_ms?: number;
+  call?: { api_key?: string; key_id?: string; resource: string; cost?: number; request_id?: string };
+  request?: { method: string; path: string; headers: Record<string, string> };
+  server?: ScriptedAnswer[];
+  sees?: Sees;
+}
+
+/** A field that is absent is not checked; one that is null is. */
+export type Sees = Record<string, unknown>;
+
+interface ScriptedAnswer {
+  answer?: JsonValue;
+  status?: string;
+  message?: string;
+  reason?: string;
+  field?: string;
+  hang?: true;
+}
+
+const FOLDER = new URL("../../../conformance/", import.meta.url);
+
+/** The names of the files of cases. */
+export function caseFiles(): string[] {
+  const files = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && name !== "service_config.json");
+  if (files.length < 5) {
+    throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 5`);
+  }
+  return files;
+}
+
+export function readCases(file: string): ContractCase[] {
+  return JSON.parse(readFileSync(new URL(file, FOLDER), "utf8")) as ContractCase[];
+}
+
+export function answerOf(scripted: ScriptedAnswer): Answer {
+  if (scripted.hang) {
+    return { hang: true };
+  }
+  if (scripted.answer !== undefined) {
+    return { decide: fromJson(CheckLimitResponseSchema, scripted.answer) };
+  }
+  const error = new ConnectError(scripted.message ?? "", codeOf(scripted.status ?? ""));
+  if (scripted.reason !== undefined) {
+    const info = new BinaryWriter().tag(1, 2).string(scripted.reason).tag(2, 2).string("ratelimit.v1");
+    error.details.push({ type: "google.rpc.ErrorInfo", value: info.finish() });
+  }
+  if (scripted.field !== undefined) {
+    const violation = new BinaryWriter().tag(1, 2).string(scripted.field).tag(2, 2).string(scripted.message ?? "");
+    const badRequest = new BinaryWriter().tag(1, 2).bytes(violation.finish());
+    error.details.push({ type: "google.rpc.BadRequest", value: badRequest.finish() });
+  }
+  return { fail: error };
+}
+
+function codeOf(status: string): Code {
+  const name = status === "CANCELLED" ? "CANCELED" : status;
+  for (const [known, code] of Object.entries(Code)) {
+    if (typeof code === "number" && known.toUpperCase() === name.replaceAll("_", "")) {
+      return code;
+    }
+  }
+  throw new Error(`no code is called ${status}`);
+}
