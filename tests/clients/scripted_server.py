@@ -17,7 +17,7 @@ _LONGEST_HANG = 30
 class ScriptedServer:
     """Answers each attempt with the next item of the script, as clients/conformance describes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._lock = threading.Lock()
         self._script: list[dict[str, Any]] = []
         self.attempts: list[CheckLimitRequest] = []
@@ -32,7 +32,10 @@ class ScriptedServer:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(_SERVICE, {"CheckLimit": handler}),)
         )
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            self.port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            self.port = self._server.add_secure_port("localhost:0", credentials)
         self.target = f"127.0.0.1:{self.port}"
         self._server.start()
 

@@ -1,0 +1,181 @@
+"""How the Python clients connect, spread, give up and come back."""
+
+import asyncio
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from ratelimit_client import AsyncRateLimitClient, Origin, RateLimitClient
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
+
+from clients.scripted_server import ScriptedServer
+
+_ALLOWED: dict[str, Any] = {"answer": {"allowed": True, "reason": "WITHIN_LIMIT"}}
+_AWAY: dict[str, Any] = {"status": "UNAVAILABLE"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_calls_are_spread_over_the_connections(scripted: ScriptedServer) -> None:
+    """Eight calls of a client with four connections come over four connections, two over each."""
+    scripted.script([_ALLOWED] * 8)
+    with RateLimitClient(scripted.target, deadline=10, connections=4) as client:
+        client.wait_until_connected()
+        for _ in range(8):
+            client.check("rlk_test_a")
+    assert sorted(scripted.peers.count(peer) for peer in set(scripted.peers)) == [2, 2, 2, 2]
+
+
+async def test_calls_are_spread_in_asyncio_too(scripted: ScriptedServer) -> None:
+    """Eight calls at once of a client with four connections come over four connections, two over each."""
+    scripted.script([_ALLOWED] * 8)
+    async with AsyncRateLimitClient(scripted.target, deadline=10, connections=4) as client:
+        await client.wait_until_connected()
+        await asyncio.gather(*(client.check("rlk_test_a") for _ in range(8)))
+    assert sorted(scripted.peers.count(peer) for peer in set(scripted.peers)) == [2, 2, 2, 2]
+
+
+def test_a_retry_goes_over_another_connection(scripted: ScriptedServer) -> None:
+    """The connection that just failed is not the one that is tried again."""
+    scripted.script([_AWAY, _ALLOWED])
+    with RateLimitClient(scripted.target, deadline=10, connections=2) as client:
+        client.wait_until_connected()
+        assert client.check("rlk_test_a").origin is Origin.SERVICE
+    first, second = scripted.peers
+    assert first != second
+
+
+def test_the_token_goes_with_every_attempt(scripted: ScriptedServer) -> None:
+    """A client with a token sends it as a bearer token, on the retry too; one without sends none."""
+    scripted.script([_AWAY, _ALLOWED, _ALLOWED])
+    with (
+        RateLimitClient(scripted.target, deadline=10, token="rlt_secret") as trusted,
+        RateLimitClient(scripted.target, deadline=10) as anonymous,
+    ):
+        trusted.check("rlk_test_a")
+        anonymous.check("rlk_test_a")
+    assert scripted.tokens == ["Bearer rlt_secret", "Bearer rlt_secret", ""]
+
+
+def test_a_target_that_nobody_serves_fails_open_at_once() -> None:
+    """Nobody listening is UNAVAILABLE, well before a long deadline."""
+    with RateLimitClient(f"127.0.0.1:{_free_port()}", deadline=20) as client:
+        started = time.monotonic()
+        assert client.check("rlk_test_a").origin is Origin.FALLBACK
+        assert time.monotonic() - started < 10
+
+
+def test_waiting_for_a_target_that_nobody_serves_ends() -> None:
+    """Waiting for connections raises TimeoutError in words."""
+    with (
+        RateLimitClient(f"127.0.0.1:{_free_port()}") as client,
+        pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"),
+    ):
+        client.wait_until_connected(0.2)
+
+
+async def test_waiting_in_asyncio_ends_too() -> None:
+    """Waiting for connections raises TimeoutError in words."""
+    async with AsyncRateLimitClient(f"127.0.0.1:{_free_port()}") as client:
+        with pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"):
+            await client.wait_until_connected(0.2)
+
+
+def test_a_service_that_comes_back_is_noticed_soon() -> None:
+    """A client that failed for two seconds has decisions again within two seconds of the service's start."""
+    port = _free_port()
+    with RateLimitClient(f"127.0.0.1:{port}") as client:
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends:
+            assert client.check("rlk_test_a").origin is Origin.FALLBACK
+            time.sleep(0.05)
+        handler = grpc.unary_unary_rpc_method_handler(
+            lambda _request, _context: CheckLimitResponse(allowed=True, reason=CheckLimitResponse.WITHIN_LIMIT),
+            response_serializer=CheckLimitResponse.SerializeToString,
+        )
+        server = grpc.server(ThreadPoolExecutor(2))
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("ratelimit.v1.RateLimitService", {"CheckLimit": handler}),)
+        )
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        server.start()
+        started = time.monotonic()
+        while client.check("rlk_test_a").origin is not Origin.SERVICE:
+            assert time.monotonic() - started < 2
+            time.sleep(0.02)
+        server.stop(0).wait()
+
+
+async def test_a_call_that_its_caller_cancels_is_no_failure(scripted: ScriptedServer) -> None:
+    """A cancelled task ends as cancelled: it is not failed open, and not counted."""
+    scripted.script([{"hang": True}])
+    async with AsyncRateLimitClient(scripted.target, deadline=20) as client:
+        task = asyncio.create_task(client.check("rlk_test_a"))
+        await asyncio.to_thread(scripted.came, 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (client.failures.open, client.failures.closed) == (0, 0)
+
+
+def test_a_client_may_be_made_before_the_loop_runs(scripted: ScriptedServer) -> None:
+    """A client made at import time, as middleware is, works in the loop that starts later."""
+    client = AsyncRateLimitClient(scripted.target, deadline=10)
+    scripted.script([_ALLOWED])
+
+    async def use() -> bool:
+        async with client:
+            return (await client.check("rlk_test_a")).allowed
+
+    with ThreadPoolExecutor(1) as other_thread:  # this one has a loop of its own already
+        assert other_thread.submit(asyncio.run, use()).result() is True
+
+
+def test_threads_share_one_client(scripted: ScriptedServer) -> None:
+    """Of eight threads at once each gets its answers, and no failure is lost from the count."""
+    scripted.script([{"status": "INTERNAL"}] * 200)
+    faults: list[str] = []
+    lock = threading.Lock()
+
+    def note(fault: Exception) -> None:
+        with lock:
+            faults.append(str(fault))
+
+    with RateLimitClient(scripted.target, deadline=20, on_failure=note) as client, ThreadPoolExecutor(8) as threads:
+        decisions = list(threads.map(lambda _: client.check("rlk_test_a"), range(200)))
+        assert all(decision.origin is Origin.FALLBACK for decision in decisions)
+        assert client.failures.open == len(faults) == 200
+    assert len({attempt.request_id for attempt in scripted.attempts}) == 200
+
+
+def test_tls_by_option(tmp_path: Path) -> None:
+    """With credentials the client speaks TLS, and believes only the CA that it was given."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *names, *files], check=True, capture_output=True)
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    server = ScriptedServer(credentials)
+    try:
+        server.script([_ALLOWED])
+        trusting = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with RateLimitClient(f"localhost:{server.port}", deadline=10, credentials=trusting) as client:
+            assert client.check("rlk_test_a").origin is Origin.SERVICE
+        with RateLimitClient(
+            f"localhost:{server.port}", deadline=10, credentials=grpc.ssl_channel_credentials()
+        ) as client:
+            assert client.check("rlk_test_a").origin is Origin.FALLBACK
+    finally:
+        server.close()
