@@ -37,19 +37,20 @@ _SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL server on a free loopback port, with all its state in `data_dir`.
+    """One PostgreSQL server on a loopback port, with all its state in `data_dir`. Port 0 takes any that is free.
 
     The server is a process of its own. If whoever started it dies without `stop()`, it lives on, and the next `start()`
     on the same folder finds it and takes it over. `settings` are added to the server's own (`fsync: off` for tests).
     Root may not run PostgreSQL: it is then run as the system user `embedded_postgres`, which is made if it is missing.
     """
 
-    def __init__(self, data_dir: Path, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, *, settings: Mapping[str, str] | None = None) -> None:
         self._home = data_dir.resolve()
         self._data = self._home / "data"
         self._password_file = self._home / "password"
         self._settings = {**_SETTINGS, **(settings or {})}
         self._programs = _programs()
+        self._wanted_port = port
         self._port = 0
         self._pid = 0
 
@@ -134,7 +135,7 @@ class EmbeddedPostgres:
     def _launch(self, user: SystemUser | None) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             self._remove_stale_pid_file()
-            options = {**self._settings, "port": str(_free_port())}
+            options = {**self._settings, "port": str(self._wanted_port or _free_port())}
             try:
                 self._run(
                     user,

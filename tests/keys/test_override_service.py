@@ -55,7 +55,7 @@ async def test_an_expired_override_is_still_listed(control_plane: ControlPlane) 
 
 async def test_an_end_in_the_past_is_refused(control_plane: ControlPlane) -> None:
     """An override cannot be set with an expire time that has passed."""
-    with pytest.raises(InvalidArgument, match="override.expire_time"):
+    with pytest.raises(InvalidArgument, match=r"override\.expire_time"):
         await control_plane.overrides.set("ada", ACME, Override(BURST, START))
 
 

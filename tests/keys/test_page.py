@@ -34,7 +34,7 @@ def test_what_we_did_not_make_is_refused(text: str) -> None:
 @pytest.mark.parametrize("position", ["x", "-1", str(2**63), "1.5"])
 def test_a_position_that_is_no_number_is_refused(position: str) -> None:
     """In a list ordered by numbers a forged position that is none, or too large for Postgres, is refused."""
-    raw = sha256("\0".join(["keys", position]).encode()).digest()[:8] + position.encode()
+    raw = sha256(f"keys\0{position}".encode()).digest()[:8] + position.encode()
     forged = base64.urlsafe_b64encode(raw).decode()
 
     assert Paging(1, forged).position("keys") == position
