@@ -26,7 +26,7 @@ def h2load(port: int, path: str, body: bytes, load: Load) -> Result:
             *(
                 ("--requests", str(load.calls))
                 if load.calls
-                else ("--duration", f"{load.seconds:g}", "--warm-up-time", "1")
+                else ("--duration", f"{load.seconds:g}", "--warm-up-time", f"{load.warm_up:g}")
             ),
             f"http://127.0.0.1:{port}{path}",
         ]

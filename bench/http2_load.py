@@ -3,7 +3,7 @@
 It writes HTTP/2 frames by hand (RFC 9113) with headers that use no dynamic table (RFC 7541), so that a call costs it
 about as little as it costs h2load. It runs as a process of its own:
 
-    python -m bench.http2_load PORT PATH BODIES CONNECTIONS STREAMS SECONDS
+    python -m bench.http2_load PORT PATH BODIES CONNECTIONS STREAMS SECONDS WARM_UP
 
 BODIES is a file of protobuf messages, each after its length in 4 bytes, big endian. The result is one line of JSON.
 """
@@ -39,6 +39,11 @@ class Tally:
         self.failed = 0
         self.seconds: list[float] = []
         self.running = True
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.answered = self.failed = 0
+        self.seconds.clear()
 
 
 class Connection(asyncio.Protocol):
@@ -176,6 +181,8 @@ async def run(port: int, path: str, bodies: list[bytes], load: Load) -> Tally:
         await loop.create_connection(lambda: Connection(path, endless, load.streams, tally), "127.0.0.1", port)
         for _ in range(load.connections)
     ]
+    await asyncio.sleep(load.warm_up)
+    tally.forget()
     await asyncio.sleep(load.seconds)
     tally.running = False
     await asyncio.sleep(_LAST_ANSWERS)
@@ -186,15 +193,15 @@ async def run(port: int, path: str, bodies: list[bytes], load: Load) -> Tally:
 
 def http2_load(port: int, path: str, bodies: Path, load: Load) -> Result:
     """Send the messages of BODIES in turn to PATH, from a process of its own, and tell what came of it."""
-    arguments = (port, path, bodies, load.connections, load.streams, load.seconds)
+    arguments = (port, path, bodies, load.connections, load.streams, load.seconds, load.warm_up)
     command = [sys.executable, "-m", __name__, *map(str, arguments)]
     return Result(**json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
 def main() -> None:
     """Run as the module's docstring says."""
-    port, path, bodies, connections, streams, seconds = sys.argv[1:]
-    load = Load(int(connections), int(streams), float(seconds))
+    port, path, bodies, connections, streams, seconds, warm_up = sys.argv[1:]
+    load = Load(int(connections), int(streams), float(seconds), float(warm_up))
     tally = uvloop.run(run(int(port), path, read_bodies(Path(bodies)), load))
     ordered = sorted(tally.seconds) or [0.0]
     p50_ms, p99_ms = ordered[len(ordered) // 2] * 1e3, ordered[len(ordered) * 99 // 100] * 1e3

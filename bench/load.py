@@ -4,11 +4,15 @@ from typing import NamedTuple
 
 
 class Load(NamedTuple):
-    """STREAMS calls under way on each of CONNECTIONS, for SECONDS, or until CALLS were made when that is not 0."""
+    """STREAMS calls under way on each of CONNECTIONS, for `warm_up` seconds that do not count and SECONDS that do.
+
+    When CALLS is not 0, so many calls are made instead, however long it takes, and all of them count.
+    """
 
     connections: int = 8
     streams: int = 32
     seconds: float = 5.0
+    warm_up: float = 1.0
     calls: int = 0
 
 

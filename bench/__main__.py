@@ -1,0 +1,84 @@
+"""`make bench`: every case against each door, a table on screen, and JSON in bench/results."""
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.bars import Bar, ratios
+from bench.cases import Case, all_cases, empty, unary
+from bench.load import Load
+from bench.measure import Measure, measure, median
+from bench.report import keep, machine, show
+from bench.steadiness import memory, sharing
+from bench.target import Target, serving
+from bench.target import empty as empty_server
+from bench.world import World, open_world
+
+DOORS = ("envoy", "grpcio")
+
+
+class Bench:
+    """One run: the same load and the same number of repeats for each case."""
+
+    def __init__(self, load: Load, repeats: int, redis_pid: int) -> None:
+        self._load = load
+        self._repeats = repeats
+        self._redis_pid = redis_pid
+        self.measures: list[Measure] = []
+
+    def take(self, cases: Iterable[Case], target: Target, load: Load | None = None) -> None:
+        """Measure each case so often, and keep its median."""
+        for case in cases:
+            taken = [measure(case, target, self._redis_pid, load or self._load) for _ in range(self._repeats)]
+            self.measures.append(median(taken))
+            print(
+                f"{target.door} x{target.workers} {case.name}: {self.measures[-1].decisions_per_second:,.0f}/s",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="seconds that each measure takes")
+    parser.add_argument("--repeats", type=int, default=3, help="measures of each case; their median is told")
+    parser.add_argument("--keys", type=int, default=100_000, help="keys of the largest case")
+    parser.add_argument("--calls", type=int, default=1_000_000, help="calls over which memory is watched; 0: none")
+    parser.add_argument("--only", default="", help="only cases whose name contains this, and no bars")
+    chosen = parser.parse_args()
+    facts = machine()
+    with tempfile.TemporaryDirectory() as folder, open_world(chosen.keys) as world:
+        bench = Bench(Load(seconds=chosen.seconds), chosen.repeats, world.valkey_pid)
+        if chosen.only:
+            bars = _some(bench, world, Path(folder), chosen.only)
+        else:
+            bars = _all(bench, world, Path(folder), chosen.calls)
+    show(facts, bench.measures, bars)
+    print(keep(facts, bench.measures, bars))
+
+
+def _some(bench: Bench, world: World, folder: Path, name: str) -> list[Bar]:
+    for door in DOORS:
+        with serving(world.settings, door, 1) as target:
+            bench.take([case for case in all_cases(world, folder) if name in case.name], target)
+    return []
+
+
+def _all(bench: Bench, world: World, folder: Path, calls: int) -> list[Bar]:
+    bars: list[Bar] = []
+    for door in DOORS:
+        with empty_server(door) as target:
+            bench.take([empty()], target)
+        with serving(world.settings, door, 1) as target:
+            bench.take(all_cases(world, folder), target)
+            if calls:
+                bars += memory(unary(world), target, calls)
+        with serving(world.settings, door, 2) as target:
+            bench.take([unary(world)], target, Load(connections=32, streams=8))
+            bars += sharing(unary(world), target, Load())
+    return [*ratios(bench.measures), *bars]
+
+
+if __name__ == "__main__":
+    main()

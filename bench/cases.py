@@ -1,0 +1,108 @@
+"""What is measured."""
+
+import random
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bench.h2load import h2load
+from bench.http2_load import http2_load
+from bench.load import Load, Result
+from bench.world import World
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    CheckLimitRequest,
+    StreamCheckLimitRequest,
+)
+from ratelimit_service.doors.envoy.frames import frame
+from ratelimit_service.doors.envoy.paths import BATCH, CHECK, STREAM
+
+BATCH_SIZE: Final = 64
+STREAM_LENGTH: Final = 1_000
+"""Messages in one call of the stream; one call is under way on each connection."""
+
+_RESOURCE: Final = "orders.create"
+_SEED: Final = 1
+
+
+class Case(NamedTuple):
+    """One thing to measure: a name, decisions in each call, and how to load a port with it."""
+
+    name: str
+    decisions: int
+    run: Callable[[int, Load], Result]
+
+
+def empty() -> Case:
+    """The empty handler: what the door costs by itself."""
+    return Case(
+        "empty handler", 1, lambda port, load: h2load(port, CHECK, frame(_check("rlk").SerializeToString()), load)
+    )
+
+
+def unary(world: World) -> Case:
+    """One key, one limit, allowed always: the case that the others are compared with."""
+    return _same("unary, 1 key", world.many[0])
+
+
+def alone(world: World) -> Case:
+    """One call at a time on one connection: what a lone caller waits."""
+    body = frame(_check(world.many[0]).SerializeToString())
+    return Case(
+        "unary, one at a time", 1, lambda port, load: h2load(port, CHECK, body, load._replace(connections=1, streams=1))
+    )
+
+
+def spread(world: World, count: int, folder: Path) -> Case:
+    """COUNT keys in random order, each with a bucket of its own."""
+    bodies = folder / f"bodies-{count}"
+    chosen = world.many[:count]
+    random.Random(_SEED).shuffle(chosen)  # noqa: S311 the same order in each run
+    bodies.write_bytes(b"".join(map(_with_length, map(_check, chosen))))
+    return Case(f"unary, {count:,} keys", 1, lambda port, load: http2_load(port, CHECK, bodies, load))
+
+
+def on_one_key(world: World) -> list[Case]:
+    """More of one key: two limits, and a bucket that has been empty all day."""
+    return [_same("unary, 2 limits", world.two), _same("unary, denied", world.shut)]
+
+
+def batched(world: World) -> Case:
+    """Batches of 64 different keys."""
+    checks = [_check(key) for key in world.many[:BATCH_SIZE]]
+    body = frame(BatchCheckLimitRequest(checks=checks).SerializeToString())
+    return Case(
+        f"batch of {BATCH_SIZE}", BATCH_SIZE, lambda port, load: h2load(port, BATCH, body, load._replace(streams=2))
+    )
+
+
+def streamed(world: World) -> Case:
+    """Streams of a thousand checks of 64 different keys."""
+    checks = (_check(world.many[number % BATCH_SIZE]) for number in range(STREAM_LENGTH))
+    body = b"".join(frame(StreamCheckLimitRequest(check=check).SerializeToString()) for check in checks)
+    return Case("stream", STREAM_LENGTH, lambda port, load: h2load(port, STREAM, body, load._replace(streams=1)))
+
+
+def all_cases(world: World, folder: Path) -> Iterable[Case]:
+    """Every case of a whole server."""
+    yield unary(world)
+    yield alone(world)
+    yield from (spread(world, count, folder) for count in (1, 1_000, len(world.many)))
+    yield from on_one_key(world)
+    yield batched(world)
+    yield streamed(world)
+
+
+def _same(name: str, api_key: str) -> Case:
+    body = frame(_check(api_key).SerializeToString())
+    return Case(name, 1, lambda port, load: h2load(port, CHECK, body, load))
+
+
+def _check(api_key: str) -> CheckLimitRequest:
+    return CheckLimitRequest(api_key=api_key, resource=_RESOURCE)
+
+
+def _with_length(check: CheckLimitRequest) -> bytes:
+    message = check.SerializeToString()
+    return struct.pack(">I", len(message)) + message

@@ -1,0 +1,24 @@
+"""The empty handler of the door envoy: reads a call, decides nothing, answers the same always."""
+
+from typing import Final
+
+from ratelimit_service.doors.envoy.answers import answer
+from ratelimit_service.doors.envoy.asgi import Receive, Scope, Send, body_of
+from ratelimit_service.doors.envoy.frames import frame
+
+ANSWER: Final = frame(bytes.fromhex("0801100118015a00") * 12)
+"""96 bytes, as many as the answer about a plan with two limits has. Nobody parses it."""
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one call, or live one life."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    more = True
+    while more:
+        _, more = body_of(await receive())
+    await answer(send, ANSWER)

@@ -1,0 +1,29 @@
+"""The empty handler of the door grpcio: `python -m bench.empty_grpcio PORT`."""
+
+import sys
+
+import grpc
+import uvloop
+
+from bench.empty_app import ANSWER
+from ratelimit_service.doors.envoy.frames import PREFIX
+from ratelimit_service.doors.envoy.paths import CHECK
+
+_SERVICE, _METHOD = CHECK[1:].split("/")
+
+
+async def _answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG001 the shape of every method
+    return ANSWER[PREFIX:]
+
+
+async def _serve(port: int) -> None:
+    server = grpc.aio.server()
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(_answer)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler})])
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,123 @@
+"""Servers to put under load."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ratelimit_service.doors.envoy.config import EnvoyPlan, envoy_config
+from ratelimit_service.doors.envoy.paths import CHECK
+from ratelimit_service.processes.environment import child_environment
+from ratelimit_service.settings import Settings
+
+_START_SECONDS = 60
+_STOP_SECONDS = 30
+
+
+class Target(NamedTuple):
+    """A server that serves: its port, the process that all its processes come from, and what it is."""
+
+    port: int
+    pid: int
+    door: str
+    workers: int
+
+
+@contextmanager
+def serving(settings: Settings, door: str, workers: int) -> Iterator[Target]:
+    """The whole service on one door, as `ratelimit-service serve` runs it."""
+    port = _free_port()
+    own = settings.model_copy(update={"listen": f"127.0.0.1:{port}", "door": door, "workers": workers})
+    with tempfile.TemporaryDirectory() as metrics:
+        command = [str(Path(sys.executable).with_name("ratelimit-service")), "serve"]
+        with _running(command, child_environment(own, Path(metrics))) as process:
+            _await_health(port, process)
+            yield Target(port, process.pid, door, workers)
+
+
+@contextmanager
+def empty(door: str) -> Iterator[Target]:
+    """One process of a door with the empty handler."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = _empty_envoy(port, Path(folder)) if door == "envoy" else ["bench.empty_grpcio", str(port)]
+        with _running([sys.executable, "-m", *command], os.environ) as process:
+            _await_port(port, process)
+            yield Target(port, process.pid, door, 1)
+
+
+def _empty_envoy(port: int, folder: Path) -> list[str]:
+    plan = EnvoyPlan(
+        app="bench.empty_app:app",
+        hot_paths=[CHECK],
+        host="127.0.0.1",
+        port=port,
+        admin_socket=folder / "admin.sock",
+        control_socket=folder / "nobody.sock",
+        max_connection_age=3600,
+        tls=None,
+    )
+    config = folder / "envoy.json"
+    config.write_text(json.dumps(envoy_config(plan)))
+    return ["ratelimit_service.processes.envoy_worker", str(os.getpid()), str(config), "2"]
+
+
+@contextmanager
+def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_health(port: int, process: subprocess.Popen[bytes]) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for _ in _tries(process):
+            try:
+                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=True)
+            except grpc.RpcError:
+                continue
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+
+
+def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in _tries(process):
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                time.sleep(1)  # the port may be open before the handler is there
+                return
+
+
+def _tries(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise SystemExit(f"the server ended with code {process.returncode}; see above")
+        yield
+        time.sleep(0.05)
+    raise SystemExit(f"the server does not serve after {_START_SECONDS} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

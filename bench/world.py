@@ -1,0 +1,111 @@
+"""The stores that a benchmark runs on, and the keys in them."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pydantic import SecretStr
+from sqlalchemy import create_engine, insert, select
+
+from ratelimit_service.bootstrap import open_services
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.embedded.postgres import EmbeddedPostgres
+from ratelimit_service.embedded.valkey import EmbeddedValkey
+from ratelimit_service.keys.caller import LOCAL, Role
+from ratelimit_service.keys.plan import PlanDraft
+from ratelimit_service.settings import Settings
+from ratelimit_service.storage.migrate import upgrade
+from ratelimit_service.storage.tables import key_secrets, keys, plans
+
+_PLENTY: Final = TokenBucket(capacity=1_000_000_000, refill_tokens=1_000_000_000, refill_period_us=MICRO)
+_PLANS: Final = {
+    "open": (Limit("burst", _PLENTY),),
+    "two": (Limit("burst", _PLENTY), Limit("daily", Quota(MAX_TOKENS, Window.DAY))),
+    "shut": (Limit("burst", TokenBucket(capacity=1, refill_tokens=1, refill_period_us=86_400 * MICRO)),),
+}
+_ROWS = 5_000
+
+
+class World(NamedTuple):
+    """Settings that reach the stores, the process of Valkey, and keys: many on plan open, one on each other."""
+
+    settings: Settings
+    valkey_pid: int
+    many: list[str]
+    two: str
+    shut: str
+
+
+@contextmanager
+def open_world(count: int) -> Iterator[World]:
+    """Start the stores with COUNT keys of COUNT subjects on plan open. All of it is gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="ratelimit-bench-") as folder:
+        Path(folder).chmod(0o755)  # Postgres, which never runs as root, has to get in
+        postgres, valkey = EmbeddedPostgres(Path(folder, "postgres")), EmbeddedValkey(Path(folder, "valkey"))
+        with ExitStack() as stack:
+            stack.callback(postgres.stop)
+            stack.callback(valkey.stop)
+            postgres.start()
+            valkey.start()
+            settings = Settings(
+                database_url=SecretStr(postgres.url),
+                redis_url=SecretStr(valkey.url),
+                peppers=SecretStr(Peppers.generate()),
+                log_level="warning",
+                metrics_listen="",
+            )
+            upgrade(postgres.url)
+            asyncio.run(_make_plans(settings))
+            made = _make_keys(settings, {"open": count, "two": 1, "shut": 1})
+            yield World(settings, valkey.pid, made["open"], made["two"][0], made["shut"][0])
+
+
+async def _make_plans(settings: Settings) -> None:
+    async with open_services(settings) as services:
+        await services.tokens.create("bench", Role.ADMIN)
+        for name, limits in _PLANS.items():
+            draft = PlanDraft(name=name, limits=limits, on_store_failure=OnStoreFailure.DENY, description="")
+            await services.plans.create(LOCAL.name, draft)
+
+
+def _make_keys(settings: Settings, counts: dict[str, int]) -> dict[str, list[str]]:
+    """Write the rows at once: the service would take minutes for as many."""
+    peppers = Peppers.parse(settings.peppers.get_secret_value())
+    url = settings.database_url.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1)
+    engine = create_engine(url)
+    made: dict[str, list[str]] = {}
+    with engine.begin() as connection:
+        plan_ids = dict(connection.execute(select(plans.c.name, plans.c.plan_id)).tuples().all())
+        for plan, count in counts.items():
+            fresh = [ApiKey.generate("bench") for _ in range(count)]
+            made[plan] = [str(api_key) for api_key in fresh]
+            for start in range(0, count, _ROWS):
+                part = fresh[start : start + _ROWS]
+                connection.execute(insert(keys), [_key_row(api_key, plan_ids[plan]) for api_key in part])
+                connection.execute(insert(key_secrets), [_secret_row(api_key, peppers) for api_key in part])
+    engine.dispose()
+    return made
+
+
+def _key_row(api_key: ApiKey, plan_id: int) -> dict[str, object]:
+    return {
+        "key_id": api_key.key_id,
+        "subject": f"subject of {api_key.key_id}",
+        "plan_id": plan_id,
+        "state": "active",
+        "description": "",
+        "revision": 1,
+        "create_time": 0,
+        "update_time": 0,
+    }
+
+
+def _secret_row(api_key: ApiKey, peppers: Peppers) -> dict[str, object]:
+    stored = peppers.hash(api_key)
+    return {"key_id": api_key.key_id, "digest": stored.digest, "pepper_version": stored.pepper_version}
