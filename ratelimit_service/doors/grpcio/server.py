@@ -110,6 +110,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", _LARGEST_RECEIVED),
         ("grpc.max_concurrent_streams", 1000),
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # none but identity: a compressed message is not served
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),
         ("grpc.keepalive_time_ms", 60_000),  # finds peers that went without a word
