@@ -19,4 +19,4 @@ def examine_environment(environment: Mapping[str, str]) -> Iterator[Finding]:
         if name.upper().startswith("RATELIMIT_") and name.upper() not in known:
             near = get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            yield Finding.warning("settings", f"{name} is no setting and is not read{hint}")
+            yield Finding.warning("variables", f"{name} is no setting and is not read{hint}")

@@ -1,0 +1,133 @@
+"""`ratelimit-service dev`: starts, stops, and what stays."""
+
+import json
+import os
+import signal
+import socket
+import stat
+
+import psutil
+import pytest
+
+from fixtures.dev_server import PROGRAM, DevServer
+
+
+def test_a_second_start_keeps_everything(own_dev_server: DevServer) -> None:
+    """Key, token, own plans, and what a bucket has left are the same after a stop and a start; both exit with 0."""
+    own_dev_server.start()
+    before = own_dev_server.state
+    made = own_dev_server.run(
+        "plans", "create", "-", stdin="{name: own, limits: [{name: q, quota: {amount: 9, window: YEAR}}]}"
+    )
+    assert made.returncode == 0, made.stderr
+    created = json.loads(own_dev_server.run("keys", "create", "--plan", "own", "--subject", "s", "--json").stdout)
+    assert own_dev_server.run("check", created["secret"], "--cost", "4").returncode == 0
+    assert own_dev_server.stop() == 0
+
+    own_dev_server.start()
+    after = own_dev_server.state
+    assert (after["api_key"], after["admin_token"]) == (before["api_key"], before["admin_token"])
+    left = json.loads(own_dev_server.run("check", created["secret"], "--json").stdout)
+    assert (left["allowed"], left["remaining"]) == (True, "4")
+    subjects = json.loads(own_dev_server.run("keys", "list", "--json").stdout)["keys"]
+    assert [key["subject"] for key in subjects] == ["demo", "s"]
+    assert own_dev_server.stop(signal.SIGINT) == 0
+
+
+def test_says_what_to_do_next(dev_server: DevServer) -> None:
+    """When it is ready it prints the key, which door opened and why, and commands that can be pasted."""
+    key = dev_server.state["api_key"]
+    said = dev_server.said
+    assert f"ratelimit-service serves on {dev_server.listen}. Door " in said
+    assert f"\n  {key}\n" in said
+    assert f'grpcurl -plaintext -d \'{{"api_key":"{key}","resource":"orders.create"}}\' {dev_server.listen} ' in said
+    assert f"ratelimit-service check {key} --resource orders.create" in said
+    assert dev_server.state["admin_token"] not in said
+
+
+def test_secrets_are_for_the_owner_alone(dev_server: DevServer) -> None:
+    """Nobody but the owner may read the file of the peppers, and dev.json, which has what scripts need."""
+    for name in ("dev.json", "peppers"):
+        assert stat.S_IMODE((dev_server.data_dir / name).stat().st_mode) == 0o600
+    assert {"listen", "api_key", "admin_token"} <= dev_server.state.keys()
+    assert dev_server.state["listen"] == dev_server.listen
+
+
+def test_a_second_dev_on_the_folder_is_refused_in_words(dev_server: DevServer) -> None:
+    """While one runs on a folder, another is told so, with the first one's process, and the first goes on."""
+    second = dev_server.run("dev", RATELIMIT_LISTEN="127.0.0.1:0")
+    assert second.returncode == 2
+    assert f"already runs on {dev_server.data_dir} (process " in second.stderr
+    assert dev_server.run("check", "--cost", "0", RATELIMIT_API_KEY=dev_server.state["api_key"]).returncode == 0
+
+
+def test_a_taken_port_is_refused_before_anything_starts(own_dev_server: DevServer) -> None:
+    """A port that somebody else holds is named, and no store was started for nothing."""
+    host, port = own_dev_server.listen.split(":")
+    with socket.socket() as taken:
+        taken.bind((host, int(port)))
+        taken.listen()
+        refused = own_dev_server.run("dev")
+    assert refused.returncode == 4
+    assert f"cannot listen on {own_dev_server.listen}: Address already in use" in refused.stderr
+    assert not own_dev_server.data_dir.exists()
+
+
+def test_urls_of_other_stores_are_not_touched(own_dev_server: DevServer) -> None:
+    """A database that is set for other commands gets no demo key: dev says that it has its own."""
+    own_dev_server.environment["RATELIMIT_DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/production"
+    own_dev_server.start()
+    assert "RATELIMIT_DATABASE_URL is set and not used: dev has its own" in own_dev_server.said
+
+
+def test_starts_again_after_it_was_killed(own_dev_server: DevServer) -> None:
+    """After SIGKILL the next start takes over what is left behind, keeps the key, and leaves no process behind."""
+    own_dev_server.start()
+    key = own_dev_server.state["api_key"]
+    assert own_dev_server.stop(signal.SIGKILL) == -signal.SIGKILL
+    own_dev_server.start()
+    assert own_dev_server.state["api_key"] == key
+    assert own_dev_server.run("check", key).returncode == 0
+    assert own_dev_server.stop() == 0
+    folder = str(own_dev_server.data_dir)
+    commands = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    assert [command for command in commands if folder in command] == []
+
+
+def test_what_was_revoked_is_made_anew(own_dev_server: DevServer) -> None:
+    """A demo key or admin token that is no longer good is replaced at the next start; good ones stay."""
+    own_dev_server.start()
+    first = own_dev_server.state
+    key_id = first["api_key"].split("_")[2]
+    assert own_dev_server.run("keys", "revoke", key_id).returncode == 0
+    assert own_dev_server.run("admin-tokens", "revoke", "dev").returncode == 0
+    own_dev_server.stop()
+    own_dev_server.start()
+    second = own_dev_server.state
+    assert second["api_key"] != first["api_key"]
+    assert second["admin_token"] != first["admin_token"]
+    assert own_dev_server.run("check", second["api_key"]).returncode == 0
+    assert own_dev_server.run("keys", "list").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        ({"RATELIMIT_WORKERS": "0"}, 2, "RATELIMIT_WORKERS is '0': input should be greater than or equal to 1"),
+        ({"RATELIMIT_LISTEN": "nonsense"}, 4, "'nonsense' is no address; write host:port"),
+        ({"RATELIMIT_DATA_DIR": "/dev/null/x"}, 2, "cannot use /dev/null/x: Not a directory"),
+    ],
+)
+def test_wrong_settings_are_told_in_words(
+    own_dev_server: DevServer, settings: dict[str, str], code: int, words: str
+) -> None:
+    """A setting that cannot be is named with its value, without a traceback."""
+    done = own_dev_server.run("dev", **settings)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_program_is_installed() -> None:
+    """The command is there and can be run."""
+    assert os.access(PROGRAM, os.X_OK)
