@@ -68,6 +68,7 @@ func newRunner(t *testing.T, options map[string]any) *runner {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = run.client.Close() })
+	server.Connected(4)
 	application := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
 	run.site = httptest.NewServer(ratelimithttp.Middleware(run.client)(application))
 	t.Cleanup(run.site.Close)
@@ -127,6 +128,7 @@ func (r *runner) step(t *testing.T, number int, step step) {
 		ownID = step.Call.RequestID
 		r.call(t, step.Call, look)
 	}
+	r.server.Attempted(len(answers))
 	r.attempts(look, len(answers), ownID)
 	look.failures(r.client.Failures(), r.callbacks.Load())
 	look.nothingLeft()

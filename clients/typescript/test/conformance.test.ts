@@ -38,6 +38,7 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
       callbacks += 1;
     },
   });
+  await server.connected(clientOptions(one.options ?? {}).connections ?? 4);
   const site = await makeSite(client);
   const used = new Set<string>();
   try {
@@ -55,6 +56,7 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
       } else {
         await call(client, step, look);
       }
+      await server.attempted(answers.length);
       look.attempts(server.attempts, answers.length, step.call?.request_id, used);
       look.failures(client.failures, callbacks);
       look.nothingLeft();

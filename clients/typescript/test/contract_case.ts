@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { CheckLimitResponseSchema } from "../src/stubs.js";
+import { CheckLimitResponseSchema } from "../src/gen/index.js";
 import type { Answer } from "./scripted_server.js";
 
 // The cases as they stand in the files: see README.md beside them.

@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
-import { type CheckLimitRequest, type CheckLimitResponse, CheckLimitResponseSchema, RateLimitService } from "../src/stubs.js";
+import { type CheckLimitRequest, type CheckLimitResponse, CheckLimitResponseSchema, RateLimitService } from "../src/gen/index.js";
 
 /** What the server does with one attempt. */
 export type Answer = { decide: CheckLimitResponse } | { fail: ConnectError } | { hang: true };
@@ -59,6 +59,16 @@ export class ScriptedServer {
     this.attempts = [];
   }
 
+  /** Waits until a client has made its connections, so that no call pays for a handshake with its deadline. */
+  async connected(connections: number): Promise<void> {
+    await eventually(() => this.sessions.size >= connections);
+  }
+
+  /** Waits until that many attempts have come: a client that gives up may be told before the server has looked. */
+  async attempted(attempts: number): Promise<void> {
+    await eventually(() => this.attempts.length >= attempts);
+  }
+
   async stop(): Promise<void> {
     for (const session of this.sessions) {
       session.destroy();
@@ -82,5 +92,13 @@ export class ScriptedServer {
     }
     await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
     throw new ConnectError("the client gave up", Code.Canceled);
+  }
+}
+
+/** Waits until it is so, for 5 seconds at most: whoever waits then looks for itself. */
+async function eventually(isSo: () => boolean): Promise<void> {
+  const ends = performance.now() + 5000;
+  while (!isSo() && performance.now() < ends) {
+    await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }

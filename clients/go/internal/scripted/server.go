@@ -54,6 +54,7 @@ type Server struct {
 	mutex    sync.Mutex
 	script   []Answer
 	attempts []Attempt
+	opened   connectionCount
 }
 
 // Start serves on a free port of loopback until Stop.
@@ -62,7 +63,8 @@ func Start() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &Server{grpc: grpc.NewServer(), address: listener.Addr().String()}
+	server := &Server{address: listener.Addr().String()}
+	server.grpc = grpc.NewServer(grpc.StatsHandler(&server.opened))
 	ratelimitv1.RegisterRateLimitServiceServer(server.grpc, server)
 	go func() { _ = server.grpc.Serve(listener) }()
 	return server, nil
@@ -88,6 +90,16 @@ func (s *Server) Attempts() []Attempt {
 	return append([]Attempt(nil), s.attempts...)
 }
 
+// Connected waits until a client has made its connections, so that no call pays for a handshake with its deadline.
+func (s *Server) Connected(connections int) {
+	eventually(func() bool { return s.opened.Load() >= int64(connections) })
+}
+
+// Attempted waits until that many attempts have come: a client that gives up may be told before the server has looked.
+func (s *Server) Attempted(attempts int) {
+	eventually(func() bool { return len(s.Attempts()) >= attempts })
+}
+
 // CheckLimit answers as scripted.
 func (s *Server) CheckLimit(
 	ctx context.Context, request *ratelimitv1.CheckLimitRequest,
@@ -110,4 +122,11 @@ func (s *Server) next(ctx context.Context, request *ratelimitv1.CheckLimitReques
 	answer := s.script[0]
 	s.script = s.script[1:]
 	return answer
+}
+
+// eventually waits until it is so, for 5 seconds at most: whoever waits then looks for itself.
+func eventually(isSo func() bool) {
+	for ends := time.Now().Add(5 * time.Second); !isSo() && time.Now().Before(ends); {
+		time.Sleep(2 * time.Millisecond)
+	}
 }

@@ -67,6 +67,8 @@ const (
 	ErrorReason_MESSAGE_TOO_LARGE ErrorReason = 17
 	// UNIMPLEMENTED. No such method, or an encoding that is not served. Metadata: `method` or `encoding`.
 	ErrorReason_NOT_SERVED ErrorReason = 18
+	// NOT_FOUND. Metadata: `domain`.
+	ErrorReason_RULES_NOT_FOUND ErrorReason = 19
 )
 
 // Enum value maps for ErrorReason.
@@ -91,6 +93,7 @@ var (
 		16: "INTERNAL_FAULT",
 		17: "MESSAGE_TOO_LARGE",
 		18: "NOT_SERVED",
+		19: "RULES_NOT_FOUND",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED": 0,
@@ -112,6 +115,7 @@ var (
 		"INTERNAL_FAULT":           16,
 		"MESSAGE_TOO_LARGE":        17,
 		"NOT_SERVED":               18,
+		"RULES_NOT_FOUND":          19,
 	}
 )
 
@@ -146,7 +150,7 @@ var File_ratelimit_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xa4\x03\n" +
+	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xb9\x03\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rINVALID_FIELD\x10\x01\x12\x11\n" +
@@ -168,7 +172,8 @@ const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\x0eINTERNAL_FAULT\x10\x10\x12\x15\n" +
 	"\x11MESSAGE_TOO_LARGE\x10\x11\x12\x0e\n" +
 	"\n" +
-	"NOT_SERVED\x10\x12BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"NOT_SERVED\x10\x12\x12\x13\n" +
+	"\x0fRULES_NOT_FOUND\x10\x13BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_errors_proto_rawDescOnce sync.Once

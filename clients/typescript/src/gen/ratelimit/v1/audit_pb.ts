@@ -44,14 +44,15 @@ export type AuditEvent = Message<"ratelimit.v1.AuditEvent"> & {
   actor: string;
 
   /**
-   * What was done: `key.create`, `key.rotate`, `plan.update`, `token.revoke`.
+   * What was done: `key.create`, `key.rotate`, `plan.update`, `rules.replace`, `token.revoke`.
    *
    * @generated from field: string action = 4;
    */
   action: string;
 
   /**
-   * What it was done to: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `tokens/<name>`.
+   * What it was done to: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
+   * `tokens/<name>`.
    *
    * @generated from field: string target = 5;
    */
