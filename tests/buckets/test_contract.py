@@ -1,0 +1,187 @@
+"""What every bucket store in Redis promises: on one server, on a cluster, and by way of Sentinels."""
+
+import asyncio
+from collections import Counter
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from buckets.conftest import MakeBucket, OpenStore
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome
+from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.ports import BucketStore
+
+# They refill too slowly to matter while a test runs.
+TEN = Limit("ten", TokenBucket(10, 1, 86_400 * MICRO))
+THREE = Limit("three", TokenBucket(3, 1, 86_400 * MICRO))
+QUOTA = Limit("quota", Quota(5, Window.YEAR))
+SHADOW = Limit("shadow", TokenBucket(2, 1, 86_400 * MICRO), mode=Mode.SHADOW)
+DRAINS_US = 86_400 * MICRO
+
+
+@pytest.fixture(params=["valkey_url", "redis_cluster", "redis_sentinel"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Each kind of server in turn."""
+    server = request.getfixturevalue(request.param)
+    return server if isinstance(server, str) else str(server.url)
+
+
+@pytest_asyncio.fixture
+async def store(url: str, open_store: OpenStore) -> BucketStore:
+    """A store on it."""
+    return open_store(url)
+
+
+async def take(store: BucketStore, *buckets: Bucket, cost: int = 1, request: str = "") -> Outcome:
+    """Make one charge of COST in each of BUCKETS."""
+    (outcome,) = await store.charge((Charge(buckets, (cost,) * len(buckets), request),))
+    return outcome
+
+
+async def used(store: BucketStore, bucket: Bucket) -> int:
+    """How many tokens were taken from a bucket that drains too slowly to matter, in whole tokens."""
+    looked = (await take(store, bucket, cost=0)).weighed[0]
+    return bucket.limit.capacity - looked.remaining // MICRO
+
+
+async def test_no_more_than_the_capacity(store: BucketStore, bucket: MakeBucket) -> None:
+    """Of more calls at once than a bucket holds, exactly as many are charged as it holds."""
+    ten = bucket(TEN)
+    outcomes = await asyncio.gather(*[take(store, ten) for _ in range(50)])
+    assert Counter(outcome.charged for outcome in outcomes) == {True: 10, False: 40}
+
+
+async def test_two_servers_share_a_bucket(url: str, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """Two stores on the same server together charge no more than the capacity."""
+    ten = bucket(TEN)
+    stores = [open_store(url), open_store(url)]
+    outcomes = await asyncio.gather(*[take(store, ten) for store in stores for _ in range(25)])
+    assert sum(outcome.charged for outcome in outcomes) == 10
+
+
+async def test_all_or_nothing(store: BucketStore, bucket: MakeBucket) -> None:
+    """A charge that one bucket cannot take is taken from none, whatever their order."""
+    ten, three = bucket(TEN), bucket(THREE)
+    assert (await take(store, ten, three, cost=3)).charged
+    for buckets in ((ten, three), (three, ten)):
+        assert not (await take(store, *buckets)).charged
+    # Rounded to whole tokens, since a little drains between the calls.
+    assert await used(store, ten) == 3
+
+
+async def test_a_denial_says_how_long_to_wait(store: BucketStore, bucket: MakeBucket) -> None:
+    """The wait of a denied charge is the time that the tokens it lacks take to come."""
+    three = bucket(THREE)
+    await take(store, three, cost=3)
+    weighed = (await take(store, three, cost=2)).weighed[0]
+    assert 2 * DRAINS_US - 60 * MICRO < weighed.wait_us <= 2 * DRAINS_US
+    assert 3 * DRAINS_US - 60 * MICRO < weighed.reset_us <= 3 * DRAINS_US
+
+
+async def test_more_than_the_capacity_never_fits(store: BucketStore, bucket: MakeBucket) -> None:
+    """A cost above the capacity is denied with no wait that would help, and charges nothing."""
+    for limit in (THREE, QUOTA):
+        fresh = bucket(limit)
+        outcome = await take(store, fresh, cost=limit.capacity + 1)
+        assert not outcome.charged
+        assert outcome.weighed[0].wait_us == NEVER
+        assert outcome.weighed[0].remaining == limit.capacity * MICRO
+
+
+async def test_a_quota_ends_with_its_window(store: BucketStore, bucket: MakeBucket) -> None:
+    """A quota that is used up says to wait until the year is over."""
+    quota = bucket(QUOTA)
+    assert (await take(store, quota, cost=5)).charged
+    denied = await take(store, quota)
+    assert not denied.charged
+    assert 0 < denied.weighed[0].wait_us == denied.weighed[0].reset_us <= 366 * 86_400 * MICRO
+
+
+async def test_a_shadow_never_denies(store: BucketStore, bucket: MakeBucket) -> None:
+    """A shadow bucket is charged while it has room, and then neither denies nor is charged."""
+    ten, shadow = bucket(TEN), bucket(SHADOW)
+    outcomes = [await take(store, ten, shadow) for _ in range(4)]
+    assert all(outcome.charged for outcome in outcomes)
+    assert [outcome.weighed[1].wait_us > 0 for outcome in outcomes] == [False, False, True, True]
+    assert await used(store, ten) == 4
+    assert await used(store, shadow) == 2
+
+
+async def test_cost_zero_looks(store: BucketStore, bucket: MakeBucket) -> None:
+    """A charge of 0 fits even where nothing is left, and takes nothing."""
+    three = bucket(THREE)
+    await take(store, three, cost=3)
+    assert (await take(store, three, cost=0)).charged
+    assert await used(store, three) == 3
+
+
+async def test_a_negative_cost_gives_back(store: BucketStore, bucket: MakeBucket) -> None:
+    """Tokens that are given back can be taken again, but no more than the bucket holds."""
+    three = bucket(THREE)
+    await take(store, three, cost=3)
+    assert (await take(store, three, cost=-2)).charged
+    assert (await take(store, three, cost=2)).charged
+    await take(store, three, cost=-1_000_000)
+    assert not (await take(store, three, cost=4)).charged
+    assert (await take(store, three, cost=3)).charged
+
+
+async def test_a_changed_limit_keeps_what_was_consumed(store: BucketStore, bucket: MakeBucket) -> None:
+    """Another size or kind of limit on the same bucket gives no free burst."""
+    ten = bucket(TEN)
+    await take(store, ten, cost=9)
+    for limit in (THREE, QUOTA):
+        smaller = Bucket(ten.name, ten.partition, limit)
+        assert not (await take(store, smaller)).charged
+    assert (await take(store, ten)).charged
+    assert not (await take(store, ten)).charged
+
+
+async def test_a_repeated_request_is_charged_once(store: BucketStore, bucket: MakeBucket) -> None:
+    """The same request gets the same outcome, one after another and within one batch, and is charged once."""
+    ten, request = bucket(TEN), uuid4().hex
+    charge = Charge((ten,), (4,), request)
+    first = await store.charge((charge, charge))
+    second = await store.charge((charge,))
+    assert first[0] == first[1] == second[0]
+    assert await used(store, ten) == 4
+
+
+async def test_a_repeated_request_stays_denied(store: BucketStore, bucket: MakeBucket) -> None:
+    """A request that was denied gets the same denial again, even when there would be room by now."""
+    three, request = bucket(THREE), uuid4().hex
+    await take(store, three, cost=3)
+    denied = await take(store, three, cost=2, request=request)
+    await take(store, three, cost=-3)
+    assert await take(store, three, cost=2, request=request) == denied
+    assert await used(store, three) == 0
+
+
+async def test_a_request_at_two_servers_at_once(url: str, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """One request through two stores at the same time is charged once and answered the same."""
+    stores = [open_store(url), open_store(url)]
+    for _ in range(20):
+        ten, request = bucket(TEN), uuid4().hex
+        first, second = await asyncio.gather(*[take(store, ten, request=request) for store in stores])
+        assert first == second
+        assert await used(stores[0], ten) == 1
+
+
+async def test_batches_keep_their_order(store: BucketStore, bucket: MakeBucket) -> None:
+    """Charges of one call over many partitions are answered in the order in which they were asked."""
+    buckets = [bucket(Limit("l", TokenBucket(n + 1, 1, 86_400 * MICRO)), partition=n % 16) for n in range(64)]
+    outcomes = await store.charge([Charge((each,), (1,)) for each in buckets])
+    assert [outcome.weighed[0].remaining for outcome in outcomes] == [n * MICRO for n in range(64)]
+
+
+async def test_a_charge_of_no_bucket_is_made(store: BucketStore) -> None:
+    """Where no limit applies there is nothing to deny."""
+    assert await store.charge((Charge((), ()),)) == [Outcome(charged=True, weighed=())]
+
+
+async def test_a_call_larger_than_one_script(store: BucketStore, bucket: MakeBucket) -> None:
+    """A call with more buckets than fit into one script is answered whole and in order."""
+    buckets = tuple(bucket(TEN) for _ in range(40))
+    outcomes = await store.charge([Charge(buckets, (1,) * 40)] * 256)
+    assert [outcome.charged for outcome in outcomes] == [True] * 10 + [False] * 246
