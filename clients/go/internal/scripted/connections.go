@@ -19,13 +19,17 @@ func (c *connectionCount) HandleConn(_ context.Context, event stats.ConnStats) {
 }
 
 // TagConn adds nothing.
-func (c *connectionCount) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (c *connectionCount) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
+	return ctx
+}
 
 // HandleRPC counts nothing.
 func (c *connectionCount) HandleRPC(context.Context, stats.RPCStats) {}
 
 // TagRPC adds nothing.
-func (c *connectionCount) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+func (c *connectionCount) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context {
+	return ctx
+}
 
 // peerOf is the other end of the call's connection.
 func peerOf(ctx context.Context) string {

@@ -1,0 +1,127 @@
+package ratelimithttp_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/ratelimit-service/clients/go/internal/scripted"
+	"github.com/ratelimit-service/clients/go/ratelimit"
+	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
+	"github.com/ratelimit-service/clients/go/ratelimithttp"
+)
+
+// The contract's cases for the middleware are run in package conformance_test; these are the options.
+
+func site(t *testing.T, options ...ratelimithttp.Option) (*scripted.Server, *httptest.Server) {
+	t.Helper()
+	server, err := scripted.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	client, err := ratelimit.New(server.Address(), ratelimit.WithDeadline(10*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+	behind := httptest.NewServer(ratelimithttp.Middleware(client, options...)(hello))
+	t.Cleanup(behind.Close)
+	return server, behind
+}
+
+func get(t *testing.T, url string, headers map[string]string) (*http.Response, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range headers {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+func over(limit string) scripted.Answer {
+	return scripted.Decide(&ratelimitv1.CheckLimitResponse{
+		Reason: ratelimit.OverLimit, Limit: limit, RetryAfter: durationpb.New(1500 * time.Millisecond),
+		Limits: []*ratelimitv1.WeighedLimit{{
+			Name: limit, Limit: 20, WouldDeny: true, Window: durationpb.New(2 * time.Second),
+			ResetAfter: durationpb.New(2 * time.Second), RetryAfter: durationpb.New(1500 * time.Millisecond),
+		}},
+	})
+}
+
+// Key, resource and cost come from where the options say, and the headers are in the style they say.
+func TestOptions(t *testing.T) {
+	server, behind := site(t,
+		ratelimithttp.WithKey(func(r *http.Request) string { return r.URL.Query().Get("key") }),
+		ratelimithttp.WithResource(func(*http.Request) string { return "orders.list" }),
+		ratelimithttp.WithCost(func(*http.Request) uint32 { return 3 }),
+		ratelimithttp.WithStyle(ratelimit.XRateLimit))
+	server.Script(over("burst"))
+	response, body := get(t, behind.URL+"/?key=k1", nil)
+	request := server.Attempts()[0].Request
+	if request.GetApiKey() != "k1" || request.Resource != "orders.list" || request.GetCost() != 3 {
+		t.Errorf("the service was asked %v", request)
+	}
+	if response.StatusCode != http.StatusTooManyRequests || response.Header.Get("X-RateLimit-Limit") != "20" ||
+		response.Header.Get("X-RateLimit-Reset") != "2" || response.Header.Get("Retry-After") != "2" ||
+		response.Header.Get("RateLimit") != "" {
+		t.Errorf("got %d with %v and %s", response.StatusCode, response.Header, body)
+	}
+}
+
+// A path that is no text is refused without asking, and does not fail open.
+func TestAPathThatIsNoText(t *testing.T) {
+	server, behind := site(t)
+	server.Script()
+	response, body := get(t, behind.URL+"/%ff", map[string]string{"x-api-key": "k1"})
+	var problem struct{ Detail, Reason string }
+	if err := json.Unmarshal([]byte(body), &problem); err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != http.StatusBadRequest || problem.Reason != "INVALID_FIELD" ||
+		problem.Detail != "resource: is not valid UTF-8" || len(server.Attempts()) != 0 {
+		t.Errorf("got %d with %s", response.StatusCode, body)
+	}
+}
+
+type broken struct{}
+
+func (broken) Check(context.Context, ratelimit.Request) (ratelimit.Decision, error) {
+	return ratelimit.Decision{}, errors.New("the token is not good")
+}
+
+// An error of the setup goes to the function that the option names, and the request does not pass.
+func TestOnError(t *testing.T) {
+	passed := false
+	handler := ratelimithttp.Middleware(broken{}, ratelimithttp.WithOnError(
+		func(w http.ResponseWriter, _ *http.Request, err error) {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		},
+	))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true }))
+	behind := httptest.NewServer(handler)
+	defer behind.Close()
+	response, body := get(t, behind.URL, map[string]string{"x-api-key": "k1"})
+	if response.StatusCode != http.StatusBadGateway || body != "the token is not good\n" || passed {
+		t.Errorf("got %d with %q; passed is %v", response.StatusCode, body, passed)
+	}
+}
