@@ -18,9 +18,12 @@ from ratelimit_service.buckets.connect import open_bucket_store
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.cache import PolicyCache
+from ratelimit_service.decision.descriptor_engine import DescriptorEngine
 from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.follower import ChangeFollower
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.rules_cache import RulesCache
 from ratelimit_service.decision.secrets import Peppers
 from ratelimit_service.doors.admin.endpoint import AdminEndpoint
 from ratelimit_service.doors.authentication import Authenticator
@@ -31,6 +34,7 @@ from ratelimit_service.keys.audit_service import AuditService
 from ratelimit_service.keys.key_service import KeyService
 from ratelimit_service.keys.override_service import OverrideService
 from ratelimit_service.keys.plan_service import PlanService
+from ratelimit_service.keys.rules_service import RulesService
 from ratelimit_service.keys.token_service import TokenService
 from ratelimit_service.metrics import Counts, WorkerMetrics
 from ratelimit_service.settings import Settings
@@ -40,6 +44,7 @@ from ratelimit_service.storage.database import Database
 from ratelimit_service.storage.live_servers import PostgresLiveServers
 from ratelimit_service.storage.migrate import current, head
 from ratelimit_service.storage.policy_source import PostgresPolicySource
+from ratelimit_service.storage.rules_source import PostgresRulesSource
 from ratelimit_service.storage.unit_of_work import PostgresTransactions
 
 __all__ = ["Planes", "Services", "StartupFault", "open_planes", "open_services"]
@@ -49,13 +54,14 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What manages keys and plans, on one database."""
+    """What manages keys, plans and descriptor rules, on one database."""
 
     database: Database
     peppers: Peppers
     keys: KeyService
     plans: PlanService
     overrides: OverrideService
+    rules: RulesService
     audit: AuditService
     tokens: TokenService
 
@@ -66,10 +72,12 @@ class Planes:
 
     check_endpoint: CheckEndpoint
     admin_endpoint: AdminEndpoint
+    descriptor_engine: DescriptorEngine
     authenticator: Authenticator
     services: Services
     buckets: GuardedStore
     policies: PolicyCache
+    rules: RulesCache
     counts: Counts
     metrics: WorkerMetrics
     probes: Mapping[str, Probe]
@@ -94,6 +102,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             keys=KeyService(transactions, peppers, clock, environment=settings.key_environment),
             plans=PlanService(transactions, clock),
             overrides=OverrideService(transactions, clock),
+            rules=RulesService(transactions, clock),
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
         )
@@ -119,28 +128,34 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
             PostgresPolicySource(services.database),
-            feed,
             clock,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
+        rules = RulesCache(PostgresRulesSource(services.database))
+        follower = ChangeFollower(feed, policies, rules)
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
-        engine = DecisionEngine(Identifier(policies, services.peppers, clock), buckets, local)
+        identifier = Identifier(policies, services.peppers, clock)
+        engine = DecisionEngine(identifier, buckets, local)
         counts = Counts()
-        metrics = WorkerMetrics(engine, policies, counts, lambda: buckets.closed_off, monotonic)
+        metrics = WorkerMetrics(engine, policies, follower, counts, lambda: buckets.closed_off, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
-        background.start("following changes", policies.follow)
+        background.start("following changes", follower.follow)
         background.start("counting servers", servers.follow)
         background.start("keeping metrics", metrics.keep)
         yield Planes(
             check_endpoint=CheckEndpoint(engine),
-            admin_endpoint=AdminEndpoint(services.keys, services.plans, services.overrides, services.audit, clock),
+            admin_endpoint=AdminEndpoint(
+                services.keys, services.plans, services.overrides, services.rules, services.audit, clock
+            ),
+            descriptor_engine=DescriptorEngine(rules, identifier, buckets, local),
             authenticator=Authenticator(services.tokens),
             services=services,
             buckets=buckets,
             policies=policies,
+            rules=rules,
             counts=counts,
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},

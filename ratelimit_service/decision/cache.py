@@ -1,11 +1,10 @@
-"""The policies that a server has in memory, kept true by the change feed."""
+"""The policies that a server has in memory, kept true by `follower.ChangeFollower`."""
 
 import asyncio
 from collections.abc import Collection, Iterable
 
-from ratelimit_service.decision.follower import ChangeFollower
 from ratelimit_service.decision.policy import Policy
-from ratelimit_service.decision.ports import ChangeFeed, Clock, Fetched, PolicySource, StoreUnavailable
+from ratelimit_service.decision.ports import Clock, Fetched, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import Change, ChangeKind, PolicyRecord
 
 _MOST_PER_FETCH = 500
@@ -32,11 +31,8 @@ class PolicyCache:
     A policy that is here stays in force while Postgres is away.
     """
 
-    def __init__(
-        self, source: PolicySource, feed: ChangeFeed, clock: Clock, *, size: int = 100_000, unknown_ttl: float = 5.0
-    ) -> None:
+    def __init__(self, source: PolicySource, clock: Clock, *, size: int = 100_000, unknown_ttl: float = 5.0) -> None:
         self._source = source
-        self._follower = ChangeFollower(feed, self)
         self._clock = clock
         self._size = size
         self._unknown_ttl_us = round(unknown_ttl * _SECOND_US)
@@ -86,15 +82,6 @@ class PolicyCache:
             return None
         self.misses += 1
         return await asyncio.shield(self._want(key_id))
-
-    async def follow(self) -> None:
-        """Keep the policies true, for ever, where nothing else follows the same feed."""
-        await self._follower.follow()
-
-    @property
-    def current(self) -> bool:
-        """Whether the change feed could be read at the last attempt."""
-        return self._follower.current
 
     async def refresh_all(self) -> None:
         """Read again every policy that is here. Raises StoreUnavailable."""

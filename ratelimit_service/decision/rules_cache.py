@@ -1,4 +1,4 @@
-"""The descriptor rules that a server has in memory: all domains, kept true by the change feed."""
+"""The descriptor rules that a server has in memory: all domains, kept true by `follower.ChangeFollower`."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol

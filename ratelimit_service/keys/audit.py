@@ -33,7 +33,7 @@ class AuditEvent:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Whose policies a change touches: those of this key, subject or plan."""
+    """What a change touches: the policies of this key, subject or plan, or the rules of this domain."""
 
     kind: ChangeKind
     name: str

@@ -10,19 +10,12 @@ Document = Mapping[str, Any]
 
 def to_document(limit: Limit) -> dict[str, Any]:
     """Return the document of a limit."""
-    algorithm = limit.algorithm
-    body: dict[str, Any]
-    if isinstance(algorithm, TokenBucket):
-        kind = "token_bucket"
-        body = {
-            "capacity": algorithm.capacity,
-            "refill_tokens": algorithm.refill_tokens,
-            "refill_period_us": algorithm.refill_period_us,
-        }
-    else:
-        kind = "quota"
-        body = {"amount": algorithm.amount, "window": algorithm.window.value}
-    return {"name": limit.name, "resource": limit.resource, "mode": limit.mode.value, kind: body}
+    return {
+        "name": limit.name,
+        "resource": limit.resource,
+        "mode": limit.mode.value,
+        **algorithm_to_document(limit.algorithm),
+    }
 
 
 def from_document(document: Document) -> Limit:
@@ -30,11 +23,26 @@ def from_document(document: Document) -> Limit:
 
     Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it makes no valid limit.
     """
-    algorithm: TokenBucket | Quota
+    return Limit(document["name"], algorithm_from_document(document), document["resource"], Mode(document["mode"]))
+
+
+def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
+    """Return that part of a limit's document that says how it counts."""
+    if isinstance(algorithm, TokenBucket):
+        return {
+            "token_bucket": {
+                "capacity": algorithm.capacity,
+                "refill_tokens": algorithm.refill_tokens,
+                "refill_period_us": algorithm.refill_period_us,
+            }
+        }
+    return {"quota": {"amount": algorithm.amount, "window": algorithm.window.value}}
+
+
+def algorithm_from_document(document: Document) -> TokenBucket | Quota:
+    """Return how the limit of a document counts. Raises like `from_document`."""
     if "token_bucket" in document:
         body = document["token_bucket"]
-        algorithm = TokenBucket(int(body["capacity"]), int(body["refill_tokens"]), int(body["refill_period_us"]))
-    else:
-        body = document["quota"]
-        algorithm = Quota(int(body["amount"]), Window(body["window"]))
-    return Limit(document["name"], algorithm, document["resource"], Mode(document["mode"]))
+        return TokenBucket(int(body["capacity"]), int(body["refill_tokens"]), int(body["refill_period_us"]))
+    body = document["quota"]
+    return Quota(int(body["amount"]), Window(body["window"]))

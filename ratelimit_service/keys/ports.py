@@ -8,6 +8,7 @@ from ratelimit_service.decision.record import Override
 from ratelimit_service.keys.audit import AuditEvent, Changed, Event
 from ratelimit_service.keys.key import Key
 from ratelimit_service.keys.plan import Plan
+from ratelimit_service.keys.rule_set import RuleSet
 from ratelimit_service.keys.target import OverrideTarget
 from ratelimit_service.keys.token import StoredToken
 
@@ -79,6 +80,30 @@ class OverrideRepository(Protocol):
         ...
 
 
+class RulesRepository(Protocol):
+    """Keeps the descriptor rules of domains and all their versions."""
+
+    async def get(self, domain: str, version: int = 0) -> RuleSet | None:
+        """Read a version of a domain's rules, 0 being the one in force."""
+        ...
+
+    async def list(self, *, after: str, count: int) -> Sequence[RuleSet]:
+        """Read at most COUNT rule sets in force, in the order of their domains, whose domain comes after AFTER."""
+        ...
+
+    async def add(self, rules: RuleSet) -> None:
+        """Put the first rules of a domain in force. The domain has none."""
+        ...
+
+    async def add_version(self, rules: RuleSet) -> None:
+        """Put a new version of a domain's rules in force."""
+        ...
+
+    async def delete(self, rules: RuleSet, now_us: int) -> None:
+        """Take a domain's rules out of force, so that it is free again."""
+        ...
+
+
 class AuditRepository(Protocol):
     """Keeps the record of changes."""
 
@@ -131,6 +156,11 @@ class UnitOfWork(Protocol):
     @property
     def overrides(self) -> OverrideRepository:
         """The overrides, as this transaction sees them."""
+        ...
+
+    @property
+    def rules(self) -> RulesRepository:
+        """The descriptor rules, as this transaction sees them."""
         ...
 
     @property

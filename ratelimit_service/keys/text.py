@@ -7,7 +7,7 @@ from ratelimit_service.errors import InvalidArgument
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MOST_SUBJECT = 128
 _MOST_DESCRIPTION = 256
-_MOST_TARGET = 256
+_MOST_TARGET = 272  # `domains/` and a domain of 256
 
 
 def check_subject(subject: str) -> None:

@@ -22,11 +22,6 @@ class Cache(Protocol):
     """What is read of the policy cache."""
 
     @property
-    def current(self) -> bool:
-        """Whether the change feed could be read at the last attempt."""
-        ...
-
-    @property
     def misses(self) -> int:
         """Look-ups so far that memory could not answer."""
         ...
@@ -37,6 +32,15 @@ class Cache(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+
+class Feed(Protocol):
+    """What is read of the follower of changes."""
+
+    @property
+    def current(self) -> bool:
+        """Whether the change feed could be read at the last attempt."""
+        ...
 
 
 class _Histogram(Histogram):
@@ -84,16 +88,18 @@ class _Rising:
 class WorkerMetrics:
     """Puts what one worker has counted into its Prometheus metrics."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  one for each thing that is read
         self,
         engine: Engine,
         cache: Cache,
+        feed: Feed,
         counts: Counts,
         breaker_open: Callable[[], bool],
         now: Callable[[], float],
     ) -> None:
         self.registry = CollectorRegistry()
         self._cache = cache
+        self._feed = feed
         self._calls = counts.calls
         trips = counts.trips
         self._breaker_open = breaker_open
@@ -135,7 +141,7 @@ class WorkerMetrics:
             rising.flush()
         for growing in self._growing:
             growing.flush()
-        if self._cache.current:
+        if self._feed.current:
             self._feed_seen = self._now()
         self._feed_age.set(self._now() - self._feed_seen)
         self._policies.set(len(self._cache))

@@ -85,6 +85,30 @@ key_secrets = Table(
     ForeignKeyConstraint(["key_id"], ["keys.key_id"]),
 )
 
+rule_domains = Table(
+    "rule_domains",
+    metadata,
+    Column("domain_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("domain", _NAME, nullable=False),
+    Column("version", BigInteger, nullable=False, comment="The one in force."),
+    Column("create_time", Microseconds, nullable=False),
+    Column("delete_time", Microseconds, comment="Kept for its versions; its name is free again."),
+    Index("rule_domains_domain_key", "domain", unique=True, postgresql_where=text("delete_time IS NULL")),
+)
+
+rule_versions = Table(
+    "rule_versions",
+    metadata,
+    Column("domain_id", BigInteger, ForeignKey("rule_domains.domain_id"), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("descriptors", JSONB, nullable=False, comment="The tree of rules, in its order."),
+    Column("on_store_failure", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("create_time", Microseconds, nullable=False),
+    PrimaryKeyConstraint("domain_id", "version"),
+    CheckConstraint("on_store_failure IN ('fail', 'local', 'allow', 'deny')", name="on_store_failure"),
+)
+
 overrides = Table(
     "overrides",
     metadata,
@@ -129,5 +153,5 @@ changes = Table(
     Column("kind", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("time", Microseconds, nullable=False),
-    CheckConstraint("kind IN ('key', 'subject', 'plan')", name="kind"),
+    CheckConstraint("kind IN ('key', 'subject', 'plan', 'domain')", name="kind"),
 )

@@ -14,6 +14,7 @@ from ratelimit_service.storage.database import Database
 from ratelimit_service.storage.key_repository import PostgresKeyRepository
 from ratelimit_service.storage.override_repository import PostgresOverrideRepository
 from ratelimit_service.storage.plan_repository import PostgresPlanRepository
+from ratelimit_service.storage.rules_repository import PostgresRulesRepository
 from ratelimit_service.storage.token_repository import PostgresTokenRepository
 
 
@@ -24,6 +25,7 @@ class PostgresUnitOfWork:
         self.keys = PostgresKeyRepository(connection)
         self.plans = PostgresPlanRepository(connection)
         self.overrides = PostgresOverrideRepository(connection)
+        self.rules = PostgresRulesRepository(connection)
         self.audit = PostgresAuditRepository(connection)
         self.tokens = PostgresTokenRepository(connection)
         self._change_log = ChangeLog(connection)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from ratelimit_service.buckets.reference import ReferenceBuckets
-
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import Charge, Outcome
 from ratelimit_service.decision.limit import Limit, TokenBucket

@@ -10,6 +10,7 @@ import pytest_asyncio
 from decision.memory import ManualClock, MemoryFeed, MemorySource, burst, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
+from ratelimit_service.decision.follower import ChangeFollower
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.record import ChangeKind, KeyState
 
@@ -19,7 +20,8 @@ class World:
 
     def __init__(self, *, size: int = 1_000) -> None:
         self.clock, self.source, self.feed = ManualClock(), MemorySource(), MemoryFeed()
-        self.cache = PolicyCache(self.source, self.feed, self.clock, size=size, unknown_ttl=5)
+        self.cache = PolicyCache(self.source, self.clock, size=size, unknown_ttl=5)
+        self.follower = ChangeFollower(self.feed, self.cache)
 
     def add(self, **fields: object) -> str:
         api_key = ApiKey.generate("live")
@@ -35,7 +37,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     """A cache that follows its feed."""
     world = World()
-    following = asyncio.create_task(world.cache.follow())
+    following = asyncio.create_task(world.follower.follow())
     await world.settle()
     yield world
     following.cancel()
@@ -147,12 +149,12 @@ async def test_follow_survives_an_outage(world: World) -> None:
     world.feed.down = True
     world.feed.announce(ChangeKind.PLAN, "else")
     await world.settle()
-    assert not world.cache.current
+    assert not world.follower.current
     world.source.records[key_id] = replace(world.source.records[key_id], limits=(burst(99),))
     world.feed.announce(ChangeKind.KEY, key_id)
     world.feed.down = False
     await asyncio.sleep(0.6)
     policy = await world.cache.get(key_id)
-    assert world.cache.current
+    assert world.follower.current
     assert policy is not None
     assert policy.rules[0].limit.capacity == 99

@@ -2,7 +2,7 @@
 
 import pytest
 
-from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemoryFeed, MemorySource, burst, record
+from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemorySource, burst, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
 from ratelimit_service.decision.decision import Decision, Reason, Source
@@ -19,7 +19,7 @@ class World:
     def __init__(self) -> None:
         self.clock, self.source = ManualClock(), MemorySource()
         self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
-        cache = PolicyCache(self.source, MemoryFeed(), self.clock)
+        cache = PolicyCache(self.source, self.clock)
         self.engine = DecisionEngine(Identifier(cache, PEPPERS, self.clock), self.buckets, self.local)
 
     def add(self, *limits: Limit, **fields: object) -> str:

@@ -19,11 +19,12 @@ import sys, time
 from ratelimit_service.errors import Code
 from ratelimit_service.metrics import Counts, WorkerMetrics
 class Engine: tally = [[0] * 4 for _ in range(10)]
+class Feed: current = True
 class Cache:
-    current, misses, unreadable = True, 3, 1
+    misses, unreadable = 3, 1
     def __len__(self): return 40
 counts = Counts()
-metrics = WorkerMetrics(Engine(), Cache(), counts, lambda: True, time.monotonic)
+metrics = WorkerMetrics(Engine(), Cache(), Feed(), counts, lambda: True, time.monotonic)
 metrics.flush()
 Engine.tally[1][1] += 5
 Engine.tally[2][1] += 2

@@ -9,7 +9,6 @@ from decision.memory import (
     PEPPERS,
     ManualClock,
     MemoryBuckets,
-    MemoryFeed,
     MemorySource,
     burst,
     record,
@@ -40,7 +39,7 @@ class World:
     def __init__(self) -> None:
         clock = ManualClock()
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
-        cache = PolicyCache(self.source, MemoryFeed(), clock)
+        cache = PolicyCache(self.source, clock)
         self.endpoint = CheckEndpoint(DecisionEngine(Identifier(cache, PEPPERS, clock), self.buckets, self.buckets))
 
     def add(self, *limits: Limit) -> ApiKey:

@@ -96,7 +96,7 @@ async def test_one_follower_for_policies_and_rules() -> None:
     feed, source, policies = MemoryFeed(), MemoryRules(rules("one", 1)), MemorySource()
     api_key = ApiKey.generate("live")
     policies.records[api_key.key_id] = record(api_key)
-    keys, domains = PolicyCache(policies, feed, ManualClock()), RulesCache(source)
+    keys, domains = PolicyCache(policies, ManualClock()), RulesCache(source)
     await keys.get(api_key.key_id)
     follower = ChangeFollower(feed, keys, domains)
     following = asyncio.create_task(follower.follow())

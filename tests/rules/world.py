@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemoryFeed, MemorySource, record
+from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
 from ratelimit_service.decision.descriptor import Descriptor
@@ -74,7 +74,7 @@ class World:
         self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
         self.source = MemoryRules(DomainRules("shop", nodes, on_store_failure))
         self.rules = RulesCache(self.source)
-        cache = PolicyCache(self.policies, MemoryFeed(), self.clock)
+        cache = PolicyCache(self.policies, self.clock)
         self.engine = DescriptorEngine(self.rules, Identifier(cache, PEPPERS, self.clock), self.buckets, self.local)
 
     def add_key(self, *limits: object, **fields: object) -> ApiKey:

@@ -30,10 +30,7 @@ _WINDOWS = {number: window for window, number in _WINDOW_NUMBERS.items()}
 def to_limit(message: limit_pb2.Limit, field: str) -> Limit:
     """Return the limit of a message that is in FIELD. Raises InvalidArgument with the path of the field at fault."""
     with under(field):
-        mode = _MODES.get(message.mode)
-        if mode is None:
-            raise InvalidArgument.of("mode", f"is {message.mode}; use ENFORCE or SHADOW")
-        return Limit(message.name, _to_algorithm(message), message.resource or "*", mode)
+        return Limit(message.name, _to_algorithm(message), message.resource or "*", to_mode(message.mode))
 
 
 def to_limits(messages: Iterable[limit_pb2.Limit], field: str) -> tuple[Limit, ...]:
@@ -52,18 +49,11 @@ def to_limits(messages: Iterable[limit_pb2.Limit], field: str) -> tuple[Limit, .
 
 def from_limit(limit: Limit) -> limit_pb2.Limit:
     """Return the message of a limit."""
-    message = limit_pb2.Limit(name=limit.name, resource=limit.resource, mode=_MODE_NUMBERS[limit.mode])
-    algorithm = limit.algorithm
-    if isinstance(algorithm, TokenBucket):
-        message.token_bucket.CopyFrom(
-            limit_pb2.TokenBucket(
-                capacity=algorithm.capacity,
-                refill_tokens=algorithm.refill_tokens,
-                refill_period=from_duration_us(algorithm.refill_period_us),
-            )
-        )
+    message = limit_pb2.Limit(name=limit.name, resource=limit.resource, mode=from_mode(limit.mode))
+    if isinstance(limit.algorithm, TokenBucket):
+        message.token_bucket.CopyFrom(from_token_bucket(limit.algorithm))
     else:
-        message.quota.CopyFrom(limit_pb2.Quota(amount=algorithm.amount, window=_WINDOW_NUMBERS[algorithm.window]))
+        message.quota.CopyFrom(from_quota(limit.algorithm))
     return message
 
 
@@ -80,19 +70,54 @@ def from_override(override: Override) -> limit_pb2.Override:
     return limit_pb2.Override(limit=from_limit(override.limit), expire_time=from_time_us(override.expires_us))
 
 
+def to_mode(mode: "limit_pb2.Limit.Mode.ValueType") -> Mode:
+    """Return the mode of a number; 0 means ENFORCE. Raises InvalidArgument (field `mode`)."""
+    chosen = _MODES.get(mode)
+    if chosen is None:
+        raise InvalidArgument.of("mode", f"is {mode}; use ENFORCE or SHADOW")
+    return chosen
+
+
+def from_mode(mode: Mode) -> "limit_pb2.Limit.Mode.ValueType":
+    """Return the number of a mode."""
+    return _MODE_NUMBERS[mode]
+
+
+def to_token_bucket(message: limit_pb2.TokenBucket) -> TokenBucket:
+    """Return the bucket of a message. Raises InvalidArgument with a field below `token_bucket`."""
+    require_message("token_bucket.refill_period", present=message.HasField("refill_period"))
+    period_us = to_duration_us("token_bucket.refill_period", message.refill_period)
+    return TokenBucket(message.capacity, message.refill_tokens, period_us)
+
+
+def from_token_bucket(bucket: TokenBucket) -> limit_pb2.TokenBucket:
+    """Return the message of a bucket."""
+    return limit_pb2.TokenBucket(
+        capacity=bucket.capacity,
+        refill_tokens=bucket.refill_tokens,
+        refill_period=from_duration_us(bucket.refill_period_us),
+    )
+
+
+def to_quota(message: limit_pb2.Quota) -> Quota:
+    """Return the quota of a message. Raises InvalidArgument with a field below `quota`."""
+    window = _WINDOWS.get(message.window)
+    if window is None:
+        raise InvalidArgument.of(
+            "quota.window", f"is {message.window}; use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR"
+        )
+    return Quota(message.amount, window)
+
+
+def from_quota(quota: Quota) -> limit_pb2.Quota:
+    """Return the message of a quota."""
+    return limit_pb2.Quota(amount=quota.amount, window=_WINDOW_NUMBERS[quota.window])
+
+
 def _to_algorithm(message: limit_pb2.Limit) -> TokenBucket | Quota:
     kind = message.WhichOneof("algorithm")
     if kind == "token_bucket":
-        bucket = message.token_bucket
-        require_message("token_bucket.refill_period", present=bucket.HasField("refill_period"))
-        period_us = to_duration_us("token_bucket.refill_period", bucket.refill_period)
-        return TokenBucket(bucket.capacity, bucket.refill_tokens, period_us)
+        return to_token_bucket(message.token_bucket)
     if kind == "quota":
-        window = _WINDOWS.get(message.quota.window)
-        if window is None:
-            raise InvalidArgument.of(
-                "quota.window",
-                f"is {message.quota.window}; use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR",
-            )
-        return Quota(message.quota.amount, window)
+        return to_quota(message.quota)
     raise InvalidArgument.of("algorithm", "is missing; set token_bucket or quota")

@@ -44,6 +44,12 @@ class AdminEndpoint(Protocol):
         """Do one thing to an override."""
         ...
 
+    def manage_rules(
+        self, request: admin_pb2.ManageRulesRequest, caller: Caller, /
+    ) -> Awaitable[admin_pb2.ManageRulesResponse]:
+        """Do one thing to the descriptor rules of a domain."""
+        ...
+
     def list_audit_events(
         self, request: admin_pb2.ListAuditEventsRequest, caller: Caller, /
     ) -> Awaitable[admin_pb2.ListAuditEventsResponse]:
@@ -103,6 +109,7 @@ def admin_methods(
             "ManageKey": (_single, edge(unary(admin_pb2.ManageKeyRequest, endpoint.manage_key))),
             "ManagePlan": (_single, edge(unary(admin_pb2.ManagePlanRequest, endpoint.manage_plan))),
             "ManageOverride": (_single, edge(unary(admin_pb2.ManageOverrideRequest, endpoint.manage_override))),
+            "ManageRules": (_single, edge(unary(admin_pb2.ManageRulesRequest, endpoint.manage_rules))),
             "ExplainLimit": (_single, edge(unary(admin_pb2.ExplainLimitRequest, explain_limit))),
             "ListAuditEvents": (_single, edge(unary(admin_pb2.ListAuditEventsRequest, endpoint.list_audit_events))),
         },

@@ -35,9 +35,11 @@ class AuditEvent(_message.Message):
     actor: _builtins.str
     """The name of the token that asked for it, or `cli` for a change made on the server's own machine."""
     action: _builtins.str
-    """What was done: `key.create`, `key.rotate`, `plan.update`, `token.revoke`."""
+    """What was done: `key.create`, `key.rotate`, `plan.update`, `rules.replace`, `token.revoke`."""
     target: _builtins.str
-    """What it was done to: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `tokens/<name>`."""
+    """What it was done to: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
+    `tokens/<name>`.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""

@@ -62,6 +62,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. The message is larger than 64 KiB. Metadata: `size`, `limit`."""
     NOT_SERVED: _ErrorReason.ValueType  # 18
     """UNIMPLEMENTED. No such method, or an encoding that is not served. Metadata: `method` or `encoding`."""
+    RULES_NOT_FOUND: _ErrorReason.ValueType  # 19
+    """NOT_FOUND. Metadata: `domain`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
@@ -108,4 +110,6 @@ MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 17
 """RESOURCE_EXHAUSTED. The message is larger than 64 KiB. Metadata: `size`, `limit`."""
 NOT_SERVED: ErrorReason.ValueType  # 18
 """UNIMPLEMENTED. No such method, or an encoding that is not served. Metadata: `method` or `encoding`."""
+RULES_NOT_FOUND: ErrorReason.ValueType  # 19
+"""NOT_FOUND. Metadata: `domain`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class KeyAdminServiceStub:
-    """Manages keys and plans. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
     and ListAuditEvents, role admin for everything else. Changes are in force on every server within a second.
     """
 
@@ -51,6 +51,11 @@ class KeyAdminServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageOverrideRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageOverrideResponse.FromString,
                 _registered_method=True)
+        self.ManageRules = channel.unary_unary(
+                '/ratelimit.v1.KeyAdminService/ManageRules',
+                request_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageRulesRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageRulesResponse.FromString,
+                _registered_method=True)
         self.ExplainLimit = channel.unary_unary(
                 '/ratelimit.v1.KeyAdminService/ExplainLimit',
                 request_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ExplainLimitRequest.SerializeToString,
@@ -64,7 +69,7 @@ class KeyAdminServiceStub:
 
 
 class KeyAdminServiceServicer:
-    """Manages keys and plans. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
     and ListAuditEvents, role admin for everything else. Changes are in force on every server within a second.
     """
 
@@ -84,6 +89,13 @@ class KeyAdminServiceServicer:
 
     def ManageOverride(self, request, context):
         """Does one thing to the overrides of a key or a subject. The result mirrors the action.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ManageRules(self, request, context):
+        """Does one thing to the descriptor rules of a domain. The result mirrors the action.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +133,11 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
                     request_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageOverrideRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageOverrideResponse.SerializeToString,
             ),
+            'ManageRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ManageRules,
+                    request_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageRulesRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ManageRulesResponse.SerializeToString,
+            ),
             'ExplainLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainLimit,
                     request_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ExplainLimitRequest.FromString,
@@ -140,7 +157,7 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyAdminService:
-    """Manages keys and plans. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
     and ListAuditEvents, role admin for everything else. Changes are in force on every server within a second.
     """
 
@@ -215,6 +232,33 @@ class KeyAdminService:
             '/ratelimit.v1.KeyAdminService/ManageOverride',
             ratelimit_dot_v1_dot_key__admin__service__pb2.ManageOverrideRequest.SerializeToString,
             ratelimit_dot_v1_dot_key__admin__service__pb2.ManageOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ManageRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.KeyAdminService/ManageRules',
+            ratelimit_dot_v1_dot_key__admin__service__pb2.ManageRulesRequest.SerializeToString,
+            ratelimit_dot_v1_dot_key__admin__service__pb2.ManageRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,
