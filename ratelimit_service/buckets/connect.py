@@ -37,9 +37,8 @@ def open_bucket_store(
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
-        raise ValueError(
-            f"the bucket store's URL begins with {parts.scheme + '://'!r}; use one of {', '.join(_SCHEMES)}"
-        )
+        schemes = ", ".join(_SCHEMES)
+        raise ValueError(f"the bucket store's URL has the scheme {parts.scheme!r}; use one of {schemes}")
     options = dict(parse_qsl(parts.query))
     if unknown := options.keys() - _OPTIONS:
         raise ValueError(f"the bucket store's URL has the unknown options {', '.join(sorted(unknown))}")

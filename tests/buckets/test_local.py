@@ -1,0 +1,79 @@
+"""The store of one process alone."""
+
+import pytest
+
+from ratelimit_service.buckets.local import LocalBucketStore
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+
+NOW_US = 1_800_000_000_000_000
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_us = NOW_US
+
+    def __call__(self) -> int:
+        """Microseconds since 1970 UTC."""
+        return self.now_us
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The store's clock."""
+    return Clock()
+
+
+async def test_limits_are_divided_by_the_servers(clock: Clock) -> None:
+    """With four servers one of them allows a quarter of the burst, of the rate, and of the quota."""
+    store = LocalBucketStore(lambda: 4, clock)
+    bucket = Bucket("b", 0, Limit("b", TokenBucket(20, 10, MICRO)))
+    quota = Bucket("q", 0, Limit("q", Quota(40, Window.DAY)))
+    outcomes = await store.charge([Charge((bucket,), (1,))] * 7)
+    assert [outcome.charged for outcome in outcomes] == [True] * 5 + [False] * 2
+    assert outcomes[-1].weighed[0].wait_us == 400_000
+    outcomes = await store.charge([Charge((quota,), (1,))] * 12)
+    assert sum(outcome.charged for outcome in outcomes) == 10
+
+
+async def test_at_least_one_token_is_left(clock: Clock) -> None:
+    """However many servers there are, each allows one call, and no cost above that ever fits."""
+    store = LocalBucketStore(lambda: 100, clock)
+    bucket = Bucket("b", 0, Limit("b", TokenBucket(20, 10, MICRO)))
+    first, second, large = await store.charge([Charge((bucket,), (cost,)) for cost in (1, 1, 2)])
+    assert (first.charged, second.charged, large.charged) == (True, False, False)
+    assert (second.weighed[0].wait_us, large.weighed[0].wait_us) == (10 * MICRO, NEVER)
+
+
+async def test_a_changed_number_of_servers_counts_at_once(clock: Clock) -> None:
+    """When servers go, what they were allowed is shared out among the rest."""
+    servers = 2
+    store = LocalBucketStore(lambda: servers, clock)
+    bucket = Bucket("b", 0, Limit("b", TokenBucket(20, 10, MICRO)))
+    assert sum(o.charged for o in await store.charge([Charge((bucket,), (1,))] * 20)) == 10
+    servers = 1
+    assert sum(o.charged for o in await store.charge([Charge((bucket,), (1,))] * 20)) == 10
+
+
+async def test_memory_is_bounded(clock: Clock) -> None:
+    """Of more buckets than it has room for, those charged longest ago are forgotten."""
+    store = LocalBucketStore(lambda: 1, clock, size=10)
+    buckets = [Bucket(str(n), 0, Limit("b", TokenBucket(1, 1, 60 * MICRO))) for n in range(11)]
+    await store.charge([Charge((bucket,), (1,)) for bucket in buckets])
+    again = await store.charge([Charge((bucket,), (1,)) for bucket in (buckets[10], buckets[1], buckets[0])])
+    assert [outcome.charged for outcome in again] == [False, False, True]
+
+
+async def test_a_request_is_answered_the_same_within_its_window(clock: Clock) -> None:
+    """A repeated request is charged once within the window, and is a new one afterwards."""
+    store = LocalBucketStore(lambda: 1, clock, request_window=30)
+    bucket = Bucket("b", 0, Limit("b", Quota(5, Window.YEAR)))
+    charge = Charge((bucket,), (1,), "request")
+    first = await store.charge([charge])
+    clock.now_us += 30 * MICRO - 1
+    assert await store.charge([charge]) == first
+    clock.now_us += 1
+    (later,) = await store.charge([charge])
+    assert later.weighed[0].remaining == 3 * MICRO

@@ -1,0 +1,190 @@
+"""Buckets over time, in Lua, on a clock that the test sets."""
+
+import calendar
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from buckets.clocked import ClockedStore
+from buckets.limits import limits, tight_buckets, token_buckets
+from ratelimit_service.buckets.windows import span
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+
+NOW_US = 1_800_000_000_000_000  # in January 2027
+_names = count()
+_settings = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def clocked(valkey_url: str) -> Iterator[ClockedStore]:
+    """A store on the test's clock."""
+    with ClockedStore(valkey_url, "clock:time", request_window=30) as store:
+        yield store
+
+
+def fresh(limit: Limit) -> Bucket:
+    """A bucket that nobody has used."""
+    return Bucket(f"time.{next(_names)}", 0, limit)
+
+
+def one(bucket: Bucket, cost: int) -> list[Charge]:
+    """A batch of one charge."""
+    return [Charge((bucket,), (cost,))]
+
+
+@given(
+    algorithm=st.one_of(tight_buckets(), token_buckets()),
+    pauses=st.lists(st.tuples(st.integers(0, 5_000), st.integers(1, 3)), min_size=5, max_size=60),
+)
+@_settings
+def test_no_window_admits_more_than_promised(
+    clocked: ClockedStore, algorithm: TokenBucket, pauses: list[tuple[int, int]]
+) -> None:
+    """In every stretch of time T, what is charged is at most the capacity and the rate times T."""
+    bucket = fresh(Limit("exact", algorithm))
+    now_us, admitted = NOW_US, []
+    for pause, cost in pauses:
+        now_us += pause
+        if clocked.charge(one(bucket, cost), now_us)[0].charged:
+            admitted.append((now_us, cost * MICRO))
+    numerator, denominator = algorithm.rate
+    for first, (begin, _) in enumerate(admitted):
+        total = 0
+        for end, cost in admitted[first:]:
+            total += cost
+            assert (total - algorithm.capacity * MICRO) * denominator <= (end - begin) * numerator
+
+
+@given(algorithm=tight_buckets())
+@_settings
+def test_nothing_that_was_promised_is_lost(clocked: ClockedStore, algorithm: TokenBucket) -> None:
+    """However often a bucket is asked, what drained in part is not lost: it admits all that the rate gives."""
+    bucket = fresh(Limit("whole", algorithm))
+    numerator, denominator = algorithm.rate
+    admitted, now_us = 0, NOW_US
+    for _ in range(100):
+        outcome = clocked.charge(one(bucket, 1), now_us)[0]
+        if outcome.charged:
+            admitted += 1
+        else:
+            now_us += outcome.weighed[0].wait_us
+    gained = algorithm.capacity * MICRO + (now_us - NOW_US) * numerator // denominator
+    assert admitted >= gained // MICRO - 1
+
+
+@given(limit=limits(), costs=st.lists(st.integers(1, 1_000_000), min_size=1, max_size=4))
+@_settings
+def test_retry_after_is_honest(clocked: ClockedStore, limit: Limit, costs: list[int]) -> None:
+    """One microsecond before the wait is over the same charge is still denied; when it is over it fits."""
+    bucket = fresh(limit)
+    for cost in costs:
+        clocked.charge(one(bucket, min(cost, limit.capacity)), NOW_US)
+    wait = clocked.charge(one(bucket, costs[0]), NOW_US)[0].weighed[0].wait_us
+    if wait > 0:
+        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait - 1)[0].weighed[0].wait_us == 1
+        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait)[0].weighed[0].wait_us == 0
+    else:
+        assert wait == (NEVER if costs[0] > limit.capacity else 0)
+
+
+@given(limit=limits(), cost=st.integers(1, 1_000_000))
+@_settings
+def test_reset_is_honest(clocked: ClockedStore, limit: Limit, cost: int) -> None:
+    """A bucket is untouched exactly when its reset is over, and not a microsecond before."""
+    bucket = fresh(limit)
+    reset = clocked.charge(one(bucket, min(cost, limit.capacity)), NOW_US)[0].weighed[0].reset_us
+    before = clocked.charge(one(bucket, 0), NOW_US + reset - 1)[0].weighed[0]
+    after = clocked.charge(one(bucket, 0), NOW_US + reset)[0].weighed[0]
+    assert before.reset_us == 1
+    assert (after.reset_us, after.remaining) == (0, limit.capacity * MICRO)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [TokenBucket(20, 10, MICRO), TokenBucket(7, 1, 86_400 * MICRO), Quota(5, Window.YEAR)]
+)
+def test_a_bucket_lives_until_it_is_untouched(clocked: ClockedStore, algorithm: TokenBucket | Quota) -> None:
+    """The state is kept for a minute beyond the time when the bucket is untouched, and no longer."""
+    bucket = fresh(Limit("ttl", algorithm))
+    reset = clocked.charge(one(bucket, 3), NOW_US)[0].weighed[0].reset_us
+    left = clocked.client.pttl(f"{{p0}}:b:{bucket.name}")
+    assert 0 <= -(-reset // 1_000) + 60_000 - left < 5_000
+
+
+def test_a_change_of_limit_never_shortens_a_life(clocked: ClockedStore) -> None:
+    """A quota's state outlives its time as a bucket that refills quickly."""
+    quota = fresh(Limit("long", Quota(100, Window.YEAR)))
+    reset = clocked.charge(one(quota, 3), NOW_US)[0].weighed[0].reset_us
+    clocked.charge(one(Bucket(quota.name, 0, Limit("short", TokenBucket(100, 100, MICRO))), 1), NOW_US)
+    assert clocked.client.pttl(f"{{p0}}:b:{quota.name}") > reset // 1_000
+
+
+def test_looks_and_denials_write_nothing(clocked: ClockedStore) -> None:
+    """A look at a bucket that nobody has used, and a charge that is denied, leave no trace."""
+    bucket = fresh(Limit("trace", TokenBucket(5, 1, MICRO)))
+    clocked.charge(one(bucket, 0), NOW_US)
+    clocked.charge(one(bucket, 6), NOW_US)
+    assert not clocked.client.exists(f"{{p0}}:b:{bucket.name}")
+
+
+def test_a_request_is_remembered_for_its_window(clocked: ClockedStore) -> None:
+    """The outcome of a request is kept for as many seconds as the store was told."""
+    bucket = fresh(Limit("request", TokenBucket(5, 1, MICRO)))
+    clocked.charge([Charge((bucket,), (1,), f"request.{bucket.name}")], NOW_US)
+    assert 25_000 < clocked.client.pttl(f"{{p0}}:r:request.{bucket.name}") <= 30_000
+
+
+@pytest.mark.parametrize("algorithm", [TokenBucket(20, 10, MICRO), Quota(20, Window.MINUTE)])
+def test_a_clock_set_far_back_locks_nobody_out(clocked: ClockedStore, algorithm: TokenBucket | Quota) -> None:
+    """A state further ahead than one full refill or window is not believed: its bucket drains from now on again."""
+    bucket = fresh(Limit("back", algorithm))
+    clocked.charge(one(bucket, 20), NOW_US)
+    back_us = NOW_US - 3_600 * MICRO
+    wait = clocked.charge(one(bucket, 1), back_us)[0].weighed[0].wait_us
+    assert 0 < wait <= 60 * MICRO
+    assert clocked.charge(one(bucket, 1), back_us + wait)[0].charged
+
+
+def test_a_clock_set_back_a_little_gives_nothing_away(clocked: ClockedStore) -> None:
+    """When the clock steps back by less than a full refill, time stands still until it has caught up."""
+    bucket = fresh(Limit("step", TokenBucket(20, 10, MICRO)))
+    clocked.charge(one(bucket, 20), NOW_US)
+    denied = clocked.charge(one(bucket, 1), NOW_US - 500_000)[0]
+    assert not denied.charged
+    assert denied.weighed[0].wait_us == 600_000
+
+
+def test_a_full_refill_ahead_is_still_believed(clocked: ClockedStore) -> None:
+    """A state exactly one full refill ahead is believed; one microsecond more is not."""
+    for ahead, wait in ((2 * MICRO, 2_100_000), (2 * MICRO + 1, 100_000)):
+        bucket = fresh(Limit("edge", TokenBucket(20, 10, MICRO)))
+        clocked.charge(one(bucket, 20), NOW_US + ahead)
+        assert clocked.charge(one(bucket, 1), NOW_US)[0].weighed[0].wait_us == wait
+
+
+@given(at_us=st.integers(0, 4_102_444_800_000_000), window=st.sampled_from(Window))
+@_settings
+def test_windows_are_those_of_the_calendar(clocked: ClockedStore, at_us: int, window: Window) -> None:
+    """Windows hold their time, follow on one another, have their calendar's length, and are the same in Lua."""
+    start, end = span(window, at_us)
+    assert start <= at_us < end
+    assert span(window, end - 1) == (start, end)
+    assert span(window, end)[0] == end
+    begin = datetime.fromtimestamp(start / MICRO, UTC)
+    days = {
+        Window.SECOND: 1 / 86_400,
+        Window.MINUTE: 1 / 1_440,
+        Window.HOUR: 1 / 24,
+        Window.DAY: 1,
+        Window.WEEK: 7,
+        Window.MONTH: calendar.monthrange(begin.year, begin.month)[1],
+        Window.YEAR: 366 if calendar.isleap(begin.year) else 365,
+    }
+    assert end - start == round(days[window] * 86_400 * MICRO)
+    if window is Window.WEEK:
+        assert begin.weekday() == calendar.MONDAY
+    assert clocked.charge(one(fresh(Limit("window", Quota(1, window))), 1), at_us)[0].weighed[0].reset_us == end - at_us
