@@ -4,20 +4,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ratelimit_service.storage.faults import told_as_unavailable
+from ratelimit_service.storage.fuse import Fuse
 from ratelimit_service.storage.patience import Patience
 
 CONNECT_SECONDS = 0.8
 """How long to wait for a connection that answers, so that a caller hears of a dead Postgres within a second."""
 
+TRANSACTION_SECONDS = 3.0
+"""How long a transaction may take on our side, should Postgres stop answering in the middle of it."""
+
 _POOL_SIZE = 5
 _POOL_OVERFLOW = 15
 _SESSION = text(
-    "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '5s', false),"
+    "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '3s', false),"
     " set_config('lock_timeout', '800ms', false),"
     " set_config('idle_in_transaction_session_timeout', '10s', false)"
 )
@@ -39,12 +44,13 @@ def parse_url(url: str) -> URL:
 class Database:
     """A pool of connections to one Postgres. Nothing is connected before it is needed.
 
-    A connection is tried before each use, so one that was lost while it was idle is never noticed. Raises ValueError
-    when the URL is malformed.
+    A connection is tried before each use, so one that was lost while it was idle is never noticed. A transaction that
+    takes longer than `transaction_seconds` is given up. Raises ValueError when the URL is malformed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, transaction_seconds: float = TRANSACTION_SECONDS) -> None:
         self.url = parse_url(url)
+        self._transaction_seconds = transaction_seconds
         self._patience = Patience()
         self._engine = create_async_engine(
             self.url,
@@ -64,16 +70,14 @@ class Database:
 
         Raises StoreUnavailable.
         """
-        with told_as_unavailable():
-            async with self._lend(self._engine) as connection, connection.begin():
-                yield connection
+        async with self._transaction(self._engine) as connection:
+            yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection that reads one snapshot and changes nothing. Raises StoreUnavailable."""
-        with told_as_unavailable():
-            async with self._lend(self._snapshots) as connection, connection.begin():
-                yield connection
+        async with self._transaction(self._snapshots) as connection:
+            yield connection
 
     async def ping(self) -> None:
         """Return once Postgres has answered. Raises StoreUnavailable within a second if it does not."""
@@ -85,12 +89,18 @@ class Database:
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def _lend(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        connection = await self._patience.within(CONNECT_SECONDS, _connect(engine))
-        try:
-            yield connection
-        finally:
-            await connection.close()
+    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        with told_as_unavailable():
+            connection = await self._patience.within(CONNECT_SECONDS, _connect(engine))
+            try:
+                driver = (await connection.get_raw_connection()).driver_connection
+                if not isinstance(driver, psycopg.AsyncConnection):
+                    raise TypeError(f"the driver is {type(driver)}, which we do not know how to cut off")
+                with Fuse(driver, self._transaction_seconds):
+                    async with connection.begin():
+                        yield connection
+            finally:
+                await connection.close()
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:

@@ -35,5 +35,5 @@ def _why(fault: Exception) -> str | None:
     broken = isinstance(fault, exc.DBAPIError) and fault.connection_invalidated
     if broken or isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | exc.TimeoutError | OSError):
         lines = str(cause).strip().splitlines()
-        return lines[0] if lines else type(cause).__name__
+        return lines[0] if lines else "it did not answer in time"
     return None

@@ -77,6 +77,24 @@ async def test_a_frozen_postgres_is_told_within_a_second(plane: ControlPlane, ow
     assert (await plane.plans.get("free")).name == "free"
 
 
+async def test_a_postgres_that_freezes_in_a_transaction_is_given_up(own_postgres: OwnPostgres) -> None:
+    """A transaction in whose middle Postgres stops answering ends in UNAVAILABLE, and the pool works on afterwards."""
+    database = Database(own_postgres.server.url, transaction_seconds=0.5)
+    plane = ControlPlane(database)
+    await plane.plans.create("ada", plan_draft())
+    try:
+        began = monotonic()
+        with pytest.raises(Unavailable, match="did not answer within"):
+            async with plane.transactions.writing() as work:
+                own_postgres.freeze()
+                await work.plans.get("free")
+        assert monotonic() - began < 1.5
+        own_postgres.thaw()
+        assert (await plane.plans.get("free")).version == 1
+    finally:
+        await database.close()
+
+
 async def test_a_frozen_postgres_stops_neither_source_nor_feed(plane: ControlPlane, own_postgres: OwnPostgres) -> None:
     """Policy source and change feed raise StoreUnavailable soon while nothing answers, and recover by themselves."""
     key, _ = await plane.keys.create("ada", key_draft())
