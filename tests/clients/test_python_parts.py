@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ratelimit_client import RateLimitClient, Reason, Source
 from ratelimit_client._details import StatusDetails, refusal_status
-from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_client.denials import CallKey
 
 from clients.conftest import ROOT
@@ -52,9 +52,9 @@ def test_an_option_out_of_bounds_is_refused(options: dict[str, Any], told: str) 
 
 def test_a_remembered_denial_holds_no_secret() -> None:
     """What the client remembers a key by does not contain it."""
-    key = CallKey.of_api_key("rlk_test_secret", "orders", 1)
+    key = CallKey.of(CheckLimitRequest(api_key="rlk_test_secret", resource="orders", cost=1))
     assert "secret" not in repr(key)
-    assert key != CallKey.of_key_id("rlk_test_secret", "orders", 1)
+    assert key != CallKey.of(CheckLimitRequest(key_id="rlk_test_secret", resource="orders", cost=1))
 
 
 @given(st.binary(max_size=200))

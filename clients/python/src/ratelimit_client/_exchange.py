@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc
 
@@ -24,12 +23,11 @@ class _Ended(Protocol):
     def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One call to ask about. KEY is None when the caller has a request id of its own, which goes past the cache."""
+class Check(NamedTuple):
+    """One call to ask about, which goes past the cache or not."""
 
     request: CheckLimitRequest
-    key: CallKey | None
+    past_the_cache: bool
 
 
 class Exchange:
@@ -48,24 +46,26 @@ class Exchange:
         request = CheckLimitRequest(
             api_key=api_key, resource=resource, cost=cost, request_id=request_id or _new_request_id()
         )
-        return Check(request, None if request_id else CallKey.of_api_key(api_key, resource, cost))
+        return Check(request, bool(request_id))
 
     def by_key_id(self, key_id: str, resource: str, cost: int, request_id: str | None) -> Check:
         """A call with a key's public id."""
         request = CheckLimitRequest(
             key_id=key_id, resource=resource, cost=cost, request_id=request_id or _new_request_id()
         )
-        return Check(request, None if request_id else CallKey.of_key_id(key_id, resource, cost))
+        return Check(request, bool(request_id))
 
     def remembered(self, check: Check) -> Decision | None:
         """The denial that makes asking needless, if there is one."""
-        return None if check.key is None else self._denials.get(check.key)
+        if check.past_the_cache or not self._denials:
+            return None
+        return self._denials.get(CallKey.of(check.request))
 
     def answered(self, check: Check, response: CheckLimitResponse) -> Decision:
         """The service's decision."""
         decision = Decision.of(response)
-        if check.key is not None and not decision.allowed:
-            self._denials.put(check.key, decision)
+        if not decision.allowed and not check.past_the_cache:
+            self._denials.put(CallKey.of(check.request), decision)
         return decision
 
     def failed(self, ended: _Ended) -> Decision:

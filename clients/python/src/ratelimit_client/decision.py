@@ -1,9 +1,8 @@
 """What a caller is told: a decision, and who decided."""
 
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, IntEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -61,8 +60,7 @@ class Origin(Enum):
     """The service could not be asked; the client decided by its option `fail_open`."""
 
 
-@dataclass(frozen=True, slots=True)
-class WeighedLimit:
+class WeighedLimit(NamedTuple):  # like Decision, a tuple: a dataclass takes thrice as long to make, on every call
     """What one limit said of the call."""
 
     name: str
@@ -97,13 +95,12 @@ class WeighedLimit:
 
     def after(self, passed: timedelta) -> Self:
         """The same with waits shorter by PASSED, none below 0."""
-        return replace(
-            self, reset_after=max(_NO_TIME, self.reset_after - passed), retry_after=_less(self.retry_after, passed)
+        return self._replace(
+            reset_after=max(_NO_TIME, self.reset_after - passed), retry_after=_less(self.retry_after, passed)
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether a call may go on, and why."""
 
     allowed: bool
@@ -144,8 +141,7 @@ class Decision:
 
     def after(self, passed: timedelta) -> Self:
         """What the client tells when it remembered this decision for PASSED."""
-        return replace(
-            self,
+        return self._replace(
             origin=Origin.CACHE,
             retry_after=_less(self.retry_after, passed),
             limits=tuple(limit.after(passed) for limit in self.limits),
@@ -171,7 +167,7 @@ FAILED_CLOSED = Decision(False, Reason.DEGRADED_DENIED, Source.DEGRADED, Origin.
 
 def _time(duration: Duration) -> timedelta:
     # Up to the next microsecond, since a wait must not end too early.
-    return timedelta(seconds=duration.seconds, microseconds=-(-duration.nanos // 1000))
+    return timedelta(0, duration.seconds, -(-duration.nanos // 1000))
 
 
 def _less(wait: timedelta | None, passed: timedelta) -> timedelta | None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from hashlib import blake2b
 from typing import NamedTuple
 
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 from .decision import Decision, Reason
 
 Clock = Callable[[], int]
@@ -22,14 +23,12 @@ class CallKey(NamedTuple):
     cost: int
 
     @classmethod
-    def of_api_key(cls, api_key: str, resource: str, cost: int) -> "CallKey":
-        """For a call with a secret API key."""
-        return cls(_digest(b"api_key", api_key), resource, cost)
-
-    @classmethod
-    def of_key_id(cls, key_id: str, resource: str, cost: int) -> "CallKey":
-        """For a call with a key's public id."""
-        return cls(_digest(b"key_id", key_id), resource, cost)
+    def of(cls, request: CheckLimitRequest) -> "CallKey":
+        """What to remember the answer to REQUEST under, whose cost must be set."""
+        kind = request.WhichOneof("credential") or "none"
+        credential: str = getattr(request, kind, "")
+        digest = blake2b(credential.encode(), digest_size=16, person=kind.encode()).digest()
+        return cls(digest, request.resource, request.cost)
 
 
 class _Remembered(NamedTuple):
@@ -75,7 +74,3 @@ class Denials:
             self._entries[key] = _Remembered(decision, now, now + wait)
             while len(self._entries) > self._size:
                 del self._entries[next(iter(self._entries))]
-
-
-def _digest(kind: bytes, credential: str) -> bytes:
-    return blake2b(credential.encode(), digest_size=16, person=kind).digest()

@@ -1,0 +1,126 @@
+# ruff: noqa: INP001, S603, T201  a script that prints, and starts the one beside it
+"""What a call of the client costs over a call of the bare stub, in CPU time of this process.
+
+Both call one server, which runs in a process of its own. Rounds of the two alternate, so that what else the machine
+does falls on both; the figure is the median of the rounds' ratios. Fails when it is above the bound.
+
+Usage: python bench/overhead.py [CALLS] [ROUNDS]
+"""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from ratelimit_client import AsyncRateLimitClient, Origin, RateLimitClient
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+
+_BOUND = 0.15
+_KEY = "rlk_live_4fGh2kLm9PqR7sTv_uZ3xW8yV5tR2qP9oN6mL4kJ7h1gF0dS2aX"
+_DEADLINE = 5.0
+_METHOD = "/ratelimit.v1.RateLimitService/CheckLimit"
+
+Round = Callable[[int], float]
+
+
+def sync_rounds(target: str) -> tuple[Round, Round]:
+    """How to time calls by the bare stub and by the client."""
+    stub = grpc.insecure_channel(target).unary_unary(
+        _METHOD, CheckLimitRequest.SerializeToString, CheckLimitResponse.FromString
+    )
+    client = RateLimitClient(target, deadline=_DEADLINE)
+    client.wait_until_connected()
+
+    def bare(calls: int) -> float:
+        started = time.process_time()
+        for _ in range(calls):
+            _must(stub(CheckLimitRequest(api_key=_KEY, resource="orders.create"), timeout=_DEADLINE).allowed)
+        return time.process_time() - started
+
+    def ours(calls: int) -> float:
+        started = time.process_time()
+        for _ in range(calls):
+            _must(client.check(_KEY, "orders.create").origin is Origin.SERVICE)
+        return time.process_time() - started
+
+    return bare, ours
+
+
+def async_rounds(target: str, loop: asyncio.AbstractEventLoop) -> tuple[Round, Round]:
+    """The same in asyncio."""
+
+    async def connected() -> tuple[grpc.aio.Channel, AsyncRateLimitClient]:
+        client = AsyncRateLimitClient(target, deadline=_DEADLINE)
+        await client.wait_until_connected()
+        return grpc.aio.insecure_channel(target), client
+
+    channel, client = loop.run_until_complete(connected())
+    stub = channel.unary_unary(_METHOD, CheckLimitRequest.SerializeToString, CheckLimitResponse.FromString)
+
+    async def call_bare(calls: int) -> None:
+        for _ in range(calls):
+            answer = await stub(CheckLimitRequest(api_key=_KEY, resource="orders.create"), timeout=_DEADLINE)
+            _must(answer.allowed)
+
+    async def call_ours(calls: int) -> None:
+        for _ in range(calls):
+            _must((await client.check(_KEY, "orders.create")).origin is Origin.SERVICE)
+
+    def bare(calls: int) -> float:
+        started = time.process_time()
+        loop.run_until_complete(call_bare(calls))
+        return time.process_time() - started
+
+    def ours(calls: int) -> float:
+        started = time.process_time()
+        loop.run_until_complete(call_ours(calls))
+        return time.process_time() - started
+
+    return bare, ours
+
+
+def _must(served: bool) -> None:  # noqa: FBT001  what it checks
+    if not served:
+        raise RuntimeError("a call was not answered by the server: the figures mean nothing")
+
+
+def measure(name: str, rounds: tuple[Round, Round], calls: int, times: int) -> float:
+    """Print the figures of NAME. Returns how much more CPU the client takes, as a share of the stub's."""
+    bare, ours = rounds
+    bare(calls // 4)
+    ours(calls // 4)
+    pairs = [(bare(calls), ours(calls)) for _ in range(times)]
+    overhead = statistics.median(mine / stub for stub, mine in pairs) - 1
+    per_call = [statistics.median(column) / calls * 1e6 for column in zip(*pairs, strict=True)]
+    print(f"{name:<8} stub {per_call[0]:6.1f} us  client {per_call[1]:6.1f} us  overhead {overhead:6.1%}")
+    return overhead
+
+
+def main(calls: int = 500, times: int = 21) -> None:
+    """Measure both clients; exit with 1 if one is above the bound."""
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("answering.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        if server.stdin is None or server.stdout is None:
+            raise RuntimeError("the server has no pipes")
+        target = f"127.0.0.1:{int(server.stdout.readline())}"
+        print(f"CPU per call, median of {times} rounds of {calls} calls")
+        loop = asyncio.new_event_loop()
+        worst = max(
+            measure("threads", sync_rounds(target), calls, times),
+            measure("asyncio", async_rounds(target, loop), calls, times),
+        )
+        server.stdin.close()
+    if worst > _BOUND:
+        sys.exit(f"an overhead of {worst:.1%} is above the bound of {_BOUND:.0%}")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""The Python client against `ratelimit-service dev`, and the lines of the READMEs as written."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from ratelimit_client import (
+    AsyncRateLimitClient,
+    Decision,
+    InvalidCheck,
+    Origin,
+    RateLimitClient,
+    RateLimitMiddleware,
+    Reason,
+    SetupError,
+    Source,
+)
+
+from clients.asgi_host import hello, request
+from clients.conftest import ROOT
+from fixtures.dev_server import DevServer
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
+
+_DEADLINE = 10.0
+_WRITTEN = "localhost:50051"
+
+
+def _new_key(server: DevServer) -> tuple[str, str]:
+    """Make a key on plan free for a subject of its own: its id and secret."""
+    with grpc.insecure_channel(server.listen) as channel:
+        manage = KeyAdminServiceStub(channel).ManageKey
+        create = ManageKeyRequest.CreateKey(plan="free", subject=f"client-{time.monotonic_ns()}")
+        created = manage(
+            ManageKeyRequest(create=create),
+            metadata=(("authorization", f"Bearer {server.state['admin_token']}"),),
+            timeout=10,
+        ).create
+        return created.key.key_id, created.secret
+
+
+def _revoke(server: DevServer, key_id: str) -> None:
+    with grpc.insecure_channel(server.listen) as channel:
+        KeyAdminServiceStub(channel).ManageKey(
+            ManageKeyRequest(revoke=ManageKeyRequest.RevokeKey(key_id=key_id)),
+            metadata=(("authorization", f"Bearer {server.state['admin_token']}"),),
+            timeout=10,
+        )
+
+
+def test_a_burst_is_decided_exactly(dev_server: DevServer) -> None:
+    """On plan free 20 calls and what refills meanwhile are allowed, and none before the wait is over."""
+    _, secret = _new_key(dev_server)
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        client.wait_until_connected()
+        started = time.monotonic()
+        allowed = 0
+        while (decision := client.check(secret, "orders.create")).allowed:
+            assert (decision.source, decision.plan, decision.origin) == (Source.STORE, "free", Origin.SERVICE)
+            allowed += 1
+        assert 20 <= allowed <= 20 + 10 * (time.monotonic() - started)
+        assert (decision.reason, decision.limit) == (Reason.OVER_LIMIT, "burst")
+        assert decision.retry_after is not None
+        time.sleep(decision.retry_after.total_seconds() + 0.002)
+        assert client.check(secret, "orders.create").allowed
+        assert client.failures.open == 0
+
+
+def test_a_remembered_denial_ends_when_the_service_says(dev_server: DevServer) -> None:
+    """A cost that empties the bucket is denied from memory until its wait is over, and then allowed by the service."""
+    _, secret = _new_key(dev_server)
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        assert client.check(secret, "orders.create", cost=20).allowed
+        denied = client.check(secret, "orders.create", cost=20)
+        assert (denied.reason, denied.origin) == (Reason.OVER_LIMIT, Origin.SERVICE)
+        assert denied.retry_after is not None
+        came = time.monotonic()
+        remembered = client.check(secret, "orders.create", cost=20)
+        assert remembered.origin is Origin.CACHE
+        time.sleep(denied.retry_after.total_seconds() + 0.002 - (time.monotonic() - came))
+        again = client.check(secret, "orders.create", cost=20)
+        assert (again.allowed, again.origin) == (True, Origin.SERVICE)
+
+
+def test_a_repeated_request_id_is_charged_once(dev_server: DevServer) -> None:
+    """The caller's own id makes the second call free, with the first answer."""
+    _, secret = _new_key(dev_server)
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        first = client.check(secret, "orders.create", cost=15, request_id="order-1")
+        again = client.check(secret, "orders.create", cost=15, request_id="order-1")
+        other = client.check(secret, "orders.create", cost=15, request_id="order-2")
+    assert (first.allowed, again.allowed, other.allowed) == (True, True, False)
+
+
+def test_a_revoked_key_is_told_apart(dev_server: DevServer) -> None:
+    """Within two seconds of its revocation a key is denied for that reason."""
+    key_id, secret = _new_key(dev_server)
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        assert client.check(secret, "orders.list").allowed
+        _revoke(dev_server, key_id)
+        ends = time.monotonic() + 2
+        while (reason := client.check(secret, "orders.list", cost=0).reason) is not Reason.KEY_REVOKED:
+            assert reason is Reason.WITHIN_LIMIT
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "field"),
+    [
+        (lambda client, _: client.check("garbage", "orders"), InvalidCheck, "api_key"),
+        (lambda client, key: client.check(key, "x" * 257), InvalidCheck, "resource"),
+        (lambda client, key: client.check(key, "orders", cost=1_000_001), InvalidCheck, "cost"),
+        (lambda client, _: client.check_key_id("0000000000000000", "orders"), SetupError, ""),
+    ],
+)
+def test_what_the_caller_does_wrong_is_raised(
+    dev_server: DevServer, ask: Callable[[RateLimitClient, str], Decision], error: type[Exception], field: str
+) -> None:
+    """A malformed key, a resource or cost out of bounds and a key id without a token each raise, naming the field."""
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        with pytest.raises(error) as caught:
+            ask(client, dev_server.state["api_key"])
+        assert caught.value.field == field
+        assert client.failures.open == 0
+
+
+async def test_the_middleware_before_an_application(dev_server: DevServer) -> None:
+    """Requests with a fresh key on plan free are let through 20 times, then answered 429, with headers on both."""
+    _, secret = await asyncio.to_thread(_new_key, dev_server)
+    async with AsyncRateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        app = RateLimitMiddleware(hello, client, cost=lambda _: 20)
+        first = await request(app, "GET", "/v1/orders", {"x-api-key": secret})
+        second = await request(app, "GET", "/v1/orders", {"x-api-key": secret})
+        garbage = await request(app, "GET", "/v1/orders", {"x-api-key": "garbage"})
+    assert (first.status, second.status, garbage.status) == (200, 429, 401)
+    assert first.headers["ratelimit-policy"] == '"burst";q=20;w=2, "daily";q=10000;w=86400'
+    assert first.headers["ratelimit"].startswith('"burst";r=0;t=2, "daily";r=9980;t=')
+    assert second.headers["retry-after"] == "2"
+    assert second.problem["violated-policies"] == ["burst"]
+
+
+def _blocks(path: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
+    """The Python lines of clients/README.md, run as written but for the address, allow a call."""
+    (lines,) = _blocks("clients/README.md")
+    assert len(lines.splitlines()) == 3
+    names: dict[str, Any] = {"api_key": _new_key(dev_server)[1]}
+    exec(compile(_at(dev_server, lines), "README.md", "exec"), names)
+    with names["limiter"]:
+        assert names["allowed"] is True
+
+
+async def test_the_readme_of_the_package(dev_server: DevServer) -> None:
+    """Every example of the package's README runs as written but for the address, and the application is guarded."""
+    names: dict[str, Any] = {"api_key": (await asyncio.to_thread(_new_key, dev_server))[1], "app": hello}
+    blocks = _blocks("clients/python/README.md")
+    assert len(blocks) == 4
+    opened = []
+    for block in blocks:
+        exec(compile(_at(dev_server, block), "README.md", "exec"), names)
+        opened.append(names["limiter"])
+    assert names["decision"].allowed
+    assert (await request(names["app"], "GET", "/", {})).status == 401
+    assert names["failed"] == 0
+    for limiter in opened:
+        limiter.close()
+
+
+def _at(server: DevServer, lines: str) -> str:
+    assert _WRITTEN in lines
+    return lines.replace(_WRITTEN, server.listen)

