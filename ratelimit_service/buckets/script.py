@@ -21,9 +21,11 @@ def part(name: str) -> str:
     return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def charge_script(clock: str | None = None) -> Script:
-    """The script that makes a batch of charges. CLOCK is Lua that sets a local `now` in microseconds since 1970 UTC.
+def charge_script(*, clock: str | None = None, state: str | None = None) -> Script:
+    """The script that makes a batch of charges.
 
-    None takes the store's own clock, the only one that decisions may go by; tests give another.
+    CLOCK is Lua that sets a local `now` in microseconds since 1970 UTC; None takes the store's own clock, the only one
+    that decisions may go by. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and benchmarks
+    give others.
     """
-    return Script(part("clock") if clock is None else clock, part("windows"), part("charge"))
+    return Script(clock or part("clock"), part("windows"), state or part("state"), part("charge"))

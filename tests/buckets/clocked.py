@@ -17,7 +17,7 @@ TIMEOUT = 5.0
 
 def clocked_script(key: str) -> Script:
     """The charge script, going by the microseconds since 1970 that the value of KEY says."""
-    return charge_script(f"local now = tonumber(redis.call('GET', '{key}'))")
+    return charge_script(clock=f"local now = tonumber(redis.call('GET', '{key}'))")
 
 
 class ClockedStore:

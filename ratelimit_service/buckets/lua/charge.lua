@@ -10,33 +10,17 @@
 -- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
 --          microseconds to wait (-1: never helps); the microseconds until it is untouched.
 --
--- A bucket's state is one string of doubles: used (micro-tokens); at (when that was so); keep (until when the string has
--- to live); and only where part of a micro-token has drained, that part: numerator, denominator. All are whole numbers
--- below 2^53, where doubles are exact. It is the same for every kind of limit, so that what was consumed stays consumed
--- when a limit changes. Nothing is written before everything is computed.
+-- The parts before this one give `now`, `window_of`, and the state of the buckets. All numbers are whole and below 2^53,
+-- where doubles are exact. Nothing is written before everything is computed.
 
 local MOST = 9007199254740991 -- 2^53 - 1
-local GRACE_MS = 60000 -- how long an untouched bucket is kept
 
 local floor, ceil = math.floor, math.ceil
 local plan = cmsgpack.unpack(ARGV[1])
-local stored = KEYS[1] and redis.call('MGET', unpack(KEYS))
-local used, at, keep, part, per, dirty = {}, {}, {}, {}, {}, {} -- the buckets, by key
+local dirty = {} -- the buckets that have changed, by key
 local outcomes = {} -- of requests, by key
 local opens, closes = {}, {} -- the windows that hold `now`, by kind
 local out = {}
-
-local function read(k)
-  local state = stored[k]
-  if not state then
-    used[k], at[k], keep[k], part[k], per[k] = 0, 0, 0, 0, 1
-  elseif #state == 24 then
-    used[k], at[k], keep[k] = struct.unpack('<ddd', state)
-    part[k], per[k] = 0, 1
-  else
-    used[k], at[k], keep[k], part[k], per[k] = struct.unpack('<ddddd', state)
-  end
-end
 
 -- How long it takes until AMOUNT micro-tokens have drained, of which DONE / DEN of one has. The quotient and the remainder
 -- are taken apart because AMOUNT * DEN may pass 2^53, NUM * DEN does not.
@@ -177,14 +161,7 @@ end
 
 for k = 1, #KEYS do
   if dirty[k] then
-    local state
-    if part[k] > 0 then
-      state = struct.pack('<ddddd', used[k], at[k], keep[k], part[k], per[k])
-    else
-      state = struct.pack('<ddd', used[k], at[k], keep[k])
-    end
-    -- Formatted, since Redis would write a round 100000000 as 1e+08.
-    redis.call('SET', KEYS[k], state, 'PX', string.format('%.0f', ceil((keep[k] - now) / 1000) + GRACE_MS))
+    write(k)
   elseif outcomes[k] then
     redis.call('SET', KEYS[k], outcomes[k], 'PX', ARGV[2])
   end

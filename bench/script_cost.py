@@ -1,0 +1,148 @@
+"""What a decision costs Redis: one string or one hash per bucket, alone or 64 to a script.
+
+    python bench/script_cost.py
+
+Starts a Valkey of its own. Prints microseconds of the server's CPU per decision, the least of seven runs (what is above
+it is other programs' noise): of the script alone (`INFO commandstats`) and of the whole process (`INFO cpu`), which adds
+reading commands and writing answers. Both kinds of calls are sent 64 decisions at a time, so that neither pays for more
+system calls than the other.
+"""
+
+import random
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hiredis
+import redis
+
+from ratelimit_service.buckets.encoding import Encoder
+from ratelimit_service.buckets.script import charge_script
+from ratelimit_service.decision.charge import Bucket, Charge
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.embedded.valkey import EmbeddedValkey
+
+DECISIONS = 25_600
+TOGETHER = 64
+RUNS = 7
+
+# The same state as lua/state.lua, kept as a hash.
+HASH = """
+local stored = {}
+local used, at, keep, part, per = {}, {}, {}, {}, {}
+local function read(k)
+  local state = redis.call('HMGET', KEYS[k], 'used', 'at', 'keep', 'part', 'per')
+  used[k], at[k], keep[k] = tonumber(state[1]) or 0, tonumber(state[2]) or 0, tonumber(state[3]) or 0
+  part[k], per[k] = tonumber(state[4]) or 0, tonumber(state[5]) or 1
+end
+local function write(k)
+  local function whole(number) return string.format('%.0f', number) end
+  redis.call('HSET', KEYS[k], 'used', whole(used[k]), 'at', whole(at[k]), 'keep', whole(keep[k]))
+  if part[k] > 0 then redis.call('HSET', KEYS[k], 'part', whole(part[k]), 'per', whole(per[k])) end
+  redis.call('PEXPIRE', KEYS[k], whole(math.ceil((keep[k] - now) / 1000) + 60000))
+end
+"""
+
+
+class Server:
+    """A Valkey and one connection to it."""
+
+    def __init__(self, url: str, port: int) -> None:
+        self._client = redis.Redis.from_url(url)
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._reader = hiredis.Reader()
+
+    def cost(self, commands: list[bytes], answers: int) -> tuple[float, float]:
+        """Send the commands one after another, each bringing so many answers. Returns CPU seconds: script, process."""
+        self._client.config_resetstat()
+        before = self._cpu()
+        for command in commands:
+            self._socket.sendall(command)
+            for _ in range(answers):
+                self._answer()
+        after = self._cpu()
+        return self._client.info("commandstats")["cmdstat_evalsha"]["usec"] / 1e6, after - before
+
+    def ask(self, command: bytes) -> object:
+        """Send one command and return its answer."""
+        self._socket.sendall(command)
+        return self._answer()
+
+    def flush(self) -> None:
+        """Forget everything but the scripts."""
+        self._client.flushdb()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._socket.close()
+        self._client.close()
+
+    def _answer(self) -> object:
+        while (answer := self._reader.gets()) is False:
+            self._reader.feed(self._socket.recv(1 << 20))
+        if isinstance(answer, hiredis.ReplyError):
+            raise answer
+        return answer
+
+    def _cpu(self) -> float:
+        info = self._client.info("cpu")
+        return float(info["used_cpu_user"] + info["used_cpu_sys"])
+
+
+def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Charge]], batch: int) -> str:
+    """One line's figures: microseconds per decision."""
+    encoder = Encoder(charge_script(state=state), request_window=30)
+    server.ask(encoder.by_text(encoder.encode([])))
+    scripts, processes = [], []
+    for _ in range(RUNS):
+        server.flush()
+        source = charges()
+        commands = []
+        for _ in range(DECISIONS // TOGETHER):
+            group = [next(source) for _ in range(TOGETHER)]
+            parts = [group] if batch == TOGETHER else [[charge] for charge in group]
+            commands.append(b"".join(encoder.by_sha(encoder.encode(part)) for part in parts))
+        script, process = server.cost(commands, TOGETHER // batch)
+        scripts.append(script / DECISIONS * 1e6)
+        processes.append(process / DECISIONS * 1e6)
+    return f"{min(scripts):8.2f} {min(processes):8.2f}"
+
+
+def main() -> None:
+    """Print the table."""
+    bucket = Limit("bucket", TokenBucket(20, 10, MICRO))
+    quota = Limit("quota", Quota(10_000, Window.DAY))
+
+    def over(keys: int, *limits: Limit) -> Callable[[], Iterator[Charge]]:
+        buckets = [
+            tuple(Bucket(f"{number:020x}.{limit.name}", number % 256, limit) for limit in limits)
+            for number in range(keys)
+        ]
+
+        def draw() -> Iterator[Charge]:
+            choose = random.Random(1)  # noqa: S311  the same keys for each line
+            while True:
+                yield Charge(choose.choice(buckets), (1,) * len(limits))
+
+        return draw
+
+    with tempfile.TemporaryDirectory() as folder:
+        valkey = EmbeddedValkey(Path(folder), options={"appendonly": "no"})
+        valkey.start()
+        server = Server(valkey.url, valkey.port)
+        print(f"{'us of CPU per decision':42} {'script':>8} {'process':>8}")
+        for what, charges in (
+            ("one limit, 10,000 keys", over(10_000, bucket)),
+            ("one limit, one key", over(1, bucket)),
+            ("bucket and quota, 10,000 keys", over(10_000, bucket, quota)),
+        ):
+            for name, state in (("string", None), ("hash", HASH)):
+                for batch in (1, TOGETHER):
+                    print(f"{what}, {name}, {batch:2} to a script".ljust(52), measure(server, state, charges, batch))
+        server.close()
+        valkey.stop()
+
+
+if __name__ == "__main__":
+    main()
