@@ -27,6 +27,7 @@ class Commands(LazyGroup):
         "keys": f"{_HERE}.keys:app",
         "plans": f"{_HERE}.plans:app",
         "overrides": f"{_HERE}.overrides:app",
+        "rules": f"{_HERE}.rules:app",
         "audit": f"{_HERE}.audit:app",
         "admin-tokens": f"{_HERE}.admin_tokens:app",
     }

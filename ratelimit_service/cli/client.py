@@ -63,6 +63,10 @@ class Client(AbstractContextManager["Client"]):
         """Do one thing to the overrides of a key or a subject."""
         return self._call(self._admin.ManageOverride, request)
 
+    def manage_rules(self, request: admin_pb2.ManageRulesRequest) -> admin_pb2.ManageRulesResponse:
+        """Do one thing to the descriptor rules of a domain."""
+        return self._call(self._admin.ManageRules, request)
+
     def list_audit_events(self, request: admin_pb2.ListAuditEventsRequest) -> admin_pb2.ListAuditEventsResponse:
         """List changes, newest first."""
         return self._call(self._admin.ListAuditEvents, request)

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-import yaml
-from google.protobuf.json_format import ParseDict, ParseError
 
 from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
-from ratelimit_service.cli.fault import Fault
+from ratelimit_service.cli.message_file import read_message
 
 PlanFile = Annotated[
     typer.FileText,
@@ -26,19 +24,5 @@ class WrittenPlan:
 
 def read_plan(file: typer.FileText) -> WrittenPlan:
     """Read the file. Raises Fault with the line or the field at fault."""
-    name = "standard input" if file.name == "<stdin>" else file.name
-    try:
-        content = yaml.safe_load(file)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise Fault.usage(f"{name}, line {line}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise Fault.usage(f"{name}: is neither YAML nor JSON") from None
-    if not isinstance(content, dict):
-        raise Fault.usage(f"{name}: must hold a plan with its name and limits, not {type(content).__name__}")
     plan = Plan()
-    try:
-        ParseDict(content, plan)
-    except (ParseError, AttributeError, TypeError) as error:
-        raise Fault.usage(f"{name}: {error}") from None
-    return WrittenPlan(plan, frozenset(str(field) for field in content))
+    return WrittenPlan(plan, read_message(file, plan, "a plan with its name and limits"))

@@ -1,0 +1,1 @@
+"""Reading the configuration of envoyproxy/ratelimit as descriptor rules. Pure: text in, rules and findings out."""
