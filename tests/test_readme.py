@@ -86,13 +86,13 @@ def test_the_python_works(dev_server: DevServer, checkout: Path, environment: di
     done = subprocess.run(
         [sys.executable, "-c", block.replace("localhost:50051", dev_server.listen)],
         cwd=checkout,
-        env=environment,
+        env=environment | {"PYTHONPATH": str(ROOT / "clients/python/src")},
         capture_output=True,
         check=False,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"allowed \d+\n", done.stdout)
+    assert re.fullmatch(r"allowed with \d+ left\n", done.stdout)
 
 
 def test_make_run_starts_dev(environment: dict[str, str]) -> None:
