@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any
 
+from ratelimit_service.doors.grpcio.tls import certificates
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.metrics import serve_metrics
 from ratelimit_service.processes.door import Door
@@ -27,6 +28,7 @@ def run(settings: Settings, *, ready: Callable[[], None]) -> None:
 
 async def _run(settings: Settings, ready: Callable[[], None]) -> None:
     door = Door.choose(settings.door)
+    certificates(settings)  # no good ones: say so before anything is started
     with open_site(settings) as site, ExitStack() as stack:
         if settings.metrics_listen:
             stack.callback(serve_metrics(settings.metrics_listen, site.metrics).close)

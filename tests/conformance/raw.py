@@ -18,7 +18,7 @@ HEADERS = {
     "te": "trailers",
     "content-type": "application/grpc",
 }
-_CONFIGURATION = H2Configuration(
+CONFIGURATION = H2Configuration(
     header_encoding="utf-8",
     validate_outbound_headers=False,
     normalize_outbound_headers=False,
@@ -56,7 +56,7 @@ def send(address: str, chunks: Sequence[bytes] = (), *, close: bool = True, **ch
     headers = HEADERS | {
         (f":{name}" if f":{name}" in HEADERS else name.replace("_", "-")): v for name, v in changes.items()
     }
-    connection = H2Connection(_CONFIGURATION)
+    connection = H2Connection(CONFIGURATION)
     connection.initiate_connection()
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=SECONDS) as wire:
@@ -65,13 +65,16 @@ def send(address: str, chunks: Sequence[bytes] = (), *, close: bool = True, **ch
         for index, chunk in enumerate(chunks):
             connection.send_data(1, chunk, end_stream=close and index == len(chunks) - 1)
         wire.sendall(connection.data_to_send())
-        return _answer(wire, connection)
+        return read_answer(wire, connection, 1)
 
 
-def _answer(wire: socket.socket, connection: H2Connection) -> Answer:
+def read_answer(wire: socket.socket, connection: H2Connection, stream: int) -> Answer:
+    """Read until STREAM has ended, and return what was answered on it."""
     answer = Answer()
     while data := wire.recv(65_536):
         for event in connection.receive_data(data):
+            if getattr(event, "stream_id", stream) != stream:
+                continue
             if isinstance(event, ResponseReceived | TrailersReceived):
                 answer.headers |= dict(event.headers)
             elif isinstance(event, DataReceived):

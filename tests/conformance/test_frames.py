@@ -65,7 +65,7 @@ def test_compressed_by_an_encoding(server: Server, key: Key) -> None:
 
 
 def test_which_encodings_are_served(served: Callable[[str], Server]) -> None:
-    """On the door envoy the refusal of an encoding says which ones are served. (grpc-core leaves that out.)"""
+    """On the door envoy the refusal of an encoding says which ones are served; grpc-core leaves that out."""
     answer = send(served("envoy").address, [prefixed(b"x", 1)], grpc_encoding="gzip")
     assert answer.headers["grpc-accept-encoding"] == "identity"
 
@@ -91,12 +91,12 @@ def test_grpc_timeout(server: Server, key: Key, timeout: str, code: int) -> None
 
 
 def test_a_stream_with_a_compressed_message(server: Server, key: Key) -> None:
-    """The stream ends as a call does. (grpc-core may drop the answers to what came before.)"""
+    """The stream ends as a call does; grpc-core may drop the answers to what came before."""
     assert send(server.address, [on_stream(key), prefixed(b"x", 1)], path=STREAM).code == INTERNAL
 
 
 def test_a_stream_that_is_cut_off(served: Callable[[str], Server]) -> None:
-    """On the door envoy a stream that ends within a message is not called good. (grpc-core drops the rest silently.)"""
+    """On the door envoy a stream that ends within a message is not called good; grpc-core drops the rest."""
     server = served("envoy")
     key = server.key()
     answer = send(server.address, [on_stream(key) + on_stream(key)[:-1]], path=STREAM)

@@ -1,9 +1,16 @@
 """The moment from which this process sends its callers elsewhere."""
 
 import asyncio
-from typing import TypeVar
+from time import monotonic
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+_QUIET: Final = 0.1
+"""Seconds of silence after which a stream is taken to have said all it had to say."""
+
+_PATIENCE: Final = 1.0
+"""Seconds after which a stream is ended though it goes on talking."""
 
 
 class Leaving:
@@ -11,18 +18,24 @@ class Leaving:
 
     def __init__(self) -> None:
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._patient_until = 0.0
 
     def tell(self) -> None:
         """Send everybody away. Again does nothing."""
         if not self._told.done():
+            self._patient_until = monotonic() + _PATIENCE
             self._told.set_result(None)
 
-    @property
-    def told(self) -> bool:
-        """Whether that has come."""
-        return self._told.done()
-
     async def or_done(self, awaited: "asyncio.Future[T]") -> bool:
-        """Wait until AWAITED is done or the process drains. Returns whether AWAITED is done; it is not cancelled."""
-        await asyncio.wait((awaited, self._told), return_when=asyncio.FIRST_COMPLETED)
+        """Wait until AWAITED is done, or it is time to leave without it. Returns whether it is done.
+
+        What was sent before the caller could know is waited for: AWAITED gets a moment, as long as the process is still
+        patient. It is not cancelled.
+        """
+        if not self._told.done():
+            await asyncio.wait((awaited, self._told), return_when=asyncio.FIRST_COMPLETED)
+        if not awaited.done():
+            patience = min(_QUIET, self._patient_until - monotonic())
+            if patience > 0:
+                await asyncio.wait((awaited,), timeout=patience)
         return awaited.done()
