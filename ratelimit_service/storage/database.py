@@ -23,7 +23,7 @@ _POOL_SIZE = 5
 _POOL_OVERFLOW = 15
 _SESSION = text(
     "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '3s', false),"
-    " set_config('lock_timeout', '800ms', false),"
+    " set_config('lock_timeout', '2s', false),"
     " set_config('idle_in_transaction_session_timeout', '10s', false)"
 )
 

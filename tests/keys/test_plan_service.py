@@ -57,6 +57,7 @@ async def test_sixteen_limits_are_good(control_plane: ControlPlane) -> None:
     assert (await control_plane.plans.create("ada", plan_draft("full", *limits))).limits == limits
 
 
+@pytest.mark.usefixtures("warm")
 async def test_a_name_is_taken_once(control_plane: ControlPlane) -> None:
     """Of several plans made at once with one name exactly one is made, and the others are told."""
     outcomes = await asyncio.gather(
@@ -82,6 +83,7 @@ async def test_an_update_is_a_new_version(control_plane: ControlPlane) -> None:
     assert await control_plane.plans.get("free", version=1) == first
 
 
+@pytest.mark.usefixtures("warm")
 async def test_of_two_updates_with_one_etag_one_wins(control_plane: ControlPlane) -> None:
     """However many updates carry the same etag at once, exactly one is made and the others are told."""
     plan = await control_plane.plans.create("ada", plan_draft())
@@ -95,6 +97,7 @@ async def test_of_two_updates_with_one_etag_one_wins(control_plane: ControlPlane
     assert (await control_plane.plans.get("free")).version == 2
 
 
+@pytest.mark.usefixtures("warm")
 async def test_updates_without_an_etag_are_all_made(control_plane: ControlPlane) -> None:
     """Updates at once that carry no etag get versions of their own, without a gap."""
     await control_plane.plans.create("ada", plan_draft())
@@ -196,6 +199,7 @@ async def test_a_deletion_checks_the_etag(control_plane: ControlPlane) -> None:
     assert await control_plane.plans.delete("ada", "free", etag=new.etag) == new
 
 
+@pytest.mark.usefixtures("warm")
 async def test_of_a_deletion_and_a_creation_at_once_one_is_refused(control_plane: ControlPlane) -> None:
     """No key ends up on a deleted plan, whatever the order of a deletion and a creation at the same time."""
     for n in range(5):

@@ -123,6 +123,7 @@ async def test_a_bad_row_is_refused_alone(
     assert set(fetched.records) == {good.key_id}
 
 
+@pytest.mark.usefixtures("warm")
 async def test_a_record_is_of_one_moment(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
     """Whatever is changed meanwhile, a record never mixes a plan's version with another version's limits."""
     await control_plane.plans.create("ada", plan_draft("free", BURST))
