@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import grpc
 
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
-from .decision import FAILED_CLOSED, FAILED_OPEN, Decision
+from .decision import FAILED_CLOSED, FAILED_OPEN, Decision, Origin
 from .denials import CallKey, Denials
 from .errors import DETAILS_KEY, ServiceFault, error_of
 from .failures import Failures
@@ -63,7 +63,7 @@ class Exchange:
 
     def answered(self, check: Check, response: CheckLimitResponse) -> Decision:
         """The service's decision."""
-        decision = Decision.of(response)
+        decision = Decision(response, Origin.SERVICE)
         if not decision.allowed and not check.past_the_cache:
             self._denials.put(CallKey.of(check.request), decision)
         return decision

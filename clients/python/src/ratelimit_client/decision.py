@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from enum import Enum, IntEnum
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -60,7 +60,7 @@ class Origin(Enum):
     """The service could not be asked; the client decided by its option `fail_open`."""
 
 
-class WeighedLimit(NamedTuple):  # like Decision, a tuple: a dataclass takes thrice as long to make, on every call
+class WeighedLimit(NamedTuple):
     """What one limit said of the call."""
 
     name: str
@@ -80,95 +80,126 @@ class WeighedLimit(NamedTuple):  # like Decision, a tuple: a dataclass takes thr
     """The time in which the limit refills or starts afresh."""
 
     @classmethod
-    def of(cls, message: WeighedLimitMessage) -> Self:
-        """The limit that MESSAGE describes."""
+    def of(cls, message: WeighedLimitMessage, passed: timedelta) -> Self:
+        """The limit that MESSAGE describes, with waits shorter by PASSED, none below 0."""
         return cls(
             message.name,
             message.limit,
             message.remaining,
-            _time(message.reset_after),
-            _time(message.retry_after) if message.HasField("retry_after") else None,
+            max(_NO_TIME, _time(message.reset_after) - passed),
+            _wait(message, passed),
             message.would_deny,
             message.shadow,
             _time(message.window),
         )
 
-    def after(self, passed: timedelta) -> Self:
-        """The same with waits shorter by PASSED, none below 0."""
-        return self._replace(
-            reset_after=max(_NO_TIME, self.reset_after - passed), retry_after=_less(self.retry_after, passed)
-        )
 
+class Decision:
+    """Whether a call may go on, and why.
 
-class Decision(NamedTuple):
-    """Whether a call may go on, and why."""
+    A view of the service's message, read as far as the caller looks: most callers look at `allowed` alone, and pay for
+    no more than that.
+    """
 
-    allowed: bool
-    reason: Reason
-    source: Source
-    origin: Origin
-    key_id: str = ""
-    """The key's public id. Empty when the key is unknown."""
-    subject: str = ""
-    """Whom the limits are for. Empty when the key is unknown."""
-    plan: str = ""
-    """The key's plan. Empty when the key is unknown."""
-    limit: str = ""
-    """The binding limit's name. Empty when no limit was weighed."""
-    remaining: int = 0
-    """Whole tokens that the binding limit has left. 0 when no limit was weighed."""
-    retry_after: timedelta | None = None
-    """How long until the same call fits. None when allowed, and when no wait would help."""
-    limits: tuple[WeighedLimit, ...] = ()
-    """Every limit that was weighed, in the plan's order."""
+    __slots__ = ("_limits", "_message", "_passed", "origin")
 
-    @classmethod
-    def of(cls, message: CheckLimitResponse) -> Self:
-        """The service's decision."""
-        return cls(
-            message.allowed,
-            Reason(message.reason),
-            Source(message.source),
-            Origin.SERVICE,
-            message.key_id,
-            message.subject,
-            message.plan,
-            message.limit,
-            message.remaining,
-            _time(message.retry_after) if message.HasField("retry_after") else None,
-            tuple([WeighedLimit.of(limit) for limit in message.limits]),
-        )
+    def __init__(self, message: CheckLimitResponse, origin: Origin, passed: timedelta = _NO_TIME) -> None:
+        self._message = message
+        self._passed = passed
+        self._limits: tuple[WeighedLimit, ...] | None = None
+        self.origin: Final = origin
+        """Who decided."""
 
-    def after(self, passed: timedelta) -> Self:
-        """What the client tells when it remembered this decision for PASSED."""
-        return self._replace(
-            origin=Origin.CACHE,
-            retry_after=_less(self.retry_after, passed),
-            limits=tuple(limit.after(passed) for limit in self.limits),
-        )
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in _TOLD)
+        return f"Decision({told})"
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the call may go on."""
+        return self._message.allowed
+
+    @property
+    def reason(self) -> Reason:
+        """Why."""
+        return Reason(self._message.reason)
+
+    @property
+    def source(self) -> Source:
+        """What the decision rests on."""
+        return Source(self._message.source)
+
+    @property
+    def key_id(self) -> str:
+        """The key's public id. Empty when the key is unknown."""
+        return self._message.key_id
+
+    @property
+    def subject(self) -> str:
+        """Whom the limits are for. Empty when the key is unknown."""
+        return self._message.subject
+
+    @property
+    def plan(self) -> str:
+        """The key's plan. Empty when the key is unknown."""
+        return self._message.plan
+
+    @property
+    def limit(self) -> str:
+        """The binding limit's name. Empty when no limit was weighed."""
+        return self._message.limit
+
+    @property
+    def remaining(self) -> int:
+        """Whole tokens that the binding limit has left. 0 when no limit was weighed."""
+        return self._message.remaining
+
+    @property
+    def retry_after(self) -> timedelta | None:
+        """How long until the same call fits. None when allowed, and when no wait would help."""
+        return _wait(self._message, self._passed)
+
+    @property
+    def limits(self) -> tuple[WeighedLimit, ...]:
+        """Every limit that was weighed, in the plan's order."""
+        if self._limits is None:
+            self._limits = tuple([WeighedLimit.of(limit, self._passed) for limit in self._message.limits])
+        return self._limits
 
     @property
     def enforced(self) -> tuple[WeighedLimit, ...]:
         """The weighed limits that can deny."""
-        return tuple(limit for limit in self.limits if not limit.shadow)
+        return tuple([limit for limit in self.limits if not limit.shadow])
 
     @property
     def binding(self) -> WeighedLimit | None:
         """The binding limit. None when no limit was weighed."""
         return next((limit for limit in self.enforced if limit.name == self.limit), None)
 
+    def after(self, passed: timedelta) -> "Decision":
+        """What the client tells when it remembered this decision for PASSED: all waits are shorter, none below 0."""
+        return Decision(self._message, Origin.CACHE, passed)
 
-FAILED_OPEN = Decision(True, Reason.DEGRADED_ALLOWED, Source.DEGRADED, Origin.FALLBACK)  # noqa: FBT003
+
+_TOLD = ("allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after")
+
+FAILED_OPEN = Decision(
+    CheckLimitResponse(allowed=True, reason=CheckLimitResponse.DEGRADED_ALLOWED, source=CheckLimitResponse.DEGRADED),
+    Origin.FALLBACK,
+)
 """What a call gets when the service cannot be asked and the client fails open."""
 
-FAILED_CLOSED = Decision(False, Reason.DEGRADED_DENIED, Source.DEGRADED, Origin.FALLBACK)  # noqa: FBT003
+FAILED_CLOSED = Decision(
+    CheckLimitResponse(reason=CheckLimitResponse.DEGRADED_DENIED, source=CheckLimitResponse.DEGRADED), Origin.FALLBACK
+)
 """What a call gets when the service cannot be asked and the client fails closed."""
+
+
+def _wait(message: CheckLimitResponse | WeighedLimitMessage, passed: timedelta) -> timedelta | None:
+    """The `retry_after` of MESSAGE when PASSED of it is over."""
+    return max(_NO_TIME, _time(message.retry_after) - passed) if message.HasField("retry_after") else None
 
 
 def _time(duration: Duration) -> timedelta:
     # Up to the next microsecond, since a wait must not end too early.
     return timedelta(0, duration.seconds, -(-duration.nanos // 1000))
-
-
-def _less(wait: timedelta | None, passed: timedelta) -> timedelta | None:
-    return None if wait is None else max(_NO_TIME, wait - passed)
