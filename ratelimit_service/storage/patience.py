@@ -32,10 +32,16 @@ class Patience:
 
     def _leave(self, task: asyncio.Task[Any]) -> None:
         task.cancel()
-        self._left_behind.add(task)
-        task.add_done_callback(self._gone)
+        farewell = asyncio.create_task(_see_off(task))
+        self._left_behind.add(farewell)
+        farewell.add_done_callback(self._left_behind.discard)
 
-    def _gone(self, task: asyncio.Task[Any]) -> None:
-        self._left_behind.discard(task)
-        if not task.cancelled():
-            task.exception()  # nobody waits for it any more: that is not an error to report
+
+async def _see_off(task: asyncio.Task[Any]) -> None:
+    """Wait for work that nobody waits for any more, and close what it brings too late, such as a connection."""
+    await asyncio.wait({task})
+    if task.cancelled() or task.exception() is not None:  # looking at it is enough: it is not an error to report
+        return
+    close = getattr(task.result(), "close", None)
+    if close is not None:
+        await close()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 
 import pytest
 
@@ -11,6 +12,8 @@ from ratelimit_service.settings import Settings
 from ratelimit_service.storage.migrate import upgrade
 
 MakeSettings = Callable[..., Settings]
+
+_numbers = count(1)
 
 FREE = {
     "name": "free",
@@ -46,5 +49,5 @@ async def door(make_settings: MakeSettings) -> AsyncIterator[Door]:
 @pytest.fixture
 async def api_key(door: Door) -> str:
     """A fresh key of a subject of its own on plan `free`."""
-    made = await door.key("create", plan="free", subject="someone")
+    made = await door.key("create", plan="free", subject=f"subject-{next(_numbers)}")
     return str(made.create.secret)

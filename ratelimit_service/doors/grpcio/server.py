@@ -39,11 +39,30 @@ _log = structlog.stdlib.get_logger(__name__)
 class Planes(Protocol):
     """What the server serves."""
 
-    check_endpoint: CheckEndpoint
-    admin_endpoint: AdminEndpoint
-    authenticator: Authenticator
-    counts: Counts
-    probes: Mapping[str, Probe]
+    @property
+    def check_endpoint(self) -> CheckEndpoint:
+        """Decides."""
+        ...
+
+    @property
+    def admin_endpoint(self) -> AdminEndpoint:
+        """Manages."""
+        ...
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Knows the callers."""
+        ...
+
+    @property
+    def counts(self) -> Counts:
+        """Takes what is counted."""
+        ...
+
+    @property
+    def probes(self) -> Mapping[str, Probe]:
+        """The components whose health is told, by name."""
+        ...
 
 
 class GrpcServer:
