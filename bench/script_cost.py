@@ -3,9 +3,9 @@
     python bench/script_cost.py
 
 Starts a Valkey of its own. Prints microseconds of the server's CPU per decision, the least of seven runs (what is above
-it is other programs' noise): of the script alone (`INFO commandstats`) and of the whole process (`INFO cpu`), which adds
-reading commands and writing answers. Both kinds of calls are sent 64 decisions at a time, so that neither pays for more
-system calls than the other.
+it is other programs' noise): of the script alone (`INFO commandstats`) and of the whole process (`INFO cpu`), which
+adds reading commands and writing answers. Both kinds of calls are sent 64 decisions at a time, so that neither pays for
+more system calls than the other.
 """
 
 import random

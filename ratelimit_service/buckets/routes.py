@@ -1,6 +1,7 @@
 """The ways to a single server: the one that was named, or the master that Sentinels name."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
@@ -65,7 +66,10 @@ class SentinelRoute:
         return link if link is not None and link.open else None
 
     async def recover(self, refusal: str) -> Link:
-        """Ask for the master and connect to it, as often as it takes until the caller's time is up."""
+        """Ask for the master and connect to it.
+
+        After a refusal, which comes when a failover is under way, as often as it takes until the caller's time is up.
+        """
         link = self.link()
         if link is not None and refusal.startswith("LOADING"):
             await asyncio.sleep(PAUSE)
@@ -73,14 +77,19 @@ class SentinelRoute:
                 return link
         if link is not None:
             link.close(f"Redis at {link.endpoint} is not the master any more")
-        if refusal:
+        while refusal:
             await asyncio.sleep(PAUSE)
+            with contextlib.suppress(StoreUnavailable):
+                return await self._connect()
+        return await self._connect()
+
+    async def _connect(self) -> Link:
         endpoint = await first(
             [_master_by(sentinel, self._name, self._sentinel_login) for sentinel in self._sentinels],
             f"no Sentinel knows a master named {self._name!r}",
         )
-        self._link = await _open_master(endpoint, self._login)
-        return self._link
+        link = self._link = await _open_master(endpoint, self._login)
+        return link
 
     async def close(self) -> None:
         """Close the link."""

@@ -25,7 +25,7 @@ def charge_script(*, clock: str | None = None, state: str | None = None) -> Scri
     """The script that makes a batch of charges.
 
     CLOCK is Lua that sets a local `now` in microseconds since 1970 UTC; None takes the store's own clock, the only one
-    that decisions may go by. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and benchmarks
-    give others.
+    that decisions may go by. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and
+    benchmarks give others.
     """
     return Script(clock or part("clock"), part("windows"), state or part("state"), part("charge"))

@@ -123,6 +123,15 @@ def test_a_change_of_limit_never_shortens_a_life(clocked: ClockedStore) -> None:
     assert clocked.client.pttl(f"{{p0}}:b:{quota.name}") > reset // 1_000
 
 
+def test_times_stay_exact_numbers(clocked: ClockedStore) -> None:
+    """Where a changed limit would drain for longer than 2^53 microseconds, that is what is said, and no more."""
+    quota = fresh(Limit("huge", Quota(1_000_000, Window.YEAR)))
+    clocked.charge(one(quota, 1_000_000), NOW_US)
+    slow = Bucket(quota.name, 0, Limit("slow", TokenBucket(1, 1, 31 * 86_400 * MICRO)))
+    assert clocked.charge(one(slow, 1), NOW_US)[0].weighed[0] == (0, 2**53 - 1, 2**53 - 1)
+    assert clocked.charge(one(slow, -1), NOW_US)[0].weighed[0] == (0, 0, 2**53 - 1)
+
+
 def test_looks_and_denials_write_nothing(clocked: ClockedStore) -> None:
     """A look at a bucket that nobody has used, and a charge that is denied, leave no trace."""
     bucket = fresh(Limit("trace", TokenBucket(5, 1, MICRO)))

@@ -15,6 +15,7 @@ from redis.crc import key_slot
 from buckets.conftest import MakeBucket, OpenStore
 from buckets.proxy import Proxy
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, free_port
+from fixtures.redis_cluster import until as until_true
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.decision.charge import Bucket, Charge
@@ -282,6 +283,27 @@ def _move(cluster: LoopbackCluster, slot: int, source: int, target: int) -> None
         clients[number].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
 
 
+async def test_a_planned_failover_by_sentinel(tmp_path: Path, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """When the master hands over to its replica under load, each call that was answered was charged exactly once."""
+    with LoopbackSentinel(tmp_path) as group:
+        store, large = open_store(group.url, timeout=5), bucket(LARGE)
+        await take(store, large, cost=7)
+        await asyncio.to_thread(_wait_for_replica, group.master.url)
+        await asyncio.to_thread(_hand_over, group.sentinel.port)
+        answered = lost = 0
+        deadline = time.monotonic() + 30
+        while (link := store._route.link()) is None or link.endpoint.port != group.replica.port:  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            try:
+                await take(store, large)
+                answered += 1
+            except StoreUnavailable:
+                lost += 1
+            await asyncio.sleep(0.01)
+        # What the old master took after its last word to the replica is gone with it.
+        assert 7 <= await take(store, large, cost=0) <= 7 + answered + lost
+
+
 async def test_a_failover_by_sentinel(tmp_path: Path, open_store: OpenStore, bucket: MakeBucket) -> None:
     """After the master is killed, calls go to the new master, which remembers what was consumed."""
     with LoopbackSentinel(tmp_path) as group:
@@ -299,6 +321,19 @@ async def test_a_failover_by_sentinel(tmp_path: Path, open_store: OpenStore, buc
                 await asyncio.sleep(0.05)
         assert taken == 8
         assert store._route.link().endpoint.port == group.replica.port  # type: ignore[union-attr]
+
+
+def _hand_over(sentinel_port: int) -> None:
+    """Order the failover, once the Sentinel has heard enough of the replica to allow it."""
+
+    def ordered() -> bool:
+        try:
+            return bool(sentinel.execute_command("SENTINEL FAILOVER", "buckets"))
+        except redis.ResponseError:
+            return False
+
+    with redis.Redis(port=sentinel_port) as sentinel:
+        until_true(ordered, "the Sentinel to begin the failover")
 
 
 def _wait_for_replica(url: str) -> None:

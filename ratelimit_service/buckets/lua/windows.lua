@@ -1,15 +1,16 @@
--- Calendar windows in UTC, in microseconds. Kinds are those of prepared.py: 2 second, 3 minute, 4 hour, 5 day, 6 week
+-- Calendar windows in UTC, in microseconds. Kinds are those of encoding.py: 2 second, 3 minute, 4 hour, 5 day, 6 week
 -- (from Monday), 7 month, 8 year.
 local DAY = 86400000000
 local LENGTHS = {[2] = 1000000, [3] = 60000000, [4] = 3600000000, [5] = DAY}
 
 -- Days from 1970-01-01 to the first of a month, which may be 13 for next January. Years are counted from March, so that
--- the leap day comes last (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil).
+-- the leap day comes last and January is a 13th month (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
+-- days_from_civil).
 local function first_of(year, month)
-  if month > 12 then year, month = year + 1, month - 12 end
   if month <= 2 then year, month = year - 1, month + 12 end
   local century = math.floor(year / 100)
-  return 365 * year + math.floor(year / 4) - century + math.floor(century / 4) + math.floor((153 * (month - 3) + 2) / 5) - 719468
+  local leaps = math.floor(year / 4) - century + math.floor(century / 4)
+  return 365 * year + leaps + math.floor((153 * (month - 3) + 2) / 5) - 719468
 end
 
 -- The first microsecond of the window that holds AT, and that of the next one.
