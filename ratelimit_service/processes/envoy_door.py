@@ -4,8 +4,9 @@ import itertools
 import json
 import os
 
-from ratelimit_service.doors.envoy.config import EnvoyPlan, Tls, envoy_config
+from ratelimit_service.doors.envoy.config import EnvoyPlan, envoy_config
 from ratelimit_service.doors.envoy.paths import PATHS
+from ratelimit_service.doors.envoy.tls import Tls
 from ratelimit_service.processes.child import start
 from ratelimit_service.processes.control_child import ControlPlane
 from ratelimit_service.processes.envoy_admin import EnvoyAdmin

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from ratelimit_service.doors.envoy.config import Tls
+from ratelimit_service.doors.envoy.tls import Tls
 from ratelimit_service.doors.grpcio.tls import Certificates, certificates
 from ratelimit_service.processes.site import Site
 
@@ -20,22 +20,18 @@ class Renewal:
 
     def __init__(self, site: Site, found: Certificates, certificate: Path, key: Path) -> None:
         self._found = found
-        changed = site.folder / "tls"
-        changed.mkdir()
-        self.tls = Tls(certificate.absolute(), key.absolute(), _absolute(site.settings.tls_client_ca), changed)
+        folder = site.folder / "tls"
+        folder.mkdir()
+        self.tls = Tls(certificate.absolute(), key.absolute(), _absolute(site.settings.tls_client_ca), folder)
         """What Envoy is to serve."""
+        self.tls.write()
 
     async def watch(self) -> None:
         """Go on until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             if await asyncio.to_thread(self._found.renewed) is not None:
-                self._tell()
-
-    def _tell(self) -> None:
-        mark = self.tls.changed.with_name("tls-renewed")
-        mark.touch()
-        mark.replace(self.tls.changed / mark.name)
+                self.tls.tell_renewed()
 
 
 def renewal(site: Site) -> Renewal | None:

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeAlias
 
 from pyvoy import Mount, PyvoyServer
 
+from ratelimit_service.doors.envoy.tls import Tls, transport_socket
+
 Json: TypeAlias = dict[str, Any]
 
 MAX_STREAMS: Final = 1000
@@ -32,19 +34,6 @@ _CONTROL: Final = "control"
 _TYPES: Final = "type.googleapis.com"
 _HTTP2: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECTIONS_CONFIG: Final = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """The files that TLS is served from. With `client_ca`, callers need a certificate of that CA.
-
-    `changed` is a folder of ours: whenever a file is moved into it, Envoy reads the other files again.
-    """
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None
-    changed: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +70,14 @@ def envoy_config(plan: EnvoyPlan) -> Json:
     }
     chain = listener["filter_chains"][0]
     if plan.tls is not None:
-        chain["transport_socket"] = _transport_socket(plan.tls)
+        chain["transport_socket"] = transport_socket(plan.tls)
     http = chain["filters"][0]["typed_config"]
     http |= _http_options(plan)
     http["route_config"]["virtual_hosts"][0]["routes"] = [_control_route()]
     _take_only(http["http_filters"][0], plan.hot_paths)
     resources["clusters"] = [_control_cluster(plan.control_socket)]
     config["admin"] = {"address": {"pipe": {"path": str(plan.admin_socket), "mode": 0o600}}}
+    config["node"] = {"id": "ratelimit-service", "cluster": "ratelimit-service"}  # files that it watches ask for one
     config["layered_runtime"] = _runtime()
     config["overload_manager"] = _overload_manager()
     return config
@@ -149,33 +139,6 @@ def _control_cluster(socket: Path) -> Json:
         "load_assignment": {
             "cluster_name": _CONTROL,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}}]}],
-        },
-    }
-
-
-def _transport_socket(tls: Tls) -> Json:
-    watched = {"path": str(tls.changed)}
-    context: Json = {
-        "alpn_protocols": ["h2"],
-        "tls_certificates": [
-            {
-                "certificate_chain": {"filename": str(tls.certificate)},
-                "private_key": {"filename": str(tls.key)},
-                "watched_directory": watched,
-            }
-        ],
-    }
-    if tls.client_ca is not None:
-        context["validation_context"] = {
-            "trusted_ca": {"filename": str(tls.client_ca)},
-            "watched_directory": watched,
-        }
-    return {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": f"{_TYPES}/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": context,
-            "require_client_certificate": tls.client_ca is not None,
         },
     }
 
