@@ -58,10 +58,16 @@ def new_key_id() -> str:
     return _random(_ID_LENGTH)
 
 
-def check_key_id(field_name: str, key_id: str) -> None:
-    """Raise InvalidArgument unless KEY_ID has the form of one."""
+def check_key_id(key_id: str) -> None:
+    """Raise InvalidArgument (field `key_id`) unless KEY_ID has the form of one.
+
+    What was sent is not repeated: somebody may have pasted the API key in full, secret included.
+    """
     if not _ID.fullmatch(key_id):
-        raise InvalidArgument.of(field_name, f"is {key_id[:80]!r}; a key_id has {_ID_LENGTH} letters and digits")
+        raise InvalidArgument.of(
+            "key_id",
+            f"is not one; it is the {_ID_LENGTH} letters and digits after `rlk_<env>_`, and never the key in full",
+        )
 
 
 def _random(length: int) -> str:

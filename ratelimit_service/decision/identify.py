@@ -41,7 +41,7 @@ class Identifier:
 
         Raises InvalidArgument when it is malformed, and Unavailable when its policy cannot be read.
         """
-        check_key_id("key_id", key_id)
+        check_key_id(key_id)
         return await self._read(key_id)
 
     def _digest(self, api_key: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.api_key import ApiKey, check_key_id
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.record import ChangeKind, KeyState
@@ -12,7 +12,6 @@ from ratelimit_service.keys.audit import Changed, Event
 from ratelimit_service.keys.etag import check_etag
 from ratelimit_service.keys.instant import rfc3339
 from ratelimit_service.keys.key import Key, KeyChanges, KeyDraft, key_not_found
-from ratelimit_service.keys.key_id import require_key_id
 from ratelimit_service.keys.page import Page, Paging
 from ratelimit_service.keys.plan import check_plan_name, plan_not_found
 from ratelimit_service.keys.ports import Transactions, UnitOfWork
@@ -60,7 +59,7 @@ class KeyService:
 
     async def get(self, key_id: str) -> Key:
         """Read a key, whatever its state."""
-        require_key_id(key_id)
+        check_key_id(key_id)
         async with self._transactions.reading() as work:
             return await _require_key(work, key_id)
 
@@ -81,7 +80,7 @@ class KeyService:
         Raises FailedPrecondition for a revoked key.
         """
         now_us = self._clock.now_us()
-        require_key_id(key_id)
+        check_key_id(key_id)
         if "plan" in changes:
             check_plan_name("plan", changes["plan"])
         if "description" in changes:
@@ -110,7 +109,7 @@ class KeyService:
         which nobody can get again. Raises FailedPrecondition for a revoked key.
         """
         now_us = self._clock.now_us()
-        require_key_id(key_id)
+        check_key_id(key_id)
         if not 0 <= overlap_us <= MAX_OVERLAP_US:
             raise InvalidArgument.of(
                 "overlap", f"is {overlap_us / MICRO:g}s; it must be between 0s and 30 days (2592000s)"
@@ -140,7 +139,7 @@ class KeyService:
     async def revoke(self, actor: str, key_id: str) -> Key:
         """Refuse a key's calls for ever. One that is revoked already stays as it is."""
         now_us = self._clock.now_us()
-        require_key_id(key_id)
+        check_key_id(key_id)
         async with self._transactions.writing() as work:
             key = await _require_key(work, key_id)
             if key.state is KeyState.REVOKED:
@@ -150,7 +149,7 @@ class KeyService:
 
     async def _move(self, actor: str, key_id: str, action: str, before: KeyState, after: KeyState) -> Key:
         now_us = self._clock.now_us()
-        require_key_id(key_id)
+        check_key_id(key_id)
         async with self._transactions.writing() as work:
             key = await _require_key(work, key_id)
             if key.state is not before:

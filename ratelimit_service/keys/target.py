@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from ratelimit_service.decision.api_key import check_key_id
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import ChangeKind
-from ratelimit_service.keys.key_id import require_key_id
 from ratelimit_service.keys.text import check_subject
 
 
@@ -15,7 +15,7 @@ class KeyTarget:
     key_id: str
 
     def __post_init__(self) -> None:
-        require_key_id(self.key_id)
+        check_key_id(self.key_id)
 
     @property
     def level(self) -> Level:

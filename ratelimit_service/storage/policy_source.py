@@ -6,11 +6,12 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, and_, select
 
-from ratelimit_service.decision.limit import Level
+from ratelimit_service.decision.limit import Level, Limit
 from ratelimit_service.decision.ports import Fetched
+from ratelimit_service.decision.recent import Recent
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, PolicyRecord, SecretHash
 from ratelimit_service.errors import ServiceError
-from ratelimit_service.keys.limit_document import from_document
+from ratelimit_service.keys.limit_document import Document, from_document
 from ratelimit_service.storage.database import Database
 from ratelimit_service.storage.faults import told_as_unavailable
 from ratelimit_service.storage.key_rows import OverrideRow, read_override_rows, read_secrets, to_overrides
@@ -20,12 +21,15 @@ from ratelimit_service.storage.tables import keys, plan_versions, plans
 _FETCH_SECONDS = 2.0
 """How long a read of policies may take. Callers who wait for one have gone long before."""
 
+_PLAN_VERSIONS = 1_000  # whose limits are kept compiled
+
 _SELECT = (
     select(
         keys.c.key_id,
         keys.c.subject,
         keys.c.state,
         keys.c.expire_time,
+        plans.c.plan_id,
         plans.c.name.label("plan"),
         plans.c.version,
         plan_versions.c.limits,
@@ -46,6 +50,7 @@ class PostgresPolicySource:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._patience = Patience()
+        self._compiled: Recent[tuple[int, int], tuple[Sequence[Document], tuple[Limit, ...]]] = Recent(_PLAN_VERSIONS)
 
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         """Read these keys in one snapshot. Raises StoreUnavailable.
@@ -71,7 +76,11 @@ class PostgresPolicySource:
         for row in rows:
             try:
                 records[row.key_id] = _record(
-                    row, secrets.get(row.key_id, ()), of_keys.get(row.key_id, ()), of_subjects.get(row.subject, ())
+                    row,
+                    self._limits(row),
+                    secrets.get(row.key_id, ()),
+                    of_keys.get(row.key_id, ()),
+                    of_subjects.get(row.subject, ()),
                 )
             except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as fault:
                 unreadable.add(row.key_id)
@@ -84,9 +93,19 @@ class PostgresPolicySource:
                 )
         return Fetched(records, frozenset(unreadable))
 
+    def _limits(self, row: Row[*tuple[Any, ...]]) -> tuple[Limit, ...]:
+        """The limits of the row's plan, the same objects for all its keys: there may be a hundred thousand of them."""
+        version = (row.plan_id, row.version)
+        known = self._compiled.get(version)
+        if known is None or known[0] != row.limits:  # rows are never changed, but may be by hand
+            known = (row.limits, tuple(from_document(document) for document in row.limits))
+            self._compiled.put(version, known)
+        return known[1]
+
 
 def _record(
     row: Row[*tuple[Any, ...]],
+    limits: tuple[Limit, ...],
     secrets: Sequence[SecretHash],
     of_key: Sequence[OverrideRow],
     of_subject: Sequence[OverrideRow],
@@ -100,7 +119,7 @@ def _record(
         plan=row.plan,
         plan_version=row.version,
         on_store_failure=OnStoreFailure(row.on_store_failure),
-        limits=tuple(from_document(document) for document in row.limits),
+        limits=limits,
         subject_overrides=to_overrides(of_subject),
         key_overrides=to_overrides(of_key),
     )
