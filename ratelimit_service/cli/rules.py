@@ -7,6 +7,7 @@ import typer
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest
 from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DomainRules
+from ratelimit_service.cli.command_group import command_group
 from ratelimit_service.cli.connection import connect
 from ratelimit_service.cli.exits import Exit
 from ratelimit_service.cli.fault import Fault, told_in_words
@@ -20,7 +21,7 @@ from ratelimit_service.rules_import.conversion import to_quota, to_token_bucket
 from ratelimit_service.rules_import.finding import Findings
 from ratelimit_service.rules_import.importing import import_files
 
-app = typer.Typer(no_args_is_help=True, help="Descriptor rules: the limits behind Envoy's rate limit protocol.")
+app = command_group("Descriptor rules: the limits behind Envoy's rate limit protocol.")
 
 Domain = Annotated[str, typer.Argument(metavar="DOMAIN", help="The domain, as the proxy names it.")]
 RulesFile = Annotated[
