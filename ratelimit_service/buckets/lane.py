@@ -102,7 +102,13 @@ class Lane:
         if not entries:
             self._busy = False
             return
-        flight = self._flight = _Flight(entries, self._encoder.encode([c for e in entries for c in e.charges]))
+        try:
+            encoded = self._encoder.encode([charge for entry in entries for charge in entry.charges])
+        except (ValueError, OverflowError) as fault:  # a charge that breaks its contract must not stop the lane
+            _fail(entries, StoreUnavailable(f"a charge cannot be sent: {fault}"))
+            self._next()
+            return
+        flight = self._flight = _Flight(entries, encoded)
         flight.timer = self._loop.call_at(entries[0].since + self._timeout, self._expire, flight, _GRACE_TURNS)
         link = self._route.link()
         if link is None:
@@ -164,6 +170,9 @@ class Lane:
         if flight.timer is not None:
             flight.timer.cancel()
         self._flight = None
+        self._next()
+
+    def _next(self) -> None:
         if self._queue:
             # In the next turn: the callers that were just answered may have more.
             self._loop.call_soon(self._depart)

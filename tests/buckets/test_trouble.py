@@ -197,6 +197,17 @@ async def test_a_call_given_up_before_it_left_is_not_charged(
     assert await take(store, large, cost=0) == 2
 
 
+async def test_a_charge_that_cannot_be_sent_stops_nobody(
+    valkey_url: str, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A charge that breaks its contract fails with what is wrong with it, and the calls after it are answered."""
+    store, large = open_store(valkey_url), bucket(LARGE)
+    for broken in (Charge((large,), ()), Charge((large,), (2**63,)), Charge((large,), (1,), "\ud800")):
+        with pytest.raises(StoreUnavailable, match="cannot be sent"):
+            await store.charge((broken,))
+    assert await take(store, large) == 1
+
+
 async def test_calls_of_one_turn_are_one_script(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
     """A hundred calls at once take one script, and those that come while it is under way one more."""
     server = valkey()
