@@ -74,7 +74,7 @@ lock: ## Renew requirements.lock with the newest versions that pyproject.toml al
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
-bench: setup ## Measure the doors; the figures go to the screen and to bench/results/.
+bench: setup test-tools ## Measure the doors; the figures go to the screen and to bench/results/.
 	$(BIN)/python -m bench $(ARGS)
 
 clients: setup ## Generate and build the Python, Go and TypeScript clients.
