@@ -70,19 +70,18 @@ async def send_away(port: int, seconds: float, tell: Tell) -> int:
 
 def _round(port: int, told: set[int], tell: Tell) -> int:
     connections = _connections(port)
-    for connection in connections:
+    for inode, connection in connections.items():
         with connection:
-            inode = os.fstat(connection.fileno()).st_ino
             if inode not in told and tell(connection):
                 told.add(inode)
     return len(connections)
 
 
-def _connections(port: int) -> list[socket.socket]:
-    """Duplicates of this process's TCP connections whose own end is PORT."""
+def _connections(port: int) -> dict[int, socket.socket]:
+    """Duplicates of this process's TCP connections whose own end is PORT, by their inode."""
     if sys.platform != "linux":
-        return []
-    found = []
+        return {}
+    found: dict[int, socket.socket] = {}
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
             if not str(descriptor.readlink()).startswith("socket:"):
@@ -90,8 +89,9 @@ def _connections(port: int) -> list[socket.socket]:
             connection = socket.socket(fileno=os.dup(int(descriptor.name)))
         except OSError:
             continue  # closed meanwhile
-        if _is_ours(connection, port):
-            found.append(connection)
+        inode = os.fstat(connection.fileno()).st_ino
+        if inode not in found and _is_ours(connection, port):  # the listing itself may have had one's number
+            found[inode] = connection
         else:
             connection.close()
     return found

@@ -85,11 +85,11 @@ class GrpcServer:
     async def start(self) -> None:
         """Open the port and serve. Raises StartupFault if it cannot be opened or TLS is not set up right."""
         server = grpc.aio.server(options=_options(self._settings))
-        await self._health.start()
+        self.port = self._open(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         reflection.enable_server_reflection((ADMIN, CHECKS, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         server.add_generic_rpc_handlers((Methods(self._handlers),))
-        self.port = self._open(server)
+        await self._health.start()  # once nothing can fail any more
         await server.start()
         self._server = server
 
