@@ -133,6 +133,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             unknown_ttl=settings.unknown_key_ttl,
         )
         rules = RulesCache(PostgresRulesSource(services.database))
+        await _load(rules)
         follower = ChangeFollower(feed, policies, rules)
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
@@ -161,6 +162,14 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
         )
         metrics.flush()
+
+
+async def _load(rules: RulesCache) -> None:
+    """Read the rules before the first call comes, which would otherwise be answered that they are not known."""
+    try:
+        await rules.refresh_all()
+    except StoreUnavailable as fault:
+        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
 
 
 def _peppers(settings: Settings) -> Peppers:

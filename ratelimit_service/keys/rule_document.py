@@ -3,11 +3,24 @@
 What is left out has its default, so that documents stay as short as the rules are.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from ratelimit_service.decision.domain_rules import Blocked, RuleFailure, RuleLimit, RuleNode, Unlimited
 from ratelimit_service.decision.limit import Mode
 from ratelimit_service.keys.limit_document import Document, algorithm_from_document, algorithm_to_document
+
+
+def to_documents(nodes: Iterable[RuleNode]) -> list[dict[str, Any]]:
+    """Return the documents of a level and all below it."""
+    return [to_document(node) for node in nodes]
+
+
+def from_documents(documents: object) -> tuple[RuleNode, ...]:
+    """Return the level of a list of documents. Raises like `from_document`."""
+    if not isinstance(documents, list):
+        raise TypeError(f"a level of rules is a list, not {type(documents).__name__}")
+    return tuple(from_document(document) for document in documents)
 
 
 def to_document(node: RuleNode) -> dict[str, Any]:
@@ -22,7 +35,7 @@ def to_document(node: RuleNode) -> dict[str, Any]:
     if node.on_store_failure is not None:
         document["on_store_failure"] = node.on_store_failure.value
     if node.descriptors:
-        document["descriptors"] = [to_document(child) for child in node.descriptors]
+        document["descriptors"] = to_documents(node.descriptors)
     return document
 
 
@@ -36,7 +49,7 @@ def from_document(document: Document) -> RuleNode:
         key=document["key"],
         value=document.get("value", ""),
         limits=tuple(_to_limit(limit) for limit in document.get("limits", ())),
-        descriptors=tuple(from_document(child) for child in document.get("descriptors", ())),
+        descriptors=from_documents(document.get("descriptors", [])),
         share_threshold=bool(document.get("share_threshold", False)),
         on_store_failure=None if on_store_failure is None else RuleFailure(on_store_failure),
     )

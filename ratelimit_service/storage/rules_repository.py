@@ -7,7 +7,7 @@ from sqlalchemy import Row, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.domain_rules import DomainRules, RuleFailure
-from ratelimit_service.keys.rule_document import from_document, to_document
+from ratelimit_service.keys.rule_document import from_documents, to_documents
 from ratelimit_service.keys.rule_set import RuleSet
 from ratelimit_service.storage.tables import rule_domains, rule_versions
 
@@ -73,7 +73,7 @@ class PostgresRulesRepository:
         values = {
             "domain_id": select(rule_domains.c.domain_id).where(*_is(rules)).scalar_subquery(),
             "version": rules.version,
-            "descriptors": [to_document(node) for node in rules.rules.descriptors],
+            "descriptors": to_documents(rules.rules.descriptors),
             "on_store_failure": rules.rules.on_store_failure.value,
             "description": rules.description,
             "create_time": rules.updated_us,
@@ -89,7 +89,7 @@ def _rule_set(row: Row[*tuple[Any, ...]]) -> RuleSet:
     return RuleSet(
         rules=DomainRules(
             row.domain,
-            tuple(from_document(document) for document in row.descriptors),
+            from_documents(row.descriptors),
             RuleFailure(row.on_store_failure),
         ),
         version=row.version,

@@ -9,7 +9,7 @@ from sqlalchemy import Select, and_, select
 from ratelimit_service.decision.domain_rules import DomainRules, RuleFailure
 from ratelimit_service.decision.rules_cache import FetchedRules
 from ratelimit_service.errors import ServiceError
-from ratelimit_service.keys.rule_document import from_document
+from ratelimit_service.keys.rule_document import from_documents
 from ratelimit_service.storage.database import Database
 from ratelimit_service.storage.faults import told_as_unavailable
 from ratelimit_service.storage.patience import Patience
@@ -62,7 +62,7 @@ class PostgresRulesSource:
         unreadable: set[str] = set()
         for row in rows:
             try:
-                nodes = tuple(from_document(document) for document in row.descriptors)
+                nodes = from_documents(row.descriptors)
                 found[row.domain] = DomainRules(row.domain, nodes, RuleFailure(row.on_store_failure))
             except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as fault:
                 unreadable.add(row.domain)
