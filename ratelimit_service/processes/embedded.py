@@ -1,7 +1,6 @@
 """The application inside Envoy, wired."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -12,6 +11,7 @@ from ratelimit_service.doors.envoy.asgi import App
 from ratelimit_service.doors.envoy.leaving import Leaving
 from ratelimit_service.doors.envoy.methods import decision_methods
 from ratelimit_service.logs import set_up_logging
+from ratelimit_service.processes.collector import settle_collector
 from ratelimit_service.processes.report import Report
 from ratelimit_service.settings import Settings
 from ratelimit_service.startup import StartupFault
@@ -27,8 +27,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     try:
         async with open_planes(settings) as planes:
             admission = (GatewayAdmission if settings.protect_checks else OpenAdmission)(planes.authenticator)
-            gc.collect()
-            gc.freeze()  # what serves for ever need not be looked at again at every collection
+            settle_collector()
             report.ready()
             yield decision_methods(planes.check_endpoint, admission, planes.counts.calls.count, leaving)
     except StartupFault as fault:

@@ -4,13 +4,13 @@ Run as `python -m ratelimit_service.processes.grpcio_worker PARENT_PID`.
 """
 
 import asyncio
-import gc
 import signal
 import sys
 
 from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.doors.grpcio.server import GrpcServer
 from ratelimit_service.logs import set_up_logging
+from ratelimit_service.processes.collector import settle_collector
 from ratelimit_service.processes.parent import die_with
 from ratelimit_service.processes.report import Report
 from ratelimit_service.settings import Settings
@@ -25,8 +25,7 @@ async def serve(settings: Settings, report: Report) -> None:
     async with open_planes(settings) as planes:
         server = GrpcServer(settings, planes)
         await server.start()
-        gc.collect()
-        gc.freeze()  # what serves for ever need not be looked at again at every collection
+        settle_collector()
         report.ready()
         await stopped.wait()
         await server.drain(settings.drain_timeout)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_service.doors.envoy.call import check_deadline, deadline_of
-from ratelimit_service.doors.envoy.frames import MAX_MESSAGE, Frames, frame
+from ratelimit_service.doors.envoy.frames import MAX_MESSAGE, Frames, frame, sole_message
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
 from ratelimit_service.errors import DeadlineExceeded, ResourceExhausted
 
@@ -24,6 +24,21 @@ def test_how_a_body_arrives_does_not_matter(sent: list[bytes], data: st.DataObje
     assert found == sent
     assert not frames.cut_off
     assert frames.refusal is None
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=300).map(frame))
+def test_the_short_way_is_the_same_way(body: bytes) -> None:
+    """A body is taken for one message exactly if cutting it up gives that message and nothing else."""
+    frames = Frames(None)
+    found = frames.feed(body)
+    whole = len(found) == 1 and not frames.cut_off and frames.refusal is None
+    assert sole_message(body) == (found[0] if whole else None)
+
+
+@pytest.mark.parametrize(("size", "taken"), [(0, True), (MAX_MESSAGE, True), (MAX_MESSAGE + 1, False)])
+def test_the_short_way_has_the_same_bound(size: int, taken: bool) -> None:
+    """A message of the largest size is taken, a larger one is not."""
+    assert (sole_message(frame(b"x" * size)) is not None) is taken
 
 
 @given(messages, st.binary(min_size=1, max_size=50))

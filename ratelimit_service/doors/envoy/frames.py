@@ -19,6 +19,13 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
+def sole_message(body: bytes) -> bytes | None:
+    """The message of a body that is exactly one good message, as nearly every one is; None for any other."""
+    size = len(body) - PREFIX
+    # The flag, which must be 0, is the most significant of the five bytes.
+    return body[PREFIX:] if int.from_bytes(body[:PREFIX], "big") == size <= MAX_MESSAGE else None
+
+
 class Frames:
     """Cuts a request body into messages as it arrives. Holds at most one that is not whole yet."""
 

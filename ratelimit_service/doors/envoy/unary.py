@@ -9,7 +9,7 @@ from ratelimit_service.doors.envoy.answers import answer, refuse
 from ratelimit_service.doors.envoy.asgi import App, Receive, Scope, Send, body_of
 from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, headers_of
 from ratelimit_service.doors.envoy.edge import Edge
-from ratelimit_service.doors.envoy.frames import Frames, frame
+from ratelimit_service.doors.envoy.frames import Frames, frame, sole_message
 from ratelimit_service.doors.envoy.messages import parsed
 from ratelimit_service.errors import Unimplemented
 from ratelimit_service.keys.token import Caller
@@ -46,19 +46,26 @@ def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitabl
 
 async def _only_message(receive: Receive, encoding: bytes | None, method: str) -> bytes:
     """The call's message, once the caller has sent all of it. What comes after it is ignored, as grpc-core does."""
+    body, more = body_of(await receive())
+    if not more and (message := sole_message(body)) is not None:
+        return message
     frames = Frames(encoding)
-    more = True
-    first: bytes | None = None
+    first = _first(frames, body)
     while more:
         body, more = body_of(await receive())
         if first is None:
-            messages = frames.feed(body)
-            if messages:
-                first = messages[0]
-            elif frames.refusal is not None:
-                raise frames.refusal
+            first = _first(frames, body)
     if first is None:
         raise Unimplemented(
             f"{method} takes one message, and none came; send one", reason="NOT_SERVED", metadata={"method": method}
         )
     return first
+
+
+def _first(frames: Frames, body: bytes) -> bytes | None:
+    messages = frames.feed(body)
+    if messages:
+        return messages[0]
+    if frames.refusal is not None:
+        raise frames.refusal
+    return None
