@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import SecretStr
@@ -22,7 +22,6 @@ from ratelimit_service.cli.serving import DoorName, Listen, MetricsListen, Worke
 from ratelimit_service.embedded.dev_lock import DevLock
 from ratelimit_service.embedded.dev_peppers import ensure_peppers
 from ratelimit_service.embedded.dev_state import DevState
-from ratelimit_service.embedded.dev_stores import DevStores
 from ratelimit_service.embedded.system_user import EmbeddedPostgresError
 from ratelimit_service.embedded.valkey import EmbeddedValkeyError
 from ratelimit_service.processes.door import Door
@@ -30,6 +29,9 @@ from ratelimit_service.processes.port import PortLock
 from ratelimit_service.settings import Settings
 from ratelimit_service.startup import StartupFault
 from ratelimit_service.storage import migrate
+
+if TYPE_CHECKING:
+    from ratelimit_service.embedded.dev_stores import DevStores
 
 
 def dev(
@@ -56,7 +58,7 @@ def dev(
             door_chosen = Door.choose(settings.door)
             settings.data_dir.mkdir(parents=True, exist_ok=True)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
-            with DevLock(settings.data_dir), DevStores(settings.data_dir) as stores:
+            with DevLock(settings.data_dir), _stores(settings.data_dir) as stores:
                 _run(settings, stores, door_chosen)
         except (StartupFault, EmbeddedPostgresError, EmbeddedValkeyError) as fault:
             raise Fault(Exit.FAILED, (str(fault),)) from None
@@ -64,7 +66,17 @@ def dev(
             raise Fault.usage(f"cannot use {error.filename or settings.data_dir}: {error.strerror}") from None
 
 
-def _run(settings: Settings, stores: DevStores, door: Door) -> None:
+def _stores(data_dir: Path) -> "DevStores":
+    try:
+        from ratelimit_service.embedded.dev_stores import DevStores  # noqa: PLC0415  needs an optional extra
+    except ImportError as error:
+        raise Fault.usage(
+            f"dev needs {error.name}, which is not installed; pip install 'ratelimit-service[embedded]'"
+        ) from None
+    return DevStores(data_dir)
+
+
+def _run(settings: Settings, stores: "DevStores", door: Door) -> None:
     served = settings.model_copy(
         update={
             "database_url": SecretStr(stores.database_url),

@@ -5,6 +5,9 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -126,6 +129,20 @@ def test_wrong_settings_are_told_in_words(
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_the_wheels_it_says_what_to_install(tmp_path: Path) -> None:
+    """Where the extra is not installed, dev names it, and starts nothing."""
+    script = "import sys; sys.modules['psutil'] = None; from ratelimit_service.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "dev", "--data-dir", str(tmp_path), "--listen", "127.0.0.1:0"],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "dev needs psutil, which is not installed; pip install 'ratelimit-service[embedded]'" in done.stderr
 
 
 def test_the_program_is_installed() -> None:

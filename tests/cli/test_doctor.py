@@ -84,7 +84,7 @@ def test_a_missing_token_is_a_fault(doctor: Doctor) -> None:
         (
             {"REDIS_URL": "http://u:hush@h"},
             "redis",
-            "RATELIMIT_REDIS_URL: the bucket store's URL begins with 'http://'",
+            "RATELIMIT_REDIS_URL: the bucket store's URL has the scheme 'http'",
         ),
         ({"REDIS_URL": "redis://u:hush@127.0.0.1:1/0"}, "redis", "127.0.0.1:1"),
         ({"PEPPERS": ""}, "peppers", "RATELIMIT_PEPPERS is not set; make one by"),
