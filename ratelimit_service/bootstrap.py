@@ -36,7 +36,7 @@ from ratelimit_service.keys.override_service import OverrideService
 from ratelimit_service.keys.plan_service import PlanService
 from ratelimit_service.keys.rules_service import RulesService
 from ratelimit_service.keys.token_service import TokenService
-from ratelimit_service.metrics import Counts, WorkerMetrics
+from ratelimit_service.metrics import Counts, TripCounts, WorkerMetrics
 from ratelimit_service.settings import Settings
 from ratelimit_service.startup import StartupFault
 from ratelimit_service.storage.change_feed import PostgresChangeFeed
@@ -123,7 +123,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         services = await stack.enter_async_context(open_services(settings))
         if needs_token:
             await _check_token(services.tokens)
-        buckets = await stack.enter_async_context(_open_buckets(settings))
+        counts = Counts()
+        buckets = await stack.enter_async_context(_open_buckets(settings, counts.trips))
         feed = PostgresChangeFeed(services.database)
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
@@ -139,7 +140,6 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         identifier = Identifier(policies, services.peppers, clock)
         engine = DecisionEngine(identifier, buckets, local)
-        counts = Counts()
         metrics = WorkerMetrics(engine, policies, follower, counts, lambda: buckets.closed_off, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
@@ -215,12 +215,14 @@ async def _check_token(tokens: TokenService) -> None:
 
 
 @asynccontextmanager
-async def _open_buckets(settings: Settings) -> AsyncIterator[GuardedStore]:
+async def _open_buckets(settings: Settings, trips: TripCounts) -> AsyncIterator[GuardedStore]:
     url = settings.redis_url.get_secret_value()
     if not url:
         raise StartupFault("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
-        store = open_bucket_store(url, timeout=settings.store_timeout, request_window=settings.request_id_window)
+        store = open_bucket_store(
+            url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=trips
+        )
     except ValueError as fault:
         raise StartupFault(f"RATELIMIT_REDIS_URL cannot be used: {fault}") from fault
     async with GuardedStore(store) as buckets:

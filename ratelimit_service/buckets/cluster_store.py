@@ -9,6 +9,7 @@ from ratelimit_service.buckets.cluster import Cluster
 from ratelimit_service.buckets.encoding import Encoder
 from ratelimit_service.buckets.lane import Lane
 from ratelimit_service.buckets.redis_store import portions
+from ratelimit_service.buckets.trips import TripObserver
 from ratelimit_service.decision.charge import Charge, Outcome
 
 
@@ -20,10 +21,11 @@ class ClusterBucketStore:
     each call. Belongs to the running loop; close it, or use it as `async with`.
     """
 
-    def __init__(self, cluster: Cluster, encoder: Encoder, timeout: float) -> None:
+    def __init__(self, cluster: Cluster, encoder: Encoder, timeout: float, observer: TripObserver) -> None:
         self._cluster = cluster
         self._encoder = encoder
         self._timeout = timeout
+        self._observer = observer
         self._lanes: dict[int, Lane] = {}
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
@@ -66,7 +68,8 @@ class ClusterBucketStore:
     def _lane(self, partition: int) -> Lane:
         lane = self._lanes.get(partition)
         if lane is None:
-            lane = self._lanes[partition] = Lane(self._cluster.route(partition), self._encoder, self._timeout)
+            route = self._cluster.route(partition)
+            lane = self._lanes[partition] = Lane(route, self._encoder, self._timeout, self._observer)
         return lane
 
 

@@ -21,19 +21,26 @@ from ratelimit_service.buckets.link import Endpoint, Login
 from ratelimit_service.buckets.redis_store import RedisBucketStore
 from ratelimit_service.buckets.routes import SentinelRoute, StandaloneRoute
 from ratelimit_service.buckets.script import Script, charge_script
+from ratelimit_service.buckets.trips import TripObserver, Unobserved
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentinel_password"}
 
 
 def open_bucket_store(
-    url: str, *, timeout: float, request_window: float, script: Script | None = None
+    url: str,
+    *,
+    timeout: float,
+    request_window: float,
+    observer: TripObserver | None = None,
+    script: Script | None = None,
 ) -> RedisBucketStore | ClusterBucketStore:
     """The store at URL, not yet connected: the first charge or `ping()` does that.
 
     `timeout`: seconds within which each call is answered or fails. `request_window`: seconds for which the outcome of a
-    request is kept. `script` is for tests that set the time. Raises ValueError, without the password, when the URL is
-    not one of those above. Must be called in the running loop that is to use the store.
+    request is kept. `observer` hears of each round trip. `script` is for tests that set the time. Raises ValueError,
+    without the password, when the URL is not one of those above. Must be called in the running loop that is to use the
+    store.
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
@@ -43,6 +50,7 @@ def open_bucket_store(
     if unknown := options.keys() - _OPTIONS:
         raise ValueError(f"the bucket store's URL has the unknown options {', '.join(sorted(unknown))}")
     encoder = Encoder(script or charge_script(), request_window)
+    observer = observer or Unobserved()
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     tls = _tls(options) if parts.scheme.startswith("rediss") else None
@@ -51,18 +59,20 @@ def open_bucket_store(
     if parts.scheme == "unix":
         login = Login(unquote(username), unquote(password), _database(options.get("db", "")))
         endpoint = Endpoint("", 0, unquote(parts.path))
-        return RedisBucketStore(StandaloneRoute(endpoint, login), encoder, timeout)
+        return RedisBucketStore(StandaloneRoute(endpoint, login), encoder, timeout, observer)
     if parts.scheme.endswith("+cluster"):
         login = Login(unquote(username), unquote(password), 0, tls)
-        return ClusterBucketStore(Cluster(_endpoints(hosts, 6379), login), encoder, timeout)
+        return ClusterBucketStore(Cluster(_endpoints(hosts, 6379), login), encoder, timeout, observer)
     if parts.scheme.endswith("+sentinel"):
         if not path:
             raise ValueError("the bucket store's URL names no master; end it with /NAME, as the Sentinels call it")
         login = Login(unquote(username), unquote(password), _database("".join(path[1:2]) or options.get("db", "")), tls)
         asking = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
-        return RedisBucketStore(SentinelRoute(_endpoints(hosts, 26379), path[0], login, asking), encoder, timeout)
+        return RedisBucketStore(
+            SentinelRoute(_endpoints(hosts, 26379), path[0], login, asking), encoder, timeout, observer
+        )
     login = Login(unquote(username), unquote(password), _database("".join(path[:1]) or options.get("db", "")), tls)
-    return RedisBucketStore(StandaloneRoute(_endpoints(hosts, 6379)[0], login), encoder, timeout)
+    return RedisBucketStore(StandaloneRoute(_endpoints(hosts, 6379)[0], login), encoder, timeout, observer)
 
 
 def _endpoints(hosts: str, port: int) -> list[Endpoint]:

@@ -9,6 +9,7 @@ import hiredis
 
 from ratelimit_service.buckets.encoding import Encoded, Encoder, decode
 from ratelimit_service.buckets.link import Link, LinkLost
+from ratelimit_service.buckets.trips import TripObserver
 from ratelimit_service.decision.charge import Charge, Outcome
 from ratelimit_service.decision.ports import StoreUnavailable
 
@@ -49,9 +50,10 @@ class _Entry(NamedTuple):
 class _Flight:
     """A script under way: sent on `link`, or about to be by `recovery`."""
 
-    __slots__ = ("encoded", "entries", "link", "recovery", "refusal", "timer")
+    __slots__ = ("began", "encoded", "entries", "link", "recovery", "refusal", "timer")
 
-    def __init__(self, entries: list[_Entry], encoded: Encoded) -> None:
+    def __init__(self, entries: list[_Entry], encoded: Encoded, began: float) -> None:
+        self.began = began
         self.entries = entries
         self.encoded = encoded
         self.link: Link | None = None
@@ -67,10 +69,11 @@ class Lane:
     loop.
     """
 
-    def __init__(self, route: Route, encoder: Encoder, timeout: float) -> None:
+    def __init__(self, route: Route, encoder: Encoder, timeout: float, observer: TripObserver) -> None:
         self._route = route
         self._encoder = encoder
         self._timeout = timeout
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Entry] = deque()
         self._busy = False  # a script is under way, or will be in the next turn
@@ -108,7 +111,7 @@ class Lane:
             _fail(entries, StoreUnavailable(f"a charge cannot be sent: {fault}"))
             self._next()
             return
-        flight = self._flight = _Flight(entries, encoded)
+        flight = self._flight = _Flight(entries, encoded, self._loop.time())
         flight.timer = self._loop.call_at(entries[0].since + self._timeout, self._expire, flight, _GRACE_TURNS)
         link = self._route.link()
         if link is None:
@@ -154,6 +157,8 @@ class Lane:
         except (ValueError, IndexError) as fault:
             self._crash(flight, StoreUnavailable(f"Redis gave an answer that makes no sense: {fault}"))
             return
+        if outcomes:  # a ping has none
+            self._observer.answered(len(outcomes), self._loop.time() - flight.began)
         start = 0
         for charges, future, _ in entries:
             end = start + len(charges)
@@ -163,6 +168,7 @@ class Lane:
         self._done(flight)
 
     def _crash(self, flight: _Flight, fault: StoreUnavailable) -> None:
+        self._observer.failed()
         _fail(flight.entries, fault)
         self._done(flight)
 

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 
 from ratelimit_service.buckets.encoding import Encoder
 from ratelimit_service.buckets.lane import MOST_BUCKETS, Lane, Route
+from ratelimit_service.buckets.trips import TripObserver
 from ratelimit_service.decision.charge import Charge, Outcome
 
 
@@ -25,9 +26,9 @@ class RedisBucketStore:
     bounds each call. Belongs to the running loop; close it, or use it as `async with`.
     """
 
-    def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float) -> None:
+    def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observer: TripObserver) -> None:
         self._route = route
-        self._lane = Lane(route, encoder, timeout)
+        self._lane = Lane(route, encoder, timeout, observer)
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
         """Make each charge or none of it, atomically and in this order. Raises StoreUnavailable."""
