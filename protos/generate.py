@@ -3,7 +3,7 @@
 protoc writes absolute imports (`from ratelimit.v1 import key_pb2`), which would claim the top-level names `ratelimit`
 and `envoy` that other distributions own. So each import of one of our own files is made relative to the file it is in.
 
-Usage: python protos/generate.py OUT_DIR [FOLDER ...]     FOLDER: under protos/, default all of them
+Usage: python protos/generate.py OUT_DIR [FOLDER ...]     FOLDER: `ratelimit` or `envoy`, default both
 """
 
 import os
@@ -15,6 +15,9 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parent
+FOLDERS = ("ratelimit", "envoy")
+"""Those that code is generated of. `google` is there for compilers; its Python code is a package of its own."""
+
 _IMPORT = re.compile(r"^(?P<indent>\s*)from (?P<package>[\w.]+) import (?P<module>\w+_pb2)\b", re.MULTILINE)
 _PLAIN = re.compile(r"^import (?P<package>[\w.]+)\.(?P<module>\w+_pb2)(?: as (?P<name>\w+))?$", re.MULTILINE)
 
@@ -50,7 +53,7 @@ def _make_relative(out: Path, proto: Path) -> None:
         return "." * (steps.count("..") + 1) + ".".join(step for step in steps if step not in {".", ".."})
 
     def is_ours(package: str) -> bool:
-        return (ROOT / Path(*package.split("."))).is_dir()
+        return package.split(".", maxsplit=1)[0] in FOLDERS
 
     def rewrite(match: re.Match[str]) -> str:
         if not is_ours(match["package"]):
@@ -75,4 +78,4 @@ def _make_relative(out: Path, proto: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or ["ratelimit"])
+    main(Path(sys.argv[1]), sys.argv[2:] or list(FOLDERS))
