@@ -24,6 +24,6 @@ class Call:
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
 """Handles one call: reads from its context, and returns the answer, or writes answers to the context if it is a stream.
 
-Interceptors take a handler and return one. They are put together once, when the server is made; those of `grpc.aio` itself
-are put together anew for every call, which costs seven times as much (docs/adr/0004).
+Interceptors take a handler and return one. They are put together once, when the server is made; those of `grpc.aio`
+itself are put together anew for every call, which costs seven times as much (docs/adr/0004).
 """
