@@ -17,7 +17,7 @@ from ratelimit_service.decision.descriptor_verdict import (
 )
 from ratelimit_service.decision.domain_rules import DomainRules, RuleFailure
 from ratelimit_service.decision.identify import Identifier
-from ratelimit_service.decision.limit import MAX_RESOURCE_BYTES
+from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 from ratelimit_service.decision.record import OnStoreFailure
@@ -129,7 +129,7 @@ class DescriptorEngine:
             return refused(Reason.KEY_UNKNOWN, Source.POLICY)
         if policy.refusal is not None:
             return refused(policy.refusal, Source.POLICY, policy)
-        rules = policy.select(_clipped(resource)).rules
+        rules = policy.select(clip_resource(resource)).rules
         if not rules:
             return passed(Source.POLICY, policy)
         limits = tuple(Applied(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in rules)
@@ -236,14 +236,3 @@ def _alone(item: _Item) -> _Item:
     if item.on_store_failure is RuleFailure.DENY and item.enforced:
         return refused(Reason.DEGRADED_DENIED, Source.DEGRADED, item.policy)
     return DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=item.policy)
-
-
-def _clipped(resource: str) -> str:
-    """As much of a resource as patterns can tell apart, without what no pattern may hold.
-
-    A client that makes a path long must not turn its limit into an error, which a proxy that fails open lets pass.
-    """
-    if len(resource) <= MAX_RESOURCE_BYTES and resource.isascii() and resource.isprintable():
-        return resource
-    printable = "".join(character if character.isprintable() else "?" for character in resource)
-    return printable.encode("utf-8", "replace")[:MAX_RESOURCE_BYTES].decode("utf-8", "ignore")

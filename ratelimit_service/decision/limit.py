@@ -147,6 +147,18 @@ def check_resource(field: str, resource: str) -> None:
         raise InvalidArgument.of(field, "has control characters; remove them")
 
 
+def clip_resource(resource: str) -> str:
+    """As much of a resource as patterns can tell apart, without what no pattern may hold.
+
+    For resources that a client makes up, such as a path: one that is too long must not turn its limit into an error,
+    which a proxy that fails open lets pass.
+    """
+    if len(resource) <= MAX_RESOURCE_BYTES and resource.isascii() and resource.isprintable():
+        return resource
+    printable = "".join(character if character.isprintable() else "?" for character in resource)
+    return printable.encode("utf-8", "replace")[:MAX_RESOURCE_BYTES].decode("utf-8", "ignore")
+
+
 def _check_tokens(field: str, tokens: int) -> None:
     if not 1 <= tokens <= MAX_TOKENS:
         raise InvalidArgument.of(field, f"is {tokens}; it must be between 1 and {MAX_TOKENS}")
