@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ratelimit_service.processes.child import Child, start
 from ratelimit_service.processes.grpcio_child import GrpcioChild
-from ratelimit_service.processes.grpcio_door import WORKER
 from ratelimit_service.processes.site import Site
+
+_MODULE = "ratelimit_service.processes.control_plane"
 
 
 class ControlPlane:
@@ -25,7 +26,7 @@ class ControlPlane:
         environment = self._site.environment(
             listen=f"unix:{own}", tls_certificate=None, tls_key=None, tls_client_ca=None
         )
-        child = await start("control plane", WORKER, [str(os.getpid())], environment)
+        child = await start("control plane", _MODULE, [str(os.getpid())], environment)
         return _Leading(child, self.socket, own)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 _CONNECTIONS: Final = "http.ingress_http.downstream_cx_active"
 _CALLS: Final = "http.ingress_http.downstream_rq_active"
+_PROXIED: Final = "cluster.control.upstream_rq_active"
 _TIMEOUT: Final = 2.0
 
 
@@ -31,10 +32,10 @@ class EnvoyAdmin:
         await self._ask("POST", "/drain_listeners?graceful&skip_exit")
 
     async def active(self) -> tuple[int, int]:
-        """How many connections and how many calls it has."""
-        _, body = await self._ask("GET", "/stats?filter=downstream_(cx|rq)_active$")
+        """How many connections it has, and how many calls that it answers itself."""
+        _, body = await self._ask("GET", "/stats?filter=_(cx|rq)_active$")
         counts = dict(line.split(": ", 1) for line in body.splitlines())
-        return int(counts[_CONNECTIONS]), int(counts[_CALLS])
+        return int(counts[_CONNECTIONS]), int(counts[_CALLS]) - int(counts[_PROXIED])
 
     async def _ask(self, verb: str, path: str) -> tuple[int, str]:
         return await asyncio.to_thread(self._ask_and_wait, verb, path)

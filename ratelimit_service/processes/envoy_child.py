@@ -10,7 +10,8 @@ from ratelimit_service.startup import StartupFault
 
 _LOOK_EVERY: Final = 0.02
 _IDLE_WAIT: Final = 2.0
-"""Seconds that connections without a call get to have one more, whose answer then sends the caller elsewhere."""
+"""Seconds that connections without a call get to have one more, whose answer then sends the caller elsewhere, and that
+proxied calls get to end: all of them are short but those that watch health, which never end."""
 
 
 class EnvoyChild:
@@ -23,6 +24,7 @@ class EnvoyChild:
         self.pid = child.pid
         self.ended = child.ended
         self.kill = child.kill
+        self.announce_drain = child.tell_to_leave
 
     async def ready(self, within: float) -> None:
         """Wait until it serves. Raises StartupFault if it does not within so many seconds."""

@@ -12,6 +12,7 @@ class GrpcioChild:
         self.pid = child.pid
         self.ended = child.ended
         self.kill = child.kill
+        self.announce_drain = child.tell_to_leave
 
     async def ready(self, within: float) -> None:
         """Wait until it serves. Raises StartupFault if it does not within so many seconds."""

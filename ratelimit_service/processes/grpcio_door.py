@@ -8,7 +8,7 @@ from ratelimit_service.processes.site import Site
 from ratelimit_service.processes.slot import Slot
 from ratelimit_service.processes.supervisor import Supervisor
 
-WORKER = "ratelimit_service.processes.grpcio_worker"
+_WORKER = "ratelimit_service.processes.grpcio_worker"
 
 
 def grpcio_door(site: Site) -> Supervisor:
@@ -17,7 +17,7 @@ def grpcio_door(site: Site) -> Supervisor:
     def slot(name: str) -> Slot:
         async def start_worker() -> GrpcioChild:
             environment = site.environment(listen=site.lock.address)
-            return GrpcioChild(await start(name, WORKER, [str(os.getpid())], environment))
+            return GrpcioChild(await start(name, _WORKER, [str(os.getpid())], environment))
 
         return Slot(start_worker, site.gone)
 

@@ -38,6 +38,10 @@ class Running(Protocol):
         """Send its callers elsewhere and end it; their calls get at most so many seconds."""
         ...
 
+    def announce_drain(self) -> None:
+        """Say that the whole server is about to go."""
+        ...
+
     def kill(self) -> None:
         """End it at once."""
         ...
@@ -77,6 +81,11 @@ class Slot:
         running, self._running = self._running, None
         if running is not None:
             await self._end(running, within)
+
+    def announce_drain(self) -> None:
+        """Say that the whole server is about to go."""
+        if self._running is not None:
+            self._running.announce_drain()
 
     def kill(self) -> None:
         """End the process at once."""

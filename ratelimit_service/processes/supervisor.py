@@ -47,6 +47,8 @@ class Supervisor:
     async def drain(self, within: float) -> None:
         """End everything; calls get at most WITHIN seconds."""
         _log.info("draining", seconds=within)
+        for slot in self._back:
+            slot.announce_drain()
         await _all(slot.drain(within) for slot in self._front)
         await _all(slot.drain(within) for slot in self._back)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fixtures.served import Server
 from processes.load import load
@@ -132,3 +133,41 @@ def test_ctrl_c_is_heard_by_the_supervisor_alone(own_server: StartOwn, door: str
     group = os.getpgid(server.process.pid)
     assert all(os.getpgid(child.pid) != group for child in psutil.Process(server.process.pid).children())
     assert server.stop(signal.SIGINT) == 0
+
+
+async def test_health_watchers_know_a_drain_from_a_restart(own_server: StartOwn) -> None:
+    """On the door envoy, who watches health is told of a drain, and during a rolling restart of nothing bad."""
+    server = await start(own_server, "envoy")
+    seen: list[int] = []
+    more = asyncio.Event()
+
+    async def watch(channel: grpc.aio.Channel) -> None:
+        while True:
+            try:
+                async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+                    seen.append(answer.status)
+                    more.set()
+            except grpc.aio.AioRpcError as error:
+                broken.append(error.code())
+                await asyncio.sleep(0.05)
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(seen) < count:
+                more.clear()
+                await more.wait()
+
+    broken: list[grpc.StatusCode] = []
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        watching = asyncio.create_task(watch(channel))
+        await until(1)
+        server.process.send_signal(signal.SIGHUP)
+        await until(3)  # again when the control plane was replaced, and again when the Envoy was
+        await asyncio.to_thread(server.wait_until_said, "rolling restart done")
+        assert set(seen) == {health_pb2.HealthCheckResponse.SERVING}
+        server.process.send_signal(signal.SIGTERM)
+        await until(4)
+        assert seen[3] == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+        watching.cancel()
+    assert set(broken) == {grpc.StatusCode.UNAVAILABLE}

@@ -107,6 +107,20 @@ class GrpcServer:
         self._server = None
         _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=left)
 
+    async def announce_drain(self) -> None:
+        """Tell health watchers that this server is about to go, and serve on."""
+        await self._health.drain()
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 it bounds what others do
+        """Stop without a word to health watchers, whom a proxy leads to a successor that is there already.
+
+        Calls under way get at most TIMEOUT seconds to end.
+        """
+        await self._health.stop()
+        if self._server is not None:
+            await self._server.stop(timeout)
+            self._server = None
+
     def _open(self, server: grpc.aio.Server) -> int:
         listen = self._settings.listen
         found = certificates(self._settings)
