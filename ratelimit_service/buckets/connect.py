@@ -17,10 +17,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ratelimit_service.buckets.cluster import Cluster
 from ratelimit_service.buckets.cluster_store import ClusterBucketStore
 from ratelimit_service.buckets.encoding import Encoder
+from ratelimit_service.buckets.give_back import GiveBack
 from ratelimit_service.buckets.link import Endpoint, Login
 from ratelimit_service.buckets.redis_store import RedisBucketStore
 from ratelimit_service.buckets.routes import SentinelRoute, StandaloneRoute
 from ratelimit_service.buckets.script import Script, charge_script
+from ratelimit_service.buckets.spanning import SpanningStore
 from ratelimit_service.buckets.trips import TripObserver, Unobserved
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -34,7 +36,7 @@ def open_bucket_store(
     request_window: float,
     observer: TripObserver | None = None,
     script: Script | None = None,
-) -> RedisBucketStore | ClusterBucketStore:
+) -> RedisBucketStore | SpanningStore:
     """The store at URL, not yet connected: the first charge or `ping()` does that.
 
     `timeout`: seconds within which each call is answered or fails. `request_window`: seconds for which the outcome of a
@@ -62,7 +64,9 @@ def open_bucket_store(
         return RedisBucketStore(StandaloneRoute(endpoint, login), encoder, timeout, observer)
     if parts.scheme.endswith("+cluster"):
         login = Login(unquote(username), unquote(password), 0, tls)
-        return ClusterBucketStore(Cluster(_endpoints(hosts, 6379), login), encoder, timeout, observer)
+        cluster = Cluster(_endpoints(hosts, 6379), login)
+        give_back = GiveBack(cluster, request_window=request_window, timeout=timeout)
+        return SpanningStore(ClusterBucketStore(cluster, encoder, timeout, observer), give_back)
     if parts.scheme.endswith("+sentinel"):
         if not path:
             raise ValueError("the bucket store's URL names no master; end it with /NAME, as the Sentinels call it")

@@ -8,15 +8,15 @@ import pytest
 import pytest_asyncio
 
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, redis_cluster, redis_sentinel
-from ratelimit_service.buckets.cluster_store import ClusterBucketStore
 from ratelimit_service.buckets.connect import open_bucket_store
 from ratelimit_service.buckets.redis_store import RedisBucketStore
+from ratelimit_service.buckets.spanning import SpanningStore
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.limit import Limit
 
 __all__ = ["LoopbackCluster", "LoopbackSentinel", "redis_cluster", "redis_sentinel"]
 
-Store = RedisBucketStore | ClusterBucketStore
+Store = RedisBucketStore | SpanningStore
 OpenStore = Callable[..., Store]
 MakeBucket = Callable[..., Bucket]
 _names = count()
@@ -37,9 +37,7 @@ async def open_store() -> AsyncIterator[OpenStore]:
     """Opens stores that are closed when the test ends. Generous with time, since the machine may be busy."""
     async with AsyncExitStack() as stores:
 
-        def start(
-            url: str, timeout: float = 5.0, request_window: float = 60.0
-        ) -> RedisBucketStore | ClusterBucketStore:
+        def start(url: str, timeout: float = 5.0, request_window: float = 60.0) -> RedisBucketStore | SpanningStore:
             store = open_bucket_store(url, timeout=timeout, request_window=request_window)
             stores.push_async_callback(store.close)
             return store

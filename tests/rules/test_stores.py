@@ -1,4 +1,4 @@
-"""Descriptor decisions of whole servers on a real Postgres and a real Valkey."""
+"""Descriptor decisions of whole servers on a real Postgres, and a real Valkey or a cluster of three."""
 
 import asyncio
 import os
@@ -40,10 +40,11 @@ def make_settings(empty_database_url: Callable[[], str]) -> MakeSettings:
     return make
 
 
-@pytest.fixture(scope="module")
-async def servers(make_settings: MakeSettings, valkey_url: str) -> AsyncIterator[tuple[Planes, Planes]]:
+@pytest.fixture(scope="module", params=["valkey_url", "redis_cluster"])
+async def servers(make_settings: MakeSettings, request: pytest.FixtureRequest) -> AsyncIterator[tuple[Planes, Planes]]:
     """Two servers on the same stores."""
-    settings = await asyncio.to_thread(make_settings, valkey_url)
+    store = request.getfixturevalue(request.param)
+    settings = await asyncio.to_thread(make_settings, store if isinstance(store, str) else store.url)
     async with open_planes(settings, needs_token=False) as one, open_planes(settings, needs_token=False) as two:
         yield one, two
 
