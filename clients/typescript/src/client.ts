@@ -6,6 +6,7 @@ import { RateLimitError } from "./error.js";
 import type { CheckLimitResponse } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import type { ClientOptions } from "./options.js";
 import type { CheckRequest } from "./request.js";
+import { isRefusedStream } from "./transport_error.js";
 
 /** How often one call is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
 const ATTEMPTS = 2;
@@ -91,13 +92,20 @@ export class RateLimitClient {
     const message = messageOf(request);
     const ends = performance.now() + this.deadlineMs;
     const options = { timeoutMs: this.deadlineMs, ...(this.headers && { headers: this.headers }), ...(signal && { signal }) };
-    for (let attempt = 1; ; attempt++) {
+    for (let attempts = 1, refused = 0; ; ) {
       try {
         return await this.connections.pick().checkLimit(message, options);
       } catch (thrown) {
         options.timeoutMs = Math.floor(ends - performance.now());
-        const again = attempt < ATTEMPTS && RateLimitError.from(thrown).code === "UNAVAILABLE";
-        if (!again || options.timeoutMs <= 0 || signal?.aborted) {
+        if (options.timeoutMs <= 0 || signal?.aborted) {
+          throw thrown;
+        }
+        if (isRefusedStream(thrown) && refused < this.connections.count) {
+          // The service has not seen it: a server that renews its connections refuses it once on each of them.
+          refused += 1;
+        } else if (attempts < ATTEMPTS && RateLimitError.from(thrown).code === "UNAVAILABLE") {
+          attempts += 1;
+        } else {
           throw thrown;
         }
       }

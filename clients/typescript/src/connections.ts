@@ -1,5 +1,6 @@
 import { type Client, createClient } from "@connectrpc/connect";
-import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { Connection } from "./connection.js";
 import { RateLimitService } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import type { ClientOptions } from "./options.js";
 
@@ -8,18 +9,22 @@ export type Stub = Client<typeof RateLimitService>;
 
 /** Several connections, each with a stub of its own, taken in turn. */
 export class Connections {
-  private readonly managers: Http2SessionManager[] = [];
+  private readonly connections: Connection[] = [];
   private readonly stubs: Stub[] = [];
   private next = 0;
 
   /** @param target host and port: `localhost:50051`. */
-  constructor(target: string, count: number, tls: ClientOptions["tls"]) {
+  constructor(
+    target: string,
+    readonly count: number,
+    tls: ClientOptions["tls"],
+  ) {
     const baseUrl = `${tls === undefined ? "http" : "https"}://${target}`;
     for (let i = 0; i < count; i++) {
-      const sessionManager = new Http2SessionManager(baseUrl, {}, tls === true ? undefined : tls);
+      const connection = new Connection(new URL(baseUrl).origin, tls === true ? undefined : tls);
       // An empty list, since answers are far smaller than what compression gains on.
-      const transport = createGrpcTransport({ baseUrl, sessionManager, acceptCompression: [] });
-      this.managers.push(sessionManager);
+      const transport = createGrpcTransport({ baseUrl, sessionManager: connection, acceptCompression: [] });
+      this.connections.push(connection);
       this.stubs.push(createClient(RateLimitService, transport));
     }
   }
@@ -36,15 +41,17 @@ export class Connections {
 
   /** Connects at once rather than with the first call, whose deadline may be shorter than a handshake. */
   open(): void {
-    for (const manager of this.managers) {
-      void manager.connect();
+    for (const connection of this.connections) {
+      connection.open().catch(() => {
+        // A call that needs the connection tries again, and is told.
+      });
     }
   }
 
   /** Ends all connections, and with them the calls in flight. */
   close(): void {
-    for (const manager of this.managers) {
-      manager.abort();
+    for (const connection of this.connections) {
+      connection.close();
     }
   }
 }

@@ -1,5 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { detailsOf } from "./error_details.js";
+import { isLostConnection } from "./transport_error.js";
 
 /** The name of a gRPC status code. */
 export type Status =
@@ -79,6 +80,7 @@ export class RateLimitError extends Error {
   /** What was thrown by a call. */
   static from(thrown: unknown): RateLimitError {
     const error = ConnectError.from(thrown);
-    return new RateLimitError(STATUSES[error.code], error.rawMessage, { ...detailsOf(error), cause: error });
+    const code = isLostConnection(error) ? "UNAVAILABLE" : STATUSES[error.code];
+    return new RateLimitError(code, error.rawMessage, { ...detailsOf(error), cause: error });
   }
 }

@@ -38,14 +38,15 @@ export class ScriptedServer {
     });
   }
 
-  static async start(): Promise<ScriptedServer> {
+  /** @param port 0 takes a free one. */
+  static async start(port = 0): Promise<ScriptedServer> {
     let scripted: ScriptedServer;
     const adapter = connectNodeAdapter({
       routes: (router) => router.service(RateLimitService, { checkLimit: (request, context) => scripted.answer(request, context) }),
       contextValues: (request) => createContextValues().set(PEER, request.socket.remotePort ?? 0),
     });
     scripted = new ScriptedServer(http2.createServer(adapter));
-    await new Promise<void>((resolve) => scripted.server.listen(0, "127.0.0.1", resolve));
+    await new Promise<void>((resolve) => scripted.server.listen(port, "127.0.0.1", resolve));
     return scripted;
   }
 
@@ -67,6 +68,13 @@ export class ScriptedServer {
   /** Waits until that many attempts have come: a client that gives up may be told before the server has looked. */
   async attempted(attempts: number): Promise<void> {
     await eventually(() => this.attempts.length >= attempts);
+  }
+
+  /** Ends the connections as a server does that renews them: a GOAWAY, then the end once the calls in flight are done. */
+  renewConnections(): void {
+    for (const session of this.sessions) {
+      session.close();
+    }
   }
 
   async stop(): Promise<void> {
