@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ratelimit_service.doors.envoy.config import EnvoyPlan, envoy_config
-from ratelimit_service.doors.envoy.paths import CHECK
+from ratelimit_service.doors.envoy.paths import PATHS
 from ratelimit_service.processes.environment import child_environment
 from ratelimit_service.settings import Settings
 
@@ -59,7 +59,7 @@ def empty(door: str) -> Iterator[Target]:
 def _empty_envoy(port: int, folder: Path) -> list[str]:
     plan = EnvoyPlan(
         app="bench.empty_app:app",
-        hot_paths=[CHECK],
+        hot_paths=PATHS,
         host="127.0.0.1",
         port=port,
         admin_socket=folder / "admin.sock",
