@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -233,5 +235,32 @@ func TestOptionsOutOfBounds(t *testing.T) {
 		if client != nil || err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("got %v, not one with %q", err, words)
 		}
+	}
+}
+
+// A server that renews its connections, as ours does, is not noticed.
+func TestAServerThatRenewsItsConnections(t *testing.T) {
+	server, err := scripted.Start(grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: 20 * time.Millisecond}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	client, err := ratelimit.New(server.Address(), ratelimit.WithDeadline(10*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	peers := map[string]bool{}
+	for range 100 {
+		server.Script(allow)
+		decision, err := client.Check(t.Context(), order)
+		if err != nil || decision.Origin != ratelimit.FromService {
+			t.Fatalf("got %+v, %v", decision, err)
+		}
+		peers[server.Attempts()[0].Peer] = true
+		time.Sleep(2 * time.Millisecond)
+	}
+	if len(peers) <= 4 {
+		t.Errorf("the calls came over %d connections only: none was renewed", len(peers))
 	}
 }

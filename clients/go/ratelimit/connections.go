@@ -4,13 +4,19 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 )
 
 // roundRobin spreads a connection's calls over all addresses that the target resolves to. Retries are the client's own
 // work, so that they go over another connection and are bounded by one deadline.
 const roundRobin = `{"loadBalancingConfig": [{"round_robin": {}}]}`
+
+// A server that has vanished without a word would otherwise be waited for until TCP gives up, many minutes later. Pings go
+// out only while there are calls and nothing has been read for 10 seconds.
+var aliveness = keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second}
 
 // connections spreads calls over several connections in turn. It is itself a connection for any stub.
 type connections struct {
@@ -22,6 +28,7 @@ func connect(target string, o *options) (*connections, error) {
 	dialOptions := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(o.transportSecurity),
 		grpc.WithDefaultServiceConfig(roundRobin),
+		grpc.WithKeepaliveParams(aliveness),
 	}, o.dialOptions...)
 	pool := &connections{}
 	for range o.connections {

@@ -78,7 +78,7 @@ func WithTLS(config *tls.Config) Option {
 	return func(o *options) { o.transportSecurity = credentials.NewTLS(config) }
 }
 
-// WithDialOptions adds options of the gRPC connections, such as a stats handler or keepalive.
+// WithDialOptions adds options of the gRPC connections, such as a stats handler. They go before the client's own.
 func WithDialOptions(dialOptions ...grpc.DialOption) Option {
 	return func(o *options) { o.dialOptions = append(o.dialOptions, dialOptions...) }
 }

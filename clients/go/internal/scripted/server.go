@@ -58,13 +58,13 @@ type Server struct {
 }
 
 // Start serves on a free port of loopback until Stop.
-func Start() (*Server, error) {
+func Start(options ...grpc.ServerOption) (*Server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	server := &Server{address: listener.Addr().String()}
-	server.grpc = grpc.NewServer(grpc.StatsHandler(&server.opened))
+	server.grpc = grpc.NewServer(append(options, grpc.StatsHandler(&server.opened))...)
 	ratelimitv1.RegisterRateLimitServiceServer(server.grpc, server)
 	go func() { _ = server.grpc.Serve(listener) }()
 	return server, nil
