@@ -1,0 +1,131 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import http2 from "node:http2";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { RateLimitService } from "../src/gen/index.js";
+import { RateLimitClient } from "../src/index.js";
+import { ALLOW, ScriptedServer } from "./scripted_server.js";
+
+const ORDER = { apiKey: "rlk_test_1_x", resource: "orders.create" };
+
+describe("a connection", () => {
+  it("asks a server with a good certificate over TLS, and none with another", async () => {
+    const { key, cert } = selfSigned();
+    const routes = connectNodeAdapter({ routes: (router) => router.service(RateLimitService, { checkLimit: () => ({ allowed: true }) }) });
+    const server = http2.createSecureServer({ key, cert }, routes);
+    const sessions: http2.Http2Session[] = [];
+    server.on("session", (session) => sessions.push(session));
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const target = `localhost:${(server.address() as net.AddressInfo).port}`;
+    const trusting = new RateLimitClient(target, { deadlineMs: 10_000, tls: { ca: cert } });
+    const wary = new RateLimitClient(target, { deadlineMs: 10_000, tls: true });
+    try {
+      assert.equal((await trusting.check(ORDER)).origin, "SERVICE");
+      const refused = await wary.check(ORDER);
+      assert.equal(refused.origin, "FALLBACK");
+      assert.match(refused.failure?.message ?? "", /self-signed certificate/);
+    } finally {
+      trusting.close();
+      wary.close();
+      sessions.forEach((session) => session.destroy());
+      await new Promise((resolve) => server.close(resolve));
+    }
+  });
+
+  it("is given up and made anew when the server vanishes without a word", async () => {
+    const server = await ScriptedServer.start();
+    const wire = await Wire.to(server.target);
+    const client = new RateLimitClient(wire.target, { deadlineMs: 1000, connections: 1 });
+    try {
+      server.script(ALLOW);
+      assert.equal((await client.check(ORDER)).origin, "SERVICE");
+      wire.cut();
+      // So long a silence is not yet suspect: that takes 10 seconds.
+      await sleep(10_100);
+      server.script(...Array(20).fill(ALLOW));
+      assert.equal((await client.check(ORDER)).origin, "FALLBACK");
+      let tries = 0;
+      while ((await client.check(ORDER)).origin !== "SERVICE") {
+        assert.ok(++tries < 5, "the connection is made anew within 5 seconds");
+      }
+    } finally {
+      client.close();
+      wire.close();
+      await server.stop();
+    }
+  });
+
+  it("does not keep a process from ending", () => {
+    const module = JSON.stringify(new URL("../src/index.js", import.meta.url).href);
+    const program = `import net from "node:net";
+      const { RateLimitClient } = await import(${module});
+      const server = net.createServer(() => {}).listen(0, "127.0.0.1", () => {
+        const client = new RateLimitClient("127.0.0.1:" + server.address().port, { deadlineMs: 100 });
+        client.check({ apiKey: "k", resource: "r" }).then(({ origin }) => { console.log(origin); server.unref(); });
+      });
+      server.on("connection", (socket) => socket.unref());`;
+    const output = execFileSync(process.execPath, ["--input-type=module", "-e", program], { encoding: "utf8", timeout: 30_000 });
+    assert.equal(output.trim(), "FALLBACK");
+  });
+});
+
+/** A wire between client and server that can be cut: then nothing arrives any more, but new connections are good. */
+class Wire {
+  private readonly pairs = new Set<[net.Socket, net.Socket]>();
+
+  private constructor(private readonly server: net.Server) {}
+
+  static async to(target: string): Promise<Wire> {
+    const [host, port] = target.split(":");
+    const wire: Wire = new Wire(
+      net.createServer((near) => {
+        const far = net.connect(Number(port), host);
+        wire.pairs.add([near, far]);
+        near.on("error", () => {}).pipe(far);
+        far.on("error", () => {}).pipe(near);
+      }),
+    );
+    await new Promise<void>((resolve) => wire.server.listen(0, "127.0.0.1", resolve));
+    return wire;
+  }
+
+  get target(): string {
+    return `127.0.0.1:${(this.server.address() as net.AddressInfo).port}`;
+  }
+
+  cut(): void {
+    for (const [near, far] of this.pairs) {
+      near.unpipe(far).resume();
+      far.unpipe(near).resume();
+    }
+  }
+
+  close(): void {
+    for (const [near, far] of this.pairs) {
+      near.destroy();
+      far.destroy();
+    }
+    this.server.close();
+  }
+}
+
+function selfSigned(): { key: Buffer; cert: Buffer } {
+  const folder = mkdtempSync(join(tmpdir(), "ratelimit-tls-"));
+  try {
+    const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
+    const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+    execFileSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "1", ...names], { stdio: "pipe" });
+    return { key: readFileSync(key), cert: readFileSync(cert) };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
