@@ -7,7 +7,6 @@ from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Weighed
 from ratelimit_service.decision.decision import Reason, Source
 from ratelimit_service.decision.descriptor import MAX_HITS, Descriptor, check_descriptors, key_and_resource
 from ratelimit_service.decision.descriptor_verdict import (
-    Counted,
     DescriptorStatus,
     DescriptorVerdict,
     judge_descriptor,
@@ -18,14 +17,16 @@ from ratelimit_service.decision.descriptor_verdict import (
 from ratelimit_service.decision.domain_rules import DomainRules, RuleFailure
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import clip_resource
-from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.policy import Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.recent import Recent
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.rule_tree import Applied, RuleTree
+from ratelimit_service.decision.rule_tree import Applied, Match, RuleTree
 from ratelimit_service.decision.rules_cache import RulesCache
 from ratelimit_service.decision.verdict import wait_for
 from ratelimit_service.errors import InvalidArgument, Unavailable
 
+_MOST_PLANS = 10_000  # selections of plans whose limits are remembered
 _OF_PLANS = {
     OnStoreFailure.LOCAL: RuleFailure.LOCAL,
     OnStoreFailure.ALLOW: RuleFailure.ALLOW,
@@ -34,17 +35,19 @@ _OF_PLANS = {
 
 
 class _Weighing(NamedTuple):
-    """A descriptor on its way to the buckets: the limits that count, and what to do while they cannot be asked."""
+    """A descriptor on its way to the buckets. `policy` is None where rules decide."""
 
-    limits: tuple[Applied, ...]
+    match: Match
     hits: int
-    on_store_failure: RuleFailure
     policy: Policy | None = None
 
-    @property
-    def enforced(self) -> bool:
-        """Whether it could be denied."""
-        return self.hits > 0 and any(limit.enforced for limit in self.limits)
+
+class _Gathered(NamedTuple):
+    """The buckets of all descriptors, each once, what each is to be charged, and for each descriptor where its are."""
+
+    buckets: tuple[Bucket, ...]
+    costs: tuple[int, ...]
+    places: tuple[Sequence[int], ...]
 
 
 _Item = _Weighing | DescriptorStatus
@@ -63,6 +66,7 @@ class DescriptorEngine:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
+        self._of_plans: Recent[tuple[Bucket, ...], Match] = Recent(_MOST_PLANS)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Statuses so far, by reason and then by source."""
 
@@ -74,23 +78,26 @@ class DescriptorEngine:
         """
         check_descriptors(domain, descriptors)
         items = await self._prepare(domain, descriptors)
-        buckets, costs, places = _gather(items)
-        denied = any(isinstance(item, DescriptorStatus) and not item.allowed for item in items)
+        gathered = _gather(items)
+        buckets = gathered.buckets
+        statuses: Sequence[DescriptorStatus]
         if not buckets:
-            statuses = tuple(item for item in items if isinstance(item, DescriptorStatus))
+            statuses = [item for item in items if isinstance(item, DescriptorStatus)]
         else:
-            charge = Charge(buckets, (0,) * len(buckets) if denied else costs)
+            denied = _is_denied(items)
+            charge = Charge(buckets, (0,) * len(buckets) if denied else gathered.costs)
             try:
-                weighed = (await self._buckets.charge((charge,)))[0].weighed
+                outcome = (await self._buckets.charge((charge,)))[0]
             except StoreUnavailable as fault:
-                statuses = await self._decide_alone(items, charge, fault)
+                statuses = await self._decide_alone(items, fault, denied=denied)
             else:
-                statuses = tuple(_judge(item, places, weighed, Source.STORE, looked=denied) for item in items)
+                statuses = _judge_all(items, gathered, outcome.weighed, Source.STORE, looked=denied)
         allowed = True
         for status in statuses:
             self.tally[status.reason][status.source] += 1
-            allowed = allowed and status.allowed
-        return DescriptorVerdict(allowed, statuses)
+            if not status.allowed:
+                allowed = False
+        return DescriptorVerdict(allowed, tuple(statuses))
 
     async def _prepare(self, domain: str, descriptors: Sequence[Descriptor]) -> list[_Item]:
         items: list[_Item] = []
@@ -101,14 +108,7 @@ class DescriptorEngine:
             else:
                 tree = tree or self._tree(domain)
                 items.append(_by_rules(tree, descriptor))
-        replaced = {
-            name
-            for item in items
-            for limit in (item.limits if isinstance(item, _Weighing) else (item.limit,))
-            if limit is not None
-            for name in limit.replaces
-        }
-        return [_without(item, replaced) for item in items] if replaced else items
+        return _replace(items)
 
     def _tree(self, domain: str) -> RuleTree:
         try:
@@ -129,69 +129,91 @@ class DescriptorEngine:
             return refused(Reason.KEY_UNKNOWN, Source.POLICY)
         if policy.refusal is not None:
             return refused(policy.refusal, Source.POLICY, policy)
-        rules = policy.select(clip_resource(resource)).rules
-        if not rules:
-            return passed(Source.POLICY, policy)
-        limits = tuple(Applied(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in rules)
-        return _Weighing(limits, descriptor.hits, _OF_PLANS[policy.on_store_failure], policy)
+        selection = policy.select(clip_resource(resource))
+        if not selection.buckets:
+            return passed(policy)
+        match = self._of_plans.get(selection.buckets)
+        if match is None:
+            match = _of_plan(selection, policy.on_store_failure)
+            self._of_plans.put(selection.buckets, match)
+        return _Weighing(match, descriptor.hits, policy)
 
     async def _decide_alone(
-        self, items: Sequence[_Item], charge: Charge, fault: StoreUnavailable
-    ) -> tuple[DescriptorStatus, ...]:
+        self, items: Sequence[_Item], fault: StoreUnavailable, *, denied: bool
+    ) -> list[DescriptorStatus]:
         """Decide while the shared buckets cannot be asked, as the plans and rules say."""
-        weighings = [item for item in items if isinstance(item, _Weighing)]
-        if any(item.on_store_failure is RuleFailure.FAIL for item in weighings):
-            raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
+        for item in items:
+            if isinstance(item, _Weighing) and item.match.on_store_failure is RuleFailure.FAIL:
+                raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
         alone = [_alone(item) for item in items]
-        buckets, costs, places = _gather(alone)
-        looking = not any(charge.costs) or any(
-            isinstance(item, DescriptorStatus) and not item.allowed for item in alone
-        )
+        gathered = _gather(alone)
+        looking = denied or _is_denied(alone)
         weighed: tuple[Weighed, ...] = ()
-        if buckets:
-            local = Charge(buckets, (0,) * len(buckets) if looking else costs)
-            weighed = (await self._local.charge((local,)))[0].weighed
-        return tuple(_judge(item, places, weighed, Source.DEGRADED, looked=looking) for item in alone)
+        if gathered.buckets:
+            costs = (0,) * len(gathered.buckets) if looking else gathered.costs
+            weighed = (await self._local.charge((Charge(gathered.buckets, costs),)))[0].weighed
+        return _judge_all(alone, gathered, weighed, Source.DEGRADED, looked=looking)
+
+
+def _is_denied(items: Sequence[_Item]) -> bool:
+    return any(isinstance(item, DescriptorStatus) and not item.allowed for item in items)
 
 
 def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
     entries, hits, override = descriptor
-    limits, on_store_failure = tree.match(entries) if override is None else tree.override(entries, override)
-    if not limits:
-        return passed(Source.POLICY)
-    if limits[0].bucket is None:  # unlimited and blocked stand alone
-        return uncounted(limits[0], hits)
-    return _Weighing(limits, hits, on_store_failure)
+    match = tree.match(entries) if override is None else tree.override(entries, override)
+    if match.buckets:
+        return _Weighing(match, hits)
+    return uncounted(match.limits[0], hits) if match.limits else passed()
+
+
+def _of_plan(selection: Selection, on_store_failure: OnStoreFailure) -> Match:
+    limits = (Applied(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in selection.rules)
+    return Match(tuple(limits), _OF_PLANS[on_store_failure])
+
+
+def _replace(items: list[_Item]) -> list[_Item]:
+    """The descriptors without the limits that others of the request replace. A plan's limits are no rules."""
+    replaced: set[str] = set()
+    for item in items:
+        if isinstance(item, _Weighing):
+            replaced |= item.match.replaces
+        elif item.limit is not None:
+            replaced.update(item.limit.replaces)
+    return [_without(item, replaced) for item in items] if replaced else items
 
 
 def _without(item: _Item, replaced: set[str]) -> _Item:
-    """A descriptor without its limits that another one of the request replaces. A plan's limits are no rules."""
     if item.policy is not None:
         return item
     if isinstance(item, DescriptorStatus):
-        return passed(Source.POLICY) if item.limit is not None and item.limit.name in replaced else item
-    limits = tuple(limit for limit in item.limits if limit.name not in replaced)
-    return item._replace(limits=limits) if limits else passed(Source.POLICY)
+        return passed() if item.limit is not None and item.limit.name in replaced else item
+    match = item.match.without(replaced)
+    return item._replace(match=match) if match.limits else passed()
 
 
-def _gather(items: Sequence[_Item]) -> tuple[tuple[Bucket, ...], tuple[int, ...], dict[str, int]]:
-    """The buckets of all descriptors, each once, what each is to be charged, and where each is by its name."""
+def _gather(items: Sequence[_Item]) -> _Gathered:
+    weighings = [item for item in items if isinstance(item, _Weighing)]
+    if len(weighings) == 1:
+        match, hits, _ = weighings[0]
+        count = len(match.buckets)
+        return _Gathered(match.buckets, (hits,) * count, (range(count),))
     buckets: list[Bucket] = []
     costs: list[int] = []
-    places: dict[str, int] = {}
-    for item in items:
-        if isinstance(item, _Weighing):
-            for limit in item.limits:
-                bucket = limit.bucket
-                if bucket is None:
-                    continue
-                place = places.setdefault(bucket.name, len(buckets))
-                if place == len(buckets):
-                    buckets.append(bucket)
-                    costs.append(item.hits)
-                else:  # two descriptors with one bucket: a store would weigh each by itself
-                    costs[place] = _summed(costs[place], item.hits)
-    return tuple(buckets), tuple(costs), places
+    by_name: dict[str, int] = {}
+    places: list[Sequence[int]] = []
+    for match, hits, _ in weighings:
+        here: list[int] = []
+        for bucket in match.buckets:
+            place = by_name.setdefault(bucket.name, len(buckets))
+            here.append(place)
+            if place == len(buckets):
+                buckets.append(bucket)
+                costs.append(hits)
+            else:  # two descriptors with one bucket: a store would weigh each by itself
+                costs[place] = _summed(costs[place], hits)
+        places.append(here)
+    return _Gathered(tuple(buckets), tuple(costs), tuple(places))
 
 
 def _summed(hits: int, more: int) -> int:
@@ -203,36 +225,45 @@ def _summed(hits: int, more: int) -> int:
     return total
 
 
-def _judge(
-    item: _Item, places: dict[str, int], weighed: Sequence[Weighed], source: Source, *, looked: bool
-) -> DescriptorStatus:
-    if isinstance(item, DescriptorStatus):
-        return item
-    counted = []
-    for limit in item.limits:
-        if limit.bucket is None:
+def _judge_all(
+    items: Sequence[_Item], gathered: _Gathered, weighed: tuple[Weighed, ...], source: Source, *, looked: bool
+) -> list[DescriptorStatus]:
+    places = iter(gathered.places)
+    statuses = []
+    for item in items:
+        if isinstance(item, DescriptorStatus):
+            statuses.append(item)
             continue
-        said = weighed[places[limit.bucket.name]]
+        here = next(places)
+        said = weighed if len(here) == len(weighed) else tuple([weighed[place] for place in here])
         if looked:
-            said = said._replace(wait_us=wait_for(limit.bucket.limit, said, item.hits))
-        counted.append(Counted(limit, said))
-    status = judge_descriptor(tuple(counted), source, item.policy)
-    if source is Source.DEGRADED and status.wait_us == NEVER and _fits_once_back(item):
-        # More than this server's share, but not more than the limit: it would fit once the store is back.
-        return status._replace(reason=Reason.DEGRADED_DENIED)
-    return status
+            said = tuple(
+                one._replace(wait_us=wait_for(bucket.limit, one, item.hits))
+                for bucket, one in zip(item.match.buckets, said, strict=True)
+            )
+        status = judge_descriptor(item.match.limits, said, source, item.policy)
+        if source is Source.DEGRADED and status.wait_us == NEVER and _fits_once_back(item):
+            # More than this server's share, but not more than the limit: it would fit once the store is back.
+            status = status._replace(reason=Reason.DEGRADED_DENIED)
+        statuses.append(status)
+    return statuses
 
 
 def _fits_once_back(item: _Weighing) -> bool:
     return all(
-        item.hits <= limit.bucket.limit.capacity for limit in item.limits if limit.enforced and limit.bucket is not None
+        item.hits <= bucket.limit.capacity
+        for limit, bucket in zip(item.match.limits, item.match.buckets, strict=True)
+        if limit.enforced
     )
 
 
 def _alone(item: _Item) -> _Item:
     """A descriptor as its rules have it while the store is away: decided, or still to be weighed here."""
-    if isinstance(item, DescriptorStatus) or item.on_store_failure is RuleFailure.LOCAL:
+    if isinstance(item, DescriptorStatus):
         return item
-    if item.on_store_failure is RuleFailure.DENY and item.enforced:
-        return refused(Reason.DEGRADED_DENIED, Source.DEGRADED, item.policy)
-    return DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=item.policy)
+    match, hits, policy = item
+    if match.on_store_failure is RuleFailure.LOCAL:
+        return item
+    if match.on_store_failure is RuleFailure.DENY and match.enforced and hits > 0:
+        return refused(Reason.DEGRADED_DENIED, Source.DEGRADED, policy)
+    return DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)

@@ -9,8 +9,6 @@ from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.rule_tree import Applied
 
-_ABSURD = 2.0  # more than any share that can be left
-
 
 class Counted(NamedTuple):
     """A limit that was asked of its bucket, and what that said."""
@@ -25,8 +23,8 @@ class DescriptorStatus(NamedTuple):
     `limit` is the one to report, None when nothing is limited: on a denial the limit that takes longest to be untouched
     again, otherwise the one with the smallest share left. `remaining`: whole tokens left, 0 on a denial. `reset_us`:
     microseconds until the limit is untouched again. `wait_us`: microseconds until the same hits fit, 0 when they do,
-    NEVER when they never will. `counted` are all limits that were weighed. `policy` is that of the API key, if the
-    descriptor names a known one.
+    NEVER when they never will. `limits` are all that were weighed, and `weighed` is what each said. `policy` is that of
+    the API key, if the descriptor names a known one.
     """
 
     allowed: bool
@@ -36,13 +34,19 @@ class DescriptorStatus(NamedTuple):
     remaining: int = 0
     reset_us: int = 0
     wait_us: int = 0
-    counted: tuple[Counted, ...] = ()
+    limits: tuple[Applied, ...] = ()
+    weighed: tuple[Weighed, ...] = ()
     policy: Policy | None = None
 
     @property
     def unlimited(self) -> bool:
         """Whether the rules say that there is no limit, which is more than that they say nothing."""
         return self.limit is not None and isinstance(self.limit.algorithm, Unlimited)
+
+    @property
+    def counted(self) -> tuple[Counted, ...]:
+        """The limits that were weighed, each with what it said."""
+        return tuple(map(Counted, self.limits, self.weighed))
 
 
 class DescriptorVerdict(NamedTuple):
@@ -58,9 +62,13 @@ class DescriptorVerdict(NamedTuple):
         return max(waits) if waits and NEVER not in waits else None
 
 
-def passed(source: Source, policy: Policy | None = None) -> DescriptorStatus:
+_FITS = Reason.WITHIN_LIMIT
+_PASSED = DescriptorStatus(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY)
+
+
+def passed(policy: Policy | None = None) -> DescriptorStatus:
     """The status of a descriptor that nothing limits."""
-    return DescriptorStatus(allowed=True, reason=Reason.WITHIN_LIMIT, source=source, policy=policy)
+    return _PASSED if policy is None else _PASSED._replace(policy=policy)
 
 
 def refused(reason: Reason, source: Source, policy: Policy | None = None) -> DescriptorStatus:
@@ -71,39 +79,34 @@ def refused(reason: Reason, source: Source, policy: Policy | None = None) -> Des
 def uncounted(limit: Applied, hits: int) -> DescriptorStatus:
     """The status of a descriptor with a limit that has no bucket: unlimited, or blocked."""
     if isinstance(limit.algorithm, Blocked) and limit.enforced and hits > 0:
-        return DescriptorStatus(
-            allowed=False, reason=Reason.COST_EXCEEDS_CAPACITY, source=Source.POLICY, limit=limit, wait_us=NEVER
-        )
-    return DescriptorStatus(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, limit=limit)
+        return refused(Reason.COST_EXCEEDS_CAPACITY, Source.POLICY)._replace(limit=limit)
+    return _PASSED._replace(limit=limit)
 
 
-def judge_descriptor(counted: tuple[Counted, ...], source: Source, policy: Policy | None) -> DescriptorStatus:
+def judge_descriptor(
+    limits: tuple[Applied, ...], weighed: tuple[Weighed, ...], source: Source, policy: Policy | None
+) -> DescriptorStatus:
     """The status of a descriptor by what its buckets said: it is denied by each enforced limit that must wait."""
-    denying = [one for one in counted if one.limit.enforced and one.weighed.wait_us]
-    if not denying:
-        return _allowed(counted, source, policy)
-    limit, slowest = max(denying, key=lambda one: one.weighed.reset_us)
-    waits = [one.weighed.wait_us for one in denying]
-    wait_us = NEVER if NEVER in waits else max(waits)
-    reason = Reason.COST_EXCEEDS_CAPACITY if wait_us == NEVER else Reason.OVER_LIMIT
-    return DescriptorStatus(False, reason, source, limit, 0, slowest.reset_us, wait_us, counted, policy)  # noqa: FBT003 positional: built for every call
+    slowest, longest, wait_us = -1, -1, 0
+    for index, (_, wait, reset) in enumerate(weighed):
+        if wait and limits[index].enforced:
+            if reset > longest:
+                slowest, longest = index, reset
+            wait_us = NEVER if NEVER in (wait, wait_us) else max(wait, wait_us)
+    if slowest >= 0:
+        reason = Reason.COST_EXCEEDS_CAPACITY if wait_us == NEVER else Reason.OVER_LIMIT
+        return DescriptorStatus(False, reason, source, limits[slowest], 0, longest, wait_us, limits, weighed, policy)  # noqa: FBT003 positional: built for every call
+    tightest = _tightest(limits, weighed) if len(limits) > 1 else 0
+    limit, (remaining, _, reset) = limits[tightest], weighed[tightest]
+    return DescriptorStatus(True, _FITS, source, limit, remaining // MICRO, reset, 0, limits, weighed, policy)  # noqa: FBT003
 
 
-def _allowed(counted: tuple[Counted, ...], source: Source, policy: Policy | None) -> DescriptorStatus:
-    """Enforced limits before those in shadow, and then the smallest share left."""
-    reported, smallest = counted[0], _ABSURD * 2
-    for one in counted:
-        share = one.weighed.remaining / _capacity(one.limit) / MICRO
-        if not one.limit.enforced:
-            share += _ABSURD
-        if share < smallest:
-            reported, smallest = one, share
-    limit, weighed = reported
-    remaining = weighed.remaining // MICRO
-    return DescriptorStatus(True, Reason.WITHIN_LIMIT, source, limit, remaining, weighed.reset_us, 0, counted, policy)  # noqa: FBT003
-
-
-def _capacity(limit: Applied) -> int:
-    if limit.bucket is None:
-        raise ValueError(f"limit {limit.name!r} has no bucket, so nothing can have been counted")
-    return limit.bucket.limit.capacity
+def _tightest(limits: tuple[Applied, ...], weighed: tuple[Weighed, ...]) -> int:
+    """The limit with the smallest share left, an enforced one if there is one."""
+    tightest, smallest = 0, (True, 2.0)
+    for index, limit in enumerate(limits):
+        if limit.bucket is not None:
+            share = (not limit.enforced, weighed[index].remaining / limit.bucket.limit.capacity / MICRO)
+            if share < smallest:
+                tightest, smallest = index, share
+    return tightest

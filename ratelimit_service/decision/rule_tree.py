@@ -5,7 +5,7 @@ key in the order of their declaration, then by its key alone; there is no going 
 when all entries lead to it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -30,11 +30,26 @@ class Applied(NamedTuple):
     replaces: tuple[str, ...] = ()
 
 
-class Match(NamedTuple):
-    """What the rules say of a descriptor. Without limits it passes."""
+class Match:
+    """What the rules, or a plan, say of a descriptor, worked out once. Without limits it passes.
 
-    limits: tuple[Applied, ...]
-    on_store_failure: RuleFailure
+    `buckets` are those of the limits, in their order. A limit that is not counted stands alone, so there are as many of
+    them as limits, or none. `replaces` are names of limits that do not apply to a request to which this does.
+    """
+
+    __slots__ = ("buckets", "enforced", "limits", "on_store_failure", "replaces")
+
+    def __init__(self, limits: tuple[Applied, ...], on_store_failure: RuleFailure) -> None:
+        self.limits = limits
+        self.on_store_failure = on_store_failure
+        self.buckets: tuple[Bucket, ...] = tuple(limit.bucket for limit in limits if limit.bucket is not None)
+        self.enforced: bool = any(limit.enforced for limit in limits)
+        self.replaces: frozenset[str] = frozenset(name for limit in limits for name in limit.replaces)
+
+    def without(self, replaced: Collection[str]) -> "Match":
+        """The same without the limits of these names."""
+        kept = tuple(limit for limit in self.limits if limit.name not in replaced)
+        return self if len(kept) == len(self.limits) else Match(kept, self.on_store_failure)
 
 
 class _Node:

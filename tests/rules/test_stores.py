@@ -67,7 +67,7 @@ async def until(holds: Callable[[], bool], seconds: float = SECONDS) -> float:
 
 async def decide(planes: Planes, domain: str, *descriptors: Descriptor) -> DescriptorVerdict:
     """Decide a request."""
-    return await planes.descriptor_engine.decide(domain, descriptors)
+    return await planes.rate_limit_endpoint._engine.decide(domain, descriptors)
 
 
 async def test_one_denied_of_three_charges_none(servers: tuple[Planes, Planes]) -> None:
