@@ -28,7 +28,11 @@ from ratelimit_service.decision.secrets import Peppers
 from ratelimit_service.doors.admin.endpoint import AdminEndpoint
 from ratelimit_service.doors.authentication import Authenticator
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
+from ratelimit_service.doors.envoy_protocols.authorization_endpoint import AuthorizationEndpoint
+from ratelimit_service.doors.envoy_protocols.rate_limit_endpoint import RateLimitEndpoint
+from ratelimit_service.doors.envoy_protocols.telling import as_nothing, as_problem
 from ratelimit_service.doors.grpcio.health import POSTGRES, REDIS, Probe
+from ratelimit_service.doors.headers.limit_headers import LimitHeaders
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.keys.audit_service import AuditService
 from ratelimit_service.keys.key_service import KeyService
@@ -48,6 +52,8 @@ from ratelimit_service.storage.rules_source import PostgresRulesSource
 from ratelimit_service.storage.unit_of_work import PostgresTransactions
 
 __all__ = ["Planes", "Services", "StartupFault", "open_planes", "open_services"]
+
+_BODIES = {"problem": as_problem, "none": as_nothing}
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -71,8 +77,9 @@ class Planes:
     """What a server serves: the endpoints, what is known of their health, and what is counted."""
 
     check_endpoint: CheckEndpoint
+    rate_limit_endpoint: RateLimitEndpoint
+    authorization_endpoint: AuthorizationEndpoint
     admin_endpoint: AdminEndpoint
-    descriptor_engine: DescriptorEngine
     authenticator: Authenticator
     services: Services
     buckets: GuardedStore
@@ -140,6 +147,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         identifier = Identifier(policies, services.peppers, clock)
         engine = DecisionEngine(identifier, buckets, local)
+        descriptor_engine = DescriptorEngine(rules, identifier, buckets, local)
+        headers = LimitHeaders(settings.limit_headers)
         metrics = WorkerMetrics(engine, policies, follower, counts, lambda: buckets.closed_off, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
@@ -151,7 +160,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             admin_endpoint=AdminEndpoint(
                 services.keys, services.plans, services.overrides, services.rules, services.audit, clock
             ),
-            descriptor_engine=DescriptorEngine(rules, identifier, buckets, local),
+            rate_limit_endpoint=RateLimitEndpoint(descriptor_engine, headers, _BODIES[settings.rate_limit_body]),
+            authorization_endpoint=AuthorizationEndpoint(engine, headers, settings.key_header),
             authenticator=Authenticator(services.tokens),
             services=services,
             buckets=buckets,

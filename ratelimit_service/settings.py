@@ -43,7 +43,25 @@ class Settings(BaseSettings):
     )
     protect_checks: bool = Field(
         default=False,
-        description="Whether CheckLimit needs a token of role gateway. Only such a caller may send key_id.",
+        description="Whether CheckLimit and Envoy's protocols need a token of role gateway. Only such a caller may "
+        "send key_id.",
+    )
+    key_header: str = Field(
+        default="x-api-key",
+        pattern="^[a-z0-9][a-z0-9-]{0,63}$",
+        description="Envoy's ext_authz: the header with the API key, in lower case. In `authorization` it comes after "
+        "`Bearer`, in any other as it is. The upstream does not get it.",
+    )
+    limit_headers: str = Field(
+        default="ietf",
+        pattern="^(|(ietf|x-ratelimit|ratelimit)(,(ietf|x-ratelimit|ratelimit))*)$",
+        description="Envoy's protocols: the headers that tell clients their limits. `ietf` (`RateLimit-Policy` and "
+        "`RateLimit` of draft 11), `x-ratelimit` (`X-RateLimit-Limit`, `-Remaining`, `-Reset`), `ratelimit` (the same "
+        "without `X-`), or several with commas. Empty tells none but `Retry-After`.",
+    )
+    rate_limit_body: Literal["problem", "none"] = Field(
+        default="problem",
+        description="Envoy's rate limit filter: the body of its 429. `none` where clients speak gRPC through it.",
     )
     request_id_window: float = Field(
         default=30, ge=1, le=3600, description="Seconds for which a request_id gets its first answer again."

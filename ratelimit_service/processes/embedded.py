@@ -9,7 +9,7 @@ from ratelimit_service.doors.envoy.admission import GatewayAdmission, OpenAdmiss
 from ratelimit_service.doors.envoy.app import EmbeddedApp
 from ratelimit_service.doors.envoy.asgi import App
 from ratelimit_service.doors.envoy.leaving import Leaving
-from ratelimit_service.doors.envoy.methods import decision_methods
+from ratelimit_service.doors.envoy.methods import decision_methods, proxy_methods
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.processes.collector import settle_collector
 from ratelimit_service.processes.report import Report
@@ -29,7 +29,11 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             admission = (GatewayAdmission if settings.protect_checks else OpenAdmission)(planes.authenticator)
             settle_collector()
             report.ready()
-            yield decision_methods(planes.check_endpoint, admission, planes.counts.calls.count, leaving)
+            count = planes.counts.calls.count
+            yield {
+                **decision_methods(planes.check_endpoint, admission, count, leaving),
+                **proxy_methods(planes.rate_limit_endpoint, planes.authorization_endpoint, admission, count),
+            }
     except StartupFault as fault:
         report.fault(str(fault))
         raise

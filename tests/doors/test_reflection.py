@@ -67,6 +67,8 @@ async def test_every_service_and_file_is_told(door: Door) -> None:
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     services = {service.name for service in (await call.read()).list_services_response.service}
     assert services == {
+        "envoy.service.auth.v3.Authorization",
+        "envoy.service.ratelimit.v3.RateLimitService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "ratelimit.v1.KeyAdminService",

@@ -1,13 +1,29 @@
 """The methods that are decided inside Envoy."""
 
+from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
 from ratelimit_service.doors.envoy.asgi import App
 from ratelimit_service.doors.envoy.edge import Admission, Count, Edge
 from ratelimit_service.doors.envoy.leaving import Leaving
-from ratelimit_service.doors.envoy.paths import BATCH, CHECK, STREAM
+from ratelimit_service.doors.envoy.paths import AUTHORIZE, BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM
 from ratelimit_service.doors.envoy.stream import stream
 from ratelimit_service.doors.envoy.unary import unary
+from ratelimit_service.doors.envoy_protocols.authorization_endpoint import AuthorizationEndpoint
+from ratelimit_service.doors.envoy_protocols.rate_limit_endpoint import RateLimitEndpoint
+
+
+def proxy_methods(
+    rate_limits: RateLimitEndpoint, authorization: AuthorizationEndpoint, admission: Admission, count: Count
+) -> dict[str, App]:
+    """The methods of Envoy's own protocols, by path."""
+    return {
+        SHOULD_RATE_LIMIT: unary(
+            RateLimitRequest, rate_limits.should_rate_limit, Edge(SHOULD_RATE_LIMIT, admission, count)
+        ),
+        AUTHORIZE: unary(CheckRequest, authorization.check, Edge(AUTHORIZE, admission, count)),
+    }
 
 
 def decision_methods(endpoint: CheckEndpoint, admission: Admission, count: Count, leaving: Leaving) -> dict[str, App]:

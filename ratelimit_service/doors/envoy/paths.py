@@ -6,4 +6,7 @@ CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
 BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
 STREAM: Final = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
 
-PATHS: Final = (CHECK, BATCH, STREAM)
+SHOULD_RATE_LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
+
+PATHS: Final = (CHECK, BATCH, STREAM, SHOULD_RATE_LIMIT, AUTHORIZE)

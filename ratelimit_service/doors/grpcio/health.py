@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from grpc_health.v1 import health, health_pb2
 
-from ratelimit_service.doors.grpcio.methods import ADMIN, CHECKS
+from ratelimit_service.doors.grpcio.methods import ADMIN, AUTHORIZATION, CHECKS, RATE_LIMITS
 
 Probe = Callable[[], Awaitable[None]]
 """Returns when the component answers, raises whatever when it does not."""
@@ -28,7 +28,8 @@ class Health:
     """Keeps the health service true.
 
     Components `postgres` and `redis` are what their probes say. KeyAdminService is as good as Postgres. Decisions go
-    on without either, so RateLimitService and the server as a whole serve until the server drains; then nothing does.
+    on without either, so RateLimitService, Envoy's services and the server as a whole serve until the server drains;
+    then nothing does.
     """
 
     def __init__(self, probes: Mapping[str, Probe]) -> None:
@@ -40,7 +41,8 @@ class Health:
     async def start(self) -> None:
         """Look once, then go on looking."""
         await self.servicer.set("", _SERVING)
-        await self.servicer.set(CHECKS, _SERVING)
+        for service in (CHECKS, RATE_LIMITS, AUTHORIZATION):
+            await self.servicer.set(service, _SERVING)
         await self._look()
         self._watching = asyncio.create_task(self._watch())
 

@@ -5,10 +5,14 @@ from typing import Any, Final, Protocol
 
 import grpc
 
+from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
+from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.doors.authentication import Authenticator, require
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
+from ratelimit_service.doors.envoy_protocols.authorization_endpoint import AuthorizationEndpoint
+from ratelimit_service.doors.envoy_protocols.rate_limit_endpoint import RateLimitEndpoint
 from ratelimit_service.doors.grpcio.access_log import logging_calls, logging_faults
 from ratelimit_service.doors.grpcio.authentication import needing_gateway, needing_token, taking_token
 from ratelimit_service.doors.grpcio.call import Call, Context, Handler
@@ -20,7 +24,13 @@ from ratelimit_service.keys.token import Caller, Role
 from ratelimit_service.metrics import CallCounts
 
 CHECKS: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
+RATE_LIMITS: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
+AUTHORIZATION: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
 ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
+
+
+Edge = Callable[[Handler], Handler]
+"""Puts interceptors around a handler."""
 
 
 class AdminEndpoint(Protocol):
@@ -69,15 +79,14 @@ class Methods(grpc.GenericRpcHandler):
         return self._handlers.get(method) or _streamed(method, answering_errors(_not_served))
 
 
-def decision_methods(
-    endpoint: CheckEndpoint, authenticator: Authenticator, counts: CallCounts, *, protect: bool
-) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-    """The methods of RateLimitService. PROTECT: whether they need a token of role gateway."""
+def decision_edge(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> Edge:
+    """The interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
     authenticated = needing_gateway if protect else taking_token
+    return lambda handler: answering_errors(logging_faults(counting(authenticated(handler, authenticator), counts)))
 
-    def edge(handler: Handler) -> Handler:
-        return answering_errors(logging_faults(counting(authenticated(handler, authenticator), counts)))
 
+def decision_methods(endpoint: CheckEndpoint, edge: Edge) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The methods of RateLimitService."""
     return _bound(
         CHECKS,
         {
@@ -88,6 +97,17 @@ def decision_methods(
                 edge(stream(checks_pb2.StreamCheckLimitRequest, endpoint.stream_check_limit)),
             ),
         },
+    )
+
+
+def proxy_methods(
+    rate_limits: RateLimitEndpoint, authorization: AuthorizationEndpoint, edge: Edge
+) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The methods of Envoy's own protocols."""
+    should_rate_limit = edge(unary(rls_pb2.RateLimitRequest, rate_limits.should_rate_limit))
+    check = edge(unary(external_auth_pb2.CheckRequest, authorization.check))
+    return _bound(RATE_LIMITS, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
+        AUTHORIZATION, {"Check": (_single, check)}
     )
 
 

@@ -11,15 +11,21 @@ from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service.doors.authentication import Authenticator
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
+from ratelimit_service.doors.envoy_protocols.authorization_endpoint import AuthorizationEndpoint
+from ratelimit_service.doors.envoy_protocols.rate_limit_endpoint import RateLimitEndpoint
 from ratelimit_service.doors.grpcio.departure import Tell, say_goaway, say_nothing, send_away
 from ratelimit_service.doors.grpcio.health import Health, Probe
 from ratelimit_service.doors.grpcio.methods import (
     ADMIN,
+    AUTHORIZATION,
     CHECKS,
+    RATE_LIMITS,
     AdminEndpoint,
     Methods,
     admin_methods,
+    decision_edge,
     decision_methods,
+    proxy_methods,
 )
 from ratelimit_service.doors.grpcio.tls import certificates
 from ratelimit_service.metrics import Counts
@@ -42,6 +48,16 @@ class Planes(Protocol):
     @property
     def check_endpoint(self) -> CheckEndpoint:
         """Decides."""
+        ...
+
+    @property
+    def rate_limit_endpoint(self) -> RateLimitEndpoint:
+        """Decides for Envoy's rate limit filter."""
+        ...
+
+    @property
+    def authorization_endpoint(self) -> AuthorizationEndpoint:
+        """Decides for Envoy's authorization filter."""
         ...
 
     @property
@@ -74,9 +90,13 @@ class GrpcServer:
     def __init__(self, settings: Settings, planes: Planes) -> None:
         self._settings = settings
         self._health = Health(planes.probes)
-        self._handlers = decision_methods(
-            planes.check_endpoint, planes.authenticator, planes.counts.calls, protect=settings.protect_checks
-        ) | admin_methods(planes.admin_endpoint, planes.check_endpoint, planes.authenticator, planes.counts.calls)
+        calls = planes.counts.calls
+        edge = decision_edge(planes.authenticator, calls, protect=settings.protect_checks)
+        self._handlers = (
+            decision_methods(planes.check_endpoint, edge)
+            | proxy_methods(planes.rate_limit_endpoint, planes.authorization_endpoint, edge)
+            | admin_methods(planes.admin_endpoint, planes.check_endpoint, planes.authenticator, calls)
+        )
         self._server: grpc.aio.Server | None = None
         self._tell: Tell = say_goaway
         self.port = 0
@@ -87,7 +107,8 @@ class GrpcServer:
         server = grpc.aio.server(options=_options(self._settings))
         self.port = self._open(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        reflection.enable_server_reflection((ADMIN, CHECKS, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        ours = (ADMIN, CHECKS, RATE_LIMITS, AUTHORIZATION)
+        reflection.enable_server_reflection((*ours, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         server.add_generic_rpc_handlers((Methods(self._handlers),))
         await self._health.start()  # once nothing can fail any more
         await server.start()

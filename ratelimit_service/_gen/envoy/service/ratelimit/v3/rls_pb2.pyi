@@ -176,8 +176,8 @@ class RateLimitResponse(_message.Message):
 
         @_builtins.property
         def duration_until_reset(self) -> _duration_pb2.Duration:
-            """On a denial, how long until the limit no longer denies; otherwise how long until it is untouched. Absent when
-            nothing was counted.
+            """On a denial, how long until the descriptor is no longer denied, or, if it always will be, until the limit is
+            untouched; otherwise how long until the limit is untouched. Absent when nothing was counted.
             """
 
         def __init__(

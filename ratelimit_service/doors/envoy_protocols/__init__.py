@@ -1,0 +1,1 @@
+"""What Envoy itself calls: its rate limit service and its authorization service, without any transport."""

@@ -1,0 +1,1 @@
+"""The headers that tell an HTTP client its limits."""
