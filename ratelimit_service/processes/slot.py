@@ -14,8 +14,10 @@ START_WITHIN: Final = 60.0
 
 _SHORTEST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
+"""Seconds before another one is started, from the second time on that one ended soon; doubled each time."""
+
 _LIVED_WELL: Final = 10.0
-"""Seconds after which a process that ends is restarted as fast as the first time."""
+"""Seconds after which an end is no longer a soon one."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -119,14 +121,14 @@ class Slot:
             self._keeping = None
 
     async def _restart_for_ever(self) -> None:
-        pause = _SHORTEST_PAUSE
+        pause = 0.0  # the first time, somebody waits for it to come back
         while True:
             if self._running is not None:
                 since = monotonic()
                 code = await self._running.ended()
                 self._gone(self._running.pid)
                 if monotonic() - since > _LIVED_WELL:
-                    pause = _SHORTEST_PAUSE
+                    pause = 0.0
                 _log.error(
                     "ended by itself; starting another",
                     process=self._running.name,
@@ -136,7 +138,7 @@ class Slot:
                 )
                 self._running = None
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(max(pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
             try:
                 self._running = await self._serving()
             except StartupFault as fault:

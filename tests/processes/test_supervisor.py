@@ -171,3 +171,14 @@ async def test_health_watchers_know_a_drain_from_a_restart(own_server: StartOwn)
         assert await asyncio.to_thread(server.process.wait, 20) == 0
         watching.cancel()
     assert set(broken) == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_a_process_that_keeps_dying_is_restarted_ever_more_slowly(own_server: StartOwn) -> None:
+    """Each time that a worker dies soon after its start, the pause before the next one is longer, and it is said so."""
+    server = await start(own_server, "grpcio")
+    for deaths in range(1, 4):
+        server.workers()[0].kill()
+        await asyncio.to_thread(server.wait_until_said, "ended by itself; starting another", deaths)
+        await asyncio.to_thread(server.wait_until_said, "process='worker 1'", 2 * deaths + 1)
+    pauses = [line.partition("pause=")[2].split()[0] for line in server.said.splitlines() if "ended by itself" in line]
+    assert pauses == ["0.0", "0.1", "0.2"]
