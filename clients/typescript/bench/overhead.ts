@@ -36,7 +36,9 @@ function serve(): void {
       { name: "daily", limit: 10_000n, remaining: 9980n, resetAfter: second(3600), window: second(86_400) },
     ],
   });
-  const routes = connectNodeAdapter({ routes: (router) => router.service(RateLimitService, { checkLimit: () => allowed }) });
+  const routes = connectNodeAdapter({
+    routes: (router) => router.service(RateLimitService, { checkLimit: () => allowed }),
+  });
   const server = http2.createServer(routes);
   server.listen(0, "127.0.0.1", () => process.send?.((server.address() as AddressInfo).port));
   process.on("disconnect", () => process.exit());
@@ -48,7 +50,10 @@ async function measure(port: number): Promise<{ stub: number; client: number }> 
   const stub = createClient(RateLimitService, createGrpcTransport({ baseUrl, sessionManager }));
   const client = new RateLimitClient(`127.0.0.1:${port}`, { deadlineMs: DEADLINE_MS, connections: 1 });
   const byStub = () =>
-    stub.checkLimit({ credential: { case: "apiKey", value: KEY }, resource: "orders.create" }, { timeoutMs: DEADLINE_MS });
+    stub.checkLimit(
+      { credential: { case: "apiKey", value: KEY }, resource: "orders.create" },
+      { timeoutMs: DEADLINE_MS },
+    );
   const byClient = async () => {
     const decision = await client.check({ apiKey: KEY, resource: "orders.create" });
     if (decision.failure) {

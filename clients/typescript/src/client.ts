@@ -36,8 +36,18 @@ export class RateLimitClient {
   constructor(target: string, options: ClientOptions = {}) {
     const { deadlineMs = 50, connections = 4, denialCacheSize = 10_000, denialCacheLongestMs = 60_000 } = options;
     bound("deadlineMs", deadlineMs, deadlineMs > 0, "more than 0");
-    bound("connections", connections, Number.isInteger(connections) && connections >= 1, "a whole number of at least 1");
-    bound("denialCacheSize", denialCacheSize, Number.isInteger(denialCacheSize) && denialCacheSize >= 0, "a whole number of at least 0");
+    bound(
+      "connections",
+      connections,
+      Number.isInteger(connections) && connections >= 1,
+      "a whole number of at least 1",
+    );
+    bound(
+      "denialCacheSize",
+      denialCacheSize,
+      Number.isInteger(denialCacheSize) && denialCacheSize >= 0,
+      "a whole number of at least 0",
+    );
     this.deadlineMs = deadlineMs;
     this.failOpen = options.failOpen ?? true;
     this.onFailure = options.onFailure ?? (() => {});
@@ -91,8 +101,12 @@ export class RateLimitClient {
   private async ask(request: CheckRequest, signal: AbortSignal | undefined): Promise<CheckLimitResponse> {
     const message = messageOf(request);
     const ends = performance.now() + this.deadlineMs;
-    const options = { timeoutMs: this.deadlineMs, ...(this.headers && { headers: this.headers }), ...(signal && { signal }) };
-    for (let attempts = 1, refused = 0; ; ) {
+    const options = {
+      timeoutMs: this.deadlineMs,
+      ...(this.headers && { headers: this.headers }),
+      ...(signal && { signal }),
+    };
+    for (let attempts = 1, refused = 0; ;) {
       try {
         return await this.connections.pick().checkLimit(message, options);
       } catch (thrown) {

@@ -41,7 +41,12 @@ export class Denials {
 
   /** Keeps a decision if it is a denial that a wait will end. */
   remember(request: CheckRequest, decision: Decision): void {
-    if (this.size === 0 || decision.allowed || decision.reason !== "OVER_LIMIT" || decision.retryAfterMs === undefined) {
+    if (
+      this.size === 0 ||
+      decision.allowed ||
+      decision.reason !== "OVER_LIMIT" ||
+      decision.retryAfterMs === undefined
+    ) {
       return;
     }
     const key = keyOf(request);

@@ -10,7 +10,11 @@ export interface ExpressRequest extends IncomingMessage {
 }
 
 /** A middleware for Express. */
-export type ExpressMiddleware = (request: ExpressRequest, response: ServerResponse, next: (error?: unknown) => void) => void;
+export type ExpressMiddleware = (
+  request: ExpressRequest,
+  response: ServerResponse,
+  next: (error?: unknown) => void,
+) => void;
 
 /**
  * Asks the checker before each request. A request that is allowed goes on, and its answer gets the headers; any other is
@@ -24,17 +28,17 @@ export function rateLimit(checker: Checker, options: MiddlewareOptions<ExpressRe
     const call = { key: key(request), resource: () => resource(request), cost: () => options.cost?.(request) };
     judge(checker, call, options.style)
       .then((verdict) => {
-      for (const [name, value] of Object.entries(verdict.headers)) {
-        response.setHeader(name, value);
-      }
-      if (verdict.problem === undefined) {
-        next();
-        return;
-      }
-      response.statusCode = verdict.problem.status;
-      response.setHeader("Content-Type", "application/problem+json");
-      response.end(JSON.stringify(verdict.problem));
-    })
+        for (const [name, value] of Object.entries(verdict.headers)) {
+          response.setHeader(name, value);
+        }
+        if (verdict.problem === undefined) {
+          next();
+          return;
+        }
+        response.statusCode = verdict.problem.status;
+        response.setHeader("Content-Type", "application/problem+json");
+        response.end(JSON.stringify(verdict.problem));
+      })
       .catch(next);
   };
 }

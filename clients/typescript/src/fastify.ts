@@ -53,7 +53,10 @@ export async function rateLimit(fastify: FastifyLike, options: FastifyOptions): 
 }
 
 // Fastify's mark for a plugin whose hooks belong to the instance that registers it, not to a context of its own.
-Object.assign(rateLimit, { [Symbol.for("skip-override")]: true, [Symbol.for("fastify.display-name")]: "ratelimit-service-client" });
+Object.assign(rateLimit, {
+  [Symbol.for("skip-override")]: true,
+  [Symbol.for("fastify.display-name")]: "ratelimit-service-client",
+});
 
 /** The path that Fastify routes by: without the origin of an absolute target, the query and the fragment. */
 function pathOf(url: string): string {

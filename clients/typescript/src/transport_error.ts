@@ -11,7 +11,10 @@ const LOST_CONNECTION: ReadonlySet<unknown> = new Set([
  * connect-node calls some of it ABORTED or INTERNAL.
  */
 export function isLostConnection(thrown: unknown): boolean {
-  return isRefusedStream(thrown) || causes(thrown).some(({ code, syscall }) => LOST_CONNECTION.has(code) || syscall !== undefined);
+  return (
+    isRefusedStream(thrown) ||
+    causes(thrown).some(({ code, syscall }) => LOST_CONNECTION.has(code) || syscall !== undefined)
+  );
 }
 
 /** Whether the server refused a call unseen, as it does with those that come after its GOAWAY (RFC 9113, section 8.7). */

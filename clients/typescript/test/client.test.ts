@@ -148,7 +148,10 @@ describe("RateLimitClient", () => {
     server.script(ALLOW);
     const stub = make().stub();
     assert.equal((await stub.checkLimit({})).allowed, true);
-    await assert.rejects(stub.batchCheckLimit({}), (error) => error instanceof ConnectError && error.code === Code.Unimplemented);
+    await assert.rejects(
+      stub.batchCheckLimit({}),
+      (error) => error instanceof ConnectError && error.code === Code.Unimplemented,
+    );
   });
 
   it("tells an option that is out of bounds with its value", () => {

@@ -16,7 +16,9 @@ const ORDER = { apiKey: "rlk_test_1_x", resource: "orders.create" };
 describe("a connection", () => {
   it("asks a server with a good certificate over TLS, and none with another", async () => {
     const { key, cert } = selfSigned();
-    const routes = connectNodeAdapter({ routes: (router) => router.service(RateLimitService, { checkLimit: () => ({ allowed: true }) }) });
+    const routes = connectNodeAdapter({
+      routes: (router) => router.service(RateLimitService, { checkLimit: () => ({ allowed: true }) }),
+    });
     const server = http2.createSecureServer({ key, cert }, routes);
     const sessions: http2.Http2Session[] = [];
     server.on("session", (session) => sessions.push(session));
@@ -69,7 +71,10 @@ describe("a connection", () => {
         client.check({ apiKey: "k", resource: "r" }).then(({ origin }) => { console.log(origin); server.unref(); });
       });
       server.on("connection", (socket) => socket.unref());`;
-    const output = execFileSync(process.execPath, ["--input-type=module", "-e", program], { encoding: "utf8", timeout: 30_000 });
+    const output = execFileSync(process.execPath, ["--input-type=module", "-e", program], {
+      encoding: "utf8",
+      timeout: 30_000,
+    });
     assert.equal(output.trim(), "FALLBACK");
   });
 });
@@ -119,7 +124,11 @@ function selfSigned(): { key: Buffer; cert: Buffer } {
   try {
     const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
     const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
-    execFileSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "1", ...names], { stdio: "pipe" });
+    execFileSync(
+      "openssl",
+      ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "1", ...names],
+      { stdio: "pipe" },
+    );
     return { key: readFileSync(key), cert: readFileSync(cert) };
   } finally {
     rmSync(folder, { recursive: true, force: true });

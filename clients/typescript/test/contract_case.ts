@@ -61,7 +61,11 @@ export function answerOf(scripted: ScriptedAnswer): Answer {
     error.details.push({ type: "google.rpc.ErrorInfo", value: info.finish() });
   }
   if (scripted.field !== undefined) {
-    const violation = new BinaryWriter().tag(1, 2).string(scripted.field).tag(2, 2).string(scripted.message ?? "");
+    const violation = new BinaryWriter()
+      .tag(1, 2)
+      .string(scripted.field)
+      .tag(2, 2)
+      .string(scripted.message ?? "");
     const badRequest = new BinaryWriter().tag(1, 2).bytes(violation.finish());
     error.details.push({ type: "google.rpc.BadRequest", value: badRequest.finish() });
   }

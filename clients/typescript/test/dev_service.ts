@@ -17,9 +17,12 @@ export class DevService {
 
   static async start(): Promise<DevService> {
     const executable =
-      process.env["RATELIMIT_SERVICE"] ?? fileURLToPath(new URL("../../../../.venv/bin/ratelimit-service", import.meta.url));
+      process.env["RATELIMIT_SERVICE"] ??
+      fileURLToPath(new URL("../../../../.venv/bin/ratelimit-service", import.meta.url));
     if (!existsSync(executable)) {
-      throw new Error(`the service is needed for this test and ${executable} is missing: run make setup, or set RATELIMIT_SERVICE`);
+      throw new Error(
+        `the service is needed for this test and ${executable} is missing: run make setup, or set RATELIMIT_SERVICE`,
+      );
     }
     const folder = mkdtempSync(join(tmpdir(), "ratelimit-e2e-"));
     // Started by root, Postgres runs as another user, which must be able to reach its data.

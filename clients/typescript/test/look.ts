@@ -50,7 +50,12 @@ export class Look {
   raised(error: unknown): void {
     const wanted = this.take("raises") as Record<string, string> | undefined;
     assert.ok(wanted !== undefined && error instanceof RateLimitError, this.of(`the call raised ${String(error)}`));
-    const got: Record<string, string> = { status: error.code, message: error.message, reason: error.reason, field: error.field };
+    const got: Record<string, string> = {
+      status: error.code,
+      message: error.message,
+      reason: error.reason,
+      field: error.field,
+    };
     for (const [name, value] of Object.entries(wanted)) {
       assert.equal(got[name], value, this.of(`raises.${name}`));
     }

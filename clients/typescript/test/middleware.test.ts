@@ -60,7 +60,14 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
 
     it("names the path that the framework routes by, whatever the target's spelling", async () => {
       const behind = await open();
-      const targets = ["/v1/orders", "/v1/orders?a=b", "/v1/orders#a", "/v1/orders?a#b", "http://example.com/v1/orders", "/v1/%6frders"];
+      const targets = [
+        "/v1/orders",
+        "/v1/orders?a=b",
+        "/v1/orders#a",
+        "/v1/orders?a#b",
+        "http://example.com/v1/orders",
+        "/v1/%6frders",
+      ];
       for (const target of targets) {
         server.script(ALLOW);
         const answered = await send(behind, "GET", target, { "x-api-key": "k1" });

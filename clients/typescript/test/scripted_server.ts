@@ -3,7 +3,12 @@ import type { AddressInfo } from "node:net";
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
-import { type CheckLimitRequest, type CheckLimitResponse, CheckLimitResponseSchema, RateLimitService } from "../src/gen/index.js";
+import {
+  type CheckLimitRequest,
+  type CheckLimitResponse,
+  CheckLimitResponseSchema,
+  RateLimitService,
+} from "../src/gen/index.js";
 
 /** What the server does with one attempt. */
 export type Answer = { decide: CheckLimitResponse } | { fail: ConnectError } | { hang: true };
@@ -42,7 +47,8 @@ export class ScriptedServer {
   static async start(port = 0): Promise<ScriptedServer> {
     let scripted: ScriptedServer;
     const adapter = connectNodeAdapter({
-      routes: (router) => router.service(RateLimitService, { checkLimit: (request, context) => scripted.answer(request, context) }),
+      routes: (router) =>
+        router.service(RateLimitService, { checkLimit: (request, context) => scripted.answer(request, context) }),
       contextValues: (request) => createContextValues().set(PEER, request.socket.remotePort ?? 0),
     });
     scripted = new ScriptedServer(http2.createServer(adapter));

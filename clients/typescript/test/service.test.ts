@@ -71,11 +71,17 @@ describe("the real service", () => {
 });
 
 async function inAnEmptyProject(folder: string, service: DevService): Promise<void> {
-  const npm = (...args: string[]) => execFileSync("npm", args, { cwd: folder, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
-  const packed = execFileSync("npm", ["pack", "--silent", "--pack-destination", folder], { cwd: PACKAGE, encoding: "utf8" });
+  const npm = (...args: string[]) =>
+    execFileSync("npm", args, { cwd: folder, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+  const packed = execFileSync("npm", ["pack", "--silent", "--pack-destination", folder], {
+    cwd: PACKAGE,
+    encoding: "utf8",
+  });
   const tarball = packed.trim().split("\n").at(-1) ?? "";
   writeFileSync(join(folder, "package.json"), JSON.stringify({ name: "gateway", private: true, type: "module" }));
-  const own = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as { devDependencies: Record<string, string> };
+  const own = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as {
+    devDependencies: Record<string, string>;
+  };
   const beside = ["express", "@types/express", "@types/node"].map((name) => `${name}@${own.devDependencies[name]}`);
   npm("install", "--silent", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`, ...beside);
   const lines = /```ts\n((?:.*\n){3})```/.exec(readFileSync(join(PACKAGE, "README.md"), "utf8"))?.[1];
@@ -91,14 +97,25 @@ app.use((_request, response) => {
 const server = app.listen(0, "127.0.0.1", () => console.log((server.address() as AddressInfo).port));
 `;
   writeFileSync(join(folder, "gateway.ts"), program);
-  const options = { compilerOptions: { target: "es2022", module: "nodenext", strict: true, types: ["node"] }, files: ["gateway.ts"] };
+  const options = {
+    compilerOptions: { target: "es2022", module: "nodenext", strict: true, types: ["node"] },
+    files: ["gateway.ts"],
+  };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(options));
   // The types of the package are checked too, by a project that skips nothing.
-  execFileSync(join(PACKAGE, "node_modules/.bin/tsc"), ["-p", "."], { cwd: folder, stdio: ["ignore", "inherit", "inherit"] });
+  execFileSync(join(PACKAGE, "node_modules/.bin/tsc"), ["-p", "."], {
+    cwd: folder,
+    stdio: ["ignore", "inherit", "inherit"],
+  });
 
-  const gateway = spawn(process.execPath, ["gateway.js", service.target], { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
+  const gateway = spawn(process.execPath, ["gateway.js", service.target], {
+    cwd: folder,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   try {
-    const port = Number(await new Promise((resolve) => gateway.stdout.once("data", (text: Buffer) => resolve(text.toString()))));
+    const port = Number(
+      await new Promise((resolve) => gateway.stdout.once("data", (text: Buffer) => resolve(text.toString()))),
+    );
     const site = { port, close: () => Promise.resolve() };
     await eventually(async () => {
       const { status, body, headers } = await send(site, "GET", "/v1/orders", { "x-api-key": service.apiKey });

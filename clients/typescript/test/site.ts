@@ -58,14 +58,22 @@ export interface Answered {
 }
 
 /** One request with its target as it is given: nothing normalises it. */
-export async function send(site: Site, method: string, path: string, headers: Record<string, string> = {}): Promise<Answered> {
+export async function send(
+  site: Site,
+  method: string,
+  path: string,
+  headers: Record<string, string> = {},
+): Promise<Answered> {
   return await new Promise((resolve, reject) => {
-    const request = http.request({ host: "127.0.0.1", port: site.port, method, path, headers, agent: false }, (response) => {
-      let body = "";
-      response.setEncoding("utf8");
-      response.on("data", (chunk: string) => (body += chunk));
-      response.on("end", () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body }));
-    });
+    const request = http.request(
+      { host: "127.0.0.1", port: site.port, method, path, headers, agent: false },
+      (response) => {
+        let body = "";
+        response.setEncoding("utf8");
+        response.on("data", (chunk: string) => (body += chunk));
+        response.on("end", () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body }));
+      },
+    );
     request.on("error", reject);
     request.end();
   });
