@@ -5,6 +5,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,41 @@ def test_tls_by_option(tmp_path: Path) -> None:
             assert client.check("rlk_test_a").origin is Origin.FALLBACK
     finally:
         server.close()
+
+
+@pytest.fixture
+def renewing() -> Iterator[str]:
+    """A server that renews each connection after a twentieth of a second; its address."""
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda _request, _context: CheckLimitResponse(allowed=True, reason=CheckLimitResponse.WITHIN_LIMIT),
+        response_serializer=CheckLimitResponse.SerializeToString,
+    )
+    options = [("grpc.max_connection_age_ms", 50), ("grpc.max_connection_age_grace_ms", 10_000)]
+    server = grpc.server(ThreadPoolExecutor(8), options=options)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("ratelimit.v1.RateLimitService", {"CheckLimit": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+def test_a_server_that_renews_its_connections_loses_no_call(renewing: str) -> None:
+    """While connections come and go, every call of eight threads is answered by the service."""
+    with RateLimitClient(renewing, deadline=20) as client, ThreadPoolExecutor(8) as threads:
+        client.wait_until_connected()
+        origins = list(threads.map(lambda _: client.check("rlk_test_a").origin, range(4000)))
+    assert set(origins) == {Origin.SERVICE}
+
+
+async def test_nor_does_one_in_asyncio(renewing: str) -> None:
+    """While connections come and go, every call of eight tasks is answered by the service."""
+
+    async def ask(client: AsyncRateLimitClient) -> list[Origin]:
+        return [(await client.check("rlk_test_a")).origin for _ in range(400)]
+
+    async with AsyncRateLimitClient(renewing, deadline=20) as client:
+        await client.wait_until_connected()
+        asked = await asyncio.gather(*(ask(client) for _ in range(8)))
+    assert {origin for origins in asked for origin in origins} == {Origin.SERVICE}

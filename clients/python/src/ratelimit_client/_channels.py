@@ -8,8 +8,8 @@ CHANNEL_OPTIONS = (
     # Without this, channels with the same target share one connection, and SO_REUSEPORT has nothing to spread.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
-    # The client retries itself: over another connection, and within the call's deadline.
-    ("grpc.enable_retries", 0),
+    # Retries are ours: over another connection, within the call's deadline. gRPC repeats only what no server has seen.
+    ("grpc.service_config_disable_resolution", 1),
     # A service that comes back is to be noticed soon: gRPC's default waits up to 2 minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
