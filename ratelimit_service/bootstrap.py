@@ -30,7 +30,6 @@ from ratelimit_service.doors.authentication import Authenticator
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
 from ratelimit_service.doors.envoy_protocols.authorization_endpoint import AuthorizationEndpoint
 from ratelimit_service.doors.envoy_protocols.rate_limit_endpoint import RateLimitEndpoint
-from ratelimit_service.doors.envoy_protocols.telling import as_nothing, as_problem
 from ratelimit_service.doors.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.doors.headers.limit_headers import LimitHeaders
 from ratelimit_service.errors import Unavailable
@@ -52,8 +51,6 @@ from ratelimit_service.storage.rules_source import PostgresRulesSource
 from ratelimit_service.storage.unit_of_work import PostgresTransactions
 
 __all__ = ["Planes", "Services", "StartupFault", "open_planes", "open_services"]
-
-_BODIES = {"problem": as_problem, "none": as_nothing}
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -160,7 +157,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             admin_endpoint=AdminEndpoint(
                 services.keys, services.plans, services.overrides, services.rules, services.audit, clock
             ),
-            rate_limit_endpoint=RateLimitEndpoint(descriptor_engine, headers, _BODIES[settings.rate_limit_body]),
+            rate_limit_endpoint=RateLimitEndpoint(descriptor_engine, headers),
             authorization_endpoint=AuthorizationEndpoint(engine, headers, settings.key_header),
             authenticator=Authenticator(services.tokens),
             services=services,

@@ -59,10 +59,6 @@ class Settings(BaseSettings):
         "`RateLimit` of draft 11), `x-ratelimit` (`X-RateLimit-Limit`, `-Remaining`, `-Reset`), `ratelimit` (the same "
         "without `X-`), or several with commas. Empty tells none but `Retry-After`.",
     )
-    rate_limit_body: Literal["problem", "none"] = Field(
-        default="problem",
-        description="Envoy's rate limit filter: the body of its 429. `none` where clients speak gRPC through it.",
-    )
     request_id_window: float = Field(
         default=30, ge=1, le=3600, description="Seconds for which a request_id gets its first answer again."
     )

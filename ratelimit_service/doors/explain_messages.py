@@ -2,11 +2,12 @@
 
 from ratelimit_service._gen.ratelimit.v1 import limit_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest, ExplainLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ratelimit_service.decision.engine import Check, Explanation
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.policy import Considered
 from ratelimit_service.doors.admin.limit_messages import from_limit
-from ratelimit_service.doors.check_messages import DecisionMessages
+from ratelimit_service.doors.decision_encoder import DecisionEncoder
 
 _LEVELS = {
     Level.PLAN: limit_pb2.LimitLevel.PLAN,
@@ -21,11 +22,11 @@ def explain_check(request: ExplainLimitRequest) -> Check:
     return Check(request.api_key, request.key_id, request.resource, cost)
 
 
-def from_explanation(explanation: Explanation, messages: DecisionMessages) -> ExplainLimitResponse:
+def from_explanation(explanation: Explanation, encoder: DecisionEncoder) -> ExplainLimitResponse:
     """The response that tells an explanation."""
     buckets = {rule.limit.name: rule.bucket.name for rule in explanation.selection.rules}
     return ExplainLimitResponse(
-        decision=messages.from_decision(explanation.decision),
+        decision=CheckLimitResponse.FromString(encoder.encode(explanation.decision)),
         plan_version=explanation.policy.plan_version if explanation.policy else 0,
         limits=[_from_considered(considered, buckets) for considered in explanation.considered],
     )

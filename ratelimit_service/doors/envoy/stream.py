@@ -14,6 +14,7 @@ from ratelimit_service.doors.envoy.frames import Frames, frame
 from ratelimit_service.doors.envoy.leaving import Leaving
 from ratelimit_service.doors.envoy.messages import parsed
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
+from ratelimit_service.doors.wire import Answer
 from ratelimit_service.errors import InvalidArgument, Unavailable
 from ratelimit_service.keys.token import Caller
 
@@ -21,7 +22,7 @@ MAX_GROUP: Final = 256
 """The most messages that are answered together."""
 
 Request = TypeVar("Request", bound=Message)
-GroupEndpoint = Callable[[Sequence[Request], Caller], Awaitable[Sequence[Message]]]
+GroupEndpoint = Callable[[Sequence[Request], Caller], Awaitable[Sequence[Answer]]]
 
 
 def stream(message: type[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving) -> App:

@@ -11,13 +11,14 @@ from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, head
 from ratelimit_service.doors.envoy.edge import Edge
 from ratelimit_service.doors.envoy.frames import Frames, frame, sole_message
 from ratelimit_service.doors.envoy.messages import parsed
+from ratelimit_service.doors.wire import Answer
 from ratelimit_service.errors import Unimplemented
 from ratelimit_service.keys.token import Caller
 
 Request = TypeVar("Request", bound=Message)
 
 
-def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitable[Message]], edge: Edge) -> App:
+def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitable[Answer]], edge: Edge) -> App:
     """An application that hands the call's one message to ENDPOINT and answers with what that returns."""
     method, admission, count = edge.method, edge.admission, edge.count
 

@@ -65,8 +65,8 @@ class AuthorizationMessages:
         response.status.message = refused.detail
         denied = response.denied_response
         denied.status.code = int(refused.status)  # type: ignore[assignment]  # the numbers are the same
-        headers, denied.body = tell(refused)
-        _add(denied.headers, headers)
+        header, denied.body = tell(refused)
+        _add(denied.headers, (header,))
         if refused.code is Code.UNAUTHENTICATED:
             _add(denied.headers, (_CHALLENGE,))
         response.dynamic_metadata.fields["allowed"].bool_value = False

@@ -4,7 +4,6 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitR
 from ratelimit_service.decision.descriptor_engine import DescriptorEngine
 from ratelimit_service.doors.envoy_protocols.descriptors import to_descriptors
 from ratelimit_service.doors.envoy_protocols.rate_limit_messages import VerdictMessages
-from ratelimit_service.doors.envoy_protocols.telling import Tell
 from ratelimit_service.doors.headers.limit_headers import LimitHeaders
 from ratelimit_service.keys.caller import Caller
 
@@ -12,10 +11,9 @@ from ratelimit_service.keys.caller import Caller
 class RateLimitEndpoint:
     """Answers ShouldRateLimit. Every error that it raises is a ServiceError, after which Envoy does as it is set to."""
 
-    def __init__(self, engine: DescriptorEngine, headers: LimitHeaders, tell: Tell) -> None:
-        """TELL puts a denial into words for the client."""
+    def __init__(self, engine: DescriptorEngine, headers: LimitHeaders) -> None:
         self._engine = engine
-        self._messages = VerdictMessages(headers, tell)
+        self._messages = VerdictMessages(headers)
 
     async def should_rate_limit(self, request: RateLimitRequest, _caller: Caller) -> RateLimitResponse:
         """Decide one request, whoever asks."""

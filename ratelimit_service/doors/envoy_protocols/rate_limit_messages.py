@@ -12,7 +12,7 @@ from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, Window
 from ratelimit_service.decision.rule_tree import Applied
 from ratelimit_service.doors.check_messages import window_us
 from ratelimit_service.doors.envoy_protocols.refusal import Refusal, refusal
-from ratelimit_service.doors.envoy_protocols.telling import Tell
+from ratelimit_service.doors.envoy_protocols.telling import as_problem
 from ratelimit_service.doors.headers.limit_headers import LimitHeaders, retry_after_seconds
 from ratelimit_service.doors.headers.shown import Labels, ShownLimit
 from ratelimit_service.doors.headers.styles import Header
@@ -51,10 +51,8 @@ class VerdictMessages:
     numbers and copies it. A message per limit is kept, at most MOST_LIMITS of them; one thread only may use them.
     """
 
-    def __init__(self, headers: LimitHeaders, tell: Tell) -> None:
-        """TELL puts a denial into words for the client, of whom this protocol says nothing."""
+    def __init__(self, headers: LimitHeaders) -> None:
         self._headers = headers
-        self._tell = tell
         self._labels = Labels()
         self._templates: dict[tuple[str, int], tuple[Applied, RateLimitResponse.DescriptorStatus]] = {}
 
@@ -71,8 +69,8 @@ class VerdictMessages:
         else:
             retry_after_us = verdict.retry_after_us
             _add(response, self._headers.tell_denial(shown, binding, retry_after_us))
-            headers, body = self._tell(_refusal(statuses, shown, binding, retry_after_us))
-            _add(response, headers)
+            header, body = as_problem(_refusal(statuses, shown, binding, retry_after_us))
+            _add(response, (header,))
             response.raw_body = body.encode()
         return response
 

@@ -10,9 +10,9 @@ _GRPC: Final = "application/grpc"
 
 
 class Told(NamedTuple):
-    """A body, and the headers that say what it is."""
+    """A body, and the header that says what it is."""
 
-    headers: tuple[Header, ...]
+    header: Header
     body: str
 
 
@@ -21,17 +21,12 @@ Tell: TypeAlias = Callable[[Refusal], Told]
 
 def as_problem(refusal: Refusal) -> Told:
     """As JSON."""
-    return Told((("content-type", CONTENT_TYPE),), refusal.problem())
+    return Told(("content-type", CONTENT_TYPE), refusal.problem())
 
 
 def as_status(refusal: Refusal) -> Told:
     """As a gRPC status. Envoy makes its message of the body, and by itself would make UNAVAILABLE of a 429."""
-    return Told((("grpc-status", str(int(refusal.code))),), refusal.detail)
-
-
-def as_nothing(_refusal: Refusal) -> Told:
-    """By the status alone."""
-    return Told((), "")
+    return Told(("grpc-status", str(int(refusal.code))), refusal.detail)
 
 
 def telling(content_type: str) -> Tell:

@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ratelimit_service.doors.grpcio.call import Call, Context, Handler
+from ratelimit_service.doors.wire import Answer
 from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unimplemented
 from ratelimit_service.keys.token import Caller
 
@@ -14,8 +15,8 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024
 """The largest message that is taken, in bytes. A larger one is refused unread."""
 
 Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
-Streamed_co = TypeVar("Streamed_co", bound=Message, covariant=True)
+Response = TypeVar("Response", bound=Answer)
+Streamed_co = TypeVar("Streamed_co", bound=Answer, covariant=True)
 Taken_contra = TypeVar("Taken_contra", bound=Message, contravariant=True)
 
 
@@ -25,7 +26,7 @@ class StreamEndpoint(Protocol[Taken_contra, Streamed_co]):
     def __call__(self, requests: AsyncIterator[Taken_contra], caller: Caller, /) -> AsyncIterator[Streamed_co]: ...  # noqa: D102
 
 
-def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitable[Message]]) -> Handler:
+def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitable[Answer]]) -> Handler:
     """A handler that hands the call's one message to ENDPOINT.
 
     The deadline is looked at when the message is there, before anything is charged.
