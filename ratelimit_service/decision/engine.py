@@ -92,24 +92,16 @@ class DecisionEngine:
 
     async def check_all(self, checks: Sequence[Check]) -> list[Decision | ServiceError]:
         """Decide independent calls, in this order, with one trip to the buckets. A bad one answers for itself only."""
-        prepared = await self._prepare_all(checks)
-        weighings = [item for item in prepared if isinstance(item, _Weighing)]
-        decisions: list[Decision] = []
-        if weighings:
-            try:
-                outcomes = await self._buckets.charge([weighing.charge for weighing in weighings])
-            except StoreUnavailable:
-                decisions = [await self._decide_alone(weighing) for weighing in weighings]
-            else:
-                decisions = [
-                    judge(weighing.policy, weighing.selection.rules, outcome, Source.STORE)
-                    for weighing, outcome in zip(weighings, outcomes, strict=True)
-                ]
-        in_order = iter(decisions)
-        results = [next(in_order) if isinstance(item, _Weighing) else item for item in prepared]
+        prepared = [
+            policy if isinstance(policy, ServiceError) else self._try_prepare(check, policy)
+            for check, policy in zip(checks, await self._identify_all(checks), strict=True)
+        ]
+        decided = iter(await self._weigh_all([item for item in prepared if isinstance(item, _Weighing)]))
+        results = [next(decided) if isinstance(item, _Weighing) else item for item in prepared]
+        tally = self.tally
         for result in results:
             if isinstance(result, Decision):
-                self.tally[result.reason][result.source] += 1
+                tally[result.reason][result.source] += 1
         return results
 
     async def explain(self, check: Check) -> Explanation:
@@ -138,12 +130,8 @@ class DecisionEngine:
     def _prepare(self, check: Check, policy: Policy | None) -> _Weighing | Decision:
         cost = check.cost
         _check_cost(cost)
-        request = check.request_id
-        if len(request) > MAX_REQUEST_ID_BYTES or (
-            not request.isascii() and len(request.encode()) > MAX_REQUEST_ID_BYTES
-        ):
-            size = len(request.encode())
-            raise InvalidArgument.of("request_id", f"has {size} bytes; at most {MAX_REQUEST_ID_BYTES} are allowed")
+        if check.request_id:
+            _check_request_id(check.request_id)
         if policy is None:
             check_resource("resource", check.resource)
             return _UNKNOWN
@@ -152,17 +140,29 @@ class DecisionEngine:
             return Decision(allowed=False, reason=policy.refusal, source=Source.POLICY, policy=policy)
         if not selection.buckets:
             return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy)
-        if request:
-            request = _request_name(policy.key_id, check)
+        request = _request_name(policy.key_id, check) if check.request_id else ""
         return _Weighing(policy, selection, Charge(selection.buckets, (cost,) * len(selection.buckets), request), cost)
 
-    async def _prepare_all(self, checks: Sequence[Check]) -> list[_Weighing | Decision | ServiceError]:
+    async def _identify_all(self, checks: Sequence[Check]) -> list[Policy | ServiceError | None]:
         policies: list[Policy | ServiceError | None] = [self._recall(check) for check in checks]
-        new = [index for index, policy in enumerate(policies) if policy is None]
-        if new:  # all at once, so that they are read from Postgres together
-            for index, found in zip(new, await gather(*(self._try_identify(checks[i]) for i in new)), strict=True):
-                policies[index] = found
-        return [self._try_prepare(check, policy) for check, policy in zip(checks, policies, strict=True)]
+        if None in policies:  # the new ones all at once, so that they are read from Postgres together
+            new = [place for place, policy in enumerate(policies) if policy is None]
+            found = await gather(*(self._try_identify(checks[place]) for place in new))
+            for place, policy in zip(new, found, strict=True):
+                policies[place] = policy
+        return policies
+
+    async def _weigh_all(self, weighings: Sequence[_Weighing]) -> list[Decision]:
+        if not weighings:
+            return []
+        try:
+            outcomes = await self._buckets.charge([weighing.charge for weighing in weighings])
+        except StoreUnavailable:
+            return [await self._decide_alone(weighing) for weighing in weighings]
+        return [
+            judge(weighing.policy, weighing.selection.rules, outcome, Source.STORE)
+            for weighing, outcome in zip(weighings, outcomes, strict=True)
+        ]
 
     async def _try_identify(self, check: Check) -> Policy | ServiceError | None:
         try:
@@ -170,9 +170,7 @@ class DecisionEngine:
         except ServiceError as fault:
             return fault
 
-    def _try_prepare(self, check: Check, policy: Policy | ServiceError | None) -> _Weighing | Decision | ServiceError:
-        if isinstance(policy, ServiceError):
-            return policy
+    def _try_prepare(self, check: Check, policy: Policy | None) -> _Weighing | Decision | ServiceError:
         try:
             return self._prepare(check, policy)
         except ServiceError as fault:
@@ -191,6 +189,12 @@ class DecisionEngine:
 def _check_cost(cost: int) -> None:
     if not 0 <= cost <= MAX_COST:
         raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
+
+
+def _check_request_id(request_id: str) -> None:
+    size = len(request_id.encode())
+    if size > MAX_REQUEST_ID_BYTES:
+        raise InvalidArgument.of("request_id", f"has {size} bytes; at most {MAX_REQUEST_ID_BYTES} are allowed")
 
 
 def _request_name(key_id: str, check: Check) -> str:

@@ -59,6 +59,8 @@ def wait_for(limit: Limit, seen: Weighed, cost: int) -> int:
 
 def _tightest(rules: tuple[Rule, ...], weighed: tuple[Weighed, ...]) -> int:
     """The enforced rule with the smallest share left."""
+    if len(rules) == 1:
+        return 0 if rules[0].enforced else -1
     binding, smallest = -1, 2.0
     for index, rule in enumerate(rules):
         if rule.enforced:

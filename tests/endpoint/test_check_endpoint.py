@@ -16,9 +16,12 @@ from decision.memory import (
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitRequest,
+    BatchCheckLimitResponse,
     CheckLimitRequest,
     CheckLimitResponse,
+    CheckResult,
     StreamCheckLimitRequest,
+    StreamCheckLimitResponse,
 )
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
@@ -41,6 +44,14 @@ class World:
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
         cache = PolicyCache(self.source, clock)
         self.endpoint = CheckEndpoint(DecisionEngine(Identifier(cache, PEPPERS, clock), self.buckets, self.buckets))
+
+    async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
+        answer = await self.endpoint.check_limit(CheckLimitRequest(**fields), caller)
+        return CheckLimitResponse.FromString(answer.SerializeToString())
+
+    async def batch(self, *checks: CheckLimitRequest) -> list[CheckResult]:
+        answer = await self.endpoint.batch_check_limit(BatchCheckLimitRequest(checks=checks), ANONYMOUS)
+        return list(BatchCheckLimitResponse.FromString(answer.SerializeToString()).results)
 
     def add(self, *limits: Limit) -> ApiKey:
         api_key = ApiKey.generate("live")
@@ -65,8 +76,8 @@ async def test_response_in_full(world: World) -> None:
     api_key = world.add(
         burst(1), Limit("daily", Quota(100, Window.DAY)), Limit("trial", TokenBucket(1, 1, 1_000_000), mode=Mode.SHADOW)
     )
-    await world.endpoint.check_limit(CheckLimitRequest(api_key=str(api_key)), ANONYMOUS)
-    response = await world.endpoint.check_limit(CheckLimitRequest(api_key=str(api_key), resource="r"), ANONYMOUS)
+    await world.check(api_key=str(api_key))
+    response = await world.check(api_key=str(api_key), resource="r")
     told = MessageToDict(response, preserving_proto_field_name=True)
     limits = told.pop("limits")
     assert told == {
@@ -93,11 +104,10 @@ async def test_response_in_full(world: World) -> None:
 
 async def test_nothing_is_left_over_from_the_call_before(world: World) -> None:
     """An answer holds nothing of an earlier answer about the same limit."""
-    api_key = world.add(burst(1))
-    request = CheckLimitRequest(api_key=str(api_key))
-    await world.endpoint.check_limit(request, ANONYMOUS)
-    denied = await world.endpoint.check_limit(request, ANONYMOUS)
-    looked = await world.endpoint.check_limit(CheckLimitRequest(api_key=str(api_key), cost=0), ANONYMOUS)
+    api_key = str(world.add(burst(1)))
+    await world.check(api_key=api_key)
+    denied = await world.check(api_key=api_key)
+    looked = await world.check(api_key=api_key, cost=0)
     assert denied.limits[0].would_deny
     assert not looked.limits[0].would_deny
     assert not looked.limits[0].HasField("retry_after")
@@ -106,42 +116,35 @@ async def test_nothing_is_left_over_from_the_call_before(world: World) -> None:
 async def test_absent_cost_is_one_and_zero_is_zero(world: World) -> None:
     """A cost that is not sent is 1; one that is sent as 0 only looks."""
     api_key = str(world.add())
-    assert (await world.endpoint.check_limit(CheckLimitRequest(api_key=api_key), ANONYMOUS)).remaining == 19
-    assert (await world.endpoint.check_limit(CheckLimitRequest(api_key=api_key, cost=0), ANONYMOUS)).remaining == 19
+    assert (await world.check(api_key=api_key)).remaining == 19
+    assert (await world.check(api_key=api_key, cost=0)).remaining == 19
 
 
 async def test_key_id_needs_a_gateway(world: World) -> None:
     """Only a caller of role gateway may send key_id; in a batch the refusal is that check's own answer."""
     key_id = world.add().key_id
-    request = CheckLimitRequest(key_id=key_id)
-    assert (await world.endpoint.check_limit(request, GATEWAY)).allowed
+    assert (await world.check(GATEWAY, key_id=key_id)).allowed
     for caller in (ANONYMOUS, Caller("root", Role.ADMIN)):
         with pytest.raises(PermissionDenied):
-            await world.endpoint.check_limit(request, caller)
-    batch = BatchCheckLimitRequest(checks=[request, CheckLimitRequest(api_key=str(world.add()))])
-    results = (await world.endpoint.batch_check_limit(batch, ANONYMOUS)).results
-    assert results[0].error.code == 7
-    assert results[1].decision.allowed
+            await world.check(caller, key_id=key_id)
+    refused, decided = await world.batch(CheckLimitRequest(key_id=key_id), CheckLimitRequest(api_key=str(world.add())))
+    assert refused.error.code == 7
+    assert decided.decision.allowed
 
 
 @pytest.mark.parametrize("count", [0, 257])
 async def test_batch_size_is_bounded(world: World, count: int) -> None:
     """A batch has 1 to 256 checks."""
     with pytest.raises(InvalidArgument, match=f"has {count} entries"):
-        await world.endpoint.batch_check_limit(BatchCheckLimitRequest(checks=[CheckLimitRequest()] * count), ANONYMOUS)
+        await world.batch(*[CheckLimitRequest()] * count)
 
 
 async def test_bad_check_in_a_batch(world: World) -> None:
     """A malformed check answers with code, reason, field and message; the others are decided."""
     api_key = str(world.add())
-    batch = BatchCheckLimitRequest(
-        checks=[
-            CheckLimitRequest(api_key=api_key),
-            CheckLimitRequest(),
-            CheckLimitRequest(api_key=api_key, cost=2**32 - 1),
-        ]
+    first, second, third = await world.batch(
+        CheckLimitRequest(api_key=api_key), CheckLimitRequest(), CheckLimitRequest(api_key=api_key, cost=2**32 - 1)
     )
-    first, second, third = (await world.endpoint.batch_check_limit(batch, ANONYMOUS)).results
     assert first.decision.remaining == 19
     assert (second.error.code, second.error.field) == (3, "api_key")
     assert (third.error.code, third.error.field) == (3, "cost")
@@ -156,8 +159,8 @@ async def test_stream_answers_in_order_with_few_trips(world: World) -> None:
         for _ in range(600):
             yield StreamCheckLimitRequest(check=CheckLimitRequest(api_key=api_key))
 
-    responses = [r async for r in world.endpoint.stream_check_limit(requests(), ANONYMOUS)]
-    allowed = [r.result.decision.allowed for r in responses]
+    answers = [answer.SerializeToString() async for answer in world.endpoint.stream_check_limit(requests(), ANONYMOUS)]
+    allowed = [StreamCheckLimitResponse.FromString(answer).result.decision.allowed for answer in answers]
     assert allowed == [True] * 500 + [False] * 100
     assert world.buckets.trips <= 20
 
