@@ -103,6 +103,7 @@ async def test_sigterm_is_not_held_up_by_idle_callers(own_server: StartOwn) -> N
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert b"DRAINING" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
         assert await asyncio.to_thread(server.process.wait, 30) == 0, server.said
     assert time.monotonic() - began < 10
 
