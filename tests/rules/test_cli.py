@@ -8,6 +8,7 @@ import pytest
 from fixtures.dev_server import DevServer
 
 EXAMPLES = Path(__file__).parent / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
 RULES = """
 domain: cli-shop
 on_store_failure: LOCAL
@@ -113,3 +114,18 @@ def test_an_error_imports_nothing(dev_server: DevServer, tmp_path: Path) -> None
     assert "RULES_NOT_FOUND" in dev_server.run("rules", "get", "cli-good").stderr
     done = dev_server.run("rules", "import", str(binary))
     assert (done.returncode, done.stderr) == (2, f"{binary}: is not UTF-8\n")
+
+
+def test_the_documented_rules(dev_server: DevServer) -> None:
+    """The rules in docs/ are good, and say what the comments beside them say."""
+    done = dev_server.run("rules", "replace", "--validate-only", str(DOCS / "rules.yaml"))
+    assert done.returncode == 0, done.stderr
+    tree = done.stdout.split("\n\n")[1].splitlines()
+    assert tree == [
+        "remote_address  burst: 20 tokens, 10 more every 1s; daily: 10,000 a day",
+        "remote_address=192.0.2.5  blocked",
+        "remote_address=10.*  unlimited",
+        "path=/reports/*  (all values together)",
+        "  method  reports: 100 a hour  [store failure: DENY]",
+        "plan=trial  trial: 5 tokens, 1 more every 1s (shadow), replaces burst",
+    ]
