@@ -197,7 +197,7 @@ func (x *DomainRules) GetEtag() string {
 
 // One node of the tree. It is for a descriptor of a request only when all entries of that lead to it. At each level an
 // exact value goes before a prefix, prefixes in their order here, and those before the key alone. A node without limits
-// lets everything pass.
+// lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
 type DescriptorRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key of the entry: 1 to 256 bytes without control characters.

@@ -140,7 +140,7 @@ export const DomainRules_OnStoreFailureSchema: GenEnum<DomainRules_OnStoreFailur
 /**
  * One node of the tree. It is for a descriptor of a request only when all entries of that lead to it. At each level an
  * exact value goes before a prefix, prefixes in their order here, and those before the key alone. A node without limits
- * lets everything pass.
+ * lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
  *
  * @generated from message ratelimit.v1.DescriptorRule
  */
