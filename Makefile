@@ -11,6 +11,9 @@ STAMP := $(VENV)/.installed
 PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
+# The clients to test.
+LANGUAGES ?= python go typescript
+
 # What `make check` looks for breaking changes against: the newest state of main that this checkout knows.
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
@@ -80,8 +83,9 @@ bench: setup test-tools ## Measure the doors; the figures go to the screen and t
 clients: setup ## Generate and build the Python, Go and TypeScript clients.
 	@$(MAKE) -C clients build PYTHON=$(abspath $(BIN)/python)
 
-test-clients: setup ## Test the clients, each against the real server.
-	@$(MAKE) -C clients test PYTHON=$(abspath $(BIN)/python)
+test-clients: setup ## Test the clients, each against the real server. With CI=true, missing toolchains are installed.
+	@[ "$(CI)" != true ] || clients/install-toolchains $(VENV)
+	@PATH="$(abspath $(BIN)):$$PATH" $(MAKE) -C clients test PYTHON=$(abspath $(BIN)/python) LANGUAGES='$(LANGUAGES)'
 
 bench-clients: setup ## Measure what the clients cost over bare stubs.
 	@$(MAKE) -C clients bench PYTHON=$(abspath $(BIN)/python)
