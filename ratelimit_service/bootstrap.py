@@ -39,7 +39,7 @@ from ratelimit_service.keys.override_service import OverrideService
 from ratelimit_service.keys.plan_service import PlanService
 from ratelimit_service.keys.rules_service import RulesService
 from ratelimit_service.keys.token_service import TokenService
-from ratelimit_service.metrics import Counts, TripCounts, WorkerMetrics
+from ratelimit_service.metrics import Counts, TripCounts, Watched, WorkerMetrics
 from ratelimit_service.settings import Settings
 from ratelimit_service.startup import StartupFault
 from ratelimit_service.storage.change_feed import PostgresChangeFeed
@@ -146,7 +146,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         engine = DecisionEngine(identifier, buckets, local)
         descriptor_engine = DescriptorEngine(rules, identifier, buckets, local)
         headers = LimitHeaders(settings.limit_headers)
-        metrics = WorkerMetrics(engine, policies, follower, counts, lambda: buckets.closed_off, monotonic)
+        watched = Watched(engine, descriptor_engine, policies, rules, follower)
+        metrics = WorkerMetrics(watched, counts, lambda: buckets.closed_off, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
         background.start("following changes", follower.follow)

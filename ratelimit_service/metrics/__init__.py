@@ -13,7 +13,7 @@ from ratelimit_service.metrics.scrape import (
     fresh_directory,
     serve_metrics,
 )
-from ratelimit_service.metrics.worker import WorkerMetrics
+from ratelimit_service.metrics.worker import Watched, WorkerMetrics
 
 __all__ = [
     "DIRECTORY_VARIABLE",
@@ -21,6 +21,7 @@ __all__ = [
     "Counts",
     "MetricsServer",
     "TripCounts",
+    "Watched",
     "WorkerMetrics",
     "forget_worker",
     "fresh_directory",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,7 +13,7 @@ FLUSH_SECONDS: Final = 1.0
 
 
 class Engine(Protocol):
-    """What is read of the decision engine."""
+    """What is read of an engine that decides."""
 
     tally: list[list[int]]
 
@@ -34,6 +34,15 @@ class Cache(Protocol):
     def __len__(self) -> int: ...
 
 
+class Rules(Protocol):
+    """What is read of the cache of descriptor rules."""
+
+    @property
+    def unreadable(self) -> int:
+        """Rows met so far that made no valid rules."""
+        ...
+
+
 class Feed(Protocol):
     """What is read of the follower of changes."""
 
@@ -41,6 +50,16 @@ class Feed(Protocol):
     def current(self) -> bool:
         """Whether the change feed could be read at the last attempt."""
         ...
+
+
+class Watched(NamedTuple):
+    """What one worker's metrics tell of: its two engines, and what it has in memory."""
+
+    checks: Engine
+    descriptors: Engine
+    policies: Cache
+    rules: Rules
+    feed: Feed
 
 
 class _Histogram(Histogram):
@@ -88,35 +107,26 @@ class _Rising:
 class WorkerMetrics:
     """Puts what one worker has counted into its Prometheus metrics."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  one for each thing that is read
-        self,
-        engine: Engine,
-        cache: Cache,
-        feed: Feed,
-        counts: Counts,
-        breaker_open: Callable[[], bool],
-        now: Callable[[], float],
+    def __init__(
+        self, watched: Watched, counts: Counts, breaker_open: Callable[[], bool], now: Callable[[], float]
     ) -> None:
+        cache, rules = watched.policies, watched.rules
         self.registry = CollectorRegistry()
         self._cache = cache
-        self._feed = feed
+        self._feed = watched.feed
         self._calls = counts.calls
         trips = counts.trips
         self._breaker_open = breaker_open
         self._now = now
         self._feed_seen = now()
         self._rising: dict[tuple[str, ...], _Rising] = {}
-        self._decisions = self._counter("decisions", "Decisions made.", "reason", "source")
+        self._count_decisions(watched.checks, "decisions", "Decisions made.")
+        self._count_decisions(watched.descriptors, "descriptor_decisions", "Descriptors decided, one by one.")
         self._call_counter = self._counter("calls", "Calls answered.", "method", "code")
-        for reason in Reason:
-            for source in Source:
-                self._rising["decisions", reason.name, source.name] = _Rising(
-                    lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
-                    self._decisions.labels(reason.name, source.name),
-                )
         for name, read, text in (
             ("policy_cache_misses", lambda: cache.misses, "Look-ups of a policy that memory could not answer."),
             ("unreadable_policies", lambda: cache.unreadable, "Rows read that make no valid policy. Alert on it."),
+            ("unreadable_rules", lambda: rules.unreadable, "Rows read that make no valid rules. Alert on it."),
             ("store_failures", lambda: trips.failures, "Round trips to the bucket store that were not answered."),
         ):
             self._rising[(name,)] = _Rising(read, self._counter(name, text))
@@ -152,6 +162,15 @@ class WorkerMetrics:
         while True:
             self.flush()
             await asyncio.sleep(FLUSH_SECONDS)
+
+    def _count_decisions(self, engine: Engine, name: str, text: str) -> None:
+        counter = self._counter(name, text, "reason", "source")
+        for reason in Reason:
+            for source in Source:
+                self._rising[name, reason.name, source.name] = _Rising(
+                    lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
+                    counter.labels(reason.name, source.name),
+                )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ratelimit_{name}", text, labels, registry=self.registry)

@@ -17,17 +17,20 @@ from ratelimit_service.startup import StartupFault
 WORKER = """
 import sys, time
 from ratelimit_service.errors import Code
-from ratelimit_service.metrics import Counts, WorkerMetrics
+from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
 class Engine: tally = [[0] * 4 for _ in range(10)]
 class Feed: current = True
 class Cache:
     misses, unreadable = 3, 1
     def __len__(self): return 40
 counts = Counts()
-metrics = WorkerMetrics(Engine(), Cache(), Feed(), counts, lambda: True, time.monotonic)
+class Descriptors: tally = [[0] * 4 for _ in range(10)]
+watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed())
+metrics = WorkerMetrics(watched, counts, lambda: True, time.monotonic)
 metrics.flush()
 Engine.tally[1][1] += 5
 Engine.tally[2][1] += 2
+Descriptors.tally[1][2] += 4
 counts.calls.count("/a/B", Code.OK)
 counts.calls.count("/a/B", Code.OK)
 counts.calls.count("/a/B", Code.NOT_FOUND)
@@ -96,6 +99,8 @@ def test_workers_add_up(directory: Path, server: MetricsServer) -> None:
         end(worker)
     assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 12
     assert found["ratelimit_decisions_total", "OVER_LIMIT", "STORE"] == 4
+    assert found["ratelimit_descriptor_decisions_total", "WITHIN_LIMIT", "POLICY"] == 8
+    assert found[("ratelimit_unreadable_rules_total",)] == 2
     assert found["ratelimit_calls_total", "OK", "/a/B"] == 4
     assert found["ratelimit_calls_total", "NOT_FOUND", "/a/B"] == 2
     assert found[("ratelimit_policy_cache_misses_total",)] == 6
