@@ -107,17 +107,17 @@ class DecisionEngine:
     async def explain(self, check: Check) -> Explanation:
         """Say what `check` would decide now, without charging. Raises Unavailable when a store cannot be asked."""
         policy = self._recall(check) or await self._identify(check)
-        looking = self._prepare(check._replace(cost=0, request_id=""), policy)
-        if isinstance(looking, Decision):
-            return Explanation(looking, policy, Selection((), ()))
-        _check_cost(check.cost)
+        weighing = self._prepare(check._replace(request_id=""), policy)
+        if isinstance(weighing, Decision):
+            return Explanation(weighing, policy, Selection((), ()))
+        look = weighing.charge._replace(costs=(0,) * len(weighing.charge.costs))
         try:
-            outcome = (await self._buckets.charge((looking.charge,)))[0]
+            outcome = (await self._buckets.charge((look,)))[0]
         except StoreUnavailable as fault:
             raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
-        rules = looking.selection.rules
-        decision = judge(looking.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
-        return Explanation(decision, policy, looking.selection)
+        rules = weighing.selection.rules
+        decision = judge(weighing.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
+        return Explanation(decision, policy, weighing.selection)
 
     def _recall(self, check: Check) -> Policy | None:
         return self._identifier.recall(check.api_key) if check.api_key else None
@@ -129,7 +129,8 @@ class DecisionEngine:
 
     def _prepare(self, check: Check, policy: Policy | None) -> _Weighing | Decision:
         cost = check.cost
-        _check_cost(cost)
+        if not 0 <= cost <= MAX_COST:
+            raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
         if check.request_id:
             _check_request_id(check.request_id)
         if policy is None:
@@ -184,11 +185,6 @@ class DecisionEngine:
         if policy.on_store_failure is OnStoreFailure.DENY:
             return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
         return judge_alone(policy, selection.rules, (await self._local.charge((charge,)))[0], cost)
-
-
-def _check_cost(cost: int) -> None:
-    if not 0 <= cost <= MAX_COST:
-        raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
 
 
 def _check_request_id(request_id: str) -> None:

@@ -1,6 +1,5 @@
 """From a key to its policy."""
 
-import secrets
 from hashlib import blake2b
 
 from ratelimit_service.decision.api_key import ApiKey, check_key_id
@@ -18,11 +17,10 @@ class Identifier:
         self._policies = policies
         self._peppers = peppers
         self._clock = clock
-        self._digest_key = secrets.token_bytes(16)  # so that no digest in memory can be looked up in a table
 
     def recall(self, api_key: str) -> Policy | None:
         """The policy of a key whose secret was verified before. The path of nearly every call: no await, no parsing."""
-        return self._policies.verified(self._digest(api_key), self._clock.now_us())
+        return self._policies.verified(_digest(api_key), self._clock.now_us())
 
     async def identify(self, api_key: str) -> Policy | None:
         """The policy of a key that is seen for the first time, or None if it is unknown or its secret is wrong.
@@ -33,7 +31,7 @@ class Identifier:
         policy = await self._read(parsed.key_id)
         if policy is None or not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
             return None
-        self._policies.remember(self._digest(api_key), policy)
+        self._policies.remember(_digest(api_key), policy)
         return policy
 
     async def find(self, key_id: str) -> Policy | None:
@@ -44,11 +42,13 @@ class Identifier:
         check_key_id(key_id)
         return await self._read(key_id)
 
-    def _digest(self, api_key: str) -> bytes:
-        return blake2b(api_key.encode(), digest_size=16, key=self._digest_key).digest()
-
     async def _read(self, key_id: str) -> Policy | None:
         try:
             return await self._policies.get(key_id)
         except StoreUnavailable as fault:
             raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
+
+
+def _digest(api_key: str) -> bytes:
+    """What stands for a key in memory. A secret has too many bits for a table of digests."""
+    return blake2b(api_key.encode(), digest_size=16).digest()

@@ -35,7 +35,10 @@ _MOST_LIMITS = 10_000
 
 
 class _Fixed(NamedTuple):
-    """What is the same whenever a limit is weighed: its part of WeighedLimit, and how a response names it."""
+    """What is the same whenever a limit is weighed: its part of WeighedLimit, and how a response names it.
+
+    Both end with the tag of what remains.
+    """
 
     limit: Limit  # kept along, so that no other limit gets its id
     weighed: bytes
@@ -52,23 +55,24 @@ class DecisionEncoder:
     def encode(self, decision: Decision) -> bytes:
         """The CheckLimitResponse that tells a decision."""
         allowed, reason, source, policy, rules, weighed, binding = decision
-        parts = [_ALLOWED if allowed else b"", _VERDICTS[reason][source]]
+        response = (_ALLOWED if allowed else b"") + _VERDICTS[reason][source]
         if policy is not None:
-            parts.append(self._holders.get(policy) or self._hold(policy))
-        for index, (rule, (remaining, wait_us, reset_us)) in enumerate(zip(rules, weighed, strict=True)):
-            fixed = self._fixed.get(id(rule.limit)) or self._fix(rule)
+            response += self._holders.get(policy) or self._hold(policy)
+        for index, rule in enumerate(rules):
+            remaining, wait_us, reset_us = weighed[index]
+            _, fixed, named = self._fixed.get(id(rule.limit)) or self._fix(rule)
             left = varint(remaining // MICRO)
-            said = b"%b%b%b%b" % (fixed.weighed, _LEFT, left, duration(_RESET_AFTER, reset_us))
+            said = b"%b%b%b" % (fixed, left, duration(_RESET_AFTER, reset_us))
             if wait_us:
                 said += _WOULD_DENY
                 if wait_us != NEVER:
                     said += duration(_FITS_AFTER, wait_us)
-            parts += (_LIMITS, varint(len(said)), said)
+            response += b"%b%b%b" % (_LIMITS, varint(len(said)), said)
             if index == binding:
-                parts += (fixed.named, _REMAINING, left)
+                response += named + left
                 if not allowed and wait_us != NEVER:
-                    parts.append(duration(_RETRY_AFTER, wait_us))
-        return b"".join(parts)
+                    response += duration(_RETRY_AFTER, wait_us)
+        return response
 
     def encode_result(self, result: Decision | ServiceError) -> bytes:
         """The CheckResult of one check of a batch or stream."""
@@ -96,5 +100,6 @@ class DecisionEncoder:
         limit = rule.limit
         weighed = text(_NAME, limit.name) + _CAPACITY + varint(limit.capacity)
         weighed += (b"" if rule.enforced else _SHADOW) + duration(_WINDOW, window_us(limit.algorithm))
-        fixed = self._fixed[id(limit)] = _Fixed(limit, weighed, text(_LIMIT, limit.name))
+        fixed = _Fixed(limit, weighed + _LEFT, text(_LIMIT, limit.name) + _REMAINING)
+        self._fixed[id(limit)] = fixed
         return fixed
