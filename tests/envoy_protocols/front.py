@@ -42,14 +42,17 @@ class Reply:
 
 
 class FrontEnvoy:
-    """A running Envoy. Its access log, one JSON object a line, is in `log`."""
+    """A running Envoy."""
 
     def __init__(self, config: Json, folder: Path) -> None:
-        """CONFIG is complete but for the admin interface. FOLDER is this Envoy's own."""
+        """CONFIG is complete; the admin interface is put on a port of its own. FOLDER is this Envoy's alone."""
         self._folder = folder
         self._output = folder / "envoy.log"
         path = folder / "envoy.json"
-        path.write_text(json.dumps(config))
+        host, port = free_address().split(":")
+        self._admin_port = int(port)
+        admin = {"address": {"socket_address": {"address": host, "port_value": self._admin_port}}}
+        path.write_text(json.dumps(config | {"admin": admin}))
         (listener,) = config["static_resources"]["listeners"]
         self.port: int = listener["address"]["socket_address"]["port_value"]
         arguments = ["--config-path", path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
@@ -92,6 +95,14 @@ class FrontEnvoy:
         """Send so many requests at once."""
         with ThreadPoolExecutor(count) as pool:
             return list(pool.map(lambda _: self.get(path, **headers), range(count)))
+
+    def statistic(self, name: str) -> int:
+        """What Envoy has counted under this name."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
+        connection.request("GET", f"/stats?filter=^{name}$")
+        said = connection.getresponse().read().decode()
+        connection.close()
+        return int(said.rpartition(": ")[2])
 
     def close(self) -> None:
         """Stop it."""
