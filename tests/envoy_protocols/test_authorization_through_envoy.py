@@ -92,7 +92,7 @@ def test_what_a_route_says(server: Server, front: StartFront) -> None:
     envoy = front(ext_authz_filter(), routes=routes)
     _, key = server.key("once")
     assert envoy.get("/dear", x_api_key=key).headers["ratelimit"].startswith('"burst";r=1;')
-    assert envoy.get("/free", x_api_key=key).headers["ratelimit"].startswith('"burst";r=1;')
+    assert envoy.get("/free", x_api_key=key).status == 200
     assert [envoy.get(path, x_api_key=key).status for path in ("/x", "/x", "/free")] == [200, 429, 200]
     assert envoy.get("/wrong", x_api_key=key).status == 403
 

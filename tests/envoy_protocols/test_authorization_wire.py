@@ -136,8 +136,19 @@ def test_every_header_takes_the_place_of_what_is_there(server: Server) -> None:
         assert {option.append_action for option in options} == {OVERWRITE}
 
 
+def test_a_route_that_asks_who_calls(server: Server) -> None:
+    """With a cost of 0 nothing is charged, denied or told of limits, but bad keys are denied and good ones named."""
+    key_id, key = server.key("once")
+    authorize(server, extensions={"cost": "20"}, x_api_key=key)
+    response = authorize(server, extensions={"cost": "0"}, x_api_key=key)
+    assert response.status.code == 0
+    assert values(response.ok_response.headers)["x-ratelimit-key-id"] == key_id
+    assert not response.ok_response.response_headers_to_add
+    assert authorize(server, extensions={"cost": "0"}, x_api_key="garbage").denied_response.status.code == 401
+
+
 def test_resource_and_cost_of_the_route(server: Server) -> None:
-    """context_extensions say what is called and what it costs; a cost of 0 only looks."""
+    """context_extensions say what is called and what it costs; else it is the method and the path, however spelt."""
     plan = {
         "name": "by-resource",
         "limits": [
@@ -153,7 +164,8 @@ def test_resource_and_cost_of_the_route(server: Server) -> None:
         return values(response.ok_response.response_headers_to_add).get("ratelimit", "").partition(";t=")[0]
 
     assert told("/v1/x", resource="orders.create", cost="4") == '"orders";r=6'
-    assert told("/v1/x", resource="orders.create", cost="0") == '"orders";r=6'
+    assert told("/v1/x", resource="orders.create", cost="0") == ""
+    assert told("/v1/x", resource="orders.create") == '"orders";r=5'
     assert told("/v1/x?page=2") == '"path";r=49'
     assert told("/%76%31/x") == '"path";r=48'
     assert told("/v1/" + "long" * 500) == '"path";r=47'

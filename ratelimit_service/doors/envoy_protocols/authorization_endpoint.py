@@ -15,7 +15,8 @@ class AuthorizationEndpoint:
     """Answers Check. Every error that it raises is a ServiceError, after which Envoy does as it is set to.
 
     What a client sends is never an error, since Envoy may be set to let requests pass on errors: a key that is missing
-    or malformed is a denial. What the route says is: whoever wrote it has to hear of it.
+    or malformed is a denial. What the route says is: whoever wrote it has to hear of it. A route with a cost of 0 only
+    asks who calls, so its clients are told nothing of limits: a filter that comes later has the say.
     """
 
     def __init__(self, engine: DecisionEngine, headers: LimitHeaders, key_header: str) -> None:
@@ -38,4 +39,6 @@ class AuthorizationEndpoint:
             decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost))
         except InvalidArgument:  # all but the key was looked at above
             return self._messages.from_refusal(MALFORMED_KEY, tell)
+        if cost == 0 and decision.allowed and decision.policy is not None:
+            return self._messages.from_identity(decision.policy, decision.reason)
         return self._messages.from_decision(decision, tell)

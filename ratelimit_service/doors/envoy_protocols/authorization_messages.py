@@ -44,7 +44,7 @@ class AuthorizationMessages:
         limits, binding = self._shown(decision)
         if decision.allowed and policy is not None:
             response = CheckResponse()
-            response.CopyFrom(self._template(policy, decision.reason))
+            response.CopyFrom(self.from_identity(policy, decision.reason))
             _add(response.ok_response.response_headers_to_add, self._headers.tell(limits, binding))
             return response
         retry_after_us = decision.retry_after_us
@@ -73,7 +73,8 @@ class AuthorizationMessages:
         response.dynamic_metadata.fields["reason"].string_value = refused.reason
         return response
 
-    def _template(self, policy: Policy, reason: Reason) -> CheckResponse:
+    def from_identity(self, policy: Policy, reason: Reason) -> CheckResponse:
+        """The response that allows a request and says whose it is, and nothing of limits. Do not change it."""
         key = (id(policy), reason)
         known = self._templates.get(key)
         if known is not None:
