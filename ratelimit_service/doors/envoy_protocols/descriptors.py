@@ -32,7 +32,11 @@ def to_descriptors(request: RateLimitRequest) -> list[Descriptor]:
         if message.is_negative_hits:
             hits = -hits
         override = _override(index, message.limit) if message.HasField("limit") else None
-        entries = tuple((_text(entry.key), _text(entry.value)) for entry in message.entries)
+        entries = tuple([(entry.key, entry.value) for entry in message.entries])
+        for key, value in entries:
+            if not (isinstance(key, str) and isinstance(value, str)):
+                entries = tuple([(_text(key), _text(value)) for key, value in entries])
+                break
         descriptors.append(Descriptor(entries, hits, override))
     return descriptors
 
