@@ -21,6 +21,9 @@ _MS = timedelta(milliseconds=1)
 _NS_PER_MS = 1_000_000
 _ROUNDING_MS = 5
 
+Outcome = Decision | CallRefused | str | None
+"""What a call came to: a text says how its caller gave up, None that it was made over HTTP."""
+
 
 class CaseRun:
     """What a case needs beside its client: the clock, the server and what was seen so far."""
@@ -55,8 +58,8 @@ class CaseRun:
         """Tell the server what to do in STEP."""
         self._server.script(step["server"])
 
-    def saw(self, step: Step, outcome: Decision | CallRefused | None, failures: Failures, took: float) -> None:
-        """Assert that what the caller and the server saw is what STEP says. OUTCOME is None for a step over HTTP."""
+    def saw(self, step: Step, outcome: Outcome, failures: Failures, took: float) -> None:
+        """Assert that what the caller and the server saw is what STEP says."""
         sees = step["sees"]
         self._check_attempts(step)
         if "failures" in sees:
@@ -69,6 +72,8 @@ class CaseRun:
             told = {"status": outcome.code.name, "message": outcome.message}
             told |= {"reason": outcome.reason, "field": outcome.field}
             assert {name: told[name] for name in sees["raises"]} == sees["raises"]
+        elif "ended" in sees:
+            assert outcome == sees["ended"]
         elif "response" not in sees:
             assert isinstance(outcome, Decision), outcome
             check_decision(sees, outcome)

@@ -14,17 +14,20 @@ from clients.scripted_server import ScriptedServer
 
 _FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "service_config")
 _OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_longest_ms"}
+_TEXTS = {"api_key", "key_id", "resource", "request_id"}
+_ODD = {"not_text", "too_long"}
+_IMPATIENT = {"deadline_ms", "cancel_after_ms"}
 _CONFIG = (FOLDER / "service_config.json").read_text()
 _SEES = (
     {"allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after_ms"}
     | {"limits", "raises", "failures", "headers", "http", "grpc", "attempts", "server_deadline_ms", "took_ms"}
-    | {"response"}
+    | {"response", "ended"}
 )
 
 
 def test_every_file_is_known() -> None:
     """A new file of cases is noticed: the tests that run the cases name their files."""
-    assert _FILES == ["decisions", "denial_cache", "failures", "headers", "middleware"]
+    assert _FILES == ["decisions", "denial_cache", "failures", "giving_up", "headers", "middleware"]
 
 
 @pytest.mark.parametrize("name", _FILES)
@@ -45,11 +48,21 @@ def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
             continue
         assert step.keys() in ({"call", "server", "sees"}, {"request", "server", "sees"})
         assert step["sees"].keys() <= _SEES
-        assert step.get("call", {}).keys() <= {"api_key", "key_id", "resource", "cost", "request_id"}
+        call = step.get("call", {})
+        assert call.keys() <= _TEXTS | {"cost"} | _ODD | _IMPATIENT
+        assert {call[name] for name in _ODD & call.keys()} <= _TEXTS - call.keys()
         assert step.get("request", {}).keys() <= {"method", "path", "headers"}
         for item in step["server"]:
             assert item.keys() == {"answer"} or item == {"hang": True} or "status" in item
             json_format.ParseDict(item.get("answer", {}), CheckLimitResponse())
+
+
+@cases(*(name for name in _FILES if name != "giving_up"))
+def test_only_one_file_is_about_giving_up(case: Case) -> None:
+    """A client whose calls cannot be ended early can leave that file out, and runs all others."""
+    for step in case["steps"]:
+        assert not step.get("call", {}).keys() & _IMPATIENT
+        assert "ended" not in step.get("sees", {})
 
 
 @contextmanager

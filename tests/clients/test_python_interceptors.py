@@ -215,3 +215,27 @@ async def _check_replaced(port: int, scripted: ScriptedServer) -> None:
     assert dict(error.initial_metadata())["ratelimit-limit"] == "20"
     (asked,) = scripted.attempts
     assert (asked.api_key, asked.resource, asked.cost) == ("rlk_test_c", "test.Echo/Unary", 3)
+
+
+async def test_a_caller_that_gives_up_does_not_pass(scripted: ScriptedServer) -> None:
+    """A call whose caller's deadline passes while the service is asked ends there: the method does not run."""
+    ran: list[bytes] = []
+
+    async def method(request: bytes, _context: object) -> bytes:
+        ran.append(request)
+        return request
+
+    scripted.script([{"hang": True}])
+    async with AsyncRateLimitClient(scripted.target, **_OPTIONS) as client:
+        await client.wait_until_connected()
+        server = grpc.aio.server(interceptors=[AsyncRateLimitInterceptor(client)])
+        handlers = {"Unary": grpc.unary_unary_rpc_method_handler(method)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(f"/{SERVICE}/Unary")(b"a", metadata=_KEY, timeout=0.2)
+        await server.stop(None)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (ran, client.failures.open) == ([], 0)

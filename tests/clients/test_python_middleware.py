@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from ratelimit_client import AsyncRateLimitClient, HeaderStyle, RateLimitMiddleware, header_key
 
@@ -83,6 +84,23 @@ async def test_what_to_ask_is_replaceable(client: AsyncRateLimitClient, scripted
     assert answer.headers["x-ratelimit-remaining"] == "19"
     assert answer.headers["content-type"] == "text/plain"
     assert "ratelimit" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/" + b"\xff".decode(errors=how) for how in ("replace", "surrogateescape")])
+async def test_a_path_that_may_be_no_text_is_refused(
+    path: str, client: AsyncRateLimitClient, scripted: ScriptedServer
+) -> None:
+    """Where the server gives no raw path to tell by, or keeps stray bytes as surrogates, the request does not pass."""
+    said: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:  # noqa: ANN401
+        said.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-api-key", b"rlk_test_a")]}
+    await RateLimitMiddleware(hello, client)(scope, None, send)
+    assert said[0]["status"] == 400
+    assert b"resource: is not valid UTF-8" in said[1]["body"]
+    assert scripted.attempts == []
 
 
 async def test_lifespan_is_none_of_our_business(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:

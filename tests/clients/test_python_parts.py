@@ -10,7 +10,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from ratelimit_client import RateLimitClient, Reason, Source
+from ratelimit_client import InvalidCheck, RateLimitClient, Reason, Source
 from ratelimit_client._details import StatusDetails, refusal_status
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_client.denials import CallKey
@@ -48,6 +48,16 @@ def test_an_option_out_of_bounds_is_refused(options: dict[str, Any], told: str) 
     """The error names the option, its value and the bound."""
     with pytest.raises(ValueError, match=told):
         RateLimitClient("localhost:1", **options)
+
+
+@pytest.mark.parametrize("cost", [-1, 2**32])
+def test_a_cost_that_cannot_be_encoded_is_the_callers_fault(cost: int) -> None:
+    """It is told as the service tells a cost out of bounds, and does not fail open."""
+    with RateLimitClient("localhost:1") as client:
+        with pytest.raises(InvalidCheck, match=f"cost: is {cost}; it must be") as caught:
+            client.check("rlk_test_a", cost=cost)
+        assert client.failures.open == 0
+    assert (caught.value.reason, caught.value.field) == ("INVALID_FIELD", "cost")
 
 
 def test_a_remembered_denial_holds_no_secret() -> None:

@@ -1,11 +1,14 @@
 package conformance_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -14,6 +17,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/ratelimit-service/clients/go/internal/scripted"
+	"github.com/ratelimit-service/clients/go/ratelimit"
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
@@ -39,6 +43,11 @@ type call struct {
 	Resource  string  `json:"resource"`
 	Cost      *uint32 `json:"cost"`
 	RequestID string  `json:"request_id"`
+	NotText   string  `json:"not_text"`
+	TooLong   string  `json:"too_long"`
+	// How long the caller waits, and when it cancels: 0 is for ever, and never.
+	DeadlineMS    int64 `json:"deadline_ms"`
+	CancelAfterMS int64 `json:"cancel_after_ms"`
 }
 
 type httpRequest struct {
@@ -81,10 +90,41 @@ func readCases(t *testing.T) map[string][]contractCase {
 		}
 		files[name] = cases
 	}
-	if len(files) < 5 {
-		t.Fatalf("found %d files of cases in ../../conformance; there are at least 5", len(files))
+	if len(files) < 6 {
+		t.Fatalf("found %d files of cases in ../../conformance; there are at least 6", len(files))
 	}
 	return files
+}
+
+// request is what the call asks about.
+func (c *call) request() (ratelimit.Request, error) {
+	request := ratelimit.Request{APIKey: c.APIKey, KeyID: c.KeyID, Resource: c.Resource, RequestID: c.RequestID}
+	texts := map[string]*string{
+		"api_key": &request.APIKey, "key_id": &request.KeyID, "resource": &request.Resource, "request_id": &request.RequestID,
+	}
+	for odd, field := range map[string]string{"\xff": c.NotText, strings.Repeat("x", 65537): c.TooLong} {
+		if field == "" {
+			continue
+		}
+		text, known := texts[field]
+		if !known {
+			return request, fmt.Errorf("the case names %q, which is no text of a call", field)
+		}
+		*text = odd
+	}
+	return request, nil
+}
+
+// context is what the call is made in.
+func (c *call) context(parent context.Context) (context.Context, context.CancelFunc) {
+	if c.DeadlineMS > 0 {
+		return context.WithTimeout(parent, time.Duration(c.DeadlineMS)*time.Millisecond)
+	}
+	ctx, cancel := context.WithCancel(parent)
+	if c.CancelAfterMS > 0 {
+		time.AfterFunc(time.Duration(c.CancelAfterMS)*time.Millisecond, cancel)
+	}
+	return ctx, cancel
 }
 
 func (a scriptedAnswer) script() (scripted.Answer, error) {

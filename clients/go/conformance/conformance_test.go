@@ -2,7 +2,6 @@
 package conformance_test
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"net/http"
@@ -136,8 +135,9 @@ func (r *runner) step(t *testing.T, number int, step step) {
 
 func (r *runner) call(t *testing.T, call *call, look *look) {
 	t.Helper()
-	request := ratelimit.Request{
-		APIKey: call.APIKey, KeyID: call.KeyID, Resource: call.Resource, RequestID: call.RequestID,
+	request, err := call.request()
+	if err != nil {
+		t.Fatal(err)
 	}
 	ask := r.client.Check
 	if call.Cost != nil {
@@ -146,9 +146,14 @@ func (r *runner) call(t *testing.T, call *call, look *look) {
 			ask = r.client.Look
 		}
 	}
+	ctx, cancel := call.context(t.Context())
+	defer cancel()
 	began := time.Now()
-	decision, err := ask(context.Background(), request)
+	decision, err := ask(ctx, request)
 	look.took(time.Since(began))
+	if look.ended(err) {
+		return
+	}
 	look.raised(err)
 	if err == nil {
 		look.decision(decision)

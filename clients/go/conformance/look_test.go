@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -164,6 +165,23 @@ func (l *look) refusal(decision ratelimit.Decision) {
 		}
 	}
 	l.same("grpc", wanted, got)
+}
+
+// ended says whether the caller was to give up, and checks that it did.
+func (l *look) ended(err error) bool {
+	l.t.Helper()
+	wanted, named := l.take("ended")
+	switch {
+	case !named:
+		return false
+	case errors.Is(err, context.DeadlineExceeded):
+		l.same("ended", wanted, "deadline")
+	case errors.Is(err, context.Canceled):
+		l.same("ended", wanted, "cancelled")
+	default:
+		l.fault("the call returned %v although its caller gave up", err)
+	}
+	return true
 }
 
 func (l *look) raised(err error) {

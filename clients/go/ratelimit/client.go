@@ -127,8 +127,9 @@ func (c *Client) ask(
 			return answer, nil
 		}
 		told := errorOf(err)
-		if told.Code == codes.DeadlineExceeded && endsBefore(parent, ctx) {
-			// Whoever sets a deadline too short for an answer must not get past the limit by it.
+		if (told.Code == codes.DeadlineExceeded || told.Code == codes.Canceled) && endsBefore(parent, ctx) {
+			// Whoever sets a deadline too short for an answer must not get past the limit by it. The server, whose
+			// clock may be ahead, tells it by either status.
 			return nil, context.DeadlineExceeded
 		}
 		err = told

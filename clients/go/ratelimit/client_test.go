@@ -143,6 +143,7 @@ func TestACallersShortDeadlineDoesNotFailOpen(t *testing.T) {
 	server, client := start(t)
 	for _, answer := range []scripted.Answer{
 		scripted.Hang(), scripted.Fail(status.New(codes.DeadlineExceeded, "2 ms are left")),
+		scripted.Fail(status.New(codes.Canceled, "the deadline has passed")),
 	} {
 		server.Script(answer)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"unicode/utf8"
@@ -43,29 +44,35 @@ func (r *Request) message(cost uint32) *ratelimitv1.CheckLimitRequest {
 	return message
 }
 
-// fault is what cannot be sent at all. It is told here because the encoder would report it as INTERNAL, and that
-// would fail open for whoever puts a stray byte into a path.
+// largestMessage is how many bytes of a message the service takes.
+const largestMessage = 64 * 1024
+
+// fault is what cannot be sent at all. It is told here because the encoder would report a stray byte as INTERNAL, and a
+// long text would use up the deadline on its way: both would fail open for whoever calls a gateway with them.
 func (r *Request) fault() *Error {
-	switch {
-	case !utf8.ValidString(r.APIKey):
-		return notText("api_key")
-	case !utf8.ValidString(r.KeyID):
-		return notText("key_id")
-	case !utf8.ValidString(r.Resource):
-		return notText("resource")
-	case !utf8.ValidString(r.RequestID):
-		return notText("request_id")
+	if fault := faultOf("api_key", r.APIKey); fault != nil {
+		return fault
 	}
-	return nil
+	if fault := faultOf("key_id", r.KeyID); fault != nil {
+		return fault
+	}
+	if fault := faultOf("resource", r.Resource); fault != nil {
+		return fault
+	}
+	return faultOf("request_id", r.RequestID)
 }
 
-func notText(field string) *Error {
-	return &Error{
-		Code:    codes.InvalidArgument,
-		Message: field + ": is not valid UTF-8",
-		Reason:  "INVALID_FIELD",
-		Field:   field,
+func faultOf(field, text string) *Error {
+	what := ""
+	switch {
+	case len(text) > largestMessage:
+		what = fmt.Sprintf("has %d bytes; a whole message takes at most %d", len(text), largestMessage)
+	case !utf8.ValidString(text):
+		what = "is not valid UTF-8"
+	default:
+		return nil
 	}
+	return &Error{Code: codes.InvalidArgument, Message: field + ": " + what, Reason: "INVALID_FIELD", Field: field}
 }
 
 // newRequestID is 128 random bits. They need to be unique, not secret.

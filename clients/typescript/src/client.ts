@@ -5,7 +5,7 @@ import { Denials } from "./denials.js";
 import { RateLimitError } from "./error.js";
 import type { CheckLimitResponse } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import type { ClientOptions } from "./options.js";
-import type { CheckRequest } from "./request.js";
+import { type CheckRequest, faultOf } from "./request.js";
 import { isRefusedStream } from "./transport_error.js";
 
 /** How often one call is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
@@ -69,6 +69,10 @@ export class RateLimitClient {
    * @throws RateLimitError for what the caller or the setup is to blame for; never for a fault of the service.
    */
   async check(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
+    const fault = faultOf(request);
+    if (fault !== undefined) {
+      throw fault;
+    }
     // Only the service knows what it first answered to a request id of the caller's own.
     const cacheable = request.requestId === undefined || request.requestId === "";
     const remembered = cacheable ? this.denials.recall(request) : undefined;

@@ -1,6 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { detailsOf } from "./error_details.js";
-import { isLostConnection } from "./transport_error.js";
+import { isLostConnection, isToldToCalmDown } from "./transport_error.js";
 
 /** The name of a gRPC status code. */
 export type Status =
@@ -80,7 +80,14 @@ export class RateLimitError extends Error {
   /** What was thrown by a call. */
   static from(thrown: unknown): RateLimitError {
     const error = ConnectError.from(thrown);
-    const code = isLostConnection(error) ? "UNAVAILABLE" : STATUSES[error.code];
-    return new RateLimitError(code, error.rawMessage, { ...detailsOf(error), cause: error });
+    return new RateLimitError(statusOf(error), error.rawMessage, { ...detailsOf(error), cause: error });
   }
+}
+
+/** The status as gRPC's own libraries tell it, which is what the contract goes by. */
+function statusOf(error: ConnectError): Status {
+  if (isLostConnection(error)) {
+    return "UNAVAILABLE";
+  }
+  return isToldToCalmDown(error) ? "RESOURCE_EXHAUSTED" : STATUSES[error.code];
 }

@@ -2,7 +2,7 @@ import type { Decision } from "./decision.js";
 import { RateLimitError } from "./error.js";
 import { AUTHENTICATE, type Headers, type HeaderStyle, headersOf } from "./headers.js";
 import { MISSING_KEY, type Problem, problemOf, problemOfError } from "./refusal.js";
-import type { CheckRequest } from "./request.js";
+import { type CheckRequest, notText } from "./request.js";
 
 /** Decides calls. RateLimitClient is one. */
 export interface Checker {
@@ -59,10 +59,7 @@ export function resourceOf(method: string | undefined, path: string): string {
   try {
     return `${method} ${decodeURIComponent(path)}`;
   } catch {
-    throw new RateLimitError("INVALID_ARGUMENT", "resource: is not valid UTF-8", {
-      reason: "INVALID_FIELD",
-      field: "resource",
-    });
+    throw notText("resource");
   }
 }
 

@@ -19,9 +19,19 @@ export function isLostConnection(thrown: unknown): boolean {
 
 /** Whether the server refused a call unseen, as it does with those that come after its GOAWAY (RFC 9113, section 8.7). */
 export function isRefusedStream(thrown: unknown): boolean {
-  return causes(thrown).some(
-    ({ code, message }) => code === "ERR_HTTP2_STREAM_ERROR" && message.includes("NGHTTP2_REFUSED_STREAM"),
-  );
+  return isReset(thrown, "NGHTTP2_REFUSED_STREAM");
+}
+
+/**
+ * Whether the server reset a call for asking too much of it. gRPC calls that RESOURCE_EXHAUSTED, while connect-node calls
+ * it INTERNAL when no headers came before.
+ */
+export function isToldToCalmDown(thrown: unknown): boolean {
+  return isReset(thrown, "NGHTTP2_ENHANCE_YOUR_CALM");
+}
+
+function isReset(thrown: unknown, name: string): boolean {
+  return causes(thrown).some(({ code, message }) => code === "ERR_HTTP2_STREAM_ERROR" && message.endsWith(name));
 }
 
 function causes(thrown: unknown): NodeJS.ErrnoException[] {

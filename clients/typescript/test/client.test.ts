@@ -118,6 +118,34 @@ describe("RateLimitClient", () => {
     assert.deepEqual(client.failures, { open: 0, closed: 0 });
   });
 
+  it("raises what cannot be encoded as the caller's fault, and asks nobody", async () => {
+    const client = make();
+    server.script();
+    const odd: [string, object][] = [
+      ["cost", { cost: -1 }],
+      ["cost", { cost: 1.5 }],
+      ["cost", { cost: Number.NaN }],
+      ["cost", { cost: 2 ** 32 }],
+      ["resource", { resource: 7 }],
+      ["api_key", { apiKey: null }],
+    ];
+    for (const [field, change] of odd) {
+      await assert.rejects(client.check({ ...ORDER, ...change } as CheckRequest), {
+        code: "INVALID_ARGUMENT",
+        reason: "INVALID_FIELD",
+        field,
+      });
+    }
+    assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0 }]);
+  });
+
+  it("does not send a call whose caller has given up before", async () => {
+    const client = make();
+    server.script();
+    await assert.rejects(client.check(ORDER, AbortSignal.abort()), { name: "AbortError" });
+    assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0 }]);
+  });
+
   it("does not fail open because a caller's deadline is too short for an answer", async () => {
     const client = make();
     server.script({ hang: true });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { type ClientOptions, type CheckRequest, RateLimitClient } from "../src/index.js";
-import { answerOf, caseFiles, type ContractCase, readCases, type Step } from "./contract_case.js";
+import { answerOf, type Call, caseFiles, type ContractCase, readCases, type Step } from "./contract_case.js";
 import { Look } from "./look.js";
 import { ScriptedServer } from "./scripted_server.js";
 import { makeExpressSite, makeFastifySite, type MakeSite, send } from "./site.js";
@@ -13,6 +13,9 @@ const OPTIONS: Record<string, keyof ClientOptions> = {
   denial_cache_size: "denialCacheSize",
   denial_cache_longest_ms: "denialCacheLongestMs",
 };
+
+/** Half of a surrogate pair, which has no encoding in UTF-8. */
+const LONE_SURROGATE = "\ud800";
 
 function clientOptions(given: Record<string, unknown>): ClientOptions {
   const options: Record<string, unknown> = {};
@@ -69,20 +72,46 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
 }
 
 async function call(client: RateLimitClient, step: Step, look: Look): Promise<void> {
-  const { api_key, key_id, resource = "", cost, request_id } = step.call ?? {};
+  const given = step.call ?? {};
+  const {
+    api_key,
+    key_id,
+    resource = "",
+    cost,
+    request_id,
+  } = {
+    ...given,
+    ...(given.not_text && { [given.not_text]: LONE_SURROGATE }),
+    ...(given.too_long && { [given.too_long]: "x".repeat(65537) }),
+  } as Call;
   const request = {
     ...(key_id === undefined ? { apiKey: api_key ?? "" } : { keyId: key_id }),
     resource,
     ...(cost !== undefined && { cost }),
     ...(request_id !== undefined && { requestId: request_id }),
   } as CheckRequest;
+  const { signal, forget } = patienceOf(given);
   const began = performance.now();
-  const outcome = await client.check(request).then(
+  const outcome = await client.check(request, signal).then(
     (decision) => () => look.decision(decision),
     (error: unknown) => () => look.raised(error),
   );
   look.took(performance.now() - began);
+  forget();
   outcome();
+}
+
+/** The signal by which a caller ends its call, undefined if it never does; `forget` is for when the call has ended. */
+function patienceOf({ deadline_ms, cancel_after_ms }: Call): { signal?: AbortSignal; forget: () => void } {
+  if (deadline_ms !== undefined) {
+    return { signal: AbortSignal.timeout(deadline_ms), forget: () => {} };
+  }
+  if (cancel_after_ms === undefined) {
+    return { forget: () => {} };
+  }
+  const controller = new AbortController();
+  const timer = setTimeout(() => controller.abort(), cancel_after_ms);
+  return { signal: controller.signal, forget: () => clearTimeout(timer) };
 }
 
 for (const file of caseFiles()) {

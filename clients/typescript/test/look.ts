@@ -48,6 +48,11 @@ export class Look {
   }
 
   raised(error: unknown): void {
+    if (this.left.has("ended")) {
+      const ended = { TimeoutError: "deadline", AbortError: "cancelled" }[(error as Error).name];
+      this.field("ended", ended ?? String(error));
+      return;
+    }
     const wanted = this.take("raises") as Record<string, string> | undefined;
     assert.ok(wanted !== undefined && error instanceof RateLimitError, this.of(`the call raised ${String(error)}`));
     const got: Record<string, string> = {

@@ -1,13 +1,13 @@
 """What the sync and the asyncio client have in common: all but the sending."""
 
-import os
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import grpc
 
-from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ._check import Check
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from .decision import FAILED_CLOSED, FAILED_OPEN, Decision, Origin
 from .denials import CallKey, Denials
 from .errors import DETAILS_KEY, ServiceFault, error_of
@@ -23,15 +23,8 @@ class _Ended(Protocol):
     def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
 
-class Check(NamedTuple):
-    """One call to ask about, which goes past the cache or not."""
-
-    request: CheckLimitRequest
-    past_the_cache: bool
-
-
 class Exchange:
-    """Turns calls into requests and what comes back into decisions; remembers denials and counts failures."""
+    """Turns what comes back into decisions; remembers denials and counts failures."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -40,20 +33,6 @@ class Exchange:
         )
         self.failures = Failures()
         self.metadata = (("authorization", f"Bearer {settings.token}"),) if settings.token else ()
-
-    def by_api_key(self, api_key: str, resource: str, cost: int, request_id: str | None) -> Check:
-        """A call with a secret API key."""
-        request = CheckLimitRequest(
-            api_key=api_key, resource=resource, cost=cost, request_id=request_id or _new_request_id()
-        )
-        return Check(request, bool(request_id))
-
-    def by_key_id(self, key_id: str, resource: str, cost: int, request_id: str | None) -> Check:
-        """A call with a key's public id."""
-        request = CheckLimitRequest(
-            key_id=key_id, resource=resource, cost=cost, request_id=request_id or _new_request_id()
-        )
-        return Check(request, bool(request_id))
 
     def remembered(self, check: Check) -> Decision | None:
         """The denial that makes asking needless, if there is one."""
@@ -83,10 +62,6 @@ class Exchange:
 def may_be_sent_again(code: grpc.StatusCode, left: float) -> bool:
     """Whether a call that ended with CODE is worth another attempt in the LEFT seconds."""
     return code is grpc.StatusCode.UNAVAILABLE and left > 0
-
-
-def _new_request_id() -> str:
-    return os.urandom(16).hex()
 
 
 def _raw(value: str | bytes) -> bytes:

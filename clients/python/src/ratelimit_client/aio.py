@@ -10,7 +10,8 @@ from typing import Self, TypeAlias, Unpack
 import grpc
 
 from ._channels import CHANNEL_OPTIONS, METHOD
-from ._exchange import Check, Exchange, may_be_sent_again
+from ._check import Check
+from ._exchange import Exchange, may_be_sent_again
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from .decision import Decision
 from .failures import Failures
@@ -42,14 +43,18 @@ class AsyncRateLimitClient:
     async def check(
         self, api_key: str, resource: str = "", *, cost: int = 1, request_id: str | None = None
     ) -> Decision:
-        """Decide one call. All is as in `RateLimitClient.check`."""
-        return await self._decide(self._exchange.by_api_key(api_key, resource, cost, request_id))
+        """Decide one call. All is as in `RateLimitClient.check`.
+
+        A caller that gives up, by `asyncio.timeout` or by cancelling the task, gets TimeoutError or CancelledError:
+        that never fails open.
+        """
+        return await self._decide(Check.by_api_key(api_key, resource, cost, request_id))
 
     async def check_key_id(
         self, key_id: str, resource: str = "", *, cost: int = 1, request_id: str | None = None
     ) -> Decision:
         """As `check`, for a caller that has verified the secret itself. Needs a token of role gateway."""
-        return await self._decide(self._exchange.by_key_id(key_id, resource, cost, request_id))
+        return await self._decide(Check.by_key_id(key_id, resource, cost, request_id))
 
     async def wait_until_connected(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  as in the client for threads
         """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""

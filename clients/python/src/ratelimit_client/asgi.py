@@ -3,9 +3,10 @@
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from .aio import AsyncRateLimitClient
-from .errors import InvalidCheck
+from .errors import InvalidCheck, not_text
 from .headers import HeaderStyle, limit_headers
 from .refusal import Refusal
 
@@ -15,6 +16,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
 _POLICY_VIOLATION = 1008  # RFC 6455's close code
 
 
@@ -34,7 +36,12 @@ x_api_key = header_key("x-api-key")
 
 
 def method_and_path(scope: Scope) -> str:
-    """`GET /v1/orders`: the method and the decoded path without the query. A websocket counts as GET."""
+    """`GET /v1/orders`: the method and the decoded path without the query. A websocket counts as GET.
+
+    Raises InvalidCheck for a path that is not valid UTF-8.
+    """
+    if _NOT_TEXT in scope["path"] and not _is_text(scope.get("raw_path")):
+        raise not_text("resource")
     return f"{scope.get('method', 'GET')} {scope['path']}"
 
 
@@ -94,6 +101,17 @@ class RateLimitMiddleware:
         except InvalidCheck as error:
             return Refusal.of_invalid_check(error)
         return limit_headers(decision, self._style) if decision.allowed else Refusal.of_decision(decision)
+
+
+def _is_text(raw_path: bytes | None) -> bool:
+    """Whether a path that was decoded to U+FFFD says so itself. Servers put it in place of bytes that are no text."""
+    if raw_path is None:
+        return False
+    try:
+        unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _refuse(scope: Scope, send: Send, refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> None:

@@ -8,7 +8,8 @@ from typing import Self, TypeAlias, Unpack, cast
 import grpc
 
 from ._channels import CHANNEL_OPTIONS, METHOD
-from ._exchange import Check, Exchange, may_be_sent_again
+from ._check import Check
+from ._exchange import Exchange, may_be_sent_again
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from .decision import Decision
 from .failures import Failures
@@ -44,16 +45,17 @@ class RateLimitClient:
         0 only looks. With a REQUEST_ID of the caller, repeating the call within the service's window charges it once
         and gives the first answer; without one, the client makes one up for its own retry.
 
-        Raises InvalidCheck for a malformed key or a field out of bounds, SetupError when the token, its role or the
-        target is wrong. When the service cannot be asked, nothing is raised: see `fail_open`.
+        Raises InvalidCheck for a malformed key, a field out of bounds or text that is not valid UTF-8, and SetupError
+        when the token, its role or the target is wrong. When the service cannot be asked, nothing is raised: see
+        `fail_open`.
         """
-        return self._decide(self._exchange.by_api_key(api_key, resource, cost, request_id))
+        return self._decide(Check.by_api_key(api_key, resource, cost, request_id))
 
     def check_key_id(
         self, key_id: str, resource: str = "", *, cost: int = 1, request_id: str | None = None
     ) -> Decision:
         """As `check`, for a caller that has verified the secret itself. Needs a token of role gateway."""
-        return self._decide(self._exchange.by_key_id(key_id, resource, cost, request_id))
+        return self._decide(Check.by_key_id(key_id, resource, cost, request_id))
 
     def wait_until_connected(self, timeout: float = 5.0) -> None:
         """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""

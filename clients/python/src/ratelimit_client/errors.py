@@ -56,6 +56,18 @@ class SetupError(CallRefused):
     """The token, its role or the target is wrong."""
 
 
+def not_text(field: str) -> InvalidCheck:
+    """The error for a FIELD whose text has no encoding in UTF-8, so that it cannot be asked about."""
+    return invalid_field(field, "is not valid UTF-8")
+
+
+def invalid_field(field: str, what: str) -> InvalidCheck:
+    """The error for a FIELD of which WHAT is wrong, in the form of the service's own."""
+    return InvalidCheck(
+        grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {what}", StatusDetails(reason="INVALID_FIELD", field=field)
+    )
+
+
 def error_of(code: grpc.StatusCode, message: str, details: bytes | None) -> RateLimitError:
     """The error that a status means. DETAILS is the value of the trailer DETAILS_KEY, None when there was none."""
     parsed = StatusDetails.parse(details)

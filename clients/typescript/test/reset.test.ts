@@ -1,0 +1,52 @@
+import assert from "node:assert/strict";
+import http2 from "node:http2";
+import type { AddressInfo } from "node:net";
+import { afterEach, describe, it } from "node:test";
+import { RateLimitClient } from "../src/index.js";
+
+const { NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_INTERNAL_ERROR } = http2.constants;
+
+describe("a call that the server's end of the connection resets", () => {
+  const closings: (() => Promise<void>)[] = [];
+
+  afterEach(async () => {
+    await Promise.all(closings.splice(0).map((close) => close()));
+  });
+
+  /** A client of a server that resets every call with that code. */
+  async function clientOfResets(code: number): Promise<RateLimitClient> {
+    const server = http2.createServer();
+    const sessions = new Set<http2.ServerHttp2Session>();
+    server.on("session", (session) => sessions.add(session));
+    server.on("stream", (stream) => {
+      stream.on("error", () => {
+        // It is told of its own reset.
+      });
+      stream.close(code);
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const client = new RateLimitClient(`127.0.0.1:${(server.address() as AddressInfo).port}`, { deadlineMs: 10_000 });
+    closings.push(async () => {
+      client.close();
+      for (const session of sessions) {
+        session.destroy();
+      }
+      await new Promise((resolve) => server.close(resolve));
+    });
+    return client;
+  }
+
+  it("is raised when it is told to calm down, as too large a message is, and never fails open", async () => {
+    const client = await clientOfResets(NGHTTP2_ENHANCE_YOUR_CALM);
+    await assert.rejects(client.check({ apiKey: "k1", resource: "orders.create" }), { code: "RESOURCE_EXHAUSTED" });
+    assert.deepEqual(client.failures, { open: 0, closed: 0 });
+  });
+
+  it("is a fault of the service for any other reason of the server's own", async () => {
+    for (const code of [NGHTTP2_INTERNAL_ERROR, NGHTTP2_CANCEL]) {
+      const client = await clientOfResets(code);
+      const decision = await client.check({ apiKey: "k1", resource: "orders.create" });
+      assert.equal(decision.reason, "DEGRADED_ALLOWED", `reset with ${code}`);
+    }
+  });
+});
