@@ -69,7 +69,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
     )
     config = folder / "envoy.json"
     config.write_text(json.dumps(envoy_config(plan)))
-    return ["ratelimit_service.processes.envoy_worker", str(os.getpid()), str(config), "2"]
+    return ["ratelimit_service.processes.envoy_worker", str(os.getpid()), str(config), "1"]
 
 
 @contextmanager

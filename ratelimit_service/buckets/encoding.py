@@ -10,7 +10,15 @@ from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
 MOST_PREPARED = 50_000
 """Buckets whose encoding is kept. Beyond that all are forgotten and made anew, which costs a few microseconds each."""
 
-_SMALL = [bytes([number]) for number in range(128)]
+_BYTE = 128  # numbers below it are one byte in MessagePack
+_READY = 4_096  # more than a script has keys: at most lane.MOST_BUCKETS buckets, and as many requests
+
+
+def _packed(number: int) -> bytes:
+    return bytes([number]) if 0 <= number < _BYTE else b"\xd3" + number.to_bytes(8, signed=True)
+
+
+_NUMBERS = [_packed(number) for number in range(_READY)]
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 
 
@@ -42,21 +50,20 @@ class Encoder:
         keys: dict[bytes, int] = {}
         parts = []
         size = 0
-        prepared = self._prepared
+        prepared, numbers = self._prepared, _NUMBERS
         for buckets, costs, request in charges:
             count = len(buckets)
             size += 2 + 6 * count
-            parts.append(_number(count))
+            parts.append(numbers[count])
+            place = 0
             if request:
                 key = request_key(buckets[0].partition if buckets else 0, request)
-                parts.append(_number(keys.setdefault(key, len(keys) + 1)))
-            else:
-                parts.append(b"\0")
+                place = keys.setdefault(key, len(keys) + 1)
+            parts.append(numbers[place])
             for bucket, cost in zip(buckets, costs, strict=True):
-                ready = prepared.get(bucket) or self._prepare(bucket)
-                parts.append(_number(keys.setdefault(ready.key, len(keys) + 1)))
-                parts.append(_number(cost))
-                parts.append(ready.limit)
+                key, limit = prepared.get(bucket) or self._prepare(bucket)
+                place = keys.setdefault(key, len(keys) + 1)
+                parts += (numbers[place], numbers[cost] if 0 <= cost < _READY else _packed(cost), limit)
         # An array with a 32-bit length, then its elements as they come.
         plan = b"\xdd%b%b" % (size.to_bytes(4), b"".join(parts))
         return Encoded(len(keys), b"%b%b%b%b" % (_bulk(b"%d" % len(keys)), b"".join(keys), _bulk(plan), self._window))
@@ -79,7 +86,7 @@ class Encoder:
         else:
             kind, rate = _KINDS[algorithm.window], (0, 0)
         sign = 1 if limit.mode is Mode.ENFORCE else -1
-        packed = b"".join(_number(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
+        packed = b"".join(_packed(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
         ready = self._prepared[bucket] = _Prepared(_bulk(bucket_key(bucket)), packed)
         return ready
 
@@ -87,14 +94,15 @@ class Encoder:
 def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[Outcome]:
     """Turn the script's answer into outcomes. Raises ValueError when it is not an answer to these charges."""
     outcomes = []
+    new = tuple.__new__  # half of what calling the class costs
     at = 0
-    for charge in charges:
+    for buckets, _, _ in charges:
         charged = reply[at] == 1
-        end = at + 1 + 3 * len(charge.buckets)
+        end = at + 1 + 3 * len(buckets)
         if end == at + 4:  # the common case, without a loop
-            weighed: tuple[Weighed, ...] = (Weighed(reply[at + 1], reply[at + 2], reply[at + 3]),)
+            weighed: tuple[Weighed, ...] = (new(Weighed, reply[at + 1 : end]),)
         else:
-            weighed = tuple(Weighed(reply[i], reply[i + 1], reply[i + 2]) for i in range(at + 1, end, 3))
+            weighed = tuple([new(Weighed, reply[i : i + 3]) for i in range(at + 1, end, 3)])
         outcomes.append(Outcome(charged, weighed))
         at = end
     if at != len(reply):
@@ -110,11 +118,6 @@ def bucket_key(bucket: Bucket) -> bytes:
 def request_key(partition: int, request: str) -> bytes:
     """The key of a request's outcome, ready for the wire."""
     return _bulk(b"{p%d}:r:%b" % (partition, request.encode()))
-
-
-def _number(number: int) -> bytes:
-    """NUMBER in MessagePack: one byte up to 127, else a signed 64-bit integer."""
-    return _SMALL[number] if 0 <= number < 128 else b"\xd3" + number.to_bytes(8, signed=True)  # noqa: PLR2004
 
 
 def _bulk(word: bytes) -> bytes:

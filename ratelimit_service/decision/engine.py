@@ -74,7 +74,7 @@ class DecisionEngine:
 
     async def check(self, check: Check) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
-        policy = self._recall(check)
+        policy = self._identifier.recall(check.api_key)
         if policy is None:
             policy = await self._identify(check)
         weighing = self._prepare(check, policy)
@@ -92,10 +92,12 @@ class DecisionEngine:
 
     async def check_all(self, checks: Sequence[Check]) -> list[Decision | ServiceError]:
         """Decide independent calls, in this order, with one trip to the buckets. A bad one answers for itself only."""
-        prepared = [
-            policy if isinstance(policy, ServiceError) else self._try_prepare(check, policy)
-            for check, policy in zip(checks, await self._identify_all(checks), strict=True)
-        ]
+        prepared: list[_Weighing | Decision | ServiceError] = []
+        for check, policy in zip(checks, await self._identify_all(checks), strict=True):
+            try:
+                prepared.append(policy if isinstance(policy, ServiceError) else self._prepare(check, policy))
+            except ServiceError as fault:
+                prepared.append(fault)
         decided = iter(await self._weigh_all([item for item in prepared if isinstance(item, _Weighing)]))
         results = [next(decided) if isinstance(item, _Weighing) else item for item in prepared]
         tally = self.tally
@@ -106,7 +108,7 @@ class DecisionEngine:
 
     async def explain(self, check: Check) -> Explanation:
         """Say what `check` would decide now, without charging. Raises Unavailable when a store cannot be asked."""
-        policy = self._recall(check) or await self._identify(check)
+        policy = self._identifier.recall(check.api_key) or await self._identify(check)
         weighing = self._prepare(check._replace(request_id=""), policy)
         if isinstance(weighing, Decision):
             return Explanation(weighing, policy, Selection((), ()))
@@ -118,9 +120,6 @@ class DecisionEngine:
         rules = weighing.selection.rules
         decision = judge(weighing.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
         return Explanation(decision, policy, weighing.selection)
-
-    def _recall(self, check: Check) -> Policy | None:
-        return self._identifier.recall(check.api_key) if check.api_key else None
 
     async def _identify(self, check: Check) -> Policy | None:
         if check.key_id:
@@ -145,7 +144,7 @@ class DecisionEngine:
         return _Weighing(policy, selection, Charge(selection.buckets, (cost,) * len(selection.buckets), request), cost)
 
     async def _identify_all(self, checks: Sequence[Check]) -> list[Policy | ServiceError | None]:
-        policies: list[Policy | ServiceError | None] = [self._recall(check) for check in checks]
+        policies: list[Policy | ServiceError | None] = [*self._identifier.recall_all([c.api_key for c in checks])]
         if None in policies:  # the new ones all at once, so that they are read from Postgres together
             new = [place for place, policy in enumerate(policies) if policy is None]
             found = await gather(*(self._try_identify(checks[place]) for place in new))
@@ -168,12 +167,6 @@ class DecisionEngine:
     async def _try_identify(self, check: Check) -> Policy | ServiceError | None:
         try:
             return await self._identify(check)
-        except ServiceError as fault:
-            return fault
-
-    def _try_prepare(self, check: Check, policy: Policy | None) -> _Weighing | Decision | ServiceError:
-        try:
-            return self._prepare(check, policy)
         except ServiceError as fault:
             return fault
 

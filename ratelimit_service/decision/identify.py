@@ -1,5 +1,6 @@
 """From a key to its policy."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from ratelimit_service.decision.api_key import ApiKey, check_key_id
@@ -21,6 +22,11 @@ class Identifier:
     def recall(self, api_key: str) -> Policy | None:
         """The policy of a key whose secret was verified before. The path of nearly every call: no await, no parsing."""
         return self._policies.verified(_digest(api_key), self._clock.now_us())
+
+    def recall_all(self, api_keys: Sequence[str]) -> list[Policy | None]:
+        """The same for several keys."""
+        now_us, verified = self._clock.now_us(), self._policies.verified
+        return [verified(_digest(api_key), now_us) for api_key in api_keys]
 
     async def identify(self, api_key: str) -> Policy | None:
         """The policy of a key that is seen for the first time, or None if it is unknown or its secret is wrong.

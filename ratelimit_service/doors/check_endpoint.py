@@ -53,15 +53,15 @@ class CheckEndpoint:
         """
         async for group in gathered(requests, most=MAX_BATCH):
             for response in await self.answer_group(group, caller):
-                yield response
+                yield Encoded(response)
 
-    async def answer_group(self, group: Sequence[StreamCheckLimitRequest], caller: Caller) -> list[Encoded]:
+    async def answer_group(self, group: Sequence[StreamCheckLimitRequest], caller: Caller) -> list[bytes]:
         """Decide calls of a stream that have arrived together in one trip to the buckets.
 
         Returns a StreamCheckLimitResponse for each, in their order.
         """
         results = await self._decide([request.check for request in group], caller)
-        return [Encoded(submessage(_RESULT, result)) for result in results]
+        return [submessage(_RESULT, result) for result in results]
 
     async def explain_limit(self, request: ExplainLimitRequest) -> ExplainLimitResponse:
         """Say everything that CheckLimit would weigh, without charging."""

@@ -41,7 +41,7 @@ def varint(number: int) -> bytes:
         return _LAST[number]
     if number < _PART * _PART:
         return _MORE[number & _MASK] + _LAST[number >> 14]
-    return _MORE[number & _MASK] + varint(number >> 14)
+    return _MORE[number & _MASK] + _MORE[number >> 14 & _MASK] + varint(number >> 28)
 
 
 def text(tag: bytes, value: str) -> bytes:

@@ -14,8 +14,12 @@ def parsed(data: bytes, message: type[Request]) -> Request:
     try:
         return message.FromString(data)
     except DecodeError:
-        raise InvalidArgument.of(
-            "message",
-            f"its {len(data)} bytes are no {message.DESCRIPTOR.full_name}; check the encoding, "
-            "and that strings are UTF-8",
-        ) from None
+        raise no_message(data, message) from None
+
+
+def no_message(data: bytes, message: type[Message]) -> InvalidArgument:
+    """What is said of DATA that is no such message."""
+    return InvalidArgument.of(
+        "message",
+        f"its {len(data)} bytes are no {message.DESCRIPTOR.full_name}; check the encoding, and that strings are UTF-8",
+    )

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from ratelimit_service.doors.envoy.answers import AnswerStream
 from ratelimit_service.doors.envoy.asgi import App, Event, Receive, Scope, Send, body_of
@@ -12,9 +12,8 @@ from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, head
 from ratelimit_service.doors.envoy.edge import Edge
 from ratelimit_service.doors.envoy.frames import Frames, frame
 from ratelimit_service.doors.envoy.leaving import Leaving
-from ratelimit_service.doors.envoy.messages import parsed
+from ratelimit_service.doors.envoy.messages import no_message
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
-from ratelimit_service.doors.wire import Answer
 from ratelimit_service.errors import InvalidArgument, Unavailable
 from ratelimit_service.keys.token import Caller
 
@@ -22,7 +21,7 @@ MAX_GROUP: Final = 256
 """The most messages that are answered together."""
 
 Request = TypeVar("Request", bound=Message)
-GroupEndpoint = Callable[[Sequence[Request], Caller], Awaitable[Sequence[Answer]]]
+GroupEndpoint = Callable[[Sequence[Request], Caller], Awaitable[Sequence[bytes]]]
 
 
 def stream(message: type[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving) -> App:
@@ -80,7 +79,7 @@ class _Conversation(Generic[Request]):
         requests, fault = _parsed_until_bad(arrived, self._message)
         if requests:
             responses = await self._answer_group(requests, caller)
-            await answers.write(b"".join([frame(response.SerializeToString()) for response in responses]))
+            await answers.write(b"".join([frame(response) for response in responses]))
         if fault is not None:
             raise fault
 
@@ -97,7 +96,7 @@ def _parsed_until_bad(arrived: Sequence[bytes], message: type[Request]) -> tuple
     """The messages up to the first that is none, and what is wrong with that one."""
     requests: list[Request] = []
     try:
-        requests.extend(parsed(data, message) for data in arrived)
-    except InvalidArgument as fault:
-        return requests, fault
+        requests.extend(map(message.FromString, arrived))
+    except DecodeError:
+        return requests, no_message(arrived[len(requests)], message)
     return requests, None
