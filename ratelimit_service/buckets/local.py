@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ratelimit_service.buckets.recent import Recent
+from ratelimit_service.buckets.expiring import Expiring
 from ratelimit_service.buckets.reference import ReferenceBuckets, State, Terms
 from ratelimit_service.decision.charge import Bucket, Charge, Outcome
 from ratelimit_service.decision.limit import MICRO
@@ -31,8 +31,8 @@ class LocalBucketStore:
     ) -> None:
         self._share = share
         self._now_us = now_us
-        states: Recent[str, State] = Recent(size, _STATE_AGE_US, now_us)
-        outcomes: Recent[str, Outcome] = Recent(size, round(request_window * MICRO), now_us)
+        states: Expiring[str, State] = Expiring(size, _STATE_AGE_US, now_us)
+        outcomes: Expiring[str, Outcome] = Expiring(size, round(request_window * MICRO), now_us)
         self._buckets = ReferenceBuckets(states, outcomes, self._terms)
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:

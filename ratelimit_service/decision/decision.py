@@ -1,34 +1,10 @@
 """What is answered to a check."""
 
-from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ratelimit_service.decision.charge import NEVER, Weighed
-
-if TYPE_CHECKING:
-    from ratelimit_service.decision.policy import Policy, Rule
-
-
-class Reason(IntEnum):
-    """Why a call was allowed or denied. The numbers are those of `ratelimit.v1.CheckLimitResponse.Reason`."""
-
-    WITHIN_LIMIT = 1
-    OVER_LIMIT = 2
-    COST_EXCEEDS_CAPACITY = 3
-    KEY_UNKNOWN = 4
-    KEY_REVOKED = 5
-    KEY_SUSPENDED = 6
-    KEY_EXPIRED = 7
-    DEGRADED_ALLOWED = 8
-    DEGRADED_DENIED = 9
-
-
-class Source(IntEnum):
-    """What a decision rests on. The numbers are those of `ratelimit.v1.CheckLimitResponse.Source`."""
-
-    STORE = 1
-    POLICY = 2
-    DEGRADED = 3
+from ratelimit_service.decision.policy import Policy, Rule
+from ratelimit_service.decision.reason import Reason, Source
 
 
 class Decision(NamedTuple):
@@ -41,8 +17,8 @@ class Decision(NamedTuple):
     allowed: bool
     reason: Reason
     source: Source
-    policy: "Policy | None" = None
-    rules: "tuple[Rule, ...]" = ()
+    policy: Policy | None = None
+    rules: tuple[Rule, ...] = ()
     weighed: tuple[Weighed, ...] = ()
     binding: int = -1
 

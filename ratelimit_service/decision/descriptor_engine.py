@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Weighed
-from ratelimit_service.decision.decision import Reason, Source
 from ratelimit_service.decision.descriptor import MAX_HITS, Descriptor, check_descriptors, key_and_resource
 from ratelimit_service.decision.descriptor_verdict import (
     DescriptorStatus,
@@ -19,6 +18,7 @@ from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.policy import Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.recent import Recent
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.rule_tree import Applied, Match, RuleTree

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import NEVER, Weighed
-from ratelimit_service.decision.decision import Reason, Source
 from ratelimit_service.decision.domain_rules import Blocked, Unlimited
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.rule_tree import Applied
 
 

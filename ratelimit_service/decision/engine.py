@@ -6,11 +6,12 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge
-from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import check_resource
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.verdict import foresee, judge, judge_alone
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable

@@ -5,8 +5,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Bucket
-from ratelimit_service.decision.decision import Reason
 from ratelimit_service.decision.limit import EXACT, Level, Limit, Mode, check_resource
+from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 
 PARTITIONS = 256

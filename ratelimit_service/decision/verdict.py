@@ -1,9 +1,10 @@
 """From what the buckets said to a decision."""
 
 from ratelimit_service.decision.charge import NEVER, Outcome, Weighed
-from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
 from ratelimit_service.decision.policy import Policy, Rule
+from ratelimit_service.decision.reason import Reason, Source
 
 
 def judge(policy: Policy, rules: tuple[Rule, ...], outcome: Outcome, source: Source) -> Decision:

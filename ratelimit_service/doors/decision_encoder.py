@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 from ratelimit_service._gen.ratelimit.v1 import errors_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckError, CheckResult
 from ratelimit_service.decision.charge import NEVER
-from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.limit import MICRO, Limit
 from ratelimit_service.decision.policy import Policy, Rule
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.doors.check_messages import window_us
 from ratelimit_service.doors.wire import duration, submessage, text, varint
 from ratelimit_service.errors import InvalidArgument, ServiceError

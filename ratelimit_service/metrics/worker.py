@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ratelimit_service.decision.decision import Reason, Source
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Spread
 
 FLUSH_SECONDS: Final = 1.0

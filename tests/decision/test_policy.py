@@ -6,9 +6,9 @@ import pytest
 
 from decision.memory import START_US, burst, record
 from ratelimit_service.decision.api_key import ApiKey
-from ratelimit_service.decision.decision import Reason
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, Override
 from ratelimit_service.errors import InvalidArgument
 

@@ -2,7 +2,7 @@
 
 from doors.running import ADMIN, CHECKS, Door
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.decision.decision import Reason, Source
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.errors import Code
 from ratelimit_service.keys.caller import Role
 

@@ -25,10 +25,10 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 )
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
-from ratelimit_service.decision.decision import Reason, Source
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.doors.check_endpoint import CheckEndpoint
 from ratelimit_service.errors import InvalidArgument, PermissionDenied
 from ratelimit_service.keys.caller import ANONYMOUS, Caller, Role

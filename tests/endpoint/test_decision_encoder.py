@@ -9,9 +9,10 @@ from ratelimit_service._gen.ratelimit.v1.limit_pb2 import WeighedLimit
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse, CheckResult
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER, Weighed
-from ratelimit_service.decision.decision import Decision, Reason, Source
+from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.limit import EXACT, MAX_TOKENS, MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.doors.check_messages import window_us
 from ratelimit_service.doors.decision_encoder import DecisionEncoder
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from ratelimit_service.decision.charge import NEVER, Bucket, Weighed
-from ratelimit_service.decision.decision import Reason, Source
 from ratelimit_service.decision.descriptor_verdict import (
     DescriptorStatus,
     DescriptorVerdict,
@@ -18,6 +17,7 @@ from ratelimit_service.decision.descriptor_verdict import (
 )
 from ratelimit_service.decision.domain_rules import Blocked, Unlimited
 from ratelimit_service.decision.limit import EXACT, MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.rule_tree import Applied
 from ratelimit_service.doors.envoy_protocols.verdict_encoder import VerdictEncoder
 from ratelimit_service.doors.headers.limit_headers import LimitHeaders

@@ -5,10 +5,10 @@ import pytest
 from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
-from ratelimit_service.decision.decision import Reason, Source
 from ratelimit_service.decision.descriptor import Descriptor
 from ratelimit_service.decision.domain_rules import Blocked
 from ratelimit_service.decision.limit import Quota, Window
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, Unavailable
 from rules.world import ALLOW, BLOCKED, DENY, LOCAL, SHADOW, UNLIMITED, RuleNode, World, asked, bucket, node, quota

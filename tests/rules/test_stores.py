@@ -10,11 +10,11 @@ import pytest
 
 from fixtures.valkey import StartValkey
 from ratelimit_service.bootstrap import Planes, open_planes
-from ratelimit_service.decision.decision import Reason, Source
 from ratelimit_service.decision.descriptor_verdict import DescriptorVerdict
 from ratelimit_service.decision.domain_rules import DomainRules
 from ratelimit_service.decision.limit import Limit as PlanLimit
 from ratelimit_service.decision.limit import Quota, TokenBucket, Window
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.secrets import Peppers
 from ratelimit_service.errors import Unavailable

@@ -8,8 +8,9 @@ from google.protobuf.struct_pb2 import Struct
 
 from ratelimit_service._gen.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-from ratelimit_service.decision.decision import Decision, Reason
+from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.reason import Reason
 from ratelimit_service.doors.envoy_protocols.refusal import Refusal, refusal
 from ratelimit_service.doors.envoy_protocols.telling import Tell
 from ratelimit_service.doors.headers.limit_headers import LimitHeaders, retry_after_seconds

@@ -4,7 +4,7 @@ import json
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.decision import Reason
+from ratelimit_service.decision.reason import Reason
 from ratelimit_service.errors import Code
 
 CONTENT_TYPE: Final = "application/problem+json"

@@ -8,7 +8,7 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-class Recent(MutableMapping[_K, _V], Generic[_K, _V]):
+class Expiring(MutableMapping[_K, _V], Generic[_K, _V]):
     """Keeps at most `size` entries, those written last, each for at most `age_us` microseconds since it was written."""
 
     def __init__(self, size: int, age_us: int, now_us: Callable[[], int]) -> None:
