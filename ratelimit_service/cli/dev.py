@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,9 +88,9 @@ def _run(settings: Settings, stores: "DevStores", door: Door) -> None:
     migrate.upgrade(stores.database_url)
     state = asyncio.run(_seed(served))
 
-    def ready() -> None:
-        state.write(settings.data_dir)
-        typer.echo(banner(settings, state, door))
+    def ready(opened: Settings) -> None:
+        replace(state, listen=opened.listen).write(opened.data_dir)
+        typer.echo(banner(opened, state, door))
 
     serve_until_stopped(served, ready)
 

@@ -6,6 +6,7 @@ from ratelimit_service.cli.configured import load_settings
 from ratelimit_service.cli.fault import told_in_words
 from ratelimit_service.cli.serving import DoorName, Listen, MetricsListen, Workers, serve_until_stopped
 from ratelimit_service.processes.door import Door
+from ratelimit_service.settings import Settings
 
 
 def serve(
@@ -18,8 +19,8 @@ def serve(
     with told_in_words():
         settings = load_settings(listen=listen, metrics_listen=metrics_listen, door=door, workers=workers)
 
-        def ready() -> None:
+        def ready(opened: Settings) -> None:
             chosen = Door.choose(settings.door)
-            typer.echo(f"ratelimit-service serves on {settings.listen}. Door {chosen.name}: {chosen.reason}.", err=True)
+            typer.echo(f"ratelimit-service serves on {opened.listen}. Door {chosen.name}: {chosen.reason}.", err=True)
 
         serve_until_stopped(settings, ready)

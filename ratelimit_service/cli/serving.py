@@ -11,7 +11,7 @@ from ratelimit_service.processes.run import run
 from ratelimit_service.settings import Settings
 from ratelimit_service.startup import StartupFault
 
-Listen = Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="Address of the gRPC port.")]
+Listen = Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="Address of the gRPC port; 0 is any free one.")]
 MetricsListen = Annotated[
     str | None, typer.Option("--metrics-listen", metavar="HOST:PORT", help="Address of /metrics. Empty opens none.")
 ]
@@ -19,8 +19,11 @@ DoorName = Annotated[Literal["auto", "grpcio", "envoy"] | None, typer.Option("--
 Workers = Annotated[int | None, typer.Option("--workers", min=1, max=64, help="Processes that share the port.")]
 
 
-def serve_until_stopped(settings: Settings, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C has drained the calls. Raises Fault when the server cannot start."""
+def serve_until_stopped(settings: Settings, ready: Callable[[Settings], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C has drained the calls. Raises Fault when the server cannot start.
+
+    READY is called once it serves, with the settings as they came to be: no port in them is 0.
+    """
     try:
         run(settings, ready=ready)
     except StartupFault as fault:

@@ -15,6 +15,11 @@ def split_address(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def with_port(listen: str, port: int) -> str:
+    """LISTEN with PORT, the one that was taken, in place of its own, which was 0 if any would do."""
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
 class PortLock:
     """Holds a TCP address without listening on it, so that no second server can share it unseen.
 

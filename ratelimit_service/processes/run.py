@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from ratelimit_service.doors.grpcio.tls import certificates
@@ -10,15 +11,17 @@ from ratelimit_service.logs import set_up_logging
 from ratelimit_service.metrics import serve_metrics
 from ratelimit_service.processes.door import Door
 from ratelimit_service.processes.grpcio_door import grpcio_door
+from ratelimit_service.processes.port import with_port
 from ratelimit_service.processes.signals import Signals
 from ratelimit_service.processes.site import Site, open_site
 from ratelimit_service.processes.supervisor import Supervisor
 from ratelimit_service.settings import Settings
 
 
-def run(settings: Settings, *, ready: Callable[[], None]) -> None:
+def run(settings: Settings, *, ready: Callable[[Settings], None]) -> None:
     """Serve until SIGTERM or SIGINT has drained the calls; call READY once all processes serve.
 
+    READY gets the settings with the addresses as they were opened: a port that was 0 is the one that was taken.
     SIGHUP replaces the processes one by one. A second SIGTERM or SIGINT ends everything at once. Must be called on
     the main thread: signals arrive there, and the processes live as long as it does. Raises StartupFault.
     """
@@ -26,16 +29,20 @@ def run(settings: Settings, *, ready: Callable[[], None]) -> None:
     asyncio.run(_run(settings, ready))
 
 
-async def _run(settings: Settings, ready: Callable[[], None]) -> None:
+async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     door = Door.choose(settings.door)
     certificates(settings)  # no good ones: say so before anything is started
     with open_site(settings) as site, ExitStack() as stack:
+        opened = {"listen": with_port(settings.listen, site.lock.port)}
         if settings.metrics_listen:
-            stack.callback(serve_metrics(settings.metrics_listen, site.metrics).close)
+            metrics = serve_metrics(settings.metrics_listen, site.metrics)
+            stack.callback(metrics.close)
+            opened["metrics_listen"] = with_port(settings.metrics_listen, metrics.port)
         works = _Works()
         supervisor = grpcio_door(site) if door.name == "grpcio" else _envoy_door(site, works)
         try:
-            await _live(supervisor, settings.drain_timeout, ready, works)
+            serving = partial(ready, settings.model_copy(update=opened))
+            await _live(supervisor, settings.drain_timeout, serving, works)
         finally:
             supervisor.kill()  # whatever has happened: nobody is left behind
             await works.cancel()

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -46,6 +48,25 @@ def test_says_what_to_do_next(dev_server: DevServer) -> None:
     assert f'grpcurl -plaintext -d \'{{"api_key":"{key}","resource":"orders.create"}}\' {dev_server.listen} ' in said
     assert f"ratelimit-service check {key} --resource orders.create" in said
     assert dev_server.state["admin_token"] not in said
+
+
+@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+def test_port_0_is_any_free_one(door: str, own_dev_server: DevServer) -> None:
+    """Where any port will do, what is printed, dev.json and the commands beside it name the one that was taken."""
+    own_dev_server.environment |= {
+        "RATELIMIT_DOOR": door,
+        "RATELIMIT_LISTEN": "127.0.0.1:0",
+        "RATELIMIT_METRICS_LISTEN": "127.0.0.1:0",
+    }
+    own_dev_server.start()
+    listen = own_dev_server.state["listen"]
+    assert listen != "127.0.0.1:0"
+    assert f"ratelimit-service serves on {listen}. Door {door}: " in own_dev_server.said
+    assert own_dev_server.run("check", own_dev_server.state["api_key"]).returncode == 0
+    metrics = re.search(r"metrics on (http://\S+)/metrics;", own_dev_server.said)
+    assert metrics is not None
+    with urllib.request.urlopen(f"{metrics[1]}/metrics", timeout=10) as answer:
+        assert b"ratelimit_decisions_total" in answer.read()
 
 
 def test_secrets_are_for_the_owner_alone(dev_server: DevServer) -> None:
