@@ -11,7 +11,9 @@ from ratelimit_service.processes.run import run
 from ratelimit_service.settings import Settings
 from ratelimit_service.startup import StartupFault
 
-Listen = Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="Address of the gRPC port; 0 is any free one.")]
+Listen = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Address of the gRPC port; 0 is any free one.")
+]
 MetricsListen = Annotated[
     str | None, typer.Option("--metrics-listen", metavar="HOST:PORT", help="Address of /metrics. Empty opens none.")
 ]
