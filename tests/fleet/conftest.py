@@ -1,0 +1,68 @@
+"""Three servers on one Postgres and one Valkey: two behind the door grpcio, one behind envoy."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from pydantic import SecretStr
+
+from fixtures.served import Serve, Server, free_address, launch
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service.embedded.valkey import EmbeddedValkey
+
+DOORS = ("grpcio", "grpcio", "envoy")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The servers, and the Valkey that they share; a test may stop it and start it again."""
+
+    servers: list[Server]
+    valkey: EmbeddedValkey
+
+    def check(self, server: Server, **fields: object) -> CheckLimitResponse:
+        """One decision by one of the servers."""
+        return RateLimitServiceStub(server.channel).CheckLimit(CheckLimitRequest(**fields), timeout=5)
+
+    def check_all(self, **fields: object) -> list[CheckLimitResponse]:
+        """The same call at each server."""
+        return [self.check(server, **fields) for server in self.servers]
+
+
+@pytest.fixture(scope="module")
+def fleet(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A fleet that serves."""
+    port = int(free_address().rpartition(":")[2])  # the same one after a restart
+    valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"), port)
+    valkey.start()
+    first = serve(DOORS[0], redis_url=valkey.url)
+    servers = [first]
+    for door in DOORS[1:]:
+        settings = first.settings.model_copy(
+            update={"listen": free_address(), "door": door, "redis_url": SecretStr(valkey.url)}
+        )
+        servers.append(launch(settings, first.tokens, tmp_path_factory.mktemp("fleet") / "log"))
+    for server in servers[1:]:
+        server.wait_until_said("ratelimit-service serves on")
+    yield Fleet(servers, valkey)
+    for server in servers:
+        server.close()
+    valkey.stop()
+
+
+Run = Callable[..., object]
+
+
+@pytest.fixture
+def together() -> Run:
+    """Runs calls at the same time: `together(one, other)` returns what each returned."""
+
+    def run(*calls: Callable[[], object]) -> list[object]:
+        async def gather() -> list[object]:
+            return list(await asyncio.gather(*(asyncio.to_thread(call) for call in calls)))
+
+        return asyncio.run(gather())
+
+    return run
