@@ -5,6 +5,7 @@ import re
 import tomllib
 
 import pytest
+import ratelimit_client
 
 from clients.conftest import ROOT
 
@@ -29,6 +30,11 @@ def test_the_lines_are_those_that_the_package_runs(folder: str, language: str) -
     """The lines are the first in the package's own README, which the package's tests run as written."""
     own = (_CLIENTS / folder / "README.md").read_text()
     assert _first_block(_README, language) == _first_block(own, language)
+
+
+def test_the_lines_are_those_that_python_tells_about_the_package() -> None:
+    """The module says of itself what the README says, whose lines another test runs as written."""
+    assert "\n".join(_first_block(_README, "python")) in str(ratelimit_client.__doc__)
 
 
 def test_the_table_has_names_and_versions_as_they_are() -> None:
