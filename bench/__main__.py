@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.bars import Bar, ratios
 from bench.cases import Case, all_cases, empty, unary
+from bench.front import front
 from bench.load import Load
 from bench.measure import Measure, measure, median
 from bench.report import keep, machine, show
@@ -62,6 +63,9 @@ def _some(bench: Bench, world: World, folder: Path, name: str) -> list[Bar]:
     for door in DOORS:
         with serving(world.settings, door, 1) as target:
             bench.take([case for case in all_cases(world, folder) if name in case.name], target)
+            if door == "envoy":
+                with front(target.port, world.many[0], folder) as cases:
+                    bench.take([case for case in cases if name in case.name], target)
     return []
 
 
@@ -72,6 +76,9 @@ def _all(bench: Bench, world: World, folder: Path, calls: int) -> list[Bar]:
             bench.take([empty()], target)
         with serving(world.settings, door, 1) as target:
             bench.take(all_cases(world, folder), target)
+            if door == "envoy":
+                with front(target.port, world.many[0], folder) as cases:
+                    bench.take(cases, target)
             if calls:
                 bars += memory(unary(world), target, calls)
         with serving(world.settings, door, 2) as target:

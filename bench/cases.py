@@ -10,13 +10,14 @@ from bench.h2load import h2load
 from bench.http2_load import http2_load
 from bench.load import Load, Result
 from bench.world import World
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitRequest,
     CheckLimitRequest,
     StreamCheckLimitRequest,
 )
 from ratelimit_service.doors.envoy.frames import frame
-from ratelimit_service.doors.envoy.paths import BATCH, CHECK, STREAM
+from ratelimit_service.doors.envoy.paths import BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM
 
 BATCH_SIZE: Final = 64
 STREAM_LENGTH: Final = 1_000
@@ -44,6 +45,13 @@ def empty() -> Case:
 def unary(world: World) -> Case:
     """One key, one limit, allowed always: the case that the others are compared with."""
     return _same("unary, 1 key", world.many[0])
+
+
+def described(world: World) -> Case:
+    """The same key by Envoy's rate limit protocol, as one descriptor."""
+    entry = {"key": "api_key", "value": world.many[0]}
+    body = frame(RateLimitRequest(domain="bench", descriptors=[{"entries": [entry]}]).SerializeToString())
+    return Case("ShouldRateLimit, 1 key", 1, lambda port, load: h2load(port, SHOULD_RATE_LIMIT, body, load))
 
 
 def alone(world: World) -> Case:
@@ -87,6 +95,7 @@ def streamed(world: World) -> Case:
 def all_cases(world: World, folder: Path) -> Iterable[Case]:
     """Every case of a whole server."""
     yield unary(world)
+    yield described(world)
     yield alone(world)
     yield from (spread(world, count, folder) for count in (1, 1_000, len(world.many)))
     yield from on_one_key(world)

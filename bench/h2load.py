@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.load import Load, Result
@@ -13,24 +14,36 @@ _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 def h2load(port: int, path: str, body: bytes, load: Load) -> Result:
     """Send BODY (gRPC messages with their prefixes) to PATH again and again, and tell what came of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "body")
+        data.write_bytes(body)
+        headers = {"content-type": "application/grpc", "te": "trailers"}
+        return _load(f"http://127.0.0.1:{port}{path}", ["--data", str(data)], headers, load)
+
+
+def h2load_get(port: int, headers: Mapping[str, str], load: Load) -> Result:
+    """Ask for the same page again and again, and tell what came of it."""
+    return _load(f"http://127.0.0.1:{port}/", [], headers, load)
+
+
+def _load(url: str, arguments: Sequence[str], headers: Mapping[str, str], load: Load) -> Result:
     program = shutil.which("h2load")
     if program is None:
         raise SystemExit("h2load is missing: install Debian's package nghttp2-client")
     with tempfile.TemporaryDirectory() as folder:
-        data, log = Path(folder, "body"), Path(folder, "log")
-        data.write_bytes(body)
-        arguments = [
+        log = Path(folder, "log")
+        command = [
             *(program, "--clients", str(load.connections), "--max-concurrent-streams", str(load.streams)),
-            *("--threads", "1", "--data", str(data), "--log-file", str(log)),
-            *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+            *("--threads", "1", "--log-file", str(log), *arguments),
+            *(part for name, value in headers.items() for part in ("-H", f"{name}: {value}")),
             *(
                 ("--requests", str(load.calls))
                 if load.calls
                 else ("--duration", f"{load.seconds:g}", "--warm-up-time", f"{load.warm_up:g}")
             ),
-            f"http://127.0.0.1:{port}{path}",
+            url,
         ]
-        told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return _read(told, log.read_text() if log.exists() else "")
 
 

@@ -36,11 +36,11 @@ class Target(NamedTuple):
 @contextmanager
 def serving(settings: Settings, door: str, workers: int) -> Iterator[Target]:
     """The whole service on one door, as `ratelimit-service serve` runs it."""
-    port = _free_port()
+    port = free_port()
     own = settings.model_copy(update={"listen": f"127.0.0.1:{port}", "door": door, "workers": workers})
     with tempfile.TemporaryDirectory() as metrics:
         command = [str(Path(sys.executable).with_name("ratelimit-service")), "serve"]
-        with _running(command, child_environment(own, Path(metrics))) as process:
+        with running(command, child_environment(own, Path(metrics))) as process:
             _await_health(port, process)
             yield Target(port, process.pid, door, workers)
 
@@ -48,11 +48,11 @@ def serving(settings: Settings, door: str, workers: int) -> Iterator[Target]:
 @contextmanager
 def empty(door: str) -> Iterator[Target]:
     """One process of a door with the empty handler."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = _empty_envoy(port, Path(folder)) if door == "envoy" else ["bench.empty_grpcio", str(port)]
-        with _running([sys.executable, "-m", *command], os.environ) as process:
-            _await_port(port, process)
+        with running([sys.executable, "-m", *command], os.environ) as process:
+            await_port(port, process)
             yield Target(port, process.pid, door, 1)
 
 
@@ -73,7 +73,8 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
 
 
 @contextmanager
-def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, which is stopped at the end."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         yield process
@@ -98,7 +99,8 @@ def _await_health(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return once PROCESS listens on PORT."""
     for _ in _tries(process):
         with socket.socket() as attempt:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
@@ -116,7 +118,8 @@ def _tries(process: subprocess.Popen[bytes]) -> Iterator[None]:
     raise SystemExit(f"the server does not serve after {_START_SECONDS} s")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

