@@ -107,6 +107,12 @@ def test_rls_without_a_key(example: StartExample) -> None:
     assert reply.headers["ratelimit-policy"] == '"per address";q=30;w=60'
 
 
+def test_rls_with_an_empty_key(example: StartExample) -> None:
+    """A header without a value is no way around: it is an unknown key, or no key at all."""
+    reply = example("rls").get(x_api_key="")
+    assert reply.status == 429 or "ratelimit" in reply.headers
+
+
 def test_rls_with_a_key(server: Server, example: StartExample) -> None:
     """The upstream does not see the key, and another spelling of a path is not another resource."""
     envoy = example("rls")
