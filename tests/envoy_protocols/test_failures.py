@@ -1,5 +1,6 @@
 """What becomes of requests when the store, or the service itself, cannot be asked."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -176,5 +177,24 @@ def test_connections_have_an_age(
     deadline = time.monotonic() + 20
     while envoy.statistic("cluster.ratelimit.upstream_cx_total") < 3:
         assert time.monotonic() < deadline, "one connection for ever"
+        assert envoy.get(x_api_key=key).status == 200
+    server.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_rolling_restart(
+    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """While workers are replaced one by one no request through Envoy fails, though it is set to deny on failure."""
+    server = serve(door, workers=2)
+    _, key = server.key("wide")
+    limits = rate_limit_filter(failure_mode_deny=True)
+    routes = [route(from_headers(api_key="x-api-key"))]
+    envoy = start_front(front_config(server.address, upstream.port, limits, routes=routes))
+    before = {worker.pid for worker in server.workers()}
+    server.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 60
+    while before & {worker.pid for worker in server.workers()}:
+        assert time.monotonic() < deadline, "the workers are not replaced"
         assert envoy.get(x_api_key=key).status == 200
     server.close()

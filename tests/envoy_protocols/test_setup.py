@@ -119,3 +119,15 @@ def curl(server: Server, method: str, body: Json) -> Json:
     assert done.returncode == 0, done.stderr
     answer: Json = json.loads(done.stdout)
     return answer
+
+
+def test_no_secret_is_logged(server: Server) -> None:
+    """What a client sent as its key is not in the log, whether it was good, bad or out of place."""
+    _, key = server.key("once")
+    ask(server, said(("api_key", key)))
+    ask(server, said(("api_key", key + "x")))
+    authorize(server, x_api_key=key)
+    authorize(server, x_api_key=key + "x")
+    with pytest.raises(Refused):
+        ask(server, said(("api_key", key), ("other", key)))
+    assert key not in server.said
