@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.bars import Bar, ratios
-from bench.cases import Case, all_cases, empty, unary
+from bench.cases import Case, all_cases, batched, empty, streamed, unary
 from bench.front import front
 from bench.load import Load
 from bench.measure import Measure, measure, median
@@ -23,7 +23,7 @@ class Bench:
     """One run: the same load and the same number of repeats for each case."""
 
     def __init__(self, load: Load, repeats: int, redis_pid: int) -> None:
-        self._load = load
+        self.load = load
         self._repeats = repeats
         self._redis_pid = redis_pid
         self.measures: list[Measure] = []
@@ -31,7 +31,7 @@ class Bench:
     def take(self, cases: Iterable[Case], target: Target, load: Load | None = None) -> None:
         """Measure each case so often, and keep its median."""
         for case in cases:
-            taken = [measure(case, target, self._redis_pid, load or self._load) for _ in range(self._repeats)]
+            taken = [measure(case, target, self._redis_pid, load or self.load) for _ in range(self._repeats)]
             self.measures.append(median(taken))
             print(
                 f"{target.door} x{target.workers} {case.name}: {self.measures[-1].decisions_per_second:,.0f}/s",
@@ -82,8 +82,10 @@ def _all(bench: Bench, world: World, folder: Path, calls: int) -> list[Bar]:
             if calls:
                 bars += memory(unary(world), target, calls)
         with serving(world.settings, door, 2) as target:
-            bench.take([unary(world)], target, Load(connections=32, streams=8))
-            bars += sharing(unary(world), target, Load())
+            bench.take(
+                [unary(world), batched(world), streamed(world)], target, bench.load._replace(connections=32, streams=8)
+            )
+            bars += sharing(unary(world), target, bench.load)
     return [*ratios(bench.measures), *bars]
 
 

@@ -21,17 +21,21 @@ class Bar(NamedTuple):
 
 
 def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
-    """The bars that the cases of one worker give."""
-    rate = {(one.door, one.case): one.decisions_per_second for one in measures if one.workers == 1}
-    p50 = {(one.door, one.case): one.p50_ms for one in measures if one.workers == 1}
-    unary, lone, plain = "unary, 1 key", "unary, one at a time", "front, no limiter"
-    yield Bar("unary: envoy / grpcio", rate["envoy", unary] / rate["grpcio", unary], ">=", 5)
-    yield Bar("unary / empty handler, envoy", rate["envoy", unary] / rate["envoy", "empty handler"], ">=", 0.65)
-    yield Bar("stream / unary, envoy", rate["envoy", "stream"] / rate["envoy", unary], ">=", 3)
-    yield Bar("batch / unary, envoy", rate["envoy", "batch of 64"] / rate["envoy", unary], ">=", 3)
-    yield Bar(
-        "ShouldRateLimit / unary, envoy", rate["envoy", "ShouldRateLimit, 1 key"] / rate["envoy", unary], ">=", 0.9
-    )
-    yield Bar("front with RLS / without a limiter", rate["envoy", "front, RLS"] / rate["envoy", plain], ">=", 0.35)
-    yield Bar("p50 of a lone call: envoy / grpcio", p50["envoy", lone] / p50["grpcio", lone], "<=", 1)
+    """The bars that the cases give."""
+    unary, lone = "unary, 1 key", "unary, one at a time"
+    found = {(one.door, one.workers, one.case): one for one in measures}
+
+    def rates(name: str, case: tuple[str, int, str], per: tuple[str, int, str], bound: float) -> Bar:
+        return Bar(name, found[case].decisions_per_second / found[per].decisions_per_second, ">=", bound)
+
+    yield rates("unary: envoy / grpcio", ("envoy", 1, unary), ("grpcio", 1, unary), 5)
+    yield rates("unary / empty handler, envoy", ("envoy", 1, unary), ("envoy", 1, "empty handler"), 0.65)
+    for workers in (1, 2):
+        for case in ("stream", "batch of 64"):
+            name = f"{case} / unary, envoy x{workers}"
+            yield rates(name, ("envoy", workers, case), ("envoy", workers, unary), 3)
+    yield rates("ShouldRateLimit / unary, envoy", ("envoy", 1, "ShouldRateLimit, 1 key"), ("envoy", 1, unary), 0.9)
+    yield rates("front with RLS / without", ("envoy", 1, "front, RLS"), ("envoy", 1, "front, no limiter"), 0.35)
+    p50 = {door: found[door, 1, lone].p50_ms for door in ("envoy", "grpcio")}
+    yield Bar("p50 of a lone call: envoy / grpcio", p50["envoy"] / p50["grpcio"], "<=", 1)
     yield Bar("failed calls", sum(one.failed for one in measures), "<=", 0)

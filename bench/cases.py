@@ -10,6 +10,7 @@ from bench.h2load import h2load
 from bench.http2_load import http2_load
 from bench.load import Load, Result
 from bench.world import World
+from ratelimit_service._gen.envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitRequest,
@@ -49,8 +50,8 @@ def unary(world: World) -> Case:
 
 def described(world: World) -> Case:
     """The same key by Envoy's rate limit protocol, as one descriptor."""
-    entry = {"key": "api_key", "value": world.many[0]}
-    body = frame(RateLimitRequest(domain="bench", descriptors=[{"entries": [entry]}]).SerializeToString())
+    descriptor = RateLimitDescriptor(entries=[RateLimitDescriptor.Entry(key="api_key", value=world.many[0])])
+    body = frame(RateLimitRequest(domain="bench", descriptors=[descriptor]).SerializeToString())
     return Case("ShouldRateLimit, 1 key", 1, lambda port, load: h2load(port, SHOULD_RATE_LIMIT, body, load))
 
 
