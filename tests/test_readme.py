@@ -99,7 +99,12 @@ def test_make_run_starts_dev(environment: dict[str, str]) -> None:
     """The two commands that the README begins with are there, and `make run` is `ratelimit-service dev`."""
     assert [block.strip() for block in blocks("")] == ["make run", "make test"]
     shown = subprocess.run(
-        ["make", "--dry-run", "run"], cwd=ROOT, env=environment, capture_output=True, check=True, text=True
+        ["make", "--dry-run", "--no-print-directory", "run"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
     )
     assert shown.stdout.splitlines()[-1] == "exec .venv/bin/ratelimit-service dev"
 

@@ -88,7 +88,10 @@ async def test_one_denied_of_three_charges_none(servers: tuple[Planes, Planes]) 
 
 
 async def test_exact_across_servers(servers: tuple[Planes, Planes]) -> None:
-    """However many ask at once, at two servers, exactly what the limits say is allowed."""
+    """However many ask at once, at two servers, never more than the limits say is allowed, and in the end all of it.
+
+    On a cluster, requests over several nodes that lose a race hold tokens for a moment, so a wave may get less.
+    """
     one, two = servers
     await put(one, "exact", node("a", "", quota(25, Window.YEAR)), node("b", "", quota(40, Window.YEAR)))
     await until(lambda: two.rules.get("exact") is not None)
@@ -98,11 +101,13 @@ async def test_exact_across_servers(servers: tuple[Planes, Planes]) -> None:
         *(decide((one, two)[index % 2], "exact", *request) for index, request in enumerate(requests))
     )
     allowed = [request for request, verdict in zip(requests, verdicts, strict=True) if verdict.allowed]
-    assert sum(a in request for request in allowed) <= 25
-    assert sum(b in request for request in allowed) == 40
-    used = [25 - (await decide(one, "exact", a._replace(hits=0))).statuses[0].remaining,
-            40 - (await decide(one, "exact", b._replace(hits=0))).statuses[0].remaining]  # fmt: skip
-    assert used == [sum(a in request for request in allowed), 40]
+    for descriptor, amount in ((a, 25), (b, 40)):
+        granted = sum(descriptor in request for request in allowed)
+        assert granted <= amount
+        left = (await decide(one, "exact", descriptor._replace(hits=0))).statuses[0].remaining
+        assert granted + left == amount
+        later = [(await decide(two, "exact", descriptor)).allowed for _ in range(left + 1)]
+        assert later == [True] * left + [False]
 
 
 async def test_changes_are_in_force_within_a_second(servers: tuple[Planes, Planes]) -> None:
