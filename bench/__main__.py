@@ -31,6 +31,7 @@ class Bench:
     def take(self, cases: Iterable[Case], target: Target, load: Load | None = None) -> None:
         """Measure each case so often, and keep its median."""
         for case in cases:
+            case.meet(target.port)
             taken = [measure(case, target, self._redis_pid, load or self.load) for _ in range(self._repeats)]
             self.measures.append(median(taken))
             print(

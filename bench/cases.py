@@ -2,9 +2,11 @@
 
 import random
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import grpc
 
 from bench.h2load import h2load
 from bench.http2_load import http2_load
@@ -17,6 +19,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     StreamCheckLimitRequest,
 )
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service.doors.envoy.frames import frame
 from ratelimit_service.doors.envoy.paths import BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM
 
@@ -29,11 +32,23 @@ _SEED: Final = 1
 
 
 class Case(NamedTuple):
-    """One thing to measure: a name, decisions in each call, and how to load a port with it."""
+    """One thing to measure: a name, decisions in each call, and how to load a port with it.
+
+    `keys` are those that the server is to have met before, if it could not meet them all in the time that warms up.
+    """
 
     name: str
     decisions: int
     run: Callable[[int, Load], Result]
+    keys: Sequence[str] = ()
+
+    def meet(self, port: int) -> None:
+        """Look at each of the keys once."""
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = RateLimitServiceStub(channel)
+            for start in range(0, len(self.keys), BATCH_SIZE):
+                looks = [CheckLimitRequest(api_key=key, cost=0) for key in self.keys[start : start + BATCH_SIZE]]
+                stub.BatchCheckLimit(BatchCheckLimitRequest(checks=looks))
 
 
 def empty() -> Case:
@@ -69,7 +84,7 @@ def spread(world: World, count: int, folder: Path) -> Case:
     chosen = world.many[:count]
     random.Random(_SEED).shuffle(chosen)  # noqa: S311 the same order in each run
     bodies.write_bytes(b"".join(map(_with_length, map(_check, chosen))))
-    return Case(f"unary, {count:,} keys", 1, lambda port, load: http2_load(port, CHECK, bodies, load))
+    return Case(f"unary, {count:,} keys", 1, lambda port, load: http2_load(port, CHECK, bodies, load), chosen)
 
 
 def on_one_key(world: World) -> list[Case]:

@@ -7,7 +7,7 @@ from ratelimit_service.buckets.script import Script
 from ratelimit_service.decision.charge import Bucket, Charge, Outcome, Weighed
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
 
-MOST_PREPARED = 50_000
+MOST_PREPARED = 200_000
 """Buckets whose encoding is kept. Beyond that all are forgotten and made anew, which costs a few microseconds each."""
 
 _BYTE = 128  # numbers below it are one byte in MessagePack

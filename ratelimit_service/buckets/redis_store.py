@@ -32,9 +32,9 @@ class RedisBucketStore:
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
         """Make each charge or none of it, atomically and in this order. Raises StoreUnavailable."""
-        if len(charges) == 1:
-            return await self._lane.submit(charges)
         parts = [self._lane.submit(part) for part in portions(charges)]
+        if len(parts) == 1:
+            return await parts[0]
         return [outcome for outcomes in await asyncio.gather(*parts) for outcome in outcomes]
 
     async def ping(self) -> None:
@@ -57,6 +57,8 @@ class RedisBucketStore:
 
 def portions(charges: Sequence[Charge]) -> list[Sequence[Charge]]:
     """Cut CHARGES, in order, into as few parts as can be that each fit into one script."""
+    if sum([len(charge.buckets) for charge in charges]) <= MOST_BUCKETS:
+        return [charges]
     parts: list[Sequence[Charge]] = []
     start = size = 0
     for end, charge in enumerate(charges):

@@ -79,6 +79,8 @@ def key_and_resource(index: int, descriptor: Descriptor) -> tuple[str, str]:
         raise InvalidArgument.of(
             f"descriptors[{index}].limit", "cannot stand beside an api_key entry: the key's plan sets the limits"
         )
+    if len(descriptor.entries) == 1:  # the common case: it is the key
+        return descriptor.entries[0][1], ""
     found: dict[str, str] = {}
     for position, (key, value) in enumerate(descriptor.entries):
         if key in found or key not in _OF_KEYS:

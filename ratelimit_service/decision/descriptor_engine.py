@@ -118,7 +118,9 @@ class DescriptorEngine:
         tree: RuleTree | None = None
         for index, descriptor in enumerate(descriptors):
             if descriptor.names_key:
-                items.append(await self._by_plan(index, descriptor))
+                api_key, resource = key_and_resource(index, descriptor)
+                policy = self._identifier.recall(api_key) or await self._identify(api_key)
+                items.append(self._by_plan(policy, resource, descriptor.hits))
             else:
                 tree = tree or self._tree(domain)
                 items.append(_by_rules(tree, descriptor))
@@ -130,15 +132,14 @@ class DescriptorEngine:
         except StoreUnavailable as fault:
             raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
 
-    async def _by_plan(self, index: int, descriptor: Descriptor) -> _Item:
-        api_key, resource = key_and_resource(index, descriptor)
-        policy = self._identifier.recall(api_key)
-        if policy is None:
-            try:
-                policy = await self._identifier.identify(api_key)
-            except InvalidArgument:
-                # A malformed key is a client's doing. An error would make a proxy that fails open let it pass.
-                policy = None
+    async def _identify(self, api_key: str) -> Policy | None:
+        try:
+            return await self._identifier.identify(api_key)
+        except InvalidArgument:
+            # A malformed key is a client's doing. An error would make a proxy that fails open let it pass.
+            return None
+
+    def _by_plan(self, policy: Policy | None, resource: str, hits: int) -> _Item:
         if policy is None:
             return refused(Reason.KEY_UNKNOWN, Source.POLICY)
         if policy.refusal is not None:
@@ -150,7 +151,7 @@ class DescriptorEngine:
         if match is None:
             match = _of_plan(selection, policy.on_store_failure)
             self._of_plans.put(selection.buckets, match)
-        return _Weighing(match, descriptor.hits, policy)
+        return _Weighing(match, hits, policy)
 
     async def _decide_alone(
         self, items: Sequence[_Item], fault: StoreUnavailable, *, denied: bool

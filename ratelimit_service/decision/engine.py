@@ -99,8 +99,11 @@ class DecisionEngine:
                 prepared.append(policy if isinstance(policy, ServiceError) else self._prepare(check, policy))
             except ServiceError as fault:
                 prepared.append(fault)
-        decided = iter(await self._weigh_all([item for item in prepared if isinstance(item, _Weighing)]))
-        results = [next(decided) if isinstance(item, _Weighing) else item for item in prepared]
+        decided = await self._weigh_all([item for item in prepared if isinstance(item, _Weighing)])
+        results: list[Decision | ServiceError] = [*decided]
+        if len(decided) < len(prepared):
+            in_order = iter(decided)
+            results = [next(in_order) if isinstance(item, _Weighing) else item for item in prepared]
         tally = self.tally
         for result in results:
             if isinstance(result, Decision):

@@ -13,14 +13,12 @@ from ratelimit_service.doors.check_messages import to_check
 from ratelimit_service.doors.decision_encoder import DecisionEncoder
 from ratelimit_service.doors.explain_messages import explain_check, from_explanation
 from ratelimit_service.doors.gathering import gathered
-from ratelimit_service.doors.wire import Encoded, submessage
+from ratelimit_service.doors.wire import Encoded
 from ratelimit_service.errors import InvalidArgument, PermissionDenied
 from ratelimit_service.keys.caller import Caller, Role
 
 MAX_BATCH = 256
 """The most checks in one batch, and in one group of a stream."""
-
-_RESULT = b"\x0a"  # field 1 of BatchCheckLimitResponse and of StreamCheckLimitResponse
 
 
 class CheckEndpoint:
@@ -41,8 +39,7 @@ class CheckEndpoint:
         count = len(request.checks)
         if not 1 <= count <= MAX_BATCH:
             raise InvalidArgument.of("checks", f"has {count} entries; send 1 to {MAX_BATCH}")
-        results = await self._decide(request.checks, caller)
-        return Encoded(b"".join([submessage(_RESULT, result) for result in results]))
+        return Encoded(b"".join(await self._decide(request.checks, caller)))
 
     async def stream_check_limit(
         self, requests: AsyncIterator[StreamCheckLimitRequest], caller: Caller
@@ -60,15 +57,17 @@ class CheckEndpoint:
 
         Returns a StreamCheckLimitResponse for each, in their order.
         """
-        results = await self._decide([request.check for request in group], caller)
-        return [submessage(_RESULT, result) for result in results]
+        return await self._decide([request.check for request in group], caller)
 
     async def explain_limit(self, request: ExplainLimitRequest) -> ExplainLimitResponse:
         """Say everything that CheckLimit would weigh, without charging."""
         return from_explanation(await self._engine.explain(explain_check(request)), self._encoder)
 
     async def _decide(self, requests: Iterable[CheckLimitRequest], caller: Caller) -> list[bytes]:
-        """Decide each; one that its caller may not ask, or that is malformed, answers for itself only."""
+        """Decide each, and give the field that answers it.
+
+        One that its caller may not ask, or that is malformed, answers for itself only.
+        """
         checks = [to_check(request) for request in requests]
         if caller.role is Role.GATEWAY or not any(check.key_id for check in checks):
             results = await self._engine.check_all(checks)

@@ -24,14 +24,14 @@ _REMAINING, _RETRY_AFTER, _LIMITS = b"\x40", b"\x4a", b"\x52"
 # WeighedLimit
 _NAME, _CAPACITY, _LEFT, _RESET_AFTER = b"\x0a", b"\x10", b"\x18", b"\x22"
 _FITS_AFTER, _WOULD_DENY, _SHADOW, _WINDOW = b"\x2a", b"\x30\x01", b"\x38\x01", b"\x42"
-# CheckResult
-_DECISION = b"\x0a"
+# CheckResult, and BatchCheckLimitResponse and StreamCheckLimitResponse alike
+_DECISION, _RESULT = b"\x0a", b"\x0a"
 
 _VERDICTS: Final = [
     [_REASON + varint(reason) + _SOURCE + varint(source) for source in range(max(Source) + 1)]
     for reason in range(max(Reason) + 1)
 ]
-_MOST_POLICIES = 10_000
+_MOST_POLICIES = 100_000
 _MOST_LIMITS = 10_000
 
 
@@ -76,17 +76,20 @@ class DecisionEncoder:
         return response
 
     def encode_result(self, result: Decision | ServiceError) -> bytes:
-        """The CheckResult of one check of a batch or stream."""
+        """The CheckResult of one check of a batch or stream, as the field that holds it in the response to either."""
         if isinstance(result, Decision):
-            return submessage(_DECISION, self.encode(result))
-        return CheckResult(
+            response = self.encode(result)
+            size = varint(len(response))
+            return b"%b%b%b%b%b" % (_RESULT, varint(1 + len(size) + len(response)), _DECISION, size, response)
+        told = CheckResult(
             error=CheckError(
                 code=int(result.code),
                 reason=errors_pb2.ErrorReason.Value(result.reason),
                 message=result.message,
                 field=result.violations[0].field if isinstance(result, InvalidArgument) else "",
             )
-        ).SerializeToString()
+        )
+        return submessage(_RESULT, told.SerializeToString())
 
     def _hold(self, policy: Policy) -> bytes:
         if len(self._holders) >= _MOST_POLICIES:

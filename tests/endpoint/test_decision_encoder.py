@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 
 from decision.memory import record
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import WeighedLimit
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse, CheckResult
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitResponse,
+    CheckLimitResponse,
+    CheckResult,
+    StreamCheckLimitResponse,
+)
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER, Weighed
 from ratelimit_service.decision.decision import Decision
@@ -85,4 +90,7 @@ def test_same_as_protobuf(several: list[Decision]) -> None:
     for decision in [*several, *several]:
         expected = by_protobuf(decision)
         assert CheckLimitResponse.FromString(encoder.encode(decision)) == expected
-        assert CheckResult.FromString(encoder.encode_result(decision)) == CheckResult(decision=expected)
+        result = CheckResult(decision=expected)
+        assert StreamCheckLimitResponse.FromString(encoder.encode_result(decision)).result == result
+        both = encoder.encode_result(decision) * 2
+        assert list(BatchCheckLimitResponse.FromString(both).results) == [result, result]

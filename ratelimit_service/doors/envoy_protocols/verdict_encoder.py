@@ -5,6 +5,7 @@ test holds it to what protobuf reads.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -23,7 +24,6 @@ from ratelimit_service.doors.headers.styles import Header
 from ratelimit_service.doors.wire import duration, submessage, text, varint
 
 MOST_LIMITS: Final = 10_000
-MOST_HEADERS: Final = 10_000
 
 # RateLimitResponse
 _OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"  # overall_code, and so in DescriptorStatus
@@ -74,7 +74,6 @@ class VerdictEncoder:
         self._headers = headers
         self._labels = Labels()
         self._fixed: dict[int, _Fixed] = {}
-        self._encoded: dict[Header, bytes] = {}
 
     def encode(self, verdict: DescriptorVerdict) -> bytes:
         """The RateLimitResponse that tells a verdict."""
@@ -93,7 +92,7 @@ class VerdictEncoder:
             headers = [*self._headers.tell_denial(shown, binding, retry_after_us), header]
             parts.append(submessage(_BODY, body.encode()))
         for header in headers:
-            parts.append(self._encoded.get(header) or self._encode_header(header))
+            parts.append(_encode_header(header))
         return b"".join(parts)
 
     def _encode_status(self, status: DescriptorStatus) -> bytes:
@@ -132,12 +131,18 @@ class VerdictEncoder:
         fixed = self._fixed[id(limit)] = _Fixed(limit, _encode_limit(limit), label)
         return fixed
 
-    def _encode_header(self, header: Header) -> bytes:
-        if len(self._encoded) >= MOST_HEADERS:
-            self._encoded.clear()
-        name, value = header
-        encoded = self._encoded[header] = submessage(_HEADER, text(_KEY, name) + text(_VALUE, value))
-        return encoded
+
+@lru_cache(maxsize=64)
+def _encode_name(name: str) -> bytes:
+    """A header's name, and the tag of the value that follows. There are few."""
+    return text(_KEY, name) + _VALUE
+
+
+def _encode_header(header: Header) -> bytes:
+    name, value = header
+    named, data = _encode_name(name), value.encode()
+    size = varint(len(data))
+    return b"%b%b%b%b%b" % (_HEADER, varint(len(named) + len(size) + len(data)), named, size, data)
 
 
 def _binding(shown: Sequence[ShownLimit]) -> ShownLimit | None:
