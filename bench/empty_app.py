@@ -3,7 +3,7 @@
 from typing import Final
 
 from ratelimit_service.doors.envoy.answers import answer
-from ratelimit_service.doors.envoy.asgi import Receive, Scope, Send, body_of
+from ratelimit_service.doors.envoy.asgi import Gone, Receive, Scope, Send, body_of
 from ratelimit_service.doors.envoy.frames import frame
 
 ANSWER: Final = frame(bytes.fromhex("0801100118015a00") * 12)
@@ -18,7 +18,10 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    more = True
-    while more:
-        _, more = body_of(await receive())
+    try:
+        more = True
+        while more:
+            _, more = body_of(await receive())
+    except Gone:  # the generator has stopped
+        return
     await answer(send, ANSWER)
