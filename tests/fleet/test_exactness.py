@@ -67,6 +67,10 @@ async def _load(fleet: Fleet, keys: list[str]) -> list[list[Call]]:
     made: list[list[Call]] = [[] for _ in keys]
     channels = [grpc.aio.insecure_channel(server.address) for server in fleet.servers]
     stubs = [RateLimitServiceStub(channel) for channel in channels]
+    # Connected, and every key known, before time counts: a call that waits for that is decided long after it was sent.
+    for stub in stubs:
+        for key in keys:
+            await stub.CheckLimit(CheckLimitRequest(api_key=key, cost=0), timeout=30)
 
     async def call(stub: RateLimitServiceStub, chosen: int) -> None:
         sent = time.monotonic()
