@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_service.doors.envoy.call import check_deadline, deadline_of
-from ratelimit_service.doors.envoy.frames import MAX_MESSAGE, Frames, frame, sole_message
+from ratelimit_service.doors.envoy.frames import Frames, frame, sole_message
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
+from ratelimit_service.doors.request import MAX_MESSAGE
 from ratelimit_service.errors import DeadlineExceeded, ResourceExhausted
 
 messages = st.lists(st.binary(max_size=300), max_size=20)

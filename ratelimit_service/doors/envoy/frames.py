@@ -3,10 +3,8 @@
 from typing import Final
 
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
+from ratelimit_service.doors.request import MAX_MESSAGE, too_large
 from ratelimit_service.errors import ResourceExhausted, Unimplemented
-
-MAX_MESSAGE: Final = 64 * 1024
-"""The most bytes that a request message may have."""
 
 PREFIX: Final = 5
 """The bytes before each message."""
@@ -55,7 +53,7 @@ class Frames:
         while end - start >= PREFIX:
             size = int.from_bytes(data[start + 1 : start + PREFIX], "big")
             if data[start] or size > MAX_MESSAGE:
-                self.refusal = self._compressed() if data[start] else _too_large(size)
+                self.refusal = self._compressed() if data[start] else too_large(size)
                 break
             if end - start - PREFIX < size:
                 break
@@ -74,11 +72,3 @@ class Frames:
             reason="NOT_SERVED",
             metadata={"encoding": encoding},
         )
-
-
-def _too_large(size: int) -> ResourceExhausted:
-    return ResourceExhausted(
-        f"the message has {size} bytes; at most {MAX_MESSAGE} are taken",
-        reason="MESSAGE_TOO_LARGE",
-        metadata={"size": str(size), "limit": str(MAX_MESSAGE)},
-    )

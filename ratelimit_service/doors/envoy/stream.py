@@ -12,8 +12,8 @@ from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, head
 from ratelimit_service.doors.envoy.edge import Edge
 from ratelimit_service.doors.envoy.frames import Frames, frame
 from ratelimit_service.doors.envoy.leaving import Leaving
-from ratelimit_service.doors.envoy.messages import no_message
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
+from ratelimit_service.doors.request import no_message
 from ratelimit_service.errors import InvalidArgument, Unavailable
 from ratelimit_service.keys.token import Caller
 

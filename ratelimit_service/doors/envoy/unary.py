@@ -10,9 +10,8 @@ from ratelimit_service.doors.envoy.asgi import App, Receive, Scope, Send, body_o
 from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, headers_of
 from ratelimit_service.doors.envoy.edge import Edge
 from ratelimit_service.doors.envoy.frames import Frames, frame, sole_message
-from ratelimit_service.doors.envoy.messages import parsed
+from ratelimit_service.doors.request import none_came, parsed
 from ratelimit_service.doors.wire import Answer
-from ratelimit_service.errors import Unimplemented
 from ratelimit_service.keys.token import Caller
 
 Request = TypeVar("Request", bound=Message)
@@ -57,9 +56,7 @@ async def _only_message(receive: Receive, encoding: bytes | None, method: str) -
         if first is None:
             first = _first(frames, body)
     if first is None:
-        raise Unimplemented(
-            f"{method} takes one message, and none came; send one", reason="NOT_SERVED", metadata={"method": method}
-        )
+        raise none_came(method)
     return first
 
 

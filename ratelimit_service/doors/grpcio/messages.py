@@ -2,17 +2,15 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from ratelimit_service.doors.grpcio.call import Call, Context, Handler
+from ratelimit_service.doors.request import MAX_MESSAGE, none_came, parsed, too_large
 from ratelimit_service.doors.wire import Answer
-from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unimplemented
+from ratelimit_service.errors import DeadlineExceeded
 from ratelimit_service.keys.token import Caller
-
-MAX_MESSAGE_BYTES: Final = 64 * 1024
-"""The largest message that is taken, in bytes. A larger one is refused unread."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Answer)
@@ -31,17 +29,12 @@ def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitabl
 
     The deadline is looked at when the message is there, before anything is charged.
     """
-    parse = message.FromString
 
     async def handle(call: Call) -> bytes:
         data: bytes | object = await call.context.read()
         if not isinstance(data, bytes):
-            raise Unimplemented(
-                f"{call.method} takes one message, and none came; send one",
-                reason="NOT_SERVED",
-                metadata={"method": call.method},
-            )
-        request = _parsed(data, message, parse)
+            raise none_came(call.method)
+        request = _parsed(data, message)
         check_deadline(call.context)
         return (await endpoint(request, call.caller)).SerializeToString()
 
@@ -53,11 +46,10 @@ def stream(message: type[Request], endpoint: StreamEndpoint[Request, Response]) 
 
     Writing waits while the caller does not read, and so does ENDPOINT.
     """
-    parse = message.FromString
 
     async def requests(context: Context) -> AsyncIterator[Request]:
         while isinstance(data := await context.read(), bytes):  # else it is EOF
-            yield _parsed(data, message, parse)
+            yield _parsed(data, message)
 
     async def handle(call: Call) -> bytes:
         context = call.context
@@ -77,17 +69,7 @@ def check_deadline(context: Context) -> None:
         raise DeadlineExceeded("the deadline had passed when the call was looked at; allow it more time")
 
 
-def _parsed(data: bytes, message: type[Request], parse: Callable[[bytes], Request]) -> Request:
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ResourceExhausted(
-            f"the message has {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are taken",
-            reason="MESSAGE_TOO_LARGE",
-            metadata={"size": str(len(data)), "limit": str(MAX_MESSAGE_BYTES)},
-        )
-    try:
-        return parse(data)
-    except DecodeError:
-        raise InvalidArgument.of(
-            "message",
-            f"its {len(data)} bytes are no {message.DESCRIPTOR.full_name}; check the encoding, and that text is UTF-8",
-        ) from None
+def _parsed(data: bytes, message: type[Request]) -> Request:
+    if len(data) > MAX_MESSAGE:
+        raise too_large(len(data))
+    return parsed(data, message)
