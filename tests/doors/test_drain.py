@@ -187,6 +187,31 @@ async def test_goaway_is_said_to_connections_of_the_port_only() -> None:
     assert await send_away(ports[0], 0.1, say_goaway) == 0
 
 
+async def test_who_comes_back_is_sent_away_again() -> None:
+    """A client that comes while nobody else is left is sent away too, and the wait for others begins anew."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    leaving = asyncio.create_task(send_away(port, 5, say_goaway))
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await reader.readexactly(len(GREETING))
+        assert (await asyncio.wait_for(reader.readexactly(17), 2))[3] == 7
+        assert not leaving.done()
+        writer.close()
+        await writer.wait_closed()
+    assert await asyncio.wait_for(leaving, 2) == 0
+    server.close()
+    await server.wait_closed()
+
+
 async def test_goaway_is_not_said_before_the_first_frame() -> None:
     """A connection to which nothing was sent yet is left alone: GOAWAY must not be the first that its client reads."""
 

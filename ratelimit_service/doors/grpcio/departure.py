@@ -34,6 +34,7 @@ _GOAWAY: Final = (
 _FRAME_HEADER_BYTES = 9
 _BYTES_ACKED_AT = 120
 _PACE_SECONDS = 0.01
+_QUIET_SECONDS = 0.25
 
 Tell = Callable[[socket.socket], bool]
 """Tells the peer of a connection to go. False if it must be tried again."""
@@ -55,15 +56,20 @@ def say_nothing(_connection: socket.socket) -> bool:
 
 
 async def send_away(port: int, seconds: float, tell: Tell) -> int:
-    """TELL each connection to our PORT to go, new ones too, until none is left or SECONDS have passed.
+    """TELL each connection to our PORT to go, new ones too, until none comes any more or SECONDS have passed.
 
-    Returns how many are left.
+    Returns how many are left. A client that was sent away comes back at once, and while the port is shared the kernel
+    may give it to us again: only when nobody comes any more is it safe to stop.
     """
     told: set[int] = set()
-    end = monotonic() + seconds
+    end = quiet_since = monotonic()
+    end += seconds
     while True:
         left = _round(port, told, tell)
-        if left == 0 or monotonic() >= end:
+        now = monotonic()
+        if left:
+            quiet_since = now
+        if now >= end or now - quiet_since >= _QUIET_SECONDS:
             return left
         await asyncio.sleep(_PACE_SECONDS)
 
