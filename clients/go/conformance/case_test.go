@@ -63,6 +63,7 @@ type scriptedAnswer struct {
 	Reason  string          `json:"reason"`
 	Field   string          `json:"field"`
 	Hang    bool            `json:"hang"`
+	MayMiss bool            `json:"may_miss"`
 }
 
 // sees keeps what is named apart from what is not: a field that is absent is not checked, one that is null is.

@@ -43,6 +43,7 @@ interface ScriptedAnswer {
   reason?: string;
   field?: string;
   hang?: true;
+  may_miss?: true;
 }
 
 const FOLDER = new URL("../../../conformance/", import.meta.url);
