@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -75,6 +76,8 @@ class PythonAioClient:
         return self._runner.run(self._carry_out(order))
 
     async def _carry_out(self, order: Order) -> Outcome:
+        if not order.stream and len(order.messages) == 1:
+            return await self._carry_out_unary(order)
         call = self._channel.stream_stream(order.method)(
             timeout=order.timeout, metadata=tuple(order.metadata.items()), compression=_compression(order)
         )
@@ -88,6 +91,21 @@ class PythonAioClient:
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             pass  # the call itself has the status
         await asyncio.gather(writing, return_exceptions=True)
+        return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
+
+    async def _carry_out_unary(self, order: Order) -> Outcome:
+        # A stream whose writing is overtaken by the server's refusal is INTERNAL to this library.
+        call = self._channel.unary_unary(order.method)(
+            order.messages[0],
+            timeout=order.timeout,
+            metadata=grpc.aio.Metadata(*order.metadata.items()),
+            compression=_compression(order),
+        )
+        if order.cancel_after:
+            asyncio.get_running_loop().call_later(order.cancel_after, call.cancel)
+        answers: list[bytes] = []
+        with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):  # the call itself has the status
+            answers.append(await call)
         return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
 
     async def _write(self, call: grpc.aio.StreamStreamCall, order: Order) -> None:
