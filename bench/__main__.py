@@ -2,12 +2,12 @@
 
 import argparse
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.bars import Bar, ratios
-from bench.cases import Case, all_cases, batched, empty, streamed, unary
-from bench.front import front
+from bench.cases import Case, batched, compared, empty, others, streamed, unary
+from bench.front import FRONTS, front
 from bench.load import Load
 from bench.measure import Measure, measure, median
 from bench.report import keep, machine, show
@@ -28,14 +28,20 @@ class Bench:
         self._redis_pid = redis_pid
         self.measures: list[Measure] = []
 
-    def take(self, cases: Iterable[Case], target: Target, load: Load | None = None) -> None:
-        """Measure each case so often, and keep its median."""
+    def take(self, cases: Sequence[Case], target: Target, load: Load | None = None) -> None:
+        """Measure each case so often, and keep its median.
+
+        By turns: a machine that others use, too, is faster at some times than at others.
+        """
         for case in cases:
             case.meet(target.port)
-            taken = [measure(case, target, self._redis_pid, load or self.load) for _ in range(self._repeats)]
+        rounds = [
+            [measure(case, target, self._redis_pid, load or self.load) for case in cases] for _ in range(self._repeats)
+        ]
+        for taken in zip(*rounds, strict=True):
             self.measures.append(median(taken))
             print(
-                f"{target.door} x{target.workers} {case.name}: {self.measures[-1].decisions_per_second:,.0f}/s",
+                f"{target.door} x{target.workers} {taken[0].case}: {self.measures[-1].decisions_per_second:,.0f}/s",
                 flush=True,
             )
 
@@ -63,10 +69,12 @@ def main() -> None:
 def _some(bench: Bench, world: World, folder: Path, name: str) -> list[Bar]:
     for door in DOORS:
         with serving(world.settings, door, 1) as target:
-            bench.take([case for case in all_cases(world, folder) if name in case.name], target)
+            cases = [*compared(world), *others(world, folder)]
+            bench.take([case for case in cases if name in case.name], target)
             if door == "envoy":
-                with front(target.port, world.many[0], folder) as cases:
-                    bench.take([case for case in cases if name in case.name], target)
+                for threads in FRONTS:
+                    with front(target.port, world.many[0], threads, folder) as through:
+                        bench.take([case for case in through if name in case.name], target)
     return []
 
 
@@ -76,10 +84,12 @@ def _all(bench: Bench, world: World, folder: Path, calls: int) -> list[Bar]:
         with empty_server(door) as target:
             bench.take([empty()], target)
         with serving(world.settings, door, 1) as target:
-            bench.take(all_cases(world, folder), target)
+            bench.take(compared(world), target)
+            bench.take(others(world, folder), target)
             if door == "envoy":
-                with front(target.port, world.many[0], folder) as cases:
-                    bench.take(cases, target)
+                for threads in FRONTS:
+                    with front(target.port, world.many[0], threads, folder) as through:
+                        bench.take(through, target)
             if calls:
                 bars += memory(unary(world), target, calls)
         with serving(world.settings, door, 2) as target:

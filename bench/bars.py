@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from bench.front import FRONTS
 from bench.measure import Measure
 
 
@@ -35,7 +36,9 @@ def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
             name = f"{case} / unary, envoy x{workers}"
             yield rates(name, ("envoy", workers, case), ("envoy", workers, unary), 3)
     yield rates("ShouldRateLimit / unary, envoy", ("envoy", 1, "ShouldRateLimit, 1 key"), ("envoy", 1, unary), 0.9)
-    yield rates("front with RLS / without", ("envoy", 1, "front, RLS"), ("envoy", 1, "front, no limiter"), 0.35)
+    for threads in FRONTS:
+        limited, plain = f"front x{threads}, RLS", f"front x{threads}, no limiter"
+        yield rates(f"front x{threads} with RLS / without", ("envoy", 1, limited), ("envoy", 1, plain), 0.35)
     p50 = {door: found[door, 1, lone].p50_ms for door in ("envoy", "grpcio")}
     yield Bar("p50 of a lone call: envoy / grpcio", p50["envoy"] / p50["grpcio"], "<=", 1)
     yield Bar("failed calls", sum(one.failed for one in measures), "<=", 0)

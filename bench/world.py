@@ -57,6 +57,7 @@ def open_world(count: int) -> Iterator[World]:
                 database_url=SecretStr(postgres.url),
                 redis_url=SecretStr(valkey.url),
                 peppers=SecretStr(Peppers.generate()),
+                policy_cache_size=2 * count,  # all of them fit, and those of the small plans too
                 log_level="warning",
                 metrics_listen="",
             )
