@@ -19,6 +19,7 @@ def _packed(number: int) -> bytes:
 
 
 _NUMBERS = [_packed(number) for number in range(_READY)]
+_ALONE = _packed(1) + _packed(0)  # one bucket, no request
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 
 
@@ -48,10 +49,17 @@ class Encoder:
     def encode(self, charges: Sequence[Charge]) -> Encoded:
         """Encode a batch. Keys that occur twice are sent once."""
         keys: dict[bytes, int] = {}
-        parts = []
+        parts: list[bytes] = []
         size = 0
         prepared, numbers = self._prepared, _NUMBERS
         for buckets, costs, request in charges:
+            if len(buckets) == 1 and not request:  # the common case, without a loop
+                (bucket,), (cost,) = buckets, costs
+                key, limit = prepared.get(bucket) or self._prepare(bucket)
+                place = keys.setdefault(key, len(keys) + 1)
+                parts += (_ALONE, numbers[place], numbers[cost] if 0 <= cost < _READY else _packed(cost), limit)
+                size += 8
+                continue
             count = len(buckets)
             size += 2 + 6 * count
             parts.append(numbers[count])
@@ -103,7 +111,7 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[Outcome]:
             weighed: tuple[Weighed, ...] = (new(Weighed, reply[at + 1 : end]),)
         else:
             weighed = tuple([new(Weighed, reply[i : i + 3]) for i in range(at + 1, end, 3)])
-        outcomes.append(Outcome(charged, weighed))
+        outcomes.append(new(Outcome, (charged, weighed)))
         at = end
     if at != len(reply):
         raise ValueError(f"the script answered {len(reply)} numbers where {at} were expected")

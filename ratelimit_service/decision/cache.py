@@ -12,13 +12,12 @@ _SECOND_US = 1_000_000
 
 
 class _Entry:
-    __slots__ = ("digests", "policy", "record", "used")
+    __slots__ = ("digests", "policy", "record")
 
     def __init__(self, record: PolicyRecord, policy: Policy) -> None:
         self.record = record
         self.policy = policy
         self.digests: list[bytes] = []
-        self.used = False  # asked for again since it was read, or since `_evict` last saw it
 
 
 class PolicyCache:
@@ -51,12 +50,12 @@ class PolicyCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def verified(self, digest: bytes, now_us: int) -> Policy | None:
+    def verified(self, digest: bytes) -> Policy | None:
         """The policy of the key whose secret has this digest, if it was verified under the policy in force."""
         entry = self._by_digest.get(digest)
-        if entry is None or entry.policy.until_us <= now_us:
+        if entry is None or not entry.policy.lease.holds(self._clock):
             return None
-        entry.used = True
+        entry.policy.lease.used = True
         return entry.policy
 
     def remember(self, digest: bytes, policy: Policy) -> None:
@@ -71,9 +70,9 @@ class PolicyCache:
         now_us = self._clock.now_us()
         entry = self._entries.get(key_id)
         if entry is not None:
-            entry.used = True
-            if entry.policy.until_us <= now_us:
+            if not entry.policy.lease.holds(self._clock):
                 self._put(entry.record, now_us)
+            self._entries[key_id].policy.lease.used = True
             return self._entries[key_id].policy
         unknown = self._unknown.get(key_id)
         if unknown is not None and now_us < unknown[0]:
@@ -184,6 +183,7 @@ class PolicyCache:
     def _drop(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)
         if entry is not None:
+            entry.policy.lease.end()
             for digest in entry.digests:
                 del self._by_digest[digest]
 
@@ -191,8 +191,9 @@ class PolicyCache:
         """Drop the oldest policy that was not asked for again (the CLOCK algorithm)."""
         while True:
             key_id, entry = next(iter(self._entries.items()))
-            if not entry.used:
+            lease = entry.policy.lease
+            if not lease.used:
                 self._drop(key_id)
                 return
-            entry.used = False
+            lease.used = False
             self._entries[key_id] = self._entries.pop(key_id)

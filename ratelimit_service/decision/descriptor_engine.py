@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Weighed
-from ratelimit_service.decision.descriptor import MAX_HITS, Descriptor, check_descriptors, key_and_resource
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.descriptor import (
+    MAX_HITS,
+    DescribedRequest,
+    Descriptor,
+    check_request,
+    key_and_resource,
+)
 from ratelimit_service.decision.descriptor_verdict import (
     DescriptorStatus,
     DescriptorVerdict,
@@ -15,9 +21,11 @@ from ratelimit_service.decision.descriptor_verdict import (
 )
 from ratelimit_service.decision.domain_rules import DomainRules, RuleFailure
 from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.lease import Lease
 from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.policy import Policy, Selection
-from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
+from ratelimit_service.decision.preparations import Preparations
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.recent import Recent
 from ratelimit_service.decision.record import OnStoreFailure
@@ -26,6 +34,8 @@ from ratelimit_service.decision.rules_cache import RulesCache
 from ratelimit_service.decision.verdict import wait_for
 from ratelimit_service.errors import InvalidArgument, Unavailable
 
+_ENDED = Lease(0)
+_NOT_ASKED = (Outcome(charged=True, weighed=()),)
 _MOST_PLANS = 10_000  # selections of plans whose limits are remembered
 _OF_PLANS = {
     OnStoreFailure.LOCAL: RuleFailure.LOCAL,
@@ -53,6 +63,20 @@ class _Gathered(NamedTuple):
 _Item = _Weighing | DescriptorStatus
 
 
+class PreparedRequest(NamedTuple):
+    """A request ready for the buckets: for each descriptor how it is weighed, or its status if that is known already.
+
+    `alone` is the item of a request whose only descriptor is weighed, as that of nearly every one is. `denied`: whether
+    a status is a denial, so that the others are only looked at.
+    """
+
+    items: Sequence[_Item]
+    alone: _Weighing | None
+    gathered: _Gathered
+    denied: bool
+    charge: Charge
+
+
 class DescriptorEngine:
     """Decides requests that are described by descriptors, as Envoy's rate limit protocol has them.
 
@@ -61,76 +85,76 @@ class DescriptorEngine:
     may be asked for buckets of several partitions in one charge; `local` are this server's own.
     """
 
-    def __init__(self, rules: RulesCache, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
+    def __init__(
+        self, rules: RulesCache, identifier: Identifier, buckets: BucketStore, local: BucketStore, clock: Clock
+    ) -> None:
         self._rules = rules
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
         self._of_plans: Recent[tuple[Bucket, ...], Match] = Recent(_MOST_PLANS)
+        self._preparations: Preparations[PreparedRequest] = Preparations(clock)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Statuses so far, by reason and then by source."""
 
-    async def decide(self, domain: str, descriptors: Sequence[Descriptor]) -> DescriptorVerdict:
-        """Decide a request of 1 to 32 descriptors, and charge the hits of all of them, or none.
+    def recall(self, digest: bytes) -> PreparedRequest | None:
+        """What the request in the words with this digest was prepared to, if it was, and that still holds.
+
+        It stands for the request in `decide` in the same turn of the event loop.
+        """
+        return self._preparations.recall(digest)
+
+    async def decide(self, request: DescribedRequest | PreparedRequest) -> DescriptorVerdict:
+        """Decide a request, and charge the hits of all its descriptors, or none.
 
         Raises InvalidArgument with the path of the field at fault, and Unavailable when a store cannot be asked and
         the rules do not say what then.
         """
-        check_descriptors(domain, descriptors)
-        items = await self._prepare(domain, descriptors)
-        if len(items) == 1 and isinstance(items[0], _Weighing):
-            statuses = await self._weigh_one(items[0])
+        prepared = request if isinstance(request, PreparedRequest) else await self._prepare(request)
+        charge = prepared.charge
+        try:
+            outcomes = await self._buckets.charge((charge,)) if charge.buckets else _NOT_ASKED
+        except StoreUnavailable as fault:
+            statuses = await self._decide_alone(prepared.items, fault)
         else:
-            statuses = await self._weigh_all(items)
+            statuses = _judge(prepared, outcomes[0].weighed, Source.STORE)
         allowed = True
         for status in statuses:
             self.tally[status.reason][status.source] += 1
             if not status.allowed:
                 allowed = False
-        return DescriptorVerdict(allowed, tuple(statuses))
+        return DescriptorVerdict(allowed, statuses)
 
-    async def _weigh_one(self, item: _Weighing) -> Sequence[DescriptorStatus]:
-        """Weigh the only descriptor of a request, as most are: the same as `_weigh_all`, at two thirds of its cost."""
-        match, hits, policy = item
-        buckets = match.buckets
-        try:
-            outcomes = await self._buckets.charge((Charge(buckets, (hits,) * len(buckets)),))
-        except StoreUnavailable as fault:
-            return await self._decide_alone((item,), fault, denied=False)
-        return (judge_descriptor(match.limits, outcomes[0].weighed, Source.STORE, policy),)
-
-    async def _weigh_all(self, items: Sequence[_Item]) -> Sequence[DescriptorStatus]:
-        """Weigh all descriptors of a request in one charge."""
-        gathered = _gather(items)
-        buckets = gathered.buckets
-        if not buckets:
-            return [item for item in items if isinstance(item, DescriptorStatus)]
-        denied = _is_denied(items)
-        charge = Charge(buckets, (0,) * len(buckets) if denied else gathered.costs)
-        try:
-            outcome = (await self._buckets.charge((charge,)))[0]
-        except StoreUnavailable as fault:
-            return await self._decide_alone(items, fault, denied=denied)
-        return _judge_all(items, gathered, outcome.weighed, Source.STORE, looked=denied)
-
-    async def _prepare(self, domain: str, descriptors: Sequence[Descriptor]) -> list[_Item]:
+    async def _prepare(self, request: DescribedRequest) -> PreparedRequest:
+        check_request(request)
+        domain, descriptors, digest = request
         items: list[_Item] = []
+        leases: list[Lease] = []
         tree: RuleTree | None = None
         for index, descriptor in enumerate(descriptors):
             if descriptor.names_key:
                 api_key, resource = key_and_resource(index, descriptor)
                 policy = self._identifier.recall(api_key) or await self._identify(api_key)
+                leases.append(policy.lease if policy else _ENDED)
                 items.append(self._by_plan(policy, resource, descriptor.hits))
             else:
                 tree = tree or self._tree(domain)
+                leases.append(tree.lease)
                 items.append(_by_rules(tree, descriptor))
-        return _replace(items)
+        prepared = _prepared(_replace(items))
+        if digest:
+            self._preparations.remember(digest, leases, prepared)
+        return prepared
 
     def _tree(self, domain: str) -> RuleTree:
         try:
-            return self._rules.get(domain) or RuleTree(DomainRules(domain))
+            tree = self._rules.get(domain)
         except StoreUnavailable as fault:
             raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
+        if tree is None:
+            tree = RuleTree(DomainRules(domain))
+            tree.lease.end()  # nobody would say when the domain gets rules
+        return tree
 
     async def _identify(self, api_key: str) -> Policy | None:
         try:
@@ -153,21 +177,14 @@ class DescriptorEngine:
             self._of_plans.put(selection.buckets, match)
         return _Weighing(match, hits, policy)
 
-    async def _decide_alone(
-        self, items: Sequence[_Item], fault: StoreUnavailable, *, denied: bool
-    ) -> list[DescriptorStatus]:
+    async def _decide_alone(self, items: Sequence[_Item], fault: StoreUnavailable) -> tuple[DescriptorStatus, ...]:
         """Decide while the shared buckets cannot be asked, as the plans and rules say."""
         for item in items:
             if isinstance(item, _Weighing) and item.match.on_store_failure is RuleFailure.FAIL:
                 raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
-        alone = [_alone(item) for item in items]
-        gathered = _gather(alone)
-        looking = denied or _is_denied(alone)
-        weighed: tuple[Weighed, ...] = ()
-        if gathered.buckets:
-            costs = (0,) * len(gathered.buckets) if looking else gathered.costs
-            weighed = (await self._local.charge((Charge(gathered.buckets, costs),)))[0].weighed
-        return _judge_all(alone, gathered, weighed, Source.DEGRADED, looked=looking)
+        prepared = _prepared([_alone(item) for item in items])
+        outcomes = await self._local.charge((prepared.charge,)) if prepared.charge.buckets else _NOT_ASKED
+        return _judge(prepared, outcomes[0].weighed, Source.DEGRADED)
 
 
 def _is_denied(items: Sequence[_Item]) -> bool:
@@ -207,6 +224,14 @@ def _without(item: _Item, replaced: set[str]) -> _Item:
     return item._replace(match=match) if match.limits else passed()
 
 
+def _prepared(items: Sequence[_Item]) -> PreparedRequest:
+    gathered = _gather(items)
+    denied = _is_denied(items)
+    costs = (0,) * len(gathered.buckets) if denied else gathered.costs
+    alone = items[0] if len(items) == 1 and isinstance(items[0], _Weighing) else None
+    return PreparedRequest(items, alone, gathered, denied, Charge(gathered.buckets, costs))
+
+
 def _gather(items: Sequence[_Item]) -> _Gathered:
     weighings = [item for item in items if isinstance(item, _Weighing)]
     if len(weighings) == 1:
@@ -240,18 +265,19 @@ def _summed(hits: int, more: int) -> int:
     return total
 
 
-def _judge_all(
-    items: Sequence[_Item], gathered: _Gathered, weighed: tuple[Weighed, ...], source: Source, *, looked: bool
-) -> list[DescriptorStatus]:
-    places = iter(gathered.places)
+def _judge(prepared: PreparedRequest, weighed: tuple[Weighed, ...], source: Source) -> tuple[DescriptorStatus, ...]:
+    alone = prepared.alone
+    if alone is not None and source is Source.STORE:
+        return (judge_descriptor(alone.match.limits, weighed, source, alone.policy),)
+    places = iter(prepared.gathered.places)
     statuses = []
-    for item in items:
+    for item in prepared.items:
         if isinstance(item, DescriptorStatus):
             statuses.append(item)
             continue
         here = next(places)
         said = weighed if len(here) == len(weighed) else tuple([weighed[place] for place in here])
-        if looked:
+        if prepared.denied:
             said = tuple(
                 one._replace(wait_us=wait_for(bucket.limit, one, item.hits))
                 for bucket, one in zip(item.match.buckets, said, strict=True)
@@ -261,7 +287,7 @@ def _judge_all(
             # More than this server's share, but not more than the limit: it would fit once the store is back.
             status = status._replace(reason=Reason.DEGRADED_DENIED)
         statuses.append(status)
-    return statuses
+    return tuple(statuses)
 
 
 def _fits_once_back(item: _Weighing) -> bool:

@@ -10,7 +10,8 @@ from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import check_resource
 from ratelimit_service.decision.policy import Considered, Policy, Selection
-from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
+from ratelimit_service.decision.preparations import Preparations
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.verdict import foresee, judge, judge_alone
@@ -27,7 +28,8 @@ class Check(NamedTuple):
 
     Exactly one of `api_key` (what the caller presented) and `key_id` (for callers who verified the secret themselves)
     is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to 1,000,000 tokens, 0 only looks.
-    `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated.
+    `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated. `digest` is that
+    of the bytes that said all this; empty when the next call in the same words is not to be recalled by it.
     """
 
     api_key: str = ""
@@ -35,6 +37,7 @@ class Check(NamedTuple):
     resource: str = ""
     cost: int = 1
     request_id: str = ""
+    digest: bytes = b""
 
 
 class Explanation(NamedTuple):
@@ -50,13 +53,16 @@ class Explanation(NamedTuple):
         return self.policy.considered if self.policy else ()
 
 
-class _Weighing(NamedTuple):
-    """A check whose policy is known and good, on its way to the buckets."""
+class PreparedCheck(NamedTuple):
+    """A check whose policy is known and good, ready for the buckets."""
 
     policy: Policy
     selection: Selection
     charge: Charge
     cost: int
+
+
+_Prepared = PreparedCheck | Decision | ServiceError
 
 
 class DecisionEngine:
@@ -66,44 +72,44 @@ class DecisionEngine:
     the plan says so.
     """
 
-    def __init__(self, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
+    def __init__(self, identifier: Identifier, buckets: BucketStore, local: BucketStore, clock: Clock) -> None:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
+        self._preparations: Preparations[PreparedCheck] = Preparations(clock)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 
-    async def check(self, check: Check) -> Decision:
+    def recall(self, digest: bytes) -> PreparedCheck | None:
+        """What the check in the words with this digest was prepared to, if it was, and that still holds.
+
+        It stands for the check in `check` and `check_all` in the same turn of the event loop.
+        """
+        return self._preparations.recall(digest)
+
+    async def check(self, check: Check | PreparedCheck) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
-        policy = self._identifier.recall(check.api_key)
-        if policy is None:
-            policy = await self._identify(check)
-        weighing = self._prepare(check, policy)
-        if isinstance(weighing, Decision):
-            decision = weighing
+        prepared = check if isinstance(check, PreparedCheck) else await self._identify_and_prepare(check)
+        if isinstance(prepared, Decision):
+            decision = prepared
         else:
             try:
-                outcomes = await self._buckets.charge((weighing.charge,))
+                outcomes = await self._buckets.charge((prepared.charge,))
             except StoreUnavailable:
-                decision = await self._decide_alone(weighing)
+                decision = await self._decide_alone(prepared)
             else:
-                decision = judge(weighing.policy, weighing.selection.rules, outcomes[0], Source.STORE)
+                decision = judge(prepared.policy, prepared.selection.rules, outcomes[0], Source.STORE)
         self.tally[decision.reason][decision.source] += 1
         return decision
 
-    async def check_all(self, checks: Sequence[Check]) -> list[Decision | ServiceError]:
+    async def check_all(self, checks: Sequence[Check | PreparedCheck]) -> list[Decision | ServiceError]:
         """Decide independent calls, in this order, with one trip to the buckets. A bad one answers for itself only."""
-        prepared: list[_Weighing | Decision | ServiceError] = []
-        for check, policy in zip(checks, await self._identify_all(checks), strict=True):
-            try:
-                prepared.append(policy if isinstance(policy, ServiceError) else self._prepare(check, policy))
-            except ServiceError as fault:
-                prepared.append(fault)
-        decided = await self._weigh_all([item for item in prepared if isinstance(item, _Weighing)])
+        prepared = await self._prepare_all(checks)
+        decided = await self._weigh_all([item for item in prepared if isinstance(item, PreparedCheck)])
         results: list[Decision | ServiceError] = [*decided]
         if len(decided) < len(prepared):
             in_order = iter(decided)
-            results = [next(in_order) if isinstance(item, _Weighing) else item for item in prepared]
+            results = [next(in_order) if isinstance(item, PreparedCheck) else item for item in prepared]
         tally = self.tally
         for result in results:
             if isinstance(result, Decision):
@@ -113,24 +119,30 @@ class DecisionEngine:
     async def explain(self, check: Check) -> Explanation:
         """Say what `check` would decide now, without charging. Raises Unavailable when a store cannot be asked."""
         policy = self._identifier.recall(check.api_key) or await self._identify(check)
-        weighing = self._prepare(check._replace(request_id=""), policy)
-        if isinstance(weighing, Decision):
-            return Explanation(weighing, policy, Selection((), ()))
-        look = weighing.charge._replace(costs=(0,) * len(weighing.charge.costs))
+        prepared = self._prepare(check._replace(request_id=""), policy)
+        if isinstance(prepared, Decision):
+            return Explanation(prepared, policy, Selection((), ()))
+        look = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs))
         try:
             outcome = (await self._buckets.charge((look,)))[0]
         except StoreUnavailable as fault:
             raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
-        rules = weighing.selection.rules
-        decision = judge(weighing.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
-        return Explanation(decision, policy, weighing.selection)
+        rules = prepared.selection.rules
+        decision = judge(prepared.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
+        return Explanation(decision, policy, prepared.selection)
+
+    async def _identify_and_prepare(self, check: Check) -> PreparedCheck | Decision:
+        policy = self._identifier.recall(check.api_key)
+        if policy is None:
+            policy = await self._identify(check)
+        return self._prepare(check, policy)
 
     async def _identify(self, check: Check) -> Policy | None:
         if check.key_id:
             return await self._identifier.find(check.key_id)
         return await self._identifier.identify(check.api_key)
 
-    def _prepare(self, check: Check, policy: Policy | None) -> _Weighing | Decision:
+    def _prepare(self, check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         cost = check.cost
         if not 0 <= cost <= MAX_COST:
             raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
@@ -145,10 +157,21 @@ class DecisionEngine:
         if not selection.buckets:
             return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy)
         request = _request_name(policy.key_id, check) if check.request_id else ""
-        return _Weighing(policy, selection, Charge(selection.buckets, (cost,) * len(selection.buckets), request), cost)
+        charge = Charge(selection.buckets, (cost,) * len(selection.buckets), request)
+        prepared = PreparedCheck(policy, selection, charge, cost)
+        if check.digest and check.api_key and not request:
+            self._preparations.remember(check.digest, (policy.lease,), prepared)
+        return prepared
+
+    async def _prepare_all(self, checks: Sequence[Check | PreparedCheck]) -> list[_Prepared]:
+        new = [check for check in checks if isinstance(check, Check)]
+        if not new:
+            return [check for check in checks if isinstance(check, PreparedCheck)]
+        prepared = map(self._try_prepare, new, await self._identify_all(new))
+        return [next(prepared) if isinstance(check, Check) else check for check in checks]
 
     async def _identify_all(self, checks: Sequence[Check]) -> list[Policy | ServiceError | None]:
-        policies: list[Policy | ServiceError | None] = [*self._identifier.recall_all([c.api_key for c in checks])]
+        policies: list[Policy | ServiceError | None] = [self._identifier.recall(check.api_key) for check in checks]
         if None in policies:  # the new ones all at once, so that they are read from Postgres together
             new = [place for place, policy in enumerate(policies) if policy is None]
             found = await gather(*(self._try_identify(checks[place]) for place in new))
@@ -156,27 +179,35 @@ class DecisionEngine:
                 policies[place] = policy
         return policies
 
-    async def _weigh_all(self, weighings: Sequence[_Weighing]) -> list[Decision]:
-        if not weighings:
-            return []
-        try:
-            outcomes = await self._buckets.charge([weighing.charge for weighing in weighings])
-        except StoreUnavailable:
-            return [await self._decide_alone(weighing) for weighing in weighings]
-        return [
-            judge(weighing.policy, weighing.selection.rules, outcome, Source.STORE)
-            for weighing, outcome in zip(weighings, outcomes, strict=True)
-        ]
-
     async def _try_identify(self, check: Check) -> Policy | ServiceError | None:
         try:
             return await self._identify(check)
         except ServiceError as fault:
             return fault
 
-    async def _decide_alone(self, weighing: _Weighing) -> Decision:
+    def _try_prepare(self, check: Check, policy: Policy | ServiceError | None) -> _Prepared:
+        if isinstance(policy, ServiceError):
+            return policy
+        try:
+            return self._prepare(check, policy)
+        except ServiceError as fault:
+            return fault
+
+    async def _weigh_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
+        if not checks:
+            return []
+        try:
+            outcomes = await self._buckets.charge([check.charge for check in checks])
+        except StoreUnavailable:
+            return [await self._decide_alone(check) for check in checks]
+        return [
+            judge(check.policy, check.selection.rules, outcome, Source.STORE)
+            for check, outcome in zip(checks, outcomes, strict=True)
+        ]
+
+    async def _decide_alone(self, check: PreparedCheck) -> Decision:
         """Decide while the shared buckets cannot be asked, as the plan says."""
-        policy, selection, charge, cost = weighing
+        policy, selection, charge, cost = check
         if policy.on_store_failure is OnStoreFailure.ALLOW:
             return Decision(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
         if policy.on_store_failure is OnStoreFailure.DENY:

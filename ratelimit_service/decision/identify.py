@@ -1,12 +1,10 @@
 """From a key to its policy."""
 
-from collections.abc import Sequence
-from hashlib import blake2b
-
 from ratelimit_service.decision.api_key import ApiKey, check_key_id
 from ratelimit_service.decision.cache import PolicyCache
+from ratelimit_service.decision.digest import digest_of
 from ratelimit_service.decision.policy import Policy
-from ratelimit_service.decision.ports import Clock, StoreUnavailable
+from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.secrets import Peppers
 from ratelimit_service.errors import Unavailable
 
@@ -14,19 +12,13 @@ from ratelimit_service.errors import Unavailable
 class Identifier:
     """Finds the policy of a key. Secrets are in memory for the length of a call only: afterwards, their digests."""
 
-    def __init__(self, policies: PolicyCache, peppers: Peppers, clock: Clock) -> None:
+    def __init__(self, policies: PolicyCache, peppers: Peppers) -> None:
         self._policies = policies
         self._peppers = peppers
-        self._clock = clock
 
     def recall(self, api_key: str) -> Policy | None:
-        """The policy of a key whose secret was verified before. The path of nearly every call: no await, no parsing."""
-        return self._policies.verified(_digest(api_key), self._clock.now_us())
-
-    def recall_all(self, api_keys: Sequence[str]) -> list[Policy | None]:
-        """The same for several keys."""
-        now_us, verified = self._clock.now_us(), self._policies.verified
-        return [verified(_digest(api_key), now_us) for api_key in api_keys]
+        """The policy of a key whose secret was verified before: no await, no parsing."""
+        return self._policies.verified(digest_of(api_key.encode()))
 
     async def identify(self, api_key: str) -> Policy | None:
         """The policy of a key that is seen for the first time, or None if it is unknown or its secret is wrong.
@@ -37,7 +29,7 @@ class Identifier:
         policy = await self._read(parsed.key_id)
         if policy is None or not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
             return None
-        self._policies.remember(_digest(api_key), policy)
+        self._policies.remember(digest_of(api_key.encode()), policy)
         return policy
 
     async def find(self, key_id: str) -> Policy | None:
@@ -53,8 +45,3 @@ class Identifier:
             return await self._policies.get(key_id)
         except StoreUnavailable as fault:
             raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
-
-
-def _digest(api_key: str) -> bytes:
-    """What stands for a key in memory. A secret has too many bits for a table of digests."""
-    return blake2b(api_key.encode(), digest_size=16).digest()

@@ -5,7 +5,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Bucket
-from ratelimit_service.decision.limit import EXACT, Level, Limit, Mode, check_resource
+from ratelimit_service.decision.lease import NO_END, Lease
+from ratelimit_service.decision.limit import Level, Limit, Mode, check_resource
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 
@@ -41,7 +42,7 @@ class Selection(NamedTuple):
 
 
 class Policy:
-    """One key's policy, unchanging and right until `until_us`; from then on it has to be compiled again.
+    """One key's policy, unchanging and right as long as its `lease` holds; from then on it has to be compiled again.
 
     `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that are good.
     """
@@ -51,6 +52,7 @@ class Policy:
         "_selections",
         "considered",
         "key_id",
+        "lease",
         "on_store_failure",
         "plan",
         "plan_version",
@@ -58,7 +60,6 @@ class Policy:
         "rules",
         "secrets",
         "subject",
-        "until_us",
     )
 
     def __init__(self, record: PolicyRecord, now_us: int) -> None:
@@ -67,7 +68,7 @@ class Policy:
         self.plan = record.plan
         self.plan_version = record.plan_version
         self.on_store_failure: OnStoreFailure = record.on_store_failure
-        self.until_us = _next_expiry(record, now_us)
+        self.lease = Lease(_next_expiry(record, now_us))
         self.refusal: Reason | None = _REFUSALS.get(record.state)
         if self.refusal is None and _has_passed(record.expires_us, now_us):
             self.refusal = Reason.KEY_EXPIRED
@@ -138,4 +139,4 @@ def _has_passed(expires_us: int | None, now_us: int) -> bool:
 def _next_expiry(record: PolicyRecord, now_us: int) -> int:
     holders: list[SecretHash | Override] = [*record.secrets, *record.subject_overrides, *record.key_overrides]
     times = [record.expires_us, *(holder.expires_us for holder in holders)]
-    return min((time for time in times if time is not None and time > now_us), default=EXACT)
+    return min((time for time in times if time is not None and time > now_us), default=NO_END)

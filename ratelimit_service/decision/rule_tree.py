@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.descriptor import Entries
 from ratelimit_service.decision.domain_rules import Blocked, DomainRules, RuleFailure, RuleLimit, RuleNode, Unlimited
+from ratelimit_service.decision.lease import Lease
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
 from ratelimit_service.decision.policy import PARTITIONS
 from ratelimit_service.decision.recent import Recent
@@ -76,10 +77,11 @@ class _Node:
 
 
 class RuleTree:
-    """The rules of one domain, unchanging."""
+    """The rules of one domain, unchanging and right as long as the `lease` holds."""
 
     def __init__(self, rules: DomainRules) -> None:
         self.domain = rules.domain
+        self.lease = Lease()
         self._root = _Node((), rules.on_store_failure, "")
         _grow(self._root, rules.descriptors)
         self._matches: Recent[Entries, Match] = Recent(_MOST_REMEMBERED)

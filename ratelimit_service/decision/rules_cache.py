@@ -77,9 +77,12 @@ class RulesCache:
 
     def _take(self, domains: Collection[str], fetched: FetchedRules) -> None:
         for domain in domains:
+            if domain in fetched.unreadable:
+                continue
+            replaced = self._trees.pop(domain, None)
+            if replaced is not None:
+                replaced.lease.end()
             if domain in fetched.rules:
                 self._trees[domain] = RuleTree(fetched.rules[domain])
-            elif domain not in fetched.unreadable:
-                self._trees.pop(domain, None)
         self.unreadable += len(fetched.unreadable)
         self._unreadable = (self._unreadable - frozenset(domains)) | fetched.unreadable

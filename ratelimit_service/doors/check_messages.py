@@ -16,14 +16,15 @@ _WINDOW_SECONDS = {
 }
 
 
-def to_check(request: CheckLimitRequest) -> Check:
-    """The check that a request asks for. An absent cost is 1."""
+def to_check(request: CheckLimitRequest, digest: bytes = b"") -> Check:
+    """The check that a request asks for. An absent cost is 1. DIGEST is that of its bytes, if it is to be recalled."""
     return Check(
         request.api_key,
         request.key_id,
         request.resource,
         request.cost if request.HasField("cost") else 1,
         request.request_id,
+        digest,
     )
 
 

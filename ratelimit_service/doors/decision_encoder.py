@@ -1,6 +1,6 @@
 """Decisions as bytes of `ratelimit.v1.CheckLimitResponse`: what every call is answered with.
 
-Written by hand, because with one limit it takes protobuf 2.4 us and this 1.0 us, where a decision in a batch costs
+Written by hand, because with one limit it takes protobuf 2.4 us and this 1.0 us, where a decision in a batch cost
 5.3 us in all (docs/adr/0008). A property test holds it to what protobuf makes of the same decision.
 """
 

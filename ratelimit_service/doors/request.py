@@ -1,5 +1,7 @@
 """From bytes to request messages, and what is answered when they are none: the same at both doors."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -18,6 +20,11 @@ def parsed(data: bytes, message: type[Request]) -> Request:
         return message.FromString(data)
     except DecodeError:
         raise no_message(data, message) from None
+
+
+def reading(message: type[Request]) -> Callable[[bytes], Request]:
+    """Reads such a message. Raises InvalidArgument."""
+    return partial(parsed, message=message)
 
 
 def no_message(data: bytes, message: type[Message]) -> InvalidArgument:

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as answers that are written by hand need it.
+"""Protobuf's wire format, as far as what is written and read by hand needs it.
 
 See "Encoding" in Protocol Buffers' documentation: a field is a tag, (number << 3) | type, then a varint (type 0), or a
 length and as many bytes (type 2). Tags of fields up to 15 are one byte.
@@ -52,6 +52,29 @@ def text(tag: bytes, value: str) -> bytes:
 def submessage(tag: bytes, data: bytes) -> bytes:
     """A field that is a message, or any bytes."""
     return b"%b%b%b" % (tag, varint(len(data)), data)
+
+
+def submessages(tag: int, data: bytes) -> list[bytes] | None:
+    """The messages in DATA, if it is nothing but fields of this TAG and each has less than 16 KiB; otherwise None."""
+    parts = []
+    at, end = 0, len(data)
+    try:
+        while at < end:
+            size = data[at + 1]
+            if data[at] != tag:
+                return None
+            at += 2
+            if size >= 128:  # noqa: PLR2004 a varint's byte has 7 bits
+                more = data[at]
+                if more >= 128:  # noqa: PLR2004
+                    return None
+                size += (more << 7) - 128
+                at += 1
+            parts.append(data[at : at + size])
+            at += size
+    except IndexError:
+        return None
+    return parts if at == end else None
 
 
 def duration(tag: bytes, microseconds: int) -> bytes:

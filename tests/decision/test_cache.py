@@ -78,14 +78,14 @@ async def test_changes_are_read_again(world: World, kind: ChangeKind) -> None:
     policy = await world.cache.get(key_id)
     assert policy is not None
     world.cache.remember(b"digest", policy)
-    assert world.cache.verified(b"digest", world.clock.now_us()) is policy
+    assert world.cache.verified(b"digest") is policy
     world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
     world.feed.announce(kind, {ChangeKind.KEY: key_id, ChangeKind.SUBJECT: "acme", ChangeKind.PLAN: "free"}[kind])
     await world.settle()
     changed = await world.cache.get(key_id)
     assert changed is not None
     assert changed.refusal is not None
-    assert world.cache.verified(b"digest", world.clock.now_us()) is None
+    assert world.cache.verified(b"digest") is None
 
 
 async def test_a_change_during_a_read_is_not_lost(world: World) -> None:

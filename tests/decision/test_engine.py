@@ -21,7 +21,7 @@ class World:
         self.clock, self.source = ManualClock(), MemorySource()
         self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
         cache = PolicyCache(self.source, self.clock)
-        self.engine = DecisionEngine(Identifier(cache, PEPPERS, self.clock), self.buckets, self.local)
+        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.local, self.clock)
 
     def add(self, *limits: Limit, **fields: object) -> str:
         api_key = ApiKey.generate("live")

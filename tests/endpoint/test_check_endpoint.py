@@ -43,14 +43,16 @@ class World:
         clock = ManualClock()
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
         cache = PolicyCache(self.source, clock)
-        self.endpoint = CheckEndpoint(DecisionEngine(Identifier(cache, PEPPERS, clock), self.buckets, self.buckets))
+        self.endpoint = CheckEndpoint(DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets, clock))
 
     async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
-        answer = await self.endpoint.check_limit(CheckLimitRequest(**fields), caller)
+        data = CheckLimitRequest(**fields).SerializeToString()
+        answer = await self.endpoint.check_limit(self.endpoint.reader.check(data), caller)
         return CheckLimitResponse.FromString(answer.SerializeToString())
 
     async def batch(self, *checks: CheckLimitRequest) -> list[CheckResult]:
-        answer = await self.endpoint.batch_check_limit(BatchCheckLimitRequest(checks=checks), ANONYMOUS)
+        data = BatchCheckLimitRequest(checks=checks).SerializeToString()
+        answer = await self.endpoint.batch_check_limit(self.endpoint.reader.batch(data), ANONYMOUS)
         return list(BatchCheckLimitResponse.FromString(answer.SerializeToString()).results)
 
     def add(self, *limits: Limit) -> ApiKey:
@@ -155,9 +157,9 @@ async def test_stream_answers_in_order_with_few_trips(world: World) -> None:
     """A stream is answered in its order, what has arrived together by one trip to the buckets."""
     api_key = str(world.add(burst(500)))
 
-    async def requests() -> AsyncIterator[StreamCheckLimitRequest]:
+    async def requests() -> AsyncIterator[bytes]:
         for _ in range(600):
-            yield StreamCheckLimitRequest(check=CheckLimitRequest(api_key=api_key))
+            yield StreamCheckLimitRequest(check=CheckLimitRequest(api_key=api_key)).SerializeToString()
 
     answers = [answer.SerializeToString() async for answer in world.endpoint.stream_check_limit(requests(), ANONYMOUS)]
     allowed = [StreamCheckLimitResponse.FromString(answer).result.decision.allowed for answer in answers]

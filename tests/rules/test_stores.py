@@ -10,6 +10,7 @@ import pytest
 
 from fixtures.valkey import StartValkey
 from ratelimit_service.bootstrap import Planes, open_planes
+from ratelimit_service.decision.descriptor import DescribedRequest
 from ratelimit_service.decision.descriptor_verdict import DescriptorVerdict
 from ratelimit_service.decision.domain_rules import DomainRules
 from ratelimit_service.decision.limit import Limit as PlanLimit
@@ -68,7 +69,7 @@ async def until(holds: Callable[[], bool], seconds: float = SECONDS) -> float:
 
 async def decide(planes: Planes, domain: str, *descriptors: Descriptor) -> DescriptorVerdict:
     """Decide a request."""
-    return await planes.rate_limit_endpoint._engine.decide(domain, descriptors)
+    return await planes.rate_limit_endpoint._engine.decide(DescribedRequest(domain, descriptors))
 
 
 async def test_one_denied_of_three_charges_none(servers: tuple[Planes, Planes]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
-from ratelimit_service.decision.descriptor import Descriptor
+from ratelimit_service.decision.descriptor import DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptor_engine import DescriptorEngine
 from ratelimit_service.decision.descriptor_verdict import DescriptorVerdict
 from ratelimit_service.decision.domain_rules import Blocked, DomainRules, RuleFailure, RuleLimit, RuleNode, Unlimited
@@ -75,7 +75,7 @@ class World:
         self.source = MemoryRules(DomainRules("shop", nodes, on_store_failure))
         self.rules = RulesCache(self.source)
         cache = PolicyCache(self.policies, self.clock)
-        self.engine = DescriptorEngine(self.rules, Identifier(cache, PEPPERS, self.clock), self.buckets, self.local)
+        self.engine = DescriptorEngine(self.rules, Identifier(cache, PEPPERS), self.buckets, self.local, self.clock)
 
     def add_key(self, *limits: object, **fields: object) -> ApiKey:
         """Make a key, on a plan with these limits."""
@@ -87,7 +87,7 @@ class World:
         """Decide a request."""
         if not len(self.rules):
             await self.rules.refresh_all()
-        return await self.engine.decide(domain, descriptors)
+        return await self.engine.decide(DescribedRequest(domain, descriptors))
 
     async def left(self, *entries: tuple[str, str]) -> int:
         """What remains for a descriptor, by a look."""

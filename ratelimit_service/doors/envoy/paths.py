@@ -9,4 +9,5 @@ STREAM: Final = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
 SHOULD_RATE_LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
 
-PATHS: Final = (CHECK, BATCH, STREAM, SHOULD_RATE_LIMIT, AUTHORIZE)
+PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
+"""In the order in which Envoy tries them: first those that carry one decision each."""

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from google.protobuf.message import DecodeError, Message
-
 from ratelimit_service.doors.envoy.answers import AnswerStream
 from ratelimit_service.doors.envoy.asgi import App, Event, Receive, Scope, Send, body_of
 from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, headers_of
@@ -13,24 +11,25 @@ from ratelimit_service.doors.envoy.edge import Edge
 from ratelimit_service.doors.envoy.frames import Frames, frame
 from ratelimit_service.doors.envoy.leaving import Leaving
 from ratelimit_service.doors.envoy.not_grpc import NotGrpc
-from ratelimit_service.doors.request import no_message
 from ratelimit_service.errors import InvalidArgument, Unavailable
 from ratelimit_service.keys.token import Caller
 
 MAX_GROUP: Final = 256
 """The most messages that are answered together."""
 
-Request = TypeVar("Request", bound=Message)
+Request = TypeVar("Request")
+ReadGroup = Callable[[Sequence[bytes]], tuple[Sequence[Request], InvalidArgument | None]]
+"""Reads messages up to the first that is none, and says what is wrong with that one."""
 GroupEndpoint = Callable[[Sequence[Request], Caller], Awaitable[Sequence[bytes]]]
 
 
-def stream(message: type[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving) -> App:
-    """An application that hands what has arrived to ANSWER_GROUP, and writes its answers in the same order.
+def stream(read: ReadGroup[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving) -> App:
+    """An application that hands what READ makes of what has arrived to ANSWER_GROUP, and writes its answers in order.
 
     One group at a time: the next gathers in Envoy meanwhile, and so it does while the caller does not read its
     answers, until Envoy stops reading from the caller.
     """
-    conversation = _Conversation(message, answer_group, edge, leaving)
+    conversation = _Conversation(read, answer_group, edge, leaving)
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         answers = AnswerStream(send)
@@ -49,9 +48,9 @@ class _Conversation(Generic[Request]):
     """How a stream is answered."""
 
     def __init__(
-        self, message: type[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving
+        self, read: ReadGroup[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving
     ) -> None:
-        self._message = message
+        self._read = read
         self._answer_group = answer_group
         self._edge = edge
         self._leaving = leaving
@@ -76,7 +75,7 @@ class _Conversation(Generic[Request]):
 
     async def _answer(self, arrived: Sequence[bytes], caller: Caller, answers: AnswerStream) -> None:
         """Answer a group. If one of it is no message, those before it are answered first."""
-        requests, fault = _parsed_until_bad(arrived, self._message)
+        requests, fault = self._read(arrived)
         if requests:
             responses = await self._answer_group(requests, caller)
             await answers.write(b"".join([frame(response) for response in responses]))
@@ -90,13 +89,3 @@ async def _next(receive: Receive, leaving: Leaving) -> Event:
     if not await leaving.or_done(arriving):
         raise Unavailable("this server is draining; open the stream again, another one will answer", reason="DRAINING")
     return arriving.result()
-
-
-def _parsed_until_bad(arrived: Sequence[bytes], message: type[Request]) -> tuple[list[Request], InvalidArgument | None]:
-    """The messages up to the first that is none, and what is wrong with that one."""
-    requests: list[Request] = []
-    try:
-        requests.extend(map(message.FromString, arrived))
-    except DecodeError:
-        return requests, no_message(arrived[len(requests)], message)
-    return requests, None

@@ -3,22 +3,22 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from google.protobuf.message import Message
-
 from ratelimit_service.doors.envoy.answers import answer, refuse
 from ratelimit_service.doors.envoy.asgi import App, Receive, Scope, Send, body_of
 from ratelimit_service.doors.envoy.call import check_deadline, deadline_of, headers_of
 from ratelimit_service.doors.envoy.edge import Edge
 from ratelimit_service.doors.envoy.frames import Frames, frame, sole_message
-from ratelimit_service.doors.request import none_came, parsed
+from ratelimit_service.doors.request import none_came
 from ratelimit_service.doors.wire import Answer
 from ratelimit_service.keys.token import Caller
 
-Request = TypeVar("Request", bound=Message)
+Request = TypeVar("Request")
 
 
-def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitable[Answer]], edge: Edge) -> App:
-    """An application that hands the call's one message to ENDPOINT and answers with what that returns."""
+def unary(
+    read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller], Awaitable[Answer]], edge: Edge
+) -> App:
+    """An application that hands what READ makes of the call's message to ENDPOINT, and answers what that returns."""
     method, admission, count = edge.method, edge.admission, edge.count
 
     async def decide(scope: Scope, receive: Receive) -> bytes:
@@ -28,7 +28,7 @@ def unary(message: type[Request], endpoint: Callable[[Request, Caller], Awaitabl
         # until the call has joined a batch (a token that is not known yet apart).
         data = await _only_message(receive, headers.get(b"grpc-encoding"), method)
         caller = await admission.admit(headers.get(b"authorization"))
-        request = parsed(data, message)
+        request = read(data)
         check_deadline(deadline)
         return frame((await endpoint(request, caller)).SerializeToString())
 

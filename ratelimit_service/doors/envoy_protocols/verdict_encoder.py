@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
-from ratelimit_service.decision.charge import NEVER
+from ratelimit_service.decision.charge import NEVER, Weighed
 from ratelimit_service.decision.descriptor_verdict import DescriptorStatus, DescriptorVerdict
 from ratelimit_service.decision.domain_rules import Blocked, Unlimited
 from ratelimit_service.decision.limit import MICRO, TokenBucket, Window
@@ -19,7 +19,7 @@ from ratelimit_service.doors.check_messages import window_us
 from ratelimit_service.doors.envoy_protocols.refusal import Refusal, refusal
 from ratelimit_service.doors.envoy_protocols.telling import as_problem
 from ratelimit_service.doors.headers.limit_headers import LimitHeaders, retry_after_seconds
-from ratelimit_service.doors.headers.shown import Label, Labels, ShownLimit
+from ratelimit_service.doors.headers.shown import Label, Labels, ShownLimit, whole_seconds
 from ratelimit_service.doors.headers.styles import Header
 from ratelimit_service.doors.wire import duration, submessage, text, varint
 
@@ -60,11 +60,16 @@ _BUCKET_UNITS: Final = {
 
 
 class _Fixed(NamedTuple):
-    """What is the same whenever a limit is told: its part of DescriptorStatus, and its label, None if not counted."""
+    """What is the same whenever a limit is told.
+
+    `current` is its part of DescriptorStatus, `label` is None if it is not counted, and `terms` are those of its
+    headers that are the same, where it is the only limit.
+    """
 
     limit: Applied  # kept along, so that no other limit gets its id
     current: bytes
     label: Label | None
+    terms: bytes
 
 
 class VerdictEncoder:
@@ -78,6 +83,8 @@ class VerdictEncoder:
     def encode(self, verdict: DescriptorVerdict) -> bytes:
         """The RateLimitResponse that tells a verdict."""
         allowed, statuses = verdict
+        if allowed and len(statuses) == 1 and len(statuses[0].limits) == 1:
+            return self._encode_alone(statuses[0])
         parts = [_OK if allowed else _OVER_LIMIT]
         for status in statuses:
             said = self._encode_status(status)
@@ -95,6 +102,19 @@ class VerdictEncoder:
             parts.append(_encode_header(header))
         return b"".join(parts)
 
+    def _encode_alone(self, status: DescriptorStatus) -> bytes:
+        """The RateLimitResponse of a request that one limit weighed and allowed, as nearly every one is."""
+        limit, ((remaining, _, reset_us),) = status.limits[0], status.weighed
+        _, current, label, terms = self._fixed.get(id(limit)) or self._fix(limit)
+        left = remaining // MICRO
+        told = varint(left) if left < _LARGEST else _LARGEST_LEFT
+        said = b"%b%b%b%b%b" % (_OK, current, _REMAINING, told, duration(_RESET, reset_us))
+        response = b"%b%b%b%b" % (_OK, _STATUS, varint(len(said)), said)
+        if not limit.enforced or label is None:
+            return response
+        shown = ShownLimit(label, left, whole_seconds(reset_us), False)  # noqa: FBT003 positional: built for every call
+        return b"".join([response, terms, *map(_encode_header, self._headers.state((shown,), shown))])
+
     def _encode_status(self, status: DescriptorStatus) -> bytes:
         allowed, _, _, limit, remaining, reset_us, wait_us, _, _, _ = status
         code = _OK if allowed else _OVER_LIMIT
@@ -109,10 +129,6 @@ class VerdictEncoder:
 
     def _show(self, statuses: Sequence[DescriptorStatus]) -> list[ShownLimit]:
         """Every enforced limit that was counted, each once."""
-        if len(statuses) == 1 and len(statuses[0].limits) == 1:
-            limit, weighed = statuses[0].limits[0], statuses[0].weighed[0]
-            label = (self._fixed.get(id(limit)) or self._fix(limit)).label
-            return [ShownLimit.of(label, weighed)] if limit.enforced and label is not None else []
         shown: list[ShownLimit] = []
         seen: set[int] = set()
         for status in statuses:
@@ -128,7 +144,10 @@ class VerdictEncoder:
             self._fixed.clear()
         algorithm = limit.algorithm
         label = None if isinstance(algorithm, Unlimited | Blocked) else self._labels.of(limit.name, algorithm)
-        fixed = self._fixed[id(limit)] = _Fixed(limit, _encode_limit(limit), label)
+        shown = [] if label is None else [ShownLimit.of(label, Weighed(0, 0, 0))]
+        terms = self._headers.terms(shown, _binding(shown))
+        fixed = _Fixed(limit, _encode_limit(limit), label, b"".join(map(_encode_header, terms)))
+        self._fixed[id(limit)] = fixed
         return fixed
 
 

@@ -19,6 +19,7 @@ from ratelimit_service.doors.grpcio.call import Call, Context, Handler
 from ratelimit_service.doors.grpcio.errors import answering_errors
 from ratelimit_service.doors.grpcio.messages import stream, unary
 from ratelimit_service.doors.grpcio.metrics import counting
+from ratelimit_service.doors.request import reading
 from ratelimit_service.errors import Unimplemented
 from ratelimit_service.keys.token import Caller, Role
 from ratelimit_service.metrics import CallCounts
@@ -87,15 +88,13 @@ def decision_edge(authenticator: Authenticator, counts: CallCounts, *, protect: 
 
 def decision_methods(endpoint: CheckEndpoint, edge: Edge) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
+    read = endpoint.reader
     return _bound(
         CHECKS,
         {
-            "CheckLimit": (_single, edge(unary(checks_pb2.CheckLimitRequest, endpoint.check_limit))),
-            "BatchCheckLimit": (_single, edge(unary(checks_pb2.BatchCheckLimitRequest, endpoint.batch_check_limit))),
-            "StreamCheckLimit": (
-                _streamed,
-                edge(stream(checks_pb2.StreamCheckLimitRequest, endpoint.stream_check_limit)),
-            ),
+            "CheckLimit": (_single, edge(unary(read.check, endpoint.check_limit))),
+            "BatchCheckLimit": (_single, edge(unary(read.batch, endpoint.batch_check_limit))),
+            "StreamCheckLimit": (_streamed, edge(stream(endpoint.stream_check_limit))),
         },
     )
 
@@ -104,8 +103,8 @@ def proxy_methods(
     rate_limits: RateLimitEndpoint, authorization: AuthorizationEndpoint, edge: Edge
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
-    should_rate_limit = edge(unary(rls_pb2.RateLimitRequest, rate_limits.should_rate_limit))
-    check = edge(unary(external_auth_pb2.CheckRequest, authorization.check))
+    should_rate_limit = edge(unary(rate_limits.read, rate_limits.should_rate_limit))
+    check = edge(unary(reading(external_auth_pb2.CheckRequest), authorization.check))
     return _bound(RATE_LIMITS, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         AUTHORIZATION, {"Check": (_single, check)}
     )
@@ -126,12 +125,18 @@ def admin_methods(
     return _bound(
         ADMIN,
         {
-            "ManageKey": (_single, edge(unary(admin_pb2.ManageKeyRequest, endpoint.manage_key))),
-            "ManagePlan": (_single, edge(unary(admin_pb2.ManagePlanRequest, endpoint.manage_plan))),
-            "ManageOverride": (_single, edge(unary(admin_pb2.ManageOverrideRequest, endpoint.manage_override))),
-            "ManageRules": (_single, edge(unary(admin_pb2.ManageRulesRequest, endpoint.manage_rules))),
-            "ExplainLimit": (_single, edge(unary(admin_pb2.ExplainLimitRequest, explain_limit))),
-            "ListAuditEvents": (_single, edge(unary(admin_pb2.ListAuditEventsRequest, endpoint.list_audit_events))),
+            "ManageKey": (_single, edge(unary(reading(admin_pb2.ManageKeyRequest), endpoint.manage_key))),
+            "ManagePlan": (_single, edge(unary(reading(admin_pb2.ManagePlanRequest), endpoint.manage_plan))),
+            "ManageOverride": (
+                _single,
+                edge(unary(reading(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
+            ),
+            "ManageRules": (_single, edge(unary(reading(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
+            "ExplainLimit": (_single, edge(unary(reading(admin_pb2.ExplainLimitRequest), explain_limit))),
+            "ListAuditEvents": (
+                _single,
+                edge(unary(reading(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),
+            ),
         },
     )
 

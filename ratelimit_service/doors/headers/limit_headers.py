@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ratelimit_service.doors.headers.shown import ShownLimit, whole_seconds
-from ratelimit_service.doors.headers.styles import STYLES, Header
+from ratelimit_service.doors.headers.styles import STYLES, Header, Tell
 
 
 class LimitHeaders:
@@ -11,14 +11,16 @@ class LimitHeaders:
 
     def __init__(self, names: str) -> None:
         """NAMES are those of STYLES with commas between them. Empty tells no limits, but still `Retry-After`."""
-        self._styles = [STYLES[name] for name in dict.fromkeys(names.split(",")) if name]
+        styles = [STYLES[name] for name in dict.fromkeys(names.split(",")) if name]
+        self._tell = _joined([tell for style in styles for tell in style])
+        self.terms = _joined([style.terms for style in styles])
+        """Tells of the same limits what is the same whatever is left of them."""
+        self.state = _joined([style.state for style in styles])
+        """Tells the rest."""
 
     def tell(self, limits: Sequence[ShownLimit], binding: ShownLimit | None) -> list[Header]:
         """The headers of a call that may go on. LIMITS are those that are enforced, BINDING is one of them or None."""
-        styles = self._styles
-        if len(styles) == 1:
-            return styles[0](limits, binding)
-        return [header for style in styles for header in style(limits, binding)]
+        return self._tell(limits, binding)
 
     def tell_denial(
         self, limits: Sequence[ShownLimit], binding: ShownLimit | None, retry_after_us: int | None
@@ -28,6 +30,12 @@ class LimitHeaders:
         if retry_after_us is not None:
             headers.append(("retry-after", str(retry_after_seconds(binding, retry_after_us))))
         return headers
+
+
+def _joined(tells: Sequence[Tell]) -> Tell:
+    if len(tells) == 1:
+        return tells[0]
+    return lambda limits, binding: [header for tell in tells for header in tell(limits, binding)]
 
 
 def retry_after_seconds(binding: ShownLimit | None, retry_after_us: int) -> int:

@@ -1,51 +1,70 @@
 """The styles in which limits are told. Names of headers are in lower case, as HTTP/2 has them."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_service.doors.headers.shown import ShownLimit
 
 Header: TypeAlias = tuple[str, str]
-Style: TypeAlias = Callable[[Sequence[ShownLimit], ShownLimit | None], list[Header]]
-"""Gives the headers for all limits of a call and the one that binds, which is None when none does."""
+Tell: TypeAlias = Callable[[Sequence[ShownLimit], ShownLimit | None], list[Header]]
+"""Gives headers for all limits of a call and the one that binds, which is None when none does."""
 
 
-def ietf(limits: Sequence[ShownLimit], _binding: ShownLimit | None) -> list[Header]:
-    """`RateLimit-Policy` and `RateLimit` with every limit: draft-ietf-httpapi-ratelimit-headers-11.
+class Style(NamedTuple):
+    """How limits are told: `terms` by what is the same of them for every call, `state` by what is left."""
 
-    Two limits of one name become one item, that of the first: the name is what ties the two headers together.
-    """
+    terms: Tell
+    state: Tell
+
+
+def _ietf_terms(limits: Sequence[ShownLimit], _binding: ShownLimit | None) -> list[Header]:
+    """`RateLimit-Policy` with every limit."""
     if not limits:
         return []
     if len(limits) == 1:
-        ((label, remaining, seconds, _),) = limits
-        return [("ratelimit-policy", label.policy), ("ratelimit", f"{label.quoted};r={remaining};t={seconds}")]
-    policies: dict[str, str] = {}
-    states: list[str] = []
-    for label, remaining, seconds, _ in limits:
-        if label.quoted not in policies:
-            policies[label.quoted] = label.policy
-            states.append(f"{label.quoted};r={remaining};t={seconds}")
-    return [("ratelimit-policy", ", ".join(policies.values())), ("ratelimit", ", ".join(states))]
+        return [("ratelimit-policy", limits[0].label.policy)]
+    return [("ratelimit-policy", ", ".join(one.label.policy for one in _by_name(limits)))]
 
 
-def x_ratelimit(_limits: Sequence[ShownLimit], binding: ShownLimit | None) -> list[Header]:
-    """`X-RateLimit-Limit`, `-Remaining` and `-Reset` of the limit that binds. Reset counts seconds from now."""
-    return [] if binding is None else _trio("x-ratelimit-", binding)
+def _ietf_state(limits: Sequence[ShownLimit], _binding: ShownLimit | None) -> list[Header]:
+    """`RateLimit` with every limit."""
+    if not limits:
+        return []
+    if len(limits) > 1:
+        return [("ratelimit", ", ".join(map(_ietf_item, _by_name(limits))))]
+    return [("ratelimit", _ietf_item(limits[0]))]
 
 
-def ratelimit(_limits: Sequence[ShownLimit], binding: ShownLimit | None) -> list[Header]:
-    """The same three without `X-`."""
-    return [] if binding is None else _trio("ratelimit-", binding)
+def _ietf_item(limit: ShownLimit) -> str:
+    (_, quoted, _, _), remaining, seconds, _ = limit
+    return f"{quoted};r={remaining};t={seconds}"
 
 
-def _trio(prefix: str, binding: ShownLimit) -> list[Header]:
-    return [
-        (f"{prefix}limit", str(binding.label.capacity)),
-        (f"{prefix}remaining", str(binding.remaining)),
-        (f"{prefix}reset", str(binding.seconds)),
-    ]
+def _by_name(limits: Sequence[ShownLimit]) -> list[ShownLimit]:
+    """Each name once, with the first limit of that name: the name is what ties the two headers together."""
+    named: dict[str, ShownLimit] = {}
+    for limit in limits:
+        named.setdefault(limit.label.quoted, limit)
+    return list(named.values())
 
 
-STYLES: Final[dict[str, Style]] = {"ietf": ietf, "x-ratelimit": x_ratelimit, "ratelimit": ratelimit}
-"""Every style by its name in the settings."""
+def _trio(prefix: str) -> Style:
+    """Three headers for the limit that binds. Reset counts seconds from now."""
+
+    def terms(_limits: Sequence[ShownLimit], binding: ShownLimit | None) -> list[Header]:
+        return [] if binding is None else [(f"{prefix}limit", str(binding.label.capacity))]
+
+    def state(_limits: Sequence[ShownLimit], binding: ShownLimit | None) -> list[Header]:
+        if binding is None:
+            return []
+        return [(f"{prefix}remaining", str(binding.remaining)), (f"{prefix}reset", str(binding.seconds))]
+
+    return Style(terms, state)
+
+
+STYLES: Final[dict[str, Style]] = {
+    "ietf": Style(_ietf_terms, _ietf_state),
+    "x-ratelimit": _trio("x-ratelimit-"),
+    "ratelimit": _trio("ratelimit-"),
+}
+"""Every style by its name in the settings. `ietf` is draft-ietf-httpapi-ratelimit-headers-11."""

@@ -1,0 +1,79 @@
+"""From the bytes of requests to the checks that they ask for, at both doors.
+
+The same bytes come again and again: a gateway asks about the same key and resource. So what they were prepared to is
+recalled by their digest, before anything is read of them. That takes 0.6 us, and what it spares 1.9 (docs/adr/0009).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    CheckLimitRequest,
+    StreamCheckLimitRequest,
+)
+from ratelimit_service.decision.digest import digest_of
+from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
+from ratelimit_service.doors.check_messages import to_check
+from ratelimit_service.doors.request import no_message, parsed
+from ratelimit_service.doors.wire import submessages
+from ratelimit_service.errors import InvalidArgument
+
+MAX_BATCH: Final = 256
+"""The most checks in one batch, and in one group of a stream."""
+
+_CHECKS: Final = 0x0A  # the field of a batch, and of a message of a stream
+_MOST_RECALLED: Final = 1024  # bytes of a request; longer ones are rare, and cost more to digest than to read
+
+
+class CheckReader:
+    """Reads requests. InvalidArgument says of bytes that they are no such request."""
+
+    def __init__(self, engine: DecisionEngine) -> None:
+        self._engine = engine
+
+    def check(self, data: bytes) -> Check | PreparedCheck:
+        """The check that a CheckLimitRequest asks for."""
+        try:
+            return self._read(data)
+        except DecodeError:
+            raise no_message(data, CheckLimitRequest) from None
+
+    def batch(self, data: bytes) -> list[Check | PreparedCheck]:
+        """The 1 to 256 checks that a BatchCheckLimitRequest asks for."""
+        parts = submessages(_CHECKS, data)
+        if parts is not None and 1 <= len(parts) <= MAX_BATCH:
+            try:
+                return list(map(self._read, parts))
+            except DecodeError:
+                raise no_message(data, BatchCheckLimitRequest) from None
+        checks = parsed(data, BatchCheckLimitRequest).checks
+        if not 1 <= len(checks) <= MAX_BATCH:
+            raise InvalidArgument.of("checks", f"has {len(checks)} entries; send 1 to {MAX_BATCH}")
+        return list(map(to_check, checks))
+
+    def streamed(self, arrived: Sequence[bytes]) -> tuple[list[Check | PreparedCheck], InvalidArgument | None]:
+        """The checks that StreamCheckLimitRequests ask for, up to the first that is none, and what is wrong with it."""
+        checks: list[Check | PreparedCheck] = []
+        try:
+            checks.extend(map(self._streamed, arrived))
+        except InvalidArgument as fault:
+            return checks, fault
+        return checks, None
+
+    def _streamed(self, data: bytes) -> Check | PreparedCheck:
+        parts = submessages(_CHECKS, data)
+        if parts is not None and len(parts) == 1:
+            try:
+                return self._read(parts[0])
+            except DecodeError:
+                raise no_message(data, StreamCheckLimitRequest) from None
+        return to_check(parsed(data, StreamCheckLimitRequest).check)
+
+    def _read(self, data: bytes) -> Check | PreparedCheck:
+        if len(data) > _MOST_RECALLED:
+            return to_check(CheckLimitRequest.FromString(data))
+        digest = digest_of(data)
+        return self._engine.recall(digest) or to_check(CheckLimitRequest.FromString(data), digest)
