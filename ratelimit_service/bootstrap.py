@@ -137,6 +137,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
+        stack.push_async_callback(policies.close)
         rules = RulesCache(PostgresRulesSource(services.database))
         await _load(rules)
         follower = ChangeFollower(feed, policies, rules)

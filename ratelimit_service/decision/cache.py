@@ -104,6 +104,14 @@ class PolicyCache:
                 ]
             )
 
+    async def close(self) -> None:
+        """Stop reading. Those who wait for it get StoreUnavailable."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait((self._reader,))
+        for key_id in list(self._waiting):
+            self._answer(key_id, StoreUnavailable("the policies are no longer read: this server is stopping"))
+
     async def _refresh(self, key_ids: Iterable[str]) -> None:
         remaining = list(key_ids)
         while remaining:

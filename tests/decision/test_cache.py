@@ -158,3 +158,17 @@ async def test_follow_survives_an_outage(world: World) -> None:
     assert world.follower.current
     assert policy is not None
     assert policy.rules[0].limit.capacity == 99
+
+
+async def test_a_cache_that_is_closed_keeps_nobody_waiting(world: World) -> None:
+    """What is being read is given up, and who waits for it, or for its turn, is told that the server stops."""
+    world.source.before_answer = asyncio.Event()
+    asked = [asyncio.create_task(world.cache.get(world.add()))]
+    await world.settle()
+    asked.append(asyncio.create_task(world.cache.get(world.add())))
+    await world.settle()
+    await world.cache.close()
+    for one in asked:
+        with pytest.raises(StoreUnavailable, match="stopping"):
+            await one
+    assert len(world.source.fetches) == 1
