@@ -37,6 +37,7 @@ from ratelimit_service.errors import InvalidArgument, Unavailable
 _ENDED = Lease(0)
 _NOT_ASKED = (Outcome(charged=True, weighed=()),)
 _MOST_PLANS = 10_000  # selections of plans whose limits are remembered
+_MOST_PREPARED = 20_000  # and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor
 _OF_PLANS = {
     OnStoreFailure.LOCAL: RuleFailure.LOCAL,
     OnStoreFailure.ALLOW: RuleFailure.ALLOW,
@@ -93,7 +94,7 @@ class DescriptorEngine:
         self._buckets = buckets
         self._local = local
         self._of_plans: Recent[tuple[Bucket, ...], Match] = Recent(_MOST_PLANS)
-        self._preparations: Preparations[PreparedRequest] = Preparations(clock)
+        self._preparations: Preparations[PreparedRequest] = Preparations(clock, _MOST_PREPARED)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Statuses so far, by reason and then by source."""
 

@@ -20,6 +20,8 @@ from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 MAX_COST = 1_000_000
 MAX_REQUEST_ID_BYTES = 128
 
+_MOST_PREPARED = 100_000  # and at most twice as many: some 900 bytes each
+
 _UNKNOWN = Decision(allowed=False, reason=Reason.KEY_UNKNOWN, source=Source.POLICY)
 
 
@@ -76,7 +78,7 @@ class DecisionEngine:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
-        self._preparations: Preparations[PreparedCheck] = Preparations(clock)
+        self._preparations: Preparations[PreparedCheck] = Preparations(clock, _MOST_PREPARED)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 

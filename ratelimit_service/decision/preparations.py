@@ -7,16 +7,19 @@ from ratelimit_service.decision.lease import Lease
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.recent import Recent
 
-MOST_REMEMBERED: Final = 100_000
-"""At least so many preparations are remembered, and at most twice as many: some 900 bytes each."""
+MOST_BYTES: Final = 1024
+"""A request above it is read each time: such are rare, and cost more to digest than to read."""
 
 T = TypeVar("T")
 
 
 class Preparations(Generic[T]):
-    """Preparations by the digest of the request's bytes, each as good as the leases of what it was worked out from."""
+    """Preparations by the digest of the request's bytes, each as good as the leases of what it was worked out from.
 
-    def __init__(self, clock: Clock, size: int = MOST_REMEMBERED) -> None:
+    Between the latest SIZE and twice as many are kept.
+    """
+
+    def __init__(self, clock: Clock, size: int) -> None:
         self._clock = clock
         self._recent: Recent[bytes, tuple[Sequence[Lease], T]] = Recent(size)
 

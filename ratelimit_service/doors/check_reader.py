@@ -16,6 +16,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 )
 from ratelimit_service.decision.digest import digest_of
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
+from ratelimit_service.decision.preparations import MOST_BYTES
 from ratelimit_service.doors.check_messages import to_check
 from ratelimit_service.doors.request import no_message, parsed
 from ratelimit_service.doors.wire import submessages
@@ -25,7 +26,6 @@ MAX_BATCH: Final = 256
 """The most checks in one batch, and in one group of a stream."""
 
 _CHECKS: Final = 0x0A  # the field of a batch, and of a message of a stream
-_MOST_RECALLED: Final = 1024  # bytes of a request; longer ones are rare, and cost more to digest than to read
 
 
 class CheckReader:
@@ -73,7 +73,7 @@ class CheckReader:
         return to_check(parsed(data, StreamCheckLimitRequest).check)
 
     def _read(self, data: bytes) -> Check | PreparedCheck:
-        if len(data) > _MOST_RECALLED:
+        if len(data) > MOST_BYTES:
             return to_check(CheckLimitRequest.FromString(data))
         digest = digest_of(data)
         return self._engine.recall(digest) or to_check(CheckLimitRequest.FromString(data), digest)

@@ -1,19 +1,16 @@
 """The endpoint of Envoy's rate limit service, without any transport. Both doors call it."""
 
-from typing import Final
-
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service.decision.descriptor import DescribedRequest
 from ratelimit_service.decision.descriptor_engine import DescriptorEngine, PreparedRequest
 from ratelimit_service.decision.digest import digest_of
+from ratelimit_service.decision.preparations import MOST_BYTES
 from ratelimit_service.doors.envoy_protocols.descriptors import to_descriptors
 from ratelimit_service.doors.envoy_protocols.verdict_encoder import VerdictEncoder
 from ratelimit_service.doors.headers.limit_headers import LimitHeaders
 from ratelimit_service.doors.request import parsed
 from ratelimit_service.doors.wire import Encoded
 from ratelimit_service.keys.caller import Caller
-
-_MOST_RECALLED: Final = 1024  # bytes of a request; longer ones are rare, and cost more to digest than to read
 
 
 class RateLimitEndpoint:
@@ -25,7 +22,7 @@ class RateLimitEndpoint:
 
     def read(self, data: bytes) -> DescribedRequest | PreparedRequest:
         """The request that a RateLimitRequest describes, recalled like the checks of `check_reader`."""
-        digest = digest_of(data) if len(data) <= _MOST_RECALLED else b""
+        digest = digest_of(data) if len(data) <= MOST_BYTES else b""
         prepared = self._engine.recall(digest)
         if prepared is not None:
             return prepared
