@@ -144,7 +144,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         identifier = Identifier(policies, services.peppers)
-        engine = DecisionEngine(identifier, buckets, local, clock)
+        engine = DecisionEngine(identifier, buckets, local, clock, recalled=settings.policy_cache_size)
         descriptor_engine = DescriptorEngine(rules, identifier, buckets, local, clock)
         headers = LimitHeaders(settings.limit_headers)
         watched = Watched(engine, descriptor_engine, policies, rules, follower)

@@ -68,7 +68,13 @@ class Settings(BaseSettings):
         le=5,
         description="Seconds that a decision waits for Redis before on_store_failure applies.",
     )
-    policy_cache_size: int = Field(default=100_000, ge=1, description="Keys whose policy a server keeps in memory.")
+    policy_cache_size: int = Field(
+        default=100_000,
+        ge=1,
+        description=(
+            "Keys whose policy a server keeps in memory. It remembers at most twice as many of their requests."
+        ),
+    )
     unknown_key_ttl: float = Field(
         default=5, ge=0.1, le=300, description="Seconds for which an unknown key is not looked up again."
     )

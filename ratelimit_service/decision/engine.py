@@ -20,8 +20,6 @@ from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 MAX_COST = 1_000_000
 MAX_REQUEST_ID_BYTES = 128
 
-_MOST_PREPARED = 100_000  # and at most twice as many: some 900 bytes each
-
 _UNKNOWN = Decision(allowed=False, reason=Reason.KEY_UNKNOWN, source=Source.POLICY)
 
 
@@ -71,14 +69,23 @@ class DecisionEngine:
     """Decides calls. All its errors are ServiceErrors; nothing has been charged when one is raised.
 
     `buckets` are shared by all servers; `local` are this server's own, used while the shared ones cannot be asked and
-    the plan says so.
+    the plan says so. Between the latest `recalled` checks and twice as many are remembered, each with its policy and in
+    some 900 bytes more.
     """
 
-    def __init__(self, identifier: Identifier, buckets: BucketStore, local: BucketStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        identifier: Identifier,
+        buckets: BucketStore,
+        local: BucketStore,
+        clock: Clock,
+        *,
+        recalled: int = 100_000,
+    ) -> None:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
-        self._preparations: Preparations[PreparedCheck] = Preparations(clock, _MOST_PREPARED)
+        self._preparations: Preparations[PreparedCheck] = Preparations(clock, recalled)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 

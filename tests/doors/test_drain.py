@@ -158,16 +158,17 @@ async def test_an_idle_server_is_gone_at_once(workers: Workers, request_bytes: b
         assert time.monotonic() - began < 3
 
 
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve a connection as far as its first frame."""
+    writer.write(GREETING)
+    await writer.drain()
+    await reader.read()
+    writer.close()
+
+
 async def test_goaway_is_said_to_connections_of_the_port_only() -> None:
     """The frame is a GOAWAY that refuses no stream; connections of another port are left alone."""
-
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(GREETING)
-        await writer.drain()
-        await reader.read()
-        writer.close()
-
-    ours, theirs = [await asyncio.start_server(greet, "127.0.0.1", 0) for _ in range(2)]
+    ours, theirs = [await asyncio.start_server(_greet, "127.0.0.1", 0) for _ in range(2)]
     ports = [server.sockets[0].getsockname()[1] for server in (ours, theirs)]
     clients = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
     for reader, _ in clients:
@@ -189,14 +190,7 @@ async def test_goaway_is_said_to_connections_of_the_port_only() -> None:
 
 async def test_who_comes_back_is_sent_away_again() -> None:
     """A client that comes while nobody else is left is sent away too, and the wait for others begins anew."""
-
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(GREETING)
-        await writer.drain()
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    server = await asyncio.start_server(_greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     leaving = asyncio.create_task(send_away(port, 5, say_goaway))
     for _ in range(3):
