@@ -76,7 +76,7 @@ class PythonAioClient:
         return self._runner.run(self._carry_out(order))
 
     async def _carry_out(self, order: Order) -> Outcome:
-        if not order.stream and len(order.messages) == 1:
+        if order.gzip and not order.stream:
             return await self._carry_out_unary(order)
         call = self._channel.stream_stream(order.method)(
             timeout=order.timeout, metadata=tuple(order.metadata.items()), compression=_compression(order)
@@ -94,7 +94,9 @@ class PythonAioClient:
         return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
 
     async def _carry_out_unary(self, order: Order) -> Outcome:
-        # A stream whose writing is overtaken by the server's refusal is INTERNAL to this library.
+        # A compressed message is refused as soon as its head is there, and a stream whose writing is overtaken by the
+        # server's refusal is INTERNAL to this library. Other calls are streams: a unary one may be answered within the
+        # millisecond that is this library's shortest deadline.
         call = self._channel.unary_unary(order.method)(
             order.messages[0],
             timeout=order.timeout,
