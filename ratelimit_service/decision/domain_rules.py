@@ -80,11 +80,12 @@ class RuleLimit:
 
 @dataclass(frozen=True, slots=True)
 class RuleNode:
-    """One node: a key, and a value that is exact, a prefix ending in `*`, or empty for any.
+    """One node: a key, and a value that is exact, a wildcard, or empty for any.
 
-    Each value that matches has a bucket of its own, unless `share_threshold` makes all values of a prefix share one.
-    Without limits and without children the node lets everything pass. `on_store_failure` is None to take it from the
-    node above. Keys and values have at most 256 bytes without control characters, keys at least one.
+    In a wildcard each `*`, wherever it stands, is for any characters or none. Each value that matches has a bucket of
+    its own, unless `share_threshold` makes all values of a wildcard share one. Without limits and without children the
+    node lets everything pass. `on_store_failure` is None to take it from the node above. Keys and values have at most
+    256 bytes without control characters, keys at least one.
     """
 
     key: str
@@ -99,17 +100,17 @@ class RuleNode:
             raise InvalidArgument.of("key", "is empty; each descriptor needs a key")
         _check_text("key", self.key)
         _check_text("value", self.value)
-        if self.share_threshold and not self.is_prefix:
+        if self.share_threshold and not self.is_wildcard:
             raise InvalidArgument.of(
-                "share_threshold", f"needs a value that ends in *; {self.value!r} has only one bucket or one per value"
+                "share_threshold", f"needs a value with a *; {self.value!r} has only one bucket or one per value"
             )
         _check_limits(self.limits)
         check_siblings(self.descriptors)
 
     @property
-    def is_prefix(self) -> bool:
-        """Whether the value is a prefix ending in `*`."""
-        return self.value.endswith("*")
+    def is_wildcard(self) -> bool:
+        """Whether the value has a `*`."""
+        return "*" in self.value
 
     def nodes(self) -> Iterator["RuleNode"]:
         """The node and all below it."""

@@ -1,8 +1,8 @@
 """Domain rules compiled: from the entries of a descriptor to the limits and buckets that are for it.
 
-The walk is that of envoyproxy/ratelimit. At each level the entry is looked for as it is, then among the prefixes of its
-key in the order of their declaration, then by its key alone; there is no going back. A node is for a descriptor only
-when all entries lead to it.
+The walk is that of envoyproxy/ratelimit. At each level the entry is looked for as it is, then among the wildcards of
+its key in the order of their declaration, then by its key alone; there is no going back. A node is for a descriptor
+only when all entries lead to it.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,6 +16,7 @@ from ratelimit_service.decision.lease import Lease
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
 from ratelimit_service.decision.policy import PARTITIONS
 from ratelimit_service.decision.recent import Recent
+from ratelimit_service.decision.wildcard import Wildcard
 
 _MOST_REMEMBERED = 10_000  # descriptors whose buckets a tree remembers
 _MOST_CHARACTERS = 512  # longer ones are worked out each time: clients choose how long they are
@@ -54,14 +55,14 @@ class Match:
 
 
 class _Node:
-    __slots__ = ("any_value", "exact", "limits", "on_store_failure", "prefixes", "shares_as")
+    __slots__ = ("any_value", "exact", "limits", "on_store_failure", "shares_as", "wildcards")
 
     def __init__(self, limits: tuple[RuleLimit, ...], on_store_failure: RuleFailure, shares_as: str) -> None:
         self.limits = limits
         self.on_store_failure = on_store_failure
         self.shares_as = shares_as
         self.exact: dict[tuple[str, str], _Node] = {}
-        self.prefixes: dict[str, list[tuple[str, _Node]]] = {}
+        self.wildcards: dict[str, list[tuple[Wildcard, _Node]]] = {}
         self.any_value: dict[str, _Node] = {}
 
     def step(self, entry: tuple[str, str]) -> "_Node | None":
@@ -70,8 +71,8 @@ class _Node:
         if node is not None:
             return node
         key, value = entry
-        for prefix, candidate in self.prefixes.get(key, ()):
-            if value.startswith(prefix):
+        for wildcard, candidate in self.wildcards.get(key, ()):
+            if wildcard.matches(value):
                 return candidate
         return self.any_value.get(key)
 
@@ -132,8 +133,8 @@ def _grow(parent: _Node, children: Iterable[RuleNode]) -> None:
         node = _Node(
             rule.limits, rule.on_store_failure or parent.on_store_failure, rule.value if rule.share_threshold else ""
         )
-        if rule.is_prefix:
-            parent.prefixes.setdefault(rule.key, []).append((rule.value[:-1], node))
+        if rule.is_wildcard:
+            parent.wildcards.setdefault(rule.key, []).append((Wildcard(rule.value), node))
         elif rule.value:
             parent.exact[rule.key, rule.value] = node
         else:

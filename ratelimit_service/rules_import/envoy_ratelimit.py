@@ -25,7 +25,7 @@ _UNITS: Final = {window.name: window for window in Window}
 _OF_FILE: Final = {"domain", "descriptors"}
 _OF_DESCRIPTOR: Final = {
     "key", "value", "rate_limit", "descriptors", "shadow_mode", "quota_mode", "share_threshold", "detailed_metric",
-    "value_to_metric",
+    "value_to_metric", "metadata",
 }  # fmt: skip
 _OF_LIMIT: Final = {"unit", "requests_per_unit", "unlimited", "name", "replaces"}
 _KNOWN: Final = _OF_FILE | _OF_DESCRIPTOR | _OF_LIMIT
@@ -107,8 +107,9 @@ class EnvoyRatelimitReader:
         below = self._level(fields.get("descriptors"), depth + 1)
         self._say_what_is_different(fields)
         key, text = (fields[name].text(name) if name in fields else "" for name in ("key", "value"))
-        if shares and not text.endswith("*"):
-            self._findings.note(fields["share_threshold"].place, "has no meaning for a value that does not end in *")
+        if shares and "*" not in text:
+            place = fields["share_threshold"].place
+            self._findings.note(place, "share_threshold has no meaning for a value without a *")
             shares = False
         try:
             return RuleNode(
@@ -122,16 +123,23 @@ class EnvoyRatelimitReader:
         for name in ("detailed_metric", "value_to_metric"):
             if name in fields and fields[name].truth(name):
                 self._findings.note(fields[name].place, f"{name} is left out: metrics here do not name descriptors")
+        if "metadata" in fields:
+            self._findings.note(fields["metadata"].place, "metadata is left out: answers here carry none of a rule")
         if "quota_mode" in fields and fields["quota_mode"].truth("quota_mode"):
             self._findings.note(
                 fields["quota_mode"].place,
-                "quota_mode cannot be expressed: its limit is imported in shadow, so it denies nothing, as there, but "
-                "the response metadata does not name its violations",
+                "quota_mode cannot be expressed: this limit denies by itself; there, a request is denied only when all "
+                "of its limits in quota_mode are over",
             )
         for name in ("shadow_mode", "quota_mode"):
             if name in fields and "rate_limit" not in fields:
                 self._findings.note(fields[name].place, f"{name} has no meaning without a rate_limit beside it")
-        if "key" in fields and fields["key"].text("key") == API_KEY:
+        key = fields["key"].text("key") if "key" in fields else ""
+        if "*" in key:
+            self._findings.note(
+                fields["key"].place, "a * in a key stands for itself; there, it is for any characters, as in a value"
+            )
+        if key == API_KEY:
             self._findings.note(
                 fields["key"].place,
                 f"a descriptor with an {API_KEY} entry is decided by that key's plan, so this rule will never apply; "
@@ -145,7 +153,7 @@ class EnvoyRatelimitReader:
         fields = self._fields(field, "rate_limit", _OF_LIMIT)
         algorithm = self._algorithm(field, fields)
         name = fields["name"].text("name") if "name" in fields else ""
-        quiet = [mode for mode in ("shadow_mode", "quota_mode") if mode in descriptor and descriptor[mode].truth(mode)]
+        quiet = "shadow_mode" in descriptor and descriptor["shadow_mode"].truth("shadow_mode")
         replaces = tuple(self._replaced(fields["replaces"])) if "replaces" in fields else ()
         if algorithm is None:
             return None

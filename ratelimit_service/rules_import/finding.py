@@ -37,10 +37,19 @@ class Finding:
 
 
 class Findings:
-    """Collects findings, in the order in which they are met, each once."""
+    """Collects findings, each once."""
 
     def __init__(self) -> None:
-        self.all: list[Finding] = []
+        self._by_file: dict[str, list[Finding]] = {}
+
+    @property
+    def all(self) -> list[Finding]:
+        """File by file as they were met, and from the first line of each to its last."""
+        return [
+            finding
+            for findings in self._by_file.values()
+            for finding in sorted(findings, key=lambda finding: finding.place.line)
+        ]
 
     def error(self, place: Place, message: str) -> None:
         """Add what keeps the import from going on."""
@@ -56,5 +65,6 @@ class Findings:
         return any(finding.severity is Severity.ERROR for finding in self.all)
 
     def _add(self, finding: Finding) -> None:
-        if finding not in self.all:
-            self.all.append(finding)
+        findings = self._by_file.setdefault(finding.place.file, [])
+        if finding not in findings:
+            findings.append(finding)

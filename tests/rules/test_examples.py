@@ -105,13 +105,40 @@ async def test_detailed_metric() -> None:
     assert await allowed(world, domain, (("shop", "north"),)) == 20
 
 
-@pytest.mark.parametrize(("name", "key", "prefix", "together"), [
-    ("9_wildcard", "shop", "north", False), ("10_shared_wildcard", "file", "reports/", True),
+@pytest.mark.parametrize(("key", "matching", "other"), [
+    ("shop", ("north1", "north", "north-east"), "nort"),
+    ("page", ("/shops/7/close", "/shops//close", "/shops/a/b/close"), "/shops/7/open"),
+    ("call", ("/v1/shops/7/close", "/v2/shops/x/close"), "/v1/stores/7/close"),
 ])  # fmt: skip
-async def test_wildcards(name: str, key: str, prefix: str, together: bool) -> None:
-    """Each value of a prefix has the limit for itself, or all of them have it together; others have none."""
-    world, domain = await world_of(name)
-    limit = 10 if together else 20
-    assert await allowed(world, domain, ((key, f"{prefix}1"),)) == limit
-    assert await allowed(world, domain, ((key, f"{prefix}2"),)) == (0 if together else limit)
-    assert await allowed(world, domain, ((key, "other"),)) == 1_000
+async def test_wildcards(key: str, matching: tuple[str, ...], other: str) -> None:
+    """Stars at the end, in the middle, and several: each value that matches has the limit for itself, others none."""
+    world, domain = await world_of("9_wildcards")
+    for value in matching:
+        assert await allowed(world, domain, ((key, value),)) == 20
+    assert await allowed(world, domain, ((key, other),)) == 1_000
+
+
+async def test_value_to_metric() -> None:
+    """The setting for metrics is told and left out on each level; the limits are as they would be without it."""
+    notes = [
+        f"10_value_to_metric:{line}: note: value_to_metric is left out: metrics here do not name descriptors"
+        for line in (5, 9, 12)
+    ]
+    world, domain = await world_of("10_value_to_metric", notes)
+    for shop, call, person in (("east", "readall", "ann"), ("east", "readone", "ann"), ("west", "readall", "ben")):
+        assert await allowed(world, domain, (("shop", shop), ("call", call), ("person", person))) == 60
+    assert await allowed(world, domain, (("shop", "east"), ("call", "write"), ("person", "ann"))) == 1_000
+
+
+async def test_share_threshold() -> None:
+    """All values of a wildcard have the limit together, also where it stands on a level below; else each for itself."""
+    note = "11_share_threshold:19: note: value_to_metric is left out: metrics here do not name descriptors"
+    world, domain = await world_of("11_share_threshold", [note])
+    assert await allowed(world, domain, (("file", "reports/a"),), most=5) == 5
+    assert await allowed(world, domain, (("file", "reports/b"),), most=5) == 5
+    assert await allowed(world, domain, (("file", "reports/c"),)) == 0
+    for value in ("letters/a", "letters/b"):
+        assert await allowed(world, domain, (("file", value),)) == 10
+    assert await allowed(world, domain, (("page", "shop/1"), ("call", "GET"))) == 60
+    assert await allowed(world, domain, (("page", "shop/2"), ("call", "GET"))) == 0
+    assert await allowed(world, domain, (("page", "shop/2"), ("call", "PUT"))) == 60

@@ -182,20 +182,36 @@ descriptors:
 - key: none
   shadow_mode: true
   requests_per_unit: 5
+- key: a*
+  metadata: {tier: [gold, {since: 2020}]}
 """)
     starts = [
         "4: note: detailed_metric is left out",
         "5: note: value_to_metric is left out",
-        "6: note: has no meaning for a value that does not end in *",
-        "8: note: quota_mode cannot be expressed",
+        "6: note: share_threshold has no meaning for a value without a *",
         "7: note: a descriptor with an api_key entry is decided by that key's plan",
-        "12: note: requests_per_unit has no meaning in a descriptor",
+        "8: note: quota_mode cannot be expressed",
         "11: note: shadow_mode has no meaning without a rate_limit",
+        "12: note: requests_per_unit has no meaning in a descriptor",
+        "13: note: a * in a key stands for itself",
+        "14: note: metadata is left out",
     ]
     assert len(said) == len(starts)
     for words, start in zip(said, starts, strict=True):
         assert words.startswith(start)
-    assert rules[0].descriptors[1].limits[0].mode is Mode.SHADOW
+    assert rules[0].descriptors[1].limits[0].mode is Mode.ENFORCE
+
+
+def test_shadow_goes_before_quota_mode() -> None:
+    """A limit in both modes denies nothing there, and so it does not here."""
+    rules, _ = read("""domain: d
+descriptors:
+- key: k
+  shadow_mode: true
+  quota_mode: true
+  rate_limit: {unit: day, requests_per_unit: 5}
+""")
+    assert rules[0].descriptors[0].limits[0].mode is Mode.SHADOW
 
 
 def test_files_of_one_domain_are_joined() -> None:

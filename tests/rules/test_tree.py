@@ -25,8 +25,8 @@ def name(rules: RuleTree, *entries: tuple[str, str]) -> str:
     return rules.match(entries).limits[0].bucket.name
 
 
-def test_exact_before_prefix_before_any() -> None:
-    """An exact value goes before a prefix, and that before the key alone, in whatever order they are declared."""
+def test_exact_before_wildcard_before_any() -> None:
+    """An exact value goes before a wildcard, and that before the key alone, in whatever order they are declared."""
     rules = tree(node("path", "", quota(1)), node("path", "/a*", quota(2)), node("path", "/ab", quota(3)))
     assert amount(rules, ("path", "/ab")) == 3
     assert amount(rules, ("path", "/abc")) == 2
@@ -34,18 +34,20 @@ def test_exact_before_prefix_before_any() -> None:
     assert amount(rules, ("other", "/b")) is None
 
 
-def test_first_prefix_wins() -> None:
-    """Of several prefixes that match, the one declared first is taken."""
+def test_first_wildcard_wins() -> None:
+    """Of several wildcards that match, the one declared first is taken."""
     rules = tree(node("path", "/a*", quota(1)), node("path", "/ab*", quota(2)), node("path", "*", quota(3)))
     assert amount(rules, ("path", "/abc")) == 1
     assert amount(rules, ("path", "/x")) == 3
 
 
-def test_star_inside_a_value_is_a_character() -> None:
-    """A star that is not at the end stands for itself."""
-    rules = tree(node("path", "a*b", quota(1)))
-    assert amount(rules, ("path", "a*b")) == 1
-    assert amount(rules, ("path", "axb")) is None
+def test_stars_anywhere() -> None:
+    """A star may stand anywhere in a value, and more than one may."""
+    rules = tree(node("path", "/users/*/orders", quota(1)), node("path", "*/a/*.json", quota(2)))
+    assert amount(rules, ("path", "/users/7/orders")) == 1
+    assert amount(rules, ("path", "/users/7/orders/1")) is None
+    assert amount(rules, ("path", "/x/a/b/c.json")) == 2
+    assert amount(rules, ("path", "/users/*/orders")) == 1
 
 
 def test_depth_must_be_the_same() -> None:
@@ -67,16 +69,17 @@ def test_no_going_back() -> None:
 
 
 def test_each_value_has_its_own_bucket() -> None:
-    """Under a key alone and under a prefix each value counts for itself, on every level."""
+    """Under a key alone and under a wildcard each value counts for itself, on every level."""
     rules = tree(node("a", "", below=(node("b", "x*", quota(5)),)))
     names = {name(rules, ("a", a), ("b", b)) for a in "12" for b in ("x1", "x2")}
     assert len(names) == 4
 
 
-def test_shared_prefix_has_one_bucket() -> None:
-    """With share_threshold all values of a prefix count together; those above it still count apart."""
-    rules = tree(node("a", "", below=(node("b", "x*", quota(5), share_threshold=True),)))
-    assert name(rules, ("a", "1"), ("b", "x1")) == name(rules, ("a", "1"), ("b", "x2"))
+@pytest.mark.parametrize("value", ["x*", "*1", "x*1", "*"])
+def test_shared_wildcard_has_one_bucket(value: str) -> None:
+    """With share_threshold all values of a wildcard count together; those above it still count apart."""
+    rules = tree(node("a", "", below=(node("b", value, quota(5), share_threshold=True),)))
+    assert name(rules, ("a", "1"), ("b", "x1")) == name(rules, ("a", "1"), ("b", "x21"))
     assert name(rules, ("a", "1"), ("b", "x1")) != name(rules, ("a", "2"), ("b", "x1"))
 
 

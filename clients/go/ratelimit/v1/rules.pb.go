@@ -196,18 +196,18 @@ func (x *DomainRules) GetEtag() string {
 }
 
 // One node of the tree. It is for a descriptor of a request only when all entries of that lead to it. At each level an
-// exact value goes before a prefix, prefixes in their order here, and those before the key alone. A node without limits
-// lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
+// exact value goes before a wildcard, wildcards in their order here, and those before the key alone. A node without
+// limits lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
 type DescriptorRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key of the entry: 1 to 256 bytes without control characters.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// The value of the entry: exact, a prefix ending in `*`, or empty for any. At most 256 bytes without control
-	// characters. Each value that matches counts for itself.
+	// The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, is for any
+	// characters or none. At most 256 bytes without control characters. Each value that matches counts for itself.
 	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// At most 16, with different names. An unlimited or blocked one stands alone.
 	Limits []*DescriptorLimit `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
-	// Whether all values that a prefix matches count together. Only for a value that ends in `*`.
+	// Whether all values that a wildcard matches count together. Only for a value with a `*`.
 	ShareThreshold bool `protobuf:"varint,4,opt,name=share_threshold,proto3" json:"share_threshold,omitempty"`
 	// What callers see while the bucket store cannot be asked. Zero takes it from the descriptor above, or the domain.
 	OnStoreFailure DomainRules_OnStoreFailure `protobuf:"varint,5,opt,name=on_store_failure,proto3,enum=ratelimit.v1.DomainRules_OnStoreFailure" json:"on_store_failure,omitempty"`

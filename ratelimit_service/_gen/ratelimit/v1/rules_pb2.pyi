@@ -113,8 +113,8 @@ Global___DomainRules: _TypeAlias = DomainRules  # noqa: Y015
 @_typing.final
 class DescriptorRule(_message.Message):
     """One node of the tree. It is for a descriptor of a request only when all entries of that lead to it. At each level an
-    exact value goes before a prefix, prefixes in their order here, and those before the key alone. A node without limits
-    lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
+    exact value goes before a wildcard, wildcards in their order here, and those before the key alone. A node without
+    limits lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -128,11 +128,11 @@ class DescriptorRule(_message.Message):
     key: _builtins.str
     """The key of the entry: 1 to 256 bytes without control characters."""
     value: _builtins.str
-    """The value of the entry: exact, a prefix ending in `*`, or empty for any. At most 256 bytes without control
-    characters. Each value that matches counts for itself.
+    """The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, is for any
+    characters or none. At most 256 bytes without control characters. Each value that matches counts for itself.
     """
     share_threshold: _builtins.bool
-    """Whether all values that a prefix matches count together. Only for a value that ends in `*`."""
+    """Whether all values that a wildcard matches count together. Only for a value with a `*`."""
     on_store_failure: Global___DomainRules.OnStoreFailure.ValueType
     """What callers see while the bucket store cannot be asked. Zero takes it from the descriptor above, or the domain."""
     @_builtins.property

@@ -139,8 +139,8 @@ export const DomainRules_OnStoreFailureSchema: GenEnum<DomainRules_OnStoreFailur
 
 /**
  * One node of the tree. It is for a descriptor of a request only when all entries of that lead to it. At each level an
- * exact value goes before a prefix, prefixes in their order here, and those before the key alone. A node without limits
- * lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
+ * exact value goes before a wildcard, wildcards in their order here, and those before the key alone. A node without
+ * limits lets everything pass. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
  *
  * @generated from message ratelimit.v1.DescriptorRule
  */
@@ -153,8 +153,8 @@ export type DescriptorRule = Message<"ratelimit.v1.DescriptorRule"> & {
   key: string;
 
   /**
-   * The value of the entry: exact, a prefix ending in `*`, or empty for any. At most 256 bytes without control
-   * characters. Each value that matches counts for itself.
+   * The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, is for any
+   * characters or none. At most 256 bytes without control characters. Each value that matches counts for itself.
    *
    * @generated from field: string value = 2;
    */
@@ -168,7 +168,7 @@ export type DescriptorRule = Message<"ratelimit.v1.DescriptorRule"> & {
   limits: DescriptorLimit[];
 
   /**
-   * Whether all values that a prefix matches count together. Only for a value that ends in `*`.
+   * Whether all values that a wildcard matches count together. Only for a value with a `*`.
    *
    * @generated from field: bool share_threshold = 4 [json_name = "share_threshold"];
    */

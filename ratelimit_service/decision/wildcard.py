@@ -1,0 +1,27 @@
+"""Values of descriptor rules with `*`."""
+
+
+class Wildcard:
+    """A value with `*` in it, each of which stands for any characters, or none.
+
+    It takes each text between two stars where it comes first, which finds a match if there is one: what is left for the
+    others is never less. So a value costs a search for each of those texts, whatever clients send.
+    """
+
+    __slots__ = ("_begins", "_ends", "_length", "_within")
+
+    def __init__(self, value: str) -> None:
+        self._begins, *self._within, self._ends = value.split("*")
+        self._length = len(value) - value.count("*")
+
+    def matches(self, value: str) -> bool:
+        """Whether VALUE is one of those that it stands for."""
+        if len(value) < self._length or not (value.startswith(self._begins) and value.endswith(self._ends)):
+            return False
+        at, end = len(self._begins), len(value) - len(self._ends)
+        for text in self._within:
+            at = value.find(text, at, end)
+            if at < 0:
+                return False
+            at += len(text)
+        return True
