@@ -2,11 +2,11 @@
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.bars import Bar, ratios
-from bench.cases import Case, batched, compared, empty, others, streamed, unary
+from bench.cases import Case, batched, compared, empty, of_peer, others, streamed, unary
 from bench.front import FRONTS, front
 from bench.load import Load
 from bench.measure import Measure, measure, median
@@ -54,42 +54,56 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=100_000, help="keys of the largest case")
     parser.add_argument("--calls", type=int, default=1_000_000, help="calls over which memory is watched; 0: none")
     parser.add_argument("--only", default="", help="only cases whose name contains this, and no bars")
+    parser.add_argument("--peer", type=int, help="port of another rate limit service, to be measured beside this one")
     chosen = parser.parse_args()
     facts = machine()
     with tempfile.TemporaryDirectory() as folder, open_world(chosen.keys) as world:
         bench = Bench(Load(seconds=chosen.seconds), chosen.repeats, world.valkey_pid)
         if chosen.only:
-            bars = _some(bench, world, Path(folder), chosen.only)
+            bars = _some(bench, world, Path(folder), chosen.only, chosen.peer)
         else:
-            bars = _all(bench, world, Path(folder), chosen.calls)
+            bars = _all(bench, world, Path(folder), chosen.calls, chosen.peer)
     show(facts, bench.measures, bars)
     print(keep(facts, bench.measures, bars))
 
 
-def _some(bench: Bench, world: World, folder: Path, name: str) -> list[Bar]:
+def _some(bench: Bench, world: World, folder: Path, name: str, peer: int | None) -> list[Bar]:
     for door in DOORS:
         with serving(world.settings, door, 1) as target:
-            cases = [*compared(world), *others(world, folder)]
+            cases = [*_compared(world, peer), *others(world, folder)]
             bench.take([case for case in cases if name in case.name], target)
             if door == "envoy":
-                for threads in FRONTS:
-                    with front(target.port, world.many[0], threads, folder) as through:
-                        bench.take([case for case in through if name in case.name], target)
+                for through in _through_fronts(world, folder, target, peer):
+                    bench.take([case for case in through if name in case.name], target)
     return []
 
 
-def _all(bench: Bench, world: World, folder: Path, calls: int) -> list[Bar]:
+def _compared(world: World, peer: int | None) -> list[Case]:
+    return compared(world) if peer is None else [*compared(world), of_peer(world, peer)]
+
+
+def _through_fronts(world: World, folder: Path, target: Target, peer: int | None) -> Iterator[list[Case]]:
+    """The cases of each front, with the service, the empty handler and the peer as its limiters."""
+    with empty_server(target.door) as nothing:
+        limiters = {"RLS": target.port, "empty handler": nothing.port}
+        if peer is not None:
+            limiters["peer"] = peer
+        for threads in FRONTS:
+            with front(limiters, world.many[0], threads, folder) as cases:
+                yield cases
+
+
+def _all(bench: Bench, world: World, folder: Path, calls: int, peer: int | None) -> list[Bar]:
     bars: list[Bar] = []
     for door in DOORS:
         with empty_server(door) as target:
             bench.take([empty()], target)
         with serving(world.settings, door, 1) as target:
-            bench.take(compared(world), target)
+            bench.take(_compared(world, peer), target)
             bench.take(others(world, folder), target)
             if door == "envoy":
-                for threads in FRONTS:
-                    with front(target.port, world.many[0], threads, folder) as through:
-                        bench.take(through, target)
+                for through in _through_fronts(world, folder, target, peer):
+                    bench.take(through, target)
             if calls:
                 bars += memory(unary(world), target, calls)
         with serving(world.settings, door, 2) as target:

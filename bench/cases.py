@@ -113,6 +113,11 @@ def compared(world: World) -> list[Case]:
     return [unary(world), described(world), batched(world), streamed(world)]
 
 
+def of_peer(world: World, port: int) -> Case:
+    """What `described` asks for, from another rate limit service on PORT."""
+    return Case("ShouldRateLimit, peer", 1, lambda _, load: described(world).run(port, load))
+
+
 def others(world: World, folder: Path) -> list[Case]:
     """Its other cases. The last ones make it know many keys."""
     return [

@@ -1,12 +1,12 @@
 """A real Envoy in front of a site: what the service costs those who ask it by Envoy's rate limit protocol.
 
 One Envoy is the site: it answers 200 by itself. Another one proxies to it, by HTTP/1.1 as is usual, on one port without
-a limiter and on one that asks the service about each request.
+a limiter and on one for each limiter, where it asks that about each request.
 """
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -21,7 +21,7 @@ from bench.target import await_port, free_port, running
 Json: TypeAlias = dict[str, Any]
 
 FRONTS: Final = (1, 2)
-"""Threads of the front. Envoy by itself has one for each core, and each has its own connection to the service."""
+"""Threads of the front. Envoy by itself has one for each core, and each has its own connection to a limiter."""
 
 _KEY_HEADER: Final = "x-api-key"
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
@@ -37,31 +37,35 @@ _HTTP2_UPSTREAM: Final[Json] = {
 
 
 @contextmanager
-def front(service_port: int, api_key: str, threads: int, folder: Path) -> Iterator[list[Case]]:
-    """Give the cases of a front whose requests have this key: without a limiter, and with the service as one.
+def front(limiters: Mapping[str, int], api_key: str, threads: int, folder: Path) -> Iterator[list[Case]]:
+    """Give the cases of a front whose requests have this key: without a limiter, and with each of LIMITERS.
 
-    A front of several threads gets its load on more connections, since each belongs to one thread.
+    They are ports by names. A front of several threads gets its load on more connections, since each belongs to one
+    thread.
     """
-    site, plain, limited = free_port(), free_port(), free_port()
+    site = free_port()
     site_config = _config([_listener(site, [], {"direct_response": {"status": 200}})], [])
+    ports = {"no limiter": free_port()} | {name: free_port() for name in limiters}
+    clusters = {name: f"limiter-{port}" for name, port in limiters.items()}
+    filters = {name: [_limiter(clusters[name])] if name in limiters else [] for name in ports}
     front_config = _config(
-        [_listener(plain, [], _to_site()), _listener(limited, [_limiter()], _to_site())],
-        [_cluster("site", site), _cluster("service", service_port) | _HTTP2_UPSTREAM],
+        [_listener(port, filters[name], _to_site()) for name, port in ports.items()],
+        [_cluster("site", site), *(_cluster(clusters[name], limiters[name]) | _HTTP2_UPSTREAM for name in limiters)],
     )
 
-    def run(port: int, load: Load) -> Result:
-        if threads > 1:
-            load = load._replace(connections=4 * load.connections, streams=load.streams // 4)
-        return h2load_get(port, {_KEY_HEADER: api_key}, load)
+    def through(name: str, port: int) -> Case:
+        def run(_: int, load: Load) -> Result:
+            if threads > 1:
+                load = load._replace(connections=4 * load.connections, streams=load.streams // 4)
+            return h2load_get(port, {_KEY_HEADER: api_key}, load)
+
+        return Case(f"front x{threads}, {name}", 1, run)
 
     with (
         _envoy(site_config, site, 1, folder / "site.json"),
-        _envoy(front_config, limited, threads, folder / "front.json"),
+        _envoy(front_config, ports["no limiter"], threads, folder / "front.json"),
     ):
-        yield [
-            Case(f"front x{threads}, no limiter", 1, lambda _, load: run(plain, load)),
-            Case(f"front x{threads}, RLS", 1, lambda _, load: run(limited, load)),
-        ]
+        yield [through(name, port) for name, port in ports.items()]
 
 
 @contextmanager
@@ -97,7 +101,7 @@ def _to_site() -> Json:
     return {"route": {"cluster": "site", "rate_limits": [{"actions": [descriptor]}]}}
 
 
-def _limiter() -> Json:
+def _limiter(cluster: str) -> Json:
     config = {
         "@type": f"{_TYPES}.filters.http.ratelimit.v3.RateLimit",
         "domain": "bench",
@@ -105,7 +109,7 @@ def _limiter() -> Json:
         "failure_mode_deny": True,  # so that a call that fails is a request that fails
         "rate_limit_service": {
             "transport_api_version": "V3",
-            "grpc_service": {"envoy_grpc": {"cluster_name": "service"}},
+            "grpc_service": {"envoy_grpc": {"cluster_name": cluster}},
         },
     }
     return {"name": "envoy.filters.http.ratelimit", "typed_config": config}
