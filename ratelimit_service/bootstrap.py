@@ -71,7 +71,10 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """What a server serves: the endpoints, what is known of their health, and what is counted."""
+    """What a server serves: the endpoints, what is known of their health, and what is counted.
+
+    `servers` are those that `join` has had counted.
+    """
 
     check_endpoint: CheckEndpoint
     rate_limit_endpoint: RateLimitEndpoint
@@ -85,6 +88,12 @@ class Planes:
     counts: Counts
     metrics: WorkerMetrics
     probes: Mapping[str, Probe]
+    servers: PostgresLiveServers
+    background: Background
+
+    def join(self) -> None:
+        """Be one of the servers among whom limits are divided while Redis is away: for a process that decides calls."""
+        self.background.start("counting servers", self.servers.follow)
 
 
 @asynccontextmanager
@@ -152,7 +161,6 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         background = Background()
         stack.push_async_callback(background.close)
         background.start("following changes", follower.follow)
-        background.start("counting servers", servers.follow)
         background.start("keeping metrics", metrics.keep)
         yield Planes(
             check_endpoint=CheckEndpoint(engine),
@@ -169,6 +177,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             counts=counts,
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
+            servers=servers,
+            background=background,
         )
         metrics.flush()
 

@@ -6,6 +6,7 @@ Run as `python -m ratelimit_service.processes.control_plane PARENT_PID`.
 import asyncio
 from typing import Final
 
+from ratelimit_service.bootstrap import Planes
 from ratelimit_service.doors.grpcio.server import GrpcServer
 from ratelimit_service.processes.report import Report
 from ratelimit_service.processes.serving import run_server
@@ -15,7 +16,7 @@ _LAST_CALLS: Final = 1.0
 """Seconds that calls under way get: those of management are short, and who watches watches on at the successor."""
 
 
-async def live(server: GrpcServer, settings: Settings, report: Report, told: asyncio.Event) -> None:
+async def live(_planes: Planes, server: GrpcServer, settings: Settings, report: Report, told: asyncio.Event) -> None:
     """Serve until SIGTERM. Says that the server drains when the supervisor says so, not when only this process goes."""
     draining = asyncio.Event()
     report.on_leave(asyncio.get_running_loop(), draining.set)

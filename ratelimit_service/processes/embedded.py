@@ -28,6 +28,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
         async with open_planes(settings) as planes:
             admission = (GatewayAdmission if settings.protect_checks else OpenAdmission)(planes.authenticator)
             settle_collector()
+            planes.join()
             report.ready()
             count = planes.counts.calls.count
             yield {

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from ratelimit_service.bootstrap import open_planes
+from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.doors.grpcio.server import GrpcServer
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.processes.collector import settle_collector
@@ -15,7 +15,7 @@ from ratelimit_service.processes.report import Report
 from ratelimit_service.settings import Settings
 from ratelimit_service.startup import StartupFault
 
-Live: TypeAlias = Callable[[GrpcServer, Settings, Report, asyncio.Event], Awaitable[None]]
+Live: TypeAlias = Callable[[Planes, GrpcServer, Settings, Report, asyncio.Event], Awaitable[None]]
 """What a process does once its server is open: says so, waits for the event (SIGTERM), and ends the server."""
 
 
@@ -40,7 +40,7 @@ async def _serve(live: Live, settings: Settings, report: Report) -> None:
         server = GrpcServer(settings, planes)
         await server.start()
         settle_collector()
-        await live(server, settings, report, told)
+        await live(planes, server, settings, report, told)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -130,6 +130,7 @@ async def open_door(settings: Settings, roles: Sequence[Role] = tuple(Role)) -> 
     async with open_planes(settings, needs_token=False) as planes:
         server = GrpcServer(settings, planes)
         await server.start()
+        planes.join()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             door = Door(planes, server, channel)
             names = {token.name for token in await planes.services.tokens.list()}

@@ -67,3 +67,15 @@ def test_a_restart_is_felt_only_while_it_lasts(fleet: Fleet) -> None:
     meanwhile = {source for when, source in answers if stopped + 0.7 < when < back - 0.1}
     after = {source for when, source in answers if when > back + 2}
     assert (before, meanwhile, after) == ({Answer.STORE}, {Answer.DEGRADED}, {Answer.STORE})
+
+
+def test_alone_the_servers_share_the_limit(fleet: Fleet) -> None:
+    """While Valkey is away each of three servers has a third of the 20 tokens, whichever door it is behind."""
+    _, api_key = fleet.servers[0].key("once")
+    time.sleep(3)  # each counts the others every two seconds, and they may just have started
+    fleet.valkey.stop()
+    try:
+        allowed = [sum(fleet.check(server, api_key=api_key).allowed for _ in range(20)) for server in fleet.servers]
+    finally:
+        fleet.valkey.start()
+    assert allowed == [6, 6, 6]
