@@ -5,7 +5,7 @@ server serves. Both refuse, with a StartupFault that says what to do, what could
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -73,7 +73,7 @@ class Services:
 class Planes:
     """What a server serves: the endpoints, what is known of their health, and what is counted.
 
-    `servers` are those that `join` has had counted.
+    A process that decides calls has to `join` the servers among whom limits are divided while Redis is away.
     """
 
     check_endpoint: CheckEndpoint
@@ -88,12 +88,7 @@ class Planes:
     counts: Counts
     metrics: WorkerMetrics
     probes: Mapping[str, Probe]
-    servers: PostgresLiveServers
-    background: Background
-
-    def join(self) -> None:
-        """Be one of the servers among whom limits are divided while Redis is away: for a process that decides calls."""
-        self.background.start("counting servers", self.servers.follow)
+    join: Callable[[], None]
 
 
 @asynccontextmanager
@@ -177,8 +172,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             counts=counts,
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
-            servers=servers,
-            background=background,
+            join=lambda: background.start("counting servers", servers.follow),
         )
         metrics.flush()
 

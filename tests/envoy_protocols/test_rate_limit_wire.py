@@ -121,11 +121,11 @@ def test_over_the_limit(server: Server) -> None:
 
 def test_several_limits_when_denied(server: Server) -> None:
     """Of several limits behind one descriptor a denial tells the one with the longest reset of those that deny."""
-    hour, day, month = quota(2, "HOUR", name="hour"), quota(2, name="day"), quota(9, "MONTH", name="month")
-    domain = put_rules(server, {"key": "a", "limits": [hour, day, month]})
+    fast, slow = bucket(2, 1, 3_600, name="fast"), bucket(2, 1, name="slow")  # two hours, two days
+    domain = put_rules(server, {"key": "a", "limits": [fast, slow, quota(9, "YEAR", name="wide")]})
     ask(server, said(A, hits_addend={"value": 2}), domain=domain)
     status = ask(server, said(A), domain=domain).statuses[0]
-    assert (status.code, status.current_limit.name) == (OVER_LIMIT, "day")
+    assert (status.code, status.current_limit.name) == (OVER_LIMIT, "slow")
 
 
 def test_several_limits_when_allowed(server: Server) -> None:
