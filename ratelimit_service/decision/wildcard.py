@@ -4,8 +4,8 @@
 class Wildcard:
     """A value with `*` in it, each of which stands for any characters, or none.
 
-    It takes each text between two stars where it comes first, which finds a match if there is one: what is left for the
-    others is never less. So a value costs a search for each of those texts, whatever clients send.
+    Each text between two stars is taken where it comes first. That finds a match if there is one, since it leaves most
+    of the value to the texts that follow; so matching costs one search for each text, whatever clients send.
     """
 
     __slots__ = ("_begins", "_ends", "_length", "_within")

@@ -22,7 +22,7 @@ def test_a_plan_lives_in_a_file(dev_server: DevServer) -> None:
     """A plan is made from a file, changed by one that was read before, refused with an old etag, and deleted."""
     made = dev_server.run("plans", "create", str(PLAN))
     assert made.returncode == 0, made.stderr
-    assert "exports: 20 a hour, for reports.export.*" in made.stdout
+    assert "exports: 20 an hour, for reports.export.*" in made.stdout
     assert "monthly: 1,000,000 a month (shadow)" in made.stdout
     assert dev_server.run("plans", "create", str(PLAN)).returncode == 3
     read = dev_server.run("plans", "get", "team", "--json").stdout
@@ -80,7 +80,7 @@ def test_overrides(dev_server: DevServer) -> None:
     listed = dev_server.run("overrides", "list", *target).stdout.splitlines()
     assert [re.split(r"  +", line) for line in listed[1:]] == [
         ["burst: 5 tokens, 1 more every 2s", "2099-01-01 00:00:00Z"],
-        ["extra: 3 a hour, for a.* (shadow)", "never"],
+        ["extra: 3 an hour, for a.* (shadow)", "never"],
     ]
     left = json.loads(dev_server.run("overrides", "delete", *target, "--limit", "burst", "--json").stdout)
     assert [override["limit"]["name"] for override in left["overrides"]] == ["extra"]

@@ -126,6 +126,7 @@ def test_the_documented_rules(dev_server: DevServer) -> None:
         "remote_address=192.0.2.5  blocked",
         "remote_address=10.*  unlimited",
         "path=/reports/*  (all values together)",
-        "  method  reports: 100 a hour  [store failure: DENY]",
+        "  method  reports: 100 an hour  [store failure: DENY]",
+        "path=/users/*/orders  orders: 50 a minute",
         "plan=trial  trial: 5 tokens, 1 more every 1s (shadow), replaces burst",
     ]

@@ -14,7 +14,8 @@ def describe_limit(limit: Limit) -> str:
 
 def _algorithm(limit: Limit) -> str:
     if limit.WhichOneof("algorithm") == "quota":
-        return f"{limit.quota.amount:,} a {Quota.Window.Name(limit.quota.window).lower()}"
+        window = Quota.Window.Name(limit.quota.window).lower()
+        return f"{limit.quota.amount:,} {'an' if window == 'hour' else 'a'} {window}"
     bucket = limit.token_bucket
     period = format_duration(bucket.refill_period)
     return f"{bucket.capacity:,} tokens, {bucket.refill_tokens:,} more every {period}"
