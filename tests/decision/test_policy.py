@@ -104,3 +104,11 @@ def test_refusals() -> None:
     assert Policy(expiring, LATER - 1).refusal is None
     assert Policy(expiring, LATER - 1).lease.until_us == LATER
     assert Policy(expiring, LATER).refusal is Reason.KEY_EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [(KeyState.REVOKED, Reason.KEY_REVOKED), (KeyState.SUSPENDED, Reason.KEY_SUSPENDED)]
+)
+def test_what_an_admin_did_goes_before_expiry(state: KeyState, reason: Reason) -> None:
+    """A key that was revoked or suspended is told so after its expiry, too."""
+    assert Policy(record(KEY, state=state, expires_us=LATER), LATER).refusal is reason

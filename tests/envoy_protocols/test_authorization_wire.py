@@ -96,8 +96,12 @@ def test_more_than_a_limit_ever_holds(server: Server) -> None:
     assert problem(response)["reason"] == "COST_EXCEEDS_CAPACITY"
 
 
-def test_keys_that_are_not_good(server: Server) -> None:
-    """401 with a challenge for no key, one that is malformed, unknown, revoked or expired; 403 for a suspended one."""
+@pytest.mark.parametrize("cost", ["1", "0"])
+def test_keys_that_are_not_good(server: Server, cost: str) -> None:
+    """401 with a challenge for no key, one that is malformed, unknown, revoked or expired; 403 for a suspended one.
+
+    So it is, too, on a route that only asks who calls.
+    """
     revoked_id, revoked = server.key()
     act(server, revoke={"key_id": revoked_id})
     suspended_id, suspended = server.key()
@@ -118,7 +122,8 @@ def test_keys_that_are_not_good(server: Server) -> None:
         (expired, 401, "KEY_EXPIRED"),
         (suspended, 403, "KEY_SUSPENDED"),
     ):
-        response = authorize(server, **({} if header is None else {"x_api_key": header}))
+        headers = {} if header is None else {"x_api_key": header}
+        response = authorize(server, extensions={"cost": cost}, **headers)
         assert (response.denied_response.status.code, problem(response)["reason"]) == (status, reason)
         assert response.status.code in {16, 7}
         assert ("www-authenticate" in values(response.denied_response.headers)) == (status == 401)
