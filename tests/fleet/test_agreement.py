@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from fleet.conftest import Fleet, Run
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest, ManagePlanRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse as Answer
 
 
@@ -27,6 +27,24 @@ def test_a_revoked_key_is_refused_by_all_within_a_second(fleet: Fleet) -> None:
     assert all(answer.allowed for answer in fleet.check_all(api_key=api_key))
     manager.manage().ManageKey(ManageKeyRequest(revoke={"key_id": key_id}), metadata=manager.as_admin)
     _within(1.0, lambda: all(answer.reason == Answer.KEY_REVOKED for answer in fleet.check_all(api_key=api_key)))
+
+
+def test_a_changed_plan_is_in_force_at_all_within_a_second(fleet: Fleet) -> None:
+    """A limit that is changed at one server is the new one at all of them within a second."""
+    manager = fleet.servers[0]
+
+    def plan(amount: int) -> dict[str, object]:
+        return {"name": "changing", "limits": [{"name": "yearly", "quota": {"amount": amount, "window": "YEAR"}}]}
+
+    def limits(api_key: str) -> set[int]:
+        return {answer.limits[0].limit for answer in fleet.check_all(api_key=api_key, cost=0)}
+
+    manager.manage().ManagePlan(ManagePlanRequest(create={"plan": plan(5)}), metadata=manager.as_admin)
+    _, api_key = manager.key("changing")
+    assert limits(api_key) == {5}
+    update = {"plan": plan(7), "update_mask": {"paths": ["limits"]}}
+    manager.manage().ManagePlan(ManagePlanRequest(update=update), metadata=manager.as_admin)
+    _within(1.0, lambda: limits(api_key) == {7})
 
 
 def test_a_rotated_key_has_both_secrets_for_the_overlap(fleet: Fleet) -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from fixtures.control_plane import BURST, DAILY, SECOND, START, ControlPlane, key_draft, plan_draft
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.record import ChangeKind, OnStoreFailure
 from ratelimit_service.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from ratelimit_service.keys.key import KeyChanges
 from ratelimit_service.keys.page import Paging
 from ratelimit_service.keys.plan import PlanChanges
+from ratelimit_service.storage.change_feed import PostgresChangeFeed
 
 EVERY_KIND = (
     Limit("a.bucket", TokenBucket(9_007_199_254, 10**9, 1_000), "orders.*", Mode.SHADOW),
@@ -227,3 +228,16 @@ async def test_every_change_is_recorded(control_plane: ControlPlane) -> None:
     ]
     assert events[1].detail == {"version": 2, "on_store_failure": "ALLOW"}
     assert events[2].detail["limits"][0]["token_bucket"]["capacity"] == 20
+
+
+async def test_every_change_is_announced(control_plane: ControlPlane) -> None:
+    """Each change of a plan is in the feed by which the servers learn of it."""
+    feed = PostgresChangeFeed(control_plane.database)
+    before = await feed.position()
+    await control_plane.plans.create("ada", plan_draft())
+    await control_plane.plans.update("ada", "free", PlanChanges(limits=(DAILY,)))
+    await control_plane.plans.delete("ada", "free")
+    changes = await feed.wait(before)
+    await feed.close()
+
+    assert [(change.kind, change.name) for change in changes] == [(ChangeKind.PLAN, "free")] * 3
