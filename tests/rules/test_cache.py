@@ -49,6 +49,18 @@ async def test_everything_is_read_once() -> None:
     assert len(cache) == 2
 
 
+async def test_a_domain_that_is_gone_at_the_next_read_of_all() -> None:
+    """Rules that were removed while nobody followed the changes are in force no longer, nor is what rests on them."""
+    source = MemoryRules(rules("one", 1), rules("two", 2))
+    cache = RulesCache(source)
+    await cache.refresh_all()
+    removed = cache.get("one")
+    del source.rules["one"]
+    await cache.refresh_all()
+    assert (amount(cache, "one"), amount(cache, "two")) == (None, 2)
+    assert not removed.lease.holds(ManualClock())
+
+
 async def test_unknown_until_read() -> None:
     """Before the first read the cache does not claim that a domain has no rules."""
     source = MemoryRules(rules("one", 1))

@@ -6,7 +6,7 @@ from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.descriptor import DescribedRequest, Descriptor
-from ratelimit_service.decision.domain_rules import Blocked, DomainRules
+from ratelimit_service.decision.domain_rules import Blocked, DomainRules, RuleLimit
 from ratelimit_service.decision.limit import Quota, Window
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import Change, ChangeKind, KeyState, OnStoreFailure
@@ -26,6 +26,18 @@ async def test_one_denied_descriptor_burns_none() -> None:
     assert [status.remaining for status in verdict.statuses] == [5, 0, 9]
     assert [await world.left(entry) for entry in (A, B, C)] == [5, 0, 9]
     assert verdict.retry_after_us == verdict.statuses[1].wait_us > 0
+
+
+async def test_the_wait_is_that_of_the_slowest() -> None:
+    """Of several denied descriptors the one that waits longest says when to come again, and then all of them fit."""
+    world = World(node("a", "", bucket(1)), node("b", "", bucket(3)), node("c", "", bucket(2)))
+    request = (asked(A), asked(B, hits=3), asked(C, hits=2))
+    await world.decide(*request)
+    verdict = await world.decide(*request)
+    assert [status.wait_us for status in verdict.statuses] == [1_000_000, 3_000_000, 2_000_000]
+    assert verdict.retry_after_us == 3_000_000
+    world.clock.time_us += verdict.retry_after_us
+    assert (await world.decide(*request)).allowed
 
 
 async def test_all_are_charged_together_in_one_trip() -> None:
@@ -89,11 +101,23 @@ async def test_several_limits_on_allow_the_smallest_share() -> None:
     assert (status.limit.name, status.remaining) == ("two", 1)
 
 
+async def test_the_smallest_share_is_not_the_fewest_tokens() -> None:
+    """49 of 100 left are a smaller share than 9 of 10, although they are more tokens."""
+    world = World(node("a", "", bucket(10, 10, name="burst"), quota(100, name="daily")))
+    for _ in range(10):
+        await world.decide(asked(A, hits=5))
+        world.clock.time_us += 1_000_000
+    status = (await world.decide(asked(A))).statuses[0]
+    assert [one.weighed.remaining for one in status.counted] == [9_000_000, 49_000_000]
+    assert (status.limit.name, status.remaining) == ("daily", 49)
+
+
 async def test_shadow_never_denies() -> None:
-    """A limit in shadow lets everything pass, and does not keep the others from being charged."""
-    world = World(node("a", "", quota(1, mode=SHADOW)), node("b", "", quota(9)), node("c", "", BLOCKED))
+    """A limit in shadow, be it blocked, lets everything pass, and does not keep the others from being charged."""
+    blocked = RuleLimit(Blocked(), mode=SHADOW)
+    world = World(node("a", "", quota(1, mode=SHADOW)), node("b", "", quota(9)), node("c", "", blocked))
     for left in (8, 7, 6):
-        verdict = await world.decide(asked(A), asked(B))
+        verdict = await world.decide(asked(A), asked(B), asked(C))
         assert verdict.allowed
         assert verdict.statuses[1].remaining == left
     assert verdict.statuses[0].counted[0].weighed.wait_us > 0
