@@ -3,6 +3,7 @@
 import pytest
 
 from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemorySource, burst, record
+from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache import PolicyCache
 from ratelimit_service.decision.decision import Decision
@@ -15,13 +16,13 @@ from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
 
 class World:
-    """An engine with its surroundings."""
+    """An engine with its surroundings, on one of so many servers."""
 
-    def __init__(self) -> None:
-        self.clock, self.source = ManualClock(), MemorySource()
-        self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
+    def __init__(self, servers: int = 1) -> None:
+        self.clock, self.source, self.servers = ManualClock(), MemorySource(), servers
+        self.buckets, local = MemoryBuckets(self.clock), LocalBucketStore(lambda: self.servers, self.clock.now_us)
         cache = PolicyCache(self.source, self.clock)
-        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.local, self.clock)
+        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, local, self.clock)
 
     def add(self, *limits: Limit, **fields: object) -> str:
         api_key = ApiKey.generate("live")
@@ -72,6 +73,15 @@ async def test_binding_limit_of_an_allowed_call_is_the_tightest(world: World) ->
     assert decision.rules[decision.binding].limit.name == "burst"
 
 
+async def test_the_tightest_limit_is_the_one_with_the_smallest_share(world: World) -> None:
+    """900 of 100,000 left are tighter than 9 of 10, although they are more tokens."""
+    key = world.add(burst(10, name="small", resource="orders.*"), burst(100_000, name="large"))
+    await world.check(key, "users.get", cost=99_099)
+    decision = await world.check(key, "orders.create")
+    assert [weighed.remaining for weighed in decision.weighed] == [9 * MICRO, 900 * MICRO]
+    assert decision.rules[decision.binding].limit.name == "large"
+
+
 async def test_cost_above_capacity_never_fits(world: World) -> None:
     """A cost that the limit never holds is denied without a time to come again, and burns nothing."""
     key = world.add()
@@ -107,6 +117,12 @@ async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) ->
     assert first.weighed == again.weighed
     assert (await world.check(key, "r", cost=2, request_id="a")).weighed[0].remaining == 17 * MICRO
     assert (await world.check(key, "s", request_id="a")).weighed[0].remaining == 16 * MICRO
+
+
+async def test_request_id_is_the_keys_own(world: World) -> None:
+    """Two keys of one subject may use the same id: each call is charged, to the bucket that they share."""
+    decisions = [await world.check(world.add(), "r", request_id="a") for _ in range(2)]
+    assert [decision.weighed[0].remaining for decision in decisions] == [19 * MICRO, 18 * MICRO]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +236,23 @@ async def test_degraded_answers_follow_the_plan(world: World, policy: OnStoreFai
     assert (result.reason, result.source) == (reason, Source.DEGRADED)
 
 
+@pytest.mark.parametrize(
+    ("cost", "reason"),
+    [
+        (5, Reason.WITHIN_LIMIT),
+        (6, Reason.DEGRADED_DENIED),
+        (20, Reason.DEGRADED_DENIED),
+        (21, Reason.COST_EXCEEDS_CAPACITY),
+    ],
+)
+async def test_a_cost_above_the_servers_share_may_fit_later(cost: int, reason: Reason) -> None:
+    """While a server has a quarter of a limit, only a cost above the whole limit is told that it never fits."""
+    world = World(servers=4)
+    key = world.add(burst(20))
+    world.buckets.down = True
+    assert (await world.check(key, cost=cost)).reason is reason
+
+
 async def test_unreadable_policy_is_unavailable(world: World) -> None:
     """A key that memory does not have cannot be decided while Postgres is away."""
     key = world.add()
@@ -241,6 +274,15 @@ async def test_explain_charges_nothing_and_foresees(world: World) -> None:
         assert foreseen.decision.retry_after_us == decided.retry_after_us
         assert [w.remaining for w in foreseen.decision.weighed] == [w.remaining for w in decided.weighed]
         assert [c.limit.name for c in foreseen.considered] == ["burst", "daily", "other"]
+
+
+async def test_explain_rounds_a_wait_up(world: World) -> None:
+    """A wait that is no whole number of microseconds is foreseen as the check gives it, so that it is long enough."""
+    key = world.add(Limit("odd", TokenBucket(7, 7, 3_000_000)))
+    await world.check(key, cost=7)
+    foreseen = await world.engine.explain(Check(key))
+    assert foreseen.decision.retry_after_us == 428_572  # 3,000,000 / 7 is 428,571.4
+    assert foreseen.decision.retry_after_us == (await world.check(key)).retry_after_us
 
 
 async def test_tally(world: World) -> None:
