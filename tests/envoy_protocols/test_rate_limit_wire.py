@@ -222,6 +222,24 @@ def test_every_limit_of_a_request_is_told_once(server: Server) -> None:
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("4", "2")
 
 
+def test_the_tightest_limit_is_the_one_with_the_smallest_share(server: Server) -> None:
+    """900 of 100,000 left bind rather than 9 of 10, although they are more tokens."""
+    domain = put_rules(server, {"key": "a", "limits": [bucket(10, 1)]}, {"key": "b", "limits": [bucket(100_000, 1)]})
+    headers = told(ask(server, said(A), said(B, hits_addend={"value": 99_100}), domain=domain))
+    assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("100000", "900")
+
+
+def test_of_limits_that_deny_the_slowest_binds(server: Server) -> None:
+    """Of several limits that deny, the headers tell of the one that waits longest, as Retry-After does."""
+    fast, slow = bucket(1, 1, 3_600, name="fast"), bucket(2, 1, name="slow")
+    domain = put_rules(server, {"key": "a", "limits": [fast]}, {"key": "b", "limits": [slow]})
+    request = (said(A), said(B, hits_addend={"value": 2}))
+    ask(server, *request, domain=domain)
+    headers = told(ask(server, *request, domain=domain))
+    assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("2", "0")
+    assert headers["x-ratelimit-reset"] == headers["retry-after"]
+
+
 def test_keys_that_are_not_good(server: Server) -> None:
     """A key that is unknown, malformed or revoked is over the limit, and the body says why; no wait helps."""
     key_id, key = server.key("once")
