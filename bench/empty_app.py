@@ -2,9 +2,8 @@
 
 from typing import Final
 
-from ratelimit_service.doors.envoy.answers import answer
-from ratelimit_service.doors.envoy.asgi import Gone, Receive, Scope, Send, body_of
-from ratelimit_service.doors.envoy.frames import frame
+from ratelimit_service.transport.envoy.framing import Gone, Receive, Scope, Send, body_of, frame
+from ratelimit_service.transport.envoy.responses import answer
 
 ANSWER: Final = frame(bytes.fromhex("0801100118015a00") * 12)
 """96 bytes, as many as the answer about a plan with two limits has. Nobody parses it."""

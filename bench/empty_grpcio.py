@@ -6,8 +6,8 @@ import grpc
 import uvloop
 
 from bench.empty_app import ANSWER
-from ratelimit_service.doors.envoy.frames import PREFIX
-from ratelimit_service.doors.envoy.paths import CHECK
+from ratelimit_service.transport.envoy.app import CHECK
+from ratelimit_service.transport.envoy.framing import PREFIX
 
 _SERVICE, _METHOD = CHECK[1:].split("/")
 

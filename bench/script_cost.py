@@ -17,11 +17,10 @@ from pathlib import Path
 import hiredis
 import redis
 
-from ratelimit_service.buckets.encoding import Encoder
-from ratelimit_service.buckets.script import charge_script
+from ratelimit_service.buckets.redis.script import Encoder, charge_script
 from ratelimit_service.decision.charge import Bucket, Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
-from ratelimit_service.embedded.valkey import EmbeddedValkey
+from ratelimit_service.devstores.valkey import EmbeddedValkey
 
 DECISIONS = 25_600
 TOGETHER = 64

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ratelimit_service.doors.envoy.config import EnvoyPlan, envoy_config
-from ratelimit_service.doors.envoy.paths import PATHS
-from ratelimit_service.processes.environment import child_environment
+from ratelimit_service.server.site import child_environment
 from ratelimit_service.settings import Settings
+from ratelimit_service.transport.envoy.app import PATHS
+from ratelimit_service.transport.envoy.config import EnvoyPlan, envoy_config
 
 _START_SECONDS = 60
 _STOP_SECONDS = 30
@@ -69,7 +69,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
     )
     config = folder / "envoy.json"
     config.write_text(json.dumps(envoy_config(plan)))
-    return ["ratelimit_service.processes.envoy_worker", str(os.getpid()), str(config), "1"]
+    return ["ratelimit_service.server.envoy_worker", str(os.getpid()), str(config), "1"]
 
 
 @contextmanager

@@ -11,17 +11,16 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine, insert, select
 
 from ratelimit_service.bootstrap import open_services
-from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.api_key import ApiKey, Peppers
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.secrets import Peppers
-from ratelimit_service.embedded.postgres import EmbeddedPostgres
-from ratelimit_service.embedded.valkey import EmbeddedValkey
-from ratelimit_service.keys.caller import LOCAL, Role
-from ratelimit_service.keys.plan import PlanDraft
+from ratelimit_service.devstores.postgres import EmbeddedPostgres
+from ratelimit_service.devstores.valkey import EmbeddedValkey
+from ratelimit_service.management.plans import PlanDraft
+from ratelimit_service.management.tokens import LOCAL, Role
+from ratelimit_service.postgres.migrate import upgrade
+from ratelimit_service.postgres.tables import key_secrets, keys, plans
 from ratelimit_service.settings import Settings
-from ratelimit_service.storage.migrate import upgrade
-from ratelimit_service.storage.tables import key_secrets, keys, plans
 
 _PLENTY: Final = TokenBucket(capacity=1_000_000_000, refill_tokens=1_000_000_000, refill_period_us=MICRO)
 _PLANS: Final = {

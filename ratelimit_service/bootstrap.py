@@ -12,43 +12,42 @@ from time import monotonic
 
 import structlog
 
+from ratelimit_service.api.authentication import Authenticator
+from ratelimit_service.api.envoy_ext_authz.service import AuthorizationEndpoint
+from ratelimit_service.api.envoy_rls.service import RateLimitEndpoint
+from ratelimit_service.api.headers import LimitHeaders
+from ratelimit_service.api.key_admin.service import AdminEndpoint
+from ratelimit_service.api.rate_limit.service import CheckEndpoint
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import GuardedStore
-from ratelimit_service.buckets.connect import open_bucket_store
 from ratelimit_service.buckets.local import LocalBucketStore
+from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.clock import SystemClock
-from ratelimit_service.decision.cache import PolicyCache
-from ratelimit_service.decision.descriptor_engine import DescriptorEngine
+from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.decision.cache_invalidator import ChangeFollower
+from ratelimit_service.decision.descriptors.engine import DescriptorEngine
+from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.engine import DecisionEngine
-from ratelimit_service.decision.follower import ChangeFollower
 from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.decision.rules_cache import RulesCache
-from ratelimit_service.decision.secrets import Peppers
-from ratelimit_service.doors.admin.endpoint import AdminEndpoint
-from ratelimit_service.doors.authentication import Authenticator
-from ratelimit_service.doors.check_endpoint import CheckEndpoint
-from ratelimit_service.doors.envoy_protocols.authorization_endpoint import AuthorizationEndpoint
-from ratelimit_service.doors.envoy_protocols.rate_limit_endpoint import RateLimitEndpoint
-from ratelimit_service.doors.grpcio.health import POSTGRES, REDIS, Probe
-from ratelimit_service.doors.headers.limit_headers import LimitHeaders
-from ratelimit_service.errors import Unavailable
-from ratelimit_service.keys.audit_service import AuditService
-from ratelimit_service.keys.key_service import KeyService
-from ratelimit_service.keys.override_service import OverrideService
-from ratelimit_service.keys.plan_service import PlanService
-from ratelimit_service.keys.rules_service import RulesService
-from ratelimit_service.keys.token_service import TokenService
+from ratelimit_service.errors import StartupFault, Unavailable
+from ratelimit_service.management.audit import AuditService
+from ratelimit_service.management.keys import KeyService
+from ratelimit_service.management.overrides import OverrideService
+from ratelimit_service.management.plans import PlanService
+from ratelimit_service.management.rules import RulesService
+from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.metrics import Counts, TripCounts, Watched, WorkerMetrics
+from ratelimit_service.postgres.change_feed import PostgresChangeFeed
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.live_servers import PostgresLiveServers
+from ratelimit_service.postgres.migrate import current, head
+from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.rules_source import PostgresRulesSource
+from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
-from ratelimit_service.startup import StartupFault
-from ratelimit_service.storage.change_feed import PostgresChangeFeed
-from ratelimit_service.storage.database import Database
-from ratelimit_service.storage.live_servers import PostgresLiveServers
-from ratelimit_service.storage.migrate import current, head
-from ratelimit_service.storage.policy_source import PostgresPolicySource
-from ratelimit_service.storage.rules_source import PostgresRulesSource
-from ratelimit_service.storage.unit_of_work import PostgresTransactions
+from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
 __all__ = ["Planes", "Services", "StartupFault", "open_planes", "open_services"]
 

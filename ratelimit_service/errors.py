@@ -1,23 +1,4 @@
-"""Every fault that a caller can be told of.
-
-ServiceError
-├── InvalidArgument      a field is missing, malformed or out of bounds
-├── Unauthenticated      no token, or one that is not good
-├── PermissionDenied     the token's role does not allow the call
-├── NotFound             no such key, plan or override
-├── AlreadyExists        the name is taken
-├── FailedPrecondition   the state of things does not allow it
-├── Aborted              somebody else was faster (etag)
-├── ResourceExhausted    the message is too large
-├── DeadlineExceeded     the deadline has passed or cannot be met
-├── Unimplemented        no such method or encoding
-├── Unavailable          a store cannot be asked, or the server drains; try again
-└── Internal             a fault of ours
-
-A denial is not among them: it is a decision. Each error knows its gRPC status code and its reason (a value of
-`ratelimit.v1.ErrorReason`); `doors.status` turns one into a status with details. A message says what went wrong, with
-which value, and what to do, and never holds a secret.
-"""
+"""Refusing to start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -169,3 +150,7 @@ class Internal(ServiceError):
             reason="INTERNAL_FAULT",
             metadata={"incident": incident},
         )
+
+
+class StartupFault(Exception):
+    """The server cannot start. The message says what is wrong and what to do, and holds no secret."""

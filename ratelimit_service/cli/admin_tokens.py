@@ -8,17 +8,14 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from ratelimit_service.cli.command_group import command_group
-from ratelimit_service.cli.configured import load_settings, with_dev_stores
-from ratelimit_service.cli.database import database_faults, open_transactions
+from ratelimit_service.cli.app import command_group
+from ratelimit_service.cli.configured import database_faults, load_settings, open_transactions, with_dev_stores
 from ratelimit_service.cli.fault import told_in_words
+from ratelimit_service.cli.keys import print_secret
 from ratelimit_service.cli.options import AsJson
 from ratelimit_service.cli.output import print_table
-from ratelimit_service.cli.views.secret import print_secret
 from ratelimit_service.clock import SystemClock
-from ratelimit_service.keys.caller import Role
-from ratelimit_service.keys.token import StoredToken
-from ratelimit_service.keys.token_service import TokenService
+from ratelimit_service.management.tokens import Role, StoredToken, TokenService
 
 app = command_group("Make and revoke the tokens that callers show. Needs RATELIMIT_DATABASE_URL; no server has to run.")
 

@@ -1,16 +1,36 @@
 """`ratelimit-service audit ...`: who changed what."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
+from google.protobuf.json_format import MessageToDict
 
+from ratelimit_service._gen.ratelimit.v1.audit_pb2 import AuditEvent
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ListAuditEventsRequest
-from ratelimit_service.cli.command_group import command_group
-from ratelimit_service.cli.connection import connect
+from ratelimit_service.cli.app import command_group
+from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
-from ratelimit_service.cli.output import print_json
-from ratelimit_service.cli.views.audit import print_events
-from ratelimit_service.cli.views.page import print_next_page
+from ratelimit_service.cli.output import print_json, print_next_page, print_table
+from ratelimit_service.cli.times import format_moment
+
+
+def print_events(events: Iterable[AuditEvent]) -> None:
+    """Print one line for each event."""
+    print_table(
+        ("TIME", "ACTOR", "ACTION", "TARGET", "DETAIL"),
+        (
+            (
+                format_moment(event.time),
+                event.actor,
+                event.action,
+                event.target,
+                ", ".join(f"{name}={value}" for name, value in MessageToDict(event.detail).items()),
+            )
+            for event in events
+        ),
+    )
+
 
 app = command_group("Who changed what.")
 

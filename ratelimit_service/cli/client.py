@@ -1,18 +1,114 @@
-"""The server's methods, as the commands call them."""
+"""Asking a server: which one, by which credentials, and its faults in words."""
 
-from contextlib import AbstractContextManager
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Annotated, Self, TypeVar
+from urllib.parse import urlsplit
 
 import grpc
+import typer
 from google.protobuf.message import Message
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.cli.fault import Fault
-from ratelimit_service.cli.target import Target
+from ratelimit_service.cli.fault import Fault, told_in_words
+from ratelimit_service.devstores.state import DevState
+from ratelimit_service.settings import Settings
+
+_EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound here
+
+
+def dialable(listen: str) -> str:
+    """The address to call a server at that listens on LISTEN, also when that means every interface."""
+    host, _, port = listen.rpartition(":")
+    return f"{_EVERY_INTERFACE.get(host, host)}:{port}"
+
+
+DEFAULT_SERVER = "localhost:50051"
+
+
+class TlsFiles(BaseSettings):
+    """The PEM files for a server with TLS, from RATELIMIT_SERVER_CA and so on. Without a CA, the system's are used."""
+
+    model_config = SettingsConfigDict(env_prefix="RATELIMIT_SERVER_", extra="ignore", frozen=True)
+
+    ca: Path | None = Field(default=None)
+    certificate: Path | None = Field(default=None)
+    key: Path | None = Field(default=None)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files. Raises Fault for one that cannot be read."""
+        try:
+            ca, certificate, key = (
+                path.read_bytes() if path else None for path in (self.ca, self.certificate, self.key)
+            )
+        except OSError as error:
+            raise Fault.usage(f"cannot read {error.filename}: {error.strerror}") from None
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server's address, the token to show there, and credentials if it speaks TLS."""
+
+    address: str
+    token: str = field(default="", repr=False)
+    credentials: grpc.ChannelCredentials | None = None
+
+    @classmethod
+    def choose(cls, server: str | None, token: str | None) -> "Target":
+        """The server and token that were named; what was not named is taken from the server that `dev` started here.
+
+        That server's token is shown to no other server.
+        """
+        dev = None if server else _dev_server()
+        address = server or (dialable(dev.listen) if dev else DEFAULT_SERVER)
+        shown = token or (dev.admin_token if dev else "")
+        if "://" not in address:
+            return cls(address, shown)
+        url = urlsplit(address)
+        if url.scheme != "https" or not url.netloc:
+            raise Fault.usage(f"--server {address}: write HOST:PORT, or https://HOST:PORT for a server with TLS")
+        return cls(url.netloc, shown, TlsFiles().credentials())
+
+
+def _dev_server() -> DevState | None:
+    data_dir = Path(os.environ.get("RATELIMIT_DATA_DIR") or Settings.model_fields["data_dir"].default)
+    try:
+        return DevState.read(data_dir)
+    except ValueError as error:
+        raise Fault.usage(str(error)) from None
+
+
+_KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
+
+ApiKey = Annotated[
+    str | None,
+    typer.Argument(
+        envvar="RATELIMIT_API_KEY",
+        metavar="KEY",
+        help="The API key, or - to read it from standard input. Its key_id will do where the token allows that.",
+    ),
+]
+
+
+def parse_credential(typed: str | None) -> dict[str, str]:
+    """The field of the request that it belongs in, with its value. Raises Fault if nothing was typed."""
+    if typed is None:
+        raise Fault.usage("name the key: give it as KEY or in RATELIMIT_API_KEY, or - to read it from standard input")
+    text = sys.stdin.readline().strip() if typed == "-" else typed
+    return {"key_id" if _KEY_ID.fullmatch(text) else "api_key": text}
+
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
@@ -76,3 +172,10 @@ class Client(AbstractContextManager["Client"]):
             return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise Fault.of_call(error, self._address) from None
+
+
+@contextmanager
+def connect(server: str | None, token: str | None) -> Iterator[Client]:
+    """Connect to the server named, for the length of the block. A Fault raised within ends the command in words."""
+    with told_in_words(), Client(Target.choose(server, token)) as client:
+        yield client

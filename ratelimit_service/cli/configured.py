@@ -1,13 +1,17 @@
-"""The settings of a command that runs on the server's own machine."""
+"""The database, for commands that need no server."""
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
-from ratelimit_service.cli.exits import Exit
-from ratelimit_service.cli.fault import Fault
-from ratelimit_service.embedded.dev_peppers import read_peppers
-from ratelimit_service.embedded.dev_state import DevState
+from ratelimit_service.cli.fault import Exit, Fault
+from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.devstores.state import DevState, read_peppers
+from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
 
 STORE_SETTINGS = ("database_url", "redis_url", "peppers")
@@ -57,3 +61,36 @@ def _stores(dev: DevState, data_dir: Path) -> dict[str, SecretStr]:
         "redis_url": SecretStr(dev.redis_url),
         "peppers": SecretStr(read_peppers(data_dir)),
     }
+
+
+def database_url(settings: Settings) -> str:
+    """The database's URL. Raises Fault if it is not set."""
+    url = settings.database_url.get_secret_value()
+    if not url:
+        raise Fault.usage("RATELIMIT_DATABASE_URL is not set, and `dev` was never started on this folder")
+    return url
+
+
+@asynccontextmanager
+async def open_transactions(settings: Settings) -> AsyncIterator[PostgresTransactions]:
+    """Transactions on the database, for the length of the block. Raises Fault if it is not set or malformed."""
+    database = Database(database_url(settings))
+    try:
+        yield PostgresTransactions(database)
+    finally:
+        await database.close()
+
+
+@contextmanager
+def database_faults() -> Iterator[None]:
+    """Turn what the database and the services on it raise into a Fault."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise Fault(Exit.USAGE, tuple(f"{each.field}: {each.description}" for each in error.violations)) from None
+    except (Unavailable, StoreUnavailable) as error:
+        raise Fault(Exit.FAILED, (str(error), "`ratelimit-service doctor` says more")) from None
+    except ServiceError as error:
+        raise Fault(Exit.REFUSED, (str(error),)) from None
+    except ValueError as error:
+        raise Fault.usage(str(error)) from None

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,26 +15,52 @@ import typer
 from pydantic import SecretStr
 
 from ratelimit_service.bootstrap import open_services
-from ratelimit_service.cli.banner import banner
-from ratelimit_service.cli.configured import STORE_SETTINGS, load_settings, variable
-from ratelimit_service.cli.database import database_faults
-from ratelimit_service.cli.exits import Exit
-from ratelimit_service.cli.fault import Fault, told_in_words
+from ratelimit_service.cli.client import dialable
+from ratelimit_service.cli.configured import STORE_SETTINGS, database_faults, load_settings, variable
+from ratelimit_service.cli.fault import Exit, Fault, told_in_words
 from ratelimit_service.cli.seed import Seed
-from ratelimit_service.cli.serving import DoorName, Listen, MetricsListen, Workers, serve_until_stopped
-from ratelimit_service.embedded.dev_lock import DevLock
-from ratelimit_service.embedded.dev_peppers import ensure_peppers
-from ratelimit_service.embedded.dev_state import DevState
-from ratelimit_service.embedded.system_user import EmbeddedPostgresError
-from ratelimit_service.embedded.valkey import EmbeddedValkeyError
-from ratelimit_service.processes.door import Door
-from ratelimit_service.processes.port import PortLock
+from ratelimit_service.cli.serve import DoorName, Listen, MetricsListen, Workers, serve_until_stopped
+from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
+from ratelimit_service.devstores.system_user import EmbeddedPostgresError
+from ratelimit_service.devstores.valkey import EmbeddedValkeyError
+from ratelimit_service.errors import StartupFault
+from ratelimit_service.postgres import migrate
+from ratelimit_service.server.port import PortLock
+from ratelimit_service.server.transport import Door
 from ratelimit_service.settings import Settings
-from ratelimit_service.startup import StartupFault
-from ratelimit_service.storage import migrate
+
+
+def banner(settings: Settings, state: DevState, door: Door) -> str:
+    """The lines, with commands that can be pasted as they are."""
+    address = dialable(settings.listen)
+    body = f'{{"api_key":"{state.api_key}","resource":"orders.create"}}'
+    metrics = f"metrics on http://{dialable(settings.metrics_listen)}/metrics; " if settings.metrics_listen else ""
+    return f"""
+ratelimit-service serves on {settings.listen}. Door {door.name}: {door.reason}.
+{metrics}state and secrets are in {settings.data_dir}/ (dev.json has the key and the admin token).
+
+The demo key, on plan free:
+  {state.api_key}
+
+Ask for a decision:
+  grpcurl -plaintext -d '{body}' {address} ratelimit.v1.RateLimitService/CheckLimit
+  {_command(settings)} check {state.api_key} --resource orders.create
+
+Ctrl-C stops it; the next start keeps everything.
+"""
+
+
+def _command(settings: Settings) -> str:
+    """This very command, so that the line works in any shell on this folder."""
+    program = Path(sys.argv[0])
+    shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
+    if settings.data_dir != Settings.model_fields["data_dir"].default:
+        return f"RATELIMIT_DATA_DIR={shlex.quote(str(settings.data_dir))} {shlex.quote(shown)}"
+    return shlex.quote(shown)
+
 
 if TYPE_CHECKING:
-    from ratelimit_service.embedded.dev_stores import DevStores
+    from ratelimit_service.devstores.stores import DevStores
 
 
 def dev(
@@ -69,7 +97,7 @@ def dev(
 
 def _stores(data_dir: Path) -> "DevStores":
     try:
-        from ratelimit_service.embedded.dev_stores import DevStores  # noqa: PLC0415  needs an optional extra
+        from ratelimit_service.devstores.stores import DevStores  # noqa: PLC0415  needs an optional extra
     except ImportError as error:
         raise Fault.usage(
             f"dev needs {error.name}, which is not installed; pip install 'ratelimit-service[embedded]'"

@@ -3,13 +3,26 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 
 import grpc
 import typer
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from ratelimit_service.cli.exits import Exit
+
+class Exit(IntEnum):
+    """0 means done, and for `check` allowed."""
+
+    NO = 1
+    """`check`: denied. `doctor`: something is wrong. Everything worked."""
+    USAGE = 2
+    """The command line, a file or a setting is wrong; also what the server calls INVALID_ARGUMENT."""
+    REFUSED = 3
+    """The server said no: the token, no such thing, a conflict."""
+    FAILED = 4
+    """The server or a store could not be reached, or failed. Trying again may help."""
+
 
 _USAGE = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _FAILED = {

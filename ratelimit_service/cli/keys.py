@@ -1,5 +1,6 @@
 """`ratelimit-service keys ...`: API keys."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -8,16 +9,72 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
-from ratelimit_service.cli.command_group import command_group
-from ratelimit_service.cli.connection import connect
-from ratelimit_service.cli.durations import parse_duration
-from ratelimit_service.cli.expiry import Expires, parse_expiry
+from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Override
+from ratelimit_service.cli.app import command_group
+from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.fault import Fault
+from ratelimit_service.cli.limit_view import describe_limit
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
-from ratelimit_service.cli.output import print_json
-from ratelimit_service.cli.views.key import print_key, print_keys
-from ratelimit_service.cli.views.page import print_next_page
-from ratelimit_service.cli.views.secret import print_secret
+from ratelimit_service.cli.output import print_facts, print_json, print_next_page, print_table
+from ratelimit_service.cli.times import Expires, format_moment, parse_duration, parse_expiry
+
+
+def print_secret(kind: str, secret: str) -> None:
+    """Print the secret on a line of its own, easy to copy whole."""
+    typer.echo(f"\n{kind}, shown now and never again:\n{secret}")
+
+
+def describe_override(override: Override) -> str:
+    """The override in a line."""
+    until = format_moment(override.expire_time)
+    return describe_limit(override.limit) + (f", until {until}" if until else "")
+
+
+def print_overrides(overrides: Iterable[Override]) -> None:
+    """Print one line for each override."""
+    print_table(
+        ("LIMIT", "EXPIRES"),
+        ((describe_limit(override.limit), format_moment(override.expire_time) or "never") for override in overrides),
+    )
+
+
+def print_key(key: Key) -> None:
+    """Print all of one key."""
+    print_facts(
+        [
+            ("key_id", key.key_id),
+            ("subject", key.subject),
+            ("plan", key.plan),
+            ("state", Key.State.Name(key.state)),
+            ("description", key.description),
+            ("created", format_moment(key.create_time)),
+            ("changed", format_moment(key.update_time)),
+            ("expires", format_moment(key.expire_time)),
+            ("old secret until", format_moment(key.previous_secret_expire_time)),
+            ("etag", key.etag),
+            *(("override", describe_override(override)) for override in key.overrides),
+        ]
+    )
+
+
+def print_keys(keys: Iterable[Key]) -> None:
+    """Print one line for each key."""
+    print_table(
+        ("KEY_ID", "SUBJECT", "PLAN", "STATE", "CREATED", "EXPIRES", "DESCRIPTION"),
+        (
+            (
+                key.key_id,
+                key.subject,
+                key.plan,
+                Key.State.Name(key.state),
+                format_moment(key.create_time),
+                format_moment(key.expire_time),
+                key.description,
+            )
+            for key in keys
+        ),
+    )
+
 
 app = command_group("Make, change and end API keys.")
 

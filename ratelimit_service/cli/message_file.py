@@ -1,10 +1,14 @@
-"""A message in a YAML or JSON file, in proto3 JSON's shape."""
+"""A plan in a YAML or JSON file, in the shape of the message `ratelimit.v1.Plan`."""
+
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 import yaml
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
+from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
 from ratelimit_service.cli.fault import Fault
 
 
@@ -28,3 +32,23 @@ def read_message(file: typer.FileText, message: Message, what: str) -> frozenset
     except (ParseError, AttributeError, TypeError) as error:
         raise Fault.usage(f"{name}: {error}") from None
     return frozenset(str(field) for field in content)
+
+
+PlanFile = Annotated[
+    typer.FileText,
+    typer.Argument(metavar="FILE", help="The plan, as YAML or JSON in the shape of ratelimit.v1.Plan; - reads it."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPlan:
+    """A plan and which of its fields the file names, be they empty."""
+
+    plan: Plan
+    fields: frozenset[str]
+
+
+def read_plan(file: typer.FileText) -> WrittenPlan:
+    """Read the file. Raises Fault with the line or the field at fault."""
+    plan = Plan()
+    return WrittenPlan(plan, read_message(file, plan, "a plan with its name and limits"))

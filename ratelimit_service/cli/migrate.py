@@ -4,10 +4,9 @@ from typing import Annotated
 
 import typer
 
-from ratelimit_service.cli.configured import load_settings, with_dev_stores
-from ratelimit_service.cli.database import database_faults, database_url
+from ratelimit_service.cli.configured import database_faults, database_url, load_settings, with_dev_stores
 from ratelimit_service.cli.fault import told_in_words
-from ratelimit_service.storage import migrate as schema
+from ratelimit_service.postgres import migrate as schema
 
 
 def migrate(

@@ -1,4 +1,4 @@
-"""How results are printed: tables for people, proto3 JSON for scripts."""
+"""The end of a page."""
 
 from collections.abc import Iterable, Sequence
 
@@ -48,3 +48,9 @@ def _print(table: Table) -> None:
         console.print(table)
     for line in printed.get().splitlines():
         typer.echo(line.rstrip())
+
+
+def print_next_page(page_token: str) -> None:
+    """Say how to go on, if there is more."""
+    if page_token:
+        typer.echo(f"\nthere is more: --page-token {page_token}", err=True)

@@ -7,14 +7,13 @@ import typer
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOverrideRequest, ManageOverrideResponse
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Override, Quota, TokenBucket
-from ratelimit_service.cli.command_group import command_group
-from ratelimit_service.cli.connection import connect
-from ratelimit_service.cli.durations import parse_duration
-from ratelimit_service.cli.expiry import Expires, parse_expiry
+from ratelimit_service.cli.app import command_group
+from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.fault import Fault
+from ratelimit_service.cli.keys import print_overrides
 from ratelimit_service.cli.options import AsJson, Server, Token
 from ratelimit_service.cli.output import print_json
-from ratelimit_service.cli.views.override import print_overrides
+from ratelimit_service.cli.times import Expires, parse_duration, parse_expiry
 from ratelimit_service.decision.limit import MAX_TOKENS, Window
 
 app = command_group("Limits for one subject or one key, in place of the plan's.")

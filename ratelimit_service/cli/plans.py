@@ -1,18 +1,54 @@
 """`ratelimit-service plans ...`: plans and their limits."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest
-from ratelimit_service.cli.command_group import command_group
-from ratelimit_service.cli.connection import connect
+from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
+from ratelimit_service.cli.app import command_group
+from ratelimit_service.cli.client import connect
+from ratelimit_service.cli.limit_view import describe_limit
+from ratelimit_service.cli.message_file import PlanFile, read_plan
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
-from ratelimit_service.cli.output import print_json
-from ratelimit_service.cli.plan_file import PlanFile, read_plan
-from ratelimit_service.cli.views.page import print_next_page
-from ratelimit_service.cli.views.plan import print_plan, print_plans
+from ratelimit_service.cli.output import print_facts, print_json, print_next_page, print_table
+from ratelimit_service.cli.times import format_moment
+
+
+def print_plan(plan: Plan) -> None:
+    """Print all of one plan."""
+    print_facts(
+        [
+            ("plan", plan.name),
+            ("version", str(plan.version)),
+            ("description", plan.description),
+            *(("limit", describe_limit(limit)) for limit in plan.limits),
+            ("on store failure", Plan.OnStoreFailure.Name(plan.on_store_failure)),
+            ("created", format_moment(plan.create_time)),
+            ("changed", format_moment(plan.update_time)),
+            ("etag", plan.etag),
+        ]
+    )
+
+
+def print_plans(plans: Iterable[Plan]) -> None:
+    """Print one line for each plan."""
+    print_table(
+        ("PLAN", "VERSION", "LIMITS", "ON STORE FAILURE", "DESCRIPTION"),
+        (
+            (
+                plan.name,
+                str(plan.version),
+                "; ".join(map(describe_limit, plan.limits)),
+                Plan.OnStoreFailure.Name(plan.on_store_failure),
+                plan.description,
+            )
+            for plan in plans
+        ),
+    )
+
 
 app = command_group("Make and change plans: named, versioned sets of limits.")
 

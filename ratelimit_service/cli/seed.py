@@ -4,18 +4,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.api_key import ApiKey, Peppers
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
-from ratelimit_service.decision.secrets import Peppers
-from ratelimit_service.embedded.dev_state import DevState
+from ratelimit_service.devstores.state import DevState
 from ratelimit_service.errors import AlreadyExists, InvalidArgument, NotFound, Unauthenticated
-from ratelimit_service.keys.caller import LOCAL, Role
-from ratelimit_service.keys.key import KeyDraft
-from ratelimit_service.keys.key_service import KeyService
-from ratelimit_service.keys.plan import PlanDraft
-from ratelimit_service.keys.plan_service import PlanService
-from ratelimit_service.keys.token_service import TokenService
+from ratelimit_service.management.keys import KeyDraft, KeyService
+from ratelimit_service.management.plans import PlanDraft, PlanService
+from ratelimit_service.management.tokens import LOCAL, Role, TokenService
 
 DEMO_SUBJECT = "demo"
 DEMO_PLAN = "free"

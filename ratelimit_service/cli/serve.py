@@ -1,12 +1,36 @@
 """`ratelimit-service serve`: the service in production."""
 
+from collections.abc import Callable
+from typing import Annotated, Literal
+
 import typer
 
 from ratelimit_service.cli.configured import load_settings
-from ratelimit_service.cli.fault import told_in_words
-from ratelimit_service.cli.serving import DoorName, Listen, MetricsListen, Workers, serve_until_stopped
-from ratelimit_service.processes.door import Door
+from ratelimit_service.cli.fault import Exit, Fault, told_in_words
+from ratelimit_service.errors import StartupFault
+from ratelimit_service.server.run import run
+from ratelimit_service.server.transport import Door
 from ratelimit_service.settings import Settings
+
+Listen = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Address of the gRPC port; 0 is any free one.")
+]
+MetricsListen = Annotated[
+    str | None, typer.Option("--metrics-listen", metavar="HOST:PORT", help="Address of /metrics. Empty opens none.")
+]
+DoorName = Annotated[Literal["auto", "grpcio", "envoy"] | None, typer.Option("--door", help="How calls come in.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, max=64, help="Processes that share the port.")]
+
+
+def serve_until_stopped(settings: Settings, ready: Callable[[Settings], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C has drained the calls. Raises Fault when the server cannot start.
+
+    READY is called once it serves, with the settings as they came to be: no port in them is 0.
+    """
+    try:
+        run(settings, ready=ready)
+    except StartupFault as fault:
+        raise Fault(Exit.FAILED, (str(fault),)) from None
 
 
 def serve(

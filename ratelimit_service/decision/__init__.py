@@ -1,1 +1,1 @@
-"""Deciding whether a call may go on: pure, without any transport or store."""
+"""The decision whether a call may go on: pure, without any transport or store."""

@@ -6,15 +6,14 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge
-from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import check_resource
+from ratelimit_service.decision.outcome import Decision, foresee, judge, judge_alone
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
-from ratelimit_service.decision.preparations import Preparations
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.verdict import foresee, judge, judge_alone
+from ratelimit_service.decision.request_cache import Preparations
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
 MAX_COST = 1_000_000

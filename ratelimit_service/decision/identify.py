@@ -1,12 +1,17 @@
 """From a key to its policy."""
 
-from ratelimit_service.decision.api_key import ApiKey, check_key_id
-from ratelimit_service.decision.cache import PolicyCache
-from ratelimit_service.decision.digest import digest_of
+from hashlib import blake2b
+
+from ratelimit_service.decision.api_key import ApiKey, Peppers, check_key_id
 from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.decision.secrets import Peppers
 from ratelimit_service.errors import Unavailable
+
+
+def digest_of(data: bytes) -> bytes:
+    """16 bytes by which DATA is known again, and from which nobody finds it: a secret has too many bits to be tried."""
+    return blake2b(data, digest_size=16).digest()
 
 
 class Identifier:

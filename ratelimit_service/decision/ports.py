@@ -1,10 +1,33 @@
 """What the decision plane needs from the outside. Adapters implement these; the domain imports none of them."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from ratelimit_service.decision.charge import Charge, Outcome
-from ratelimit_service.decision.record import Change, PolicyRecord
+from ratelimit_service.decision.record import PolicyRecord
+
+
+class ChangeKind(Enum):
+    """What kind of thing changed."""
+
+    KEY = "key"
+    SUBJECT = "subject"
+    PLAN = "plan"
+    DOMAIN = "domain"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Policies of this key, subject or plan, or the rules of this domain, have changed.
+
+    `number` counts up in commit order, without going back.
+    """
+
+    number: int
+    kind: ChangeKind
+    name: str
 
 
 class StoreUnavailable(Exception):

@@ -54,24 +54,3 @@ class PolicyRecord:
     limits: tuple[Limit, ...]
     subject_overrides: tuple[Override, ...] = ()
     key_overrides: tuple[Override, ...] = ()
-
-
-class ChangeKind(Enum):
-    """What kind of thing changed."""
-
-    KEY = "key"
-    SUBJECT = "subject"
-    PLAN = "plan"
-    DOMAIN = "domain"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Policies of this key, subject or plan, or the rules of this domain, have changed.
-
-    `number` counts up in commit order, without going back.
-    """
-
-    number: int
-    kind: ChangeKind
-    name: str

@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from ratelimit_service.startup import StartupFault
+from ratelimit_service.errors import StartupFault
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that names the workers' shared folder. Must be set when a worker's interpreter starts."""

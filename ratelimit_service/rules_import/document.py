@@ -2,7 +2,7 @@
 
 import yaml
 
-from ratelimit_service.rules_import.finding import Findings, Place
+from ratelimit_service.rules_import.findings import Findings, Place
 
 _TAG = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}

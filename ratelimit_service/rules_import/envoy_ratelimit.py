@@ -1,10 +1,11 @@
 """The configuration format of envoyproxy/ratelimit: one domain per file, nested descriptors with a rate limit each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ratelimit_service.decision.descriptor import API_KEY
-from ratelimit_service.decision.domain_rules import (
+from ratelimit_service.decision.descriptors.request import API_KEY
+from ratelimit_service.decision.descriptors.rules import (
     MAX_DEPTH,
     MAX_NODES,
     Blocked,
@@ -15,9 +16,12 @@ from ratelimit_service.decision.domain_rules import (
 )
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.errors import InvalidArgument
-from ratelimit_service.rules_import.conversion import Conversion
 from ratelimit_service.rules_import.document import Document, Field, Value
-from ratelimit_service.rules_import.finding import Findings, Place
+from ratelimit_service.rules_import.findings import Findings, Place
+
+Conversion = Callable[[int, Window, Place, Findings], TokenBucket | Quota]
+"""Makes a limit of an amount (at least 1) per window, and notes at the place what is different about it."""
+
 
 _MOST_REQUESTS: Final = 2**32 - 1
 _UNITS: Final = {window.name: window for window in Window}

@@ -7,8 +7,8 @@ from typing import Self
 
 import redis
 
-from ratelimit_service.buckets.connect import open_bucket_store
-from ratelimit_service.buckets.script import Script, charge_script
+from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.script import Script, charge_script
 from ratelimit_service.decision.charge import Charge, Outcome
 
 TIMEOUT = 5.0

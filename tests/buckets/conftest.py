@@ -8,9 +8,9 @@ import pytest
 import pytest_asyncio
 
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, redis_cluster, redis_sentinel
-from ratelimit_service.buckets.connect import open_bucket_store
-from ratelimit_service.buckets.redis_store import RedisBucketStore
-from ratelimit_service.buckets.spanning import SpanningStore
+from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.spanning import SpanningStore
+from ratelimit_service.buckets.redis.store import RedisBucketStore
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.limit import Limit
 

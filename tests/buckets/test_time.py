@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from buckets.clocked import ClockedStore
 from buckets.limits import limits, tight_buckets, token_buckets
-from ratelimit_service.buckets.windows import span
+from ratelimit_service.buckets.reference import span
 from ratelimit_service.decision.charge import NEVER, Bucket, Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
 

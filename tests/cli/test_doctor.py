@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from fixtures.dev_server import DevServer, free_address
-from ratelimit_service.cli.diagnosis.examination import examine
-from ratelimit_service.decision.secrets import Peppers
-from ratelimit_service.embedded.valkey import EmbeddedValkey
-from ratelimit_service.storage import migrate
+from ratelimit_service.cli.doctor.command import examine
+from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.devstores.valkey import EmbeddedValkey
+from ratelimit_service.postgres import migrate
 
 Doctor = Callable[..., dict[str, tuple[str, str]]]
 

@@ -5,7 +5,7 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.cli.durations import format_duration, parse_duration
+from ratelimit_service.cli.times import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ratelimit_service.cli.moments import format_moment, parse_moment
+from ratelimit_service.cli.times import format_moment, parse_moment
 
 NOW = datetime(2027, 1, 31, 12, tzinfo=UTC)
 

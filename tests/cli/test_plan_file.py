@@ -5,7 +5,7 @@ import io
 import pytest
 
 from ratelimit_service.cli.fault import Fault
-from ratelimit_service.cli.plan_file import read_plan
+from ratelimit_service.cli.message_file import read_plan
 
 
 def file(text: str) -> io.StringIO:

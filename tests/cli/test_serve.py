@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.dev_server import PROGRAM, free_address
-from ratelimit_service.decision.secrets import Peppers
-from ratelimit_service.storage import migrate
+from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.postgres import migrate
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PLAN = "{name: p, limits: [{name: q, quota: {amount: 2, window: YEAR}}]}"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ratelimit_service.cli.client import DEFAULT_SERVER, Target
 from ratelimit_service.cli.fault import Fault
-from ratelimit_service.cli.target import DEFAULT_SERVER, Target
-from ratelimit_service.embedded.dev_state import DevState
+from ratelimit_service.devstores.state import DevState
 
 
 @pytest.fixture

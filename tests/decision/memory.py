@@ -4,20 +4,11 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from ratelimit_service.buckets.reference import ReferenceBuckets
-from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.api_key import ApiKey, Peppers
 from ratelimit_service.decision.charge import Charge, Outcome
 from ratelimit_service.decision.limit import Limit, TokenBucket
-from ratelimit_service.decision.ports import Fetched, StoreUnavailable
-from ratelimit_service.decision.record import (
-    Change,
-    ChangeKind,
-    KeyState,
-    OnStoreFailure,
-    Override,
-    PolicyRecord,
-    SecretHash,
-)
-from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
+from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 
 PEPPERS = Peppers.parse(Peppers.generate())
 START_US = 1_800_000_000_000_000

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.decision.api_key import ApiKey
-from ratelimit_service.decision.secrets import Peppers
+from ratelimit_service.decision.api_key import ApiKey, Peppers
 from ratelimit_service.errors import InvalidArgument
 
 

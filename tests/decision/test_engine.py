@@ -5,11 +5,11 @@ import pytest
 from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemorySource, burst, record
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
-from ratelimit_service.decision.cache import PolicyCache
-from ratelimit_service.decision.decision import Decision
 from ratelimit_service.decision.engine import Check, DecisionEngine
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable

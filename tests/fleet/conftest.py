@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from fixtures.served import Serve, Server, free_address, launch
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.embedded.valkey import EmbeddedValkey
+from ratelimit_service.devstores.valkey import EmbeddedValkey
 
 DOORS = ("grpcio", "grpcio", "envoy")
 

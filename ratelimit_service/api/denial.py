@@ -1,0 +1,112 @@
+"""A denial in words for the client whose request is denied: as a problem in JSON, or as a gRPC status."""
+
+import json
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final, NamedTuple, TypeAlias
+
+from ratelimit_service.api.headers import Header
+from ratelimit_service.decision.reason import Reason
+from ratelimit_service.errors import Code
+
+CONTENT_TYPE: Final = "application/problem+json"
+"""The type of `Refusal.problem` (RFC 9457)."""
+
+_QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+_QUOTA_EXCEEDED_TITLE: Final = "Request cannot be satisfied as assigned quota has been exceeded"
+_TEXTS: Final = {
+    Reason.KEY_UNKNOWN: (HTTPStatus.UNAUTHORIZED, "The API key is not known."),
+    Reason.KEY_REVOKED: (HTTPStatus.UNAUTHORIZED, "The API key was revoked."),
+    Reason.KEY_EXPIRED: (HTTPStatus.UNAUTHORIZED, "The API key has expired."),
+    Reason.KEY_SUSPENDED: (HTTPStatus.FORBIDDEN, "The API key is suspended."),
+    Reason.DEGRADED_DENIED: (HTTPStatus.SERVICE_UNAVAILABLE, "The rate limit could not be checked; try again."),
+}
+_CODES: Final = {
+    HTTPStatus.UNAUTHORIZED: Code.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: Code.PERMISSION_DENIED,
+    HTTPStatus.TOO_MANY_REQUESTS: Code.RESOURCE_EXHAUSTED,
+    HTTPStatus.SERVICE_UNAVAILABLE: Code.UNAVAILABLE,
+}
+
+
+class Refusal(NamedTuple):
+    """A denial: the HTTP status that says it best, its reason for programs, and one sentence for people.
+
+    `violated` are the names of the limits that deny; None when it is not limits that do.
+    """
+
+    status: HTTPStatus
+    reason: str
+    detail: str
+    violated: tuple[str, ...] | None = None
+
+    @property
+    def code(self) -> Code:
+        """The gRPC status that says the same."""
+        return _CODES[self.status]
+
+    def problem(self) -> str:
+        """The body that tells it, as JSON."""
+        if self.violated is None:
+            kind, title = "about:blank", self.status.phrase
+        else:
+            kind, title = _QUOTA_EXCEEDED, _QUOTA_EXCEEDED_TITLE
+        problem: dict[str, object] = {
+            "type": kind,
+            "title": title,
+            "status": int(self.status),
+            "detail": self.detail,
+            "reason": self.reason,
+        }
+        if self.violated is not None:
+            problem["violated-policies"] = self.violated
+        return json.dumps(problem)
+
+
+NO_KEY: Final = Refusal(HTTPStatus.UNAUTHORIZED, "KEY_MISSING", "No API key was sent.")
+MALFORMED_KEY: Final = Refusal(HTTPStatus.UNAUTHORIZED, "INVALID_FIELD", "The API key is malformed.")
+
+
+def refusal(reason: Reason, limit: str, violated: tuple[str, ...], wait_seconds: int | None) -> Refusal:
+    """The refusal for a denial by LIMIT (empty if it has no name), which fits in WAIT_SECONDS, None if never."""
+    if reason is Reason.OVER_LIMIT:
+        again = "." if wait_seconds is None else f"; try again in {wait_seconds} s."
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, reason.name, f"Over the limit{_named(limit)}{again}", violated)
+    if reason is Reason.COST_EXCEEDS_CAPACITY:
+        detail = f"The call costs more than the limit{_named(limit)} ever holds; do not try again."
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, reason.name, detail, violated)
+    status, detail = _TEXTS[reason]
+    return Refusal(status, reason.name, detail)
+
+
+def _named(limit: str) -> str:
+    return f' "{limit}"' if limit else ""
+
+
+_GRPC: Final = "application/grpc"
+
+
+class Told(NamedTuple):
+    """A body, and the header that says what it is."""
+
+    header: Header
+    body: str
+
+
+Tell: TypeAlias = Callable[[Refusal], Told]
+
+
+def as_problem(refusal: Refusal) -> Told:
+    """As JSON."""
+    return Told(("content-type", CONTENT_TYPE), refusal.problem())
+
+
+def as_status(refusal: Refusal) -> Told:
+    """As a gRPC status. Envoy makes its message of the body, and by itself would make UNAVAILABLE of a 429."""
+    return Told(("grpc-status", str(int(refusal.code))), refusal.detail)
+
+
+def telling(content_type: str) -> Tell:
+    """How to tell the client that sent a request of this content type."""
+    is_grpc = content_type == _GRPC or content_type.startswith((_GRPC + "+", _GRPC + ";"))
+    return as_status if is_grpc else as_problem

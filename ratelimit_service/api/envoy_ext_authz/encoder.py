@@ -1,0 +1,125 @@
+"""Decisions as messages of Envoy's authorization protocol."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+from google.protobuf.struct_pb2 import Struct
+
+from ratelimit_service._gen.envoy.config.core.v3.base_pb2 import HeaderValueOption
+from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from ratelimit_service.api.denial import Refusal, Tell, refusal
+from ratelimit_service.api.headers import Header, Labels, LimitHeaders, ShownLimit, retry_after_seconds
+from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.reason import Reason
+from ratelimit_service.errors import Code
+
+MOST_POLICIES: Final = 10_000
+
+_OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_CHALLENGE: Final = ("www-authenticate", "ApiKey")
+"""RFC 9110 wants a challenge with every 401."""
+
+
+class AuthorizationMessages:
+    """Decisions as messages.
+
+    What every allowed request of a key is answered is put into a message once. A message per policy and reason is
+    kept, at most MOST_POLICIES of them; one thread only may use them.
+    """
+
+    def __init__(self, headers: LimitHeaders, key_header: str) -> None:
+        """KEY_HEADER is the header that the upstream must not see."""
+        self._headers = headers
+        self._key_header = key_header
+        self._labels = Labels()
+        self._templates: dict[tuple[int, Reason], tuple[Policy, CheckResponse]] = {}
+
+    def from_decision(self, decision: Decision, tell: Tell) -> CheckResponse:
+        """The response that tells a decision; a denial is put into words by TELL."""
+        policy = decision.policy
+        limits, binding = self._shown(decision)
+        if decision.allowed and policy is not None:
+            response = CheckResponse()
+            response.CopyFrom(self.from_identity(policy, decision.reason))
+            _add(response.ok_response.response_headers_to_add, self._headers.tell(limits, binding))
+            return response
+        retry_after_us = decision.retry_after_us
+        limit = decision.rules[decision.binding].limit.name if decision.binding >= 0 else ""
+        violated = tuple(one.label.name for one in limits if one.denies)
+        wait = None if retry_after_us is None else retry_after_seconds(binding, retry_after_us)
+        response = self.from_refusal(refusal(decision.reason, limit, violated, wait), tell)
+        _add(response.denied_response.headers, self._headers.tell_denial(limits, binding, retry_after_us))
+        _describe(response.dynamic_metadata, policy)
+        if limit:
+            response.dynamic_metadata.fields["limit"].string_value = limit
+        return response
+
+    def from_refusal(self, refused: Refusal, tell: Tell) -> CheckResponse:
+        """The response that tells a refusal alone, put into words by TELL."""
+        response = CheckResponse()
+        response.status.code = refused.code
+        response.status.message = refused.detail
+        denied = response.denied_response
+        denied.status.code = int(refused.status)  # type: ignore[assignment]  # the numbers are the same
+        header, denied.body = tell(refused)
+        _add(denied.headers, (header,))
+        if refused.code is Code.UNAUTHENTICATED:
+            _add(denied.headers, (_CHALLENGE,))
+        response.dynamic_metadata.fields["allowed"].bool_value = False
+        response.dynamic_metadata.fields["reason"].string_value = refused.reason
+        return response
+
+    def from_identity(self, policy: Policy, reason: Reason) -> CheckResponse:
+        """The response that allows a request and says whose it is, and nothing of limits. Do not change it."""
+        key = (id(policy), reason)
+        known = self._templates.get(key)
+        if known is not None:
+            return known[1]
+        message = self._allowed(policy, reason)
+        if len(self._templates) >= MOST_POLICIES:
+            self._templates.clear()
+        self._templates[key] = (policy, message)  # with the policy, so that no other gets its id meanwhile
+        return message
+
+    def _allowed(self, policy: Policy, reason: Reason) -> CheckResponse:
+        response = CheckResponse()
+        response.status.code = Code.OK
+        identity = (
+            ("x-ratelimit-key-id", policy.key_id),
+            ("x-ratelimit-subject", policy.subject),
+            ("x-ratelimit-plan", policy.plan),
+        )
+        _add(response.ok_response.headers, identity)
+        response.ok_response.headers_to_remove.append(self._key_header)
+        response.dynamic_metadata.fields["allowed"].bool_value = True
+        response.dynamic_metadata.fields["reason"].string_value = reason.name
+        _describe(response.dynamic_metadata, policy)
+        return response
+
+    def _shown(self, decision: Decision) -> tuple[list[ShownLimit], ShownLimit | None]:
+        """Every enforced limit that was weighed, and the one that binds."""
+        shown: list[ShownLimit] = []
+        binding: ShownLimit | None = None
+        for index, (rule, weighed) in enumerate(zip(decision.rules, decision.weighed, strict=True)):
+            if rule.enforced:
+                one = ShownLimit.of(self._labels.of(rule.limit.name, rule.limit.algorithm), weighed)
+                shown.append(one)
+                if index == decision.binding:
+                    binding = one
+        return shown, binding
+
+
+def _describe(metadata: Struct, policy: Policy | None) -> None:
+    if policy is not None:
+        metadata.fields["key_id"].string_value = policy.key_id
+        metadata.fields["subject"].string_value = policy.subject
+        metadata.fields["plan"].string_value = policy.plan
+
+
+def _add(options: RepeatedCompositeFieldContainer[HeaderValueOption], headers: Iterable[Header]) -> None:
+    for name, value in headers:
+        option = options.add(append_action=_OVERWRITE)
+        option.header.key = name
+        option.header.value = value

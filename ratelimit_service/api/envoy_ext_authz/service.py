@@ -1,0 +1,43 @@
+"""The endpoint of Envoy's authorization service, without any transport. Both doors call it."""
+
+from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from ratelimit_service.api.denial import MALFORMED_KEY, NO_KEY, telling
+from ratelimit_service.api.envoy_ext_authz.encoder import AuthorizationMessages
+from ratelimit_service.api.envoy_ext_authz.reader import cost_of, header_of, key_reader, resource_of
+from ratelimit_service.api.headers import LimitHeaders
+from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.tokens import Caller
+
+
+class AuthorizationEndpoint:
+    """Answers Check. Every error that it raises is a ServiceError, after which Envoy does as it is set to.
+
+    What a client sends is never an error, since Envoy may be set to let requests pass on errors: a key that is missing
+    or malformed is a denial. What the route says is: whoever wrote it has to hear of it. A route with a cost of 0 only
+    asks who calls, so its clients are told nothing of limits: a filter that comes later has the say.
+    """
+
+    def __init__(self, engine: DecisionEngine, headers: LimitHeaders, key_header: str) -> None:
+        """KEY_HEADER is where clients send their key: `authorization` (after `Bearer`) or any other, in lower case."""
+        self._engine = engine
+        self._key_header = key_header
+        self._read_key = key_reader(key_header)
+        self._messages = AuthorizationMessages(headers, key_header)
+
+    async def check(self, request: CheckRequest, _caller: Caller) -> CheckResponse:
+        """Decide one request, whoever asks."""
+        attributes = request.attributes
+        http = attributes.request.http
+        resource, cost = resource_of(attributes), cost_of(attributes)
+        tell = telling(header_of(http, "content-type"))
+        api_key = self._read_key(header_of(http, self._key_header))
+        if not api_key:
+            return self._messages.from_refusal(NO_KEY, tell)
+        try:
+            decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost))
+        except InvalidArgument:  # all but the key was looked at above
+            return self._messages.from_refusal(MALFORMED_KEY, tell)
+        if cost == 0 and decision.allowed and decision.policy is not None:
+            return self._messages.from_identity(decision.policy, decision.reason)
+        return self._messages.from_decision(decision, tell)

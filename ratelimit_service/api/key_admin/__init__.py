@@ -1,0 +1,1 @@
+"""`ratelimit.v1.KeyAdminService`: one file for each of its methods."""

@@ -1,0 +1,44 @@
+"""Explanations as messages of `ratelimit.v1`."""
+
+from ratelimit_service._gen.ratelimit.v1 import limit_pb2
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest, ExplainLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
+from ratelimit_service.api.key_admin.limit_messages import from_limit
+from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
+from ratelimit_service.decision.engine import Check, Explanation
+from ratelimit_service.decision.limit import Level
+from ratelimit_service.decision.policy import Considered
+
+_LEVELS = {
+    Level.PLAN: limit_pb2.LimitLevel.PLAN,
+    Level.SUBJECT: limit_pb2.LimitLevel.SUBJECT,
+    Level.KEY: limit_pb2.LimitLevel.KEY,
+}
+
+
+def explain_check(request: ExplainLimitRequest) -> Check:
+    """The check to explain. An absent cost is 1."""
+    cost = request.cost if request.HasField("cost") else 1
+    return Check(request.api_key, request.key_id, request.resource, cost)
+
+
+def from_explanation(explanation: Explanation, encoder: DecisionEncoder) -> ExplainLimitResponse:
+    """The response that tells an explanation."""
+    buckets = {rule.limit.name: rule.bucket.name for rule in explanation.selection.rules}
+    return ExplainLimitResponse(
+        decision=CheckLimitResponse.FromString(encoder.encode(explanation.decision)),
+        plan_version=explanation.policy.plan_version if explanation.policy else 0,
+        limits=[_from_considered(considered, buckets) for considered in explanation.considered],
+    )
+
+
+def _from_considered(considered: Considered, buckets: dict[str, str]) -> ExplainLimitResponse.ConsideredLimit:
+    limit, level, why_not = considered
+    applies = not why_not and limit.name in buckets
+    return ExplainLimitResponse.ConsideredLimit(
+        limit=from_limit(limit),
+        level=_LEVELS[level],
+        applies=applies,
+        why_not=why_not or ("" if applies else "resource"),
+        bucket=buckets[limit.name] if applies else "",
+    )

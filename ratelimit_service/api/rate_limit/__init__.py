@@ -1,0 +1,1 @@
+"""`ratelimit.v1.RateLimitService`: CheckLimit, BatchCheckLimit, StreamCheckLimit."""

@@ -1,0 +1,152 @@
+"""The ways to the nodes of a Redis Cluster."""
+
+import asyncio
+from collections.abc import Sequence
+
+import hiredis
+from redis.crc import key_slot
+
+from ratelimit_service.buckets.redis.connection import Endpoint, Link, Login, open_link, pack
+from ratelimit_service.buckets.redis.routes import PAUSE, first
+from ratelimit_service.decision.ports import StoreUnavailable
+
+
+class Cluster:
+    """Which node serves which slot, and a link to each node in use. Shared by the routes to all partitions."""
+
+    def __init__(self, seeds: Sequence[Endpoint], login: Login) -> None:
+        self._seeds = seeds
+        self._login = login
+        self._owners: dict[int, Endpoint] = {}
+        self._links: dict[Endpoint, Link] = {}
+        self._opening: dict[Endpoint, asyncio.Task[Link]] = {}
+        self._learning: asyncio.Task[None] | None = None
+
+    def route(self, partition: int) -> "ClusterRoute":
+        """The way to the buckets of a partition."""
+        return ClusterRoute(self, key_slot(b"{p%d}" % partition))
+
+    def owner(self, slot: int) -> Endpoint | None:
+        """The node that serves SLOT, as far as is known."""
+        return self._owners.get(slot)
+
+    def assign(self, slot: int, owner: Endpoint) -> None:
+        """Take note that OWNER serves SLOT now."""
+        self._owners[slot] = owner
+
+    def link(self, node: Endpoint) -> Link | None:
+        """The open link to NODE, if there is one now."""
+        link = self._links.get(node)
+        return link if link is not None and link.open else None
+
+    async def open(self, node: Endpoint) -> Link:
+        """A link to NODE. Many may ask at once; one connection is made. Raises StoreUnavailable."""
+        link = self.link(node)
+        if link is not None:
+            return link
+        task = self._opening.get(node)
+        if task is None:
+            task = self._opening[node] = asyncio.ensure_future(self._open(node))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Shielded: the caller's time may be up before that of the others who wait.
+        return await asyncio.shield(task)
+
+    async def learn(self) -> None:
+        """Ask any node who serves what now. Raises StoreUnavailable when none answers."""
+        if self._learning is None:
+            self._learning = asyncio.ensure_future(self._learn())
+            self._learning.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._learning)
+
+    async def close(self) -> None:
+        """Close all links."""
+        tasks = [*self._opening.values(), *([self._learning] if self._learning else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for link in self._links.values():
+            link.close("the bucket store was closed")
+
+    async def _open(self, node: Endpoint) -> Link:
+        try:
+            link = self._links[node] = await open_link(node, self._login)
+            return link
+        finally:
+            del self._opening[node]
+
+    async def _learn(self) -> None:
+        try:
+            nodes = list(dict.fromkeys([*self._links, *self._seeds]))
+            self._owners = await first(
+                [self._slots_by(node) for node in nodes], "no node of the Redis Cluster says who serves what"
+            )
+        finally:
+            self._learning = None
+
+    async def _slots_by(self, node: Endpoint) -> dict[int, Endpoint]:
+        link = await open_link(node, self._login)
+        try:
+            ranges = await link.ask("CLUSTER", "SLOTS")
+        except hiredis.ReplyError as fault:
+            raise StoreUnavailable(f"Redis at {node}: {fault}") from fault
+        finally:
+            link.close("done")
+        if not isinstance(ranges, list) or not ranges:
+            raise StoreUnavailable(f"Redis at {node} knows of no slots")
+        owners = {}
+        for start, end, (host, port, *_), *_ in ranges:
+            # A node that does not know its own address leaves it out: it is the one that was asked.
+            owner = Endpoint(host.decode() if host else node.host, port)
+            owners.update(dict.fromkeys(range(start, end + 1), owner))
+        return owners
+
+
+class ClusterRoute:
+    """The way to one slot."""
+
+    def __init__(self, cluster: Cluster, slot: int) -> None:
+        self._cluster = cluster
+        self._slot = slot
+
+    def link(self) -> Link | None:
+        """The open link to the slot's owner, if there is one now."""
+        owner = self._cluster.owner(self._slot)
+        return None if owner is None else self._cluster.link(owner)
+
+    async def recover(self, refusal: str) -> Link:
+        """Go where the refusal points, or ask who serves the slot now, as often as it takes."""
+        word, *rest = refusal.split(" ")
+        if word == "ASK":
+            # The slot is on its way there: this one command is to be asked there, but the slot has not moved yet.
+            link = await self._cluster.open(_endpoint(rest[1], self._cluster.owner(self._slot)))
+            link.send(pack("ASKING"), _ignore)
+            return link
+        if word == "MOVED":
+            node = _endpoint(rest[1], self._cluster.owner(self._slot))
+            self._cluster.assign(self._slot, node)
+            return await self._cluster.open(node)
+        if word:
+            await asyncio.sleep(PAUSE)
+            if word in ("READONLY", "MASTERDOWN", "CLUSTERDOWN"):
+                await self._cluster.learn()
+        owner = self._cluster.owner(self._slot)
+        if owner is not None:
+            try:
+                return await self._cluster.open(owner)
+            except StoreUnavailable:
+                await asyncio.sleep(PAUSE)  # its replica may be about to take over
+        await self._cluster.learn()
+        owner = self._cluster.owner(self._slot)
+        if owner is None:
+            raise StoreUnavailable(f"no node of the Redis Cluster serves slot {self._slot}")
+        return await self._cluster.open(owner)
+
+
+def _endpoint(text: str, asked: Endpoint | None) -> Endpoint:
+    """The `host:port` of a redirection; an empty host is that of the node that was asked."""
+    host, _, port = text.rpartition(":")
+    return Endpoint(host or (asked.host if asked else ""), int(port))
+
+
+def _ignore(reply: object) -> None:
+    """ASKING is answered OK."""

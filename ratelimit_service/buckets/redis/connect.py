@@ -1,0 +1,102 @@
+"""Opens the bucket store that a URL names.
+
+    redis://[user:password@]host:6379/0              one server
+    rediss://...                                     the same over TLS; ?ssl_ca_certs=FILE, ?ssl_cert_reqs=none
+    unix:///path/to/redis.sock?db=0                  one server on this machine
+    redis+sentinel://[user:password@]h1:26379,h2:26379/NAME[/0]   the master that Sentinels name NAME
+    redis+cluster://[user:password@]h1:6379,h2:6379  a Redis Cluster, from whichever of these answers
+
+Sentinel and cluster take `rediss+...` for TLS. Sentinels are asked without a log-in, or with ?sentinel_username and
+?sentinel_password.
+"""
+
+import ssl
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ratelimit_service.buckets.redis.batcher import TripObserver, Unobserved
+from ratelimit_service.buckets.redis.cluster import Cluster
+from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
+from ratelimit_service.buckets.redis.connection import Endpoint, Login
+from ratelimit_service.buckets.redis.routes import SentinelRoute, StandaloneRoute
+from ratelimit_service.buckets.redis.script import Encoder, Script, charge_script
+from ratelimit_service.buckets.redis.spanning import GiveBack, SpanningStore
+from ratelimit_service.buckets.redis.store import RedisBucketStore
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentinel_password"}
+
+
+def open_bucket_store(
+    url: str,
+    *,
+    timeout: float,
+    request_window: float,
+    observer: TripObserver | None = None,
+    script: Script | None = None,
+) -> RedisBucketStore | SpanningStore:
+    """The store at URL, not yet connected: the first charge or `ping()` does that.
+
+    `timeout`: seconds within which each call is answered or fails. `request_window`: seconds for which the outcome of a
+    request is kept. `observer` hears of each round trip. `script` is for tests that set the time. Raises ValueError,
+    without the password, when the URL is not one of those above. Must be called in the running loop that is to use the
+    store.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        schemes = ", ".join(_SCHEMES)
+        raise ValueError(f"the bucket store's URL has the scheme {parts.scheme!r}; use one of {schemes}")
+    options = dict(parse_qsl(parts.query))
+    if unknown := options.keys() - _OPTIONS:
+        raise ValueError(f"the bucket store's URL has the unknown options {', '.join(sorted(unknown))}")
+    encoder = Encoder(script or charge_script(), request_window)
+    observer = observer or Unobserved()
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    tls = _tls(options) if parts.scheme.startswith("rediss") else None
+    path = [unquote(word) for word in parts.path.split("/") if word]
+
+    if parts.scheme == "unix":
+        login = Login(unquote(username), unquote(password), _database(options.get("db", "")))
+        endpoint = Endpoint("", 0, unquote(parts.path))
+        return RedisBucketStore(StandaloneRoute(endpoint, login), encoder, timeout, observer)
+    if parts.scheme.endswith("+cluster"):
+        login = Login(unquote(username), unquote(password), 0, tls)
+        cluster = Cluster(_endpoints(hosts, 6379), login)
+        give_back = GiveBack(cluster, request_window=request_window, timeout=timeout)
+        return SpanningStore(ClusterBucketStore(cluster, encoder, timeout, observer), give_back)
+    if parts.scheme.endswith("+sentinel"):
+        if not path:
+            raise ValueError("the bucket store's URL names no master; end it with /NAME, as the Sentinels call it")
+        login = Login(unquote(username), unquote(password), _database("".join(path[1:2]) or options.get("db", "")), tls)
+        asking = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
+        return RedisBucketStore(
+            SentinelRoute(_endpoints(hosts, 26379), path[0], login, asking), encoder, timeout, observer
+        )
+    login = Login(unquote(username), unquote(password), _database("".join(path[:1]) or options.get("db", "")), tls)
+    return RedisBucketStore(StandaloneRoute(_endpoints(hosts, 6379)[0], login), encoder, timeout, observer)
+
+
+def _endpoints(hosts: str, port: int) -> list[Endpoint]:
+    endpoints = []
+    for host in hosts.split(","):
+        try:
+            parts = urlsplit(f"//{host}")
+            endpoints.append(Endpoint(parts.hostname or "127.0.0.1", parts.port or port))
+        except ValueError as fault:
+            raise ValueError(f"the bucket store's URL has the address {host!r}: {fault}") from None
+    return endpoints
+
+
+def _database(text: str) -> int:
+    if text and not text.isdigit():
+        raise ValueError(f"the bucket store's URL has the database {text!r}; it must be a number")
+    return int(text or "0")
+
+
+def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+    if options.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,1 @@
+"""`ratelimit-service doctor`: what is wrong with settings, stores and ports, in words."""

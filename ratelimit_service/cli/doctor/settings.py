@@ -1,0 +1,122 @@
+"""Settings: variables, peppers, TLS, the transport and the ports."""
+
+import ssl
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from ratelimit_service.cli.client import TlsFiles, dialable
+from ratelimit_service.cli.configured import variable
+from ratelimit_service.cli.doctor.findings import Finding
+from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.errors import StartupFault
+from ratelimit_service.server.port import PortLock
+from ratelimit_service.server.transport import Door
+from ratelimit_service.settings import Settings
+
+_OF_COMMANDS = {"RATELIMIT_SERVER", "RATELIMIT_TOKEN", "RATELIMIT_API_KEY", "RATELIMIT_TRACEBACK"}
+
+
+def examine_environment(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Warn of each RATELIMIT_ variable that nothing reads, which is most often a misspelt one."""
+    known = {variable(name) for name in Settings.model_fields} | _OF_COMMANDS
+    known |= {f"RATELIMIT_SERVER_{name.upper()}" for name in TlsFiles.model_fields}
+    for name in sorted(environment):
+        if name.upper().startswith("RATELIMIT_") and name.upper() not in known:
+            near = get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            yield Finding.warning("variables", f"{name} is no setting and is not read{hint}")
+
+
+def examine_peppers(settings: Settings) -> Iterator[Finding]:
+    """Whether the peppers can be read and are long enough."""
+    text = settings.peppers.get_secret_value()
+    if not text:
+        yield Finding.fault(
+            "peppers",
+            "RATELIMIT_PEPPERS is not set; make one by `echo 1:$(openssl rand -base64 32)`, keep it as safe as a "
+            "password, and give the same one to every server",
+        )
+        return
+    try:
+        versions = sorted(Peppers.parse(text).by_version)
+    except ValueError as error:
+        yield Finding.fault("peppers", f"RATELIMIT_PEPPERS: {error}")
+    else:
+        yield Finding.ok("peppers", f"version {versions[-1]} hashes new secrets; {len(versions)} in all")
+
+
+def examine_tls(settings: Settings) -> Iterator[Finding]:
+    """Whether the files are there, readable, and belong together."""
+    certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    if not (certificate or key or client_ca):
+        return
+    if not (certificate and key):
+        missing = "RATELIMIT_TLS_KEY" if certificate else "RATELIMIT_TLS_CERTIFICATE"
+        yield Finding.fault("tls", f"{missing} is not set; TLS needs the certificate and its private key")
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password="")
+        if client_ca:
+            context.load_verify_locations(client_ca)
+    except FileNotFoundError:
+        absent = next(path for path in (certificate, key, client_ca) if path and not path.exists())
+        yield Finding.fault("tls", f"there is no file {absent}")
+    except ssl.SSLError as error:
+        yield Finding.fault("tls", f"{certificate} and {key} cannot be used: {error.reason or 'not PEM files'}")
+    except OSError as error:
+        yield Finding.fault("tls", f"the certificate files cannot be read: {error.strerror}")
+    else:
+        yield Finding.ok("tls", f"serves with {certificate}" + (", asks clients for theirs" if client_ca else ""))
+
+
+def examine_door(settings: Settings) -> Iterator[Finding]:
+    """Which door would open."""
+    try:
+        door = Door.choose(settings.door)
+    except StartupFault as fault:
+        yield Finding.fault("door", str(fault))
+    else:
+        yield Finding.ok("door", f"{door.name} opens: {door.reason}")
+
+
+_SECONDS = 2.0
+
+
+def examine_ports(settings: Settings) -> Iterator[Finding]:
+    """Whether the addresses can be listened on. A server of ours on the gRPC port is a good sign, not a fault."""
+    try:
+        PortLock(settings.listen).close()
+    except StartupFault as fault:
+        health = _health(settings.listen)
+        if health:
+            yield Finding.ok("port", f"a ratelimit-service runs on {settings.listen} and says that it is {health}")
+        else:
+            yield Finding.fault("port", str(fault))
+        return
+    yield Finding.ok("port", f"{settings.listen} is free")
+    if settings.metrics_listen:
+        yield _examine_metrics(settings.metrics_listen)
+
+
+def _examine_metrics(listen: str) -> Finding:
+    try:
+        PortLock(listen).close()
+    except StartupFault as fault:
+        return Finding.fault("metrics port", str(fault).replace("RATELIMIT_LISTEN", "RATELIMIT_METRICS_LISTEN"))
+    return Finding.ok("metrics port", f"{listen} is free")
+
+
+def _health(listen: str) -> str:
+    """What the server on the port says of itself, empty if it does not speak for a ratelimit-service."""
+    request = HealthCheckRequest(service="ratelimit.v1.RateLimitService")
+    with grpc.insecure_channel(dialable(listen)) as channel:
+        try:
+            answer = HealthStub(channel).Check(request, timeout=_SECONDS)
+        except grpc.RpcError:
+            return ""
+    return str(HealthCheckResponse.ServingStatus.Name(answer.status))

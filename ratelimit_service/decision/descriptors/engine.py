@@ -1,0 +1,310 @@
+"""Decisions on descriptors: every limit that is for a request is charged in one go, or none is."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.descriptors.outcome import (
+    DescriptorStatus,
+    DescriptorVerdict,
+    judge_descriptor,
+    passed,
+    refused,
+    uncounted,
+)
+from ratelimit_service.decision.descriptors.request import (
+    MAX_HITS,
+    DescribedRequest,
+    Descriptor,
+    check_request,
+    key_and_resource,
+)
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.decision.descriptors.rules_cache import RulesCache
+from ratelimit_service.decision.descriptors.tree import Applied, Match, RuleTree
+from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.limit import clip_resource
+from ratelimit_service.decision.lru import Recent
+from ratelimit_service.decision.outcome import wait_for
+from ratelimit_service.decision.policy import Lease, Policy, Selection
+from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
+from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.request_cache import Preparations
+from ratelimit_service.errors import InvalidArgument, Unavailable
+
+_ENDED = Lease(0)
+_NOT_ASKED = (Outcome(charged=True, weighed=()),)
+_MOST_PLANS = 10_000  # selections of plans whose limits are remembered
+_MOST_PREPARED = 20_000  # and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor
+_OF_PLANS = {
+    OnStoreFailure.LOCAL: RuleFailure.LOCAL,
+    OnStoreFailure.ALLOW: RuleFailure.ALLOW,
+    OnStoreFailure.DENY: RuleFailure.DENY,
+}
+
+
+class _Weighing(NamedTuple):
+    """A descriptor on its way to the buckets. `policy` is None where rules decide."""
+
+    match: Match
+    hits: int
+    policy: Policy | None = None
+
+
+class _Gathered(NamedTuple):
+    """The buckets of all descriptors, each once, what each is to be charged, and for each descriptor where its are."""
+
+    buckets: tuple[Bucket, ...]
+    costs: tuple[int, ...]
+    places: tuple[Sequence[int], ...]
+
+
+_Item = _Weighing | DescriptorStatus
+
+
+class PreparedRequest(NamedTuple):
+    """A request ready for the buckets: for each descriptor how it is weighed, or its status if that is known already.
+
+    `alone` is the item of a request whose only descriptor is weighed, as that of nearly every one is. `denied`: whether
+    a status is a denial, so that the others are only looked at.
+    """
+
+    items: Sequence[_Item]
+    alone: _Weighing | None
+    gathered: _Gathered
+    denied: bool
+    charge: Charge
+
+
+class DescriptorEngine:
+    """Decides requests that are described by descriptors, as Envoy's rate limit protocol has them.
+
+    A descriptor with an `api_key` entry is decided by the plan of that key, every other by the rules of its domain. All
+    its errors are ServiceErrors; nothing has been charged when one is raised. `buckets` are shared by all servers and
+    may be asked for buckets of several partitions in one charge; `local` are this server's own.
+    """
+
+    def __init__(
+        self, rules: RulesCache, identifier: Identifier, buckets: BucketStore, local: BucketStore, clock: Clock
+    ) -> None:
+        self._rules = rules
+        self._identifier = identifier
+        self._buckets = buckets
+        self._local = local
+        self._of_plans: Recent[tuple[Bucket, ...], Match] = Recent(_MOST_PLANS)
+        self._preparations: Preparations[PreparedRequest] = Preparations(clock, _MOST_PREPARED)
+        self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
+        """Statuses so far, by reason and then by source."""
+
+    def recall(self, digest: bytes) -> PreparedRequest | None:
+        """What the request in the words with this digest was prepared to, if it was, and that still holds.
+
+        It stands for the request in `decide` in the same turn of the event loop.
+        """
+        return self._preparations.recall(digest)
+
+    async def decide(self, request: DescribedRequest | PreparedRequest) -> DescriptorVerdict:
+        """Decide a request, and charge the hits of all its descriptors, or none.
+
+        Raises InvalidArgument with the path of the field at fault, and Unavailable when a store cannot be asked and
+        the rules do not say what then.
+        """
+        prepared = request if isinstance(request, PreparedRequest) else await self._prepare(request)
+        charge = prepared.charge
+        try:
+            outcomes = await self._buckets.charge((charge,)) if charge.buckets else _NOT_ASKED
+        except StoreUnavailable as fault:
+            statuses = await self._decide_alone(prepared.items, fault)
+        else:
+            statuses = _judge(prepared, outcomes[0].weighed, Source.STORE)
+        allowed = True
+        for status in statuses:
+            self.tally[status.reason][status.source] += 1
+            if not status.allowed:
+                allowed = False
+        return DescriptorVerdict(allowed, statuses)
+
+    async def _prepare(self, request: DescribedRequest) -> PreparedRequest:
+        check_request(request)
+        domain, descriptors, digest = request
+        items: list[_Item] = []
+        leases: list[Lease] = []
+        tree: RuleTree | None = None
+        for index, descriptor in enumerate(descriptors):
+            if descriptor.names_key:
+                api_key, resource = key_and_resource(index, descriptor)
+                policy = self._identifier.recall(api_key) or await self._identify(api_key)
+                leases.append(policy.lease if policy else _ENDED)
+                items.append(self._by_plan(policy, resource, descriptor.hits))
+            else:
+                tree = tree or self._tree(domain)
+                leases.append(tree.lease)
+                items.append(_by_rules(tree, descriptor))
+        prepared = _prepared(_replace(items))
+        if digest:
+            self._preparations.remember(digest, leases, prepared)
+        return prepared
+
+    def _tree(self, domain: str) -> RuleTree:
+        try:
+            tree = self._rules.get(domain)
+        except StoreUnavailable as fault:
+            raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
+        if tree is None:
+            tree = RuleTree(DomainRules(domain))
+            tree.lease.end()  # nobody would say when the domain gets rules
+        return tree
+
+    async def _identify(self, api_key: str) -> Policy | None:
+        try:
+            return await self._identifier.identify(api_key)
+        except InvalidArgument:
+            # A malformed key is a client's doing. An error would make a proxy that fails open let it pass.
+            return None
+
+    def _by_plan(self, policy: Policy | None, resource: str, hits: int) -> _Item:
+        if policy is None:
+            return refused(Reason.KEY_UNKNOWN, Source.POLICY)
+        if policy.refusal is not None:
+            return refused(policy.refusal, Source.POLICY, policy)
+        selection = policy.select(clip_resource(resource))
+        if not selection.buckets:
+            return passed(policy)
+        match = self._of_plans.get(selection.buckets)
+        if match is None:
+            match = _of_plan(selection, policy.on_store_failure)
+            self._of_plans.put(selection.buckets, match)
+        return _Weighing(match, hits, policy)
+
+    async def _decide_alone(self, items: Sequence[_Item], fault: StoreUnavailable) -> tuple[DescriptorStatus, ...]:
+        """Decide while the shared buckets cannot be asked, as the plans and rules say."""
+        for item in items:
+            if isinstance(item, _Weighing) and item.match.on_store_failure is RuleFailure.FAIL:
+                raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
+        prepared = _prepared([_alone(item) for item in items])
+        outcomes = await self._local.charge((prepared.charge,)) if prepared.charge.buckets else _NOT_ASKED
+        return _judge(prepared, outcomes[0].weighed, Source.DEGRADED)
+
+
+def _is_denied(items: Sequence[_Item]) -> bool:
+    return any(isinstance(item, DescriptorStatus) and not item.allowed for item in items)
+
+
+def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
+    entries, hits, override = descriptor
+    match = tree.match(entries) if override is None else tree.override(entries, override)
+    if match.buckets:
+        return _Weighing(match, hits)
+    return uncounted(match.limits[0], hits) if match.limits else passed()
+
+
+def _of_plan(selection: Selection, on_store_failure: OnStoreFailure) -> Match:
+    limits = (Applied(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in selection.rules)
+    return Match(tuple(limits), _OF_PLANS[on_store_failure])
+
+
+def _replace(items: list[_Item]) -> list[_Item]:
+    """The descriptors without the limits that others of the request replace. A plan's limits are no rules."""
+    replaced: set[str] = set()
+    for item in items:
+        if isinstance(item, _Weighing):
+            replaced |= item.match.replaces
+        elif item.limit is not None:
+            replaced.update(item.limit.replaces)
+    return [_without(item, replaced) for item in items] if replaced else items
+
+
+def _without(item: _Item, replaced: set[str]) -> _Item:
+    if item.policy is not None:
+        return item
+    if isinstance(item, DescriptorStatus):
+        return passed() if item.limit is not None and item.limit.name in replaced else item
+    match = item.match.without(replaced)
+    return item._replace(match=match) if match.limits else passed()
+
+
+def _prepared(items: Sequence[_Item]) -> PreparedRequest:
+    gathered = _gather(items)
+    denied = _is_denied(items)
+    costs = (0,) * len(gathered.buckets) if denied else gathered.costs
+    alone = items[0] if len(items) == 1 and isinstance(items[0], _Weighing) else None
+    return PreparedRequest(items, alone, gathered, denied, Charge(gathered.buckets, costs))
+
+
+def _gather(items: Sequence[_Item]) -> _Gathered:
+    weighings = [item for item in items if isinstance(item, _Weighing)]
+    if len(weighings) == 1:
+        match, hits, _ = weighings[0]
+        count = len(match.buckets)
+        return _Gathered(match.buckets, (hits,) * count, (range(count),))
+    buckets: list[Bucket] = []
+    costs: list[int] = []
+    by_name: dict[str, int] = {}
+    places: list[Sequence[int]] = []
+    for match, hits, _ in weighings:
+        here: list[int] = []
+        for bucket in match.buckets:
+            place = by_name.setdefault(bucket.name, len(buckets))
+            here.append(place)
+            if place == len(buckets):
+                buckets.append(bucket)
+                costs.append(hits)
+            else:  # two descriptors with one bucket: a store would weigh each by itself
+                costs[place] = _summed(costs[place], hits)
+        places.append(here)
+    return _Gathered(tuple(buckets), tuple(costs), tuple(places))
+
+
+def _summed(hits: int, more: int) -> int:
+    total = hits + more
+    if abs(total) > MAX_HITS:
+        raise InvalidArgument.of(
+            "descriptors", f"ask for {total} hits of one limit together; at most {MAX_HITS} are allowed in a request"
+        )
+    return total
+
+
+def _judge(prepared: PreparedRequest, weighed: tuple[Weighed, ...], source: Source) -> tuple[DescriptorStatus, ...]:
+    alone = prepared.alone
+    if alone is not None and source is Source.STORE:
+        return (judge_descriptor(alone.match.limits, weighed, source, alone.policy),)
+    places = iter(prepared.gathered.places)
+    statuses = []
+    for item in prepared.items:
+        if isinstance(item, DescriptorStatus):
+            statuses.append(item)
+            continue
+        here = next(places)
+        said = weighed if len(here) == len(weighed) else tuple([weighed[place] for place in here])
+        if prepared.denied:
+            said = tuple(
+                one._replace(wait_us=wait_for(bucket.limit, one, item.hits))
+                for bucket, one in zip(item.match.buckets, said, strict=True)
+            )
+        status = judge_descriptor(item.match.limits, said, source, item.policy)
+        if source is Source.DEGRADED and status.wait_us == NEVER and _fits_once_back(item):
+            # More than this server's share, but not more than the limit: it would fit once the store is back.
+            status = status._replace(reason=Reason.DEGRADED_DENIED)
+        statuses.append(status)
+    return tuple(statuses)
+
+
+def _fits_once_back(item: _Weighing) -> bool:
+    return all(
+        item.hits <= bucket.limit.capacity
+        for limit, bucket in zip(item.match.limits, item.match.buckets, strict=True)
+        if limit.enforced
+    )
+
+
+def _alone(item: _Item) -> _Item:
+    """A descriptor as its rules have it while the store is away: decided, or still to be weighed here."""
+    if isinstance(item, DescriptorStatus):
+        return item
+    match, hits, policy = item
+    if match.on_store_failure is RuleFailure.LOCAL:
+        return item
+    if match.on_store_failure is RuleFailure.DENY and match.enforced and hits > 0:
+        return refused(Reason.DEGRADED_DENIED, Source.DEGRADED, policy)
+    return DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)

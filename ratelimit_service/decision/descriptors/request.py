@@ -1,0 +1,119 @@
+"""Descriptors: what a proxy says of a request, and what is asked for each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ratelimit_service.decision.descriptors.rules import Blocked
+from ratelimit_service.decision.limit import Quota
+from ratelimit_service.errors import InvalidArgument
+
+MAX_DESCRIPTORS = 32
+"""Descriptors of one request."""
+
+MAX_ENTRIES = 16
+"""Entries of one descriptor."""
+
+MAX_KEY_BYTES = 256
+"""Length of a domain, and of an entry's key. Values are as long as the message may be: a path or a header that a client
+made long must still be counted, because a proxy that fails open would let it pass on an error."""
+
+MAX_HITS = 1_000_000
+
+API_KEY = "api_key"
+"""The key of the entry whose value is a secret API key: that key's plan decides."""
+
+RESOURCE = "resource"
+"""The key of the entry that may stand beside it: the resource that the plan's limits are chosen by."""
+
+_OF_KEYS = frozenset((API_KEY, RESOURCE))
+
+Entries = tuple[tuple[str, str], ...]
+"""Key and value, in the order in which the rules are walked."""
+
+
+class Descriptor(NamedTuple):
+    """One descriptor of a request.
+
+    `hits`: tokens to take, between -1,000,000 and 1,000,000; 0 only looks, and a negative number gives back, at most
+    to an untouched bucket. `override` is a limit that the request brings along in place of the rules'.
+    """
+
+    entries: Entries
+    hits: int = 1
+    override: Quota | Blocked | None = None
+
+    @property
+    def names_key(self) -> bool:
+        """Whether the plan of an API key decides, and not the rules."""
+        for key, _ in self.entries:  # noqa: SIM110  a generator costs more, and this is asked for every descriptor
+            if key == API_KEY:
+                return True
+        return False
+
+
+class DescribedRequest(NamedTuple):
+    """A request as a proxy describes it: 1 to 32 descriptors, and the domain whose rules are to be applied.
+
+    `digest` is that of the bytes that said all this; empty when the next request in the same words is not to be
+    recalled by it.
+    """
+
+    domain: str
+    descriptors: Sequence[Descriptor]
+    digest: bytes = b""
+
+
+def check_request(request: DescribedRequest) -> None:
+    """Raise InvalidArgument unless the request is within bounds, with the path of the field at fault."""
+    domain, descriptors, _ = request
+    if not domain:
+        raise InvalidArgument.of("domain", "is empty; name the domain whose rules are to be applied")
+    _check_length("domain", domain)
+    if not 1 <= len(descriptors) <= MAX_DESCRIPTORS:
+        raise InvalidArgument.of("descriptors", f"has {len(descriptors)} entries; send 1 to {MAX_DESCRIPTORS}")
+    for index, descriptor in enumerate(descriptors):
+        entries, hits, _ = descriptor
+        if not 1 <= len(entries) <= MAX_ENTRIES:
+            raise InvalidArgument.of(
+                f"descriptors[{index}].entries", f"has {len(entries)} entries; send 1 to {MAX_ENTRIES}"
+            )
+        for position, (key, _) in enumerate(entries):
+            if not key or len(key) > MAX_KEY_BYTES or not key.isascii():
+                _check_key(f"descriptors[{index}].entries[{position}].key", key)
+        if not -MAX_HITS <= hits <= MAX_HITS:
+            raise InvalidArgument.of(
+                f"descriptors[{index}].hits_addend", f"is {hits}; it must be between -{MAX_HITS} and {MAX_HITS}"
+            )
+
+
+def key_and_resource(index: int, descriptor: Descriptor) -> tuple[str, str]:
+    """The secret and the resource of a descriptor that names an API key. Raises InvalidArgument for any other entry."""
+    if descriptor.override is not None:
+        raise InvalidArgument.of(
+            f"descriptors[{index}].limit", "cannot stand beside an api_key entry: the key's plan sets the limits"
+        )
+    if len(descriptor.entries) == 1:  # the common case: it is the key
+        return descriptor.entries[0][1], ""
+    found: dict[str, str] = {}
+    for position, (key, value) in enumerate(descriptor.entries):
+        if key in found or key not in _OF_KEYS:
+            why = (
+                "a second time; send it once"
+                if key in found
+                else f"where only {RESOURCE} may stand beside {API_KEY}; send it as another descriptor"
+            )
+            raise InvalidArgument.of(f"descriptors[{index}].entries[{position}].key", f"is {key!r} {why}")
+        found[key] = value
+    return found[API_KEY], found.get(RESOURCE, "")
+
+
+def _check_key(field: str, key: str) -> None:
+    if not key:
+        raise InvalidArgument.of(field, "is empty; each entry needs a key")
+    _check_length(field, key)
+
+
+def _check_length(field: str, text: str) -> None:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_KEY_BYTES:
+        raise InvalidArgument.of(field, f"has {size} bytes; at most {MAX_KEY_BYTES} are allowed")

@@ -1,0 +1,87 @@
+"""The descriptor rules that a server has in memory: all domains, kept true by `follower.ChangeFollower`."""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, Protocol
+
+from ratelimit_service.decision.descriptors.rules import DomainRules
+from ratelimit_service.decision.descriptors.tree import RuleTree
+from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
+
+
+class FetchedRules(NamedTuple):
+    """What was found of the domains asked for; unknown ones are in neither.
+
+    `unreadable` are domains whose rows make no valid rules: those that were good last stay in force.
+    """
+
+    rules: Mapping[str, DomainRules]
+    unreadable: frozenset[str] = frozenset()
+
+
+class RulesSource(Protocol):
+    """Where descriptor rules come from."""
+
+    async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
+        """Read the rules of these domains in one snapshot. Raises StoreUnavailable."""
+        ...
+
+    async def fetch_all_rules(self) -> FetchedRules:
+        """Read the rules of every domain in one snapshot. Raises StoreUnavailable."""
+        ...
+
+
+class RulesCache:
+    """Compiled rules by domain.
+
+    Domains are few and their rules small, so all are in memory and a decision never waits for Postgres. Rules that are
+    here stay in force while Postgres is away.
+    """
+
+    def __init__(self, source: RulesSource) -> None:
+        self._source = source
+        self._trees: dict[str, RuleTree] = {}
+        self._unreadable: frozenset[str] = frozenset()
+        self._loaded = False
+        self.unreadable = 0
+        """Rows met so far that made no valid rules."""
+
+    def __len__(self) -> int:
+        return len(self._trees)
+
+    def get(self, domain: str) -> RuleTree | None:
+        """The rules in force, or None if the domain has none.
+
+        Raises StoreUnavailable when they are not known: before the first read, and for a domain whose rules could not
+        be read and of which no good ones are known.
+        """
+        tree = self._trees.get(domain)
+        if tree is None:
+            if not self._loaded:
+                raise StoreUnavailable("the descriptor rules have not been read from Postgres yet")
+            if domain in self._unreadable:
+                raise StoreUnavailable(f"the rules of domain {domain!r} are not valid; see the server's log")
+        return tree
+
+    async def refresh_all(self) -> None:
+        """Read the rules of every domain. Raises StoreUnavailable, and leaves those that are here in force."""
+        fetched = await self._source.fetch_all_rules()
+        self._take(self._trees.keys() | fetched.rules.keys() | fetched.unreadable, fetched)
+        self._loaded = True
+
+    async def apply(self, changes: Collection[Change]) -> None:
+        """Read again the rules of domains that have changed. Raises StoreUnavailable, and nothing has changed then."""
+        domains = {change.name for change in changes if change.kind is ChangeKind.DOMAIN}
+        if domains:
+            self._take(domains, await self._source.fetch_rules(domains))
+
+    def _take(self, domains: Collection[str], fetched: FetchedRules) -> None:
+        for domain in domains:
+            if domain in fetched.unreadable:
+                continue
+            replaced = self._trees.pop(domain, None)
+            if replaced is not None:
+                replaced.lease.end()
+            if domain in fetched.rules:
+                self._trees[domain] = RuleTree(fetched.rules[domain])
+        self.unreadable += len(fetched.unreadable)
+        self._unreadable = (self._unreadable - frozenset(domains)) | fetched.unreadable

@@ -1,0 +1,207 @@
+"""The policies that a server has in memory, kept true by `follower.ChangeFollower`."""
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
+from ratelimit_service.decision.record import PolicyRecord
+
+_MOST_PER_FETCH = 500
+_SECOND_US = 1_000_000
+
+
+class _Entry:
+    __slots__ = ("digests", "policy", "record")
+
+    def __init__(self, record: PolicyRecord, policy: Policy) -> None:
+        self.record = record
+        self.policy = policy
+        self.digests: list[bytes] = []
+
+
+class PolicyCache:
+    """Policies by key id, and by the digest of a secret that was verified.
+
+    Keys that are asked for in one turn of the event loop are read together, and those asked for while a read is under
+    way are read next: however many calls wait for a key, it is read once. An unknown key is remembered for
+    `unknown_ttl` seconds. At most `size` policies are kept, the ones used lately; as many unknown ids.
+
+    A policy that is here stays in force while Postgres is away.
+    """
+
+    def __init__(self, source: PolicySource, clock: Clock, *, size: int = 100_000, unknown_ttl: float = 5.0) -> None:
+        self._source = source
+        self._clock = clock
+        self._size = size
+        self._unknown_ttl_us = round(unknown_ttl * _SECOND_US)
+        self._entries: dict[str, _Entry] = {}
+        self._by_digest: dict[bytes, _Entry] = {}
+        self._unknown: dict[str, tuple[int, str]] = {}  # key id -> until when, and why it cannot be read or ""
+        self._waiting: dict[str, asyncio.Future[Policy | None]] = {}
+        self._wanted: list[str] = []
+        self._reader: asyncio.Task[None] | None = None
+        self._epoch = 0
+        self.misses = 0
+        """Look-ups that memory could not answer."""
+        self.unreadable = 0
+        """Rows met so far that made no valid policy."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def verified(self, digest: bytes) -> Policy | None:
+        """The policy of the key whose secret has this digest, if it was verified under the policy in force."""
+        entry = self._by_digest.get(digest)
+        if entry is None or not entry.policy.lease.holds(self._clock):
+            return None
+        entry.policy.lease.used = True
+        return entry.policy
+
+    def remember(self, digest: bytes, policy: Policy) -> None:
+        """Keep that the secret with this digest was verified under POLICY."""
+        entry = self._entries.get(policy.key_id)
+        if entry is not None and entry.policy is policy and digest not in self._by_digest:
+            entry.digests.append(digest)
+            self._by_digest[digest] = entry
+
+    async def get(self, key_id: str) -> Policy | None:
+        """The policy in force, or None if there is no such key. Raises StoreUnavailable when it must be read."""
+        now_us = self._clock.now_us()
+        entry = self._entries.get(key_id)
+        if entry is not None:
+            if not entry.policy.lease.holds(self._clock):
+                self._put(entry.record, now_us)
+            self._entries[key_id].policy.lease.used = True
+            return self._entries[key_id].policy
+        unknown = self._unknown.get(key_id)
+        if unknown is not None and now_us < unknown[0]:
+            if unknown[1]:
+                raise StoreUnavailable(unknown[1])
+            return None
+        self.misses += 1
+        return await asyncio.shield(self._want(key_id))
+
+    async def refresh_all(self) -> None:
+        """Read again every policy that is here. Raises StoreUnavailable."""
+        await self._refresh(list(self._entries))
+
+    async def apply(self, changes: Collection[Change]) -> None:
+        """Read again the policies that these changes touch. Raises StoreUnavailable."""
+        self._epoch += 1
+        names = {kind: {change.name for change in changes if change.kind is kind} for kind in ChangeKind}
+        keys, subjects, plans = names[ChangeKind.KEY], names[ChangeKind.SUBJECT], names[ChangeKind.PLAN]
+        for key_id in keys:
+            self._unknown.pop(key_id, None)
+        touched = {key_id for key_id in keys if key_id in self._entries}
+        await self._refresh(touched)  # first, because a revoked key must not wait for the thousands of a plan
+        if subjects or plans:
+            await self._refresh(
+                [
+                    key_id
+                    for key_id, entry in self._entries.items()
+                    if key_id not in touched and (entry.record.subject in subjects or entry.record.plan in plans)
+                ]
+            )
+
+    async def close(self) -> None:
+        """Stop reading. Those who wait for it get StoreUnavailable."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait((self._reader,))
+        for key_id in list(self._waiting):
+            self._answer(key_id, StoreUnavailable("the policies are no longer read: this server is stopping"))
+
+    async def _refresh(self, key_ids: Iterable[str]) -> None:
+        remaining = list(key_ids)
+        while remaining:
+            part, remaining = remaining[:_MOST_PER_FETCH], remaining[_MOST_PER_FETCH:]
+            self._take(part, await self._source.fetch(part))
+
+    def _want(self, key_id: str) -> "asyncio.Future[Policy | None]":
+        future = self._waiting.get(key_id)
+        if future is None:
+            future = self._waiting[key_id] = asyncio.get_running_loop().create_future()
+            self._wanted.append(key_id)
+            if self._reader is None:
+                self._reader = asyncio.create_task(self._read())
+        return future
+
+    async def _read(self) -> None:
+        try:
+            while self._wanted:
+                part, self._wanted = self._wanted[:_MOST_PER_FETCH], self._wanted[_MOST_PER_FETCH:]
+                await self._read_part(part)
+        finally:
+            self._reader = None
+
+    async def _read_part(self, part: list[str]) -> None:
+        fault: Exception | None = None
+        try:
+            epoch = -1
+            while epoch != self._epoch:  # what was read while something changed may be from before the change
+                epoch = self._epoch
+                fetched = await self._source.fetch(part)
+            self._take(part, fetched)
+        except Exception as caught:  # noqa: BLE001 whatever it was, it belongs to those who wait
+            fault = caught
+        for key_id in part:
+            self._answer(key_id, fault)
+
+    def _answer(self, key_id: str, fault: Exception | None) -> None:
+        future = self._waiting.pop(key_id)
+        if future.done():
+            return
+        entry = self._entries.get(key_id)
+        why = self._unknown[key_id][1] if key_id in self._unknown else ""
+        if entry is not None:
+            future.set_result(entry.policy)
+        elif fault is not None or why:
+            future.set_exception(fault or StoreUnavailable(why))
+            future.exception()  # all who waited may have gone: that is not an error to report
+        else:
+            future.set_result(None)
+
+    def _take(self, asked: Iterable[str], fetched: Fetched) -> None:
+        now_us = self._clock.now_us()
+        for key_id in asked:
+            record = fetched.records.get(key_id)
+            if record is not None:
+                self._unknown.pop(key_id, None)
+                self._put(record, now_us)
+            elif key_id not in fetched.unreadable:
+                self._drop(key_id)
+                self._put_unknown(key_id, now_us, "")
+            else:
+                self.unreadable += 1
+                if key_id not in self._entries:
+                    self._put_unknown(key_id, now_us, f"the policy of key {key_id} is not valid; see the server's log")
+
+    def _put(self, record: PolicyRecord, now_us: int) -> None:
+        self._drop(record.key_id)
+        while len(self._entries) >= self._size:
+            self._evict()
+        self._entries[record.key_id] = _Entry(record, Policy(record, now_us))
+
+    def _put_unknown(self, key_id: str, now_us: int, why: str) -> None:
+        if len(self._unknown) >= self._size:
+            self._unknown.pop(next(iter(self._unknown)))
+        self._unknown[key_id] = (now_us + self._unknown_ttl_us, why)
+
+    def _drop(self, key_id: str) -> None:
+        entry = self._entries.pop(key_id, None)
+        if entry is not None:
+            entry.policy.lease.end()
+            for digest in entry.digests:
+                del self._by_digest[digest]
+
+    def _evict(self) -> None:
+        """Drop the oldest policy that was not asked for again (the CLOCK algorithm)."""
+        while True:
+            key_id, entry = next(iter(self._entries.items()))
+            lease = entry.policy.lease
+            if not lease.used:
+                self._drop(key_id)
+                return
+            lease.used = False
+            self._entries[key_id] = self._entries.pop(key_id)

@@ -1,0 +1,112 @@
+"""What `dev` keeps in its data folder between runs: the lock, the peppers, and dev.json."""
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ratelimit_service.decision.api_key import Peppers
+
+_LOCK_FILE = "dev.lock"
+
+
+class DevLock:
+    """Held for as long as the process lives or the block lasts; the system lets go of it when the process dies."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / _LOCK_FILE
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        """Take the lock. Raises ValueError, with the process that holds it, if somebody else has it."""
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._file, 20).decode().strip()
+            os.close(self._file)
+            raise ValueError(
+                f"`ratelimit-service dev` already runs on {self._path.parent} (process {holder}); stop that one, "
+                "or name another folder with RATELIMIT_DATA_DIR and another port with RATELIMIT_LISTEN"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f"{os.getpid()}\n".encode())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of it."""
+        os.close(self._file)
+
+
+_PEPPERS_FILE = "peppers"
+
+
+def read_peppers(data_dir: Path) -> str:
+    """The peppers kept in the folder, empty if there are none yet. Raises ValueError if they are another user's."""
+    path = data_dir / _PEPPERS_FILE
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
+    except PermissionError:
+        raise ValueError(f"{path} belongs to another user") from None
+
+
+def ensure_peppers(data_dir: Path) -> str:
+    """The peppers kept in the folder, made if there are none yet. Without them no key that was made is good any more.
+
+    Raises ValueError if they cannot be read or were damaged.
+    """
+    peppers = read_peppers(data_dir)
+    if not peppers:
+        peppers = Peppers.generate()
+        new = data_dir / f"{_PEPPERS_FILE}.{os.getpid()}.new"
+        new.touch(mode=0o600)
+        new.write_text(peppers + "\n")
+        new.replace(data_dir / _PEPPERS_FILE)
+    try:
+        Peppers.parse(peppers)
+    except ValueError as error:
+        raise ValueError(f"{data_dir / _PEPPERS_FILE} is damaged: {error}") from None
+    return peppers
+
+
+_STATE_FILE = "dev.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DevState:
+    """Where a development server listens and what opens it. Kept when it stops, for its next start."""
+
+    listen: str
+    api_key: str = field(repr=False)
+    admin_token: str = field(repr=False)
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+
+    @classmethod
+    def read(cls, data_dir: Path) -> "DevState | None":
+        """What was written last, None if nothing was. Raises ValueError for a file that is not as it was written."""
+        path = data_dir / _STATE_FILE
+        try:
+            written = json.loads(path.read_text())
+            return cls(**{each.name: str(written[each.name]) for each in fields(cls)})
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            raise ValueError(f"{path} belongs to another user; name the server with --server") from None
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is damaged; remove it, and `ratelimit-service dev` writes a new one") from None
+
+    def write(self, data_dir: Path) -> None:
+        """Replace what was written, so that no reader ever sees half a file. Only the owner may read it."""
+        path = data_dir / _STATE_FILE
+        new = path.with_suffix(f".{os.getpid()}.new")
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        new.replace(path)

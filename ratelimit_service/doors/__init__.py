@@ -1,1 +1,0 @@
-"""How calls come in. What both doors share is here; each door has its folder."""

@@ -1,1 +1,0 @@
-"""Administration: the endpoint of KeyAdminService, without any transport."""

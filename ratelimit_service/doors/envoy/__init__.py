@@ -1,1 +1,0 @@
-"""The door on Envoy with Python embedded: the same answers at native HTTP/2 speed."""

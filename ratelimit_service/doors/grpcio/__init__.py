@@ -1,1 +1,0 @@
-"""The door on grpc.aio: plain Python, every service, runs everywhere."""

@@ -1,1 +1,0 @@
-"""The headers that tell an HTTP client its limits."""

@@ -1,1 +1,0 @@
-"""Managing keys, plans, overrides and admin tokens: pure, without any transport or database."""

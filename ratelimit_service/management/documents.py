@@ -1,0 +1,125 @@
+"""Limits and rule trees as documents, for storage and for the audit log.
+
+Dicts, lists, strings, whole numbers and booleans only. In a rule, what is left out has its default, so that
+documents stay as short as the rules are.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ratelimit_service.decision.descriptors.rules import Blocked, RuleFailure, RuleLimit, RuleNode, Unlimited
+from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
+
+Document = Mapping[str, Any]
+
+
+def limit_to_document(limit: Limit) -> dict[str, Any]:
+    """Return the document of a limit."""
+    return {
+        "name": limit.name,
+        "resource": limit.resource,
+        "mode": limit.mode.value,
+        **algorithm_to_document(limit.algorithm),
+    }
+
+
+def limit_from_document(document: Document) -> Limit:
+    """Return the limit of a document.
+
+    Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it makes no valid limit.
+    """
+    return Limit(document["name"], algorithm_from_document(document), document["resource"], Mode(document["mode"]))
+
+
+def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
+    """Return that part of a limit's document that says how it counts."""
+    if isinstance(algorithm, TokenBucket):
+        return {
+            "token_bucket": {
+                "capacity": algorithm.capacity,
+                "refill_tokens": algorithm.refill_tokens,
+                "refill_period_us": algorithm.refill_period_us,
+            }
+        }
+    return {"quota": {"amount": algorithm.amount, "window": algorithm.window.value}}
+
+
+def algorithm_from_document(document: Document) -> TokenBucket | Quota:
+    """Return how the limit of a document counts. Raises like `limit_from_document`."""
+    if "token_bucket" in document:
+        body = document["token_bucket"]
+        return TokenBucket(int(body["capacity"]), int(body["refill_tokens"]), int(body["refill_period_us"]))
+    body = document["quota"]
+    return Quota(int(body["amount"]), Window(body["window"]))
+
+
+def nodes_to_documents(nodes: Iterable[RuleNode]) -> list[dict[str, Any]]:
+    """Return the documents of a level and all below it."""
+    return [node_to_document(node) for node in nodes]
+
+
+def nodes_from_documents(documents: object) -> tuple[RuleNode, ...]:
+    """Return the level of a list of documents. Raises like `node_from_document`."""
+    if not isinstance(documents, list):
+        raise TypeError(f"a level of rules is a list, not {type(documents).__name__}")
+    return tuple(node_from_document(document) for document in documents)
+
+
+def node_to_document(node: RuleNode) -> dict[str, Any]:
+    """Return the document of a node and all below it."""
+    document: dict[str, Any] = {"key": node.key}
+    if node.value:
+        document["value"] = node.value
+    if node.limits:
+        document["limits"] = [_from_limit(limit) for limit in node.limits]
+    if node.share_threshold:
+        document["share_threshold"] = True
+    if node.on_store_failure is not None:
+        document["on_store_failure"] = node.on_store_failure.value
+    if node.descriptors:
+        document["descriptors"] = nodes_to_documents(node.descriptors)
+    return document
+
+
+def node_from_document(document: Document) -> RuleNode:
+    """Return the node of a document.
+
+    Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it makes no valid node.
+    """
+    on_store_failure = document.get("on_store_failure")
+    return RuleNode(
+        key=document["key"],
+        value=document.get("value", ""),
+        limits=tuple(_to_limit(limit) for limit in document.get("limits", ())),
+        descriptors=nodes_from_documents(document.get("descriptors", [])),
+        share_threshold=bool(document.get("share_threshold", False)),
+        on_store_failure=None if on_store_failure is None else RuleFailure(on_store_failure),
+    )
+
+
+def _from_limit(limit: RuleLimit) -> dict[str, Any]:
+    document: dict[str, Any] = {"name": limit.name} if limit.name else {}
+    if limit.mode is not Mode.ENFORCE:
+        document["mode"] = limit.mode.value
+    if limit.replaces:
+        document["replaces"] = list(limit.replaces)
+    if isinstance(limit.algorithm, Unlimited):
+        return document | {"unlimited": True}
+    if isinstance(limit.algorithm, Blocked):
+        return document | {"blocked": True}
+    return document | algorithm_to_document(limit.algorithm)
+
+
+def _to_limit(document: Document) -> RuleLimit:
+    if "unlimited" in document:
+        algorithm: Any = Unlimited()
+    elif "blocked" in document:
+        algorithm = Blocked()
+    else:
+        algorithm = algorithm_from_document(document)
+    return RuleLimit(
+        algorithm,
+        name=document.get("name", ""),
+        mode=Mode(document.get("mode", Mode.ENFORCE.value)),
+        replaces=tuple(document.get("replaces", ())),
+    )

@@ -1,0 +1,278 @@
+"""API keys and what admins do with them. Each method of the service is one transaction."""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypedDict
+
+from ratelimit_service.decision.api_key import ApiKey, Peppers, check_key_id
+from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.decision.ports import ChangeKind, Clock
+from ratelimit_service.decision.record import KeyState, Override, SecretHash
+from ratelimit_service.errors import FailedPrecondition, InvalidArgument, NotFound
+from ratelimit_service.management.audit import Changed, Event, rfc3339
+from ratelimit_service.management.etag import check_etag, etag_of
+from ratelimit_service.management.paging import Page, Paging
+from ratelimit_service.management.plans import check_plan_name, plan_not_found
+from ratelimit_service.management.ports import Transactions, UnitOfWork
+from ratelimit_service.management.text import check_description, check_subject
+
+
+class Standing(Enum):
+    """What a key's state comes to at a given time. The first that holds of REVOKED, SUSPENDED, EXPIRED, ACTIVE."""
+
+    ACTIVE = "ACTIVE"
+    SUSPENDED = "SUSPENDED"
+    REVOKED = "REVOKED"
+    EXPIRED = "EXPIRED"
+
+
+class KeyDraft(TypedDict):
+    """What a new key is made from. Times are microseconds since 1970 UTC; `expires_us` None means never."""
+
+    plan: str
+    subject: str
+    description: str
+    expires_us: int | None
+
+
+class KeyChanges(TypedDict, total=False):
+    """The fields of a key to change, those only. `expires_us` None means never from now on."""
+
+    plan: str
+    description: str
+    expires_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key. Times are microseconds since 1970 UTC.
+
+    `secrets` has the hash of the current secret first and perhaps that of the one before, with its end. `revision`
+    counts the key's changes.
+    """
+
+    key_id: str
+    subject: str
+    plan: str
+    state: KeyState
+    description: str
+    created_us: int
+    updated_us: int
+    expires_us: int | None
+    secrets: tuple[SecretHash, ...]
+    revision: int = 1
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def target(self) -> str:
+        """The key's name in audit events and errors."""
+        return f"keys/{self.key_id}"
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the key."""
+        return etag_of("key", self.key_id, self.revision)
+
+    def standing(self, now_us: int) -> Standing:
+        """What the key's state comes to now."""
+        if self.state is KeyState.REVOKED:
+            return Standing.REVOKED
+        if self.state is KeyState.SUSPENDED:
+            return Standing.SUSPENDED
+        expired = self.expires_us is not None and self.expires_us <= now_us
+        return Standing.EXPIRED if expired else Standing.ACTIVE
+
+    def previous_secret_expires_us(self, now_us: int) -> int | None:
+        """Until when the secret before the last rotation is good. None when it is not, or there is none."""
+        ends = [secret.expires_us for secret in self.secrets if secret.expires_us is not None]
+        return max((end for end in ends if end > now_us), default=None)
+
+    def refuse(self, action: str, now_us: int) -> FailedPrecondition:
+        """Return the error for an ACTION that the key's state does not allow."""
+        standing = self.standing(now_us).value
+        return FailedPrecondition(
+            f"key {self.key_id} is {standing}, which does not allow {action}",
+            reason="KEY_STATE_CONFLICT",
+            metadata={"key_id": self.key_id, "state": standing, "action": action},
+        )
+
+
+def key_not_found(key_id: str) -> NotFound:
+    """Return the error for a key that does not exist."""
+    return NotFound(f"there is no key {key_id}", reason="KEY_NOT_FOUND", metadata={"key_id": key_id})
+
+
+MAX_OVERLAP_US = 30 * 86_400 * MICRO
+"""The longest that a secret stays good after a rotation: 30 days, in microseconds."""
+
+
+class KeyService:
+    """Makes, reads, changes and ends keys. `environment` is the <env> in new keys: `rlk_<env>_<id>_<secret>`.
+
+    `actor` is the name of whoever asks, for the audit record. Every method raises InvalidArgument with the name of the
+    argument at fault, NotFound for a key or plan that does not exist, and Unavailable when Postgres is away.
+    """
+
+    def __init__(self, transactions: Transactions, peppers: Peppers, clock: Clock, *, environment: str) -> None:
+        self._transactions = transactions
+        self._peppers = peppers
+        self._clock = clock
+        self._environment = environment
+
+    async def create(self, actor: str, draft: KeyDraft) -> tuple[Key, ApiKey]:
+        """Make a key. The second value has its secret, which nobody can get again."""
+        now_us = self._clock.now_us()
+        check_plan_name("plan", draft["plan"])
+        check_subject(draft["subject"])
+        check_description(draft["description"])
+        _check_expiry(draft["expires_us"], now_us)
+        api_key = ApiKey.generate(self._environment)
+        key = Key(
+            key_id=api_key.key_id,
+            state=KeyState.ACTIVE,
+            created_us=now_us,
+            updated_us=now_us,
+            secrets=(self._peppers.hash(api_key),),
+            **draft,
+        )
+        async with self._transactions.writing() as work:
+            await _require_plan(work, key.plan)
+            await work.keys.add(key)
+            detail = {"plan": key.plan, "subject": key.subject, **_told(draft["description"], draft["expires_us"])}
+            await work.record(Event(actor, "key.create", key.target, detail, now_us), _changed(key))
+        return key, api_key
+
+    async def get(self, key_id: str) -> Key:
+        """Read a key, whatever its state."""
+        check_key_id(key_id)
+        async with self._transactions.reading() as work:
+            return await _require_key(work, key_id)
+
+    async def list(self, paging: Paging, *, subject: str = "", plan: str = "") -> Page[Key]:
+        """Read keys in the order of their creation: all, or those of one subject, on one plan, or both."""
+        if subject:
+            check_subject(subject)
+        if plan:
+            check_plan_name("plan", plan)
+        count, after = paging.size + 1, paging.number("keys", subject, plan)
+        async with self._transactions.reading() as work:
+            found = await work.keys.list(after=after, count=count, subject=subject, plan=plan)
+        return paging.page([key for _, key in found], [str(number) for number, _ in found], "keys", subject, plan)
+
+    async def update(self, actor: str, key_id: str, changes: KeyChanges, *, etag: str = "") -> Key:
+        """Change a key. An etag that is not empty must be the key's, else raises Aborted.
+
+        Raises FailedPrecondition for a revoked key.
+        """
+        now_us = self._clock.now_us()
+        check_key_id(key_id)
+        if "plan" in changes:
+            check_plan_name("plan", changes["plan"])
+        if "description" in changes:
+            check_description(changes["description"])
+        if "expires_us" in changes:
+            _check_expiry(changes["expires_us"], now_us)
+        async with self._transactions.writing() as work:
+            key = await _require_key(work, key_id)
+            check_etag(key.target, sent=etag, current=key.etag)
+            if key.state is KeyState.REVOKED:
+                raise key.refuse("update", now_us)
+            if "plan" in changes:
+                await _require_plan(work, changes["plan"])
+            changed = replace(key, **changes)
+            detail = {"plan": changed.plan} if "plan" in changes else {}
+            if "description" in changes:
+                detail["description"] = changed.description
+            if "expires_us" in changes:
+                detail["expire_time"] = "" if changed.expires_us is None else rfc3339(changed.expires_us)
+            return await _save(work, changed, Event(actor, "key.update", key.target, detail, now_us))
+
+    async def rotate(self, actor: str, key_id: str, *, overlap_us: int = 0) -> tuple[Key, ApiKey]:
+        """Give a key a new secret; the one before stays good for OVERLAP_US microseconds, 0 to 30 days.
+
+        Whatever secret was older ends at once, so that at most two are ever good. The second value has the new secret,
+        which nobody can get again. Raises FailedPrecondition for a revoked key.
+        """
+        now_us = self._clock.now_us()
+        check_key_id(key_id)
+        if not 0 <= overlap_us <= MAX_OVERLAP_US:
+            raise InvalidArgument.of(
+                "overlap", f"is {overlap_us / MICRO:g}s; it must be between 0s and 30 days (2592000s)"
+            )
+        api_key = replace(ApiKey.generate(self._environment), key_id=key_id)
+        async with self._transactions.writing() as work:
+            key = await _require_key(work, key_id)
+            if key.state is KeyState.REVOKED:
+                raise key.refuse("rotate", now_us)
+            kept = [replace(key.secrets[0], expires_us=now_us + overlap_us)] if overlap_us else []
+            detail = {"previous_secret_expire_time": rfc3339(now_us + overlap_us)}
+            rotated = await _save(
+                work,
+                replace(key, secrets=(self._peppers.hash(api_key), *kept)),
+                Event(actor, "key.rotate", key.target, detail, now_us),
+            )
+        return rotated, api_key
+
+    async def suspend(self, actor: str, key_id: str) -> Key:
+        """Refuse a key's calls until it is resumed. Raises FailedPrecondition if it is suspended or revoked."""
+        return await self._move(actor, key_id, "suspend", KeyState.ACTIVE, KeyState.SUSPENDED)
+
+    async def resume(self, actor: str, key_id: str) -> Key:
+        """End a suspension. Raises FailedPrecondition if the key is not suspended."""
+        return await self._move(actor, key_id, "resume", KeyState.SUSPENDED, KeyState.ACTIVE)
+
+    async def revoke(self, actor: str, key_id: str) -> Key:
+        """Refuse a key's calls for ever. One that is revoked already stays as it is."""
+        now_us = self._clock.now_us()
+        check_key_id(key_id)
+        async with self._transactions.writing() as work:
+            key = await _require_key(work, key_id)
+            if key.state is KeyState.REVOKED:
+                return key
+            event = Event(actor, "key.revoke", key.target, {"state": KeyState.REVOKED.name}, now_us)
+            return await _save(work, replace(key, state=KeyState.REVOKED), event)
+
+    async def _move(self, actor: str, key_id: str, action: str, before: KeyState, after: KeyState) -> Key:
+        now_us = self._clock.now_us()
+        check_key_id(key_id)
+        async with self._transactions.writing() as work:
+            key = await _require_key(work, key_id)
+            if key.state is not before:
+                raise key.refuse(action, now_us)
+            detail = {"state": after.name}
+            return await _save(
+                work, replace(key, state=after), Event(actor, f"key.{action}", key.target, detail, now_us)
+            )
+
+
+async def _save(work: UnitOfWork, key: Key, event: Event) -> Key:
+    saved = replace(key, updated_us=event.time_us, revision=key.revision + 1)
+    await work.keys.save(saved)
+    await work.record(event, _changed(saved))
+    return saved
+
+
+async def _require_key(work: UnitOfWork, key_id: str) -> Key:
+    key = await work.keys.get(key_id)
+    if key is None:
+        raise key_not_found(key_id)
+    return key
+
+
+async def _require_plan(work: UnitOfWork, plan: str) -> None:
+    if await work.plans.get(plan) is None:
+        raise plan_not_found(plan)
+
+
+def _changed(key: Key) -> Changed:
+    return Changed(ChangeKind.KEY, key.key_id)
+
+
+def _told(description: str, expires_us: int | None) -> dict[str, str]:
+    told = {"description": description} if description else {}
+    return told | ({"expire_time": rfc3339(expires_us)} if expires_us is not None else {})
+
+
+def _check_expiry(expires_us: int | None, now_us: int) -> None:
+    if expires_us is not None and expires_us <= now_us:
+        raise InvalidArgument.of("expire_time", f"is {rfc3339(expires_us)}, which has passed; choose a later time")

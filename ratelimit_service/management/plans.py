@@ -1,0 +1,208 @@
+"""Plans, which are named and versioned sets of limits. Each method of the service is one transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from ratelimit_service.decision.limit import NAME, Limit
+from ratelimit_service.decision.ports import ChangeKind, Clock
+from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+from ratelimit_service.management.audit import Changed, Event
+from ratelimit_service.management.documents import limit_to_document
+from ratelimit_service.management.etag import check_etag, etag_of
+from ratelimit_service.management.paging import Page, Paging
+from ratelimit_service.management.ports import Transactions, UnitOfWork
+from ratelimit_service.management.text import check_description
+
+MAX_LIMITS = 16
+"""Limits of one plan."""
+
+
+class PlanDraft(TypedDict):
+    """What a new plan is made from."""
+
+    name: str
+    limits: tuple[Limit, ...]
+    on_store_failure: OnStoreFailure
+    description: str
+
+
+class PlanChanges(TypedDict, total=False):
+    """The fields of a plan to change, those only. `limits` replaces them all."""
+
+    limits: tuple[Limit, ...]
+    on_store_failure: OnStoreFailure
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One version of a plan. Times are microseconds since 1970 UTC, `updated_us` that of the version."""
+
+    name: str
+    version: int
+    limits: tuple[Limit, ...]
+    on_store_failure: OnStoreFailure
+    description: str
+    created_us: int
+    updated_us: int
+
+    @property
+    def target(self) -> str:
+        """The plan's name in audit events and errors."""
+        return f"plans/{self.name}"
+
+    @property
+    def etag(self) -> str:
+        """Changes with every version, and is another one for another plan that takes the same name later."""
+        return etag_of("plan", self.name, self.created_us, self.version)
+
+
+def check_plan_name(field: str, name: str) -> None:
+    """Raise InvalidArgument unless NAME can be a plan's."""
+    if not name:
+        raise InvalidArgument.of(field, "is empty; name a plan")
+    if not NAME.fullmatch(name):
+        raise InvalidArgument.of(
+            field, f"is {name[:80]!r}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
+        )
+
+
+def check_limits(limits: Sequence[Limit]) -> None:
+    """Raise InvalidArgument (field `limits`) unless there are 1 to 16 with different names."""
+    if not 1 <= len(limits) <= MAX_LIMITS:
+        raise InvalidArgument.of("limits", f"has {len(limits)} entries; a plan has 1 to {MAX_LIMITS} limits")
+    seen: set[str] = set()
+    twice: list[FieldViolation] = []
+    for position, limit in enumerate(limits):
+        if limit.name in seen:
+            twice.append(
+                FieldViolation(f"limits[{position}].name", f"is {limit.name!r} like that of a limit before; rename one")
+            )
+        seen.add(limit.name)
+    if twice:
+        raise InvalidArgument(*twice)
+
+
+def plan_not_found(name: str, version: int = 0) -> NotFound:
+    """Return the error for a plan that does not exist, or has no such version."""
+    what = f"plan {name}" if version == 0 else f"version {version} of plan {name}"
+    return NotFound(f"there is no {what}", reason="PLAN_NOT_FOUND", metadata={"plan": name})
+
+
+class PlanService:
+    """Makes, reads, changes and deletes plans.
+
+    `actor` is the name of whoever asks, for the audit record. Every method raises InvalidArgument with the name of the
+    argument at fault, NotFound for a plan that does not exist, and Unavailable when Postgres is away.
+    """
+
+    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+        self._transactions = transactions
+        self._clock = clock
+
+    async def create(self, actor: str, draft: PlanDraft) -> Plan:
+        """Make a plan, as its version 1. Raises AlreadyExists when the name is taken."""
+        now_us = self._clock.now_us()
+        check_plan_name("name", draft["name"])
+        check_limits(draft["limits"])
+        check_description(draft["description"])
+        plan = Plan(version=1, created_us=now_us, updated_us=now_us, **draft)
+        async with self._transactions.writing() as work:
+            if await work.plans.get(plan.name) is not None:
+                raise AlreadyExists(
+                    f"there is a plan {plan.name} already; update it, or choose another name",
+                    reason="PLAN_EXISTS",
+                    metadata={"plan": plan.name},
+                )
+            await work.plans.add(plan)
+            changes = PlanChanges(
+                limits=plan.limits, on_store_failure=plan.on_store_failure, description=plan.description
+            )
+            await work.record(Event(actor, "plan.create", plan.target, _detail(plan, changes), now_us), _changed(plan))
+        return plan
+
+    async def get(self, name: str, *, version: int = 0) -> Plan:
+        """Read a version of a plan: a positive number, or 0 for the one in force."""
+        check_plan_name("name", name)
+        if not 0 <= version < 2**63:
+            raise InvalidArgument.of("version", f"is {version}; versions count from 1, and 0 means the one in force")
+        async with self._transactions.reading() as work:
+            plan = await work.plans.get(name, version)
+        if plan is None:
+            raise plan_not_found(name, version)
+        return plan
+
+    async def list(self, paging: Paging) -> Page[Plan]:
+        """Read plans in the order of their names."""
+        count, after = paging.size + 1, paging.position("plans")
+        if after:
+            check_plan_name("page_token", after)
+        async with self._transactions.reading() as work:
+            found = await work.plans.list(after=after, count=count)
+        return paging.page(found, [plan.name for plan in found], "plans")
+
+    async def update(self, actor: str, name: str, changes: PlanChanges, *, etag: str = "") -> Plan:
+        """Put a new version of a plan in force. An etag that is not empty must be the plan's, else raises Aborted."""
+        now_us = self._clock.now_us()
+        check_plan_name("name", name)
+        if "limits" in changes:
+            check_limits(changes["limits"])
+        if "description" in changes:
+            check_description(changes["description"])
+        async with self._transactions.writing() as work:
+            plan = await _require(work, name)
+            check_etag(plan.target, sent=etag, current=plan.etag)
+            updated = replace(plan, version=plan.version + 1, updated_us=now_us, **changes)
+            await work.plans.add_version(updated)
+            await work.record(
+                Event(actor, "plan.update", plan.target, _detail(updated, changes), now_us), _changed(plan)
+            )
+        return updated
+
+    async def delete(self, actor: str, name: str, *, etag: str = "") -> Plan:
+        """Delete a plan and return it as it was last. An etag that is not empty must be the plan's.
+
+        Raises FailedPrecondition while keys that are not revoked are on it, and Aborted for another etag.
+        """
+        now_us = self._clock.now_us()
+        check_plan_name("name", name)
+        async with self._transactions.writing() as work:
+            plan = await _require(work, name)
+            check_etag(plan.target, sent=etag, current=plan.etag)
+            keys = await work.keys.count_on_plan(name)
+            if keys:
+                raise FailedPrecondition(
+                    f"plan {name} cannot be deleted while {keys} keys are on it; move them to another plan or revoke "
+                    "them",
+                    reason="PLAN_IN_USE",
+                    metadata={"plan": name, "keys": str(keys)},
+                )
+            await work.plans.delete(plan, now_us)
+            await work.record(
+                Event(actor, "plan.delete", plan.target, {"version": plan.version}, now_us), _changed(plan)
+            )
+        return plan
+
+
+async def _require(work: UnitOfWork, name: str) -> Plan:
+    plan = await work.plans.get(name)
+    if plan is None:
+        raise plan_not_found(name)
+    return plan
+
+
+def _changed(plan: Plan) -> Changed:
+    return Changed(ChangeKind.PLAN, plan.name)
+
+
+def _detail(plan: Plan, changes: PlanChanges) -> dict[str, Any]:
+    detail: dict[str, Any] = {"version": plan.version}
+    if "limits" in changes:
+        detail["limits"] = [limit_to_document(limit) for limit in changes["limits"]]
+    if "on_store_failure" in changes:
+        detail["on_store_failure"] = changes["on_store_failure"].name
+    if "description" in changes:
+        detail["description"] = changes["description"]
+    return detail

@@ -1,0 +1,138 @@
+"""Versions of a domain's descriptor rules. Each method of the service is one transaction."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ratelimit_service.decision.descriptors.rules import DomainRules, check_domain
+from ratelimit_service.decision.ports import ChangeKind, Clock
+from ratelimit_service.errors import InvalidArgument, NotFound
+from ratelimit_service.management.audit import Changed, Event
+from ratelimit_service.management.etag import check_etag, etag_of
+from ratelimit_service.management.paging import Page, Paging
+from ratelimit_service.management.ports import Transactions, UnitOfWork
+from ratelimit_service.management.text import check_description
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """One version of a domain's rules. Times are microseconds since 1970 UTC, `updated_us` that of the version."""
+
+    rules: DomainRules
+    version: int
+    description: str
+    created_us: int
+    updated_us: int
+
+    @property
+    def domain(self) -> str:
+        """The domain."""
+        return self.rules.domain
+
+    @property
+    def target(self) -> str:
+        """The name in audit events and errors."""
+        return f"domains/{self.domain}"
+
+    @property
+    def etag(self) -> str:
+        """Changes with every version, and is another one when a deleted domain is made again."""
+        return etag_of("rules", self.domain, self.created_us, self.version)
+
+
+def rules_not_found(domain: str, version: int = 0) -> NotFound:
+    """Return the error for a domain that has no rules, or no such version of them."""
+    what = "rules" if version == 0 else f"rules of version {version}"
+    return NotFound(f"domain {domain!r} has no {what}", reason="RULES_NOT_FOUND", metadata={"domain": domain})
+
+
+class RulesService:
+    """Replaces, reads and deletes the rules of domains.
+
+    `actor` is the name of whoever asks, for the audit record. Every method raises InvalidArgument with the name of the
+    argument at fault, NotFound for a domain without rules, and Unavailable when Postgres is away.
+    """
+
+    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+        self._transactions = transactions
+        self._clock = clock
+
+    async def replace(self, actor: str, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
+        """Put RULES in force in the place of all that their domain has, or as its first.
+
+        An etag that is not empty must be that of the domain's rules, else raises Aborted, as it does when there are
+        none.
+        """
+        check_description(description)
+        async with self._transactions.writing() as work:
+            successor = await self._successor(work, rules, description, etag)
+            await (work.rules.add if successor.version == 1 else work.rules.add_version)(successor)
+            await work.record(
+                Event(actor, "rules.replace", successor.target, _detail(successor), successor.updated_us),
+                _changed(successor),
+            )
+        return successor
+
+    async def check(self, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
+        """Return what `replace` would put in force now, and change nothing. Raises what it would raise."""
+        check_description(description)
+        async with self._transactions.reading() as work:
+            return await self._successor(work, rules, description, etag)
+
+    async def get(self, domain: str, *, version: int = 0) -> RuleSet:
+        """Read a version of a domain's rules: a positive number, or 0 for the one in force."""
+        check_domain("domain", domain)
+        if not 0 <= version < 2**63:
+            raise InvalidArgument.of("version", f"is {version}; versions count from 1, and 0 means the one in force")
+        async with self._transactions.reading() as work:
+            found = await work.rules.get(domain, version)
+        if found is None:
+            raise rules_not_found(domain, version)
+        return found
+
+    async def list(self, paging: Paging) -> Page[RuleSet]:
+        """Read the rules of all domains, in the order of their names."""
+        count, after = paging.size + 1, paging.position("rules")
+        if after:
+            check_domain("page_token", after)
+        async with self._transactions.reading() as work:
+            found = await work.rules.list(after=after, count=count)
+        return paging.page(found, [rules.domain for rules in found], "rules")
+
+    async def delete(self, actor: str, domain: str, *, etag: str = "") -> RuleSet:
+        """Delete all rules of a domain and return them as they were last. An etag that is not empty must be theirs.
+
+        Raises Aborted for another etag.
+        """
+        now_us = self._clock.now_us()
+        check_domain("domain", domain)
+        async with self._transactions.writing() as work:
+            found = await work.rules.get(domain)
+            if found is None:
+                raise rules_not_found(domain)
+            check_etag(found.target, sent=etag, current=found.etag)
+            await work.rules.delete(found, now_us)
+            await work.record(
+                Event(actor, "rules.delete", found.target, {"version": found.version}, now_us), _changed(found)
+            )
+        return found
+
+    async def _successor(self, work: UnitOfWork, rules: DomainRules, description: str, etag: str) -> RuleSet:
+        now_us = self._clock.now_us()
+        before = await work.rules.get(rules.domain)
+        check_etag(f"domains/{rules.domain}", sent=etag, current=before.etag if before else "")
+        version, created_us = (before.version + 1, before.created_us) if before else (1, now_us)
+        return RuleSet(rules, version, description, created_us, now_us)
+
+
+def _changed(rules: RuleSet) -> Changed:
+    return Changed(ChangeKind.DOMAIN, rules.domain)
+
+
+def _detail(rules: RuleSet) -> dict[str, Any]:
+    """What a replacement did, without the tree, which can be long: it is read as this version of the domain's rules."""
+    return {
+        "version": rules.version,
+        "descriptors": sum(1 for _ in rules.rules.nodes()),
+        "on_store_failure": rules.rules.on_store_failure.name,
+        "description": rules.description,
+    }

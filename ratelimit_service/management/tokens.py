@@ -1,0 +1,164 @@
+"""Callers, their roles, and the tokens by which they are known: `rlt_<id>_<secret>`."""
+
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import sha256
+
+from ratelimit_service.decision.limit import NAME
+from ratelimit_service.decision.ports import Clock
+from ratelimit_service.errors import InvalidArgument, Unauthenticated
+from ratelimit_service.management.audit import Event
+from ratelimit_service.management.ports import Transactions
+
+
+class Role(Enum):
+    """What a token is good for. An admin may do what a viewer may; a gateway may only have calls decided."""
+
+    VIEWER = "viewer"
+    ADMIN = "admin"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever made a call: the name of their token and its role. `role` is None for one who sent no token."""
+
+    name: str
+    role: Role | None
+
+
+ANONYMOUS = Caller("", None)
+"""One who sent no token."""
+
+LOCAL = Caller("cli", Role.ADMIN)
+"""Whoever runs the command line on the server's own machine with the database's URL."""
+
+
+__all__ = ["ANONYMOUS", "Caller", "Role", "StoredToken", "Token"]
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID_LENGTH = 12
+_SECRET_LENGTH = 32  # 62^32 is a little over 2^190
+_FORM = re.compile(rf"rlt_([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token in full, as its holder has it. Shown once and never written anywhere, `repr` included."""
+
+    token_id: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> "Token":
+        """Make a token with a secret of 190 random bits."""
+        return cls(_random(_ID_LENGTH), _random(_SECRET_LENGTH))
+
+    @classmethod
+    def parse(cls, text: str) -> "Token | None":
+        """Read a token as its holder sent it. None when it is malformed."""
+        form = _FORM.fullmatch(text)
+        return None if form is None else cls(*form.groups())
+
+    def __str__(self) -> str:
+        """The token in full, for its holder only."""
+        return f"rlt_{self.token_id}_{self.secret}"
+
+    def digest(self) -> bytes:
+        """What is stored of it: SHA-256, which is enough for a secret that is random and long."""
+        return sha256(str(self).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """What is known of a token. Times are microseconds since 1970 UTC; `revoked_us` is None while it is good."""
+
+    token_id: str
+    name: str
+    role: Role
+    digest: bytes = field(repr=False)
+    created_us: int
+    revoked_us: int | None = None
+
+    def is_good_for(self, token: Token) -> bool:
+        """Whether TOKEN is this one and was not revoked. Compares in constant time."""
+        return hmac.compare_digest(self.digest, token.digest()) and self.revoked_us is None
+
+    @property
+    def holder(self) -> Caller:
+        """Who calls with it."""
+        return Caller(self.name, self.role)
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_BASE62) for _ in range(length))
+
+
+class TokenService:
+    """Manages tokens, for whoever is at the server's own machine: no RPC leads here but that of `authenticate`.
+
+    Every method raises Unavailable when Postgres is away.
+    """
+
+    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+        self._transactions = transactions
+        self._clock = clock
+
+    async def create(self, name: str, role: Role) -> str:
+        """Make a token and return it in full, which nobody can get again.
+
+        The name shows up as the actor in audit events. Raises InvalidArgument (field `name`) when it is malformed or a
+        token that is good has it.
+        """
+        if not NAME.fullmatch(name) or name == LOCAL.name:
+            raise InvalidArgument.of(
+                "name",
+                f"is {name[:80]!r}; use 1 to 64 of a-z 0-9 _ - ., begin with a letter or digit, and leave "
+                f"{LOCAL.name!r} to the command line itself",
+            )
+        now_us = self._clock.now_us()
+        token = Token.generate()
+        async with self._transactions.writing() as work:
+            if await work.tokens.get_named(name) is not None:
+                raise InvalidArgument.of("name", f"is {name!r}, which a token has already; revoke it or choose another")
+            await work.tokens.add(StoredToken(token.token_id, name, role, token.digest(), now_us))
+            await work.record(Event(LOCAL.name, "token.create", f"tokens/{name}", {"role": role.value}, now_us))
+        return str(token)
+
+    async def revoke(self, name: str) -> None:
+        """End a token. Raises InvalidArgument (field `name`) when no token that is good has this name."""
+        now_us = self._clock.now_us()
+        async with self._transactions.writing() as work:
+            token = await work.tokens.get_named(name) if NAME.fullmatch(name) else None
+            if token is None:
+                raise InvalidArgument.of("name", f"is {name[:80]!r}, which no token has; list them to see their names")
+            await work.tokens.revoke(token.token_id, now_us)
+            await work.record(Event(LOCAL.name, "token.revoke", f"tokens/{name}", {}, now_us))
+
+    async def list(self) -> Sequence[StoredToken]:
+        """Read all tokens in the order of their names, revoked ones included."""
+        async with self._transactions.reading() as work:
+            return await work.tokens.list()
+
+    async def authenticate(self, text: str) -> Caller:
+        """Return whose token this is. Raises Unauthenticated when it is malformed, unknown or revoked."""
+        token = Token.parse(text)
+        stored = None
+        if token is not None:
+            async with self._transactions.reading() as work:
+                stored = await work.tokens.get(token.token_id)
+        if token is None or stored is None or not stored.is_good_for(token):
+            raise Unauthenticated(
+                "the token is not known, or was revoked; make one with `ratelimit-service admin-tokens create`",
+                reason="TOKEN_INVALID",
+            )
+        return stored.holder
+
+    async def any(self) -> bool:
+        """Whether there is a token that is good."""
+        async with self._transactions.reading() as work:
+            return await work.tokens.any()

@@ -1,0 +1,113 @@
+"""The connections to Postgres."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, event, make_url, text
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ratelimit_service.postgres.failures import Fuse, Patience, told_as_unavailable
+
+CONNECT_SECONDS = 0.8
+"""How long to wait for a connection that answers, so that a caller hears of a dead Postgres within a second."""
+
+TRANSACTION_SECONDS = 3.0
+"""How long a transaction may take on our side, should Postgres stop answering in the middle of it."""
+
+_POOL_SIZE = 5
+_POOL_OVERFLOW = 15
+_SESSION = text(
+    "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '3s', false),"
+    " set_config('lock_timeout', '2s', false),"
+    " set_config('idle_in_transaction_session_timeout', '10s', false)"
+)
+
+
+def parse_url(url: str) -> URL:
+    """Read `postgresql://user:password@host:5432/name`. Raises ValueError, which never repeats the URL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ValueError("the database URL is malformed; write it as postgresql://user:password@host:5432/name")
+    defaults = {"application_name": "ratelimit-service", "tcp_user_timeout": "2000"}
+    missing = {name: value for name, value in defaults.items() if name not in parsed.query}
+    return parsed.set(drivername="postgresql+psycopg").update_query_dict(missing)
+
+
+class Database:
+    """A pool of connections to one Postgres. Nothing is connected before it is needed.
+
+    A connection is tried before each use, so one that was lost while it was idle is never noticed. A transaction that
+    takes longer than `transaction_seconds` is given up. Raises ValueError when the URL is malformed.
+    """
+
+    def __init__(self, url: str, *, transaction_seconds: float = TRANSACTION_SECONDS) -> None:
+        self.url = parse_url(url)
+        self._transaction_seconds = transaction_seconds
+        self._patience = Patience()
+        self._engine = create_async_engine(
+            self.url,
+            pool_size=_POOL_SIZE,
+            max_overflow=_POOL_OVERFLOW,
+            pool_timeout=CONNECT_SECONDS,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            skip_autocommit_rollback=True,
+        )
+        event.listen(self._engine.sync_engine, "connect", _prepare_session)
+        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction, which commits at the end and rolls back when the block raises.
+
+        Raises StoreUnavailable.
+        """
+        async with self._transaction(self._engine) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection that reads one snapshot and changes nothing. Raises StoreUnavailable."""
+        async with self._transaction(self._snapshots) as connection:
+            yield connection
+
+    async def ping(self) -> None:
+        """Return once Postgres has answered. Raises StoreUnavailable within a second if it does not."""
+        async with self.reading():
+            pass
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        with told_as_unavailable():
+            connection = await self._patience.within(CONNECT_SECONDS, _connect(engine))
+            try:
+                driver = (await connection.get_raw_connection()).driver_connection
+                if not isinstance(driver, psycopg.AsyncConnection):
+                    raise TypeError(f"the driver is {type(driver)}, which we do not know how to cut off")
+                with Fuse(driver, self._transaction_seconds):
+                    async with connection.begin():
+                        yield connection
+            finally:
+                await connection.close()
+
+
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    return await engine.connect()
+
+
+def _prepare_session(connection: Any, _record: object) -> None:  # noqa: ANN401  the driver's own type, as adapted
+    """Set the limits of a new session. By statement and not by start-up option, which poolers refuse."""
+    cursor = connection.cursor()
+    cursor.execute(str(_SESSION))
+    cursor.close()
+    connection.commit()

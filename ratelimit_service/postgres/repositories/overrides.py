@@ -1,0 +1,69 @@
+"""Overrides in Postgres."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ratelimit_service.decision.limit import Level
+from ratelimit_service.decision.record import Override
+from ratelimit_service.management.documents import limit_from_document, limit_to_document
+from ratelimit_service.management.overrides import OverrideTarget
+from ratelimit_service.postgres.tables import overrides
+
+OverrideRow = Row[*tuple[Any, ...]]
+"""The `limit_document` and `expire_time` of an override, not yet made into one: it may make no valid limit."""
+
+
+async def read_override_rows(
+    connection: AsyncConnection, level: Level, targets: Collection[str]
+) -> Mapping[str, Sequence[OverrideRow]]:
+    """Read the overrides of these keys or subjects, for each in the order of their limits' names."""
+    if not targets:
+        return {}
+    statement = (
+        select(overrides)
+        .where(overrides.c.level == level.value, overrides.c.target.in_(targets))
+        .order_by(overrides.c.target, overrides.c.limit_name)
+    )
+    by_target: defaultdict[str, list[OverrideRow]] = defaultdict(list)
+    for row in await connection.execute(statement):
+        by_target[row.target].append(row)
+    return by_target
+
+
+def to_overrides(rows: Sequence[OverrideRow]) -> tuple[Override, ...]:
+    """Make overrides of their rows. Raises what `limit_from_document` raises when one makes no valid limit."""
+    return tuple(Override(limit_from_document(row.limit_document), row.expire_time) for row in rows)
+
+
+class PostgresOverrideRepository:
+    """As `keys.ports.OverrideRepository` describes it."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def list(self, target: OverrideTarget) -> Sequence[Override]:
+        """Read the overrides of a target in the order of their limits' names, those that have expired included."""
+        rows = await read_override_rows(self._connection, target.level, [target.name])
+        return to_overrides(rows.get(target.name, ()))
+
+    async def put(self, target: OverrideTarget, override: Override) -> None:
+        """Keep an override in place of the one of the same name, if there is one."""
+        content = {"limit_document": limit_to_document(override.limit), "expire_time": override.expires_us}
+        statement = insert(overrides).values(
+            level=target.level.value, target=target.name, limit_name=override.limit.name, **content
+        )
+        await self._connection.execute(statement.on_conflict_do_update(constraint=overrides.primary_key, set_=content))
+
+    async def delete(self, target: OverrideTarget, limit: str) -> bool:
+        """Delete the override of this name. False if there is none."""
+        statement = delete(overrides).where(
+            overrides.c.level == target.level.value,
+            overrides.c.target == target.name,
+            overrides.c.limit_name == limit,
+        )
+        return (await self._connection.execute(statement)).rowcount > 0

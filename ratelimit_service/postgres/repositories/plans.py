@@ -1,0 +1,95 @@
+"""Plans and their versions in Postgres."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, and_, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.management.documents import limit_from_document, limit_to_document
+from ratelimit_service.management.plans import Plan
+from ratelimit_service.postgres.tables import plan_versions, plans
+
+_COLUMNS = (
+    plans.c.name,
+    plans.c.create_time.label("plan_create_time"),
+    plan_versions.c.version,
+    plan_versions.c.limits,
+    plan_versions.c.on_store_failure,
+    plan_versions.c.description,
+    plan_versions.c.create_time,
+)
+_IN_FORCE = and_(plan_versions.c.plan_id == plans.c.plan_id, plan_versions.c.version == plans.c.version)
+
+
+class PostgresPlanRepository:
+    """As `keys.ports.PlanRepository` describes it."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(self, name: str, version: int = 0) -> Plan | None:
+        """Read a version of a plan, 0 being the one in force."""
+        on = plan_versions.c.plan_id == plans.c.plan_id
+        wanted = plan_versions.c.version == (version or plans.c.version)
+        statement = (
+            select(*_COLUMNS)
+            .join_from(plans, plan_versions, on)
+            .where(plans.c.name == name, plans.c.delete_time.is_(None), wanted)
+        )
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else _plan(row)
+
+    async def list(self, *, after: str, count: int) -> Sequence[Plan]:
+        """Read at most COUNT plans, in the order of their names, whose name comes after AFTER."""
+        statement = (
+            select(*_COLUMNS)
+            .join_from(plans, plan_versions, _IN_FORCE)
+            .where(plans.c.name > after, plans.c.delete_time.is_(None))
+            .order_by(plans.c.name)
+            .limit(count)
+        )
+        return [_plan(row) for row in await self._connection.execute(statement)]
+
+    async def add(self, plan: Plan) -> None:
+        """Keep a new plan. No plan has its name."""
+        values = {"name": plan.name, "version": plan.version, "create_time": plan.created_us}
+        await self._connection.execute(insert(plans).values(values))
+        await self._add_version(plan)
+
+    async def add_version(self, plan: Plan) -> None:
+        """Put a new version of a plan in force."""
+        await self._connection.execute(update(plans).where(*_is(plan)).values(version=plan.version))
+        await self._add_version(plan)
+
+    async def delete(self, plan: Plan, now_us: int) -> None:
+        """Take a plan out of use, so that its name is free again. Revoked keys still know it."""
+        await self._connection.execute(update(plans).where(*_is(plan)).values(delete_time=now_us))
+
+    async def _add_version(self, plan: Plan) -> None:
+        values = {
+            "plan_id": select(plans.c.plan_id).where(*_is(plan)).scalar_subquery(),
+            "version": plan.version,
+            "limits": [limit_to_document(limit) for limit in plan.limits],
+            "on_store_failure": plan.on_store_failure.value,
+            "description": plan.description,
+            "create_time": plan.updated_us,
+        }
+        await self._connection.execute(insert(plan_versions).values(values))
+
+
+def _is(plan: Plan) -> tuple[Any, Any]:
+    return plans.c.name == plan.name, plans.c.delete_time.is_(None)
+
+
+def _plan(row: Row[*tuple[Any, ...]]) -> Plan:
+    return Plan(
+        name=row.name,
+        version=row.version,
+        limits=tuple(limit_from_document(document) for document in row.limits),
+        on_store_failure=OnStoreFailure(row.on_store_failure),
+        description=row.description,
+        created_us=row.plan_create_time,
+        updated_us=row.create_time,
+    )

@@ -1,0 +1,99 @@
+"""Descriptor rules and their versions in Postgres."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, and_, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
+from ratelimit_service.management.rules import RuleSet
+from ratelimit_service.postgres.tables import rule_domains, rule_versions
+
+_COLUMNS = (
+    rule_domains.c.domain,
+    rule_domains.c.create_time.label("domain_create_time"),
+    rule_versions.c.version,
+    rule_versions.c.descriptors,
+    rule_versions.c.on_store_failure,
+    rule_versions.c.description,
+    rule_versions.c.create_time,
+)
+_IN_FORCE = and_(
+    rule_versions.c.domain_id == rule_domains.c.domain_id, rule_versions.c.version == rule_domains.c.version
+)
+
+
+class PostgresRulesRepository:
+    """As `keys.ports.RulesRepository` describes it."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(self, domain: str, version: int = 0) -> RuleSet | None:
+        """Read a version of a domain's rules, 0 being the one in force."""
+        on = rule_versions.c.domain_id == rule_domains.c.domain_id
+        wanted = rule_versions.c.version == (version or rule_domains.c.version)
+        statement = (
+            select(*_COLUMNS)
+            .join_from(rule_domains, rule_versions, on)
+            .where(rule_domains.c.domain == domain, rule_domains.c.delete_time.is_(None), wanted)
+        )
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else _rule_set(row)
+
+    async def list(self, *, after: str, count: int) -> Sequence[RuleSet]:
+        """Read at most COUNT rule sets in force, in the order of their domains, whose domain comes after AFTER."""
+        statement = (
+            select(*_COLUMNS)
+            .join_from(rule_domains, rule_versions, _IN_FORCE)
+            .where(rule_domains.c.domain > after, rule_domains.c.delete_time.is_(None))
+            .order_by(rule_domains.c.domain)
+            .limit(count)
+        )
+        return [_rule_set(row) for row in await self._connection.execute(statement)]
+
+    async def add(self, rules: RuleSet) -> None:
+        """Put the first rules of a domain in force. The domain has none."""
+        values = {"domain": rules.domain, "version": rules.version, "create_time": rules.created_us}
+        await self._connection.execute(insert(rule_domains).values(values))
+        await self._add_version(rules)
+
+    async def add_version(self, rules: RuleSet) -> None:
+        """Put a new version of a domain's rules in force."""
+        await self._connection.execute(update(rule_domains).where(*_is(rules)).values(version=rules.version))
+        await self._add_version(rules)
+
+    async def delete(self, rules: RuleSet, now_us: int) -> None:
+        """Take a domain's rules out of force, so that it is free again."""
+        await self._connection.execute(update(rule_domains).where(*_is(rules)).values(delete_time=now_us))
+
+    async def _add_version(self, rules: RuleSet) -> None:
+        values = {
+            "domain_id": select(rule_domains.c.domain_id).where(*_is(rules)).scalar_subquery(),
+            "version": rules.version,
+            "descriptors": nodes_to_documents(rules.rules.descriptors),
+            "on_store_failure": rules.rules.on_store_failure.value,
+            "description": rules.description,
+            "create_time": rules.updated_us,
+        }
+        await self._connection.execute(insert(rule_versions).values(values))
+
+
+def _is(rules: RuleSet) -> tuple[Any, Any]:
+    return rule_domains.c.domain == rules.domain, rule_domains.c.delete_time.is_(None)
+
+
+def _rule_set(row: Row[*tuple[Any, ...]]) -> RuleSet:
+    return RuleSet(
+        rules=DomainRules(
+            row.domain,
+            nodes_from_documents(row.descriptors),
+            RuleFailure(row.on_store_failure),
+        ),
+        version=row.version,
+        description=row.description,
+        created_us=row.domain_create_time,
+        updated_us=row.create_time,
+    )

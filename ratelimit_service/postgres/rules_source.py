@@ -1,0 +1,74 @@
+"""Where the decision plane reads descriptor rules."""
+
+from collections.abc import Collection
+from typing import Any
+
+import structlog
+from sqlalchemy import Select, and_, select
+
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.decision.descriptors.rules_cache import FetchedRules
+from ratelimit_service.errors import ServiceError
+from ratelimit_service.management.documents import nodes_from_documents
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import Patience, told_as_unavailable
+from ratelimit_service.postgres.tables import rule_domains, rule_versions
+
+_FETCH_SECONDS = 5.0
+"""How long a read may take. No call waits for it."""
+
+_IN_FORCE = (
+    select(
+        rule_domains.c.domain, rule_versions.c.version, rule_versions.c.descriptors, rule_versions.c.on_store_failure
+    )
+    .outerjoin_from(
+        rule_domains,
+        rule_versions,
+        and_(rule_versions.c.domain_id == rule_domains.c.domain_id, rule_versions.c.version == rule_domains.c.version),
+    )
+    .where(rule_domains.c.delete_time.is_(None))
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class PostgresRulesSource:
+    """As `decision.rules_cache.RulesSource` describes it.
+
+    A domain whose rows make no valid rules is logged and told as unreadable; it does not disturb the others.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._patience = Patience()
+
+    async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
+        """Read the rules of these domains in one snapshot. Raises StoreUnavailable."""
+        return await self._read(_IN_FORCE.where(rule_domains.c.domain.in_(list(domains))))
+
+    async def fetch_all_rules(self) -> FetchedRules:
+        """Read the rules of every domain in one snapshot. Raises StoreUnavailable."""
+        return await self._read(_IN_FORCE)
+
+    async def _read(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:
+        with told_as_unavailable():
+            return await self._patience.within(_FETCH_SECONDS, self._fetch(statement))
+
+    async def _fetch(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).all()
+        found: dict[str, DomainRules] = {}
+        unreadable: set[str] = set()
+        for row in rows:
+            try:
+                nodes = nodes_from_documents(row.descriptors)
+                found[row.domain] = DomainRules(row.domain, nodes, RuleFailure(row.on_store_failure))
+            except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as fault:
+                unreadable.add(row.domain)
+                _log.error(
+                    "the rows of a domain make no valid rules; those that were good last stay in force",
+                    domain=row.domain,
+                    version=row.version,
+                    why=f"{type(fault).__name__}: {fault}",
+                )
+        return FetchedRules(found, frozenset(unreadable))

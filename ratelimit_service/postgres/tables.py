@@ -1,0 +1,179 @@
+"""The tables. Migrations make them; a test holds the two together."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+
+
+class Microseconds(TypeDecorator[int]):
+    """A point in time, as a whole number."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  its interface
+        """Return what Postgres is given."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002  its interface
+        """Return what the domain is given."""
+        return None if value is None else (value - _EPOCH) // _TICK
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+_NAME = Text(collation="C")  # names are listed in the order of their bytes, whatever the database's language
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("plan_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("version", BigInteger, nullable=False, comment="The one in force."),
+    Column("create_time", Microseconds, nullable=False),
+    Column("delete_time", Microseconds, comment="Kept for the revoked keys that were on it; its name is free again."),
+    Index("plans_name_key", "name", unique=True, postgresql_where=text("delete_time IS NULL")),
+)
+
+plan_versions = Table(
+    "plan_versions",
+    metadata,
+    Column("plan_id", BigInteger, ForeignKey("plans.plan_id"), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("limits", JSONB, nullable=False, comment="A list of limits, in the plan's order."),
+    Column("on_store_failure", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("create_time", Microseconds, nullable=False),
+    PrimaryKeyConstraint("plan_id", "version"),
+    CheckConstraint("on_store_failure IN ('local', 'allow', 'deny')", name="on_store_failure"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("key_id", _NAME, primary_key=True),
+    Column("number", BigInteger, Identity(always=True), nullable=False, unique=True, comment="Order of creation."),
+    Column("subject", Text, nullable=False),
+    Column("plan_id", BigInteger, ForeignKey("plans.plan_id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False, comment="Counts the changes."),
+    Column("create_time", Microseconds, nullable=False),
+    Column("update_time", Microseconds, nullable=False),
+    Column("expire_time", Microseconds),
+    CheckConstraint("state IN ('active', 'suspended', 'revoked')", name="state"),
+    Index(None, "subject", "number"),
+    Index(None, "plan_id", "number"),
+)
+
+key_secrets = Table(
+    "key_secrets",
+    metadata,
+    Column("key_id", _NAME, nullable=False),
+    Column("digest", LargeBinary, nullable=False, comment="HMAC-SHA256 under the pepper of this version."),
+    Column("pepper_version", Integer, nullable=False),
+    Column("expire_time", Microseconds, comment="Absent for the current one."),
+    PrimaryKeyConstraint("key_id", "digest"),
+    ForeignKeyConstraint(["key_id"], ["keys.key_id"]),
+)
+
+rule_domains = Table(
+    "rule_domains",
+    metadata,
+    Column("domain_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("domain", _NAME, nullable=False),
+    Column("version", BigInteger, nullable=False, comment="The one in force."),
+    Column("create_time", Microseconds, nullable=False),
+    Column("delete_time", Microseconds, comment="Kept for its versions; its name is free again."),
+    Index("rule_domains_domain_key", "domain", unique=True, postgresql_where=text("delete_time IS NULL")),
+)
+
+rule_versions = Table(
+    "rule_versions",
+    metadata,
+    Column("domain_id", BigInteger, ForeignKey("rule_domains.domain_id"), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("descriptors", JSONB, nullable=False, comment="The tree of rules, in its order."),
+    Column("on_store_failure", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("create_time", Microseconds, nullable=False),
+    PrimaryKeyConstraint("domain_id", "version"),
+    CheckConstraint("on_store_failure IN ('fail', 'local', 'allow', 'deny')", name="on_store_failure"),
+)
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("level", Text, nullable=False),
+    Column("target", _NAME, nullable=False, comment="A key_id or a subject."),
+    Column("limit_name", _NAME, nullable=False),
+    Column("limit_document", JSONB, nullable=False),
+    Column("expire_time", Microseconds),
+    PrimaryKeyConstraint("level", "target", "limit_name"),
+    CheckConstraint("level IN ('key', 'subject')", name="level"),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("event_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("time", Microseconds, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("detail", JSONB, nullable=False),
+    Index(None, "target", "event_id"),
+)
+
+admin_tokens = Table(
+    "admin_tokens",
+    metadata,
+    Column("token_id", _NAME, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False, comment="SHA-256 of the token."),
+    Column("create_time", Microseconds, nullable=False),
+    Column("revoke_time", Microseconds),
+    CheckConstraint("role IN ('viewer', 'admin', 'gateway')", name="role"),
+    Index("admin_tokens_name_key", "name", unique=True, postgresql_where=text("revoke_time IS NULL")),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("number", BigInteger, Identity(always=True), primary_key=True, comment="Counts up in the order of commits."),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("time", Microseconds, nullable=False),
+    CheckConstraint("kind IN ('key', 'subject', 'plan', 'domain')", name="kind"),
+)

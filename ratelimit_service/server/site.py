@@ -1,0 +1,61 @@
+"""What the processes of one server have in common."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
+from ratelimit_service.server.port import PortLock
+from ratelimit_service.settings import Settings
+
+_PREFIX = "RATELIMIT_"
+
+
+def child_environment(settings: Settings, metrics: Path) -> dict[str, str]:
+    """This process's environment with exactly these settings, and the folder where workers keep their metrics."""
+    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(_PREFIX)}
+    return inherited | _variables(settings) | {DIRECTORY_VARIABLE: str(metrics)}
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    return {_PREFIX + name.upper(): _text(value) for name, value in settings if value is not None}
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The settings and the port of a server, and a folder of its own that only this user can enter."""
+
+    settings: Settings
+    lock: PortLock
+    folder: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The folder where workers keep their metrics."""
+        return self.folder / "metrics"
+
+    def environment(self, **changes: object) -> Mapping[str, str]:
+        """The environment of a process with these settings, CHANGES apart."""
+        return child_environment(self.settings.model_copy(update=changes), self.metrics)
+
+    def gone(self, pid: int) -> None:
+        """The process with this id has ended."""
+        forget_worker(pid, self.metrics)
+
+
+@contextmanager
+def open_site(settings: Settings) -> Iterator[Site]:
+    """Take the port and make the folder; give both up at the end. Raises StartupFault."""
+    with PortLock(settings.listen) as lock, tempfile.TemporaryDirectory(prefix="ratelimit-") as folder:
+        site = Site(settings, lock, Path(folder))
+        site.metrics.mkdir()
+        yield site

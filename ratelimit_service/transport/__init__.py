@@ -1,0 +1,1 @@
+"""How bytes arrive, and nothing else: plain `grpc.aio`, or Envoy with Python embedded."""

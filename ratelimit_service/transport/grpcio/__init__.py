@@ -1,0 +1,1 @@
+"""The transport on grpc.aio: plain Python, every service, runs everywhere."""

@@ -1,0 +1,90 @@
+"""The health service: what of this server can be relied on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+from grpc_health.v1 import health, health_pb2
+
+from ratelimit_service.transport.grpcio.methods import ADMIN, AUTHORIZATION, CHECKS, RATE_LIMITS
+
+Probe = Callable[[], Awaitable[None]]
+"""Returns when the component answers, raises whatever when it does not."""
+
+PROBE_SECONDS: Final = 1.0
+"""Seconds between two looks at the components, and the longest that one may take to answer."""
+
+POSTGRES: Final = "postgres"
+REDIS: Final = "redis"
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Health:
+    """Keeps the health service true.
+
+    Components `postgres` and `redis` are what their probes say. KeyAdminService is as good as Postgres. Decisions go
+    on without either, so RateLimitService, Envoy's services and the server as a whole serve until the server drains;
+    then nothing does.
+    """
+
+    def __init__(self, probes: Mapping[str, Probe]) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._probes = probes
+        self._serving: dict[str, bool] = {}
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look once, then go on looking."""
+        await self.servicer.set("", _SERVING)
+        for service in (CHECKS, RATE_LIMITS, AUTHORIZATION):
+            await self.servicer.set(service, _SERVING)
+        await self._look()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def drain(self) -> None:
+        """Tell everybody to go elsewhere, for good."""
+        await self.stop()
+        await self.servicer.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        """Stop looking."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        found = await asyncio.gather(*(_answers(probe) for probe in self._probes.values()))
+        for component, fault in zip(self._probes, found, strict=True):
+            await self._put(component, fault)
+
+    async def _put(self, component: str, fault: Exception | None) -> None:
+        serving = fault is None
+        if self._serving.get(component) is not serving:
+            if fault is not None:
+                _log.warning("component does not answer", component=component, fault=str(fault) or repr(fault))
+            elif component in self._serving:
+                _log.info("component answers again", component=component)
+            self._serving[component] = serving
+        status = _SERVING if serving else _NOT_SERVING
+        await self.servicer.set(component, status)
+        if component == POSTGRES:
+            await self.servicer.set(ADMIN, status)
+
+
+async def _answers(probe: Probe) -> Exception | None:
+    try:
+        await asyncio.wait_for(probe(), PROBE_SECONDS)
+    except Exception as fault:  # noqa: BLE001 whatever it was, the component does not answer
+        return fault
+    return None

@@ -1,0 +1,185 @@
+"""Every method that this door serves, with its interceptors around it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
+
+import grpc
+
+from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
+from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
+from ratelimit_service.api.authentication import Authenticator, Caller, Role, require
+from ratelimit_service.api.envoy_ext_authz.service import AuthorizationEndpoint
+from ratelimit_service.api.envoy_rls.service import RateLimitEndpoint
+from ratelimit_service.api.messages import reading
+from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.errors import Unimplemented
+from ratelimit_service.metrics import CallCounts
+from ratelimit_service.transport.grpcio.handlers import stream, unary
+from ratelimit_service.transport.grpcio.interceptors import (
+    Call,
+    Context,
+    Handler,
+    answering_errors,
+    counting,
+    logging_calls,
+    logging_faults,
+    needing_gateway,
+    needing_token,
+    taking_token,
+)
+
+CHECKS: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
+RATE_LIMITS: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
+AUTHORIZATION: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
+ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
+
+
+Edge = Callable[[Handler], Handler]
+"""Puts interceptors around a handler."""
+
+
+class AdminEndpoint(Protocol):
+    """Answers the calls of KeyAdminService, except ExplainLimit. Every error that it raises is a ServiceError."""
+
+    def manage_key(
+        self, request: admin_pb2.ManageKeyRequest, caller: Caller, /
+    ) -> Awaitable[admin_pb2.ManageKeyResponse]:
+        """Do one thing to a key."""
+        ...
+
+    def manage_plan(
+        self, request: admin_pb2.ManagePlanRequest, caller: Caller, /
+    ) -> Awaitable[admin_pb2.ManagePlanResponse]:
+        """Do one thing to a plan."""
+        ...
+
+    def manage_override(
+        self, request: admin_pb2.ManageOverrideRequest, caller: Caller, /
+    ) -> Awaitable[admin_pb2.ManageOverrideResponse]:
+        """Do one thing to an override."""
+        ...
+
+    def manage_rules(
+        self, request: admin_pb2.ManageRulesRequest, caller: Caller, /
+    ) -> Awaitable[admin_pb2.ManageRulesResponse]:
+        """Do one thing to the descriptor rules of a domain."""
+        ...
+
+    def list_audit_events(
+        self, request: admin_pb2.ListAuditEventsRequest, caller: Caller, /
+    ) -> Awaitable[admin_pb2.ListAuditEventsResponse]:
+        """List changes."""
+        ...
+
+
+class Methods(grpc.GenericRpcHandler):
+    """Finds the handler of a method. Comes last: a method that it does not know is answered as not served."""
+
+    def __init__(self, handlers: Mapping[str, "grpc.RpcMethodHandler[bytes, bytes]"]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        """The handler of the method that is called."""
+        method = handler_call_details.method
+        return self._handlers.get(method) or _streamed(method, answering_errors(_not_served))
+
+
+def decision_edge(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> Edge:
+    """The interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
+    authenticated = needing_gateway if protect else taking_token
+    return lambda handler: answering_errors(logging_faults(counting(authenticated(handler, authenticator), counts)))
+
+
+def decision_methods(endpoint: CheckEndpoint, edge: Edge) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The methods of RateLimitService."""
+    read = endpoint.reader
+    return _bound(
+        CHECKS,
+        {
+            "CheckLimit": (_single, edge(unary(read.check, endpoint.check_limit))),
+            "BatchCheckLimit": (_single, edge(unary(read.batch, endpoint.batch_check_limit))),
+            "StreamCheckLimit": (_streamed, edge(stream(endpoint.stream_check_limit))),
+        },
+    )
+
+
+def proxy_methods(
+    rate_limits: RateLimitEndpoint, authorization: AuthorizationEndpoint, edge: Edge
+) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The methods of Envoy's own protocols."""
+    should_rate_limit = edge(unary(rate_limits.read, rate_limits.should_rate_limit))
+    check = edge(unary(reading(external_auth_pb2.CheckRequest), authorization.check))
+    return _bound(RATE_LIMITS, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
+        AUTHORIZATION, {"Check": (_single, check)}
+    )
+
+
+def admin_methods(
+    endpoint: AdminEndpoint, checks: CheckEndpoint, authenticator: Authenticator, counts: CallCounts
+) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The methods of KeyAdminService."""
+
+    async def explain_limit(request: admin_pb2.ExplainLimitRequest, caller: Caller) -> admin_pb2.ExplainLimitResponse:
+        require(caller, Role.VIEWER)
+        return await checks.explain_limit(request)
+
+    def edge(handler: Handler) -> Handler:
+        return answering_errors(logging_calls(counting(needing_token(handler, authenticator), counts)))
+
+    return _bound(
+        ADMIN,
+        {
+            "ManageKey": (_single, edge(unary(reading(admin_pb2.ManageKeyRequest), endpoint.manage_key))),
+            "ManagePlan": (_single, edge(unary(reading(admin_pb2.ManagePlanRequest), endpoint.manage_plan))),
+            "ManageOverride": (
+                _single,
+                edge(unary(reading(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
+            ),
+            "ManageRules": (_single, edge(unary(reading(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
+            "ExplainLimit": (_single, edge(unary(reading(admin_pb2.ExplainLimitRequest), explain_limit))),
+            "ListAuditEvents": (
+                _single,
+                edge(unary(reading(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),
+            ),
+        },
+    )
+
+
+_Adapter = Callable[[str, Handler], Any]
+
+
+def _bound(service: str, methods: Mapping[str, tuple[_Adapter, Handler]]) -> dict[str, Any]:
+    paths = {f"/{service}/{name}": bind for name, bind in methods.items()}
+    return {path: adapt(path, handler) for path, (adapt, handler) in paths.items()}
+
+
+def _single(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    """HANDLER as a method with one answer.
+
+    Registered as one that takes a stream, because only then does the library let it answer a caller who closes
+    without having sent a message; it costs nothing.
+    """
+
+    async def handle(_requests: object, context: Context) -> bytes:
+        return await handler(Call(method, context))
+
+    return grpc.stream_unary_rpc_method_handler(handle)
+
+
+def _streamed(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    """HANDLER as a method that takes and answers streams."""
+
+    async def handle(_requests: object, context: Context) -> None:
+        await handler(Call(method, context))
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+async def _not_served(call: Call) -> bytes:
+    raise Unimplemented(
+        f"{call.method} is not served here; list what is with the reflection service",
+        reason="NOT_SERVED",
+        metadata={"method": call.method[:256]},
+    )

@@ -1,0 +1,174 @@
+"""The server of this door: every service on one `grpc.aio` port."""
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Final, Protocol
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ratelimit_service.api.authentication import Authenticator
+from ratelimit_service.api.envoy_ext_authz.service import AuthorizationEndpoint
+from ratelimit_service.api.envoy_rls.service import RateLimitEndpoint
+from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.errors import StartupFault
+from ratelimit_service.metrics import Counts
+from ratelimit_service.settings import Settings
+from ratelimit_service.transport.grpcio.health import Health, Probe
+from ratelimit_service.transport.grpcio.methods import (
+    ADMIN,
+    AUTHORIZATION,
+    CHECKS,
+    RATE_LIMITS,
+    AdminEndpoint,
+    Methods,
+    admin_methods,
+    decision_edge,
+    decision_methods,
+    proxy_methods,
+)
+from ratelimit_service.transport.grpcio.shutdown import Tell, say_goaway, say_nothing, send_away
+from ratelimit_service.transport.grpcio.tls import certificates
+
+_LARGEST_RECEIVED: Final = 4 * 1024 * 1024
+"""Bytes of a message that the library takes in. Above it the library itself answers RESOURCE_EXHAUSTED, without our
+details; what lies between our own bound and this one is refused by us, with them."""
+
+_LONGEST_FAREWELL: Final = 1.0
+"""Seconds for which a draining server waits for its clients to leave."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Planes(Protocol):
+    """What the server serves."""
+
+    @property
+    def check_endpoint(self) -> CheckEndpoint:
+        """Decides."""
+        ...
+
+    @property
+    def rate_limit_endpoint(self) -> RateLimitEndpoint:
+        """Decides for Envoy's rate limit filter."""
+        ...
+
+    @property
+    def authorization_endpoint(self) -> AuthorizationEndpoint:
+        """Decides for Envoy's authorization filter."""
+        ...
+
+    @property
+    def admin_endpoint(self) -> AdminEndpoint:
+        """Manages."""
+        ...
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Knows the callers."""
+        ...
+
+    @property
+    def counts(self) -> Counts:
+        """Takes what is counted."""
+        ...
+
+    @property
+    def probes(self) -> Mapping[str, Probe]:
+        """The components whose health is told, by name."""
+        ...
+
+
+class GrpcServer:
+    """Serves RateLimitService, KeyAdminService, health and reflection on `settings.listen`.
+
+    Several processes may open the same port (SO_REUSEPORT); the kernel spreads connections over them.
+    """
+
+    def __init__(self, settings: Settings, planes: Planes) -> None:
+        self._settings = settings
+        self._health = Health(planes.probes)
+        calls = planes.counts.calls
+        edge = decision_edge(planes.authenticator, calls, protect=settings.protect_checks)
+        self._handlers = (
+            decision_methods(planes.check_endpoint, edge)
+            | proxy_methods(planes.rate_limit_endpoint, planes.authorization_endpoint, edge)
+            | admin_methods(planes.admin_endpoint, planes.check_endpoint, planes.authenticator, calls)
+        )
+        self._server: grpc.aio.Server | None = None
+        self._tell: Tell = say_goaway
+        self.port = 0
+        """The port that is open, 0 before `start` and on a unix socket."""
+
+    async def start(self) -> None:
+        """Open the port and serve. Raises StartupFault if it cannot be opened or TLS is not set up right."""
+        server = grpc.aio.server(options=_options(self._settings))
+        self.port = self._open(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        ours = (ADMIN, CHECKS, RATE_LIMITS, AUTHORIZATION)
+        reflection.enable_server_reflection((*ours, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        server.add_generic_rpc_handlers((Methods(self._handlers),))
+        await self._health.start()  # once nothing can fail any more
+        await server.start()
+        self._server = server
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 it bounds what others do
+        """Stop: tell health watchers, send everybody away, give calls under way at most TIMEOUT seconds to end.
+
+        Calls that come before their client has gone are answered, for at most a second and half of TIMEOUT.
+        """
+        await self._health.drain()
+        if self._server is None:
+            return
+        began = monotonic()
+        left = await send_away(self.port, min(timeout / 2, _LONGEST_FAREWELL), self._tell) if self.port else 0
+        await self._server.stop(max(timeout - (monotonic() - began), 0))
+        self._server = None
+        _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=left)
+
+    async def announce_drain(self) -> None:
+        """Tell health watchers that this server is about to go, and serve on."""
+        await self._health.drain()
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 it bounds what others do
+        """Stop without a word to health watchers, whom a proxy leads to a successor that is there already.
+
+        Calls under way get at most TIMEOUT seconds to end.
+        """
+        await self._health.stop()
+        if self._server is not None:
+            await self._server.stop(timeout)
+            self._server = None
+
+    def _open(self, server: grpc.aio.Server) -> int:
+        listen = self._settings.listen
+        found = certificates(self._settings)
+        self._tell = say_goaway if found is None else say_nothing
+        try:
+            if found is None:
+                port = server.add_insecure_port(listen)
+            else:
+                port = server.add_secure_port(listen, found.credentials())
+        except RuntimeError as fault:
+            raise StartupFault(
+                f"the gRPC port cannot be opened on {listen!r}: {fault}; set RATELIMIT_LISTEN to one that is free"
+            ) from fault
+        return 0 if listen.startswith("unix:") else port
+
+
+def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """The library's knobs. It spreads the connection age by a tenth either way by itself."""
+    return (
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", _LARGEST_RECEIVED),
+        ("grpc.max_concurrent_streams", 1000),
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # none but identity: a compressed message is not served
+        ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),
+        ("grpc.keepalive_time_ms", 60_000),  # finds peers that went without a word
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # lets clients do the same, six times as often
+    )

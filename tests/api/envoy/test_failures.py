@@ -1,0 +1,200 @@
+"""What becomes of requests when the store, or the service itself, cannot be asked."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from api.conftest import DOORS
+from api.envoy.front import (
+    FrontEnvoy,
+    Json,
+    authorized_route,
+    ext_authz_filter,
+    from_headers,
+    front_config,
+    generic,
+    rate_limit_filter,
+    route,
+)
+from api.envoy.upstream import Upstream
+from api.envoy.wire import OK, OVER_LIMIT, Refused, ask, authorize, put_rules, quota, said
+from fixtures.served import Serve, Server, free_address
+from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service.devstores.valkey import EmbeddedValkey
+
+A = ("a", "1")
+MODES = ("FAIL", "LOCAL", "ALLOW", "DENY")
+BLOCKED = {"key": "a", "limits": [quota(100)]}
+
+
+@dataclass
+class Storeless:
+    """A server whose Valkey has gone: a domain for each failure mode of rules, a key for each of plans."""
+
+    server: Server
+    domains: dict[str, str]
+    keys: dict[str, str]
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def storeless(
+    request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Storeless]:
+    """A server behind each door in turn, that has lost its Valkey."""
+    store = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    store.start()
+    server = serve(request.param, redis_url=store.url)
+    domains = {mode: put_rules(server, BLOCKED, on_store_failure=mode) for mode in MODES}
+    keys = {}
+    for mode in MODES[1:]:
+        plan = {
+            "name": mode.lower(),
+            "on_store_failure": mode,
+            "limits": [{"name": "day", "quota": {"amount": 100, "window": "DAY"}}],
+        }
+        server.manage().ManagePlan(admin_pb2.ManagePlanRequest(create={"plan": plan}), metadata=server.as_admin)
+        _, keys[mode] = server.key(mode.lower())
+    store.stop()
+    yield Storeless(server, domains, keys)
+    server.close()
+
+
+def test_rules_on_the_wire(storeless: Storeless) -> None:
+    """UNAVAILABLE where the rules say to fail; else the rule's own mode decides, and a denial says why."""
+    with pytest.raises(Refused) as caught:
+        ask(storeless.server, said(A), domain=storeless.domains["FAIL"])
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.reason == "BUCKET_STORE_UNAVAILABLE"
+    for mode, code in (("LOCAL", OK), ("ALLOW", OK), ("DENY", OVER_LIMIT)):
+        response = ask(storeless.server, said(A), domain=storeless.domains[mode])
+        assert (response.overall_code, response.statuses[0].code) == (code, code)
+    assert b"DEGRADED_DENIED" in response.raw_body
+
+
+def test_keys_on_the_wire(storeless: Storeless) -> None:
+    """A key's plan decides, for both protocols alike; a denial for want of the store is a 503."""
+    for mode, code, status in (("LOCAL", OK, 0), ("ALLOW", OK, 0), ("DENY", OVER_LIMIT, 14)):
+        key = storeless.keys[mode]
+        assert ask(storeless.server, said(("api_key", key))).overall_code == code
+        assert authorize(storeless.server, x_api_key=key).status.code == status
+    assert authorize(storeless.server, x_api_key=storeless.keys["DENY"]).denied_response.status.code == 503
+
+
+def test_rules_through_envoy(
+    storeless: Storeless, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """failure_mode_deny decides where the rules say to fail, and only there."""
+    for deny, expected in ((False, (200, 200, 200, 429)), (True, (500, 200, 200, 429))):
+        for mode, status in zip(MODES, expected, strict=True):
+            limits = rate_limit_filter(storeless.domains[mode], failure_mode_deny=deny)
+            config = front_config(storeless.server.address, upstream.port, limits, routes=[route(generic(a="1"))])
+            assert start_front(config).get().status == status, (deny, mode)
+
+
+def test_keys_through_envoy(
+    storeless: Storeless, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """A request that is let through for want of the store still tells the upstream who calls."""
+    config = front_config(storeless.server.address, upstream.port, ext_authz_filter(), routes=[route()])
+    envoy = start_front(config)
+    for mode in ("LOCAL", "ALLOW"):
+        reply = envoy.get(x_api_key=storeless.keys[mode])
+        assert reply.status == 200
+        assert reply.upstream_headers["x-ratelimit-plan"] == mode.lower()
+    denied = envoy.get(x_api_key=storeless.keys["DENY"])
+    assert (denied.status, denied.json["reason"]) == (503, "DEGRADED_DENIED")
+
+
+def test_nobody_serves(upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> None:
+    """Envoy's own defaults: the rate limit filter fails open, the authorization filter closed; both can be turned."""
+    nobody = free_address()
+    limited = route(from_headers(api_key="x-api-key"))
+    for http_filter, status in (
+        (rate_limit_filter(), 200),
+        (rate_limit_filter(failure_mode_deny=True), 500),
+        (ext_authz_filter(), 403),
+        (ext_authz_filter(failure_mode_allow=True), 200),
+    ):
+        envoy = start_front(front_config(nobody, upstream.port, http_filter, routes=[limited]))
+        assert envoy.get(x_api_key="any").status == status
+
+
+def test_a_route_that_says_nonsense(
+    server: Server, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """Our own error is one of gRPC, which failure_mode_allow lets pass; a bad key is a denial, which it does not."""
+    http_filter = ext_authz_filter(failure_mode_allow=True)
+    routes = [authorized_route("/wrong", cost="much"), route()]
+    envoy = start_front(front_config(server.address, upstream.port, http_filter, routes=routes))
+    assert envoy.get("/wrong", x_api_key="garbage").status == 200
+    assert envoy.get(x_api_key="garbage").status == 401
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_service_that_hangs(
+    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """With Envoy's own timeouts, 20 ms and 200 ms, a service that hangs is not waited for longer."""
+    server = serve(door)
+    _, key = server.key("once")
+    fronts = []
+    for http_filter in (rate_limit_filter(), ext_authz_filter()):
+        typed = http_filter["typed_config"]
+        typed.pop("timeout", None)
+        typed.get("grpc_service", {}).pop("timeout", None)
+        routes = [route(from_headers(api_key="x-api-key"))]
+        fronts.append(start_front(front_config(server.address, upstream.port, http_filter, routes=routes)))
+    for envoy in fronts:
+        envoy.get(x_api_key=key)  # the connection is there
+    frozen = server.workers()
+    for worker in frozen:
+        worker.suspend()
+    try:
+        for envoy, status in zip(fronts, (200, 403), strict=True):
+            began = time.monotonic()
+            assert envoy.get(x_api_key=key).status == status
+            assert time.monotonic() - began < 2
+    finally:
+        for worker in frozen:
+            worker.resume()
+    server.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_connections_have_an_age(
+    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """Envoy's connections to the service are renewed, so that calls spread again, and no call fails on the way."""
+    server = serve(door, max_connection_age=1)
+    _, key = server.key("wide")
+    limits = rate_limit_filter(failure_mode_deny=True)
+    routes = [route(from_headers(api_key="x-api-key"))]
+    envoy = start_front(front_config(server.address, upstream.port, limits, routes=routes))
+    deadline = time.monotonic() + 20
+    while envoy.statistic("cluster.ratelimit.upstream_cx_total") < 3:
+        assert time.monotonic() < deadline, "one connection for ever"
+        assert envoy.get(x_api_key=key).status == 200
+    server.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_rolling_restart(
+    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """While workers are replaced one by one no request through Envoy fails, though it is set to deny on failure."""
+    server = serve(door, workers=2)
+    _, key = server.key("wide")
+    limits = rate_limit_filter(failure_mode_deny=True)
+    routes = [route(from_headers(api_key="x-api-key"))]
+    envoy = start_front(front_config(server.address, upstream.port, limits, routes=routes))
+    before = {worker.pid for worker in server.workers()}
+    server.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 60
+    while before & {worker.pid for worker in server.workers()}:
+        assert time.monotonic() < deadline, "the workers are not replaced"
+        assert envoy.get(x_api_key=key).status == 200
+    server.close()

@@ -1,0 +1,133 @@
+"""What an operator can set, and what tools see."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import ValidationError
+
+from api.conftest import DOORS
+from api.envoy.front import (
+    FrontEnvoy,
+    Json,
+    ext_authz_filter,
+    from_headers,
+    front_config,
+    rate_limit_filter,
+    route,
+    with_token,
+)
+from api.envoy.upstream import Upstream
+from api.envoy.wire import OK, Refused, ask, authorize, said, told
+from fixtures.served import Serve, Server
+from ratelimit_service.management.tokens import Role
+from ratelimit_service.settings import Settings
+
+BUF = shutil.which("buf", path=str(Path(sys.executable).parent)) or "buf"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_protected_checks(
+    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
+    """With protect_checks both protocols need a token of role gateway, which Envoy sends in its initial_metadata."""
+    server = serve(door, protect_checks=True)
+    _, key = server.key("once")
+    gateway, admin = server.tokens[Role.GATEWAY], server.tokens[Role.ADMIN]
+    for token, code in ((None, grpc.StatusCode.UNAUTHENTICATED), (admin, grpc.StatusCode.PERMISSION_DENIED)):
+        for call in (
+            lambda token=token: ask(server, said(("api_key", key)), token=token),
+            lambda token=token: authorize(server, token=token, x_api_key=key),
+        ):
+            with pytest.raises(Refused) as caught:
+                call()
+            assert caught.value.code is code
+    assert ask(server, said(("api_key", key)), token=gateway).overall_code == OK
+    assert authorize(server, token=gateway, x_api_key=key).status.code == 0
+
+    limits = rate_limit_filter(failure_mode_deny=True)
+    routes = [route(from_headers(api_key="x-api-key"))]
+    for http_filter, status in ((limits, 500), (with_token(limits, gateway), 200)):
+        envoy = start_front(front_config(server.address, upstream.port, http_filter, routes=routes))
+        assert envoy.get(x_api_key=key).status == status
+    for http_filter, status in ((ext_authz_filter(), 403), (with_token(ext_authz_filter(), gateway), 200)):
+        envoy = start_front(front_config(server.address, upstream.port, http_filter, routes=[route()]))
+        assert envoy.get(x_api_key=key).status == status
+    server.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_bearer_key(door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> None:
+    """With key_header `authorization` the key comes after Bearer, in any case, and the upstream does not see it."""
+    server = serve(door, key_header="authorization", limit_headers="")
+    _, key = server.key("once")
+    envoy = start_front(front_config(server.address, upstream.port, ext_authz_filter(), routes=[route()]))
+    for value in (f"Bearer {key}", f"bearer  {key} "):
+        reply = envoy.get(authorization=value)
+        assert reply.status == 200
+        assert "authorization" not in reply.upstream_headers
+        assert not {"ratelimit", "x-ratelimit-limit"} & reply.headers.keys()
+    for value in (key, f"Basic {key}", "Bearer", ""):
+        assert envoy.get(authorization=value).json["reason"] == "KEY_MISSING"
+    assert envoy.get(x_api_key=key).json["reason"] == "KEY_MISSING"
+    assert told(ask(server, said(("api_key", key)))) == {}
+    server.close()
+
+
+@pytest.mark.parametrize("name", ["X-Api-Key", "", "x api", ":path", "-x"])
+def test_headers_that_are_none(name: str) -> None:
+    """The setting takes the name of a header in lower case, and nothing else."""
+    with pytest.raises(ValidationError, match="key_header"):
+        Settings(key_header=name)
+
+
+def test_health(server: Server) -> None:
+    """Envoy's health checks find both services by name."""
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    for service in ("envoy.service.ratelimit.v3.RateLimitService", "envoy.service.auth.v3.Authorization"):
+        assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == 1
+
+
+def test_reflection(server: Server) -> None:
+    """A tool without any file can call both services, by the names that Envoy gives to everything."""
+    _, key = server.key("once")
+    limited = curl(
+        server,
+        "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit",
+        {"domain": "front", "descriptors": [{"entries": [{"key": "api_key", "value": key}]}], "hits_addend": 2},
+    )
+    assert limited["overallCode"] == "OK"
+    assert limited["statuses"][0]["currentLimit"] == {"name": "burst", "requestsPerUnit": 20}
+    http = {"method": "GET", "path": "/", "headers": {"x-api-key": key}}
+    allowed = curl(server, "envoy.service.auth.v3.Authorization/Check", {"attributes": {"request": {"http": http}}})
+    assert allowed["dynamicMetadata"]["reason"] == "WITHIN_LIMIT"
+    assert allowed["okResponse"]["headersToRemove"] == ["x-api-key"]
+
+
+def curl(server: Server, method: str, body: Json) -> Json:
+    """What `buf curl` reads of the answer."""
+    arguments = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", json.dumps(body)]
+    done = subprocess.run(
+        [BUF, *arguments, f"http://{server.address}/{method}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer: Json = json.loads(done.stdout)
+    return answer
+
+
+def test_no_secret_is_logged(server: Server) -> None:
+    """What a client sent as its key is not in the log, whether it was good, bad or out of place."""
+    _, key = server.key("once")
+    ask(server, said(("api_key", key)))
+    ask(server, said(("api_key", key + "x")))
+    authorize(server, x_api_key=key)
+    authorize(server, x_api_key=key + "x")
+    with pytest.raises(Refused):
+        ask(server, said(("api_key", key), ("other", key)))
+    assert key not in server.said

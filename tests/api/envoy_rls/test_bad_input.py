@@ -1,0 +1,67 @@
+"""What ShouldRateLimit refuses, with the field named and nothing charged."""
+
+import grpc
+import pytest
+
+from api.envoy.wire import SHOULD_RATE_LIMIT, Refused, ask, put_rules, quota, said, send
+from fixtures.served import Server
+
+A = ("a", "1")
+MANY = [(f"k{n}", "v") for n in range(17)]
+
+
+def refused(server: Server, *descriptors: dict[str, object], **fields: object) -> list[str]:
+    """The fields at fault of a request that is refused."""
+    with pytest.raises(Refused) as caught:
+        ask(server, *descriptors, **fields)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.reason == "INVALID_FIELD"
+    return caught.value.fields
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "fields", "field"),
+    [
+        ([said(A)], {"domain": ""}, "domain"),
+        ([said(A)], {"domain": "d" * 257}, "domain"),
+        ([], {}, "descriptors"),
+        ([said(A)] * 33, {}, "descriptors"),
+        ([said(A), said()], {}, "descriptors[1].entries"),
+        ([said(*MANY)], {}, "descriptors[0].entries"),
+        ([said(("k" * 257, "v"))], {}, "descriptors[0].entries[0].key"),
+        ([said(A, ("", "v"))], {}, "descriptors[0].entries[1].key"),
+        ([said(A), said(A, limit={"requests_per_unit": 5})], {}, "descriptors[1].limit.unit"),
+        ([said(A, limit={"requests_per_unit": 5, "unit": 7})], {}, "descriptors[0].limit.unit"),
+        ([said(A, hits_addend={"value": 1_000_001})], {}, "descriptors[0].hits_addend"),
+        ([said(A, hits_addend={"value": 2**64 - 1})], {}, "descriptors[0].hits_addend"),
+        ([said(A)], {"hits_addend": 2**32 - 1}, "descriptors[0].hits_addend"),
+        ([said(("api_key", "x"), ("other", "y"))], {}, "descriptors[0].entries[1].key"),
+        ([said(("api_key", "x"), ("api_key", "y"))], {}, "descriptors[0].entries[1].key"),
+        ([said(("api_key", "x"), limit={"requests_per_unit": 1, "unit": 1})], {}, "descriptors[0].limit"),
+    ],
+)
+def test_bad_input(server: Server, descriptors: list[dict[str, object]], fields: dict[str, object], field: str) -> None:
+    """INVALID_ARGUMENT, with the path of the field at fault."""
+    assert refused(server, *descriptors, **fields) == [field]
+
+
+def test_nothing_is_charged(server: Server) -> None:
+    """A request of which one descriptor is malformed charges none of the others."""
+    domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
+    assert refused(server, said(A), said(("", "v")), domain=domain) == ["descriptors[1].entries[0].key"]
+    assert ask(server, said(A), domain=domain).statuses[0].limit_remaining == 4
+
+
+def test_what_is_no_message(server: Server) -> None:
+    """Bytes that are no request are refused as such."""
+    with pytest.raises(Refused) as caught:
+        send(server, SHOULD_RATE_LIMIT, b"\xff\xff\xff")
+    assert (caught.value.code, caught.value.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["message"])
+
+
+def test_a_key_is_never_repeated(server: Server) -> None:
+    """A refusal does not hold the secret that came with it."""
+    _, key = server.key("once")
+    with pytest.raises(Refused) as caught:
+        ask(server, said(("api_key", key), ("other", "y")))
+    assert key not in str(caught.value)

@@ -1,0 +1,104 @@
+"""What is written by hand is what protobuf would write."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from ratelimit_service.api.envoy_rls.encoder import VerdictEncoder
+from ratelimit_service.api.headers import LimitHeaders
+from ratelimit_service.decision.charge import NEVER, Bucket, Weighed
+from ratelimit_service.decision.descriptors.outcome import (
+    DescriptorStatus,
+    DescriptorVerdict,
+    judge_descriptor,
+    passed,
+    refused,
+    uncounted,
+)
+from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
+from ratelimit_service.decision.descriptors.tree import Applied
+from ratelimit_service.decision.limit import EXACT, MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.reason import Reason, Source
+
+LARGEST = 2**32 - 1
+NAMES = st.from_regex(r"""[ !#-&(-\[\]-~]{0,64}""", fullmatch=True)
+ALGORITHMS = st.one_of(
+    st.builds(Quota, st.integers(1, MAX_TOKENS), st.sampled_from(Window)),
+    st.builds(TokenBucket, st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from([MICRO, 60 * MICRO])),
+)
+WAITS = st.one_of(st.just(0), st.just(NEVER), st.integers(1, EXACT))
+WEIGHED = st.builds(Weighed, st.integers(0, EXACT), WAITS, st.integers(0, EXACT))
+
+_encoder = VerdictEncoder(LimitHeaders("ietf,x-ratelimit"))
+"""One for all examples, so that what it keeps of one limit must not be taken for another's."""
+
+
+@st.composite
+def counted(draw: st.DrawFn) -> DescriptorStatus:
+    """The status of a descriptor that was weighed."""
+    weighed = draw(st.lists(WEIGHED, min_size=1, max_size=3))
+    limits = []
+    for number in range(len(weighed)):
+        algorithm = draw(ALGORITHMS)
+        bucket = Bucket(f"bucket {number}", 0, Limit("descriptor", algorithm))
+        limits.append(Applied(draw(NAMES), algorithm, draw(st.booleans()), bucket))
+    return judge_descriptor(tuple(limits), tuple(weighed), Source.STORE, None)
+
+
+REFUSED = st.sampled_from([Reason.KEY_UNKNOWN, Reason.KEY_REVOKED, Reason.KEY_SUSPENDED, Reason.DEGRADED_DENIED])
+STATUSES = st.one_of(
+    counted(),
+    st.just(passed()),
+    st.builds(lambda reason: refused(reason, Source.POLICY), REFUSED),
+    st.builds(
+        lambda name, algorithm, hits: uncounted(Applied(name, algorithm, enforced=True, bucket=None), hits),
+        NAMES,
+        st.sampled_from([Unlimited(), Blocked()]),
+        st.integers(0, 1),
+    ),
+)
+
+
+@given(st.lists(STATUSES, min_size=1, max_size=4))
+def test_a_verdict_is_read_as_it_was(statuses: list[DescriptorStatus]) -> None:
+    """Every status, header and body arrives, and no code is unknown."""
+    allowed = all(status.allowed for status in statuses)
+    data = _encoder.encode(DescriptorVerdict(allowed, tuple(statuses)))
+    response = RateLimitResponse.FromString(data)
+    assert response.overall_code == (RateLimitResponse.OK if allowed else RateLimitResponse.OVER_LIMIT)
+    assert len(response.statuses) == len(statuses)
+    for told, status in zip(response.statuses, statuses, strict=True):
+        check(told, status)
+    headers = {header.key: header.value for header in response.response_headers_to_add}
+    assert len(headers) == len(response.response_headers_to_add)
+    enforced = [limit for status in statuses for limit in status.limits if limit.enforced]
+    assert ("ratelimit" in headers) == bool(enforced)
+    assert bool(response.raw_body) == ("content-type" in headers) == (not allowed)
+    if not allowed:
+        denied = {status.reason.name for status in statuses if not status.allowed}
+        assert json.loads(response.raw_body)["reason"] in denied
+
+
+def check(told: RateLimitResponse.DescriptorStatus, status: DescriptorStatus) -> None:
+    """The message says what the status does."""
+    assert told.code == (RateLimitResponse.OK if status.allowed else RateLimitResponse.OVER_LIMIT)
+    limit = status.limit
+    if limit is None:
+        assert told == RateLimitResponse.DescriptorStatus(code=told.code)
+        return
+    if isinstance(limit.algorithm, Unlimited):
+        assert told == RateLimitResponse.DescriptorStatus(code=told.code, limit_remaining=LARGEST)
+        return
+    assert told.current_limit.name == limit.name
+    if isinstance(limit.algorithm, Blocked):
+        assert told.current_limit.requests_per_unit == 0
+        assert not told.HasField("duration_until_reset")
+        return
+    algorithm = limit.algorithm
+    amount = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
+    assert told.current_limit.requests_per_unit == min(amount, LARGEST)
+    assert told.limit_remaining == min(status.remaining, LARGEST)
+    until_us = status.wait_us if status.wait_us > 0 else status.reset_us
+    assert told.duration_until_reset.ToMicroseconds() == until_us

@@ -1,0 +1,105 @@
+"""What is written by hand is what protobuf would have written."""
+
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decision.memory import record
+from ratelimit_service._gen.ratelimit.v1.limit_pb2 import WeighedLimit
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitResponse,
+    CheckLimitResponse,
+    CheckResult,
+    StreamCheckLimitResponse,
+)
+from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.charge import NEVER, Weighed
+from ratelimit_service.decision.limit import (
+    EXACT,
+    MAX_TOKENS,
+    MICRO,
+    Limit,
+    Mode,
+    Quota,
+    TokenBucket,
+    Window,
+    window_us,
+)
+from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.reason import Reason, Source
+
+AMOUNTS = st.integers(0, EXACT - 1) | st.integers(0, 300 * MICRO)
+WAITS = st.just(0) | st.just(NEVER) | AMOUNTS
+TOKENS = st.integers(1, MAX_TOKENS) | st.integers(1, 200)
+
+
+@st.composite
+def decisions(draw: st.DrawFn) -> Decision:
+    """Any decision: with and without a policy, limits of both kinds and modes, denied and allowed."""
+    reason, source = draw(st.sampled_from(Reason)), draw(st.sampled_from(Source))
+    allowed = reason in (Reason.WITHIN_LIMIT, Reason.DEGRADED_ALLOWED)
+    if draw(st.booleans()):
+        return Decision(allowed, reason, source)
+    limits = [
+        Limit(f"limit-{number}", draw(algorithms()), mode=draw(st.sampled_from(Mode)))
+        for number in range(draw(st.integers(1, 4)))
+    ]
+    subject = draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128))
+    policy = Policy(record(ApiKey.generate("live"), *limits, subject=subject), 0)
+    weighed = tuple(Weighed(draw(AMOUNTS), draw(WAITS), draw(AMOUNTS)) for _ in limits)
+    binding = draw(st.integers(-1, len(limits) - 1))
+    return Decision(allowed, reason, source, policy, policy.rules, weighed, binding)
+
+
+def algorithms() -> st.SearchStrategy[TokenBucket | Quota]:
+    """Token buckets and quotas of any size."""
+    return st.builds(Quota, TOKENS, st.sampled_from(Window)) | st.builds(
+        TokenBucket, st.integers(1, 10**9), st.integers(1, 1_000), st.just(MICRO)
+    )
+
+
+def span(microseconds: int) -> Duration:
+    """The message of a span of time."""
+    return Duration(seconds=microseconds // MICRO, nanos=microseconds % MICRO * 1_000)
+
+
+def by_protobuf(decision: Decision) -> CheckLimitResponse:
+    """The response, field by field as the documentation has it."""
+    policy, binding = decision.policy, decision.binding
+    response = CheckLimitResponse(allowed=decision.allowed, reason=int(decision.reason), source=int(decision.source))
+    if policy is not None:
+        response.key_id, response.subject, response.plan = policy.key_id, policy.subject, policy.plan
+    if binding >= 0:
+        response.limit = decision.rules[binding].limit.name
+        response.remaining = decision.weighed[binding].remaining // MICRO
+    if decision.retry_after_us is not None:
+        response.retry_after.CopyFrom(span(decision.retry_after_us))
+    for rule, weighed in zip(decision.rules, decision.weighed, strict=True):
+        response.limits.append(
+            WeighedLimit(
+                name=rule.limit.name,
+                limit=rule.limit.capacity,
+                remaining=weighed.remaining // MICRO,
+                reset_after=span(weighed.reset_us),
+                retry_after=span(weighed.wait_us) if weighed.wait_us > 0 else None,
+                would_deny=weighed.wait_us != 0,
+                shadow=rule.limit.mode is Mode.SHADOW,
+                window=span(window_us(rule.limit.algorithm)),
+            )
+        )
+    return response
+
+
+@given(st.lists(decisions(), min_size=1, max_size=3))
+def test_same_as_protobuf(several: list[Decision]) -> None:
+    """Every decision reads back as the message that protobuf makes of it, whatever was encoded before."""
+    encoder = DecisionEncoder()
+    for decision in [*several, *several]:
+        expected = by_protobuf(decision)
+        assert CheckLimitResponse.FromString(encoder.encode(decision)) == expected
+        result = CheckResult(decision=expected)
+        assert StreamCheckLimitResponse.FromString(encoder.encode_result(decision)).result == result
+        both = encoder.encode_result(decision) * 2
+        assert list(BatchCheckLimitResponse.FromString(both).results) == [result, result]

@@ -1,0 +1,81 @@
+"""Taking what has arrived on a stream in groups."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ratelimit_service.api.rate_limit.service import gathered
+
+
+async def numbers(count: int, *, pause_after: int = 0) -> AsyncIterator[int]:
+    """Count, giving way after every PAUSE_AFTER numbers."""
+    for number in range(count):
+        yield number
+        if pause_after and (number + 1) % pause_after == 0:
+            await asyncio.sleep(0.01)
+
+
+async def test_order_and_completeness() -> None:
+    """Everything is handed on once and in order, in groups of at most MOST."""
+    groups = [group async for group in gathered(numbers(1_000), most=64)]
+    assert [number for group in groups for number in group] == list(range(1_000))
+    assert max(map(len, groups)) <= 64
+    assert len(groups) < 100
+
+
+async def test_a_lone_item_does_not_wait() -> None:
+    """An item is handed on as soon as it is there, whether others follow or not."""
+    waiting: asyncio.Queue[int] = asyncio.Queue()
+
+    async def items() -> AsyncIterator[int]:
+        while True:
+            yield await waiting.get()
+
+    groups = gathered(items(), most=64)
+    for number in range(3):
+        waiting.put_nowait(number)
+        assert await asyncio.wait_for(anext(groups), 1) == [number]
+    await groups.aclose()
+
+
+async def test_what_arrives_meanwhile_is_one_group() -> None:
+    """While a group is being worked on, the next one gathers."""
+    sizes = []
+    async for group in gathered(numbers(300, pause_after=30), most=256):
+        sizes.append(len(group))
+        await asyncio.sleep(0.05)
+    assert sum(sizes) == 300
+    assert len(sizes) < 8
+
+
+async def test_a_fast_sender_is_held_back() -> None:
+    """No more than MOST items are read ahead of the one who takes them."""
+    read = 0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal read
+        for number in range(1_000):
+            read = number
+            yield number
+
+    groups = gathered(items(), most=10)
+    assert len(await anext(groups)) <= 10
+    await asyncio.sleep(0.02)
+    assert read <= 21
+    await groups.aclose()
+
+
+async def test_an_error_comes_after_what_was_before_it() -> None:
+    """An error of the sender is raised once everything before it was handed on."""
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("cut off")
+
+    taken = []
+    with pytest.raises(ValueError, match="cut off"):
+        async for group in gathered(items(), most=64):
+            taken += group
+    assert taken == [1, 2]

@@ -1,0 +1,221 @@
+"""Requests are read as protobuf reads them, and recalled when the same bytes come again and nothing has changed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemorySource, burst, record
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    CheckLimitRequest,
+    StreamCheckLimitRequest,
+)
+from ratelimit_service.api.rate_limit.reader import MAX_BATCH, CheckReader, to_check
+from ratelimit_service.api.wire import submessages
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
+from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.limit import Limit
+from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.ports import Change, ChangeKind
+from ratelimit_service.decision.reason import Reason
+from ratelimit_service.decision.record import KeyState, Override
+from ratelimit_service.errors import InvalidArgument
+
+
+class World:
+    """A reader with an engine over stores in memory, and one key."""
+
+    def __init__(self, *limits: Limit, **fields: object) -> None:
+        self.clock, self.source = ManualClock(), MemorySource()
+        self.cache = PolicyCache(self.source, self.clock)
+        buckets = MemoryBuckets(self.clock)
+        self.engine = DecisionEngine(Identifier(self.cache, PEPPERS), buckets, buckets, self.clock)
+        self.reader = CheckReader(self.engine)
+        self.api_key = ApiKey.generate("live")
+        self.source.records[self.api_key.key_id] = record(self.api_key, *limits, **fields)
+
+    def asking(self, **fields: object) -> bytes:
+        """A request for the key."""
+        return CheckLimitRequest(**{"api_key": str(self.api_key), **fields}).SerializeToString()
+
+    async def decide(self, data: bytes) -> Decision:
+        return await self.engine.check(self.reader.check(data))
+
+    async def change(self, kind: ChangeKind = ChangeKind.KEY, **fields: object) -> None:
+        """Change what is known of the key, and let the server learn of it."""
+        key_id = self.api_key.key_id
+        self.source.records[key_id] = replace(self.source.records[key_id], **fields)
+        await self.cache.apply([Change(1, kind, key_id if kind is ChangeKind.KEY else "free")])
+
+    def recalls(self, data: bytes) -> bool:
+        return isinstance(self.reader.check(data), PreparedCheck)
+
+
+async def test_the_same_bytes_are_recalled() -> None:
+    """From the second time on, and they are charged like the first."""
+    world = World(burst(3))
+    assert not world.recalls(world.asking())
+    left = [(await world.decide(world.asking())).weighed[0].remaining for _ in range(3)]
+    assert world.recalls(world.asking())
+    assert left == [2_000_000, 1_000_000, 0]
+    assert (await world.decide(world.asking())).reason is Reason.OVER_LIMIT
+
+
+async def test_other_words_are_another_check() -> None:
+    """A cost, a resource and a secret of another call are never taken for those of a call before."""
+    world = World(burst(100), burst(5, name="few", resource="few"))
+    await world.decide(world.asking(resource="r", cost=2))
+    assert (await world.decide(world.asking(resource="r", cost=3))).weighed[0].remaining == 95_000_000
+    assert len((await world.decide(world.asking(resource="few", cost=2))).rules) == 2
+    forged = replace(ApiKey.generate("live"), key_id=world.api_key.key_id)
+    for _ in range(3):
+        assert (await world.decide(world.asking(api_key=str(forged)))).reason is Reason.KEY_UNKNOWN
+
+
+async def test_an_unknown_key_is_looked_up_again() -> None:
+    """It is never recalled, so that it is good as soon as it exists."""
+    world = World()
+    found = world.source.records.pop(world.api_key.key_id)
+    for _ in range(2):
+        assert (await world.decide(world.asking())).reason is Reason.KEY_UNKNOWN
+    world.source.records[world.api_key.key_id] = found
+    await world.change()
+    assert (await world.decide(world.asking())).allowed
+
+
+@pytest.mark.parametrize("kind", [ChangeKind.KEY, ChangeKind.PLAN])
+async def test_a_change_ends_it(kind: ChangeKind) -> None:
+    """A changed key or plan is in force for the next call in the same words."""
+    world = World(burst(3))
+    await world.decide(world.asking())
+    await world.change(kind, limits=(burst(50),))
+    assert not world.recalls(world.asking())
+    assert (await world.decide(world.asking())).rules[0].limit.capacity == 50
+    await world.change(kind, state=KeyState.REVOKED)
+    assert (await world.decide(world.asking())).reason is Reason.KEY_REVOKED
+
+
+async def test_time_ends_it() -> None:
+    """A key that expires, and an override that does, are noticed though nobody says so."""
+    world = World(
+        burst(3),
+        expires_us=START_US + 2_000_000,
+        key_overrides=(Override(burst(100), expires_us=START_US + 1_000_000),),
+    )
+    assert (await world.decide(world.asking())).rules[0].limit.capacity == 100
+    world.clock.time_us += 1_000_000
+    assert (await world.decide(world.asking())).rules[0].limit.capacity == 3
+    assert world.recalls(world.asking())
+    world.clock.time_us += 1_000_000
+    assert (await world.decide(world.asking())).reason is Reason.KEY_EXPIRED
+
+
+@pytest.mark.parametrize(
+    "fields", [{"request_id": "r-1"}, {"key_id": "its id"}, {"resource": "r" * 200, "request_id": "x" * 100}]
+)
+async def test_what_is_never_recalled(fields: dict[str, str]) -> None:
+    """A call with a request id comes once, and one with a key id depends on who asks."""
+    world = World()
+    if "key_id" in fields:
+        fields = {"key_id": world.api_key.key_id}
+    for _ in range(2):
+        await world.decide(world.asking(**fields))
+        assert not world.recalls(world.asking(**fields))
+
+
+async def test_longer_ones_are_read_again() -> None:
+    """What costs more to digest than to read is read, and decided all the same."""
+    world = World()
+    data = world.asking() + b"\x7a\xff\x07" + bytes(1023)  # an unknown field
+    for _ in range(2):
+        assert (await world.decide(data)).allowed
+        assert not world.recalls(data)
+
+
+_requests = st.builds(
+    CheckLimitRequest,
+    api_key=st.text(max_size=5),
+    resource=st.sampled_from(["", "r", "x" * 200, "y" * 20_000]),
+    cost=st.none() | st.integers(0, 3),
+)
+_odd = st.sampled_from(
+    [b"", b"\x0a", b"\x0a\x80", b"\x0a\x80\x80\x00", b"\x0a\xff\x01", b"\x12\x00", b"\x08\x07", b"\xff"]
+)
+
+
+def _as_protobuf_reads(message: type[BatchCheckLimitRequest], data: bytes) -> list[Check] | None:
+    try:
+        return list(map(to_check, message.FromString(data).checks))
+    except DecodeError:
+        return None
+
+
+def _without_digests(checks: Sequence[Check | PreparedCheck]) -> list[Check]:
+    assert all(isinstance(check, Check) for check in checks)
+    return [check._replace(digest=b"") for check in checks if isinstance(check, Check)]
+
+
+@given(st.lists(_requests, max_size=4), _odd, st.booleans())
+def test_batches_are_what_protobuf_reads(requests: list[CheckLimitRequest], odd: bytes, before: bool) -> None:
+    """Whatever bytes come: the same checks, or InvalidArgument where protobuf finds no message or no check."""
+    data = BatchCheckLimitRequest(checks=requests).SerializeToString()
+    data = odd + data if before else data + odd
+    expected = _as_protobuf_reads(BatchCheckLimitRequest, data)
+    if not expected:
+        with pytest.raises(InvalidArgument):
+            World().reader.batch(data)
+    else:
+        assert _without_digests(World().reader.batch(data)) == expected
+
+
+@given(st.lists(_requests, min_size=1, max_size=2), _odd)
+def test_streamed_ones_are_what_protobuf_reads(requests: list[CheckLimitRequest], odd: bytes) -> None:
+    """Whatever bytes come, a field that comes twice being one message of both."""
+    data = b"".join(StreamCheckLimitRequest(check=one).SerializeToString() for one in requests) + odd
+    checks, fault = World().reader.streamed([data])
+    try:
+        expected = to_check(StreamCheckLimitRequest.FromString(data).check)
+    except DecodeError:
+        assert checks == []
+        assert fault is not None
+    else:
+        assert fault is None
+        assert _without_digests(checks) == [expected]
+
+
+def test_a_stream_is_read_up_to_what_is_no_message() -> None:
+    """Those before it are good, those after it are not looked at."""
+    world = World()
+    good = StreamCheckLimitRequest(check=CheckLimitRequest(api_key="k")).SerializeToString()
+    checks, fault = world.reader.streamed([good, good, b"\xff", good])
+    assert len(checks) == 2
+    assert fault is not None
+    assert "StreamCheckLimitRequest" in str(fault)
+
+
+@pytest.mark.parametrize("count", [0, MAX_BATCH + 1])
+def test_a_batch_has_bounds(count: int) -> None:
+    """None and too many are refused with the count."""
+    data = BatchCheckLimitRequest(checks=[CheckLimitRequest(api_key="k")] * count).SerializeToString()
+    with pytest.raises(InvalidArgument, match=f"has {count} entries"):
+        World().reader.batch(data)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5), _odd)
+def test_submessages(parts: list[bytes], odd: bytes) -> None:
+    """The messages of a field that stands alone, and None as soon as there is anything else."""
+    data = b"".join(map(_field, parts))
+    assert submessages(0x0A, data) == parts
+    if odd:
+        assert submessages(0x0A, data + odd) is None
+
+
+def _field(part: bytes) -> bytes:
+    size = len(part)
+    return b"\x0a" + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])) + part

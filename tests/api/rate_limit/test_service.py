@@ -1,0 +1,181 @@
+"""What is said on the wire of a decision, whatever the transport."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from decision.memory import (
+    PEPPERS,
+    ManualClock,
+    MemoryBuckets,
+    MemorySource,
+    burst,
+    record,
+)
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    BatchCheckLimitResponse,
+    CheckLimitRequest,
+    CheckLimitResponse,
+    CheckResult,
+    StreamCheckLimitRequest,
+    StreamCheckLimitResponse,
+)
+from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.errors import InvalidArgument, PermissionDenied
+from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
+
+GATEWAY = Caller("edge", Role.GATEWAY)
+
+
+class World:
+    """An endpoint with its surroundings."""
+
+    def __init__(self) -> None:
+        clock = ManualClock()
+        self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
+        cache = PolicyCache(self.source, clock)
+        self.endpoint = CheckEndpoint(DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets, clock))
+
+    async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
+        data = CheckLimitRequest(**fields).SerializeToString()
+        answer = await self.endpoint.check_limit(self.endpoint.reader.check(data), caller)
+        return CheckLimitResponse.FromString(answer.SerializeToString())
+
+    async def batch(self, *checks: CheckLimitRequest) -> list[CheckResult]:
+        data = BatchCheckLimitRequest(checks=checks).SerializeToString()
+        answer = await self.endpoint.batch_check_limit(self.endpoint.reader.batch(data), ANONYMOUS)
+        return list(BatchCheckLimitResponse.FromString(answer.SerializeToString()).results)
+
+    def add(self, *limits: Limit) -> ApiKey:
+        api_key = ApiKey.generate("live")
+        self.source.records[api_key.key_id] = record(api_key, *limits)
+        return api_key
+
+
+@pytest.fixture
+def world() -> World:
+    """An endpoint over stores in memory."""
+    return World()
+
+
+def test_enums_are_the_protos() -> None:
+    """The domain's reasons and sources have the names and numbers of the protocol."""
+    for ours, theirs in ((Reason, CheckLimitResponse.Reason), (Source, CheckLimitResponse.Source)):
+        assert {member.name: member.value for member in ours} == {k: v for k, v in theirs.items() if v != 0}
+
+
+async def test_response_in_full(world: World) -> None:
+    """Every field of a denial is what the documentation of the field says."""
+    api_key = world.add(
+        burst(1), Limit("daily", Quota(100, Window.DAY)), Limit("trial", TokenBucket(1, 1, 1_000_000), mode=Mode.SHADOW)
+    )
+    await world.check(api_key=str(api_key))
+    response = await world.check(api_key=str(api_key), resource="r")
+    told = MessageToDict(response, preserving_proto_field_name=True)
+    limits = told.pop("limits")
+    assert told == {
+        "reason": "OVER_LIMIT",
+        "source": "STORE",
+        "key_id": api_key.key_id,
+        "subject": "acme",
+        "plan": "free",
+        "limit": "burst",
+        "retry_after": "0.100s",
+    }
+    assert limits[0] == {
+        "name": "burst",
+        "limit": "1",
+        "reset_after": "0.100s",
+        "retry_after": "0.100s",
+        "would_deny": True,
+        "window": "0.100s",
+    }
+    assert limits[1].items() >= {"name": "daily", "limit": "100", "remaining": "99", "window": "86400s"}.items()
+    assert "retry_after" not in limits[1]
+    assert limits[2].items() >= {"name": "trial", "would_deny": True, "shadow": True}.items()
+
+
+async def test_nothing_is_left_over_from_the_call_before(world: World) -> None:
+    """An answer holds nothing of an earlier answer about the same limit."""
+    api_key = str(world.add(burst(1)))
+    await world.check(api_key=api_key)
+    denied = await world.check(api_key=api_key)
+    looked = await world.check(api_key=api_key, cost=0)
+    assert denied.limits[0].would_deny
+    assert not looked.limits[0].would_deny
+    assert not looked.limits[0].HasField("retry_after")
+
+
+async def test_absent_cost_is_one_and_zero_is_zero(world: World) -> None:
+    """A cost that is not sent is 1; one that is sent as 0 only looks."""
+    api_key = str(world.add())
+    assert (await world.check(api_key=api_key)).remaining == 19
+    assert (await world.check(api_key=api_key, cost=0)).remaining == 19
+
+
+async def test_key_id_needs_a_gateway(world: World) -> None:
+    """Only a caller of role gateway may send key_id; in a batch the refusal is that check's own answer."""
+    key_id = world.add().key_id
+    assert (await world.check(GATEWAY, key_id=key_id)).allowed
+    for caller in (ANONYMOUS, Caller("root", Role.ADMIN)):
+        with pytest.raises(PermissionDenied):
+            await world.check(caller, key_id=key_id)
+    refused, decided = await world.batch(CheckLimitRequest(key_id=key_id), CheckLimitRequest(api_key=str(world.add())))
+    assert refused.error.code == 7
+    assert decided.decision.allowed
+
+
+@pytest.mark.parametrize("count", [0, 257])
+async def test_batch_size_is_bounded(world: World, count: int) -> None:
+    """A batch has 1 to 256 checks."""
+    with pytest.raises(InvalidArgument, match=f"has {count} entries"):
+        await world.batch(*[CheckLimitRequest()] * count)
+
+
+async def test_bad_check_in_a_batch(world: World) -> None:
+    """A malformed check answers with code, reason, field and message; the others are decided."""
+    api_key = str(world.add())
+    first, second, third = await world.batch(
+        CheckLimitRequest(api_key=api_key), CheckLimitRequest(), CheckLimitRequest(api_key=api_key, cost=2**32 - 1)
+    )
+    assert first.decision.remaining == 19
+    assert (second.error.code, second.error.field) == (3, "api_key")
+    assert (third.error.code, third.error.field) == (3, "cost")
+    assert "4294967295" in third.error.message
+
+
+async def test_stream_answers_in_order_with_few_trips(world: World) -> None:
+    """A stream is answered in its order, what has arrived together by one trip to the buckets."""
+    api_key = str(world.add(burst(500)))
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(600):
+            yield StreamCheckLimitRequest(check=CheckLimitRequest(api_key=api_key)).SerializeToString()
+
+    answers = [answer.SerializeToString() async for answer in world.endpoint.stream_check_limit(requests(), ANONYMOUS)]
+    allowed = [StreamCheckLimitResponse.FromString(answer).result.decision.allowed for answer in answers]
+    assert allowed == [True] * 500 + [False] * 100
+    assert world.buckets.trips <= 20
+
+
+async def test_explain(world: World) -> None:
+    """ExplainLimit tells the decision and every limit with its level, its bucket, and why it does not apply."""
+    api_key = world.add(burst(10), burst(5, name="orders", resource="orders.*"))
+    response = await world.endpoint.explain_limit(ExplainLimitRequest(key_id=api_key.key_id, resource="users", cost=11))
+    assert response.decision.reason == CheckLimitResponse.COST_EXCEEDS_CAPACITY
+    assert response.plan_version == 1
+    assert [(c.limit.name, c.applies, c.why_not) for c in response.limits] == [
+        ("burst", True, ""),
+        ("orders", False, "resource"),
+    ]
+    assert response.limits[0].bucket
+    assert not response.limits[1].bucket

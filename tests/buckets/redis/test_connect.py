@@ -1,0 +1,84 @@
+"""What URLs of bucket stores mean."""
+
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from buckets.conftest import MakeBucket, OpenStore
+from buckets.redis.proxy import Proxy
+from fixtures.redis_cluster import free_port
+from fixtures.valkey import StartValkey
+from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.connection import Endpoint, Login
+from ratelimit_service.decision.charge import Charge
+from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
+from ratelimit_service.decision.ports import StoreUnavailable
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://user:geheim@host", "scheme 'http'"),
+        ("redis://:geheim@host:port/0", "address 'host:port'"),
+        ("redis://:geheim@host/zero", "database 'zero'"),
+        ("redis://:geheim@host/0?retries=3", "unknown options retries"),
+        ("redis+sentinel://:geheim@host", "names no master"),
+    ],
+)
+async def test_what_is_wrong_with_a_url_is_said(url: str, said: str) -> None:
+    """A URL that makes no sense is refused in words that do not hold its password."""
+    with pytest.raises(ValueError, match=said) as raised:
+        open_bucket_store(url, timeout=1, request_window=30)
+    assert "geheim" not in str(raised.value)
+
+
+def test_a_login_does_not_show_its_password() -> None:
+    """A log-in that gets into a log or a traceback keeps its password to itself."""
+    assert "geheim" not in repr(Login("user", "geheim"))
+
+
+def test_an_endpoint_reads_like_an_address() -> None:
+    """Messages name hosts, IPv6 addresses and sockets the way people write them."""
+    assert str(Endpoint("host", 6379)) == "host:6379"
+    assert str(Endpoint("::1", 6379)) == "[::1]:6379"
+    assert str(Endpoint("", 0, "/run/redis.sock")) == "/run/redis.sock"
+
+
+async def test_nobody_there(open_store: OpenStore) -> None:
+    """Where nothing listens, a ping fails at once and says where it asked."""
+    port = free_port()
+    for url in (
+        f"redis://127.0.0.1:{port}",
+        f"redis+sentinel://127.0.0.1:{port}/m",
+        f"redis+cluster://127.0.0.1:{port}",
+    ):
+        with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{port}"):
+            await open_store(url).ping()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody has signed, with its key in the same file."""
+    path = tmp_path / "certificate.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test -keyout {path}.key -out {path}"
+    subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    path.write_text(path.read_text() + path.with_name(f"{path.name}.key").read_text())
+    return path
+
+
+async def test_tls(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket, certificate: Path) -> None:
+    """`rediss://` checks the server's certificate against the CA that it is given, and refuses another's."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    charge = Charge((bucket(Limit("l", TokenBucket(5, 1, MICRO))),), (1,))
+    async with Proxy(valkey().port, tls) as proxy:
+        url = proxy.url.replace("redis://", "rediss://")
+        known, unchecked = open_store(f"{url}?ssl_ca_certs={certificate}"), open_store(f"{url}?ssl_cert_reqs=none")
+        assert (await known.charge([charge]))[0].charged
+        assert (await unchecked.charge([charge]))[0].charged
+        with pytest.raises(StoreUnavailable, match=r"certificate verify failed"):
+            await open_store(url).charge([charge])
+        await known.close()
+        await unchecked.close()

@@ -1,0 +1,353 @@
+"""What callers see while a server forgets its scripts, restarts, hangs, moves slots, or fails over."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+import redis.asyncio
+from redis.crc import key_slot
+
+from buckets.conftest import MakeBucket, OpenStore
+from buckets.redis.proxy import Proxy
+from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, free_port
+from fixtures.redis_cluster import until as until_true
+from fixtures.valkey import StartValkey
+from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.decision.charge import Bucket, Charge
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
+from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.devstores.valkey import EmbeddedValkey
+
+LARGE = Limit("large", Quota(1_000_000, Window.YEAR))
+
+
+async def take(store: BucketStore, bucket: Bucket, cost: int = 1) -> int:
+    """Take COST tokens; returns how many have been taken in all."""
+    (outcome,) = await store.charge((Charge((bucket,), (cost,)),))
+    assert outcome.charged
+    return bucket.limit.capacity - outcome.weighed[0].remaining // MICRO
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the loop turn until HOLDS()."""
+    while not holds():  # noqa: ASYNC110  what is waited for has no event
+        await asyncio.sleep(0)
+
+
+async def test_a_script_flush_is_not_noticed(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """While the scripts are flushed again and again, every call is answered and charged exactly once."""
+    server = valkey()
+    store, large = open_store(server.url), bucket(LARGE)
+
+    async def load() -> int:
+        for _ in range(500):
+            await take(store, large)
+        return 500
+
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        callers = asyncio.gather(*[load() for _ in range(8)])
+        while not callers.done():
+            await client.script_flush()
+            await asyncio.sleep(0.002)
+    assert await take(store, large, cost=0) == sum(await callers) == 4_000
+
+
+async def test_a_restart_fails_calls_only_while_it_lasts(
+    tmp_path: Path, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A server that is away fails calls fast and in words; once it is back, all is as it was before."""
+    server = EmbeddedValkey(tmp_path, free_port())
+    server.start()
+    store, large = open_store(server.url), bucket(LARGE)
+    await take(store, large, cost=7)
+    server.stop()
+    begin = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=f"Redis at 127.0.0.1:{server.port}"):
+        await take(store, large)
+    assert time.monotonic() - begin < 1
+    server.start()
+    taken = await take(store, large)
+    server.stop()
+    assert taken == 8
+
+
+async def test_an_idle_connection_that_was_closed_is_made_again(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A connection that the server closed between two calls costs no caller an error."""
+    server = valkey()
+    store, large = open_store(server.url), bucket(LARGE)
+    await take(store, large)
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        await client.execute_command("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
+    await asyncio.sleep(0.2)
+    assert await take(store, large) == 2
+
+
+async def test_a_call_whose_answer_was_lost_is_not_sent_again(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """When the connection breaks in place of an answer, the call fails, charged once, and the next one works."""
+    async with Proxy(valkey().port) as proxy:
+        store, large = open_store(proxy.url), bucket(LARGE)
+        await take(store, large)
+        proxy.lose_next_answer()
+        with pytest.raises(StoreUnavailable, match="lost"):
+            await take(store, large)
+        assert await take(store, large, cost=0) == 2
+        assert proxy.connections == 2
+        await store.close()
+
+
+async def test_a_hung_server_is_given_up_in_time(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A server that is stopped in its tracks fails each call within the timeout, those that wait behind it too."""
+    server = valkey()
+    store, large = open_store(server.url, timeout=0.3), bucket(LARGE)
+    await take(store, large)
+    os.kill(server.pid, signal.SIGSTOP)
+
+    async def how_long() -> float:
+        begin = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=r"within 0\.3 s"):
+            await take(store, large)
+        return time.monotonic() - begin
+
+    async def late(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return await how_long()
+
+    waits = await asyncio.gather(how_long(), late(0.1), late(0.25), late(0.29))
+    os.kill(server.pid, signal.SIGCONT)
+    assert max(waits) < 0.6
+
+
+async def test_the_breaker_opens_and_closes_in_time(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """250 ms into a hang calls fail at once, and at most 2 s after its end they succeed again."""
+    server = valkey()
+    async with GuardedStore(open_store(server.url, timeout=0.1)) as store:
+        large = bucket(LARGE)
+        await take(store, large)
+        os.kill(server.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        while not store.closed_off:
+            with pytest.raises(StoreUnavailable):
+                await take(store, large)
+        opened = time.monotonic() - begin
+        begin = time.monotonic()
+        for _ in range(100):
+            with pytest.raises(StoreUnavailable, match="not asked while it does not answer"):
+                await take(store, large)
+        refused = time.monotonic() - begin
+        os.kill(server.pid, signal.SIGCONT)
+        begin = time.monotonic()
+        await until(lambda: not store.closed_off)
+        closed = time.monotonic() - begin
+        await take(store, large)
+    assert opened < 0.25
+    assert refused < 0.1
+    assert closed < 2
+
+
+async def test_one_failure_does_not_open_the_breaker(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A single connection that was lost fails its call and no other."""
+    async with Proxy(valkey().port) as proxy, GuardedStore(open_store(proxy.url)) as store:
+        large = bucket(LARGE)
+        await take(store, large)
+        proxy.lose_next_answer()
+        with pytest.raises(StoreUnavailable):
+            await take(store, large)
+        assert not store.closed_off
+        assert await take(store, large) == 3
+
+
+async def test_a_late_answer_is_read_after_the_loop_was_held_up(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """An answer that came in time but could not be read in time is still taken, since its cost was charged."""
+    store, large = open_store(valkey().url, timeout=0.2), bucket(LARGE)
+    await take(store, large)
+    call = asyncio.ensure_future(take(store, large))
+    await until(lambda: store._lane._flight is not None)
+    time.sleep(0.4)  # noqa: ASYNC251  holds up the loop on purpose
+    assert await call == 2
+
+
+async def test_a_call_given_up_before_it_left_is_not_charged(
+    valkey_url: str, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A caller that is gone before its call joins a script is not charged."""
+    store, large = open_store(valkey_url), bucket(LARGE)
+    await take(store, large)
+    first = asyncio.ensure_future(take(store, large))
+    second = asyncio.ensure_future(take(store, large))
+    await asyncio.sleep(0)
+    second.cancel()
+    assert await first == 2
+    assert await take(store, large, cost=0) == 2
+
+
+async def test_a_charge_that_cannot_be_sent_stops_nobody(
+    valkey_url: str, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A charge that breaks its contract fails with what is wrong with it, and the calls after it are answered."""
+    store, large = open_store(valkey_url), bucket(LARGE)
+    for broken in (Charge((large,), ()), Charge((large,), (2**63,)), Charge((large,), (1,), "\ud800")):
+        with pytest.raises(StoreUnavailable, match="cannot be sent"):
+            await store.charge((broken,))
+    assert await take(store, large) == 1
+
+
+async def test_calls_of_one_turn_are_one_script(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """A hundred calls at once take one script, and those that come while it is under way one more."""
+    server = valkey()
+    store, large = open_store(server.url), bucket(LARGE)
+    await take(store, large)
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        await client.config_resetstat()
+        first = [asyncio.ensure_future(take(store, large)) for _ in range(100)]
+        await until(lambda: store._lane._flight is not None)
+        second = [asyncio.ensure_future(take(store, large)) for _ in range(100)]
+        await asyncio.gather(*first, *second)
+        assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 2
+
+
+async def test_a_replica_is_not_asked(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """A server that has become a replica decides nothing, not even a denial; the call goes on once it is the master."""
+    master, server = valkey(), valkey()
+    store, large = open_store(server.url, timeout=10), bucket(LARGE)
+    await take(store, large)
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        await client.replicaof("127.0.0.1", str(master.port))
+        call = asyncio.ensure_future(take(store, large, cost=0))
+        _, pending = await asyncio.wait([call], timeout=0.3)
+        assert pending
+        await client.replicaof("NO", "ONE")
+        await call
+
+
+async def test_a_wrong_password_is_not_repeated(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """A log-in that fails says so without the password; the right one works."""
+    server = valkey(requirepass="correct-horse")
+    wrong = open_store(f"redis://:battery-staple@127.0.0.1:{server.port}/0")
+    with pytest.raises(StoreUnavailable, match="refuses the log-in") as raised:
+        await take(wrong, bucket(LARGE))
+    assert "battery-staple" not in str(raised.value)
+    right = open_store(f"redis://:correct-horse@127.0.0.1:{server.port}/3")
+    assert await take(right, bucket(LARGE)) == 1
+
+
+async def test_a_unix_socket(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket, tmp_path: Path) -> None:
+    """A server on a unix socket is as good as any."""
+    valkey(unixsocket=str(tmp_path / "socket"))
+    assert await take(open_store(f"unix://{tmp_path}/socket"), bucket(LARGE)) == 1
+
+
+async def test_slots_move_under_load(redis_cluster: LoopbackCluster, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """While the slot of a bucket moves to another node and back no call fails, and each is charged once."""
+    store, large = open_store(redis_cluster.url, timeout=10), bucket(LARGE, partition=5)
+    slot = key_slot(b"{p5}")
+    stop = asyncio.Event()
+
+    async def load() -> int:
+        done = 0
+        while not stop.is_set():
+            await take(store, large)
+            done += 1
+        return done
+
+    callers = asyncio.gather(*[load() for _ in range(4)])
+    await asyncio.sleep(0.1)
+    source = slot * 3 // 16_384
+    target = (source + 1) % 3
+    await asyncio.to_thread(_move, redis_cluster, slot, source, target)
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(_move, redis_cluster, slot, target, source)
+    await asyncio.sleep(0.1)
+    stop.set()
+    done = sum(await callers)
+    assert done > 50
+    assert await take(store, large, cost=0) == done
+
+
+def _move(cluster: LoopbackCluster, slot: int, source: int, target: int) -> None:
+    """Move a slot and its keys, as `CLUSTER SETSLOT` documents it."""
+    clients, nodes = cluster.clients, cluster.nodes
+    ids = [client.execute_command("CLUSTER MYID").decode() for client in clients]
+    clients[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+    clients[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+    time.sleep(0.05)
+    while keys := clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+        clients[source].execute_command("MIGRATE", "127.0.0.1", nodes[target].port, "", 0, 5_000, "KEYS", *keys)
+        time.sleep(0.05)
+    for number in (target, source, 3 - source - target):
+        clients[number].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+
+
+async def test_a_planned_failover_by_sentinel(tmp_path: Path, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """When the master hands over to its replica under load, each call that was answered was charged exactly once."""
+    with LoopbackSentinel(tmp_path) as group:
+        store, large = open_store(group.url, timeout=5), bucket(LARGE)
+        await take(store, large, cost=7)
+        await asyncio.to_thread(_wait_for_replica, group.master.url)
+        await asyncio.to_thread(_hand_over, group.sentinel.port)
+        answered = lost = 0
+        deadline = time.monotonic() + 30
+        while (link := store._route.link()) is None or link.endpoint.port != group.replica.port:  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            try:
+                await take(store, large)
+                answered += 1
+            except StoreUnavailable:
+                lost += 1
+            await asyncio.sleep(0.01)
+        # What the old master took after its last word to the replica is gone with it.
+        assert 7 <= await take(store, large, cost=0) <= 7 + answered + lost
+
+
+async def test_a_failover_by_sentinel(tmp_path: Path, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """After the master is killed, calls go to the new master, which remembers what was consumed."""
+    with LoopbackSentinel(tmp_path) as group:
+        store, large = open_store(group.url, timeout=1), bucket(LARGE)
+        await take(store, large, cost=7)
+        await asyncio.to_thread(_wait_for_replica, group.master.url)
+        os.kill(group.master.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                taken = await take(store, large)
+                break
+            except StoreUnavailable:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+        assert taken == 8
+        assert store._route.link().endpoint.port == group.replica.port  # type: ignore[union-attr]
+
+
+def _hand_over(sentinel_port: int) -> None:
+    """Order the failover, once the Sentinel has heard enough of the replica to allow it."""
+
+    def ordered() -> bool:
+        try:
+            return bool(sentinel.execute_command("SENTINEL FAILOVER", "buckets"))
+        except redis.ResponseError:
+            return False
+
+    with redis.Redis(port=sentinel_port) as sentinel:
+        until_true(ordered, "the Sentinel to begin the failover")
+
+
+def _wait_for_replica(url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.set("before", "the failover")
+        assert client.wait(1, 5_000) == 1

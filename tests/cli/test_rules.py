@@ -1,0 +1,132 @@
+"""`ratelimit-service rules ...` from end to end, against a real dev server."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fixtures.dev_server import DevServer
+
+EXAMPLES = Path(__file__).parents[1] / "rules_import" / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
+RULES = """
+domain: cli-shop
+on_store_failure: LOCAL
+descriptors:
+- key: path
+  value: /a*
+  share_threshold: true
+  limits:
+  - {name: burst, token_bucket: {capacity: 5, refill_tokens: 2, refill_period: 1.5s}}
+  - {name: daily, mode: SHADOW, quota: {amount: 9, window: DAY}, replaces: [usual]}
+  descriptors:
+  - {key: method, value: GET, limits: [{unlimited: {}}], on_store_failure: DENY}
+  - {key: method, limits: [{name: none, blocked: {}}]}
+- key: free
+"""
+TREE = """
+path=/a*  (all values together)  burst: 5 tokens, 2 more every 1.5s; daily: 9 a day (shadow), replaces usual
+  method=GET  unlimited  [store failure: DENY]
+  method  none: blocked
+free  passes
+"""
+
+
+def test_rules_live_in_a_file(dev_server: DevServer) -> None:
+    """Rules are checked, put in force from a file, shown as a tree, changed by what was read before, and deleted."""
+    checked = dev_server.run("rules", "replace", "--validate-only", "-", stdin=RULES)
+    assert checked.returncode == 0, checked.stderr
+    assert TREE in checked.stdout
+    assert "RULES_NOT_FOUND" in dev_server.run("rules", "get", "cli-shop").stderr
+    made = dev_server.run("rules", "replace", "-", stdin=RULES)
+    assert made.returncode == 0, made.stderr
+    assert TREE in made.stdout
+    read = dev_server.run("rules", "get", "cli-shop", "--json").stdout
+    again = json.loads(dev_server.run("rules", "replace", "-", "--json", stdin=read).stdout)
+    assert (again["version"], again["descriptors"]) == ("2", json.loads(read)["descriptors"])
+    late = dev_server.run("rules", "replace", "-", stdin=read)
+    assert late.returncode == 3
+    assert "ABORTED ETAG_MISMATCH" in late.stderr
+    listed = dev_server.run("rules", "list").stdout.splitlines()
+    assert listed[0].split()[:2] == ["DOMAIN", "VERSION"]
+    assert any(line.split()[:3] == ["cli-shop", "2", "LOCAL"] for line in listed)
+    assert json.loads(dev_server.run("rules", "get", "cli-shop", "--version", "1", "--json").stdout)["version"] == "1"
+    assert dev_server.run("rules", "delete", "cli-shop", "--etag", "0000").returncode == 3
+    assert dev_server.run("rules", "delete", "cli-shop").returncode == 0
+    assert dev_server.run("rules", "get", "cli-shop").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("{domain: x, descriptors: [{}]}", "replace.rules.descriptors[0].key: is empty"),
+        ("{domain: x, descriptors: [{key: k, limits: [{name: it's, blocked: {}}]}]}", 'limits[0].name: is "it\'s"'),
+        ("{domain: x, descriptors: [{kay: k}]}", "kay"),
+        ("domain: [", "standard input, line 1: "),
+        ("[]", "must hold the rules of a domain, not list"),
+    ],
+)
+def test_bad_rules_name_the_field(dev_server: DevServer, rules: str, words: str) -> None:
+    """Rules that cannot be are refused with exit code 2, and nothing is in force."""
+    done = dev_server.run("rules", "replace", "-", stdin=rules)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "RULES_NOT_FOUND" in dev_server.run("rules", "get", "x").stderr
+
+
+def test_dry_run_asks_nobody(dev_server: DevServer) -> None:
+    """A dry run shows the result and what is different, without a server."""
+    files = [str(EXAMPLES / f"{name}.yaml") for name in ("2_nested", "8_detailed_metric")]
+    done = dev_server.run("rules", "import", "--dry-run", *files, RATELIMIT_SERVER="127.0.0.1:1")
+    assert done.returncode == 0, done.stderr
+    assert "kind=offer\n  recipient  5 a day\nrecipient  100 a day\n" in done.stdout
+    assert done.stderr == f"{files[1]}:5: note: detailed_metric is left out: metrics here do not name descriptors\n"
+    buckets = dev_server.run("rules", "import", "--dry-run", "--as", "token-bucket", files[0])
+    assert "recipient  100 tokens, 100 more every 1d" in buckets.stdout
+    as_json = json.loads(dev_server.run("rules", "import", "--dry-run", "--json", files[0]).stdout)
+    assert as_json["descriptors"][1]["limits"][0]["quota"] == {"amount": "100", "window": "DAY"}
+
+
+def test_import_puts_in_force(dev_server: DevServer) -> None:
+    """An import puts the rules of each domain in force, in the place of those before."""
+    files = [str(EXAMPLES / f"{name}.yaml") for name in ("3_order", "6_shadow")]
+    for version in ("1", "2"):
+        done = dev_server.run("rules", "import", *files)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(dev_server.run("rules", "get", "edge", "--json").stdout)["version"] == version
+    assert "address=192.0.2.5  blocked" in done.stdout
+    assert "user=ann  10 a second (shadow)" in done.stdout
+    audited = dev_server.run("audit", "list", "--target", "domains/edge")
+    assert audited.stdout.count("rules.replace") == 2, audited.stderr
+
+
+def test_an_error_imports_nothing(dev_server: DevServer, tmp_path: Path) -> None:
+    """If one line of one file cannot be read, nothing of any file is put in force, and each error has its line."""
+    good, bad, binary = (tmp_path / name for name in ("good.yaml", "bad.yaml", "binary.yaml"))
+    good.write_text("domain: cli-good\n")
+    bad.write_text("domain: cli-bad\ndescriptors:\n- key: k\n  rate_limit: {unit: eon}\n  valeu: x\n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    done = dev_server.run("rules", "import", str(good), str(bad))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{bad}:4: error: unit is 'eon'" in done.stderr
+    assert f"{bad}:5: error: unknown key 'valeu' in a descriptor" in done.stderr
+    assert done.stderr.endswith("nothing was imported\n")
+    assert "RULES_NOT_FOUND" in dev_server.run("rules", "get", "cli-good").stderr
+    done = dev_server.run("rules", "import", str(binary))
+    assert (done.returncode, done.stderr) == (2, f"{binary}: is not UTF-8\n")
+
+
+def test_the_documented_rules(dev_server: DevServer) -> None:
+    """The rules in docs/ are good, and say what the comments beside them say."""
+    done = dev_server.run("rules", "replace", "--validate-only", str(DOCS / "rules.yaml"))
+    assert done.returncode == 0, done.stderr
+    tree = done.stdout.split("\n\n")[1].splitlines()
+    assert tree == [
+        "remote_address  burst: 20 tokens, 10 more every 1s; daily: 10,000 a day",
+        "remote_address=192.0.2.5  blocked",
+        "remote_address=10.*  unlimited",
+        "path=/reports/*  (all values together)",
+        "  method  reports: 100 an hour  [store failure: DENY]",
+        "path=/users/*/orders  orders: 50 a minute",
+        "plan=trial  trial: 5 tokens, 1 more every 1s (shadow), replaces burst",
+    ]

@@ -1,0 +1,128 @@
+"""The rules in memory: what is read, what stays in force, and how changes arrive."""
+
+import asyncio
+
+import pytest
+
+from decision.descriptors.world import MemoryRules, node, quota
+from decision.memory import ManualClock, MemoryFeed, MemorySource, record
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.cache_invalidator import ChangeFollower
+from ratelimit_service.decision.descriptors.rules import DomainRules
+from ratelimit_service.decision.descriptors.rules_cache import RulesCache
+from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
+
+
+def rules(domain: str, amount: int) -> DomainRules:
+    """A domain with one quota."""
+    return DomainRules(domain, (node("a", "", quota(amount)),))
+
+
+def amount(cache: RulesCache, domain: str) -> int | None:
+    """The amount of the domain's quota, None when the domain is unknown."""
+    tree = cache.get(domain)
+    return None if tree is None else tree.match((("a", "1"),)).limits[0].bucket.limit.capacity
+
+
+def changed(*domains: str) -> list[Change]:
+    """Changes of these domains, among others."""
+    changes = [Change(1, ChangeKind.PLAN, "free"), Change(2, ChangeKind.KEY, "x")]
+    return [*changes, *(Change(n, ChangeKind.DOMAIN, domain) for n, domain in enumerate(domains, start=3))]
+
+
+async def test_everything_is_read_once() -> None:
+    """All domains are read at once, and later only those that have changed; changes of other kinds read nothing."""
+    source = MemoryRules(rules("one", 1), rules("two", 2))
+    cache = RulesCache(source)
+    await cache.refresh_all()
+    assert (amount(cache, "one"), amount(cache, "two"), amount(cache, "three")) == (1, 2, None)
+    source.rules = {"two": rules("two", 22), "three": rules("three", 3)}
+    await cache.apply(changed())
+    assert source.asked == [None]
+    await cache.apply(changed("two", "three"))
+    assert source.asked == [None, ["three", "two"]]
+    assert (amount(cache, "one"), amount(cache, "two"), amount(cache, "three")) == (1, 22, 3)
+    await cache.apply(changed("one"))
+    assert amount(cache, "one") is None
+    assert len(cache) == 2
+
+
+async def test_a_domain_that_is_gone_at_the_next_read_of_all() -> None:
+    """Rules that were removed while nobody followed the changes are in force no longer, nor is what rests on them."""
+    source = MemoryRules(rules("one", 1), rules("two", 2))
+    cache = RulesCache(source)
+    await cache.refresh_all()
+    removed = cache.get("one")
+    del source.rules["one"]
+    await cache.refresh_all()
+    assert (amount(cache, "one"), amount(cache, "two")) == (None, 2)
+    assert not removed.lease.holds(ManualClock())
+
+
+async def test_unknown_until_read() -> None:
+    """Before the first read the cache does not claim that a domain has no rules."""
+    source = MemoryRules(rules("one", 1))
+    cache = RulesCache(source)
+    source.down = True
+    with pytest.raises(StoreUnavailable):
+        await cache.refresh_all()
+    with pytest.raises(StoreUnavailable):
+        cache.get("one")
+    source.down = False
+    await cache.refresh_all()
+    assert amount(cache, "one") == 1
+
+
+async def test_rules_stay_while_postgres_is_away() -> None:
+    """Rules that were read stay in force while the source fails."""
+    source = MemoryRules(rules("one", 1))
+    cache = RulesCache(source)
+    await cache.refresh_all()
+    source.down = True
+    with pytest.raises(StoreUnavailable):
+        await cache.apply(changed("one"))
+    assert amount(cache, "one") == 1
+
+
+async def test_bad_rows_do_not_replace_good_rules() -> None:
+    """Rows that make no valid rules leave the last good ones in force; without any the domain is not called empty."""
+    source = MemoryRules(rules("one", 1))
+    cache = RulesCache(source)
+    await cache.refresh_all()
+    source.unreadable = {"one", "bad"}
+    await cache.apply(changed("one", "bad"))
+    assert amount(cache, "one") == 1
+    assert cache.unreadable == 2
+    with pytest.raises(StoreUnavailable, match="bad"):
+        cache.get("bad")
+    source.unreadable = set()
+    source.rules["bad"] = rules("bad", 5)
+    await cache.apply(changed("bad"))
+    assert amount(cache, "bad") == 5
+
+
+async def test_one_follower_for_policies_and_rules() -> None:
+    """One feed keeps both true, and what failed half-way is passed on again."""
+    feed, source, policies = MemoryFeed(), MemoryRules(rules("one", 1)), MemorySource()
+    api_key = ApiKey.generate("live")
+    policies.records[api_key.key_id] = record(api_key)
+    keys, domains = PolicyCache(policies, ManualClock()), RulesCache(source)
+    await keys.get(api_key.key_id)
+    follower = ChangeFollower(feed, keys, domains)
+    following = asyncio.create_task(follower.follow())
+    await asyncio.sleep(0.05)
+    assert amount(domains, "one") == 1
+    source.rules["one"], policies.records = rules("one", 7), {}
+    source.down = True
+    feed.announce(ChangeKind.KEY, api_key.key_id)
+    feed.announce(ChangeKind.DOMAIN, "one")
+    await asyncio.sleep(0.05)
+    assert not follower.current
+    assert await keys.get(api_key.key_id) is None
+    assert amount(domains, "one") == 1
+    source.down = False
+    await asyncio.sleep(0.6)
+    assert follower.current
+    assert amount(domains, "one") == 7
+    following.cancel()

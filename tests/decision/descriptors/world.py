@@ -1,0 +1,102 @@
+"""What tests of descriptor decisions need: short ways to write rules, and an engine over stores in memory."""
+
+from collections.abc import Collection
+
+from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, record
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.descriptors.engine import DescriptorEngine
+from ratelimit_service.decision.descriptors.outcome import DescriptorVerdict
+from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
+from ratelimit_service.decision.descriptors.rules import (
+    Blocked,
+    DomainRules,
+    RuleFailure,
+    RuleLimit,
+    RuleNode,
+    Unlimited,
+)
+from ratelimit_service.decision.descriptors.rules_cache import FetchedRules, RulesCache
+from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.ports import StoreUnavailable
+
+
+def quota(amount: int, window: Window = Window.DAY, **fields: object) -> RuleLimit:
+    """A quota; by default of a day, so that no test meets the end of a window."""
+    return RuleLimit(Quota(amount, window), **fields)
+
+
+def bucket(capacity: int, refill: int = 1, **fields: object) -> RuleLimit:
+    """A token bucket that gains REFILL tokens a second."""
+    return RuleLimit(TokenBucket(capacity, refill, 1_000_000), **fields)
+
+
+def node(key: str, value: str = "", *limits: RuleLimit, below: tuple[RuleNode, ...] = (), **fields: object) -> RuleNode:
+    """One node of a tree."""
+    return RuleNode(key, value, limits, below, **fields)
+
+
+def asked(*entries: tuple[str, str], hits: int = 1, override: Quota | Blocked | None = None) -> Descriptor:
+    """One descriptor of a request."""
+    return Descriptor(entries, hits, override)
+
+
+UNLIMITED = RuleLimit(Unlimited())
+BLOCKED = RuleLimit(Blocked())
+SHADOW = Mode.SHADOW
+FAIL, LOCAL, ALLOW, DENY = RuleFailure.FAIL, RuleFailure.LOCAL, RuleFailure.ALLOW, RuleFailure.DENY
+
+
+class MemoryRules:
+    """A source of rules that can be switched off and counts what it is asked."""
+
+    def __init__(self, *rules: DomainRules) -> None:
+        self.rules = {one.domain: one for one in rules}
+        self.unreadable: set[str] = set()
+        self.asked: list[list[str] | None] = []
+        self.down = False
+
+    async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
+        self.asked.append(sorted(domains))
+        return self._found(domains)
+
+    async def fetch_all_rules(self) -> FetchedRules:
+        self.asked.append(None)
+        return self._found(self.rules.keys() | self.unreadable)
+
+    def _found(self, domains: Collection[str]) -> FetchedRules:
+        if self.down:
+            raise StoreUnavailable("Postgres is away")
+        good = {domain: self.rules[domain] for domain in domains if domain in self.rules}
+        bad = frozenset(self.unreadable & set(domains))
+        return FetchedRules({domain: rules for domain, rules in good.items() if domain not in bad}, bad)
+
+
+class World:
+    """An engine over stores in memory, whose domain `shop` has the nodes given."""
+
+    def __init__(self, *nodes: RuleNode, on_store_failure: RuleFailure = FAIL) -> None:
+        self.clock, self.policies = ManualClock(), MemorySource()
+        self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
+        self.source = MemoryRules(DomainRules("shop", nodes, on_store_failure))
+        self.rules = RulesCache(self.source)
+        cache = PolicyCache(self.policies, self.clock)
+        self.engine = DescriptorEngine(self.rules, Identifier(cache, PEPPERS), self.buckets, self.local, self.clock)
+
+    def add_key(self, *limits: object, **fields: object) -> ApiKey:
+        """Make a key, on a plan with these limits."""
+        api_key = ApiKey.generate("live")
+        self.policies.records[api_key.key_id] = record(api_key, *limits, **fields)
+        return api_key
+
+    async def decide(self, *descriptors: Descriptor, domain: str = "shop") -> DescriptorVerdict:
+        """Decide a request."""
+        if not len(self.rules):
+            await self.rules.refresh_all()
+        return await self.engine.decide(DescribedRequest(domain, descriptors))
+
+    async def left(self, *entries: tuple[str, str]) -> int:
+        """What remains for a descriptor, by a look."""
+        verdict = await self.decide(asked(*entries, hits=0))
+        return verdict.statuses[0].remaining

@@ -1,1 +1,0 @@
-"""The check endpoint without a transport."""

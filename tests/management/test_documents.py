@@ -1,0 +1,56 @@
+"""Limits survive being documents."""
+
+import json
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ratelimit_service.decision.limit import MAX_PERIOD_US, MAX_TOKENS, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.errors import InvalidArgument, ServiceError
+from ratelimit_service.management.documents import limit_from_document, limit_to_document
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> Limit:
+    """Draw any valid limit."""
+    name = draw(st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,63}", fullmatch=True))
+    resource = draw(st.sampled_from(["*", "orders.*", "GET /v1/orders", ""]))
+    mode = draw(st.sampled_from(Mode))
+    if draw(st.booleans()):
+        return Limit(name, Quota(draw(st.integers(1, MAX_TOKENS)), draw(st.sampled_from(Window))), resource, mode)
+    numbers = (draw(st.integers(1, 10**6)), draw(st.integers(1, 10**4)), draw(st.integers(1_000, MAX_PERIOD_US)))
+    try:
+        return Limit(name, TokenBucket(*numbers), resource, mode)
+    except InvalidArgument:
+        assume(False)
+        raise
+
+
+@given(limits())
+def test_a_limit_comes_back(limit: Limit) -> None:
+    """The document of a limit, written as JSON and read again, makes the same limit."""
+    assert limit_from_document(json.loads(json.dumps(limit_to_document(limit)))) == limit
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        [],
+        None,
+        "text",
+        {"name": "x", "resource": "*", "mode": "enforce"},
+        {"name": "x", "resource": "*", "mode": "maybe", "quota": {"amount": 1, "window": "day"}},
+        {"name": "x", "resource": "*", "mode": "enforce", "quota": {"amount": 1, "window": "fortnight"}},
+        {"name": "x", "resource": "*", "mode": "enforce", "quota": {"amount": 0, "window": "day"}},
+        {"name": "x", "resource": "*", "mode": "enforce", "quota": None},
+        {"name": "X", "resource": "*", "mode": "enforce", "quota": {"amount": 1, "window": "day"}},
+        {"name": 1, "resource": "*", "mode": "enforce", "quota": {"amount": 1, "window": "day"}},
+        {"name": "x", "resource": None, "mode": "enforce", "quota": {"amount": 1, "window": "day"}},
+    ],
+)
+def test_what_makes_no_limit_raises_what_it_says(document: object) -> None:
+    """A document that makes no valid limit raises one of the errors that its readers expect."""
+    with pytest.raises((ServiceError, KeyError, TypeError, AttributeError, ValueError)):
+        limit_from_document(document)

@@ -1,0 +1,151 @@
+"""What admins do with overrides, on a real Postgres."""
+
+import pytest
+import pytest_asyncio
+
+from fixtures.control_plane import BURST, DAILY, SECOND, START, ControlPlane, key_draft, plan_draft
+from ratelimit_service.decision.limit import Limit, Quota, Window
+from ratelimit_service.decision.record import Override
+from ratelimit_service.errors import FailedPrecondition, InvalidArgument, NotFound
+from ratelimit_service.management.overrides import KeyTarget, SubjectTarget
+from ratelimit_service.management.paging import Paging
+
+ACME = SubjectTarget("acme")
+
+
+@pytest_asyncio.fixture
+async def key(control_plane: ControlPlane) -> KeyTarget:
+    """Make a key on the plan free."""
+    await control_plane.plans.create("ada", plan_draft())
+    made, _ = await control_plane.keys.create("ada", key_draft())
+    return KeyTarget(made.key_id)
+
+
+async def test_an_override_is_set_and_listed(control_plane: ControlPlane, key: KeyTarget) -> None:
+    """What is set is listed in the order of the limits' names, for its own target only."""
+    daily = Override(DAILY, START + SECOND)
+    burst = Override(BURST)
+
+    await control_plane.overrides.set("ada", key, daily)
+    after = await control_plane.overrides.set("ada", key, burst)
+
+    assert list(after) == [burst, daily]
+    assert list(await control_plane.overrides.list(key)) == [burst, daily]
+    assert list(await control_plane.overrides.list(ACME)) == []
+    assert (await control_plane.keys.get(key.key_id)).overrides == (burst, daily)
+
+
+async def test_an_override_replaces_the_one_of_its_name(control_plane: ControlPlane) -> None:
+    """Setting an override of the same name again leaves one."""
+    other = Override(Limit("burst", Quota(5, Window.HOUR)))
+
+    await control_plane.overrides.set("ada", ACME, Override(BURST, START + SECOND))
+
+    assert list(await control_plane.overrides.set("ada", ACME, other)) == [other]
+
+
+async def test_an_expired_override_is_still_listed(control_plane: ControlPlane) -> None:
+    """An override stays in the list after its end."""
+    override = Override(BURST, START + SECOND)
+    await control_plane.overrides.set("ada", ACME, override)
+    control_plane.clock.us += 2 * SECOND
+
+    assert list(await control_plane.overrides.list(ACME)) == [override]
+
+
+async def test_an_end_in_the_past_is_refused(control_plane: ControlPlane) -> None:
+    """An override cannot be set with an expire time that has passed."""
+    with pytest.raises(InvalidArgument, match=r"override\.expire_time"):
+        await control_plane.overrides.set("ada", ACME, Override(BURST, START))
+
+
+async def test_sixteen_is_the_most(control_plane: ControlPlane) -> None:
+    """A target takes 16 overrides and no seventeenth, but one of the 16 can still be replaced."""
+    for n in range(16):
+        await control_plane.overrides.set("ada", ACME, Override(Limit(f"l{n}", Quota(1, Window.DAY))))
+
+    with pytest.raises(InvalidArgument, match=r"override\.limit\.name"):
+        await control_plane.overrides.set("ada", ACME, Override(BURST))
+    after = await control_plane.overrides.set("ada", ACME, Override(Limit("l3", Quota(2, Window.DAY))))
+
+    assert len(after) == 16
+
+
+async def test_an_override_is_deleted(control_plane: ControlPlane) -> None:
+    """Deleting one leaves the others."""
+    await control_plane.overrides.set("ada", ACME, Override(BURST))
+    await control_plane.overrides.set("ada", ACME, Override(DAILY))
+
+    assert list(await control_plane.overrides.delete("ada", ACME, "burst")) == [Override(DAILY)]
+
+
+async def test_an_unknown_override_is_named(control_plane: ControlPlane, key: KeyTarget) -> None:
+    """Deleting an override that is not there names the limit and its target."""
+    with pytest.raises(NotFound) as caught:
+        await control_plane.overrides.delete("ada", ACME, "burst")
+    assert (caught.value.reason, caught.value.metadata) == (
+        "OVERRIDE_NOT_FOUND",
+        {"limit": "burst", "subject": "acme"},
+    )
+
+    with pytest.raises(NotFound) as caught:
+        await control_plane.overrides.delete("ada", key, "burst")
+    assert caught.value.metadata == {"limit": "burst", "key_id": key.key_id}
+
+
+async def test_what_cannot_be_a_limit_is_refused(control_plane: ControlPlane) -> None:
+    """Deleting by what is no limit's name is an invalid argument."""
+    with pytest.raises(InvalidArgument, match="limit"):
+        await control_plane.overrides.delete("ada", ACME, "\0")
+
+
+async def test_an_unknown_key_is_named(control_plane: ControlPlane) -> None:
+    """Every action on the overrides of a key that does not exist raises KEY_NOT_FOUND."""
+    nobody = KeyTarget("0123456789abcdef")
+    for action in (
+        control_plane.overrides.set("ada", nobody, Override(BURST)),
+        control_plane.overrides.list(nobody),
+        control_plane.overrides.delete("ada", nobody, "burst"),
+    ):
+        with pytest.raises(NotFound) as caught:
+            await action
+        assert caught.value.reason == "KEY_NOT_FOUND"
+
+
+async def test_the_overrides_of_a_revoked_key_stay(control_plane: ControlPlane, key: KeyTarget) -> None:
+    """The overrides of a revoked key can be listed and no longer changed."""
+    await control_plane.overrides.set("ada", key, Override(BURST))
+    await control_plane.keys.revoke("ada", key.key_id)
+
+    with pytest.raises(FailedPrecondition):
+        await control_plane.overrides.set("ada", key, Override(DAILY))
+    with pytest.raises(FailedPrecondition):
+        await control_plane.overrides.delete("ada", key, "burst")
+    assert list(await control_plane.overrides.list(key)) == [Override(BURST)]
+
+
+async def test_a_keys_etag_changes_with_its_overrides(control_plane: ControlPlane, key: KeyTarget) -> None:
+    """An override of a key is part of it: setting one changes the key's etag and leaves its secrets."""
+    before = await control_plane.keys.get(key.key_id)
+
+    await control_plane.overrides.set("ada", key, Override(BURST))
+
+    after = await control_plane.keys.get(key.key_id)
+    assert after.etag != before.etag
+    assert after.secrets == before.secrets
+
+
+async def test_every_change_is_recorded(control_plane: ControlPlane, key: KeyTarget) -> None:
+    """Setting and deleting have audit events under the target's name."""
+    await control_plane.overrides.set("ada", ACME, Override(BURST, START + SECOND))
+    await control_plane.overrides.delete("bob", ACME, "burst")
+    await control_plane.overrides.set("ada", key, Override(DAILY))
+
+    events = [recorded.event for recorded in (await control_plane.audit.list(Paging())).items][:3]
+
+    assert [(event.actor, event.action, event.target) for event in events] == [
+        ("ada", "override.set", f"keys/{key.key_id}"),
+        ("bob", "override.delete", "subjects/acme"),
+        ("ada", "override.set", "subjects/acme"),
+    ]
+    assert events[2].detail["expire_time"] == "2026-11-24T06:00:01.123456Z"

@@ -1,0 +1,60 @@
+"""Page tokens lead from one page to the next and cannot be bent."""
+
+import base64
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.paging import Paging
+
+
+def _token(position: str, *filters: str) -> str:
+    return Paging(1).page([1, 2], [position, "unused"], *filters).next_page_token
+
+
+@given(st.text(min_size=1, max_size=64), st.lists(st.text(max_size=16), max_size=3))
+def test_a_token_leads_to_its_position(position: str, filters: list[str]) -> None:
+    """The token of a page, sent back with the same filters, gives the position it was made from."""
+    assert Paging(1, _token(position, *filters)).position(*filters) == position
+
+
+@given(st.text(max_size=100))
+def test_what_we_did_not_make_is_refused(text: str) -> None:
+    """Any other text is an invalid argument, whatever it holds; only the empty one begins a list."""
+    if text:
+        with pytest.raises(InvalidArgument, match="page_token"):
+            Paging(1, text).position("keys")
+    else:
+        assert Paging(1, text).position("keys") == ""
+
+
+@pytest.mark.parametrize("position", ["x", "-1", str(2**63), "1.5"])
+def test_a_position_that_is_no_number_is_refused(position: str) -> None:
+    """In a list ordered by numbers a forged position that is none, or too large for Postgres, is refused."""
+    raw = sha256(f"keys\0{position}".encode()).digest()[:8] + position.encode()
+    forged = base64.urlsafe_b64encode(raw).decode()
+
+    assert Paging(1, forged).position("keys") == position
+    with pytest.raises(InvalidArgument, match="page_token"):
+        Paging(1, forged).number("keys")
+
+
+@pytest.mark.parametrize(("asked", "size"), [(0, 100), (1, 1), (1000, 1000)])
+def test_sizes_within_bounds_are_good(asked: int, size: int) -> None:
+    """A page has as many items as were asked for, and 100 when nothing was."""
+    assert Paging(asked).size == size
+
+
+@pytest.mark.parametrize("asked", [-1, 1001, 2**31 - 1])
+def test_sizes_out_of_bounds_are_refused(asked: int) -> None:
+    """A page size below 0 or above 1000 is an invalid argument."""
+    with pytest.raises(InvalidArgument, match="page_size"):
+        _ = Paging(asked).size
+
+
+def test_the_last_page_has_no_token() -> None:
+    """When no more was found than the page may hold, there is no next page."""
+    assert Paging(2).page([1, 2], ["1", "2"]).next_page_token == ""

@@ -1,0 +1,224 @@
+"""Managing rules on a real Postgres: versions, etags, the audit record, and what the decision plane reads."""
+
+import asyncio
+
+import psycopg
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from decision.descriptors.world import BLOCKED, DENY, LOCAL, SHADOW, UNLIMITED, bucket, node, quota
+from fixtures.control_plane import SECOND, ControlPlane
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.decision.ports import ChangeKind
+from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, Unavailable
+from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
+from ratelimit_service.management.paging import Paging
+from ratelimit_service.postgres.change_feed import PostgresChangeFeed
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.rules_source import PostgresRulesSource
+from ratelimit_service.postgres.unit_of_work import PostgresTransactions
+
+TREE = (
+    node(
+        "path",
+        "/a*",
+        bucket(5, 2, name="burst", mode=SHADOW),
+        quota(9, name="daily", replaces=("x", "y")),
+        share_threshold=True,
+        on_store_failure=DENY,
+        below=(node("method", "GET", UNLIMITED), node("method", "", BLOCKED)),
+    ),
+    node("path"),
+)
+
+
+def rules(amount: int = 1, domain: str = "shop") -> DomainRules:
+    """Rules with one quota."""
+    return DomainRules(domain, (node("a", "", quota(amount)),))
+
+
+def test_documents_keep_everything() -> None:
+    """What is stored of a tree is the tree."""
+    assert nodes_from_documents(nodes_to_documents(TREE)) == TREE
+
+
+async def test_replace_makes_versions(control_plane: ControlPlane) -> None:
+    """Each replacement is a new version with its own etag; older ones can still be read."""
+    first = await control_plane.rules.replace("ann", DomainRules("shop", TREE, LOCAL), description="first")
+    control_plane.clock.us += SECOND
+    second = await control_plane.rules.replace("ann", rules(), etag=first.etag)
+    assert (first.version, second.version) == (1, 2)
+    assert first.created_us == second.created_us == second.updated_us - SECOND
+    assert first.etag != second.etag
+    assert await control_plane.rules.get("shop") == second
+    assert await control_plane.rules.get("shop", version=1) == first
+    assert first.rules.descriptors == TREE
+
+
+async def test_check_changes_nothing(control_plane: ControlPlane) -> None:
+    """A check says what would be in force, refuses what would be refused, and leaves everything as it is."""
+    first = await control_plane.rules.replace("ann", rules(1))
+    would_be = await control_plane.rules.check(rules(2), etag=first.etag)
+    assert (would_be.version, would_be.rules) == (2, rules(2))
+    assert await control_plane.rules.get("shop") == first
+    with pytest.raises(Aborted):
+        await control_plane.rules.check(rules(2), etag="other")
+    assert (await control_plane.rules.check(rules(2, "new"))).version == 1
+    with pytest.raises(NotFound):
+        await control_plane.rules.get("new")
+
+
+async def test_an_old_etag_is_refused(control_plane: ControlPlane) -> None:
+    """Of two replacements with one etag exactly one wins, and an etag for a domain without rules is refused."""
+    first = await control_plane.rules.replace("ann", rules(1))
+    outcomes = await asyncio.gather(
+        *(control_plane.rules.replace("ann", rules(n), etag=first.etag) for n in (2, 3)), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Aborted", "RuleSet"]
+    assert (await control_plane.rules.get("shop")).version == 2
+    with pytest.raises(Aborted) as caught:
+        await control_plane.rules.replace("ann", rules(1, "new"), etag=first.etag)
+    assert caught.value.subject == "domains/new"
+    with pytest.raises(Aborted):
+        await control_plane.rules.delete("ann", "shop", etag=first.etag)
+
+
+async def test_delete_and_make_again(control_plane: ControlPlane) -> None:
+    """A deleted domain has no rules, and may be made again from version 1, with another etag."""
+    first = await control_plane.rules.replace("ann", rules(1))
+    assert await control_plane.rules.delete("ann", "shop", etag=first.etag) == first
+    for read in (control_plane.rules.get("shop"), control_plane.rules.delete("ann", "shop")):
+        with pytest.raises(NotFound) as caught:
+            await read
+        assert (caught.value.reason, caught.value.metadata) == ("RULES_NOT_FOUND", {"domain": "shop"})
+    control_plane.clock.us += SECOND
+    again = await control_plane.rules.replace("ann", rules(1))
+    assert again.version == 1
+    assert again.etag != first.etag
+    with pytest.raises(NotFound, match="version 2"):
+        await control_plane.rules.get("shop", version=2)
+
+
+async def test_list_in_pages(control_plane: ControlPlane) -> None:
+    """Domains are listed in the order of their names, in pages, those in force only."""
+    for domain in ("b", "a", "c", "gone"):
+        await control_plane.rules.replace("ann", rules(1, domain))
+    await control_plane.rules.replace("ann", rules(2, "b"))
+    await control_plane.rules.delete("ann", "gone")
+    first = await control_plane.rules.list(Paging(2))
+    rest = await control_plane.rules.list(Paging(2, first.next_page_token))
+    assert [one.domain for one in (*first.items, *rest.items)] == ["a", "b", "c"]
+    assert first.items[1].version == 2
+    assert rest.next_page_token == ""
+    with pytest.raises(InvalidArgument):
+        await control_plane.rules.list(Paging(2, "nonsense"))
+
+
+async def test_audit(control_plane: ControlPlane) -> None:
+    """Each change leaves an event that says who, what and which version."""
+    await control_plane.rules.replace("ann", DomainRules("shop", TREE, LOCAL), description="first")
+    await control_plane.rules.delete("ben", "shop")
+    page = await control_plane.audit.list(Paging(), target="domains/shop")
+    events = [(one.event.actor, one.event.action, one.event.detail) for one in page.items]
+    assert events == [
+        ("ben", "rules.delete", {"version": 1}),
+        (
+            "ann",
+            "rules.replace",
+            {"version": 1, "descriptors": 4, "on_store_failure": "LOCAL", "description": "first"},
+        ),
+    ]
+    longest = "d" * 256
+    await control_plane.rules.replace("ann", rules(1, longest))
+    assert len((await control_plane.audit.list(Paging(), target=f"domains/{longest}")).items) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [({"domain": ""}, "domain"), ({"domain": "a\nb"}, "domain"), ({"domain": "a", "version": -1}, "version")],
+)
+async def test_bad_arguments(control_plane: ControlPlane, arguments: dict[str, object], field: str) -> None:
+    """What cannot be read for its bounds is refused with the argument at fault."""
+    with pytest.raises(InvalidArgument) as caught:
+        await control_plane.rules.get(**arguments)
+    assert caught.value.violations[0].field == field
+    with pytest.raises(InvalidArgument) as caught:
+        await control_plane.rules.replace("ann", rules(), description="x" * 257)
+    assert caught.value.violations[0].field == "description"
+
+
+async def test_a_failed_change_leaves_nothing(control_plane: ControlPlane, database_url: str) -> None:
+    """When the audit row cannot be written, neither are the rules nor the announcement."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE audit_events ADD CONSTRAINT refuse CHECK (action <> 'rules.replace')")
+        try:
+            with pytest.raises(IntegrityError, match="refuse"):
+                await control_plane.rules.replace("ann", rules())
+        finally:
+            connection.execute("ALTER TABLE audit_events DROP CONSTRAINT refuse")
+        assert connection.execute("SELECT count(*) FROM rule_domains").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM changes").fetchone() == (0,)
+
+
+async def test_changes_are_announced(control_plane: ControlPlane) -> None:
+    """Every change of a domain's rules is in the feed."""
+    feed = PostgresChangeFeed(control_plane.database)
+    before = await feed.position()
+    await control_plane.rules.replace("ann", rules())
+    await control_plane.rules.delete("ann", "shop")
+    changes = await feed.wait(before)
+    assert [(change.kind, change.name) for change in changes] == [(ChangeKind.DOMAIN, "shop")] * 2
+    await feed.close()
+
+
+async def test_the_source_reads_what_is_in_force(control_plane: ControlPlane) -> None:
+    """The decision plane reads the newest rules of the domains it asks for, or of all; deleted ones are gone."""
+    source = PostgresRulesSource(control_plane.database)
+    await control_plane.rules.replace("ann", DomainRules("one", TREE, DENY))
+    await control_plane.rules.replace("ann", rules(1, "two"))
+    await control_plane.rules.replace("ann", rules(2, "two"))
+    await control_plane.rules.replace("ann", rules(1, "gone"))
+    await control_plane.rules.delete("ann", "gone")
+    everything = await source.fetch_all_rules()
+    assert everything.rules == {"one": DomainRules("one", TREE, DENY), "two": rules(2, "two")}
+    assert (await source.fetch_rules(["two", "gone", "never"])).rules == {"two": rules(2, "two")}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        """UPDATE rule_versions SET descriptors = '[{"key": ""}]' WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = '[{"value": "v"}]' WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = '{}' WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = '5' WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = '[{"key": "k", "limits": [{"quota": {"amount": 0}}]}]'
+           WHERE version = 2""",
+        """DELETE FROM rule_versions WHERE version = 2""",
+    ],
+)
+async def test_bad_rows_are_told(control_plane: ControlPlane, database_url: str, damage: str) -> None:
+    """A domain whose rows make no valid rules is unreadable; the others are read."""
+    await control_plane.rules.replace("ann", rules(1, "good"))
+    await control_plane.rules.replace("ann", rules(1, "bad"))
+    await control_plane.rules.replace("ann", rules(2, "bad"))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(damage.encode())
+    fetched = await PostgresRulesSource(control_plane.database).fetch_all_rules()
+    assert (set(fetched.rules), fetched.unreadable) == ({"good"}, {"bad"})
+
+
+async def test_postgres_away() -> None:
+    """While Postgres is away the service is unavailable."""
+    database = Database("postgresql://nobody:nothing@127.0.0.1:1/none")
+    plane = ControlPlane(database)
+    assert isinstance(plane.transactions, PostgresTransactions)
+    for work in (plane.rules.get("shop"), plane.rules.replace("ann", rules()), plane.rules.list(Paging())):
+        with pytest.raises(Unavailable) as caught:
+            await work
+        assert caught.value.reason == "POLICY_STORE_UNAVAILABLE"
+    await database.close()
+
+
+def test_failures_have_one_name_each() -> None:
+    """The values that are stored are those that the tables allow."""
+    assert {failure.value for failure in RuleFailure} == {"fail", "local", "allow", "deny"}

@@ -1,0 +1,90 @@
+"""Migrations make the schema that the tables describe, once, whoever runs them."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.postgres.database import parse_url
+from ratelimit_service.postgres.migrate import _config, current, head, upgrade
+from ratelimit_service.postgres.tables import metadata
+
+
+def test_the_schema_is_made_from_nothing(empty_database_url: Callable[[], str]) -> None:
+    """An empty database has no revision before, and the newest one after."""
+    url = empty_database_url()
+    assert current(url) is None
+
+    upgrade(url)
+
+    assert current(url) == head()
+
+
+def test_a_second_run_changes_nothing(postgres_url: str) -> None:
+    """Migrating a database that is up to date succeeds and keeps what is in it."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO changes (kind, name, time) VALUES ('plan', 'kept', now())")
+
+        upgrade(postgres_url)
+
+        assert connection.execute("SELECT count(*) FROM changes WHERE name = 'kept'").fetchone() == (1,)
+
+
+def test_servers_that_start_at_once_migrate_once(empty_database_url: Callable[[], str]) -> None:
+    """Several migrations of one empty database at the same time all succeed."""
+    url = empty_database_url()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upgrade, [url] * 4))
+
+    assert current(url) == head()
+
+
+def test_the_tables_are_what_the_migrations_make(postgres_url: str) -> None:
+    """Alembic finds no difference between the migrated schema and the tables of the code."""
+    engine = create_engine(parse_url(postgres_url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        differences = compare_metadata(context, metadata)
+    engine.dispose()
+
+    assert differences == []
+
+
+def test_the_last_step_back_leaves_nothing(empty_database_url: Callable[[], str]) -> None:
+    """Downgrading from the first revision drops every table that it made."""
+    url = empty_database_url()
+    upgrade(url)
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    engine.dispose()
+
+    with psycopg.connect(url) as connection:
+        left = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    assert left == [("alembic_version",)]
+
+
+def test_a_dead_postgres_is_told_without_the_password() -> None:
+    """Migrating a server that is not there raises StoreUnavailable, whose message holds no password."""
+    with pytest.raises(StoreUnavailable, match="refused") as caught:
+        upgrade("postgresql://somebody:verysecret@127.0.0.1:1/none")
+
+    assert "verysecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "mysql://u:verysecret@h/d", "postgresql://u:verysecret@h:port/d"])
+def test_a_malformed_url_is_told_without_repeating_it(url: str) -> None:
+    """A database URL that is not one of Postgres raises ValueError, which says how to write it."""
+    with pytest.raises(ValueError, match="postgresql://user:password@host:5432/name") as caught:
+        upgrade(url)
+
+    assert "verysecret" not in str(caught.value)

@@ -1,0 +1,149 @@
+"""The policy source reads what the services have written, and a bad row disturbs nobody else."""
+
+import asyncio
+
+import psycopg
+import pytest
+
+from fixtures.control_plane import BURST, DAILY, DAY, SECOND, START, ControlPlane, key_draft, plan_draft
+from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord
+from ratelimit_service.management.keys import KeyChanges
+from ratelimit_service.management.overrides import KeyTarget, SubjectTarget
+from ratelimit_service.management.plans import PlanChanges
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.policy_source import PostgresPolicySource
+
+
+@pytest.fixture
+def source(database: Database) -> PostgresPolicySource:
+    """Return a source on this test's database."""
+    return PostgresPolicySource(database)
+
+
+async def test_a_record_has_everything(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
+    """A key is read with its state, secrets, plan in force, and the overrides of its subject and its own."""
+    await control_plane.plans.create("ada", plan_draft())
+    await control_plane.plans.update(
+        "ada", "free", PlanChanges(limits=(DAILY, BURST), on_store_failure=OnStoreFailure.DENY)
+    )
+    key, _ = await control_plane.keys.create("ada", key_draft(expires_us=START + DAY))
+    key, _ = await control_plane.keys.rotate("ada", key.key_id, overlap_us=SECOND)
+    await control_plane.overrides.set("ada", SubjectTarget("acme"), Override(BURST, START + SECOND))
+    await control_plane.overrides.set("ada", KeyTarget(key.key_id), Override(DAILY))
+
+    fetched = await source.fetch([key.key_id])
+
+    assert fetched.unreadable == frozenset()
+    assert fetched.records == {
+        key.key_id: PolicyRecord(
+            key_id=key.key_id,
+            subject="acme",
+            state=KeyState.ACTIVE,
+            expires_us=START + DAY,
+            secrets=key.secrets,
+            plan="free",
+            plan_version=2,
+            on_store_failure=OnStoreFailure.DENY,
+            limits=(DAILY, BURST),
+            subject_overrides=(Override(BURST, START + SECOND),),
+            key_overrides=(Override(DAILY),),
+        )
+    }
+
+
+async def test_many_keys_are_read_at_once(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
+    """Each of many keys is read with its own subject's overrides; unknown ones are left out."""
+    await control_plane.plans.create("ada", plan_draft())
+    made = {s: (await control_plane.keys.create("ada", key_draft(s)))[0].key_id for s in ("a", "b", "c")}
+    await control_plane.overrides.set("ada", SubjectTarget("b"), Override(BURST))
+
+    fetched = await source.fetch([*made.values(), "0123456789abcdef"])
+
+    assert set(fetched.records) == set(made.values())
+    assert fetched.unreadable == frozenset()
+    assert {record.subject: record.subject_overrides for record in fetched.records.values()} == {
+        "a": (),
+        "b": (Override(BURST),),
+        "c": (),
+    }
+
+
+async def test_revoked_and_suspended_keys_are_read(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
+    """Keys that are refused have records too, even when their plan was deleted since."""
+    await control_plane.plans.create("ada", plan_draft("free"))
+    await control_plane.plans.create("ada", plan_draft("pro"))
+    revoked, _ = await control_plane.keys.create("ada", key_draft(plan="pro"))
+    suspended, _ = await control_plane.keys.create("ada", key_draft())
+    await control_plane.keys.revoke("ada", revoked.key_id)
+    await control_plane.keys.suspend("ada", suspended.key_id)
+    await control_plane.plans.delete("ada", "pro")
+
+    records = (await source.fetch([revoked.key_id, suspended.key_id])).records
+
+    assert records[revoked.key_id].state is KeyState.REVOKED
+    assert records[suspended.key_id].state is KeyState.SUSPENDED
+
+
+@pytest.mark.parametrize("key_ids", [[], ["a\0b"], ["é" * 16], ["'; DROP TABLE keys; --"], [""]])
+async def test_what_cannot_be_an_id_is_unknown(source: PostgresPolicySource, key_ids: list[str]) -> None:
+    """Ids that no key can have are unknown, and never disturb Postgres."""
+    fetched = await source.fetch(key_ids)
+
+    assert not fetched.records
+    assert not fetched.unreadable
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE plan_versions SET limits = '[{}]'",
+        "UPDATE plan_versions SET limits = '{}'::jsonb || '\"x\"'",
+        "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,token_bucket,capacity}', '0')",
+        "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,mode}', '\"maybe\"')",
+        "UPDATE plans SET version = 7",
+        "UPDATE overrides SET limit_document = '{}'",
+    ],
+)
+async def test_a_bad_row_is_refused_alone(
+    control_plane: ControlPlane, source: PostgresPolicySource, database_url: str, damage: str
+) -> None:
+    """A key whose rows make no valid policy is told as unreadable, and the others are read as ever."""
+    await control_plane.plans.create("ada", plan_draft("free"))
+    bad, _ = await control_plane.keys.create("ada", key_draft("bad"))
+    await control_plane.overrides.set("ada", KeyTarget(bad.key_id), Override(BURST))
+    with psycopg.connect(database_url) as connection:
+        connection.execute(damage.encode())
+    await control_plane.plans.create("ada", plan_draft("pro"))
+    good, _ = await control_plane.keys.create("ada", key_draft("good", plan="pro"))
+
+    fetched = await source.fetch([bad.key_id, good.key_id])
+
+    assert fetched.unreadable == {bad.key_id}
+    assert set(fetched.records) == {good.key_id}
+
+
+@pytest.mark.usefixtures("warm")
+async def test_a_record_is_of_one_moment(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
+    """Whatever is changed meanwhile, a record never mixes a plan's version with another version's limits."""
+    await control_plane.plans.create("ada", plan_draft("free", BURST))
+    await control_plane.plans.create("ada", plan_draft("pro", DAILY))
+    key, _ = await control_plane.keys.create("ada", key_draft())
+
+    for n in range(20):
+        plan = ("pro", "free")[n % 2]
+        update = control_plane.keys.update("ada", key.key_id, KeyChanges(plan=plan))
+        fetched, _ = await asyncio.gather(source.fetch([key.key_id]), update)
+        record = fetched.records[key.key_id]
+        assert record.limits == {"free": (BURST,), "pro": (DAILY,)}[record.plan]
+
+
+async def test_a_dead_postgres_is_told(unused_port: int) -> None:
+    """A source whose Postgres is not there raises StoreUnavailable, without the password."""
+    database = Database(f"postgresql://somebody:verysecret@127.0.0.1:{unused_port}/none")
+
+    with pytest.raises(StoreUnavailable) as caught:
+        await PostgresPolicySource(database).fetch(["0123456789abcdef"])
+
+    assert "verysecret" not in str(caught.value)
+    await database.close()

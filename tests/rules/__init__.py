@@ -1,1 +1,0 @@
-"""Tests of descriptor rules: the tree, the decision, the storage, the importer, and the commands."""

@@ -1,0 +1,250 @@
+"""Importing the format of envoyproxy/ratelimit: what becomes of each line, and what is said of it."""
+
+import pytest
+
+from decision.descriptors.world import node
+from ratelimit_service.decision.descriptors.rules import Blocked, DomainRules, RuleLimit, Unlimited
+from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
+from ratelimit_service.rules_import.envoy_ratelimit import Conversion
+from ratelimit_service.rules_import.findings import Findings
+from ratelimit_service.rules_import.importing import import_files, to_quota, to_token_bucket
+
+
+def read(text: str, convert: Conversion = to_quota) -> tuple[list[DomainRules], list[str]]:
+    """The rules of one file, and what the import says, each with its line."""
+    findings = Findings()
+    rules = import_files([("f", text)], convert, findings)
+    return rules, [str(finding).removeprefix("f:") for finding in findings.all]
+
+
+def limit(text: str, convert: Conversion = to_quota) -> tuple[RuleLimit | None, list[str]]:
+    """The limit that this rate_limit becomes, and what is said of it."""
+    rules, said = read(f"domain: d\ndescriptors:\n- key: k\n  rate_limit: {text}\n", convert)
+    return rules[0].descriptors[0].limits[0] if rules[0].descriptors[0].limits else None, said
+
+
+@pytest.mark.parametrize("unit", ["second", "Minute", "HOUR", "day"])
+def test_windows_up_to_a_day_are_the_same(unit: str) -> None:
+    """Up to a day a fixed window becomes a quota with the same window, without a word."""
+    assert limit(f"{{unit: {unit}, requests_per_unit: 7}}") == (RuleLimit(Quota(7, Window[unit.upper()])), [])
+
+
+@pytest.mark.parametrize(("unit", "word"), [("week", "Thursday"), ("month", "30 days"), ("year", "365 days")])
+def test_longer_windows_are_the_calendars(unit: str, word: str) -> None:
+    """Longer windows begin at other moments there, which is told."""
+    found, said = limit(f"{{unit: {unit}, requests_per_unit: 7}}")
+    assert found == RuleLimit(Quota(7, Window[unit.upper()]))
+    assert len(said) == 1
+    assert said[0].startswith("4: note: ")
+    assert word in said[0]
+
+
+@pytest.mark.parametrize(("unit", "days"), [("day", 1), ("week", 7), ("month", 30)])
+def test_as_token_bucket(unit: str, days: int) -> None:
+    """As a token bucket the amount is the capacity, and is gained once per window."""
+    found, said = limit(f"{{unit: {unit}, requests_per_unit: 7}}", to_token_bucket)
+    assert found == RuleLimit(TokenBucket(7, 7, days * 86_400_000_000))
+    assert said == []
+
+
+@pytest.mark.parametrize(("unit", "amount"), [("year", 7), ("month", 4_294_967_291)])
+def test_what_makes_no_token_bucket_stays_a_quota(unit: str, amount: int) -> None:
+    """Where a bucket would refill too slowly, or its arithmetic would not be exact, it stays a quota, which is told."""
+    found, said = limit(f"{{unit: {unit}, requests_per_unit: {amount}}}", to_token_bucket)
+    assert found == RuleLimit(Quota(amount, Window[unit.upper()]))
+    assert said[0].startswith("4: note: stays a quota")
+
+
+def test_all_of_a_limit() -> None:
+    """Names, replacements, shadow and 0 are kept; numbers may be written in any of YAML's forms."""
+    rules, said = read("""
+domain: d
+descriptors:
+- key: k
+  value: 1.10
+  shadow_mode: yes
+  rate_limit: {unit: day, requests_per_unit: 0x10, name: n, replaces: [{name: m}, {name: o}]}
+- key: k
+  value: true
+  rate_limit: {unit: day, requests_per_unit: 0}
+- key: k
+  value: ~
+  rate_limit: {unlimited: true}
+  shadow_mode: false
+- {key: k2, rate_limit: }
+""")
+    assert said == []
+    assert rules == [
+        DomainRules(
+            "d",
+            (
+                node("k", "1.10", RuleLimit(Quota(16, Window.DAY), "n", Mode.SHADOW, ("m", "o"))),
+                node("k", "true", RuleLimit(Blocked())),
+                node("k", "", RuleLimit(Unlimited())),
+                node("k2"),
+            ),
+        )
+    ]
+
+
+def test_anchors_and_merges() -> None:
+    """Anchors, aliases and merge keys are read as YAML has them."""
+    rules, said = read("""
+domain: d
+descriptors:
+- key: a
+  rate_limit: &slow {unit: day, requests_per_unit: 5}
+- key: b
+  rate_limit: *slow
+- key: c
+  rate_limit: {<<: *slow, requests_per_unit: 6}
+""")
+    assert said == []
+    limits = [one.limits[0].algorithm for one in rules[0].descriptors]
+    assert limits == [Quota(5, Window.DAY), Quota(5, Window.DAY), Quota(6, Window.DAY)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ["1: error: the file is empty"]),
+        ("domain: [", ["1: error: not YAML: "]),
+        ("a: b\n c: d", ["2: error: not YAML: "]),
+        ("domain: d\n---\ndomain: e", ["2: error: not YAML: "]),
+        ("domain: a\x01b", ["1: error: not YAML: "]),
+        ("- a", ["1: error: the file is a list; it must be a mapping", "1: error: domain is missing"]),
+        ("descriptors: []", ["1: error: domain is missing"]),
+        ("domain:", ["1: error: domain: is empty; name the domain"]),
+        ("domain: [a]", ["1: error: domain is a list; it must be a text"]),
+        ('domain: "a\\tb"', ["1: error: domain: has control characters"]),
+        ("domain: d\nrules: 1", ["2: error: unknown key 'rules' in the file"]),
+        ("domain: d\ndomain: e", ["2: error: domain is given twice, first in line 1"]),
+        ("domain: d\n[a]: 1", ["2: error: unknown key 'a list or mapping' in the file"]),
+        ("domain: d\ndescriptors: 5", ["2: error: descriptors is '5'; it must be a list"]),
+        ("domain: d\ndescriptors:\n- 5", ["3: error: a descriptor is '5'"]),
+        ("domain: d\ndescriptors:\n- value: v", ["3: error: key: is empty"]),
+        ("domain: d\ndescriptors:\n- key: k\n- key: b\n- key: k", ["5: error: the same key and value as in line 3"]),
+        ("domain: d\ndescriptors:\n- key: k\n  shadow_mode: maybe\n  rate_limit: {unlimited: true}",
+         ["4: error: shadow_mode is 'maybe'; it must be true or false"]),
+        ("domain: d\ndescriptors: &x\n- key: k\n  descriptors: *x", ["4: error: more than 16 levels"]),
+        ("domain: &d\n  <<: *d\n", ["1: error: "]),
+    ],
+)  # fmt: skip
+def test_errors_name_the_line(text: str, said: list[str]) -> None:
+    """What cannot be read is an error with its line."""
+    findings = Findings()
+    import_files([("f", text)], to_quota, findings)
+    assert findings.refused
+    assert len(findings.all) >= len(said)
+    for finding, words in zip(findings.all, said, strict=False):
+        assert str(finding).startswith(f"f:{words}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{unit: fortnight, requests_per_unit: 1}", "error: unit is 'fortnight'; use second"),
+        ("{unit: unknown, requests_per_unit: 1}", "error: unit is 'unknown'; use second"),
+        ("{requests_per_unit: 1}", "error: unit is missing"),
+        ("{unit: day, requests_per_unit: -1}", "error: requests_per_unit is -1"),
+        ("{unit: day, requests_per_unit: 4294967296}", "error: requests_per_unit is 4294967296"),
+        ("{unit: day, requests_per_unit: 1.5}", "error: requests_per_unit is '1.5'; it must be a whole number"),
+        ('{unit: day, requests_per_unit: "5"}', "error: requests_per_unit is '5'; it must be a whole number"),
+        ("{unlimited: true, unit: day}", "error: an unlimited rate_limit must have no unit"),
+        ("{unit: day, requests_per_unit: 1, name: it's}", 'error: name: is "it\'s"; use at most 64'),
+        ("{unit: day, requests_per_unit: 1, replaces: [{}]}", "error: an entry of replaces needs a name"),
+        ("{unit: day, requests_per_unit: 1, replaces: [{name: ''}]}", "error: replaces[0]: is empty"),
+        ("{unit: day, requests_per_unit: 1, name: n, replaces: [{name: n}]}", "error: replaces[0]: is 'n'"),
+        ("{unit: day, requests_per_unit: 1, burst: 5}", "error: unknown key 'burst' in rate_limit"),
+        ("{unit: day, requests_per_unit: 1, shadow_mode: true}", "note: shadow_mode has no meaning in rate_limit"),
+        ("{unlimited: true, requests_per_unit: 5}", "note: requests_per_unit has no meaning beside unlimited"),
+        ("{unit: day}", "note: requests_per_unit is missing, which means 0"),
+    ],
+)
+def test_of_limits(text: str, said: str) -> None:
+    """What is wrong with a rate_limit, or has no meaning in it, is told with its line."""
+    _, findings = limit(text)
+    assert len(findings) == 1
+    assert findings[0].startswith(f"4: {said}")
+
+
+def test_what_cannot_be_expressed_is_told() -> None:
+    """Settings without a counterpart here are notes, one for each line."""
+    rules, said = read("""domain: d
+descriptors:
+- key: k
+  detailed_metric: true
+  value_to_metric: true
+  share_threshold: true
+- key: api_key
+  quota_mode: true
+  rate_limit: {unit: day, requests_per_unit: 5}
+- key: none
+  shadow_mode: true
+  requests_per_unit: 5
+- key: a*
+  metadata: {tier: [gold, {since: 2020}]}
+""")
+    starts = [
+        "4: note: detailed_metric is left out",
+        "5: note: value_to_metric is left out",
+        "6: note: share_threshold has no meaning for a value without a *",
+        "7: note: a descriptor with an api_key entry is decided by that key's plan",
+        "8: note: quota_mode cannot be expressed",
+        "11: note: shadow_mode has no meaning without a rate_limit",
+        "12: note: requests_per_unit has no meaning in a descriptor",
+        "13: note: a * in a key stands for itself",
+        "14: note: metadata is left out",
+    ]
+    assert len(said) == len(starts)
+    for words, start in zip(said, starts, strict=True):
+        assert words.startswith(start)
+    assert rules[0].descriptors[1].limits[0].mode is Mode.ENFORCE
+
+
+def test_shadow_goes_before_quota_mode() -> None:
+    """A limit in both modes denies nothing there, and so it does not here."""
+    rules, _ = read("""domain: d
+descriptors:
+- key: k
+  shadow_mode: true
+  quota_mode: true
+  rate_limit: {unit: day, requests_per_unit: 5}
+""")
+    assert rules[0].descriptors[0].limits[0].mode is Mode.SHADOW
+
+
+def test_files_of_one_domain_are_joined() -> None:
+    """Files of one domain make one set of rules, which is told; what is in both is an error with both places."""
+    findings = Findings()
+    files = [
+        ("one.yaml", "domain: d\ndescriptors: [{key: a}]"),
+        ("two.yaml", "domain: e"),
+        ("three.yaml", "domain: d\ndescriptors: [{key: b}]"),
+    ]
+    rules = import_files(files, to_quota, findings)
+    assert rules == [DomainRules("d", (node("a"), node("b"))), DomainRules("e")]
+    assert [str(finding) for finding in findings.all] == [
+        "three.yaml:1: note: domain 'd' is joined with that of one.yaml:1"
+    ]
+    import_files([*files, ("four.yaml", "domain: d\n\ndescriptors:\n- key: a")], to_quota, findings)
+    assert "four.yaml:4: error: the same key and value as in one.yaml:2; make them one" in map(str, findings.all)
+
+
+def test_a_thousand_descriptors_and_no_more() -> None:
+    """A domain with more descriptors than it may have is an error, be they in one file, in several, or by aliases."""
+    many = "".join(f"- key: k{n}\n" for n in range(1_000))
+    assert read(f"domain: d\ndescriptors:\n{many}")[1] == []
+    assert read(f"domain: d\ndescriptors:\n{many}- key: last\n")[1] == [
+        "1003: error: more than 1000 descriptors; use several domains"
+    ]
+    findings = Findings()
+    files = [("one", f"domain: d\ndescriptors:\n{many}"), ("two", "domain: d\ndescriptors: [{key: last}]")]
+    import_files(files, to_quota, findings)
+    assert "has 1001 descriptors" in str(findings.all[-1])
+    levels = ["a0: &a0 [{key: k}]"]
+    for n in range(1, 10):
+        nodes = ", ".join(f"{{key: k{m}, descriptors: *a{n - 1}}}" for m in range(9))
+        levels += [f"a{n}: &a{n} [{nodes}]"]
+    bomb = "domain: d\n" + "\n".join(levels) + "\ndescriptors: *a9\n"
+    assert any("more than 1000 descriptors" in words for words in read(bomb)[1])

@@ -1,0 +1,113 @@
+"""What becomes of connections: who gets them, how long they live, and which ones are cut off."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+
+import grpc
+import psutil
+import pytest
+from h2.connection import H2Connection
+
+from fixtures.served import Server
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
+from server.load import load
+from transport.conformance.order import STREAM
+from transport.conformance.raw import CONFIGURATION, HEADERS, prefixed, read_answer
+
+StartOwn = Callable[..., Server]
+ROUNDS, CONNECTIONS = 3, 32
+
+
+@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+async def test_workers_share_the_load(own_server: StartOwn, door: str) -> None:
+    """Of three rounds of 32 connections under the same load, neither of two workers has less than 30 %."""
+    server = await asyncio.to_thread(own_server, door, workers=2)
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    server.close_channel()
+    shares: dict[int, int] = dict.fromkeys((worker.pid for worker in server.workers()), 0)
+    for _ in range(ROUNDS):
+        async with load(server.address, api_key, clients=CONNECTIONS, pause=0.05) as state:
+            await state.settle(CONNECTIONS * 3)
+            for worker in server.workers():
+                shares[worker.pid] += len(_callers(worker, server))
+        assert not state.failures
+    assert sum(shares.values()) == ROUNDS * CONNECTIONS
+    assert min(shares.values()) >= 0.3 * ROUNDS * CONNECTIONS, shares
+
+
+def _callers(worker: psutil.Process, server: Server) -> set[int]:
+    """The ports of the clients that are connected to a worker."""
+    port = int(server.address.rpartition(":")[2])
+    found = worker.net_connections("tcp")
+    return {c.raddr.port for c in found if c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port}
+
+
+@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+async def test_old_connections_are_asked_to_go(own_server: StartOwn, door: str) -> None:
+    """Connections older than max_connection_age are replaced under load, and no call fails."""
+    server = await asyncio.to_thread(own_server, door, max_connection_age=1)
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    server.close_channel()
+    (worker,) = server.workers()
+    async with load(server.address, api_key, clients=4) as state:
+        await state.settle(100)
+        before = _callers(worker, server)
+        deadline = time.monotonic() + 10
+        while before & _callers(worker, server):
+            assert time.monotonic() < deadline, "the same connections after ten times their age"
+            await asyncio.sleep(0.1)
+        await state.settle(100)
+    assert not state.failures
+
+
+def test_a_gateway_that_abandons_its_calls_is_not_cut_off(own_server: StartOwn) -> None:
+    """On the door envoy, 5,000 calls that are reset as soon as they are made leave the connection good for the next."""
+    server = own_server("envoy")
+    _, api_key = server.key("wide")
+    message = prefixed(pb2.CheckLimitRequest(api_key=api_key).SerializeToString())
+    connection = H2Connection(CONFIGURATION)
+    connection.initiate_connection()
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as wire:
+        for stream in range(1, 10_001, 2):
+            while connection.outbound_flow_control_window < 2 * len(message):
+                wire.sendall(connection.data_to_send())
+                connection.receive_data(wire.recv(65_536))  # more room
+            connection.send_headers(stream, list(HEADERS.items()))
+            connection.send_data(stream, message, end_stream=True)
+            connection.reset_stream(stream)
+        connection.send_headers(10_001, list(HEADERS.items()))
+        connection.send_data(10_001, message, end_stream=True)
+        wire.sendall(connection.data_to_send())
+        assert read_answer(wire, connection, 10_001).code == 0
+
+
+def test_a_caller_that_does_not_read_is_held_back(own_server: StartOwn) -> None:
+    """On the door envoy, a stream whose answers nobody reads stops being read, long before it fills the memory."""
+    server = own_server("envoy")
+    _, api_key = server.key("wide")
+    message = prefixed(
+        pb2.StreamCheckLimitRequest(check={"api_key": api_key, "resource": "r" * 200}).SerializeToString()
+    )
+    connection = H2Connection(CONFIGURATION)
+    connection.initiate_connection()
+    host, port = server.address.split(":")
+    sent, most = 0, 64 * 1024 * 1024
+    with socket.create_connection((host, int(port)), timeout=3) as wire:
+        connection.send_headers(1, list((HEADERS | {":path": STREAM}).items()))
+        while sent < most:
+            room = connection.local_flow_control_window(1)
+            if room < len(message):
+                try:
+                    connection.receive_data(wire.recv(65_536))  # answers, which are not acknowledged, and more room
+                except TimeoutError:
+                    break
+                continue
+            connection.send_data(1, message)
+            sent += len(message)
+            wire.sendall(connection.data_to_send())
+    assert 100_000 < sent < 4 * 1024 * 1024
+    with grpc.insecure_channel(server.address) as channel:
+        grpc.channel_ready_future(channel).result(5)

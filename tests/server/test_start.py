@@ -1,0 +1,97 @@
+"""When a server does not start, and what it says then."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from fixtures.served import START_SECONDS, Server, launch, make_settings
+from ratelimit_service.server.envoy_worker import embedded_environment
+
+StartOwn = Callable[..., Server]
+
+
+def refusal(door: str, database_url: str, redis_url: str, folder: Path, **changes: object) -> str:
+    """What a server says that does not start. Its exit code must not be 0."""
+    settings = make_settings(database_url, redis_url, door)
+    server = launch(settings.model_copy(update=changes), {}, folder / "log")
+    assert server.process.wait(START_SECONDS) != 0
+    assert "Traceback" not in server.said
+    return server.said
+
+
+@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+@pytest.mark.parametrize("option", [socket.SO_REUSEPORT, socket.SO_REUSEADDR])
+def test_a_port_that_is_taken(
+    door: str, option: int, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+) -> None:
+    """A foreign process on the port is not joined, even if it would share: the server says so and does not start."""
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, option, 1)
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        address = f"127.0.0.1:{foreign.getsockname()[1]}"
+        said = refusal(door, empty_database_url(), valkey_url, tmp_path, listen=address)
+    assert f"cannot listen on {address}: Address already in use" in said
+    assert "RATELIMIT_LISTEN" in said
+
+
+def test_a_second_server_on_the_port(own_server: StartOwn, valkey_url: str, tmp_path: Path) -> None:
+    """The first one stays alone, and goes on."""
+    first = own_server("grpcio")
+    url = first.settings.database_url.get_secret_value()
+    said = refusal("envoy", url, valkey_url, tmp_path, listen=first.address)
+    assert "Address already in use" in said
+    assert first.key()
+
+
+@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+def test_what_a_worker_cannot_work_with(
+    door: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+) -> None:
+    """A fault that only a worker finds is told by the server in the worker's words, without a secret."""
+    peppers = SecretStr("1:dG9vc2hvcnQ=")
+    said = refusal(door, empty_database_url(), valkey_url, tmp_path, peppers=peppers)
+    assert "RATELIMIT_PEPPERS cannot be used" in said
+    assert "dG9vc2hvcnQ" not in said
+
+
+@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+def test_half_of_tls(door: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
+    """A certificate without a key is refused in words."""
+    certificate = tmp_path / "nothing.pem"
+    assert "half set up" in refusal(door, empty_database_url(), valkey_url, tmp_path, tls_certificate=certificate)
+
+
+@pytest.mark.parametrize(
+    "listen", ["50051", "localhost", "127.0.0.1:http", "127.0.0.1:70000", "no.such.host.invalid:1"]
+)
+def test_an_address_that_is_none(
+    listen: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+) -> None:
+    """The address is named, with an example of a good one or the host that is not known."""
+    assert listen in refusal("grpcio", empty_database_url(), valkey_url, tmp_path, listen=listen)
+
+
+def test_a_metrics_port_that_is_taken(empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
+    """The setting to change is named."""
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        address = f"127.0.0.1:{foreign.getsockname()[1]}"
+        said = refusal("grpcio", empty_database_url(), valkey_url, tmp_path, metrics_listen=address)
+    assert "RATELIMIT_METRICS_LISTEN" in said
+
+
+def test_the_python_inside_envoy_finds_this_package(tmp_path: Path) -> None:
+    """It does so from any folder, and where `.pth` files are not looked at, as by Debian's Python inside Envoy."""
+    environment = embedded_environment()
+    command = [sys.executable, "-S", "-c", "import ratelimit_service.errors"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": environment["PYTHONPATH"]}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()

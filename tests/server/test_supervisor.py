@@ -1,0 +1,185 @@
+"""What the supervisor does when processes die, when it is told to leave, and when it dies itself."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fixtures.served import Server
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as grpc_stubs
+from server.load import load
+
+StartOwn = Callable[..., Server]
+both_doors = pytest.mark.parametrize("door", ["grpcio", "envoy"])
+
+
+async def start(own_server: StartOwn, door: str, **changes: object) -> Server:
+    """Start a server without holding up the loop: what seeds it has a loop of its own."""
+    return await asyncio.to_thread(own_server, door, **changes)
+
+
+@both_doors
+async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, door: str) -> None:
+    """Two workers under load, one killed: only calls on its connections fail, and two seconds later there are two."""
+    server = await start(own_server, door, workers=2)
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    async with load(server.address, api_key, clients=8) as state:
+        await state.settle(200)
+        victim = server.workers()[0]
+        victim.kill()
+        killed = time.monotonic()
+        while len(_serving(server, without=victim.pid)) < 2:
+            assert time.monotonic() - killed < 2, server.said
+            await asyncio.sleep(0.02)
+        await state.settle(200)
+    assert sum(state.failures.values()) <= 8, state.failures
+    assert all(failure.startswith("UNAVAILABLE") for failure in state.failures), state.failures
+    assert state.last_failure - killed < 0.5
+
+
+def _serving(server: Server, without: int) -> list[str]:
+    """The lines that say which worker serves, that of one process left out."""
+    lines = server.said.splitlines()
+    return [line for line in lines if " serves " in line and "control" not in line and f"pid={without} " not in line]
+
+
+@both_doors
+async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, door: str) -> None:
+    """SIGHUP under load replaces every process, and not one call fails."""
+    server = await start(own_server, door, workers=2, drain_timeout=5)
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    before = {process.pid for process in psutil.Process(server.process.pid).children()}
+    async with load(server.address, api_key, clients=12) as state:
+        await state.settle(200)
+        server.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(server.wait_until_said, "rolling restart done")
+        await state.settle(200)
+    after = {process.pid for process in psutil.Process(server.process.pid).children()}
+    assert not before & after
+    assert len(after) == len(before)
+    assert not state.failures
+
+
+@both_doors
+async def test_sigterm_lets_calls_end(own_server: StartOwn, door: str) -> None:
+    """A stream that is open when SIGTERM comes gets every answer that it is owed, and the exit code is 0."""
+    server = await start(own_server, door, workers=2, drain_timeout=5)
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = grpc_stubs.RateLimitServiceStub(channel).StreamCheckLimit()
+        await _ask(call, api_key, 1)
+        assert (await call.read()).result.decision.allowed
+        await _ask(call, api_key, 500)
+        server.process.send_signal(signal.SIGTERM)
+        await _ask(call, api_key, 100)
+        await call.done_writing()
+        for _ in range(600):
+            answer = await call.read()
+            assert answer is not grpc.aio.EOF
+            assert answer.result.decision.allowed
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+    assert await asyncio.to_thread(server.process.wait, 20) == 0, server.said
+
+
+async def test_sigterm_is_not_held_up_by_idle_callers(own_server: StartOwn) -> None:
+    """The door envoy sends quiet streams and idle connections away, well before the drain's time is over."""
+    server = await start(own_server, "envoy", drain_timeout=20)
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    server.close_channel()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = grpc_stubs.RateLimitServiceStub(channel).StreamCheckLimit()
+        await _ask(call, api_key, 1)
+        assert (await call.read()).result.decision.allowed
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert b"DRAINING" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+        assert await asyncio.to_thread(server.process.wait, 30) == 0, server.said
+    assert time.monotonic() - began < 10
+
+
+async def _ask(call: grpc.aio.StreamStreamCall, api_key: str, times: int) -> None:
+    for _ in range(times):
+        await call.write(pb2.StreamCheckLimitRequest(check={"api_key": api_key}))
+
+
+@both_doors
+def test_nobody_outlives_a_killed_supervisor(own_server: StartOwn, door: str) -> None:
+    """SIGKILL of the supervisor ends every process that it started, and the port is free for the next server."""
+    server = own_server(door, workers=2)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(children) >= 2
+    server.process.kill()
+    server.process.wait()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    again = own_server(door, listen=server.address)
+    assert again.key()
+
+
+@both_doors
+def test_ctrl_c_is_heard_by_the_supervisor_alone(own_server: StartOwn, door: str) -> None:
+    """No process is in the terminal's group, so that SIGINT to the group drains like SIGTERM does."""
+    server = own_server(door)
+    group = os.getpgid(server.process.pid)
+    assert all(os.getpgid(child.pid) != group for child in psutil.Process(server.process.pid).children())
+    assert server.stop(signal.SIGINT) == 0
+
+
+async def test_health_watchers_know_a_drain_from_a_restart(own_server: StartOwn) -> None:
+    """On the door envoy, who watches health is told of a drain, and during a rolling restart of nothing bad."""
+    server = await start(own_server, "envoy")
+    seen: list[int] = []
+    more = asyncio.Event()
+
+    async def watch(channel: grpc.aio.Channel) -> None:
+        while True:
+            try:
+                async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+                    seen.append(answer.status)
+                    more.set()
+            except grpc.aio.AioRpcError as error:
+                broken.append(error.code())
+                await asyncio.sleep(0.05)
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(seen) < count:
+                more.clear()
+                await more.wait()
+
+    broken: list[grpc.StatusCode] = []
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        watching = asyncio.create_task(watch(channel))
+        await until(1)
+        server.process.send_signal(signal.SIGHUP)
+        await until(3)  # again when the control plane was replaced, and again when the Envoy was
+        await asyncio.to_thread(server.wait_until_said, "rolling restart done")
+        assert set(seen) == {health_pb2.HealthCheckResponse.SERVING}
+        server.process.send_signal(signal.SIGTERM)
+        await until(4)
+        assert seen[3] == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+        watching.cancel()
+    assert set(broken) == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_a_process_that_keeps_dying_is_restarted_ever_more_slowly(own_server: StartOwn) -> None:
+    """Each time that a worker dies soon after its start, the pause before the next one is longer, and it is said so."""
+    server = await start(own_server, "grpcio")
+    for deaths in range(1, 4):
+        server.workers()[0].kill()
+        await asyncio.to_thread(server.wait_until_said, "ended by itself; starting another", deaths)
+        await asyncio.to_thread(server.wait_until_said, "process='worker 1'", 2 * deaths + 1)
+    pauses = [line.partition("pause=")[2].split()[0] for line in server.said.splitlines() if "ended by itself" in line]
+    assert pauses == ["0.0", "0.1", "0.2"]

@@ -1,0 +1,100 @@
+"""TLS on either door: who gets in, and how certificates are renewed."""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fixtures.served import Server
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as grpc_stubs
+from server.certificates import Authority, Pair
+
+StartOwn = Callable[..., Server]
+both_doors = pytest.mark.parametrize("door", ["grpcio", "envoy"])
+
+
+@contextmanager
+def connected(server: Server, authority: Authority, pair: Pair | None = None) -> Iterator[grpc.Channel]:
+    """A channel that trusts the CA, and shows a certificate if there is one."""
+    key, certificate = pair.read() if pair else (None, None)
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), key, certificate)
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    with grpc.secure_channel(server.address, credentials, options) as channel:
+        yield channel
+
+
+def decides(channel: grpc.Channel) -> grpc.StatusCode:
+    """What a decision about no key at all is answered with: INVALID_ARGUMENT if the call gets through."""
+    try:
+        grpc_stubs.RateLimitServiceStub(channel).CheckLimit(pb2.CheckLimitRequest(api_key="none"), timeout=5)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def shown(server: Server) -> str:
+    """The certificate that a new connection is shown."""
+    host, port = server.address.split(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+@both_doors
+def test_only_callers_with_a_certificate_get_in(own_server: StartOwn, door: str, tmp_path: Path) -> None:
+    """With a client CA, a caller needs a certificate of it; hot and proxied methods alike are then served."""
+    authority, other = Authority(tmp_path), Authority(_folder(tmp_path, "other"))
+    served, caller = authority.issue("server"), authority.issue("caller", "gateway")
+    server = own_server(
+        door, tls_certificate=served.certificate, tls_key=served.key, tls_client_ca=authority.certificate
+    )
+    with connected(server, authority, caller) as channel:
+        assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+    for stranger in (None, other.issue("caller")):
+        with connected(server, authority, stranger) as channel:
+            assert decides(channel) is grpc.StatusCode.UNAVAILABLE
+    with grpc.insecure_channel(server.address) as channel:
+        assert decides(channel) is grpc.StatusCode.UNAVAILABLE
+
+
+@both_doors
+def test_a_renewed_certificate_is_shown_without_a_restart(own_server: StartOwn, door: str, tmp_path: Path) -> None:
+    """Files that are written over are noticed: new connections are shown the new certificate, the old one goes on."""
+    authority = Authority(tmp_path)
+    served, renewed = authority.issue("server"), authority.issue("renewed")
+    server = own_server(door, tls_certificate=served.certificate, tls_key=served.key)
+    with connected(server, authority) as channel:
+        assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
+        assert shown(server) == served.certificate.read_text()
+        renewed.write_over(served)
+        deadline = time.monotonic() + 10
+        while shown(server) != renewed.certificate.read_text():
+            assert time.monotonic() < deadline, server.said
+            time.sleep(0.1)
+        assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@both_doors
+def test_half_a_renewal_is_left_alone(own_server: StartOwn, door: str, tmp_path: Path) -> None:
+    """A certificate that does not belong to the key is not shown: new connections are served as before."""
+    authority = Authority(tmp_path)
+    served, renewed = authority.issue("server"), authority.issue("renewed")
+    before = served.certificate.read_text()
+    server = own_server(door, tls_certificate=served.certificate, tls_key=served.key)
+    served.certificate.write_bytes(renewed.certificate.read_bytes())
+    shown(server)  # the door grpcio looks when somebody connects
+    server.wait_until_said("certificate not renewed")
+    assert shown(server) == before
+
+
+def _folder(parent: Path, name: str) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    return folder

@@ -1,0 +1,185 @@
+"""Stock gRPC clients, each of which carries out the same orders."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+
+from transport.conformance.order import Order, Outcome
+
+DETAILS = "grpc-status-details-bin"
+HERE = Path(__file__).parent
+
+
+class Client(Protocol):
+    """A gRPC client."""
+
+    def carry_out(self, order: Order) -> Outcome:
+        """Make a call and say what came of it."""
+        ...
+
+    def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+class PythonClient:
+    """grpcio, with threads."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+
+    def carry_out(self, order: Order) -> Outcome:
+        """Make a call and say what came of it."""
+        over = threading.Event()
+        call = self._channel.stream_stream(order.method)(
+            _messages(order, over),
+            timeout=order.timeout,
+            metadata=tuple(order.metadata.items()),
+            compression=_compression(order),
+        )
+        if order.cancel_after:
+            threading.Timer(order.cancel_after, call.cancel).start()
+        answers: list[bytes] = []
+        try:
+            answers.extend(call)
+        except grpc.RpcError:
+            pass  # the call itself has the status
+        finally:
+            over.set()
+        return _outcome(call.code(), call.details(), call.trailing_metadata(), answers)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._channel.close()
+
+
+class PythonAioClient:
+    """grpcio, with asyncio."""
+
+    def __init__(self, address: str) -> None:
+        self._runner = asyncio.Runner()
+        self._channel = self._runner.run(self._open(address))
+
+    async def _open(self, address: str) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(address)
+
+    def carry_out(self, order: Order) -> Outcome:
+        """Make a call and say what came of it."""
+        return self._runner.run(self._carry_out(order))
+
+    async def _carry_out(self, order: Order) -> Outcome:
+        if order.gzip and not order.stream:
+            return await self._carry_out_unary(order)
+        call = self._channel.stream_stream(order.method)(
+            timeout=order.timeout, metadata=tuple(order.metadata.items()), compression=_compression(order)
+        )
+        writing = asyncio.create_task(self._write(call, order))
+        if order.cancel_after:
+            asyncio.get_running_loop().call_later(order.cancel_after, call.cancel)
+        answers: list[bytes] = []
+        try:
+            async for answer in call:
+                answers.append(answer)  # noqa: PERF401 those before an error count
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            pass  # the call itself has the status
+        await asyncio.gather(writing, return_exceptions=True)
+        return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
+
+    async def _carry_out_unary(self, order: Order) -> Outcome:
+        # A compressed message is refused as soon as its head is there, and a stream whose writing is overtaken by the
+        # server's refusal is INTERNAL to this library. Other calls are streams: a unary one may be answered within the
+        # millisecond that is this library's shortest deadline.
+        call = self._channel.unary_unary(order.method)(
+            order.messages[0],
+            timeout=order.timeout,
+            metadata=grpc.aio.Metadata(*order.metadata.items()),
+            compression=_compression(order),
+        )
+        if order.cancel_after:
+            asyncio.get_running_loop().call_later(order.cancel_after, call.cancel)
+        answers: list[bytes] = []
+        with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):  # the call itself has the status
+            answers.append(await call)
+        return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
+
+    async def _write(self, call: grpc.aio.StreamStreamCall, order: Order) -> None:
+        for message in order.messages:
+            await call.write(message)
+        if not (order.stream and order.cancel_after):
+            await call.done_writing()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._runner.run(self._channel.close())
+        self._runner.close()
+
+
+class ProgramClient:
+    """A client in another language: a program that takes orders and tells outcomes, a line of JSON each."""
+
+    def __init__(self, *program: str) -> None:
+        self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def carry_out(self, order: Order) -> Outcome:
+        """Make a call and say what came of it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order.to_json()) + "\n")
+        self._process.stdin.flush()
+        return Outcome.from_json(json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """Close its connections."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+def go_client(address: str, folder: Path) -> ProgramClient:
+    """grpc-go."""
+    program = folder / "client"
+    subprocess.run(["go", "build", "-o", program, "."], cwd=HERE / "go", check=True)
+    return ProgramClient(str(program), address)
+
+
+def node_client(address: str) -> ProgramClient:
+    """@grpc/grpc-js."""
+    if not (HERE / "node" / "node_modules").exists():
+        subprocess.run(["npm", "ci", "--silent"], cwd=HERE / "node", check=True)
+    return ProgramClient("node", str(HERE / "node" / "client.js"), address)
+
+
+def installed() -> list[str]:
+    """The clients that can be run here: Python's always, the others where their toolchain is."""
+    others = {"go": ("go",), "node": ("node", "npm")}
+    return ["python", "python-aio", *(name for name, needs in others.items() if all(map(shutil.which, needs)))]
+
+
+def _messages(order: Order, over: threading.Event) -> Iterator[bytes]:
+    yield from order.messages
+    if order.stream and order.cancel_after:
+        over.wait()
+
+
+def _compression(order: Order) -> grpc.Compression:
+    return grpc.Compression.Gzip if order.gzip else grpc.Compression.NoCompression
+
+
+def _outcome(
+    code: grpc.StatusCode,
+    message: str | None,
+    trailers: grpc.aio.Metadata | tuple[tuple[str, bytes], ...] | None,
+    answers: list[bytes],
+) -> Outcome:
+    details = dict(trailers or ()).get(DETAILS, b"")
+    return Outcome(code.value[0], message or "", details, answers)

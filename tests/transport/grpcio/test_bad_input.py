@@ -1,0 +1,300 @@
+"""Everything that a caller can get wrong: a clear error, nothing charged, no secret logged."""
+
+import logging
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
+from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.management.tokens import Role
+from transport.grpcio.conftest import FREE
+from transport.grpcio.running import ADMIN, CHECKS, METHODS, Door, Refusal, refusal
+
+Reason = checks_pb2.CheckLimitResponse.Reason
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+PERIOD = {"seconds": 1}
+ODD = {"seconds": 86_399, "nanos": 999_999_000}
+
+
+def bucket(**changes: object) -> dict[str, object]:
+    """A limit with a token bucket, with CHANGES to it."""
+    return {"name": "b", "token_bucket": {"capacity": 5, "refill_tokens": 5, "refill_period": PERIOD} | changes}
+
+
+async def remaining(door: Door, api_key: str) -> int:
+    """Tokens left in the key's smallest bucket."""
+    looked = await door.check(api_key=api_key, resource="r", cost=0)
+    assert isinstance(looked, checks_pb2.CheckLimitResponse)
+    return int(looked.limits[0].remaining)
+
+
+@pytest.mark.parametrize(
+    ("fields", "at_fault"),
+    [
+        ({"resource": "x" * 257}, "resource"),
+        ({"resource": "é" * 129}, "resource"),
+        ({"resource": "a\nb"}, "resource"),
+        ({"resource": "a\x7fb"}, "resource"),
+        ({"cost": 1_000_001}, "cost"),
+        ({"cost": 2**32 - 1}, "cost"),
+        ({"request_id": "x" * 129}, "request_id"),
+    ],
+)
+async def test_a_malformed_check_names_its_field(
+    door: Door, api_key: str, fields: dict[str, object], at_fault: str
+) -> None:
+    """INVALID_ARGUMENT with reason INVALID_FIELD and the field; the bucket is as full as before."""
+    answer = await door.check(api_key=api_key, **fields)
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.reason, answer.fields) == (INVALID, "INVALID_FIELD", [at_fault])
+    assert at_fault in answer.message
+    assert await remaining(door, api_key) == 20
+
+
+@pytest.mark.parametrize(
+    "credential",
+    ["", "nonsense", "rlk_live_0123456789abcdef", "rlk_live_0123456789abcdef_" + "x" * 40, "\u0000", "x" * 5000],
+)
+async def test_a_malformed_key_is_refused_without_a_look_up(door: Door, credential: str) -> None:
+    """INVALID_ARGUMENT on field api_key, and Postgres is not asked; the message does not repeat the key."""
+    misses = door.planes.policies.misses
+    answer = await door.check(api_key=credential, resource="r")
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.fields) == (INVALID, ["api_key"])
+    assert len(credential) < 12 or credential not in answer.message
+    assert door.planes.policies.misses == misses
+
+
+async def test_a_key_with_one_wrong_letter_fails_its_checksum(door: Door, api_key: str) -> None:
+    """A mistyped key is malformed, not unknown."""
+    mistyped = api_key[:-9] + ("a" if api_key[-9] != "a" else "b") + api_key[-8:]
+    answer = await door.check(api_key=mistyped)
+    assert isinstance(answer, Refusal)
+    assert answer.fields == ["api_key"]
+
+
+async def test_an_unknown_key_is_a_decision(door: Door, api_key: str) -> None:
+    """A well-formed key that nobody made, and a key with a secret of somebody else's, are denied as unknown."""
+    stranger = ApiKey.generate("live")
+    forged = ApiKey("live", ApiKey.parse(api_key).key_id, stranger.secret)
+    for credential in (stranger, forged):
+        answer = await door.check(api_key=str(credential), resource="r")
+        assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
+        assert (answer.allowed, answer.reason, answer.key_id) == (False, Reason.KEY_UNKNOWN, "")
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"), [("suspend", Reason.KEY_SUSPENDED), ("revoke", Reason.KEY_REVOKED)], ids=["suspend", "revoke"]
+)
+async def test_a_key_that_is_not_good_is_a_decision(door: Door, action: str, reason: int) -> None:
+    """A suspended or revoked key is denied with its reason, status OK."""
+    made = (await door.key("create", plan="free", subject="someone")).create
+    await door.key(action, key_id=made.key.key_id)
+    answer = await door.check(api_key=made.secret)
+    assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
+    assert (answer.allowed, answer.reason) == (False, reason)
+    assert not answer.HasField("retry_after")
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code", "reason", "detail"),
+    [
+        ("ManageKey", admin_pb2.ManageKeyRequest(), INVALID, "INVALID_FIELD", "action"),
+        ("ManageKey", admin_pb2.ManageKeyRequest(list={"page_size": -1}), INVALID, "INVALID_FIELD", "list.page_size"),
+        ("ManageKey", admin_pb2.ManageKeyRequest(list={"page_size": 1001}), INVALID, "INVALID_FIELD", "list.page_size"),
+        (
+            "ManageKey",
+            admin_pb2.ManageKeyRequest(list={"page_token": "x"}),
+            INVALID,
+            "INVALID_FIELD",
+            "list.page_token",
+        ),
+        ("ManageKey", admin_pb2.ManageKeyRequest(create={"plan": "free"}), INVALID, "INVALID_FIELD", "create.subject"),
+        (
+            "ManageKey",
+            admin_pb2.ManageKeyRequest(create={"plan": "no-such", "subject": "s"}),
+            grpc.StatusCode.NOT_FOUND,
+            "PLAN_NOT_FOUND",
+            {"plan": "no-such"},
+        ),
+        (
+            "ManageKey",
+            admin_pb2.ManageKeyRequest(get={"key_id": "0123456789abcdef"}),
+            grpc.StatusCode.NOT_FOUND,
+            "KEY_NOT_FOUND",
+            {"key_id": "0123456789abcdef"},
+        ),
+        ("ManagePlan", admin_pb2.ManagePlanRequest(), INVALID, "INVALID_FIELD", "action"),
+        (
+            "ManagePlan",
+            admin_pb2.ManagePlanRequest(create={"plan": {"name": "p"}}),
+            INVALID,
+            "INVALID_FIELD",
+            "create.plan.limits",
+        ),
+        (
+            "ManagePlan",
+            admin_pb2.ManagePlanRequest(create={"plan": FREE}),
+            grpc.StatusCode.ALREADY_EXISTS,
+            "PLAN_EXISTS",
+            {"plan": "free"},
+        ),
+    ]
+    + [
+        (
+            "ManagePlan",
+            admin_pb2.ManagePlanRequest(create={"plan": {"name": "p", "limits": limits}}),
+            INVALID,
+            "INVALID_FIELD",
+            f"create.plan.{path}",
+        )
+        for limits, path in (
+            ([bucket(capacity=0)], "limits[0].token_bucket.capacity"),
+            ([bucket(refill_period={})], "limits[0].token_bucket.refill_period"),
+            ([bucket(refill_period={"seconds": 31 * 86_400 + 1})], "limits[0].token_bucket.refill_period"),
+            ([bucket(refill_tokens=9_007_199, refill_period=ODD)], "limits[0].token_bucket.refill_tokens"),
+            ([bucket(capacity=9_007_199_255)], "limits[0].token_bucket.capacity"),
+            ([bucket(), bucket()], "limits[1].name"),
+            ([{"name": "q", "quota": {"amount": 0, "window": "DAY"}}], "limits[0].quota.amount"),
+            ([{"name": "q", "quota": {"amount": 5}}], "limits[0].quota.window"),
+        )
+    ],
+)
+async def test_a_malformed_admin_call_says_what_is_wrong(  # noqa: PLR0917 a table
+    door: Door, method: str, request_: Message, code: grpc.StatusCode, reason: str, detail: str | dict[str, str]
+) -> None:
+    """The code, the reason, and the path of the field at fault or the metadata that errors.proto lists."""
+    answer = await door.admin(method, request_)
+    assert isinstance(answer, Refusal), answer
+    assert (answer.code, answer.reason) == (code, reason), answer.message
+    if isinstance(detail, str):
+        assert answer.fields == [detail]
+    else:
+        assert dict(answer.info.metadata) == detail
+
+
+async def test_an_update_needs_a_mask_and_the_etag_that_is(door: Door) -> None:
+    """An empty or unknown mask names update_mask; an etag that is not the current one is ABORTED and names the key."""
+    key = (await door.key("create", plan="free", subject="someone")).create.key
+    for paths in ([], ["secret"]):
+        answer = await door.admin(
+            "ManageKey",
+            admin_pb2.ManageKeyRequest(update={"key": {"key_id": key.key_id}, "update_mask": {"paths": paths}}),
+        )
+        assert isinstance(answer, Refusal)
+        assert (answer.code, answer.fields) == (INVALID, ["update.update_mask"])
+    change = {"key_id": key.key_id, "description": "new"}
+    mask = {"paths": ["description"]}
+    changed = (await door.key("update", key=change | {"etag": key.etag}, update_mask=mask)).update.key
+    answer = await door.admin(
+        "ManageKey", admin_pb2.ManageKeyRequest(update={"key": change | {"etag": key.etag}, "update_mask": mask})
+    )
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    assert dict(answer.info.metadata) == {"etag": key.etag, "current_etag": changed.etag}
+    assert answer.preconditions == [("ETAG", f"keys/{key.key_id}")]
+
+
+async def test_a_plan_in_use_is_not_deleted(door: Door) -> None:
+    """FAILED_PRECONDITION with the number of keys that are on it."""
+    await door.plan("create", plan=FREE | {"name": "used"})
+    await door.key("create", plan="used", subject="someone")
+    answer = await door.admin("ManagePlan", admin_pb2.ManagePlanRequest(delete={"name": "used"}))
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PLAN_IN_USE")
+    assert dict(answer.info.metadata) == {"plan": "used", "keys": "1"}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+async def test_a_message_over_64_kib_is_refused(door: Door, method: str) -> None:
+    """64 KiB and a byte are RESOURCE_EXHAUSTED with both sizes, at every method."""
+    answer = await door.send(method, b"\x22" * 65_537, door.tokens[Role.ADMIN])
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
+    assert dict(answer.info.metadata) == {"size": "65537", "limit": "65536"}
+
+
+async def test_a_message_of_64_kib_is_read(door: Door, api_key: str) -> None:
+    """Exactly 64 KiB are taken: what is wrong with them then is the field, not the size."""
+    request = checks_pb2.CheckLimitRequest(api_key=api_key)
+    request.resource = "x" * (65_536 - len(request.SerializeToString()) - 4)
+    assert len(request.SerializeToString()) == 65_536
+    answer = await door.check(api_key=api_key, resource=request.resource)
+    assert isinstance(answer, Refusal)
+    assert answer.fields == ["resource"]
+
+
+async def test_a_huge_message_is_refused_by_the_library(door: Door) -> None:
+    """Above 4 MiB nothing is even read: RESOURCE_EXHAUSTED, without details."""
+    answer = await door.send(f"{CHECKS}/CheckLimit", b"\x22" * (4 * 1024 * 1024 + 1))
+    assert isinstance(answer, Refusal)
+    assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize(
+    "data", [b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x02\xc3\x28"], ids=["garbage", "cut", "utf-8"]
+)
+async def test_bytes_that_are_no_message_are_refused(door: Door, method: str, data: bytes) -> None:
+    """Garbage, a message cut short and text that is not UTF-8 are INVALID_ARGUMENT at every method."""
+    answer = await door.send(method, data, door.tokens[Role.ADMIN])
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.reason, answer.fields) == (INVALID, "INVALID_FIELD", ["message"])
+
+
+@pytest.mark.parametrize("count", [0, 257])
+async def test_a_batch_has_1_to_256_checks(door: Door, count: int) -> None:
+    """An empty and an oversized batch name the field."""
+    request = checks_pb2.BatchCheckLimitRequest(checks=[checks_pb2.CheckLimitRequest()] * count)
+    answer = await door.send(f"{CHECKS}/BatchCheckLimit", request.SerializeToString())
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.fields) == (INVALID, ["checks"])
+
+
+@pytest.mark.parametrize("method", ["/ratelimit.v1.RateLimitService/Nothing", "/no.such.Service/CheckLimit", "/x"])
+async def test_an_unknown_method_is_unimplemented(door: Door, method: str) -> None:
+    """UNIMPLEMENTED with the method's name, whether the caller sends one message or a stream."""
+    for call in (
+        door.channel.unary_unary(method)(b"", timeout=10),
+        door.channel.stream_unary(method)(iter(()), timeout=10),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        answer = refusal(caught.value)
+        assert (answer.code, answer.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_SERVED")
+        assert dict(answer.info.metadata) == {"method": method}
+
+
+async def test_a_call_without_a_message_is_answered(door: Door) -> None:
+    """One who closes without having sent a message is told so at once and does not hang."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.channel.stream_unary(f"{CHECKS}/CheckLimit")(iter(()), timeout=10)
+    assert refusal(caught.value).reason == "NOT_SERVED"
+
+
+async def test_a_bad_check_of_a_batch_answers_for_itself(door: Door, api_key: str) -> None:
+    """Answers come in order, and a malformed check among them costs the others nothing."""
+    good = checks_pb2.CheckLimitRequest(api_key=api_key, resource="r")
+    bad = checks_pb2.CheckLimitRequest(api_key=api_key, resource="r", cost=1_000_001)
+    request = checks_pb2.BatchCheckLimitRequest(checks=[good, bad, good])
+    answer = await door.send(f"{CHECKS}/BatchCheckLimit", request.SerializeToString())
+    assert isinstance(answer, checks_pb2.BatchCheckLimitResponse), answer
+    first, second, third = answer.results
+    assert [first.decision.remaining, third.decision.remaining] == [19, 18]
+    assert (second.error.code, second.error.field) == (INVALID.value[0], "cost")
+
+
+async def test_no_secret_of_a_call_is_logged(door: Door, api_key: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a call is refused for, neither its key nor its token is in the log."""
+    caplog.set_level(logging.DEBUG)
+    token = door.tokens[Role.ADMIN]
+    await door.check(api_key=api_key, cost=1_000_001)
+    await door.check(api_key=api_key + "x")
+    await door.check(api_key=api_key, token=token + "x")
+    await door.send(f"{ADMIN}/ManageKey", b"\xff", token)
+    await door.key("create", plan="free", subject="someone")
+    assert api_key[-30:] not in caplog.text
+    assert token[-30:] not in caplog.text
