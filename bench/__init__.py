@@ -1,1 +1,1 @@
-"""Benchmarks: what a decision costs, door by door. See README.md beside this file."""
+"""Benchmarks: what a decision costs, transport by transport. See README.md beside this file."""

@@ -1,4 +1,4 @@
-"""`make bench`: every case against each door, a table on screen, and JSON in bench/results."""
+"""`make bench`: every case against each transport, a table on screen, and JSON in bench/results."""
 
 import argparse
 import tempfile
@@ -16,7 +16,7 @@ from bench.target import Target, serving
 from bench.target import empty as empty_server
 from bench.world import World, open_world
 
-DOORS = ("envoy", "grpcio")
+TRANSPORTS = ("envoy", "grpcio")
 
 
 class Bench:
@@ -40,10 +40,8 @@ class Bench:
         ]
         for taken in zip(*rounds, strict=True):
             self.measures.append(median(taken))
-            print(
-                f"{target.door} x{target.workers} {taken[0].case}: {self.measures[-1].decisions_per_second:,.0f}/s",
-                flush=True,
-            )
+            rate = self.measures[-1].decisions_per_second
+            print(f"{target.transport} x{target.workers} {taken[0].case}: {rate:,.0f}/s", flush=True)
 
 
 def main() -> None:
@@ -68,11 +66,11 @@ def main() -> None:
 
 
 def _some(bench: Bench, world: World, folder: Path, name: str, peer: int | None) -> list[Bar]:
-    for door in DOORS:
-        with serving(world.settings, door, 1) as target:
+    for transport in TRANSPORTS:
+        with serving(world.settings, transport, 1) as target:
             cases = [*_compared(world, peer), *others(world, folder)]
             bench.take([case for case in cases if name in case.name], target)
-            if door == "envoy":
+            if transport == "envoy":
                 for through in _through_fronts(world, folder, target, peer):
                     bench.take([case for case in through if name in case.name], target)
     return []
@@ -84,7 +82,7 @@ def _compared(world: World, peer: int | None) -> list[Case]:
 
 def _through_fronts(world: World, folder: Path, target: Target, peer: int | None) -> Iterator[list[Case]]:
     """The cases of each front, with the service, the empty handler and the peer as its limiters."""
-    with empty_server(target.door) as nothing:
+    with empty_server(target.transport) as nothing:
         limiters = {"RLS": target.port, "empty handler": nothing.port}
         if peer is not None:
             limiters["peer"] = peer
@@ -95,18 +93,18 @@ def _through_fronts(world: World, folder: Path, target: Target, peer: int | None
 
 def _all(bench: Bench, world: World, folder: Path, calls: int, peer: int | None) -> list[Bar]:
     bars: list[Bar] = []
-    for door in DOORS:
-        with empty_server(door) as target:
+    for transport in TRANSPORTS:
+        with empty_server(transport) as target:
             bench.take([empty()], target)
-        with serving(world.settings, door, 1) as target:
+        with serving(world.settings, transport, 1) as target:
             bench.take(_compared(world, peer), target)
             bench.take(others(world, folder), target)
-            if door == "envoy":
+            if transport == "envoy":
                 for through in _through_fronts(world, folder, target, peer):
                     bench.take(through, target)
             if calls:
                 bars += memory(unary(world), target, calls)
-        with serving(world.settings, door, 2) as target:
+        with serving(world.settings, transport, 2) as target:
             bench.take(
                 [unary(world), batched(world), streamed(world)], target, bench.load._replace(connections=32, streams=8)
             )

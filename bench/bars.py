@@ -24,7 +24,7 @@ class Bar(NamedTuple):
 def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
     """The bars that the cases give."""
     unary, lone = "unary, 1 key", "unary, one at a time"
-    found = {(one.door, one.workers, one.case): one for one in measures}
+    found = {(one.transport, one.workers, one.case): one for one in measures}
 
     def rates(name: str, case: tuple[str, int, str], per: tuple[str, int, str], bound: float) -> Bar:
         return Bar(name, found[case].decisions_per_second / found[per].decisions_per_second, ">=", bound)
@@ -39,6 +39,6 @@ def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
     for threads in FRONTS:
         limited, plain = f"front x{threads}, RLS", f"front x{threads}, no limiter"
         yield rates(f"front x{threads} with RLS / without", ("envoy", 1, limited), ("envoy", 1, plain), 0.35)
-    p50 = {door: found[door, 1, lone].p50_ms for door in ("envoy", "grpcio")}
+    p50 = {transport: found[transport, 1, lone].p50_ms for transport in ("envoy", "grpcio")}
     yield Bar("p50 of a lone call: envoy / grpcio", p50["envoy"] / p50["grpcio"], "<=", 1)
     yield Bar("failed calls", sum(one.failed for one in measures), "<=", 0)

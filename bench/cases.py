@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 def empty() -> Case:
-    """The empty handler: what the door costs by itself."""
+    """The empty handler: what the transport costs by itself."""
     return Case(
         "empty handler", 1, lambda port, load: h2load(port, CHECK, frame(_check("rlk").SerializeToString()), load)
     )

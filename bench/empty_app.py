@@ -1,8 +1,8 @@
-"""The empty handler of the door envoy: reads a call, decides nothing, answers the same always."""
+"""The empty handler of the transport envoy: reads a call, decides nothing, answers the same always."""
 
 from typing import Final
 
-from ratelimit_service.transport.envoy.framing import Gone, Receive, Scope, Send, body_of, frame
+from ratelimit_service.transport.envoy.framing import CallerGone, Receive, Scope, Send, body_of, frame
 from ratelimit_service.transport.envoy.responses import answer
 
 ANSWER: Final = frame(bytes.fromhex("0801100118015a00") * 12)
@@ -21,6 +21,6 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         more = True
         while more:
             _, more = body_of(await receive())
-    except Gone:  # the generator has stopped
+    except CallerGone:  # the generator has stopped
         return
     await answer(send, ANSWER)

@@ -1,4 +1,4 @@
-"""The empty handler of the door grpcio: `python -m bench.empty_grpcio PORT`."""
+"""The empty handler of the transport grpcio: `python -m bench.empty_grpcio PORT`."""
 
 import sys
 

@@ -25,7 +25,7 @@ from bench.load import Load, Result
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
-_LARGEST_WINDOW = 2**31 - 1
+_MAX_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _HEADER = 9
 _LAST_ANSWERS = 0.2  # seconds in which calls under way are waited for at the end
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Introduce ourselves and start the first calls."""
         self._transport = transport = cast("asyncio.Transport", transport)
-        settings = struct.pack(">HI", 4, _LARGEST_WINDOW)
+        settings = struct.pack(">HI", 4, _MAX_WINDOW)
         transport.write(
             _PREFACE
             + _frame_start(len(settings), _SETTINGS, 0)
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
             + settings
             + _frame_start(4, _WINDOW, 0)
             + bytes(4)
-            + struct.pack(">I", _LARGEST_WINDOW - _DEFAULT_WINDOW)
+            + struct.pack(">I", _MAX_WINDOW - _DEFAULT_WINDOW)
         )
         self._owed = self._streams
         self._start_calls([])
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
             if end - position < _HEADER + length:
                 break
             kind, flags = data[position + 3], data[position + 4]
-            stream = int.from_bytes(data[position + 5 : position + 9]) & _LARGEST_WINDOW
+            stream = int.from_bytes(data[position + 5 : position + 9]) & _MAX_WINDOW
             payload = position + _HEADER
             position = payload + length
             if kind == _DATA:

@@ -15,7 +15,7 @@ _MIB = 2**20
 class Measure(NamedTuple):
     """What a case gave. CPU in seconds per million decisions; memory is what the server has resident at the end."""
 
-    door: str
+    transport: str
     workers: int
     case: str
     decisions_per_second: float
@@ -36,7 +36,7 @@ def measure(case: Case, target: Target, redis_pid: int, load: Load) -> Measure:
     # The generator warms up before it counts, at about the same rate; CPU is taken over all of it.
     millions = rate * (load.seconds + load.warm_up) / _MILLION
     return Measure(
-        target.door,
+        target.transport,
         target.workers,
         case.name,
         rate,

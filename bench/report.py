@@ -35,12 +35,12 @@ def show(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[B
     """Print the table and what the bars say."""
     console = Console(width=150)
     console.print("  ".join(f"{name}: {value}" for name, value in facts.items()))
-    table = Table("door", "workers", "case", title="medians; CPU in seconds per million decisions")
+    table = Table("transport", "workers", "case", title="medians; CPU in seconds per million decisions")
     for name in ("decisions/s", "p50 ms", "p99 ms", "server CPU", "Redis CPU", "MiB", "failed"):
         table.add_column(name, justify="right")
     for one in measures:
         table.add_row(
-            *(one.door, str(one.workers), one.case, f"{one.decisions_per_second:,.0f}", f"{one.p50_ms:.2f}"),
+            *(one.transport, str(one.workers), one.case, f"{one.decisions_per_second:,.0f}", f"{one.p50_ms:.2f}"),
             *(f"{one.p99_ms:.2f}", f"{one.server_cpu:.1f}", f"{one.redis_cpu:.1f}", f"{one.resident_mib:.0f}"),
             str(one.failed),
         )

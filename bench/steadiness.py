@@ -18,8 +18,8 @@ def memory(case: Case, target: Target, calls: int) -> Iterator[Bar]:
     before = Usage.of(target.pid).resident_bytes
     result = case.run(target.port, Load(calls=calls))
     grown = (Usage.of(target.pid).resident_bytes - before) / _MIB
-    yield Bar(f"MiB grown over {calls:,} calls, {target.door}", grown, "<=", 5)
-    yield Bar(f"failed of {calls:,} calls, {target.door}", calls - result.answered, "<=", 0)
+    yield Bar(f"MiB grown over {calls:,} calls, {target.transport}", grown, "<=", 5)
+    yield Bar(f"failed of {calls:,} calls, {target.transport}", calls - result.answered, "<=", 0)
 
 
 def sharing(case: Case, target: Target, load: Load) -> Iterator[Bar]:
@@ -27,4 +27,4 @@ def sharing(case: Case, target: Target, load: Load) -> Iterator[Bar]:
     before = cpu_of_each_child(target.pid)
     case.run(target.port, load._replace(connections=_CONNECTIONS, streams=8))
     used = sorted(seconds - before.get(pid, 0.0) for pid, seconds in cpu_of_each_child(target.pid).items())[-2:]
-    yield Bar(f"share of the lesser of two workers, {target.door}", used[0] / sum(used), ">=", 0.3)
+    yield Bar(f"share of the lesser of two workers, {target.transport}", used[0] / sum(used), ">=", 0.3)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ratelimit_service.server.site import child_environment
+from ratelimit_service.server.runtime import child_environment
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.app import PATHS
 from ratelimit_service.transport.envoy.config import EnvoyPlan, envoy_config
@@ -29,31 +29,31 @@ class Target(NamedTuple):
 
     port: int
     pid: int
-    door: str
+    transport: str
     workers: int
 
 
 @contextmanager
-def serving(settings: Settings, door: str, workers: int) -> Iterator[Target]:
-    """The whole service on one door, as `ratelimit-service serve` runs it."""
+def serving(settings: Settings, transport: str, workers: int) -> Iterator[Target]:
+    """The whole service on one transport, as `ratelimit-service serve` runs it."""
     port = free_port()
-    own = settings.model_copy(update={"listen": f"127.0.0.1:{port}", "door": door, "workers": workers})
+    own = settings.model_copy(update={"listen": f"127.0.0.1:{port}", "transport": transport, "workers": workers})
     with tempfile.TemporaryDirectory() as metrics:
         command = [str(Path(sys.executable).with_name("ratelimit-service")), "serve"]
         with running(command, child_environment(own, Path(metrics))) as process:
             _await_health(port, process)
-            yield Target(port, process.pid, door, workers)
+            yield Target(port, process.pid, transport, workers)
 
 
 @contextmanager
-def empty(door: str) -> Iterator[Target]:
-    """One process of a door with the empty handler."""
+def empty(transport: str) -> Iterator[Target]:
+    """One process of a transport with the empty handler."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        command = _empty_envoy(port, Path(folder)) if door == "envoy" else ["bench.empty_grpcio", str(port)]
+        command = _empty_envoy(port, Path(folder)) if transport == "envoy" else ["bench.empty_grpcio", str(port)]
         with running([sys.executable, "-m", *command], os.environ) as process:
             await_port(port, process)
-            yield Target(port, process.pid, door, 1)
+            yield Target(port, process.pid, transport, 1)
 
 
 def _empty_envoy(port: int, folder: Path) -> list[str]:

@@ -13,18 +13,18 @@ from time import monotonic
 import structlog
 
 from ratelimit_service.api.authentication import Authenticator
-from ratelimit_service.api.envoy_ext_authz.service import AuthorizationEndpoint
-from ratelimit_service.api.envoy_rls.service import RateLimitEndpoint
+from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
-from ratelimit_service.api.key_admin.service import AdminEndpoint
-from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.api.key_admin.service import KeyAdminService
+from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.decision.cache_invalidator import ChangeFollower
+from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.engine import DecisionEngine
@@ -38,7 +38,7 @@ from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.tokens import TokenService
-from ratelimit_service.metrics import Counts, TripCounts, Watched, WorkerMetrics
+from ratelimit_service.metrics import Counts, RoundTripCounts, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
@@ -75,10 +75,10 @@ class Planes:
     A process that decides calls has to `join` the servers among whom limits are divided while Redis is away.
     """
 
-    check_endpoint: CheckEndpoint
-    rate_limit_endpoint: RateLimitEndpoint
-    authorization_endpoint: AuthorizationEndpoint
-    admin_endpoint: AdminEndpoint
+    rate_limit: RateLimitService
+    envoy_rate_limit: EnvoyRateLimitService
+    envoy_authorization: EnvoyAuthorizationService
+    key_admin: KeyAdminService
     authenticator: Authenticator
     services: Services
     buckets: GuardedStore
@@ -131,7 +131,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         if needs_token:
             await _check_token(services.tokens)
         counts = Counts()
-        buckets = await stack.enter_async_context(_open_buckets(settings, counts.trips))
+        buckets = await stack.enter_async_context(_open_buckets(settings, counts.round_trips))
         feed = PostgresChangeFeed(services.database)
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
@@ -143,26 +143,26 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         stack.push_async_callback(policies.close)
         rules = RulesCache(PostgresRulesSource(services.database))
         await _load(rules)
-        follower = ChangeFollower(feed, policies, rules)
+        invalidator = CacheInvalidator(feed, policies, rules)
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         identifier = Identifier(policies, services.peppers)
         engine = DecisionEngine(identifier, buckets, local, clock, recalled=settings.policy_cache_size)
         descriptor_engine = DescriptorEngine(rules, identifier, buckets, local, clock)
         headers = LimitHeaders(settings.limit_headers)
-        watched = Watched(engine, descriptor_engine, policies, rules, follower)
+        watched = Watched(engine, descriptor_engine, policies, rules, invalidator)
         metrics = WorkerMetrics(watched, counts, lambda: buckets.closed_off, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
-        background.start("following changes", follower.follow)
+        background.start("following changes", invalidator.run)
         background.start("keeping metrics", metrics.keep)
         yield Planes(
-            check_endpoint=CheckEndpoint(engine),
-            admin_endpoint=AdminEndpoint(
+            rate_limit=RateLimitService(engine),
+            key_admin=KeyAdminService(
                 services.keys, services.plans, services.overrides, services.rules, services.audit, clock
             ),
-            rate_limit_endpoint=RateLimitEndpoint(descriptor_engine, headers),
-            authorization_endpoint=AuthorizationEndpoint(engine, headers, settings.key_header),
+            envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers),
+            envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
             authenticator=Authenticator(services.tokens),
             services=services,
             buckets=buckets,
@@ -171,7 +171,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             counts=counts,
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
-            join=lambda: background.start("counting servers", servers.follow),
+            join=lambda: background.start("counting servers", servers.run),
         )
         metrics.flush()
 
@@ -227,13 +227,13 @@ async def _check_token(tokens: TokenService) -> None:
 
 
 @asynccontextmanager
-async def _open_buckets(settings: Settings, trips: TripCounts) -> AsyncIterator[GuardedStore]:
+async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[GuardedStore]:
     url = settings.redis_url.get_secret_value()
     if not url:
         raise StartupFault("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
         store = open_bucket_store(
-            url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=trips
+            url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=round_trips
         )
     except ValueError as fault:
         raise StartupFault(f"RATELIMIT_REDIS_URL cannot be used: {fault}") from fault

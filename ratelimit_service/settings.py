@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         default="127.0.0.1:9464", description="Address of the Prometheus /metrics port. Empty opens none."
     )
-    door: Literal["auto", "grpcio", "envoy"] = Field(
+    transport: Literal["auto", "grpcio", "envoy"] = Field(
         default="auto", description="How calls come in. `auto` takes `envoy` where it is installed, else `grpcio`."
     )
     workers: int = Field(default=1, ge=1, le=64, description="Server processes that share the gRPC port.")

@@ -14,7 +14,7 @@ __all__ = ["ANONYMOUS", "Authenticator", "Caller", "GatewayAdmission", "OpenAdmi
 GOOD_FOR: Final = 1.0
 """Seconds for which a token that was found good is not looked up again, and so the longest that a revoked one lives."""
 
-_MOST_KEPT = 1024
+_MAX_KEPT = 1024
 
 
 class Tokens(Protocol):
@@ -25,7 +25,7 @@ class Tokens(Protocol):
         ...
 
 
-class _Known(NamedTuple):
+class _Verified(NamedTuple):
     caller: Caller
     until: float
 
@@ -41,8 +41,8 @@ class Authenticator:
     def __init__(self, tokens: Tokens, now: Callable[[], float] = monotonic) -> None:
         self._tokens = tokens
         self._now = now
-        self._known: dict[bytes, _Known] = {}
-        self._asked: dict[bytes, asyncio.Task[Caller]] = {}
+        self._verified: dict[bytes, _Verified] = {}
+        self._pending: dict[bytes, asyncio.Task[Caller]] = {}
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller whose token the header `authorization: Bearer <token>` holds.
@@ -51,34 +51,34 @@ class Authenticator:
         """
         token = _bearer(authorization)
         digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
-        known = self._known.get(digest)
-        if known is not None and self._now() < known.until:
-            return known.caller
-        asked = self._asked.get(digest)
-        if asked is None:
-            asked = self._asked[digest] = asyncio.create_task(self._look_up(token, digest))
-            asked.add_done_callback(lambda task: self._answered(digest, task))
-        return await asyncio.shield(asked)
+        verified = self._verified.get(digest)
+        if verified is not None and self._now() < verified.until:
+            return verified.caller
+        pending = self._pending.get(digest)
+        if pending is None:
+            pending = self._pending[digest] = asyncio.create_task(self._authenticate(token, digest))
+            pending.add_done_callback(lambda task: self._settled(digest, task))
+        return await asyncio.shield(pending)
 
-    async def _look_up(self, token: str, digest: bytes) -> Caller:
+    async def _authenticate(self, token: str, digest: bytes) -> Caller:
         try:
             caller = await self._tokens.authenticate(token)
         except Unauthenticated:
-            self._known.pop(digest, None)
+            self._verified.pop(digest, None)
             raise
         except Unavailable:
-            known = self._known.get(digest)
-            if known is None:
+            verified = self._verified.get(digest)
+            if verified is None:
                 raise
-            caller = known.caller
-        self._known.pop(digest, None)
-        while len(self._known) >= _MOST_KEPT:
-            self._known.pop(next(iter(self._known)))
-        self._known[digest] = _Known(caller, self._now() + GOOD_FOR)
+            caller = verified.caller
+        self._verified.pop(digest, None)
+        while len(self._verified) >= _MAX_KEPT:
+            self._verified.pop(next(iter(self._verified)))
+        self._verified[digest] = _Verified(caller, self._now() + GOOD_FOR)
         return caller
 
-    def _answered(self, digest: bytes, task: "asyncio.Task[Caller]") -> None:
-        del self._asked[digest]
+    def _settled(self, digest: bytes, task: "asyncio.Task[Caller]") -> None:
+        del self._pending[digest]
         if not task.cancelled():
             task.exception()  # all who waited may have gone: that is not an error to report
 

@@ -10,7 +10,7 @@ from ratelimit_service.decision.reason import Reason
 from ratelimit_service.errors import Code
 
 CONTENT_TYPE: Final = "application/problem+json"
-"""The type of `Refusal.problem` (RFC 9457)."""
+"""The type of `Denial.problem` (RFC 9457)."""
 
 _QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _QUOTA_EXCEEDED_TITLE: Final = "Request cannot be satisfied as assigned quota has been exceeded"
@@ -29,7 +29,7 @@ _CODES: Final = {
 }
 
 
-class Refusal(NamedTuple):
+class Denial(NamedTuple):
     """A denial: the HTTP status that says it best, its reason for programs, and one sentence for people.
 
     `violated` are the names of the limits that deny; None when it is not limits that do.
@@ -63,20 +63,20 @@ class Refusal(NamedTuple):
         return json.dumps(problem)
 
 
-NO_KEY: Final = Refusal(HTTPStatus.UNAUTHORIZED, "KEY_MISSING", "No API key was sent.")
-MALFORMED_KEY: Final = Refusal(HTTPStatus.UNAUTHORIZED, "INVALID_FIELD", "The API key is malformed.")
+NO_KEY: Final = Denial(HTTPStatus.UNAUTHORIZED, "KEY_MISSING", "No API key was sent.")
+MALFORMED_KEY: Final = Denial(HTTPStatus.UNAUTHORIZED, "INVALID_FIELD", "The API key is malformed.")
 
 
-def refusal(reason: Reason, limit: str, violated: tuple[str, ...], wait_seconds: int | None) -> Refusal:
+def denial(reason: Reason, limit: str, violated: tuple[str, ...], wait_seconds: int | None) -> Denial:
     """The refusal for a denial by LIMIT (empty if it has no name), which fits in WAIT_SECONDS, None if never."""
     if reason is Reason.OVER_LIMIT:
         again = "." if wait_seconds is None else f"; try again in {wait_seconds} s."
-        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, reason.name, f"Over the limit{_named(limit)}{again}", violated)
+        return Denial(HTTPStatus.TOO_MANY_REQUESTS, reason.name, f"Over the limit{_named(limit)}{again}", violated)
     if reason is Reason.COST_EXCEEDS_CAPACITY:
         detail = f"The call costs more than the limit{_named(limit)} ever holds; do not try again."
-        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, reason.name, detail, violated)
+        return Denial(HTTPStatus.TOO_MANY_REQUESTS, reason.name, detail, violated)
     status, detail = _TEXTS[reason]
-    return Refusal(status, reason.name, detail)
+    return Denial(status, reason.name, detail)
 
 
 def _named(limit: str) -> str:
@@ -86,27 +86,27 @@ def _named(limit: str) -> str:
 _GRPC: Final = "application/grpc"
 
 
-class Told(NamedTuple):
+class Rendered(NamedTuple):
     """A body, and the header that says what it is."""
 
     header: Header
     body: str
 
 
-Tell: TypeAlias = Callable[[Refusal], Told]
+Render: TypeAlias = Callable[[Denial], Rendered]
 
 
-def as_problem(refusal: Refusal) -> Told:
+def as_problem(denial: Denial) -> Rendered:
     """As JSON."""
-    return Told(("content-type", CONTENT_TYPE), refusal.problem())
+    return Rendered(("content-type", CONTENT_TYPE), denial.problem())
 
 
-def as_status(refusal: Refusal) -> Told:
+def as_status(denial: Denial) -> Rendered:
     """As a gRPC status. Envoy makes its message of the body, and by itself would make UNAVAILABLE of a 429."""
-    return Told(("grpc-status", str(int(refusal.code))), refusal.detail)
+    return Rendered(("grpc-status", str(int(denial.code))), denial.detail)
 
 
-def telling(content_type: str) -> Tell:
+def renderer_for(content_type: str) -> Render:
     """How to tell the client that sent a request of this content type."""
     is_grpc = content_type == _GRPC or content_type.startswith((_GRPC + "+", _GRPC + ";"))
     return as_status if is_grpc else as_problem

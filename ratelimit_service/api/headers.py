@@ -6,10 +6,10 @@ Names of headers are in lower case, as HTTP/2 has them.
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from ratelimit_service.decision.charge import Weighed
+from ratelimit_service.decision.charge import LimitResult
 from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, window_us
 
-MOST_LABELS = 10_000
+MAX_LABELS = 10_000
 
 
 class Label(NamedTuple):
@@ -38,14 +38,14 @@ class ShownLimit(NamedTuple):
     denies: bool
 
     @classmethod
-    def of(cls, label: Label, weighed: Weighed) -> "ShownLimit":
+    def of(cls, label: Label, results: LimitResult) -> "ShownLimit":
         """A limit by what its bucket said."""
-        remaining, wait_us, reset_us = weighed
+        remaining, wait_us, reset_us = results
         return cls(label, remaining // MICRO, whole_seconds(wait_us if wait_us > 0 else reset_us), wait_us != 0)
 
 
 class Labels:
-    """Makes a label once for each limit, and keeps at most MOST_LABELS of them. One thread only may use them."""
+    """Makes a label once for each limit, and keeps at most MAX_LABELS of them. One thread only may use them."""
 
     def __init__(self) -> None:
         self._labels: dict[tuple[str, int], tuple[TokenBucket | Quota, Label]] = {}
@@ -57,7 +57,7 @@ class Labels:
         if known is not None:
             return known[1]
         label = _label(name, algorithm)
-        if len(self._labels) >= MOST_LABELS:
+        if len(self._labels) >= MAX_LABELS:
             self._labels.clear()
         self._labels[key] = (algorithm, label)  # with the algorithm, so that no other gets its id meanwhile
         return label
@@ -80,15 +80,15 @@ def _label(name: str, algorithm: TokenBucket | Quota) -> Label:
 
 
 Header: TypeAlias = tuple[str, str]
-Tell: TypeAlias = Callable[[Sequence[ShownLimit], ShownLimit | None], list[Header]]
+Render: TypeAlias = Callable[[Sequence[ShownLimit], ShownLimit | None], list[Header]]
 """Gives headers for all limits of a call and the one that binds, which is None when none does."""
 
 
 class Style(NamedTuple):
     """How limits are told: `terms` by what is the same of them for every call, `state` by what is left."""
 
-    terms: Tell
-    state: Tell
+    terms: Render
+    state: Render
 
 
 def _ietf_terms(limits: Sequence[ShownLimit], _binding: ShownLimit | None) -> list[Header]:
@@ -150,30 +150,30 @@ class LimitHeaders:
     def __init__(self, names: str) -> None:
         """NAMES are those of STYLES with commas between them. Empty tells no limits, but still `Retry-After`."""
         styles = [STYLES[name] for name in dict.fromkeys(names.split(",")) if name]
-        self._tell = _joined([tell for style in styles for tell in style])
+        self._render = _joined([render for style in styles for render in style])
         self.terms = _joined([style.terms for style in styles])
         """Tells of the same limits what is the same whatever is left of them."""
         self.state = _joined([style.state for style in styles])
         """Tells the rest."""
 
-    def tell(self, limits: Sequence[ShownLimit], binding: ShownLimit | None) -> list[Header]:
+    def render(self, limits: Sequence[ShownLimit], binding: ShownLimit | None) -> list[Header]:
         """The headers of a call that may go on. LIMITS are those that are enforced, BINDING is one of them or None."""
-        return self._tell(limits, binding)
+        return self._render(limits, binding)
 
-    def tell_denial(
+    def render_denial(
         self, limits: Sequence[ShownLimit], binding: ShownLimit | None, retry_after_us: int | None
     ) -> list[Header]:
         """The headers of a call that is denied. RETRY_AFTER_US is None when no wait would help."""
-        headers = self.tell(limits, binding)
+        headers = self.render(limits, binding)
         if retry_after_us is not None:
             headers.append(("retry-after", str(retry_after_seconds(binding, retry_after_us))))
         return headers
 
 
-def _joined(tells: Sequence[Tell]) -> Tell:
-    if len(tells) == 1:
-        return tells[0]
-    return lambda limits, binding: [header for tell in tells for header in tell(limits, binding)]
+def _joined(renders: Sequence[Render]) -> Render:
+    if len(renders) == 1:
+        return renders[0]
+    return lambda limits, binding: [header for render in renders for header in render(limits, binding)]
 
 
 def retry_after_seconds(binding: ShownLimit | None, retry_after_us: int) -> int:

@@ -1,4 +1,4 @@
-"""From bytes to request messages, and what is answered when they are none: the same at both doors."""
+"""From bytes to request messages, and what is answered when they are none: the same at both transports."""
 
 from collections.abc import Callable
 from functools import partial

@@ -15,10 +15,10 @@ DOMAIN: Final = "ratelimit.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """The trailer that carries the status with its details, by the convention of every gRPC library."""
 
-_MOST_VIOLATIONS = 8
-_LONGEST_TEXT = 512
-_LONGEST_PATH = 128
-_LONGEST_DESCRIPTION = 256
+_MAX_VIOLATIONS = 8
+_MAX_TEXT = 512
+_MAX_PATH = 128
+_MAX_DESCRIPTION = 256
 # Together they keep the trailers below the 8 KiB that clients take.
 
 _Detail: TypeAlias = error_details_pb2.BadRequest | error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo
@@ -56,7 +56,7 @@ def to_metadata(error: ServiceError) -> tuple[tuple[str, bytes], ...]:
     return ((DETAILS_KEY, to_status(error).SerializeToString()),)
 
 
-def clip(text: str, length: int = _LONGEST_TEXT) -> str:
+def clip(text: str, length: int = _MAX_TEXT) -> str:
     """TEXT, or as much of its beginning as a trailer has room for."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
@@ -65,9 +65,9 @@ def _detail(error: ServiceError) -> _Detail | None:
     """The detail that an error has beside its ErrorInfo."""
     if isinstance(error, InvalidArgument):
         bad = error_details_pb2.BadRequest()
-        for violation in error.violations[:_MOST_VIOLATIONS]:
-            description = clip(violation.description, _LONGEST_DESCRIPTION)
-            bad.field_violations.add(field=clip(violation.field, _LONGEST_PATH), description=description)
+        for violation in error.violations[:_MAX_VIOLATIONS]:
+            description = clip(violation.description, _MAX_DESCRIPTION)
+            bad.field_violations.add(field=clip(violation.field, _MAX_PATH), description=description)
         return bad
     if isinstance(error, Aborted):
         failure = error_details_pb2.PreconditionFailure()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from ratelimit_service.decision.charge import Charge, Outcome
+from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 
 FAILURES = 2
@@ -46,7 +46,7 @@ class GuardedStore:
         """Whether calls fail at once because the store did not answer."""
         return self._probing is not None
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it, as the store does. Raises StoreUnavailable."""
         if self._probing is not None:
             raise StoreUnavailable(f"not asked while it does not answer: {self._why}")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Generic, TypeVar
 
 from ratelimit_service.buckets.reference import ReferenceBuckets, State, Terms
-from ratelimit_service.decision.charge import Bucket, Charge, Outcome
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 from ratelimit_service.decision.limit import MICRO
 
 _K = TypeVar("_K")
@@ -44,7 +44,7 @@ class Expiring(MutableMapping[_K, _V], Generic[_K, _V]):
         return len(self._entries)
 
 
-MOST_STATES = 100_000
+MAX_STATES = 100_000
 """Buckets and outcomes that are kept, about 200 bytes each. The ones charged longest ago are forgotten first."""
 
 # A bucket idle for longer than the longest window starts anew anyway.
@@ -64,15 +64,15 @@ class LocalBucketStore:
         now_us: Callable[[], int],
         *,
         request_window: float = 30.0,
-        size: int = MOST_STATES,
+        size: int = MAX_STATES,
     ) -> None:
         self._share = share
         self._now_us = now_us
         states: Expiring[str, State] = Expiring(size, _STATE_AGE_US, now_us)
-        outcomes: Expiring[str, Outcome] = Expiring(size, round(request_window * MICRO), now_us)
+        outcomes: Expiring[str, ChargeResult] = Expiring(size, round(request_window * MICRO), now_us)
         self._buckets = ReferenceBuckets(states, outcomes, self._terms)
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it, in this order. Always succeeds."""
         return self._buckets.charge(charges, self._now_us())
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import EXACT, MICRO, Limit, Mode, TokenBucket, Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,7 +69,7 @@ class Terms(NamedTuple):
         return cls(capacity, (0, 1), limit.algorithm.window, enforced)
 
 
-class Settled(NamedTuple):
+class Advanced(NamedTuple):
     """A state brought up to `state.at`, which is now, or ahead of it when the clock has stepped back.
 
     `clamped`: the stored time was so far ahead that it was not believed.
@@ -79,7 +79,7 @@ class Settled(NamedTuple):
     clamped: bool
 
 
-def settle(terms: Terms, state: State, now_us: int) -> Settled:
+def advance(terms: Terms, state: State, now_us: int) -> Advanced:
     """Let drain what has drained by now."""
     used, at, part, per = state
     if terms.window is None:
@@ -89,13 +89,13 @@ def settle(terms: Terms, state: State, now_us: int) -> Settled:
         when = max(at, now_us)
         drained, part = divmod((when - at) * numerator + (part if per == denominator else 0), denominator)
         if drained >= used:
-            return Settled(State(0, when, 0, denominator), clamped)
-        return Settled(State(used - drained, when, part, denominator), clamped)
+            return Advanced(State(0, when, 0, denominator), clamped)
+        return Advanced(State(used - drained, when, part, denominator), clamped)
     start, end = span(terms.window, now_us)
     clamped = at - now_us > end - start
     at = now_us if clamped else at
     when = max(at, now_us)
-    return Settled(State(used if at >= span(terms.window, when)[0] else 0, when), clamped)
+    return Advanced(State(used if at >= span(terms.window, when)[0] else 0, when), clamped)
 
 
 def take(state: State, cost: int) -> State:
@@ -112,7 +112,7 @@ def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> 
     return min(state.at - now_us - (state.part - amount * denominator) // numerator, EXACT - 1)
 
 
-def weigh(terms: Terms, state: State, cost: int, now_us: int) -> int:
+def wait_until_fits(terms: Terms, state: State, cost: int, now_us: int) -> int:
     """How long COST micro-tokens have to wait before they fit: 0 not at all, NEVER for ever, else microseconds."""
     if cost <= 0 or state.used + cost <= terms.capacity:
         return 0
@@ -121,10 +121,10 @@ def weigh(terms: Terms, state: State, cost: int, now_us: int) -> int:
     return time_until_drained(terms, state, state.used + cost - terms.capacity, now_us)
 
 
-def report(terms: Terms, state: State, wait_us: int, now_us: int) -> Weighed:
+def report(terms: Terms, state: State, wait_us: int, now_us: int) -> LimitResult:
     """What a settled state has to say."""
     reset_us = time_until_drained(terms, state, state.used, now_us) if state.used else 0
-    return Weighed(max(terms.capacity - state.used, 0), wait_us, reset_us)
+    return LimitResult(max(terms.capacity - state.used, 0), wait_us, reset_us)
 
 
 class ReferenceBuckets:
@@ -137,56 +137,58 @@ class ReferenceBuckets:
     def __init__(
         self,
         states: MutableMapping[str, State] | None = None,
-        outcomes: MutableMapping[str, Outcome] | None = None,
+        outcomes: MutableMapping[str, ChargeResult] | None = None,
         terms: Callable[[Bucket], Terms] = lambda bucket: Terms.of(bucket.limit),
     ) -> None:
         self._states: MutableMapping[str, State] = {} if states is None else states
         self._terms = terms
-        self._outcomes: MutableMapping[str, Outcome] = {} if outcomes is None else outcomes
+        self._outcomes: MutableMapping[str, ChargeResult] = {} if outcomes is None else outcomes
 
-    def charge(self, charges: Sequence[Charge], now_us: int) -> list[Outcome]:
+    def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Make each charge or none of it, in this order."""
         return [self._answer(charge, now_us) for charge in charges]
 
-    def _answer(self, charge: Charge, now_us: int) -> Outcome:
+    def _answer(self, charge: Charge, now_us: int) -> ChargeResult:
         known = self._outcomes.get(charge.request) if charge.request else None
         if known is None:
             outcome = self._make(charge, now_us)
             if charge.request:
                 self._outcomes[charge.request] = outcome
             return outcome
-        if len(known.weighed) == len(charge.buckets):
+        if len(known.results) == len(charge.buckets):
             return known
-        # Weighed with other buckets, before its policy changed: the same answer, and how its buckets are now.
-        return Outcome(known.charged, self._look(charge, now_us))
+        # LimitResult with other buckets, before its policy changed: the same answer, and how its buckets are now.
+        return ChargeResult(known.charged, self._peek(charge, now_us))
 
-    def _look(self, charge: Charge, now_us: int) -> tuple[Weighed, ...]:
-        weighed = []
+    def _peek(self, charge: Charge, now_us: int) -> tuple[LimitResult, ...]:
+        results = []
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
             terms = self._terms(bucket)
-            state = settle(terms, self._states.get(bucket.name, State()), now_us).state
-            weighed.append(report(terms, state, weigh(terms, state, cost * MICRO, now_us), now_us))
-        return tuple(weighed)
+            state = advance(terms, self._states.get(bucket.name, State()), now_us).state
+            results.append(report(terms, state, wait_until_fits(terms, state, cost * MICRO, now_us), now_us))
+        return tuple(results)
 
-    def _make(self, charge: Charge, now_us: int) -> Outcome:
+    def _make(self, charge: Charge, now_us: int) -> ChargeResult:
         before: dict[str, State] = {}
-        weighed = []
+        results = []
         charged = True
         for bucket, tokens in zip(charge.buckets, charge.costs, strict=True):
             name, cost, terms = bucket.name, tokens * MICRO, self._terms(bucket)
             stored = self._states.get(name, State())
-            state, clamped = settle(terms, stored, now_us)
+            state, clamped = advance(terms, stored, now_us)
             if clamped and cost:
                 stored = self._states[name] = stored._replace(at=now_us)
-            wait = weigh(terms, state, cost, now_us)
+            wait = wait_until_fits(terms, state, cost, now_us)
             if wait == 0 and cost:
                 before.setdefault(name, stored)
                 state = self._states[name] = take(state, cost)
             elif wait and terms.enforced:
                 charged = False
-            weighed.append(report(terms, state, wait, now_us))
+            results.append(report(terms, state, wait, now_us))
         if charged:
-            return Outcome(charged, tuple(weighed))
+            return ChargeResult(charged, tuple(results))
         self._states.update(before)
-        looked = self._look(charge, now_us)
-        return Outcome(charged, tuple(now._replace(wait_us=w.wait_us) for now, w in zip(looked, weighed, strict=True)))
+        peeked = self._peek(charge, now_us)
+        return ChargeResult(
+            charged, tuple(now._replace(wait_us=w.wait_us) for now, w in zip(peeked, results, strict=True))
+        )

@@ -10,7 +10,7 @@ import typer
 
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.configured import database_faults, load_settings, open_transactions, with_dev_stores
-from ratelimit_service.cli.fault import told_in_words
+from ratelimit_service.cli.fault import report_faults
 from ratelimit_service.cli.keys import print_secret
 from ratelimit_service.cli.options import AsJson
 from ratelimit_service.cli.output import print_table
@@ -65,7 +65,7 @@ def _with_tokens(action: Callable[[TokenService], Awaitable[T]]) -> T:
         async with open_transactions(with_dev_stores(load_settings())) as transactions:
             return await action(TokenService(transactions, SystemClock()))
 
-    with told_in_words(), database_faults():
+    with report_faults(), database_faults():
         return asyncio.run(run())
 
 

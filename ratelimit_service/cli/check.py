@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest, ExplainLimitResponse
-from ratelimit_service._gen.ratelimit.v1.limit_pb2 import LimitLevel, WeighedLimit
+from ratelimit_service._gen.ratelimit.v1.limit_pb2 import LimitLevel, LimitResult
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service.cli.client import ApiKey, connect, parse_credential
 from ratelimit_service.cli.fault import Exit
@@ -29,7 +29,7 @@ def print_decision(decision: CheckLimitResponse) -> None:
     typer.echo(": ".join(words[:2]) + "".join(f"; {more}" for more in words[2:]))
     if decision.limits:
         typer.echo()
-        print_table(("LIMIT", "LEFT", "OF", "UNTOUCHED IN", "VERDICT"), map(_weighed, decision.limits))
+        print_table(("LIMIT", "LEFT", "OF", "UNTOUCHED IN", "VERDICT"), map(_limit_results, decision.limits))
 
 
 def print_explanation(explanation: ExplainLimitResponse) -> None:
@@ -54,17 +54,17 @@ def print_explanation(explanation: ExplainLimitResponse) -> None:
     typer.echo(f"\nplan {explanation.decision.plan}, version {explanation.plan_version}")
 
 
-def _weighed(limit: WeighedLimit) -> tuple[str, ...]:
-    verdict = "fits"
+def _limit_results(limit: LimitResult) -> tuple[str, ...]:
+    answer = "fits"
     if limit.would_deny:
-        verdict = "would deny (shadow)" if limit.shadow else "does not fit"
-        verdict += f", fits in {format_duration(limit.retry_after)}" if limit.HasField("retry_after") else ""
+        answer = "would deny (shadow)" if limit.shadow else "does not fit"
+        answer += f", fits in {format_duration(limit.retry_after)}" if limit.HasField("retry_after") else ""
     return (
         limit.name,
         f"{limit.remaining:,}",
         f"{limit.limit:,}",
         format_duration(limit.reset_after),
-        verdict,
+        answer,
     )
 
 

@@ -21,7 +21,7 @@ from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_p
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.cli.fault import Fault, told_in_words
+from ratelimit_service.cli.fault import Fault, report_faults
 from ratelimit_service.devstores.state import DevState
 from ratelimit_service.settings import Settings
 
@@ -177,5 +177,5 @@ class Client(AbstractContextManager["Client"]):
 @contextmanager
 def connect(server: str | None, token: str | None) -> Iterator[Client]:
     """Connect to the server named, for the length of the block. A Fault raised within ends the command in words."""
-    with told_in_words(), Client(Target.choose(server, token)) as client:
+    with report_faults(), Client(Target.choose(server, token)) as client:
         yield client

@@ -17,26 +17,26 @@ from pydantic import SecretStr
 from ratelimit_service.bootstrap import open_services
 from ratelimit_service.cli.client import dialable
 from ratelimit_service.cli.configured import STORE_SETTINGS, database_faults, load_settings, variable
-from ratelimit_service.cli.fault import Exit, Fault, told_in_words
+from ratelimit_service.cli.fault import Exit, Fault, report_faults
 from ratelimit_service.cli.seed import Seed
-from ratelimit_service.cli.serve import DoorName, Listen, MetricsListen, Workers, serve_until_stopped
+from ratelimit_service.cli.serve import Listen, MetricsListen, TransportName, Workers, serve_until_stopped
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError
 from ratelimit_service.devstores.valkey import EmbeddedValkeyError
 from ratelimit_service.errors import StartupFault
 from ratelimit_service.postgres import migrate
 from ratelimit_service.server.port import PortLock
-from ratelimit_service.server.transport import Door
+from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 
 
-def banner(settings: Settings, state: DevState, door: Door) -> str:
+def banner(settings: Settings, state: DevState, transport: Transport) -> str:
     """The lines, with commands that can be pasted as they are."""
     address = dialable(settings.listen)
     body = f'{{"api_key":"{state.api_key}","resource":"orders.create"}}'
     metrics = f"metrics on http://{dialable(settings.metrics_listen)}/metrics; " if settings.metrics_listen else ""
     return f"""
-ratelimit-service serves on {settings.listen}. Door {door.name}: {door.reason}.
+ratelimit-service serves on {settings.listen}. Transport {transport.name}: {transport.reason}.
 {metrics}state and secrets are in {settings.data_dir}/ (dev.json has the key and the admin token).
 
 The demo key, on plan free:
@@ -67,7 +67,7 @@ def dev(
     *,
     listen: Listen = None,
     metrics_listen: MetricsListen = None,
-    door: DoorName = None,
+    transport: TransportName = None,
     workers: Workers = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where its state is kept.")] = None,
 ) -> None:
@@ -75,20 +75,20 @@ def dev(
 
     Every setting of the README's table holds here as well, but for those of the stores.
     """
-    with told_in_words(), _stopped_quietly(), database_faults():
+    with report_faults(), _stopped_quietly(), database_faults():
         settings = load_settings(
-            listen=listen, metrics_listen=metrics_listen, door=door, workers=workers, data_dir=data_dir
+            listen=listen, metrics_listen=metrics_listen, transport=transport, workers=workers, data_dir=data_dir
         )
         for name in STORE_SETTINGS:
             if variable(name) in os.environ:
                 typer.echo(f"{variable(name)} is set and not used: dev has its own", err=True)
         try:
             PortLock(settings.listen).close()  # before anything is started
-            door_chosen = Door.choose(settings.door)
+            chosen = Transport.choose(settings.transport)
             settings.data_dir.mkdir(parents=True, exist_ok=True)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
             with DevLock(settings.data_dir), _stores(settings.data_dir) as stores:
-                _run(settings, stores, door_chosen)
+                _run(settings, stores, chosen)
         except (StartupFault, EmbeddedPostgresError, EmbeddedValkeyError) as fault:
             raise Fault(Exit.FAILED, (str(fault),)) from None
         except OSError as error:
@@ -105,7 +105,7 @@ def _stores(data_dir: Path) -> "DevStores":
     return DevStores(data_dir)
 
 
-def _run(settings: Settings, stores: "DevStores", door: Door) -> None:
+def _run(settings: Settings, stores: "DevStores", transport: Transport) -> None:
     served = settings.model_copy(
         update={
             "database_url": SecretStr(stores.database_url),
@@ -118,7 +118,7 @@ def _run(settings: Settings, stores: "DevStores", door: Door) -> None:
 
     def ready(opened: Settings) -> None:
         replace(state, listen=opened.listen).write(opened.data_dir)
-        typer.echo(banner(opened, state, door))
+        typer.echo(banner(opened, state, transport))
 
     serve_until_stopped(served, ready)
 

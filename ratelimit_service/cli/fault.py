@@ -67,7 +67,7 @@ class Fault(Exception):
 
 
 @contextmanager
-def told_in_words() -> Iterator[None]:
+def report_faults() -> Iterator[None]:
     """Turn a Fault into its lines on standard error and its exit code."""
     try:
         yield

@@ -12,7 +12,7 @@ from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DescriptorLimit, Descr
 from ratelimit_service.api.key_admin.manage_rules import from_domain_rules
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
-from ratelimit_service.cli.fault import Exit, Fault, told_in_words
+from ratelimit_service.cli.fault import Exit, Fault, report_faults
 from ratelimit_service.cli.limit_view import describe_limit
 from ratelimit_service.cli.message_file import read_message
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
@@ -199,7 +199,7 @@ def import_rules(
     What behaves differently here is told line by line on standard error. If a line cannot be read, or would be lost,
     nothing is put in force.
     """
-    with told_in_words():
+    with report_faults():
         found = _read(files, algorithm)
     if not dry_run:
         with connect(server, token) as client:

@@ -88,7 +88,7 @@ def _checksum(body: str) -> str:
     return "".join(reversed(digits))
 
 
-_LEAST_BYTES = 32
+_MIN_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ class Peppers:
                 pepper = base64.b64decode(encoded, validate=True)
             except binascii.Error:
                 raise ValueError(f"pepper version {version} is not base64") from None
-            if len(pepper) < _LEAST_BYTES:
-                raise ValueError(f"pepper version {version} has {len(pepper)} bytes; it needs {_LEAST_BYTES} or more")
+            if len(pepper) < _MIN_BYTES:
+                raise ValueError(f"pepper version {version} has {len(pepper)} bytes; it needs {_MIN_BYTES} or more")
             if int(version) in by_version:
                 raise ValueError(f"pepper version {version} is given twice")
             by_version[int(version)] = pepper
@@ -119,7 +119,7 @@ class Peppers:
     @classmethod
     def generate(cls) -> str:
         """Make one pepper of 32 random bytes as version 1, in the form that `parse` reads."""
-        return "1:" + base64.b64encode(secrets.token_bytes(_LEAST_BYTES)).decode()
+        return "1:" + base64.b64encode(secrets.token_bytes(_MIN_BYTES)).decode()
 
     def hash(self, api_key: ApiKey) -> SecretHash:
         """The hash of a key's secret under the newest pepper, without an end."""

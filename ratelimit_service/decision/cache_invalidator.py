@@ -9,7 +9,7 @@ from ratelimit_service.decision.ports import Change, ChangeFeed, StoreUnavailabl
 _RETRY_SECONDS = 0.5
 
 
-class Followed(Protocol):
+class InvalidatedCache(Protocol):
     """Something in memory that follows the changes."""
 
     async def refresh_all(self) -> None:
@@ -21,17 +21,17 @@ class Followed(Protocol):
         ...
 
 
-class ChangeFollower:
-    """Follows one feed for all who are `followed`, in their order."""
+class CacheInvalidator:
+    """Follows one feed for all who are `caches`, in their order."""
 
-    def __init__(self, feed: ChangeFeed, *followed: Followed) -> None:
+    def __init__(self, feed: ChangeFeed, *caches: InvalidatedCache) -> None:
         self._feed = feed
-        self._followed = followed
+        self._caches = caches
         self._position: int | None = None
         self.current = False
         """Whether the change feed could be read at the last attempt."""
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Follow the feed for ever. A change that could not be passed on whole is passed on again."""
         while True:
             try:
@@ -45,11 +45,11 @@ class ChangeFollower:
     async def _advance(self) -> None:
         if self._position is None:
             position = await self._feed.position()
-            for one in self._followed:
+            for one in self._caches:
                 await one.refresh_all()
             self._position = position
         changes = await self._feed.wait(self._position)
         if changes:
-            for one in self._followed:
+            for one in self._caches:
                 await one.apply(changes)
             self._position = max(change.number for change in changes)

@@ -37,7 +37,7 @@ class Charge(NamedTuple):
     request: str = ""
 
 
-class Weighed(NamedTuple):
+class LimitResult(NamedTuple):
     """What one bucket said of a charge.
 
     `remaining`: micro-tokens left after the charge, 0 or more. `wait_us`: microseconds until the cost fits, if
@@ -50,8 +50,8 @@ class Weighed(NamedTuple):
     reset_us: int
 
 
-class Outcome(NamedTuple):
+class ChargeResult(NamedTuple):
     """Whether the charge was made, and what each of its buckets said, in the charge's order."""
 
     charged: bool
-    weighed: tuple[Weighed, ...]
+    results: tuple[LimitResult, ...]

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from ratelimit_service.decision.charge import Charge
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import check_resource
-from ratelimit_service.decision.outcome import Decision, foresee, judge, judge_alone
+from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.request_cache import Preparations
+from ratelimit_service.decision.request_cache import RequestCache
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
 MAX_COST = 1_000_000
@@ -84,7 +84,7 @@ class DecisionEngine:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
-        self._preparations: Preparations[PreparedCheck] = Preparations(clock, recalled)
+        self._request_cache: RequestCache[PreparedCheck] = RequestCache(clock, recalled)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 
@@ -93,7 +93,7 @@ class DecisionEngine:
 
         It stands for the check in `check` and `check_all` in the same turn of the event loop.
         """
-        return self._preparations.recall(digest)
+        return self._request_cache.recall(digest)
 
     async def check(self, check: Check | PreparedCheck) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
@@ -104,16 +104,16 @@ class DecisionEngine:
             try:
                 outcomes = await self._buckets.charge((prepared.charge,))
             except StoreUnavailable:
-                decision = await self._decide_alone(prepared)
+                decision = await self._decide_without_store(prepared)
             else:
-                decision = judge(prepared.policy, prepared.selection.rules, outcomes[0], Source.STORE)
+                decision = decide(prepared.policy, prepared.selection.rules, outcomes[0], Source.STORE)
         self.tally[decision.reason][decision.source] += 1
         return decision
 
     async def check_all(self, checks: Sequence[Check | PreparedCheck]) -> list[Decision | ServiceError]:
         """Decide independent calls, in this order, with one trip to the buckets. A bad one answers for itself only."""
         prepared = await self._prepare_all(checks)
-        decided = await self._weigh_all([item for item in prepared if isinstance(item, PreparedCheck)])
+        decided = await self._decide_all([item for item in prepared if isinstance(item, PreparedCheck)])
         results: list[Decision | ServiceError] = [*decided]
         if len(decided) < len(prepared):
             in_order = iter(decided)
@@ -130,13 +130,13 @@ class DecisionEngine:
         prepared = self._prepare(check._replace(request_id=""), policy)
         if isinstance(prepared, Decision):
             return Explanation(prepared, policy, Selection((), ()))
-        look = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs))
+        peek = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs))
         try:
-            outcome = (await self._buckets.charge((look,)))[0]
+            outcome = (await self._buckets.charge((peek,)))[0]
         except StoreUnavailable as fault:
             raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
         rules = prepared.selection.rules
-        decision = judge(prepared.policy, rules, foresee(rules, outcome.weighed, check.cost), Source.STORE)
+        decision = decide(prepared.policy, rules, preview(rules, outcome.results, check.cost), Source.STORE)
         return Explanation(decision, policy, prepared.selection)
 
     async def _identify_and_prepare(self, check: Check) -> PreparedCheck | Decision:
@@ -168,7 +168,7 @@ class DecisionEngine:
         charge = Charge(selection.buckets, (cost,) * len(selection.buckets), request)
         prepared = PreparedCheck(policy, selection, charge, cost)
         if check.digest and check.api_key and not request:
-            self._preparations.remember(check.digest, (policy.lease,), prepared)
+            self._request_cache.remember(check.digest, (policy.validity,), prepared)
         return prepared
 
     async def _prepare_all(self, checks: Sequence[Check | PreparedCheck]) -> list[_Prepared]:
@@ -201,26 +201,26 @@ class DecisionEngine:
         except ServiceError as fault:
             return fault
 
-    async def _weigh_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
+    async def _decide_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
         if not checks:
             return []
         try:
             outcomes = await self._buckets.charge([check.charge for check in checks])
         except StoreUnavailable:
-            return [await self._decide_alone(check) for check in checks]
+            return [await self._decide_without_store(check) for check in checks]
         return [
-            judge(check.policy, check.selection.rules, outcome, Source.STORE)
+            decide(check.policy, check.selection.rules, outcome, Source.STORE)
             for check, outcome in zip(checks, outcomes, strict=True)
         ]
 
-    async def _decide_alone(self, check: PreparedCheck) -> Decision:
+    async def _decide_without_store(self, check: PreparedCheck) -> Decision:
         """Decide while the shared buckets cannot be asked, as the plan says."""
         policy, selection, charge, cost = check
         if policy.on_store_failure is OnStoreFailure.ALLOW:
             return Decision(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
         if policy.on_store_failure is OnStoreFailure.DENY:
             return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
-        return judge_alone(policy, selection.rules, (await self._local.charge((charge,)))[0], cost)
+        return decide_by_share(policy, selection.rules, (await self._local.charge((charge,)))[0], cost)
 
 
 def _check_request_id(request_id: str) -> None:

@@ -6,7 +6,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Recent(Generic[K, V]):
+class LruCache(Generic[K, V]):
     """Keeps what was put or read lately: between `size` and twice `size` things, without any order to maintain.
 
     Two generations: when the young one is full it becomes the old one, and the old one is forgotten. What is read from

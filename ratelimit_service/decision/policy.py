@@ -14,7 +14,7 @@ NO_END = EXACT
 """In place of a time: whatever changes is told."""
 
 
-class Lease:
+class Validity:
     """Held by a policy or rules in memory, and by everything that was worked out from them.
 
     Good before `until_us` (microseconds since 1970 UTC, perhaps NO_END), unless it was ended before because something
@@ -39,7 +39,7 @@ class Lease:
 PARTITIONS = 256
 """Number of partitions of the bucket store. Changing it forgets the state of every bucket."""
 
-_MOST_RESOURCES = 64  # resources that a policy remembers its selection for
+_MAX_RESOURCES = 64  # resources that a policy remembers its selection for
 _REFUSALS = {KeyState.REVOKED: Reason.KEY_REVOKED, KeyState.SUSPENDED: Reason.KEY_SUSPENDED}
 
 
@@ -68,7 +68,7 @@ class Selection(NamedTuple):
 
 
 class Policy:
-    """One key's policy, unchanging and right as long as its `lease` holds; from then on it has to be compiled again.
+    """One key's policy, unchanging and right as long as its `validity` holds; from then on it has to be compiled again.
 
     `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that are good.
     """
@@ -78,7 +78,6 @@ class Policy:
         "_selections",
         "considered",
         "key_id",
-        "lease",
         "on_store_failure",
         "plan",
         "plan_version",
@@ -86,6 +85,7 @@ class Policy:
         "rules",
         "secrets",
         "subject",
+        "validity",
     )
 
     def __init__(self, record: PolicyRecord, now_us: int) -> None:
@@ -94,7 +94,7 @@ class Policy:
         self.plan = record.plan
         self.plan_version = record.plan_version
         self.on_store_failure: OnStoreFailure = record.on_store_failure
-        self.lease = Lease(_next_expiry(record, now_us))
+        self.validity = Validity(_next_expiry(record, now_us))
         self.refusal: Reason | None = _REFUSALS.get(record.state)
         if self.refusal is None and _has_passed(record.expires_us, now_us):
             self.refusal = Reason.KEY_EXPIRED
@@ -117,7 +117,7 @@ class Policy:
         if selection is None:
             check_resource("resource", resource)
             selection = self._everywhere or _select([rule for rule in self.rules if rule.limit.matches(resource)])
-            if len(self._selections) >= _MOST_RESOURCES:  # callers choose the names: do not keep them all
+            if len(self._selections) >= _MAX_RESOURCES:  # callers choose the names: do not keep them all
                 self._selections.clear()
             self._selections[resource] = selection
         return selection

@@ -1,4 +1,4 @@
-"""The policies that a server has in memory, kept true by `follower.ChangeFollower`."""
+"""The policies that a server has in memory, kept true by `invalidator.CacheInvalidator`."""
 
 import asyncio
 from collections.abc import Collection, Iterable
@@ -7,7 +7,7 @@ from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import PolicyRecord
 
-_MOST_PER_FETCH = 500
+_MAX_PER_FETCH = 500
 _SECOND_US = 1_000_000
 
 
@@ -53,9 +53,9 @@ class PolicyCache:
     def verified(self, digest: bytes) -> Policy | None:
         """The policy of the key whose secret has this digest, if it was verified under the policy in force."""
         entry = self._by_digest.get(digest)
-        if entry is None or not entry.policy.lease.holds(self._clock):
+        if entry is None or not entry.policy.validity.holds(self._clock):
             return None
-        entry.policy.lease.used = True
+        entry.policy.validity.used = True
         return entry.policy
 
     def remember(self, digest: bytes, policy: Policy) -> None:
@@ -70,9 +70,9 @@ class PolicyCache:
         now_us = self._clock.now_us()
         entry = self._entries.get(key_id)
         if entry is not None:
-            if not entry.policy.lease.holds(self._clock):
+            if not entry.policy.validity.holds(self._clock):
                 self._put(entry.record, now_us)
-            self._entries[key_id].policy.lease.used = True
+            self._entries[key_id].policy.validity.used = True
             return self._entries[key_id].policy
         unknown = self._unknown.get(key_id)
         if unknown is not None and now_us < unknown[0]:
@@ -115,7 +115,7 @@ class PolicyCache:
     async def _refresh(self, key_ids: Iterable[str]) -> None:
         remaining = list(key_ids)
         while remaining:
-            part, remaining = remaining[:_MOST_PER_FETCH], remaining[_MOST_PER_FETCH:]
+            part, remaining = remaining[:_MAX_PER_FETCH], remaining[_MAX_PER_FETCH:]
             self._take(part, await self._source.fetch(part))
 
     def _want(self, key_id: str) -> "asyncio.Future[Policy | None]":
@@ -130,7 +130,7 @@ class PolicyCache:
     async def _read(self) -> None:
         try:
             while self._wanted:
-                part, self._wanted = self._wanted[:_MOST_PER_FETCH], self._wanted[_MOST_PER_FETCH:]
+                part, self._wanted = self._wanted[:_MAX_PER_FETCH], self._wanted[_MAX_PER_FETCH:]
                 await self._read_part(part)
         finally:
             self._reader = None
@@ -191,7 +191,7 @@ class PolicyCache:
     def _drop(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)
         if entry is not None:
-            entry.policy.lease.end()
+            entry.policy.validity.end()
             for digest in entry.digests:
                 del self._by_digest[digest]
 
@@ -199,9 +199,9 @@ class PolicyCache:
         """Drop the oldest policy that was not asked for again (the CLOCK algorithm)."""
         while True:
             key_id, entry = next(iter(self._entries.items()))
-            lease = entry.policy.lease
-            if not lease.used:
+            validity = entry.policy.validity
+            if not validity.used:
                 self._drop(key_id)
                 return
-            lease.used = False
+            validity.used = False
             self._entries[key_id] = self._entries.pop(key_id)

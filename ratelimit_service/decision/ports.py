@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from ratelimit_service.decision.charge import Charge, Outcome
+from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.record import PolicyRecord
 
 
@@ -37,7 +37,7 @@ class StoreUnavailable(Exception):
 class BucketStore(Protocol):
     """Keeps the state of buckets."""
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order, and answer in the same order.
 
         Buckets of one charge are all in one partition, unless the store says that it can do more. Nothing is sent

@@ -3,42 +3,42 @@
 from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
-from ratelimit_service.decision.lru import Recent
-from ratelimit_service.decision.policy import Lease
+from ratelimit_service.decision.lru import LruCache
+from ratelimit_service.decision.policy import Validity
 from ratelimit_service.decision.ports import Clock
 
-MOST_BYTES: Final = 1024
+MAX_BYTES: Final = 1024
 """A request above it is read each time: such are rare, and cost more to digest than to read."""
 
 T = TypeVar("T")
 
 
-class Preparations(Generic[T]):
-    """Preparations by the digest of the request's bytes, each as good as the leases of what it was worked out from.
+class RequestCache(Generic[T]):
+    """RequestCache by the digest of the request's bytes, each as good as the validities of what it was worked out from.
 
     Between the latest SIZE and twice as many are kept.
     """
 
     def __init__(self, clock: Clock, size: int) -> None:
         self._clock = clock
-        self._recent: Recent[bytes, tuple[Sequence[Lease], T]] = Recent(size)
+        self._entries: LruCache[bytes, tuple[Sequence[Validity], T]] = LruCache(size)
 
     def __len__(self) -> int:
-        return len(self._recent)
+        return len(self._entries)
 
     def recall(self, digest: bytes) -> T | None:
         """What the request with this digest was prepared to, if it still holds."""
-        found = self._recent.get(digest)
+        found = self._entries.get(digest)
         if found is None:
             return None
-        leases, prepared = found
-        for lease in leases:
-            if not lease.holds(self._clock):
+        validities, prepared = found
+        for validity in validities:
+            if not validity.holds(self._clock):
                 return None
-            lease.used = True
+            validity.used = True
         return prepared
 
-    def remember(self, digest: bytes, leases: Sequence[Lease], prepared: T) -> None:
+    def remember(self, digest: bytes, validities: Sequence[Validity], prepared: T) -> None:
         """Keep what the request with this digest was prepared to, as long as all LEASES hold."""
-        if all(lease.holds(self._clock) for lease in leases):
-            self._recent.put(digest, (leases, prepared))
+        if all(validity.holds(self._clock) for validity in validities):
+            self._entries.put(digest, (validities, prepared))

@@ -40,16 +40,16 @@ def system_user() -> SystemUser | None:
     """The user to run PostgreSQL as, made if it is missing. None when we are not root. Raises EmbeddedPostgresError."""
     if os.geteuid() != 0:
         return None
-    user = _look_up()
+    user = _find()
     if user is None:
         _make()
-        user = _look_up()
+        user = _find()
     if user is None:
         raise EmbeddedPostgresError(f"the system user {_NAME} could not be made; make it by hand")
     return user
 
 
-def _look_up() -> SystemUser | None:
+def _find() -> SystemUser | None:
     try:
         entry = pwd.getpwnam(_NAME)
     except KeyError:

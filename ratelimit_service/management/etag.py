@@ -5,7 +5,7 @@ from hashlib import sha256
 from ratelimit_service.errors import Aborted, InvalidArgument
 
 _LENGTH = 16
-_MOST_SENT = 64
+_MAX_SENT = 64
 
 
 def etag_of(*parts: str | int) -> str:
@@ -18,7 +18,7 @@ def check_etag(subject: str, *, sent: str, current: str) -> None:
 
     Empty means that none was sent. Raises InvalidArgument for one so long that it cannot be ours.
     """
-    if len(sent) > _MOST_SENT:
+    if len(sent) > _MAX_SENT:
         raise InvalidArgument.of("etag", f"has {len(sent)} characters; send back the etag that was read, or none")
     if sent and sent != current:
         raise Aborted(subject, etag=sent, current_etag=current)

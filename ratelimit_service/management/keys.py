@@ -138,7 +138,11 @@ class KeyService:
         async with self._transactions.writing() as work:
             await _require_plan(work, key.plan)
             await work.keys.add(key)
-            detail = {"plan": key.plan, "subject": key.subject, **_told(draft["description"], draft["expires_us"])}
+            detail = {
+                "plan": key.plan,
+                "subject": key.subject,
+                **_optional_detail(draft["description"], draft["expires_us"]),
+            }
             await work.record(Event(actor, "key.create", key.target, detail, now_us), _changed(key))
         return key, api_key
 
@@ -268,9 +272,9 @@ def _changed(key: Key) -> Changed:
     return Changed(ChangeKind.KEY, key.key_id)
 
 
-def _told(description: str, expires_us: int | None) -> dict[str, str]:
-    told = {"description": description} if description else {}
-    return told | ({"expire_time": rfc3339(expires_us)} if expires_us is not None else {})
+def _optional_detail(description: str, expires_us: int | None) -> dict[str, str]:
+    detail = {"description": description} if description else {}
+    return detail | ({"expire_time": rfc3339(expires_us)} if expires_us is not None else {})
 
 
 def _check_expiry(expires_us: int | None, now_us: int) -> None:

@@ -12,9 +12,9 @@ from ratelimit_service.errors import InvalidArgument
 T = TypeVar("T")
 
 _DEFAULT_SIZE = 100
-_MOST_SIZE = 1000
+_MAX_SIZE = 1000
 _CHECK_BYTES = 8
-_MOST_NUMBER = 2**63
+_MAX_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Paging:
     @property
     def size(self) -> int:
         """How many items at most: 1 to 1000, and 100 for 0. Raises InvalidArgument (field `page_size`)."""
-        if not 0 <= self.page_size <= _MOST_SIZE:
-            raise InvalidArgument.of("page_size", f"is {self.page_size}; it must be between 1 and {_MOST_SIZE}, or 0")
+        if not 0 <= self.page_size <= _MAX_SIZE:
+            raise InvalidArgument.of("page_size", f"is {self.page_size}; it must be between 1 and {_MAX_SIZE}, or 0")
         return self.page_size or _DEFAULT_SIZE
 
     def position(self, *filters: str) -> str:
@@ -60,7 +60,7 @@ class Paging:
         position = self.position(*filters)
         if not position:
             return None
-        if not position.isdecimal() or int(position) >= _MOST_NUMBER:
+        if not position.isdecimal() or int(position) >= _MAX_NUMBER:
             raise _not_ours()
         return int(position)
 

@@ -5,7 +5,7 @@ multiprocess mode of `prometheus_client`, switched on by PROMETHEUS_MULTIPROC_DI
 process above them adds the files up when it is scraped, so a scrape never reaches, or waits for, a worker.
 """
 
-from ratelimit_service.metrics.counts import CallCounts, Counts, TripCounts
+from ratelimit_service.metrics.counts import CallCounts, Counts, RoundTripCounts
 from ratelimit_service.metrics.scrape import (
     DIRECTORY_VARIABLE,
     MetricsServer,
@@ -20,7 +20,7 @@ __all__ = [
     "CallCounts",
     "Counts",
     "MetricsServer",
-    "TripCounts",
+    "RoundTripCounts",
     "Watched",
     "WorkerMetrics",
     "forget_worker",

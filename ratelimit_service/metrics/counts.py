@@ -39,7 +39,7 @@ class Spread:
         self.total += value
 
 
-class TripCounts:
+class RoundTripCounts:
     """Round trips to the bucket store so far. An observer of the store."""
 
     def __init__(self) -> None:
@@ -62,4 +62,4 @@ class Counts:
 
     def __init__(self) -> None:
         self.calls = CallCounts()
-        self.trips = TripCounts()
+        self.round_trips = RoundTripCounts()

@@ -115,7 +115,7 @@ class WorkerMetrics:
         self._cache = cache
         self._feed = watched.feed
         self._calls = counts.calls
-        trips = counts.trips
+        round_trips = counts.round_trips
         self._breaker_open = breaker_open
         self._now = now
         self._feed_seen = now()
@@ -127,12 +127,17 @@ class WorkerMetrics:
             ("policy_cache_misses", lambda: cache.misses, "Look-ups of a policy that memory could not answer."),
             ("unreadable_policies", lambda: cache.unreadable, "Rows read that make no valid policy. Alert on it."),
             ("unreadable_rules", lambda: rules.unreadable, "Rows read that make no valid rules. Alert on it."),
-            ("store_failures", lambda: trips.failures, "Round trips to the bucket store that were not answered."),
+            ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
         ):
             self._rising[(name,)] = _Rising(read, self._counter(name, text))
         self._growing = [
-            _Growing(trips.seconds, self._histogram("store_trip_seconds", "Round trips to the store.", SECONDS_BOUNDS)),
-            _Growing(trips.sizes, self._histogram("store_trip_charges", "Charges in a round trip.", SIZE_BOUNDS)),
+            _Growing(
+                round_trips.seconds,
+                self._histogram("store_round_trip_seconds", "Round trips to the store.", SECONDS_BOUNDS),
+            ),
+            _Growing(
+                round_trips.sizes, self._histogram("store_round_trip_charges", "Charges in a round trip.", SIZE_BOUNDS)
+            ),
         ]
         self._policies = self._gauge("policy_cache_policies", "Policies in memory.", "livesum")
         self._feed_age = self._gauge("change_feed_age_seconds", "Seconds since the feed was last read.", "livemax")

@@ -9,14 +9,14 @@ from psycopg import AsyncConnection
 
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.postgres.database import CONNECT_SECONDS, Database
-from ratelimit_service.postgres.failures import Patience, told_as_unavailable
+from ratelimit_service.postgres.failures import Patience, translate_failures
 from ratelimit_service.postgres.outbox import CHANNEL
 
 _POLL_SECONDS = 0.9
 """How long to wait for a notification before the next look: the floor, should none ever come."""
 
 _ANSWER_SECONDS = 1.0
-_MOST_PER_LOOK = 10_000
+_MAX_PER_READ = 10_000
 
 
 class PostgresChangeFeed:
@@ -33,7 +33,7 @@ class PostgresChangeFeed:
 
     async def position(self) -> int:
         """Return the number of the newest change so far, 0 if there is none. Raises StoreUnavailable."""
-        with told_as_unavailable():
+        with translate_failures():
             rows = await self._ask("SELECT coalesce(max(number), 0) FROM changes")
             return int(rows[0][0])
 
@@ -42,10 +42,10 @@ class PostgresChangeFeed:
 
         Raises StoreUnavailable.
         """
-        with told_as_unavailable():
-            changes = await self._look(after)
+        with translate_failures():
+            changes = await self._read_changes(after)
             if not changes and await self._is_woken():
-                changes = await self._look(after)
+                changes = await self._read_changes(after)
             return changes
 
     async def close(self) -> None:
@@ -54,9 +54,9 @@ class PostgresChangeFeed:
         if connection is not None:
             await connection.close()
 
-    async def _look(self, after: int) -> list[Change]:
+    async def _read_changes(self, after: int) -> list[Change]:
         rows = await self._ask(
-            "SELECT number, kind, name FROM changes WHERE number > %s ORDER BY number LIMIT %s", after, _MOST_PER_LOOK
+            "SELECT number, kind, name FROM changes WHERE number > %s ORDER BY number LIMIT %s", after, _MAX_PER_READ
         )
         return [Change(int(number), ChangeKind(kind), name) for number, kind, name in rows]
 

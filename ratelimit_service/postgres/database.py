@@ -1,7 +1,8 @@
 """The connections to Postgres."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -9,13 +10,16 @@ from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ratelimit_service.postgres.failures import Fuse, Patience, told_as_unavailable
+from ratelimit_service.postgres.failures import Fuse, Patience, translate_failures
 
 CONNECT_SECONDS = 0.8
 """How long to wait for a connection that answers, so that a caller hears of a dead Postgres within a second."""
 
 TRANSACTION_SECONDS = 3.0
 """How long a transaction may take on our side, should Postgres stop answering in the middle of it."""
+
+_CLOSE_SECONDS = 1.0
+"""How long to wait, when closing, for transactions that were given up to give their connections back."""
 
 _POOL_SIZE = 5
 _POOL_OVERFLOW = 15
@@ -50,6 +54,7 @@ class Database:
         self.url = parse_url(url)
         self._transaction_seconds = transaction_seconds
         self._patience = Patience()
+        self._lent: set[asyncio.Future[None]] = set()  # one for each transaction, done when it has ended
         self._engine = create_async_engine(
             self.url,
             pool_size=_POOL_SIZE,
@@ -83,12 +88,20 @@ class Database:
             pass
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections.
+
+        Work that was cancelled a moment ago may still have one, and is waited for: a pool that was closed keeps what is
+        given back later, and nobody would close that.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while ending := self._lent | self._patience.left_behind:
+                    await asyncio.wait(ending)
         await self._engine.dispose()
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        with told_as_unavailable():
+        with translate_failures(), self._lending():
             connection = await self._patience.within(CONNECT_SECONDS, _connect(engine))
             try:
                 driver = (await connection.get_raw_connection()).driver_connection
@@ -99,6 +112,16 @@ class Database:
                         yield connection
             finally:
                 await connection.close()
+
+    @contextmanager
+    def _lending(self) -> Iterator[None]:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lent.add(ended)
+        try:
+            yield
+        finally:
+            self._lent.discard(ended)
+            ended.set_result(None)
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:

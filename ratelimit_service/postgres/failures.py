@@ -16,7 +16,7 @@ from ratelimit_service.decision.ports import StoreUnavailable
 
 
 @contextmanager
-def told_as_unavailable() -> Iterator[None]:
+def translate_failures() -> Iterator[None]:
     """Raise StoreUnavailable in place of any fault that means that Postgres cannot be asked.
 
     Other faults, such as a broken constraint, are ours and go through.
@@ -55,7 +55,8 @@ class Patience:
     """
 
     def __init__(self) -> None:
-        self._left_behind: set[asyncio.Task[Any]] = set()  # the event loop alone would not keep them alive
+        self.left_behind: set[asyncio.Task[None]] = set()  # the event loop alone would not keep them alive
+        """One for each work that was left behind, until it has ended and what it brought is closed."""
 
     async def within(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
         """Return what WORK returns. Raises TimeoutError after SECONDS: the work is cancelled and not waited for."""
@@ -63,18 +64,18 @@ class Patience:
         try:
             done, _ = await asyncio.wait({task}, timeout=seconds)
         except asyncio.CancelledError:
-            self._leave(task)
+            self._abandon(task)
             raise
         if not done:
-            self._leave(task)
+            self._abandon(task)
             raise TimeoutError(f"no answer within {seconds:g} s")
         return task.result()
 
-    def _leave(self, task: asyncio.Task[Any]) -> None:
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
         task.cancel()
         farewell = asyncio.create_task(_see_off(task))
-        self._left_behind.add(farewell)
-        farewell.add_done_callback(self._left_behind.discard)
+        self.left_behind.add(farewell)
+        farewell.add_done_callback(self.left_behind.discard)
 
 
 async def _see_off(task: asyncio.Task[Any]) -> None:

@@ -30,7 +30,7 @@ class PostgresLiveServers:
         self.count = first_guess
         """How many servers there are, this one included; at least 1."""
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Be counted, and keep `count` true, for ever."""
         while True:
             try:

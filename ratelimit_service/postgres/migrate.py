@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from ratelimit_service.postgres.database import parse_url
-from ratelimit_service.postgres.failures import told_as_unavailable
+from ratelimit_service.postgres.failures import translate_failures
 
 _MIGRATORS = 0x726C_0002
 """The advisory lock that servers which start at once take turns by."""
@@ -49,7 +49,7 @@ def head() -> str:
 def _connected(url: str) -> Iterator[Connection]:
     engine = create_engine(parse_url(url), connect_args={"connect_timeout": _CONNECT_SECONDS}, hide_parameters=True)
     try:
-        with told_as_unavailable(), engine.connect() as connection:
+        with translate_failures(), engine.connect() as connection:
             yield connection
     finally:
         engine.dispose()

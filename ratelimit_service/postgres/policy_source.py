@@ -7,13 +7,13 @@ import structlog
 from sqlalchemy import Row, and_, select
 
 from ratelimit_service.decision.limit import Level, Limit
-from ratelimit_service.decision.lru import Recent
+from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.ports import Fetched
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, PolicyRecord, SecretHash
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.documents import Document, limit_from_document
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.failures import Patience, told_as_unavailable
+from ratelimit_service.postgres.failures import Patience, translate_failures
 from ratelimit_service.postgres.repositories.keys import read_secrets
 from ratelimit_service.postgres.repositories.overrides import OverrideRow, read_override_rows, to_overrides
 from ratelimit_service.postgres.tables import keys, plan_versions, plans
@@ -50,7 +50,9 @@ class PostgresPolicySource:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._patience = Patience()
-        self._compiled: Recent[tuple[int, int], tuple[Sequence[Document], tuple[Limit, ...]]] = Recent(_PLAN_VERSIONS)
+        self._compiled: LruCache[tuple[int, int], tuple[Sequence[Document], tuple[Limit, ...]]] = LruCache(
+            _PLAN_VERSIONS
+        )
 
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         """Read these keys in one snapshot. Raises StoreUnavailable.
@@ -61,7 +63,7 @@ class PostgresPolicySource:
         possible = [key_id for key_id in key_ids if key_id.isascii() and key_id.isalnum()]
         if not possible:
             return Fetched({})
-        with told_as_unavailable():
+        with translate_failures():
             return await self._patience.within(_FETCH_SECONDS, self._fetch(possible))
 
     async def _fetch(self, key_ids: Sequence[str]) -> Fetched:

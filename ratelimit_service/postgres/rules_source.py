@@ -11,7 +11,7 @@ from ratelimit_service.decision.descriptors.rules_cache import FetchedRules
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.documents import nodes_from_documents
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.failures import Patience, told_as_unavailable
+from ratelimit_service.postgres.failures import Patience, translate_failures
 from ratelimit_service.postgres.tables import rule_domains, rule_versions
 
 _FETCH_SECONDS = 5.0
@@ -51,7 +51,7 @@ class PostgresRulesSource:
         return await self._read(_IN_FORCE)
 
     async def _read(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:
-        with told_as_unavailable():
+        with translate_failures():
             return await self._patience.within(_FETCH_SECONDS, self._fetch(statement))
 
     async def _fetch(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:

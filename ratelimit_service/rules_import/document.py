@@ -6,7 +6,7 @@ from ratelimit_service.rules_import.findings import Findings, Place
 
 _TAG = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}
-_MOST_SHOWN = 80
+_MAX_SHOWN = 80
 
 _Pairs = list[tuple[yaml.Node, yaml.Node]]
 
@@ -80,7 +80,7 @@ class Value:
 
     def _wrong(self, name: str, wanted: str) -> None:
         if isinstance(self._node, yaml.ScalarNode):
-            what = repr(str(self._node.value)[:_MOST_SHOWN])
+            what = repr(str(self._node.value)[:_MAX_SHOWN])
         else:
             what = "a list" if isinstance(self._node, yaml.SequenceNode) else "a mapping"
         self._reader.findings.error(self.place, f"{name} is {what}; it must be {wanted}")

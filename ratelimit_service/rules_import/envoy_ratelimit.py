@@ -23,7 +23,7 @@ Conversion = Callable[[int, Window, Place, Findings], TokenBucket | Quota]
 """Makes a limit of an amount (at least 1) per window, and notes at the place what is different about it."""
 
 
-_MOST_REQUESTS: Final = 2**32 - 1
+_MAX_REQUESTS: Final = 2**32 - 1
 _UNITS: Final = {window.name: window for window in Window}
 
 _OF_FILE: Final = {"domain", "descriptors"}
@@ -184,8 +184,8 @@ class EnvoyRatelimitReader:
             return None
         amount = 0 if requests is None else requests.number("requests_per_unit")
         place = field.place if requests is None else requests.place
-        if not 0 <= amount <= _MOST_REQUESTS:
-            self._findings.error(place, f"requests_per_unit is {amount}; it must be between 0 and {_MOST_REQUESTS}")
+        if not 0 <= amount <= _MAX_REQUESTS:
+            self._findings.error(place, f"requests_per_unit is {amount}; it must be between 0 and {_MAX_REQUESTS}")
             return None
         if requests is None:
             self._findings.note(place, "requests_per_unit is missing, which means 0: nothing passes, as there")

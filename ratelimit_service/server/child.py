@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from ratelimit_service.errors import StartupFault
 
 REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
-LEAVE_VARIABLE: Final = "RATELIMIT_LEAVE_FD"
+DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
 
 READY: Final = "ready"
 _FAULT: Final = "fault "
@@ -29,7 +29,7 @@ class Report:
 
     def __init__(self) -> None:
         self._report = int(os.environ[REPORT_VARIABLE])
-        self._leave = int(os.environ[LEAVE_VARIABLE])
+        self._drain_pipe = int(os.environ[DRAIN_VARIABLE])
 
     def ready(self) -> None:
         """Say that this process serves."""
@@ -39,14 +39,14 @@ class Report:
         """Say why this process cannot start."""
         os.write(self._report, f"{_FAULT}{' '.join(words.split())}\n".encode())
 
-    def on_leave(self, loop: Loop, callback: Callable[[], object]) -> None:
+    def on_drain(self, loop: Loop, callback: Callable[[], object]) -> None:
         """Call CALLBACK once, when the supervisor says that callers are to be sent elsewhere."""
 
-        def told() -> None:
-            loop.remove_reader(self._leave)
+        def stop() -> None:
+            loop.remove_reader(self._drain_pipe)
             callback()
 
-        loop.add_reader(self._leave, told)
+        loop.add_reader(self._drain_pipe, stop)
 
 
 def fault_in(line: str) -> str | None:
@@ -78,12 +78,12 @@ _KILL_AFTER = 5.0
 class Child:
     """One process: told by pipe and signal, and known to serve when it says so."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, reports: int, leave: int) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, reports: int, drain_read: int) -> None:
         """REPORTS and LEAVE are our ends of the pipes; they are closed when the process has ended."""
         self.name = name
         self._process = process
         self._reports = os.fdopen(reports, "rb", buffering=0)
-        self._leave = leave
+        self._drain_pipe = drain_read
         self._ended = asyncio.create_task(self._wait())
 
     @property
@@ -108,10 +108,10 @@ class Child:
         """Wait until the process has ended. Returns its code, a negative signal number if a signal ended it."""
         return await asyncio.shield(self._ended)
 
-    def tell_to_leave(self) -> None:
+    def request_drain(self) -> None:
         """Say that callers are to be sent elsewhere."""
         if not self._ended.done():
-            os.write(self._leave, b"\n")
+            os.write(self._drain_pipe, b"\n")
 
     async def stop(self, within: float) -> None:
         """End it by SIGTERM, and by SIGKILL if that takes more than WITHIN seconds and a few."""
@@ -138,7 +138,7 @@ class Child:
 
     async def _wait(self) -> int:
         code = await self._process.wait()
-        os.close(self._leave)
+        os.close(self._drain_pipe)
         return code
 
 
@@ -149,7 +149,7 @@ async def start(name: str, module: str, arguments: Sequence[str], environment: M
     must tie itself to its parent's life with `parent.die_with`; for that, the calling thread must be one that lasts.
     """
     reports, report = os.pipe()
-    leave, tell = os.pipe()
+    drain_read, tell = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -157,8 +157,8 @@ async def start(name: str, module: str, arguments: Sequence[str], environment: M
             module,
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
-            env={**environment, REPORT_VARIABLE: str(report), LEAVE_VARIABLE: str(leave)},
-            pass_fds=(report, leave),
+            env={**environment, REPORT_VARIABLE: str(report), DRAIN_VARIABLE: str(drain_read)},
+            pass_fds=(report, drain_read),
             start_new_session=True,
         )
     except BaseException:
@@ -167,5 +167,5 @@ async def start(name: str, module: str, arguments: Sequence[str], environment: M
         raise
     finally:
         os.close(report)
-        os.close(leave)
+        os.close(drain_read)
     return Child(name, process, reports, tell)

@@ -12,8 +12,8 @@ from typing import Final
 from ratelimit_service.bootstrap import Planes
 from ratelimit_service.server.child import Child, Report, start
 from ratelimit_service.server.grpcio import GrpcioChild
+from ratelimit_service.server.runtime import Runtime
 from ratelimit_service.server.serving import run_server
-from ratelimit_service.server.site import Site
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
 
@@ -23,16 +23,16 @@ _MODULE = "ratelimit_service.server.control_plane"
 class ControlPlane:
     """Starts control planes. `socket` always leads to the newest one that serves."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._numbers = itertools.count(1)
-        self.socket = site.folder / "control.sock"
+        self.socket = runtime.folder / "control.sock"
 
     async def start(self) -> GrpcioChild:
         """Start one, on a socket of its own: one that ends takes its socket with it."""
-        own = self._site.folder / f"control-{next(self._numbers)}.sock"
+        own = self._runtime.folder / f"control-{next(self._numbers)}.sock"
         # In clear text: the socket is ours, and TLS ends at Envoy.
-        environment = self._site.environment(
+        environment = self._runtime.environment(
             listen=f"unix:{own}", tls_certificate=None, tls_key=None, tls_client_ca=None
         )
         child = await start("control plane", _MODULE, [str(os.getpid())], environment)
@@ -59,13 +59,13 @@ _LAST_CALLS: Final = 1.0
 """Seconds that calls under way get: those of management are short, and who watches watches on at the successor."""
 
 
-async def live(_planes: Planes, server: GrpcServer, settings: Settings, report: Report, told: asyncio.Event) -> None:
+async def live(_planes: Planes, server: GrpcServer, settings: Settings, report: Report, stop: asyncio.Event) -> None:
     """Serve until SIGTERM. Says that the server drains when the supervisor says so, not when only this process goes."""
     draining = asyncio.Event()
-    report.on_leave(asyncio.get_running_loop(), draining.set)
+    report.on_drain(asyncio.get_running_loop(), draining.set)
     announcing = asyncio.create_task(_announce(server, draining))
     report.ready()
-    await told.wait()
+    await stop.wait()
     announcing.cancel()
     await server.close(min(settings.drain_timeout, _LAST_CALLS))
 

@@ -12,7 +12,7 @@ from ratelimit_service.server.child import Report
 from ratelimit_service.server.serving import settle_collector
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, proxy_methods
-from ratelimit_service.transport.envoy.drain import Leaving
+from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
 
 
@@ -21,8 +21,8 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
     report = Report()
-    leaving = Leaving()
-    report.on_leave(asyncio.get_running_loop(), leaving.tell)
+    drain = Drain()
+    report.on_drain(asyncio.get_running_loop(), drain.begin)
     try:
         async with open_planes(settings) as planes:
             admission = (GatewayAdmission if settings.protect_checks else OpenAdmission)(planes.authenticator)
@@ -31,8 +31,8 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             report.ready()
             count = planes.counts.calls.count
             yield {
-                **decision_methods(planes.check_endpoint, admission, count, leaving),
-                **proxy_methods(planes.rate_limit_endpoint, planes.authorization_endpoint, admission, count),
+                **decision_methods(planes.rate_limit, admission, count, drain),
+                **proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count),
             }
     except StartupFault as fault:
         report.fault(str(fault))

@@ -12,7 +12,7 @@ from ratelimit_service.errors import StartupFault
 from ratelimit_service.server.child import Child, start
 from ratelimit_service.server.control_plane import ControlPlane
 from ratelimit_service.server.envoy_admin import EnvoyAdmin
-from ratelimit_service.server.site import Site
+from ratelimit_service.server.runtime import Runtime
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.transport.envoy.app import PATHS
 from ratelimit_service.transport.envoy.config import EnvoyPlan, envoy_config
@@ -35,7 +35,7 @@ class EnvoyChild:
         self.pid = child.pid
         self.ended = child.ended
         self.kill = child.kill
-        self.announce_drain = child.tell_to_leave
+        self.announce_drain = child.request_drain
 
     async def ready(self, within: float) -> None:
         """Wait until it serves. Raises StartupFault if it does not within so many seconds."""
@@ -58,7 +58,7 @@ class EnvoyChild:
         try:
             await self._admin.close_listeners()
             await self._admin.send_callers_away()
-            self._child.tell_to_leave()
+            self._child.request_drain()
             while monotonic() < until:
                 connections, calls = await self._admin.active()
                 if not connections or (not calls and monotonic() >= idle_until):
@@ -85,11 +85,11 @@ class Renewal:
     Envoy itself only notices files that are moved into a folder, and certificates are renewed in other ways too.
     """
 
-    def __init__(self, site: Site, found: Certificates, certificate: Path, key: Path) -> None:
+    def __init__(self, runtime: Runtime, found: Certificates, certificate: Path, key: Path) -> None:
         self._found = found
-        folder = site.folder / "tls"
+        folder = runtime.folder / "tls"
         folder.mkdir()
-        self.tls = Tls(certificate.absolute(), key.absolute(), _absolute(site.settings.tls_client_ca), folder)
+        self.tls = Tls(certificate.absolute(), key.absolute(), _absolute(runtime.settings.tls_client_ca), folder)
         """What Envoy is to serve."""
         self.tls.write()
 
@@ -98,16 +98,16 @@ class Renewal:
         while True:
             await asyncio.sleep(_RENEWAL_CHECK_SECONDS)
             if await asyncio.to_thread(self._found.renewed) is not None:
-                self.tls.tell_renewed()
+                self.tls.signal_renewal()
 
 
-def renewal(site: Site) -> Renewal | None:
+def renewal(runtime: Runtime) -> Renewal | None:
     """What watches the files that the settings name, None if they name none. Raises StartupFault if they are bad."""
-    found = certificates(site.settings)
-    certificate, key = site.settings.tls_certificate, site.settings.tls_key
+    found = certificates(runtime.settings)
+    certificate, key = runtime.settings.tls_certificate, runtime.settings.tls_key
     if found is None or certificate is None or key is None:
         return None
-    return Renewal(site, found, certificate, key)
+    return Renewal(runtime, found, certificate, key)
 
 
 def _absolute(file: Path | None) -> Path | None:
@@ -121,31 +121,31 @@ _THREADS = 1
 costs 31.6 us instead of 28, and a worker on two cores decides 47,000 calls a second instead of 57,000."""
 
 
-def envoy_door(site: Site, tls: Tls | None) -> Supervisor:
+def envoy_supervisor(runtime: Runtime, tls: Tls | None) -> Supervisor:
     """The supervisor of `settings.workers` Envoys and of their control plane."""
-    control = ControlPlane(site)
+    control = ControlPlane(runtime)
     numbers = itertools.count(1)
 
     def slot(name: str) -> Slot:
         async def start_envoy() -> EnvoyChild:
-            own = site.folder / f"envoy-{next(numbers)}"
+            own = runtime.folder / f"envoy-{next(numbers)}"
             plan = EnvoyPlan(
                 app=_APP,
                 hot_paths=PATHS,
-                host=site.lock.host,
-                port=site.lock.port,
+                host=runtime.lock.host,
+                port=runtime.lock.port,
                 admin_socket=own.with_suffix(".sock"),
                 control_socket=control.socket,
-                max_connection_age=site.settings.max_connection_age,
+                max_connection_age=runtime.settings.max_connection_age,
                 tls=tls,
             )
             config = own.with_suffix(".json")
             config.write_text(json.dumps(envoy_config(plan)))
             arguments = [str(os.getpid()), str(config), str(_THREADS)]
-            child = await start(name, _WORKER, arguments, site.environment())
+            child = await start(name, _WORKER, arguments, runtime.environment())
             return EnvoyChild(child, EnvoyAdmin(plan.admin_socket))
 
-        return Slot(start_envoy, site.gone)
+        return Slot(start_envoy, runtime.on_exit)
 
-    front = [slot(f"envoy {n}") for n in range(1, site.settings.workers + 1)]
-    return Supervisor(front=front, back=[Slot(control.start, site.gone)])
+    front = [slot(f"envoy {n}") for n in range(1, runtime.settings.workers + 1)]
+    return Supervisor(front=front, back=[Slot(control.start, runtime.on_exit)])

@@ -1,4 +1,4 @@
-"""A worker of the door envoy: becomes an Envoy with this service's application inside.
+"""A worker of the transport envoy: becomes an Envoy with this service's application inside.
 
 Run as `python -m ratelimit_service.server.envoy_worker PARENT_PID CONFIG THREADS`.
 """

@@ -8,8 +8,8 @@ import os
 
 from ratelimit_service.bootstrap import Planes
 from ratelimit_service.server.child import Child, Report, start
+from ratelimit_service.server.runtime import Runtime
 from ratelimit_service.server.serving import run_server
-from ratelimit_service.server.site import Site
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
@@ -24,7 +24,7 @@ class GrpcioChild:
         self.pid = child.pid
         self.ended = child.ended
         self.kill = child.kill
-        self.announce_drain = child.tell_to_leave
+        self.announce_drain = child.request_drain
 
     async def ready(self, within: float) -> None:
         """Wait until it serves. Raises StartupFault if it does not within so many seconds."""
@@ -38,24 +38,24 @@ class GrpcioChild:
 _WORKER = "ratelimit_service.server.grpcio"
 
 
-def grpcio_door(site: Site) -> Supervisor:
+def grpcio_supervisor(runtime: Runtime) -> Supervisor:
     """The supervisor of `settings.workers` workers."""
 
     def slot(name: str) -> Slot:
         async def start_worker() -> GrpcioChild:
-            environment = site.environment(listen=site.lock.address)
+            environment = runtime.environment(listen=runtime.lock.address)
             return GrpcioChild(await start(name, _WORKER, [str(os.getpid())], environment))
 
-        return Slot(start_worker, site.gone)
+        return Slot(start_worker, runtime.on_exit)
 
-    return Supervisor(front=[slot(f"worker {n}") for n in range(1, site.settings.workers + 1)], back=[])
+    return Supervisor(front=[slot(f"worker {n}") for n in range(1, runtime.settings.workers + 1)], back=[])
 
 
-async def live(planes: Planes, server: GrpcServer, settings: Settings, report: Report, told: asyncio.Event) -> None:
+async def live(planes: Planes, server: GrpcServer, settings: Settings, report: Report, stop: asyncio.Event) -> None:
     """Serve until SIGTERM, then drain."""
     planes.join()
     report.ready()
-    await told.wait()
+    await stop.wait()
     await server.drain(settings.drain_timeout)
 
 

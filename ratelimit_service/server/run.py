@@ -9,11 +9,11 @@ from typing import Any
 
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.metrics import serve_metrics
-from ratelimit_service.server.grpcio import grpcio_door
+from ratelimit_service.server.grpcio import grpcio_supervisor
 from ratelimit_service.server.port import with_port
-from ratelimit_service.server.site import Site, open_site
+from ratelimit_service.server.runtime import Runtime, open_runtime
 from ratelimit_service.server.supervisor import Supervisor
-from ratelimit_service.server.transport import Door
+from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.tls import certificates
 
@@ -30,17 +30,17 @@ class Signals:
         self.hurry: asyncio.Future[None] = loop.create_future()
         """Done once it is to end at once."""
 
-    def _told(self) -> None:
-        told = self.hurry if self.stop.done() else self.stop
-        if not told.done():
-            told.set_result(None)
+    def _on_signal(self) -> None:
+        stop = self.hurry if self.stop.done() else self.stop
+        if not stop.done():
+            stop.set_result(None)
 
     @contextmanager
     def heard(self, hang_up: Callable[[], None]) -> Iterator[None]:
         """Listen to signals; HANG_UP is called for each SIGHUP."""
         loop = asyncio.get_running_loop()
         for number in _STOP:
-            loop.add_signal_handler(number, self._told)
+            loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, hang_up)
         try:
             yield
@@ -61,16 +61,16 @@ def run(settings: Settings, *, ready: Callable[[Settings], None]) -> None:
 
 
 async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
-    door = Door.choose(settings.door)
+    transport = Transport.choose(settings.transport)
     certificates(settings)  # no good ones: say so before anything is started
-    with open_site(settings) as site, ExitStack() as stack:
-        opened = {"listen": with_port(settings.listen, site.lock.port)}
+    with open_runtime(settings) as runtime, ExitStack() as stack:
+        opened = {"listen": with_port(settings.listen, runtime.lock.port)}
         if settings.metrics_listen:
-            metrics = serve_metrics(settings.metrics_listen, site.metrics)
+            metrics = serve_metrics(settings.metrics_listen, runtime.metrics)
             stack.callback(metrics.close)
             opened["metrics_listen"] = with_port(settings.metrics_listen, metrics.port)
         works = _Works()
-        supervisor = grpcio_door(site) if door.name == "grpcio" else _envoy_door(site, works)
+        supervisor = grpcio_supervisor(runtime) if transport.name == "grpcio" else _envoy_supervisor(runtime, works)
         try:
             serving = partial(ready, settings.model_copy(update=opened))
             await _live(supervisor, settings.drain_timeout, serving, works)
@@ -88,21 +88,21 @@ async def _live(supervisor: Supervisor, within: float, ready: Callable[[], None]
             await _unless(signals.hurry, supervisor.drain(within))
 
 
-def _envoy_door(site: Site, works: "_Works") -> Supervisor:
-    # Only now: the door grpcio must open without what this one needs.
-    from ratelimit_service.server.envoy import envoy_door, renewal  # noqa: PLC0415
+def _envoy_supervisor(runtime: Runtime, works: "_Works") -> Supervisor:
+    # Only now: the transport grpcio must open without what this one needs.
+    from ratelimit_service.server.envoy import envoy_supervisor, renewal  # noqa: PLC0415
 
-    renewing = renewal(site)
+    renewing = renewal(runtime)
     if renewing is None:
-        return envoy_door(site, None)
+        return envoy_supervisor(runtime, None)
     works.start(renewing.watch())
-    return envoy_door(site, renewing.tls)
+    return envoy_supervisor(runtime, renewing.tls)
 
 
-async def _unless(told: asyncio.Future[None], work: Coroutine[Any, Any, None]) -> bool:
+async def _unless(stop: asyncio.Future[None], work: Coroutine[Any, Any, None]) -> bool:
     """Do WORK unless TOLD comes first. Returns whether it was done; raises what it raises."""
     doing = asyncio.create_task(work)
-    await asyncio.wait((doing, told), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((doing, stop), return_when=asyncio.FIRST_COMPLETED)
     if doing.done():
         await doing
         return True

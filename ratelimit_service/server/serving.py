@@ -48,13 +48,13 @@ def run_server(live: Live) -> None:
 
 
 async def _serve(live: Live, settings: Settings, report: Report) -> None:
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with open_planes(settings) as planes:
         server = GrpcServer(settings, planes)
         await server.start()
         settle_collector()
-        await live(planes, server, settings, report, told)
+        await live(planes, server, settings, report, stop)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

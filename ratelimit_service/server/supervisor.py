@@ -12,8 +12,8 @@ from ratelimit_service.errors import StartupFault
 START_WITHIN: Final = 60.0
 """Seconds that a process gets to start."""
 
-_SHORTEST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
+_MIN_PAUSE: Final = 0.1
+_MAX_PAUSE: Final = 5.0
 """Seconds before another one is started, from the second time on that one ended soon; doubled each time."""
 
 _LIVED_WELL: Final = 10.0
@@ -56,10 +56,10 @@ Start = Callable[[], Awaitable[Running]]
 class Slot:
     """Keeps one process running: starts it, and starts another when it ends."""
 
-    def __init__(self, start: Start, gone: Callable[[int], None]) -> None:
+    def __init__(self, start: Start, on_exit: Callable[[int], None]) -> None:
         """GONE is told the id of every process that has ended."""
         self._start = start
-        self._gone = gone
+        self._on_exit = on_exit
         self._running: Running | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -96,7 +96,7 @@ class Slot:
 
     async def _end(self, running: Running, within: float) -> None:
         await running.drain(within)
-        self._gone(running.pid)
+        self._on_exit(running.pid)
         _log.info("ended", process=running.name, pid=running.pid)
 
     async def _serving(self) -> Running:
@@ -106,7 +106,7 @@ class Slot:
         except BaseException:
             running.kill()
             await running.ended()
-            self._gone(running.pid)
+            self._on_exit(running.pid)
             raise
         _log.info("serves", process=running.name, pid=running.pid)
         return running
@@ -126,7 +126,7 @@ class Slot:
             if self._running is not None:
                 since = monotonic()
                 code = await self._running.ended()
-                self._gone(self._running.pid)
+                self._on_exit(self._running.pid)
                 if monotonic() - since > _LIVED_WELL:
                     pause = 0.0
                 _log.error(
@@ -138,7 +138,7 @@ class Slot:
                 )
                 self._running = None
             await asyncio.sleep(pause)
-            pause = min(max(pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+            pause = min(max(pause * 2, _MIN_PAUSE), _MAX_PAUSE)
             try:
                 self._running = await self._serving()
             except StartupFault as fault:

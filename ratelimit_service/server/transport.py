@@ -1,4 +1,4 @@
-"""Which door opens, and why."""
+"""Which transport opens, and why."""
 
 import sys
 from dataclasses import dataclass
@@ -9,27 +9,29 @@ from ratelimit_service.errors import StartupFault
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Transport:
     """How calls come in, and in words why this way."""
 
     name: Literal["envoy", "grpcio"]
     reason: str
 
     @classmethod
-    def choose(cls, wanted: Literal["auto", "envoy", "grpcio"]) -> "Door":
-        """Take the door that is wanted; `auto` is `envoy` where it can run, else `grpcio`.
+    def choose(cls, wanted: Literal["auto", "envoy", "grpcio"]) -> "Transport":
+        """Take the transport that is wanted; `auto` is `envoy` where it can run, else `grpcio`.
 
         Raises StartupFault when `envoy` is asked for by name and cannot run here.
         """
         if wanted == "grpcio":
-            return cls("grpcio", "RATELIMIT_DOOR asks for it")
+            return cls("grpcio", "RATELIMIT_TRANSPORT asks for it")
         obstacle = _obstacle_to_envoy()
         if wanted == "envoy":
             if obstacle:
-                raise StartupFault(f"the door envoy cannot open: {obstacle}; set RATELIMIT_DOOR to grpcio or auto")
-            return cls("envoy", "RATELIMIT_DOOR asks for it")
+                raise StartupFault(
+                    f"the transport envoy cannot open: {obstacle}; set RATELIMIT_TRANSPORT to grpcio or auto"
+                )
+            return cls("envoy", "RATELIMIT_TRANSPORT asks for it")
         if obstacle:
-            return cls("grpcio", f"the faster door envoy cannot open: {obstacle}")
+            return cls("grpcio", f"the faster transport envoy cannot open: {obstacle}")
         return cls("envoy", "it is installed, and the faster one")
 
 

@@ -1,4 +1,4 @@
-"""Each test of this folder meets the service behind both doors, and some a real Envoy in front of a real upstream."""
+"""The service behind both transports, and for some tests a real Envoy in front of a real upstream."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -10,26 +10,26 @@ from api.envoy.front import FrontEnvoy, Json, front_config
 from api.envoy.upstream import Upstream
 from fixtures.served import Serve, Server
 
-DOORS = ("grpcio", "envoy")
+TRANSPORTS = ("grpcio", "envoy")
 StartFront = Callable[..., FrontEnvoy]
 
 
 @pytest.fixture(scope="session")
 def proxy_server(serve: Serve) -> Callable[[str], Server]:
-    """The server behind a door. Tests leave its settings as they are, and bring keys and domains of their own."""
+    """The server behind a transport. Tests leave its settings as they are, and bring keys and domains of their own."""
     servers: dict[str, Server] = {}
 
-    def get(door: str) -> Server:
-        if door not in servers:
-            servers[door] = serve(door, limit_headers="ietf,x-ratelimit")
-        return servers[door]
+    def get(transport: str) -> Server:
+        if transport not in servers:
+            servers[transport] = serve(transport, limit_headers="ietf,x-ratelimit")
+        return servers[transport]
 
     return get
 
 
-@pytest.fixture(scope="session", params=DOORS)
+@pytest.fixture(scope="session", params=TRANSPORTS)
 def server(request: pytest.FixtureRequest, proxy_server: Callable[[str], Server]) -> Server:
-    """A server behind each door in turn."""
+    """A server behind each transport in turn."""
     return proxy_server(request.param)
 
 

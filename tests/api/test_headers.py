@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ratelimit_service.api.headers import STYLES, Label, Labels, LimitHeaders, ShownLimit
-from ratelimit_service.decision.charge import NEVER, Weighed
+from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, Window
 from ratelimit_service.settings import Settings
 
@@ -22,7 +22,7 @@ STEPS = [(case["name"], step) for case in CASES for step in case["steps"] if "he
 def shown(name: str, capacity: int, remaining: int, wait_us: int = 0, reset_us: int = 0) -> ShownLimit:
     """A bucket that gains a token a second."""
     label = Labels().of(name, TokenBucket(capacity, 1, MICRO))
-    return ShownLimit.of(label, Weighed(remaining * MICRO, wait_us, reset_us))
+    return ShownLimit.of(label, LimitResult(remaining * MICRO, wait_us, reset_us))
 
 
 def from_message(response: CheckLimitResponse) -> tuple[list[ShownLimit], ShownLimit | None]:
@@ -33,10 +33,10 @@ def from_message(response: CheckLimitResponse) -> tuple[list[ShownLimit], ShownL
             window = max(1, -(-limit.window.ToMicroseconds() // MICRO))
             label = Label(limit.name, f'"{limit.name}"', f'"{limit.name}";q={limit.limit};w={window}', limit.limit)
             wait_us = limit.retry_after.ToMicroseconds() if limit.HasField("retry_after") else NEVER
-            weighed = Weighed(
+            results = LimitResult(
                 limit.remaining * MICRO, wait_us if limit.would_deny else 0, limit.reset_after.ToMicroseconds()
             )
-            limits[limit.name] = ShownLimit.of(label, weighed)
+            limits[limit.name] = ShownLimit.of(label, results)
     return list(limits.values()), limits.get(response.limit)
 
 
@@ -48,10 +48,10 @@ def test_the_same_as_the_clients(style: str, name: str, step: dict[str, Any]) ->
     limits, binding = from_message(response)
     headers = LimitHeaders(style)
     if response.allowed:
-        found = headers.tell(limits, binding)
+        found = headers.render(limits, binding)
     else:
         wait = response.retry_after.ToTimedelta() if response.HasField("retry_after") else None
-        found = headers.tell_denial(limits, binding, None if wait is None else wait // timedelta(microseconds=1))
+        found = headers.render_denial(limits, binding, None if wait is None else wait // timedelta(microseconds=1))
     expected = {key.lower(): value for key, value in step["sees"]["headers"][style].items()}
     expected.pop("www-authenticate", None)
     assert dict(found) == expected, name
@@ -59,7 +59,7 @@ def test_the_same_as_the_clients(style: str, name: str, step: dict[str, Any]) ->
 
 def test_the_drafts_form() -> None:
     """Names are strings in quotes, numbers whole, parameters as draft 11 has them, items apart by a comma."""
-    headers = dict(LimitHeaders("ietf").tell([shown("burst", 100, 50, reset_us=30 * MICRO), shown("b", 9, 9)], None))
+    headers = dict(LimitHeaders("ietf").render([shown("burst", 100, 50, reset_us=30 * MICRO), shown("b", 9, 9)], None))
     assert headers == {
         "ratelimit-policy": '"burst";q=100;w=100, "b";q=9;w=9',
         "ratelimit": '"burst";r=50;t=30, "b";r=9;t=0',
@@ -69,7 +69,7 @@ def test_the_drafts_form() -> None:
 def test_several_styles() -> None:
     """Styles stand side by side in the order of the setting, one that is named twice once."""
     one = shown("burst", 100, 50)
-    names = [name for name, _ in LimitHeaders("x-ratelimit,ietf,ratelimit,ietf").tell([one], one)]
+    names = [name for name, _ in LimitHeaders("x-ratelimit,ietf,ratelimit,ietf").render([one], one)]
     trio = ["limit", "remaining", "reset"]
     assert names == [
         *(f"x-ratelimit-{part}" for part in trio),
@@ -82,14 +82,14 @@ def test_no_style() -> None:
     """Without a style nothing is told but when to try again."""
     one = shown("burst", 100, 0, wait_us=1)
     headers = LimitHeaders("")
-    assert headers.tell([one], one) == []
-    assert headers.tell_denial([one], one, 1) == [("retry-after", "1")]
+    assert headers.render([one], one) == []
+    assert headers.render_denial([one], one, 1) == [("retry-after", "1")]
 
 
 def test_nothing_to_tell() -> None:
     """A call without limits has no header in any style, and a denial that no wait ends has no Retry-After."""
     headers = LimitHeaders("ietf,x-ratelimit,ratelimit")
-    assert headers.tell([], None) == headers.tell_denial([], None, None) == []
+    assert headers.render([], None) == headers.render_denial([], None, None) == []
 
 
 def test_retry_after_wins() -> None:
@@ -97,7 +97,7 @@ def test_retry_after_wins() -> None:
     headers = LimitHeaders("ietf")
     for wait_us, retry_after_us, seconds in ((2_500_000, 1_000_000, 3), (2_500_000, 7_000_000, 7), (1, 1, 1)):
         binding = shown("burst", 5, 0, wait_us=wait_us)
-        assert dict(headers.tell_denial([binding], binding, retry_after_us))["retry-after"] == str(seconds)
+        assert dict(headers.render_denial([binding], binding, retry_after_us))["retry-after"] == str(seconds)
 
 
 def test_limits_without_a_name() -> None:
@@ -105,10 +105,10 @@ def test_limits_without_a_name() -> None:
     labels = Labels()
     day, hour = Quota(5, Window.DAY), Quota(7, Window.HOUR)
     limits = [
-        ShownLimit.of(labels.of(name, algorithm), Weighed(MICRO, 0, MICRO))
+        ShownLimit.of(labels.of(name, algorithm), LimitResult(MICRO, 0, MICRO))
         for name, algorithm in (("", day), ("", hour), ("day", Quota(9, Window.DAY)), ("", TokenBucket(4, 1, MICRO)))
     ]
-    headers = dict(LimitHeaders("ietf").tell(limits, None))
+    headers = dict(LimitHeaders("ietf").render(limits, None))
     assert headers["ratelimit-policy"] == '"day";q=5;w=86400, "hour";q=7;w=3600, "bucket";q=4;w=4'
     assert headers["ratelimit"].count('"day"') == 1
 

@@ -9,7 +9,7 @@ import redis
 
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.buckets.redis.script import Script, charge_script
-from ratelimit_service.decision.charge import Charge, Outcome
+from ratelimit_service.decision.charge import Charge, ChargeResult
 
 TIMEOUT = 5.0
 """Generous: the machine that runs the tests may be busy."""
@@ -39,7 +39,7 @@ class ClockedStore:
         self._runner.close()
         self.client.close()
 
-    def charge(self, charges: Sequence[Charge], now_us: int) -> list[Outcome]:
+    def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Charge at this time."""
         self.client.set(self._key, now_us)
         return list(self._runner.run(self._charge(charges)))
@@ -47,5 +47,5 @@ class ClockedStore:
     async def _open(self, url: str, request_window: float):  # noqa: ANN202
         return open_bucket_store(url, timeout=TIMEOUT, request_window=request_window, script=clocked_script(self._key))
 
-    async def _charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+    async def _charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         return await self._store.charge(charges)

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, redis_cluster, redis_sentinel
+from ratelimit_service.buckets.redis.batcher import RoundTripObserver
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
@@ -37,8 +38,10 @@ async def open_store() -> AsyncIterator[OpenStore]:
     """Opens stores that are closed when the test ends. Generous with time, since the machine may be busy."""
     async with AsyncExitStack() as stores:
 
-        def start(url: str, timeout: float = 5.0, request_window: float = 60.0) -> RedisBucketStore | SpanningStore:
-            store = open_bucket_store(url, timeout=timeout, request_window=request_window)
+        def start(
+            url: str, timeout: float = 5.0, request_window: float = 60.0, observer: RoundTripObserver | None = None
+        ) -> RedisBucketStore | SpanningStore:
+            store = open_bucket_store(url, timeout=timeout, request_window=request_window, observer=observer)
             stores.push_async_callback(store.close)
             return store
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from buckets.conftest import MakeBucket, OpenStore
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore
 
@@ -33,7 +33,7 @@ async def store(url: str, open_store: OpenStore) -> BucketStore:
     return open_store(url)
 
 
-async def take(store: BucketStore, *buckets: Bucket, cost: int = 1, request: str = "") -> Outcome:
+async def take(store: BucketStore, *buckets: Bucket, cost: int = 1, request: str = "") -> ChargeResult:
     """Make one charge of COST in each of BUCKETS."""
     (outcome,) = await store.charge((Charge(buckets, (cost,) * len(buckets), request),))
     return outcome
@@ -41,8 +41,8 @@ async def take(store: BucketStore, *buckets: Bucket, cost: int = 1, request: str
 
 async def used(store: BucketStore, bucket: Bucket) -> int:
     """How many tokens were taken from a bucket that drains too slowly to matter, in whole tokens."""
-    looked = (await take(store, bucket, cost=0)).weighed[0]
-    return bucket.limit.capacity - looked.remaining // MICRO
+    peeked = (await take(store, bucket, cost=0)).results[0]
+    return bucket.limit.capacity - peeked.remaining // MICRO
 
 
 async def test_no_more_than_the_capacity(store: BucketStore, bucket: MakeBucket) -> None:
@@ -74,9 +74,9 @@ async def test_a_denial_says_how_long_to_wait(store: BucketStore, bucket: MakeBu
     """The wait of a denied charge is the time that the tokens it lacks take to come."""
     three = bucket(THREE)
     await take(store, three, cost=3)
-    weighed = (await take(store, three, cost=2)).weighed[0]
-    assert 2 * DRAINS_US - 60 * MICRO < weighed.wait_us <= 2 * DRAINS_US
-    assert 3 * DRAINS_US - 60 * MICRO < weighed.reset_us <= 3 * DRAINS_US
+    results = (await take(store, three, cost=2)).results[0]
+    assert 2 * DRAINS_US - 60 * MICRO < results.wait_us <= 2 * DRAINS_US
+    assert 3 * DRAINS_US - 60 * MICRO < results.reset_us <= 3 * DRAINS_US
 
 
 async def test_more_than_the_capacity_never_fits(store: BucketStore, bucket: MakeBucket) -> None:
@@ -85,8 +85,8 @@ async def test_more_than_the_capacity_never_fits(store: BucketStore, bucket: Mak
         fresh = bucket(limit)
         outcome = await take(store, fresh, cost=limit.capacity + 1)
         assert not outcome.charged
-        assert outcome.weighed[0].wait_us == NEVER
-        assert outcome.weighed[0].remaining == limit.capacity * MICRO
+        assert outcome.results[0].wait_us == NEVER
+        assert outcome.results[0].remaining == limit.capacity * MICRO
 
 
 async def test_a_quota_ends_with_its_window(store: BucketStore, bucket: MakeBucket) -> None:
@@ -95,7 +95,7 @@ async def test_a_quota_ends_with_its_window(store: BucketStore, bucket: MakeBuck
     assert (await take(store, quota, cost=5)).charged
     denied = await take(store, quota)
     assert not denied.charged
-    assert 0 < denied.weighed[0].wait_us == denied.weighed[0].reset_us <= 366 * 86_400 * MICRO
+    assert 0 < denied.results[0].wait_us == denied.results[0].reset_us <= 366 * 86_400 * MICRO
 
 
 async def test_a_shadow_never_denies(store: BucketStore, bucket: MakeBucket) -> None:
@@ -103,7 +103,7 @@ async def test_a_shadow_never_denies(store: BucketStore, bucket: MakeBucket) -> 
     ten, shadow = bucket(TEN), bucket(SHADOW)
     outcomes = [await take(store, ten, shadow) for _ in range(4)]
     assert all(outcome.charged for outcome in outcomes)
-    assert [outcome.weighed[1].wait_us > 0 for outcome in outcomes] == [False, False, True, True]
+    assert [outcome.results[1].wait_us > 0 for outcome in outcomes] == [False, False, True, True]
     assert await used(store, ten) == 4
     assert await used(store, shadow) == 2
 
@@ -172,12 +172,12 @@ async def test_batches_keep_their_order(store: BucketStore, bucket: MakeBucket) 
     """Charges of one call over many partitions are answered in the order in which they were asked."""
     buckets = [bucket(Limit("l", TokenBucket(n + 1, 1, 86_400 * MICRO)), partition=n % 16) for n in range(64)]
     outcomes = await store.charge([Charge((each,), (1,)) for each in buckets])
-    assert [outcome.weighed[0].remaining for outcome in outcomes] == [n * MICRO for n in range(64)]
+    assert [outcome.results[0].remaining for outcome in outcomes] == [n * MICRO for n in range(64)]
 
 
 async def test_a_charge_of_no_bucket_is_made(store: BucketStore) -> None:
     """Where no limit applies there is nothing to deny."""
-    assert await store.charge((Charge((), ()),)) == [Outcome(charged=True, weighed=())]
+    assert await store.charge((Charge((), ()),)) == [ChargeResult(charged=True, results=())]
 
 
 async def test_a_call_larger_than_one_script(store: BucketStore, bucket: MakeBucket) -> None:

@@ -33,7 +33,7 @@ async def test_limits_are_divided_by_the_servers(clock: Clock) -> None:
     quota = Bucket("q", 0, Limit("q", Quota(40, Window.DAY)))
     outcomes = await store.charge([Charge((bucket,), (1,))] * 7)
     assert [outcome.charged for outcome in outcomes] == [True] * 5 + [False] * 2
-    assert outcomes[-1].weighed[0].wait_us == 400_000
+    assert outcomes[-1].results[0].wait_us == 400_000
     outcomes = await store.charge([Charge((quota,), (1,))] * 12)
     assert sum(outcome.charged for outcome in outcomes) == 10
 
@@ -44,7 +44,7 @@ async def test_at_least_one_token_is_left(clock: Clock) -> None:
     bucket = Bucket("b", 0, Limit("b", TokenBucket(20, 10, MICRO)))
     first, second, large = await store.charge([Charge((bucket,), (cost,)) for cost in (1, 1, 2)])
     assert (first.charged, second.charged, large.charged) == (True, False, False)
-    assert (second.weighed[0].wait_us, large.weighed[0].wait_us) == (10 * MICRO, NEVER)
+    assert (second.results[0].wait_us, large.results[0].wait_us) == (10 * MICRO, NEVER)
 
 
 async def test_a_changed_number_of_servers_counts_at_once(clock: Clock) -> None:
@@ -76,4 +76,4 @@ async def test_a_request_is_answered_the_same_within_its_window(clock: Clock) ->
     assert await store.charge([charge]) == first
     clock.now_us += 1
     (later,) = await store.charge([charge])
-    assert later.weighed[0].remaining == 3 * MICRO
+    assert later.results[0].remaining == 3 * MICRO

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from buckets.clocked import ClockedStore
 from buckets.limits import limits, tight_buckets, token_buckets
-from ratelimit_service.buckets.reference import span
+from ratelimit_service.buckets.reference import ReferenceBuckets, span
 from ratelimit_service.decision.charge import NEVER, Bucket, Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
 
@@ -72,7 +72,7 @@ def test_nothing_that_was_promised_is_lost(clocked: ClockedStore, algorithm: Tok
         if outcome.charged:
             admitted += 1
         else:
-            now_us += outcome.weighed[0].wait_us
+            now_us += outcome.results[0].wait_us
     gained = algorithm.capacity * MICRO + (now_us - NOW_US) * numerator // denominator
     assert admitted >= gained // MICRO - 1
 
@@ -84,10 +84,10 @@ def test_retry_after_is_honest(clocked: ClockedStore, limit: Limit, costs: list[
     bucket = fresh(limit)
     for cost in costs:
         clocked.charge(one(bucket, min(cost, limit.capacity)), NOW_US)
-    wait = clocked.charge(one(bucket, costs[0]), NOW_US)[0].weighed[0].wait_us
+    wait = clocked.charge(one(bucket, costs[0]), NOW_US)[0].results[0].wait_us
     if wait > 0:
-        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait - 1)[0].weighed[0].wait_us == 1
-        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait)[0].weighed[0].wait_us == 0
+        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait - 1)[0].results[0].wait_us == 1
+        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait)[0].results[0].wait_us == 0
     else:
         assert wait == (NEVER if costs[0] > limit.capacity else 0)
 
@@ -97,9 +97,9 @@ def test_retry_after_is_honest(clocked: ClockedStore, limit: Limit, costs: list[
 def test_reset_is_honest(clocked: ClockedStore, limit: Limit, cost: int) -> None:
     """A bucket is untouched exactly when its reset is over, and not a microsecond before."""
     bucket = fresh(limit)
-    reset = clocked.charge(one(bucket, min(cost, limit.capacity)), NOW_US)[0].weighed[0].reset_us
-    before = clocked.charge(one(bucket, 0), NOW_US + reset - 1)[0].weighed[0]
-    after = clocked.charge(one(bucket, 0), NOW_US + reset)[0].weighed[0]
+    reset = clocked.charge(one(bucket, min(cost, limit.capacity)), NOW_US)[0].results[0].reset_us
+    before = clocked.charge(one(bucket, 0), NOW_US + reset - 1)[0].results[0]
+    after = clocked.charge(one(bucket, 0), NOW_US + reset)[0].results[0]
     assert before.reset_us == 1
     assert (after.reset_us, after.remaining) == (0, limit.capacity * MICRO)
 
@@ -110,7 +110,7 @@ def test_reset_is_honest(clocked: ClockedStore, limit: Limit, cost: int) -> None
 def test_a_bucket_lives_until_it_is_untouched(clocked: ClockedStore, algorithm: TokenBucket | Quota) -> None:
     """The state is kept for a minute beyond the time when the bucket is untouched, and no longer."""
     bucket = fresh(Limit("ttl", algorithm))
-    reset = clocked.charge(one(bucket, 3), NOW_US)[0].weighed[0].reset_us
+    reset = clocked.charge(one(bucket, 3), NOW_US)[0].results[0].reset_us
     left = clocked.client.pttl(f"{{p0}}:b:{bucket.name}")
     assert 0 <= -(-reset // 1_000) + 60_000 - left < 5_000
 
@@ -118,7 +118,7 @@ def test_a_bucket_lives_until_it_is_untouched(clocked: ClockedStore, algorithm: 
 def test_a_change_of_limit_never_shortens_a_life(clocked: ClockedStore) -> None:
     """A quota's state outlives its time as a bucket that refills quickly."""
     quota = fresh(Limit("long", Quota(100, Window.YEAR)))
-    reset = clocked.charge(one(quota, 3), NOW_US)[0].weighed[0].reset_us
+    reset = clocked.charge(one(quota, 3), NOW_US)[0].results[0].reset_us
     clocked.charge(one(Bucket(quota.name, 0, Limit("short", TokenBucket(100, 100, MICRO))), 1), NOW_US)
     assert clocked.client.pttl(f"{{p0}}:b:{quota.name}") > reset // 1_000
 
@@ -128,8 +128,8 @@ def test_times_stay_exact_numbers(clocked: ClockedStore) -> None:
     quota = fresh(Limit("huge", Quota(1_000_000, Window.YEAR)))
     clocked.charge(one(quota, 1_000_000), NOW_US)
     slow = Bucket(quota.name, 0, Limit("slow", TokenBucket(1, 1, 31 * 86_400 * MICRO)))
-    assert clocked.charge(one(slow, 1), NOW_US)[0].weighed[0] == (0, 2**53 - 1, 2**53 - 1)
-    assert clocked.charge(one(slow, -1), NOW_US)[0].weighed[0] == (0, 0, 2**53 - 1)
+    assert clocked.charge(one(slow, 1), NOW_US)[0].results[0] == (0, 2**53 - 1, 2**53 - 1)
+    assert clocked.charge(one(slow, -1), NOW_US)[0].results[0] == (0, 0, 2**53 - 1)
 
 
 def test_looks_and_denials_write_nothing(clocked: ClockedStore) -> None:
@@ -153,7 +153,7 @@ def test_a_clock_set_far_back_locks_nobody_out(clocked: ClockedStore, algorithm:
     bucket = fresh(Limit("back", algorithm))
     clocked.charge(one(bucket, 20), NOW_US)
     back_us = NOW_US - 3_600 * MICRO
-    wait = clocked.charge(one(bucket, 1), back_us)[0].weighed[0].wait_us
+    wait = clocked.charge(one(bucket, 1), back_us)[0].results[0].wait_us
     assert 0 < wait <= 60 * MICRO
     assert clocked.charge(one(bucket, 1), back_us + wait)[0].charged
 
@@ -164,7 +164,23 @@ def test_a_clock_set_back_a_little_gives_nothing_away(clocked: ClockedStore) -> 
     clocked.charge(one(bucket, 20), NOW_US)
     denied = clocked.charge(one(bucket, 1), NOW_US - 500_000)[0]
     assert not denied.charged
-    assert denied.weighed[0].wait_us == 600_000
+    assert denied.results[0].wait_us == 600_000
+
+
+@pytest.mark.parametrize("back_us", [300_000, 700_000])
+def test_a_quota_waits_as_long_as_its_window_after_a_step_back(clocked: ClockedStore, back_us: int) -> None:
+    """When the clock steps back a little, even into the window before, a quota waits until its own window ends."""
+    opens_us = NOW_US - NOW_US % (60 * MICRO)
+    full = one(fresh(Limit("step", Quota(20, Window.MINUTE))), 20)
+    for store in (clocked, ReferenceBuckets()):
+        assert store.charge(full, opens_us + 500_000)[0].charged
+        now_us = opens_us + 500_000 - back_us
+        denied = store.charge(full, now_us)[0]
+        assert not denied.charged
+        wait = opens_us + 60 * MICRO - now_us
+        assert denied.results[0] == (0, wait, wait)
+        assert not store.charge(full, now_us + wait - 1)[0].charged
+        assert store.charge(full, now_us + wait)[0].charged
 
 
 def test_a_full_refill_ahead_is_still_believed(clocked: ClockedStore) -> None:
@@ -172,7 +188,7 @@ def test_a_full_refill_ahead_is_still_believed(clocked: ClockedStore) -> None:
     for ahead, wait in ((2 * MICRO, 2_100_000), (2 * MICRO + 1, 100_000)):
         bucket = fresh(Limit("edge", TokenBucket(20, 10, MICRO)))
         clocked.charge(one(bucket, 20), NOW_US + ahead)
-        assert clocked.charge(one(bucket, 1), NOW_US)[0].weighed[0].wait_us == wait
+        assert clocked.charge(one(bucket, 1), NOW_US)[0].results[0].wait_us == wait
 
 
 @given(at_us=st.integers(0, 4_102_444_800_000_000), window=st.sampled_from(Window))
@@ -196,4 +212,24 @@ def test_windows_are_those_of_the_calendar(clocked: ClockedStore, at_us: int, wi
     assert end - start == round(days[window] * 86_400 * MICRO)
     if window is Window.WEEK:
         assert begin.weekday() == calendar.MONDAY
-    assert clocked.charge(one(fresh(Limit("window", Quota(1, window))), 1), at_us)[0].weighed[0].reset_us == end - at_us
+    assert clocked.charge(one(fresh(Limit("window", Quota(1, window))), 1), at_us)[0].results[0].reset_us == end - at_us
+
+
+@pytest.mark.parametrize("year", [1971, 1999, 2000, 2024, 2026, 2027, 2099, 2100, 2101])
+def test_a_month_and_a_year_begin_and_end_with_their_microseconds(clocked: ClockedStore, year: int) -> None:
+    """The first and the last microsecond of each month are in it and in no other, with leap years and without."""
+
+    def starts(year: int, month: int) -> int:
+        """The first microsecond of a month; month 13 is the next January."""
+        return calendar.timegm((year + month // 13, (month - 1) % 12 + 1, 1, 0, 0, 0)) * MICRO
+
+    months, years = (fresh(Limit("calendar", Quota(100, window))) for window in (Window.MONTH, Window.YEAR))
+    both = [Charge((months, years), (1, 1))]
+    clocked.charge(both, starts(year, 1) - 1)
+    for month in range(1, 13):
+        ends = starts(year, month + 1)
+        for nth, now_us in enumerate((starts(year, month), ends - 1), start=1):
+            of_month, of_year = clocked.charge(both, now_us)[0].results
+            assert (100 - of_month.remaining // MICRO, of_month.reset_us) == (nth, ends - now_us)
+            assert 100 - of_year.remaining // MICRO == 2 * (month - 1) + nth
+            assert of_year.reset_us == starts(year, 13) - now_us

@@ -40,30 +40,30 @@ def test_a_second_start_keeps_everything(own_dev_server: DevServer) -> None:
 
 
 def test_says_what_to_do_next(dev_server: DevServer) -> None:
-    """When it is ready it prints the key, which door opened and why, and commands that can be pasted."""
+    """When it is ready it prints the key, which transport opened and why, and commands that can be pasted."""
     key = dev_server.state["api_key"]
-    said = dev_server.said
-    assert f"ratelimit-service serves on {dev_server.listen}. Door " in said
-    assert f"\n  {key}\n" in said
-    assert f'grpcurl -plaintext -d \'{{"api_key":"{key}","resource":"orders.create"}}\' {dev_server.listen} ' in said
-    assert f"ratelimit-service check {key} --resource orders.create" in said
-    assert dev_server.state["admin_token"] not in said
+    output = dev_server.output
+    assert f"ratelimit-service serves on {dev_server.listen}. Transport " in output
+    assert f"\n  {key}\n" in output
+    assert f'grpcurl -plaintext -d \'{{"api_key":"{key}","resource":"orders.create"}}\' {dev_server.listen} ' in output
+    assert f"ratelimit-service check {key} --resource orders.create" in output
+    assert dev_server.state["admin_token"] not in output
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
-def test_port_0_is_any_free_one(door: str, own_dev_server: DevServer) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_port_0_is_any_free_one(transport: str, own_dev_server: DevServer) -> None:
     """Where any port will do, what is printed, dev.json and the commands beside it name the one that was taken."""
     own_dev_server.environment |= {
-        "RATELIMIT_DOOR": door,
+        "RATELIMIT_TRANSPORT": transport,
         "RATELIMIT_LISTEN": "127.0.0.1:0",
         "RATELIMIT_METRICS_LISTEN": "127.0.0.1:0",
     }
     own_dev_server.start()
     listen = own_dev_server.state["listen"]
     assert listen != "127.0.0.1:0"
-    assert f"ratelimit-service serves on {listen}. Door {door}: " in own_dev_server.said
+    assert f"ratelimit-service serves on {listen}. Transport {transport}: " in own_dev_server.output
     assert own_dev_server.run("check", own_dev_server.state["api_key"]).returncode == 0
-    metrics = re.search(r"metrics on (http://\S+)/metrics;", own_dev_server.said)
+    metrics = re.search(r"metrics on (http://\S+)/metrics;", own_dev_server.output)
     assert metrics is not None
     with urllib.request.urlopen(f"{metrics[1]}/metrics", timeout=10) as answer:
         assert b"ratelimit_decisions_total" in answer.read()
@@ -101,7 +101,7 @@ def test_urls_of_other_stores_are_not_touched(own_dev_server: DevServer) -> None
     """A database that is set for other commands gets no demo key: dev says that it has its own."""
     own_dev_server.environment["RATELIMIT_DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/production"
     own_dev_server.start()
-    assert "RATELIMIT_DATABASE_URL is set and not used: dev has its own" in own_dev_server.said
+    assert "RATELIMIT_DATABASE_URL is set and not used: dev has its own" in own_dev_server.output
 
 
 def test_starts_again_after_it_was_killed(own_dev_server: DevServer) -> None:

@@ -38,7 +38,7 @@ def doctor(database_url: str, valkey_url: str, tmp_path: Path, monkeypatch: pyte
         "LISTEN": free_address(),
         "METRICS_LISTEN": "",
         "DATA_DIR": str(tmp_path),
-        "DOOR": "grpcio",
+        "TRANSPORT": "grpcio",
     }
 
     def look(**settings: str) -> dict[str, tuple[str, str]]:
@@ -91,7 +91,11 @@ def test_a_missing_token_is_a_fault(doctor: Doctor) -> None:
         ({"PEPPERS": "1:aHVzaA=="}, "peppers", "pepper version 1 has 4 bytes; it needs 32 or more"),
         ({"PEPPERS": "hush"}, "peppers", "pepper number 1 is not <version>:<base64>"),
         ({"WORKERS": "99"}, "settings", "RATELIMIT_WORKERS is '99': input should be less than or equal to 64"),
-        ({"DOOR": "back"}, "settings", "RATELIMIT_DOOR is 'back': input should be 'auto', 'grpcio' or 'envoy'"),
+        (
+            {"TRANSPORT": "back"},
+            "settings",
+            "RATELIMIT_TRANSPORT is 'back': input should be 'auto', 'grpcio' or 'envoy'",
+        ),
         ({"LISTEN": "here"}, "port", "'here' is no address; write host:port"),
         ({"METRICS_LISTEN": "127.0.0.1"}, "metrics port", "'127.0.0.1' is no address"),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls", "RATELIMIT_TLS_KEY is not set"),

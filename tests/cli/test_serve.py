@@ -58,7 +58,7 @@ def served(production: dict[str, str], run: Run, tmp_path: Path) -> Iterator[tup
     log = tmp_path / "serve.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(PROGRAM), "serve", "--door", "grpcio", "--workers", "2"],
+            [str(PROGRAM), "serve", "--transport", "grpcio", "--workers", "2"],
             env=production,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -110,7 +110,7 @@ def test_refuses_to_start_in_words(run: Run, commands: list[str], variables: dic
     """A server that could not work does not start: it says what is missing and what to do, and exits with 4."""
     for command in commands:
         assert run(command).returncode == 0
-    done = run("serve", "--door", "grpcio", **variables)
+    done = run("serve", "--transport", "grpcio", **variables)
     assert done.returncode == 4
     assert words in done.stderr
     assert "Traceback" not in done.stderr

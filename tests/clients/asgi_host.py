@@ -53,13 +53,13 @@ async def request(app: App, method: str, path: str, headers: dict[str, str]) -> 
 
 async def handshake(app: App, path: str, headers: dict[str, str], extensions: dict[str, Any]) -> list[Message]:
     """Ask for one websocket. Returns what APP said of it."""
-    said: list[Message] = []
+    output: list[Message] = []
 
     async def send(message: Message) -> None:
-        said.append(message)
+        output.append(message)
 
     await app({**_scope("websocket", path, headers), "extensions": extensions}, _no_body, send)
-    return said
+    return output
 
 
 def _scope(kind: str, path: str, headers: dict[str, str]) -> Scope:

@@ -21,7 +21,7 @@ _MS = timedelta(milliseconds=1)
 _NS_PER_MS = 1_000_000
 _ROUNDING_MS = 5
 
-Outcome = Decision | CallRefused | str | None
+ChargeResult = Decision | CallRefused | str | None
 """What a call came to: a text says how its caller gave up, None that it was made over HTTP."""
 
 
@@ -58,7 +58,7 @@ class CaseRun:
         """Tell the server what to do in STEP."""
         self._server.script(step["server"])
 
-    def saw(self, step: Step, outcome: Outcome, failures: Failures, took: float) -> None:
+    def saw(self, step: Step, outcome: ChargeResult, failures: Failures, took: float) -> None:
         """Assert that what the caller and the server saw is what STEP says."""
         sees = step["sees"]
         self._check_attempts(step)

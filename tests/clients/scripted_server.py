@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 
 _SERVICE = "ratelimit.v1.RateLimitService"
-_LONGEST_HANG = 30
+_MAX_HANG = 30
 
 
 class ScriptedServer:
@@ -70,7 +70,7 @@ class ScriptedServer:
         if "hang" in item:
             gone = threading.Event()
             context.add_callback(gone.set)
-            gone.wait(_LONGEST_HANG)
+            gone.wait(_MAX_HANG)
         if "status" in item:
             _fail(context, item)
         return json_format.ParseDict(item.get("answer", {}), CheckLimitResponse())

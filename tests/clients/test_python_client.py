@@ -5,7 +5,7 @@ import time
 
 from ratelimit_client import AsyncRateLimitClient, CallRefused, Decision, RateLimitClient
 
-from clients.case_run import CaseRun, Outcome
+from clients.case_run import CaseRun, ChargeResult
 from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases
 from clients.scripted_server import ScriptedServer
 
@@ -21,7 +21,7 @@ def test_the_client_for_threads_keeps_the_contract(case: Case, scripted: Scripte
                 continue
             run.script(step)
             started = time.monotonic()
-            outcome: Outcome
+            outcome: ChargeResult
             try:
                 outcome = _check(client, **arguments(step["call"]))
             except CallRefused as error:
@@ -45,7 +45,7 @@ async def test_the_client_for_asyncio_keeps_the_contract(case: Case, scripted: S
             await asyncio.to_thread(run.saw, step, outcome, client.failures, took)
 
 
-async def _outcome(client: AsyncRateLimitClient, call: Step) -> Outcome:
+async def _outcome(client: AsyncRateLimitClient, call: Step) -> ChargeResult:
     """What a call comes to whose caller waits for as long as CALL says."""
     asking = asyncio.create_task(_check_async(client, **arguments(call)))
     patience = call["deadline_ms"] / 1000 if "deadline_ms" in call else None

@@ -91,15 +91,15 @@ async def test_a_path_that_may_be_no_text_is_refused(
     path: str, client: AsyncRateLimitClient, scripted: ScriptedServer
 ) -> None:
     """Where the server gives no raw path to tell by, or keeps stray bytes as surrogates, the request does not pass."""
-    said: list[dict[str, Any]] = []
+    output: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:  # noqa: ANN401
-        said.append(message)
+        output.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-api-key", b"rlk_test_a")]}
     await RateLimitMiddleware(hello, client)(scope, None, send)
-    assert said[0]["status"] == 400
-    assert b"resource: is not valid UTF-8" in said[1]["body"]
+    assert output[0]["status"] == 400
+    assert b"resource: is not valid UTF-8" in output[1]["body"]
     assert scripted.attempts == []
 
 

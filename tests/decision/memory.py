@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.api_key import ApiKey, Peppers
-from ratelimit_service.decision.charge import Charge, Outcome
+from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import Limit, TokenBucket
 from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
@@ -77,10 +77,10 @@ class MemoryBuckets:
         self._buckets = ReferenceBuckets()
         self._clock = clock
         self.down = False
-        self.trips = 0
+        self.round_trips = 0
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
-        self.trips += 1
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+        self.round_trips += 1
         await asyncio.sleep(0)
         if self.down:
             raise StoreUnavailable("Redis is away")

@@ -60,8 +60,8 @@ async def test_all_or_nothing(world: World) -> None:
         assert (await world.check(key)).allowed
     denied = await world.check(key)
     assert denied.rules[denied.binding].limit.name == "daily"
-    assert denied.weighed[0].remaining == 7 * MICRO
-    assert denied.weighed[0].wait_us == 0
+    assert denied.results[0].remaining == 7 * MICRO
+    assert denied.results[0].wait_us == 0
 
 
 async def test_binding_limit_of_an_allowed_call_is_the_tightest(world: World) -> None:
@@ -78,7 +78,7 @@ async def test_the_tightest_limit_is_the_one_with_the_smallest_share(world: Worl
     key = world.add(burst(10, name="small", resource="orders.*"), burst(100_000, name="large"))
     await world.check(key, "users.get", cost=99_099)
     decision = await world.check(key, "orders.create")
-    assert [weighed.remaining for weighed in decision.weighed] == [9 * MICRO, 900 * MICRO]
+    assert [results.remaining for results in decision.results] == [9 * MICRO, 900 * MICRO]
     assert decision.rules[decision.binding].limit.name == "large"
 
 
@@ -97,16 +97,16 @@ async def test_cost_zero_only_looks(world: World) -> None:
     for _ in range(3):
         decision = await world.check(key, cost=0)
         assert decision.allowed
-        assert decision.weighed[0].remaining == 0
+        assert decision.results[0].remaining == 0
 
 
 async def test_shadow_limit_reports_but_does_not_deny(world: World) -> None:
     """Going over a shadow limit alone is allowed, and seen in what was weighed."""
     key = world.add(Limit("trial", TokenBucket(1, 1, 1_000_000), mode=Mode.SHADOW))
-    assert (await world.check(key)).weighed[0].wait_us == 0
+    assert (await world.check(key)).results[0].wait_us == 0
     decision = await world.check(key)
     assert decision.allowed
-    assert decision.weighed[0].wait_us > 0
+    assert decision.results[0].wait_us > 0
 
 
 async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) -> None:
@@ -114,15 +114,15 @@ async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) ->
     key = world.add()
     first = await world.check(key, "r", request_id="a")
     again = await world.check(key, "r", request_id="a")
-    assert first.weighed == again.weighed
-    assert (await world.check(key, "r", cost=2, request_id="a")).weighed[0].remaining == 17 * MICRO
-    assert (await world.check(key, "s", request_id="a")).weighed[0].remaining == 16 * MICRO
+    assert first.results == again.results
+    assert (await world.check(key, "r", cost=2, request_id="a")).results[0].remaining == 17 * MICRO
+    assert (await world.check(key, "s", request_id="a")).results[0].remaining == 16 * MICRO
 
 
 async def test_request_id_is_the_keys_own(world: World) -> None:
     """Two keys of one subject may use the same id: each call is charged, to the bucket that they share."""
     decisions = [await world.check(world.add(), "r", request_id="a") for _ in range(2)]
-    assert [decision.weighed[0].remaining for decision in decisions] == [19 * MICRO, 18 * MICRO]
+    assert [decision.results[0].remaining for decision in decisions] == [19 * MICRO, 18 * MICRO]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ async def test_refused_keys_cost_no_trip(world: World, fields: dict[str, object]
     """A revoked, suspended or expired key is a decision with its reason, without asking any bucket."""
     decision = await world.check(world.add(**fields))
     assert (decision.allowed, decision.reason, decision.source) == (False, reason, Source.POLICY)
-    assert world.buckets.trips == 0
+    assert world.buckets.round_trips == 0
 
 
 async def test_unknown_key_and_wrong_secret_look_the_same(world: World) -> None:
@@ -171,7 +171,7 @@ async def test_bad_input_is_named_and_charges_nothing(world: World, check: dict[
         with pytest.raises(InvalidArgument) as fault:
             await world.check(key, **check)
         assert fault.value.violations[0].field == field
-    assert world.buckets.trips == 0
+    assert world.buckets.round_trips == 0
 
 
 async def test_no_limit_for_the_resource(world: World) -> None:
@@ -199,7 +199,7 @@ async def test_batch_answers_in_order_with_one_trip(world: World) -> None:
         if isinstance(r, (Decision, InvalidArgument))
     ]
     assert told == ["WITHIN_LIMIT", "api_key", "resource", "WITHIN_LIMIT", "OVER_LIMIT", "KEY_UNKNOWN"]
-    assert world.buckets.trips == 1
+    assert world.buckets.round_trips == 1
     assert len(world.source.fetches) == 1
 
 
@@ -272,7 +272,7 @@ async def test_explain_charges_nothing_and_foresees(world: World) -> None:
         decided = await world.check(key, cost=cost)
         assert foreseen.decision[:3] == decided[:3]
         assert foreseen.decision.retry_after_us == decided.retry_after_us
-        assert [w.remaining for w in foreseen.decision.weighed] == [w.remaining for w in decided.weighed]
+        assert [w.remaining for w in foreseen.decision.results] == [w.remaining for w in decided.results]
         assert [c.limit.name for c in foreseen.considered] == ["burst", "daily", "other"]
 
 

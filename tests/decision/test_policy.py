@@ -29,7 +29,7 @@ def test_override_ends_at_its_expiry() -> None:
     """The level below applies again from the expiry on, and the policy knows when it has to be compiled again."""
     limits = record(KEY, burst(20), subject_overrides=(Override(burst(30), LATER),))
     before, after = Policy(limits, LATER - 1), Policy(limits, LATER)
-    assert (before.rules[0].limit.capacity, before.lease.until_us) == (30, LATER)
+    assert (before.rules[0].limit.capacity, before.validity.until_us) == (30, LATER)
     assert after.rules[0].limit.capacity == 20
     assert [c.why_not for c in after.considered] == ["", "expired"]
 
@@ -102,7 +102,7 @@ def test_refusals() -> None:
     assert Policy(record(KEY, state=KeyState.REVOKED), START_US).refusal is Reason.KEY_REVOKED
     expiring = record(KEY, expires_us=LATER)
     assert Policy(expiring, LATER - 1).refusal is None
-    assert Policy(expiring, LATER - 1).lease.until_us == LATER
+    assert Policy(expiring, LATER - 1).validity.until_us == LATER
     assert Policy(expiring, LATER).refusal is Reason.KEY_EXPIRED
 
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from decision.memory import ManualClock, MemoryFeed, MemorySource, burst, record
 from ratelimit_service.decision.api_key import ApiKey
-from ratelimit_service.decision.cache_invalidator import ChangeFollower
+from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import ChangeKind, StoreUnavailable
 from ratelimit_service.decision.record import KeyState
@@ -21,7 +21,7 @@ class World:
     def __init__(self, *, size: int = 1_000) -> None:
         self.clock, self.source, self.feed = ManualClock(), MemorySource(), MemoryFeed()
         self.cache = PolicyCache(self.source, self.clock, size=size, unknown_ttl=5)
-        self.follower = ChangeFollower(self.feed, self.cache)
+        self.invalidator = CacheInvalidator(self.feed, self.cache)
 
     def add(self, **fields: object) -> str:
         api_key = ApiKey.generate("live")
@@ -37,7 +37,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     """A cache that follows its feed."""
     world = World()
-    following = asyncio.create_task(world.follower.follow())
+    following = asyncio.create_task(world.invalidator.run())
     await world.settle()
     yield world
     following.cancel()
@@ -103,6 +103,25 @@ async def test_a_change_during_a_read_is_not_lost(world: World) -> None:
     assert policy.refusal is not None
 
 
+async def test_a_change_during_the_first_reading_of_all_is_not_lost() -> None:
+    """A follower that begins hears of what changed while it read everything again, which may be older."""
+    world = World()
+    key_id = world.add()
+    await world.cache.get(key_id)
+    world.source.before_answer = asyncio.Event()
+    following = asyncio.create_task(world.invalidator.run())
+    await world.settle()
+    assert len(world.source.fetches) == 2  # what it reads again has been looked up, and not answered yet
+    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    world.feed.announce(ChangeKind.KEY, key_id)
+    world.source.before_answer.set()
+    await world.settle()
+    policy = await world.cache.get(key_id)
+    following.cancel()
+    assert policy is not None
+    assert policy.refusal is not None
+
+
 async def test_known_keys_stay_in_force_while_postgres_is_away(world: World) -> None:
     """With the source down, known keys are answered from memory, unknown ones raise, and all is well afterwards."""
     known, unseen = world.add(), world.add()
@@ -149,13 +168,13 @@ async def test_follow_survives_an_outage(world: World) -> None:
     world.feed.down = True
     world.feed.announce(ChangeKind.PLAN, "else")
     await world.settle()
-    assert not world.follower.current
+    assert not world.invalidator.current
     world.source.records[key_id] = replace(world.source.records[key_id], limits=(burst(99),))
     world.feed.announce(ChangeKind.KEY, key_id)
     world.feed.down = False
     await asyncio.sleep(0.6)
     policy = await world.cache.get(key_id)
-    assert world.follower.current
+    assert world.invalidator.current
     assert policy is not None
     assert policy.rules[0].limit.capacity == 99
 

@@ -1,15 +1,15 @@
 """What requests were prepared to is recalled as long as everything holds that it was worked out from."""
 
 from decision.memory import START_US, ManualClock
-from ratelimit_service.decision.policy import NO_END, Lease
-from ratelimit_service.decision.request_cache import Preparations
+from ratelimit_service.decision.policy import NO_END, Validity
+from ratelimit_service.decision.request_cache import RequestCache
 
 
 def test_recalled_as_long_as_every_lease_holds() -> None:
-    """The first lease that ends ends it: one whose time has come, or one that was ended."""
+    """The first validity that ends ends it: one whose time has come, or one that was ended."""
     clock = ManualClock()
-    known: Preparations[str] = Preparations(clock, 10)
-    passing, lasting = Lease(START_US + 10), Lease()
+    known: RequestCache[str] = RequestCache(clock, 10)
+    passing, lasting = Validity(START_US + 10), Validity()
     known.remember(b"one", (lasting, passing), "prepared")
     known.remember(b"other", (lasting,), "too")
     clock.time_us += 9
@@ -22,26 +22,26 @@ def test_recalled_as_long_as_every_lease_holds() -> None:
 
 def test_what_has_ended_already_is_not_kept() -> None:
     """It would be in the way, and nobody could use it."""
-    known: Preparations[str] = Preparations(ManualClock(), 10)
-    known.remember(b"one", (Lease(), Lease(START_US)), "prepared")
+    known: RequestCache[str] = RequestCache(ManualClock(), 10)
+    known.remember(b"one", (Validity(), Validity(START_US)), "prepared")
     assert len(known) == 0
 
 
 def test_recalling_counts_as_use() -> None:
     """A policy that is only ever recalled is not taken for one that nobody asks for."""
-    known: Preparations[str] = Preparations(ManualClock(), 10)
-    lease = Lease(NO_END)
-    known.remember(b"one", (lease,), "prepared")
-    assert not lease.used
+    known: RequestCache[str] = RequestCache(ManualClock(), 10)
+    validity = Validity(NO_END)
+    known.remember(b"one", (validity,), "prepared")
+    assert not validity.used
     known.recall(b"one")
-    assert lease.used
+    assert validity.used
 
 
 def test_bounded() -> None:
     """However many different requests come, at most twice the size is kept, and what is in use is among it."""
-    known: Preparations[int] = Preparations(ManualClock(), 10)
-    lease = Lease()
+    known: RequestCache[int] = RequestCache(ManualClock(), 10)
+    validity = Validity()
     for number in range(1_000):
-        known.remember(b"%d" % number, (lease,), number)
+        known.remember(b"%d" % number, (validity,), number)
         assert known.recall(b"0") == 0
         assert len(known) <= 20

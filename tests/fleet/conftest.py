@@ -1,4 +1,4 @@
-"""Three servers on one Postgres and one Valkey: two behind the door grpcio, one behind envoy."""
+"""Three servers on one Postgres and one Valkey: two behind the transport grpcio, one behind envoy."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimi
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 
-DOORS = ("grpcio", "grpcio", "envoy")
+TRANSPORTS = ("grpcio", "grpcio", "envoy")
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def fleet(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fl
     port = int(free_address().rpartition(":")[2])  # the same one after a restart
     valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"), port)
     valkey.start()
-    first = serve(DOORS[0], redis_url=valkey.url, store_timeout=1.0)  # these tests are about agreement, not haste
+    first = serve(TRANSPORTS[0], redis_url=valkey.url, store_timeout=1.0)  # these tests are about agreement, not haste
     servers = [first]
-    for door in DOORS[1:]:
+    for transport in TRANSPORTS[1:]:
         settings = first.settings.model_copy(
-            update={"listen": free_address(), "door": door, "redis_url": SecretStr(valkey.url)}
+            update={"listen": free_address(), "transport": transport, "redis_url": SecretStr(valkey.url)}
         )
         servers.append(launch(settings, first.tokens, tmp_path_factory.mktemp("fleet") / "log"))
     for server in servers[1:]:
-        server.wait_until_said("ratelimit-service serves on")
+        server.wait_for_output("ratelimit-service serves on")
     yield Fleet(servers, valkey)
     for server in servers:
         server.close()

@@ -70,7 +70,7 @@ def test_a_restart_is_felt_only_while_it_lasts(fleet: Fleet) -> None:
 
 
 def test_alone_the_servers_share_the_limit(fleet: Fleet) -> None:
-    """While Valkey is away each of three servers has a third of the 20 tokens, whichever door it is behind."""
+    """While Valkey is away each of three servers has a third of the 20 tokens, whichever transport it is behind."""
     _, api_key = fleet.servers[0].key("once")
     time.sleep(3)  # each counts the others every two seconds, and they may just have started
     fleet.valkey.stop()

@@ -17,9 +17,9 @@ EXAMPLES = Path(__file__).parent / "examples"
 
 async def world_of(name: str, findings: list[str] | None = None) -> tuple[World, str]:
     """A world with the rules of an example, and its domain. FINDINGS: what the import says of it."""
-    said = Findings()
-    rules = import_files([(name, (EXAMPLES / f"{name}.yaml").read_text())], to_quota, said)
-    assert [str(finding) for finding in said.all] == (findings or [])
+    output = Findings()
+    rules = import_files([(name, (EXAMPLES / f"{name}.yaml").read_text())], to_quota, output)
+    assert [str(finding) for finding in output.all] == (findings or [])
     world = World()
     world.source.rules = {one.domain: one for one in rules}
     await world.rules.refresh_all()
@@ -74,7 +74,7 @@ async def test_unlimited() -> None:
     world, domain = await world_of("5_unlimited")
     verdict = await world.decide(asked(("directory", "x")), asked(("unknown", "x")), domain=domain)
     assert [status.unlimited for status in verdict.statuses] == [True, False]
-    assert world.buckets.trips == 0
+    assert world.buckets.round_trips == 0
     assert await allowed(world, domain, (("cloud", "x"),)) == 100
 
 
@@ -83,7 +83,7 @@ async def test_shadow() -> None:
     world, domain = await world_of("6_shadow")
     ann, ben = ((("service", "auth"), ("user", user)) for user in ("ann", "ben"))
     assert await allowed(world, domain, ann) == 1_000
-    assert (await world.decide(asked(*ann), domain=domain)).statuses[0].counted[0].weighed.wait_us > 0
+    assert (await world.decide(asked(*ann), domain=domain)).statuses[0].counted[0].results.wait_us > 0
     assert await allowed(world, domain, ben) == 20
 
 

@@ -19,8 +19,8 @@ def read(text: str, convert: Conversion = to_quota) -> tuple[list[DomainRules], 
 
 def limit(text: str, convert: Conversion = to_quota) -> tuple[RuleLimit | None, list[str]]:
     """The limit that this rate_limit becomes, and what is said of it."""
-    rules, said = read(f"domain: d\ndescriptors:\n- key: k\n  rate_limit: {text}\n", convert)
-    return rules[0].descriptors[0].limits[0] if rules[0].descriptors[0].limits else None, said
+    rules, output = read(f"domain: d\ndescriptors:\n- key: k\n  rate_limit: {text}\n", convert)
+    return rules[0].descriptors[0].limits[0] if rules[0].descriptors[0].limits else None, output
 
 
 @pytest.mark.parametrize("unit", ["second", "Minute", "HOUR", "day"])
@@ -32,32 +32,32 @@ def test_windows_up_to_a_day_are_the_same(unit: str) -> None:
 @pytest.mark.parametrize(("unit", "word"), [("week", "Thursday"), ("month", "30 days"), ("year", "365 days")])
 def test_longer_windows_are_the_calendars(unit: str, word: str) -> None:
     """Longer windows begin at other moments there, which is told."""
-    found, said = limit(f"{{unit: {unit}, requests_per_unit: 7}}")
+    found, output = limit(f"{{unit: {unit}, requests_per_unit: 7}}")
     assert found == RuleLimit(Quota(7, Window[unit.upper()]))
-    assert len(said) == 1
-    assert said[0].startswith("4: note: ")
-    assert word in said[0]
+    assert len(output) == 1
+    assert output[0].startswith("4: note: ")
+    assert word in output[0]
 
 
 @pytest.mark.parametrize(("unit", "days"), [("day", 1), ("week", 7), ("month", 30)])
 def test_as_token_bucket(unit: str, days: int) -> None:
     """As a token bucket the amount is the capacity, and is gained once per window."""
-    found, said = limit(f"{{unit: {unit}, requests_per_unit: 7}}", to_token_bucket)
+    found, output = limit(f"{{unit: {unit}, requests_per_unit: 7}}", to_token_bucket)
     assert found == RuleLimit(TokenBucket(7, 7, days * 86_400_000_000))
-    assert said == []
+    assert output == []
 
 
 @pytest.mark.parametrize(("unit", "amount"), [("year", 7), ("month", 4_294_967_291)])
 def test_what_makes_no_token_bucket_stays_a_quota(unit: str, amount: int) -> None:
     """Where a bucket would refill too slowly, or its arithmetic would not be exact, it stays a quota, which is told."""
-    found, said = limit(f"{{unit: {unit}, requests_per_unit: {amount}}}", to_token_bucket)
+    found, output = limit(f"{{unit: {unit}, requests_per_unit: {amount}}}", to_token_bucket)
     assert found == RuleLimit(Quota(amount, Window[unit.upper()]))
-    assert said[0].startswith("4: note: stays a quota")
+    assert output[0].startswith("4: note: stays a quota")
 
 
 def test_all_of_a_limit() -> None:
     """Names, replacements, shadow and 0 are kept; numbers may be written in any of YAML's forms."""
-    rules, said = read("""
+    rules, output = read("""
 domain: d
 descriptors:
 - key: k
@@ -73,7 +73,7 @@ descriptors:
   shadow_mode: false
 - {key: k2, rate_limit: }
 """)
-    assert said == []
+    assert output == []
     assert rules == [
         DomainRules(
             "d",
@@ -89,7 +89,7 @@ descriptors:
 
 def test_anchors_and_merges() -> None:
     """Anchors, aliases and merge keys are read as YAML has them."""
-    rules, said = read("""
+    rules, output = read("""
 domain: d
 descriptors:
 - key: a
@@ -99,13 +99,13 @@ descriptors:
 - key: c
   rate_limit: {<<: *slow, requests_per_unit: 6}
 """)
-    assert said == []
+    assert output == []
     limits = [one.limits[0].algorithm for one in rules[0].descriptors]
     assert limits == [Quota(5, Window.DAY), Quota(5, Window.DAY), Quota(6, Window.DAY)]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ("", ["1: error: the file is empty"]),
         ("domain: [", ["1: error: not YAML: "]),
@@ -130,18 +130,18 @@ descriptors:
         ("domain: &d\n  <<: *d\n", ["1: error: "]),
     ],
 )  # fmt: skip
-def test_errors_name_the_line(text: str, said: list[str]) -> None:
+def test_errors_name_the_line(text: str, output: list[str]) -> None:
     """What cannot be read is an error with its line."""
     findings = Findings()
     import_files([("f", text)], to_quota, findings)
     assert findings.refused
-    assert len(findings.all) >= len(said)
-    for finding, words in zip(findings.all, said, strict=False):
+    assert len(findings.all) >= len(output)
+    for finding, words in zip(findings.all, output, strict=False):
         assert str(finding).startswith(f"f:{words}")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ("{unit: fortnight, requests_per_unit: 1}", "error: unit is 'fortnight'; use second"),
         ("{unit: unknown, requests_per_unit: 1}", "error: unit is 'unknown'; use second"),
@@ -161,16 +161,16 @@ def test_errors_name_the_line(text: str, said: list[str]) -> None:
         ("{unit: day}", "note: requests_per_unit is missing, which means 0"),
     ],
 )
-def test_of_limits(text: str, said: str) -> None:
+def test_of_limits(text: str, output: str) -> None:
     """What is wrong with a rate_limit, or has no meaning in it, is told with its line."""
     _, findings = limit(text)
     assert len(findings) == 1
-    assert findings[0].startswith(f"4: {said}")
+    assert findings[0].startswith(f"4: {output}")
 
 
 def test_what_cannot_be_expressed_is_told() -> None:
     """Settings without a counterpart here are notes, one for each line."""
-    rules, said = read("""domain: d
+    rules, output = read("""domain: d
 descriptors:
 - key: k
   detailed_metric: true
@@ -196,8 +196,8 @@ descriptors:
         "13: note: a * in a key stands for itself",
         "14: note: metadata is left out",
     ]
-    assert len(said) == len(starts)
-    for words, start in zip(said, starts, strict=True):
+    assert len(output) == len(starts)
+    for words, start in zip(output, starts, strict=True):
         assert words.startswith(start)
     assert rules[0].descriptors[1].limits[0].mode is Mode.ENFORCE
 

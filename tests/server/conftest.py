@@ -12,8 +12,8 @@ def own_server(serve: Serve) -> Iterator[Callable[..., Server]]:
     """Start a server of the test's own, which ends with the test."""
     servers: list[Server] = []
 
-    def start(door: str, **changes: object) -> Server:
-        servers.append(serve(door, **changes))
+    def start(transport: str, **changes: object) -> Server:
+        servers.append(serve(transport, **changes))
         return servers[-1]
 
     yield start

@@ -20,10 +20,10 @@ StartOwn = Callable[..., Server]
 ROUNDS, CONNECTIONS = 3, 32
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
-async def test_workers_share_the_load(own_server: StartOwn, door: str) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+async def test_workers_share_the_load(own_server: StartOwn, transport: str) -> None:
     """Of three rounds of 32 connections under the same load, neither of two workers has less than 30 %."""
-    server = await asyncio.to_thread(own_server, door, workers=2)
+    server = await asyncio.to_thread(own_server, transport, workers=2)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     server.close_channel()
     shares: dict[int, int] = dict.fromkeys((worker.pid for worker in server.workers()), 0)
@@ -44,10 +44,10 @@ def _callers(worker: psutil.Process, server: Server) -> set[int]:
     return {c.raddr.port for c in found if c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port}
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
-async def test_old_connections_are_asked_to_go(own_server: StartOwn, door: str) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+async def test_old_connections_are_asked_to_go(own_server: StartOwn, transport: str) -> None:
     """Connections older than max_connection_age are replaced under load, and no call fails."""
-    server = await asyncio.to_thread(own_server, door, max_connection_age=1)
+    server = await asyncio.to_thread(own_server, transport, max_connection_age=1)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     server.close_channel()
     (worker,) = server.workers()
@@ -63,7 +63,7 @@ async def test_old_connections_are_asked_to_go(own_server: StartOwn, door: str) 
 
 
 def test_a_gateway_that_abandons_its_calls_is_not_cut_off(own_server: StartOwn) -> None:
-    """On the door envoy, 5,000 calls that are reset as soon as they are made leave the connection good for the next."""
+    """With Envoy, 5,000 calls that are reset as soon as they are made leave the connection good for the next."""
     server = own_server("envoy")
     _, api_key = server.key("wide")
     message = prefixed(pb2.CheckLimitRequest(api_key=api_key).SerializeToString())
@@ -85,7 +85,7 @@ def test_a_gateway_that_abandons_its_calls_is_not_cut_off(own_server: StartOwn) 
 
 
 def test_a_caller_that_does_not_read_is_held_back(own_server: StartOwn) -> None:
-    """On the door envoy, a stream whose answers nobody reads stops being read, long before it fills the memory."""
+    """On the transport envoy, a stream whose answers nobody reads stops being read, long before it fills the memory."""
     server = own_server("envoy")
     _, api_key = server.key("wide")
     message = prefixed(

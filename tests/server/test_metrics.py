@@ -21,10 +21,10 @@ def total(server: Server, metric: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{metric} (\S+)$", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
-def test_all_processes_are_summed_up(own_server: Callable[..., Server], door: str) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_all_processes_are_summed_up(own_server: Callable[..., Server], transport: str) -> None:
     """Decisions of all workers and calls to the control plane are in one place; a worker that dies stays counted."""
-    server = own_server(door, workers=2, metrics_listen=free_address())
+    server = own_server(transport, workers=2, metrics_listen=free_address())
     _, api_key = server.key("wide")
     for _ in range(20):
         with grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
@@ -36,5 +36,5 @@ def test_all_processes_are_summed_up(own_server: Callable[..., Server], door: st
         assert time.monotonic() < deadline, (total(server, decisions), total(server, calls))
         time.sleep(0.1)
     server.workers()[0].kill()
-    server.wait_until_said("starting another")
+    server.wait_for_output("starting another")
     assert total(server, decisions) == 20

@@ -15,19 +15,19 @@ from ratelimit_service.server.envoy_worker import embedded_environment
 StartOwn = Callable[..., Server]
 
 
-def refusal(door: str, database_url: str, redis_url: str, folder: Path, **changes: object) -> str:
+def refusal(transport: str, database_url: str, redis_url: str, folder: Path, **changes: object) -> str:
     """What a server says that does not start. Its exit code must not be 0."""
-    settings = make_settings(database_url, redis_url, door)
+    settings = make_settings(database_url, redis_url, transport)
     server = launch(settings.model_copy(update=changes), {}, folder / "log")
     assert server.process.wait(START_SECONDS) != 0
-    assert "Traceback" not in server.said
-    return server.said
+    assert "Traceback" not in server.output
+    return server.output
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 @pytest.mark.parametrize("option", [socket.SO_REUSEPORT, socket.SO_REUSEADDR])
 def test_a_port_that_is_taken(
-    door: str, option: int, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    transport: str, option: int, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """A foreign process on the port is not joined, even if it would share: the server says so and does not start."""
     with socket.socket() as foreign:
@@ -35,36 +35,36 @@ def test_a_port_that_is_taken(
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        said = refusal(door, empty_database_url(), valkey_url, tmp_path, listen=address)
-    assert f"cannot listen on {address}: Address already in use" in said
-    assert "RATELIMIT_LISTEN" in said
+        output = refusal(transport, empty_database_url(), valkey_url, tmp_path, listen=address)
+    assert f"cannot listen on {address}: Address already in use" in output
+    assert "RATELIMIT_LISTEN" in output
 
 
 def test_a_second_server_on_the_port(own_server: StartOwn, valkey_url: str, tmp_path: Path) -> None:
     """The first one stays alone, and goes on."""
     first = own_server("grpcio")
     url = first.settings.database_url.get_secret_value()
-    said = refusal("envoy", url, valkey_url, tmp_path, listen=first.address)
-    assert "Address already in use" in said
+    output = refusal("envoy", url, valkey_url, tmp_path, listen=first.address)
+    assert "Address already in use" in output
     assert first.key()
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_what_a_worker_cannot_work_with(
-    door: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """A fault that only a worker finds is told by the server in the worker's words, without a secret."""
     peppers = SecretStr("1:dG9vc2hvcnQ=")
-    said = refusal(door, empty_database_url(), valkey_url, tmp_path, peppers=peppers)
-    assert "RATELIMIT_PEPPERS cannot be used" in said
-    assert "dG9vc2hvcnQ" not in said
+    output = refusal(transport, empty_database_url(), valkey_url, tmp_path, peppers=peppers)
+    assert "RATELIMIT_PEPPERS cannot be used" in output
+    assert "dG9vc2hvcnQ" not in output
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
-def test_half_of_tls(door: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_half_of_tls(transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
     """A certificate without a key is refused in words."""
     certificate = tmp_path / "nothing.pem"
-    assert "half set up" in refusal(door, empty_database_url(), valkey_url, tmp_path, tls_certificate=certificate)
+    assert "half set up" in refusal(transport, empty_database_url(), valkey_url, tmp_path, tls_certificate=certificate)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_a_metrics_port_that_is_taken(empty_database_url: Callable[[], str], val
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        said = refusal("grpcio", empty_database_url(), valkey_url, tmp_path, metrics_listen=address)
-    assert "RATELIMIT_METRICS_LISTEN" in said
+        output = refusal("grpcio", empty_database_url(), valkey_url, tmp_path, metrics_listen=address)
+    assert "RATELIMIT_METRICS_LISTEN" in output
 
 
 def test_the_python_inside_envoy_finds_this_package(tmp_path: Path) -> None:

@@ -17,18 +17,18 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as g
 from server.load import load
 
 StartOwn = Callable[..., Server]
-both_doors = pytest.mark.parametrize("door", ["grpcio", "envoy"])
+both_transports = pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 
 
-async def start(own_server: StartOwn, door: str, **changes: object) -> Server:
+async def start(own_server: StartOwn, transport: str, **changes: object) -> Server:
     """Start a server without holding up the loop: what seeds it has a loop of its own."""
-    return await asyncio.to_thread(own_server, door, **changes)
+    return await asyncio.to_thread(own_server, transport, **changes)
 
 
-@both_doors
-async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, door: str) -> None:
+@both_transports
+async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, transport: str) -> None:
     """Two workers under load, one killed: only calls on its connections fail, and two seconds later there are two."""
-    server = await start(own_server, door, workers=2)
+    server = await start(own_server, transport, workers=2)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     async with load(server.address, api_key, clients=8) as state:
         await state.settle(200)
@@ -36,7 +36,7 @@ async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, 
         victim.kill()
         killed = time.monotonic()
         while len(_serving(server, without=victim.pid)) < 2:
-            assert time.monotonic() - killed < 2, server.said
+            assert time.monotonic() - killed < 2, server.output
             await asyncio.sleep(0.02)
         await state.settle(200)
     assert sum(state.failures.values()) <= 8, state.failures
@@ -46,20 +46,20 @@ async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, 
 
 def _serving(server: Server, without: int) -> list[str]:
     """The lines that say which worker serves, that of one process left out."""
-    lines = server.said.splitlines()
+    lines = server.output.splitlines()
     return [line for line in lines if " serves " in line and "control" not in line and f"pid={without} " not in line]
 
 
-@both_doors
-async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, door: str) -> None:
+@both_transports
+async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, transport: str) -> None:
     """SIGHUP under load replaces every process, and not one call fails."""
-    server = await start(own_server, door, workers=2, drain_timeout=5)
+    server = await start(own_server, transport, workers=2, drain_timeout=5)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     before = {process.pid for process in psutil.Process(server.process.pid).children()}
     async with load(server.address, api_key, clients=12) as state:
         await state.settle(200)
         server.process.send_signal(signal.SIGHUP)
-        await asyncio.to_thread(server.wait_until_said, "rolling restart done")
+        await asyncio.to_thread(server.wait_for_output, "rolling restart done")
         await state.settle(200)
     after = {process.pid for process in psutil.Process(server.process.pid).children()}
     assert not before & after
@@ -67,10 +67,10 @@ async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, door: str) 
     assert not state.failures
 
 
-@both_doors
-async def test_sigterm_lets_calls_end(own_server: StartOwn, door: str) -> None:
+@both_transports
+async def test_sigterm_lets_calls_end(own_server: StartOwn, transport: str) -> None:
     """A stream that is open when SIGTERM comes gets every answer that it is owed, and the exit code is 0."""
-    server = await start(own_server, door, workers=2, drain_timeout=5)
+    server = await start(own_server, transport, workers=2, drain_timeout=5)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = grpc_stubs.RateLimitServiceStub(channel).StreamCheckLimit()
@@ -86,11 +86,11 @@ async def test_sigterm_lets_calls_end(own_server: StartOwn, door: str) -> None:
             assert answer.result.decision.allowed
         assert await call.read() is grpc.aio.EOF
         assert await call.code() is grpc.StatusCode.OK
-    assert await asyncio.to_thread(server.process.wait, 20) == 0, server.said
+    assert await asyncio.to_thread(server.process.wait, 20) == 0, server.output
 
 
 async def test_sigterm_is_not_held_up_by_idle_callers(own_server: StartOwn) -> None:
-    """The door envoy sends quiet streams and idle connections away, well before the drain's time is over."""
+    """The transport envoy sends quiet streams and idle connections away, well before the drain's time is over."""
     server = await start(own_server, "envoy", drain_timeout=20)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     server.close_channel()
@@ -104,7 +104,7 @@ async def test_sigterm_is_not_held_up_by_idle_callers(own_server: StartOwn) -> N
             await call.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert b"DRAINING" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
-        assert await asyncio.to_thread(server.process.wait, 30) == 0, server.said
+        assert await asyncio.to_thread(server.process.wait, 30) == 0, server.output
     assert time.monotonic() - began < 10
 
 
@@ -113,31 +113,31 @@ async def _ask(call: grpc.aio.StreamStreamCall, api_key: str, times: int) -> Non
         await call.write(pb2.StreamCheckLimitRequest(check={"api_key": api_key}))
 
 
-@both_doors
-def test_nobody_outlives_a_killed_supervisor(own_server: StartOwn, door: str) -> None:
+@both_transports
+def test_nobody_outlives_a_killed_supervisor(own_server: StartOwn, transport: str) -> None:
     """SIGKILL of the supervisor ends every process that it started, and the port is free for the next server."""
-    server = own_server(door, workers=2)
+    server = own_server(transport, workers=2)
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert len(children) >= 2
     server.process.kill()
     server.process.wait()
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
-    again = own_server(door, listen=server.address)
+    again = own_server(transport, listen=server.address)
     assert again.key()
 
 
-@both_doors
-def test_ctrl_c_is_heard_by_the_supervisor_alone(own_server: StartOwn, door: str) -> None:
+@both_transports
+def test_ctrl_c_is_heard_by_the_supervisor_alone(own_server: StartOwn, transport: str) -> None:
     """No process is in the terminal's group, so that SIGINT to the group drains like SIGTERM does."""
-    server = own_server(door)
+    server = own_server(transport)
     group = os.getpgid(server.process.pid)
     assert all(os.getpgid(child.pid) != group for child in psutil.Process(server.process.pid).children())
     assert server.stop(signal.SIGINT) == 0
 
 
 async def test_health_watchers_know_a_drain_from_a_restart(own_server: StartOwn) -> None:
-    """On the door envoy, who watches health is told of a drain, and during a rolling restart of nothing bad."""
+    """On the transport envoy, who watches health is told of a drain, and during a rolling restart of nothing bad."""
     server = await start(own_server, "envoy")
     seen: list[int] = []
     more = asyncio.Event()
@@ -164,7 +164,7 @@ async def test_health_watchers_know_a_drain_from_a_restart(own_server: StartOwn)
         await until(1)
         server.process.send_signal(signal.SIGHUP)
         await until(3)  # again when the control plane was replaced, and again when the Envoy was
-        await asyncio.to_thread(server.wait_until_said, "rolling restart done")
+        await asyncio.to_thread(server.wait_for_output, "rolling restart done")
         assert set(seen) == {health_pb2.HealthCheckResponse.SERVING}
         server.process.send_signal(signal.SIGTERM)
         await until(4)
@@ -179,7 +179,9 @@ async def test_a_process_that_keeps_dying_is_restarted_ever_more_slowly(own_serv
     server = await start(own_server, "grpcio")
     for deaths in range(1, 4):
         server.workers()[0].kill()
-        await asyncio.to_thread(server.wait_until_said, "ended by itself; starting another", deaths)
-        await asyncio.to_thread(server.wait_until_said, "process='worker 1'", 2 * deaths + 1)
-    pauses = [line.partition("pause=")[2].split()[0] for line in server.said.splitlines() if "ended by itself" in line]
+        await asyncio.to_thread(server.wait_for_output, "ended by itself; starting another", deaths)
+        await asyncio.to_thread(server.wait_for_output, "process='worker 1'", 2 * deaths + 1)
+    pauses = [
+        line.partition("pause=")[2].split()[0] for line in server.output.splitlines() if "ended by itself" in line
+    ]
     assert pauses == ["0.0", "0.1", "0.2"]

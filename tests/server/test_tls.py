@@ -1,4 +1,4 @@
-"""TLS on either door: who gets in, and how certificates are renewed."""
+"""TLS on either transport: who gets in, and how certificates are renewed."""
 
 import ssl
 import time
@@ -16,7 +16,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as g
 from server.certificates import Authority, Pair
 
 StartOwn = Callable[..., Server]
-both_doors = pytest.mark.parametrize("door", ["grpcio", "envoy"])
+both_transports = pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 
 
 @contextmanager
@@ -45,13 +45,13 @@ def shown(server: Server) -> str:
     return ssl.get_server_certificate((host, int(port)))
 
 
-@both_doors
-def test_only_callers_with_a_certificate_get_in(own_server: StartOwn, door: str, tmp_path: Path) -> None:
+@both_transports
+def test_only_callers_with_a_certificate_get_in(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
     """With a client CA, a caller needs a certificate of it; hot and proxied methods alike are then served."""
     authority, other = Authority(tmp_path), Authority(_folder(tmp_path, "other"))
     served, caller = authority.issue("server"), authority.issue("caller", "gateway")
     server = own_server(
-        door, tls_certificate=served.certificate, tls_key=served.key, tls_client_ca=authority.certificate
+        transport, tls_certificate=served.certificate, tls_key=served.key, tls_client_ca=authority.certificate
     )
     with connected(server, authority, caller) as channel:
         assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
@@ -64,33 +64,33 @@ def test_only_callers_with_a_certificate_get_in(own_server: StartOwn, door: str,
         assert decides(channel) is grpc.StatusCode.UNAVAILABLE
 
 
-@both_doors
-def test_a_renewed_certificate_is_shown_without_a_restart(own_server: StartOwn, door: str, tmp_path: Path) -> None:
+@both_transports
+def test_a_renewed_certificate_is_shown_without_a_restart(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
     """Files that are written over are noticed: new connections are shown the new certificate, the old one goes on."""
     authority = Authority(tmp_path)
     served, renewed = authority.issue("server"), authority.issue("renewed")
-    server = own_server(door, tls_certificate=served.certificate, tls_key=served.key)
+    server = own_server(transport, tls_certificate=served.certificate, tls_key=served.key)
     with connected(server, authority) as channel:
         assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
         assert shown(server) == served.certificate.read_text()
         renewed.write_over(served)
         deadline = time.monotonic() + 10
         while shown(server) != renewed.certificate.read_text():
-            assert time.monotonic() < deadline, server.said
+            assert time.monotonic() < deadline, server.output
             time.sleep(0.1)
         assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@both_doors
-def test_half_a_renewal_is_left_alone(own_server: StartOwn, door: str, tmp_path: Path) -> None:
+@both_transports
+def test_half_a_renewal_is_left_alone(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
     """A certificate that does not belong to the key is not shown: new connections are served as before."""
     authority = Authority(tmp_path)
     served, renewed = authority.issue("server"), authority.issue("renewed")
     before = served.certificate.read_text()
-    server = own_server(door, tls_certificate=served.certificate, tls_key=served.key)
+    server = own_server(transport, tls_certificate=served.certificate, tls_key=served.key)
     served.certificate.write_bytes(renewed.certificate.read_bytes())
-    shown(server)  # the door grpcio looks when somebody connects
-    server.wait_until_said("certificate not renewed")
+    shown(server)  # the transport grpcio looks when somebody connects
+    server.wait_for_output("certificate not renewed")
     assert shown(server) == before
 
 

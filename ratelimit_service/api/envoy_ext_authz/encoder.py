@@ -8,25 +8,25 @@ from google.protobuf.struct_pb2 import Struct
 
 from ratelimit_service._gen.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-from ratelimit_service.api.denial import Refusal, Tell, refusal
+from ratelimit_service.api.denial import Denial, Render, denial
 from ratelimit_service.api.headers import Header, Labels, LimitHeaders, ShownLimit, retry_after_seconds
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.errors import Code
 
-MOST_POLICIES: Final = 10_000
+MAX_POLICIES: Final = 10_000
 
 _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _CHALLENGE: Final = ("www-authenticate", "ApiKey")
 """RFC 9110 wants a challenge with every 401."""
 
 
-class AuthorizationMessages:
+class CheckResponseEncoder:
     """Decisions as messages.
 
     What every allowed request of a key is answered is put into a message once. A message per policy and reason is
-    kept, at most MOST_POLICIES of them; one thread only may use them.
+    kept, at most MAX_POLICIES of them; one thread only may use them.
     """
 
     def __init__(self, headers: LimitHeaders, key_header: str) -> None:
@@ -36,39 +36,39 @@ class AuthorizationMessages:
         self._labels = Labels()
         self._templates: dict[tuple[int, Reason], tuple[Policy, CheckResponse]] = {}
 
-    def from_decision(self, decision: Decision, tell: Tell) -> CheckResponse:
+    def from_decision(self, decision: Decision, render: Render) -> CheckResponse:
         """The response that tells a decision; a denial is put into words by TELL."""
         policy = decision.policy
         limits, binding = self._shown(decision)
         if decision.allowed and policy is not None:
             response = CheckResponse()
             response.CopyFrom(self.from_identity(policy, decision.reason))
-            _add(response.ok_response.response_headers_to_add, self._headers.tell(limits, binding))
+            _add(response.ok_response.response_headers_to_add, self._headers.render(limits, binding))
             return response
         retry_after_us = decision.retry_after_us
         limit = decision.rules[decision.binding].limit.name if decision.binding >= 0 else ""
         violated = tuple(one.label.name for one in limits if one.denies)
         wait = None if retry_after_us is None else retry_after_seconds(binding, retry_after_us)
-        response = self.from_refusal(refusal(decision.reason, limit, violated, wait), tell)
-        _add(response.denied_response.headers, self._headers.tell_denial(limits, binding, retry_after_us))
+        response = self.from_denial(denial(decision.reason, limit, violated, wait), render)
+        _add(response.denied_response.headers, self._headers.render_denial(limits, binding, retry_after_us))
         _describe(response.dynamic_metadata, policy)
         if limit:
             response.dynamic_metadata.fields["limit"].string_value = limit
         return response
 
-    def from_refusal(self, refused: Refusal, tell: Tell) -> CheckResponse:
+    def from_denial(self, denial: Denial, render: Render) -> CheckResponse:
         """The response that tells a refusal alone, put into words by TELL."""
         response = CheckResponse()
-        response.status.code = refused.code
-        response.status.message = refused.detail
+        response.status.code = denial.code
+        response.status.message = denial.detail
         denied = response.denied_response
-        denied.status.code = int(refused.status)  # type: ignore[assignment]  # the numbers are the same
-        header, denied.body = tell(refused)
+        denied.status.code = int(denial.status)  # type: ignore[assignment]  # the numbers are the same
+        header, denied.body = render(denial)
         _add(denied.headers, (header,))
-        if refused.code is Code.UNAUTHENTICATED:
+        if denial.code is Code.UNAUTHENTICATED:
             _add(denied.headers, (_CHALLENGE,))
         response.dynamic_metadata.fields["allowed"].bool_value = False
-        response.dynamic_metadata.fields["reason"].string_value = refused.reason
+        response.dynamic_metadata.fields["reason"].string_value = denial.reason
         return response
 
     def from_identity(self, policy: Policy, reason: Reason) -> CheckResponse:
@@ -78,7 +78,7 @@ class AuthorizationMessages:
         if known is not None:
             return known[1]
         message = self._allowed(policy, reason)
-        if len(self._templates) >= MOST_POLICIES:
+        if len(self._templates) >= MAX_POLICIES:
             self._templates.clear()
         self._templates[key] = (policy, message)  # with the policy, so that no other gets its id meanwhile
         return message
@@ -102,9 +102,9 @@ class AuthorizationMessages:
         """Every enforced limit that was weighed, and the one that binds."""
         shown: list[ShownLimit] = []
         binding: ShownLimit | None = None
-        for index, (rule, weighed) in enumerate(zip(decision.rules, decision.weighed, strict=True)):
+        for index, (rule, results) in enumerate(zip(decision.rules, decision.results, strict=True)):
             if rule.enforced:
-                one = ShownLimit.of(self._labels.of(rule.limit.name, rule.limit.algorithm), weighed)
+                one = ShownLimit.of(self._labels.of(rule.limit.name, rule.limit.algorithm), results)
                 shown.append(one)
                 if index == decision.binding:
                     binding = one

@@ -1,8 +1,8 @@
-"""The endpoint of Envoy's authorization service, without any transport. Both doors call it."""
+"""The endpoint of Envoy's authorization service, without any transport. Both transports call it."""
 
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from ratelimit_service.api.denial import MALFORMED_KEY, NO_KEY, telling
-from ratelimit_service.api.envoy_ext_authz.encoder import AuthorizationMessages
+from ratelimit_service.api.denial import MALFORMED_KEY, NO_KEY, renderer_for
+from ratelimit_service.api.envoy_ext_authz.encoder import CheckResponseEncoder
 from ratelimit_service.api.envoy_ext_authz.reader import cost_of, header_of, key_reader, resource_of
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.decision.engine import Check, DecisionEngine
@@ -10,7 +10,7 @@ from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.tokens import Caller
 
 
-class AuthorizationEndpoint:
+class EnvoyAuthorizationService:
     """Answers Check. Every error that it raises is a ServiceError, after which Envoy does as it is set to.
 
     What a client sends is never an error, since Envoy may be set to let requests pass on errors: a key that is missing
@@ -23,21 +23,21 @@ class AuthorizationEndpoint:
         self._engine = engine
         self._key_header = key_header
         self._read_key = key_reader(key_header)
-        self._messages = AuthorizationMessages(headers, key_header)
+        self._messages = CheckResponseEncoder(headers, key_header)
 
     async def check(self, request: CheckRequest, _caller: Caller) -> CheckResponse:
         """Decide one request, whoever asks."""
         attributes = request.attributes
         http = attributes.request.http
         resource, cost = resource_of(attributes), cost_of(attributes)
-        tell = telling(header_of(http, "content-type"))
+        render = renderer_for(header_of(http, "content-type"))
         api_key = self._read_key(header_of(http, self._key_header))
         if not api_key:
-            return self._messages.from_refusal(NO_KEY, tell)
+            return self._messages.from_denial(NO_KEY, render)
         try:
             decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost))
         except InvalidArgument:  # all but the key was looked at above
-            return self._messages.from_refusal(MALFORMED_KEY, tell)
+            return self._messages.from_denial(MALFORMED_KEY, render)
         if cost == 0 and decision.allowed and decision.policy is not None:
             return self._messages.from_identity(decision.policy, decision.reason)
-        return self._messages.from_decision(decision, tell)
+        return self._messages.from_decision(decision, render)

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
-from ratelimit_service.api.denial import Refusal, as_problem, refusal
+from ratelimit_service.api.denial import Denial, as_problem, denial
 from ratelimit_service.api.headers import (
     Header,
     Label,
@@ -21,13 +21,13 @@ from ratelimit_service.api.headers import (
     whole_seconds,
 )
 from ratelimit_service.api.wire import duration, submessage, text, varint
-from ratelimit_service.decision.charge import NEVER, Weighed
-from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, DescriptorVerdict
+from ratelimit_service.decision.charge import NEVER, LimitResult
+from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
 from ratelimit_service.decision.descriptors.tree import Applied
 from ratelimit_service.decision.limit import MICRO, TokenBucket, Window, window_us
 
-MOST_LIMITS: Final = 10_000
+MAX_LIMITS: Final = 10_000
 
 # RateLimitResponse
 _OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"  # overall_code, and so in DescriptorStatus
@@ -39,9 +39,9 @@ _REQUESTS, _UNIT, _NAME = b"\x08", b"\x10", b"\x1a"
 # HeaderValue
 _KEY, _VALUE = b"\x0a", b"\x12"
 
-_LARGEST: Final = 2**32 - 1
+_UINT32_MAX: Final = 2**32 - 1
 """The largest number that a field of Envoy's takes; it stands for unlimited, too."""
-_LARGEST_LEFT: Final = varint(_LARGEST)
+_UINT32_MAX_VARINT: Final = varint(_UINT32_MAX)
 
 _Unit = RateLimitResponse.RateLimit.Unit
 _UNITS: Final = {
@@ -76,7 +76,7 @@ class _Fixed(NamedTuple):
     terms: bytes
 
 
-class VerdictEncoder:
+class RateLimitResponseEncoder:
     """Encodes verdicts. What is the same for all requests that a limit weighs is encoded once; for one thread."""
 
     def __init__(self, headers: LimitHeaders) -> None:
@@ -84,23 +84,23 @@ class VerdictEncoder:
         self._labels = Labels()
         self._fixed: dict[int, _Fixed] = {}
 
-    def encode(self, verdict: DescriptorVerdict) -> bytes:
+    def encode(self, decision: RequestDecision) -> bytes:
         """The RateLimitResponse that tells a verdict."""
-        allowed, statuses = verdict
+        allowed, statuses = decision
         if allowed and len(statuses) == 1 and len(statuses[0].limits) == 1:
             return self._encode_alone(statuses[0])
         parts = [_OK if allowed else _OVER_LIMIT]
         for status in statuses:
-            said = self._encode_status(status)
-            parts += (_STATUS, varint(len(said)), said)
+            encoded = self._encode_status(status)
+            parts += (_STATUS, varint(len(encoded)), encoded)
         shown = self._show(statuses)
         binding = _binding(shown)
         if allowed:
-            headers = self._headers.tell(shown, binding)
+            headers = self._headers.render(shown, binding)
         else:
-            retry_after_us = verdict.retry_after_us
+            retry_after_us = decision.retry_after_us
             header, body = as_problem(_refuse(statuses, shown, binding, retry_after_us))
-            headers = [*self._headers.tell_denial(shown, binding, retry_after_us), header]
+            headers = [*self._headers.render_denial(shown, binding, retry_after_us), header]
             parts.append(submessage(_BODY, body.encode()))
         for header in headers:
             parts.append(_encode_header(header))
@@ -108,12 +108,12 @@ class VerdictEncoder:
 
     def _encode_alone(self, status: DescriptorStatus) -> bytes:
         """The RateLimitResponse of a request that one limit weighed and allowed, as nearly every one is."""
-        limit, ((remaining, _, reset_us),) = status.limits[0], status.weighed
+        limit, ((remaining, _, reset_us),) = status.limits[0], status.results
         _, current, label, terms = self._fixed.get(id(limit)) or self._fix(limit)
         left = remaining // MICRO
-        told = varint(left) if left < _LARGEST else _LARGEST_LEFT
-        said = b"%b%b%b%b%b" % (_OK, current, _REMAINING, told, duration(_RESET, reset_us))
-        response = b"%b%b%b%b" % (_OK, _STATUS, varint(len(said)), said)
+        left_varint = varint(left) if left < _UINT32_MAX else _UINT32_MAX_VARINT
+        encoded = b"%b%b%b%b%b" % (_OK, current, _REMAINING, left_varint, duration(_RESET, reset_us))
+        response = b"%b%b%b%b" % (_OK, _STATUS, varint(len(encoded)), encoded)
         if not limit.enforced or label is None:
             return response
         shown = ShownLimit(label, left, whole_seconds(reset_us), False)  # noqa: FBT003 positional: built for every call
@@ -127,7 +127,7 @@ class VerdictEncoder:
         fixed = self._fixed.get(id(limit)) or self._fix(limit)
         if fixed.label is None:
             return code + fixed.current
-        left = varint(remaining) if remaining < _LARGEST else _LARGEST_LEFT
+        left = varint(remaining) if remaining < _UINT32_MAX else _UINT32_MAX_VARINT
         until = duration(_RESET, wait_us if wait_us > 0 else reset_us)
         return b"%b%b%b%b%b" % (code, fixed.current, _REMAINING, left, until)
 
@@ -136,19 +136,19 @@ class VerdictEncoder:
         shown: list[ShownLimit] = []
         seen: set[int] = set()
         for status in statuses:
-            for limit, weighed in zip(status.limits, status.weighed, strict=True):
+            for limit, results in zip(status.limits, status.results, strict=True):
                 label = (self._fixed.get(id(limit)) or self._fix(limit)).label
                 if limit.enforced and label is not None and id(limit.bucket) not in seen:
                     seen.add(id(limit.bucket))
-                    shown.append(ShownLimit.of(label, weighed))
+                    shown.append(ShownLimit.of(label, results))
         return shown
 
     def _fix(self, limit: Applied) -> _Fixed:
-        if len(self._fixed) >= MOST_LIMITS:
+        if len(self._fixed) >= MAX_LIMITS:
             self._fixed.clear()
         algorithm = limit.algorithm
         label = None if isinstance(algorithm, Unlimited | Blocked) else self._labels.of(limit.name, algorithm)
-        shown = [] if label is None else [ShownLimit.of(label, Weighed(0, 0, 0))]
+        shown = [] if label is None else [ShownLimit.of(label, LimitResult(0, 0, 0))]
         terms = self._headers.terms(shown, _binding(shown))
         fixed = _Fixed(limit, _encode_limit(limit), label, b"".join(map(_encode_header, terms)))
         self._fixed[id(limit)] = fixed
@@ -182,14 +182,14 @@ def _encode_limit(limit: Applied) -> bytes:
     """The part of DescriptorStatus that is the same of every status with this limit."""
     algorithm = limit.algorithm
     if isinstance(algorithm, Unlimited):
-        return _REMAINING + _LARGEST_LEFT
+        return _REMAINING + _UINT32_MAX_VARINT
     if isinstance(algorithm, Blocked):
         requests, unit = 0, _Unit.UNKNOWN
     elif isinstance(algorithm, TokenBucket):
         requests, unit = algorithm.capacity, _BUCKET_UNITS.get(window_us(algorithm), _Unit.UNKNOWN)
     else:
         requests, unit = algorithm.amount, _UNITS[algorithm.window]
-    numbers = _REQUESTS + varint(min(requests, _LARGEST)) + _UNIT + varint(unit)
+    numbers = _REQUESTS + varint(min(requests, _UINT32_MAX)) + _UNIT + varint(unit)
     return submessage(_CURRENT, numbers + text(_NAME, limit.name))
 
 
@@ -198,7 +198,7 @@ def _refuse(
     shown: Iterable[ShownLimit],
     binding: ShownLimit | None,
     retry_after_us: int | None,
-) -> Refusal:
+) -> Denial:
     """What the client is told: of the denied descriptors the one that waits longest, for ever before any other.
 
     Envoy answers 429 whatever the reason, and so says the body.
@@ -207,4 +207,4 @@ def _refuse(
     violated = tuple(one.label.quoted[1:-1] for one in shown if one.denies)
     limit = denied.limit.name if denied.limit is not None else ""
     wait = None if retry_after_us is None else retry_after_seconds(binding, retry_after_us)
-    return refusal(denied.reason, limit, violated, wait)._replace(status=HTTPStatus.TOO_MANY_REQUESTS)
+    return denial(denied.reason, limit, violated, wait)._replace(status=HTTPStatus.TOO_MANY_REQUESTS)

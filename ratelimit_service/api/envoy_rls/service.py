@@ -1,7 +1,7 @@
-"""The endpoint of Envoy's rate limit service, without any transport. Both doors call it."""
+"""The endpoint of Envoy's rate limit service, without any transport. Both transports call it."""
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
-from ratelimit_service.api.envoy_rls.encoder import VerdictEncoder
+from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder
 from ratelimit_service.api.envoy_rls.reader import to_descriptors
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.messages import parsed
@@ -9,20 +9,20 @@ from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine, PreparedRequest
 from ratelimit_service.decision.descriptors.request import DescribedRequest
 from ratelimit_service.decision.identify import digest_of
-from ratelimit_service.decision.request_cache import MOST_BYTES
+from ratelimit_service.decision.request_cache import MAX_BYTES
 from ratelimit_service.management.tokens import Caller
 
 
-class RateLimitEndpoint:
+class EnvoyRateLimitService:
     """Answers ShouldRateLimit. Every error that it raises is a ServiceError, after which Envoy does as it is set to."""
 
     def __init__(self, engine: DescriptorEngine, headers: LimitHeaders) -> None:
         self._engine = engine
-        self._encoder = VerdictEncoder(headers)
+        self._encoder = RateLimitResponseEncoder(headers)
 
     def read(self, data: bytes) -> DescribedRequest | PreparedRequest:
         """The request that a RateLimitRequest describes, recalled like the checks of `check_reader`."""
-        digest = digest_of(data) if len(data) <= MOST_BYTES else b""
+        digest = digest_of(data) if len(data) <= MAX_BYTES else b""
         prepared = self._engine.recall(digest)
         if prepared is not None:
             return prepared

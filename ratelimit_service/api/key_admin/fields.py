@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 
-MOST_VIOLATIONS = 16
+MAX_VIOLATIONS = 16
 """Fields at fault that one error names: it travels in trailers, which clients bound to a few kilobytes."""
 
 
@@ -42,7 +42,7 @@ def to_paths(mask: FieldMask, allowed: tuple[str, ...]) -> frozenset[str]:
         raise InvalidArgument.of("update_mask", f"is empty; name what to change: {choice}")
     unknown = sorted(paths.difference(allowed))
     if unknown:
-        faults = [f"names {path[:80]!r}; only {choice} can be changed" for path in unknown[:MOST_VIOLATIONS]]
+        faults = [f"names {path[:80]!r}; only {choice} can be changed" for path in unknown[:MAX_VIOLATIONS]]
         raise InvalidArgument(*(FieldViolation("update_mask", fault) for fault in faults))
     return paths
 
@@ -55,7 +55,7 @@ _SECOND = MICRO * _NANOS
 
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
-_MOST_SECONDS = 315_576_000_000  # 10,000 years, the bound that protobuf sets
+_MAX_SECONDS = 315_576_000_000  # 10,000 years, the bound that protobuf sets
 
 
 def to_time_us(field: str, time: Timestamp) -> int:
@@ -79,7 +79,7 @@ def from_time_us(time_us: int | None) -> Timestamp | None:
 def to_duration_us(field: str, duration: Duration) -> int:
     """Return a duration in microseconds. Raises InvalidArgument unless it is a whole number of them."""
     seconds, nanos = duration.seconds, duration.nanos
-    if abs(seconds) > _MOST_SECONDS or abs(nanos) >= _SECOND or seconds * nanos < 0:
+    if abs(seconds) > _MAX_SECONDS or abs(nanos) >= _SECOND or seconds * nanos < 0:
         raise InvalidArgument.of(
             field, f"is {seconds}s and {nanos}ns; both must have one sign, with at most 10,000 years and 999999999ns"
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ratelimit_service._gen.ratelimit.v1 import limit_pb2
 from ratelimit_service.api.key_admin.fields import (
-    MOST_VIOLATIONS,
+    MAX_VIOLATIONS,
     from_duration_us,
     from_time_us,
     require_message,
@@ -50,7 +50,7 @@ def to_limits(messages: Iterable[limit_pb2.Limit], field: str) -> tuple[Limit, .
         except InvalidArgument as fault:
             violations.extend(fault.violations)
     if violations:
-        raise InvalidArgument(*violations[:MOST_VIOLATIONS])
+        raise InvalidArgument(*violations[:MAX_VIOLATIONS])
     return tuple(limits)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ratelimit_service._gen.ratelimit.v1 import rules_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
 from ratelimit_service.api.authentication import require
-from ratelimit_service.api.key_admin.fields import MOST_VIOLATIONS, from_time_us, no_action, require_message, under
+from ratelimit_service.api.key_admin.fields import MAX_VIOLATIONS, from_time_us, no_action, require_message, under
 from ratelimit_service.api.key_admin.limit_messages import (
     from_mode,
     from_quota,
@@ -44,7 +44,7 @@ def to_domain_rules(message: rules_pb2.DomainRules) -> DomainRules:
     nodes = _to_nodes(message.descriptors, MAX_DEPTH, violations)
     on_store_failure = _to_failure(message.on_store_failure, violations)
     if violations:
-        raise InvalidArgument(*violations[:MOST_VIOLATIONS])
+        raise InvalidArgument(*violations[:MAX_VIOLATIONS])
     return DomainRules(message.domain, nodes, on_store_failure or RuleFailure.FAIL)
 
 

@@ -46,7 +46,7 @@ def from_audit_event(recorded: AuditEvent) -> audit_pb2.AuditEvent:
     )
 
 
-class AdminEndpoint:
+class KeyAdminService:
     """Answers the calls of KeyAdminService, except ExplainLimit. Every error that it raises is a ServiceError."""
 
     def __init__(  # noqa: PLR0913, PLR0917  one for each thing that is managed

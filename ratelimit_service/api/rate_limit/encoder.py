@@ -20,28 +20,28 @@ from ratelimit_service.errors import InvalidArgument, ServiceError
 _ALLOWED, _REASON, _SOURCE = b"\x08\x01", b"\x10", b"\x18"
 _KEY_ID, _SUBJECT, _PLAN, _LIMIT = b"\x22", b"\x2a", b"\x32", b"\x3a"
 _REMAINING, _RETRY_AFTER, _LIMITS = b"\x40", b"\x4a", b"\x52"
-# WeighedLimit
+# LimitResult
 _NAME, _CAPACITY, _LEFT, _RESET_AFTER = b"\x0a", b"\x10", b"\x18", b"\x22"
 _FITS_AFTER, _WOULD_DENY, _SHADOW, _WINDOW = b"\x2a", b"\x30\x01", b"\x38\x01", b"\x42"
 # CheckResult, and BatchCheckLimitResponse and StreamCheckLimitResponse alike
 _DECISION, _RESULT = b"\x0a", b"\x0a"
 
-_VERDICTS: Final = [
+_REASON_AND_SOURCE: Final = [
     [_REASON + varint(reason) + _SOURCE + varint(source) for source in range(max(Source) + 1)]
     for reason in range(max(Reason) + 1)
 ]
-_MOST_POLICIES = 100_000
-_MOST_LIMITS = 10_000
+_MAX_POLICIES = 100_000
+_MAX_LIMITS = 10_000
 
 
 class _Fixed(NamedTuple):
-    """What is the same whenever a limit is weighed: its part of WeighedLimit, and how a response names it.
+    """What is the same whenever a limit is weighed: its part of LimitResult, and how a response names it.
 
     Both end with the tag of what remains.
     """
 
     limit: Limit  # kept along, so that no other limit gets its id
-    weighed: bytes
+    results: bytes
     named: bytes
 
 
@@ -54,20 +54,20 @@ class DecisionEncoder:
 
     def encode(self, decision: Decision) -> bytes:
         """The CheckLimitResponse that tells a decision."""
-        allowed, reason, source, policy, rules, weighed, binding = decision
-        response = (_ALLOWED if allowed else b"") + _VERDICTS[reason][source]
+        allowed, reason, source, policy, rules, results, binding = decision
+        response = (_ALLOWED if allowed else b"") + _REASON_AND_SOURCE[reason][source]
         if policy is not None:
             response += self._holders.get(policy) or self._hold(policy)
         for index, rule in enumerate(rules):
-            remaining, wait_us, reset_us = weighed[index]
+            remaining, wait_us, reset_us = results[index]
             _, fixed, named = self._fixed.get(id(rule.limit)) or self._fix(rule)
             left = varint(remaining // MICRO)
-            said = b"%b%b%b" % (fixed, left, duration(_RESET_AFTER, reset_us))
+            encoded = b"%b%b%b" % (fixed, left, duration(_RESET_AFTER, reset_us))
             if wait_us:
-                said += _WOULD_DENY
+                encoded += _WOULD_DENY
                 if wait_us != NEVER:
-                    said += duration(_FITS_AFTER, wait_us)
-            response += b"%b%b%b" % (_LIMITS, varint(len(said)), said)
+                    encoded += duration(_FITS_AFTER, wait_us)
+            response += b"%b%b%b" % (_LIMITS, varint(len(encoded)), encoded)
             if index == binding:
                 response += named + left
                 if not allowed and wait_us != NEVER:
@@ -80,7 +80,7 @@ class DecisionEncoder:
             response = self.encode(result)
             size = varint(len(response))
             return b"%b%b%b%b%b" % (_RESULT, varint(1 + len(size) + len(response)), _DECISION, size, response)
-        told = CheckResult(
+        encoded = CheckResult(
             error=CheckError(
                 code=int(result.code),
                 reason=errors_pb2.ErrorReason.Value(result.reason),
@@ -88,21 +88,21 @@ class DecisionEncoder:
                 field=result.violations[0].field if isinstance(result, InvalidArgument) else "",
             )
         )
-        return submessage(_RESULT, told.SerializeToString())
+        return submessage(_RESULT, encoded.SerializeToString())
 
     def _hold(self, policy: Policy) -> bytes:
-        if len(self._holders) >= _MOST_POLICIES:
+        if len(self._holders) >= _MAX_POLICIES:
             self._holders.clear()
         encoded = text(_KEY_ID, policy.key_id) + text(_SUBJECT, policy.subject) + text(_PLAN, policy.plan)
         self._holders[policy] = encoded
         return encoded
 
     def _fix(self, rule: Rule) -> _Fixed:
-        if len(self._fixed) >= _MOST_LIMITS:
+        if len(self._fixed) >= _MAX_LIMITS:
             self._fixed.clear()
         limit = rule.limit
-        weighed = text(_NAME, limit.name) + _CAPACITY + varint(limit.capacity)
-        weighed += (b"" if rule.enforced else _SHADOW) + duration(_WINDOW, window_us(limit.algorithm))
-        fixed = _Fixed(limit, weighed + _LEFT, text(_LIMIT, limit.name) + _REMAINING)
+        results = text(_NAME, limit.name) + _CAPACITY + varint(limit.capacity)
+        results += (b"" if rule.enforced else _SHADOW) + duration(_WINDOW, window_us(limit.algorithm))
+        fixed = _Fixed(limit, results + _LEFT, text(_LIMIT, limit.name) + _REMAINING)
         self._fixed[id(limit)] = fixed
         return fixed

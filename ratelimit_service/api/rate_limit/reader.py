@@ -1,4 +1,4 @@
-"""From the bytes of requests to the checks that they ask for, at both doors.
+"""From the bytes of requests to the checks that they ask for, at both transports.
 
 The same bytes come again and again: a gateway asks about the same key and resource. So what they were prepared to is
 recalled by their digest, before anything is read of them. That takes 0.6 us, and what it spares 1.9 (docs/adr/0009).
@@ -18,7 +18,7 @@ from ratelimit_service.api.messages import no_message, parsed
 from ratelimit_service.api.wire import submessages
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
 from ratelimit_service.decision.identify import digest_of
-from ratelimit_service.decision.request_cache import MOST_BYTES
+from ratelimit_service.decision.request_cache import MAX_BYTES
 from ratelimit_service.errors import InvalidArgument
 
 
@@ -85,7 +85,7 @@ class CheckReader:
         return to_check(parsed(data, StreamCheckLimitRequest).check)
 
     def _read(self, data: bytes) -> Check | PreparedCheck:
-        if len(data) > MOST_BYTES:
+        if len(data) > MAX_BYTES:
             return to_check(CheckLimitRequest.FromString(data))
         digest = digest_of(data)
         return self._engine.recall(digest) or to_check(CheckLimitRequest.FromString(data), digest)

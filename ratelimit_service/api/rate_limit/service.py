@@ -1,4 +1,4 @@
-"""The endpoint of RateLimitService, without any transport. Both doors call it."""
+"""The endpoint of RateLimitService, without any transport. Both transports call it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +16,7 @@ from ratelimit_service.management.tokens import Caller, Role
 T = TypeVar("T")
 
 
-async def gathered(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list[T]]:
+async def in_groups(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list[T]]:
     """Yield what has arrived since the last group, 1 to MOST items, in order, without waiting for more.
 
     Reading stops while MOST items are waiting, so that a fast sender is held back by the transport. An error of ITEMS
@@ -58,7 +58,7 @@ async def gathered(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list[
             reader.exception()  # nobody is left to tell
 
 
-class CheckEndpoint:
+class RateLimitService:
     """Answers the calls of RateLimitService, and ExplainLimit. Every error that it raises is a ServiceError.
 
     Checks are those that `reader` has read in the same turn of the event loop.
@@ -84,7 +84,7 @@ class CheckEndpoint:
 
         MESSAGES are StreamCheckLimitRequests. Gives a StreamCheckLimitResponse for each, in their order.
         """
-        async for group in gathered(messages, most=MAX_BATCH):
+        async for group in in_groups(messages, most=MAX_BATCH):
             checks, fault = self.reader.streamed(group)
             for response in await self.answer_group(checks, caller):
                 yield Encoded(response)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import hiredis
 from redis.crc import key_slot
 
-from ratelimit_service.buckets.redis.connection import Endpoint, Link, Login, open_link, pack
+from ratelimit_service.buckets.redis.connection import Address, Connection, Login, open_connection, pack
 from ratelimit_service.buckets.redis.routes import PAUSE, first
 from ratelimit_service.decision.ports import StoreUnavailable
 
@@ -14,36 +14,36 @@ from ratelimit_service.decision.ports import StoreUnavailable
 class Cluster:
     """Which node serves which slot, and a link to each node in use. Shared by the routes to all partitions."""
 
-    def __init__(self, seeds: Sequence[Endpoint], login: Login) -> None:
+    def __init__(self, seeds: Sequence[Address], login: Login) -> None:
         self._seeds = seeds
         self._login = login
-        self._owners: dict[int, Endpoint] = {}
-        self._links: dict[Endpoint, Link] = {}
-        self._opening: dict[Endpoint, asyncio.Task[Link]] = {}
+        self._owners: dict[int, Address] = {}
+        self._connections: dict[Address, Connection] = {}
+        self._opening: dict[Address, asyncio.Task[Connection]] = {}
         self._learning: asyncio.Task[None] | None = None
 
     def route(self, partition: int) -> "ClusterRoute":
         """The way to the buckets of a partition."""
         return ClusterRoute(self, key_slot(b"{p%d}" % partition))
 
-    def owner(self, slot: int) -> Endpoint | None:
+    def owner(self, slot: int) -> Address | None:
         """The node that serves SLOT, as far as is known."""
         return self._owners.get(slot)
 
-    def assign(self, slot: int, owner: Endpoint) -> None:
+    def assign(self, slot: int, owner: Address) -> None:
         """Take note that OWNER serves SLOT now."""
         self._owners[slot] = owner
 
-    def link(self, node: Endpoint) -> Link | None:
+    def connection(self, node: Address) -> Connection | None:
         """The open link to NODE, if there is one now."""
-        link = self._links.get(node)
-        return link if link is not None and link.open else None
+        connection = self._connections.get(node)
+        return connection if connection is not None and connection.open else None
 
-    async def open(self, node: Endpoint) -> Link:
+    async def open(self, node: Address) -> Connection:
         """A link to NODE. Many may ask at once; one connection is made. Raises StoreUnavailable."""
-        link = self.link(node)
-        if link is not None:
-            return link
+        connection = self.connection(node)
+        if connection is not None:
+            return connection
         task = self._opening.get(node)
         if task is None:
             task = self._opening[node] = asyncio.ensure_future(self._open(node))
@@ -64,39 +64,39 @@ class Cluster:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for link in self._links.values():
-            link.close("the bucket store was closed")
+        for connection in self._connections.values():
+            connection.close("the bucket store was closed")
 
-    async def _open(self, node: Endpoint) -> Link:
+    async def _open(self, node: Address) -> Connection:
         try:
-            link = self._links[node] = await open_link(node, self._login)
-            return link
+            connection = self._connections[node] = await open_connection(node, self._login)
+            return connection
         finally:
             del self._opening[node]
 
     async def _learn(self) -> None:
         try:
-            nodes = list(dict.fromkeys([*self._links, *self._seeds]))
+            nodes = list(dict.fromkeys([*self._connections, *self._seeds]))
             self._owners = await first(
                 [self._slots_by(node) for node in nodes], "no node of the Redis Cluster says who serves what"
             )
         finally:
             self._learning = None
 
-    async def _slots_by(self, node: Endpoint) -> dict[int, Endpoint]:
-        link = await open_link(node, self._login)
+    async def _slots_by(self, node: Address) -> dict[int, Address]:
+        connection = await open_connection(node, self._login)
         try:
-            ranges = await link.ask("CLUSTER", "SLOTS")
+            ranges = await connection.ask("CLUSTER", "SLOTS")
         except hiredis.ReplyError as fault:
             raise StoreUnavailable(f"Redis at {node}: {fault}") from fault
         finally:
-            link.close("done")
+            connection.close("done")
         if not isinstance(ranges, list) or not ranges:
             raise StoreUnavailable(f"Redis at {node} knows of no slots")
         owners = {}
         for start, end, (host, port, *_), *_ in ranges:
             # A node that does not know its own address leaves it out: it is the one that was asked.
-            owner = Endpoint(host.decode() if host else node.host, port)
+            owner = Address(host.decode() if host else node.host, port)
             owners.update(dict.fromkeys(range(start, end + 1), owner))
         return owners
 
@@ -108,21 +108,21 @@ class ClusterRoute:
         self._cluster = cluster
         self._slot = slot
 
-    def link(self) -> Link | None:
+    def connection(self) -> Connection | None:
         """The open link to the slot's owner, if there is one now."""
         owner = self._cluster.owner(self._slot)
-        return None if owner is None else self._cluster.link(owner)
+        return None if owner is None else self._cluster.connection(owner)
 
-    async def recover(self, refusal: str) -> Link:
+    async def recover(self, refusal: str) -> Connection:
         """Go where the refusal points, or ask who serves the slot now, as often as it takes."""
         word, *rest = refusal.split(" ")
         if word == "ASK":
             # The slot is on its way there: this one command is to be asked there, but the slot has not moved yet.
-            link = await self._cluster.open(_endpoint(rest[1], self._cluster.owner(self._slot)))
-            link.send(pack("ASKING"), _ignore)
-            return link
+            connection = await self._cluster.open(_address(rest[1], self._cluster.owner(self._slot)))
+            connection.send(pack("ASKING"), _ignore)
+            return connection
         if word == "MOVED":
-            node = _endpoint(rest[1], self._cluster.owner(self._slot))
+            node = _address(rest[1], self._cluster.owner(self._slot))
             self._cluster.assign(self._slot, node)
             return await self._cluster.open(node)
         if word:
@@ -142,10 +142,10 @@ class ClusterRoute:
         return await self._cluster.open(owner)
 
 
-def _endpoint(text: str, asked: Endpoint | None) -> Endpoint:
+def _address(text: str, asked: Address | None) -> Address:
     """The `host:port` of a redirection; an empty host is that of the node that was asked."""
     host, _, port = text.rpartition(":")
-    return Endpoint(host or (asked.host if asked else ""), int(port))
+    return Address(host or (asked.host if asked else ""), int(port))
 
 
 def _ignore(reply: object) -> None:

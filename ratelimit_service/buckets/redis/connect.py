@@ -14,13 +14,13 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ratelimit_service.buckets.redis.batcher import TripObserver, Unobserved
+from ratelimit_service.buckets.redis.batcher import RoundTripObserver, Unobserved
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
-from ratelimit_service.buckets.redis.connection import Endpoint, Login
+from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.buckets.redis.routes import SentinelRoute, StandaloneRoute
 from ratelimit_service.buckets.redis.script import Encoder, Script, charge_script
-from ratelimit_service.buckets.redis.spanning import GiveBack, SpanningStore
+from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -32,7 +32,7 @@ def open_bucket_store(
     *,
     timeout: float,
     request_window: float,
-    observer: TripObserver | None = None,
+    observer: RoundTripObserver | None = None,
     script: Script | None = None,
 ) -> RedisBucketStore | SpanningStore:
     """The store at URL, not yet connected: the first charge or `ping()` does that.
@@ -58,31 +58,31 @@ def open_bucket_store(
 
     if parts.scheme == "unix":
         login = Login(unquote(username), unquote(password), _database(options.get("db", "")))
-        endpoint = Endpoint("", 0, unquote(parts.path))
-        return RedisBucketStore(StandaloneRoute(endpoint, login), encoder, timeout, observer)
+        address = Address("", 0, unquote(parts.path))
+        return RedisBucketStore(StandaloneRoute(address, login), encoder, timeout, observer)
     if parts.scheme.endswith("+cluster"):
         login = Login(unquote(username), unquote(password), 0, tls)
-        cluster = Cluster(_endpoints(hosts, 6379), login)
-        give_back = GiveBack(cluster, request_window=request_window, timeout=timeout)
-        return SpanningStore(ClusterBucketStore(cluster, encoder, timeout, observer), give_back)
+        cluster = Cluster(_addresses(hosts, 6379), login)
+        refund = Refunder(cluster, request_window=request_window, timeout=timeout)
+        return SpanningStore(ClusterBucketStore(cluster, encoder, timeout, observer), refund)
     if parts.scheme.endswith("+sentinel"):
         if not path:
             raise ValueError("the bucket store's URL names no master; end it with /NAME, as the Sentinels call it")
         login = Login(unquote(username), unquote(password), _database("".join(path[1:2]) or options.get("db", "")), tls)
         asking = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
         return RedisBucketStore(
-            SentinelRoute(_endpoints(hosts, 26379), path[0], login, asking), encoder, timeout, observer
+            SentinelRoute(_addresses(hosts, 26379), path[0], login, asking), encoder, timeout, observer
         )
     login = Login(unquote(username), unquote(password), _database("".join(path[:1]) or options.get("db", "")), tls)
-    return RedisBucketStore(StandaloneRoute(_endpoints(hosts, 6379)[0], login), encoder, timeout, observer)
+    return RedisBucketStore(StandaloneRoute(_addresses(hosts, 6379)[0], login), encoder, timeout, observer)
 
 
-def _endpoints(hosts: str, port: int) -> list[Endpoint]:
+def _addresses(hosts: str, port: int) -> list[Address]:
     endpoints = []
     for host in hosts.split(","):
         try:
             parts = urlsplit(f"//{host}")
-            endpoints.append(Endpoint(parts.hostname or "127.0.0.1", parts.port or port))
+            endpoints.append(Address(parts.hostname or "127.0.0.1", parts.port or port))
         except ValueError as fault:
             raise ValueError(f"the bucket store's URL has the address {host!r}: {fault}") from None
     return endpoints

@@ -15,11 +15,11 @@ import hiredis
 from ratelimit_service.decision.ports import StoreUnavailable
 
 
-class LinkLost(StoreUnavailable):
+class ConnectionLost(StoreUnavailable):
     """The connection ended before the answer came. What was asked may have been executed."""
 
 
-class Endpoint(NamedTuple):
+class Address(NamedTuple):
     """Where a server listens: a host and port, or the path of a unix socket."""
 
     host: str
@@ -45,16 +45,16 @@ class Login(NamedTuple):
 
 
 OnReply = Callable[[object], None]
-"""Gets the answer: what hiredis made of it, perhaps a hiredis.ReplyError, or a LinkLost."""
+"""Gets the answer: what hiredis made of it, perhaps a hiredis.ReplyError, or a ConnectionLost."""
 
 _INCOMPLETE: Final = object()
 
 
-class Link(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """An open connection. Answers come in the order of the commands, each to its own callback, exactly once."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+    def __init__(self, address: Address) -> None:
+        self.address = address
         self.open = False
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[OnReply] = deque()
@@ -66,27 +66,27 @@ class Link(asyncio.Protocol):
         cast("asyncio.Transport", self._transport).write(command)
 
     async def ask(self, *words: str | bytes | int) -> object:
-        """Send a command and return its answer. Raises hiredis.ReplyError, or LinkLost."""
+        """Send a command and return its answer. Raises hiredis.ReplyError, or ConnectionLost."""
         if not self.open:
-            raise LinkLost(f"the connection to Redis at {self.endpoint} is closed")
+            raise ConnectionLost(f"the connection to Redis at {self.address} is closed")
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
-        def settle(reply: object) -> None:
+        def advance(reply: object) -> None:
             if not future.done():
                 future.set_result(reply)
 
-        self.send(pack(*words), settle)
+        self.send(pack(*words), advance)
         reply = await future
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def close(self, why: str) -> None:
-        """Close at once. Whoever still waits gets a LinkLost that says WHY."""
+        """Close at once. Whoever still waits gets a ConnectionLost that says WHY."""
         self.open = False
         if self._transport is not None:
             self._transport.abort()
-        self._fail(LinkLost(why))
+        self._fail(ConnectionLost(why))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -100,18 +100,18 @@ class Link(asyncio.Protocol):
             reader.feed(data)
             while (reply := reader.gets()) is not _INCOMPLETE:
                 if not self._waiting:
-                    self.close(f"Redis at {self.endpoint} sent something that nobody asked for")
+                    self.close(f"Redis at {self.address} sent something that nobody asked for")
                     return
                 self._waiting.popleft()(reply)
         except hiredis.ProtocolError as fault:
-            self.close(f"Redis at {self.endpoint} does not speak the Redis protocol: {fault}")
+            self.close(f"Redis at {self.address} does not speak the Redis protocol: {fault}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self.open = False
-        self._fail(LinkLost(f"the connection to Redis at {self.endpoint} was lost{f': {exc}' if exc else ''}"))
+        self._fail(ConnectionLost(f"the connection to Redis at {self.address} was lost{f': {exc}' if exc else ''}"))
 
-    def _fail(self, fault: LinkLost) -> None:
+    def _fail(self, fault: ConnectionLost) -> None:
         while self._waiting:
             self._waiting.popleft()(fault)
 
@@ -121,25 +121,27 @@ def pack(*words: str | bytes | int) -> bytes:
     return cast("bytes", hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub knows tuples of one word only
 
 
-async def open_link(endpoint: Endpoint, login: Login) -> Link:
+async def open_connection(address: Address, login: Login) -> Connection:
     """Connect and log in. Raises StoreUnavailable; nothing but the log-in has been sent then. Has no time limit."""
     loop = asyncio.get_running_loop()
     try:
-        if endpoint.path:
-            _, link = await loop.create_unix_connection(lambda: Link(endpoint), endpoint.path)
+        if address.path:
+            _, connection = await loop.create_unix_connection(lambda: Connection(address), address.path)
         else:
-            _, link = await loop.create_connection(lambda: Link(endpoint), endpoint.host, endpoint.port, ssl=login.tls)
+            _, connection = await loop.create_connection(
+                lambda: Connection(address), address.host, address.port, ssl=login.tls
+            )
     except OSError as fault:  # ssl.SSLError is one too
-        raise StoreUnavailable(f"cannot connect to Redis at {endpoint}: {fault.strerror or fault}") from fault
+        raise StoreUnavailable(f"cannot connect to Redis at {address}: {fault.strerror or fault}") from fault
     try:
         if login.password:
-            await link.ask("AUTH", *([login.username] if login.username else []), login.password)
+            await connection.ask("AUTH", *([login.username] if login.username else []), login.password)
         if login.database:
-            await link.ask("SELECT", login.database)
+            await connection.ask("SELECT", login.database)
     except hiredis.ReplyError as fault:
-        link.close("the log-in was refused")
-        raise StoreUnavailable(f"Redis at {endpoint} refuses the log-in: {fault}") from fault
+        connection.close("the log-in was refused")
+        raise StoreUnavailable(f"Redis at {address} refuses the log-in: {fault}") from fault
     except BaseException:
-        link.close("the log-in was given up")
+        connection.close("the log-in was given up")
         raise
-    return link
+    return connection

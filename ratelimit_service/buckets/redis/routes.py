@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import hiredis
 
-from ratelimit_service.buckets.redis.connection import Endpoint, Link, Login, open_link
+from ratelimit_service.buckets.redis.connection import Address, Connection, Login, open_connection
 from ratelimit_service.decision.ports import StoreUnavailable
 
 _T = TypeVar("_T")
@@ -19,82 +19,82 @@ PAUSE = 0.01
 class StandaloneRoute:
     """The way to one server at a fixed address (which a name or a proxy may move)."""
 
-    def __init__(self, endpoint: Endpoint, login: Login) -> None:
-        self._endpoint = endpoint
+    def __init__(self, address: Address, login: Login) -> None:
+        self._address = address
         self._login = login
-        self._link: Link | None = None
+        self._connection: Connection | None = None
 
-    def link(self) -> Link | None:
+    def connection(self) -> Connection | None:
         """The open link, if there is one now."""
-        link = self._link
-        return link if link is not None and link.open else None
+        connection = self._connection
+        return connection if connection is not None and connection.open else None
 
-    async def recover(self, refusal: str) -> Link:
+    async def recover(self, refusal: str) -> Connection:
         """Connect where that is needed, after a pause where the server is not ready."""
-        link = self.link()
-        if link is not None and not refusal.startswith(("READONLY", "MASTERDOWN")):
+        connection = self.connection()
+        if connection is not None and not refusal.startswith(("READONLY", "MASTERDOWN")):
             await asyncio.sleep(PAUSE)
-            if link.open:
-                return link
-        if link is not None:
+            if connection.open:
+                return connection
+        if connection is not None:
             # It has become a replica: whoever is behind the name now is perhaps the master.
-            link.close(f"Redis at {link.endpoint} is not the master any more")
+            connection.close(f"Redis at {connection.address} is not the master any more")
         if refusal:
             await asyncio.sleep(PAUSE)
-        self._link = await open_link(self._endpoint, self._login)
-        return self._link
+        self._connection = await open_connection(self._address, self._login)
+        return self._connection
 
     async def close(self) -> None:
         """Close the link."""
-        if self._link is not None:
-            self._link.close("the bucket store was closed")
+        if self._connection is not None:
+            self._connection.close("the bucket store was closed")
 
 
 class SentinelRoute:
     """The way to the master of this name, by whichever Sentinel answers first."""
 
-    def __init__(self, sentinels: Sequence[Endpoint], name: str, login: Login, sentinel_login: Login) -> None:
+    def __init__(self, sentinels: Sequence[Address], name: str, login: Login, sentinel_login: Login) -> None:
         self._sentinels = sentinels
         self._name = name
         self._login = login
         self._sentinel_login = sentinel_login
-        self._link: Link | None = None
+        self._connection: Connection | None = None
 
-    def link(self) -> Link | None:
+    def connection(self) -> Connection | None:
         """The open link, if there is one now."""
-        link = self._link
-        return link if link is not None and link.open else None
+        connection = self._connection
+        return connection if connection is not None and connection.open else None
 
-    async def recover(self, refusal: str) -> Link:
+    async def recover(self, refusal: str) -> Connection:
         """Ask for the master and connect to it.
 
         After a refusal, which comes when a failover is under way, as often as it takes until the caller's time is up.
         """
-        link = self.link()
-        if link is not None and refusal.startswith("LOADING"):
+        connection = self.connection()
+        if connection is not None and refusal.startswith("LOADING"):
             await asyncio.sleep(PAUSE)
-            if link.open:
-                return link
-        if link is not None:
-            link.close(f"Redis at {link.endpoint} is not the master any more")
+            if connection.open:
+                return connection
+        if connection is not None:
+            connection.close(f"Redis at {connection.address} is not the master any more")
         while refusal:
             await asyncio.sleep(PAUSE)
             with contextlib.suppress(StoreUnavailable):
                 return await self._connect()
         return await self._connect()
 
-    async def _connect(self) -> Link:
-        endpoint = await first(
+    async def _connect(self) -> Connection:
+        address = await first(
             [_master_by(sentinel, self._name, self._sentinel_login) for sentinel in self._sentinels],
             f"no Sentinel knows a master named {self._name!r}",
         )
-        link = self._link = await _open_master(endpoint, self._login)
-        return link
+        connection = self._connection = await _open_master(address, self._login)
+        return connection
 
     async def close(self) -> None:
         """Close the link."""
-        if self._link is not None:
-            self._link.close("the bucket store was closed")
+        if self._connection is not None:
+            self._connection.close("the bucket store was closed")
 
 
 async def first(tries: Sequence[Awaitable[_T]], failure: str) -> _T:
@@ -113,32 +113,32 @@ async def first(tries: Sequence[Awaitable[_T]], failure: str) -> _T:
     raise StoreUnavailable(f"{failure}: {'; '.join(faults)}")
 
 
-async def _master_by(sentinel: Endpoint, name: str, login: Login) -> Endpoint:
-    link = await open_link(sentinel, login)
+async def _master_by(sentinel: Address, name: str, login: Login) -> Address:
+    connection = await open_connection(sentinel, login)
     try:
-        address = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        address = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
     except hiredis.ReplyError as fault:
         raise StoreUnavailable(f"Sentinel at {sentinel}: {fault}") from fault
     finally:
-        link.close("done")
+        connection.close("done")
     if not isinstance(address, list):
         raise StoreUnavailable(f"Sentinel at {sentinel} knows no master named {name!r}")
     host, port = address
-    return Endpoint(host.decode(), int(port))
+    return Address(host.decode(), int(port))
 
 
-async def _open_master(endpoint: Endpoint, login: Login) -> Link:
+async def _open_master(address: Address, login: Login) -> Connection:
     """Connect, and make sure that it takes itself for the master: a Sentinel may not know yet that it is not."""
-    link = await open_link(endpoint, login)
+    connection = await open_connection(address, login)
     try:
-        role = await link.ask("ROLE")
+        role = await connection.ask("ROLE")
     except hiredis.ReplyError as fault:
-        link.close("not usable")
-        raise StoreUnavailable(f"Redis at {endpoint} does not say its role: {fault}") from fault
+        connection.close("not usable")
+        raise StoreUnavailable(f"Redis at {address} does not say its role: {fault}") from fault
     except BaseException:
-        link.close("given up")
+        connection.close("given up")
         raise
     if not isinstance(role, list) or role[0] != b"master":
-        link.close("not the master")
-        raise StoreUnavailable(f"Redis at {endpoint} is not the master that the Sentinels say it is")
-    return link
+        connection.close("not the master")
+        raise StoreUnavailable(f"Redis at {address} is not the master that the Sentinels say it is")
+    return connection

@@ -5,7 +5,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
 
 _LUA = files(__package__) / "lua"
@@ -36,11 +36,11 @@ def charge_script(*, clock: str | None = None, state: str | None = None) -> Scri
     return Script(clock or part("clock"), part("windows"), state or part("state"), part("charge"))
 
 
-MOST_PREPARED = 200_000
+MAX_PREPARED = 200_000
 """Buckets whose encoding is kept. Beyond that all are forgotten and made anew, which costs a few microseconds each."""
 
 _BYTE = 128  # numbers below it are one byte in MessagePack
-_READY = 4_096  # more than a script has keys: at most lane.MOST_BUCKETS buckets, and as many requests
+_READY = 4_096  # more than a script has keys: at most batcher.MAX_BUCKETS buckets, and as many requests
 
 
 def _packed(number: int) -> bytes:
@@ -114,7 +114,7 @@ class Encoder:
         return b"*%d\r\n%b%b" % (encoded.keys + 5, self._by_text, encoded.tail)
 
     def _prepare(self, bucket: Bucket) -> _Prepared:
-        if len(self._prepared) >= MOST_PREPARED:
+        if len(self._prepared) >= MAX_PREPARED:
             self._prepared.clear()
         limit = bucket.limit
         algorithm = limit.algorithm
@@ -128,7 +128,7 @@ class Encoder:
         return ready
 
 
-def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[Outcome]:
+def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult]:
     """Turn the script's answer into outcomes. Raises ValueError when it is not an answer to these charges."""
     outcomes = []
     new = tuple.__new__  # half of what calling the class costs
@@ -137,10 +137,10 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[Outcome]:
         charged = reply[at] == 1
         end = at + 1 + 3 * len(buckets)
         if end == at + 4:  # the common case, without a loop
-            weighed: tuple[Weighed, ...] = (new(Weighed, reply[at + 1 : end]),)
+            results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
         else:
-            weighed = tuple([new(Weighed, reply[i : i + 3]) for i in range(at + 1, end, 3)])
-        outcomes.append(new(Outcome, (charged, weighed)))
+            results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
+        outcomes.append(new(ChargeResult, (charged, results)))
         at = end
     if at != len(reply):
         raise ValueError(f"the script answered {len(reply)} numbers where {at} were expected")

@@ -10,9 +10,9 @@ import hiredis
 
 from ratelimit_service.buckets.breaker import PingableStore
 from ratelimit_service.buckets.redis.cluster import Cluster
-from ratelimit_service.buckets.redis.connection import LinkLost
+from ratelimit_service.buckets.redis.connection import ConnectionLost
 from ratelimit_service.buckets.redis.script import Script, bucket_key, part
-from ratelimit_service.decision.charge import Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket
 from ratelimit_service.decision.outcome import wait_for
 from ratelimit_service.decision.ports import StoreUnavailable
@@ -23,10 +23,10 @@ class Taken(NamedTuple):
 
     bucket: Bucket
     cost: int
-    said: Weighed
+    results: LimitResult
 
 
-class GiveBack:
+class Refunder:
     """Undoes charges on a Redis Cluster.
 
     `request_window` in seconds is how long the store keeps the outcome of a request; by what is left of that it knows
@@ -37,7 +37,7 @@ class GiveBack:
         self._cluster = cluster
         self._window_ms = max(round(request_window * 1_000), 1)
         self._timeout = timeout
-        self._script = Script(part("give_back")).text
+        self._script = Script(part("refund")).text
 
     async def __call__(self, request: str, taken: Sequence[Taken]) -> bool:
         """Undo the charge of this request, whose buckets are in one partition. Returns whether it was there to undo.
@@ -52,27 +52,27 @@ class GiveBack:
         why = "no connection could be made"
         try:
             async with asyncio.timeout(self._timeout):
-                link = route.link() or await route.recover("")
+                connection = route.connection() or await route.recover("")
                 while True:
                     try:
-                        return await link.ask("EVAL", self._script, len(keys), *keys, *numbers) == 1
+                        return await connection.ask("EVAL", self._script, len(keys), *keys, *numbers) == 1
                     except hiredis.ReplyError as refusal:
                         why = str(refusal)
-                        link = await route.recover(why)
-                    except LinkLost as fault:
+                        connection = await route.recover(why)
+                    except ConnectionLost as fault:
                         why = str(fault)
-                        link = await route.recover("")
+                        connection = await route.recover("")
         except TimeoutError:
             raise StoreUnavailable(f"a charge could not be given back within {self._timeout:g} s: {why}") from None
 
 
 def _numbers(taken: Taken) -> tuple[int, int, int, int, int]:
-    bucket, cost, said = taken
+    bucket, cost, results = taken
     amount = cost * MICRO
-    before = max(bucket.limit.capacity * MICRO - said.remaining - amount, 0)
+    before = max(bucket.limit.capacity * MICRO - results.remaining - amount, 0)
     algorithm = bucket.limit.algorithm
     numerator, denominator = algorithm.rate if isinstance(algorithm, TokenBucket) else (0, 0)
-    return amount, before, numerator, denominator, said.reset_us
+    return amount, before, numerator, denominator, results.reset_us
 
 
 T = TypeVar("T")
@@ -96,16 +96,16 @@ class SpanningStore:
     Charges of one partition are passed on as they are. Such of several have no request name. Closes the store.
     """
 
-    def __init__(self, store: PingableStore, give_back: GiveBack) -> None:
+    def __init__(self, store: PingableStore, refund: Refunder) -> None:
         self._store = store
-        self._give_back = give_back
+        self._refund = refund
         self._working: set[asyncio.Task[Any]] = set()
-        self.given_back = 0
+        self.refunded = 0
         """Charges so far of which a part was given back."""
         self.kept = 0
         """Parts so far that could not be given back. They drain like any other charge."""
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it. Raises StoreUnavailable, and ValueError for a spanning one with a request."""
         spanning = [place for place, charge in enumerate(charges) if _spans(charge)]
         if not spanning:
@@ -142,45 +142,45 @@ class SpanningStore:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its caller may have gone
         return task
 
-    async def _span(self, charge: Charge) -> Outcome:
+    async def _span(self, charge: Charge) -> ChargeResult:
         if charge.request:
             raise ValueError("a charge of several partitions cannot have a request name")
         takes = [place for place, cost in enumerate(charge.costs) if cost > 0]
         others = [place for place, cost in enumerate(charge.costs) if cost <= 0]
-        said: dict[int, Weighed] = {}
+        results: dict[int, LimitResult] = {}
         charged = True
         if takes:
-            said = await self._look(charge, takes)
-            if _fits(charge, said):
-                charged = await self._take(charge, takes, said)
+            results = await self._peek(charge, takes)
+            if _fits(charge, results):
+                charged = await self._take(charge, takes, results)
             else:
                 charged = False
         # What always fits comes last, so that none of it has to be taken back.
-        said |= await self._add(charge, others) if charged else await self._look(charge, others)
-        return Outcome(charged, tuple(said[place] for place in range(len(charge.buckets))))
+        results |= await self._add(charge, others) if charged else await self._peek(charge, others)
+        return ChargeResult(charged, tuple(results[place] for place in range(len(charge.buckets))))
 
-    async def _look(self, charge: Charge, places: Sequence[int]) -> dict[int, Weighed]:
+    async def _peek(self, charge: Charge, places: Sequence[int]) -> dict[int, LimitResult]:
         """What the buckets at these places would say, without charging them."""
-        looking = Charge(charge.buckets, (0,) * len(charge.buckets))
-        seen = await self._add(looking, places)
-        for place, weighed in seen.items():
-            wait = wait_for(charge.buckets[place].limit, weighed, charge.costs[place])
-            seen[place] = weighed._replace(wait_us=wait)
+        peek = Charge(charge.buckets, (0,) * len(charge.buckets))
+        seen = await self._add(peek, places)
+        for place, results in seen.items():
+            wait = wait_for(charge.buckets[place].limit, results, charge.costs[place])
+            seen[place] = results._replace(wait_us=wait)
         return seen
 
-    async def _add(self, charge: Charge, places: Sequence[int]) -> dict[int, Weighed]:
+    async def _add(self, charge: Charge, places: Sequence[int]) -> dict[int, LimitResult]:
         """Charge the buckets at these places what always fits."""
         parts = _parts(charge, places)
         if not parts:
             return {}
         outcomes = await self._store.charge([part.charge for part in parts])
         return {
-            place: weighed
+            place: results
             for part, outcome in zip(parts, outcomes, strict=True)
-            for place, weighed in zip(part.places, outcome.weighed, strict=True)
+            for place, results in zip(part.places, outcome.results, strict=True)
         }
 
-    async def _take(self, charge: Charge, places: Sequence[int], said: dict[int, Weighed]) -> bool:
+    async def _take(self, charge: Charge, places: Sequence[int], results: dict[int, LimitResult]) -> bool:
         """Charge the buckets at these places or none, and note in SAID what they say."""
         request = uuid4().hex
         parts = _parts(charge, places, request)
@@ -193,27 +193,27 @@ class SpanningStore:
         ]
         if not faults and all(outcome.charged for _, outcome in made):
             for part, outcome in made:
-                said.update(zip(part.places, outcome.weighed, strict=True))
+                results.update(zip(part.places, outcome.results, strict=True))
             return True
-        self.given_back += 1
+        self.refunded += 1
         await asyncio.gather(*(self._undo(part, outcome) for part, outcome in made if outcome.charged))
         if faults:
             raise faults[0]
         for part, outcome in made:
             if not outcome.charged:
-                said.update(zip(part.places, outcome.weighed, strict=True))
+                results.update(zip(part.places, outcome.results, strict=True))
         return False
 
-    async def _undo(self, part: _Part, outcome: Outcome) -> None:
+    async def _undo(self, part: _Part, outcome: ChargeResult) -> None:
         taken = [
-            Taken(bucket, cost, weighed)
-            for bucket, cost, weighed in zip(part.charge.buckets, part.charge.costs, outcome.weighed, strict=True)
-            if weighed.wait_us == 0  # one in shadow that had no room was not charged
+            Taken(bucket, cost, results)
+            for bucket, cost, results in zip(part.charge.buckets, part.charge.costs, outcome.results, strict=True)
+            if results.wait_us == 0  # one in shadow that had no room was not charged
         ]
         if not taken:
             return
         try:
-            await self._give_back(part.charge.request, taken)
+            await self._refund(part.charge.request, taken)
         except StoreUnavailable:
             self.kept += 1
 
@@ -223,9 +223,9 @@ def _spans(charge: Charge) -> bool:
     return len(buckets) > 1 and any(bucket.partition != buckets[0].partition for bucket in buckets)
 
 
-def _fits(charge: Charge, said: dict[int, Weighed]) -> bool:
+def _fits(charge: Charge, results: dict[int, LimitResult]) -> bool:
     return all(
-        weighed.wait_us == 0 or charge.buckets[place].limit.mode is Mode.SHADOW for place, weighed in said.items()
+        results.wait_us == 0 or charge.buckets[place].limit.mode is Mode.SHADOW for place, results in results.items()
     )
 
 

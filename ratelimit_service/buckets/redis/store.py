@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from ratelimit_service.buckets.redis.batcher import MOST_BUCKETS, Lane, Route, TripObserver
+from ratelimit_service.buckets.redis.batcher import MAX_BUCKETS, Batcher, RoundTripObserver, Route
 from ratelimit_service.buckets.redis.script import Encoder
-from ratelimit_service.decision.charge import Charge, Outcome
+from ratelimit_service.decision.charge import Charge, ChargeResult
 
 
 class ClosableRoute(Route, Protocol):
@@ -25,24 +25,24 @@ class RedisBucketStore:
     bounds each call. Belongs to the running loop; close it, or use it as `async with`.
     """
 
-    def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observer: TripObserver) -> None:
+    def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
         self._route = route
-        self._lane = Lane(route, encoder, timeout, observer)
+        self._batcher = Batcher(route, encoder, timeout, observer)
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order. Raises StoreUnavailable."""
-        parts = [self._lane.submit(part) for part in portions(charges)]
+        parts = [self._batcher.submit(part) for part in portions(charges)]
         if len(parts) == 1:
             return await parts[0]
         return [outcome for outcomes in await asyncio.gather(*parts) for outcome in outcomes]
 
     async def ping(self) -> None:
         """Run the script on nothing: succeeds when a charge would. Raises StoreUnavailable."""
-        await self._lane.submit(())
+        await self._batcher.submit(())
 
     async def close(self) -> None:
         """Fail what is not answered yet, and close the connection."""
-        self._lane.close()
+        self._batcher.close()
         await self._route.close()
 
     async def __aenter__(self) -> Self:
@@ -56,12 +56,12 @@ class RedisBucketStore:
 
 def portions(charges: Sequence[Charge]) -> list[Sequence[Charge]]:
     """Cut CHARGES, in order, into as few parts as can be that each fit into one script."""
-    if sum([len(charge.buckets) for charge in charges]) <= MOST_BUCKETS:
+    if sum([len(charge.buckets) for charge in charges]) <= MAX_BUCKETS:
         return [charges]
     parts: list[Sequence[Charge]] = []
     start = size = 0
     for end, charge in enumerate(charges):
-        if size + len(charge.buckets) > MOST_BUCKETS and end > start:
+        if size + len(charge.buckets) > MAX_BUCKETS and end > start:
             parts.append(charges[start:end])
             start, size = end, 0
         size += len(charge.buckets)

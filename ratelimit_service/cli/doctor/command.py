@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from ratelimit_service.cli.configured import describe_setting_faults, with_dev_stores
 from ratelimit_service.cli.doctor.findings import Finding, Verdict
 from ratelimit_service.cli.doctor.settings import (
-    examine_door,
     examine_environment,
     examine_peppers,
     examine_ports,
     examine_tls,
+    examine_transport,
 )
 from ratelimit_service.cli.doctor.stores import examine_postgres, examine_redis, examine_schema
-from ratelimit_service.cli.fault import Exit, told_in_words
+from ratelimit_service.cli.fault import Exit, report_faults
 from ratelimit_service.cli.options import AsJson
 from ratelimit_service.settings import Settings
 
@@ -37,7 +37,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from postgres
     if all(finding.verdict is not Verdict.FAULT for finding in postgres):
         yield from examine_schema(settings)
-    for look in (examine_redis, examine_door, examine_tls, examine_ports):
+    for look in (examine_redis, examine_transport, examine_tls, examine_ports):
         yield from look(settings)
 
 
@@ -45,12 +45,12 @@ _COLOURS = {Verdict.OK: typer.colors.GREEN, Verdict.WARNING: typer.colors.YELLOW
 
 
 def doctor(*, as_json: AsJson = False) -> None:
-    """Say what is wrong with settings, Postgres, its schema, Redis, peppers, ports and doors, and what to do.
+    """Say what is wrong with settings, Postgres, its schema, Redis, peppers, ports and transports, and what to do.
 
     Exits with 1 if a server would not start or not work. Where `dev` was started, its stores are looked at.
     """
     findings = []
-    with told_in_words():
+    with report_faults():
         for finding in examine(os.environ):
             findings.append(finding)
             if not as_json:

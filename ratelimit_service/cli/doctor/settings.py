@@ -14,7 +14,7 @@ from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupFault
 from ratelimit_service.server.port import PortLock
-from ratelimit_service.server.transport import Door
+from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 
 _OF_COMMANDS = {"RATELIMIT_SERVER", "RATELIMIT_TOKEN", "RATELIMIT_API_KEY", "RATELIMIT_TRACEBACK"}
@@ -74,14 +74,14 @@ def examine_tls(settings: Settings) -> Iterator[Finding]:
         yield Finding.ok("tls", f"serves with {certificate}" + (", asks clients for theirs" if client_ca else ""))
 
 
-def examine_door(settings: Settings) -> Iterator[Finding]:
-    """Which door would open."""
+def examine_transport(settings: Settings) -> Iterator[Finding]:
+    """Which transport would open."""
     try:
-        door = Door.choose(settings.door)
+        transport = Transport.choose(settings.transport)
     except StartupFault as fault:
-        yield Finding.fault("door", str(fault))
+        yield Finding.fault("transport", str(fault))
     else:
-        yield Finding.ok("door", f"{door.name} opens: {door.reason}")
+        yield Finding.ok("transport", f"{transport.name} opens: {transport.reason}")
 
 
 _SECONDS = 2.0

@@ -54,7 +54,7 @@ def _examine_tokens(*, any_token: bool) -> Finding:
 
 _POSTGRES_SECONDS = 3
 _SCHEMES = ("postgresql://", "postgres://")
-_LEAST_VERSION = 130000
+_MIN_VERSION = 130000
 
 
 def examine_postgres(settings: Settings) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def examine_postgres(settings: Settings) -> Iterator[Finding]:
     except psycopg.Error as error:
         yield Finding.fault("postgres", f"cannot connect: {_first_line(error)}")
         return
-    if version < _LEAST_VERSION:
+    if version < _MIN_VERSION:
         yield Finding.fault("postgres", f"is version {version // 10_000}; 13 or newer is needed")
     elif read_only:
         yield Finding.warning("postgres", "is read only, as a standby is: calls are decided, nothing can be changed")

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome, Weighed
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.descriptors.outcome import (
     DescriptorStatus,
-    DescriptorVerdict,
-    judge_descriptor,
+    RequestDecision,
+    decide_descriptor,
     passed,
     refused,
     uncounted,
@@ -24,19 +24,19 @@ from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import Applied, Match, RuleTree
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import clip_resource
-from ratelimit_service.decision.lru import Recent
+from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import wait_for
-from ratelimit_service.decision.policy import Lease, Policy, Selection
+from ratelimit_service.decision.policy import Policy, Selection, Validity
 from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.request_cache import Preparations
+from ratelimit_service.decision.request_cache import RequestCache
 from ratelimit_service.errors import InvalidArgument, Unavailable
 
-_ENDED = Lease(0)
-_NOT_ASKED = (Outcome(charged=True, weighed=()),)
-_MOST_PLANS = 10_000  # selections of plans whose limits are remembered
-_MOST_PREPARED = 20_000  # and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor
+_ENDED = Validity(0)
+_NOT_ASKED = (ChargeResult(charged=True, results=()),)
+_MAX_PLANS = 10_000  # selections of plans whose limits are remembered
+_MAX_PREPARED = 20_000  # and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor
 _OF_PLANS = {
     OnStoreFailure.LOCAL: RuleFailure.LOCAL,
     OnStoreFailure.ALLOW: RuleFailure.ALLOW,
@@ -44,7 +44,7 @@ _OF_PLANS = {
 }
 
 
-class _Weighing(NamedTuple):
+class _Evaluation(NamedTuple):
     """A descriptor on its way to the buckets. `policy` is None where rules decide."""
 
     match: Match
@@ -60,7 +60,7 @@ class _Gathered(NamedTuple):
     places: tuple[Sequence[int], ...]
 
 
-_Item = _Weighing | DescriptorStatus
+_Item = _Evaluation | DescriptorStatus
 
 
 class PreparedRequest(NamedTuple):
@@ -71,8 +71,8 @@ class PreparedRequest(NamedTuple):
     """
 
     items: Sequence[_Item]
-    alone: _Weighing | None
-    gathered: _Gathered
+    alone: _Evaluation | None
+    in_groups: _Gathered
     denied: bool
     charge: Charge
 
@@ -92,8 +92,8 @@ class DescriptorEngine:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
-        self._of_plans: Recent[tuple[Bucket, ...], Match] = Recent(_MOST_PLANS)
-        self._preparations: Preparations[PreparedRequest] = Preparations(clock, _MOST_PREPARED)
+        self._of_plans: LruCache[tuple[Bucket, ...], Match] = LruCache(_MAX_PLANS)
+        self._request_cache: RequestCache[PreparedRequest] = RequestCache(clock, _MAX_PREPARED)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Statuses so far, by reason and then by source."""
 
@@ -102,9 +102,9 @@ class DescriptorEngine:
 
         It stands for the request in `decide` in the same turn of the event loop.
         """
-        return self._preparations.recall(digest)
+        return self._request_cache.recall(digest)
 
-    async def decide(self, request: DescribedRequest | PreparedRequest) -> DescriptorVerdict:
+    async def decide(self, request: DescribedRequest | PreparedRequest) -> RequestDecision:
         """Decide a request, and charge the hits of all its descriptors, or none.
 
         Raises InvalidArgument with the path of the field at fault, and Unavailable when a store cannot be asked and
@@ -115,35 +115,35 @@ class DescriptorEngine:
         try:
             outcomes = await self._buckets.charge((charge,)) if charge.buckets else _NOT_ASKED
         except StoreUnavailable as fault:
-            statuses = await self._decide_alone(prepared.items, fault)
+            statuses = await self._decide_without_store(prepared.items, fault)
         else:
-            statuses = _judge(prepared, outcomes[0].weighed, Source.STORE)
+            statuses = _decide_statuses(prepared, outcomes[0].results, Source.STORE)
         allowed = True
         for status in statuses:
             self.tally[status.reason][status.source] += 1
             if not status.allowed:
                 allowed = False
-        return DescriptorVerdict(allowed, statuses)
+        return RequestDecision(allowed, statuses)
 
     async def _prepare(self, request: DescribedRequest) -> PreparedRequest:
         check_request(request)
         domain, descriptors, digest = request
         items: list[_Item] = []
-        leases: list[Lease] = []
+        validities: list[Validity] = []
         tree: RuleTree | None = None
         for index, descriptor in enumerate(descriptors):
             if descriptor.names_key:
                 api_key, resource = key_and_resource(index, descriptor)
                 policy = self._identifier.recall(api_key) or await self._identify(api_key)
-                leases.append(policy.lease if policy else _ENDED)
+                validities.append(policy.validity if policy else _ENDED)
                 items.append(self._by_plan(policy, resource, descriptor.hits))
             else:
                 tree = tree or self._tree(domain)
-                leases.append(tree.lease)
+                validities.append(tree.validity)
                 items.append(_by_rules(tree, descriptor))
         prepared = _prepared(_replace(items))
         if digest:
-            self._preparations.remember(digest, leases, prepared)
+            self._request_cache.remember(digest, validities, prepared)
         return prepared
 
     def _tree(self, domain: str) -> RuleTree:
@@ -153,7 +153,7 @@ class DescriptorEngine:
             raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
         if tree is None:
             tree = RuleTree(DomainRules(domain))
-            tree.lease.end()  # nobody would say when the domain gets rules
+            tree.validity.end()  # nobody would say when the domain gets rules
         return tree
 
     async def _identify(self, api_key: str) -> Policy | None:
@@ -175,16 +175,18 @@ class DescriptorEngine:
         if match is None:
             match = _of_plan(selection, policy.on_store_failure)
             self._of_plans.put(selection.buckets, match)
-        return _Weighing(match, hits, policy)
+        return _Evaluation(match, hits, policy)
 
-    async def _decide_alone(self, items: Sequence[_Item], fault: StoreUnavailable) -> tuple[DescriptorStatus, ...]:
+    async def _decide_without_store(
+        self, items: Sequence[_Item], fault: StoreUnavailable
+    ) -> tuple[DescriptorStatus, ...]:
         """Decide while the shared buckets cannot be asked, as the plans and rules say."""
         for item in items:
-            if isinstance(item, _Weighing) and item.match.on_store_failure is RuleFailure.FAIL:
+            if isinstance(item, _Evaluation) and item.match.on_store_failure is RuleFailure.FAIL:
                 raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
         prepared = _prepared([_alone(item) for item in items])
         outcomes = await self._local.charge((prepared.charge,)) if prepared.charge.buckets else _NOT_ASKED
-        return _judge(prepared, outcomes[0].weighed, Source.DEGRADED)
+        return _decide_statuses(prepared, outcomes[0].results, Source.DEGRADED)
 
 
 def _is_denied(items: Sequence[_Item]) -> bool:
@@ -195,7 +197,7 @@ def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
     entries, hits, override = descriptor
     match = tree.match(entries) if override is None else tree.override(entries, override)
     if match.buckets:
-        return _Weighing(match, hits)
+        return _Evaluation(match, hits)
     return uncounted(match.limits[0], hits) if match.limits else passed()
 
 
@@ -208,7 +210,7 @@ def _replace(items: list[_Item]) -> list[_Item]:
     """The descriptors without the limits that others of the request replace. A plan's limits are no rules."""
     replaced: set[str] = set()
     for item in items:
-        if isinstance(item, _Weighing):
+        if isinstance(item, _Evaluation):
             replaced |= item.match.replaces
         elif item.limit is not None:
             replaced.update(item.limit.replaces)
@@ -225,24 +227,24 @@ def _without(item: _Item, replaced: set[str]) -> _Item:
 
 
 def _prepared(items: Sequence[_Item]) -> PreparedRequest:
-    gathered = _gather(items)
+    in_groups = _gather(items)
     denied = _is_denied(items)
-    costs = (0,) * len(gathered.buckets) if denied else gathered.costs
-    alone = items[0] if len(items) == 1 and isinstance(items[0], _Weighing) else None
-    return PreparedRequest(items, alone, gathered, denied, Charge(gathered.buckets, costs))
+    costs = (0,) * len(in_groups.buckets) if denied else in_groups.costs
+    alone = items[0] if len(items) == 1 and isinstance(items[0], _Evaluation) else None
+    return PreparedRequest(items, alone, in_groups, denied, Charge(in_groups.buckets, costs))
 
 
 def _gather(items: Sequence[_Item]) -> _Gathered:
-    weighings = [item for item in items if isinstance(item, _Weighing)]
-    if len(weighings) == 1:
-        match, hits, _ = weighings[0]
+    evaluations = [item for item in items if isinstance(item, _Evaluation)]
+    if len(evaluations) == 1:
+        match, hits, _ = evaluations[0]
         count = len(match.buckets)
         return _Gathered(match.buckets, (hits,) * count, (range(count),))
     buckets: list[Bucket] = []
     costs: list[int] = []
     by_name: dict[str, int] = {}
     places: list[Sequence[int]] = []
-    for match, hits, _ in weighings:
+    for match, hits, _ in evaluations:
         here: list[int] = []
         for bucket in match.buckets:
             place = by_name.setdefault(bucket.name, len(buckets))
@@ -265,24 +267,26 @@ def _summed(hits: int, more: int) -> int:
     return total
 
 
-def _judge(prepared: PreparedRequest, weighed: tuple[Weighed, ...], source: Source) -> tuple[DescriptorStatus, ...]:
+def _decide_statuses(
+    prepared: PreparedRequest, results: tuple[LimitResult, ...], source: Source
+) -> tuple[DescriptorStatus, ...]:
     alone = prepared.alone
     if alone is not None and source is Source.STORE:
-        return (judge_descriptor(alone.match.limits, weighed, source, alone.policy),)
-    places = iter(prepared.gathered.places)
+        return (decide_descriptor(alone.match.limits, results, source, alone.policy),)
+    places = iter(prepared.in_groups.places)
     statuses = []
     for item in prepared.items:
         if isinstance(item, DescriptorStatus):
             statuses.append(item)
             continue
         here = next(places)
-        said = weighed if len(here) == len(weighed) else tuple([weighed[place] for place in here])
+        here_results = results if len(here) == len(results) else tuple([results[place] for place in here])
         if prepared.denied:
-            said = tuple(
+            here_results = tuple(
                 one._replace(wait_us=wait_for(bucket.limit, one, item.hits))
-                for bucket, one in zip(item.match.buckets, said, strict=True)
+                for bucket, one in zip(item.match.buckets, here_results, strict=True)
             )
-        status = judge_descriptor(item.match.limits, said, source, item.policy)
+        status = decide_descriptor(item.match.limits, here_results, source, item.policy)
         if source is Source.DEGRADED and status.wait_us == NEVER and _fits_once_back(item):
             # More than this server's share, but not more than the limit: it would fit once the store is back.
             status = status._replace(reason=Reason.DEGRADED_DENIED)
@@ -290,7 +294,7 @@ def _judge(prepared: PreparedRequest, weighed: tuple[Weighed, ...], source: Sour
     return tuple(statuses)
 
 
-def _fits_once_back(item: _Weighing) -> bool:
+def _fits_once_back(item: _Evaluation) -> bool:
     return all(
         item.hits <= bucket.limit.capacity
         for limit, bucket in zip(item.match.limits, item.match.buckets, strict=True)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, Weighed
+from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
 from ratelimit_service.decision.descriptors.tree import Applied
 from ratelimit_service.decision.limit import MICRO
@@ -14,7 +14,7 @@ class Counted(NamedTuple):
     """A limit that was asked of its bucket, and what that said."""
 
     limit: Applied
-    weighed: Weighed
+    results: LimitResult
 
 
 class DescriptorStatus(NamedTuple):
@@ -23,7 +23,7 @@ class DescriptorStatus(NamedTuple):
     `limit` is the one to report, None when nothing is limited: on a denial the limit that takes longest to be untouched
     again, otherwise the one with the smallest share left. `remaining`: whole tokens left, 0 on a denial. `reset_us`:
     microseconds until the limit is untouched again. `wait_us`: microseconds until the same hits fit, 0 when they do,
-    NEVER when they never will. `limits` are all that were weighed, and `weighed` is what each said. `policy` is that of
+    NEVER when they never will. `limits` are all that were weighed, and `results` is what each said. `policy` is that of
     the API key, if the descriptor names a known one.
     """
 
@@ -35,7 +35,7 @@ class DescriptorStatus(NamedTuple):
     reset_us: int = 0
     wait_us: int = 0
     limits: tuple[Applied, ...] = ()
-    weighed: tuple[Weighed, ...] = ()
+    results: tuple[LimitResult, ...] = ()
     policy: Policy | None = None
 
     @property
@@ -46,10 +46,10 @@ class DescriptorStatus(NamedTuple):
     @property
     def counted(self) -> tuple[Counted, ...]:
         """The limits that were weighed, each with what it said."""
-        return tuple(map(Counted, self.limits, self.weighed))
+        return tuple(map(Counted, self.limits, self.results))
 
 
-class DescriptorVerdict(NamedTuple):
+class RequestDecision(NamedTuple):
     """The answer to a request: a status for each descriptor, in order. Nothing was charged unless it is allowed."""
 
     allowed: bool
@@ -84,17 +84,17 @@ def uncounted(limit: Applied, hits: int) -> DescriptorStatus:
     return _PASSED._replace(limit=limit)
 
 
-def judge_descriptor(
-    limits: tuple[Applied, ...], weighed: tuple[Weighed, ...], source: Source, policy: Policy | None
+def decide_descriptor(
+    limits: tuple[Applied, ...], results: tuple[LimitResult, ...], source: Source, policy: Policy | None
 ) -> DescriptorStatus:
     """The status of a descriptor by what its buckets said: it is denied by each enforced limit that must wait."""
-    if len(limits) == 1 and not weighed[0].wait_us:  # as nearly every one
-        ((remaining, _, reset),) = weighed
+    if len(limits) == 1 and not results[0].wait_us:  # as nearly every one
+        ((remaining, _, reset),) = results
         return _new(
-            DescriptorStatus, (True, _FITS, source, limits[0], remaining // MICRO, reset, 0, limits, weighed, policy)
+            DescriptorStatus, (True, _FITS, source, limits[0], remaining // MICRO, reset, 0, limits, results, policy)
         )
     slowest, longest, wait_us = -1, -1, 0
-    for index, (_, wait, reset) in enumerate(weighed):
+    for index, (_, wait, reset) in enumerate(results):
         if wait and limits[index].enforced:
             if reset > longest:
                 slowest, longest = index, reset
@@ -102,18 +102,18 @@ def judge_descriptor(
     if slowest >= 0:
         reason = Reason.COST_EXCEEDS_CAPACITY if wait_us == NEVER else Reason.OVER_LIMIT
         denying = limits[slowest]
-        return _new(DescriptorStatus, (False, reason, source, denying, 0, longest, wait_us, limits, weighed, policy))
-    tightest = _tightest(limits, weighed) if len(limits) > 1 else 0
-    limit, (remaining, _, reset) = limits[tightest], weighed[tightest]
-    return _new(DescriptorStatus, (True, _FITS, source, limit, remaining // MICRO, reset, 0, limits, weighed, policy))
+        return _new(DescriptorStatus, (False, reason, source, denying, 0, longest, wait_us, limits, results, policy))
+    tightest = _tightest(limits, results) if len(limits) > 1 else 0
+    limit, (remaining, _, reset) = limits[tightest], results[tightest]
+    return _new(DescriptorStatus, (True, _FITS, source, limit, remaining // MICRO, reset, 0, limits, results, policy))
 
 
-def _tightest(limits: tuple[Applied, ...], weighed: tuple[Weighed, ...]) -> int:
+def _tightest(limits: tuple[Applied, ...], results: tuple[LimitResult, ...]) -> int:
     """The limit with the smallest share left, an enforced one if there is one."""
     tightest, smallest = 0, (True, 2.0)
     for index, limit in enumerate(limits):
         if limit.bucket is not None:
-            share = (not limit.enforced, weighed[index].remaining / limit.bucket.limit.capacity / MICRO)
+            share = (not limit.enforced, results[index].remaining / limit.bucket.limit.capacity / MICRO)
             if share < smallest:
                 tightest, smallest = index, share
     return tightest

@@ -1,4 +1,4 @@
-"""The descriptor rules that a server has in memory: all domains, kept true by `follower.ChangeFollower`."""
+"""The descriptor rules that a server has in memory: all domains, kept true by `invalidator.CacheInvalidator`."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
@@ -80,7 +80,7 @@ class RulesCache:
                 continue
             replaced = self._trees.pop(domain, None)
             if replaced is not None:
-                replaced.lease.end()
+                replaced.validity.end()
             if domain in fetched.rules:
                 self._trees[domain] = RuleTree(fetched.rules[domain])
         self.unreadable += len(fetched.unreadable)

@@ -20,8 +20,8 @@ from ratelimit_service.decision.descriptors.rules import (
     Unlimited,
 )
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
-from ratelimit_service.decision.lru import Recent
-from ratelimit_service.decision.policy import PARTITIONS, Lease
+from ratelimit_service.decision.lru import LruCache
+from ratelimit_service.decision.policy import PARTITIONS, Validity
 
 
 class Wildcard:
@@ -50,8 +50,8 @@ class Wildcard:
         return True
 
 
-_MOST_REMEMBERED = 10_000  # descriptors whose buckets a tree remembers
-_MOST_CHARACTERS = 512  # longer ones are worked out each time: clients choose how long they are
+_MAX_REMEMBERED = 10_000  # descriptors whose buckets a tree remembers
+_MAX_CHARACTERS = 512  # longer ones are worked out each time: clients choose how long they are
 
 
 class Applied(NamedTuple):
@@ -110,15 +110,15 @@ class _Node:
 
 
 class RuleTree:
-    """The rules of one domain, unchanging and right as long as the `lease` holds."""
+    """The rules of one domain, unchanging and right as long as the `validity` holds."""
 
     def __init__(self, rules: DomainRules) -> None:
         self.domain = rules.domain
-        self.lease = Lease()
+        self.validity = Validity()
         self._root = _Node((), rules.on_store_failure, "")
         _grow(self._root, rules.descriptors)
-        self._matches: Recent[Entries, Match] = Recent(_MOST_REMEMBERED)
-        self._overrides: Recent[tuple[Entries, Quota], Match] = Recent(_MOST_REMEMBERED)
+        self._matches: LruCache[Entries, Match] = LruCache(_MAX_REMEMBERED)
+        self._overrides: LruCache[tuple[Entries, Quota], Match] = LruCache(_MAX_REMEMBERED)
 
     def match(self, entries: Entries) -> Match:
         """What the rules say of a descriptor."""
@@ -197,4 +197,4 @@ def _joined(*texts: str) -> str:
 
 
 def _is_short(entries: Entries) -> bool:
-    return sum(len(key) + len(value) for key, value in entries) <= _MOST_CHARACTERS
+    return sum(len(key) + len(value) for key, value in entries) <= _MAX_CHARACTERS

@@ -7,12 +7,12 @@ from typing import Final
 import structlog
 
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-from ratelimit_service.api.envoy_ext_authz.service import AuthorizationEndpoint
-from ratelimit_service.api.envoy_rls.service import RateLimitEndpoint
+from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import reading
-from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupFault, Unimplemented
-from ratelimit_service.transport.envoy.drain import Leaving
+from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.responses import refuse
 from ratelimit_service.transport.envoy.stream import stream
@@ -30,7 +30,7 @@ PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
 
 
 def proxy_methods(
-    rate_limits: RateLimitEndpoint, authorization: AuthorizationEndpoint, admission: Admission, count: Count
+    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, admission: Admission, count: Count
 ) -> dict[str, App]:
     """The methods of Envoy's own protocols, by path."""
     return {
@@ -41,13 +41,13 @@ def proxy_methods(
     }
 
 
-def decision_methods(endpoint: CheckEndpoint, admission: Admission, count: Count, leaving: Leaving) -> dict[str, App]:
+def decision_methods(endpoint: RateLimitService, admission: Admission, count: Count, drain: Drain) -> dict[str, App]:
     """The methods of RateLimitService, by path."""
     read = endpoint.reader
     return {
         CHECK: unary(read.check, endpoint.check_limit, Edge(CHECK, admission, count)),
         BATCH: unary(read.batch, endpoint.batch_check_limit, Edge(BATCH, admission, count)),
-        STREAM: stream(read.streamed, endpoint.answer_group, Edge(STREAM, admission, count), leaving),
+        STREAM: stream(read.streamed, endpoint.answer_group, Edge(STREAM, admission, count), drain),
     }
 
 

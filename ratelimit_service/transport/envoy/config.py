@@ -16,7 +16,7 @@ from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 Json: TypeAlias = dict[str, Any]
 
 MAX_STREAMS: Final = 1000
-"""The most calls at a time on one connection, as on the door grpcio. More wait in the client."""
+"""The most calls at a time on one connection, as on the transport grpcio. More wait in the client."""
 
 REQUESTS_PER_TURN: Final = 64
 """The most calls that one connection may begin before the others get their turn."""

@@ -27,20 +27,20 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Gone(Exception):
+class CallerGone(Exception):
     """The caller has given up: nothing is to be charged, and nobody would read an answer."""
 
 
 def body_of(event: Event) -> tuple[bytes, bool]:
     """What has arrived of the request's body since the last event, and whether more may come. Raises Gone."""
     if event["type"] != "http.request":
-        raise Gone
+        raise CallerGone
     return event["body"], event["more_body"]
 
 
 _GRPC: Final = b"application/grpc"
 _SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_MOST_DIGITS: Final = 9
+_MAX_DIGITS: Final = 9
 """gRPC's PROTOCOL-HTTP2 says 8; grpc-core takes 9."""
 
 
@@ -63,7 +63,7 @@ def deadline_of(headers: dict[bytes, bytes]) -> float | None:
     if timeout is None:
         return None
     digits, unit = timeout[:-1], timeout[-1:]
-    if unit not in _SECONDS or not digits.isdigit() or len(digits) > _MOST_DIGITS:
+    if unit not in _SECONDS or not digits.isdigit() or len(digits) > _MAX_DIGITS:
         raise NotGrpc(f"grpc-timeout is {timeout[:32]!r}; send digits and one of H M S m u n")
     return monotonic() + int(digits) * _SECONDS[unit]
 

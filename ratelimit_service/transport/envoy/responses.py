@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from ratelimit_service.api.status import clip, to_metadata, to_service_error
 from ratelimit_service.errors import Code, ServiceError
-from ratelimit_service.transport.envoy.framing import Event, Gone, NotACall, NotGrpc, Send
+from ratelimit_service.transport.envoy.framing import CallerGone, Event, NotACall, NotGrpc, Send
 
 _CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
 _PLAIN_TEXT: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -34,12 +34,12 @@ async def refuse(send: Send, fault: Exception, method: str) -> Code:
 
     The trailers come as headers, which is how gRPC tells an error that has no message before it.
     """
-    if isinstance(fault, Gone):
+    if isinstance(fault, CallerGone):
         return Code.CANCELLED
     if isinstance(fault, NotACall):
         await _send_last(send, {"type": "http.response.start", "status": fault.status, "headers": []}, _NO_BODY)
         return Code.INTERNAL
-    code, trailers = _told(fault, method)
+    code, trailers = _error_status(fault, method)
     start = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE, *trailers]}
     return code if await _send_last(send, start, _NO_BODY) else Code.CANCELLED
 
@@ -59,7 +59,7 @@ class AnswerStream:
                 await self._send(_START)
             await self._send({"type": "http.response.body", "body": framed, "more_body": True})
         except OSError:
-            raise Gone from None
+            raise CallerGone from None
 
     async def end(self) -> Code:
         """End it well. Returns the code that the caller sees."""
@@ -72,9 +72,9 @@ class AnswerStream:
         """End it with what went wrong. Returns the code that the caller sees."""
         if not self._started:
             return await refuse(self._send, fault, method)
-        if isinstance(fault, Gone):
+        if isinstance(fault, CallerGone):
             return Code.CANCELLED
-        code, trailers = _told(fault, method)
+        code, trailers = _error_status(fault, method)
         last = {"type": "http.response.trailers", "headers": trailers}
         return code if await _send_last(self._send, _NO_BODY, last) else Code.CANCELLED
 
@@ -89,7 +89,7 @@ async def _send_last(send: Send, *events: Event) -> bool:
     return True
 
 
-def _told(fault: Exception, method: str) -> tuple[Code, list[tuple[bytes, bytes]]]:
+def _error_status(fault: Exception, method: str) -> tuple[Code, list[tuple[bytes, bytes]]]:
     """The code and the trailers that tell a fault."""
     if isinstance(fault, NotGrpc):
         return Code.INTERNAL, _status(Code.INTERNAL, str(fault))

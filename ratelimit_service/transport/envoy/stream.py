@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 
 from ratelimit_service.api.authentication import Caller
 from ratelimit_service.errors import InvalidArgument, Unavailable
-from ratelimit_service.transport.envoy.drain import Leaving
+from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import (
     App,
     Event,
@@ -33,13 +33,13 @@ ReadGroup = Callable[[Sequence[bytes]], tuple[Sequence[Request], InvalidArgument
 GroupEndpoint = Callable[[Sequence[Request], Caller], Awaitable[Sequence[bytes]]]
 
 
-def stream(read: ReadGroup[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving) -> App:
+def stream(read: ReadGroup[Request], answer_group: GroupEndpoint[Request], edge: Edge, drain: Drain) -> App:
     """An application that hands what READ makes of what has arrived to ANSWER_GROUP, and writes its answers in order.
 
     One group at a time: the next gathers in Envoy meanwhile, and so it does while the caller does not read its
     answers, until Envoy stops reading from the caller.
     """
-    conversation = _Conversation(read, answer_group, edge, leaving)
+    conversation = _Conversation(read, answer_group, edge, drain)
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         answers = AnswerStream(send)
@@ -58,12 +58,12 @@ class _Conversation(Generic[Request]):
     """How a stream is answered."""
 
     def __init__(
-        self, read: ReadGroup[Request], answer_group: GroupEndpoint[Request], edge: Edge, leaving: Leaving
+        self, read: ReadGroup[Request], answer_group: GroupEndpoint[Request], edge: Edge, drain: Drain
     ) -> None:
         self._read = read
         self._answer_group = answer_group
         self._edge = edge
-        self._leaving = leaving
+        self._drain = drain
 
     async def hold(self, scope: Scope, receive: Receive, answers: AnswerStream) -> None:
         """Answer until the caller has closed its side and has all its answers. Raises what else ends the stream."""
@@ -73,7 +73,7 @@ class _Conversation(Generic[Request]):
         frames = Frames(headers.get(b"grpc-encoding"))
         more = True
         while more:
-            body, more = body_of(await _next(receive, self._leaving))
+            body, more = body_of(await _next(receive, self._drain))
             arrived = frames.feed(body)
             for start in range(0, len(arrived), MAX_GROUP):
                 check_deadline(deadline)
@@ -93,9 +93,9 @@ class _Conversation(Generic[Request]):
             raise fault
 
 
-async def _next(receive: Receive, leaving: Leaving) -> Event:
+async def _next(receive: Receive, drain: Drain) -> Event:
     """What comes next on the stream. Raises Unavailable if the process drains first."""
     arriving = asyncio.ensure_future(receive())
-    if not await leaving.or_done(arriving):
+    if not await drain.or_done(arriving):
         raise Unavailable("this server is draining; open the stream again, another one will answer", reason="DRAINING")
     return arriving.result()

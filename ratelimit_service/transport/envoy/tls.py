@@ -33,7 +33,7 @@ class Tls:
         if self.client_ca is not None:
             self._write_secret(_CLIENTS, {"validation_context": {"trusted_ca": _file(self.client_ca), **watched}})
 
-    def tell_renewed(self) -> None:
+    def signal_renewal(self) -> None:
         """Have every Envoy read the files again."""
         mark = self.folder.with_name("renewed")
         mark.touch()

@@ -43,7 +43,7 @@ class Health:
         await self.servicer.set("", _SERVING)
         for service in (CHECKS, RATE_LIMITS, AUTHORIZATION):
             await self.servicer.set(service, _SERVING)
-        await self._look()
+        await self._probe_all()
         self._watching = asyncio.create_task(self._watch())
 
     async def drain(self) -> None:
@@ -61,9 +61,9 @@ class Health:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            await self._look()
+            await self._probe_all()
 
-    async def _look(self) -> None:
+    async def _probe_all(self) -> None:
         found = await asyncio.gather(*(_answers(probe) for probe in self._probes.values()))
         for component, fault in zip(self._probes, found, strict=True):
             await self._put(component, fault)

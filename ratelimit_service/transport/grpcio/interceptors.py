@@ -157,29 +157,29 @@ def logging_faults(handler: Handler, now: Callable[[], float] = monotonic) -> Ha
 
     A line says how many calls ended so since the last one. A caller's own mistakes are told to the caller only.
     """
-    untold: dict[str, int] = {}
-    told: dict[str, float] = {}
+    unreported: dict[str, int] = {}
+    reported_at: dict[str, float] = {}
 
-    def tell(error: ServiceError, method: str) -> None:
+    def report(error: ServiceError, method: str) -> None:
         reason = error.reason
-        untold[reason] = untold.get(reason, 0) + 1
-        if now() - told.get(reason, -1.0) >= 1.0:
+        unreported[reason] = unreported.get(reason, 0) + 1
+        if now() - reported_at.get(reason, -1.0) >= 1.0:
             _log.warning(
                 "calls failed",
                 method=method,
                 code=error.code.name,
                 reason=reason,
-                calls=untold.pop(reason),
+                calls=unreported.pop(reason),
                 last=error.message,
             )
-            told[reason] = now()
+            reported_at[reason] = now()
 
     async def handle(call: Call) -> bytes:
         try:
             return await handler(call)
         except ServiceError as error:
             if error.code in _OURS:
-                tell(error, call.method)
+                report(error, call.method)
             raise
 
     return handle

@@ -1,4 +1,4 @@
-"""Every method that this door serves, with its interceptors around it."""
+"""Every method that this transport serves, with its interceptors around it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
@@ -10,10 +10,10 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.api.authentication import Authenticator, Caller, Role, require
-from ratelimit_service.api.envoy_ext_authz.service import AuthorizationEndpoint
-from ratelimit_service.api.envoy_rls.service import RateLimitEndpoint
+from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import reading
-from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import Unimplemented
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.handlers import stream, unary
@@ -40,7 +40,7 @@ Edge = Callable[[Handler], Handler]
 """Puts interceptors around a handler."""
 
 
-class AdminEndpoint(Protocol):
+class KeyAdminService(Protocol):
     """Answers the calls of KeyAdminService, except ExplainLimit. Every error that it raises is a ServiceError."""
 
     def manage_key(
@@ -92,7 +92,7 @@ def decision_edge(authenticator: Authenticator, counts: CallCounts, *, protect: 
     return lambda handler: answering_errors(logging_faults(counting(authenticated(handler, authenticator), counts)))
 
 
-def decision_methods(endpoint: CheckEndpoint, edge: Edge) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+def decision_methods(endpoint: RateLimitService, edge: Edge) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = endpoint.reader
     return _bound(
@@ -106,7 +106,7 @@ def decision_methods(endpoint: CheckEndpoint, edge: Edge) -> dict[str, "grpc.Rpc
 
 
 def proxy_methods(
-    rate_limits: RateLimitEndpoint, authorization: AuthorizationEndpoint, edge: Edge
+    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, edge: Edge
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
     should_rate_limit = edge(unary(rate_limits.read, rate_limits.should_rate_limit))
@@ -117,7 +117,7 @@ def proxy_methods(
 
 
 def admin_methods(
-    endpoint: AdminEndpoint, checks: CheckEndpoint, authenticator: Authenticator, counts: CallCounts
+    endpoint: KeyAdminService, checks: RateLimitService, authenticator: Authenticator, counts: CallCounts
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService."""
 

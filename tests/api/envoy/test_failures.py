@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from api.conftest import DOORS
+from api.conftest import TRANSPORTS
 from api.envoy.front import (
     FrontEnvoy,
     Json,
@@ -21,7 +21,7 @@ from api.envoy.front import (
     route,
 )
 from api.envoy.upstream import Upstream
-from api.envoy.wire import OK, OVER_LIMIT, Refused, ask, authorize, put_rules, quota, said
+from api.envoy.wire import OK, OVER_LIMIT, Refused, ask, authorize, descriptor, put_rules, quota
 from fixtures.served import Serve, Server, free_address
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service.devstores.valkey import EmbeddedValkey
@@ -40,11 +40,11 @@ class Storeless:
     keys: dict[str, str]
 
 
-@pytest.fixture(scope="module", params=DOORS)
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def storeless(
     request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Storeless]:
-    """A server behind each door in turn, that has lost its Valkey."""
+    """A server behind each transport in turn, that has lost its Valkey."""
     store = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
     store.start()
     server = serve(request.param, redis_url=store.url)
@@ -66,11 +66,11 @@ def storeless(
 def test_rules_on_the_wire(storeless: Storeless) -> None:
     """UNAVAILABLE where the rules say to fail; else the rule's own mode decides, and a denial says why."""
     with pytest.raises(Refused) as caught:
-        ask(storeless.server, said(A), domain=storeless.domains["FAIL"])
+        ask(storeless.server, descriptor(A), domain=storeless.domains["FAIL"])
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert caught.value.reason == "BUCKET_STORE_UNAVAILABLE"
     for mode, code in (("LOCAL", OK), ("ALLOW", OK), ("DENY", OVER_LIMIT)):
-        response = ask(storeless.server, said(A), domain=storeless.domains[mode])
+        response = ask(storeless.server, descriptor(A), domain=storeless.domains[mode])
         assert (response.overall_code, response.statuses[0].code) == (code, code)
     assert b"DEGRADED_DENIED" in response.raw_body
 
@@ -79,7 +79,7 @@ def test_keys_on_the_wire(storeless: Storeless) -> None:
     """A key's plan decides, for both protocols alike; a denial for want of the store is a 503."""
     for mode, code, status in (("LOCAL", OK, 0), ("ALLOW", OK, 0), ("DENY", OVER_LIMIT, 14)):
         key = storeless.keys[mode]
-        assert ask(storeless.server, said(("api_key", key))).overall_code == code
+        assert ask(storeless.server, descriptor(("api_key", key))).overall_code == code
         assert authorize(storeless.server, x_api_key=key).status.code == status
     assert authorize(storeless.server, x_api_key=storeless.keys["DENY"]).denied_response.status.code == 503
 
@@ -134,12 +134,12 @@ def test_a_route_that_says_nonsense(
     assert envoy.get(x_api_key="garbage").status == 401
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_service_that_hangs(
-    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+    transport: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
 ) -> None:
     """With Envoy's own timeouts, 20 ms and 200 ms, a service that hangs is not waited for longer."""
-    server = serve(door)
+    server = serve(transport)
     _, key = server.key("once")
     fronts = []
     for http_filter in (rate_limit_filter(), ext_authz_filter()):
@@ -164,12 +164,12 @@ def test_a_service_that_hangs(
     server.close()
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_connections_have_an_age(
-    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+    transport: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
 ) -> None:
     """Envoy's connections to the service are renewed, so that calls spread again, and no call fails on the way."""
-    server = serve(door, max_connection_age=1)
+    server = serve(transport, max_connection_age=1)
     _, key = server.key("wide")
     limits = rate_limit_filter(failure_mode_deny=True)
     routes = [route(from_headers(api_key="x-api-key"))]
@@ -181,12 +181,12 @@ def test_connections_have_an_age(
     server.close()
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_rolling_restart(
-    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+    transport: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
 ) -> None:
     """While workers are replaced one by one no request through Envoy fails, though it is set to deny on failure."""
-    server = serve(door, workers=2)
+    server = serve(transport, workers=2)
     _, key = server.key("wide")
     limits = rate_limit_filter(failure_mode_deny=True)
     routes = [route(from_headers(api_key="x-api-key"))]

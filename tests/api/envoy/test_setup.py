@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 
-from api.conftest import DOORS
+from api.conftest import TRANSPORTS
 from api.envoy.front import (
     FrontEnvoy,
     Json,
@@ -24,7 +24,7 @@ from api.envoy.front import (
     with_token,
 )
 from api.envoy.upstream import Upstream
-from api.envoy.wire import OK, Refused, ask, authorize, said, told
+from api.envoy.wire import OK, Refused, ask, authorize, descriptor, told
 from fixtures.served import Serve, Server
 from ratelimit_service.management.tokens import Role
 from ratelimit_service.settings import Settings
@@ -32,23 +32,23 @@ from ratelimit_service.settings import Settings
 BUF = shutil.which("buf", path=str(Path(sys.executable).parent)) or "buf"
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_protected_checks(
-    door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+    transport: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
 ) -> None:
     """With protect_checks both protocols need a token of role gateway, which Envoy sends in its initial_metadata."""
-    server = serve(door, protect_checks=True)
+    server = serve(transport, protect_checks=True)
     _, key = server.key("once")
     gateway, admin = server.tokens[Role.GATEWAY], server.tokens[Role.ADMIN]
     for token, code in ((None, grpc.StatusCode.UNAUTHENTICATED), (admin, grpc.StatusCode.PERMISSION_DENIED)):
         for call in (
-            lambda token=token: ask(server, said(("api_key", key)), token=token),
+            lambda token=token: ask(server, descriptor(("api_key", key)), token=token),
             lambda token=token: authorize(server, token=token, x_api_key=key),
         ):
             with pytest.raises(Refused) as caught:
                 call()
             assert caught.value.code is code
-    assert ask(server, said(("api_key", key)), token=gateway).overall_code == OK
+    assert ask(server, descriptor(("api_key", key)), token=gateway).overall_code == OK
     assert authorize(server, token=gateway, x_api_key=key).status.code == 0
 
     limits = rate_limit_filter(failure_mode_deny=True)
@@ -62,10 +62,12 @@ def test_protected_checks(
     server.close()
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_bearer_key(door: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_bearer_key(
+    transport: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+) -> None:
     """With key_header `authorization` the key comes after Bearer, in any case, and the upstream does not see it."""
-    server = serve(door, key_header="authorization", limit_headers="")
+    server = serve(transport, key_header="authorization", limit_headers="")
     _, key = server.key("once")
     envoy = start_front(front_config(server.address, upstream.port, ext_authz_filter(), routes=[route()]))
     for value in (f"Bearer {key}", f"bearer  {key} "):
@@ -76,7 +78,7 @@ def test_a_bearer_key(door: str, serve: Serve, upstream: Upstream, start_front: 
     for value in (key, f"Basic {key}", "Bearer", ""):
         assert envoy.get(authorization=value).json["reason"] == "KEY_MISSING"
     assert envoy.get(x_api_key=key).json["reason"] == "KEY_MISSING"
-    assert told(ask(server, said(("api_key", key)))) == {}
+    assert told(ask(server, descriptor(("api_key", key)))) == {}
     server.close()
 
 
@@ -124,10 +126,10 @@ def curl(server: Server, method: str, body: Json) -> Json:
 def test_no_secret_is_logged(server: Server) -> None:
     """What a client sent as its key is not in the log, whether it was good, bad or out of place."""
     _, key = server.key("once")
-    ask(server, said(("api_key", key)))
-    ask(server, said(("api_key", key + "x")))
+    ask(server, descriptor(("api_key", key)))
+    ask(server, descriptor(("api_key", key + "x")))
     authorize(server, x_api_key=key)
     authorize(server, x_api_key=key + "x")
     with pytest.raises(Refused):
-        ask(server, said(("api_key", key), ("other", key)))
-    assert key not in server.said
+        ask(server, descriptor(("api_key", key), ("other", key)))
+    assert key not in server.output

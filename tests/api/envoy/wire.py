@@ -53,7 +53,7 @@ def ask(server: Server, *descriptors: dict[str, Any], token: str | None = None, 
     return RateLimitResponse.FromString(send(server, SHOULD_RATE_LIMIT, request.SerializeToString(), token))
 
 
-def said(*entries: tuple[str, str], **fields: object) -> dict[str, Any]:
+def descriptor(*entries: tuple[str, str], **fields: object) -> dict[str, Any]:
     """One descriptor."""
     return {"entries": [{"key": key, "value": value} for key, value in entries], **fields}
 
@@ -85,7 +85,11 @@ def put_rules(server: Server, *descriptors: dict[str, Any], on_store_failure: st
     request = admin_pb2.ManageRulesRequest(replace={"rules": rules})
     server.manage().ManageRules(request, metadata=server.as_admin)
     until = time.monotonic() + SECONDS
-    while not ask(server, said(("in", "force"), hits_addend={"value": 0}), domain=domain).statuses[0].limit_remaining:
+    while (
+        not ask(server, descriptor(("in", "force"), hits_addend={"value": 0}), domain=domain)
+        .statuses[0]
+        .limit_remaining
+    ):
         assert time.monotonic() < until, f"the rules of {domain} are not in force"
         time.sleep(0.01)
     return domain

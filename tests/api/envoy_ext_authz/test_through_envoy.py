@@ -106,13 +106,13 @@ def test_access_logs(server: Server, front: StartFront) -> None:
     envoy.get()
     deadline = time.monotonic() + 30
     while len(envoy.log) < 3:  # Envoy writes what it has buffered every few seconds
-        assert time.monotonic() < deadline, envoy.said
+        assert time.monotonic() < deadline, envoy.output
         time.sleep(0.1)
     allowed, denied, nobody = (line["authorization"] for line in envoy.log)
     assert (allowed["allowed"], allowed["reason"], allowed["key_id"]) == (True, "WITHIN_LIMIT", key_id)
     assert (denied["allowed"], denied["limit"], denied["plan"]) == (False, "burst", "once")
     assert (nobody["allowed"], nobody["reason"]) == (False, "KEY_MISSING")
-    assert key not in envoy.said
+    assert key not in envoy.output
 
 
 def test_clients_that_speak_grpc(server: Server, front: StartFront) -> None:

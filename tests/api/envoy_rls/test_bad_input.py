@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from api.envoy.wire import SHOULD_RATE_LIMIT, Refused, ask, put_rules, quota, said, send
+from api.envoy.wire import SHOULD_RATE_LIMIT, Refused, ask, descriptor, put_rules, quota, send
 from fixtures.served import Server
 
 A = ("a", "1")
@@ -22,22 +22,22 @@ def refused(server: Server, *descriptors: dict[str, object], **fields: object) -
 @pytest.mark.parametrize(
     ("descriptors", "fields", "field"),
     [
-        ([said(A)], {"domain": ""}, "domain"),
-        ([said(A)], {"domain": "d" * 257}, "domain"),
+        ([descriptor(A)], {"domain": ""}, "domain"),
+        ([descriptor(A)], {"domain": "d" * 257}, "domain"),
         ([], {}, "descriptors"),
-        ([said(A)] * 33, {}, "descriptors"),
-        ([said(A), said()], {}, "descriptors[1].entries"),
-        ([said(*MANY)], {}, "descriptors[0].entries"),
-        ([said(("k" * 257, "v"))], {}, "descriptors[0].entries[0].key"),
-        ([said(A, ("", "v"))], {}, "descriptors[0].entries[1].key"),
-        ([said(A), said(A, limit={"requests_per_unit": 5})], {}, "descriptors[1].limit.unit"),
-        ([said(A, limit={"requests_per_unit": 5, "unit": 7})], {}, "descriptors[0].limit.unit"),
-        ([said(A, hits_addend={"value": 1_000_001})], {}, "descriptors[0].hits_addend"),
-        ([said(A, hits_addend={"value": 2**64 - 1})], {}, "descriptors[0].hits_addend"),
-        ([said(A)], {"hits_addend": 2**32 - 1}, "descriptors[0].hits_addend"),
-        ([said(("api_key", "x"), ("other", "y"))], {}, "descriptors[0].entries[1].key"),
-        ([said(("api_key", "x"), ("api_key", "y"))], {}, "descriptors[0].entries[1].key"),
-        ([said(("api_key", "x"), limit={"requests_per_unit": 1, "unit": 1})], {}, "descriptors[0].limit"),
+        ([descriptor(A)] * 33, {}, "descriptors"),
+        ([descriptor(A), descriptor()], {}, "descriptors[1].entries"),
+        ([descriptor(*MANY)], {}, "descriptors[0].entries"),
+        ([descriptor(("k" * 257, "v"))], {}, "descriptors[0].entries[0].key"),
+        ([descriptor(A, ("", "v"))], {}, "descriptors[0].entries[1].key"),
+        ([descriptor(A), descriptor(A, limit={"requests_per_unit": 5})], {}, "descriptors[1].limit.unit"),
+        ([descriptor(A, limit={"requests_per_unit": 5, "unit": 7})], {}, "descriptors[0].limit.unit"),
+        ([descriptor(A, hits_addend={"value": 1_000_001})], {}, "descriptors[0].hits_addend"),
+        ([descriptor(A, hits_addend={"value": 2**64 - 1})], {}, "descriptors[0].hits_addend"),
+        ([descriptor(A)], {"hits_addend": 2**32 - 1}, "descriptors[0].hits_addend"),
+        ([descriptor(("api_key", "x"), ("other", "y"))], {}, "descriptors[0].entries[1].key"),
+        ([descriptor(("api_key", "x"), ("api_key", "y"))], {}, "descriptors[0].entries[1].key"),
+        ([descriptor(("api_key", "x"), limit={"requests_per_unit": 1, "unit": 1})], {}, "descriptors[0].limit"),
     ],
 )
 def test_bad_input(server: Server, descriptors: list[dict[str, object]], fields: dict[str, object], field: str) -> None:
@@ -48,8 +48,8 @@ def test_bad_input(server: Server, descriptors: list[dict[str, object]], fields:
 def test_nothing_is_charged(server: Server) -> None:
     """A request of which one descriptor is malformed charges none of the others."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
-    assert refused(server, said(A), said(("", "v")), domain=domain) == ["descriptors[1].entries[0].key"]
-    assert ask(server, said(A), domain=domain).statuses[0].limit_remaining == 4
+    assert refused(server, descriptor(A), descriptor(("", "v")), domain=domain) == ["descriptors[1].entries[0].key"]
+    assert ask(server, descriptor(A), domain=domain).statuses[0].limit_remaining == 4
 
 
 def test_what_is_no_message(server: Server) -> None:
@@ -63,5 +63,5 @@ def test_a_key_is_never_repeated(server: Server) -> None:
     """A refusal does not hold the secret that came with it."""
     _, key = server.key("once")
     with pytest.raises(Refused) as caught:
-        ask(server, said(("api_key", key), ("other", "y")))
+        ask(server, descriptor(("api_key", key), ("other", "y")))
     assert key not in str(caught.value)

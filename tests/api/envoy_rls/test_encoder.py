@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
-from ratelimit_service.api.envoy_rls.encoder import VerdictEncoder
+from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder
 from ratelimit_service.api.headers import LimitHeaders
-from ratelimit_service.decision.charge import NEVER, Bucket, Weighed
+from ratelimit_service.decision.charge import NEVER, Bucket, LimitResult
 from ratelimit_service.decision.descriptors.outcome import (
     DescriptorStatus,
-    DescriptorVerdict,
-    judge_descriptor,
+    RequestDecision,
+    decide_descriptor,
     passed,
     refused,
     uncounted,
@@ -22,29 +22,29 @@ from ratelimit_service.decision.descriptors.tree import Applied
 from ratelimit_service.decision.limit import EXACT, MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.reason import Reason, Source
 
-LARGEST = 2**32 - 1
+UINT32_MAX = 2**32 - 1
 NAMES = st.from_regex(r"""[ !#-&(-\[\]-~]{0,64}""", fullmatch=True)
 ALGORITHMS = st.one_of(
     st.builds(Quota, st.integers(1, MAX_TOKENS), st.sampled_from(Window)),
     st.builds(TokenBucket, st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from([MICRO, 60 * MICRO])),
 )
 WAITS = st.one_of(st.just(0), st.just(NEVER), st.integers(1, EXACT))
-WEIGHED = st.builds(Weighed, st.integers(0, EXACT), WAITS, st.integers(0, EXACT))
+LIMIT_RESULT = st.builds(LimitResult, st.integers(0, EXACT), WAITS, st.integers(0, EXACT))
 
-_encoder = VerdictEncoder(LimitHeaders("ietf,x-ratelimit"))
+_encoder = RateLimitResponseEncoder(LimitHeaders("ietf,x-ratelimit"))
 """One for all examples, so that what it keeps of one limit must not be taken for another's."""
 
 
 @st.composite
 def counted(draw: st.DrawFn) -> DescriptorStatus:
     """The status of a descriptor that was weighed."""
-    weighed = draw(st.lists(WEIGHED, min_size=1, max_size=3))
+    results = draw(st.lists(LIMIT_RESULT, min_size=1, max_size=3))
     limits = []
-    for number in range(len(weighed)):
+    for number in range(len(results)):
         algorithm = draw(ALGORITHMS)
         bucket = Bucket(f"bucket {number}", 0, Limit("descriptor", algorithm))
         limits.append(Applied(draw(NAMES), algorithm, draw(st.booleans()), bucket))
-    return judge_descriptor(tuple(limits), tuple(weighed), Source.STORE, None)
+    return decide_descriptor(tuple(limits), tuple(results), Source.STORE, None)
 
 
 REFUSED = st.sampled_from([Reason.KEY_UNKNOWN, Reason.KEY_REVOKED, Reason.KEY_SUSPENDED, Reason.DEGRADED_DENIED])
@@ -65,7 +65,7 @@ STATUSES = st.one_of(
 def test_a_verdict_is_read_as_it_was(statuses: list[DescriptorStatus]) -> None:
     """Every status, header and body arrives, and no code is unknown."""
     allowed = all(status.allowed for status in statuses)
-    data = _encoder.encode(DescriptorVerdict(allowed, tuple(statuses)))
+    data = _encoder.encode(RequestDecision(allowed, tuple(statuses)))
     response = RateLimitResponse.FromString(data)
     assert response.overall_code == (RateLimitResponse.OK if allowed else RateLimitResponse.OVER_LIMIT)
     assert len(response.statuses) == len(statuses)
@@ -89,7 +89,7 @@ def check(told: RateLimitResponse.DescriptorStatus, status: DescriptorStatus) ->
         assert told == RateLimitResponse.DescriptorStatus(code=told.code)
         return
     if isinstance(limit.algorithm, Unlimited):
-        assert told == RateLimitResponse.DescriptorStatus(code=told.code, limit_remaining=LARGEST)
+        assert told == RateLimitResponse.DescriptorStatus(code=told.code, limit_remaining=UINT32_MAX)
         return
     assert told.current_limit.name == limit.name
     if isinstance(limit.algorithm, Blocked):
@@ -98,7 +98,7 @@ def check(told: RateLimitResponse.DescriptorStatus, status: DescriptorStatus) ->
         return
     algorithm = limit.algorithm
     amount = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
-    assert told.current_limit.requests_per_unit == min(amount, LARGEST)
-    assert told.limit_remaining == min(status.remaining, LARGEST)
+    assert told.current_limit.requests_per_unit == min(amount, UINT32_MAX)
+    assert told.limit_remaining == min(status.remaining, UINT32_MAX)
     until_us = status.wait_us if status.wait_us > 0 else status.reset_us
     assert told.duration_until_reset.ToMicroseconds() == until_us

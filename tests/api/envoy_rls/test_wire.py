@@ -10,9 +10,9 @@ from api.envoy.wire import (
     SHOULD_RATE_LIMIT,
     ask,
     bucket,
+    descriptor,
     put_rules,
     quota,
-    said,
     send,
     told,
 )
@@ -20,21 +20,27 @@ from fixtures.served import Server
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 
 Unit = RateLimitResponse.RateLimit
-LARGEST = 2**32 - 1
+UINT32_MAX = 2**32 - 1
 A, B, C = ("a", "1"), ("b", "1"), ("c", "1")
 LOOK = {"hits_addend": {"value": 0}}
 
 
 def left(server: Server, domain: str, *entries: tuple[str, str]) -> int:
     """What a descriptor has left."""
-    return ask(server, said(*entries, **LOOK), domain=domain).statuses[0].limit_remaining
+    return ask(server, descriptor(*entries, **LOOK), domain=domain).statuses[0].limit_remaining
 
 
 def test_statuses_are_one_for_each_descriptor_in_order(server: Server) -> None:
     """Every descriptor has a status at its place, whether a limit, a key or nothing is behind it, allowed or denied."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5)]}, {"key": "b", "limits": [quota(1)]})
     _, key = server.key("once")
-    asked = [said(B), said(("nobody", "knows")), said(A), said(("api_key", key)), said(("api_key", "garbage"))]
+    asked = [
+        descriptor(B),
+        descriptor(("nobody", "knows")),
+        descriptor(A),
+        descriptor(("api_key", key)),
+        descriptor(("api_key", "garbage")),
+    ]
     response = ask(server, *asked[:4], domain=domain)
     assert response.overall_code == OK
     assert [status.code for status in response.statuses] == [OK] * 4
@@ -48,7 +54,7 @@ def test_no_code_is_ever_unknown(server: Server) -> None:
     """Neither the overall code nor that of a status is 0, which release builds of Envoy take for OK."""
     domain = put_rules(server, {"key": "a", "limits": [{"blocked": {}}]}, {"key": "b", "limits": [{"unlimited": {}}]})
     for descriptors in ([A], [B], [C], [A, B, C], [("api_key", "")], [("api_key", "x")]):
-        response = ask(server, *map(said, descriptors), domain=domain)
+        response = ask(server, *map(descriptor, descriptors), domain=domain)
         assert response.overall_code in {OK, OVER_LIMIT}
         assert all(status.code in {OK, OVER_LIMIT} for status in response.statuses)
 
@@ -56,36 +62,43 @@ def test_no_code_is_ever_unknown(server: Server) -> None:
 def test_hits_of_the_request(server: Server) -> None:
     """The request's hits_addend is for each descriptor that has none; 0 means 1."""
     domain = put_rules(server, {"key": "a", "limits": [quota(100)]}, {"key": "b", "limits": [quota(100)]})
-    statuses = ask(server, said(A), said(B), domain=domain, hits_addend=0).statuses
+    statuses = ask(server, descriptor(A), descriptor(B), domain=domain, hits_addend=0).statuses
     assert [status.limit_remaining for status in statuses] == [99, 99]
-    statuses = ask(server, said(A), said(B, hits_addend={"value": 1}), domain=domain, hits_addend=7).statuses
+    statuses = ask(
+        server, descriptor(A), descriptor(B, hits_addend={"value": 1}), domain=domain, hits_addend=7
+    ).statuses
     assert [status.limit_remaining for status in statuses] == [92, 98]
 
 
 def test_hits_of_a_descriptor(server: Server) -> None:
     """A descriptor's own hits_addend wins over the request's; there 0 only looks, even at a limit that is used up."""
     domain = put_rules(server, {"key": "a", "limits": [quota(10)]})
-    assert ask(server, said(A, hits_addend={"value": 4}), domain=domain, hits_addend=2).statuses[0].limit_remaining == 6
-    assert ask(server, said(A, **LOOK), domain=domain, hits_addend=2).statuses[0].limit_remaining == 6
-    ask(server, said(A, hits_addend={"value": 6}), domain=domain)
-    assert ask(server, said(A), domain=domain).overall_code == OVER_LIMIT
-    assert ask(server, said(A, **LOOK), domain=domain).overall_code == OK
+    assert (
+        ask(server, descriptor(A, hits_addend={"value": 4}), domain=domain, hits_addend=2).statuses[0].limit_remaining
+        == 6
+    )
+    assert ask(server, descriptor(A, **LOOK), domain=domain, hits_addend=2).statuses[0].limit_remaining == 6
+    ask(server, descriptor(A, hits_addend={"value": 6}), domain=domain)
+    assert ask(server, descriptor(A), domain=domain).overall_code == OVER_LIMIT
+    assert ask(server, descriptor(A, **LOOK), domain=domain).overall_code == OK
 
 
 def test_negative_hits_give_back(server: Server) -> None:
     """is_negative_hits gives tokens back, never above an untouched limit, and is not denied at one that is used up."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
-    ask(server, said(A, hits_addend={"value": 5}), domain=domain)
-    response = ask(server, said(A, hits_addend={"value": 2}, is_negative_hits=True), domain=domain)
+    ask(server, descriptor(A, hits_addend={"value": 5}), domain=domain)
+    response = ask(server, descriptor(A, hits_addend={"value": 2}, is_negative_hits=True), domain=domain)
     assert (response.overall_code, response.statuses[0].limit_remaining) == (OK, 2)
-    assert ask(server, said(A, is_negative_hits=True), domain=domain).statuses[0].limit_remaining == 3
-    assert ask(server, said(A, is_negative_hits=True), domain=domain, hits_addend=9).statuses[0].limit_remaining == 5
+    assert ask(server, descriptor(A, is_negative_hits=True), domain=domain).statuses[0].limit_remaining == 3
+    assert (
+        ask(server, descriptor(A, is_negative_hits=True), domain=domain, hits_addend=9).statuses[0].limit_remaining == 5
+    )
 
 
 def test_nothing_matches(server: Server) -> None:
     """A descriptor that no rule is for is OK without a limit, without what remains and without a header."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
-    for asked, where in ((said(B), domain), (said(A), "no such domain")):
+    for asked, where in ((descriptor(B), domain), (descriptor(A), "no such domain")):
         response = ask(server, asked, domain=where)
         assert response == RateLimitResponse(overall_code=OK, statuses=[{"code": OK}])
 
@@ -93,16 +106,16 @@ def test_nothing_matches(server: Server) -> None:
 def test_unlimited(server: Server) -> None:
     """Unlimited has the largest number remaining, and no limit to tell."""
     domain = put_rules(server, {"key": "a", "limits": [{"unlimited": {}}]})
-    response = ask(server, said(A), domain=domain)
-    assert response == RateLimitResponse(overall_code=OK, statuses=[{"code": OK, "limit_remaining": LARGEST}])
+    response = ask(server, descriptor(A), domain=domain)
+    assert response == RateLimitResponse(overall_code=OK, statuses=[{"code": OK, "limit_remaining": UINT32_MAX}])
 
 
 def test_one_denied_descriptor_burns_no_other(server: Server) -> None:
     """Of three descriptors one is denied: the others have as much left as before, however often it is tried."""
     domain = put_rules(server, *({"key": key, "limits": [quota(n)]} for key, n in (("a", 5), ("b", 1), ("c", 9))))
-    ask(server, said(B), domain=domain)
+    ask(server, descriptor(B), domain=domain)
     for _ in range(3):
-        response = ask(server, said(A), said(B), said(C), domain=domain)
+        response = ask(server, descriptor(A), descriptor(B), descriptor(C), domain=domain)
         assert response.overall_code == OVER_LIMIT
         assert [status.limit_remaining for status in response.statuses] == [5, 0, 9]
     assert [left(server, domain, entry) for entry in (A, B, C)] == [5, 0, 9]
@@ -111,9 +124,9 @@ def test_one_denied_descriptor_burns_no_other(server: Server) -> None:
 def test_over_the_limit(server: Server) -> None:
     """A denied descriptor has nothing remaining, though there may be some, and says until when."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5, name="five a day")]})
-    status = ask(server, said(A, hits_addend={"value": 4}), domain=domain).statuses[0]
+    status = ask(server, descriptor(A, hits_addend={"value": 4}), domain=domain).statuses[0]
     assert (status.limit_remaining, status.current_limit.unit) == (1, Unit.DAY)
-    status = ask(server, said(A, hits_addend={"value": 2}), domain=domain).statuses[0]
+    status = ask(server, descriptor(A, hits_addend={"value": 2}), domain=domain).statuses[0]
     assert (status.code, status.limit_remaining) == (OVER_LIMIT, 0)
     assert 0 < status.duration_until_reset.seconds <= 86_400
     assert (status.current_limit.name, status.current_limit.requests_per_unit) == ("five a day", 5)
@@ -123,8 +136,8 @@ def test_several_limits_when_denied(server: Server) -> None:
     """Of several limits behind one descriptor a denial tells the one with the longest reset of those that deny."""
     fast, slow = bucket(2, 1, 3_600, name="fast"), bucket(2, 1, name="slow")  # two hours, two days
     domain = put_rules(server, {"key": "a", "limits": [fast, slow, quota(9, "YEAR", name="wide")]})
-    ask(server, said(A, hits_addend={"value": 2}), domain=domain)
-    status = ask(server, said(A), domain=domain).statuses[0]
+    ask(server, descriptor(A, hits_addend={"value": 2}), domain=domain)
+    status = ask(server, descriptor(A), domain=domain).statuses[0]
     assert (status.code, status.current_limit.name) == (OVER_LIMIT, "slow")
 
 
@@ -132,7 +145,7 @@ def test_several_limits_when_allowed(server: Server) -> None:
     """Of several limits behind one descriptor the one with the smallest share left is told."""
     domain = put_rules(server, {"key": "a", "limits": [quota(1_000, "MONTH", name="month"), quota(10, name="day")]})
     for taken, (name, remaining) in ((1, ("day", 9)), (4, ("day", 5))):
-        status = ask(server, said(A, hits_addend={"value": taken}), domain=domain).statuses[0]
+        status = ask(server, descriptor(A, hits_addend={"value": taken}), domain=domain).statuses[0]
         assert (status.current_limit.name, status.limit_remaining) == (name, remaining)
 
 
@@ -145,7 +158,7 @@ def test_several_limits_when_allowed(server: Server) -> None:
         (quota(7, "WEEK"), 7, Unit.WEEK),
         (quota(7, "MONTH"), 7, Unit.MONTH),
         (quota(7, "YEAR"), 7, Unit.YEAR),
-        (quota(9_007_199_254), LARGEST, Unit.DAY),
+        (quota(9_007_199_254), UINT32_MAX, Unit.DAY),
         (bucket(60, 60, 60), 60, Unit.MINUTE),
         (bucket(60, 30, 30), 60, Unit.MINUTE),
         (bucket(20, 10, 1), 20, Unit.UNKNOWN),
@@ -155,7 +168,7 @@ def test_several_limits_when_allowed(server: Server) -> None:
 def test_limits_as_envoy_tells_them(server: Server, limit: dict[str, object], requests: int, unit: int) -> None:
     """A limit is told with its unit; a bucket with that in which it refills, or none if there is no such unit."""
     domain = put_rules(server, {"key": "a", "limits": [limit]})
-    status = ask(server, said(A), domain=domain).statuses[0]
+    status = ask(server, descriptor(A), domain=domain).statuses[0]
     assert (status.HasField("current_limit"), status.current_limit.unit) == (True, unit)
     assert status.current_limit.requests_per_unit == requests
 
@@ -163,19 +176,19 @@ def test_limits_as_envoy_tells_them(server: Server, limit: dict[str, object], re
 def test_the_requests_own_limit(server: Server) -> None:
     """A limit that the request brings along takes the place of the rules', and one of 0 denies everything."""
     domain = put_rules(server, {"key": "a", "limits": [quota(100, name="hundred")]})
-    own = said(A, limit={"requests_per_unit": 2, "unit": "HOUR"})
+    own = descriptor(A, limit={"requests_per_unit": 2, "unit": "HOUR"})
     status = ask(server, own, domain=domain).statuses[0]
     assert (status.current_limit.requests_per_unit, status.current_limit.unit) == (2, Unit.HOUR)
     assert [ask(server, own, domain=domain).overall_code for _ in range(2)] == [OK, OVER_LIMIT]
     assert left(server, domain, A) == 100
-    nothing = ask(server, said(C, limit={"unit": "DAY"}), domain=domain)
+    nothing = ask(server, descriptor(C, limit={"unit": "DAY"}), domain=domain)
     assert nothing.overall_code == OVER_LIMIT
 
 
 def test_headers_and_body(server: Server) -> None:
     """Limits are in the headers of allowed and denied answers; a denial has Retry-After, a problem, and its type."""
     _, key = server.key("once")
-    allowed = ask(server, said(("api_key", key)))
+    allowed = ask(server, descriptor(("api_key", key)))
     assert told(allowed) == {
         "ratelimit-policy": '"burst";q=20;w=1728000',
         "ratelimit": '"burst";r=19;t=86400',
@@ -184,8 +197,8 @@ def test_headers_and_body(server: Server) -> None:
         "x-ratelimit-reset": "86400",
     }
     assert allowed.raw_body == b""
-    ask(server, said(("api_key", key), hits_addend={"value": 19}))
-    denied = ask(server, said(("api_key", key)))
+    ask(server, descriptor(("api_key", key), hits_addend={"value": 19}))
+    denied = ask(server, descriptor(("api_key", key)))
     headers = told(denied)
     assert headers["content-type"] == "application/problem+json"
     assert headers["ratelimit"] == f'"burst";r=0;t={headers["retry-after"]}'
@@ -203,8 +216,8 @@ def test_headers_and_body(server: Server) -> None:
 def test_the_reset_is_not_after_retry_after(server: Server) -> None:
     """What Envoy makes its own headers of is no later than Retry-After, though a bucket takes longer to fill."""
     domain = put_rules(server, {"key": "a", "limits": [bucket(10, 10, 1_000)]})
-    ask(server, said(A, hits_addend={"value": 10}), domain=domain)
-    denied = ask(server, said(A), domain=domain)
+    ask(server, descriptor(A, hits_addend={"value": 10}), domain=domain)
+    denied = ask(server, descriptor(A), domain=domain)
     until = denied.statuses[0].duration_until_reset
     assert 0 < until.seconds + (until.nanos > 0) <= int(told(denied)["retry-after"]) <= 100
 
@@ -216,7 +229,7 @@ def test_every_limit_of_a_request_is_told_once(server: Server) -> None:
         {"key": "a", "limits": [quota(100, name="wide"), quota(2, "HOUR", name="dark", mode="SHADOW")]},
         {"key": "b", "limits": [quota(4)]},
     )
-    headers = told(ask(server, said(A), said(B), said(B), domain=domain))
+    headers = told(ask(server, descriptor(A), descriptor(B), descriptor(B), domain=domain))
     assert headers["ratelimit-policy"] == '"wide";q=100;w=86400, "day";q=4;w=86400'
     assert headers["ratelimit"].startswith('"wide";r=99;t=')
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("4", "2")
@@ -225,7 +238,7 @@ def test_every_limit_of_a_request_is_told_once(server: Server) -> None:
 def test_the_tightest_limit_is_the_one_with_the_smallest_share(server: Server) -> None:
     """900 of 100,000 left bind rather than 9 of 10, although they are more tokens."""
     domain = put_rules(server, {"key": "a", "limits": [bucket(10, 1)]}, {"key": "b", "limits": [bucket(100_000, 1)]})
-    headers = told(ask(server, said(A), said(B, hits_addend={"value": 99_100}), domain=domain))
+    headers = told(ask(server, descriptor(A), descriptor(B, hits_addend={"value": 99_100}), domain=domain))
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("100000", "900")
 
 
@@ -233,7 +246,7 @@ def test_of_limits_that_deny_the_slowest_binds(server: Server) -> None:
     """Of several limits that deny, the headers tell of the one that waits longest, as Retry-After does."""
     fast, slow = bucket(1, 1, 3_600, name="fast"), bucket(2, 1, name="slow")
     domain = put_rules(server, {"key": "a", "limits": [fast]}, {"key": "b", "limits": [slow]})
-    request = (said(A), said(B, hits_addend={"value": 2}))
+    request = (descriptor(A), descriptor(B, hits_addend={"value": 2}))
     ask(server, *request, domain=domain)
     headers = told(ask(server, *request, domain=domain))
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("2", "0")
@@ -245,7 +258,7 @@ def test_keys_that_are_not_good(server: Server) -> None:
     key_id, key = server.key("once")
     unknown = key[:-1] + ("0" if key[-1] != "0" else "1")
     for api_key in (unknown, "", "garbage"):
-        response = ask(server, said(("api_key", api_key)))
+        response = ask(server, descriptor(("api_key", api_key)))
         assert response.overall_code == OVER_LIMIT
         assert "retry-after" not in told(response)
         assert json.loads(response.raw_body)["reason"] == "KEY_UNKNOWN"
@@ -256,7 +269,7 @@ def test_the_resource_of_a_key(server: Server) -> None:
     """A resource entry beside the key chooses its limits; one that a client made too long is cut, not refused."""
     _, key = server.key("once")
     for resource in ("orders.create", "x" * 5_000, "with\nlines"):
-        assert ask(server, said(("api_key", key), ("resource", resource))).overall_code == OK
+        assert ask(server, descriptor(("api_key", key), ("resource", resource))).overall_code == OK
 
 
 def test_bytes_that_are_no_text(server: Server) -> None:

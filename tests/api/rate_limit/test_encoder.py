@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decision.memory import record
-from ratelimit_service._gen.ratelimit.v1.limit_pb2 import WeighedLimit
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitResponse,
     CheckLimitResponse,
@@ -14,7 +13,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 )
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
 from ratelimit_service.decision.api_key import ApiKey
-from ratelimit_service.decision.charge import NEVER, Weighed
+from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.limit import (
     EXACT,
     MAX_TOKENS,
@@ -48,9 +47,9 @@ def decisions(draw: st.DrawFn) -> Decision:
     ]
     subject = draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128))
     policy = Policy(record(ApiKey.generate("live"), *limits, subject=subject), 0)
-    weighed = tuple(Weighed(draw(AMOUNTS), draw(WAITS), draw(AMOUNTS)) for _ in limits)
+    results = tuple(LimitResult(draw(AMOUNTS), draw(WAITS), draw(AMOUNTS)) for _ in limits)
     binding = draw(st.integers(-1, len(limits) - 1))
-    return Decision(allowed, reason, source, policy, policy.rules, weighed, binding)
+    return Decision(allowed, reason, source, policy, policy.rules, results, binding)
 
 
 def algorithms() -> st.SearchStrategy[TokenBucket | Quota]:
@@ -73,18 +72,18 @@ def by_protobuf(decision: Decision) -> CheckLimitResponse:
         response.key_id, response.subject, response.plan = policy.key_id, policy.subject, policy.plan
     if binding >= 0:
         response.limit = decision.rules[binding].limit.name
-        response.remaining = decision.weighed[binding].remaining // MICRO
+        response.remaining = decision.results[binding].remaining // MICRO
     if decision.retry_after_us is not None:
         response.retry_after.CopyFrom(span(decision.retry_after_us))
-    for rule, weighed in zip(decision.rules, decision.weighed, strict=True):
+    for rule, results in zip(decision.rules, decision.results, strict=True):
         response.limits.append(
-            WeighedLimit(
+            LimitResult(
                 name=rule.limit.name,
                 limit=rule.limit.capacity,
-                remaining=weighed.remaining // MICRO,
-                reset_after=span(weighed.reset_us),
-                retry_after=span(weighed.wait_us) if weighed.wait_us > 0 else None,
-                would_deny=weighed.wait_us != 0,
+                remaining=results.remaining // MICRO,
+                reset_after=span(results.reset_us),
+                retry_after=span(results.wait_us) if results.wait_us > 0 else None,
+                would_deny=results.wait_us != 0,
                 shadow=rule.limit.mode is Mode.SHADOW,
                 window=span(window_us(rule.limit.algorithm)),
             )

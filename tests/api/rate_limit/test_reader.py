@@ -61,7 +61,7 @@ async def test_the_same_bytes_are_recalled() -> None:
     """From the second time on, and they are charged like the first."""
     world = World(burst(3))
     assert not world.recalls(world.asking())
-    left = [(await world.decide(world.asking())).weighed[0].remaining for _ in range(3)]
+    left = [(await world.decide(world.asking())).results[0].remaining for _ in range(3)]
     assert world.recalls(world.asking())
     assert left == [2_000_000, 1_000_000, 0]
     assert (await world.decide(world.asking())).reason is Reason.OVER_LIMIT
@@ -71,7 +71,7 @@ async def test_other_words_are_another_check() -> None:
     """A cost, a resource and a secret of another call are never taken for those of a call before."""
     world = World(burst(100), burst(5, name="few", resource="few"))
     await world.decide(world.asking(resource="r", cost=2))
-    assert (await world.decide(world.asking(resource="r", cost=3))).weighed[0].remaining == 95_000_000
+    assert (await world.decide(world.asking(resource="r", cost=3))).results[0].remaining == 95_000_000
     assert len((await world.decide(world.asking(resource="few", cost=2))).rules) == 2
     forged = replace(ApiKey.generate("live"), key_id=world.api_key.key_id)
     for _ in range(3):

@@ -23,7 +23,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     StreamCheckLimitRequest,
     StreamCheckLimitResponse,
 )
-from ratelimit_service.api.rate_limit.service import CheckEndpoint
+from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.identify import Identifier
@@ -43,7 +43,7 @@ class World:
         clock = ManualClock()
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
         cache = PolicyCache(self.source, clock)
-        self.endpoint = CheckEndpoint(DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets, clock))
+        self.endpoint = RateLimitService(DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets, clock))
 
     async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
         data = CheckLimitRequest(**fields).SerializeToString()
@@ -164,7 +164,7 @@ async def test_stream_answers_in_order_with_few_trips(world: World) -> None:
     answers = [answer.SerializeToString() async for answer in world.endpoint.stream_check_limit(requests(), ANONYMOUS)]
     allowed = [StreamCheckLimitResponse.FromString(answer).result.decision.allowed for answer in answers]
     assert allowed == [True] * 500 + [False] * 100
-    assert world.buckets.trips <= 20
+    assert world.buckets.round_trips <= 20
 
 
 async def test_explain(world: World) -> None:

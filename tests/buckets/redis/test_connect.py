@@ -11,14 +11,14 @@ from buckets.redis.proxy import Proxy
 from fixtures.redis_cluster import free_port
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.redis.connect import open_bucket_store
-from ratelimit_service.buckets.redis.connection import Endpoint, Login
+from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.decision.charge import Charge
 from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
 from ratelimit_service.decision.ports import StoreUnavailable
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("http://user:geheim@host", "scheme 'http'"),
         ("redis://:geheim@host:port/0", "address 'host:port'"),
@@ -27,9 +27,9 @@ from ratelimit_service.decision.ports import StoreUnavailable
         ("redis+sentinel://:geheim@host", "names no master"),
     ],
 )
-async def test_what_is_wrong_with_a_url_is_said(url: str, said: str) -> None:
+async def test_what_is_wrong_with_a_url_is_said(url: str, message: str) -> None:
     """A URL that makes no sense is refused in words that do not hold its password."""
-    with pytest.raises(ValueError, match=said) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         open_bucket_store(url, timeout=1, request_window=30)
     assert "geheim" not in str(raised.value)
 
@@ -41,9 +41,9 @@ def test_a_login_does_not_show_its_password() -> None:
 
 def test_an_endpoint_reads_like_an_address() -> None:
     """Messages name hosts, IPv6 addresses and sockets the way people write them."""
-    assert str(Endpoint("host", 6379)) == "host:6379"
-    assert str(Endpoint("::1", 6379)) == "[::1]:6379"
-    assert str(Endpoint("", 0, "/run/redis.sock")) == "/run/redis.sock"
+    assert str(Address("host", 6379)) == "host:6379"
+    assert str(Address("::1", 6379)) == "[::1]:6379"
+    assert str(Address("", 0, "/run/redis.sock")) == "/run/redis.sock"
 
 
 async def test_nobody_there(open_store: OpenStore) -> None:

@@ -22,6 +22,7 @@ from ratelimit_service.decision.charge import Bucket, Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 from ratelimit_service.devstores.valkey import EmbeddedValkey
+from ratelimit_service.metrics import RoundTripCounts
 
 LARGE = Limit("large", Quota(1_000_000, Window.YEAR))
 
@@ -30,7 +31,7 @@ async def take(store: BucketStore, bucket: Bucket, cost: int = 1) -> int:
     """Take COST tokens; returns how many have been taken in all."""
     (outcome,) = await store.charge((Charge((bucket,), (cost,)),))
     assert outcome.charged
-    return bucket.limit.capacity - outcome.weighed[0].remaining // MICRO
+    return bucket.limit.capacity - outcome.results[0].remaining // MICRO
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -128,6 +129,26 @@ async def test_a_hung_server_is_given_up_in_time(
     assert max(waits) < 0.6
 
 
+async def test_what_is_not_answered_is_counted(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """A script whose answer was lost, and one that hangs, are one failed round trip each, and no other is."""
+    server, round_trips = valkey(), RoundTripCounts()
+    async with Proxy(server.port) as proxy:
+        store, large = open_store(proxy.url, timeout=1, observer=round_trips), bucket(LARGE)
+        await take(store, large)
+        assert round_trips.failures == 0
+        proxy.lose_next_answer()
+        with pytest.raises(StoreUnavailable, match="lost"):
+            await take(store, large)
+        assert round_trips.failures == 1
+        await take(store, large)
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(StoreUnavailable, match="did not answer within 1 s"):
+            await take(store, large)
+        os.kill(server.pid, signal.SIGCONT)
+        assert round_trips.failures == 2
+        await store.close()
+
+
 async def test_the_breaker_opens_and_closes_in_time(
     valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
 ) -> None:
@@ -171,6 +192,20 @@ async def test_one_failure_does_not_open_the_breaker(
         assert await take(store, large) == 3
 
 
+async def test_failures_with_an_answer_between_them_do_not_open_the_breaker(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """Only failures in a row count: one more after a call that was answered is the first again."""
+    async with Proxy(valkey().port) as proxy, GuardedStore(open_store(proxy.url)) as store:
+        large = bucket(LARGE)
+        for _ in range(3):
+            await take(store, large)
+            proxy.lose_next_answer()
+            with pytest.raises(StoreUnavailable):
+                await take(store, large)
+            assert not store.closed_off
+
+
 async def test_a_late_answer_is_read_after_the_loop_was_held_up(
     valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
 ) -> None:
@@ -178,9 +213,26 @@ async def test_a_late_answer_is_read_after_the_loop_was_held_up(
     store, large = open_store(valkey().url, timeout=0.2), bucket(LARGE)
     await take(store, large)
     call = asyncio.ensure_future(take(store, large))
-    await until(lambda: store._lane._flight is not None)
+    await until(lambda: store._batcher._in_flight is not None)
     time.sleep(0.4)  # noqa: ASYNC251  holds up the loop on purpose
     assert await call == 2
+
+
+async def test_a_call_whose_time_was_up_before_it_left_is_not_charged(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A call that waited for its turn until its timeout fails, though the server could be asked now."""
+    store, large = open_store(valkey().url, timeout=0.2), bucket(LARGE)
+    await take(store, large)
+    first = asyncio.ensure_future(take(store, large))
+    await until(lambda: store._batcher._in_flight is not None)
+    second = asyncio.ensure_future(take(store, large))
+    await until(lambda: bool(store._batcher._queue))
+    time.sleep(0.4)  # noqa: ASYNC251  holds up the loop on purpose
+    assert await first == 2
+    with pytest.raises(StoreUnavailable, match=r"not reached within 0\.2 s: others came first"):
+        await second
+    assert await take(store, large, cost=0) == 2
 
 
 async def test_a_call_given_up_before_it_left_is_not_charged(
@@ -216,7 +268,7 @@ async def test_calls_of_one_turn_are_one_script(valkey: StartValkey, open_store:
     async with redis.asyncio.Redis.from_url(server.url) as client:
         await client.config_resetstat()
         first = [asyncio.ensure_future(take(store, large)) for _ in range(100)]
-        await until(lambda: store._lane._flight is not None)
+        await until(lambda: store._batcher._in_flight is not None)
         second = [asyncio.ensure_future(take(store, large)) for _ in range(100)]
         await asyncio.gather(*first, *second)
         assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 2

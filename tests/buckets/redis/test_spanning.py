@@ -6,13 +6,18 @@ from contextlib import suppress
 
 import pytest
 import pytest_asyncio
+import redis
+from redis.crc import key_slot
 
+from buckets.clocked import TIMEOUT, clocked_script
 from buckets.conftest import LoopbackCluster, MakeBucket, OpenStore
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
-from ratelimit_service.buckets.redis.connection import Endpoint, Login
-from ratelimit_service.buckets.redis.spanning import GiveBack, SpanningStore, Taken
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, Outcome
+from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.connection import Address, Login
+from ratelimit_service.buckets.redis.script import bucket_key
+from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore, Taken
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 
@@ -35,7 +40,7 @@ class Interfering:
         self.after: dict[int, Callable[[], Awaitable[object]]] = {}
         self.calls = 0
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Outcome]:
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         self.calls = number = self.calls + 1
         if number in self.before:
             await self.before[number]()
@@ -58,8 +63,8 @@ class World:
         inner = store._store
         assert isinstance(inner, ClusterBucketStore)
         self.under = Interfering(inner)
-        self.give_back: GiveBack = store._give_back
-        self.store = SpanningStore(self.under, self.give_back)
+        self.refund: Refunder = store._refund
+        self.store = SpanningStore(self.under, self.refund)
         self.other = other
 
 
@@ -74,7 +79,7 @@ async def world(redis_cluster: LoopbackCluster, open_store: OpenStore) -> AsyncI
     await asyncio.gather(*world.store._working, return_exceptions=True)
 
 
-async def take(store: BucketStore, *wanted: tuple[Bucket, int]) -> Outcome:
+async def take(store: BucketStore, *wanted: tuple[Bucket, int]) -> ChargeResult:
     """Make one charge."""
     buckets, costs = zip(*wanted, strict=True)
     (outcome,) = await store.charge((Charge(buckets, costs),))
@@ -83,9 +88,9 @@ async def take(store: BucketStore, *wanted: tuple[Bucket, int]) -> Outcome:
 
 async def used(store: BucketStore, *buckets: Bucket) -> list[int]:
     """How many whole tokens were taken from buckets that drain too slowly to matter."""
-    looked = await take(store, *((bucket, 0) for bucket in buckets))
-    pairs = zip(buckets, looked.weighed, strict=True)
-    return [bucket.limit.capacity - round(weighed.remaining / MICRO) for bucket, weighed in pairs]
+    peeked = await take(store, *((bucket, 0) for bucket in buckets))
+    pairs = zip(buckets, peeked.results, strict=True)
+    return [bucket.limit.capacity - round(results.remaining / MICRO) for bucket, results in pairs]
 
 
 @pytest.fixture
@@ -98,15 +103,15 @@ async def test_all_or_nothing(world: World, three: tuple[Bucket, Bucket, Bucket]
     """A charge of several slots is made whole; one that has no room in one of them touches none and is not undone."""
     made = await take(world.store, *((one, 2) for one in three))
     assert made.charged
-    assert [weighed.remaining // MICRO for weighed in made.weighed] == [8, 1, 8]
+    assert [results.remaining // MICRO for results in made.results] == [8, 1, 8]
     denied = await take(world.store, *((one, 2) for one in three))
     assert not denied.charged
-    assert [weighed.wait_us > 0 for weighed in denied.weighed] == [False, True, False]
-    assert DAY_US - 60 * MICRO < denied.weighed[1].wait_us <= DAY_US
+    assert [results.wait_us > 0 for results in denied.results] == [False, True, False]
+    assert DAY_US - 60 * MICRO < denied.results[1].wait_us <= DAY_US
     assert await used(world.other, *three) == [2, 2, 2]
-    assert world.store.given_back == 0
+    assert world.store.refunded == 0
     never = await take(world.store, (three[0], 1), (three[1], 4))
-    assert [weighed.wait_us for weighed in never.weighed] == [0, NEVER]
+    assert [results.wait_us for results in never.results] == [0, NEVER]
 
 
 async def test_order_of_answers(world: World, three: tuple[Bucket, Bucket, Bucket], bucket: MakeBucket) -> None:
@@ -119,7 +124,7 @@ async def test_order_of_answers(world: World, three: tuple[Bucket, Bucket, Bucke
         Charge((three[1], three[2]), (1, 1)),
     )
     outcomes = await world.store.charge(charges)
-    assert [len(outcome.weighed) for outcome in outcomes] == [1, 3, 1, 2]
+    assert [len(outcome.results) for outcome in outcomes] == [1, 3, 1, 2]
     assert [outcomes[place].charged for place in (0, 2)] == [True, True]
     assert sum(outcomes[place].charged for place in (1, 3)) == 1  # they compete for the second bucket
 
@@ -135,7 +140,7 @@ async def test_never_too_much_under_races(world: World, three: tuple[Bucket, Buc
     counts = [sum(bucket is each for one in allowed for bucket, _ in one) for each in three]
     assert await used(world.store, *three) == counts
     assert all(count <= each.limit.capacity for count, each in zip(counts, three, strict=True))
-    assert world.store.given_back + world.other.given_back > 0, "no race was met, so nothing was tested"
+    assert world.store.refunded + world.other.refunded > 0, "no race was met, so nothing was tested"
     assert world.store.kept + world.other.kept == 0
 
 
@@ -145,9 +150,9 @@ async def test_a_lost_race_gives_all_back(world: World, three: tuple[Bucket, Buc
     world.under.after[1] = lambda: take(world.other, (three[1], 2))
     denied = await take(world.store, *((one, 2) for one in three))
     assert not denied.charged
-    assert denied.weighed[1].wait_us > 0
-    assert [denied.weighed[place].remaining // MICRO for place in (0, 2)] == [9, 9]
-    assert world.store.given_back == 1
+    assert denied.results[1].wait_us > 0
+    assert [denied.results[place].remaining // MICRO for place in (0, 2)] == [9, 9]
+    assert world.store.refunded == 1
     assert await used(world.other, *three) == [1, 3, 1]
 
 
@@ -211,7 +216,12 @@ async def charge_named(world: World, bucket: Bucket, cost: int, request: str) ->
     """Charge a bucket under a request's name."""
     (outcome,) = await world.other.charge((Charge((bucket,), (cost,), request),))
     assert outcome.charged
-    return Taken(bucket, cost, outcome.weighed[0])
+    return Taken(bucket, cost, outcome.results[0])
+
+
+def node_of(cluster: LoopbackCluster, bucket: Bucket) -> redis.Redis:
+    """A client of the node that has the bucket."""
+    return cluster.clients[key_slot(b"{p%d}" % bucket.partition) * 3 // 16_384]
 
 
 @pytest.mark.parametrize("limit", [TEN, QUOTA])
@@ -220,10 +230,10 @@ async def test_given_back_once(world: World, bucket: MakeBucket, limit: Limit) -
     one = bucket(limit)
     await take(world.other, (one, 5))
     taken = await charge_named(world, one, 3, "given-back-" + one.name)
-    answers = [await world.give_back("given-back-" + one.name, [taken]) for _ in range(3)]
+    answers = [await world.refund("given-back-" + one.name, [taken]) for _ in range(3)]
     assert answers == [True, False, False]
     assert await used(world.other, one) == [5]
-    assert not await world.give_back("never-made", [taken])
+    assert not await world.refund("never-made", [taken])
     assert await used(world.other, one) == [5]
 
 
@@ -233,7 +243,7 @@ async def test_what_drained_is_not_given_back(world: World, bucket: MakeBucket, 
     fast, twin = bucket(FAST), bucket(FAST)
 
     async def both(cost: int) -> list[int]:
-        return [weighed.remaining for weighed in (await take(world.other, (fast, cost), (twin, cost))).weighed]
+        return [results.remaining for results in (await take(world.other, (fast, cost), (twin, cost))).results]
 
     for pause in (0.0, 0.005, 0.03):
         await both(-100)
@@ -241,7 +251,7 @@ async def test_what_drained_is_not_given_back(world: World, bucket: MakeBucket, 
         taken = await charge_named(world, fast, 50, f"drained-{pause}-{fast.name}")
         await asyncio.sleep(pause)
         await both(20)
-        await world.give_back(f"drained-{pause}-{fast.name}", [taken])
+        await world.refund(f"drained-{pause}-{fast.name}", [taken])
         of_fast, of_twin = await both(0)
         assert of_fast <= of_twin
         # What is lost at the most is what drains in the pause and in a few milliseconds around it.
@@ -254,16 +264,43 @@ async def test_a_bucket_with_enough_use_gets_all_back(world: World, bucket: Make
     await take(world.other, (slow, 5), (twin, 5))
     taken = await charge_named(world, slow, 3, "enough-" + slow.name)
     await asyncio.sleep(0.02)
-    await world.give_back("enough-" + slow.name, [taken])
+    await world.refund("enough-" + slow.name, [taken])
     outcome = await take(world.other, (slow, 0), (twin, 0))
-    assert abs(outcome.weighed[0].remaining - outcome.weighed[1].remaining) <= 1
+    assert abs(outcome.results[0].remaining - outcome.results[1].remaining) <= 1
+
+
+async def test_a_window_that_is_over_gets_nothing_back(redis_cluster: LoopbackCluster, bucket: MakeBucket) -> None:
+    """What was taken from a quota's window is not given back to the next one, where it was not taken."""
+    quota, request = bucket(Limit("second", Quota(10, Window.SECOND))), "over"
+    clock, node = f"{{p{quota.partition}}}:clock:spanning", node_of(redis_cluster, quota)
+    store = open_bucket_store(redis_cluster.url, timeout=TIMEOUT, request_window=WINDOW, script=clocked_script(clock))
+    assert isinstance(store, SpanningStore)
+    async with store:
+        node.set(clock, 1_800_000_000 * MICRO - 1)  # a microsecond before the second is over
+        (outcome,) = await store.charge((Charge((quota,), (3,), request),))
+        node.set(clock, 1_800_000_000 * MICRO)
+        await take(store, (quota, 2))
+        assert await store._refund(request, [Taken(quota, 3, outcome.results[0])])
+        assert await used(store, quota) == [2]
+
+
+async def test_what_is_given_back_lives_no_longer(
+    world: World, redis_cluster: LoopbackCluster, bucket: MakeBucket
+) -> None:
+    """A bucket that got something back is still forgotten when it would have been."""
+    slow = bucket(TEN)
+    key, node = bucket_key(slow), node_of(redis_cluster, slow)
+    taken = await charge_named(world, slow, 3, "lives-" + slow.name)
+    before = node.pttl(key)
+    assert await world.refund("lives-" + slow.name, [taken])
+    assert 0 < node.pttl(key) <= before
 
 
 async def test_a_giving_back_that_cannot_be_made_is_counted(world: World, three: tuple[Bucket, ...]) -> None:
     """When the cluster cannot be asked to give back, the denial stands, and what was taken stays taken."""
-    nobody = Cluster([Endpoint("127.0.0.1", 1)], Login())
-    store = SpanningStore(world.under, GiveBack(nobody, request_window=WINDOW, timeout=1.0))
+    nobody = Cluster([Address("127.0.0.1", 1)], Login())
+    store = SpanningStore(world.under, Refunder(nobody, request_window=WINDOW, timeout=1.0))
     world.under.after[1] = lambda: take(world.other, (three[1], 3))
     assert not (await take(store, *((one, 1) for one in three))).charged
-    assert (store.given_back, store.kept) == (1, 2)
+    assert (store.refunded, store.kept) == (1, 2)
     assert await used(world.other, *three) == [1, 3, 1]

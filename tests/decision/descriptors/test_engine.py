@@ -59,7 +59,7 @@ async def test_all_are_charged_together_in_one_trip() -> None:
     world = World(node("a", "", quota(5)), node("b", "", quota(9)))
     await world.rules.refresh_all()
     verdict = await world.decide(asked(A, hits=2), asked(B, hits=3))
-    assert world.buckets.trips == 1
+    assert world.buckets.round_trips == 1
     assert verdict.allowed
     assert verdict.retry_after_us is None
     assert [status.remaining for status in verdict.statuses] == [3, 6]
@@ -73,7 +73,7 @@ async def test_nothing_matches() -> None:
         verdict = await world.decide(asked(entry), domain=domain)
         assert verdict.allowed
         assert verdict.statuses[0].limit is None
-    assert world.buckets.trips == 0
+    assert world.buckets.round_trips == 0
 
 
 async def test_unlimited_and_blocked() -> None:
@@ -122,7 +122,7 @@ async def test_the_smallest_share_is_not_the_fewest_tokens() -> None:
         await world.decide(asked(A, hits=5))
         world.clock.time_us += 1_000_000
     status = (await world.decide(asked(A))).statuses[0]
-    assert [one.weighed.remaining for one in status.counted] == [9_000_000, 49_000_000]
+    assert [one.results.remaining for one in status.counted] == [9_000_000, 49_000_000]
     assert (status.limit.name, status.remaining) == ("daily", 49)
 
 
@@ -134,7 +134,7 @@ async def test_shadow_never_denies() -> None:
         verdict = await world.decide(asked(A), asked(B), asked(C))
         assert verdict.allowed
         assert verdict.statuses[1].remaining == left
-    assert verdict.statuses[0].counted[0].weighed.wait_us > 0
+    assert verdict.statuses[0].counted[0].results.wait_us > 0
 
 
 async def test_replaces() -> None:
@@ -290,7 +290,7 @@ async def test_bad_input_names_the_field(descriptors: tuple[Descriptor, ...], fi
     with pytest.raises(InvalidArgument) as caught:
         await world.decide(*descriptors)
     assert [violation.field for violation in caught.value.violations] == [field]
-    assert world.buckets.trips == 0
+    assert world.buckets.round_trips == 0
 
 
 @pytest.mark.parametrize("domain", ["", "d" * 257])

@@ -7,7 +7,7 @@ import pytest
 from decision.descriptors.world import MemoryRules, node, quota
 from decision.memory import ManualClock, MemoryFeed, MemorySource, record
 from ratelimit_service.decision.api_key import ApiKey
-from ratelimit_service.decision.cache_invalidator import ChangeFollower
+from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.policy_cache import PolicyCache
@@ -57,7 +57,7 @@ async def test_a_domain_that_is_gone_at_the_next_read_of_all() -> None:
     del source.rules["one"]
     await cache.refresh_all()
     assert (amount(cache, "one"), amount(cache, "two")) == (None, 2)
-    assert not removed.lease.holds(ManualClock())
+    assert not removed.validity.holds(ManualClock())
 
 
 async def test_unknown_until_read() -> None:
@@ -109,8 +109,8 @@ async def test_one_follower_for_policies_and_rules() -> None:
     policies.records[api_key.key_id] = record(api_key)
     keys, domains = PolicyCache(policies, ManualClock()), RulesCache(source)
     await keys.get(api_key.key_id)
-    follower = ChangeFollower(feed, keys, domains)
-    following = asyncio.create_task(follower.follow())
+    invalidator = CacheInvalidator(feed, keys, domains)
+    following = asyncio.create_task(invalidator.run())
     await asyncio.sleep(0.05)
     assert amount(domains, "one") == 1
     source.rules["one"], policies.records = rules("one", 7), {}
@@ -118,11 +118,11 @@ async def test_one_follower_for_policies_and_rules() -> None:
     feed.announce(ChangeKind.KEY, api_key.key_id)
     feed.announce(ChangeKind.DOMAIN, "one")
     await asyncio.sleep(0.05)
-    assert not follower.current
+    assert not invalidator.current
     assert await keys.get(api_key.key_id) is None
     assert amount(domains, "one") == 1
     source.down = False
     await asyncio.sleep(0.6)
-    assert follower.current
+    assert invalidator.current
     assert amount(domains, "one") == 7
     following.cancel()

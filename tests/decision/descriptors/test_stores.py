@@ -12,7 +12,7 @@ from decision.descriptors.world import LOCAL, Descriptor, RuleNode, asked, bucke
 from fixtures.valkey import StartValkey
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.decision.descriptors.outcome import DescriptorVerdict
+from ratelimit_service.decision.descriptors.outcome import RequestDecision
 from ratelimit_service.decision.descriptors.request import DescribedRequest
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.limit import Limit as PlanLimit
@@ -67,9 +67,9 @@ async def until(holds: Callable[[], bool], seconds: float = SECONDS) -> float:
     return time.monotonic() - start
 
 
-async def decide(planes: Planes, domain: str, *descriptors: Descriptor) -> DescriptorVerdict:
+async def decide(planes: Planes, domain: str, *descriptors: Descriptor) -> RequestDecision:
     """Decide a request."""
-    return await planes.rate_limit_endpoint._engine.decide(DescribedRequest(domain, descriptors))
+    return await planes.envoy_rate_limit._engine.decide(DescribedRequest(domain, descriptors))
 
 
 async def test_one_denied_of_three_charges_none(servers: tuple[Planes, Planes]) -> None:

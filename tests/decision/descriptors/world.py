@@ -5,7 +5,7 @@ from collections.abc import Collection
 from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
-from ratelimit_service.decision.descriptors.outcome import DescriptorVerdict
+from ratelimit_service.decision.descriptors.outcome import RequestDecision
 from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptors.rules import (
     Blocked,
@@ -90,7 +90,7 @@ class World:
         self.policies.records[api_key.key_id] = record(api_key, *limits, **fields)
         return api_key
 
-    async def decide(self, *descriptors: Descriptor, domain: str = "shop") -> DescriptorVerdict:
+    async def decide(self, *descriptors: Descriptor, domain: str = "shop") -> RequestDecision:
         """Decide a request."""
         if not len(self.rules):
             await self.rules.refresh_all()

@@ -1,4 +1,4 @@
-"""Every test of this folder runs against both doors, and those of calls with every stock client that is here."""
+"""Every test of this folder runs against both transports, and those of calls with every stock client that is here."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,25 +7,25 @@ import pytest
 from fixtures.served import Serve, Server
 from transport.conformance.clients import Client, PythonAioClient, PythonClient, go_client, installed, node_client
 
-DOORS = ("grpcio", "envoy")
+TRANSPORTS = ("grpcio", "envoy")
 
 
 @pytest.fixture(scope="session")
 def served(serve: Serve) -> Callable[[str], Server]:
-    """The server behind a door, for tests that leave it as it is."""
+    """The server behind a transport, for tests that leave it as it is."""
     servers: dict[str, Server] = {}
 
-    def get(door: str) -> Server:
-        if door not in servers:
-            servers[door] = serve(door)
-        return servers[door]
+    def get(transport: str) -> Server:
+        if transport not in servers:
+            servers[transport] = serve(transport)
+        return servers[transport]
 
     return get
 
 
-@pytest.fixture(scope="session", params=DOORS)
+@pytest.fixture(scope="session", params=TRANSPORTS)
 def server(request: pytest.FixtureRequest, served: Callable[[str], Server]) -> Server:
-    """A server behind each door in turn."""
+    """A server behind each transport in turn."""
     return served(request.param)
 
 

@@ -65,7 +65,7 @@ def test_compressed_by_an_encoding(server: Server, key: Key) -> None:
 
 
 def test_which_encodings_are_served(served: Callable[[str], Server]) -> None:
-    """On the door envoy the refusal of an encoding says which ones are served; grpc-core leaves that out."""
+    """On the transport envoy the refusal of an encoding says which ones are served; grpc-core leaves that out."""
     answer = send(served("envoy").address, [prefixed(b"x", 1)], grpc_encoding="gzip")
     assert answer.headers["grpc-accept-encoding"] == "identity"
 
@@ -96,7 +96,7 @@ def test_a_stream_with_a_compressed_message(server: Server, key: Key) -> None:
 
 
 def test_a_stream_that_is_cut_off(served: Callable[[str], Server]) -> None:
-    """On the door envoy a stream that ends within a message is not called good; grpc-core drops the rest."""
+    """On the transport envoy a stream that ends within a message is not called good; grpc-core drops the rest."""
     server = served("envoy")
     key = server.key()
     answer = send(server.address, [on_stream(key) + on_stream(key)[:-1]], path=STREAM)
@@ -113,7 +113,7 @@ def test_a_stream_that_is_cut_off(served: Callable[[str], Server]) -> None:
     ],
 )
 def test_plain_http(served: Callable[[str], Server], changes: dict[str, str | None], http: int) -> None:
-    """On the door envoy a request that is not gRPC is refused in HTTP's own words, and charges nothing."""
+    """On the transport envoy a request that is not gRPC is refused in HTTP's own words, and charges nothing."""
     server = served("envoy")
     key = server.key()
     assert send(server.address, [prefixed(request(key))], **changes).http == http
@@ -121,6 +121,6 @@ def test_plain_http(served: Callable[[str], Server], changes: dict[str, str | No
 
 
 def test_no_trailers_wanted(served: Callable[[str], Server]) -> None:
-    """On the door envoy a caller who does not take trailers is told so in the headers."""
+    """On the transport envoy a caller who does not take trailers is told so in the headers."""
     server = served("envoy")
     assert send(server.address, [prefixed(request(server.key()))], te=None).code == INTERNAL

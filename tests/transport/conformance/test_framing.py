@@ -1,4 +1,4 @@
-"""The framing of the door envoy by itself: what must hold for any bytes."""
+"""The framing of the transport envoy by itself: what must hold for any bytes."""
 
 import pytest
 from hypothesis import given

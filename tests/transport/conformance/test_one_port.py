@@ -59,10 +59,10 @@ def test_reflection(server: Server) -> None:
     assert {"ratelimit.v1.RateLimitService", "ratelimit.v1.KeyAdminService"} <= set(services)
 
 
-@pytest.mark.parametrize("door", ["grpcio", "envoy"])
-def test_protected_checks(serve: Serve, door: str) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_protected_checks(serve: Serve, transport: str) -> None:
     """With protect_checks, only a token of role gateway may ask for decisions, on every method."""
-    server = serve(door, protect_checks=True)
+    server = serve(transport, protect_checks=True)
     _, secret = server.key()
     stub = grpc_stubs.RateLimitServiceStub(server.channel)
     check = pb2.CheckLimitRequest(api_key=secret)

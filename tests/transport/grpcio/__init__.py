@@ -1,1 +1,1 @@
-"""Tests of the grpcio door, with a real server in this process, a real Postgres and a real Valkey."""
+"""Tests of the grpcio transport, with a real server in this process, a real Postgres and a real Valkey."""

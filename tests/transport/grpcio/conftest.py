@@ -9,7 +9,7 @@ import pytest
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.settings import Settings
-from transport.grpcio.running import Door, open_door
+from transport.grpcio.running import RunningServer, open_server
 
 MakeSettings = Callable[..., Settings]
 
@@ -38,16 +38,16 @@ def make_settings(valkey_url: str, empty_database_url: Callable[[], str]) -> Mak
 
 
 @pytest.fixture(scope="session")
-async def door(make_settings: MakeSettings) -> AsyncIterator[Door]:
+async def running(make_settings: MakeSettings) -> AsyncIterator[RunningServer]:
     """One server for all tests that leave it as it is, with plan `free`."""
     settings = await asyncio.to_thread(make_settings)
-    async with open_door(settings) as door:
-        await door.plan("create", plan=FREE)
-        yield door
+    async with open_server(settings) as running:
+        await running.plan("create", plan=FREE)
+        yield running
 
 
 @pytest.fixture
-async def api_key(door: Door) -> str:
+async def api_key(running: RunningServer) -> str:
     """A fresh key of a subject of its own on plan `free`."""
-    made = await door.key("create", plan="free", subject=f"subject-{next(_numbers)}")
+    made = await running.key("create", plan="free", subject=f"subject-{next(_numbers)}")
     return str(made.create.secret)

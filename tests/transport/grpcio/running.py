@@ -1,4 +1,4 @@
-"""A server of the grpcio door in this process, and a client of it."""
+"""A server of the grpcio transport in this process, and a client of it."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -82,7 +82,7 @@ def refusal(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 @dataclass
-class Door:
+class RunningServer:
     """A running server, a channel to it, and one token of each role."""
 
     planes: Planes
@@ -125,17 +125,17 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(settings: Settings, roles: Sequence[Role] = tuple(Role)) -> AsyncIterator[Door]:
+async def open_server(settings: Settings, roles: Sequence[Role] = tuple(Role)) -> AsyncIterator[RunningServer]:
     """Start a server with these settings, with a token of each role, and stop it at the end."""
     async with open_planes(settings, needs_token=False) as planes:
         server = GrpcServer(settings, planes)
         await server.start()
         planes.join()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            door = Door(planes, server, channel)
+            running = RunningServer(planes, server, channel)
             names = {token.name for token in await planes.services.tokens.list()}
             for role in roles:
                 name = f"{role.value}-{len(names)}"
-                door.tokens[role] = await planes.services.tokens.create(name, role)
-            yield door
+                running.tokens[role] = await planes.services.tokens.create(name, role)
+            yield running
         await server.drain(0)

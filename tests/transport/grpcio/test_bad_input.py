@@ -11,7 +11,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.management.tokens import Role
 from transport.grpcio.conftest import FREE
-from transport.grpcio.running import ADMIN, CHECKS, METHODS, Door, Refusal, refusal
+from transport.grpcio.running import ADMIN, CHECKS, METHODS, Refusal, RunningServer, refusal
 
 Reason = checks_pb2.CheckLimitResponse.Reason
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -24,9 +24,9 @@ def bucket(**changes: object) -> dict[str, object]:
     return {"name": "b", "token_bucket": {"capacity": 5, "refill_tokens": 5, "refill_period": PERIOD} | changes}
 
 
-async def remaining(door: Door, api_key: str) -> int:
+async def remaining(running: RunningServer, api_key: str) -> int:
     """Tokens left in the key's smallest bucket."""
-    looked = await door.check(api_key=api_key, resource="r", cost=0)
+    looked = await running.check(api_key=api_key, resource="r", cost=0)
     assert isinstance(looked, checks_pb2.CheckLimitResponse)
     return int(looked.limits[0].remaining)
 
@@ -44,44 +44,44 @@ async def remaining(door: Door, api_key: str) -> int:
     ],
 )
 async def test_a_malformed_check_names_its_field(
-    door: Door, api_key: str, fields: dict[str, object], at_fault: str
+    running: RunningServer, api_key: str, fields: dict[str, object], at_fault: str
 ) -> None:
     """INVALID_ARGUMENT with reason INVALID_FIELD and the field; the bucket is as full as before."""
-    answer = await door.check(api_key=api_key, **fields)
+    answer = await running.check(api_key=api_key, **fields)
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.reason, answer.fields) == (INVALID, "INVALID_FIELD", [at_fault])
     assert at_fault in answer.message
-    assert await remaining(door, api_key) == 20
+    assert await remaining(running, api_key) == 20
 
 
 @pytest.mark.parametrize(
     "credential",
     ["", "nonsense", "rlk_live_0123456789abcdef", "rlk_live_0123456789abcdef_" + "x" * 40, "\u0000", "x" * 5000],
 )
-async def test_a_malformed_key_is_refused_without_a_look_up(door: Door, credential: str) -> None:
+async def test_a_malformed_key_is_refused_without_a_look_up(running: RunningServer, credential: str) -> None:
     """INVALID_ARGUMENT on field api_key, and Postgres is not asked; the message does not repeat the key."""
-    misses = door.planes.policies.misses
-    answer = await door.check(api_key=credential, resource="r")
+    misses = running.planes.policies.misses
+    answer = await running.check(api_key=credential, resource="r")
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.fields) == (INVALID, ["api_key"])
     assert len(credential) < 12 or credential not in answer.message
-    assert door.planes.policies.misses == misses
+    assert running.planes.policies.misses == misses
 
 
-async def test_a_key_with_one_wrong_letter_fails_its_checksum(door: Door, api_key: str) -> None:
+async def test_a_key_with_one_wrong_letter_fails_its_checksum(running: RunningServer, api_key: str) -> None:
     """A mistyped key is malformed, not unknown."""
     mistyped = api_key[:-9] + ("a" if api_key[-9] != "a" else "b") + api_key[-8:]
-    answer = await door.check(api_key=mistyped)
+    answer = await running.check(api_key=mistyped)
     assert isinstance(answer, Refusal)
     assert answer.fields == ["api_key"]
 
 
-async def test_an_unknown_key_is_a_decision(door: Door, api_key: str) -> None:
+async def test_an_unknown_key_is_a_decision(running: RunningServer, api_key: str) -> None:
     """A well-formed key that nobody made, and a key with a secret of somebody else's, are denied as unknown."""
     stranger = ApiKey.generate("live")
     forged = ApiKey("live", ApiKey.parse(api_key).key_id, stranger.secret)
     for credential in (stranger, forged):
-        answer = await door.check(api_key=str(credential), resource="r")
+        answer = await running.check(api_key=str(credential), resource="r")
         assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
         assert (answer.allowed, answer.reason, answer.key_id) == (False, Reason.KEY_UNKNOWN, "")
 
@@ -89,11 +89,11 @@ async def test_an_unknown_key_is_a_decision(door: Door, api_key: str) -> None:
 @pytest.mark.parametrize(
     ("action", "reason"), [("suspend", Reason.KEY_SUSPENDED), ("revoke", Reason.KEY_REVOKED)], ids=["suspend", "revoke"]
 )
-async def test_a_key_that_is_not_good_is_a_decision(door: Door, action: str, reason: int) -> None:
+async def test_a_key_that_is_not_good_is_a_decision(running: RunningServer, action: str, reason: int) -> None:
     """A suspended or revoked key is denied with its reason, status OK."""
-    made = (await door.key("create", plan="free", subject="someone")).create
-    await door.key(action, key_id=made.key.key_id)
-    answer = await door.check(api_key=made.secret)
+    made = (await running.key("create", plan="free", subject="someone")).create
+    await running.key(action, key_id=made.key.key_id)
+    answer = await running.check(api_key=made.secret)
     assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
     assert (answer.allowed, answer.reason) == (False, reason)
     assert not answer.HasField("retry_after")
@@ -164,10 +164,15 @@ async def test_a_key_that_is_not_good_is_a_decision(door: Door, action: str, rea
     ],
 )
 async def test_a_malformed_admin_call_says_what_is_wrong(  # noqa: PLR0917 a table
-    door: Door, method: str, request_: Message, code: grpc.StatusCode, reason: str, detail: str | dict[str, str]
+    running: RunningServer,
+    method: str,
+    request_: Message,
+    code: grpc.StatusCode,
+    reason: str,
+    detail: str | dict[str, str],
 ) -> None:
     """The code, the reason, and the path of the field at fault or the metadata that errors.proto lists."""
-    answer = await door.admin(method, request_)
+    answer = await running.admin(method, request_)
     assert isinstance(answer, Refusal), answer
     assert (answer.code, answer.reason) == (code, reason), answer.message
     if isinstance(detail, str):
@@ -176,11 +181,11 @@ async def test_a_malformed_admin_call_says_what_is_wrong(  # noqa: PLR0917 a tab
         assert dict(answer.info.metadata) == detail
 
 
-async def test_an_update_needs_a_mask_and_the_etag_that_is(door: Door) -> None:
+async def test_an_update_needs_a_mask_and_the_etag_that_is(running: RunningServer) -> None:
     """An empty or unknown mask names update_mask; an etag that is not the current one is ABORTED and names the key."""
-    key = (await door.key("create", plan="free", subject="someone")).create.key
+    key = (await running.key("create", plan="free", subject="someone")).create.key
     for paths in ([], ["secret"]):
-        answer = await door.admin(
+        answer = await running.admin(
             "ManageKey",
             admin_pb2.ManageKeyRequest(update={"key": {"key_id": key.key_id}, "update_mask": {"paths": paths}}),
         )
@@ -188,8 +193,8 @@ async def test_an_update_needs_a_mask_and_the_etag_that_is(door: Door) -> None:
         assert (answer.code, answer.fields) == (INVALID, ["update.update_mask"])
     change = {"key_id": key.key_id, "description": "new"}
     mask = {"paths": ["description"]}
-    changed = (await door.key("update", key=change | {"etag": key.etag}, update_mask=mask)).update.key
-    answer = await door.admin(
+    changed = (await running.key("update", key=change | {"etag": key.etag}, update_mask=mask)).update.key
+    answer = await running.admin(
         "ManageKey", admin_pb2.ManageKeyRequest(update={"key": change | {"etag": key.etag}, "update_mask": mask})
     )
     assert isinstance(answer, Refusal)
@@ -198,38 +203,38 @@ async def test_an_update_needs_a_mask_and_the_etag_that_is(door: Door) -> None:
     assert answer.preconditions == [("ETAG", f"keys/{key.key_id}")]
 
 
-async def test_a_plan_in_use_is_not_deleted(door: Door) -> None:
+async def test_a_plan_in_use_is_not_deleted(running: RunningServer) -> None:
     """FAILED_PRECONDITION with the number of keys that are on it."""
-    await door.plan("create", plan=FREE | {"name": "used"})
-    await door.key("create", plan="used", subject="someone")
-    answer = await door.admin("ManagePlan", admin_pb2.ManagePlanRequest(delete={"name": "used"}))
+    await running.plan("create", plan=FREE | {"name": "used"})
+    await running.key("create", plan="used", subject="someone")
+    answer = await running.admin("ManagePlan", admin_pb2.ManagePlanRequest(delete={"name": "used"}))
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PLAN_IN_USE")
     assert dict(answer.info.metadata) == {"plan": "used", "keys": "1"}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-async def test_a_message_over_64_kib_is_refused(door: Door, method: str) -> None:
+async def test_a_message_over_64_kib_is_refused(running: RunningServer, method: str) -> None:
     """64 KiB and a byte are RESOURCE_EXHAUSTED with both sizes, at every method."""
-    answer = await door.send(method, b"\x22" * 65_537, door.tokens[Role.ADMIN])
+    answer = await running.send(method, b"\x22" * 65_537, running.tokens[Role.ADMIN])
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
     assert dict(answer.info.metadata) == {"size": "65537", "limit": "65536"}
 
 
-async def test_a_message_of_64_kib_is_read(door: Door, api_key: str) -> None:
+async def test_a_message_of_64_kib_is_read(running: RunningServer, api_key: str) -> None:
     """Exactly 64 KiB are taken: what is wrong with them then is the field, not the size."""
     request = checks_pb2.CheckLimitRequest(api_key=api_key)
     request.resource = "x" * (65_536 - len(request.SerializeToString()) - 4)
     assert len(request.SerializeToString()) == 65_536
-    answer = await door.check(api_key=api_key, resource=request.resource)
+    answer = await running.check(api_key=api_key, resource=request.resource)
     assert isinstance(answer, Refusal)
     assert answer.fields == ["resource"]
 
 
-async def test_a_huge_message_is_refused_by_the_library(door: Door) -> None:
+async def test_a_huge_message_is_refused_by_the_library(running: RunningServer) -> None:
     """Above 4 MiB nothing is even read: RESOURCE_EXHAUSTED, without details."""
-    answer = await door.send(f"{CHECKS}/CheckLimit", b"\x22" * (4 * 1024 * 1024 + 1))
+    answer = await running.send(f"{CHECKS}/CheckLimit", b"\x22" * (4 * 1024 * 1024 + 1))
     assert isinstance(answer, Refusal)
     assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -238,28 +243,28 @@ async def test_a_huge_message_is_refused_by_the_library(door: Door) -> None:
 @pytest.mark.parametrize(
     "data", [b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x02\xc3\x28"], ids=["garbage", "cut", "utf-8"]
 )
-async def test_bytes_that_are_no_message_are_refused(door: Door, method: str, data: bytes) -> None:
+async def test_bytes_that_are_no_message_are_refused(running: RunningServer, method: str, data: bytes) -> None:
     """Garbage, a message cut short and text that is not UTF-8 are INVALID_ARGUMENT at every method."""
-    answer = await door.send(method, data, door.tokens[Role.ADMIN])
+    answer = await running.send(method, data, running.tokens[Role.ADMIN])
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.reason, answer.fields) == (INVALID, "INVALID_FIELD", ["message"])
 
 
 @pytest.mark.parametrize("count", [0, 257])
-async def test_a_batch_has_1_to_256_checks(door: Door, count: int) -> None:
+async def test_a_batch_has_1_to_256_checks(running: RunningServer, count: int) -> None:
     """An empty and an oversized batch name the field."""
     request = checks_pb2.BatchCheckLimitRequest(checks=[checks_pb2.CheckLimitRequest()] * count)
-    answer = await door.send(f"{CHECKS}/BatchCheckLimit", request.SerializeToString())
+    answer = await running.send(f"{CHECKS}/BatchCheckLimit", request.SerializeToString())
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.fields) == (INVALID, ["checks"])
 
 
 @pytest.mark.parametrize("method", ["/ratelimit.v1.RateLimitService/Nothing", "/no.such.Service/CheckLimit", "/x"])
-async def test_an_unknown_method_is_unimplemented(door: Door, method: str) -> None:
+async def test_an_unknown_method_is_unimplemented(running: RunningServer, method: str) -> None:
     """UNIMPLEMENTED with the method's name, whether the caller sends one message or a stream."""
     for call in (
-        door.channel.unary_unary(method)(b"", timeout=10),
-        door.channel.stream_unary(method)(iter(()), timeout=10),
+        running.channel.unary_unary(method)(b"", timeout=10),
+        running.channel.stream_unary(method)(iter(()), timeout=10),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
@@ -268,33 +273,35 @@ async def test_an_unknown_method_is_unimplemented(door: Door, method: str) -> No
         assert dict(answer.info.metadata) == {"method": method}
 
 
-async def test_a_call_without_a_message_is_answered(door: Door) -> None:
+async def test_a_call_without_a_message_is_answered(running: RunningServer) -> None:
     """One who closes without having sent a message is told so at once and does not hang."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await door.channel.stream_unary(f"{CHECKS}/CheckLimit")(iter(()), timeout=10)
+        await running.channel.stream_unary(f"{CHECKS}/CheckLimit")(iter(()), timeout=10)
     assert refusal(caught.value).reason == "NOT_SERVED"
 
 
-async def test_a_bad_check_of_a_batch_answers_for_itself(door: Door, api_key: str) -> None:
+async def test_a_bad_check_of_a_batch_answers_for_itself(running: RunningServer, api_key: str) -> None:
     """Answers come in order, and a malformed check among them costs the others nothing."""
     good = checks_pb2.CheckLimitRequest(api_key=api_key, resource="r")
     bad = checks_pb2.CheckLimitRequest(api_key=api_key, resource="r", cost=1_000_001)
     request = checks_pb2.BatchCheckLimitRequest(checks=[good, bad, good])
-    answer = await door.send(f"{CHECKS}/BatchCheckLimit", request.SerializeToString())
+    answer = await running.send(f"{CHECKS}/BatchCheckLimit", request.SerializeToString())
     assert isinstance(answer, checks_pb2.BatchCheckLimitResponse), answer
     first, second, third = answer.results
     assert [first.decision.remaining, third.decision.remaining] == [19, 18]
     assert (second.error.code, second.error.field) == (INVALID.value[0], "cost")
 
 
-async def test_no_secret_of_a_call_is_logged(door: Door, api_key: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_of_a_call_is_logged(
+    running: RunningServer, api_key: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever a call is refused for, neither its key nor its token is in the log."""
     caplog.set_level(logging.DEBUG)
-    token = door.tokens[Role.ADMIN]
-    await door.check(api_key=api_key, cost=1_000_001)
-    await door.check(api_key=api_key + "x")
-    await door.check(api_key=api_key, token=token + "x")
-    await door.send(f"{ADMIN}/ManageKey", b"\xff", token)
-    await door.key("create", plan="free", subject="someone")
+    token = running.tokens[Role.ADMIN]
+    await running.check(api_key=api_key, cost=1_000_001)
+    await running.check(api_key=api_key + "x")
+    await running.check(api_key=api_key, token=token + "x")
+    await running.send(f"{ADMIN}/ManageKey", b"\xff", token)
+    await running.key("create", plan="free", subject="someone")
     assert api_key[-30:] not in caplog.text
     assert token[-30:] not in caplog.text

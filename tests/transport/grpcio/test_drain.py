@@ -14,9 +14,9 @@ import pytest
 
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.grpcio.shutdown import say_goaway, send_away
+from ratelimit_service.transport.grpcio.shutdown import close_gracefully, send_goaway
 from transport.grpcio.conftest import FREE, MakeSettings
-from transport.grpcio.running import CHECKS, open_door
+from transport.grpcio.running import CHECKS, open_server
 
 GREETING = b"more than a frame's header"
 WORKER = Path(__file__).parent / "worker.py"
@@ -63,9 +63,9 @@ class Workers:
 async def settings_and_key(make_settings: MakeSettings) -> tuple[Settings, str]:
     """Settings for all workers, and a key."""
     settings = await asyncio.to_thread(make_settings)
-    async with open_door(settings) as door:
-        await door.plan("create", plan=FREE)
-        return settings, (await door.key("create", plan="free", subject="someone")).create.secret
+    async with open_server(settings) as running:
+        await running.plan("create", plan=FREE)
+        return settings, (await running.key("create", plan="free", subject="someone")).create.secret
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ async def test_goaway_is_said_to_connections_of_the_port_only() -> None:
     clients = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
     for reader, _ in clients:
         await reader.readexactly(len(GREETING))
-    left = await send_away(ports[0], 0.1, say_goaway)
+    left = await close_gracefully(ports[0], 0.1, send_goaway)
     received = []
     for reader, writer in clients:
         writer.write_eof()
@@ -185,23 +185,23 @@ async def test_goaway_is_said_to_connections_of_the_port_only() -> None:
         await server.wait_closed()
     assert left == 1
     assert received == [bytes.fromhex("000008 07 00 00000000 7fffffff 00000000"), b""]
-    assert await send_away(ports[0], 0.1, say_goaway) == 0
+    assert await close_gracefully(ports[0], 0.1, send_goaway) == 0
 
 
 async def test_who_comes_back_is_sent_away_again() -> None:
     """A client that comes while nobody else is left is sent away too, and the wait for others begins anew."""
     server = await asyncio.start_server(_greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    leaving = asyncio.create_task(send_away(port, 5, say_goaway))
+    drain = asyncio.create_task(close_gracefully(port, 5, send_goaway))
     for _ in range(3):
         await asyncio.sleep(0.1)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await reader.readexactly(len(GREETING))
         assert (await asyncio.wait_for(reader.readexactly(17), 2))[3] == 7
-        assert not leaving.done()
+        assert not drain.done()
         writer.close()
         await writer.wait_closed()
-    assert await asyncio.wait_for(leaving, 2) == 0
+    assert await asyncio.wait_for(drain, 2) == 0
     server.close()
     await server.wait_closed()
 
@@ -217,7 +217,7 @@ async def test_goaway_is_not_said_before_the_first_frame() -> None:
     port = server.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.sleep(0.05)
-    left = await send_away(port, 0.1, say_goaway)
+    left = await close_gracefully(port, 0.1, send_goaway)
     writer.write_eof()
     received = await reader.read()
     writer.close()

@@ -12,28 +12,28 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks
 from ratelimit_service.decision.api_key import ApiKey
 from transport.grpcio.conftest import FREE, MakeSettings
 from transport.grpcio.relay import Relay
-from transport.grpcio.running import Door, Refusal, open_door
+from transport.grpcio.running import Refusal, RunningServer, open_server
 
 Status = health_pb2.HealthCheckResponse
 COMPONENTS = ("", "postgres", "redis", "ratelimit.v1.RateLimitService", "ratelimit.v1.KeyAdminService")
 ALL_WELL = dict.fromkeys(COMPONENTS, Status.SERVING)
 
 
-async def ask(door: Door) -> dict[str, int]:
+async def ask(running: RunningServer) -> dict[str, int]:
     """The status of each component."""
-    stub = health_pb2_grpc.HealthStub(door.channel)
+    stub = health_pb2_grpc.HealthStub(running.channel)
     return {
         name: (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status for name in COMPONENTS
     }
 
 
-async def becomes(door: Door, expected: dict[str, int], seconds: float) -> dict[str, int]:
+async def becomes(running: RunningServer, expected: dict[str, int], seconds: float) -> dict[str, int]:
     """The statuses once they are as expected, or as they are after so many seconds."""
     for _ in range(round(seconds / 0.05)):
-        if await ask(door) == expected:
+        if await ask(running) == expected:
             break
         await asyncio.sleep(0.05)
-    return await ask(door)
+    return await ask(running)
 
 
 @pytest.fixture
@@ -52,58 +52,58 @@ async def redis(valkey_url: str) -> AsyncIterator[Relay]:
 
 
 @pytest.fixture
-async def door(make_settings: MakeSettings, postgres: Relay, redis: Relay) -> AsyncIterator[Door]:
+async def running(make_settings: MakeSettings, postgres: Relay, redis: Relay) -> AsyncIterator[RunningServer]:
     """A server that reaches its stores by way of the relays, with plan `free`."""
-    async with open_door(make_settings(database_url=postgres.url, redis_url=redis.url)) as door:
-        await door.plan("create", plan=FREE)
-        yield door
+    async with open_server(make_settings(database_url=postgres.url, redis_url=redis.url)) as running:
+        await running.plan("create", plan=FREE)
+        yield running
 
 
-async def make_key(door: Door) -> str:
+async def make_key(running: RunningServer) -> str:
     """A key on plan `free`."""
-    return str((await door.key("create", plan="free", subject="someone")).create.secret)
+    return str((await running.key("create", plan="free", subject="someone")).create.secret)
 
 
-async def test_all_is_well_at_first(door: Door) -> None:
+async def test_all_is_well_at_first(running: RunningServer) -> None:
     """Every component serves, and one that is not known is NOT_FOUND."""
-    assert await ask(door) == ALL_WELL
+    assert await ask(running) == ALL_WELL
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await health_pb2_grpc.HealthStub(door.channel).Check(health_pb2.HealthCheckRequest(service="nothing"))
+        await health_pb2_grpc.HealthStub(running.channel).Check(health_pb2.HealthCheckRequest(service="nothing"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_redis_goes_and_comes_back(door: Door, redis: Relay) -> None:
+async def test_redis_goes_and_comes_back(running: RunningServer, redis: Relay) -> None:
     """Only the component redis stops serving; calls are decided as DEGRADED, and exactly again when it is back."""
-    key = await make_key(door)
+    key = await make_key(running)
     await redis.cut()
-    down = await becomes(door, ALL_WELL | {"redis": Status.NOT_SERVING}, 4)
+    down = await becomes(running, ALL_WELL | {"redis": Status.NOT_SERVING}, 4)
     assert down == ALL_WELL | {"redis": Status.NOT_SERVING}
-    answer = await door.check(api_key=key, resource="r")
+    answer = await running.check(api_key=key, resource="r")
     assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
     assert (answer.allowed, answer.source) == (True, checks_pb2.CheckLimitResponse.DEGRADED)
     await redis.mend()
-    assert await becomes(door, ALL_WELL, 4) == ALL_WELL
-    answer = await door.check(api_key=key, resource="r")
+    assert await becomes(running, ALL_WELL, 4) == ALL_WELL
+    answer = await running.check(api_key=key, resource="r")
     assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
     assert answer.source == checks_pb2.CheckLimitResponse.STORE
 
 
-async def test_postgres_goes_and_comes_back(door: Door, postgres: Relay) -> None:
+async def test_postgres_goes_and_comes_back(running: RunningServer, postgres: Relay) -> None:
     """KeyAdminService goes too; known keys are decided as before, unknown ones and admins hear UNAVAILABLE."""
-    key = await make_key(door)
-    assert isinstance(await door.check(api_key=key), checks_pb2.CheckLimitResponse)
+    key = await make_key(running)
+    assert isinstance(await running.check(api_key=key), checks_pb2.CheckLimitResponse)
     without = ALL_WELL | {"postgres": Status.NOT_SERVING, "ratelimit.v1.KeyAdminService": Status.NOT_SERVING}
     await postgres.cut()
-    assert await becomes(door, without, 4) == without
+    assert await becomes(running, without, 4) == without
 
-    known = await door.check(api_key=key)
+    known = await running.check(api_key=key)
     assert isinstance(known, checks_pb2.CheckLimitResponse), known
     assert (known.allowed, known.source) == (True, checks_pb2.CheckLimitResponse.STORE)
     loop = asyncio.get_running_loop()
     began = loop.time()
     refused = [
-        await door.check(api_key=str(ApiKey.generate("live"))),
-        await door.admin("ManageKey", admin_pb2.ManageKeyRequest(list={})),
+        await running.check(api_key=str(ApiKey.generate("live"))),
+        await running.admin("ManageKey", admin_pb2.ManageKeyRequest(list={})),
     ]
     assert loop.time() - began < 2 * 1.2
     for answer in refused:
@@ -112,19 +112,23 @@ async def test_postgres_goes_and_comes_back(door: Door, postgres: Relay) -> None
         assert answer.retry_seconds > 0
         assert "postgres:" not in answer.message
     await postgres.mend()
-    assert await becomes(door, ALL_WELL, 4) == ALL_WELL
-    assert isinstance(await door.admin("ManageKey", admin_pb2.ManageKeyRequest(list={})), admin_pb2.ManageKeyResponse)
+    assert await becomes(running, ALL_WELL, 4) == ALL_WELL
+    assert isinstance(
+        await running.admin("ManageKey", admin_pb2.ManageKeyRequest(list={})), admin_pb2.ManageKeyResponse
+    )
 
 
-async def test_a_watcher_hears_of_each_change(door: Door, redis: Relay) -> None:
+async def test_a_watcher_hears_of_each_change(running: RunningServer, redis: Relay) -> None:
     """Watch tells the status at once and again when it changes, and that the server drains."""
-    watch = health_pb2_grpc.HealthStub(door.channel).Watch(health_pb2.HealthCheckRequest(service="redis"), timeout=30)
+    watch = health_pb2_grpc.HealthStub(running.channel).Watch(
+        health_pb2.HealthCheckRequest(service="redis"), timeout=30
+    )
     heard = [(await watch.read()).status]
     await redis.cut()
     heard.append((await watch.read()).status)
     await redis.mend()
     heard.append((await watch.read()).status)
-    draining = asyncio.create_task(door.server.drain(5))
+    draining = asyncio.create_task(running.server.drain(5))
     heard.append((await watch.read()).status)
     watch.cancel()
     await draining
@@ -135,12 +139,12 @@ async def test_a_server_starts_without_redis(make_settings: MakeSettings, redis:
     """Redis may be away at the start: the server serves, says so in its health, and is exact once Redis is there."""
     await redis.cut()
     settings = await asyncio.to_thread(make_settings, redis_url=redis.url)
-    async with open_door(settings) as door:
-        await door.plan("create", plan=FREE)
-        key = await make_key(door)
-        assert (await ask(door))["redis"] == Status.NOT_SERVING
-        answer = await door.check(api_key=key)
+    async with open_server(settings) as running:
+        await running.plan("create", plan=FREE)
+        key = await make_key(running)
+        assert (await ask(running))["redis"] == Status.NOT_SERVING
+        answer = await running.check(api_key=key)
         assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
         assert answer.source == checks_pb2.CheckLimitResponse.DEGRADED
         await redis.mend()
-        assert await becomes(door, ALL_WELL, 4) == ALL_WELL
+        assert await becomes(running, ALL_WELL, 4) == ALL_WELL

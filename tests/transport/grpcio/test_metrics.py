@@ -11,8 +11,21 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from decision.descriptors.world import World
+from decision.memory import MemoryFeed
+from ratelimit_service.decision.cache_invalidator import CacheInvalidator
+from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.errors import StartupFault
-from ratelimit_service.metrics import DIRECTORY_VARIABLE, MetricsServer, forget_worker, fresh_directory, serve_metrics
+from ratelimit_service.metrics import (
+    DIRECTORY_VARIABLE,
+    Counts,
+    MetricsServer,
+    Watched,
+    WorkerMetrics,
+    forget_worker,
+    fresh_directory,
+    serve_metrics,
+)
 
 WORKER = """
 import sys, time
@@ -108,12 +121,12 @@ def test_workers_add_up(directory: Path, server: MetricsServer) -> None:
     assert found[("ratelimit_store_failures_total",)] == 2
     assert found[("ratelimit_policy_cache_policies",)] == 80
     assert found[("ratelimit_store_breaker_open",)] == 1
-    assert found["ratelimit_store_trip_seconds_bucket", "0.0005"] == 2
-    assert found["ratelimit_store_trip_seconds_bucket", "1.0"] == 2
-    assert found["ratelimit_store_trip_seconds_bucket", "+Inf"] == 4
-    assert found[("ratelimit_store_trip_seconds_sum",)] == pytest.approx(4.0008)
-    assert found["ratelimit_store_trip_charges_bucket", "4.0"] == 2
-    assert found[("ratelimit_store_trip_charges_count",)] == 4
+    assert found["ratelimit_store_round_trip_seconds_bucket", "0.0005"] == 2
+    assert found["ratelimit_store_round_trip_seconds_bucket", "1.0"] == 2
+    assert found["ratelimit_store_round_trip_seconds_bucket", "+Inf"] == 4
+    assert found[("ratelimit_store_round_trip_seconds_sum",)] == pytest.approx(4.0008)
+    assert found["ratelimit_store_round_trip_charges_bucket", "4.0"] == 2
+    assert found[("ratelimit_store_round_trip_charges_count",)] == 4
 
 
 def test_a_dead_worker_stays_counted_but_not_measured(directory: Path, server: MetricsServer) -> None:
@@ -125,6 +138,20 @@ def test_a_dead_worker_stays_counted_but_not_measured(directory: Path, server: M
     end(second)
     assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 12
     assert found[("ratelimit_policy_cache_policies",)] == 40
+
+
+def test_the_feed_grows_old_while_it_cannot_be_read() -> None:
+    """The age of the change feed is 0 while it can be read, and counts from the last time when it cannot."""
+    world = World()
+    invalidator = CacheInvalidator(MemoryFeed())
+    watched = Watched(world.engine, world.engine, PolicyCache(world.policies, world.clock), world.rules, invalidator)
+    metrics = WorkerMetrics(watched, Counts(), lambda: False, lambda: world.clock.time_us / 1_000_000)
+    ages = []
+    for pause, invalidator.current in ((1, True), (2, False), (7, False), (1, True), (2, False)):
+        world.clock.time_us += pause * 1_000_000
+        metrics.flush()
+        ages.append(metrics.registry.get_sample_value("ratelimit_change_feed_age_seconds"))
+    assert ages == [0, 2, 9, 0, 2]
 
 
 def test_a_port_that_is_taken_is_told_in_words(directory: Path, server: MetricsServer) -> None:

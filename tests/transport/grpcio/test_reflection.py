@@ -10,15 +10,15 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ratelimit_service.management.tokens import Role
-from transport.grpcio.running import Door
+from transport.grpcio.running import RunningServer
 
 BUF = shutil.which("buf", path=str(Path(sys.executable).parent)) or "buf"
 
 
-async def curl(door: Door, method: str, body: str, token: str | None = None) -> tuple[int, str]:
+async def curl(running: RunningServer, method: str, body: str, token: str | None = None) -> tuple[int, str]:
     """What `buf curl` says: its exit code and its output."""
     header = [] if token is None else ["--header", f"authorization: Bearer {token}"]
-    url = f"http://127.0.0.1:{door.server.port}/{method}"
+    url = f"http://127.0.0.1:{running.server.port}/{method}"
     command = [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", *header, "--data", body, url]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -27,11 +27,11 @@ async def curl(door: Door, method: str, body: str, token: str | None = None) -> 
     return process.returncode or 0, output.decode()
 
 
-async def test_the_lines_of_the_readme_work(door: Door) -> None:
+async def test_the_lines_of_the_readme_work(running: RunningServer) -> None:
     """Creating, checking, rotating and revoking a key work as written, without any file, with names in snake case."""
-    token = door.tokens[Role.ADMIN]
+    token = running.tokens[Role.ADMIN]
     manage = "ratelimit.v1.KeyAdminService/ManageKey"
-    code, output = await curl(door, manage, '{"create":{"plan":"free","subject":"acme"}}', token)
+    code, output = await curl(running, manage, '{"create":{"plan":"free","subject":"acme"}}', token)
     assert code == 0, output
     made = json.loads(output)["create"]
     assert made["secret"].startswith("rlk_")
@@ -39,30 +39,30 @@ async def test_the_lines_of_the_readme_work(door: Door) -> None:
     key_id = made["key"]["key_id"]
 
     check = "ratelimit.v1.RateLimitService/CheckLimit"
-    code, output = await curl(door, check, json.dumps({"api_key": made["secret"], "resource": "orders.create"}))
+    code, output = await curl(running, check, json.dumps({"api_key": made["secret"], "resource": "orders.create"}))
     assert code == 0, output
     assert json.loads(output)["allowed"] is True
     assert json.loads(output)["key_id"] == key_id
 
-    code, output = await curl(door, manage, json.dumps({"rotate": {"key_id": key_id, "overlap": "3600s"}}), token)
+    code, output = await curl(running, manage, json.dumps({"rotate": {"key_id": key_id, "overlap": "3600s"}}), token)
     assert code == 0, output
     assert json.loads(output)["rotate"]["secret"] != made["secret"]
-    code, output = await curl(door, manage, json.dumps({"revoke": {"key_id": key_id}}), token)
+    code, output = await curl(running, manage, json.dumps({"revoke": {"key_id": key_id}}), token)
     assert code == 0, output
     assert json.loads(output)["revoke"]["key"]["state"] == "REVOKED"
 
 
-async def test_details_of_errors_can_be_read(door: Door) -> None:
+async def test_details_of_errors_can_be_read(running: RunningServer) -> None:
     """A tool that knows nothing but reflection shows the error's reason and field in words."""
-    code, output = await curl(door, "ratelimit.v1.RateLimitService/CheckLimit", '{"api_key":"nonsense"}')
+    code, output = await curl(running, "ratelimit.v1.RateLimitService/CheckLimit", '{"api_key":"nonsense"}')
     assert code != 0
     assert "invalid_argument" in output
     assert "api_key" in output
 
 
-async def test_every_service_and_file_is_told(door: Door) -> None:
+async def test_every_service_and_file_is_told(running: RunningServer) -> None:
     """Reflection lists our services with health, and gives each file that they are made of."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(door.channel)
+    stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
     call = stub.ServerReflectionInfo(timeout=10)
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     services = {service.name for service in (await call.read()).list_services_response.service}

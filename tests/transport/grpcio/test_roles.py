@@ -11,7 +11,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.management.tokens import Role
 from transport.grpcio.conftest import FREE, MakeSettings
-from transport.grpcio.running import Door, Refusal, open_door
+from transport.grpcio.running import Refusal, RunningServer, open_server
 
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, "ROLE_INSUFFICIENT")
 MISSING = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
@@ -51,77 +51,77 @@ def outcome(answer: object) -> tuple[grpc.StatusCode, str] | None:
 
 
 @pytest.mark.parametrize("action", READS)
-async def test_reading_needs_a_viewer(door: Door, action: str) -> None:
+async def test_reading_needs_a_viewer(running: RunningServer, action: str) -> None:
     """Admins and viewers get beyond authentication, a gateway and nobody do not."""
-    found = {role: outcome(await door.admin(*READS[action], role)) for role in (None, *Role)}
+    found = {role: outcome(await running.admin(*READS[action], role)) for role in (None, *Role)}
     assert found == {None: MISSING, Role.VIEWER: None, Role.ADMIN: None, Role.GATEWAY: DENIED}
 
 
 @pytest.mark.parametrize("action", CHANGES)
-async def test_changing_needs_an_admin(door: Door, action: str) -> None:
+async def test_changing_needs_an_admin(running: RunningServer, action: str) -> None:
     """Only admins get beyond authentication."""
-    found = {role: outcome(await door.admin(*CHANGES[action], role)) for role in (None, *Role)}
+    found = {role: outcome(await running.admin(*CHANGES[action], role)) for role in (None, *Role)}
     assert found == {None: MISSING, Role.VIEWER: DENIED, Role.ADMIN: None, Role.GATEWAY: DENIED}
 
 
-async def test_a_denial_of_a_role_says_which_is_needed(door: Door) -> None:
+async def test_a_denial_of_a_role_says_which_is_needed(running: RunningServer) -> None:
     """The metadata has the role and the one that is needed."""
-    answer = await door.admin(*CHANGES["key create"], Role.VIEWER)
+    answer = await running.admin(*CHANGES["key create"], Role.VIEWER)
     assert isinstance(answer, Refusal)
     assert dict(answer.info.metadata) == {"role": "viewer", "needed": "admin"}
 
 
-async def test_a_token_that_is_not_good_is_refused(door: Door, api_key: str) -> None:
+async def test_a_token_that_is_not_good_is_refused(running: RunningServer, api_key: str) -> None:
     """TOKEN_INVALID, also where no token is needed: whoever sends one wants it to count."""
-    bad = door.tokens[Role.ADMIN][:-1] + "~"
+    bad = running.tokens[Role.ADMIN][:-1] + "~"
     method, request = READS["key list"]
     answers = [
-        await door.send(f"/ratelimit.v1.KeyAdminService/{method}", request.SerializeToString(), bad),
-        await door.check(api_key=api_key, token=bad),
+        await running.send(f"/ratelimit.v1.KeyAdminService/{method}", request.SerializeToString(), bad),
+        await running.check(api_key=api_key, token=bad),
     ]
     assert [outcome(answer) for answer in answers] == [INVALID, INVALID]
 
 
-async def test_anybody_may_check_a_key_that_they_have(door: Door, api_key: str) -> None:
+async def test_anybody_may_check_a_key_that_they_have(running: RunningServer, api_key: str) -> None:
     """Without protection the API key is enough, whatever else is sent."""
-    for token in (None, *door.tokens.values()):
-        answer = await door.check(api_key=api_key, token=token)
+    for token in (None, *running.tokens.values()):
+        answer = await running.check(api_key=api_key, token=token)
         assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
         assert answer.allowed
 
 
-async def test_only_a_gateway_may_send_a_key_id(door: Door, api_key: str) -> None:
+async def test_only_a_gateway_may_send_a_key_id(running: RunningServer, api_key: str) -> None:
     """In place of the secret, the id is taken from a gateway alone."""
     key_id = ApiKey.parse(api_key).key_id
     found = {
-        role: outcome(await door.check(key_id=key_id, token=None if role is None else door.tokens[role]))
+        role: outcome(await running.check(key_id=key_id, token=None if role is None else running.tokens[role]))
         for role in (None, *Role)
     }
     assert found == {None: DENIED, Role.VIEWER: DENIED, Role.ADMIN: DENIED, Role.GATEWAY: None}
 
 
-async def test_a_key_id_in_a_batch_is_refused_for_itself_only(door: Door, api_key: str) -> None:
+async def test_a_key_id_in_a_batch_is_refused_for_itself_only(running: RunningServer, api_key: str) -> None:
     """The check with a key_id gets PERMISSION_DENIED, the other its decision."""
     request = checks_pb2.BatchCheckLimitRequest(
         checks=[{"key_id": ApiKey.parse(api_key).key_id}, {"api_key": api_key}]  # type: ignore[list-item]
     )
-    answer = await door.send("/ratelimit.v1.RateLimitService/BatchCheckLimit", request.SerializeToString())
+    answer = await running.send("/ratelimit.v1.RateLimitService/BatchCheckLimit", request.SerializeToString())
     assert isinstance(answer, checks_pb2.BatchCheckLimitResponse), answer
     assert answer.results[0].error.code == grpc.StatusCode.PERMISSION_DENIED.value[0]
     assert answer.results[1].decision.allowed
 
 
 @pytest.fixture(scope="module")
-async def protected(make_settings: MakeSettings) -> AsyncIterator[Door]:
+async def protected(make_settings: MakeSettings) -> AsyncIterator[RunningServer]:
     """A server whose checks are protected."""
     settings = await asyncio.to_thread(make_settings, protect_checks=True)
-    async with open_door(settings) as door:
-        await door.plan("create", plan=FREE)
-        yield door
+    async with open_server(settings) as running:
+        await running.plan("create", plan=FREE)
+        yield running
 
 
 @pytest.mark.parametrize("method", ["CheckLimit", "BatchCheckLimit"])
-async def test_protected_checks_need_a_gateway(protected: Door, method: str) -> None:
+async def test_protected_checks_need_a_gateway(protected: RunningServer, method: str) -> None:
     """With protection neither nobody nor an admin may check."""
     path = f"/ratelimit.v1.RateLimitService/{method}"
     found = {
@@ -131,7 +131,7 @@ async def test_protected_checks_need_a_gateway(protected: Door, method: str) -> 
     assert found == {None: MISSING, Role.VIEWER: DENIED, Role.ADMIN: DENIED, Role.GATEWAY: None}
 
 
-async def test_a_protected_stream_needs_a_gateway(protected: Door) -> None:
+async def test_a_protected_stream_needs_a_gateway(protected: RunningServer) -> None:
     """A stream is refused before its first message."""
     call = protected.channel.stream_stream("/ratelimit.v1.RateLimitService/StreamCheckLimit")(timeout=10)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -139,7 +139,7 @@ async def test_a_protected_stream_needs_a_gateway(protected: Door) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_revoked_token_is_refused_within_a_second(protected: Door) -> None:
+async def test_a_revoked_token_is_refused_within_a_second(protected: RunningServer) -> None:
     """A token that was used a moment ago is of no use a second after its revocation."""
     services = protected.planes.services
     token = await services.tokens.create("short-lived", Role.GATEWAY)

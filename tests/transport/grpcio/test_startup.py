@@ -12,11 +12,12 @@ from ratelimit_service.bootstrap import open_planes, open_services
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupFault
 from ratelimit_service.management.tokens import Role
+from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
 from transport.grpcio.conftest import MakeSettings
-from transport.grpcio.running import open_door
+from transport.grpcio.running import open_server
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ async def test_settings_that_cannot_work_are_told_in_words(
     make_settings: MakeSettings, empty_database_url: Callable[[], str], wrong: Wrong
 ) -> None:
     """The refusal names the setting and what to do, and repeats no password or pepper."""
-    said = await say(make_settings(**{"database_url": empty_database_url()} | wrong.changes))
+    output = await say(make_settings(**{"database_url": empty_database_url()} | wrong.changes))
     for word in wrong.words:
-        assert word in said
-    assert "hunter2" not in said
+        assert word in output
+    assert "hunter2" not in output
 
 
 @pytest.mark.parametrize("url", ["", "http://me:hunter2@host", "redis://h:port", "redis+sentinel://h:1"])
@@ -63,9 +64,9 @@ async def test_a_redis_url_that_cannot_work_is_told_in_words(make_settings: Make
     settings = await asyncio.to_thread(make_settings, redis_url=url)
     async with open_services(settings) as services:
         await services.tokens.create("root", Role.ADMIN)
-    said = await say(settings)
-    assert "RATELIMIT_REDIS_URL" in said
-    assert "hunter2" not in said
+    output = await say(settings)
+    assert "RATELIMIT_REDIS_URL" in output
+    assert "hunter2" not in output
 
 
 async def test_an_old_schema_is_told_in_words(
@@ -123,9 +124,9 @@ async def test_certificates_that_are_not_there_are_told_in_words(make_settings: 
 async def test_servers_count_each_other(make_settings: MakeSettings) -> None:
     """Each server knows how many use the database, and one that goes is counted no more."""
     settings = await asyncio.to_thread(make_settings)
-    async with open_door(settings, roles=()) as door:
-        servers = PostgresLiveServers(door.planes.services.database, 1)
-        following = asyncio.create_task(servers.follow())
+    async with open_server(settings, roles=()) as running:
+        servers = PostgresLiveServers(running.planes.services.database, 1)
+        following = asyncio.create_task(servers.run())
         for _ in range(100):
             if servers.count == 2:
                 break
@@ -138,6 +139,24 @@ async def test_servers_count_each_other(make_settings: MakeSettings) -> None:
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     assert servers.count == 1
+
+
+async def test_servers_of_another_database_are_not_counted(empty_database_url: Callable[[], str]) -> None:
+    """Two servers on one Postgres, each with a database of its own, share no limits and do not count each other."""
+    counted = []
+    following = []
+    for _ in range(2):
+        servers = PostgresLiveServers(Database(await asyncio.to_thread(empty_database_url)), first_guess=9)
+        following.append(asyncio.create_task(servers.run()))
+        for _ in range(100):
+            if servers.count != 9:
+                break
+            await asyncio.sleep(0.05)
+        counted.append(servers.count)  # the first server is still there when the second one counts
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
+    assert counted == [1, 1]
 
 
 @pytest.mark.parametrize("seconds", [0, 0.005, 0.01, 0.02])

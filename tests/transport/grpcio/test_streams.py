@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from transport.grpcio.running import CHECKS, Door, refusal
+from transport.grpcio.running import CHECKS, RunningServer, refusal
 
 STREAM = f"{CHECKS}/StreamCheckLimit"
 
@@ -23,10 +23,12 @@ def parsed(data: bytes) -> checks_pb2.CheckResult:
     return checks_pb2.StreamCheckLimitResponse.FromString(data).result
 
 
-async def test_a_stream_answers_in_order(door: Door, api_key: str) -> None:
+async def test_a_stream_answers_in_order(running: RunningServer, api_key: str) -> None:
     """Twenty fit the bucket and the rest is denied, in the order of the questions; a bad one answers for itself."""
     costs = [1] * 10 + [1_000_001] + [1] * 15
-    call = door.channel.stream_stream(STREAM)(iter([message(api_key=api_key, cost=cost) for cost in costs]), timeout=10)
+    call = running.channel.stream_stream(STREAM)(
+        iter([message(api_key=api_key, cost=cost) for cost in costs]), timeout=10
+    )
     results = [parsed(data) async for data in call]
     assert [result.WhichOneof("result") for result in results] == ["decision"] * 10 + ["error"] + ["decision"] * 15
     decisions = [result.decision for result in results if result.HasField("decision")]
@@ -34,9 +36,9 @@ async def test_a_stream_answers_in_order(door: Door, api_key: str) -> None:
     assert results[10].error.field == "cost"
 
 
-async def test_a_stream_answers_as_it_goes(door: Door, api_key: str) -> None:
+async def test_a_stream_answers_as_it_goes(running: RunningServer, api_key: str) -> None:
     """Each question is answered before the next is asked, and half-closing ends the stream with OK."""
-    call = door.channel.stream_stream(STREAM)(timeout=10)
+    call = running.channel.stream_stream(STREAM)(timeout=10)
     for left in (19, 18, 17):
         await call.write(message(api_key=api_key))
         assert parsed(await call.read()).decision.remaining == left
@@ -45,20 +47,20 @@ async def test_a_stream_answers_as_it_goes(door: Door, api_key: str) -> None:
     assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_bytes_that_are_no_message_end_a_stream(door: Door, api_key: str) -> None:
+async def test_bytes_that_are_no_message_end_a_stream(running: RunningServer, api_key: str) -> None:
     """What came before is answered, then the stream ends with INVALID_ARGUMENT."""
-    call = door.channel.stream_stream(STREAM)(iter([message(api_key=api_key), b"\xff\xff"]), timeout=10)
+    call = running.channel.stream_stream(STREAM)(iter([message(api_key=api_key), b"\xff\xff"]), timeout=10)
     assert parsed(await call.read()).decision.allowed
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert refusal(caught.value).fields == ["message"]
 
 
-async def test_an_abandoned_stream_is_forgotten(door: Door, api_key: str) -> None:
+async def test_an_abandoned_stream_is_forgotten(running: RunningServer, api_key: str) -> None:
     """After a caller has cancelled, nothing of the stream is left running, and the server answers as before."""
     before = len(asyncio.all_tasks())
     for _ in range(20):
-        call = door.channel.stream_stream(STREAM)(timeout=10)
+        call = running.channel.stream_stream(STREAM)(timeout=10)
         await call.write(message(api_key=api_key, cost=0))
         await call.read()
         call.cancel()
@@ -67,15 +69,15 @@ async def test_an_abandoned_stream_is_forgotten(door: Door, api_key: str) -> Non
             break
         await asyncio.sleep(0.02)
     assert len(asyncio.all_tasks()) <= before + 1
-    assert (await door.check(api_key=api_key)).allowed
+    assert (await running.check(api_key=api_key)).allowed
 
 
-async def test_a_caller_who_no_longer_waits_is_not_charged(door: Door, api_key: str) -> None:
+async def test_a_caller_who_no_longer_waits_is_not_charged(running: RunningServer, api_key: str) -> None:
     """Calls that reach the server after their deadline take no tokens."""
     codes = []
 
     def call_in_vain() -> None:
-        with grpc.insecure_channel(f"127.0.0.1:{door.server.port}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{running.server.port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=10)
             connected.set()
             asleep.wait(10)
@@ -83,7 +85,7 @@ async def test_a_caller_who_no_longer_waits_is_not_charged(door: Door, api_key: 
             calls = [channel.unary_unary(f"{CHECKS}/CheckLimit").future(request, timeout=0.05) for _ in range(10)]
             codes.extend(call.code() for call in calls)
 
-    assert (await door.check(api_key=api_key)).remaining == 19
+    assert (await running.check(api_key=api_key)).remaining == 19
     connected, asleep = threading.Event(), threading.Event()
     thread = threading.Thread(target=call_in_vain)
     thread.start()
@@ -92,4 +94,4 @@ async def test_a_caller_who_no_longer_waits_is_not_charged(door: Door, api_key: 
     time.sleep(0.3)  # noqa: ASYNC251 the server's loop must stand still while the deadlines pass
     await asyncio.to_thread(thread.join)
     assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 10
-    assert (await door.check(api_key=api_key, cost=0)).remaining >= 19
+    assert (await running.check(api_key=api_key, cost=0)).remaining >= 19

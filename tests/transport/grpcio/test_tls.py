@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
+from ratelimit_service.transport.grpcio.tls import Certificates
 from transport.grpcio.conftest import MakeSettings
 from transport.grpcio.running import CHECKS
 
@@ -167,6 +168,20 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         told = [line["event"] for line in logged]
         assert "certificate not renewed" in told
         assert "certificate renewed" in told
+
+
+def test_a_renewed_certificate_is_taken_once(authority: Authority, tmp_path: Path) -> None:
+    """A connection that finds the files as the one before left them does not read them again."""
+    first, second = authority.sign("first"), authority.sign("second")
+    certificate, key = tmp_path / "live.pem", tmp_path / "live.key"
+    in_place(first[0], certificate)
+    in_place(first[1], key)
+    certificates = Certificates(certificate, key, None)
+    assert certificates.renewed() is None
+    in_place(second[0], certificate)
+    in_place(second[1], key)
+    assert certificates.renewed() is not None
+    assert certificates.renewed() is None
 
 
 async def test_a_client_authority_that_changes_counts_at_once(

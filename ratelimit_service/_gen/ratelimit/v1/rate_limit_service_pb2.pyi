@@ -34,7 +34,9 @@ class CheckLimitRequest(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
-    """The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`."""
+    """The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`. One that is malformed is KEY_UNKNOWN,
+    like any other key that does not exist.
+    """
     key_id: _builtins.str
     """The key's public id, for callers that have verified the secret themselves. Needs a token of role gateway."""
     resource: _builtins.str
@@ -42,8 +44,8 @@ class CheckLimitRequest(_message.Message):
     control characters. Empty matches only limits for `*`.
     """
     cost: _builtins.int
-    """Tokens that the call takes from every limit: 0 to 1,000,000. Absent means 1. 0 only looks: nothing is charged
-    and nothing is denied.
+    """Tokens that the call takes from every limit: 0 to 1,000,000. Absent means 1. 0 is a peek: nothing is charged, and no
+    limit denies it.
     """
     request_id: _builtins.str
     """Makes the call idempotent: the same call with the same id within the server's window (30 seconds unless it is
@@ -94,7 +96,7 @@ class CheckLimitResponse(_message.Message):
         COST_EXCEEDS_CAPACITY: CheckLimitResponse._Reason.ValueType  # 3
         """Denied: it costs more than `limit` ever holds. Never retry."""
         KEY_UNKNOWN: CheckLimitResponse._Reason.ValueType  # 4
-        """Denied: no such key, or its secret is wrong."""
+        """Denied: no such key, its secret is wrong, or it is malformed."""
         KEY_REVOKED: CheckLimitResponse._Reason.ValueType  # 5
         """Denied: the key was revoked."""
         KEY_SUSPENDED: CheckLimitResponse._Reason.ValueType  # 6
@@ -118,7 +120,7 @@ class CheckLimitResponse(_message.Message):
     COST_EXCEEDS_CAPACITY: CheckLimitResponse.Reason.ValueType  # 3
     """Denied: it costs more than `limit` ever holds. Never retry."""
     KEY_UNKNOWN: CheckLimitResponse.Reason.ValueType  # 4
-    """Denied: no such key, or its secret is wrong."""
+    """Denied: no such key, its secret is wrong, or it is malformed."""
     KEY_REVOKED: CheckLimitResponse.Reason.ValueType  # 5
     """Denied: the key was revoked."""
     KEY_SUSPENDED: CheckLimitResponse.Reason.ValueType  # 6
@@ -181,10 +183,10 @@ class CheckLimitResponse(_message.Message):
     """The key's plan. Empty when the key is unknown."""
     limit: _builtins.str
     """The binding limit's name: on a denial the enforced one with the longest wait, otherwise the enforced one with the
-    smallest share left. Empty when no limit was weighed.
+    smallest share left. Empty when no limit was evaluated.
     """
     remaining: _builtins.int
-    """Whole tokens that the binding limit has left after this call. 0 when no limit was weighed: see `limits`."""
+    """Whole tokens that the binding limit has left after this call. 0 when no limit was evaluated: see `limits`."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """How long until the same call fits every limit, in whole microseconds, if no other call comes before it. Absent
@@ -192,8 +194,8 @@ class CheckLimitResponse(_message.Message):
         """
 
     @_builtins.property
-    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.WeighedLimit]:
-        """Every limit that was weighed, in the plan's order."""
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.LimitResult]:
+        """The result of every limit that was evaluated, in the plan's order."""
 
     def __init__(
         self,
@@ -207,7 +209,7 @@ class CheckLimitResponse(_message.Message):
         limit: _builtins.str | None = ...,
         remaining: _builtins.int | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
-        limits: _abc.Iterable[_limit_pb2.WeighedLimit] | None = ...,
+        limits: _abc.Iterable[_limit_pb2.LimitResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -267,7 +269,7 @@ Global___BatchCheckLimitResponse: _TypeAlias = BatchCheckLimitResponse  # noqa: 
 
 @_typing.final
 class CheckResult(_message.Message):
-    """What became of one check of a batch or stream."""
+    """The result of one check of a batch or stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

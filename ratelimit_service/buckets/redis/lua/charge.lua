@@ -13,7 +13,7 @@
 -- The parts before this one give `now`, `window_of`, and the state of the buckets. All numbers are whole and below 2^53,
 -- where doubles are exact. Nothing is written before everything is computed.
 
-local MOST = 9007199254740991 -- 2^53 - 1
+local MAX = 9007199254740991 -- 2^53 - 1
 
 local floor, ceil = math.floor, math.ceil
 local plan = cmsgpack.unpack(ARGV[1])
@@ -35,9 +35,9 @@ local function window(kind, when)
   return opens[kind], closes[kind]
 end
 
--- Weighs COUNT buckets from plan[p] on and writes what they say to out[o] on. Charges each that fits, unless `undo` is
+-- Evaluates COUNT buckets from plan[p] on and writes what they say to out[o] on. Charges each that fits, unless `undo` is
 -- false; notes in `undo`, when it is a table, how things were. Returns whether all that are enforced fit.
-local function weigh(p, o, count, undo)
+local function evaluate(p, o, count, undo)
   local fits = true
   for _ = 1, count do
     local k, cost, kind = plan[p], plan[p + 1] * 1000000, plan[p + 2]
@@ -107,7 +107,7 @@ local function weigh(p, o, count, undo)
         wait = -1
       elseif kind == 1 then
         wait = when - now + time_for(u - capacity + cost, done, num, den)
-        if wait > MOST then wait = MOST end
+        if wait > MAX then wait = MAX end
       else
         wait = closing - now
       end
@@ -116,7 +116,7 @@ local function weigh(p, o, count, undo)
     local reset = 0
     if u > 0 then
       reset = kind == 1 and when - now + time_for(u, done, num, den) or closing - now
-      if reset > MOST then reset = MOST end
+      if reset > MAX then reset = MAX end
     end
     if dirty[k] and keep[k] < now + reset then keep[k] = now + reset end
     out[o] = u < capacity and capacity - u or 0
@@ -135,7 +135,7 @@ while p <= size do
   known = known and cmsgpack.unpack(known)
   if not known then
     local undo = count > 1 and {} or nil
-    local fits = weigh(p + 2, o + 1, count, undo)
+    local fits = evaluate(p + 2, o + 1, count, undo)
     out[o] = fits and 1 or 0
     if undo and not fits then
       for i = #undo - 5, 1, -6 do
@@ -145,7 +145,7 @@ while p <= size do
       -- What remains is now what it was. The waits stay: they are right also for a bucket that is listed twice.
       local waits = {}
       for i = 1, count do waits[i] = out[o + 3 * i - 1] end
-      weigh(p + 2, o + 1, count, false)
+      evaluate(p + 2, o + 1, count, false)
       for i = 1, count do out[o + 3 * i - 1] = waits[i] end
     end
     if request > 0 then outcomes[request] = cmsgpack.pack({unpack(out, o, last)}) end
@@ -153,7 +153,7 @@ while p <= size do
     for i = o, last do out[i] = known[i - o + 1] end
   else
     -- The request was weighed with other buckets, before its policy changed: the same answer, and how its buckets are now.
-    weigh(p + 2, o + 1, count, false)
+    evaluate(p + 2, o + 1, count, false)
     out[o] = known[1]
   end
   p, o = p + 2 + 6 * count, last + 1

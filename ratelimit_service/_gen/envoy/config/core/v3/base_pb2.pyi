@@ -86,7 +86,7 @@ class HeaderValueOption(_message.Message):
     class _HeaderAppendActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[HeaderValueOption._HeaderAppendAction.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         APPEND_IF_EXISTS_OR_ADD: HeaderValueOption._HeaderAppendAction.ValueType  # 0
-        """The value is put beside those that are there. What Envoy does when nothing is said."""
+        """The value is put beside those that are there. Envoy's default."""
         ADD_IF_ABSENT: HeaderValueOption._HeaderAppendAction.ValueType  # 1
         """The value is set only if there is none."""
         OVERWRITE_IF_EXISTS_OR_ADD: HeaderValueOption._HeaderAppendAction.ValueType  # 2
@@ -98,7 +98,7 @@ class HeaderValueOption(_message.Message):
         """What becomes of a header that is there already."""
 
     APPEND_IF_EXISTS_OR_ADD: HeaderValueOption.HeaderAppendAction.ValueType  # 0
-    """The value is put beside those that are there. What Envoy does when nothing is said."""
+    """The value is put beside those that are there. Envoy's default."""
     ADD_IF_ABSENT: HeaderValueOption.HeaderAppendAction.ValueType  # 1
     """The value is set only if there is none."""
     OVERWRITE_IF_EXISTS_OR_ADD: HeaderValueOption.HeaderAppendAction.ValueType  # 2

@@ -132,7 +132,7 @@ class AttributeContext(_message.Message):
     @_builtins.property
     def context_extensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the route says: `resource` in the place of method and path, and `cost`, 0 to 1,000,000, in the place of 1. With
-        a cost of 0 nothing is charged, and the client is told nothing of its limits.
+        a cost of 0 nothing is charged, and the client gets no headers about its limits.
         """
 
     def __init__(

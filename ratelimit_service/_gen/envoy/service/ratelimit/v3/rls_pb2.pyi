@@ -170,7 +170,7 @@ class RateLimitResponse(_message.Message):
         """Whole tokens that it has left. 0 on a denial; the largest number there is when the rules say unlimited."""
         @_builtins.property
         def current_limit(self) -> Global___RateLimitResponse.RateLimit:
-            """The limit that is told: on a denial the one with the longest reset, otherwise the one with the smallest share
+            """The limit that is reported: on a denial the one with the longest reset, otherwise the one with the smallest share
             left. Absent when nothing limits the descriptor.
             """
 

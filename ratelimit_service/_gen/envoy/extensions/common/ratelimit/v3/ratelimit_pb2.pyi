@@ -28,7 +28,7 @@ class RateLimitDescriptor(_message.Message):
 
     @_typing.final
     class Entry(_message.Message):
-        """One thing that is said."""
+        """One key and its value."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +81,7 @@ class RateLimitDescriptor(_message.Message):
     HITS_ADDEND_FIELD_NUMBER: _builtins.int
     IS_NEGATIVE_HITS_FIELD_NUMBER: _builtins.int
     is_negative_hits: _builtins.bool
-    """Whether the tokens are given back, at most to an untouched limit. Never denied."""
+    """Whether the tokens are refunded, at most to an untouched limit. Never denied."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimitDescriptor.Entry]:
         """1 to 16 entries, in the order in which the rules are walked."""
@@ -92,7 +92,7 @@ class RateLimitDescriptor(_message.Message):
 
     @_builtins.property
     def hits_addend(self) -> _wrappers_pb2.UInt64Value:
-        """Tokens to take, 0 to 1,000,000; 0 only looks. Absent means those of the request."""
+        """Tokens to take, 0 to 1,000,000; 0 is a peek. Absent means those of the request."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Runtime:
     """The settings and the port of a server, and a folder of its own that only this user can enter."""
 
     settings: Settings
@@ -47,15 +47,15 @@ class Site:
         """The environment of a process with these settings, CHANGES apart."""
         return child_environment(self.settings.model_copy(update=changes), self.metrics)
 
-    def gone(self, pid: int) -> None:
+    def on_exit(self, pid: int) -> None:
         """The process with this id has ended."""
         forget_worker(pid, self.metrics)
 
 
 @contextmanager
-def open_site(settings: Settings) -> Iterator[Site]:
+def open_runtime(settings: Settings) -> Iterator[Runtime]:
     """Take the port and make the folder; give both up at the end. Raises StartupFault."""
     with PortLock(settings.listen) as lock, tempfile.TemporaryDirectory(prefix="ratelimit-") as folder:
-        site = Site(settings, lock, Path(folder))
-        site.metrics.mkdir()
-        yield site
+        runtime = Runtime(settings, lock, Path(folder))
+        runtime.metrics.mkdir()
+        yield runtime
