@@ -78,10 +78,12 @@ class Seed:
         return await self.tokens.create(TOKEN_NAME, Role.ADMIN)
 
     async def _is_good(self, text: str) -> bool:
+        api_key = ApiKey.parse(text)
+        if api_key is None:
+            return False
         try:
-            api_key = ApiKey.parse(text)
             key = await self.keys.get(api_key.key_id)
-        except (InvalidArgument, NotFound):
+        except NotFound:
             return False
         current = any(self.peppers.matches(api_key, secret) for secret in key.secrets)
         return current and key.state is not KeyState.REVOKED

@@ -34,6 +34,14 @@ class StoreUnavailable(Exception):
     """A store could not be asked, or did not answer in time. The message says which and why, without credentials."""
 
 
+class PartlyUnavailable(StoreUnavailable):
+    """Some charges of a call could not be made. `results` has None for each of them, and the results of the others."""
+
+    def __init__(self, message: str, results: Sequence[ChargeResult | None]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
 class BucketStore(Protocol):
     """Keeps the state of buckets."""
 
@@ -41,7 +49,7 @@ class BucketStore(Protocol):
         """Make each charge or none of it, atomically and in this order, and answer in the same order.
 
         Buckets of one charge are all in one partition, unless the store says that it can do more. Nothing is sent
-        twice if it may have been executed. Raises StoreUnavailable.
+        twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.
         """
         ...
 
