@@ -395,7 +395,7 @@ async def test_the_same_request_is_recalled_until_something_changes() -> None:
     assert prepared is not None
     assert [one.remaining for one in (await world.engine.decide(prepared)).statuses] == [3, 7]
     world.source.rules["shop"] = DomainRules("shop", (node(*A, quota(2)),))
-    await world.rules.apply([Change(1, ChangeKind.DOMAIN, "shop")])
+    await world.rules.apply([Change(ChangeKind.DOMAIN, "shop")])
     assert world.engine.recall(b"digest") is None
     assert not (await world.engine.decide(request)).allowed
 
@@ -421,6 +421,6 @@ async def test_a_domain_that_loses_its_rules_is_not_recalled() -> None:
     assert [(await world.engine.decide(request)).allowed for _ in range(2)] == [True, False]
     assert world.engine.recall(b"digest") is not None
     del world.source.rules["shop"]
-    await world.rules.apply([Change(1, ChangeKind.DOMAIN, "shop")])
+    await world.rules.apply([Change(ChangeKind.DOMAIN, "shop")])
     assert world.engine.recall(b"digest") is None
     assert (await world.engine.decide(request)).allowed
