@@ -85,7 +85,7 @@ async def test_each_change_has_one_row_of_each_kind(control_plane: ControlPlane,
 
 @pytest.mark.usefixtures("warm")
 async def test_no_reader_of_the_outbox_misses_a_number(database: Database) -> None:
-    """A reader that has seen a number has seen all below it, however many transactions commit at once and how slowly."""
+    """A reader that has seen a number has seen all below it, however many transactions commit at once, however slow."""
     transactions = PostgresTransactions(database)
     writers, each = 4, 6
     seen: list[int] = []
