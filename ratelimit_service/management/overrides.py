@@ -13,7 +13,7 @@ from ratelimit_service.management.audit import Event, rfc3339
 from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.keys import Key, key_not_found
 from ratelimit_service.management.ports import Transactions, UnitOfWork
-from ratelimit_service.management.text import check_subject
+from ratelimit_service.management.text import check_ends, check_subject
 
 MAX_OVERRIDES = 16
 """Overrides of one key, and of one subject."""
@@ -57,9 +57,11 @@ class OverrideService:
     async def set(self, actor: str, target: OverrideTarget, override: Override) -> Sequence[Override]:
         """Add an override or replace the one of the same name. Returns all of the target's.
 
-        Raises InvalidArgument for an expire time that has passed, and for a seventeenth override.
+        Raises InvalidArgument for an expire time that has passed, for a resource with a blank at an end, and for a
+        seventeenth override.
         """
         now_us = self._clock.now_us()
+        check_ends("override.limit.resource", override.limit.resource)
         if override.expires_us is not None and override.expires_us <= now_us:
             raise InvalidArgument.of(
                 "override.expire_time", f"is {rfc3339(override.expires_us)}, which has passed; choose a later time"

@@ -13,7 +13,7 @@ from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.ports import Transactions, UnitOfWork
-from ratelimit_service.management.text import check_description
+from ratelimit_service.management.text import check_description, check_ends
 
 MAX_LIMITS = 16
 """Limits of one plan."""
@@ -107,6 +107,7 @@ class PlanService:
         now_us = self._clock.now_us()
         check_plan_name("name", draft["name"])
         check_limits(draft["limits"])
+        _check_resources(draft["limits"])
         check_description(draft["description"])
         plan = Plan(version=1, created_us=now_us, updated_us=now_us, **draft)
         async with self._transactions.writing() as work:
@@ -149,6 +150,7 @@ class PlanService:
         check_plan_name("name", name)
         if "limits" in changes:
             check_limits(changes["limits"])
+            _check_resources(changes["limits"])
         if "description" in changes:
             check_description(changes["description"])
         async with self._transactions.writing() as work:
@@ -191,6 +193,11 @@ async def _require(work: UnitOfWork, name: str) -> Plan:
     if plan is None:
         raise plan_not_found(name)
     return plan
+
+
+def _check_resources(limits: Sequence[Limit]) -> None:
+    for position, limit in enumerate(limits):
+        check_ends(f"limits[{position}].resource", limit.resource)
 
 
 def _change(plan: Plan) -> Change:

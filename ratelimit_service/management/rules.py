@@ -1,16 +1,17 @@
 """Versions of a domain's descriptor rules. Each method of the service is one transaction."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ratelimit_service.decision.descriptors.rules import DomainRules, check_domain
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.audit import Event
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.ports import Transactions, UnitOfWork
-from ratelimit_service.management.text import check_description
+from ratelimit_service.management.text import check_description, check_ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class RulesService:
         An etag that is not empty must be that of the domain's rules, else raises Aborted, as it does when there are
         none.
         """
+        _check_names(rules)
         check_description(description)
         async with self._transactions.writing() as work:
             successor = await self._successor(work, rules, description, etag)
@@ -74,6 +76,7 @@ class RulesService:
 
     async def check(self, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
         """Return what `replace` would put in force now, and change nothing. Raises what it would raise."""
+        _check_names(rules)
         check_description(description)
         async with self._transactions.reading() as work:
             return await self._successor(work, rules, description, etag)
@@ -122,6 +125,26 @@ class RulesService:
         check_etag(f"domains/{rules.domain}", sent=etag, current=before.etag if before else "")
         version, created_us = (before.version + 1, before.created_us) if before else (1, now_us)
         return RuleSet(rules, version, description, created_us, now_us)
+
+
+def _check_names(rules: DomainRules) -> None:
+    """Apply `check_ends` to all names of new rules. Stored rules with such names stay in force and can be deleted."""
+    check_ends("domain", rules.domain)
+    for field, name in _names(rules.descriptors, ""):
+        check_ends(field, name)
+
+
+def _names(nodes: Iterable[RuleNode], prefix: str) -> Iterator[tuple[str, str]]:
+    """The keys, values and limit names of all levels, each with the path of its field."""
+    for position, node in enumerate(nodes):
+        path = f"{prefix}descriptors[{position}]."
+        yield f"{path}key", node.key
+        yield f"{path}value", node.value
+        for number, limit in enumerate(node.limits):
+            yield f"{path}limits[{number}].name", limit.name
+            for other, replaced in enumerate(limit.replaces):
+                yield f"{path}limits[{number}].replaces[{other}]", replaced
+        yield from _names(node.descriptors, path)
 
 
 def _change(rules: RuleSet) -> Change:

@@ -54,6 +54,9 @@ async def test_a_secret_is_stored_as_a_hash_only(plane: ControlPlane, database_u
         (key_draft(subject="ä" * 65), "subject"),
         (key_draft(subject="a\nb"), "subject"),
         (key_draft(subject="a\0b"), "subject"),
+        (key_draft(subject=" acme "), "subject"),
+        (key_draft(subject="acme\u200b"), "subject"),
+        (key_draft(plan=" free"), "plan"),
         (key_draft(plan=""), "plan"),
         (key_draft(plan="No Plan"), "plan"),
         (key_draft(expires_us=START), "expire_time"),
@@ -141,6 +144,19 @@ async def test_a_list_is_narrowed_by_every_filter(plane: ControlPlane) -> None:
     assert await ids(plan="pro") == {made["a", "pro"], made["b", "pro"]}
     assert await ids(subject="b", plan="free") == {made["b", "free"]}
     assert await ids(subject="c") == set()
+
+
+async def test_a_filter_that_no_subject_matches_is_refused(plane: ControlPlane) -> None:
+    """A list is not filtered by a subject with a blank at an end: it would be empty without a reason."""
+    with pytest.raises(InvalidArgument, match=r"subject: .* 'acme '"):
+        await plane.keys.list(Paging(), subject="acme ")
+
+
+async def test_a_description_keeps_its_blanks(plane: ControlPlane) -> None:
+    """A description is stored as it was sent, blanks at its ends included."""
+    key, _ = await plane.keys.create("ada", key_draft() | {"description": " for tests "})
+
+    assert (await plane.keys.get(key.key_id)).description == " for tests "
 
 
 async def test_a_page_token_is_valid_for_its_own_list_only(plane: ControlPlane) -> None:

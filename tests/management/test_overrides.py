@@ -59,6 +59,24 @@ async def test_an_end_in_the_past_is_refused(control_plane: ControlPlane) -> Non
         await control_plane.overrides.set("ada", ACME, Override(BURST, START))
 
 
+@pytest.mark.parametrize(
+    ("level", "name", "field"),
+    [(Level.SUBJECT, " acme", "subject"), (Level.SUBJECT, "acme\ufeff", "subject"), (Level.KEY, " " * 16, "key_id")],
+)
+def test_a_target_with_blanks_is_refused(level: Level, name: str, field: str) -> None:
+    """Overrides are neither set nor read for a name with a blank at an end."""
+    with pytest.raises(InvalidArgument) as caught:
+        OverrideTarget(level, name)
+
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+async def test_a_resource_with_blanks_is_refused(control_plane: ControlPlane) -> None:
+    """The limit of an override has a resource that callers can send."""
+    with pytest.raises(InvalidArgument, match=r"override\.limit\.resource"):
+        await control_plane.overrides.set("ada", ACME, Override(Limit("burst", Quota(1, Window.DAY), " orders")))
+
+
 async def test_sixteen_is_the_most(control_plane: ControlPlane) -> None:
     """A target takes 16 overrides and no seventeenth, but one of the 16 can still be replaced."""
     for n in range(16):

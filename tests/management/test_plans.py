@@ -40,6 +40,8 @@ async def test_a_plan_comes_back_as_it_was_made(control_plane: ControlPlane) -> 
         ({"limits": ()}, "limits"),
         ({"limits": tuple(Limit(f"l{n}", Quota(1, Window.DAY)) for n in range(17))}, "limits"),
         ({"limits": (BURST, DAILY, BURST)}, "limits[2].name"),
+        ({"name": "free "}, "name"),
+        ({"limits": (BURST, Limit("daily", Quota(1, Window.DAY), "orders "))}, "limits[1].resource"),
         ({"description": "x" * 257}, "description"),
     ],
 )
@@ -83,6 +85,18 @@ async def test_an_update_is_a_new_version(control_plane: ControlPlane) -> None:
     assert second.etag != first.etag
     assert await control_plane.plans.get("free") == second
     assert await control_plane.plans.get("free", version=1) == first
+
+
+async def test_an_update_is_checked_like_a_draft(control_plane: ControlPlane) -> None:
+    """New limits with a blank at an end of a resource are refused, and the plan stays as it is."""
+    plan = await control_plane.plans.create("ada", plan_draft())
+
+    with pytest.raises(InvalidArgument, match=r"limits\[0\]\.resource"):
+        await control_plane.plans.update(
+            "ada", "free", PlanChanges(limits=(Limit("daily", Quota(1, Window.DAY), "\u2003orders"),))
+        )
+
+    assert await control_plane.plans.get("free") == plan
 
 
 @pytest.mark.usefixtures("warm")

@@ -147,6 +147,47 @@ async def test_bad_arguments(control_plane: ControlPlane, arguments: dict[str, o
     assert caught.value.violations[0].field == "description"
 
 
+@pytest.mark.parametrize(
+    ("names", "field"),
+    [
+        (DomainRules(" shop"), "domain"),
+        (DomainRules("shop\u00a0"), "domain"),
+        (DomainRules("shop", (node("a"), node("b "))), "descriptors[1].key"),
+        (DomainRules("shop", (node("a", "\u200bx"),)), "descriptors[0].value"),
+        (DomainRules("shop", (node("a", "* "),)), "descriptors[0].value"),
+        (DomainRules("shop", (node("a", below=(node("b", "x "),)),)), "descriptors[0].descriptors[0].value"),
+        (DomainRules("shop", (node("a", "", quota(1, name="day ")),)), "descriptors[0].limits[0].name"),
+        (
+            DomainRules("shop", (node("a", "", quota(1, name="day", replaces=("x", " y"))),)),
+            "descriptors[0].limits[0].replaces[1]",
+        ),
+    ],
+)
+async def test_names_with_blanks_are_refused(control_plane: ControlPlane, names: DomainRules, field: str) -> None:
+    """Rules whose names have blanks at an end would match nothing; the error has the path of the field."""
+    for refused in (control_plane.rules.check(names), control_plane.rules.replace("ann", names)):
+        with pytest.raises(InvalidArgument) as caught:
+            await refused
+        assert [violation.field for violation in caught.value.violations] == [field]
+    assert (await control_plane.rules.list(Paging())).items == []
+
+
+async def test_rules_with_blanks_that_are_stored_can_be_deleted(control_plane: ControlPlane, database_url: str) -> None:
+    """Rules from before names were checked stay readable, in force, and can be deleted."""
+    await control_plane.rules.replace("ann", rules())
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE rule_domains SET domain = ' shop '")
+        connection.execute("""UPDATE rule_versions SET descriptors = '[{"key": "a "}]'""")
+    stored = DomainRules(" shop ", (node("a "),))
+
+    fetched = await PostgresRulesSource(control_plane.database).fetch_all_rules()
+
+    assert fetched.rules == {" shop ": stored}
+    assert [one.rules for one in (await control_plane.rules.list(Paging())).items] == [stored]
+    assert (await control_plane.rules.get(" shop ")).rules == stored
+    assert (await control_plane.rules.delete("ann", " shop ")).rules == stored
+
+
 async def test_a_failed_change_leaves_nothing(control_plane: ControlPlane, database_url: str) -> None:
     """When the audit row cannot be written, neither are the rules nor the announcement."""
     with psycopg.connect(database_url, autocommit=True) as connection:

@@ -69,7 +69,7 @@ class Plan(_message.Message):
     on_store_failure: Global___Plan.OnStoreFailure.ValueType
     """What callers see while the bucket store cannot be asked. Zero means LOCAL."""
     description: _builtins.str
-    """For people: at most 256 bytes."""
+    """For people: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
     etag: _builtins.str
     """Changes with every version. Send it back with an update to be refused if somebody else was faster."""
     @_builtins.property
