@@ -20,14 +20,17 @@ class ChangeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Policies of this key, subject or plan, or the rules of this domain, have changed.
+    """Policies of this key, subject or plan, or the rules of this domain, have changed."""
 
-    `number` counts up in commit order, without going back.
-    """
-
-    number: int
     kind: ChangeKind
     name: str
+
+
+class Changes(NamedTuple):
+    """Changes, oldest first, and the position after the last of them. Positions count up in commit order."""
+
+    position: int
+    changes: Sequence[Change]
 
 
 class StoreUnavailable(Exception):
@@ -73,14 +76,14 @@ class PolicySource(Protocol):
 
 
 class ChangeFeed(Protocol):
-    """Says which policies have changed."""
+    """Reports which policies and rules have changed."""
 
     async def position(self) -> int:
-        """The number of the newest change so far, 0 if there is none. Raises StoreUnavailable."""
+        """The position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         ...
 
-    async def wait(self, after: int) -> Sequence[Change]:
-        """Return the changes numbered above AFTER, oldest first, within a second at the latest, perhaps none.
+    async def wait(self, after: int) -> Changes:
+        """Return the changes since position AFTER within a second at the latest, perhaps none.
 
         Raises StoreUnavailable.
         """

@@ -61,6 +61,10 @@ def test_rules_live_in_a_file(dev_server: DevServer) -> None:
     [
         ("{domain: x, descriptors: [{}]}", "replace.rules.descriptors[0].key: is empty"),
         ("{domain: x, descriptors: [{key: k, limits: [{name: it's, blocked: {}}]}]}", 'limits[0].name: is "it\'s"'),
+        (
+            "{domain: x, descriptors: [{key: k, value: 'v '}]}",
+            "replace.rules.descriptors[0].value: begins or ends with",
+        ),
         ("{domain: x, descriptors: [{kay: k}]}", "kay"),
         ("domain: [", "standard input, line 1: "),
         ("[]", "must hold the rules of a domain, not list"),

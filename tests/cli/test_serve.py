@@ -102,7 +102,7 @@ def test_a_served_call(served: tuple[subprocess.Popen[bytes], str], run: Run, pr
         (["migrate"], {}, "there is no token, so nobody could manage keys"),
         ([], {"RATELIMIT_DATABASE_URL": ""}, "RATELIMIT_DATABASE_URL is not set"),
         ([], {"RATELIMIT_PEPPERS": ""}, "RATELIMIT_PEPPERS is not set"),
-        ([], {"RATELIMIT_DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/d"}, "Postgres cannot be asked"),
+        ([], {"RATELIMIT_DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/d"}, "Postgres is unavailable"),
     ],
     ids=["no schema", "no token", "no database", "no peppers", "database down"],
 )

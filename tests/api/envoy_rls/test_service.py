@@ -49,7 +49,7 @@ async def test_the_same_request_is_cached_until_something_changes() -> None:
     assert service.is_cached(data)
     assert [status.limit_remaining for status in (await service.ask(data)).statuses] == [3, 7]
     world.source.rules["shop"] = DomainRules("shop", (node(*A, quota(2)),))
-    await world.rules.apply([Change(1, ChangeKind.DOMAIN, "shop")])
+    await world.rules.apply([Change(ChangeKind.DOMAIN, "shop")])
     assert not service.is_cached(data)
     assert (await service.ask(data)).overall_code == OVER_LIMIT
 
@@ -70,7 +70,7 @@ async def test_a_domain_that_loses_its_rules_is_not_cached() -> None:
     assert [(await service.ask(data)).overall_code for _ in range(2)] == [OK, OVER_LIMIT]
     assert service.is_cached(data)
     del world.source.rules["shop"]
-    await world.rules.apply([Change(1, ChangeKind.DOMAIN, "shop")])
+    await world.rules.apply([Change(ChangeKind.DOMAIN, "shop")])
     assert not service.is_cached(data)
     assert (await service.ask(data)).overall_code == OK
 

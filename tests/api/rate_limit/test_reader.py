@@ -59,7 +59,7 @@ class World:
         """Change what is known of the key, and let the server learn of it."""
         key_id = self.api_key.key_id
         self.source.records[key_id] = replace(self.source.records[key_id], **fields)
-        await self.cache.apply([Change(1, kind, key_id if kind is ChangeKind.KEY else "free")])
+        await self.cache.apply([Change(kind, key_id if kind is ChangeKind.KEY else "free")])
 
     def recalls(self, data: bytes) -> bool:
         return isinstance(self.reader.check(data), PreparedCheck)

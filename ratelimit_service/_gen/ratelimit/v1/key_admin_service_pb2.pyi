@@ -46,9 +46,9 @@ class ManageKeyRequest(_message.Message):
         plan: _builtins.str
         """The plan. Required."""
         subject: _builtins.str
-        """The subject that the limits apply to. Required."""
+        """The subject that the limits apply to. As in Key. Required."""
         description: _builtins.str
-        """Free text: at most 256 bytes."""
+        """Free text. As in Key."""
         @_builtins.property
         def expire_time(self) -> _timestamp_pb2.Timestamp:
             """When the key expires. Absent means never; otherwise in the future."""
@@ -98,7 +98,7 @@ class ManageKeyRequest(_message.Message):
         PAGE_SIZE_FIELD_NUMBER: _builtins.int
         PAGE_TOKEN_FIELD_NUMBER: _builtins.int
         subject: _builtins.str
-        """Only keys of this subject. Empty means all."""
+        """Only keys of this subject. As in Key. Empty means all."""
         plan: _builtins.str
         """Only keys on this plan. Empty means all."""
         page_size: _builtins.int
@@ -806,7 +806,7 @@ class ManageOverrideRequest(_message.Message):
     key_id: _builtins.str
     """One key."""
     subject: _builtins.str
-    """One subject, which means all its keys."""
+    """One subject, which means all its keys. As in Key."""
     @_builtins.property
     def set(self) -> Global___ManageOverrideRequest.SetOverride:
         """Adds an override or replaces the one of the same name."""

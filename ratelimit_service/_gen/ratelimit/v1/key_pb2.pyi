@@ -72,13 +72,15 @@ class Key(_message.Message):
     key_id: _builtins.str
     """The public id: 16 characters of base62. Set by the server."""
     subject: _builtins.str
-    """The subject that the limits apply to: 1 to 128 bytes, no control characters. Keys of one subject share its buckets."""
+    """The subject that the limits apply to: 1 to 128 bytes, no control characters, and no blank or invisible character at
+    either end. Keys of one subject share its buckets.
+    """
     plan: _builtins.str
     """The plan that sets the key's limits."""
     state: Global___Key.State.ValueType
     """Whether the key may be used. Set by the server."""
     description: _builtins.str
-    """Free text: at most 256 bytes."""
+    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
     etag: _builtins.str
     """Changes with every change of the key. Send it back with an update to be refused if it was modified concurrently."""
     @_builtins.property

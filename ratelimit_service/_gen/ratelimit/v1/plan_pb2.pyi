@@ -69,7 +69,7 @@ class Plan(_message.Message):
     on_store_failure: Global___Plan.OnStoreFailure.ValueType
     """What callers see while the bucket store is unavailable. Zero means LOCAL."""
     description: _builtins.str
-    """Free text: at most 256 bytes."""
+    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
     etag: _builtins.str
     """Changes with every version. Send it back with an update to be refused if the plan was modified concurrently."""
     @_builtins.property

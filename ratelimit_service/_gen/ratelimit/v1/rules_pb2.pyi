@@ -67,13 +67,15 @@ class DomainRules(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
-    """Unique: 1 to 256 bytes without control characters. The proxy names it in each request."""
+    """Unique: 1 to 256 bytes without control characters, and no blank or invisible character at either end. The proxy
+    names it in each request.
+    """
     version: _builtins.int
     """Counts up from 1 with every replacement. Set by the server."""
     on_store_failure: Global___DomainRules.OnStoreFailure.ValueType
     """Default for the descriptors that do not set it. Zero means FAIL."""
     description: _builtins.str
-    """Free text: at most 256 bytes."""
+    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
     etag: _builtins.str
     """Changes with every version. Send it back with a replacement to be refused if the rules were modified concurrently."""
     @_builtins.property
@@ -126,10 +128,11 @@ class DescriptorRule(_message.Message):
     ON_STORE_FAILURE_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The key of the entry: 1 to 256 bytes without control characters."""
+    """The key of the entry: 1 to 256 bytes without control characters, and no blank or invisible character at either end."""
     value: _builtins.str
     """The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, matches
-    any characters or none. At most 256 bytes without control characters. Each value that matches counts for itself.
+    any characters or none. At most 256 bytes without control characters, and no blank or invisible character at either
+    end. Each value that matches counts for itself.
     """
     share_threshold: _builtins.bool
     """Whether all values that a wildcard matches count together. Only for a value with a `*`."""
@@ -205,8 +208,9 @@ class DescriptorLimit(_message.Message):
     BLOCKED_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """At most 64 printable ASCII characters without quotes and backslashes: it is put into a header as it is. May be
-    empty. The bucket is named by it, so what was consumed stays consumed when everything else about the limit changes.
+    """At most 64 printable ASCII characters without quotes and backslashes: it is put into a header as it is. No blank at
+    either end. May be empty. The bucket is named by it, so what was consumed stays consumed when everything else about
+    the limit changes.
     """
     mode: _limit_pb2.Limit.Mode.ValueType
     """Whether the limit denies or only reports. Zero means ENFORCE."""
