@@ -30,7 +30,7 @@ def create(
     *,
     role: Annotated[
         Role,
-        typer.Option(help="viewer may read, admin may read and change, gateway may check limits and send key_id."),
+        typer.Option(help="viewer may read, admin may read and change, gateway may request decisions and send key_id."),
     ],
     as_json: AsJson = False,
 ) -> None:
