@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from fixtures.control_plane import ControlPlane, key_draft, plan_draft
-from fixtures.own_postgres import OwnPostgres
+from fixtures.postgres import OwnPostgres
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.paging import Paging
