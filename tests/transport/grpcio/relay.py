@@ -32,7 +32,7 @@ class Relay:
         if self._server is not None:
             self._server.close()
         for writer in self._writers:
-            writer.running.abort()
+            writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
@@ -55,10 +55,10 @@ class Relay:
                 await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
             finally:
                 self._writers.discard(far_writer)
-                far_writer.running.abort()
+                far_writer.transport.abort()
         finally:
             self._writers.discard(writer)
-            writer.running.abort()
+            writer.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,4 +66,4 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(65_536):
             writer.write(data)
             await writer.drain()
-    writer.running.abort()
+    writer.transport.abort()

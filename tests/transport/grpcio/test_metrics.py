@@ -47,9 +47,9 @@ Descriptors.tally[1][2] += 4
 counts.calls.count("/a/B", Code.OK)
 counts.calls.count("/a/B", Code.OK)
 counts.calls.count("/a/B", Code.NOT_FOUND)
-counts.trips.answered(3, 0.0004)
-counts.trips.answered(300, 2.0)
-counts.trips.failed()
+counts.round_trips.answered(3, 0.0004)
+counts.round_trips.answered(300, 2.0)
+counts.round_trips.failed()
 metrics.flush()
 Engine.tally[1][1] += 1
 metrics.flush()
