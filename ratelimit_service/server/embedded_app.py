@@ -1,4 +1,4 @@
-"""The application inside Envoy, wired."""
+"""The application embedded in Envoy, wired."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

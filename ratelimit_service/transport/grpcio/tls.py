@@ -1,4 +1,4 @@
-"""TLS whose files may change while the server runs."""
+"""TLS from files that may change while the server runs."""
 
 import ssl
 from pathlib import Path
@@ -13,7 +13,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Certificates:
-    """The certificate chain, its key and the CA that client certificates must come from, as they are on disk.
+    """The certificate chain, its key and the CA that must have issued client certificates, as they are on disk.
 
     Checked when a connection is opened, so that a renewed certificate needs no restart. Files that do not fit
     together, as in the moment between the writing of one and of the other, are ignored until they do. Raises
@@ -43,7 +43,7 @@ class Certificates:
         )
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What to use from now on, or None if nothing has changed. The library calls it for every connection."""
+        """The new configuration, or None if nothing has changed. The library calls this for every connection."""
         try:
             stamp = self._stamp()
             if stamp == self._seen:
