@@ -15,7 +15,7 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ratelimit_service.server.runtime import child_environment
+from ratelimit_service.server.instance import child_environment
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.app import PATHS
 from ratelimit_service.transport.envoy.config import EnvoyPlan, envoy_config

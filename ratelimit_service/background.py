@@ -1,4 +1,4 @@
-"""Work that goes on beside the calls for as long as a server lives."""
+"""Background work that runs as long as the server."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,37 +6,37 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 _PAUSE_SECONDS = 1.0
-"""Before work that failed begins again."""
+"""Before work that failed is restarted."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class Background:
-    """Keeps work going: holds on to its tasks, and begins again, with a line in the log, what has failed."""
+    """Keeps work running: holds references to its tasks, and restarts, with a line in the log, what has failed."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do WORK, which goes on for ever, until `close`."""
-        task = asyncio.create_task(_keep_going(name, work), name=name)
+        """Run WORK, which does not return by itself, until `close`."""
+        task = asyncio.create_task(_run(name, work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """End all work and wait until it has ended."""
+        """Cancel all work and wait until it has ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _keep_going(name: str, work: Callable[[], Awaitable[None]]) -> None:
+async def _run(name: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except Exception:  # noqa: BLE001 whatever it was, the work must go on
-            _log.exception("background work failed; it begins again", work=name)
+        except Exception:  # noqa: BLE001 for whatever reason, the work must be restarted
+            _log.exception("background work failed; restarting it", work=name)
         else:
-            _log.error("background work ended; it begins again", work=name)
+            _log.error("background work ended; restarting it", work=name)
         await asyncio.sleep(_PAUSE_SECONDS)

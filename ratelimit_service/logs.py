@@ -24,8 +24,8 @@ def set_up_logging(
 ) -> None:
     """Send every log line of this process, the libraries' included, to STREAM (standard error by default).
 
-    Call it once, first thing in a process. No line holds the secret part of an API key or token, or the password of a
-    URL: nobody should log one, and this is the last net.
+    Call it once, before anything else in a process. No line contains the secret part of an API key or token, or the
+    password of a URL: no code should log one, and this is the last safeguard.
     """
     stream = stream or sys.stderr
     shared: list[structlog.typing.Processor] = [
@@ -50,7 +50,7 @@ def set_up_logging(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # It tells which database it is on at every look at the schema, and so at every start of a worker.
+    # It logs which database it uses at every check of the schema, and so at every start of a worker.
     logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
@@ -65,7 +65,7 @@ def set_up_logging(
 
 
 def redact(text: str) -> str:
-    """TEXT without the secrets that it may hold."""
+    """TEXT without the secrets that it may contain."""
     return _PASSWORD.sub(r"\1:***@", _SECRET.sub(r"\1_***", text))
 
 

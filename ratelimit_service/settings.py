@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """The settings of a server. `ratelimit-service doctor` says in words what is wrong with them."""
+    """The settings of a server. `ratelimit-service doctor` explains what is wrong with them."""
 
     model_config = SettingsConfigDict(env_prefix="RATELIMIT_", extra="ignore", frozen=True)
 
@@ -24,15 +24,16 @@ class Settings(BaseSettings):
     )
     peppers: SecretStr = Field(
         default=SecretStr(""),
-        description="Keys of the HMAC that secrets are stored under: `1:<base64>,2:<base64>`, each at least 32 bytes. "
+        description="HMAC keys that secrets are hashed with: `1:<base64>,2:<base64>`, each at least 32 bytes. "
         "New secrets use the highest number; keep the others until no key needs them. `dev` makes its own.",
     )
     listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC port.")
     metrics_listen: str = Field(
-        default="127.0.0.1:9464", description="Address of the Prometheus /metrics port. Empty opens none."
+        default="127.0.0.1:9464",
+        description="Address of the Prometheus /metrics port. If empty, metrics are not served.",
     )
     transport: Literal["auto", "grpcio", "envoy"] = Field(
-        default="auto", description="How calls come in. `auto` takes `envoy` where it is installed, else `grpcio`."
+        default="auto", description="How calls are received. `auto` is `envoy` where it is installed, else `grpcio`."
     )
     workers: int = Field(default=1, ge=1, le=64, description="Server processes that share the gRPC port.")
     data_dir: Path = Field(
@@ -49,18 +50,21 @@ class Settings(BaseSettings):
     key_header: str = Field(
         default="x-api-key",
         pattern="^[a-z0-9][a-z0-9-]{0,63}$",
-        description="Envoy's ext_authz: the header with the API key, in lower case. In `authorization` it comes after "
-        "`Bearer`, in any other as it is. The upstream does not get it.",
+        description="Envoy's ext_authz: the header with the API key, in lower case. In `authorization` the key follows "
+        "`Bearer`, in any other header it stands alone. The header is not forwarded to the upstream.",
     )
     limit_headers: str = Field(
         default="ietf",
         pattern="^(|(ietf|x-ratelimit|ratelimit)(,(ietf|x-ratelimit|ratelimit))*)$",
-        description="Envoy's protocols: the headers that tell clients their limits. `ietf` (`RateLimit-Policy` and "
+        description="Envoy's protocols: the headers that report limits to clients. `ietf` (`RateLimit-Policy` and "
         "`RateLimit` of draft 11), `x-ratelimit` (`X-RateLimit-Limit`, `-Remaining`, `-Reset`), `ratelimit` (the same "
-        "without `X-`), or several with commas. Empty tells none but `Retry-After`.",
+        "without `X-`), or several, separated by commas. If empty, only `Retry-After` is sent.",
     )
     request_id_window: float = Field(
-        default=30, ge=1, le=3600, description="Seconds for which a request_id gets its first answer again."
+        default=30,
+        ge=1,
+        le=3600,
+        description="Seconds for which a repeated request_id returns the first decision and is not charged again.",
     )
     store_timeout: float = Field(
         default=0.1,
@@ -71,27 +75,27 @@ class Settings(BaseSettings):
     policy_cache_size: int = Field(
         default=100_000,
         ge=1,
-        description=(
-            "Keys whose policy a server keeps in memory. It remembers at most twice as many of their requests."
-        ),
+        description="Maximum number of keys with a cached policy, per worker. At most twice as many of their requests "
+        "are cached.",
     )
     unknown_key_ttl: float = Field(
         default=5, ge=0.1, le=300, description="Seconds for which an unknown key is not looked up again."
     )
     max_connection_age: float = Field(
-        default=1800, ge=1, description="Seconds (give or take a tenth) after which a client connection is asked to go."
+        default=1800,
+        ge=1,
+        description="Seconds (plus or minus a tenth) after which a client connection is closed gracefully (GOAWAY).",
     )
     drain_timeout: float = Field(
-        default=10, ge=0, le=300, description="Seconds that calls under way get after SIGTERM."
+        default=10, ge=0, le=300, description="Seconds that calls in progress get to complete after SIGTERM."
     )
     tls_certificate: Path | None = Field(
-        default=None, description="PEM file of the certificate chain. Empty serves plain text."
+        default=None, description="PEM file of the certificate chain. If empty, the port serves plain text."
     )
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
     tls_client_ca: Path | None = Field(
-        default=None, description="PEM file of the CA that client certificates must come from."
+        default=None,
+        description="PEM file of the CA that must have issued client certificates. If empty, clients need none.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least level logged."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")

@@ -1,6 +1,6 @@
-"""What a server counts, and how Prometheus gets it.
+"""What a server counts, and how Prometheus reads it.
 
-Each worker counts in plain integers and puts the sums once a second into files that all workers of a server share (the
+Each worker counts in plain integers and writes the sums once a second to files that all workers of a server share (the
 multiprocess mode of `prometheus_client`, switched on by PROMETHEUS_MULTIPROC_DIR before that library is imported). The
 process above them adds the files up when it is scraped, so a scrape never reaches, or waits for, a worker.
 """
@@ -10,7 +10,6 @@ from ratelimit_service.metrics.scrape import (
     DIRECTORY_VARIABLE,
     MetricsServer,
     forget_worker,
-    fresh_directory,
     serve_metrics,
 )
 from ratelimit_service.metrics.worker import Watched, WorkerMetrics
@@ -24,6 +23,5 @@ __all__ = [
     "Watched",
     "WorkerMetrics",
     "forget_worker",
-    "fresh_directory",
     "serve_metrics",
 ]

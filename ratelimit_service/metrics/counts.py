@@ -1,4 +1,4 @@
-"""What a worker counts while it works: plain integers, because the hot path pays for each of them."""
+"""What a worker counts while it runs: plain integers, because every call pays for each of them."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ SIZE_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 class CallCounts:
-    """Calls so far, by full method name and code."""
+    """The number of calls, by full method name and code."""
 
     def __init__(self) -> None:
         self.by_method: dict[tuple[str, Code], int] = {}
 
     def count(self, method: str, code: Code) -> None:
-        """One more call."""
+        """Count a call."""
         key = (method, code)
         self.by_method[key] = self.by_method.get(key, 0) + 1
 
 
-class Spread:
-    """How values are spread over buckets, in plain integers: a histogram before it is one."""
+class Distribution:
+    """A histogram in plain integers: the number of values in each bucket, and their sum."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
@@ -34,31 +34,31 @@ class Spread:
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        """One more value."""
+        """Count a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 class RoundTripCounts:
-    """Round trips to the bucket store so far. An observer of the store."""
+    """The round trips to the bucket store. An observer of the store."""
 
     def __init__(self) -> None:
-        self.seconds = Spread(SECONDS_BOUNDS)
-        self.sizes = Spread(SIZE_BOUNDS)
+        self.seconds = Distribution(SECONDS_BOUNDS)
+        self.sizes = Distribution(SIZE_BOUNDS)
         self.failures = 0
 
     def answered(self, charges: int, seconds: float) -> None:
-        """A round trip with so many charges took so long."""
+        """Count a round trip with so many charges that took so many seconds."""
         self.sizes.add(charges)
         self.seconds.add(seconds)
 
     def failed(self) -> None:
-        """A round trip was not answered."""
+        """Count a round trip that was not answered."""
         self.failures += 1
 
 
 class Counts:
-    """All that a worker counts beside what the engine and the policy cache count for themselves."""
+    """Everything that a worker counts, apart from what the engines and caches count themselves."""
 
     def __init__(self) -> None:
         self.calls = CallCounts()

@@ -12,11 +12,11 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from ratelimit_service.errors import StartupFault
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable that names the workers' shared folder. Must be set when a worker's interpreter starts."""
+"""The environment variable with the workers' shared folder. Must be set when a worker's interpreter starts."""
 
 
 class MetricsServer:
-    """Serves `/metrics` of all workers that share a folder. Made by `serve_metrics`."""
+    """Serves `/metrics` of all workers that share a folder. Created by `serve_metrics`."""
 
     def __init__(self, server: WSGIServer, thread: Thread) -> None:
         self._server = server
@@ -32,7 +32,7 @@ class MetricsServer:
 
 
 def serve_metrics(listen: str, directory: Path) -> MetricsServer:
-    """Serve `/metrics` on LISTEN (`host:port`, port 0 takes a free one) from the files that workers keep in DIRECTORY.
+    """Serve `/metrics` on LISTEN (`host:port`; port 0 is any free one) from the files that workers keep in DIRECTORY.
 
     Raises StartupFault if the address cannot be opened.
     """
@@ -44,18 +44,11 @@ def serve_metrics(listen: str, directory: Path) -> MetricsServer:
     except (OSError, ValueError, OverflowError) as fault:
         raise StartupFault(
             f"the metrics port cannot be opened on {listen!r}: {fault}; set RATELIMIT_METRICS_LISTEN to a free "
-            "host:port, or to nothing for no metrics"
+            "host:port, or to an empty value for no metrics"
         ) from fault
     return MetricsServer(server, thread)
 
 
-def fresh_directory(directory: Path) -> None:
-    """Make DIRECTORY if it is missing, and take out what an earlier run left there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in directory.glob("*.db"):
-        file.unlink()
-
-
 def forget_worker(pid: int, directory: Path) -> None:
-    """Drop what the worker that had this process id was measured at; what it has counted stays counted."""
+    """Drop the gauges of the worker that had this process id; its counters still count."""
     mark_process_dead(pid, os.fspath(directory))  # type: ignore[no-untyped-call]

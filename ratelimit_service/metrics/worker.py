@@ -7,44 +7,44 @@ from typing import Final, NamedTuple, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ratelimit_service.decision.reason import Reason, Source
-from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Spread
+from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Distribution
 
 FLUSH_SECONDS: Final = 1.0
 
 
 class Engine(Protocol):
-    """What is read of an engine that decides."""
+    """The part of an engine that is read here."""
 
     tally: list[list[int]]
 
 
 class Cache(Protocol):
-    """What is read of the policy cache."""
+    """The part of the policy cache that is read here."""
 
     @property
     def misses(self) -> int:
-        """Look-ups so far that memory could not answer."""
+        """The number of look-ups that were not answered from memory."""
         ...
 
     @property
     def unreadable(self) -> int:
-        """Rows met so far that made no valid policy."""
+        """The number of rows read that were not a valid policy."""
         ...
 
     def __len__(self) -> int: ...
 
 
 class Rules(Protocol):
-    """What is read of the cache of descriptor rules."""
+    """The part of the cache of descriptor rules that is read here."""
 
     @property
     def unreadable(self) -> int:
-        """Rows met so far that made no valid rules."""
+        """The number of rows read that were not valid rules."""
         ...
 
 
 class Feed(Protocol):
-    """What is read of the follower of changes."""
+    """The part of the cache invalidator that is read here."""
 
     @property
     def current(self) -> bool:
@@ -53,7 +53,7 @@ class Feed(Protocol):
 
 
 class Watched(NamedTuple):
-    """What one worker's metrics tell of: its two engines, and what it has in memory."""
+    """The sources of one worker's metrics: its two engines, and what it has in memory."""
 
     checks: Engine
     descriptors: Engine
@@ -63,34 +63,34 @@ class Watched(NamedTuple):
 
 
 class _Histogram(Histogram):
-    """A histogram that takes whole spreads."""
+    """A histogram to which many values can be added at once."""
 
-    def grow(self, counts: Sequence[int], total: float) -> None:
-        """Add so many values to each bucket, whose sum is TOTAL."""
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Add so many values to each bucket; TOTAL is their sum."""
         for bucket, count in zip(self._buckets, counts, strict=True):
             bucket.inc(count)
         self._sum.inc(total)
 
 
-class _Growing:
-    """A spread and the histogram that it goes into."""
+class _DistributionExport:
+    """Copies a distribution to a histogram."""
 
-    def __init__(self, spread: Spread, histogram: _Histogram) -> None:
-        self._spread = spread
+    def __init__(self, distribution: Distribution, histogram: _Histogram) -> None:
+        self._distribution = distribution
         self._histogram = histogram
-        self._counts = [0] * len(spread.counts)
+        self._counts = [0] * len(distribution.counts)
         self._total = 0.0
 
     def flush(self) -> None:
-        counts, total = list(self._spread.counts), self._spread.total
+        counts, total = list(self._distribution.counts), self._distribution.total
         if counts != self._counts:
-            grown = [now - before for now, before in zip(counts, self._counts, strict=True)]
-            self._histogram.grow(grown, total - self._total)
+            added = [now - before for now, before in zip(counts, self._counts, strict=True)]
+            self._histogram.add(added, total - self._total)
             self._counts, self._total = counts, total
 
 
-class _Rising:
-    """A number that only rises and the counter that it goes into."""
+class _CounterExport:
+    """Copies a number that only increases to a counter."""
 
     def __init__(self, read: Callable[[], int], counter: Counter) -> None:
         self._read = read
@@ -105,7 +105,7 @@ class _Rising:
 
 
 class WorkerMetrics:
-    """Puts what one worker has counted into its Prometheus metrics."""
+    """Copies what one worker has counted to its Prometheus metrics."""
 
     def __init__(
         self, watched: Watched, counts: Counts, breaker_open: Callable[[], bool], now: Callable[[], float]
@@ -119,43 +119,49 @@ class WorkerMetrics:
         self._breaker_open = breaker_open
         self._now = now
         self._feed_seen = now()
-        self._rising: dict[tuple[str, ...], _Rising] = {}
-        self._count_decisions(watched.checks, "decisions", "Decisions made.")
-        self._count_decisions(watched.descriptors, "descriptor_decisions", "Descriptors decided, one by one.")
+        self._counters: dict[tuple[str, ...], _CounterExport] = {}
+        self._count_decisions(watched.checks, "decisions", "Decisions on API keys.")
+        self._count_decisions(watched.descriptors, "descriptor_decisions", "Decisions on descriptors, each counted.")
         self._call_counter = self._counter("calls", "Calls answered.", "method", "code")
         for name, read, text in (
-            ("policy_cache_misses", lambda: cache.misses, "Look-ups of a policy that memory could not answer."),
-            ("unreadable_policies", lambda: cache.unreadable, "Rows read that make no valid policy. Alert on it."),
-            ("unreadable_rules", lambda: rules.unreadable, "Rows read that make no valid rules. Alert on it."),
+            ("policy_cache_misses", lambda: cache.misses, "Policy look-ups that were not answered from memory."),
+            ("unreadable_policies", lambda: cache.unreadable, "Rows read that are not a valid policy. Alert on it."),
+            ("unreadable_rules", lambda: rules.unreadable, "Rows read that are not valid rules. Alert on it."),
             ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
         ):
-            self._rising[(name,)] = _Rising(read, self._counter(name, text))
-        self._growing = [
-            _Growing(
+            self._counters[(name,)] = _CounterExport(read, self._counter(name, text))
+        self._histograms = [
+            _DistributionExport(
                 round_trips.seconds,
-                self._histogram("store_round_trip_seconds", "Round trips to the store.", SECONDS_BOUNDS),
+                self._histogram(
+                    "store_round_trip_seconds", "Duration of round trips to the bucket store.", SECONDS_BOUNDS
+                ),
             ),
-            _Growing(
+            _DistributionExport(
                 round_trips.sizes, self._histogram("store_round_trip_charges", "Charges in a round trip.", SIZE_BOUNDS)
             ),
         ]
         self._policies = self._gauge("policy_cache_policies", "Policies in memory.", "livesum")
-        self._feed_age = self._gauge("change_feed_age_seconds", "Seconds since the feed was last read.", "livemax")
-        self._breaker = self._gauge("store_breaker_open", "1 while the bucket store is not asked.", "livemax")
+        self._feed_age = self._gauge(
+            "change_feed_age_seconds", "Seconds since the change feed was last read.", "livemax"
+        )
+        self._breaker = self._gauge(
+            "store_breaker_open", "1 while the circuit breaker of the bucket store is open.", "livemax"
+        )
 
     def flush(self) -> None:
         """Bring the metrics up to date."""
         for method, code in list(self._calls.by_method):
             key = ("calls", method, code.name)
-            if key not in self._rising:
-                self._rising[key] = _Rising(
+            if key not in self._counters:
+                self._counters[key] = _CounterExport(
                     lambda method=method, code=code: self._calls.by_method[method, code],  # type: ignore[misc]
                     self._call_counter.labels(method, code.name),
                 )
-        for rising in self._rising.values():
-            rising.flush()
-        for growing in self._growing:
-            growing.flush()
+        for counter in self._counters.values():
+            counter.flush()
+        for histogram in self._histograms:
+            histogram.flush()
         if self._feed.current:
             self._feed_seen = self._now()
         self._feed_age.set(self._now() - self._feed_seen)
@@ -163,7 +169,7 @@ class WorkerMetrics:
         self._breaker.set(self._breaker_open())
 
     async def keep(self) -> None:
-        """Flush once a second, for ever."""
+        """Flush once a second, until cancelled."""
         while True:
             self.flush()
             await asyncio.sleep(FLUSH_SECONDS)
@@ -172,7 +178,7 @@ class WorkerMetrics:
         counter = self._counter(name, text, "reason", "source")
         for reason in Reason:
             for source in Source:
-                self._rising[name, reason.name, source.name] = _Rising(
+                self._counters[name, reason.name, source.name] = _CounterExport(
                     lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
                     counter.labels(reason.name, source.name),
                 )

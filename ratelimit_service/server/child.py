@@ -6,52 +6,155 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from contextlib import suppress
+from typing import Final
 
 from ratelimit_service.errors import StartupFault
 
-REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
-DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
+_REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
+_DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
 
-READY: Final = "ready"
+_READY: Final = "ready"
 _FAULT: Final = "fault "
 
-
-class Loop(Protocol):
-    """What is used of an event loop."""
-
-    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...  # noqa: D102
-    def remove_reader(self, fd: int, /) -> object: ...  # noqa: D102
+_KILL_AFTER: Final = 5.0
+"""Seconds that a process gets to end after SIGTERM, beside the time for its calls."""
 
 
-class Report:
-    """A child's side of the pipes."""
+async def start(
+    name: str,
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    on_ready: Callable[[], None] = lambda: None,
+) -> "Child":
+    """Start MODULE of this Python as a process; ON_READY is called once it serves. Raises OSError.
+
+    In a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which then drains. The module
+    must tie itself to its parent's life with `die_with`; for that, the calling thread must be one that lasts.
+    """
+    report_read, report_write = os.pipe()
+    drain_read, drain_write = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            env={**environment, _REPORT_VARIABLE: str(report_write), _DRAIN_VARIABLE: str(drain_read)},
+            pass_fds=(report_write, drain_read),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(report_read)
+        os.close(drain_write)
+        raise
+    finally:
+        os.close(report_write)
+        os.close(drain_read)
+    return Child(name, process, report_read, drain_write, on_ready)
+
+
+class Child:
+    """The supervisor's side: one process, which reports when it serves, and drains by itself on SIGTERM."""
+
+    def __init__(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        report_pipe: int,
+        drain_pipe: int,
+        on_ready: Callable[[], None],
+    ) -> None:
+        """REPORT_PIPE and DRAIN_PIPE are our ends of the pipes; they are closed when the process has ended."""
+        self.name = name
+        self.pid: int = process.pid
+        self._process = process
+        self._report_pipe = os.fdopen(report_pipe, "rb", buffering=0)
+        self._drain_pipe = drain_pipe
+        self._on_ready = on_ready
+        self._ended = asyncio.create_task(self._wait())
+
+    async def ready(self, within: float) -> None:
+        """Wait until it serves. Raises StartupFault if it reports a fault, ends, or takes over WITHIN seconds."""
+        try:
+            async with asyncio.timeout(within):
+                line = await self._report()
+        except TimeoutError:
+            raise StartupFault(f"{self.name} did not start within {within:.0f} seconds; see its log") from None
+        if not line:
+            code = await self.ended()
+            raise StartupFault(f"{self.name} ended while it started, with code {code}; see its log")
+        if line.startswith(_FAULT):
+            raise StartupFault(line.removeprefix(_FAULT).strip())
+        self._on_ready()
+
+    async def ended(self) -> int:
+        """Wait until the process has ended. Returns its code, a negative signal number if a signal ended it."""
+        return await asyncio.shield(self._ended)
+
+    async def drain(self, within: float) -> None:
+        """End it by SIGTERM, and by SIGKILL if that takes more than WITHIN seconds and a few."""
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(within + _KILL_AFTER):
+                await self.ended()
+        except TimeoutError:
+            self.kill()
+            await self.ended()
+
+    def announce_drain(self) -> None:
+        """Announce a drain by the pipe, which does not end the process."""
+        if not self._ended.done():
+            with suppress(BrokenPipeError):  # it has just ended
+                os.write(self._drain_pipe, b"\n")
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self._ended.done():
+            with suppress(ProcessLookupError):  # it has just ended
+                self._process.send_signal(number)
+
+    async def _report(self) -> str:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._report_pipe)
+        return (await reader.readline()).decode("utf-8", "replace")
+
+    async def _wait(self) -> int:
+        code = await self._process.wait()
+        os.close(self._drain_pipe)
+        return code
+
+
+class SupervisorLink:
+    """The child's side: what it reports to the supervisor, and what that announces."""
 
     def __init__(self) -> None:
-        self._report = int(os.environ[REPORT_VARIABLE])
-        self._drain_pipe = int(os.environ[DRAIN_VARIABLE])
+        self._report_pipe = int(os.environ[_REPORT_VARIABLE])
+        self._drain_pipe = int(os.environ[_DRAIN_VARIABLE])
 
-    def ready(self) -> None:
-        """Say that this process serves."""
-        os.write(self._report, f"{READY}\n".encode())
+    def report_ready(self) -> None:
+        """Report that this process serves."""
+        os.write(self._report_pipe, f"{_READY}\n".encode())
 
-    def fault(self, words: str) -> None:
-        """Say why this process cannot start."""
-        os.write(self._report, f"{_FAULT}{' '.join(words.split())}\n".encode())
+    def report_fault(self, message: str) -> None:
+        """Report why this process cannot start."""
+        os.write(self._report_pipe, f"{_FAULT}{' '.join(message.split())}\n".encode())
 
-    def on_drain(self, loop: Loop, callback: Callable[[], object]) -> None:
-        """Call CALLBACK once, when the supervisor says that callers are to be sent elsewhere."""
+    def on_drain(self, callback: Callable[[], object]) -> None:
+        """Call CALLBACK once, in the running loop, when the supervisor announces a drain."""
+        loop = asyncio.get_running_loop()
 
-        def stop() -> None:
+        def drain() -> None:
             loop.remove_reader(self._drain_pipe)
             callback()
 
-        loop.add_reader(self._drain_pipe, stop)
-
-
-def fault_in(line: str) -> str | None:
-    """The words of a fault that was reported, or None if LINE reports something else."""
-    return line.removeprefix(_FAULT).strip() if line.startswith(_FAULT) else None
+        loop.add_reader(self._drain_pipe, drain)
 
 
 _PR_SET_PDEATHSIG = 1
@@ -61,7 +164,8 @@ def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent, the process PARENT, ends, however that ends.
 
     It survives an exec, so it holds for an Envoy that takes this process's place. Ends at once if the parent is gone
-    already. Linux only; elsewhere a child that outlives its supervisor holds the port, and the next supervisor says so.
+    already. Linux only; elsewhere a child that outlives its supervisor holds the port, and the next supervisor reports
+    that.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -69,103 +173,3 @@ def die_with(parent: int) -> None:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         raise SystemExit(0)
-
-
-_KILL_AFTER = 5.0
-"""Seconds that a process gets to end after it was told to, and its calls have ended."""
-
-
-class Child:
-    """One process: told by pipe and signal, and known to serve when it says so."""
-
-    def __init__(self, name: str, process: asyncio.subprocess.Process, reports: int, drain_read: int) -> None:
-        """REPORTS and LEAVE are our ends of the pipes; they are closed when the process has ended."""
-        self.name = name
-        self._process = process
-        self._reports = os.fdopen(reports, "rb", buffering=0)
-        self._drain_pipe = drain_read
-        self._ended = asyncio.create_task(self._wait())
-
-    @property
-    def pid(self) -> int:
-        """The id of the process."""
-        return self._process.pid
-
-    async def ready(self, within: float) -> None:
-        """Wait until it serves. Raises StartupFault if it reports a fault, ends, or takes over WITHIN seconds."""
-        try:
-            line = await asyncio.wait_for(self._report(), within)
-        except TimeoutError:
-            raise StartupFault(f"{self.name} did not start within {within:.0f} seconds; see its log") from None
-        if not line:
-            code = await self._ended
-            raise StartupFault(f"{self.name} ended while it started, with code {code}; see its log")
-        fault = fault_in(line)
-        if fault is not None:
-            raise StartupFault(fault)
-
-    async def ended(self) -> int:
-        """Wait until the process has ended. Returns its code, a negative signal number if a signal ended it."""
-        return await asyncio.shield(self._ended)
-
-    def request_drain(self) -> None:
-        """Say that callers are to be sent elsewhere."""
-        if not self._ended.done():
-            os.write(self._drain_pipe, b"\n")
-
-    async def stop(self, within: float) -> None:
-        """End it by SIGTERM, and by SIGKILL if that takes more than WITHIN seconds and a few."""
-        self._signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self.ended(), within + _KILL_AFTER)
-        except TimeoutError:
-            self.kill()
-            await self.ended()
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if not self._ended.done():
-            self._process.send_signal(number)
-
-    async def _report(self) -> str:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._reports)
-        return (await reader.readline()).decode("utf-8", "replace")
-
-    async def _wait(self) -> int:
-        code = await self._process.wait()
-        os.close(self._drain_pipe)
-        return code
-
-
-async def start(name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
-    """Start MODULE of this Python as a process.
-
-    In a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which then drains. The module
-    must tie itself to its parent's life with `parent.die_with`; for that, the calling thread must be one that lasts.
-    """
-    reports, report = os.pipe()
-    drain_read, tell = os.pipe()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            module,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            env={**environment, REPORT_VARIABLE: str(report), DRAIN_VARIABLE: str(drain_read)},
-            pass_fds=(report, drain_read),
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(reports)
-        os.close(tell)
-        raise
-    finally:
-        os.close(report)
-        os.close(drain_read)
-    return Child(name, process, reports, tell)

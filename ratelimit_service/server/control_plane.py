@@ -6,65 +6,54 @@ It runs as `python -m ratelimit_service.server.control_plane PARENT_PID`.
 import asyncio
 import itertools
 import os
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from ratelimit_service.bootstrap import Planes
-from ratelimit_service.server.child import Child, Report, start
-from ratelimit_service.server.grpcio import GrpcioChild
-from ratelimit_service.server.runtime import Runtime
-from ratelimit_service.server.serving import run_server
+from ratelimit_service.server.child import Child, SupervisorLink, start
+from ratelimit_service.server.grpc_process import run_server
+from ratelimit_service.server.instance import Instance
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
 
-_MODULE = "ratelimit_service.server.control_plane"
+_MODULE: Final = "ratelimit_service.server.control_plane"
+
+_LAST_CALLS: Final = 1.0
+"""Seconds that calls under way get: those of management are short, and health watches continue at the successor."""
 
 
 class ControlPlane:
-    """Starts control planes. `socket` always leads to the newest one that serves."""
+    """Starts control planes. `socket` is a link to the socket of the newest one that serves."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
         self._numbers = itertools.count(1)
-        self.socket = runtime.folder / "control.sock"
+        self.socket = instance.folder / "control.sock"
 
-    async def start(self) -> GrpcioChild:
-        """Start one, on a socket of its own: one that ends takes its socket with it."""
-        own = self._runtime.folder / f"control-{next(self._numbers)}.sock"
+    async def start(self) -> Child:
+        """Start one, on a socket of its own: one that ends removes its socket."""
+        own = self._instance.folder / f"control-{next(self._numbers)}.sock"
         # In clear text: the socket is ours, and TLS ends at Envoy.
-        environment = self._runtime.environment(
+        environment = self._instance.environment(
             listen=f"unix:{own}", tls_certificate=None, tls_key=None, tls_client_ca=None
         )
-        child = await start("control plane", _MODULE, [str(os.getpid())], environment)
-        return _Leading(child, self.socket, own)
+        return await start("control plane", _MODULE, [str(os.getpid())], environment, on_ready=partial(self._link, own))
+
+    def _link(self, own: Path) -> None:
+        link = own.with_suffix(".link")
+        link.symlink_to(own)
+        link.replace(self.socket)
 
 
-class _Leading(GrpcioChild):
-    """A control plane that `socket` is made to lead to once it serves."""
-
-    def __init__(self, child: Child, socket: Path, own: Path) -> None:
-        super().__init__(child)
-        self._socket = socket
-        self._own = own
-
-    async def ready(self, within: float) -> None:
-        """Wait until it serves, then let new connections come to it. Raises StartupFault."""
-        await super().ready(within)
-        link = self._own.with_suffix(".link")
-        link.symlink_to(self._own)
-        link.replace(self._socket)
-
-
-_LAST_CALLS: Final = 1.0
-"""Seconds that calls under way get: those of management are short, and who watches watches on at the successor."""
-
-
-async def live(_planes: Planes, server: GrpcServer, settings: Settings, report: Report, stop: asyncio.Event) -> None:
-    """Serve until SIGTERM. Says that the server drains when the supervisor says so, not when only this process goes."""
+async def serve(
+    _planes: Planes, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
+) -> None:
+    """Serve until SIGTERM. Announces a drain when the supervisor does, not when this process alone ends."""
     draining = asyncio.Event()
-    report.on_drain(asyncio.get_running_loop(), draining.set)
+    supervisor.on_drain(draining.set)
     announcing = asyncio.create_task(_announce(server, draining))
-    report.ready()
+    supervisor.report_ready()
     await stop.wait()
     announcing.cancel()
     await server.close(min(settings.drain_timeout, _LAST_CALLS))
@@ -76,4 +65,4 @@ async def _announce(server: GrpcServer, draining: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    run_server(live)
+    run_server(serve)

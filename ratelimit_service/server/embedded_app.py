@@ -1,6 +1,5 @@
-"""The application inside Envoy, wired."""
+"""The application embedded in Envoy, wired."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -8,8 +7,8 @@ from ratelimit_service.api.authentication import GatewayAdmission, OpenAdmission
 from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.errors import StartupFault
 from ratelimit_service.logs import set_up_logging
-from ratelimit_service.server.child import Report
-from ratelimit_service.server.serving import settle_collector
+from ratelimit_service.server.child import SupervisorLink
+from ratelimit_service.server.grpc_process import tune_gc
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, proxy_methods
 from ratelimit_service.transport.envoy.drain import Drain
@@ -20,22 +19,22 @@ from ratelimit_service.transport.envoy.framing import App
 async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
-    report = Report()
+    supervisor = SupervisorLink()
     drain = Drain()
-    report.on_drain(asyncio.get_running_loop(), drain.begin)
+    supervisor.on_drain(drain.begin)
     try:
         async with open_planes(settings) as planes:
             admission = (GatewayAdmission if settings.protect_checks else OpenAdmission)(planes.authenticator)
-            settle_collector()
+            tune_gc()
             planes.join()
-            report.ready()
+            supervisor.report_ready()
             count = planes.counts.calls.count
             yield {
                 **decision_methods(planes.rate_limit, admission, count, drain),
                 **proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count),
             }
     except StartupFault as fault:
-        report.fault(str(fault))
+        supervisor.report_fault(str(fault))
         raise
 
 

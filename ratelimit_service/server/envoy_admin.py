@@ -13,41 +13,41 @@ _TIMEOUT: Final = 2.0
 
 
 class EnvoyAdmin:
-    """Asks and tells one Envoy. Every method raises OSError if Envoy does not answer."""
+    """Queries and controls one Envoy. Every method raises OSError if Envoy does not answer."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def live(self) -> bool:
-        """Whether it takes connections."""
-        status, body = await self._ask("GET", "/ready")
+        """Whether it accepts connections."""
+        status, body = await self._request("GET", "/ready")
         return status == 200 and body.strip() == "LIVE"  # noqa: PLR2004
 
     async def close_listeners(self) -> None:
-        """Have it take no further connections."""
-        await self._ask("POST", "/drain_listeners")
+        """Have it accept no further connections."""
+        await self._request("POST", "/drain_listeners")
 
-    async def send_callers_away(self) -> None:
-        """Have it end each connection well with the next answer on it."""
-        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
+    async def drain_connections(self) -> None:
+        """Have it close each connection gracefully with the next answer on it."""
+        await self._request("POST", "/drain_listeners?graceful&skip_exit")
 
     async def active(self) -> tuple[int, int]:
         """How many connections it has, and how many calls that it answers itself."""
-        _, body = await self._ask("GET", "/stats?filter=_(cx|rq)_active$")
+        _, body = await self._request("GET", "/stats?filter=_(cx|rq)_active$")
         counts = dict(line.split(": ", 1) for line in body.splitlines())
         return int(counts[_CONNECTIONS]), int(counts[_CALLS]) - int(counts[_PROXIED])
 
-    async def _ask(self, verb: str, path: str) -> tuple[int, str]:
-        return await asyncio.to_thread(self._ask_and_wait, verb, path)
+    async def _request(self, verb: str, path: str) -> tuple[int, str]:
+        return await asyncio.to_thread(self._request_and_wait, verb, path)
 
-    def _ask_and_wait(self, verb: str, path: str) -> tuple[int, str]:
+    def _request_and_wait(self, verb: str, path: str) -> tuple[int, str]:
         connection = _UnixConnection(self._path)
         try:
             connection.request(verb, path)
             response = connection.getresponse()
             return response.status, response.read().decode()
         except HTTPException as error:
-            raise OSError(f"Envoy's admin interface answers badly: {error!r}") from error
+            raise OSError(f"Envoy's admin interface sent an invalid response: {error!r}") from error
         finally:
             connection.close()
 

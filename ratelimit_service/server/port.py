@@ -1,4 +1,4 @@
-"""The public port: ours alone, however many workers share it."""
+"""The public port, exclusive to this server, however many workers share it."""
 
 import socket
 from types import TracebackType
@@ -11,26 +11,26 @@ def split_address(text: str) -> tuple[str, int]:
     """Split `host:port` or `[v6]:port`. Raises StartupFault."""
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004  # the largest port
-        raise StartupFault(f"{text!r} is no address; write host:port, for example 127.0.0.1:50051 or [::]:50051")
+        raise StartupFault(f"{text!r} is not an address; write host:port, for example 127.0.0.1:50051 or [::]:50051")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def with_port(listen: str, port: int) -> str:
-    """LISTEN with PORT, the one that was taken, in place of its own, which was 0 if any would do."""
+    """LISTEN with PORT, the one that was opened, in place of its own, which is 0 for any free one."""
     return f"{listen.rpartition(':')[0]}:{port}"
 
 
 class PortLock:
-    """Holds a TCP address without listening on it, so that no second server can share it unseen.
+    """Holds a TCP address without listening on it, so that no second server can share it unnoticed.
 
     Workers share a port by SO_REUSEPORT, and so would any other process that sets it: it would silently get a part
-    of the connections. The lock therefore binds without that option, which the kernel refuses while anybody else
-    holds the address, and only then opens the address to workers. The kernel gives it up when the process ends,
+    of the connections. The lock therefore binds without that option, which the kernel refuses while any other socket
+    holds the address, and only then opens the address to workers. The kernel releases it when the process ends,
     however it ends.
     """
 
     def __init__(self, listen: str) -> None:
-        """Take LISTEN (`host:port`; port 0 means any free one). Raises StartupFault if it cannot be had."""
+        """Take LISTEN (`host:port`; port 0 is any free one). Raises StartupFault if it is not available."""
         host, port = split_address(listen)
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -40,7 +40,7 @@ class PortLock:
             ) from None
         self._socket = socket.socket(family, kind, protocol)
         try:
-            # Only for the bind: connections of an earlier server that linger in TIME_WAIT must not stand in the way.
+            # Only for the bind: connections of an earlier server that linger in TIME_WAIT must not prevent it.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(address)
         except OSError as error:
@@ -49,7 +49,7 @@ class PortLock:
                 f"cannot listen on {listen}: {error.strerror}; stop the process that holds the port, "
                 "or set RATELIMIT_LISTEN to another one"
             ) from None
-        # Without this a second lock, which sets it too, would be let in.
+        # Without this a second lock, which sets it too, would be admitted.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.host: str = self._socket.getsockname()[0]
@@ -57,11 +57,11 @@ class PortLock:
 
     @property
     def address(self) -> str:
-        """The address as workers are to bind it, with the real port: `127.0.0.1:50051`, `[::]:50051`."""
+        """The address for workers to bind, with the real port: `127.0.0.1:50051`, `[::]:50051`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def close(self) -> None:
-        """Give the address up."""
+        """Release the address."""
         self._socket.close()
 
     def __enter__(self) -> Self:

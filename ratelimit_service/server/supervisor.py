@@ -1,4 +1,4 @@
-"""The parent of all processes of a server: starts them, restarts them, and ends them well."""
+"""The parent of all processes of a server: starts them, restarts them, and drains them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -14,12 +14,75 @@ START_WITHIN: Final = 60.0
 
 _MIN_PAUSE: Final = 0.1
 _MAX_PAUSE: Final = 5.0
-"""Seconds before another one is started, from the second time on that one ended soon; doubled each time."""
+"""Seconds before another one is started, from the second early exit in a row on; doubled each time."""
 
-_LIVED_WELL: Final = 10.0
-"""Seconds after which an end is no longer a soon one."""
+_EARLY: Final = 10.0
+"""Seconds up to which an exit is an early one."""
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+class Supervisor:
+    """Keeps the processes of one server running.
+
+    `front` are the workers on the public port, each of which can answer for the others. `back` is what they need
+    behind them: it starts before them and ends after them.
+    """
+
+    def __init__(self, front: Sequence["Slot"], back: Sequence["Slot"]) -> None:
+        self._front = front
+        self._back = back
+        self._slots = (*back, *front)
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
+        self._stopping = False
+
+    async def open(self) -> None:
+        """Start everything, and return when all of it serves. Raises StartupFault."""
+        await _all(slot.open() for slot in self._back)
+        await _all(slot.open() for slot in self._front)
+
+    def restart(self, within: float) -> None:
+        """Begin to replace every process, one after the other, so that there is always one that answers.
+
+        The calls of each get at most WITHIN seconds to end. Stops at the first process that cannot be replaced: the
+        others keep running as they are. Restarts that are requested meanwhile follow; a drain ends them all.
+        """
+        if not self._stopping:
+            restart = asyncio.create_task(self._restart(within))
+            self._restarts.add(restart)
+            restart.add_done_callback(self._restarts.discard)
+
+    async def drain(self, within: float) -> None:
+        """End everything; calls get at most WITHIN seconds. From now on no process is started."""
+        _log.info("draining", seconds=within)
+        await self._stop_starting()
+        for slot in self._back:
+            slot.announce_drain()
+        await _all(slot.drain(within) for slot in self._front)
+        await _all(slot.drain(within) for slot in self._back)
+
+    async def kill(self) -> None:
+        """End everything at once, and return when it has ended."""
+        await self._stop_starting()
+        await _all(slot.kill() for slot in self._slots)
+
+    async def _restart(self, within: float) -> None:
+        async with self._one_at_a_time:
+            _log.info("rolling restart begins")
+            try:
+                for slot in self._slots:
+                    await slot.replace(within)
+            except StartupFault as fault:
+                _log.error("rolling restart stopped; the processes that run are kept", fault=str(fault))
+            else:
+                _log.info("rolling restart done")
+
+    async def _stop_starting(self) -> None:
+        # Restarts first: each of them would have its slot start processes again.
+        self._stopping = True
+        await _cancel(self._restarts)
+        await _all(slot.stop_starting() for slot in self._slots)
 
 
 class Running(Protocol):
@@ -33,15 +96,18 @@ class Running(Protocol):
         ...
 
     async def ended(self) -> int:
-        """Wait until it has ended, and return its code."""
+        """Wait until it has ended, and return its exit code."""
         ...
 
     async def drain(self, within: float, /) -> None:
-        """Send its callers elsewhere and end it; their calls get at most so many seconds."""
+        """Close its connections gracefully and end it; its calls get at most so many seconds.
+
+        May be called before it serves, and again after a first call was cancelled.
+        """
         ...
 
     def announce_drain(self) -> None:
-        """Say that the whole server is about to go."""
+        """Report that the whole server is about to end."""
         ...
 
     def kill(self) -> None:
@@ -50,150 +116,116 @@ class Running(Protocol):
 
 
 Start = Callable[[], Awaitable[Running]]
-"""Starts a process, without waiting until it serves."""
+"""Starts a process, without waiting until it serves. Raises OSError."""
 
 
 class Slot:
     """Keeps one process running: starts it, and starts another when it ends."""
 
     def __init__(self, start: Start, on_exit: Callable[[int], None]) -> None:
-        """GONE is told the id of every process that has ended."""
+        """ON_EXIT is called with the id of every process that has ended."""
         self._start = start
         self._on_exit = on_exit
-        self._running: Running | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._processes: list[Running] = []
+        """Those that were started and have not ended: more than one while one takes the place of another."""
+        self._keeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Fill it for the first time. Raises StartupFault."""
-        self._running = await self._serving()
-        self._keep()
+        self._keep(await self._start_one())
 
     async def replace(self, within: float) -> None:
-        """Fill it anew: start another process, and drain the one before once the other serves. Raises StartupFault."""
-        successor = await self._serving()
-        await self._stop_keeping()
-        previous, self._running = self._running, successor
-        self._keep()
-        if previous is not None:
-            await self._end(previous, within)
+        """Start another process, and drain the one before once the other serves. Raises StartupFault.
+
+        If this is cancelled, whatever was started or is being drained is left to `drain` and `kill`.
+        """
+        successor = await self._start_one()
+        await self.stop_starting()
+        self._keep(successor)
+        await _all(self._end(process, within) for process in self._processes if process is not successor)
+
+    async def stop_starting(self) -> None:
+        """Do not start another process when one ends. One that is starting is left to `drain` and `kill`."""
+        if self._keeper is not None:
+            await _cancel((self._keeper,))
+            self._keeper = None
 
     async def drain(self, within: float) -> None:
-        """Empty it: the process's calls get at most WITHIN seconds."""
-        await self._stop_keeping()
-        running, self._running = self._running, None
-        if running is not None:
-            await self._end(running, within)
+        """Empty it: calls get at most WITHIN seconds. Nothing may start a process any more."""
+        await _all(self._end(process, within) for process in self._processes)
 
     def announce_drain(self) -> None:
-        """Say that the whole server is about to go."""
-        if self._running is not None:
-            self._running.announce_drain()
+        """Report that the whole server is about to end."""
+        for process in self._processes:
+            process.announce_drain()
 
-    def kill(self) -> None:
-        """End the process at once."""
-        if self._running is not None:
-            self._running.kill()
+    async def kill(self) -> None:
+        """Empty it at once. Nothing may start a process any more."""
+        for process in self._processes:
+            process.kill()
+        await _all(self._ended(process) for process in self._processes)
 
-    async def _end(self, running: Running, within: float) -> None:
-        await running.drain(within)
-        self._on_exit(running.pid)
-        _log.info("ended", process=running.name, pid=running.pid)
+    async def _end(self, process: Running, within: float) -> None:
+        await process.drain(within)
+        await self._ended(process)
+        _log.info("ended", process=process.name, pid=process.pid)
 
-    async def _serving(self) -> Running:
-        running = await self._start()
+    async def _start_one(self) -> Running:
+        """Start a process and wait until it serves. One that does not has ended when this raises StartupFault."""
         try:
-            await running.ready(START_WITHIN)
-        except BaseException:
-            running.kill()
-            await running.ended()
-            self._on_exit(running.pid)
+            process = await self._start()
+        except OSError as error:
+            raise StartupFault(f"a process could not be started: {error}") from error
+        self._processes.append(process)
+        try:
+            await process.ready(START_WITHIN)
+        except Exception:
+            process.kill()
+            await self._ended(process)
             raise
-        _log.info("serves", process=running.name, pid=running.pid)
-        return running
+        _log.info("serves", process=process.name, pid=process.pid)
+        return process
 
-    def _keep(self) -> None:
-        self._keeping = asyncio.create_task(self._restart_for_ever())
+    async def _ended(self, process: Running) -> int:
+        code = await process.ended()
+        if process in self._processes:
+            self._processes.remove(process)
+            self._on_exit(process.pid)
+        return code
 
-    async def _stop_keeping(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait((self._keeping,))
-            self._keeping = None
+    def _keep(self, process: Running) -> None:
+        self._keeper = asyncio.create_task(self._restart_on_exit(process))
 
-    async def _restart_for_ever(self) -> None:
-        pause = 0.0  # the first time, somebody waits for it to come back
+    async def _restart_on_exit(self, first: Running) -> None:
+        process: Running | None = first
+        pause = 0.0  # the first exit is followed by a start at once: callers may be waiting
         while True:
-            if self._running is not None:
-                since = monotonic()
-                code = await self._running.ended()
-                self._on_exit(self._running.pid)
-                if monotonic() - since > _LIVED_WELL:
+            if process is not None:
+                began = monotonic()
+                code = await self._ended(process)
+                if monotonic() - began > _EARLY:
                     pause = 0.0
                 _log.error(
-                    "ended by itself; starting another",
-                    process=self._running.name,
-                    pid=self._running.pid,
-                    code=code,
-                    pause=pause,
+                    "ended by itself; starting another", process=process.name, pid=process.pid, code=code, pause=pause
                 )
-                self._running = None
             await asyncio.sleep(pause)
             pause = min(max(pause * 2, _MIN_PAUSE), _MAX_PAUSE)
             try:
-                self._running = await self._serving()
+                process = await self._start_one()
             except StartupFault as fault:
+                process = None
                 _log.error("could not be started; trying again", fault=str(fault), pause=pause)
 
 
-class Supervisor:
-    """Keeps the processes of one server running.
-
-    `front` are the workers on the public port, each of which can answer for the others. `back` is what they need
-    behind them: it starts before them and ends after them.
-    """
-
-    def __init__(self, front: Sequence[Slot], back: Sequence[Slot]) -> None:
-        self._front = front
-        self._back = back
-        self._one_at_a_time = asyncio.Lock()
-
-    async def open(self) -> None:
-        """Start everything, and return when all of it serves. Raises StartupFault."""
-        await _all(slot.open() for slot in self._back)
-        await _all(slot.open() for slot in self._front)
-
-    async def restart(self, within: float) -> None:
-        """Replace every process, one after the other, so that there is always one that answers.
-
-        The calls of each get at most WITHIN seconds to end. Stops at the first process that cannot be replaced: the
-        others go on as they are.
-        """
-        async with self._one_at_a_time:
-            _log.info("rolling restart begins")
-            try:
-                for slot in (*self._back, *self._front):
-                    await slot.replace(within)
-            except StartupFault as fault:
-                _log.error("rolling restart stopped: what runs goes on", fault=str(fault))
-            else:
-                _log.info("rolling restart done")
-
-    async def drain(self, within: float) -> None:
-        """End everything; calls get at most WITHIN seconds."""
-        _log.info("draining", seconds=within)
-        for slot in self._back:
-            slot.announce_drain()
-        await _all(slot.drain(within) for slot in self._front)
-        await _all(slot.drain(within) for slot in self._back)
-
-    def kill(self) -> None:
-        """End everything at once."""
-        for slot in (*self._front, *self._back):
-            slot.kill()
-
-
-async def _all(works: Iterable[Awaitable[None]]) -> None:
+async def _all(works: Iterable[Awaitable[object]]) -> None:
     """Do all of it, to the end, and only then raise what went wrong first."""
     for result in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel TASKS and wait until they have ended, however they do."""
+    for task in (cancelled := tuple(tasks)):
+        task.cancel()
+    await asyncio.gather(*cancelled, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Which transport opens, and why."""
+"""Which transport is used, and why."""
 
 import sys
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from ratelimit_service.errors import StartupFault
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How calls come in, and in words why this way."""
+    """How calls are received, and the reason for it."""
 
     name: Literal["envoy", "grpcio"]
     reason: str
 
     @classmethod
     def choose(cls, wanted: Literal["auto", "envoy", "grpcio"]) -> "Transport":
-        """Take the transport that is wanted; `auto` is `envoy` where it can run, else `grpcio`.
+        """The transport of the setting WANTED; `auto` is `envoy` where it can run, else `grpcio`.
 
-        Raises StartupFault when `envoy` is asked for by name and cannot run here.
+        Raises StartupFault when WANTED is `envoy` and it cannot run here.
         """
         if wanted == "grpcio":
-            return cls("grpcio", "RATELIMIT_TRANSPORT asks for it")
+            return cls("grpcio", "set by RATELIMIT_TRANSPORT")
         obstacle = _obstacle_to_envoy()
         if wanted == "envoy":
             if obstacle:
                 raise StartupFault(
-                    f"the transport envoy cannot open: {obstacle}; set RATELIMIT_TRANSPORT to grpcio or auto"
+                    f"the transport envoy is not available: {obstacle}; set RATELIMIT_TRANSPORT to grpcio or auto"
                 )
-            return cls("envoy", "RATELIMIT_TRANSPORT asks for it")
+            return cls("envoy", "set by RATELIMIT_TRANSPORT")
         if obstacle:
-            return cls("grpcio", f"the faster transport envoy cannot open: {obstacle}")
-        return cls("envoy", "it is installed, and the faster one")
+            return cls("grpcio", f"the faster transport envoy is not available: {obstacle}")
+        return cls("envoy", "installed, and the faster one")
 
 
 def _obstacle_to_envoy() -> str:
-    """Why Envoy with Python inside cannot run here, or nothing."""
+    """Why Envoy with embedded Python cannot run here, empty if it can."""
     if sys.platform == "win32":
         return "workers share a port by SO_REUSEPORT, which Windows lacks"
     if find_spec("pyvoy") is None or find_spec("envoy") is None:
@@ -47,7 +47,7 @@ def _obstacle_to_envoy() -> str:
 
 
 def _has_shared_libpython() -> bool:
-    # Comes with pyvoy, and is what pyvoy itself looks with.
+    # Comes with pyvoy, and is what pyvoy itself finds the library with.
     from find_libpython import find_libpython  # noqa: PLC0415
 
     return find_libpython() is not None

@@ -138,7 +138,7 @@ def test_what_was_revoked_is_replaced(own_dev_server: DevServer) -> None:
     ("settings", "code", "message"),
     [
         ({"RATELIMIT_WORKERS": "0"}, 2, "RATELIMIT_WORKERS is '0': input should be greater than or equal to 1"),
-        ({"RATELIMIT_LISTEN": "nonsense"}, 4, "'nonsense' is no address; write host:port"),
+        ({"RATELIMIT_LISTEN": "nonsense"}, 4, "'nonsense' is not an address; write host:port"),
         ({"RATELIMIT_DATA_DIR": "/dev/null/x"}, 2, "cannot use /dev/null/x: Not a directory"),
     ],
 )

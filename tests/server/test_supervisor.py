@@ -12,9 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fixtures.served import Server
-from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
-from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as grpc_stubs
 from server.load import load
+from server.streams import open_stream
 
 StartOwn = Callable[..., Server]
 both_transports = pytest.mark.parametrize("transport", ["grpcio", "envoy"])
@@ -72,20 +71,11 @@ async def test_sigterm_lets_calls_end(own_server: StartOwn, transport: str) -> N
     """A stream that is open when SIGTERM comes gets every answer that it is owed, and the exit code is 0."""
     server = await start(own_server, transport, workers=2, drain_timeout=5)
     _, api_key = await asyncio.to_thread(server.key, "wide")
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        call = grpc_stubs.RateLimitServiceStub(channel).StreamCheckLimit()
-        await _ask(call, api_key, 1)
-        assert (await call.read()).result.decision.allowed
-        await _ask(call, api_key, 500)
+    async with open_stream(server, api_key) as stream:
+        await stream.send(500)
         server.process.send_signal(signal.SIGTERM)
-        await _ask(call, api_key, 100)
-        await call.done_writing()
-        for _ in range(600):
-            answer = await call.read()
-            assert answer is not grpc.aio.EOF
-            assert answer.result.decision.allowed
-        assert await call.read() is grpc.aio.EOF
-        assert await call.code() is grpc.StatusCode.OK
+        await stream.send(100)
+        await stream.finish()
     assert await asyncio.to_thread(server.process.wait, 20) == 0, server.output
 
 
@@ -94,23 +84,15 @@ async def test_sigterm_is_not_held_up_by_idle_callers(own_server: StartOwn) -> N
     server = await start(own_server, "envoy", drain_timeout=20)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     server.close_channel()
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        call = grpc_stubs.RateLimitServiceStub(channel).StreamCheckLimit()
-        await _ask(call, api_key, 1)
-        assert (await call.read()).result.decision.allowed
+    async with open_stream(server, api_key) as stream:
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call.read()
+            await stream.call.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert b"DRAINING" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
         assert await asyncio.to_thread(server.process.wait, 30) == 0, server.output
     assert time.monotonic() - began < 10
-
-
-async def _ask(call: grpc.aio.StreamStreamCall, api_key: str, times: int) -> None:
-    for _ in range(times):
-        await call.write(pb2.StreamCheckLimitRequest(check={"api_key": api_key}))
 
 
 @both_transports

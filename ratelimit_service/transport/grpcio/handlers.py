@@ -1,4 +1,4 @@
-"""Between the bytes on the wire and the endpoints: reading, judging and writing messages."""
+"""Between the bytes on the wire and the endpoints: reading, checking and writing messages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -22,9 +22,9 @@ class StreamEndpoint(Protocol[Streamed_co]):
 
 
 def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller], Awaitable[Answer]]) -> Handler:
-    """A handler that hands what READ makes of the call's one message to ENDPOINT.
+    """A handler that passes what READ makes of the call's one message to ENDPOINT.
 
-    The deadline is looked at when the message is there, before anything is charged.
+    The deadline is checked when the message is there, before anything is charged.
     """
 
     async def handle(call: Call) -> bytes:
@@ -39,7 +39,7 @@ def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller]
 
 
 def stream(endpoint: StreamEndpoint[Response]) -> Handler:
-    """A handler that hands the call's messages to ENDPOINT as they come, and writes what it answers.
+    """A handler that passes the call's messages to ENDPOINT as they come, and writes its answers.
 
     Writing waits while the caller does not read, and so does ENDPOINT.
     """
@@ -60,10 +60,10 @@ def stream(endpoint: StreamEndpoint[Response]) -> Handler:
 
 
 def check_deadline(context: Context) -> None:
-    """Raise DeadlineExceeded if the caller no longer waits."""
+    """Raise DeadlineExceeded if the deadline has passed: the caller no longer waits."""
     remaining: float | None = context.time_remaining()
     if remaining is not None and remaining <= 0:
-        raise DeadlineExceeded("the deadline had passed when the call was looked at; allow it more time")
+        raise DeadlineExceeded("the deadline had passed before the call was processed; allow it more time")
 
 
 def _checked(data: bytes) -> bytes:

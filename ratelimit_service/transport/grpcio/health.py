@@ -1,4 +1,4 @@
-"""The health service: what of this server can be relied on."""
+"""The health service: which parts of this server can be relied on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,10 +10,10 @@ from grpc_health.v1 import health, health_pb2
 from ratelimit_service.transport.grpcio.methods import ADMIN, AUTHORIZATION, CHECKS, RATE_LIMITS
 
 Probe = Callable[[], Awaitable[None]]
-"""Returns when the component answers, raises whatever when it does not."""
+"""Returns when the component answers, raises any exception when it does not."""
 
 PROBE_SECONDS: Final = 1.0
-"""Seconds between two looks at the components, and the longest that one may take to answer."""
+"""Seconds between two probes of the components, and the longest that one may take to answer."""
 
 POSTGRES: Final = "postgres"
 REDIS: Final = "redis"
@@ -25,11 +25,11 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Health:
-    """Keeps the health service true.
+    """Keeps the health service up to date.
 
-    Components `postgres` and `redis` are what their probes say. KeyAdminService is as good as Postgres. Decisions go
-    on without either, so RateLimitService, Envoy's services and the server as a whole serve until the server drains;
-    then nothing does.
+    Components `postgres` and `redis` have the status that their probes find. KeyAdminService has that of Postgres.
+    Decisions are made without either, so RateLimitService, Envoy's services and the server as a whole serve until the
+    server drains; then nothing does.
     """
 
     def __init__(self, probes: Mapping[str, Probe]) -> None:
@@ -39,7 +39,7 @@ class Health:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Look once, then go on looking."""
+        """Probe once, then keep probing."""
         await self.servicer.set("", _SERVING)
         for service in (CHECKS, RATE_LIMITS, AUTHORIZATION):
             await self.servicer.set(service, _SERVING)
@@ -47,12 +47,12 @@ class Health:
         self._watching = asyncio.create_task(self._watch())
 
     async def drain(self) -> None:
-        """Tell everybody to go elsewhere, for good."""
+        """Report every component as not serving, from now on."""
         await self.stop()
         await self.servicer.enter_graceful_shutdown()
 
     async def stop(self) -> None:
-        """Stop looking."""
+        """Stop probing."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -66,9 +66,9 @@ class Health:
     async def _probe_all(self) -> None:
         found = await asyncio.gather(*(_answers(probe) for probe in self._probes.values()))
         for component, fault in zip(self._probes, found, strict=True):
-            await self._put(component, fault)
+            await self._set(component, fault)
 
-    async def _put(self, component: str, fault: Exception | None) -> None:
+    async def _set(self, component: str, fault: Exception | None) -> None:
         serving = fault is None
         if self._serving.get(component) is not serving:
             if fault is not None:
@@ -85,6 +85,6 @@ class Health:
 async def _answers(probe: Probe) -> Exception | None:
     try:
         await asyncio.wait_for(probe(), PROBE_SECONDS)
-    except Exception as fault:  # noqa: BLE001 whatever it was, the component does not answer
+    except Exception as fault:  # noqa: BLE001 for whatever reason, the component does not answer
         return fault
     return None

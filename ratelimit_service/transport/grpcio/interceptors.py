@@ -1,4 +1,4 @@
-"""The interceptors of calls: errors as statuses, counting, authentication, the access log.
+"""The interceptors of calls: errors as statuses, counting, authentication, the log.
 
 Each takes a handler and returns one. They are put together once, when the server is made; those of `grpc.aio` itself
 are assembled anew for every call, which costs seven times as much (docs/adr/0004).
@@ -20,7 +20,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
 class Call:
-    """One call: its full method name (`/ratelimit.v1.KeyAdminService/ManageKey`), its context and who makes it."""
+    """One call: its full method name (`/ratelimit.v1.KeyAdminService/ManageKey`), its context and its caller."""
 
     __slots__ = ("caller", "context", "method")
 
@@ -32,24 +32,27 @@ class Call:
 
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
 """Handles one call: reads from its context, and returns the answer, or writes answers to the context if it is a stream.
-
-Interceptors take a handler and return one. They are put together once, when the server is made; those of `grpc.aio`
-itself are put together anew for every call, which costs seven times as much (docs/adr/0004).
 """
 
+Interceptor: TypeAlias = Callable[[Handler], Handler]
 
 STATUS_CODES: Final = {code: next(status for status in grpc.StatusCode if status.value[0] == code) for code in Code}
 """The library's name for each of our codes."""
 
+_SERVER_FAULTS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
+"""The codes of the server's failures, as opposed to a caller's mistakes."""
 
-def answering_errors(handler: Handler) -> Handler:
-    """HANDLER, whose errors reach the caller as a status with details."""
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def convert_errors(handler: Handler) -> Handler:
+    """Answer errors of HANDLER with a status and its details."""
 
     async def handle(call: Call) -> bytes:
         try:
             return await handler(call)
         except grpc.aio.BaseError:
-            raise  # the library's own: the call is over, there is nobody to tell
+            raise  # the library's own: the call is over, and cannot be answered
         except Exception as caught:  # noqa: BLE001 the last place that can answer
             error = to_service_error(caught, call.method)
             await call.context.abort(STATUS_CODES[error.code], clip(error.message), to_metadata(error))
@@ -57,8 +60,8 @@ def answering_errors(handler: Handler) -> Handler:
     return handle
 
 
-def counting(handler: Handler, counts: CallCounts) -> Handler:
-    """HANDLER, whose calls are counted by method and code; a stream is one call, counted when it ends."""
+def count_calls(handler: Handler, counts: CallCounts) -> Handler:
+    """Count calls by method and code; a stream is one call, counted when it ends."""
 
     async def handle(call: Call) -> bytes:
         code = Code.CANCELLED
@@ -78,8 +81,8 @@ def counting(handler: Handler, counts: CallCounts) -> Handler:
     return handle
 
 
-def needing_token(handler: Handler, authenticator: Authenticator) -> Handler:
-    """HANDLER, for callers with a good token of any role; which role an action needs is the endpoint's to say."""
+def require_token(handler: Handler, authenticator: Authenticator) -> Handler:
+    """Require a valid token of any role; which role an action needs is checked by the endpoint."""
 
     async def handle(call: Call) -> bytes:
         call.caller = await authenticator.authenticate(_authorization(call.context))
@@ -88,8 +91,8 @@ def needing_token(handler: Handler, authenticator: Authenticator) -> Handler:
     return handle
 
 
-def taking_token(handler: Handler, authenticator: Authenticator) -> Handler:
-    """HANDLER, for anybody; whoever sends a token is known by it, and one that is not good is refused."""
+def accept_token(handler: Handler, authenticator: Authenticator) -> Handler:
+    """Identify callers that send a token, and refuse one that is not valid; a caller may send none."""
 
     async def handle(call: Call) -> bytes:
         authorization = _authorization(call.context)
@@ -100,8 +103,8 @@ def taking_token(handler: Handler, authenticator: Authenticator) -> Handler:
     return handle
 
 
-def needing_gateway(handler: Handler, authenticator: Authenticator) -> Handler:
-    """HANDLER, for callers of role gateway only."""
+def require_gateway(handler: Handler, authenticator: Authenticator) -> Handler:
+    """Require a valid token of role gateway."""
 
     async def handle(call: Call) -> bytes:
         call.caller = await authenticator.authenticate(_authorization(call.context))
@@ -118,11 +121,8 @@ def _authorization(context: Context) -> str | None:
     return None
 
 
-_log = structlog.stdlib.get_logger(__name__)
-
-
-def logging_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
-    """HANDLER, with a line for each call: for the methods that change things and are called by people."""
+def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
+    """Log a line for each call: for the methods that change things and are called by people."""
 
     async def handle(call: Call) -> bytes:
         began = now()
@@ -152,10 +152,10 @@ def logging_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Han
     return handle
 
 
-def logging_faults(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
-    """HANDLER, with at most one line a second for each kind of error: for methods called thousands of times a second.
+def log_failures(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
+    """Log at most one line a second for each kind of error: for methods called thousands of times a second.
 
-    A line says how many calls ended so since the last one. A caller's own mistakes are told to the caller only.
+    A line has the number of calls that failed so since the last one. A caller's own mistakes are not logged.
     """
     unreported: dict[str, int] = {}
     reported_at: dict[str, float] = {}
@@ -178,12 +178,8 @@ def logging_faults(handler: Handler, now: Callable[[], float] = monotonic) -> Ha
         try:
             return await handler(call)
         except ServiceError as error:
-            if error.code in _OURS:
+            if error.code in _SERVER_FAULTS:
                 report(error, call.method)
             raise
 
     return handle
-
-
-_OURS = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
-"""The codes that tell of the server's trouble, not of a caller's mistake."""

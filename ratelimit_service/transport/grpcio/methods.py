@@ -22,13 +22,14 @@ from ratelimit_service.transport.grpcio.interceptors import (
     Call,
     Context,
     Handler,
-    answering_errors,
-    counting,
-    logging_calls,
-    logging_faults,
-    needing_gateway,
-    needing_token,
-    taking_token,
+    Interceptor,
+    accept_token,
+    convert_errors,
+    count_calls,
+    log_calls,
+    log_failures,
+    require_gateway,
+    require_token,
 )
 
 CHECKS: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -37,12 +38,8 @@ AUTHORIZATION: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorizat
 ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
 
 
-Edge = Callable[[Handler], Handler]
-"""Puts interceptors around a handler."""
-
-
 class Methods(grpc.GenericRpcHandler):
-    """Finds the handler of a method. Comes last: a method that it does not know is answered as not served."""
+    """Finds the handler of a method. Comes last: an unknown method is answered with UNIMPLEMENTED."""
 
     def __init__(self, handlers: Mapping[str, "grpc.RpcMethodHandler[bytes, bytes]"]) -> None:
         self._handlers = handlers
@@ -50,34 +47,36 @@ class Methods(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """The handler of the method that is called."""
         method = handler_call_details.method
-        return self._handlers.get(method) or _streamed(method, answering_errors(_not_served))
+        return self._handlers.get(method) or _streamed(method, convert_errors(_not_served))
 
 
-def decision_edge(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> Edge:
-    """The interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
-    authenticated = needing_gateway if protect else taking_token
-    return lambda handler: answering_errors(logging_faults(counting(authenticated(handler, authenticator), counts)))
+def decision_interceptor(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> Interceptor:
+    """All interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
+    authenticate = require_gateway if protect else accept_token
+    return lambda handler: convert_errors(log_failures(count_calls(authenticate(handler, authenticator), counts)))
 
 
-def decision_methods(endpoint: RateLimitService, edge: Edge) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+def decision_methods(
+    endpoint: RateLimitService, intercept: Interceptor
+) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = endpoint.reader
     return _bound(
         CHECKS,
         {
-            "CheckLimit": (_single, edge(unary(read.check, endpoint.check_limit))),
-            "BatchCheckLimit": (_single, edge(unary(read.batch, endpoint.batch_check_limit))),
-            "StreamCheckLimit": (_streamed, edge(stream(endpoint.stream_check_limit))),
+            "CheckLimit": (_single, intercept(unary(read.check, endpoint.check_limit))),
+            "BatchCheckLimit": (_single, intercept(unary(read.batch, endpoint.batch_check_limit))),
+            "StreamCheckLimit": (_streamed, intercept(stream(endpoint.stream_check_limit))),
         },
     )
 
 
 def proxy_methods(
-    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, edge: Edge
+    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, intercept: Interceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
-    should_rate_limit = edge(unary(rate_limits.read, rate_limits.should_rate_limit))
-    check = edge(unary(reading(external_auth_pb2.CheckRequest), authorization.check))
+    should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit))
+    check = intercept(unary(reading(external_auth_pb2.CheckRequest), authorization.check))
     return _bound(RATE_LIMITS, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         AUTHORIZATION, {"Check": (_single, check)}
     )
@@ -88,23 +87,23 @@ def admin_methods(
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService."""
 
-    def edge(handler: Handler) -> Handler:
-        return answering_errors(logging_calls(counting(needing_token(handler, authenticator), counts)))
+    def intercept(handler: Handler) -> Handler:
+        return convert_errors(log_calls(count_calls(require_token(handler, authenticator), counts)))
 
     return _bound(
         ADMIN,
         {
-            "ManageKey": (_single, edge(unary(reading(admin_pb2.ManageKeyRequest), endpoint.manage_key))),
-            "ManagePlan": (_single, edge(unary(reading(admin_pb2.ManagePlanRequest), endpoint.manage_plan))),
+            "ManageKey": (_single, intercept(unary(reading(admin_pb2.ManageKeyRequest), endpoint.manage_key))),
+            "ManagePlan": (_single, intercept(unary(reading(admin_pb2.ManagePlanRequest), endpoint.manage_plan))),
             "ManageOverride": (
                 _single,
-                edge(unary(reading(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
+                intercept(unary(reading(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
             ),
-            "ManageRules": (_single, edge(unary(reading(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
-            "ExplainLimit": (_single, edge(unary(reading(admin_pb2.ExplainLimitRequest), endpoint.explain_limit))),
+            "ManageRules": (_single, intercept(unary(reading(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
+            "ExplainLimit": (_single, intercept(unary(reading(admin_pb2.ExplainLimitRequest), endpoint.explain_limit))),
             "ListAuditEvents": (
                 _single,
-                edge(unary(reading(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),
+                intercept(unary(reading(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),
             ),
         },
     )

@@ -25,7 +25,7 @@ from ratelimit_service.transport.grpcio.methods import (
     RATE_LIMITS,
     Methods,
     admin_methods,
-    decision_edge,
+    decision_interceptor,
     decision_methods,
     proxy_methods,
 )
@@ -33,11 +33,11 @@ from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully
 from ratelimit_service.transport.grpcio.tls import certificates
 
 _MAX_RECEIVED: Final = 4 * 1024 * 1024
-"""Bytes of a message that the library takes in. Above it the library itself answers RESOURCE_EXHAUSTED, without our
-details; what lies between our own bound and this one is refused by us, with them."""
+"""Bytes of a message that the library accepts. Above it the library itself answers RESOURCE_EXHAUSTED, without our
+details; sizes between our own bound and this one are refused by us, with them."""
 
 _MAX_GRACE: Final = 1.0
-"""Seconds for which a draining server waits for its clients to leave."""
+"""Seconds for which a draining server waits for its clients to disconnect."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -67,17 +67,17 @@ class Planes(Protocol):
 
     @property
     def authenticator(self) -> Authenticator:
-        """Knows the callers."""
+        """Identifies the callers."""
         ...
 
     @property
     def counts(self) -> Counts:
-        """Takes what is counted."""
+        """Counts calls."""
         ...
 
     @property
     def probes(self) -> Mapping[str, Probe]:
-        """The components whose health is told, by name."""
+        """Checks of the components that the health service reports, by name."""
         ...
 
 
@@ -91,10 +91,10 @@ class GrpcServer:
         self._settings = settings
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        edge = decision_edge(planes.authenticator, calls, protect=settings.protect_checks)
+        intercept = decision_interceptor(planes.authenticator, calls, protect=settings.protect_checks)
         self._handlers = (
-            decision_methods(planes.rate_limit, edge)
-            | proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, edge)
+            decision_methods(planes.rate_limit, intercept)
+            | proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept)
             | admin_methods(planes.key_admin, planes.authenticator, calls)
         )
         self._server: grpc.aio.Server | None = None
@@ -110,14 +110,14 @@ class GrpcServer:
         ours = (ADMIN, CHECKS, RATE_LIMITS, AUTHORIZATION)
         reflection.enable_server_reflection((*ours, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         server.add_generic_rpc_handlers((Methods(self._handlers),))
-        await self._health.start()  # once nothing can fail any more
+        await self._health.start()  # last, because nothing can fail after it
         await server.start()
         self._server = server
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 it bounds what others do
-        """Stop: tell health watchers, send everybody away, give calls under way at most TIMEOUT seconds to end.
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 a bound for the calls, not for this method
+        """Stop: report it to health watchers, close connections gracefully, and give calls at most TIMEOUT seconds.
 
-        Calls that come before their client has gone are answered, for at most a second and half of TIMEOUT.
+        Calls that come before their client has disconnected are answered, for at most a second and half of TIMEOUT.
         """
         await self._health.drain()
         if self._server is None:
@@ -129,11 +129,11 @@ class GrpcServer:
         _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=left)
 
     async def announce_drain(self) -> None:
-        """Tell health watchers that this server is about to go, and serve on."""
+        """Report to health watchers that this server is about to end, and keep serving."""
         await self._health.drain()
 
-    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 it bounds what others do
-        """Stop without a word to health watchers, whom a proxy leads to a successor that is there already.
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 a bound for the calls, not for this method
+        """Stop without a report to health watchers: a proxy connects them to a successor that serves already.
 
         Calls under way get at most TIMEOUT seconds to end.
         """
@@ -159,15 +159,15 @@ class GrpcServer:
 
 
 def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
-    """The library's knobs. It spreads the connection age by a tenth either way by itself."""
+    """The library's options. It varies the connection age by a tenth either way by itself."""
     return (
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", _MAX_RECEIVED),
         ("grpc.max_concurrent_streams", 1000),
-        ("grpc.compression_enabled_algorithms_bitset", 1),  # none but identity: a compressed message is not served
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # identity alone: a compressed message is not served
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),
-        ("grpc.keepalive_time_ms", 60_000),  # finds peers that went without a word
+        ("grpc.keepalive_time_ms", 60_000),  # detects peers that vanished
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # lets clients do the same, six times as often

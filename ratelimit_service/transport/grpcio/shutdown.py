@@ -1,10 +1,10 @@
-"""Sending connections away before the server stops, so that no call is lost on the way.
+"""Closing connections gracefully before the server stops, so that no call is lost on the way.
 
-The library's own stop refuses calls from the moment it is asked, and only then says GOAWAY to clients: calls that were
-on the wire or in its queue at that moment fail, a handful for every busy connection. There is no way to ask it for a
-GOAWAY alone. An HTTP/2 frame may stand between any two others, so the one of RFC 9113, section 6.8, is written to
-each connection from here, at a moment when all that the library has sent is acknowledged and it is between frames. A
-client that has read it opens no more calls, ends those under way, closes, and goes to another server. Should the
+The library's own stop refuses calls from the moment it is called, and only then sends GOAWAY to clients: calls that
+were on the wire or in its queue at that moment fail, a handful for every busy connection. It has no way to send GOAWAY
+alone. An HTTP/2 frame may stand between any two others, so the one of RFC 9113, section 6.8, is written to each
+connection from here, at a moment when all that the library has sent is acknowledged and it is between frames. A
+client that has read it opens no more calls, ends those under way, closes, and connects to another server. Should the
 library begin to write in that very moment, the connection breaks, which is what would happen without this.
 
 Needs Linux, and connections without TLS: otherwise there is only the wait, which is enough for clients and load
@@ -29,7 +29,7 @@ _GOAWAY: Final = (
     + struct.pack(">BBI", _GOAWAY_TYPE, 0, 0)
     + struct.pack(">II", _NO_STREAM_IS_REFUSED, _NO_ERROR)
 )
-"""Length, type, flags, stream 0; then the last stream that will be answered, and why."""
+"""Length, type, flags, stream 0; then the last stream that will be answered, and the error code."""
 
 _FRAME_HEADER_BYTES = 9
 _BYTES_ACKED_AT = 120
@@ -37,7 +37,7 @@ _PACE_SECONDS = 0.01
 _QUIET_SECONDS = 0.25
 
 Notify = Callable[[socket.socket], bool]
-"""Tells the peer of a connection to go. False if it must be tried again."""
+"""Asks the peer of a connection to close it. False if that must be tried again."""
 
 
 def send_goaway(connection: socket.socket) -> bool:
@@ -47,19 +47,19 @@ def send_goaway(connection: socket.socket) -> bool:
             return False
         return connection.send(_GOAWAY, socket.MSG_DONTWAIT) == len(_GOAWAY)
     except OSError:
-        return True  # it has gone already
+        return True  # it is closed already
 
 
 def send_nothing(_connection: socket.socket) -> bool:
-    """Leave it to the peer, who may watch our health."""
+    """Leave it to the peer, which may watch our health."""
     return True
 
 
 async def close_gracefully(port: int, seconds: float, notify: Notify) -> int:
-    """TELL each connection to our PORT to go, new ones too, until none comes any more or SECONDS have passed.
+    """NOTIFY each connection to our PORT, new ones too, until no more are opened or SECONDS have passed.
 
-    Returns how many are left. A client that was sent away comes back at once, and while the port is shared the kernel
-    may give it to us again: only when nobody comes any more is it safe to stop.
+    Returns how many are left. A client that was sent GOAWAY reconnects at once, and while the port is shared the kernel
+    may give it to us again: only when no client connects any more is it safe to stop.
     """
     notified: set[int] = set()
     end = quiet_since = monotonic()
@@ -96,7 +96,7 @@ def _connections(port: int) -> dict[int, socket.socket]:
         except OSError:
             continue  # closed meanwhile
         inode = os.fstat(connection.fileno()).st_ino
-        if inode not in found and _is_ours(connection, port):  # the listing itself may have had one's number
+        if inode not in found and _is_ours(connection, port):  # the listing itself may have had its descriptor
             found[inode] = connection
         else:
             connection.close()

@@ -1,4 +1,4 @@
-"""TLS whose files may change while the server runs."""
+"""TLS from files that may change while the server runs."""
 
 import ssl
 from pathlib import Path
@@ -13,16 +13,18 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Certificates:
-    """The certificate chain, its key and the CA that client certificates must come from, as they are on disk.
+    """The certificate chain, its key and the CA that must have issued client certificates, as they are on disk.
 
-    Looked at when a connection is opened, so that a renewed certificate needs no restart. Files that do not fit
-    together, as in the moment between the writing of one and of the other, are left alone until they do. Raises
+    Checked when a connection is opened, so that a renewed certificate needs no restart. Files that do not fit
+    together, as in the moment between the writing of one and of the other, are ignored until they do. Raises
     StartupFault if they do not at the start.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self.certificate = certificate
+        self.key = key
+        self.client_ca = client_ca
         self._files = (certificate, key) if client_ca is None else (certificate, key, client_ca)
-        self._client_ca = client_ca
         self._seen: tuple[tuple[int, int], ...] = ()
         try:
             self._seen = self._stamp()
@@ -37,11 +39,11 @@ class Certificates:
         return grpc.dynamic_ssl_server_credentials(
             self._configuration,
             self.renewed,  # type: ignore[arg-type]  # None means no change, as the library's documentation says
-            require_client_authentication=self._client_ca is not None,
+            require_client_authentication=self.client_ca is not None,
         )
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What to use from now on, or None if nothing has changed. The library calls it for every connection."""
+        """The new configuration, or None if nothing has changed. The library calls this for every connection."""
         try:
             stamp = self._stamp()
             if stamp == self._seen:
@@ -58,14 +60,13 @@ class Certificates:
         return tuple((status.st_mtime_ns, status.st_ino) for status in (file.stat() for file in self._files))
 
     def _load(self) -> grpc.ServerCertificateConfiguration:
-        certificate, key = self._files[:2]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)  # raises unless they belong together
-        if self._client_ca is not None:
-            context.load_verify_locations(self._client_ca)
+        context.load_cert_chain(self.certificate, self.key)  # raises unless they belong together
+        if self.client_ca is not None:
+            context.load_verify_locations(self.client_ca)
         return grpc.ssl_server_certificate_configuration(
-            [(key.read_bytes(), certificate.read_bytes())],
-            root_certificates=None if self._client_ca is None else self._client_ca.read_bytes(),
+            [(self.key.read_bytes(), self.certificate.read_bytes())],
+            root_certificates=None if self.client_ca is None else self.client_ca.read_bytes(),
         )
 
     def _names(self) -> str:

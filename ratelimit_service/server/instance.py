@@ -1,0 +1,58 @@
+"""What the processes of one server share: settings, the port and a folder."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
+from ratelimit_service.server.port import PortLock
+from ratelimit_service.settings import Settings
+
+_PREFIX = "RATELIMIT_"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One server: its settings, its port, and a folder of its own that only this user can enter."""
+
+    settings: Settings
+    lock: PortLock
+    folder: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The folder where workers keep their metrics."""
+        return self.folder / "metrics"
+
+    def environment(self, **changes: object) -> Mapping[str, str]:
+        """The environment of a process with these settings, CHANGES apart."""
+        return child_environment(self.settings.model_copy(update=changes), self.metrics)
+
+    def on_exit(self, pid: int) -> None:
+        """Clean up after the process with this id, which has ended."""
+        forget_worker(pid, self.metrics)
+
+
+@contextmanager
+def open_instance(settings: Settings) -> Iterator[Instance]:
+    """Take the port and make the folder; release both at the end. Raises StartupFault."""
+    with PortLock(settings.listen) as lock, tempfile.TemporaryDirectory(prefix="ratelimit-") as folder:
+        instance = Instance(settings, lock, Path(folder))
+        instance.metrics.mkdir()
+        yield instance
+
+
+def child_environment(settings: Settings, metrics: Path) -> dict[str, str]:
+    """This process's environment with exactly these settings, and the folder where workers keep their metrics."""
+    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(_PREFIX)}
+    own = {_PREFIX + name.upper(): _text(value) for name, value in settings if value is not None}
+    return inherited | own | {DIRECTORY_VARIABLE: str(metrics)}
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
