@@ -159,7 +159,7 @@ async def test_the_breaker_opens_and_closes_in_time(
         await take(store, large)
         os.kill(server.pid, signal.SIGSTOP)
         begin = time.monotonic()
-        while not store.closed_off:
+        while not store.breaker_open:
             with pytest.raises(StoreUnavailable):
                 await take(store, large)
         opened = time.monotonic() - begin
@@ -170,7 +170,7 @@ async def test_the_breaker_opens_and_closes_in_time(
         refused = time.monotonic() - begin
         os.kill(server.pid, signal.SIGCONT)
         begin = time.monotonic()
-        await until(lambda: not store.closed_off)
+        await until(lambda: not store.breaker_open)
         closed = time.monotonic() - begin
         await take(store, large)
     assert opened < 0.25
@@ -188,7 +188,7 @@ async def test_one_failure_does_not_open_the_breaker(
         proxy.lose_next_answer()
         with pytest.raises(StoreUnavailable):
             await take(store, large)
-        assert not store.closed_off
+        assert not store.breaker_open
         assert await take(store, large) == 3
 
 
@@ -203,7 +203,7 @@ async def test_failures_with_an_answer_between_them_do_not_open_the_breaker(
             proxy.lose_next_answer()
             with pytest.raises(StoreUnavailable):
                 await take(store, large)
-            assert not store.closed_off
+            assert not store.breaker_open
 
 
 async def test_a_late_answer_is_read_after_the_loop_was_held_up(
