@@ -34,7 +34,7 @@ type step struct {
 	Call      *call            `json:"call"`
 	Request   *httpRequest     `json:"request"`
 	Server    []scriptedAnswer `json:"server"`
-	Sees      sees             `json:"sees"`
+	Sees      sees             `json:"expect"`
 }
 
 type call struct {
@@ -42,9 +42,10 @@ type call struct {
 	KeyID     string  `json:"key_id"`
 	Resource  string  `json:"resource"`
 	Cost      *uint32 `json:"cost"`
+	Peek      bool    `json:"peek"`
 	RequestID string  `json:"request_id"`
-	NotText   string  `json:"not_text"`
-	TooLong   string  `json:"too_long"`
+	NotText   string  `json:"invalid_utf8"`
+	TooLong   string  `json:"oversized"`
 	// How long the caller waits, and when it cancels: 0 is for ever, and never.
 	DeadlineMS    int64 `json:"deadline_ms"`
 	CancelAfterMS int64 `json:"cancel_after_ms"`
@@ -57,13 +58,13 @@ type httpRequest struct {
 }
 
 type scriptedAnswer struct {
-	Answer  json.RawMessage `json:"answer"`
+	Answer  json.RawMessage `json:"response"`
 	Status  string          `json:"status"`
 	Message string          `json:"message"`
 	Reason  string          `json:"reason"`
 	Field   string          `json:"field"`
 	Hang    bool            `json:"hang"`
-	MayMiss bool            `json:"may_miss"`
+	MayMiss bool            `json:"optional"`
 }
 
 // sees keeps what is named apart from what is not: a field that is absent is not checked, one that is null is.

@@ -93,7 +93,7 @@ func clientOptions(t *testing.T, given map[string]any) []ratelimit.Option {
 			options = append(options, ratelimit.WithConnections(int(value.(float64))))
 		case "denial_cache_size":
 			cacheSize = int(value.(float64))
-		case "denial_cache_longest_ms":
+		case "denial_cache_max_age_ms":
 			longest = time.Duration(value.(float64)) * time.Millisecond
 		default:
 			t.Fatalf("the case has an option %q that this runner does not know", name)
@@ -146,9 +146,9 @@ func (r *runner) call(t *testing.T, call *call, look *look) {
 	ask := r.client.Check
 	if call.Cost != nil {
 		request.Cost = *call.Cost
-		if request.Cost == 0 {
-			ask = r.client.Look
-		}
+	}
+	if call.Peek {
+		ask = r.client.Look
 	}
 	ctx, cancel := call.context(t.Context())
 	defer cancel()

@@ -170,14 +170,14 @@ func (l *look) refusal(decision ratelimit.Decision) {
 // ended says whether the caller was to give up, and checks that it did.
 func (l *look) ended(err error) bool {
 	l.t.Helper()
-	wanted, named := l.take("ended")
+	wanted, named := l.take("abandoned")
 	switch {
 	case !named:
 		return false
 	case errors.Is(err, context.DeadlineExceeded):
-		l.same("ended", wanted, "deadline")
+		l.same("abandoned", wanted, "deadline")
 	case errors.Is(err, context.Canceled):
-		l.same("ended", wanted, "cancelled")
+		l.same("abandoned", wanted, "cancelled")
 	default:
 		l.fault("the call returned %v although its caller gave up", err)
 	}
@@ -186,7 +186,7 @@ func (l *look) ended(err error) bool {
 
 func (l *look) raised(err error) {
 	l.t.Helper()
-	wanted, named := l.take("raises")
+	wanted, named := l.take("error")
 	if !named {
 		if err != nil {
 			l.fault("the call raised %v", err)
@@ -259,13 +259,13 @@ func (l *look) failures(counted ratelimit.Failures, callbacks uint64) {
 
 func (l *look) took(duration time.Duration) {
 	l.t.Helper()
-	wanted, named := l.take("took_ms")
+	wanted, named := l.take("duration_ms")
 	if !named {
 		return
 	}
 	var bounds struct {
-		AtLeast int64 `json:"at_least"`
-		AtMost  int64 `json:"at_most"`
+		AtLeast int64 `json:"min"`
+		AtMost  int64 `json:"max"`
 	}
 	if err := json.Unmarshal(wanted, &bounds); err != nil {
 		l.t.Fatal(err)

@@ -53,6 +53,7 @@ func (d Decision) Refusal() (Refusal, bool) {
 	refusal := Refusal{Reason: d.Reason.String(), limit: d.Limit, retryAfter: d.RetryAfter}
 	refusal.HTTPStatus, refusal.Code, refusal.Detail = d.told()
 	if refusal.HTTPStatus == http.StatusTooManyRequests {
+		refusal.violated = []string{}
 		for _, limit := range d.Limits {
 			if limit.WouldDeny && !limit.Shadow {
 				refusal.violated = append(refusal.violated, limit.Name)
@@ -115,7 +116,7 @@ func (r Refusal) Problem() []byte {
 		Status   int      `json:"status"`
 		Detail   string   `json:"detail"`
 		Reason   string   `json:"reason"`
-		Violated []string `json:"violated-policies,omitempty"`
+		Violated []string `json:"violated-policies,omitzero"`
 	}{"about:blank", http.StatusText(r.HTTPStatus), r.HTTPStatus, r.Detail, r.Reason, r.violated}
 	if r.HTTPStatus == http.StatusTooManyRequests {
 		problem.Type, problem.Title = quotaExceededType, quotaExceededTitle

@@ -66,7 +66,7 @@ func faultOf(field, text string) *Error {
 	what := ""
 	switch {
 	case len(text) > largestMessage:
-		what = fmt.Sprintf("has %d bytes; a whole message takes at most %d", len(text), largestMessage)
+		what = fmt.Sprintf("has %d bytes; a whole message has at most %d", len(text), largestMessage)
 	case !utf8.ValidString(text):
 		what = "is not valid UTF-8"
 	default:

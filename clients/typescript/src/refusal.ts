@@ -39,7 +39,7 @@ export function problemOf(decision: Decision): Problem | undefined {
     return refusal;
   }
   const violated = decision.limits.filter((limit) => limit.wouldDeny && !limit.shadow).map((limit) => limit.name);
-  return { ...refusal, ...(violated.length > 0 && { "violated-policies": violated }) };
+  return { ...refusal, "violated-policies": violated };
 }
 
 /**

@@ -49,7 +49,7 @@ export function faultOf(request: CheckRequest): RateLimitError | undefined {
     }
     const size = Buffer.byteLength(text);
     if (size > LARGEST_MESSAGE) {
-      return invalid(field, `has ${size} bytes; a whole message takes at most ${LARGEST_MESSAGE}`);
+      return invalid(field, `has ${size} bytes; a whole message has at most ${LARGEST_MESSAGE}`);
     }
   }
   const { cost = 1 } = request;

@@ -11,7 +11,7 @@ const OPTIONS: Record<string, keyof ClientOptions> = {
   fail_open: "failOpen",
   connections: "connections",
   denial_cache_size: "denialCacheSize",
-  denial_cache_longest_ms: "denialCacheLongestMs",
+  denial_cache_max_age_ms: "denialCacheLongestMs",
 };
 
 /** Half of a surrogate pair, which has no encoding in UTF-8. */
@@ -52,14 +52,14 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
       }
       const answers = (step.server ?? []).map(answerOf);
       server.script(...answers);
-      const look = new Look(number, step.sees ?? {});
+      const look = new Look(number, step.expect ?? {});
       if (step.request !== undefined) {
         const { method, path, headers } = step.request;
         look.response(await send(site, method, path, headers));
       } else {
         await call(client, step, look);
       }
-      const sure = (step.server ?? []).filter((answer) => !answer.may_miss).length;
+      const sure = (step.server ?? []).filter((answer) => !answer.optional).length;
       await server.attempted(sure);
       look.attempts(server.attempts, [sure, answers.length], step.call?.request_id, used);
       look.failures(client.failures, callbacks);
@@ -82,13 +82,13 @@ async function call(client: RateLimitClient, step: Step, look: Look): Promise<vo
     request_id,
   } = {
     ...given,
-    ...(given.not_text && { [given.not_text]: LONE_SURROGATE }),
-    ...(given.too_long && { [given.too_long]: "x".repeat(65537) }),
+    ...(given.invalid_utf8 && { [given.invalid_utf8]: LONE_SURROGATE }),
+    ...(given.oversized && { [given.oversized]: "x".repeat(65537) }),
   } as Call;
   const request = {
     ...(key_id === undefined ? { apiKey: api_key ?? "" } : { keyId: key_id }),
     resource,
-    ...(cost !== undefined && { cost }),
+    ...(given.peek ? { cost: 0 } : cost !== undefined && { cost }),
     ...(request_id !== undefined && { requestId: request_id }),
   } as CheckRequest;
   const { signal, forget } = patienceOf(given);

@@ -18,7 +18,7 @@ export interface Step {
   call?: Call;
   request?: { method: string; path: string; headers: Record<string, string> };
   server?: ScriptedAnswer[];
-  sees?: Sees;
+  expect?: Sees;
 }
 
 export interface Call {
@@ -26,9 +26,10 @@ export interface Call {
   key_id?: string;
   resource?: string;
   cost?: number;
+  peek?: true;
   request_id?: string;
-  not_text?: string;
-  too_long?: string;
+  invalid_utf8?: string;
+  oversized?: string;
   deadline_ms?: number;
   cancel_after_ms?: number;
 }
@@ -37,13 +38,13 @@ export interface Call {
 export type Sees = Record<string, unknown>;
 
 interface ScriptedAnswer {
-  answer?: JsonValue;
+  response?: JsonValue;
   status?: string;
   message?: string;
   reason?: string;
   field?: string;
   hang?: true;
-  may_miss?: true;
+  optional?: true;
 }
 
 const FOLDER = new URL("../../../conformance/", import.meta.url);
@@ -65,8 +66,8 @@ export function answerOf(scripted: ScriptedAnswer): Answer {
   if (scripted.hang) {
     return { hang: true };
   }
-  if (scripted.answer !== undefined) {
-    return { decide: fromJson(CheckLimitResponseSchema, scripted.answer) };
+  if (scripted.response !== undefined) {
+    return { decide: fromJson(CheckLimitResponseSchema, scripted.response) };
   }
   const error = new ConnectError(scripted.message ?? "", codeOf(scripted.status ?? ""));
   if (scripted.reason !== undefined) {

@@ -16,7 +16,7 @@ export class Look {
   }
 
   decision(decision: Decision): void {
-    assert.ok(!this.left.has("raises"), this.of("the call should have raised"));
+    assert.ok(!this.left.has("error"), this.of("the call should have raised"));
     this.field("allowed", decision.allowed);
     this.field("reason", decision.reason);
     this.field("source", decision.source);
@@ -48,12 +48,12 @@ export class Look {
   }
 
   raised(error: unknown): void {
-    if (this.left.has("ended")) {
+    if (this.left.has("abandoned")) {
       const ended = { TimeoutError: "deadline", AbortError: "cancelled" }[(error as Error).name];
-      this.field("ended", ended ?? String(error));
+      this.field("abandoned", ended ?? String(error));
       return;
     }
-    const wanted = this.take("raises") as Record<string, string> | undefined;
+    const wanted = this.take("error") as Record<string, string> | undefined;
     assert.ok(wanted !== undefined && error instanceof RateLimitError, this.of(`the call raised ${String(error)}`));
     const got: Record<string, string> = {
       status: error.code,
@@ -104,9 +104,9 @@ export class Look {
   }
 
   took(milliseconds: number): void {
-    const bounds = (this.take("took_ms") ?? {}) as { at_least?: number; at_most?: number };
-    const { at_least = 0, at_most = Infinity } = bounds;
-    assert.ok(milliseconds >= at_least && milliseconds <= at_most, this.of(`the call took ${milliseconds} ms`));
+    const bounds = (this.take("duration_ms") ?? {}) as { min?: number; max?: number };
+    const { min = 0, max = Infinity } = bounds;
+    assert.ok(milliseconds >= min && milliseconds <= max, this.of(`the call took ${milliseconds} ms`));
   }
 
   response(got: Answered): void {
