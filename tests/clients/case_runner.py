@@ -128,18 +128,18 @@ def verify_decision(expect: dict[str, Any], decision: Decision) -> None:
 
 
 def _headers(decision: Decision, style: HeaderStyle) -> dict[str, str]:
-    refusal = Refusal.from_decision(decision)
+    refusal = Refusal.for_decision(decision)
     return limit_headers(decision, style) if refusal is None else refusal.headers(style)
 
 
 def _http(decision: Decision) -> dict[str, Any] | None:
-    refusal = Refusal.from_decision(decision)
+    refusal = Refusal.for_decision(decision)
     return None if refusal is None else {"status": int(refusal.http_status), "problem": refusal.problem()}
 
 
 def _grpc(decision: Decision, expected: dict[str, Any]) -> dict[str, Any] | None:
     """What a caller with the standard messages of google.rpc reads from our status."""
-    refusal = Refusal.from_decision(decision)
+    refusal = Refusal.for_decision(decision)
     if refusal is None:
         return None
     status = status_pb2.Status.FromString(refusal.grpc_status())

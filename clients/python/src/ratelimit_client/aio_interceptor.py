@@ -59,15 +59,15 @@ class AsyncRateLimitInterceptor(grpc.aio.ServerInterceptor):
     async def _check(self, details: Details) -> Refusal | None:
         key = self._key(details)
         if not key:
-            return Refusal.missing_key()
+            return Refusal.for_missing_key()
         try:
             decision = await self._client.check(key, self._resource(details), cost=self._cost(details))
         except RateLimitError as error:
-            refusal = Refusal.from_error(error)
+            refusal = Refusal.for_error(error)
             if refusal is None:
                 raise
             return refusal
-        return Refusal.from_decision(decision)
+        return Refusal.for_decision(decision)
 
 
 # These handlers are of the kind stream-stream, which fits every method: they read nothing.

@@ -77,15 +77,15 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
     def _check(self, details: Details) -> Refusal | None:
         key = self._key(details)
         if not key:
-            return Refusal.missing_key()
+            return Refusal.for_missing_key()
         try:
             decision = self._client.check(key, self._resource(details), cost=self._cost(details))
         except RateLimitError as error:
-            refusal = Refusal.from_error(error)
+            refusal = Refusal.for_error(error)
             if refusal is None:
                 raise
             return refusal
-        return Refusal.from_decision(decision)
+        return Refusal.for_decision(decision)
 
 
 def _with_check(handler: _Handler, check: Callable[[_Context], None]) -> _Handler:

@@ -90,15 +90,15 @@ class RateLimitMiddleware:
         """The headers for a request that may proceed, or the refusal of one that may not."""
         key = self._key(scope)
         if not key:
-            return Refusal.missing_key()
+            return Refusal.for_missing_key()
         try:
             decision = await self._client.check(key, self._resource(scope), cost=self._cost(scope))
         except RateLimitError as error:
-            refusal = Refusal.from_error(error)
+            refusal = Refusal.for_error(error)
             if refusal is None:
                 raise
             return refusal
-        return Refusal.from_decision(decision) or limit_headers(decision, self._header_style)
+        return Refusal.for_decision(decision) or limit_headers(decision, self._header_style)
 
 
 def _is_utf8(raw_path: bytes | None) -> bool:

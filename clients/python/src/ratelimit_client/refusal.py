@@ -57,7 +57,7 @@ class Refusal:
     _decision: Decision | None = None
 
     @classmethod
-    def from_decision(cls, decision: Decision) -> Self | None:
+    def for_decision(cls, decision: Decision) -> Self | None:
         """The response to a denial. None when the call may proceed."""
         if decision.allowed:
             return None
@@ -65,7 +65,7 @@ class Refusal:
         return cls(status, decision.reason.name, detail, decision)
 
     @classmethod
-    def from_error(cls, error: RateLimitError) -> Self | None:
+    def for_error(cls, error: RateLimitError) -> Self | None:
         """The response to an invalid call. None for any other error, which is not the caller's."""
         if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
             return None
@@ -74,7 +74,7 @@ class Refusal:
         return cls(HTTPStatus.BAD_REQUEST, error.reason, error.message)
 
     @classmethod
-    def missing_key(cls) -> Self:
+    def for_missing_key(cls) -> Self:
         """The response to a call without an API key."""
         return cls(HTTPStatus.UNAUTHORIZED, "KEY_MISSING", "No API key was sent.")
 
