@@ -79,9 +79,9 @@ func newRunner(t *testing.T, options map[string]any) *runner {
 	return run
 }
 
-func clientOptions(t *testing.T, given map[string]any) []ratelimit.Option {
+func clientOptions(t *testing.T, given map[string]any) []ratelimit.ClientOption {
 	t.Helper()
-	options := []ratelimit.Option{}
+	options := []ratelimit.ClientOption{}
 	if given["deadline_ms"] == nil {
 		options = append(options, ratelimit.WithDeadline(10*time.Second))
 	}

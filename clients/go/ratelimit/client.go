@@ -26,7 +26,7 @@ type Client struct {
 // NewClient creates a client of the service at target, a host and port or any other target that gRPC knows
 // (https://grpc.io/docs/guides/custom-name-resolution/). It starts to connect but does not wait for that. It returns an
 // error if the target cannot be parsed or an option is out of bounds.
-func NewClient(target string, opts ...Option) (*Client, error) {
+func NewClient(target string, opts ...ClientOption) (*Client, error) {
 	o := defaults()
 	for _, apply := range opts {
 		apply(&o)

@@ -27,14 +27,14 @@ var (
 	order       = ratelimit.CheckRequest{APIKey: "rlk_test_1_x", Resource: "orders.create"}
 )
 
-func start(t *testing.T, options ...ratelimit.Option) (*scripted.Server, *ratelimit.Client) {
+func start(t *testing.T, options ...ratelimit.ClientOption) (*scripted.Server, *ratelimit.Client) {
 	t.Helper()
 	server, err := scripted.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Stop)
-	client, err := ratelimit.NewClient(server.Address(), append([]ratelimit.Option{ratelimit.WithDeadline(10 * time.Second)}, options...)...)
+	client, err := ratelimit.NewClient(server.Address(), append([]ratelimit.ClientOption{ratelimit.WithDeadline(10 * time.Second)}, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestStubsUseTheConnections(t *testing.T) {
 
 // The error for an option out of bounds has its name and value.
 func TestOptionsOutOfBounds(t *testing.T) {
-	for message, option := range map[string]ratelimit.Option{
+	for message, option := range map[string]ratelimit.ClientOption{
 		"deadline is 0s":         ratelimit.WithDeadline(0),
 		"connections is 0":       ratelimit.WithConnections(0),
 		"denialCacheSize is -1":  ratelimit.WithDenialCacheSize(-1),
