@@ -146,7 +146,7 @@ describe("RateLimitClient", () => {
     assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0 }]);
   });
 
-  it("does not fail open because a caller's deadline is too short for an answer", async () => {
+  it("does not fail open because a caller's deadline is too short for a response", async () => {
     const client = make();
     server.script({ hang: true });
     await assert.rejects(client.check(ORDER, AbortSignal.timeout(50)), { name: "TimeoutError" });
