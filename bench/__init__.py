@@ -1,1 +1,1 @@
-"""Benchmarks: what a decision costs, transport by transport. See README.md beside this file."""
+"""Benchmarks of both transports. See README.md beside this file."""

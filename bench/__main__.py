@@ -1,17 +1,16 @@
-"""`make bench`: every case against each transport, a table on screen, and JSON in bench/results."""
+"""`make bench`: every case on each transport, a table on screen, and JSON in bench/results."""
 
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.bars import Bar, ratios
+from bench.bars import Bar, memory, ratios, sharing
 from bench.cases import Case, batched, compared, empty, of_peer, others, streamed, unary
 from bench.front import FRONTS, front
 from bench.load import Load
 from bench.measure import Measure, measure, median
-from bench.report import keep, machine, show
-from bench.steadiness import memory, sharing
+from bench.report import machine, save, show
 from bench.target import Target, serving
 from bench.target import empty as empty_server
 from bench.world import World, open_world
@@ -28,51 +27,53 @@ class Bench:
         self._redis_pid = redis_pid
         self.measures: list[Measure] = []
 
-    def take(self, cases: Sequence[Case], target: Target, load: Load | None = None) -> None:
-        """Measure each case so often, and keep its median.
+    def run(self, cases: Sequence[Case], target: Target, load: Load | None = None) -> None:
+        """Measure each case `repeats` times, and keep its median.
 
-        By turns: a machine that others use, too, is faster at some times than at others.
+        The cases take turns, since a shared machine is faster at some times than at others.
         """
         for case in cases:
-            case.meet(target.port)
+            case.load_keys(target.port)
         rounds = [
             [measure(case, target, self._redis_pid, load or self.load) for case in cases] for _ in range(self._repeats)
         ]
-        for taken in zip(*rounds, strict=True):
-            self.measures.append(median(taken))
+        for repeats in zip(*rounds, strict=True):
+            self.measures.append(median(repeats))
             rate = self.measures[-1].decisions_per_second
-            print(f"{target.transport} x{target.workers} {taken[0].case}: {rate:,.0f}/s", flush=True)
+            print(f"{target.transport} x{target.workers} {repeats[0].case}: {rate:,.0f}/s", flush=True)
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5, help="seconds that each measure takes")
-    parser.add_argument("--repeats", type=int, default=3, help="measures of each case; their median is told")
+    parser.add_argument("--seconds", type=float, default=5, help="seconds per measure")
+    parser.add_argument("--repeats", type=int, default=3, help="measures of each case; their median is reported")
     parser.add_argument("--keys", type=int, default=100_000, help="keys of the largest case")
-    parser.add_argument("--calls", type=int, default=1_000_000, help="calls over which memory is watched; 0: none")
-    parser.add_argument("--only", default="", help="only cases whose name contains this, and no bars")
-    parser.add_argument("--peer", type=int, help="port of another rate limit service, to be measured beside this one")
-    chosen = parser.parse_args()
+    parser.add_argument(
+        "--calls", type=int, default=1_000_000, help="calls over which memory growth is measured; 0: skip"
+    )
+    parser.add_argument("--only", default="", help="only cases with this in their name, and no bars")
+    parser.add_argument("--peer", type=int, help="port of another rate limit service to compare with")
+    arguments = parser.parse_args()
     facts = machine()
-    with tempfile.TemporaryDirectory() as folder, open_world(chosen.keys) as world:
-        bench = Bench(Load(seconds=chosen.seconds), chosen.repeats, world.valkey_pid)
-        if chosen.only:
-            bars = _some(bench, world, Path(folder), chosen.only, chosen.peer)
+    with tempfile.TemporaryDirectory() as folder, open_world(arguments.keys) as world:
+        bench = Bench(Load(seconds=arguments.seconds), arguments.repeats, world.valkey_pid)
+        if arguments.only:
+            bars = _some(bench, world, Path(folder), arguments.only, arguments.peer)
         else:
-            bars = _all(bench, world, Path(folder), chosen.calls, chosen.peer)
+            bars = _all(bench, world, Path(folder), arguments.calls, arguments.peer)
     show(facts, bench.measures, bars)
-    print(keep(facts, bench.measures, bars))
+    print(save(facts, bench.measures, bars))
 
 
 def _some(bench: Bench, world: World, folder: Path, name: str, peer: int | None) -> list[Bar]:
     for transport in TRANSPORTS:
         with serving(world.settings, transport, 1) as target:
             cases = [*_compared(world, peer), *others(world, folder)]
-            bench.take([case for case in cases if name in case.name], target)
+            bench.run([case for case in cases if name in case.name], target)
             if transport == "envoy":
                 for through in _through_fronts(world, folder, target, peer):
-                    bench.take([case for case in through if name in case.name], target)
+                    bench.run([case for case in through if name in case.name], target)
     return []
 
 
@@ -81,13 +82,13 @@ def _compared(world: World, peer: int | None) -> list[Case]:
 
 
 def _through_fronts(world: World, folder: Path, target: Target, peer: int | None) -> Iterator[list[Case]]:
-    """The cases of each front, with the service, the empty handler and the peer as its limiters."""
-    with empty_server(target.transport) as nothing:
-        limiters = {"RLS": target.port, "empty handler": nothing.port}
+    """The cases of each front, with the service, the empty handler and the peer as limiters."""
+    with empty_server(target.transport) as empty_target:
+        limiters = {"RLS": target.port, "empty handler": empty_target.port}
         if peer is not None:
             limiters["peer"] = peer
         for threads in FRONTS:
-            with front(limiters, world.many[0], threads, folder) as cases:
+            with front(limiters, world.keys[0], threads, folder) as cases:
                 yield cases
 
 
@@ -95,20 +96,19 @@ def _all(bench: Bench, world: World, folder: Path, calls: int, peer: int | None)
     bars: list[Bar] = []
     for transport in TRANSPORTS:
         with empty_server(transport) as target:
-            bench.take([empty()], target)
+            bench.run([empty()], target)
         with serving(world.settings, transport, 1) as target:
-            bench.take(_compared(world, peer), target)
-            bench.take(others(world, folder), target)
+            bench.run(_compared(world, peer), target)
+            bench.run(others(world, folder), target)
             if transport == "envoy":
                 for through in _through_fronts(world, folder, target, peer):
-                    bench.take(through, target)
+                    bench.run(through, target)
             if calls:
                 bars += memory(unary(world), target, calls)
         with serving(world.settings, transport, 2) as target:
-            bench.take(
-                [unary(world), batched(world), streamed(world)], target, bench.load._replace(connections=32, streams=8)
-            )
-            bars += sharing(unary(world), target, bench.load)
+            load = bench.load._replace(connections=32, streams=8)
+            bench.run([unary(world), batched(world), streamed(world)], target, load)
+            bars += sharing(unary(world), target, load)
     return [*ratios(bench.measures), *bars]
 
 

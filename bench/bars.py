@@ -1,14 +1,17 @@
-"""What has to be reached, as ratios within one run: figures of two runs or machines are never compared."""
+"""The bars to meet: ratios within one run (figures of two runs or machines are never compared), memory, and sharing."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from bench.cases import Case
 from bench.front import FRONTS
-from bench.measure import Measure
+from bench.load import Load
+from bench.measure import MIB, Measure, Usage, cpu_of_each_child
+from bench.target import Target
 
 
 class Bar(NamedTuple):
-    """A ratio or amount, and the bound that it has to keep to: `relation` is `>=` or `<=`."""
+    """A ratio or amount, and its bound: `relation` is `>=` or `<=`."""
 
     name: str
     value: float
@@ -17,12 +20,12 @@ class Bar(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether it is kept to."""
+        """Whether the value is within the bound."""
         return self.value >= self.bound if self.relation == ">=" else self.value <= self.bound
 
 
 def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
-    """The bars that the cases give."""
+    """The bars for the cases."""
     unary, lone = "unary, 1 key", "unary, one at a time"
     found = {(one.transport, one.workers, one.case): one for one in measures}
 
@@ -42,3 +45,21 @@ def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
     p50 = {transport: found[transport, 1, lone].p50_ms for transport in ("envoy", "grpcio")}
     yield Bar("p50 of a lone call: envoy / grpcio", p50["envoy"] / p50["grpcio"], "<=", 1)
     yield Bar("failed calls", sum(one.failed for one in measures), "<=", 0)
+
+
+def memory(case: Case, target: Target, calls: int) -> Iterator[Bar]:
+    """How much more memory the server has resident after CALLS calls, warmed up by a fifth as many before."""
+    case.run(target.port, Load(calls=calls // 5))
+    before = Usage.of(target.pid).resident_bytes
+    result = case.run(target.port, Load(calls=calls))
+    grown = (Usage.of(target.pid).resident_bytes - before) / MIB
+    yield Bar(f"MiB grown over {calls:,} calls, {target.transport}", grown, "<=", 5)
+    yield Bar(f"failed of {calls:,} calls, {target.transport}", calls - result.answered, "<=", 0)
+
+
+def sharing(case: Case, target: Target, load: Load) -> Iterator[Bar]:
+    """The share of the second busiest process in the CPU time of the two busiest."""
+    before = cpu_of_each_child(target.pid)
+    case.run(target.port, load)
+    used = sorted(seconds - before.get(pid, 0.0) for pid, seconds in cpu_of_each_child(target.pid).items())[-2:]
+    yield Bar(f"share of the lesser of two workers, {target.transport}", used[0] / sum(used), ">=", 0.3)

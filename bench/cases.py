@@ -1,4 +1,4 @@
-"""What is measured."""
+"""The cases that are measured."""
 
 import random
 import struct
@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 
 import grpc
 
-from bench.h2load import h2load
 from bench.http2_load import http2_load
-from bench.load import Load, Result
+from bench.load import Load, Result, h2load
 from bench.world import World
 from ratelimit_service._gen.envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
@@ -25,16 +24,16 @@ from ratelimit_service.transport.envoy.framing import frame
 
 BATCH_SIZE: Final = 64
 STREAM_LENGTH: Final = 1_000
-"""Messages in one call of the stream; one call is under way on each connection."""
+"""Messages in one call of the stream; one call is in flight on each connection."""
 
 _RESOURCE: Final = "orders.create"
 _SEED: Final = 1
 
 
 class Case(NamedTuple):
-    """One thing to measure: a name, decisions in each call, and how to load a port with it.
+    """One case: a name, decisions in each call, and how to load a port with it.
 
-    `keys` are those that the server is to have met before, if it could not meet them all in the time that warms up.
+    `keys` are loaded into the server's cache before, if there are too many for the warm-up.
     """
 
     name: str
@@ -42,59 +41,59 @@ class Case(NamedTuple):
     run: Callable[[int, Load], Result]
     keys: Sequence[str] = ()
 
-    def meet(self, port: int) -> None:
-        """Look at each of the keys once."""
+    def load_keys(self, port: int) -> None:
+        """Peek once with each of the keys."""
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = RateLimitServiceStub(channel)
             for start in range(0, len(self.keys), BATCH_SIZE):
-                looks = [CheckLimitRequest(api_key=key, cost=0) for key in self.keys[start : start + BATCH_SIZE]]
-                stub.BatchCheckLimit(BatchCheckLimitRequest(checks=looks))
+                peeks = [CheckLimitRequest(api_key=key, cost=0) for key in self.keys[start : start + BATCH_SIZE]]
+                stub.BatchCheckLimit(BatchCheckLimitRequest(checks=peeks))
 
 
 def empty() -> Case:
-    """The empty handler: what the transport costs by itself."""
+    """The empty handler: the cost of the transport alone."""
     return Case(
         "empty handler", 1, lambda port, load: h2load(port, CHECK, frame(_check("rlk").SerializeToString()), load)
     )
 
 
 def unary(world: World) -> Case:
-    """One key, one limit, allowed always: the case that the others are compared with."""
-    return _same("unary, 1 key", world.many[0])
+    """One key, one limit, always allowed: the reference for the others."""
+    return _same("unary, 1 key", world.keys[0])
 
 
 def described(world: World) -> Case:
-    """The same key by Envoy's rate limit protocol, as one descriptor."""
-    descriptor = RateLimitDescriptor(entries=[RateLimitDescriptor.Entry(key="api_key", value=world.many[0])])
+    """The same key over Envoy's rate limit protocol, as one descriptor."""
+    descriptor = RateLimitDescriptor(entries=[RateLimitDescriptor.Entry(key="api_key", value=world.keys[0])])
     body = frame(RateLimitRequest(domain="bench", descriptors=[descriptor]).SerializeToString())
     return Case("ShouldRateLimit, 1 key", 1, lambda port, load: h2load(port, SHOULD_RATE_LIMIT, body, load))
 
 
 def alone(world: World) -> Case:
-    """One call at a time on one connection: what a lone caller waits."""
-    body = frame(_check(world.many[0]).SerializeToString())
+    """One call at a time on one connection: the latency without a queue."""
+    body = frame(_check(world.keys[0]).SerializeToString())
     return Case(
         "unary, one at a time", 1, lambda port, load: h2load(port, CHECK, body, load._replace(connections=1, streams=1))
     )
 
 
 def spread(world: World, count: int, folder: Path) -> Case:
-    """COUNT keys in random order, each with a bucket of its own."""
+    """COUNT keys in random order, each with its own bucket."""
     bodies = folder / f"bodies-{count}"
-    chosen = world.many[:count]
+    chosen = world.keys[:count]
     random.Random(_SEED).shuffle(chosen)  # noqa: S311 the same order in each run
     bodies.write_bytes(b"".join(map(_with_length, map(_check, chosen))))
     return Case(f"unary, {count:,} keys", 1, lambda port, load: http2_load(port, CHECK, bodies, load), chosen)
 
 
 def on_one_key(world: World) -> list[Case]:
-    """More of one key: two limits, and a bucket that has been empty all day."""
-    return [_same("unary, 2 limits", world.two), _same("unary, denied", world.shut)]
+    """Other single keys: two limits, and a bucket that stays empty all day."""
+    return [_same("unary, 2 limits", world.two_limits), _same("unary, denied", world.denied)]
 
 
 def batched(world: World) -> Case:
     """Batches of 64 different keys."""
-    checks = [_check(key) for key in world.many[:BATCH_SIZE]]
+    checks = [_check(key) for key in world.keys[:BATCH_SIZE]]
     body = frame(BatchCheckLimitRequest(checks=checks).SerializeToString())
     return Case(
         f"batch of {BATCH_SIZE}", BATCH_SIZE, lambda port, load: h2load(port, BATCH, body, load._replace(streams=2))
@@ -103,7 +102,7 @@ def batched(world: World) -> Case:
 
 def streamed(world: World) -> Case:
     """Streams of a thousand checks of 64 different keys."""
-    checks = (_check(world.many[number % BATCH_SIZE]) for number in range(STREAM_LENGTH))
+    checks = (_check(world.keys[number % BATCH_SIZE]) for number in range(STREAM_LENGTH))
     body = b"".join(frame(StreamCheckLimitRequest(check=check).SerializeToString()) for check in checks)
     return Case("stream", STREAM_LENGTH, lambda port, load: h2load(port, STREAM, body, load._replace(streams=1)))
 
@@ -114,16 +113,16 @@ def compared(world: World) -> list[Case]:
 
 
 def of_peer(world: World, port: int) -> Case:
-    """What `described` asks for, from another rate limit service on PORT."""
+    """The calls of `described`, to another rate limit service on PORT."""
     return Case("ShouldRateLimit, peer", 1, lambda _, load: described(world).run(port, load))
 
 
 def others(world: World, folder: Path) -> list[Case]:
-    """Its other cases. The last ones make it know many keys."""
+    """The other cases of a whole server. The last ones fill its cache with many keys."""
     return [
         alone(world),
         *on_one_key(world),
-        *(spread(world, count, folder) for count in (1, 1_000, len(world.many))),
+        *(spread(world, count, folder) for count in (1, 1_000, len(world.keys))),
     ]
 
 

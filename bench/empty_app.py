@@ -1,4 +1,4 @@
-"""The empty handler of the transport envoy: reads a call, decides nothing, answers the same always."""
+"""The empty handler of the transport envoy: reads a call, decides nothing, always sends the same response."""
 
 from typing import Final
 
@@ -6,11 +6,11 @@ from ratelimit_service.transport.envoy.framing import CallerGone, Receive, Scope
 from ratelimit_service.transport.envoy.responses import answer
 
 ANSWER: Final = frame(bytes.fromhex("0801100118015a00") * 12)
-"""96 bytes, as many as the answer about a plan with two limits has. Nobody parses it."""
+"""96 bytes, the size of the response for a plan with two limits. It is never parsed."""
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one call, or live one life."""
+    """Answer one call, or run the lifespan protocol."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})

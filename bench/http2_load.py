@@ -1,7 +1,7 @@
-"""A closed-loop load generator for unary gRPC calls with a different body each, which h2load cannot send.
+"""A closed-loop load generator for unary gRPC calls, each with a different body, which h2load cannot send.
 
-It writes HTTP/2 frames by hand (RFC 9113) with headers that use no dynamic table (RFC 7541), so that a call costs it
-about as little as it costs h2load. It runs as a process of its own:
+It writes HTTP/2 frames by hand (RFC 9113) with headers that use no dynamic table (RFC 7541), so that a call costs about
+as little as with h2load. It runs as a process of its own:
 
     python -m bench.http2_load PORT PATH BODIES CONNECTIONS STREAMS SECONDS WARM_UP
 
@@ -28,11 +28,11 @@ _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _MAX_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _HEADER = 9
-_LAST_ANSWERS = 0.2  # seconds in which calls under way are waited for at the end
+_GRACE = 0.2  # seconds to wait for calls in flight at the end
 
 
 class Tally:
-    """What became of the calls: how many were answered and how many failed, and seconds that each took."""
+    """The calls that were answered and that failed, and the seconds that each took."""
 
     def __init__(self) -> None:
         self.answered = 0
@@ -40,14 +40,14 @@ class Tally:
         self.seconds: list[float] = []
         self.running = True
 
-    def forget(self) -> None:
-        """Begin to count anew."""
+    def reset(self) -> None:
+        """Start counting again from zero."""
         self.answered = self.failed = 0
         self.seconds.clear()
 
 
 class Connection(asyncio.Protocol):
-    """One connection with a fixed number of calls under way."""
+    """One connection with a fixed number of calls in flight."""
 
     def __init__(self, path: str, bodies: "cycle[bytes]", streams: int, tally: Tally) -> None:
         block = _header_block(path)
@@ -59,13 +59,13 @@ class Connection(asyncio.Protocol):
         self._next = 1
         self._started: dict[int, float] = {}
         self._with_data: set[int] = set()
-        self._rest = b""
+        self._buffer = b""
         self._window = _DEFAULT_WINDOW
         self._received = 0
-        self._owed = 0
+        self._to_start = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Introduce ourselves and start the first calls."""
+        """Send the preface and start the first calls."""
         self._transport = transport = cast("asyncio.Transport", transport)
         settings = struct.pack(">HI", 4, _MAX_WINDOW)
         transport.write(
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
             + bytes(4)
             + struct.pack(">I", _MAX_WINDOW - _DEFAULT_WINDOW)
         )
-        self._owed = self._streams
+        self._to_start = self._streams
         self._start_calls([])
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,8 +86,8 @@ class Connection(asyncio.Protocol):
             self._tally.failed += len(self._started)
 
     def data_received(self, data: bytes) -> None:
-        """Count what was answered, and start as many calls again."""
-        data = self._rest + data
+        """Count the calls that ended, and start as many again."""
+        data = self._buffer + data
         position, end = 0, len(data)
         out: list[bytes] = []
         now = time.perf_counter()
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
             elif kind == _GOAWAY:
                 self._transport.close()
                 return
-        self._rest = data[position:]
+        self._buffer = data[position:]
         if self._received > 2**29:
             out.append(_frame_start(4, _WINDOW, 0) + bytes(4) + struct.pack(">I", self._received))
             self._received = 0
@@ -126,17 +126,17 @@ class Connection(asyncio.Protocol):
         else:
             self._tally.failed += 1
         self._with_data.discard(stream)
-        self._owed += 1
+        self._to_start += 1
 
     def _start_calls(self, out: list[bytes]) -> None:
         if self._tally.running:
             now = time.perf_counter()
-            for _ in range(self._owed):
+            for _ in range(self._to_start):
                 body = next(self._bodies)
                 if self._window < len(body):
                     break
                 self._window -= len(body)
-                self._owed -= 1
+                self._to_start -= 1
                 stream = struct.pack(">I", self._next)
                 self._started[self._next] = now
                 self._next += 2
@@ -163,7 +163,7 @@ def _header_block(path: str) -> bytes:
 
 
 def read_bodies(path: Path) -> list[bytes]:
-    """The messages of a file, each with gRPC's prefix."""
+    """The messages of a file, each with the gRPC prefix."""
     raw, position, bodies = path.read_bytes(), 0, []
     while position < len(raw):
         length = int.from_bytes(raw[position : position + 4])
@@ -173,7 +173,7 @@ def read_bodies(path: Path) -> list[bytes]:
 
 
 async def run(port: int, path: str, bodies: list[bytes], load: Load) -> Tally:
-    """Keep the calls of LOAD under way for its seconds."""
+    """Keep the calls of LOAD in flight for its seconds."""
     tally = Tally()
     loop = asyncio.get_running_loop()
     endless = cycle(bodies)
@@ -182,24 +182,24 @@ async def run(port: int, path: str, bodies: list[bytes], load: Load) -> Tally:
         for _ in range(load.connections)
     ]
     await asyncio.sleep(load.warm_up)
-    tally.forget()
+    tally.reset()
     await asyncio.sleep(load.seconds)
     tally.running = False
-    await asyncio.sleep(_LAST_ANSWERS)
+    await asyncio.sleep(_GRACE)
     for transport, _ in opened:
         transport.close()
     return tally
 
 
 def http2_load(port: int, path: str, bodies: Path, load: Load) -> Result:
-    """Send the messages of BODIES in turn to PATH, from a process of its own, and tell what came of it."""
+    """Send the messages of BODIES in turn to PATH, from a process of its own."""
     arguments = (port, path, bodies, load.connections, load.streams, load.seconds, load.warm_up)
     command = [sys.executable, "-m", __name__, *map(str, arguments)]
     return Result(**json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
 def main() -> None:
-    """Run as the module's docstring says."""
+    """Run as described in the module's docstring."""
     port, path, bodies, connections, streams, seconds, warm_up = sys.argv[1:]
     load = Load(int(connections), int(streams), float(seconds), float(warm_up))
     tally = uvloop.run(run(int(port), path, read_bodies(Path(bodies)), load))

@@ -1,19 +1,39 @@
-"""Running a case and keeping what it cost."""
+"""Running a case, and what it cost: CPU seconds and resident memory of a process with all its children."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import psutil
+
 from bench.cases import Case
 from bench.load import Load
 from bench.target import Target
-from bench.usage import Usage
 
+MIB = 2**20
 _MILLION = 1e6
-_MIB = 2**20
+
+
+class Usage(NamedTuple):
+    """CPU seconds since the start, and bytes of resident memory now."""
+
+    cpu_seconds: float
+    resident_bytes: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Usage":
+        """The usage of process PID and of all its descendants."""
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return cls(sum(map(_cpu_seconds, family)), sum(member.memory_info().rss for member in family))
+
+
+def cpu_of_each_child(pid: int) -> dict[int, float]:
+    """CPU seconds of each descendant of process PID, by process id."""
+    return {child.pid: _cpu_seconds(child) for child in psutil.Process(pid).children(recursive=True)}
 
 
 class Measure(NamedTuple):
-    """What a case gave. CPU in seconds per million decisions; memory is what the server has resident at the end."""
+    """The result of a case. CPU in seconds per million decisions; memory is what the server has resident at the end."""
 
     transport: str
     workers: int
@@ -44,12 +64,17 @@ def measure(case: Case, target: Target, redis_pid: int, load: Load) -> Measure:
         result.p99_ms,
         (server_after.cpu_seconds - server.cpu_seconds) / millions,
         (redis_after.cpu_seconds - redis.cpu_seconds) / millions,
-        server_after.resident_bytes / _MIB,
+        server_after.resident_bytes / MIB,
         result.failed,
     )
 
 
 def median(measures: Sequence[Measure]) -> Measure:
-    """The measure in the middle by its rate; failures are those of all."""
+    """The measure with the median rate; failures are those of all."""
     ordered = sorted(measures, key=lambda one: one.decisions_per_second)
     return ordered[len(ordered) // 2]._replace(failed=sum(one.failed for one in measures))
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)

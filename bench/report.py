@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs."""
+"""The results, as a table and as JSON."""
 
 import json
 import os
@@ -18,7 +18,7 @@ RESULTS: Final = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, object]:
-    """What the figures were taken on."""
+    """The machine that was measured on."""
     models = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -32,7 +32,7 @@ def machine() -> dict[str, object]:
 
 
 def show(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[Bar]) -> None:
-    """Print the table and what the bars say."""
+    """Print the table and the bars."""
     console = Console(width=150)
     console.print("  ".join(f"{name}: {value}" for name, value in facts.items()))
     table = Table("transport", "workers", "case", title="medians; CPU in seconds per million decisions")
@@ -51,14 +51,14 @@ def show(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[B
         )
 
 
-def keep(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[Bar]) -> Path:
-    """Write it all as JSON, and return where."""
+def save(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[Bar]) -> Path:
+    """Write everything as JSON. Returns the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-    told: dict[str, Any] = {
+    results: dict[str, Any] = {
         "machine": facts,
         "measures": [one._asdict() for one in measures],
         "bars": [bar._asdict() | {"met": bar.met} for bar in bars],
     }
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n")
     return path

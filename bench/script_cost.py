@@ -1,11 +1,11 @@
-"""What a decision costs Redis: one string or one hash per bucket, alone or 64 to a script.
+"""The cost of a decision in Redis: one string or one hash per bucket, alone or 64 to a script.
 
     python bench/script_cost.py
 
-Starts a Valkey of its own. Prints microseconds of the server's CPU per decision, the least of seven runs (what is above
-it is other programs' noise): of the script alone (`INFO commandstats`) and of the whole process (`INFO cpu`), which
-adds reading commands and writing answers. Both kinds of calls are sent 64 decisions at a time, so that neither pays for
-more system calls than the other.
+Starts its own Valkey. Prints microseconds of the server's CPU per decision, the minimum of seven runs (the rest
+is noise of other programs): of the script alone (`INFO commandstats`) and of the whole process (`INFO cpu`), which
+includes reading commands and writing replies. Both kinds of calls are sent 64 decisions at a time, so that both make
+equally many system calls.
 """
 
 import random
@@ -52,24 +52,24 @@ class Server:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._reader = hiredis.Reader()
 
-    def cost(self, commands: list[bytes], answers: int) -> tuple[float, float]:
-        """Send the commands one after another, each bringing so many answers. Returns CPU seconds: script, process."""
+    def cost(self, commands: list[bytes], replies: int) -> tuple[float, float]:
+        """Send the commands one after another, each with REPLIES replies. Returns CPU seconds: script, process."""
         self._client.config_resetstat()
         before = self._cpu()
         for command in commands:
             self._socket.sendall(command)
-            for _ in range(answers):
-                self._answer()
+            for _ in range(replies):
+                self._reply()
         after = self._cpu()
         return self._client.info("commandstats")["cmdstat_evalsha"]["usec"] / 1e6, after - before
 
-    def ask(self, command: bytes) -> object:
-        """Send one command and return its answer."""
+    def call(self, command: bytes) -> object:
+        """Send one command and return its reply."""
         self._socket.sendall(command)
-        return self._answer()
+        return self._reply()
 
     def flush(self) -> None:
-        """Forget everything but the scripts."""
+        """Delete everything but the scripts."""
         self._client.flushdb()
 
     def close(self) -> None:
@@ -77,12 +77,12 @@ class Server:
         self._socket.close()
         self._client.close()
 
-    def _answer(self) -> object:
-        while (answer := self._reader.gets()) is False:
+    def _reply(self) -> object:
+        while (reply := self._reader.gets()) is False:
             self._reader.feed(self._socket.recv(1 << 20))
-        if isinstance(answer, hiredis.ReplyError):
-            raise answer
-        return answer
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
 
     def _cpu(self) -> float:
         info = self._client.info("cpu")
@@ -90,9 +90,9 @@ class Server:
 
 
 def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Charge]], batch: int) -> str:
-    """One line's figures: microseconds per decision."""
+    """The figures of one line: microseconds per decision."""
     encoder = Encoder(charge_script(state=state), request_window=30)
-    server.ask(encoder.by_text(encoder.encode([])))
+    server.call(encoder.by_text(encoder.encode([])))
     scripts, processes = [], []
     for _ in range(RUNS):
         server.flush()

@@ -25,7 +25,7 @@ _STOP_SECONDS = 30
 
 
 class Target(NamedTuple):
-    """A server that serves: its port, the process that all its processes come from, and what it is."""
+    """A running server: its port, its root process, its transport and number of workers."""
 
     port: int
     pid: int
@@ -63,7 +63,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
         host="127.0.0.1",
         port=port,
         admin_socket=folder / "admin.sock",
-        control_socket=folder / "nobody.sock",
+        control_socket=folder / "unused.sock",
         max_connection_age=3600,
         tls=None,
     )
@@ -74,7 +74,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
 
 @contextmanager
 def running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, which is stopped at the end."""
+    """A process that is stopped at the end."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         yield process
@@ -112,14 +112,14 @@ def _tries(process: subprocess.Popen[bytes]) -> Iterator[None]:
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise SystemExit(f"the server ended with code {process.returncode}; see above")
+            raise SystemExit(f"the server exited with code {process.returncode}; see above")
         yield
         time.sleep(0.05)
-    raise SystemExit(f"the server does not serve after {_START_SECONDS} s")
+    raise SystemExit(f"the server is not ready after {_START_SECONDS} s")
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

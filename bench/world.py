@@ -25,27 +25,27 @@ from ratelimit_service.settings import Settings
 _PLENTY: Final = TokenBucket(capacity=1_000_000_000, refill_tokens=1_000_000_000, refill_period_us=MICRO)
 _PLANS: Final = {
     "open": (Limit("burst", _PLENTY),),
-    "two": (Limit("burst", _PLENTY), Limit("daily", Quota(MAX_TOKENS, Window.DAY))),
-    "shut": (Limit("burst", TokenBucket(capacity=1, refill_tokens=1, refill_period_us=86_400 * MICRO)),),
+    "two-limits": (Limit("burst", _PLENTY), Limit("daily", Quota(MAX_TOKENS, Window.DAY))),
+    "denied": (Limit("burst", TokenBucket(capacity=1, refill_tokens=1, refill_period_us=86_400 * MICRO)),),
 }
 _ROWS = 5_000
 
 
 class World(NamedTuple):
-    """Settings that reach the stores, the process of Valkey, and keys: many on plan open, one on each other."""
+    """Settings for the stores, the process of Valkey, and keys: many on plan open, one on each of the others."""
 
     settings: Settings
     valkey_pid: int
-    many: list[str]
-    two: str
-    shut: str
+    keys: list[str]
+    two_limits: str
+    denied: str
 
 
 @contextmanager
 def open_world(count: int) -> Iterator[World]:
-    """Start the stores with COUNT keys of COUNT subjects on plan open. All of it is gone at the end."""
+    """Start the stores with COUNT keys of COUNT subjects on plan open. Everything is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="ratelimit-bench-") as folder:
-        Path(folder).chmod(0o755)  # Postgres, which never runs as root, has to get in
+        Path(folder).chmod(0o755)  # for Postgres, which never runs as root
         postgres, valkey = EmbeddedPostgres(Path(folder, "postgres")), EmbeddedValkey(Path(folder, "valkey"))
         with ExitStack() as stack:
             stack.callback(postgres.stop)
@@ -56,14 +56,14 @@ def open_world(count: int) -> Iterator[World]:
                 database_url=SecretStr(postgres.url),
                 redis_url=SecretStr(valkey.url),
                 peppers=SecretStr(Peppers.generate()),
-                policy_cache_size=2 * count,  # all of them fit, and those of the small plans too
+                policy_cache_size=2 * count,  # room for all, and for those of the small plans
                 log_level="warning",
                 metrics_listen="",
             )
             upgrade(postgres.url)
             asyncio.run(_make_plans(settings))
-            made = _make_keys(settings, {"open": count, "two": 1, "shut": 1})
-            yield World(settings, valkey.pid, made["open"], made["two"][0], made["shut"][0])
+            made = _make_keys(settings, {"open": count, "two-limits": 1, "denied": 1})
+            yield World(settings, valkey.pid, made["open"], made["two-limits"][0], made["denied"][0])
 
 
 async def _make_plans(settings: Settings) -> None:
@@ -75,7 +75,7 @@ async def _make_plans(settings: Settings) -> None:
 
 
 def _make_keys(settings: Settings, counts: dict[str, int]) -> dict[str, list[str]]:
-    """Write the rows at once: the service would take minutes for as many."""
+    """Insert the rows directly: the service would take minutes for as many."""
     peppers = Peppers.parse(settings.peppers.get_secret_value())
     url = settings.database_url.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1)
     engine = create_engine(url)

@@ -1,4 +1,4 @@
-"""Writes the table of settings in the README from `Settings` itself. A test checks that it is fresh.
+"""Write the table of settings in the README from `Settings` itself. A test checks that it is fresh.
 
 Usage: python docs/settings_table.py     (or `make docs`)
 """
@@ -19,15 +19,15 @@ _TABLE = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOT
 
 def settings_table() -> str:
     """The table in Markdown, one row for each setting in the order of the class."""
-    rows = ["| variable | default | what it is |", "|---|---|---|"]
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        facts = " ".join(filter(None, (field.description, _choices(field), _bounds(field))))
-        rows.append(f"| `RATELIMIT_{name.upper()}` | {_default(field)} | {_escaped(facts)} |")
+        meaning = " ".join(filter(None, (field.description, _choices(field), _bounds(field))))
+        rows.append(f"| `RATELIMIT_{name.upper()}` | {_default(field)} | {_escaped(meaning)} |")
     return "\n".join(rows) + "\n"
 
 
 def with_fresh_table(readme: str) -> str:
-    """The README's text with the table as it should be."""
+    """The README's text with the current table."""
     return _TABLE.sub(lambda _: settings_table(), readme)
 
 
@@ -54,11 +54,11 @@ def _choices(field: FieldInfo) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    least = next((bound.ge for bound in field.metadata if isinstance(bound, Ge)), None)
-    most = next((bound.le for bound in field.metadata if isinstance(bound, Le)), None)
-    if least is None:
+    minimum = next((bound.ge for bound in field.metadata if isinstance(bound, Ge)), None)
+    maximum = next((bound.le for bound in field.metadata if isinstance(bound, Le)), None)
+    if minimum is None:
         return ""
-    return f"{least} to {most}." if most is not None else f"At least {least}."
+    return f"{minimum} to {maximum}." if maximum is not None else f"At least {minimum}."
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).parent
 FOLDERS = ("ratelimit", "envoy")
-"""Those that code is generated of. `google` is there for compilers; its Python code is a package of its own."""
+"""The folders that code is generated from. `google` is for compilers only; its Python code is a separate package."""
 
 _IMPORT = re.compile(r"^(?P<indent>\s*)from (?P<package>[\w.]+) import (?P<module>\w+_pb2)\b", re.MULTILINE)
 _PLAIN = re.compile(r"^import (?P<package>[\w.]+)\.(?P<module>\w+_pb2)(?: as (?P<name>\w+))?$", re.MULTILINE)
 
 
 def main(out: Path, folders: list[str]) -> None:
-    """Generate the files of FOLDERS into OUT, which is made if it is missing."""
+    """Generate the files of FOLDERS into OUT, which is created if missing."""
     out.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]  # for protoc-gen-mypy
     protos = sorted(p.relative_to(ROOT) for f in folders for p in (ROOT / f).rglob("*.proto"))

@@ -147,8 +147,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         identifier = Identifier(policies, services.peppers)
-        engine = DecisionEngine(identifier, buckets, local, clock, recalled=settings.policy_cache_size)
-        descriptor_engine = DescriptorEngine(rules, identifier, buckets, local, clock)
+        engine = DecisionEngine(identifier, buckets, local)
+        descriptor_engine = DescriptorEngine(rules, identifier, buckets, local)
         headers = LimitHeaders(settings.limit_headers)
         watched = Watched(engine, descriptor_engine, policies, rules, invalidator)
         metrics = WorkerMetrics(watched, counts, lambda: buckets.closed_off, monotonic)
@@ -157,11 +157,11 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         background.start("following changes", invalidator.run)
         background.start("keeping metrics", metrics.keep)
         yield Planes(
-            rate_limit=RateLimitService(engine),
+            rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),
             key_admin=KeyAdminService(
-                services.keys, services.plans, services.overrides, services.rules, services.audit, clock
+                services.keys, services.plans, services.overrides, services.rules, services.audit, engine, clock
             ),
-            envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers),
+            envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
             authenticator=Authenticator(services.tokens),
             services=services,

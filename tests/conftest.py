@@ -1,3 +1,3 @@
-"""What every test may use: real stores from the wheels."""
+"""Fixtures for every test: real stores and servers."""
 
 pytest_plugins = ["fixtures.valkey", "fixtures.postgres", "fixtures.dev_server", "fixtures.served"]

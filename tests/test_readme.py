@@ -1,4 +1,4 @@
-"""The README: every command in it works, and its table of settings is fresh."""
+"""The README: every command in it works, and its settings table is current."""
 
 import os
 import re
@@ -17,14 +17,14 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
-# Just enough of grpcurl for the README where it is not installed. By reflection, as grpcurl does it.
+# Just enough of grpcurl for the README where it is not installed. It uses reflection, as grpcurl does.
 GRPCURL = """#!/bin/sh
 while [ $# -gt 2 ]; do
     case $1 in
         -plaintext) shift ;;
         -d) data=$2; shift 2 ;;
         -H) header=$2; shift 2 ;;
-        *) echo "the stand-in for grpcurl does not know $1" >&2; exit 64 ;;
+        *) echo "unsupported option of the grpcurl stand-in: $1" >&2; exit 64 ;;
     esac
 done
 exec buf curl --protocol grpc --http2-prior-knowledge ${header:+-H "$header"} -d "$data" "http://$1/$2"
@@ -39,7 +39,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def checkout(dev_server: DevServer, tmp_path: Path) -> Path:
-    """A folder like a checkout in which `make run` has been called: `.ratelimit` is that of the running server."""
+    """A folder like a checkout after `make run`: `.ratelimit` is that of the running server."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for entry in ROOT.iterdir():
@@ -53,7 +53,7 @@ def checkout(dev_server: DevServer, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The variables of a user who has set none of ours, and has a grpcurl."""
+    """The environment of a user with grpcurl and without variables of this service."""
     tools = tmp_path / "tools"
     tools.mkdir()
     path = [str(tools), os.environ["PATH"], str(Path.home() / "go" / "bin")]
@@ -61,12 +61,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (tools / "grpcurl").write_text(GRPCURL)
         (tools / "grpcurl").chmod(0o755)
         (tools / "buf").symlink_to(SCRIPTS / "buf")
-    users = {name: value for name, value in os.environ.items() if not name.startswith("RATELIMIT_")}
-    return users | {"PATH": os.pathsep.join(path)}
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("RATELIMIT_")}
+    return unset | {"PATH": os.pathsep.join(path)}
 
 
 def test_every_command_works(dev_server: DevServer, checkout: Path, environment: dict[str, str]) -> None:
-    """All shell blocks, pasted one after the other into one shell, work, and the decisions in them are allowed."""
+    """All shell blocks, pasted into one shell in order, succeed, and their decisions are allowed."""
     script = "".join(blocks("sh")).replace("localhost:50051", dev_server.listen)
     done = subprocess.run(
         ["sh", "-eux"], input=script, cwd=checkout, env=environment, capture_output=True, check=False, text=True
@@ -81,7 +81,7 @@ def test_every_command_works(dev_server: DevServer, checkout: Path, environment:
 
 
 def test_the_python_works(dev_server: DevServer, checkout: Path, environment: dict[str, str]) -> None:
-    """The Python block, as it stands, prints a decision."""
+    """The Python block, unchanged, prints a decision."""
     (block,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", block.replace("localhost:50051", dev_server.listen)],
@@ -96,7 +96,7 @@ def test_the_python_works(dev_server: DevServer, checkout: Path, environment: di
 
 
 def test_make_run_starts_dev(environment: dict[str, str]) -> None:
-    """The two commands that the README begins with are there, and `make run` is `ratelimit-service dev`."""
+    """The README begins with its two commands, and `make run` is `ratelimit-service dev`."""
     assert [block.strip() for block in blocks("")] == ["make run", "make test"]
     shown = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", "run"],
@@ -109,15 +109,15 @@ def test_make_run_starts_dev(environment: dict[str, str]) -> None:
     assert shown.stdout.splitlines()[-1] == "exec .venv/bin/ratelimit-service dev"
 
 
-def test_the_settings_table_is_fresh() -> None:
-    """The table says what the settings are: after a change of one, `make docs` writes it anew."""
+def test_the_settings_table_is_current() -> None:
+    """The table matches the settings: after a change of one, `make docs` regenerates it."""
     with_fresh_table = runpy.run_path(str(ROOT / "docs" / "settings_table.py"))["with_fresh_table"]
     assert with_fresh_table(README) == README
     assert "| `RATELIMIT_LISTEN` | `127.0.0.1:50051` |" in README
 
 
-def test_links_lead_somewhere() -> None:
-    """Every link to a file of the repository leads to one."""
+def test_links_have_targets() -> None:
+    """Every link to a file of the repository has a target."""
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []
     assert len(targets) >= 5

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TARGETS = ["setup", "run", "test", "check", "proto", "bench", "clients", "test-clients", "bench-clients"]
 
-# In pieces, or this file would be the one that names them.
+# In pieces, so that this file does not contain them.
 HOSTS = [
     "pypi" + ".org",
     "python" + "hosted.org",
@@ -27,7 +27,7 @@ LOCAL_PATHS = ["/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/"]
 
 
 def tracked_files() -> list[Path]:
-    """Every file that git knows and that is there."""
+    """Every file that git tracks and that exists."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
 
@@ -39,7 +39,7 @@ def locked() -> dict[str, str]:
 
 
 def test_make_help_lists_the_targets() -> None:
-    """`make help`, and `make` alone, name every target that a developer needs, with a word on each."""
+    """`make help`, and `make` alone, list every target that a developer needs, with a description."""
     for command in (["make", "help"], ["make"]):
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
         assert [target for target in TARGETS if not re.search(rf"^  make {target} +\S", listed, re.MULTILINE)] == []
@@ -47,7 +47,7 @@ def test_make_help_lists_the_targets() -> None:
 
 @pytest.mark.parametrize("needles", [HOSTS, LOCAL_PATHS], ids=["hosts", "paths"])
 def test_nothing_names_a_registry_or_a_machine(needles: list[str]) -> None:
-    """No file names a package registry's host or a folder of one machine: those are whoever builds' own business."""
+    """No file names the host of a package registry or a folder of one machine: those depend on who builds."""
     found = {
         (str(path.relative_to(ROOT)), needle)
         for path in tracked_files()
@@ -58,14 +58,14 @@ def test_nothing_names_a_registry_or_a_machine(needles: list[str]) -> None:
 
 
 def test_ci_runs_what_a_developer_runs() -> None:
-    """`.ci/run` can be executed, and runs `make check` and then `make test`."""
+    """`.ci/run` is executable, and runs `make check` and then `make test`."""
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert re.findall(r"^make \w+$", script.read_text(), re.MULTILINE) == ["make check", "make test"]
 
 
 def test_every_dependency_is_locked() -> None:
-    """Each package that we name stands in the lock with one exact version that our own bounds allow."""
+    """Each package that we name is locked at one exact version within our own bounds."""
     versions = locked()
     for text in [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]:
         requirement = Requirement(text)
@@ -74,15 +74,15 @@ def test_every_dependency_is_locked() -> None:
     assert all(re.fullmatch(r"[0-9][0-9a-z.+!]*", each) for each in versions.values())
 
 
-def test_the_licence_is_said_once_and_the_same() -> None:
-    """The licence file, the project's metadata and the README say Apache 2.0."""
+def test_the_licence_is_the_same_everywhere() -> None:
+    """The licence file, the project's metadata and the README name Apache 2.0."""
     assert (ROOT / "LICENSE").read_text().split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert PROJECT["license"] == "Apache-2.0"
     assert "[Apache 2.0](LICENSE)" in (ROOT / "README.md").read_text()
 
 
 def test_there_is_one_version() -> None:
-    """The installed package, the clients and the changelog agree with pyproject.toml on the version."""
+    """The installed package, the clients and the changelog have the version of pyproject.toml."""
     ours = PROJECT["version"]
     assert version("ratelimit-service") == ours
     python, typescript = ROOT / "clients/python/pyproject.toml", ROOT / "clients/typescript/package.json"
@@ -96,7 +96,7 @@ def test_there_is_one_version() -> None:
 
 
 def test_every_decision_is_listed() -> None:
-    """Each ADR has its own number and a row in the index with its title, and the index names no other."""
+    """Each ADR has its own number and a row in the index with its title, and the index has no other rows."""
     records = sorted(path for path in (ROOT / "docs/adr").glob("*.md") if path.name != "README.md")
     rows = re.findall(
         r"^\| \[(\d{4})\]\(([^)]+)\) \| (.+) \|$", (ROOT / "docs/adr/README.md").read_text(), re.MULTILINE

@@ -64,7 +64,6 @@ class Denial(NamedTuple):
 
 
 NO_KEY: Final = Denial(HTTPStatus.UNAUTHORIZED, "KEY_MISSING", "No API key was sent.")
-MALFORMED_KEY: Final = Denial(HTTPStatus.UNAUTHORIZED, "INVALID_FIELD", "The API key is malformed.")
 
 
 def denial(reason: Reason, limit: str, violated: tuple[str, ...], wait_seconds: int | None) -> Denial:

@@ -1,26 +1,27 @@
-"""`ratelimit-service admin-tokens ...`: who may call. Straight to Postgres, since a first token opens the server."""
+"""`ratelimit-service admin-tokens ...`: the callers' tokens. Uses Postgres directly: a server needs a first one."""
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from ratelimit_service.cli.app import command_group
-from ratelimit_service.cli.configured import database_faults, load_settings, open_transactions, with_dev_stores
-from ratelimit_service.cli.fault import report_faults
-from ratelimit_service.cli.keys import print_secret
+from ratelimit_service.cli.environment import database_errors, load_settings, open_transactions, with_dev_stores
+from ratelimit_service.cli.errors import report_errors
 from ratelimit_service.cli.options import AsJson
-from ratelimit_service.cli.output import print_table
+from ratelimit_service.cli.output import print_secret, print_table
+from ratelimit_service.cli.times import format_time
 from ratelimit_service.clock import SystemClock
+from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.management.tokens import Role, StoredToken, TokenService
 
-app = command_group("Make and revoke the tokens that callers show. Needs RATELIMIT_DATABASE_URL; no server has to run.")
+app = command_group("Create and revoke the tokens that callers send. Needs RATELIMIT_DATABASE_URL; no running server.")
 
 T = TypeVar("T")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose token it is; audit events name it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The token's holder, as audit events name it.")]
 
 
 @app.command()
@@ -29,13 +30,11 @@ def create(
     *,
     role: Annotated[
         Role,
-        typer.Option(
-            help="viewer may read, admin may read and change, gateway may have calls decided and send key_id."
-        ),
+        typer.Option(help="viewer may read, admin may read and change, gateway may request decisions and send key_id."),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Make a token. It is printed now and never again."""
+    """Create a token. It is printed now and never again."""
     token = _with_tokens(lambda tokens: tokens.create(name, role))
     if as_json:
         typer.echo(json.dumps({"name": name, "role": role.value, "token": token}))
@@ -45,17 +44,17 @@ def create(
 
 @app.command("list")
 def list_tokens(*, as_json: AsJson = False) -> None:
-    """List the tokens in the order of their names, without their secrets."""
-    tokens = _with_tokens(lambda tokens: tokens.list())
+    """List the tokens by name, without their secrets."""
+    records = [_record(token) for token in _with_tokens(lambda tokens: tokens.list())]
     if as_json:
-        typer.echo(json.dumps([_record(token) for token in tokens], indent=2))
+        typer.echo(json.dumps(records, indent=2))
     else:
-        print_table(("NAME", "ROLE", "CREATED", "REVOKED"), (tuple(_record(token).values()) for token in tokens))
+        print_table(("NAME", "ROLE", "CREATED", "REVOKED"), (tuple(record.values()) for record in records))
 
 
 @app.command()
 def revoke(name: Name) -> None:
-    """End a token. Servers refuse it within a second."""
+    """Revoke a token. Servers refuse it within a second."""
     _with_tokens(lambda tokens: tokens.revoke(name))
     typer.echo(f"token {name} is revoked")
 
@@ -65,18 +64,15 @@ def _with_tokens(action: Callable[[TokenService], Awaitable[T]]) -> T:
         async with open_transactions(with_dev_stores(load_settings())) as transactions:
             return await action(TokenService(transactions, SystemClock()))
 
-    with report_faults(), database_faults():
+    with report_errors(), database_errors():
         return asyncio.run(run())
 
 
 def _record(token: StoredToken) -> dict[str, str]:
+    created, revoked = (Timestamp(seconds=(us or 0) // MICRO) for us in (token.created_us, token.revoked_us))
     return {
         "name": token.name,
         "role": token.role.value,
-        "created": _time(token.created_us),
-        "revoked": "" if token.revoked_us is None else _time(token.revoked_us),
+        "created": format_time(created),
+        "revoked": format_time(revoked),
     }
-
-
-def _time(us: int) -> str:
-    return datetime.fromtimestamp(us / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

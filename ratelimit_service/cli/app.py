@@ -1,4 +1,4 @@
-"""The command `ratelimit-service`: which commands there are, and the last net under all of them."""
+"""The entry point `ratelimit-service`: its commands, and how an unexpected exception is reported."""
 
 import os
 import sys
@@ -10,49 +10,22 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperGroup
 
-from ratelimit_service.cli.fault import Exit
+from ratelimit_service.cli.errors import Exit
 from ratelimit_service.logs import redact
 
 
 def command_group(summary: str) -> typer.Typer:
-    """A group without commands yet."""
+    """An empty group of commands."""
     return typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=summary)
-
-
-class LazyGroup(TyperGroup):
-    """Loads a command when it is called.
-
-    `places` says for each name where it is: `module:app`, a group, or `module:function`, one command.
-    """
-
-    places: ClassVar[Mapping[str, str]] = {}
-
-    def list_commands(self, ctx: object) -> list[str]:
-        """The names, in the order in which help shows them."""
-        del ctx
-        return list(self.places)
-
-    def get_command(self, ctx: object, cmd_name: str) -> Any:  # noqa: ANN401  the type is in a private module of typer
-        """Load a command. None when there is none of this name."""
-        del ctx
-        if cmd_name not in self.places:
-            return None
-        module, _, attribute = self.places[cmd_name].partition(":")
-        found = getattr(import_module(module), attribute)
-        if isinstance(found, typer.Typer):
-            return typer.main.get_command(found)
-        alone = command_group("")
-        alone.command(cmd_name)(found)
-        return typer.main.get_command(alone)
 
 
 _HERE = "ratelimit_service.cli"
 
 
-class Commands(LazyGroup):
-    """All commands and groups."""
+class Commands(TyperGroup):
+    """All commands and groups. A command's module is imported only when the command is called."""
 
-    places = {  # noqa: RUF012  declared as ClassVar above
+    modules: ClassVar[Mapping[str, str]] = {
         "dev": f"{_HERE}.dev:dev",
         "serve": f"{_HERE}.serve:serve",
         "migrate": f"{_HERE}.migrate:migrate",
@@ -66,6 +39,25 @@ class Commands(LazyGroup):
         "audit": f"{_HERE}.audit:app",
         "admin-tokens": f"{_HERE}.admin_tokens:app",
     }
+    """Where each command is defined: `module:app`, a group, or `module:function`, a single command."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        """The names, in the order in which help shows them."""
+        del ctx
+        return list(self.modules)
+
+    def get_command(self, ctx: object, cmd_name: str) -> Any:  # noqa: ANN401  the type is in a private module of typer
+        """Import a command. None if there is no command of this name."""
+        del ctx
+        if cmd_name not in self.modules:
+            return None
+        module, _, attribute = self.modules[cmd_name].partition(":")
+        found = getattr(import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
+        single = command_group("")
+        single.command(cmd_name)(found)
+        return typer.main.get_command(single)
 
 
 app = typer.Typer(
@@ -76,8 +68,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done or allowed; 1 denied (check), something is wrong (doctor); 2 a wrong command line, file "
-    "or setting; 3 the server refused; 4 the server or a store failed or could not be reached.",
+    epilog="Exit codes: 0 done or allowed; 1 denied (check), something is wrong (doctor); 2 invalid command line, "
+    "file or setting; 3 the server refused; 4 the server or a store failed or could not be reached.",
 )
 
 
@@ -94,19 +86,19 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """The rate-limit decision service: run it, ask it, and manage its keys and plans."""
+    """The rate-limit decision service: run it, query it, and manage its keys and plans."""
 
 
 def main() -> None:
-    """Run the command line. A fault of ours is told in a line; RATELIMIT_TRACEBACK=1 shows where it is."""
+    """Run the command line. An internal error is reported in two lines; RATELIMIT_TRACEBACK=1 shows its traceback."""
     try:
         app()
     except Exception as error:
         if os.environ.get("RATELIMIT_TRACEBACK"):
             raise
         typer.echo(
-            f"ratelimit-service is at fault: {type(error).__name__}: {redact(str(error))}\n"
-            "please report it; RATELIMIT_TRACEBACK=1 shows where it happened",
+            f"internal error: {type(error).__name__}: {redact(str(error))}\n"
+            "please report it; RATELIMIT_TRACEBACK=1 shows the traceback",
             err=True,
         )
         sys.exit(Exit.FAILED)

@@ -12,32 +12,14 @@ from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
 from ratelimit_service.cli.output import print_json, print_next_page, print_table
-from ratelimit_service.cli.times import format_moment
-
-
-def print_events(events: Iterable[AuditEvent]) -> None:
-    """Print one line for each event."""
-    print_table(
-        ("TIME", "ACTOR", "ACTION", "TARGET", "DETAIL"),
-        (
-            (
-                format_moment(event.time),
-                event.actor,
-                event.action,
-                event.target,
-                ", ".join(f"{name}={value}" for name, value in MessageToDict(event.detail).items()),
-            )
-            for event in events
-        ),
-    )
-
+from ratelimit_service.cli.times import format_time
 
 app = command_group("Who changed what.")
 
 
 @app.callback()
 def group() -> None:
-    """Who changed what."""
+    """Who changed what."""  # without a callback, typer would turn a group of one command into that command
 
 
 @app.command("list")
@@ -58,5 +40,21 @@ def list_events(
     if as_json:
         print_json(page)
     else:
-        print_events(page.events)
+        _print_events(page.events)
         print_next_page(page.next_page_token)
+
+
+def _print_events(events: Iterable[AuditEvent]) -> None:
+    print_table(
+        ("TIME", "ACTOR", "ACTION", "TARGET", "DETAIL"),
+        (
+            (
+                format_time(event.time),
+                event.actor,
+                event.action,
+                event.target,
+                ", ".join(f"{name}={value}" for name, value in MessageToDict(event.detail).items()),
+            )
+            for event in events
+        ),
+    )

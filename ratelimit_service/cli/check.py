@@ -1,5 +1,7 @@
-"""`ratelimit-service check` and `explain`: one decision, and why it is what it is."""
+"""`ratelimit-service check` and `explain`: decide a call, and explain the decision."""
 
+import re
+import sys
 from typing import Annotated
 
 import typer
@@ -7,35 +9,103 @@ import typer
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest, ExplainLimitResponse
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import LimitLevel, LimitResult
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
-from ratelimit_service.cli.client import ApiKey, connect, parse_credential
-from ratelimit_service.cli.fault import Exit
-from ratelimit_service.cli.limit_view import describe_limit
+from ratelimit_service.cli.client import connect
+from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.cli.options import AsJson, Server, Token
-from ratelimit_service.cli.output import print_json, print_table
+from ratelimit_service.cli.output import describe_limit, print_json, print_table
 from ratelimit_service.cli.times import format_duration
 
+ApiKey = Annotated[
+    str | None,
+    typer.Argument(
+        envvar="RATELIMIT_API_KEY",
+        metavar="KEY",
+        help="The API key, or - to read it from standard input; or its key_id, if the token allows that.",
+    ),
+]
+Resource = Annotated[str, typer.Option("--resource", help="The resource, as the gateway names it: orders.create.")]
+Cost = Annotated[
+    int | None,
+    typer.Option("--cost", min=0, max=1_000_000, help="Tokens that the call takes; 0 only peeks. Default: 1."),
+]
+RequestId = Annotated[
+    str, typer.Option("--request-id", help="Makes retries idempotent: charged once, with the same response.")
+]
+_KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
 
-def print_decision(decision: CheckLimitResponse) -> None:
-    """Print what was decided and why, then every limit that was weighed."""
-    words = ["allowed" if decision.allowed else "denied", CheckLimitResponse.Reason.Name(decision.reason)]
+
+def check(
+    key: ApiKey = None,
+    *,
+    resource: Resource = "",
+    cost: Cost = None,
+    request_id: RequestId = "",
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decide one call and charge it. Exits with 0 if it is allowed, 1 if it is denied, more if nothing was decided."""
+    with connect(server, token) as client:
+        request = CheckLimitRequest(**_credential(key), resource=resource, cost=cost, request_id=request_id)
+        decision = client.check_limit(request)
+    (print_json if as_json else _print_decision)(decision)
+    if not decision.allowed:
+        raise typer.Exit(Exit.NO)
+
+
+def explain(
+    key: ApiKey = None,
+    *,
+    resource: Resource = "",
+    cost: Cost = None,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every limit that a decision on this call would consider, and the level that set it. Charges nothing."""
+    with connect(server, token) as client:
+        request = ExplainLimitRequest(**_credential(key), resource=resource, cost=cost)
+        explanation = client.explain_limit(request)
+    (print_json if as_json else _print_explanation)(explanation)
+
+
+def _credential(key: str | None) -> dict[str, str]:
+    """The request's field for the key, with its value. Raises CommandError if no key was given."""
+    if key is None:
+        raise CommandError.usage("no key: give it as KEY or in RATELIMIT_API_KEY, or - to read it from standard input")
+    text = sys.stdin.readline().strip() if key == "-" else key
+    return {"key_id" if _KEY_ID.fullmatch(text) else "api_key": text}
+
+
+def _print_decision(decision: CheckLimitResponse) -> None:
+    """Print the decision and its reason, then the result of every limit that was evaluated."""
+    line = f"{'allowed' if decision.allowed else 'denied'}: {CheckLimitResponse.Reason.Name(decision.reason)}"
     if decision.limit:
-        words.append(f"limit {decision.limit}, {decision.remaining:,} left")
+        line += f"; limit {decision.limit}, {decision.remaining:,} left"
     if decision.HasField("retry_after"):
-        words.append(f"retry after {format_duration(decision.retry_after)}")
+        line += f"; retry after {format_duration(decision.retry_after)}"
     if decision.key_id:
-        words.append(f"key {decision.key_id} of {decision.subject} on plan {decision.plan}")
+        line += f"; key {decision.key_id} of {decision.subject} on plan {decision.plan}"
     if decision.source == CheckLimitResponse.DEGRADED:
-        words.append("the bucket store could not be asked")
-    typer.echo(": ".join(words[:2]) + "".join(f"; {more}" for more in words[2:]))
+        line += "; the bucket store was unavailable"
+    typer.echo(line)
     if decision.limits:
         typer.echo()
-        print_table(("LIMIT", "LEFT", "OF", "UNTOUCHED IN", "VERDICT"), map(_limit_results, decision.limits))
+        print_table(("LIMIT", "LEFT", "OF", "RESETS IN", "RESULT"), map(_limit_result, decision.limits))
 
 
-def print_explanation(explanation: ExplainLimitResponse) -> None:
+def _limit_result(limit: LimitResult) -> tuple[str, ...]:
+    result = "fits"
+    if limit.would_deny:
+        result = "would deny (shadow)" if limit.shadow else "does not fit"
+        result += f", fits in {format_duration(limit.retry_after)}" if limit.HasField("retry_after") else ""
+    return limit.name, f"{limit.remaining:,}", f"{limit.limit:,}", format_duration(limit.reset_after), result
+
+
+def _print_explanation(explanation: ExplainLimitResponse) -> None:
     """Print what would be decided now, then every limit that was considered."""
     typer.echo("would be ", nl=False)
-    print_decision(explanation.decision)
+    _print_decision(explanation.decision)
     if not explanation.limits:
         return
     typer.echo()
@@ -52,62 +122,3 @@ def print_explanation(explanation: ExplainLimitResponse) -> None:
         ),
     )
     typer.echo(f"\nplan {explanation.decision.plan}, version {explanation.plan_version}")
-
-
-def _limit_results(limit: LimitResult) -> tuple[str, ...]:
-    answer = "fits"
-    if limit.would_deny:
-        answer = "would deny (shadow)" if limit.shadow else "does not fit"
-        answer += f", fits in {format_duration(limit.retry_after)}" if limit.HasField("retry_after") else ""
-    return (
-        limit.name,
-        f"{limit.remaining:,}",
-        f"{limit.limit:,}",
-        format_duration(limit.reset_after),
-        answer,
-    )
-
-
-Resource = Annotated[str, typer.Option("--resource", help="What is called, as the gateway names it: orders.create.")]
-Cost = Annotated[
-    int | None,
-    typer.Option("--cost", min=0, max=1_000_000, help="Tokens that the call takes; 0 only looks. Default: 1."),
-]
-RequestId = Annotated[
-    str, typer.Option("--request-id", help="Makes a repeated call be charged once and answered the same.")
-]
-
-
-def check(
-    key: ApiKey = None,
-    *,
-    resource: Resource = "",
-    cost: Cost = None,
-    request_id: RequestId = "",
-    server: Server = None,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
-    """Decide one call and charge it. Exits with 0 if it is allowed, 1 if it is denied, more if nothing was decided."""
-    with connect(server, token) as client:
-        request = CheckLimitRequest(**parse_credential(key), resource=resource, cost=cost, request_id=request_id)
-        decision = client.check_limit(request)
-    (print_json if as_json else print_decision)(decision)
-    if not decision.allowed:
-        raise typer.Exit(Exit.NO)
-
-
-def explain(
-    key: ApiKey = None,
-    *,
-    resource: Resource = "",
-    cost: Cost = None,
-    server: Server = None,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say all that a decision on this call would weigh, and which level set each limit. Charges nothing."""
-    with connect(server, token) as client:
-        request = ExplainLimitRequest(**parse_credential(key), resource=resource, cost=cost)
-        explanation = client.explain_limit(request)
-    (print_json if as_json else print_explanation)(explanation)

@@ -1,18 +1,15 @@
-"""Asking a server: which one, by which credentials, and its faults in words."""
+"""Calls to a server: its address and credentials, and its errors as CommandErrors."""
 
 import os
-import re
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
-import typer
 from google.protobuf.message import Message
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,20 +18,18 @@ from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_p
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.cli.fault import Fault, report_faults
+from ratelimit_service.cli.errors import CommandError, report_errors
 from ratelimit_service.devstores.state import DevState
 from ratelimit_service.settings import Settings
 
+DEFAULT_SERVER = "localhost:50051"
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound here
 
 
 def dialable(listen: str) -> str:
-    """The address to call a server at that listens on LISTEN, also when that means every interface."""
+    """The address at which to call a server that listens on LISTEN, also when that means every interface."""
     host, _, port = listen.rpartition(":")
     return f"{_EVERY_INTERFACE.get(host, host)}:{port}"
-
-
-DEFAULT_SERVER = "localhost:50051"
 
 
 class TlsFiles(BaseSettings):
@@ -47,19 +42,19 @@ class TlsFiles(BaseSettings):
     key: Path | None = Field(default=None)
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files. Raises Fault for one that cannot be read."""
+        """Read the files. Raises CommandError for one that cannot be read."""
         try:
             ca, certificate, key = (
                 path.read_bytes() if path else None for path in (self.ca, self.certificate, self.key)
             )
         except OSError as error:
-            raise Fault.usage(f"cannot read {error.filename}: {error.strerror}") from None
+            raise CommandError.usage(f"cannot read {error.filename}: {error.strerror}") from None
         return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server's address, the token to show there, and credentials if it speaks TLS."""
+    """A server's address, the bearer token to send, and credentials if it serves TLS."""
 
     address: str
     token: str = field(default="", repr=False)
@@ -67,19 +62,19 @@ class Target:
 
     @classmethod
     def choose(cls, server: str | None, token: str | None) -> "Target":
-        """The server and token that were named; what was not named is taken from the server that `dev` started here.
+        """The given server and token. Without a server: the one that `dev` started here, with its token by default.
 
-        That server's token is shown to no other server.
+        That token is sent to no other server.
         """
         dev = None if server else _dev_server()
         address = server or (dialable(dev.listen) if dev else DEFAULT_SERVER)
-        shown = token or (dev.admin_token if dev else "")
+        sent = token or (dev.admin_token if dev else "")
         if "://" not in address:
-            return cls(address, shown)
+            return cls(address, sent)
         url = urlsplit(address)
         if url.scheme != "https" or not url.netloc:
-            raise Fault.usage(f"--server {address}: write HOST:PORT, or https://HOST:PORT for a server with TLS")
-        return cls(url.netloc, shown, TlsFiles().credentials())
+            raise CommandError.usage(f"--server {address}: write HOST:PORT, or https://HOST:PORT for a server with TLS")
+        return cls(url.netloc, sent, TlsFiles().credentials())
 
 
 def _dev_server() -> DevState | None:
@@ -87,27 +82,7 @@ def _dev_server() -> DevState | None:
     try:
         return DevState.read(data_dir)
     except ValueError as error:
-        raise Fault.usage(str(error)) from None
-
-
-_KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
-
-ApiKey = Annotated[
-    str | None,
-    typer.Argument(
-        envvar="RATELIMIT_API_KEY",
-        metavar="KEY",
-        help="The API key, or - to read it from standard input. Its key_id will do where the token allows that.",
-    ),
-]
-
-
-def parse_credential(typed: str | None) -> dict[str, str]:
-    """The field of the request that it belongs in, with its value. Raises Fault if nothing was typed."""
-    if typed is None:
-        raise Fault.usage("name the key: give it as KEY or in RATELIMIT_API_KEY, or - to read it from standard input")
-    text = sys.stdin.readline().strip() if typed == "-" else typed
-    return {"key_id" if _KEY_ID.fullmatch(text) else "api_key": text}
+        raise CommandError.usage(str(error)) from None
 
 
 _Request = TypeVar("_Request", bound=Message)
@@ -115,7 +90,7 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class Client(AbstractContextManager["Client"]):
-    """One connection to one server. Each call gives up after `timeout` seconds and raises Fault when it fails."""
+    """One connection to one server. A call times out after `timeout` seconds, and raises CommandError when it fails."""
 
     def __init__(self, target: Target, timeout: float = 10.0) -> None:
         self._address = target.address
@@ -144,23 +119,23 @@ class Client(AbstractContextManager["Client"]):
         return self._call(self._decision.CheckLimit, request)
 
     def explain_limit(self, request: admin_pb2.ExplainLimitRequest) -> admin_pb2.ExplainLimitResponse:
-        """Say all that a decision would weigh."""
+        """Explain what would be decided, and by which limits."""
         return self._call(self._admin.ExplainLimit, request)
 
     def manage_key(self, request: admin_pb2.ManageKeyRequest) -> admin_pb2.ManageKeyResponse:
-        """Do one thing to a key."""
+        """Carry out one action on a key."""
         return self._call(self._admin.ManageKey, request)
 
     def manage_plan(self, request: admin_pb2.ManagePlanRequest) -> admin_pb2.ManagePlanResponse:
-        """Do one thing to a plan."""
+        """Carry out one action on a plan."""
         return self._call(self._admin.ManagePlan, request)
 
     def manage_override(self, request: admin_pb2.ManageOverrideRequest) -> admin_pb2.ManageOverrideResponse:
-        """Do one thing to the overrides of a key or a subject."""
+        """Carry out one action on the overrides of a key or a subject."""
         return self._call(self._admin.ManageOverride, request)
 
     def manage_rules(self, request: admin_pb2.ManageRulesRequest) -> admin_pb2.ManageRulesResponse:
-        """Do one thing to the descriptor rules of a domain."""
+        """Carry out one action on the descriptor rules of a domain."""
         return self._call(self._admin.ManageRules, request)
 
     def list_audit_events(self, request: admin_pb2.ListAuditEventsRequest) -> admin_pb2.ListAuditEventsResponse:
@@ -171,11 +146,11 @@ class Client(AbstractContextManager["Client"]):
         try:
             return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise Fault.of_call(error, self._address) from None
+            raise CommandError.of_call(error, self._address) from None
 
 
 @contextmanager
 def connect(server: str | None, token: str | None) -> Iterator[Client]:
-    """Connect to the server named, for the length of the block. A Fault raised within ends the command in words."""
-    with report_faults(), Client(Target.choose(server, token)) as client:
+    """Connect to the server for the length of the block. A CommandError in it is reported and ends the command."""
+    with report_errors(), Client(Target.choose(server, token)) as client:
         yield client

@@ -1,4 +1,4 @@
-"""`ratelimit-service dev`: everything on this machine, from nothing."""
+"""`ratelimit-service dev`: the service and its stores on this machine, with no setup."""
 
 import asyncio
 import os
@@ -16,8 +16,8 @@ from pydantic import SecretStr
 
 from ratelimit_service.bootstrap import open_services
 from ratelimit_service.cli.client import dialable
-from ratelimit_service.cli.configured import STORE_SETTINGS, database_faults, load_settings, variable
-from ratelimit_service.cli.fault import Exit, Fault, report_faults
+from ratelimit_service.cli.environment import STORE_SETTINGS, database_errors, load_settings, variable_name
+from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serve import Listen, MetricsListen, TransportName, Workers, serve_until_stopped
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
@@ -29,36 +29,6 @@ from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 
-
-def banner(settings: Settings, state: DevState, transport: Transport) -> str:
-    """The lines, with commands that can be pasted as they are."""
-    address = dialable(settings.listen)
-    body = f'{{"api_key":"{state.api_key}","resource":"orders.create"}}'
-    metrics = f"metrics on http://{dialable(settings.metrics_listen)}/metrics; " if settings.metrics_listen else ""
-    return f"""
-ratelimit-service serves on {settings.listen}. Transport {transport.name}: {transport.reason}.
-{metrics}state and secrets are in {settings.data_dir}/ (dev.json has the key and the admin token).
-
-The demo key, on plan free:
-  {state.api_key}
-
-Ask for a decision:
-  grpcurl -plaintext -d '{body}' {address} ratelimit.v1.RateLimitService/CheckLimit
-  {_command(settings)} check {state.api_key} --resource orders.create
-
-Ctrl-C stops it; the next start keeps everything.
-"""
-
-
-def _command(settings: Settings) -> str:
-    """This very command, so that the line works in any shell on this folder."""
-    program = Path(sys.argv[0])
-    shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
-    if settings.data_dir != Settings.model_fields["data_dir"].default:
-        return f"RATELIMIT_DATA_DIR={shlex.quote(str(settings.data_dir))} {shlex.quote(shown)}"
-    return shlex.quote(shown)
-
-
 if TYPE_CHECKING:
     from ratelimit_service.devstores.stores import DevStores
 
@@ -69,37 +39,37 @@ def dev(
     metrics_listen: MetricsListen = None,
     transport: TransportName = None,
     workers: Workers = None,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where its state is kept.")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder of its state.")] = None,
 ) -> None:
-    """Start the service with a PostgreSQL and a Valkey of its own, two plans and a demo key. Keeps what was there.
+    """Start the service with its own PostgreSQL and Valkey, two plans and a demo key. Keeps existing data.
 
-    Every setting of the README's table holds here as well, but for those of the stores.
+    Every setting of the README's table applies here too, except those of the stores.
     """
-    with report_faults(), _stopped_quietly(), database_faults():
+    with report_errors(), _interruptible(), database_errors():
         settings = load_settings(
             listen=listen, metrics_listen=metrics_listen, transport=transport, workers=workers, data_dir=data_dir
         )
         for name in STORE_SETTINGS:
-            if variable(name) in os.environ:
-                typer.echo(f"{variable(name)} is set and not used: dev has its own", err=True)
+            if variable_name(name) in os.environ:
+                typer.echo(f"{variable_name(name)} is set but ignored: dev uses its own", err=True)
         try:
-            PortLock(settings.listen).close()  # before anything is started
+            PortLock(settings.listen).close()  # check it before starting anything
             chosen = Transport.choose(settings.transport)
             settings.data_dir.mkdir(parents=True, exist_ok=True)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
             with DevLock(settings.data_dir), _stores(settings.data_dir) as stores:
                 _run(settings, stores, chosen)
-        except (StartupFault, EmbeddedPostgresError, EmbeddedValkeyError) as fault:
-            raise Fault(Exit.FAILED, (str(fault),)) from None
+        except (StartupFault, EmbeddedPostgresError, EmbeddedValkeyError) as error:
+            raise CommandError(Exit.FAILED, str(error)) from None
         except OSError as error:
-            raise Fault.usage(f"cannot use {error.filename or settings.data_dir}: {error.strerror}") from None
+            raise CommandError.usage(f"cannot use {error.filename or settings.data_dir}: {error.strerror}") from None
 
 
 def _stores(data_dir: Path) -> "DevStores":
     try:
         from ratelimit_service.devstores.stores import DevStores  # noqa: PLC0415  needs an optional extra
     except ImportError as error:
-        raise Fault.usage(
+        raise CommandError.usage(
             f"dev needs {error.name}, which is not installed; pip install 'ratelimit-service[embedded]'"
         ) from None
     return DevStores(data_dir)
@@ -116,9 +86,9 @@ def _run(settings: Settings, stores: "DevStores", transport: Transport) -> None:
     migrate.upgrade(stores.database_url)
     state = asyncio.run(_seed(served))
 
-    def ready(opened: Settings) -> None:
-        replace(state, listen=opened.listen).write(opened.data_dir)
-        typer.echo(banner(opened, state, transport))
+    def ready(in_effect: Settings) -> None:
+        replace(state, listen=in_effect.listen).write(in_effect.data_dir)
+        typer.echo(_banner(in_effect, state, transport))
 
     serve_until_stopped(served, ready)
 
@@ -138,10 +108,39 @@ async def _seed(settings: Settings) -> DevState:
 
 
 @contextmanager
-def _stopped_quietly() -> Iterator[None]:
-    """Let SIGTERM, like Ctrl-C, end the start as well as the service, with the stores stopped and exit code 0."""
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM, like Ctrl-C, also end an unfinished start, with the stores stopped and exit code 0."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
+
+
+def _banner(settings: Settings, state: DevState, transport: Transport) -> str:
+    """What is printed at the start, with commands that can be pasted as they are."""
+    address = dialable(settings.listen)
+    body = f'{{"api_key":"{state.api_key}","resource":"orders.create"}}'
+    metrics = f"metrics on http://{dialable(settings.metrics_listen)}/metrics; " if settings.metrics_listen else ""
+    return f"""
+ratelimit-service serves on {settings.listen}. Transport {transport.name}: {transport.reason}.
+{metrics}state and secrets are in {settings.data_dir}/ (dev.json has the key and the admin token).
+
+The demo key, on plan free:
+  {state.api_key}
+
+Request a decision:
+  grpcurl -plaintext -d '{body}' {address} ratelimit.v1.RateLimitService/CheckLimit
+  {_command(settings)} check {state.api_key} --resource orders.create
+
+Ctrl-C stops it; the next start keeps all data.
+"""
+
+
+def _command(settings: Settings) -> str:
+    """This command as it was called, so that the line works in any shell on this folder."""
+    program = Path(sys.argv[0])
+    shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
+    if settings.data_dir != Settings.model_fields["data_dir"].default:
+        return f"RATELIMIT_DATA_DIR={shlex.quote(str(settings.data_dir))} {shlex.quote(shown)}"
+    return shlex.quote(shown)

@@ -4,22 +4,22 @@ from typing import Annotated
 
 import typer
 
-from ratelimit_service.cli.configured import database_faults, database_url, load_settings, with_dev_stores
-from ratelimit_service.cli.fault import report_faults
+from ratelimit_service.cli.environment import database_errors, database_url, load_settings, with_dev_stores
+from ratelimit_service.cli.errors import report_errors
 from ratelimit_service.postgres import migrate as schema
 
 
 def migrate(
-    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False
+    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False
 ) -> None:
-    """Bring the database's schema to the version that this program needs. Several at once do no harm."""
-    with report_faults(), database_faults():
+    """Migrate the database's schema to the revision that this program needs. Safe to run several times at once."""
+    with report_errors(), database_errors():
         url = database_url(with_dev_stores(load_settings()))
         before, wanted = schema.current(url), schema.head()
         if before == wanted:
-            typer.echo(f"the schema is at revision {wanted} already")
+            typer.echo(f"the schema is already at revision {wanted}")
         elif dry_run:
-            typer.echo(f"the schema is at revision {before or 'none'} and would go to {wanted}")
+            typer.echo(f"the schema is at revision {before or 'none'} and would be migrated to {wanted}")
         else:
             schema.upgrade(url)
-            typer.echo(f"the schema went from revision {before or 'none'} to {wanted}")
+            typer.echo(f"the schema was migrated from revision {before or 'none'} to {wanted}")

@@ -1,8 +1,13 @@
-"""The options that many commands share."""
+"""The options that several commands share."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.times import parse_time
 
 Server = Annotated[
     str | None,
@@ -10,8 +15,8 @@ Server = Annotated[
         "--server",
         envvar="RATELIMIT_SERVER",
         metavar="HOST:PORT",
-        help="The server to ask; https://HOST:PORT for one with TLS. Default: the one that `dev` started here, "
-        "otherwise localhost:50051.",
+        help="The server to call; https://HOST:PORT for TLS. Default: the one that `dev` started here, otherwise "
+        "localhost:50051.",
     ),
 ]
 Token = Annotated[
@@ -20,9 +25,21 @@ Token = Annotated[
         "--token",
         envvar="RATELIMIT_TOKEN",
         metavar="TOKEN",
-        help="The token to show. Default: the one of the server that `dev` started here.",
+        help="Bearer token to send. Default: that of the server that `dev` started here.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-PageSize = Annotated[int, typer.Option("--page-size", min=0, max=1000, help="How many at most. 0 means 100.")]
-PageToken = Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="Go on after an earlier page.")]
+PageSize = Annotated[int, typer.Option("--page-size", min=0, max=1000, help="Maximum number of results. 0 means 100.")]
+PageToken = Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="Continue after an earlier page.")]
+Expires = Annotated[
+    str | None,
+    typer.Option("--expires", metavar="WHEN", help="A time as 2027-01-31T12:00:00Z, or from now on: 30d, 12h."),
+]
+
+
+def parse_expires(value: str) -> Timestamp:
+    """The time that --expires names. Raises CommandError if it is not a time."""
+    try:
+        return parse_time(value, datetime.now(UTC))
+    except ValueError as error:
+        raise CommandError.usage(f"--expires: {error}") from None

@@ -1,4 +1,4 @@
-"""The end of a page."""
+"""Output: messages as JSON, as tables and as named fields; a limit in one line."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,12 +8,15 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Quota
+from ratelimit_service.cli.times import format_duration
+
 _PIPE_WIDTH = 10_000
-"""Columns of what goes to no terminal: nothing is folded there, so that each thing stays on one line."""
+"""Columns of output that is not a terminal: nothing is wrapped there, so that each record stays on one line."""
 
 
 def print_json(message: Message) -> None:
-    """Print a message in proto3 JSON, with the field names of the protos and those that are zero."""
+    """Print a message in proto3 JSON, with the field names of the protos and fields that are zero."""
     typer.echo(MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
 
 
@@ -27,15 +30,43 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     _print(table)
 
 
-def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print one fact a line, leaving out those that are empty."""
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print one named value a line, leaving out those that are empty."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts:
+    for name, value in fields:
         if value:
             table.add_row(name, value.replace("[", r"\["))
     _print(table)
+
+
+def print_next_page(page_token: str) -> None:
+    """Print how to get the next page, if there is one."""
+    if page_token:
+        typer.echo(f"\nthere is more: --page-token {page_token}", err=True)
+
+
+def print_secret(kind: str, secret: str) -> None:
+    """Print the secret on a line of its own, easy to copy whole."""
+    typer.echo(f"\n{kind}, shown now and never again:\n{secret}")
+
+
+def describe_limit(limit: Limit) -> str:
+    """The limit in one line: `burst: 20 tokens, 10 more every 1s, for orders.*`."""
+    text = f"{limit.name}: {_describe_algorithm(limit)}"
+    if limit.resource not in {"", "*"}:
+        text += f", for {limit.resource}"
+    return text + " (shadow)" * (limit.mode == Limit.SHADOW)
+
+
+def _describe_algorithm(limit: Limit) -> str:
+    if limit.WhichOneof("algorithm") == "quota":
+        window = Quota.Window.Name(limit.quota.window).lower()
+        return f"{limit.quota.amount:,} {'an' if window == 'hour' else 'a'} {window}"
+    bucket = limit.token_bucket
+    period = format_duration(bucket.refill_period)
+    return f"{bucket.capacity:,} tokens, {bucket.refill_tokens:,} more every {period}"
 
 
 def _print(table: Table) -> None:
@@ -48,9 +79,3 @@ def _print(table: Table) -> None:
         console.print(table)
     for line in printed.get().splitlines():
         typer.echo(line.rstrip())
-
-
-def print_next_page(page_token: str) -> None:
-    """Say how to go on, if there is more."""
-    if page_token:
-        typer.echo(f"\nthere is more: --page-token {page_token}", err=True)

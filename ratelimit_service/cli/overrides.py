@@ -1,6 +1,5 @@
-"""`ratelimit-service overrides ...`: limits of a subject's or a key's own, in place of the plan's."""
+"""`ratelimit-service overrides ...`: limits of one subject or key, in place of the plan's."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -9,18 +8,17 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOver
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Override, Quota, TokenBucket
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
-from ratelimit_service.cli.fault import Fault
-from ratelimit_service.cli.keys import print_overrides
-from ratelimit_service.cli.options import AsJson, Server, Token
-from ratelimit_service.cli.output import print_json
-from ratelimit_service.cli.times import Expires, parse_duration, parse_expiry
+from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.options import AsJson, Expires, Server, Token, parse_expires
+from ratelimit_service.cli.output import describe_limit, print_json, print_table
+from ratelimit_service.cli.times import format_time, parse_duration
 from ratelimit_service.decision.limit import MAX_TOKENS, Window
 
 app = command_group("Limits for one subject or one key, in place of the plan's.")
 
-KeyId = Annotated[str | None, typer.Option("--key-id", help="For this key alone.")]
-Subject = Annotated[str | None, typer.Option("--subject", help="For this subject, and so all its keys.")]
-LimitName = Annotated[str, typer.Option("--limit", help="The name of the limit that is replaced, or a new one.")]
+KeyId = Annotated[str | None, typer.Option("--key-id", help="Of this key only.")]
+Subject = Annotated[str | None, typer.Option("--subject", help="Of this subject, and so of all its keys.")]
+LimitName = Annotated[str, typer.Option("--limit", help="The name of the limit to replace, or of a new one.")]
 
 
 @app.command("set")
@@ -30,16 +28,16 @@ def set_override(
     key_id: KeyId = None,
     subject: Subject = None,
     capacity: Annotated[
-        int | None, typer.Option(min=1, max=MAX_TOKENS, help="A token bucket's largest burst, in tokens.")
+        int | None, typer.Option(min=1, max=MAX_TOKENS, help="A token bucket's maximum burst, in tokens.")
     ] = None,
     refill_tokens: Annotated[
         int | None, typer.Option(min=1, max=MAX_TOKENS, help="Tokens that the bucket gains in each period.")
     ] = None,
-    refill_period: Annotated[str, typer.Option(metavar="SPAN", help="The bucket's refill period.")] = "1s",
+    refill_period: Annotated[str, typer.Option(metavar="DURATION", help="The bucket's refill period.")] = "1s",
     amount: Annotated[int | None, typer.Option(min=1, max=MAX_TOKENS, help="A quota's tokens in each window.")] = None,
     window: Annotated[Window, typer.Option(help="The quota's calendar window, in UTC.")] = Window.DAY,
     resource: Annotated[str, typer.Option(help="Which resources: a name, a prefix ending in *, or *.")] = "*",
-    shadow: Annotated[bool, typer.Option("--shadow", help="Only report; deny nothing.")] = False,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,
     expires: Expires = None,
     server: Server = None,
     token: Token = None,
@@ -57,9 +55,9 @@ def set_override(
         elif amount is None and capacity is not None and refill_tokens is not None:
             override.limit.token_bucket.CopyFrom(_token_bucket(capacity, refill_tokens, refill_period))
         else:
-            raise Fault.usage("give either --capacity and --refill-tokens, or --amount with --window")
+            raise CommandError.usage("give either --capacity and --refill-tokens, or --amount with --window")
         if expires:
-            override.expire_time.CopyFrom(parse_expiry(expires, datetime.now(UTC)))
+            override.expire_time.CopyFrom(parse_expires(expires))
         action = ManageOverrideRequest.SetOverride(override=override)
         request = ManageOverrideRequest(key_id=key_id, subject=subject, set=action)
         overrides = client.manage_override(request).set
@@ -75,7 +73,7 @@ def list_overrides(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the overrides of a key or a subject, those that have expired included."""
+    """List the overrides of a key or a subject, including expired ones."""
     with connect(server, token) as client:
         _check_target(key_id, subject)
         action = ManageOverrideRequest.ListOverrides()
@@ -94,7 +92,7 @@ def delete(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete an override: the level below applies again. Shows those that are left."""
+    """Delete an override: the level below applies again. Shows the remaining ones."""
     with connect(server, token) as client:
         _check_target(key_id, subject)
         action = ManageOverrideRequest.DeleteOverride(limit=limit)
@@ -107,17 +105,20 @@ def _token_bucket(capacity: int, refill_tokens: int, refill_period: str) -> Toke
     try:
         period = parse_duration(refill_period)
     except ValueError as error:
-        raise Fault.usage(f"--refill-period: {error}") from None
+        raise CommandError.usage(f"--refill-period: {error}") from None
     return TokenBucket(capacity=capacity, refill_tokens=refill_tokens, refill_period=period)
 
 
 def _check_target(key_id: str | None, subject: str | None) -> None:
     if (key_id is None) == (subject is None):
-        raise Fault.usage("whose override? give either --key-id or --subject")
+        raise CommandError.usage("no target: give either --key-id or --subject")
 
 
 def _print(overrides: ManageOverrideResponse.Overrides, as_json: AsJson) -> None:
     if as_json:
         print_json(overrides)
     else:
-        print_overrides(overrides.overrides)
+        print_table(
+            ("LIMIT", "EXPIRES"),
+            ((describe_limit(each.limit), format_time(each.expire_time) or "never") for each in overrides.overrides),
+        )

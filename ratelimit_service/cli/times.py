@@ -2,13 +2,9 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
 
-import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-
-from ratelimit_service.cli.fault import Fault
 
 _MICROS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
@@ -16,20 +12,20 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
 def parse_duration(text: str) -> Duration:
-    """Read a span in whole microseconds, 0 or more. Raises ValueError with the text and the forms there are."""
+    """Read a duration of whole microseconds, 0 or more. Raises ValueError with the text and the accepted forms."""
     if not _WHOLE.fullmatch(text):
-        raise ValueError(f"{text!r} is not a span of time; write it as 90s, 1h30m, 250ms or 7d")
+        raise ValueError(f"{text!r} is not a duration; write 90s, 1h30m, 250ms or 7d")
     micros = sum(float(number) * _MICROS[unit] for number, unit in _PART.findall(text))
     duration = Duration()
     try:
         duration.FromMicroseconds(round(micros))
     except ValueError:
-        raise ValueError(f"{text!r} is too long a span of time") from None
+        raise ValueError(f"{text!r} is too long a duration") from None
     return duration
 
 
 def format_duration(duration: Duration) -> str:
-    """The span in its largest units, exact to the microsecond: `1d`, `1h30m`, `99.5ms`, `0s`."""
+    """The duration in its largest units, exact to the microsecond: `1d`, `1h30m`, `99.5ms`, `0s`."""
     micros = duration.ToMicroseconds()
     if 0 < micros < _MICROS["s"]:
         return f"{micros / _MICROS['ms']:.3f}".rstrip("0").rstrip(".") + "ms"
@@ -42,40 +38,26 @@ def format_duration(duration: Duration) -> str:
     return "".join(parts)
 
 
-Expires = Annotated[
-    str | None,
-    typer.Option("--expires", metavar="WHEN", help="A time as 2027-01-31T12:00:00Z, or from now on: 30d, 12h."),
-]
+def parse_time(text: str, now: datetime) -> Timestamp:
+    """Read `2027-01-31T12:00:00Z` (UTC where no zone is given), or a duration from NOW on such as `30d`.
 
-
-def parse_expiry(typed: str, now: datetime) -> Timestamp:
-    """The moment that was typed. Raises Fault in words if it is none."""
-    try:
-        return parse_moment(typed, now)
-    except ValueError as error:
-        raise Fault.usage(f"--expires: {error}") from None
-
-
-def parse_moment(text: str, now: datetime) -> Timestamp:
-    """Read `2027-01-31T12:00:00Z` (UTC where no zone is given), or a span from NOW on such as `30d`.
-
-    Raises ValueError with the text and the forms there are.
+    Raises ValueError with the text and the accepted forms.
     """
-    moment = Timestamp()
+    timestamp = Timestamp()
     try:
-        written = datetime.fromisoformat(text)
+        absolute = datetime.fromisoformat(text)
     except ValueError:
         try:
-            moment.FromMicroseconds(round(now.timestamp() * 1_000_000) + parse_duration(text).ToMicroseconds())
+            timestamp.FromMicroseconds(round(now.timestamp() * 1_000_000) + parse_duration(text).ToMicroseconds())
         except ValueError:
-            raise ValueError(f"{text!r} is not a time; write 2027-01-31T12:00:00Z, or from now on 30d") from None
-        return moment
-    moment.FromDatetime(written if written.tzinfo else written.replace(tzinfo=UTC))
-    return moment
+            raise ValueError(f"{text!r} is not a time; write 2027-01-31T12:00:00Z, or 30d from now on") from None
+        return timestamp
+    timestamp.FromDatetime(absolute if absolute.tzinfo else absolute.replace(tzinfo=UTC))
+    return timestamp
 
 
-def format_moment(moment: Timestamp) -> str:
+def format_time(time: Timestamp) -> str:
     """The time in UTC, to the second; empty for one that is not set."""
-    if not (moment.seconds or moment.nanos):
+    if not (time.seconds or time.nanos):
         return ""
-    return moment.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return time.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -41,15 +41,11 @@ class ApiKey:
         return cls(environment, new_key_id(), _random(_SECRET_LENGTH))
 
     @classmethod
-    def parse(cls, text: str) -> "ApiKey":
-        """Read a key as its owner sent it. Raises InvalidArgument (field `api_key`), without repeating the text."""
-        if not text:
-            raise InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
+    def parse(cls, text: str) -> "ApiKey | None":
+        """Read a key as its owner sent it. None when it is malformed or its checksum is wrong."""
         form = _FORM.fullmatch(text)
-        if form is None:
-            raise InvalidArgument.of("api_key", "is malformed; send it as handed out: rlk_<env>_<id>_<secret>")
-        if _checksum(text[:-_CRC_LENGTH]) != text[-_CRC_LENGTH:]:
-            raise InvalidArgument.of("api_key", "has a wrong checksum; a character is missing or mistyped")
+        if form is None or _checksum(text[:-_CRC_LENGTH]) != text[-_CRC_LENGTH:]:
+            return None
         return cls(*form.groups())
 
     def __str__(self) -> str:

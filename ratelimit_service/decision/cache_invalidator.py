@@ -48,8 +48,8 @@ class CacheInvalidator:
             for one in self._caches:
                 await one.refresh_all()
             self._position = position
-        changes = await self._feed.wait(self._position)
+        position, changes = await self._feed.wait(self._position)
         if changes:
             for one in self._caches:
                 await one.apply(changes)
-            self._position = max(change.number for change in changes)
+        self._position = position

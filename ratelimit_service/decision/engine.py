@@ -1,19 +1,18 @@
-"""The decision itself: key, policy, buckets, verdict."""
+"""The decision itself: from a key by its policy and its buckets to an answer."""
 
 from asyncio import gather
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Charge
+from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import check_resource
 from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview
 from ratelimit_service.decision.policy import Considered, Policy, Selection
-from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.request_cache import RequestCache
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
 MAX_COST = 1_000_000
@@ -26,9 +25,8 @@ class Check(NamedTuple):
     """One call to decide.
 
     Exactly one of `api_key` (what the caller presented) and `key_id` (for callers who verified the secret themselves)
-    is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to 1,000,000 tokens, 0 only looks.
-    `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated. `digest` is that
-    of the bytes that said all this; empty when the next call in the same words is not to be recalled by it.
+    is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to 1,000,000 tokens; 0 is a peek.
+    `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated.
     """
 
     api_key: str = ""
@@ -36,7 +34,6 @@ class Check(NamedTuple):
     resource: str = ""
     cost: int = 1
     request_id: str = ""
-    digest: bytes = b""
 
 
 class Explanation(NamedTuple):
@@ -61,43 +58,45 @@ class PreparedCheck(NamedTuple):
     cost: int
 
 
-_Prepared = PreparedCheck | Decision | ServiceError
-
-
 class DecisionEngine:
     """Decides calls. All its errors are ServiceErrors; nothing has been charged when one is raised.
 
-    `buckets` are shared by all servers; `local` are this server's own, used while the shared ones cannot be asked and
-    the plan says so. Between the latest `recalled` checks and twice as many are remembered, each with its policy and in
-    some 900 bytes more.
+    A call is prepared first, by its key's policy, and then decided by its buckets. What was prepared is valid for
+    `decide` in the same turn of the event loop, and later as long as its policy's `validity` holds. `buckets` are
+    shared by all servers; `local` are this server's own, used while the shared ones cannot be asked and the plan says
+    so.
     """
 
-    def __init__(
-        self,
-        identifier: Identifier,
-        buckets: BucketStore,
-        local: BucketStore,
-        clock: Clock,
-        *,
-        recalled: int = 100_000,
-    ) -> None:
+    def __init__(self, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
-        self._request_cache: RequestCache[PreparedCheck] = RequestCache(clock, recalled)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 
-    def recall(self, digest: bytes) -> PreparedCheck | None:
-        """What the check in the words with this digest was prepared to, if it was, and that still holds.
-
-        It stands for the check in `check` and `check_all` in the same turn of the event loop.
-        """
-        return self._request_cache.recall(digest)
-
-    async def check(self, check: Check | PreparedCheck) -> Decision:
+    async def check(self, check: Check) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
-        prepared = check if isinstance(check, PreparedCheck) else await self._identify_and_prepare(check)
+        return await self.decide(await self.prepare(check))
+
+    async def prepare(self, check: Check) -> PreparedCheck | Decision:
+        """Find the limits of a call, or decide it where no bucket is needed."""
+        policy = self._identifier.verified(check.api_key)
+        if policy is None:
+            policy = await self._identify(check)
+        return _prepare(check, policy)
+
+    async def prepare_all(self, checks: Sequence[Check]) -> list[PreparedCheck | Decision | ServiceError]:
+        """Prepare independent calls, in their order. An error of one is its own result."""
+        policies: list[Policy | ServiceError | None] = [self._identifier.verified(check.api_key) for check in checks]
+        if None in policies:  # the new ones all at once, so that they are read from Postgres together
+            new = [place for place, policy in enumerate(policies) if policy is None]
+            found = await gather(*(self._try_identify(checks[place]) for place in new))
+            for place, policy in zip(new, found, strict=True):
+                policies[place] = policy
+        return list(map(_try_prepare, checks, policies))
+
+    async def decide(self, prepared: PreparedCheck | Decision) -> Decision:
+        """Charge one call."""
         if isinstance(prepared, Decision):
             decision = prepared
         else:
@@ -110,13 +109,14 @@ class DecisionEngine:
         self.tally[decision.reason][decision.source] += 1
         return decision
 
-    async def check_all(self, checks: Sequence[Check | PreparedCheck]) -> list[Decision | ServiceError]:
-        """Decide independent calls, in this order, with one trip to the buckets. A bad one answers for itself only."""
-        prepared = await self._prepare_all(checks)
-        decided = await self._decide_all([item for item in prepared if isinstance(item, PreparedCheck)])
-        results: list[Decision | ServiceError] = [*decided]
-        if len(decided) < len(prepared):
-            in_order = iter(decided)
+    async def decide_all(
+        self, prepared: Sequence[PreparedCheck | Decision | ServiceError]
+    ) -> list[Decision | ServiceError]:
+        """Charge independent calls, in this order, in one round trip to the buckets. An error is its own result."""
+        charged = await self._charge_all([item for item in prepared if isinstance(item, PreparedCheck)])
+        results: list[Decision | ServiceError] = [*charged]
+        if len(charged) < len(prepared):
+            in_order = iter(charged)
             results = [next(in_order) if isinstance(item, PreparedCheck) else item for item in prepared]
         tally = self.tally
         for result in results:
@@ -125,9 +125,9 @@ class DecisionEngine:
         return results
 
     async def explain(self, check: Check) -> Explanation:
-        """Say what `check` would decide now, without charging. Raises Unavailable when a store cannot be asked."""
-        policy = self._identifier.recall(check.api_key) or await self._identify(check)
-        prepared = self._prepare(check._replace(request_id=""), policy)
+        """Report what `check` would decide now, without charging. Raises Unavailable when a store cannot be asked."""
+        policy = self._identifier.verified(check.api_key) or await self._identify(check)
+        prepared = _prepare(check._replace(request_id=""), policy)
         if isinstance(prepared, Decision):
             return Explanation(prepared, policy, Selection((), ()))
         peek = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs))
@@ -139,77 +139,33 @@ class DecisionEngine:
         decision = decide(prepared.policy, rules, preview(rules, outcome.results, check.cost), Source.STORE)
         return Explanation(decision, policy, prepared.selection)
 
-    async def _identify_and_prepare(self, check: Check) -> PreparedCheck | Decision:
-        policy = self._identifier.recall(check.api_key)
-        if policy is None:
-            policy = await self._identify(check)
-        return self._prepare(check, policy)
-
     async def _identify(self, check: Check) -> Policy | None:
         if check.key_id:
             return await self._identifier.find(check.key_id)
+        if not check.api_key:
+            raise InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
         return await self._identifier.identify(check.api_key)
-
-    def _prepare(self, check: Check, policy: Policy | None) -> PreparedCheck | Decision:
-        cost = check.cost
-        if not 0 <= cost <= MAX_COST:
-            raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
-        if check.request_id:
-            _check_request_id(check.request_id)
-        if policy is None:
-            check_resource("resource", check.resource)
-            return _UNKNOWN
-        selection = policy.select(check.resource)
-        if policy.refusal is not None:
-            return Decision(allowed=False, reason=policy.refusal, source=Source.POLICY, policy=policy)
-        if not selection.buckets:
-            return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy)
-        request = _request_name(policy.key_id, check) if check.request_id else ""
-        charge = Charge(selection.buckets, (cost,) * len(selection.buckets), request)
-        prepared = PreparedCheck(policy, selection, charge, cost)
-        if check.digest and check.api_key and not request:
-            self._request_cache.remember(check.digest, (policy.validity,), prepared)
-        return prepared
-
-    async def _prepare_all(self, checks: Sequence[Check | PreparedCheck]) -> list[_Prepared]:
-        new = [check for check in checks if isinstance(check, Check)]
-        if not new:
-            return [check for check in checks if isinstance(check, PreparedCheck)]
-        prepared = map(self._try_prepare, new, await self._identify_all(new))
-        return [next(prepared) if isinstance(check, Check) else check for check in checks]
-
-    async def _identify_all(self, checks: Sequence[Check]) -> list[Policy | ServiceError | None]:
-        policies: list[Policy | ServiceError | None] = [self._identifier.recall(check.api_key) for check in checks]
-        if None in policies:  # the new ones all at once, so that they are read from Postgres together
-            new = [place for place, policy in enumerate(policies) if policy is None]
-            found = await gather(*(self._try_identify(checks[place]) for place in new))
-            for place, policy in zip(new, found, strict=True):
-                policies[place] = policy
-        return policies
 
     async def _try_identify(self, check: Check) -> Policy | ServiceError | None:
         try:
             return await self._identify(check)
-        except ServiceError as fault:
-            return fault
+        except ServiceError as error:
+            return error
 
-    def _try_prepare(self, check: Check, policy: Policy | ServiceError | None) -> _Prepared:
-        if isinstance(policy, ServiceError):
-            return policy
-        try:
-            return self._prepare(check, policy)
-        except ServiceError as fault:
-            return fault
-
-    async def _decide_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
+    async def _charge_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
         if not checks:
             return []
+        outcomes: Sequence[ChargeResult | None]
         try:
             outcomes = await self._buckets.charge([check.charge for check in checks])
+        except PartlyUnavailable as error:
+            outcomes = error.results
         except StoreUnavailable:
-            return [await self._decide_without_store(check) for check in checks]
+            outcomes = (None,) * len(checks)
         return [
-            decide(check.policy, check.selection.rules, outcome, Source.STORE)
+            await self._decide_without_store(check)
+            if outcome is None
+            else decide(check.policy, check.selection.rules, outcome, Source.STORE)
             for check, outcome in zip(checks, outcomes, strict=True)
         ]
 
@@ -221,6 +177,34 @@ class DecisionEngine:
         if policy.on_store_failure is OnStoreFailure.DENY:
             return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
         return decide_by_share(policy, selection.rules, (await self._local.charge((charge,)))[0], cost)
+
+
+def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
+    cost = check.cost
+    if not 0 <= cost <= MAX_COST:
+        raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
+    if check.request_id:
+        _check_request_id(check.request_id)
+    if policy is None:
+        check_resource("resource", check.resource)
+        return _UNKNOWN
+    selection = policy.select(check.resource)
+    if policy.refusal is not None:
+        return Decision(allowed=False, reason=policy.refusal, source=Source.POLICY, policy=policy)
+    if not selection.buckets:
+        return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy)
+    request = _request_name(policy.key_id, check) if check.request_id else ""
+    charge = Charge(selection.buckets, (cost,) * len(selection.buckets), request)
+    return PreparedCheck(policy, selection, charge, cost)
+
+
+def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:
+    if isinstance(policy, ServiceError):
+        return policy
+    try:
+        return _prepare(check, policy)
+    except ServiceError as error:
+        return error
 
 
 def _check_request_id(request_id: str) -> None:

@@ -9,11 +9,6 @@ from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 
 
-def digest_of(data: bytes) -> bytes:
-    """16 bytes by which DATA is known again, and from which nobody finds it: a secret has too many bits to be tried."""
-    return blake2b(data, digest_size=16).digest()
-
-
 class Identifier:
     """Finds the policy of a key. Secrets are in memory for the length of a call only: afterwards, their digests."""
 
@@ -21,20 +16,22 @@ class Identifier:
         self._policies = policies
         self._peppers = peppers
 
-    def recall(self, api_key: str) -> Policy | None:
+    def verified(self, api_key: str) -> Policy | None:
         """The policy of a key whose secret was verified before: no await, no parsing."""
-        return self._policies.verified(digest_of(api_key.encode()))
+        return self._policies.verified(_digest_of(api_key))
 
     async def identify(self, api_key: str) -> Policy | None:
         """The policy of a key that is seen for the first time, or None if it is unknown or its secret is wrong.
 
-        Raises InvalidArgument when it is malformed, and Unavailable when its policy cannot be read.
+        A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read.
         """
         parsed = ApiKey.parse(api_key)
-        policy = await self._read(parsed.key_id)
-        if policy is None or not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
+        policy = None if parsed is None else await self._read(parsed.key_id)
+        if parsed is None or policy is None:
             return None
-        self._policies.remember(digest_of(api_key.encode()), policy)
+        if not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
+            return None
+        self._policies.remember(_digest_of(api_key), policy)
         return policy
 
     async def find(self, key_id: str) -> Policy | None:
@@ -48,5 +45,10 @@ class Identifier:
     async def _read(self, key_id: str) -> Policy | None:
         try:
             return await self._policies.get(key_id)
-        except StoreUnavailable as fault:
-            raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
+        except StoreUnavailable as error:
+            raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error
+
+
+def _digest_of(api_key: str) -> bytes:
+    """What stands in memory for a secret, which has too many bits to be guessed from it."""
+    return blake2b(api_key.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable
+from itertools import islice
 
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
@@ -20,11 +21,43 @@ class _Entry:
         self.digests: list[bytes] = []
 
 
+class _Changed:
+    """What has changed since a read began, so that its result may be out of date."""
+
+    def __init__(self) -> None:
+        self._names: dict[ChangeKind, set[str]] = {kind: set() for kind in ChangeKind}
+        self.anything = False
+        """Whether changes may have been missed, so that everything counts as changed."""
+
+    def add(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._names[change.kind].add(change.name)
+
+    def may_touch(self, key_id: str) -> bool:
+        """Whether this key may have changed, as far as is known before it was read."""
+        names = self._names
+        unknown_keys = self.anything or names[ChangeKind.SUBJECT] or names[ChangeKind.PLAN]
+        return bool(unknown_keys) or key_id in names[ChangeKind.KEY]
+
+    def touches(self, key_id: str, record: PolicyRecord | None) -> bool:
+        """Whether this key, which was read as RECORD, has changed."""
+        names = self._names
+        return (
+            self.anything
+            or key_id in names[ChangeKind.KEY]
+            or (
+                record is not None
+                and (record.subject in names[ChangeKind.SUBJECT] or record.plan in names[ChangeKind.PLAN])
+            )
+        )
+
+
 class PolicyCache:
     """Policies by key id, and by the digest of a secret that was verified.
 
     Keys that are asked for in one turn of the event loop are read together, and those asked for while a read is under
-    way are read next: however many calls wait for a key, it is read once. An unknown key is remembered for
+    way are read next: however many calls wait for a key, it is read once. A key that changes while it is read is read
+    once more, and kept only when nothing has changed again. An unknown key is remembered for
     `unknown_ttl` seconds. At most `size` policies are kept, the ones used lately; as many unknown ids.
 
     A policy that is here stays in force while Postgres is away.
@@ -38,10 +71,11 @@ class PolicyCache:
         self._entries: dict[str, _Entry] = {}
         self._by_digest: dict[bytes, _Entry] = {}
         self._unknown: dict[str, tuple[int, str]] = {}  # key id -> until when, and why it cannot be read or ""
-        self._waiting: dict[str, asyncio.Future[Policy | None]] = {}
-        self._wanted: list[str] = []
+        self._wanted: dict[str, asyncio.Future[Policy | None]] = {}  # to be read next
+        self._reading: dict[str, asyncio.Future[Policy | None]] = {}  # being read
+        self._changed_since_read = _Changed()
+        self._read_again: set[str] = set()  # changed while they were read, so wanted a second time
         self._reader: asyncio.Task[None] | None = None
-        self._epoch = 0
         self.misses = 0
         """Look-ups that memory could not answer."""
         self.unreadable = 0
@@ -83,12 +117,14 @@ class PolicyCache:
         return await asyncio.shield(self._want(key_id))
 
     async def refresh_all(self) -> None:
-        """Read again every policy that is here. Raises StoreUnavailable."""
+        """Read again every policy that is here, because changes may have been missed. Raises StoreUnavailable."""
+        self._changed_since_read.anything = True
         await self._refresh(list(self._entries))
 
     async def apply(self, changes: Collection[Change]) -> None:
         """Read again the policies that these changes touch. Raises StoreUnavailable."""
-        self._epoch += 1
+        if self._reading:
+            self._changed_since_read.add(changes)
         names = {kind: {change.name for change in changes if change.kind is kind} for kind in ChangeKind}
         keys, subjects, plans = names[ChangeKind.KEY], names[ChangeKind.SUBJECT], names[ChangeKind.PLAN]
         for key_id in keys:
@@ -109,20 +145,24 @@ class PolicyCache:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait((self._reader,))
-        for key_id in list(self._waiting):
-            self._answer(key_id, StoreUnavailable("the policies are no longer read: this server is stopping"))
+        stopping = StoreUnavailable("the policies are no longer read: this server is stopping")
+        for future in (*self._wanted.values(), *self._reading.values()):
+            _fail(future, stopping)
+        self._wanted.clear()
+        self._reading.clear()
 
     async def _refresh(self, key_ids: Iterable[str]) -> None:
         remaining = list(key_ids)
         while remaining:
             part, remaining = remaining[:_MAX_PER_FETCH], remaining[_MAX_PER_FETCH:]
-            self._take(part, await self._source.fetch(part))
+            self._store(part, await self._source.fetch(part))
 
     def _want(self, key_id: str) -> "asyncio.Future[Policy | None]":
-        future = self._waiting.get(key_id)
+        future = self._wanted.get(key_id)
+        if future is None and not self._changed_since_read.may_touch(key_id):
+            future = self._reading.get(key_id)
         if future is None:
-            future = self._waiting[key_id] = asyncio.get_running_loop().create_future()
-            self._wanted.append(key_id)
+            future = self._wanted[key_id] = asyncio.get_running_loop().create_future()
             if self._reader is None:
                 self._reader = asyncio.create_task(self._read())
         return future
@@ -130,39 +170,57 @@ class PolicyCache:
     async def _read(self) -> None:
         try:
             while self._wanted:
-                part, self._wanted = self._wanted[:_MAX_PER_FETCH], self._wanted[_MAX_PER_FETCH:]
-                await self._read_part(part)
+                self._reading = {
+                    key_id: self._wanted.pop(key_id) for key_id in islice(list(self._wanted), _MAX_PER_FETCH)
+                }
+                self._changed_since_read = _Changed()
+                await self._read_part(list(self._reading))
         finally:
             self._reader = None
 
     async def _read_part(self, part: list[str]) -> None:
-        fault: Exception | None = None
         try:
-            epoch = -1
-            while epoch != self._epoch:  # what was read while something changed may be from before the change
-                epoch = self._epoch
-                fetched = await self._source.fetch(part)
-            self._take(part, fetched)
-        except Exception as caught:  # noqa: BLE001 whatever it was, it belongs to those who wait
-            fault = caught
+            fetched = await self._source.fetch(part)
+        except Exception as error:  # noqa: BLE001 whatever it was, it belongs to those who wait
+            for key_id in part:
+                _fail(self._reading.pop(key_id), error)
+            return
+        # What changed meanwhile was perhaps read as it was before. It must not be kept, since its change was applied
+        # already, and is read once more for those who wait; only once, or a stream of changes would keep them waiting.
+        changed = self._changed_since_read
+        stale = {key_id for key_id in part if changed.touches(key_id, fetched.records.get(key_id))}
+        self._store([key_id for key_id in part if key_id not in stale], fetched)
+        again = stale - self._read_again
+        self._read_again = again
         for key_id in part:
-            self._answer(key_id, fault)
+            future = self._reading.pop(key_id)
+            if key_id in again:
+                self._want_again(key_id, future)
+            else:
+                self._answer(key_id, future, fetched)
 
-    def _answer(self, key_id: str, fault: Exception | None) -> None:
-        future = self._waiting.pop(key_id)
+    def _want_again(self, key_id: str, future: "asyncio.Future[Policy | None]") -> None:
+        later = self._wanted.setdefault(key_id, future)
+        if later is not future:
+            later.add_done_callback(lambda answered: _copy(answered, future))
+
+    def _answer(self, key_id: str, future: "asyncio.Future[Policy | None]", fetched: Fetched) -> None:
         if future.done():
             return
         entry = self._entries.get(key_id)
-        why = self._unknown[key_id][1] if key_id in self._unknown else ""
+        record = fetched.records.get(key_id)
         if entry is not None:
             future.set_result(entry.policy)
-        elif fault is not None or why:
-            future.set_exception(fault or StoreUnavailable(why))
-            future.exception()  # all who waited may have gone: that is not an error to report
+        elif record is not None:
+            policy = Policy(record, self._clock.now_us())
+            policy.validity.end()  # nothing that is computed from it may be kept either
+            future.set_result(policy)
+        elif key_id in fetched.unreadable:
+            _fail(future, StoreUnavailable(_not_valid(key_id)))
         else:
             future.set_result(None)
 
-    def _take(self, asked: Iterable[str], fetched: Fetched) -> None:
+    def _store(self, asked: Iterable[str], fetched: Fetched) -> None:
         now_us = self._clock.now_us()
         for key_id in asked:
             record = fetched.records.get(key_id)
@@ -175,7 +233,7 @@ class PolicyCache:
             else:
                 self.unreadable += 1
                 if key_id not in self._entries:
-                    self._put_unknown(key_id, now_us, f"the policy of key {key_id} is not valid; see the server's log")
+                    self._put_unknown(key_id, now_us, _not_valid(key_id))
 
     def _put(self, record: PolicyRecord, now_us: int) -> None:
         self._drop(record.key_id)
@@ -205,3 +263,23 @@ class PolicyCache:
                 return
             validity.used = False
             self._entries[key_id] = self._entries.pop(key_id)
+
+
+def _fail(future: "asyncio.Future[Policy | None]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # all who waited may have gone: that is not an error to report
+
+
+def _copy(answered: "asyncio.Future[Policy | None]", future: "asyncio.Future[Policy | None]") -> None:
+    if future.done() or answered.cancelled():
+        return
+    error = answered.exception()
+    if error is None:
+        future.set_result(answered.result())
+    else:
+        _fail(future, error)
+
+
+def _not_valid(key_id: str) -> str:
+    return f"the policy of key {key_id} is not valid; see the server's log"

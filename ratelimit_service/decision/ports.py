@@ -20,18 +20,29 @@ class ChangeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Policies of this key, subject or plan, or the rules of this domain, have changed.
+    """Policies of this key, subject or plan, or the rules of this domain, have changed."""
 
-    `number` counts up in commit order, without going back.
-    """
-
-    number: int
     kind: ChangeKind
     name: str
 
 
+class Changes(NamedTuple):
+    """Changes, oldest first, and the position after the last of them. Positions count up in commit order."""
+
+    position: int
+    changes: Sequence[Change]
+
+
 class StoreUnavailable(Exception):
     """A store could not be asked, or did not answer in time. The message says which and why, without credentials."""
+
+
+class PartlyUnavailable(StoreUnavailable):
+    """Some charges of a call could not be made. `results` has None for each of them, and the results of the others."""
+
+    def __init__(self, message: str, results: Sequence[ChargeResult | None]) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class BucketStore(Protocol):
@@ -41,7 +52,7 @@ class BucketStore(Protocol):
         """Make each charge or none of it, atomically and in this order, and answer in the same order.
 
         Buckets of one charge are all in one partition, unless the store says that it can do more. Nothing is sent
-        twice if it may have been executed. Raises StoreUnavailable.
+        twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.
         """
         ...
 
@@ -65,14 +76,14 @@ class PolicySource(Protocol):
 
 
 class ChangeFeed(Protocol):
-    """Says which policies have changed."""
+    """Reports which policies and rules have changed."""
 
     async def position(self) -> int:
-        """The number of the newest change so far, 0 if there is none. Raises StoreUnavailable."""
+        """The position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         ...
 
-    async def wait(self, after: int) -> Sequence[Change]:
-        """Return the changes numbered above AFTER, oldest first, within a second at the latest, perhaps none.
+    async def wait(self, after: int) -> Changes:
+        """Return the changes since position AFTER within a second at the latest, perhaps none.
 
         Raises StoreUnavailable.
         """

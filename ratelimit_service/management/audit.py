@@ -1,11 +1,10 @@
-"""The audit log: who changed what. Nothing changes it: its rows are written by the transactions that they report."""
+"""The audit log: who changed what. It is append-only: a row is written in the transaction of the change it records."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ratelimit_service.decision.ports import ChangeKind
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.ports import Transactions
 from ratelimit_service.management.text import check_target
@@ -13,15 +12,9 @@ from ratelimit_service.management.text import check_target
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def rfc3339(time_us: int) -> str:
-    """Return microseconds since 1970 UTC as `2026-11-24T06:29:08.000001Z`, exactly."""
-    moment = _EPOCH + timedelta(microseconds=time_us)
-    return moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
-
-
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change, as it is written down in the transaction of the change itself.
+    """One change, as it is recorded.
 
     `action` is like `key.rotate`, `target` like `keys/<key_id>`. `detail` has the fields that changed, each with its
     new value, and never a secret: strings, whole numbers, lists and dicts only. `time_us` is microseconds since 1970
@@ -43,16 +36,8 @@ class AuditEvent:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """What a change touches: the policies of this key, subject or plan, or the rules of this domain."""
-
-    kind: ChangeKind
-    name: str
-
-
 class AuditService:
-    """Lists changes. Nothing changes them: they are written by the transactions that they tell of."""
+    """Lists changes."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
@@ -60,10 +45,16 @@ class AuditService:
     async def list(self, paging: Paging, *, target: str = "") -> Page[AuditEvent]:
         """Read changes, newest first: all, or those of one target (`keys/<key_id>`, `plans/<name>`).
 
-        Raises InvalidArgument with the name of the argument at fault, and Unavailable when Postgres is away.
+        Raises InvalidArgument, which names the invalid argument, and Unavailable when Postgres is down.
         """
         check_target(target)
         count, before = paging.size + 1, paging.number("audit", target)
         async with self._transactions.reading() as work:
             found = await work.audit.list(before=before, count=count, target=target)
         return paging.page(found, [str(event.event_id) for event in found], "audit", target)
+
+
+def rfc3339(time_us: int) -> str:
+    """Return microseconds since 1970 UTC as `2026-11-24T06:29:08.000001Z`, exactly."""
+    moment = _EPOCH + timedelta(microseconds=time_us)
+    return moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")

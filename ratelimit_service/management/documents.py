@@ -1,6 +1,6 @@
-"""Limits and rule trees as documents, for storage and for the audit log.
+"""Limits and rule trees as JSON documents, for storage and for the audit log.
 
-Dicts, lists, strings, whole numbers and booleans only. In a rule, what is left out has its default, so that
+Dicts, lists, strings, whole numbers and booleans only. In a rule, a field that is left out has its default, so that
 documents stay as short as the rules are.
 """
 
@@ -26,13 +26,13 @@ def limit_to_document(limit: Limit) -> dict[str, Any]:
 def limit_from_document(document: Document) -> Limit:
     """Return the limit of a document.
 
-    Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it makes no valid limit.
+    Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it is not a valid limit.
     """
     return Limit(document["name"], algorithm_from_document(document), document["resource"], Mode(document["mode"]))
 
 
 def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
-    """Return that part of a limit's document that says how it counts."""
+    """Return the part of a limit's document that holds its algorithm."""
     if isinstance(algorithm, TokenBucket):
         return {
             "token_bucket": {
@@ -45,7 +45,7 @@ def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
 
 
 def algorithm_from_document(document: Document) -> TokenBucket | Quota:
-    """Return how the limit of a document counts. Raises like `limit_from_document`."""
+    """Return the algorithm of a limit's document. Raises like `limit_from_document`."""
     if "token_bucket" in document:
         body = document["token_bucket"]
         return TokenBucket(int(body["capacity"]), int(body["refill_tokens"]), int(body["refill_period_us"]))
@@ -61,7 +61,7 @@ def nodes_to_documents(nodes: Iterable[RuleNode]) -> list[dict[str, Any]]:
 def nodes_from_documents(documents: object) -> tuple[RuleNode, ...]:
     """Return the level of a list of documents. Raises like `node_from_document`."""
     if not isinstance(documents, list):
-        raise TypeError(f"a level of rules is a list, not {type(documents).__name__}")
+        raise TypeError(f"a level of rules must be a list, not {type(documents).__name__}")
     return tuple(node_from_document(document) for document in documents)
 
 
@@ -71,7 +71,7 @@ def node_to_document(node: RuleNode) -> dict[str, Any]:
     if node.value:
         document["value"] = node.value
     if node.limits:
-        document["limits"] = [_from_limit(limit) for limit in node.limits]
+        document["limits"] = [_rule_limit_to_document(limit) for limit in node.limits]
     if node.share_threshold:
         document["share_threshold"] = True
     if node.on_store_failure is not None:
@@ -84,20 +84,20 @@ def node_to_document(node: RuleNode) -> dict[str, Any]:
 def node_from_document(document: Document) -> RuleNode:
     """Return the node of a document.
 
-    Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it makes no valid node.
+    Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it is not a valid node.
     """
     on_store_failure = document.get("on_store_failure")
     return RuleNode(
         key=document["key"],
         value=document.get("value", ""),
-        limits=tuple(_to_limit(limit) for limit in document.get("limits", ())),
+        limits=tuple(_rule_limit_from_document(limit) for limit in document.get("limits", ())),
         descriptors=nodes_from_documents(document.get("descriptors", [])),
         share_threshold=bool(document.get("share_threshold", False)),
         on_store_failure=None if on_store_failure is None else RuleFailure(on_store_failure),
     )
 
 
-def _from_limit(limit: RuleLimit) -> dict[str, Any]:
+def _rule_limit_to_document(limit: RuleLimit) -> dict[str, Any]:
     document: dict[str, Any] = {"name": limit.name} if limit.name else {}
     if limit.mode is not Mode.ENFORCE:
         document["mode"] = limit.mode.value
@@ -110,7 +110,7 @@ def _from_limit(limit: RuleLimit) -> dict[str, Any]:
     return document | algorithm_to_document(limit.algorithm)
 
 
-def _to_limit(document: Document) -> RuleLimit:
+def _rule_limit_from_document(document: Document) -> RuleLimit:
     if "unlimited" in document:
         algorithm: Any = Unlimited()
     elif "blocked" in document:

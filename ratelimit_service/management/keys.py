@@ -1,4 +1,4 @@
-"""API keys and what admins do with them. Each method of the service is one transaction."""
+"""API keys and their lifecycle. Each method of the service is one transaction."""
 
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -6,19 +6,22 @@ from typing import TypedDict
 
 from ratelimit_service.decision.api_key import ApiKey, Peppers, check_key_id
 from ratelimit_service.decision.limit import MICRO
-from ratelimit_service.decision.ports import ChangeKind, Clock
+from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import KeyState, Override, SecretHash
 from ratelimit_service.errors import FailedPrecondition, InvalidArgument, NotFound
-from ratelimit_service.management.audit import Changed, Event, rfc3339
+from ratelimit_service.management.audit import Event, rfc3339
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import check_plan_name, plan_not_found
 from ratelimit_service.management.ports import Transactions, UnitOfWork
 from ratelimit_service.management.text import check_description, check_subject
 
+MAX_OVERLAP_US = 30 * 86_400 * MICRO
+"""The longest time that a secret stays valid after a rotation: 30 days, in microseconds."""
+
 
 class Standing(Enum):
-    """What a key's state comes to at a given time. The first that holds of REVOKED, SUSPENDED, EXPIRED, ACTIVE."""
+    """The effective state of a key at a given time: the first that holds of REVOKED, SUSPENDED, EXPIRED, ACTIVE."""
 
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
@@ -27,7 +30,7 @@ class Standing(Enum):
 
 
 class KeyDraft(TypedDict):
-    """What a new key is made from. Times are microseconds since 1970 UTC; `expires_us` None means never."""
+    """The fields of a new key. Times are microseconds since 1970 UTC; `expires_us` None means never."""
 
     plan: str
     subject: str
@@ -47,8 +50,8 @@ class KeyChanges(TypedDict, total=False):
 class Key:
     """An API key. Times are microseconds since 1970 UTC.
 
-    `secrets` has the hash of the current secret first and perhaps that of the one before, with its end. `revision`
-    counts the key's changes.
+    `secrets` has the hash of the current secret and, after it, perhaps that of the previous one with its end.
+    `revision` counts the key's changes.
     """
 
     key_id: str
@@ -74,7 +77,7 @@ class Key:
         return etag_of("key", self.key_id, self.revision)
 
     def standing(self, now_us: int) -> Standing:
-        """What the key's state comes to now."""
+        """The effective state of the key at NOW_US."""
         if self.state is KeyState.REVOKED:
             return Standing.REVOKED
         if self.state is KeyState.SUSPENDED:
@@ -83,11 +86,11 @@ class Key:
         return Standing.EXPIRED if expired else Standing.ACTIVE
 
     def previous_secret_expires_us(self, now_us: int) -> int | None:
-        """Until when the secret before the last rotation is good. None when it is not, or there is none."""
+        """Until when the secret before the last rotation is valid. None when it is not, or there is none."""
         ends = [secret.expires_us for secret in self.secrets if secret.expires_us is not None]
         return max((end for end in ends if end > now_us), default=None)
 
-    def refuse(self, action: str, now_us: int) -> FailedPrecondition:
+    def conflict(self, action: str, now_us: int) -> FailedPrecondition:
         """Return the error for an ACTION that the key's state does not allow."""
         standing = self.standing(now_us).value
         return FailedPrecondition(
@@ -102,15 +105,11 @@ def key_not_found(key_id: str) -> NotFound:
     return NotFound(f"there is no key {key_id}", reason="KEY_NOT_FOUND", metadata={"key_id": key_id})
 
 
-MAX_OVERLAP_US = 30 * 86_400 * MICRO
-"""The longest that a secret stays good after a rotation: 30 days, in microseconds."""
-
-
 class KeyService:
-    """Makes, reads, changes and ends keys. `environment` is the <env> in new keys: `rlk_<env>_<id>_<secret>`.
+    """Creates, reads, changes and revokes keys. `environment` is the <env> in new keys: `rlk_<env>_<id>_<secret>`.
 
-    `actor` is the name of whoever asks, for the audit record. Every method raises InvalidArgument with the name of the
-    argument at fault, NotFound for a key or plan that does not exist, and Unavailable when Postgres is away.
+    `actor` is the caller's name, for the audit log. Every method raises InvalidArgument, which names the invalid
+    argument, NotFound for a key or plan that does not exist, and Unavailable when Postgres is down.
     """
 
     def __init__(self, transactions: Transactions, peppers: Peppers, clock: Clock, *, environment: str) -> None:
@@ -120,7 +119,7 @@ class KeyService:
         self._environment = environment
 
     async def create(self, actor: str, draft: KeyDraft) -> tuple[Key, ApiKey]:
-        """Make a key. The second value has its secret, which nobody can get again."""
+        """Create a key. The second value has its secret, which cannot be read again."""
         now_us = self._clock.now_us()
         check_plan_name("plan", draft["plan"])
         check_subject(draft["subject"])
@@ -138,12 +137,12 @@ class KeyService:
         async with self._transactions.writing() as work:
             await _require_plan(work, key.plan)
             await work.keys.add(key)
-            detail = {
-                "plan": key.plan,
-                "subject": key.subject,
-                **_optional_detail(draft["description"], draft["expires_us"]),
-            }
-            await work.record(Event(actor, "key.create", key.target, detail, now_us), _changed(key))
+            detail = {"plan": key.plan, "subject": key.subject}
+            if key.description:
+                detail["description"] = key.description
+            if key.expires_us is not None:
+                detail["expire_time"] = rfc3339(key.expires_us)
+            await work.record(Event(actor, "key.create", key.target, detail, now_us), _change(key))
         return key, api_key
 
     async def get(self, key_id: str) -> Key:
@@ -180,7 +179,7 @@ class KeyService:
             key = await _require_key(work, key_id)
             check_etag(key.target, sent=etag, current=key.etag)
             if key.state is KeyState.REVOKED:
-                raise key.refuse("update", now_us)
+                raise key.conflict("update", now_us)
             if "plan" in changes:
                 await _require_plan(work, changes["plan"])
             changed = replace(key, **changes)
@@ -192,10 +191,10 @@ class KeyService:
             return await _save(work, changed, Event(actor, "key.update", key.target, detail, now_us))
 
     async def rotate(self, actor: str, key_id: str, *, overlap_us: int = 0) -> tuple[Key, ApiKey]:
-        """Give a key a new secret; the one before stays good for OVERLAP_US microseconds, 0 to 30 days.
+        """Give a key a new secret; the previous one stays valid for OVERLAP_US microseconds, 0 to 30 days.
 
-        Whatever secret was older ends at once, so that at most two are ever good. The second value has the new secret,
-        which nobody can get again. Raises FailedPrecondition for a revoked key.
+        Any older secret ends at once, so that at most two are ever valid. The second value has the new secret, which
+        cannot be read again. Raises FailedPrecondition for a revoked key.
         """
         now_us = self._clock.now_us()
         check_key_id(key_id)
@@ -207,7 +206,7 @@ class KeyService:
         async with self._transactions.writing() as work:
             key = await _require_key(work, key_id)
             if key.state is KeyState.REVOKED:
-                raise key.refuse("rotate", now_us)
+                raise key.conflict("rotate", now_us)
             kept = [replace(key.secrets[0], expires_us=now_us + overlap_us)] if overlap_us else []
             detail = {"previous_secret_expire_time": rfc3339(now_us + overlap_us)}
             rotated = await _save(
@@ -219,14 +218,14 @@ class KeyService:
 
     async def suspend(self, actor: str, key_id: str) -> Key:
         """Refuse a key's calls until it is resumed. Raises FailedPrecondition if it is suspended or revoked."""
-        return await self._move(actor, key_id, "suspend", KeyState.ACTIVE, KeyState.SUSPENDED)
+        return await self._change_state(actor, key_id, "suspend", KeyState.ACTIVE, KeyState.SUSPENDED)
 
     async def resume(self, actor: str, key_id: str) -> Key:
         """End a suspension. Raises FailedPrecondition if the key is not suspended."""
-        return await self._move(actor, key_id, "resume", KeyState.SUSPENDED, KeyState.ACTIVE)
+        return await self._change_state(actor, key_id, "resume", KeyState.SUSPENDED, KeyState.ACTIVE)
 
     async def revoke(self, actor: str, key_id: str) -> Key:
-        """Refuse a key's calls for ever. One that is revoked already stays as it is."""
+        """Refuse a key's calls permanently. A key that is revoked already stays as it is."""
         now_us = self._clock.now_us()
         check_key_id(key_id)
         async with self._transactions.writing() as work:
@@ -236,13 +235,13 @@ class KeyService:
             event = Event(actor, "key.revoke", key.target, {"state": KeyState.REVOKED.name}, now_us)
             return await _save(work, replace(key, state=KeyState.REVOKED), event)
 
-    async def _move(self, actor: str, key_id: str, action: str, before: KeyState, after: KeyState) -> Key:
+    async def _change_state(self, actor: str, key_id: str, action: str, before: KeyState, after: KeyState) -> Key:
         now_us = self._clock.now_us()
         check_key_id(key_id)
         async with self._transactions.writing() as work:
             key = await _require_key(work, key_id)
             if key.state is not before:
-                raise key.refuse(action, now_us)
+                raise key.conflict(action, now_us)
             detail = {"state": after.name}
             return await _save(
                 work, replace(key, state=after), Event(actor, f"key.{action}", key.target, detail, now_us)
@@ -252,7 +251,7 @@ class KeyService:
 async def _save(work: UnitOfWork, key: Key, event: Event) -> Key:
     saved = replace(key, updated_us=event.time_us, revision=key.revision + 1)
     await work.keys.save(saved)
-    await work.record(event, _changed(saved))
+    await work.record(event, _change(saved))
     return saved
 
 
@@ -268,15 +267,10 @@ async def _require_plan(work: UnitOfWork, plan: str) -> None:
         raise plan_not_found(plan)
 
 
-def _changed(key: Key) -> Changed:
-    return Changed(ChangeKind.KEY, key.key_id)
-
-
-def _optional_detail(description: str, expires_us: int | None) -> dict[str, str]:
-    detail = {"description": description} if description else {}
-    return detail | ({"expire_time": rfc3339(expires_us)} if expires_us is not None else {})
+def _change(key: Key) -> Change:
+    return Change(ChangeKind.KEY, key.key_id)
 
 
 def _check_expiry(expires_us: int | None, now_us: int) -> None:
     if expires_us is not None and expires_us <= now_us:
-        raise InvalidArgument.of("expire_time", f"is {rfc3339(expires_us)}, which has passed; choose a later time")
+        raise InvalidArgument.of("expire_time", f"is {rfc3339(expires_us)}, which is in the past; choose a later time")

@@ -1,4 +1,4 @@
-"""Pages of a list: their size, and the token that leads from one to the next."""
+"""Pages of a list: their size, and the token that continues one with the next."""
 
 import base64
 import binascii
@@ -27,22 +27,22 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page is asked for: how many items at most, and the page token of the answer before, or empty."""
+    """The page requested: how many items at most, and the `next_page_token` of the previous page, or empty."""
 
     page_size: int = 0
     page_token: str = ""
 
     @property
     def size(self) -> int:
-        """How many items at most: 1 to 1000, and 100 for 0. Raises InvalidArgument (field `page_size`)."""
+        """The maximum number of items: 1 to 1000, and 100 for 0. Raises InvalidArgument (field `page_size`)."""
         if not 0 <= self.page_size <= _MAX_SIZE:
             raise InvalidArgument.of("page_size", f"is {self.page_size}; it must be between 1 and {_MAX_SIZE}, or 0")
         return self.page_size or _DEFAULT_SIZE
 
     def position(self, *filters: str) -> str:
-        """Where the page begins: after the item of this position, or at the start when it is empty.
+        """Where the page starts: after the item at this position, or at the start when it is empty.
 
-        Raises InvalidArgument (field `page_token`) for a token that we did not make for a list with these filters.
+        Raises InvalidArgument (field `page_token`) for a token that was not issued for a list with these filters.
         """
         if not self.page_token:
             return ""
@@ -52,20 +52,20 @@ class Paging:
         except (binascii.Error, UnicodeError):
             check, position = b"", ""
         if not position or check != _check(filters, position):
-            raise _not_ours()
+            raise _invalid_token()
         return position
 
     def number(self, *filters: str) -> int | None:
-        """Return the position of a list that is ordered by a number, None at the start. Raises like `position`."""
+        """Return the position in a list that is ordered by a number, None at the start. Raises like `position`."""
         position = self.position(*filters)
         if not position:
             return None
         if not position.isdecimal() or int(position) >= _MAX_NUMBER:
-            raise _not_ours()
+            raise _invalid_token()
         return int(position)
 
     def page(self, found: Sequence[T], positions: Sequence[str], *filters: str) -> Page[T]:
-        """Make the page from what was found when one more item than `size` was asked for, and the items' positions."""
+        """Make the page from the items FOUND, of which one more than `size` was requested, and their positions."""
         size = self.size
         if len(found) <= size:
             return Page(found, "")
@@ -75,13 +75,13 @@ class Paging:
 
 
 def _check(filters: Sequence[str], position: str) -> bytes:
-    """Bind a position to its list. Nothing secret: it tells mistakes apart, and whoever may list may list anyway."""
+    """Bind a position to its list. Not secret: it catches mistakes, and a caller who may list may list everything."""
     return sha256("\0".join([*filters, position]).encode()).digest()[:_CHECK_BYTES]
 
 
-def _not_ours() -> InvalidArgument:
+def _invalid_token() -> InvalidArgument:
     return InvalidArgument.of(
         "page_token",
-        "is not one that was given out for this list; send the next_page_token of the answer before, with the other "
-        "fields as they were, or begin without one",
+        "was not issued for this list; send the next_page_token of the previous response, with the other fields "
+        "unchanged, or start without one",
     )

@@ -1,26 +1,26 @@
-"""Plans, which are named and versioned sets of limits. Each method of the service is one transaction."""
+"""Plans: named, versioned sets of limits. Each method of the service is one transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from ratelimit_service.decision.limit import NAME, Limit
-from ratelimit_service.decision.ports import ChangeKind, Clock
+from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
-from ratelimit_service.management.audit import Changed, Event
+from ratelimit_service.management.audit import Event
 from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.ports import Transactions, UnitOfWork
-from ratelimit_service.management.text import check_description
+from ratelimit_service.management.text import check_description, check_ends
 
 MAX_LIMITS = 16
 """Limits of one plan."""
 
 
 class PlanDraft(TypedDict):
-    """What a new plan is made from."""
+    """The fields of a new plan."""
 
     name: str
     limits: tuple[Limit, ...]
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def etag(self) -> str:
-        """Changes with every version, and is another one for another plan that takes the same name later."""
+        """Changes with every version, and differs for another plan that takes the same name later."""
         return etag_of("plan", self.name, self.created_us, self.version)
 
 
@@ -74,15 +74,15 @@ def check_limits(limits: Sequence[Limit]) -> None:
     if not 1 <= len(limits) <= MAX_LIMITS:
         raise InvalidArgument.of("limits", f"has {len(limits)} entries; a plan has 1 to {MAX_LIMITS} limits")
     seen: set[str] = set()
-    twice: list[FieldViolation] = []
+    violations: list[FieldViolation] = []
     for position, limit in enumerate(limits):
         if limit.name in seen:
-            twice.append(
+            violations.append(
                 FieldViolation(f"limits[{position}].name", f"is {limit.name!r} like that of a limit before; rename one")
             )
         seen.add(limit.name)
-    if twice:
-        raise InvalidArgument(*twice)
+    if violations:
+        raise InvalidArgument(*violations)
 
 
 def plan_not_found(name: str, version: int = 0) -> NotFound:
@@ -92,10 +92,10 @@ def plan_not_found(name: str, version: int = 0) -> NotFound:
 
 
 class PlanService:
-    """Makes, reads, changes and deletes plans.
+    """Creates, reads, changes and deletes plans.
 
-    `actor` is the name of whoever asks, for the audit record. Every method raises InvalidArgument with the name of the
-    argument at fault, NotFound for a plan that does not exist, and Unavailable when Postgres is away.
+    `actor` is the caller's name, for the audit log. Every method raises InvalidArgument, which names the invalid
+    argument, NotFound for a plan that does not exist, and Unavailable when Postgres is down.
     """
 
     def __init__(self, transactions: Transactions, clock: Clock) -> None:
@@ -103,16 +103,17 @@ class PlanService:
         self._clock = clock
 
     async def create(self, actor: str, draft: PlanDraft) -> Plan:
-        """Make a plan, as its version 1. Raises AlreadyExists when the name is taken."""
+        """Create a plan, as its version 1. Raises AlreadyExists when the name is taken."""
         now_us = self._clock.now_us()
         check_plan_name("name", draft["name"])
         check_limits(draft["limits"])
+        _check_resources(draft["limits"])
         check_description(draft["description"])
         plan = Plan(version=1, created_us=now_us, updated_us=now_us, **draft)
         async with self._transactions.writing() as work:
             if await work.plans.get(plan.name) is not None:
                 raise AlreadyExists(
-                    f"there is a plan {plan.name} already; update it, or choose another name",
+                    f"plan {plan.name} exists already; update it, or choose another name",
                     reason="PLAN_EXISTS",
                     metadata={"plan": plan.name},
                 )
@@ -120,7 +121,7 @@ class PlanService:
             changes = PlanChanges(
                 limits=plan.limits, on_store_failure=plan.on_store_failure, description=plan.description
             )
-            await work.record(Event(actor, "plan.create", plan.target, _detail(plan, changes), now_us), _changed(plan))
+            await work.record(Event(actor, "plan.create", plan.target, _detail(plan, changes), now_us), _change(plan))
         return plan
 
     async def get(self, name: str, *, version: int = 0) -> Plan:
@@ -149,6 +150,7 @@ class PlanService:
         check_plan_name("name", name)
         if "limits" in changes:
             check_limits(changes["limits"])
+            _check_resources(changes["limits"])
         if "description" in changes:
             check_description(changes["description"])
         async with self._transactions.writing() as work:
@@ -157,12 +159,12 @@ class PlanService:
             updated = replace(plan, version=plan.version + 1, updated_us=now_us, **changes)
             await work.plans.add_version(updated)
             await work.record(
-                Event(actor, "plan.update", plan.target, _detail(updated, changes), now_us), _changed(plan)
+                Event(actor, "plan.update", plan.target, _detail(updated, changes), now_us), _change(plan)
             )
         return updated
 
     async def delete(self, actor: str, name: str, *, etag: str = "") -> Plan:
-        """Delete a plan and return it as it was last. An etag that is not empty must be the plan's.
+        """Delete a plan and return its last version. An etag that is not empty must be the plan's.
 
         Raises FailedPrecondition while keys that are not revoked are on it, and Aborted for another etag.
         """
@@ -181,7 +183,7 @@ class PlanService:
                 )
             await work.plans.delete(plan, now_us)
             await work.record(
-                Event(actor, "plan.delete", plan.target, {"version": plan.version}, now_us), _changed(plan)
+                Event(actor, "plan.delete", plan.target, {"version": plan.version}, now_us), _change(plan)
             )
         return plan
 
@@ -193,8 +195,13 @@ async def _require(work: UnitOfWork, name: str) -> Plan:
     return plan
 
 
-def _changed(plan: Plan) -> Changed:
-    return Changed(ChangeKind.PLAN, plan.name)
+def _check_resources(limits: Sequence[Limit]) -> None:
+    for position, limit in enumerate(limits):
+        check_ends(f"limits[{position}].resource", limit.resource)
+
+
+def _change(plan: Plan) -> Change:
+    return Change(ChangeKind.PLAN, plan.name)
 
 
 def _detail(plan: Plan, changes: PlanChanges) -> dict[str, Any]:

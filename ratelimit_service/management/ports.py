@@ -1,15 +1,16 @@
-"""What the control plane needs from its database. The adapter implements these; the domain imports none of it."""
+"""What the control plane needs from its database. The adapter implements these; the domain does not import it."""
 
-from __future__ import annotations  # so that nouns, which import this, need not be there yet
+from __future__ import annotations  # the modules of the nouns import this one
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from ratelimit_service.decision.ports import Change
 from ratelimit_service.decision.record import Override
 
 if TYPE_CHECKING:
-    from ratelimit_service.management.audit import AuditEvent, Changed, Event
+    from ratelimit_service.management.audit import AuditEvent, Event
     from ratelimit_service.management.keys import Key
     from ratelimit_service.management.overrides import OverrideTarget
     from ratelimit_service.management.plans import Plan
@@ -18,25 +19,25 @@ if TYPE_CHECKING:
 
 
 class KeyRepository(Protocol):
-    """Keeps keys."""
+    """Stores keys."""
 
     async def get(self, key_id: str) -> Key | None:
         """Read a key with its overrides, revoked ones included."""
         ...
 
     async def list(self, *, after: int | None, count: int, subject: str, plan: str) -> Sequence[tuple[int, Key]]:
-        """Read at most COUNT keys in the order of their creation, each with its number, from those above AFTER.
+        """Read at most COUNT keys in the order of their creation, each with its number, all numbered above AFTER.
 
-        No `after`, and an empty `subject` or `plan`, do not narrow the list.
+        AFTER None, and an empty SUBJECT or PLAN, do not filter.
         """
         ...
 
     async def add(self, key: Key) -> None:
-        """Keep a new key. Its plan exists."""
+        """Insert a new key. Its plan exists."""
         ...
 
     async def save(self, key: Key) -> None:
-        """Keep a changed key and its secrets, those only."""
+        """Update a key and replace its secrets. Its overrides stay as they are."""
         ...
 
     async def count_on_plan(self, plan: str) -> int:
@@ -45,7 +46,7 @@ class KeyRepository(Protocol):
 
 
 class PlanRepository(Protocol):
-    """Keeps plans and all their versions."""
+    """Stores plans and all their versions."""
 
     async def get(self, name: str, version: int = 0) -> Plan | None:
         """Read a version of a plan, 0 being the one in force."""
@@ -56,7 +57,7 @@ class PlanRepository(Protocol):
         ...
 
     async def add(self, plan: Plan) -> None:
-        """Keep a new plan. No plan has its name."""
+        """Insert a new plan. No plan has its name."""
         ...
 
     async def add_version(self, plan: Plan) -> None:
@@ -64,19 +65,19 @@ class PlanRepository(Protocol):
         ...
 
     async def delete(self, plan: Plan, now_us: int) -> None:
-        """Take a plan out of use, so that its name is free again. Revoked keys still know it."""
+        """Mark a plan as deleted, so that its name is free again. Revoked keys still refer to it."""
         ...
 
 
 class OverrideRepository(Protocol):
-    """Keeps the overrides of keys and subjects."""
+    """Stores the overrides of keys and subjects."""
 
     async def list(self, target: OverrideTarget) -> Sequence[Override]:
         """Read the overrides of a target in the order of their limits' names, those that have expired included."""
         ...
 
     async def put(self, target: OverrideTarget, override: Override) -> None:
-        """Keep an override in place of the one of the same name, if there is one."""
+        """Insert an override, or replace the one of the same name."""
         ...
 
     async def delete(self, target: OverrideTarget, limit: str) -> bool:
@@ -85,7 +86,7 @@ class OverrideRepository(Protocol):
 
 
 class RulesRepository(Protocol):
-    """Keeps the descriptor rules of domains and all their versions."""
+    """Stores the descriptor rules of domains and all their versions."""
 
     async def get(self, domain: str, version: int = 0) -> RuleSet | None:
         """Read a version of a domain's rules, 0 being the one in force."""
@@ -104,12 +105,12 @@ class RulesRepository(Protocol):
         ...
 
     async def delete(self, rules: RuleSet, now_us: int) -> None:
-        """Take a domain's rules out of force, so that it is free again."""
+        """Mark a domain's rules as deleted, so that its name is free again."""
         ...
 
 
 class AuditRepository(Protocol):
-    """Keeps the record of changes."""
+    """Reads the audit log. `UnitOfWork.record` writes it."""
 
     async def list(self, *, before: int | None, count: int, target: str) -> Sequence[AuditEvent]:
         """Read at most COUNT events, newest first, numbered below BEFORE (None: all), of TARGET unless it is empty."""
@@ -117,7 +118,7 @@ class AuditRepository(Protocol):
 
 
 class TokenRepository(Protocol):
-    """Keeps tokens."""
+    """Stores tokens."""
 
     async def get(self, token_id: str) -> StoredToken | None:
         """Read a token by its public id, revoked ones included."""
@@ -132,7 +133,7 @@ class TokenRepository(Protocol):
         ...
 
     async def add(self, token: StoredToken) -> None:
-        """Keep a new token. No token that is good has its name."""
+        """Insert a new token. No token with its name is valid."""
         ...
 
     async def revoke(self, token_id: str, now_us: int) -> None:
@@ -169,7 +170,7 @@ class UnitOfWork(Protocol):
 
     @property
     def audit(self) -> AuditRepository:
-        """The record of changes, as this transaction sees it."""
+        """The audit log, as this transaction sees it."""
         ...
 
     @property
@@ -177,8 +178,8 @@ class UnitOfWork(Protocol):
         """The tokens, as this transaction sees them."""
         ...
 
-    async def record(self, event: Event, *changed: Changed) -> None:
-        """Write down what this transaction did, and tell every server whose policies it touched once it commits."""
+    async def record(self, event: Event, *changes: Change) -> None:
+        """Write what this transaction did to the audit log, and announce CHANGES to every server once it commits."""
         ...
 
 
@@ -192,6 +193,6 @@ class Transactions(Protocol):
     def writing(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """Return a transaction that commits when its block ends, and rolls back when the block raises.
 
-        Writing transactions run one after the other, so what one reads nobody changes until it ends.
+        Writing transactions run one after the other, so what one has read does not change until it ends.
         """
         ...

@@ -1,16 +1,17 @@
 """Versions of a domain's descriptor rules. Each method of the service is one transaction."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ratelimit_service.decision.descriptors.rules import DomainRules, check_domain
-from ratelimit_service.decision.ports import ChangeKind, Clock
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain
+from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
-from ratelimit_service.management.audit import Changed, Event
+from ratelimit_service.management.audit import Event
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.ports import Transactions, UnitOfWork
-from ratelimit_service.management.text import check_description
+from ratelimit_service.management.text import check_description, check_ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class RuleSet:
 
     @property
     def etag(self) -> str:
-        """Changes with every version, and is another one when a deleted domain is made again."""
+        """Changes with every version, and differs when a deleted domain is created again."""
         return etag_of("rules", self.domain, self.created_us, self.version)
 
 
@@ -48,8 +49,8 @@ def rules_not_found(domain: str, version: int = 0) -> NotFound:
 class RulesService:
     """Replaces, reads and deletes the rules of domains.
 
-    `actor` is the name of whoever asks, for the audit record. Every method raises InvalidArgument with the name of the
-    argument at fault, NotFound for a domain without rules, and Unavailable when Postgres is away.
+    `actor` is the caller's name, for the audit log. Every method raises InvalidArgument, which names the invalid
+    argument, NotFound for a domain without rules, and Unavailable when Postgres is down.
     """
 
     def __init__(self, transactions: Transactions, clock: Clock) -> None:
@@ -57,23 +58,25 @@ class RulesService:
         self._clock = clock
 
     async def replace(self, actor: str, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
-        """Put RULES in force in the place of all that their domain has, or as its first.
+        """Put RULES in force in place of all that their domain has, or as its first.
 
         An etag that is not empty must be that of the domain's rules, else raises Aborted, as it does when there are
         none.
         """
+        _check_names(rules)
         check_description(description)
         async with self._transactions.writing() as work:
             successor = await self._successor(work, rules, description, etag)
             await (work.rules.add if successor.version == 1 else work.rules.add_version)(successor)
             await work.record(
                 Event(actor, "rules.replace", successor.target, _detail(successor), successor.updated_us),
-                _changed(successor),
+                _change(successor),
             )
         return successor
 
     async def check(self, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
         """Return what `replace` would put in force now, and change nothing. Raises what it would raise."""
+        _check_names(rules)
         check_description(description)
         async with self._transactions.reading() as work:
             return await self._successor(work, rules, description, etag)
@@ -99,7 +102,7 @@ class RulesService:
         return paging.page(found, [rules.domain for rules in found], "rules")
 
     async def delete(self, actor: str, domain: str, *, etag: str = "") -> RuleSet:
-        """Delete all rules of a domain and return them as they were last. An etag that is not empty must be theirs.
+        """Delete all rules of a domain and return their last version. An etag that is not empty must be theirs.
 
         Raises Aborted for another etag.
         """
@@ -112,7 +115,7 @@ class RulesService:
             check_etag(found.target, sent=etag, current=found.etag)
             await work.rules.delete(found, now_us)
             await work.record(
-                Event(actor, "rules.delete", found.target, {"version": found.version}, now_us), _changed(found)
+                Event(actor, "rules.delete", found.target, {"version": found.version}, now_us), _change(found)
             )
         return found
 
@@ -124,8 +127,28 @@ class RulesService:
         return RuleSet(rules, version, description, created_us, now_us)
 
 
-def _changed(rules: RuleSet) -> Changed:
-    return Changed(ChangeKind.DOMAIN, rules.domain)
+def _check_names(rules: DomainRules) -> None:
+    """Apply `check_ends` to all names of new rules. Stored rules with such names stay in force and can be deleted."""
+    check_ends("domain", rules.domain)
+    for field, name in _names(rules.descriptors, ""):
+        check_ends(field, name)
+
+
+def _names(nodes: Iterable[RuleNode], prefix: str) -> Iterator[tuple[str, str]]:
+    """The keys, values and limit names of all levels, each with the path of its field."""
+    for position, node in enumerate(nodes):
+        path = f"{prefix}descriptors[{position}]."
+        yield f"{path}key", node.key
+        yield f"{path}value", node.value
+        for number, limit in enumerate(node.limits):
+            yield f"{path}limits[{number}].name", limit.name
+            for other, replaced in enumerate(limit.replaces):
+                yield f"{path}limits[{number}].replaces[{other}]", replaced
+        yield from _names(node.descriptors, path)
+
+
+def _change(rules: RuleSet) -> Change:
+    return Change(ChangeKind.DOMAIN, rules.domain)
 
 
 def _detail(rules: RuleSet) -> dict[str, Any]:

@@ -1,35 +1,62 @@
-"""Bounds of the texts that callers choose freely."""
+"""What texts that callers choose freely may hold: subjects, descriptions, and the ends of all names."""
 
 import re
+import unicodedata
 
 from ratelimit_service.errors import InvalidArgument
 
+_MAX_SUBJECT_BYTES = 128
+_MAX_DESCRIPTION_BYTES = 256
+_MAX_TARGET_BYTES = 272  # `domains/` and a domain of 256
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_MAX_SUBJECT = 128
-_MAX_DESCRIPTION = 256
-_MAX_TARGET = 272  # `domains/` and a domain of 256
+_INVISIBLE_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})  # white space, controls, zero width and bidi controls
+_INVISIBLE_OTHERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol that are shown as blanks
+_MAX_QUOTED = 40  # characters of each end that an error repeats
 
 
 def check_subject(subject: str) -> None:
-    """Raise InvalidArgument (field `subject`) unless SUBJECT has 1 to 128 bytes and no control characters."""
+    """Raise InvalidArgument (field `subject`) unless it has 1 to 128 bytes and no control characters.
+
+    Also raises what `check_ends` raises.
+    """
     if not subject:
-        raise InvalidArgument.of("subject", "is empty; say whom the limits are for")
-    _check("subject", subject, _MAX_SUBJECT)
+        raise InvalidArgument.of("subject", "is empty; name whom the limits apply to")
+    _check("subject", subject, _MAX_SUBJECT_BYTES)
+    check_ends("subject", subject)
 
 
 def check_description(description: str) -> None:
-    """Raise InvalidArgument (field `description`) unless it has at most 256 bytes and no control characters."""
-    _check("description", description, _MAX_DESCRIPTION)
+    """Raise InvalidArgument (field `description`) unless it has at most 256 bytes and no control characters.
+
+    It identifies nothing, so it is stored as it was sent, blanks at its ends included: what is read is what was sent.
+    """
+    _check("description", description, _MAX_DESCRIPTION_BYTES)
 
 
 def check_target(target: str) -> None:
-    """Raise InvalidArgument (field `target`) unless TARGET could be one of an audit event. Empty is good."""
-    _check("target", target, _MAX_TARGET)
+    """Raise InvalidArgument (field `target`) unless TARGET can be that of an audit event, or is empty."""
+    _check("target", target, _MAX_TARGET_BYTES)
 
 
-def _check(field: str, text: str, most: int) -> None:
+def check_ends(field: str, name: str) -> None:
+    """Raise InvalidArgument when NAME begins or ends with a blank or an invisible character. It may be empty.
+
+    For names that identify something: `" acme"` would be another subject than `"acme"`, with other buckets, and look
+    the same on every screen.
+    """
+    if name and (_is_invisible(name[0]) or _is_invisible(name[-1])):
+        quoted = repr(name) if len(name) <= 2 * _MAX_QUOTED else f"{name[:_MAX_QUOTED]!r} ... {name[-_MAX_QUOTED:]!r}"
+        raise InvalidArgument.of(field, f"begins or ends with a blank or invisible character; remove it: {quoted}")
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in _INVISIBLE_CATEGORIES or character in _INVISIBLE_OTHERS
+
+
+def _check(field: str, text: str, max_bytes: int) -> None:
     size = len(text.encode("utf-8", "surrogatepass"))
-    if size > most:
-        raise InvalidArgument.of(field, f"has {size} bytes; at most {most} are allowed")
+    if size > max_bytes:
+        raise InvalidArgument.of(field, f"has {size} bytes; at most {max_bytes} are allowed")
     if _CONTROL.search(text):
         raise InvalidArgument.of(field, "has control characters; remove them")

@@ -1,4 +1,4 @@
-"""Callers, their roles, and the tokens by which they are known: `rlt_<id>_<secret>`."""
+"""Callers, their roles, and the bearer tokens that authenticate them: `rlt_<id>_<secret>`."""
 
 import hmac
 import re
@@ -14,9 +14,14 @@ from ratelimit_service.errors import InvalidArgument, Unauthenticated
 from ratelimit_service.management.audit import Event
 from ratelimit_service.management.ports import Transactions
 
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID_LENGTH = 12
+_SECRET_LENGTH = 32  # 62^32 is a little over 2^190
+_FORM = re.compile(rf"rlt_([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})")
+
 
 class Role(Enum):
-    """What a token is good for. An admin may do what a viewer may; a gateway may only have calls decided."""
+    """What a token allows. An admin may do what a viewer may; a gateway may only request decisions."""
 
     VIEWER = "viewer"
     ADMIN = "admin"
@@ -25,25 +30,17 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever made a call: the name of their token and its role. `role` is None for one who sent no token."""
+    """Who makes a call: the name of their token and its role. `role` is None for a caller without a token."""
 
     name: str
     role: Role | None
 
 
 ANONYMOUS = Caller("", None)
-"""One who sent no token."""
+"""A caller without a token."""
 
 LOCAL = Caller("cli", Role.ADMIN)
-"""Whoever runs the command line on the server's own machine with the database's URL."""
-
-
-__all__ = ["ANONYMOUS", "Caller", "Role", "StoredToken", "Token"]
-
-_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_ID_LENGTH = 12
-_SECRET_LENGTH = 32  # 62^32 is a little over 2^190
-_FORM = re.compile(rf"rlt_([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})")
+"""The user of the command line on the server's own machine, who has the database's URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class Token:
 
     @classmethod
     def generate(cls) -> "Token":
-        """Make a token with a secret of 190 random bits."""
+        """Create a token with a secret of 190 random bits."""
         return cls(_random(_ID_LENGTH), _random(_SECRET_LENGTH))
 
     @classmethod
@@ -69,13 +66,13 @@ class Token:
         return f"rlt_{self.token_id}_{self.secret}"
 
     def digest(self) -> bytes:
-        """What is stored of it: SHA-256, which is enough for a secret that is random and long."""
+        """The stored form: SHA-256, which is enough for a secret that is random and long."""
         return sha256(str(self).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """What is known of a token. Times are microseconds since 1970 UTC; `revoked_us` is None while it is good."""
+    """A token as it is stored. Times are microseconds since 1970 UTC; `revoked_us` is None while it is valid."""
 
     token_id: str
     name: str
@@ -84,24 +81,20 @@ class StoredToken:
     created_us: int
     revoked_us: int | None = None
 
-    def is_good_for(self, token: Token) -> bool:
+    def accepts(self, token: Token) -> bool:
         """Whether TOKEN is this one and was not revoked. Compares in constant time."""
         return hmac.compare_digest(self.digest, token.digest()) and self.revoked_us is None
 
     @property
     def holder(self) -> Caller:
-        """Who calls with it."""
+        """The caller that it authenticates."""
         return Caller(self.name, self.role)
 
 
-def _random(length: int) -> str:
-    return "".join(secrets.choice(_BASE62) for _ in range(length))
-
-
 class TokenService:
-    """Manages tokens, for whoever is at the server's own machine: no RPC leads here but that of `authenticate`.
+    """Manages tokens, on the server's own machine only: `authenticate` alone is used by RPCs.
 
-    Every method raises Unavailable when Postgres is away.
+    Every method raises Unavailable when Postgres is down.
     """
 
     def __init__(self, transactions: Transactions, clock: Clock) -> None:
@@ -109,10 +102,10 @@ class TokenService:
         self._clock = clock
 
     async def create(self, name: str, role: Role) -> str:
-        """Make a token and return it in full, which nobody can get again.
+        """Create a token and return it in full; it cannot be read again.
 
-        The name shows up as the actor in audit events. Raises InvalidArgument (field `name`) when it is malformed or a
-        token that is good has it.
+        The name is the actor in audit events. Raises InvalidArgument (field `name`) when it is malformed or a valid
+        token has it.
         """
         if not NAME.fullmatch(name) or name == LOCAL.name:
             raise InvalidArgument.of(
@@ -130,7 +123,7 @@ class TokenService:
         return str(token)
 
     async def revoke(self, name: str) -> None:
-        """End a token. Raises InvalidArgument (field `name`) when no token that is good has this name."""
+        """End a token. Raises InvalidArgument (field `name`) when no valid token has this name."""
         now_us = self._clock.now_us()
         async with self._transactions.writing() as work:
             token = await work.tokens.get_named(name) if NAME.fullmatch(name) else None
@@ -145,13 +138,13 @@ class TokenService:
             return await work.tokens.list()
 
     async def authenticate(self, text: str) -> Caller:
-        """Return whose token this is. Raises Unauthenticated when it is malformed, unknown or revoked."""
+        """Return the holder of this token. Raises Unauthenticated when it is malformed, unknown or revoked."""
         token = Token.parse(text)
         stored = None
         if token is not None:
             async with self._transactions.reading() as work:
                 stored = await work.tokens.get(token.token_id)
-        if token is None or stored is None or not stored.is_good_for(token):
+        if token is None or stored is None or not stored.accepts(token):
             raise Unauthenticated(
                 "the token is not known, or was revoked; make one with `ratelimit-service admin-tokens create`",
                 reason="TOKEN_INVALID",
@@ -159,6 +152,10 @@ class TokenService:
         return stored.holder
 
     async def any(self) -> bool:
-        """Whether there is a token that is good."""
+        """Whether there is a valid token."""
         async with self._transactions.reading() as work:
             return await work.tokens.any()
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_BASE62) for _ in range(length))

@@ -1,26 +1,25 @@
-"""Where the decision plane hears of changes."""
+"""The change feed: how the decision plane learns of changes, from the outbox that `unit_of_work` writes."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
 
-from ratelimit_service.decision.ports import Change, ChangeKind
+from ratelimit_service.decision.ports import Change, ChangeKind, Changes
 from ratelimit_service.postgres.database import CONNECT_SECONDS, Database
-from ratelimit_service.postgres.failures import Patience, translate_failures
-from ratelimit_service.postgres.outbox import CHANNEL
+from ratelimit_service.postgres.failures import HardTimeout, translate_failures
+from ratelimit_service.postgres.tables import CHANGES_CHANNEL
 
 _POLL_SECONDS = 0.9
-"""How long to wait for a notification before the next look: the floor, should none ever come."""
+"""How long to wait for a notification before the outbox is read anyway, in case a notification is lost."""
 
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
 
 
 class PostgresChangeFeed:
-    """As `decision.ports.ChangeFeed` describes it, for one reader.
+    """As `decision.ports.ChangeFeed` describes it, for one reader. A position is the number of a row in the outbox.
 
     A connection of its own listens for notifications, which only wake the reader: what has changed is read from the
     outbox, at least once a second. So neither a lost notification nor a lost connection hides a change.
@@ -29,24 +28,24 @@ class PostgresChangeFeed:
     def __init__(self, database: Database) -> None:
         self._conninfo = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._connection: AsyncConnection | None = None
-        self._patience = Patience()
+        self._timeout = HardTimeout()
 
     async def position(self) -> int:
-        """Return the number of the newest change so far, 0 if there is none. Raises StoreUnavailable."""
+        """Return the position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         with translate_failures():
-            rows = await self._ask("SELECT coalesce(max(number), 0) FROM changes")
+            rows = await self._query("SELECT coalesce(max(number), 0) FROM changes")
             return int(rows[0][0])
 
-    async def wait(self, after: int) -> Sequence[Change]:
-        """Return the changes numbered above AFTER, oldest first, within a second or so, perhaps none.
+    async def wait(self, after: int) -> Changes:
+        """Return the changes since position AFTER within a second or so, perhaps none.
 
         Raises StoreUnavailable.
         """
         with translate_failures():
-            changes = await self._read_changes(after)
-            if not changes and await self._is_woken():
-                changes = await self._read_changes(after)
-            return changes
+            found = await self._read_changes(after)
+            if not found.changes and await self._is_woken():
+                found = await self._read_changes(after)
+            return found
 
     async def close(self) -> None:
         """Close the connection. It is opened again when it is needed."""
@@ -54,46 +53,46 @@ class PostgresChangeFeed:
         if connection is not None:
             await connection.close()
 
-    async def _read_changes(self, after: int) -> list[Change]:
-        rows = await self._ask(
+    async def _read_changes(self, after: int) -> Changes:
+        rows = await self._query(
             "SELECT number, kind, name FROM changes WHERE number > %s ORDER BY number LIMIT %s", after, _MAX_PER_READ
         )
-        return [Change(int(number), ChangeKind(kind), name) for number, kind, name in rows]
+        return Changes(rows[-1][0] if rows else after, [Change(ChangeKind(kind), name) for _, kind, name in rows])
 
     async def _is_woken(self) -> bool:
-        """Wait for a notification, for as long as there is none. False when none came."""
+        """Wait for a notification until it is time to poll. False when none came."""
         connection = await self._listening()
         try:
             async for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
                 return True
         except psycopg.OperationalError:
             await self.close()
-            return True  # something may have happened while nobody listened
+            return True  # a notification may have been lost with the connection
         return False
 
-    async def _ask(self, query: str, *values: int) -> list[tuple[Any, ...]]:
+    async def _query(self, query: str, *values: int) -> list[tuple[Any, ...]]:
         """Run a query on the listening connection, and once more on a new one when that turns out to be lost."""
         fresh = self._connection is None
         try:
-            return await self._patience.within(_ANSWER_SECONDS, self._run(query, values))
+            return await self._timeout.run(_ANSWER_SECONDS, self._execute(query, values))
         except psycopg.OperationalError:
             await self.close()
             if fresh:
                 raise
         except (TimeoutError, asyncio.CancelledError):
-            await self.close()  # in the middle of a query, so of no more use
+            await self.close()  # in the middle of a query, so it cannot be used again
             raise
-        return await self._patience.within(_ANSWER_SECONDS, self._run(query, values))
+        return await self._timeout.run(_ANSWER_SECONDS, self._execute(query, values))
 
-    async def _run(self, query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
+    async def _execute(self, query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
         connection = await self._listening()
         return await (await connection.execute(query.encode(), values)).fetchall()
 
     async def _listening(self) -> AsyncConnection:
         if self._connection is None:
-            connection = await self._patience.within(
+            connection = await self._timeout.run(
                 CONNECT_SECONDS, AsyncConnection.connect(self._conninfo, autocommit=True)
             )
             self._connection = connection
-            await connection.execute(f"LISTEN {CHANNEL}".encode())
+            await connection.execute(f"LISTEN {CHANGES_CHANNEL}".encode())
         return self._connection

@@ -10,16 +10,16 @@ from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ratelimit_service.postgres.failures import Fuse, Patience, translate_failures
+from ratelimit_service.postgres.failures import ConnectionTimeout, HardTimeout, translate_failures
 
 CONNECT_SECONDS = 0.8
-"""How long to wait for a connection that answers, so that a caller hears of a dead Postgres within a second."""
+"""How long to wait for a connection that answers, so that a dead Postgres is reported within a second."""
 
 TRANSACTION_SECONDS = 3.0
-"""How long a transaction may take on our side, should Postgres stop answering in the middle of it."""
+"""How long a transaction may take on the client side, in case Postgres stops answering in the middle of it."""
 
 _CLOSE_SECONDS = 1.0
-"""How long to wait, when closing, for transactions that were given up to give their connections back."""
+"""How long to wait, when closing, for abandoned transactions to return their connections."""
 
 _POOL_SIZE = 5
 _POOL_OVERFLOW = 15
@@ -46,15 +46,15 @@ def parse_url(url: str) -> URL:
 class Database:
     """A pool of connections to one Postgres. Nothing is connected before it is needed.
 
-    A connection is tried before each use, so one that was lost while it was idle is never noticed. A transaction that
-    takes longer than `transaction_seconds` is given up. Raises ValueError when the URL is malformed.
+    A connection is tested before each use, so that one that was lost while idle causes no error. A transaction that
+    takes longer than `transaction_seconds` is aborted. Raises ValueError when the URL is malformed.
     """
 
     def __init__(self, url: str, *, transaction_seconds: float = TRANSACTION_SECONDS) -> None:
         self.url = parse_url(url)
         self._transaction_seconds = transaction_seconds
-        self._patience = Patience()
-        self._lent: set[asyncio.Future[None]] = set()  # one for each transaction, done when it has ended
+        self._timeout = HardTimeout()
+        self._open: set[asyncio.Future[None]] = set()  # one for each transaction, done when it has ended
         self._engine = create_async_engine(
             self.url,
             pool_size=_POOL_SIZE,
@@ -69,7 +69,7 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, which commits at the end and rolls back when the block raises.
+        """Provide a connection in a transaction, which commits at the end and rolls back when the block raises.
 
         Raises StoreUnavailable.
         """
@@ -78,7 +78,7 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection that reads one snapshot and changes nothing. Raises StoreUnavailable."""
+        """Provide a connection that reads one snapshot and changes nothing. Raises StoreUnavailable."""
         async with self._transaction(self._snapshots) as connection:
             yield connection
 
@@ -90,37 +90,37 @@ class Database:
     async def close(self) -> None:
         """Close all connections.
 
-        Work that was cancelled a moment ago may still have one, and is waited for: a pool that was closed keeps what is
-        given back later, and nobody would close that.
+        Waits for work that was just cancelled and may still have one: a closed pool keeps a connection that is returned
+        later, and nothing would close that.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                while ending := self._lent | self._patience.left_behind:
+                while ending := self._open | self._timeout.abandoned:
                     await asyncio.wait(ending)
         await self._engine.dispose()
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        with translate_failures(), self._lending():
-            connection = await self._patience.within(CONNECT_SECONDS, _connect(engine))
+        with translate_failures(), self._tracked():
+            connection = await self._timeout.run(CONNECT_SECONDS, _connect(engine))
             try:
                 driver = (await connection.get_raw_connection()).driver_connection
                 if not isinstance(driver, psycopg.AsyncConnection):
-                    raise TypeError(f"the driver is {type(driver)}, which we do not know how to cut off")
-                with Fuse(driver, self._transaction_seconds):
+                    raise TypeError(f"the driver is {type(driver)}; its connections cannot be shut down")
+                with ConnectionTimeout(driver, self._transaction_seconds):
                     async with connection.begin():
                         yield connection
             finally:
                 await connection.close()
 
     @contextmanager
-    def _lending(self) -> Iterator[None]:
+    def _tracked(self) -> Iterator[None]:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lent.add(ended)
+        self._open.add(ended)
         try:
             yield
         finally:
-            self._lent.discard(ended)
+            self._open.discard(ended)
             ended.set_result(None)
 
 

@@ -1,4 +1,4 @@
-"""How many servers there are."""
+"""The number of live servers."""
 
 import asyncio
 
@@ -21,8 +21,8 @@ _COUNT = sql.SQL(
 class PostgresLiveServers:
     """Counts the servers that use one database.
 
-    Each holds a shared advisory lock on a connection of its own, so one that dies, however it dies, is counted no more
-    once Postgres sees its connection go. While Postgres is away, `count` is what it was last.
+    Each holds a shared advisory lock on a connection of its own, so one that dies, however it dies, is no longer
+    counted once Postgres sees its connection close. While Postgres is down, `count` keeps its last value.
     """
 
     def __init__(self, database: Database, first_guess: int) -> None:
@@ -31,7 +31,7 @@ class PostgresLiveServers:
         """How many servers there are, this one included; at least 1."""
 
     async def run(self) -> None:
-        """Be counted, and keep `count` true, for ever."""
+        """Be counted, and keep `count` up to date, until cancelled."""
         while True:
             try:
                 async with await AsyncConnection.connect(

@@ -14,13 +14,13 @@ from ratelimit_service.postgres.database import parse_url
 from ratelimit_service.postgres.failures import translate_failures
 
 _MIGRATORS = 0x726C_0002
-"""The advisory lock that servers which start at once take turns by."""
+"""The advisory lock that servers starting at the same time take in turn."""
 
 _CONNECT_SECONDS = 5
 
 
 def upgrade(url: str) -> None:
-    """Run the migrations that the database lacks, all in one transaction. Several servers may do so at once.
+    """Run the migrations that the database lacks, all in one transaction. Several servers may do so concurrently.
 
     Raises StoreUnavailable, and ValueError when the URL is malformed.
     """

@@ -1,4 +1,4 @@
-"""Where the decision plane reads policies."""
+"""Policies, as the decision plane reads them from Postgres."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from ratelimit_service.decision.record import KeyState, OnStoreFailure, PolicyRe
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.documents import Document, limit_from_document
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.failures import Patience, translate_failures
+from ratelimit_service.postgres.failures import HardTimeout, translate_failures
 from ratelimit_service.postgres.repositories.keys import read_secrets
 from ratelimit_service.postgres.repositories.overrides import OverrideRow, read_override_rows, to_overrides
 from ratelimit_service.postgres.tables import keys, plan_versions, plans
 
 _FETCH_SECONDS = 2.0
-"""How long a read of policies may take. Callers who wait for one have gone long before."""
+"""How long a read of policies may take. Callers that wait for one have timed out long before."""
 
-_PLAN_VERSIONS = 1_000  # whose limits are kept compiled
+_MAX_PLAN_VERSIONS = 1_000  # with limits that are kept decoded
 
 _SELECT = (
     select(
@@ -49,22 +49,22 @@ class PostgresPolicySource:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._patience = Patience()
-        self._compiled: LruCache[tuple[int, int], tuple[Sequence[Document], tuple[Limit, ...]]] = LruCache(
-            _PLAN_VERSIONS
+        self._timeout = HardTimeout()
+        self._decoded: LruCache[tuple[int, int], tuple[Sequence[Document], tuple[Limit, ...]]] = LruCache(
+            _MAX_PLAN_VERSIONS
         )
 
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         """Read these keys in one snapshot. Raises StoreUnavailable.
 
-        A key whose rows make no valid policy is logged and told as unreadable; it does not disturb the others.
+        A key with rows that are not a valid policy is logged and reported as unreadable; it does not affect the others.
         """
-        # A key's id that no key can have may hold what Postgres cannot take, such as a NUL.
+        # An id that no key can have may hold what Postgres does not accept, such as a NUL.
         possible = [key_id for key_id in key_ids if key_id.isascii() and key_id.isalnum()]
         if not possible:
             return Fetched({})
         with translate_failures():
-            return await self._patience.within(_FETCH_SECONDS, self._fetch(possible))
+            return await self._timeout.run(_FETCH_SECONDS, self._fetch(possible))
 
     async def _fetch(self, key_ids: Sequence[str]) -> Fetched:
         async with self._database.reading() as connection:
@@ -84,24 +84,24 @@ class PostgresPolicySource:
                     of_keys.get(row.key_id, ()),
                     of_subjects.get(row.subject, ()),
                 )
-            except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as fault:
+            except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as error:
                 unreadable.add(row.key_id)
                 _log.error(
-                    "the rows of a key make no valid policy; the one that was good last stays in force",
+                    "the rows of a key are not a valid policy; the last valid one stays in force",
                     key_id=row.key_id,
                     plan=row.plan,
                     plan_version=row.version,
-                    why=f"{type(fault).__name__}: {fault}",
+                    why=f"{type(error).__name__}: {error}",
                 )
         return Fetched(records, frozenset(unreadable))
 
     def _limits(self, row: Row[*tuple[Any, ...]]) -> tuple[Limit, ...]:
         """The limits of the row's plan, the same objects for all its keys: there may be a hundred thousand of them."""
         version = (row.plan_id, row.version)
-        known = self._compiled.get(version)
-        if known is None or known[0] != row.limits:  # rows are never changed, but may be by hand
+        known = self._decoded.get(version)
+        if known is None or known[0] != row.limits:  # the service never changes rows, but people may
             known = (row.limits, tuple(limit_from_document(document) for document in row.limits))
-            self._compiled.put(version, known)
+            self._decoded.put(version, known)
         return known[1]
 
 

@@ -1,4 +1,4 @@
-"""Where the decision plane reads descriptor rules."""
+"""Descriptor rules, as the decision plane reads them from Postgres."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,7 +11,7 @@ from ratelimit_service.decision.descriptors.rules_cache import FetchedRules
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.documents import nodes_from_documents
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.failures import Patience, translate_failures
+from ratelimit_service.postgres.failures import HardTimeout, translate_failures
 from ratelimit_service.postgres.tables import rule_domains, rule_versions
 
 _FETCH_SECONDS = 5.0
@@ -33,14 +33,14 @@ _log = structlog.get_logger(__name__)
 
 
 class PostgresRulesSource:
-    """As `decision.rules_cache.RulesSource` describes it.
+    """As `decision.descriptors.rules_cache.RulesSource` describes it.
 
-    A domain whose rows make no valid rules is logged and told as unreadable; it does not disturb the others.
+    A domain with rows that are not valid rules is logged and reported as unreadable; it does not affect the others.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._patience = Patience()
+        self._timeout = HardTimeout()
 
     async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
         """Read the rules of these domains in one snapshot. Raises StoreUnavailable."""
@@ -52,7 +52,7 @@ class PostgresRulesSource:
 
     async def _read(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:
         with translate_failures():
-            return await self._patience.within(_FETCH_SECONDS, self._fetch(statement))
+            return await self._timeout.run(_FETCH_SECONDS, self._fetch(statement))
 
     async def _fetch(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:
         async with self._database.reading() as connection:
@@ -63,12 +63,12 @@ class PostgresRulesSource:
             try:
                 nodes = nodes_from_documents(row.descriptors)
                 found[row.domain] = DomainRules(row.domain, nodes, RuleFailure(row.on_store_failure))
-            except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as fault:
+            except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as error:
                 unreadable.add(row.domain)
                 _log.error(
-                    "the rows of a domain make no valid rules; those that were good last stay in force",
+                    "the rows of a domain are not valid rules; the last valid ones stay in force",
                     domain=row.domain,
                     version=row.version,
-                    why=f"{type(fault).__name__}: {fault}",
+                    why=f"{type(error).__name__}: {error}",
                 )
         return FetchedRules(found, frozenset(unreadable))

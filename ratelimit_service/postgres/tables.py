@@ -1,4 +1,4 @@
-"""The tables. Migrations make them; a test holds the two together."""
+"""The tables, as the migrations create them; a test compares the two."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,17 +28,17 @@ _TICK = timedelta(microseconds=1)
 
 
 class Microseconds(TypeDecorator[int]):
-    """A point in time, as a whole number."""
+    """A point in time, as microseconds since 1970 UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  its interface
-        """Return what Postgres is given."""
+        """Return the value for Postgres."""
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002  its interface
-        """Return what the domain is given."""
+        """Return the value for the domain."""
         return None if value is None else (value - _EPOCH) // _TICK
 
 
@@ -167,6 +167,9 @@ admin_tokens = Table(
     CheckConstraint("role IN ('viewer', 'admin', 'gateway')", name="role"),
     Index("admin_tokens_name_key", "name", unique=True, postgresql_where=text("revoke_time IS NULL")),
 )
+
+CHANGES_CHANNEL = "ratelimit_changes"
+"""The channel that is notified when there are new rows in `changes`."""
 
 changes = Table(
     "changes",

@@ -1,25 +1,32 @@
-"""Transactions of the control plane."""
+"""Transactions of the control plane: rows, audit events and announced changes together, or none of them.
+
+Changes are announced in an outbox, the table `changes`, with a notification that wakes `PostgresChangeFeed`.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sqlalchemy import BigInteger, cast, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.ports import Change, StoreUnavailable
 from ratelimit_service.errors import Unavailable
-from ratelimit_service.management.audit import Changed, Event
+from ratelimit_service.management.audit import Event
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.outbox import ChangeLog
 from ratelimit_service.postgres.repositories.audit import PostgresAuditRepository
 from ratelimit_service.postgres.repositories.keys import PostgresKeyRepository
 from ratelimit_service.postgres.repositories.overrides import PostgresOverrideRepository
 from ratelimit_service.postgres.repositories.plans import PostgresPlanRepository
 from ratelimit_service.postgres.repositories.rules import PostgresRulesRepository
 from ratelimit_service.postgres.repositories.tokens import PostgresTokenRepository
+from ratelimit_service.postgres.tables import CHANGES_CHANNEL, changes
+
+_WRITERS = 0x726C_0001
+"""The advisory lock that writing transactions take in turn."""
 
 
 class PostgresUnitOfWork:
-    """One transaction on one connection, as `keys.ports.UnitOfWork` describes it."""
+    """One transaction on one connection, as `management.ports.UnitOfWork` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.keys = PostgresKeyRepository(connection)
@@ -28,16 +35,19 @@ class PostgresUnitOfWork:
         self.rules = PostgresRulesRepository(connection)
         self.audit = PostgresAuditRepository(connection)
         self.tokens = PostgresTokenRepository(connection)
-        self._change_log = ChangeLog(connection)
+        self._connection = connection
 
-    async def record(self, event: Event, *changed: Changed) -> None:
-        """Write the audit row and the outbox rows. All of it is there after the commit, or nothing is."""
+    async def record(self, event: Event, *changed: Change) -> None:
+        """Write the audit row and the outbox rows, and notify the servers once the transaction commits."""
         await self.audit.add(event)
-        await self._change_log.add(changed, event.time_us)
+        rows = [{"kind": change.kind.value, "name": change.name, "time": event.time_us} for change in changed]
+        if rows:
+            await self._connection.execute(insert(changes), rows)
+            await self._connection.execute(select(func.pg_notify(CHANGES_CHANNEL, "")))
 
 
 class PostgresTransactions:
-    """Begins transactions, as `keys.ports.Transactions` describes them."""
+    """Begins transactions, as `management.ports.Transactions` describes them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,19 +58,23 @@ class PostgresTransactions:
         try:
             async with self._database.reading() as connection:
                 yield PostgresUnitOfWork(connection)
-        except StoreUnavailable as fault:
-            raise _unavailable(fault) from fault
+        except StoreUnavailable as error:
+            raise _unavailable(error) from error
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[PostgresUnitOfWork]:
-        """Begin a transaction that commits when its block ends; only one at a time is under way."""
+        """Begin a transaction that commits when its block ends, once no other writing transaction is running.
+
+        Postgres releases the lock only after the commit is visible. Hence a reader that has seen a number in the
+        outbox, or a position in a list of keys or events, has seen all that come before it.
+        """
         try:
             async with self._database.writing() as connection:
-                await ChangeLog(connection).take_turn()
+                await connection.execute(select(func.pg_advisory_xact_lock(cast(_WRITERS, BigInteger))))
                 yield PostgresUnitOfWork(connection)
-        except StoreUnavailable as fault:
-            raise _unavailable(fault) from fault
+        except StoreUnavailable as error:
+            raise _unavailable(error) from error
 
 
-def _unavailable(fault: StoreUnavailable) -> Unavailable:
-    return Unavailable(f"{fault}; try again", reason="POLICY_STORE_UNAVAILABLE")
+def _unavailable(error: StoreUnavailable) -> Unavailable:
+    return Unavailable(f"{error}; try again", reason="POLICY_STORE_UNAVAILABLE")

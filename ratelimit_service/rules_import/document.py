@@ -1,4 +1,4 @@
-"""YAML with its lines: each value knows where it stands, and says there what is wrong with it."""
+"""YAML with line numbers: each value knows its place, and reports an error there if it has the wrong type."""
 
 import yaml
 
@@ -12,86 +12,86 @@ _Pairs = list[tuple[yaml.Node, yaml.Node]]
 
 
 class Value:
-    """One value of a document. The methods that read it as something add an error when it is something else."""
+    """One value of a document. The methods that read it as a type add an error if it has another type."""
 
-    def __init__(self, node: yaml.Node, reader: "Document") -> None:
+    def __init__(self, node: yaml.Node, document: "Document") -> None:
         self._node = node
-        self._reader = reader
-        self.place = Place(reader.file, node.start_mark.line + 1)
+        self._document = document
+        self.place = Place(document.file, node.start_mark.line + 1)
 
     @property
     def is_null(self) -> bool:
-        """Whether there is nothing: an empty value, `~` or `null`."""
+        """Whether it is null: an empty value, `~` or `null`."""
         return self._node.tag == f"{_TAG}null"
 
     def text(self, name: str) -> str:
-        """The text as it is written, be it a number or a boolean; empty for null."""
+        """The text as written, even if it is a number or a boolean; empty for null."""
         if self.is_null:
             return ""
         if not isinstance(self._node, yaml.ScalarNode):
-            self._wrong(name, "a text")
+            self._wrong_type(name, "a string")
             return ""
         return str(self._node.value)
 
-    def truth(self, name: str) -> bool:
-        """Whether it says true. False for null."""
+    def boolean(self, name: str) -> bool:
+        """Whether it is true. False for null."""
         if self.is_null:
             return False
         if self._node.tag != f"{_TAG}bool":
-            self._wrong(name, "true or false")
+            self._wrong_type(name, "true or false")
             return False
         return str(self._node.value).lower() in _TRUE
 
     def number(self, name: str) -> int:
-        """The whole number. 0 for null."""
+        """The integer. 0 for null."""
         if self.is_null:
             return 0
         if not isinstance(self._node, yaml.ScalarNode) or self._node.tag != f"{_TAG}int":
-            self._wrong(name, "a whole number")
+            self._wrong_type(name, "an integer")
             return 0
-        return self._reader.number(self._node)
+        return self._document.number(self._node)
 
     def items(self, name: str) -> list["Value"]:
-        """The values of a list. None for null."""
+        """The values of a list. Empty for null."""
         if self.is_null:
             return []
         if not isinstance(self._node, yaml.SequenceNode):
-            self._wrong(name, "a list")
+            self._wrong_type(name, "a list")
             return []
-        return [Value(node, self._reader) for node in self._node.value]
+        return [Value(node, self._document) for node in self._node.value]
 
     def fields(self, name: str) -> dict[str, "Field"]:
-        """The fields of a mapping by their names, each of which may be given once. None for null."""
+        """The fields of a mapping by name, each of which may be given once. Empty for null."""
         if self.is_null:
             return {}
         if not isinstance(self._node, yaml.MappingNode):
-            self._wrong(name, "a mapping")
+            self._wrong_type(name, "a mapping")
             return {}
-        merged, own = self._reader.pairs(self._node)
+        merged, own = self._document.pairs(self._node)
         found: dict[str, Field] = {}
         for key, value in own:
-            field = Field(value, self._reader, key)
+            field = Field(value, self._document, key)
             if field.name in found:
-                self._reader.findings.error(
+                self._document.findings.error(
                     field.place, f"{field.name} is given twice, first in line {found[field.name].place.line}"
                 )
             found[field.name] = field
-        return {field.name: field for key, value in merged for field in (Field(value, self._reader, key),)} | found
+        return {field.name: field for key, value in merged for field in (Field(value, self._document, key),)} | found
 
-    def _wrong(self, name: str, wanted: str) -> None:
+    def _wrong_type(self, name: str, wanted: str) -> None:
         if isinstance(self._node, yaml.ScalarNode):
             what = repr(str(self._node.value)[:_MAX_SHOWN])
         else:
             what = "a list" if isinstance(self._node, yaml.SequenceNode) else "a mapping"
-        self._reader.findings.error(self.place, f"{name} is {what}; it must be {wanted}")
+        self._document.findings.error(self.place, f"{name} is {what}; it must be {wanted}")
 
 
 class Field(Value):
     """A named value of a mapping. Its place is that of its name."""
 
-    def __init__(self, node: yaml.Node, reader: "Document", key: yaml.Node) -> None:
-        super().__init__(node, reader)
-        self.place = Place(reader.file, key.start_mark.line + 1)
+    def __init__(self, node: yaml.Node, document: "Document", key: yaml.Node) -> None:
+        super().__init__(node, document)
+        self.place = Place(document.file, key.start_mark.line + 1)
         self.name = str(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
 
 
@@ -106,7 +106,7 @@ class Document:
         self._pairs: dict[yaml.MappingNode, tuple[_Pairs, _Pairs]] = {}
 
     def root(self) -> Value | None:
-        """The value of the whole file. None, with an error, when it is not one document of YAML."""
+        """The value of the whole file. None, with an error, if it is not a single YAML document."""
         try:
             self._loader = yaml.SafeLoader(self._text)
             node = self._loader.get_single_node()
@@ -124,7 +124,7 @@ class Document:
 
     def pairs(self, node: yaml.MappingNode) -> tuple[_Pairs, _Pairs]:
         """The keys and values that a mapping merges with `<<`, and its own."""
-        if node not in self._pairs:  # merging changes the node, and an alias brings it here again
+        if node not in self._pairs:  # merging changes the node, and an alias passes it again
             own = [(key, value) for key, value in node.value if key.tag != f"{_TAG}merge"]
             try:
                 self._loader.flatten_mapping(node)
@@ -135,5 +135,5 @@ class Document:
         return self._pairs[node]
 
     def number(self, node: yaml.ScalarNode) -> int:
-        """A whole number in any of YAML's forms."""
+        """An integer in any of YAML's forms."""
         return int(self._loader.construct_yaml_int(node))

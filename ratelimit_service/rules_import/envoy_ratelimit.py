@@ -16,11 +16,12 @@ from ratelimit_service.decision.descriptors.rules import (
 )
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.text import check_ends
 from ratelimit_service.rules_import.document import Document, Field, Value
 from ratelimit_service.rules_import.findings import Findings, Place
 
 Conversion = Callable[[int, Window, Place, Findings], TokenBucket | Quota]
-"""Makes a limit of an amount (at least 1) per window, and notes at the place what is different about it."""
+"""Converts an amount (at least 1) per window to a limit, and notes at the place what is different about it."""
 
 
 _MAX_REQUESTS: Final = 2**32 - 1
@@ -37,7 +38,7 @@ _KNOWN: Final = _OF_FILE | _OF_DESCRIPTOR | _OF_LIMIT
 
 @dataclass(frozen=True, slots=True)
 class PlacedNode:
-    """A node of the first level and the line it stands on."""
+    """A node of the first level and its line."""
 
     node: RuleNode
     place: Place
@@ -45,7 +46,7 @@ class PlacedNode:
 
 @dataclass(frozen=True, slots=True)
 class DomainFile:
-    """What one file says: a domain, and the first level of its rules."""
+    """The content of one file: a domain, and the first level of its rules."""
 
     domain: str
     place: Place
@@ -53,7 +54,7 @@ class DomainFile:
 
 
 class EnvoyRatelimitReader:
-    """Reads files. What it has to say of their lines it adds to `findings`."""
+    """Reads files. What it reports about their lines it adds to `findings`."""
 
     def __init__(self, convert: Conversion, findings: Findings) -> None:
         self._convert = convert
@@ -61,7 +62,7 @@ class EnvoyRatelimitReader:
         self._count = 0
 
     def read(self, file: str, text: str) -> DomainFile | None:
-        """Read one file. None, with an error, when it names no domain; nodes with an error are left out."""
+        """Read one file. None, with an error, if it names no domain; nodes with an error are left out."""
         self._count = 0
         root = Document(file, text, self._findings).root()
         if root is None:
@@ -74,8 +75,9 @@ class EnvoyRatelimitReader:
         name = domain.text("domain")
         try:
             check_domain("domain", name)
-        except InvalidArgument as fault:
-            self._findings.error(domain.place, fault.message)
+            check_ends("domain", name)
+        except InvalidArgument as error:
+            self._findings.error(domain.place, error.message)
             return None
         nodes = self._level(fields.get("descriptors"), 1)
         return DomainFile(name, domain.place, tuple(nodes))
@@ -99,41 +101,43 @@ class EnvoyRatelimitReader:
                 continue
             first = lines.setdefault((node.key, node.value), value.place.line)
             if first != value.place.line:
-                self._findings.error(value.place, f"the same key and value as in line {first}; make them one")
+                self._findings.error(value.place, f"the same key and value as in line {first}; merge them")
                 continue
             nodes.append(PlacedNode(node, value.place))
         return nodes
 
     def _descriptor(self, value: Value, depth: int) -> RuleNode | None:
         fields = self._fields(value, "a descriptor", _OF_DESCRIPTOR)
-        shares = "share_threshold" in fields and fields["share_threshold"].truth("share_threshold")
+        shares = "share_threshold" in fields and fields["share_threshold"].boolean("share_threshold")
         limit = self._limit(fields)
         below = self._level(fields.get("descriptors"), depth + 1)
-        self._say_what_is_different(fields)
+        self._note_differences(fields)
         key, text = (fields[name].text(name) if name in fields else "" for name in ("key", "value"))
         if shares and "*" not in text:
             place = fields["share_threshold"].place
             self._findings.note(place, "share_threshold has no meaning for a value without a *")
             shares = False
         try:
+            check_ends("key", key)
+            check_ends("value", text)
             return RuleNode(
                 key, text, () if limit is None else (limit,), tuple(placed.node for placed in below), shares
             )
-        except InvalidArgument as fault:
-            self._findings.error(value.place, fault.message)
+        except InvalidArgument as error:
+            self._findings.error(value.place, error.message)
             return None
 
-    def _say_what_is_different(self, fields: dict[str, Field]) -> None:
+    def _note_differences(self, fields: dict[str, Field]) -> None:
         for name in ("detailed_metric", "value_to_metric"):
-            if name in fields and fields[name].truth(name):
+            if name in fields and fields[name].boolean(name):
                 self._findings.note(fields[name].place, f"{name} is left out: metrics here do not name descriptors")
         if "metadata" in fields:
-            self._findings.note(fields["metadata"].place, "metadata is left out: answers here carry none of a rule")
-        if "quota_mode" in fields and fields["quota_mode"].truth("quota_mode"):
+            self._findings.note(fields["metadata"].place, "metadata is left out: responses here carry no rule metadata")
+        if "quota_mode" in fields and fields["quota_mode"].boolean("quota_mode"):
             self._findings.note(
                 fields["quota_mode"].place,
-                "quota_mode cannot be expressed: this limit denies by itself; there, a request is denied only when all "
-                "of its limits in quota_mode are over",
+                "quota_mode is not supported: here this limit denies on its own; in envoyproxy/ratelimit a request is "
+                "denied only when all of its quota_mode limits are over",
             )
         for name in ("shadow_mode", "quota_mode"):
             if name in fields and "rate_limit" not in fields:
@@ -141,7 +145,8 @@ class EnvoyRatelimitReader:
         key = fields["key"].text("key") if "key" in fields else ""
         if "*" in key:
             self._findings.note(
-                fields["key"].place, "a * in a key stands for itself; there, it is for any characters, as in a value"
+                fields["key"].place,
+                "a * in a key is literal here; in envoyproxy/ratelimit it is a wildcard, as in a value",
             )
         if key == API_KEY:
             self._findings.note(
@@ -157,21 +162,24 @@ class EnvoyRatelimitReader:
         fields = self._fields(field, "rate_limit", _OF_LIMIT)
         algorithm = self._algorithm(field, fields)
         name = fields["name"].text("name") if "name" in fields else ""
-        quiet = "shadow_mode" in descriptor and descriptor["shadow_mode"].truth("shadow_mode")
-        replaces = tuple(self._replaced(fields["replaces"])) if "replaces" in fields else ()
+        shadow = "shadow_mode" in descriptor and descriptor["shadow_mode"].boolean("shadow_mode")
+        replaces = tuple(self._replaced_names(fields["replaces"])) if "replaces" in fields else ()
         if algorithm is None:
             return None
         try:
-            return RuleLimit(algorithm, name, Mode.SHADOW if quiet else Mode.ENFORCE, replaces)
-        except InvalidArgument as fault:
-            place = fields["name"].place if fault.violations[0].field == "name" else fields["replaces"].place
-            self._findings.error(place, fault.message)
+            check_ends("name", name)
+            for position, replaced in enumerate(replaces):
+                check_ends(f"replaces[{position}]", replaced)
+            return RuleLimit(algorithm, name, Mode.SHADOW if shadow else Mode.ENFORCE, replaces)
+        except InvalidArgument as error:
+            place = fields["name"].place if error.violations[0].field == "name" else fields["replaces"].place
+            self._findings.error(place, error.message)
             return None
 
     def _algorithm(self, field: Field, fields: dict[str, Field]) -> TokenBucket | Quota | Unlimited | Blocked | None:
         unit, requests = fields.get("unit"), fields.get("requests_per_unit")
         window = _UNITS.get(unit.text("unit").upper()) if unit is not None else None
-        if "unlimited" in fields and fields["unlimited"].truth("unlimited"):
+        if "unlimited" in fields and fields["unlimited"].boolean("unlimited"):
             if window is not None and unit is not None:
                 self._findings.error(unit.place, "an unlimited rate_limit must have no unit; remove one of the two")
             if requests is not None:
@@ -188,10 +196,10 @@ class EnvoyRatelimitReader:
             self._findings.error(place, f"requests_per_unit is {amount}; it must be between 0 and {_MAX_REQUESTS}")
             return None
         if requests is None:
-            self._findings.note(place, "requests_per_unit is missing, which means 0: nothing passes, as there")
+            self._findings.note(place, "requests_per_unit is missing, which means 0: nothing is allowed")
         return self._convert(amount, window, place, self._findings) if amount else Blocked()
 
-    def _replaced(self, field: Field) -> list[str]:
+    def _replaced_names(self, field: Field) -> list[str]:
         names = []
         for value in field.items("replaces"):
             fields = self._fields(value, "an entry of replaces", {"name"})
@@ -207,7 +215,7 @@ class EnvoyRatelimitReader:
             if name in allowed:
                 continue
             if name in _KNOWN:
-                self._findings.note(field.place, f"{name} has no meaning in {what}, neither there nor here")
+                self._findings.note(field.place, f"{name} has no meaning in {what}, here or in envoyproxy/ratelimit")
             else:
                 self._findings.error(field.place, f"unknown key {name[:80]!r} in {what}")
         return fields

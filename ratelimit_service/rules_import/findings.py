@@ -1,14 +1,14 @@
-"""What an import has to say about a line."""
+"""What an import reports about the lines of the files."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 
 class Severity(Enum):
-    """Whether the import goes on."""
+    """Whether a finding stops the import."""
 
     ERROR = "error"
-    """Nothing is imported until this is put right."""
+    """Nothing is imported until this is fixed."""
     NOTE = "note"
     """Something behaves differently here, or has no meaning here."""
 
@@ -26,7 +26,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that somebody who moves should know."""
+    """One error or difference, and its line."""
 
     place: Place
     severity: Severity
@@ -44,7 +44,7 @@ class Findings:
 
     @property
     def all(self) -> list[Finding]:
-        """File by file as they were met, and from the first line of each to its last."""
+        """File by file in the order in which they were read, and each file's by line."""
         return [
             finding
             for findings in self._by_file.values()
@@ -52,16 +52,16 @@ class Findings:
         ]
 
     def error(self, place: Place, message: str) -> None:
-        """Add what keeps the import from going on."""
+        """Add an error, which stops the import."""
         self._add(Finding(place, Severity.ERROR, message))
 
     def note(self, place: Place, message: str) -> None:
-        """Add what is different here."""
+        """Add a difference."""
         self._add(Finding(place, Severity.NOTE, message))
 
     @property
-    def refused(self) -> bool:
-        """Whether there is an error among them."""
+    def has_errors(self) -> bool:
+        """Whether any of them is an error."""
         return any(finding.severity is Severity.ERROR for finding in self.all)
 
     def _add(self, finding: Finding) -> None:

@@ -1,4 +1,4 @@
-"""Decisions by the command line, from end to end."""
+"""Decisions on the command line, from end to end."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import Rate
 
 @pytest.fixture
 def new_key(dev_server: DevServer) -> Callable[[str], str]:
-    """Make a key on plan free for this subject and return its secret."""
+    """Create a key on plan free for this subject and return its secret."""
 
     def make(subject: str) -> str:
         made = dev_server.run("keys", "create", "--plan", "free", "--subject", subject, "--json")
@@ -24,7 +24,7 @@ def new_key(dev_server: DevServer) -> Callable[[str], str]:
 
 
 def test_allowed_exits_with_0(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
-    """An allowed call says so, with what is left of each limit, and the exit code is 0."""
+    """An allowed call is reported with what is left of each limit, and the exit code is 0."""
     done = dev_server.run("check", new_key("allowed"), "--resource", "orders.create", "--cost", "3")
     assert done.returncode == 0
     assert done.stdout.startswith("allowed: WITHIN_LIMIT; limit burst, 17 left; key ")
@@ -33,7 +33,7 @@ def test_allowed_exits_with_0(dev_server: DevServer, new_key: Callable[[str], st
 
 
 def test_denied_exits_with_1(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
-    """A denied call says why and when to try again, and the exit code is 1."""
+    """A denied call is reported with the reason and when to retry, and the exit code is 1."""
     key = new_key("denied")
     never = dev_server.run("check", key, "--cost", "21")
     assert (never.returncode, never.stdout.splitlines()[0].split(";")[0]) == (1, "denied: COST_EXCEEDS_CAPACITY")
@@ -45,7 +45,7 @@ def test_denied_exits_with_1(dev_server: DevServer, new_key: Callable[[str], str
 
 
 def test_json_is_proto3_json(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
-    """With --json the answer is the message, zeros included, and nothing else."""
+    """With --json the output is the message, zeros included, and nothing else."""
     done = dev_server.run("check", new_key("json"), "--cost", "0", "--json")
     decision = json.loads(done.stdout)
     assert (decision["allowed"], decision["reason"], decision["remaining"]) == (True, "WITHIN_LIMIT", "20")
@@ -53,46 +53,46 @@ def test_json_is_proto3_json(dev_server: DevServer, new_key: Callable[[str], str
     assert decision["limits"][0]["would_deny"] is False
 
 
-def test_the_key_may_come_by_other_ways(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
-    """A key can be kept off the command line: by a variable, or on standard input; without any, we say so."""
+def test_the_key_may_be_given_in_other_ways(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """A key can be kept off the command line: in a variable, or on standard input; a missing one is reported."""
     key = new_key("ways")
     assert dev_server.run("check", RATELIMIT_API_KEY=key).returncode == 0
     assert dev_server.run("check", "-", stdin=f"{key}\n").returncode == 0
-    nameless = dev_server.run("check")
-    assert (nameless.returncode, nameless.stdout) == (2, "")
-    assert nameless.stderr.startswith("name the key:")
+    missing = dev_server.run("check")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("no key: give it as KEY")
 
 
 def test_a_repeated_request_is_charged_once(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
-    """The same call with the same --request-id gets the first answer again."""
+    """The same call with the same --request-id gets the first response again."""
     key = new_key("repeated")
-    answers = [dev_server.run("check", key, "--cost", "5", "--request-id", "r1", "--json").stdout for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert json.loads(answers[0])["remaining"] == "15"
+    responses = [dev_server.run("check", key, "--cost", "5", "--request-id", "r1", "--json").stdout for _ in range(2)]
+    assert responses[0] == responses[1]
+    assert json.loads(responses[0])["remaining"] == "15"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["check", "rlk_live_nonsense"], "api_key: is malformed"),
+        (["check", ""], "api_key: is empty"),
         (["check", "KEY", "--resource", "x" * 257], "resource: has 257 bytes"),
         (["check", "KEY", "--request-id", "x" * 129], "request_id: "),
         (["check", "KEY", "--cost", "1000001"], "less than or equal to 1000000"),
         (["check", "KEY", "--cost", "-1"], "greater than or equal to 0"),
     ],
 )
-def test_bad_input_names_the_field(dev_server: DevServer, arguments: list[str], words: str) -> None:
-    """What cannot be decided exits with 2, names the field, and says nothing on standard output."""
+def test_bad_input_names_the_field(dev_server: DevServer, arguments: list[str], message: str) -> None:
+    """Invalid input exits with 2, names the field, and prints nothing on standard output."""
     key = dev_server.state["api_key"]
     done = dev_server.run(*(key if argument == "KEY" else argument for argument in arguments))
     assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert key not in done.stderr
 
 
 def test_a_key_id_needs_a_gateway(dev_server: DevServer) -> None:
-    """A key_id in place of the secret is refused to whoever is no gateway, with exit code 3."""
+    """A key_id in place of the secret is refused to callers without the role gateway, with exit code 3."""
     key_id = dev_server.state["api_key"].split("_")[2]
     refused = dev_server.run("check", key_id)
     assert refused.returncode == 3
@@ -103,7 +103,7 @@ def test_a_key_id_needs_a_gateway(dev_server: DevServer) -> None:
 
 
 def test_no_server_exits_with_4(dev_server: DevServer) -> None:
-    """Where no server answers, two lines say where we looked and what to do."""
+    """If no server responds, two lines report the address and what to do."""
     done = dev_server.run("check", dev_server.state["api_key"], "--server", "127.0.0.1:1")
     assert (done.returncode, done.stdout) == (4, "")
     lines = done.stderr.splitlines()
@@ -112,7 +112,7 @@ def test_no_server_exits_with_4(dev_server: DevServer) -> None:
 
 
 def test_explain_names_levels(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
-    """An explanation says which level set each limit, which do not apply, and charges nothing."""
+    """An explanation reports which level set each limit and which do not apply, and charges nothing."""
     key = new_key("explained")
     override = ["--limit", "burst", "--capacity", "7", "--refill-tokens", "1", "--subject", "explained"]
     assert dev_server.run("overrides", "set", *override).returncode == 0

@@ -1,4 +1,4 @@
-"""`ratelimit-service dev`: starts, stops, and what stays."""
+"""`ratelimit-service dev`: starts, stops, and what it keeps."""
 
 import json
 import os
@@ -39,8 +39,8 @@ def test_a_second_start_keeps_everything(own_dev_server: DevServer) -> None:
     assert own_dev_server.stop(signal.SIGINT) == 0
 
 
-def test_says_what_to_do_next(dev_server: DevServer) -> None:
-    """When it is ready it prints the key, which transport opened and why, and commands that can be pasted."""
+def test_prints_what_to_do_next(dev_server: DevServer) -> None:
+    """When it is ready it prints the key, which transport it uses and why, and commands that can be pasted."""
     key = dev_server.state["api_key"]
     output = dev_server.output
     assert f"ratelimit-service serves on {dev_server.listen}. Transport " in output
@@ -51,8 +51,8 @@ def test_says_what_to_do_next(dev_server: DevServer) -> None:
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-def test_port_0_is_any_free_one(transport: str, own_dev_server: DevServer) -> None:
-    """Where any port will do, what is printed, dev.json and the commands beside it name the one that was taken."""
+def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> None:
+    """With port 0, the output, dev.json and the commands that read it name the port that was taken."""
     own_dev_server.environment |= {
         "RATELIMIT_TRANSPORT": transport,
         "RATELIMIT_LISTEN": "127.0.0.1:0",
@@ -65,20 +65,20 @@ def test_port_0_is_any_free_one(transport: str, own_dev_server: DevServer) -> No
     assert own_dev_server.run("check", own_dev_server.state["api_key"]).returncode == 0
     metrics = re.search(r"metrics on (http://\S+)/metrics;", own_dev_server.output)
     assert metrics is not None
-    with urllib.request.urlopen(f"{metrics[1]}/metrics", timeout=10) as answer:
-        assert b"ratelimit_decisions_total" in answer.read()
+    with urllib.request.urlopen(f"{metrics[1]}/metrics", timeout=10) as response:
+        assert b"ratelimit_decisions_total" in response.read()
 
 
-def test_secrets_are_for_the_owner_alone(dev_server: DevServer) -> None:
-    """Nobody but the owner may read the file of the peppers, and dev.json, which has what scripts need."""
+def test_only_the_owner_may_read_secrets(dev_server: DevServer) -> None:
+    """Only the owner may read the file of the peppers, and dev.json, which has what scripts need."""
     for name in ("dev.json", "peppers"):
         assert stat.S_IMODE((dev_server.data_dir / name).stat().st_mode) == 0o600
     assert {"listen", "api_key", "admin_token"} <= dev_server.state.keys()
     assert dev_server.state["listen"] == dev_server.listen
 
 
-def test_a_second_dev_on_the_folder_is_refused_in_words(dev_server: DevServer) -> None:
-    """While one runs on a folder, another is told so, with the first one's process, and the first goes on."""
+def test_a_second_dev_on_the_folder_is_refused(dev_server: DevServer) -> None:
+    """While one runs on a folder, a second one fails with the first one's process id, and the first keeps running."""
     second = dev_server.run("dev", RATELIMIT_LISTEN="127.0.0.1:0")
     assert second.returncode == 2
     assert f"already runs on {dev_server.data_dir} (process " in second.stderr
@@ -86,7 +86,7 @@ def test_a_second_dev_on_the_folder_is_refused_in_words(dev_server: DevServer) -
 
 
 def test_a_taken_port_is_refused_before_anything_starts(own_dev_server: DevServer) -> None:
-    """A port that somebody else holds is named, and no store was started for nothing."""
+    """A port that another process holds is reported, and no store is started."""
     host, port = own_dev_server.listen.split(":")
     with socket.socket() as taken:
         taken.bind((host, int(port)))
@@ -97,11 +97,11 @@ def test_a_taken_port_is_refused_before_anything_starts(own_dev_server: DevServe
     assert not own_dev_server.data_dir.exists()
 
 
-def test_urls_of_other_stores_are_not_touched(own_dev_server: DevServer) -> None:
-    """A database that is set for other commands gets no demo key: dev says that it has its own."""
-    own_dev_server.environment["RATELIMIT_DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/production"
+def test_other_stores_are_not_used(own_dev_server: DevServer) -> None:
+    """A database that is set for other commands gets no demo key: dev reports that it uses its own."""
+    own_dev_server.environment["RATELIMIT_DATABASE_URL"] = "postgresql://user@127.0.0.1:1/production"
     own_dev_server.start()
-    assert "RATELIMIT_DATABASE_URL is set and not used: dev has its own" in own_dev_server.output
+    assert "RATELIMIT_DATABASE_URL is set but ignored: dev uses its own" in own_dev_server.output
 
 
 def test_starts_again_after_it_was_killed(own_dev_server: DevServer) -> None:
@@ -118,8 +118,8 @@ def test_starts_again_after_it_was_killed(own_dev_server: DevServer) -> None:
     assert [command for command in commands if folder in command] == []
 
 
-def test_what_was_revoked_is_made_anew(own_dev_server: DevServer) -> None:
-    """A demo key or admin token that is no longer good is replaced at the next start; good ones stay."""
+def test_what_was_revoked_is_replaced(own_dev_server: DevServer) -> None:
+    """A demo key or admin token that is no longer valid is replaced at the next start; valid ones stay."""
     own_dev_server.start()
     first = own_dev_server.state
     key_id = first["api_key"].split("_")[2]
@@ -135,25 +135,25 @@ def test_what_was_revoked_is_made_anew(own_dev_server: DevServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "code", "words"),
+    ("settings", "code", "message"),
     [
         ({"RATELIMIT_WORKERS": "0"}, 2, "RATELIMIT_WORKERS is '0': input should be greater than or equal to 1"),
         ({"RATELIMIT_LISTEN": "nonsense"}, 4, "'nonsense' is not an address; write host:port"),
         ({"RATELIMIT_DATA_DIR": "/dev/null/x"}, 2, "cannot use /dev/null/x: Not a directory"),
     ],
 )
-def test_wrong_settings_are_told_in_words(
-    own_dev_server: DevServer, settings: dict[str, str], code: int, words: str
+def test_invalid_settings_are_reported(
+    own_dev_server: DevServer, settings: dict[str, str], code: int, message: str
 ) -> None:
-    """A setting that cannot be is named with its value, without a traceback."""
+    """An invalid setting is reported with its value, without a traceback."""
     done = own_dev_server.run("dev", **settings)
     assert done.returncode == code
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_without_the_wheels_it_says_what_to_install(tmp_path: Path) -> None:
-    """Where the extra is not installed, dev names it, and starts nothing."""
+def test_without_the_wheels_it_reports_what_to_install(tmp_path: Path) -> None:
+    """If the extra is not installed, dev names it, and starts nothing."""
     script = "import sys; sys.modules['psutil'] = None; from ratelimit_service.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "dev", "--data-dir", str(tmp_path), "--listen", "127.0.0.1:0"],
@@ -167,5 +167,5 @@ def test_without_the_wheels_it_says_what_to_install(tmp_path: Path) -> None:
 
 
 def test_the_program_is_installed() -> None:
-    """The command is there and can be run."""
+    """The command is installed and executable."""
     assert os.access(PROGRAM, os.X_OK)

@@ -1,4 +1,4 @@
-"""`ratelimit-service doctor`: its words for each fault."""
+"""`ratelimit-service doctor`: its report on each error."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from fixtures.dev_server import DevServer, free_address
-from ratelimit_service.cli.doctor.command import examine
+from ratelimit_service.cli.doctor.command import run_checks
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.postgres import migrate
@@ -20,7 +20,7 @@ Doctor = Callable[..., dict[str, tuple[str, str]]]
 
 @pytest.fixture(scope="module")
 def database_url(empty_database_url: Callable[[], str]) -> str:
-    """A database that is migrated and has no token."""
+    """A migrated database without a token."""
     url = empty_database_url()
     migrate.upgrade(url)
     return url
@@ -28,10 +28,10 @@ def database_url(empty_database_url: Callable[[], str]) -> str:
 
 @pytest.fixture
 def doctor(database_url: str, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """Examine settings that are right but for the given ones. Gives, for each thing, the last word on it."""
+    """Check settings that are valid except for the given ones. Returns the last finding on each subject."""
     for name in [name for name in os.environ if name.startswith("RATELIMIT_")]:
         monkeypatch.delenv(name)
-    right = {
+    valid = {
         "DATABASE_URL": database_url,
         "REDIS_URL": valkey_url,
         "PEPPERS": Peppers.generate(),
@@ -41,40 +41,41 @@ def doctor(database_url: str, valkey_url: str, tmp_path: Path, monkeypatch: pyte
         "TRANSPORT": "grpcio",
     }
 
-    def look(**settings: str) -> dict[str, tuple[str, str]]:
+    def check(**settings: str) -> dict[str, tuple[str, str]]:
         with monkeypatch.context() as environment:
-            for name, value in (right | settings).items():
+            for name, value in (valid | settings).items():
                 environment.setenv(f"RATELIMIT_{name}", value)
-            return {finding.thing: (finding.verdict.value, finding.words) for finding in examine(os.environ)}
+            findings = run_checks(os.environ)
+            return {finding.subject: (finding.severity.value, finding.message) for finding in findings}
 
-    return look
+    return check
 
 
-def test_a_dev_server_is_well(dev_server: DevServer) -> None:
-    """On the folder of a running dev server all is well, in one line per thing, and the exit code is 0."""
+def test_a_dev_server_is_ok(dev_server: DevServer) -> None:
+    """On the folder of a running dev server everything is ok, in one line per subject, and the exit code is 0."""
     done = dev_server.run("doctor")
     assert done.returncode == 0, done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok"}
-    assert f"a ratelimit-service runs on {dev_server.listen} and says that it is SERVING" in done.stdout
+    assert f"a ratelimit-service runs on {dev_server.listen} and reports SERVING" in done.stdout
 
 
-def test_a_fault_exits_with_1(dev_server: DevServer) -> None:
-    """One fault among things that are well makes the exit code 1, and scripts can read what it is."""
+def test_an_error_exits_with_1(dev_server: DevServer) -> None:
+    """A single error makes the exit code 1, and scripts can read what it is."""
     done = dev_server.run("doctor", "--json", RATELIMIT_PEPPERS="1:short")
     assert (done.returncode, done.stderr) == (1, "")
-    faults = [found for found in json.loads(done.stdout) if found["verdict"] == "fault"]
-    assert [found["thing"] for found in faults] == ["peppers"]
+    errors = [found for found in json.loads(done.stdout) if found["severity"] == "error"]
+    assert [found["subject"] for found in errors] == ["peppers"]
 
 
-def test_a_missing_token_is_a_fault(doctor: Doctor) -> None:
-    """Without any token a server would not start: doctor says how to make one; everything else is well."""
+def test_a_missing_token_is_an_error(doctor: Doctor) -> None:
+    """Without any token a server would not start: doctor reports how to create one; everything else is ok."""
     found = doctor()
-    assert {thing for thing, (verdict, _) in found.items() if verdict != "ok"} == {"tokens"}
+    assert {subject for subject, (severity, _) in found.items() if severity != "ok"} == {"tokens"}
     assert "admin-tokens create NAME --role admin" in found["tokens"][1]
 
 
 @pytest.mark.parametrize(
-    ("settings", "thing", "words"),
+    ("settings", "subject", "message"),
     [
         ({"DATABASE_URL": ""}, "postgres", "RATELIMIT_DATABASE_URL is not set; set it to postgresql://"),
         ({"DATABASE_URL": "mysql://u:hush@h/d"}, "postgres", "does not begin with postgresql://"),
@@ -87,7 +88,7 @@ def test_a_missing_token_is_a_fault(doctor: Doctor) -> None:
             "RATELIMIT_REDIS_URL: the bucket store's URL has the scheme 'http'",
         ),
         ({"REDIS_URL": "redis://u:hush@127.0.0.1:1/0"}, "redis", "127.0.0.1:1"),
-        ({"PEPPERS": ""}, "peppers", "RATELIMIT_PEPPERS is not set; make one by"),
+        ({"PEPPERS": ""}, "peppers", "RATELIMIT_PEPPERS is not set; generate one with"),
         ({"PEPPERS": "1:aHVzaA=="}, "peppers", "pepper version 1 has 4 bytes; it needs 32 or more"),
         ({"PEPPERS": "hush"}, "peppers", "pepper number 1 is not <version>:<base64>"),
         ({"WORKERS": "99"}, "settings", "RATELIMIT_WORKERS is '99': input should be less than or equal to 64"),
@@ -99,64 +100,63 @@ def test_a_missing_token_is_a_fault(doctor: Doctor) -> None:
         ({"LISTEN": "here"}, "port", "'here' is not an address; write host:port"),
         ({"METRICS_LISTEN": "127.0.0.1"}, "metrics port", "'127.0.0.1' is not an address"),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls", "RATELIMIT_TLS_KEY is not set"),
-        ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "tls", "there is no file /nowhere.pem"),
+        ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "tls", "no such file: /nowhere.pem"),
     ],
 )
-def test_each_fault_has_its_words(doctor: Doctor, settings: dict[str, str], thing: str, words: str) -> None:
-    """A fault is told under the name of the thing, with what to do, and without the secret."""
+def test_each_error_is_explained(doctor: Doctor, settings: dict[str, str], subject: str, message: str) -> None:
+    """An error is reported under the name of its subject, with what to do, and without the secret."""
     found = doctor(**settings)
-    assert found[thing][0] == "fault"
-    assert words in found[thing][1]
+    assert found[subject][0] == "error"
+    assert message in found[subject][1]
     assert "hush" not in json.dumps(found).replace("'hush'", "")
 
 
 def test_a_misspelt_setting_is_a_warning(doctor: Doctor) -> None:
-    """A variable that looks like a setting and is none is named with the one that was meant."""
+    """An unknown variable with the prefix of settings is reported with the setting that was probably meant."""
     found = doctor(WORKRES="2", TOKEN="rlt_x")
-    settings = found["settings"]
-    assert settings == ("ok", "can be read")
-    assert "RATELIMIT_WORKRES is no setting and is not read; did you mean RATELIMIT_WORKERS?" in found["variables"][1]
+    assert found["settings"] == ("ok", "valid")
+    assert "RATELIMIT_WORKRES: unknown setting, ignored; did you mean RATELIMIT_WORKERS?" in found["variables"][1]
 
 
-def test_a_missing_schema_is_a_fault(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
-    """An empty database is told apart from one of another version, and both from one that is right."""
+def test_a_missing_schema_is_an_error(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
+    """An empty database is distinguished from one of another revision, and both from one of the right revision."""
     url = empty_database_url()
-    assert doctor(DATABASE_URL=url)["schema"] == ("fault", "there is none yet; run `ratelimit-service migrate`")
+    assert doctor(DATABASE_URL=url)["schema"] == ("error", "missing; run `ratelimit-service migrate`")
     migrate.upgrade(url)
     assert doctor(DATABASE_URL=url)["schema"][0] == "ok"
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'future'")
-    verdict, words = doctor(DATABASE_URL=url)["schema"]
-    assert (verdict, words.startswith("is at revision future, this program needs ")) == ("fault", True)
+    severity, message = doctor(DATABASE_URL=url)["schema"]
+    assert (severity, message.startswith("is at revision future, this program needs ")) == ("error", True)
 
 
-def test_a_missing_database_is_told(doctor: Doctor, database_url: str) -> None:
-    """A server without the database that the URL names is a fault that names the database."""
+def test_a_missing_database_is_reported(doctor: Doctor, database_url: str) -> None:
+    """A server without the database in the URL is an error that names the database."""
     url = database_url.rpartition("/")[0] + "/absent"
     assert 'database "absent" does not exist' in doctor(DATABASE_URL=url)["postgres"][1]
 
 
 def test_a_redis_that_evicts_is_a_warning(doctor: Doctor, valkey: Callable[..., EmbeddedValkey]) -> None:
-    """A server that forgets buckets when it is full would admit too much, and doctor says which setting is wrong."""
+    """A server that evicts buckets when it is full would admit too much: doctor reports which setting is wrong."""
     evicting = valkey(**{"maxmemory-policy": "allkeys-lru"})
-    verdict, words = doctor(REDIS_URL=evicting.url)["redis"]
-    assert verdict == "warning"
-    assert words.startswith("its maxmemory-policy is allkeys-lru")
+    severity, message = doctor(REDIS_URL=evicting.url)["redis"]
+    assert severity == "warning"
+    assert message.startswith("its maxmemory-policy is allkeys-lru")
 
 
 @pytest.fixture
 def taken_address() -> Iterator[str]:
-    """An address that somebody else listens on."""
+    """An address that another socket listens on."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
-def test_a_taken_port_is_a_fault(doctor: Doctor, taken_address: str) -> None:
-    """A port that another program holds is named, for calls and for metrics."""
+def test_a_taken_port_is_an_error(doctor: Doctor, taken_address: str) -> None:
+    """A port that another program holds is reported, for calls and for metrics."""
     found = doctor(LISTEN=taken_address)
-    assert found["port"][0] == "fault"
+    assert found["port"][0] == "error"
     assert f"cannot listen on {taken_address}: Address already in use" in found["port"][1]
     found = doctor(METRICS_LISTEN=taken_address)
     assert "set RATELIMIT_METRICS_LISTEN to another one" in found["metrics port"][1]

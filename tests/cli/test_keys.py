@@ -1,4 +1,4 @@
-"""Keys by the command line, from end to end."""
+"""Keys on the command line, from end to end."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from fixtures.dev_server import DevServer
 
 
 def create(server: DevServer, subject: str, *options: str) -> dict[str, Any]:
-    """Make a key on plan free; gives the key and its secret."""
+    """Create a key on plan free; returns the key and its secret."""
     made = server.run("keys", "create", "--plan", "free", "--subject", subject, *options, "--json")
     assert made.returncode == 0, made.stderr
     created: dict[str, Any] = json.loads(made.stdout)
@@ -35,7 +35,7 @@ def test_the_secret_is_shown_once(dev_server: DevServer) -> None:
 
 
 def test_lists_page_by_page(dev_server: DevServer) -> None:
-    """A list shows the keys in the order of their creation, and says how to go on after a full page."""
+    """A list shows the keys in order of creation, and how to get the next page after a full one."""
     made = [create(dev_server, "paged")["key"]["key_id"] for _ in range(3)]
     first = dev_server.run("keys", "list", "--subject", "paged", "--page-size", "2")
     assert [line.split()[0] for line in first.stdout.splitlines()] == ["KEY_ID", *made[:2]]
@@ -64,7 +64,7 @@ def test_update_changes_what_is_named(dev_server: DevServer) -> None:
 
 
 def test_rotation_overlaps(dev_server: DevServer) -> None:
-    """After a rotation with an overlap both secrets are good; after one without, only the new one."""
+    """After a rotation with an overlap both secrets are valid; after one without, only the new one."""
     created = create(dev_server, "rotated")
     key_id, first = created["key"]["key_id"], created["secret"]
     second = json.loads(dev_server.run("keys", "rotate", key_id, "--overlap", "1h", "--json").stdout)["secret"]
@@ -76,7 +76,7 @@ def test_rotation_overlaps(dev_server: DevServer) -> None:
 
 
 def test_suspension_and_revocation(dev_server: DevServer) -> None:
-    """A suspended key is denied until it is resumed, and a revoked one for ever."""
+    """A suspended key is denied until it is resumed, and a revoked one permanently."""
     created = create(dev_server, "ended")
     key_id, secret = created["key"]["key_id"], created["secret"]
     assert "SUSPENDED" in dev_server.run("keys", "suspend", key_id).stdout
@@ -92,17 +92,19 @@ def test_suspension_and_revocation(dev_server: DevServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (["create", "--plan", "nope", "--subject", "x"], 3, "NOT_FOUND PLAN_NOT_FOUND"),
         (["create", "--plan", "free", "--subject", ""], 2, "subject"),
+        (["create", "--plan", "free", "--subject", " acme "], 2, "create.subject: begins or ends with a blank"),
+        (["list", "--subject", "acme\u200b"], 2, "remove it: 'acme\\u200b'"),
         (["create", "--plan", "free"], 2, "Missing option '--subject'"),
         (["create", "--plan", "free", "--subject", "x", "--expires", "soon"], 2, "--expires: 'soon' is not a time"),
         (["create", "--plan", "free", "--subject", "x", "--expires", "2020-01-01"], 2, "expire_time"),
         (["get", "0123456789abcdef"], 3, "NOT_FOUND KEY_NOT_FOUND"),
         (["get", "x"], 2, "key_id: "),
         (["rotate", "0123456789abcdef", "--overlap", "31d"], 2, "rotate.overlap: "),
-        (["rotate", "0123456789abcdef", "--overlap", "x"], 2, "--overlap: 'x' is not a span of time"),
+        (["rotate", "0123456789abcdef", "--overlap", "x"], 2, "--overlap: 'x' is not a duration"),
         (["list", "--page-size", "1001"], 2, "less than or equal to 1000"),
         (["list", "--page-token", "x"], 2, "list.page_token: "),
         (["list", "--token", "rlt_nonsense"], 3, "UNAUTHENTICATED TOKEN_INVALID"),
@@ -110,17 +112,19 @@ def test_suspension_and_revocation(dev_server: DevServer) -> None:
         (["list", "--server", "http://127.0.0.1:1"], 2, "write HOST:PORT, or https://HOST:PORT"),
     ],
 )
-def test_faults_are_told_in_a_line_or_two(dev_server: DevServer, arguments: list[str], code: int, words: str) -> None:
-    """Each fault has its documented exit code and names what is wrong, without a traceback."""
+def test_errors_are_reported_in_a_few_lines(
+    dev_server: DevServer, arguments: list[str], code: int, message: str
+) -> None:
+    """Each error has its documented exit code and names what is wrong, without a traceback."""
     done = dev_server.run("keys", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 4
 
 
 def wait_for(server: DevServer, secret: str, reason: str) -> bool:
-    """Whether calls with the secret are answered with this reason within a few tries: changes take up to a second."""
+    """Whether calls with the secret get this reason within a few tries: changes take up to a second."""
     return any(
         json.loads(server.run("check", secret, "--cost", "0", "--json").stdout)["reason"] == reason for _ in range(8)
     )

@@ -1,4 +1,4 @@
-"""Plans, overrides, tokens and audit by the command line, from end to end."""
+"""Plans, overrides, tokens and audit on the command line, from end to end."""
 
 import json
 import re
@@ -12,14 +12,14 @@ PLAN = Path(__file__).parents[2] / "docs" / "plan.yaml"
 
 
 def test_the_seeded_plans(dev_server: DevServer) -> None:
-    """`free` and `pro` are there, with the limits that the README promises."""
+    """`free` and `pro` exist, with the limits that the README states."""
     listed = {line.split()[0]: line for line in dev_server.run("plans", "list").stdout.splitlines()[1:]}
     assert "burst: 20 tokens, 10 more every 1s; daily: 10,000 a day" in listed["free"]
     assert "burst: 200 tokens, 100 more every 1s; monthly: 5,000,000 a month" in listed["pro"]
 
 
 def test_a_plan_lives_in_a_file(dev_server: DevServer) -> None:
-    """A plan is made from a file, changed by one that was read before, refused with an old etag, and deleted."""
+    """A plan is created from a file, updated by what was read before, refused with an old etag, and deleted."""
     made = dev_server.run("plans", "create", str(PLAN))
     assert made.returncode == 0, made.stderr
     assert "exports: 20 an hour, for reports.export.*" in made.stdout
@@ -40,14 +40,14 @@ def test_a_plan_lives_in_a_file(dev_server: DevServer) -> None:
 
 
 def test_a_plan_in_use_stays(dev_server: DevServer) -> None:
-    """A plan with keys on it is not deleted, and we say how many there are."""
+    """A plan with keys on it is not deleted, and the error reports how many there are."""
     done = dev_server.run("plans", "delete", "free")
     assert done.returncode == 3
     assert "PLAN_IN_USE" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("plan", "words"),
+    ("plan", "message"),
     [
         ("{name: x}", "create.plan.limits: has 0 entries"),
         ("{name: x, limits: [{name: b}]}", "create.plan.limits[0]"),
@@ -63,15 +63,15 @@ def test_a_plan_in_use_stays(dev_server: DevServer) -> None:
         ("name: [", "standard input, line 1: "),
     ],
 )
-def test_a_bad_plan_names_its_field(dev_server: DevServer, plan: str, words: str) -> None:
-    """A plan that cannot be is refused with exit code 2 and the path of the field at fault."""
+def test_a_bad_plan_names_its_field(dev_server: DevServer, plan: str, message: str) -> None:
+    """An invalid plan is refused with exit code 2 and the path of the invalid field."""
     done = dev_server.run("plans", "create", "-", stdin=plan)
     assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
+    assert message in done.stderr
 
 
 def test_overrides(dev_server: DevServer) -> None:
-    """An override is set, listed with its end, and deleted; setting one takes a target and one kind of limit."""
+    """An override is set, listed with its expiry, and deleted; setting one takes a target and one kind of limit."""
     target = ("--subject", "overridden")
     bucket = ("--limit", "burst", "--capacity", "5", "--refill-tokens", "1", "--refill-period", "2s")
     assert dev_server.run("overrides", "set", *target, *bucket, "--expires", "2099-01-01").returncode == 0
@@ -85,7 +85,7 @@ def test_overrides(dev_server: DevServer) -> None:
     left = json.loads(dev_server.run("overrides", "delete", *target, "--limit", "burst", "--json").stdout)
     assert [override["limit"]["name"] for override in left["overrides"]] == ["extra"]
     assert dev_server.run("overrides", "delete", *target, "--limit", "burst").returncode == 3
-    assert dev_server.run("overrides", "list").stderr.startswith("whose override?")
+    assert dev_server.run("overrides", "list").stderr.startswith("no target: give either")
     both = dev_server.run("overrides", "set", *target, *bucket, "--amount", "3")
     assert (both.returncode, both.stderr.startswith("give either --capacity")) == (2, True)
 

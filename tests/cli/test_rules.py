@@ -33,7 +33,7 @@ free  passes
 
 
 def test_rules_live_in_a_file(dev_server: DevServer) -> None:
-    """Rules are checked, put in force from a file, shown as a tree, changed by what was read before, and deleted."""
+    """Rules are validated, put in force from a file, shown as a tree, updated by what was read before, and deleted."""
     checked = dev_server.run("rules", "replace", "--validate-only", "-", stdin=RULES)
     assert checked.returncode == 0, checked.stderr
     assert TREE in checked.stdout
@@ -57,25 +57,29 @@ def test_rules_live_in_a_file(dev_server: DevServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "words"),
+    ("rules", "message"),
     [
         ("{domain: x, descriptors: [{}]}", "replace.rules.descriptors[0].key: is empty"),
         ("{domain: x, descriptors: [{key: k, limits: [{name: it's, blocked: {}}]}]}", 'limits[0].name: is "it\'s"'),
+        (
+            "{domain: x, descriptors: [{key: k, value: 'v '}]}",
+            "replace.rules.descriptors[0].value: begins or ends with",
+        ),
         ("{domain: x, descriptors: [{kay: k}]}", "kay"),
         ("domain: [", "standard input, line 1: "),
         ("[]", "must hold the rules of a domain, not list"),
     ],
 )
-def test_bad_rules_name_the_field(dev_server: DevServer, rules: str, words: str) -> None:
-    """Rules that cannot be are refused with exit code 2, and nothing is in force."""
+def test_bad_rules_name_the_field(dev_server: DevServer, rules: str, message: str) -> None:
+    """Invalid rules are refused with exit code 2, and nothing is in force."""
     done = dev_server.run("rules", "replace", "-", stdin=rules)
     assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
+    assert message in done.stderr
     assert "RULES_NOT_FOUND" in dev_server.run("rules", "get", "x").stderr
 
 
-def test_dry_run_asks_nobody(dev_server: DevServer) -> None:
-    """A dry run shows the result and what is different, without a server."""
+def test_dry_run_calls_no_server(dev_server: DevServer) -> None:
+    """A dry run shows the result and the differences, without a server."""
     files = [str(EXAMPLES / f"{name}.yaml") for name in ("2_nested", "8_detailed_metric")]
     done = dev_server.run("rules", "import", "--dry-run", *files, RATELIMIT_SERVER="127.0.0.1:1")
     assert done.returncode == 0, done.stderr
@@ -88,7 +92,7 @@ def test_dry_run_asks_nobody(dev_server: DevServer) -> None:
 
 
 def test_import_puts_in_force(dev_server: DevServer) -> None:
-    """An import puts the rules of each domain in force, in the place of those before."""
+    """An import replaces the rules of each domain, in force at once."""
     files = [str(EXAMPLES / f"{name}.yaml") for name in ("3_order", "6_shadow")]
     for version in ("1", "2"):
         done = dev_server.run("rules", "import", *files)
@@ -117,7 +121,7 @@ def test_an_error_imports_nothing(dev_server: DevServer, tmp_path: Path) -> None
 
 
 def test_the_documented_rules(dev_server: DevServer) -> None:
-    """The rules in docs/ are good, and say what the comments beside them say."""
+    """The rules in docs/ are valid, and match the comments beside them."""
     done = dev_server.run("rules", "replace", "--validate-only", str(DOCS / "rules.yaml"))
     assert done.returncode == 0, done.stderr
     tree = done.stdout.split("\n\n")[1].splitlines()

@@ -74,16 +74,16 @@ def served(production: dict[str, str], run: Run, tmp_path: Path) -> Iterator[tup
         process.wait(30)
 
 
-def test_migrate_says_what_it_does(run: Run) -> None:
-    """An empty database is brought to the newest revision once; a dry run only says so."""
+def test_migrate_reports_what_it_does(run: Run) -> None:
+    """An empty database is migrated to the newest revision once; a dry run only reports that it would be."""
     head = migrate.head()
-    assert run("migrate", "--dry-run").stdout == f"the schema is at revision none and would go to {head}\n"
-    assert run("migrate").stdout == f"the schema went from revision none to {head}\n"
-    assert run("migrate").stdout == f"the schema is at revision {head} already\n"
+    assert run("migrate", "--dry-run").stdout == f"the schema is at revision none and would be migrated to {head}\n"
+    assert run("migrate").stdout == f"the schema was migrated from revision none to {head}\n"
+    assert run("migrate").stdout == f"the schema is already at revision {head}\n"
 
 
 def test_a_served_call(served: tuple[subprocess.Popen[bytes], str], run: Run, production: dict[str, str]) -> None:
-    """With a schema, a token and a plan, calls are decided; SIGTERM ends the server with exit code 0."""
+    """With a schema, a token and a plan, calls are decided; SIGTERM stops the server with exit code 0."""
     process, token = served
     there = {"RATELIMIT_SERVER": production["RATELIMIT_LISTEN"], "RATELIMIT_TOKEN": token}
     made = run("plans", "create", "-", stdin=PLAN, **there)
@@ -96,43 +96,45 @@ def test_a_served_call(served: tuple[subprocess.Popen[bytes], str], run: Run, pr
 
 
 @pytest.mark.parametrize(
-    ("commands", "variables", "words"),
+    ("commands", "variables", "message"),
     [
         ([], {}, "the database's schema is at revision none"),
         (["migrate"], {}, "there is no token, so nobody could manage keys"),
         ([], {"RATELIMIT_DATABASE_URL": ""}, "RATELIMIT_DATABASE_URL is not set"),
         ([], {"RATELIMIT_PEPPERS": ""}, "RATELIMIT_PEPPERS is not set"),
-        ([], {"RATELIMIT_DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/d"}, "Postgres cannot be asked"),
+        ([], {"RATELIMIT_DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/d"}, "Postgres is unavailable"),
     ],
     ids=["no schema", "no token", "no database", "no peppers", "database down"],
 )
-def test_refuses_to_start_in_words(run: Run, commands: list[str], variables: dict[str, str], words: str) -> None:
-    """A server that could not work does not start: it says what is missing and what to do, and exits with 4."""
+def test_refuses_to_start_with_an_explanation(
+    run: Run, commands: list[str], variables: dict[str, str], message: str
+) -> None:
+    """A server that could not work does not start: it reports what is missing and what to do, and exits with 4."""
     for command in commands:
         assert run(command).returncode == 0
     done = run("serve", "--transport", "grpcio", **variables)
     assert done.returncode == 4
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "hush" not in done.stderr
 
 
-def test_commands_without_a_database_say_so(run: Run) -> None:
+def test_commands_without_a_database_report_it(run: Run) -> None:
     """Commands that need Postgres name the setting that is missing, or why it cannot be reached."""
     for command in (["migrate"], ["admin-tokens", "list"]):
         missing = run(*command, RATELIMIT_DATABASE_URL="")
         assert (missing.returncode, missing.stderr[:37]) == (2, "RATELIMIT_DATABASE_URL is not set, an")
-        away = run(*command, RATELIMIT_DATABASE_URL="postgresql://u:hush@127.0.0.1:1/d")
-        assert away.returncode == 4
-        assert "Connection refused" in away.stderr
-        assert "hush" not in away.stderr
+        unreachable = run(*command, RATELIMIT_DATABASE_URL="postgresql://u:hush@127.0.0.1:1/d")
+        assert unreachable.returncode == 4
+        assert "Connection refused" in unreachable.stderr
+        assert "hush" not in unreachable.stderr
         wrong = run(*command, RATELIMIT_DATABASE_URL="mysql://u:hush@127.0.0.1:1/d")
         assert (wrong.returncode, "the database URL is malformed" in wrong.stderr) == (2, True)
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
     extension = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
@@ -143,7 +145,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_server_with_tls(
     certificate: tuple[Path, Path], production: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """A server with TLS is asked at an https address with its CA, and never in plain text."""
+    """A server with TLS is called at an https address with its CA, and never in plain text."""
     production["RATELIMIT_TLS_CERTIFICATE"], production["RATELIMIT_TLS_KEY"] = map(str, certificate)
     _, token = request.getfixturevalue("served")
     run: Run = request.getfixturevalue("run")
@@ -152,5 +154,5 @@ def test_a_server_with_tls(
     assert run("plans", "list", "--server", f"https://{address}", **ours).returncode == 0
     assert run("plans", "list", "--server", f"https://{address}", RATELIMIT_TOKEN=token).returncode == 4
     assert run("plans", "list", "--server", address, **ours).returncode == 4
-    found = {each["thing"]: each for each in json.loads(run("doctor", "--json").stdout)}
-    assert found["tls"]["verdict"] == "ok"
+    found = {each["subject"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert found["tls"]["severity"] == "ok"

@@ -7,7 +7,7 @@ from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.api_key import ApiKey, Peppers
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import Limit, TokenBucket
-from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
+from ratelimit_service.decision.ports import Change, ChangeKind, Changes, Fetched, StoreUnavailable
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 
 PEPPERS = Peppers.parse(Peppers.generate())
@@ -55,19 +55,19 @@ class MemoryFeed:
         self.down = False
 
     def announce(self, kind: ChangeKind, name: str) -> None:
-        self.changes.append(Change(len(self.changes) + 1, kind, name))
+        self.changes.append(Change(kind, name))
         self.news.set()
 
     async def position(self) -> int:
         return len(self.changes)
 
-    async def wait(self, after: int) -> Sequence[Change]:
+    async def wait(self, after: int) -> Changes:
         if self.down:
             raise StoreUnavailable("Postgres is away")
         if len(self.changes) <= after:
             self.news.clear()
             await self.news.wait()
-        return self.changes[after:]
+        return Changes(len(self.changes), self.changes[after:])
 
 
 class MemoryBuckets:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_service.decision.api_key import ApiKey, Peppers
-from ratelimit_service.errors import InvalidArgument
 
 
 def test_round_trip() -> None:
@@ -19,21 +18,18 @@ def test_round_trip() -> None:
 
 @given(st.data())
 def test_any_changed_character_is_noticed(data: st.DataObject) -> None:
-    """A key with one character changed is refused by its form or checksum."""
+    """A key with one character changed is noticed by its form or checksum."""
     text = str(ApiKey("live", "A" * 16, "b" * 27))
     position = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters().filter(lambda c: c != text[position]))
-    with pytest.raises(InvalidArgument) as fault:
-        ApiKey.parse(text[:position] + other + text[position + 1 :])
-    assert fault.value.violations[0].field == "api_key"
+    assert ApiKey.parse(text[:position] + other + text[position + 1 :]) is None
 
 
 @given(st.text(max_size=200))
-def test_garbage_is_refused_without_repeating_it(text: str) -> None:
-    """Whatever is sent in place of a key is refused, and not repeated in the message."""
-    with pytest.raises(InvalidArgument) as fault:
-        ApiKey.parse("§" + text)
-    assert "§" not in fault.value.message
+def test_garbage_is_no_key(text: str) -> None:
+    """Whatever is sent in place of a key is malformed, and no error."""
+    assert ApiKey.parse("§" + text) is None
+    assert ApiKey.parse("") is None
 
 
 def test_representation_hides_the_secret() -> None:

@@ -1,5 +1,7 @@
 """The decision: reasons, binding limits, idempotency and degraded answers."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemorySource, burst, record
@@ -22,7 +24,7 @@ class World:
         self.clock, self.source, self.servers = ManualClock(), MemorySource(), servers
         self.buckets, local = MemoryBuckets(self.clock), LocalBucketStore(lambda: self.servers, self.clock.now_us)
         cache = PolicyCache(self.source, self.clock)
-        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, local, self.clock)
+        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, local)
 
     def add(self, *limits: Limit, **fields: object) -> str:
         api_key = ApiKey.generate("live")
@@ -31,6 +33,9 @@ class World:
 
     async def check(self, api_key: str, resource: str = "", cost: int = 1, request_id: str = "") -> Decision:
         return await self.engine.check(Check(api_key, "", resource, cost, request_id))
+
+    async def check_all(self, checks: Sequence[Check]) -> list[Decision | ServiceError]:
+        return await self.engine.decide_all(await self.engine.prepare_all(checks))
 
 
 @pytest.fixture
@@ -149,11 +154,19 @@ async def test_unknown_key_and_wrong_secret_look_the_same(world: World) -> None:
         )
 
 
-async def test_malformed_key_is_refused_without_a_read(world: World) -> None:
-    """A key that fails its checksum never reaches the policy source."""
-    with pytest.raises(InvalidArgument):
-        await world.check("rlk_live_nonsense")
+async def test_malformed_key_is_unknown_without_a_read(world: World) -> None:
+    """A key that fails its checksum is a denial like that of any unknown key, and never reaches the policy source."""
+    mistyped = str(ApiKey.generate("live"))[:-1] + "!"
+    for api_key in ("rlk_live_nonsense", "\ud800", mistyped):
+        assert (await world.check(api_key)).reason is Reason.KEY_UNKNOWN
     assert world.source.fetches == []
+
+
+async def test_no_key_is_an_error(world: World) -> None:
+    """A check without any credential is a mistake of the caller's, not a denial."""
+    with pytest.raises(InvalidArgument) as error:
+        await world.check("")
+    assert error.value.violations[0].field == "api_key"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +196,7 @@ async def test_no_limit_for_the_resource(world: World) -> None:
 async def test_batch_answers_in_order_with_one_trip(world: World) -> None:
     """A batch is decided in its order by one trip, and a bad check answers for itself only."""
     key = world.add(burst(2))
-    results = await world.engine.check_all(
+    results = await world.check_all(
         [
             Check(key),
             Check("junk"),
@@ -198,7 +211,7 @@ async def test_batch_answers_in_order_with_one_trip(world: World) -> None:
         for r in results
         if isinstance(r, (Decision, InvalidArgument))
     ]
-    assert told == ["WITHIN_LIMIT", "api_key", "resource", "WITHIN_LIMIT", "OVER_LIMIT", "KEY_UNKNOWN"]
+    assert told == ["WITHIN_LIMIT", "KEY_UNKNOWN", "resource", "WITHIN_LIMIT", "OVER_LIMIT", "KEY_UNKNOWN"]
     assert world.buckets.round_trips == 1
     assert len(world.source.fetches) == 1
 
@@ -231,7 +244,7 @@ async def test_degraded_answers_follow_the_plan(world: World, policy: OnStoreFai
     world.buckets.down = True
     decision = await world.check(key)
     assert (decision.reason, decision.source) == (reason, Source.DEGRADED)
-    (result,) = await world.engine.check_all([Check(key)])
+    (result,) = await world.check_all([Check(key)])
     assert isinstance(result, Decision)
     assert (result.reason, result.source) == (reason, Source.DEGRADED)
 
@@ -260,7 +273,7 @@ async def test_unreadable_policy_is_unavailable(world: World) -> None:
     with pytest.raises(Unavailable) as fault:
         await world.check(key)
     assert fault.value.reason == "POLICY_STORE_UNAVAILABLE"
-    (result,) = await world.engine.check_all([Check(key)])
+    (result,) = await world.check_all([Check(key)])
     assert isinstance(result, ServiceError)
 
 
@@ -290,7 +303,8 @@ async def test_tally(world: World) -> None:
     key = world.add(burst(2))
     for _ in range(3):
         await world.check(key)
-    await world.engine.check_all([Check(key), Check("junk")])
+    await world.check_all([Check(key), Check("junk")])
     assert world.engine.tally[Reason.WITHIN_LIMIT][Source.STORE] == 2
     assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
-    assert sum(map(sum, world.engine.tally)) == 4
+    assert world.engine.tally[Reason.KEY_UNKNOWN][Source.POLICY] == 1
+    assert sum(map(sum, world.engine.tally)) == 5

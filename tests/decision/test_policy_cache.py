@@ -1,7 +1,7 @@
 """The policy cache: what it reads, what it keeps, and how it follows changes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,8 @@ from decision.memory import ManualClock, MemoryFeed, MemorySource, burst, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.policy_cache import PolicyCache
-from ratelimit_service.decision.ports import ChangeKind, StoreUnavailable
+from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
+from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState
 
 
@@ -101,6 +102,51 @@ async def test_a_change_during_a_read_is_not_lost(world: World) -> None:
     policy = await asked
     assert policy is not None
     assert policy.refusal is not None
+
+
+async def test_a_stream_of_changes_keeps_nobody_waiting(world: World) -> None:
+    """A key whose plan changes during every read is answered after two reads, and is not kept as it was read."""
+    key_id = world.add()
+    plan, fetch = world.source.records[key_id].plan, world.source.fetch
+
+    async def fetch_and_change(key_ids: Collection[str]) -> Fetched:
+        fetched = await fetch(key_ids)
+        await world.cache.apply([Change(ChangeKind.PLAN, plan)])
+        return fetched
+
+    world.source.fetch = fetch_and_change  # type: ignore[method-assign]
+    for reads in (2, 4, 6):
+        policy = await asyncio.wait_for(world.cache.get(key_id), 1)
+        assert policy is not None
+        assert not policy.validity.holds(world.clock)
+        assert (len(world.cache), len(world.source.fetches)) == (0, reads)
+
+
+async def test_changes_of_others_are_no_reason_to_read_again(world: World) -> None:
+    """A key is read once, and kept, however many other keys, plans and subjects change meanwhile."""
+    key_id = world.add()
+    world.source.before_answer = asyncio.Event()
+    asked = asyncio.create_task(world.cache.get(key_id))
+    await world.settle()
+    await world.cache.apply([Change(kind, "other") for kind in ChangeKind])
+    world.source.before_answer.set()
+    assert await asyncio.wait_for(asked, 1) is await world.cache.get(key_id)
+    assert len(world.source.fetches) == 1
+
+
+async def test_a_call_after_a_change_waits_for_the_next_read(world: World) -> None:
+    """A call that comes when a change was applied does not get what was read before it."""
+    key_id = world.add()
+    world.source.before_answer = asyncio.Event()
+    before = asyncio.create_task(world.cache.get(key_id))
+    await world.settle()
+    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    await world.cache.apply([Change(ChangeKind.KEY, key_id)])
+    after = asyncio.create_task(world.cache.get(key_id))
+    await world.settle()
+    world.source.before_answer.set()
+    policies = await asyncio.wait_for(asyncio.gather(before, after), 1)
+    assert [policy and policy.refusal for policy in policies] == [Reason.KEY_REVOKED] * 2
 
 
 async def test_a_change_during_the_first_reading_of_all_is_not_lost() -> None:

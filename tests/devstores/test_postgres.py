@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL starts, stops, keeps what it has, and is found again."""
+"""The embedded PostgreSQL starts, stops, keeps its data, and is found again."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from ratelimit_service.devstores.system_user import EmbeddedPostgresError
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Give a folder that others may pass through, and stop whatever server is left on it."""
+    """A folder that other users may traverse; a server that is left on it is stopped."""
     folder = Path(tempfile.mkdtemp(prefix="ratelimit-pg-"))
     yield folder
     EmbeddedPostgres(folder).stop()
@@ -38,7 +38,7 @@ def _read(server: EmbeddedPostgres) -> object:
 
 
 def test_a_second_start_keeps_everything(home: Path) -> None:
-    """What was committed before a stop is there after the next start, under the same password."""
+    """What was committed before a stop can be read after the next start, with the same password."""
     server = EmbeddedPostgres(home)
     server.start()
     _write(server)
@@ -50,8 +50,8 @@ def test_a_second_start_keeps_everything(home: Path) -> None:
     assert _read(again) == [("here",)]
 
 
-def test_a_server_whose_parent_was_killed_is_found_again(home: Path) -> None:
-    """A start on a folder whose server outlived its parent takes that server over, and can stop it."""
+def test_a_server_with_a_killed_parent_is_found_again(home: Path) -> None:
+    """A start on a folder takes over a server that outlived its parent, and can stop it."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from ratelimit_service.devstores.postgres import EmbeddedPostgres\n"
@@ -86,8 +86,8 @@ def test_a_killed_server_is_started_again(home: Path) -> None:
     assert _read(again) == [("here",)]
 
 
-def test_a_number_taken_by_another_process_does_not_block(home: Path) -> None:
-    """A postmaster.pid that names a living process which is no PostgreSQL is not taken for the server."""
+def test_a_reused_process_id_does_not_block_the_start(home: Path) -> None:
+    """A postmaster.pid with the id of a running process that is not PostgreSQL is not mistaken for the server."""
     server = EmbeddedPostgres(home)
     server.start()
     pid_file = home / "data" / "postmaster.pid"
@@ -103,19 +103,19 @@ def test_a_number_taken_by_another_process_does_not_block(home: Path) -> None:
 
 
 def test_a_lost_password_is_explained(home: Path) -> None:
-    """A password that no longer fits ends in an error that says what to do and does not hold the password."""
+    """A wrong password file ends in an error that explains what to do and does not hold the password."""
     server = EmbeddedPostgres(home)
     server.start()
     (home / "password").write_text("mistaken\n")
 
-    with pytest.raises(EmbeddedPostgresError, match="begin afresh") as caught:
+    with pytest.raises(EmbeddedPostgresError, match="start over") as caught:
         server.start()
 
     assert "mistaken" not in str(caught.value)
 
 
-def test_no_password_no_entry(home: Path) -> None:
-    """Another user of the machine who can reach the port gets in only with the password."""
+def test_a_connection_needs_the_password(home: Path) -> None:
+    """Another user of the machine can connect to the port only with the password."""
     server = EmbeddedPostgres(home)
     server.start()
     password = (home / "password").read_text().strip()

@@ -25,7 +25,7 @@ time.sleep(60)
 
 
 def test_state_survives_a_restart(tmp_path: Path) -> None:
-    """What was written before a stop must be there after the next start, on whatever port."""
+    """What was written before a stop must be there after the next start, on any port."""
     server = EmbeddedValkey(tmp_path)
     server.start()
     with redis.Redis.from_url(server.url) as client:
@@ -39,7 +39,7 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_never_evicts_and_listens_on_loopback_only(tmp_path: Path) -> None:
-    """A bucket must not be evicted, and nobody else on the network may reach the server."""
+    """A bucket must not be evicted, and the server must not be reachable from the network."""
     server = EmbeddedValkey(tmp_path)
     server.start()
     with redis.Redis.from_url(server.url) as client:
@@ -63,12 +63,12 @@ def test_ends_with_its_parent(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_taken_port_is_said(tmp_path: Path) -> None:
-    """A start on a port that is taken must fail with the port and the server's own words."""
+def test_a_taken_port_is_reported(tmp_path: Path) -> None:
+    """A start on a port that is taken must fail with the port and the server's own error."""
     first = EmbeddedValkey(tmp_path / "first")
     first.start()
     second = EmbeddedValkey(tmp_path / "second", first.port)
-    # Somebody answers on that port: the first one. The second must notice that it is not itself.
+    # The first server responds on that port. The second must notice that it is not itself.
     with pytest.raises(EmbeddedValkeyError, match=f"port {first.port}.*already in use"):
         second.start()
     first.stop()

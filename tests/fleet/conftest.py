@@ -17,7 +17,7 @@ TRANSPORTS = ("grpcio", "grpcio", "envoy")
 
 @dataclass(frozen=True)
 class Fleet:
-    """The servers, and the Valkey that they share; a test may stop it and start it again."""
+    """The servers, and the Valkey that they share, which a test may restart."""
 
     servers: list[Server]
     valkey: EmbeddedValkey
@@ -33,11 +33,11 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A fleet that serves."""
+    """A running fleet."""
     port = int(free_address().rpartition(":")[2])  # the same one after a restart
     valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"), port)
     valkey.start()
-    first = serve(TRANSPORTS[0], redis_url=valkey.url, store_timeout=1.0)  # these tests are about agreement, not haste
+    first = serve(TRANSPORTS[0], redis_url=valkey.url, store_timeout=1.0)  # these tests are about agreement, not speed
     servers = [first]
     for transport in TRANSPORTS[1:]:
         settings = first.settings.model_copy(

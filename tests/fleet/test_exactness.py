@@ -1,4 +1,4 @@
-"""What the servers of one installation admit together is what the limits say, no more and no less."""
+"""The servers of one installation together admit exactly what the limits allow."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ CALLS_PER_SECOND = 40.0  # of each client
 SECONDS = 6.0
 SHARES = (0.4, 0.25, 0.2, 0.1, 0.05)
 EXCESS = 3
-FILLED_IN = 1  # second; a bucket that is full loses what it would gain, so it outlasts a pause of this machine
+FILLED_IN = 1  # second, longer than a pause of this machine: a full bucket loses what it would gain
 
 
 class Call(NamedTuple):
@@ -34,21 +34,21 @@ class Call(NamedTuple):
 
 
 async def test_exact_under_three_times_the_limit(fleet: Fleet) -> None:
-    """Every window of every bucket keeps within capacity + rate x T, and 99.5 % of what was allowed was granted.
+    """Every window of every bucket stays within capacity + rate x T, and 99.5 % of what was allowable was granted.
 
-    With three servers, 32 clients, and five skewed keys, each at three times its limit. What was allowed is what one
-    bucket in memory grants to the same calls at the same times.
+    With three servers, 32 clients, and five skewed keys, each at three times its limit. What was allowable is what
+    one bucket in memory grants to the same calls at the same times.
     """
     rates = [round(CLIENTS * CALLS_PER_SECOND * share / EXCESS) for share in SHARES]
     keys = [_key(fleet, number, rate) for number, rate in enumerate(rates)]
     calls = await _load(fleet, keys)
-    granted = allowed = 0
+    granted = allowable = 0
     for rate, made in zip(rates, calls, strict=True):
         _check_every_window(rate, [call for call in made if call.allowed])
         granted += sum(call.allowed for call in made)
-        allowed += _allowed_by_one_bucket(rate, made)
-    assert granted >= 0.995 * allowed
-    assert sum(map(len, calls)) > 2 * allowed
+        allowable += _granted_by_one_bucket(rate, made)
+    assert granted >= 0.995 * allowable
+    assert sum(map(len, calls)) > 2 * allowable
 
 
 def _key(fleet: Fleet, number: int, rate: int) -> str:
@@ -64,20 +64,20 @@ def _key(fleet: Fleet, number: int, rate: int) -> str:
 
 
 async def _load(fleet: Fleet, keys: list[str]) -> list[list[Call]]:
-    """Every client sends at its pace, whether it is answered quickly or not; the calls of each key."""
+    """Every client sends at its own rate, however fast the responses are. Returns the calls of each key."""
     made: list[list[Call]] = [[] for _ in keys]
     channels = [grpc.aio.insecure_channel(server.address) for server in fleet.servers]
     stubs = [RateLimitServiceStub(channel) for channel in channels]
-    # Connected, and every key known, before time counts: a call that waits for that is decided long after it was sent.
+    # Connect and load every key first: a call that waits for that is decided long after it was sent.
     for stub in stubs:
         for key in keys:
             await stub.CheckLimit(CheckLimitRequest(api_key=key, cost=0), timeout=30)
 
     async def call(stub: RateLimitServiceStub, chosen: int) -> None:
         sent = time.monotonic()
-        answer = await stub.CheckLimit(CheckLimitRequest(api_key=keys[chosen]), timeout=5)
-        assert answer.source == CheckLimitResponse.STORE
-        made[chosen].append(Call(sent, time.monotonic(), answer.allowed))
+        response = await stub.CheckLimit(CheckLimitRequest(api_key=keys[chosen]), timeout=5)
+        assert response.source == CheckLimitResponse.STORE
+        made[chosen].append(Call(sent, time.monotonic(), response.allowed))
 
     async def client(number: int) -> None:
         chance = random.Random(number)
@@ -96,7 +96,7 @@ async def _load(fleet: Fleet, keys: list[str]) -> list[list[Call]]:
 
 
 def _check_every_window(rate: int, grants: list[Call]) -> None:
-    """Of the calls sent after a time and answered before another, no more were allowed than the limit says."""
+    """Of the calls sent after a time and answered before another, no more were granted than the limit allows."""
     answered: list[float] = []
     for grant in sorted(grants, reverse=True):
         insort(answered, grant.answered)
@@ -104,8 +104,8 @@ def _check_every_window(rate: int, grants: list[Call]) -> None:
             assert count <= rate * (FILLED_IN + end - grant.sent) + 1e-6
 
 
-def _allowed_by_one_bucket(rate: int, made: list[Call]) -> int:
-    """What was allowed at the least: each call was decided at some time between its two, and nobody knows when."""
+def _granted_by_one_bucket(rate: int, made: list[Call]) -> int:
+    """The minimum that was allowable: each call was decided at an unknown time between its two."""
     bucket = Bucket("alone", 0, Limit("burst", TokenBucket(rate * FILLED_IN, rate, MICRO)))
     charge = Charge((bucket,), (1,))
 

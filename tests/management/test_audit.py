@@ -1,4 +1,4 @@
-"""The record of changes, on a real Postgres."""
+"""The audit log, on a real Postgres."""
 
 import asyncio
 

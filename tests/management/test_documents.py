@@ -1,4 +1,4 @@
-"""Limits survive being documents."""
+"""Limits survive a round trip through documents."""
 
 import json
 
@@ -28,7 +28,7 @@ def limits(draw: st.DrawFn) -> Limit:
 
 
 @given(limits())
-def test_a_limit_comes_back(limit: Limit) -> None:
+def test_a_limit_survives_a_round_trip(limit: Limit) -> None:
     """The document of a limit, written as JSON and read again, makes the same limit."""
     assert limit_from_document(json.loads(json.dumps(limit_to_document(limit)))) == limit
 
@@ -50,7 +50,7 @@ def test_a_limit_comes_back(limit: Limit) -> None:
         {"name": "x", "resource": None, "mode": "enforce", "quota": {"amount": 1, "window": "day"}},
     ],
 )
-def test_what_makes_no_limit_raises_what_it_says(document: object) -> None:
-    """A document that makes no valid limit raises one of the errors that its readers expect."""
+def test_an_invalid_document_raises_a_documented_error(document: object) -> None:
+    """A document that is not a valid limit raises one of the errors that its readers expect."""
     with pytest.raises((ServiceError, KeyError, TypeError, AttributeError, ValueError)):
         limit_from_document(document)

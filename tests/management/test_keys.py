@@ -1,4 +1,4 @@
-"""What admins do with keys, on a real Postgres."""
+"""The lifecycle of keys, on a real Postgres."""
 
 import asyncio
 from dataclasses import replace
@@ -54,6 +54,9 @@ async def test_a_secret_is_stored_as_a_hash_only(plane: ControlPlane, database_u
         (key_draft(subject="ä" * 65), "subject"),
         (key_draft(subject="a\nb"), "subject"),
         (key_draft(subject="a\0b"), "subject"),
+        (key_draft(subject=" acme "), "subject"),
+        (key_draft(subject="acme\u200b"), "subject"),
+        (key_draft(plan=" free"), "plan"),
         (key_draft(plan=""), "plan"),
         (key_draft(plan="No Plan"), "plan"),
         (key_draft(expires_us=START), "expire_time"),
@@ -70,8 +73,8 @@ async def test_a_bad_draft_is_refused(plane: ControlPlane, draft: dict[str, obje
     assert (await plane.keys.list(Paging())).items == []
 
 
-async def test_the_bounds_themselves_are_good(plane: ControlPlane) -> None:
-    """A subject of 128 bytes and a description of 256 bytes are taken as they are."""
+async def test_the_bounds_themselves_are_accepted(plane: ControlPlane) -> None:
+    """A subject of 128 bytes and a description of 256 bytes are accepted as they are."""
     key, _ = await plane.keys.create("ada", key_draft(subject="ä" * 64) | {"description": "d" * 256})
 
     assert await plane.keys.get(key.key_id) == key
@@ -143,7 +146,20 @@ async def test_a_list_is_narrowed_by_every_filter(plane: ControlPlane) -> None:
     assert await ids(subject="c") == set()
 
 
-async def test_a_page_token_is_good_for_its_own_list_only(plane: ControlPlane) -> None:
+async def test_a_filter_that_no_subject_matches_is_refused(plane: ControlPlane) -> None:
+    """A list is not filtered by a subject with a blank at an end: it would be empty without a reason."""
+    with pytest.raises(InvalidArgument, match=r"subject: .* 'acme '"):
+        await plane.keys.list(Paging(), subject="acme ")
+
+
+async def test_a_description_keeps_its_blanks(plane: ControlPlane) -> None:
+    """A description is stored as it was sent, blanks at its ends included."""
+    key, _ = await plane.keys.create("ada", key_draft() | {"description": " for tests "})
+
+    assert (await plane.keys.get(key.key_id)).description == " for tests "
+
+
+async def test_a_page_token_is_valid_for_its_own_list_only(plane: ControlPlane) -> None:
     """A page token with other filters than it was made for is refused."""
     for _ in range(2):
         await plane.keys.create("ada", key_draft())
@@ -167,7 +183,7 @@ async def test_update_changes_what_is_named_only(plane: ControlPlane) -> None:
 
 
 async def test_an_expire_time_can_be_cleared(plane: ControlPlane) -> None:
-    """Changing the expire time to none makes an expired key good again."""
+    """Changing the expire time to none makes an expired key valid again."""
     key, _ = await plane.keys.create("ada", key_draft(expires_us=START + SECOND))
     plane.clock.us += SECOND
     assert (await plane.keys.get(key.key_id)).standing(plane.clock.us) is Standing.EXPIRED
@@ -178,7 +194,7 @@ async def test_an_expire_time_can_be_cleared(plane: ControlPlane) -> None:
 
 
 async def test_an_old_etag_is_refused(plane: ControlPlane) -> None:
-    """An update with an etag from before another change changes nothing, and says both etags."""
+    """An update with an etag from before another change changes nothing; the error has both etags."""
     key, _ = await plane.keys.create("ada", key_draft())
     current = await plane.keys.update("ada", key.key_id, KeyChanges(description="new"), etag=key.etag)
 
@@ -192,7 +208,7 @@ async def test_an_old_etag_is_refused(plane: ControlPlane) -> None:
 
 @pytest.mark.usefixtures("warm")
 async def test_of_two_updates_with_one_etag_one_wins(plane: ControlPlane) -> None:
-    """However many updates carry the same etag at once, exactly one is made and the others are told."""
+    """However many updates carry the same etag at once, exactly one is made and the others are refused."""
     key, _ = await plane.keys.create("ada", key_draft())
 
     outcomes = await asyncio.gather(
@@ -235,7 +251,7 @@ async def test_a_rotation_without_overlap_ends_the_old_secret(plane: ControlPlan
 
 @pytest.mark.usefixtures("warm")
 async def test_two_rotations_at_once_leave_two_secrets(plane: ControlPlane) -> None:
-    """Rotations at the same time happen one after the other: both new secrets are good, the first one is not."""
+    """Rotations at the same time happen one after the other: both new secrets are valid, the first one is not."""
     key, first = await plane.keys.create("ada", key_draft())
 
     (_, one), (_, two) = await asyncio.gather(
@@ -243,8 +259,8 @@ async def test_two_rotations_at_once_leave_two_secrets(plane: ControlPlane) -> N
     )
 
     stored = (await plane.keys.get(key.key_id)).secrets
-    good = [[plane.peppers.matches(api_key, secret) for secret in stored] for api_key in (one, two)]
-    assert sorted(good) == [[False, True], [True, False]]
+    valid = [[plane.peppers.matches(api_key, secret) for secret in stored] for api_key in (one, two)]
+    assert sorted(valid) == [[False, True], [True, False]]
     assert not any(plane.peppers.matches(first, secret) for secret in stored)
 
 
@@ -257,8 +273,8 @@ async def test_an_overlap_out_of_bounds_is_refused(plane: ControlPlane, overlap_
         await plane.keys.rotate("ada", key.key_id, overlap_us=overlap_us)
 
 
-async def test_the_longest_overlap_is_good(plane: ControlPlane) -> None:
-    """An overlap of exactly 30 days is taken."""
+async def test_the_longest_overlap_is_accepted(plane: ControlPlane) -> None:
+    """An overlap of exactly 30 days is accepted."""
     key, _ = await plane.keys.create("ada", key_draft())
 
     rotated, _ = await plane.keys.rotate("ada", key.key_id, overlap_us=30 * DAY)
@@ -333,7 +349,7 @@ async def test_every_change_is_recorded_once(plane: ControlPlane) -> None:
 
 
 async def test_no_secret_is_recorded(plane: ControlPlane) -> None:
-    """Neither the audit record of a creation nor that of a rotation holds a secret."""
+    """Neither the audit event of a creation nor that of a rotation holds a secret."""
     key, old = await plane.keys.create("ada", key_draft())
     _, new = await plane.keys.rotate("ada", key.key_id, overlap_us=SECOND)
 

@@ -1,27 +1,27 @@
-"""What admins do with overrides, on a real Postgres."""
+"""Overrides of keys and subjects, on a real Postgres."""
 
 import pytest
 import pytest_asyncio
 
 from fixtures.control_plane import BURST, DAILY, SECOND, START, ControlPlane, key_draft, plan_draft
-from ratelimit_service.decision.limit import Limit, Quota, Window
+from ratelimit_service.decision.limit import Level, Limit, Quota, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import FailedPrecondition, InvalidArgument, NotFound
-from ratelimit_service.management.overrides import KeyTarget, SubjectTarget
+from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
 
-ACME = SubjectTarget("acme")
+ACME = OverrideTarget(Level.SUBJECT, "acme")
 
 
 @pytest_asyncio.fixture
-async def key(control_plane: ControlPlane) -> KeyTarget:
+async def key(control_plane: ControlPlane) -> OverrideTarget:
     """Make a key on the plan free."""
     await control_plane.plans.create("ada", plan_draft())
     made, _ = await control_plane.keys.create("ada", key_draft())
-    return KeyTarget(made.key_id)
+    return OverrideTarget(Level.KEY, made.key_id)
 
 
-async def test_an_override_is_set_and_listed(control_plane: ControlPlane, key: KeyTarget) -> None:
+async def test_an_override_is_set_and_listed(control_plane: ControlPlane, key: OverrideTarget) -> None:
     """What is set is listed in the order of the limits' names, for its own target only."""
     daily = Override(DAILY, START + SECOND)
     burst = Override(BURST)
@@ -32,7 +32,7 @@ async def test_an_override_is_set_and_listed(control_plane: ControlPlane, key: K
     assert list(after) == [burst, daily]
     assert list(await control_plane.overrides.list(key)) == [burst, daily]
     assert list(await control_plane.overrides.list(ACME)) == []
-    assert (await control_plane.keys.get(key.key_id)).overrides == (burst, daily)
+    assert (await control_plane.keys.get(key.name)).overrides == (burst, daily)
 
 
 async def test_an_override_replaces_the_one_of_its_name(control_plane: ControlPlane) -> None:
@@ -59,6 +59,24 @@ async def test_an_end_in_the_past_is_refused(control_plane: ControlPlane) -> Non
         await control_plane.overrides.set("ada", ACME, Override(BURST, START))
 
 
+@pytest.mark.parametrize(
+    ("level", "name", "field"),
+    [(Level.SUBJECT, " acme", "subject"), (Level.SUBJECT, "acme\ufeff", "subject"), (Level.KEY, " " * 16, "key_id")],
+)
+def test_a_target_with_blanks_is_refused(level: Level, name: str, field: str) -> None:
+    """Overrides are neither set nor read for a name with a blank at an end."""
+    with pytest.raises(InvalidArgument) as caught:
+        OverrideTarget(level, name)
+
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+async def test_a_resource_with_blanks_is_refused(control_plane: ControlPlane) -> None:
+    """The limit of an override has a resource that callers can send."""
+    with pytest.raises(InvalidArgument, match=r"override\.limit\.resource"):
+        await control_plane.overrides.set("ada", ACME, Override(Limit("burst", Quota(1, Window.DAY), " orders")))
+
+
 async def test_sixteen_is_the_most(control_plane: ControlPlane) -> None:
     """A target takes 16 overrides and no seventeenth, but one of the 16 can still be replaced."""
     for n in range(16):
@@ -79,7 +97,7 @@ async def test_an_override_is_deleted(control_plane: ControlPlane) -> None:
     assert list(await control_plane.overrides.delete("ada", ACME, "burst")) == [Override(DAILY)]
 
 
-async def test_an_unknown_override_is_named(control_plane: ControlPlane, key: KeyTarget) -> None:
+async def test_an_unknown_override_is_named(control_plane: ControlPlane, key: OverrideTarget) -> None:
     """Deleting an override that is not there names the limit and its target."""
     with pytest.raises(NotFound) as caught:
         await control_plane.overrides.delete("ada", ACME, "burst")
@@ -90,7 +108,7 @@ async def test_an_unknown_override_is_named(control_plane: ControlPlane, key: Ke
 
     with pytest.raises(NotFound) as caught:
         await control_plane.overrides.delete("ada", key, "burst")
-    assert caught.value.metadata == {"limit": "burst", "key_id": key.key_id}
+    assert caught.value.metadata == {"limit": "burst", "key_id": key.name}
 
 
 async def test_what_cannot_be_a_limit_is_refused(control_plane: ControlPlane) -> None:
@@ -101,21 +119,21 @@ async def test_what_cannot_be_a_limit_is_refused(control_plane: ControlPlane) ->
 
 async def test_an_unknown_key_is_named(control_plane: ControlPlane) -> None:
     """Every action on the overrides of a key that does not exist raises KEY_NOT_FOUND."""
-    nobody = KeyTarget("0123456789abcdef")
+    unknown = OverrideTarget(Level.KEY, "0123456789abcdef")
     for action in (
-        control_plane.overrides.set("ada", nobody, Override(BURST)),
-        control_plane.overrides.list(nobody),
-        control_plane.overrides.delete("ada", nobody, "burst"),
+        control_plane.overrides.set("ada", unknown, Override(BURST)),
+        control_plane.overrides.list(unknown),
+        control_plane.overrides.delete("ada", unknown, "burst"),
     ):
         with pytest.raises(NotFound) as caught:
             await action
         assert caught.value.reason == "KEY_NOT_FOUND"
 
 
-async def test_the_overrides_of_a_revoked_key_stay(control_plane: ControlPlane, key: KeyTarget) -> None:
+async def test_the_overrides_of_a_revoked_key_stay(control_plane: ControlPlane, key: OverrideTarget) -> None:
     """The overrides of a revoked key can be listed and no longer changed."""
     await control_plane.overrides.set("ada", key, Override(BURST))
-    await control_plane.keys.revoke("ada", key.key_id)
+    await control_plane.keys.revoke("ada", key.name)
 
     with pytest.raises(FailedPrecondition):
         await control_plane.overrides.set("ada", key, Override(DAILY))
@@ -124,18 +142,18 @@ async def test_the_overrides_of_a_revoked_key_stay(control_plane: ControlPlane, 
     assert list(await control_plane.overrides.list(key)) == [Override(BURST)]
 
 
-async def test_a_keys_etag_changes_with_its_overrides(control_plane: ControlPlane, key: KeyTarget) -> None:
+async def test_a_keys_etag_changes_with_its_overrides(control_plane: ControlPlane, key: OverrideTarget) -> None:
     """An override of a key is part of it: setting one changes the key's etag and leaves its secrets."""
-    before = await control_plane.keys.get(key.key_id)
+    before = await control_plane.keys.get(key.name)
 
     await control_plane.overrides.set("ada", key, Override(BURST))
 
-    after = await control_plane.keys.get(key.key_id)
+    after = await control_plane.keys.get(key.name)
     assert after.etag != before.etag
     assert after.secrets == before.secrets
 
 
-async def test_every_change_is_recorded(control_plane: ControlPlane, key: KeyTarget) -> None:
+async def test_every_change_is_recorded(control_plane: ControlPlane, key: OverrideTarget) -> None:
     """Setting and deleting have audit events under the target's name."""
     await control_plane.overrides.set("ada", ACME, Override(BURST, START + SECOND))
     await control_plane.overrides.delete("bob", ACME, "burst")
@@ -144,7 +162,7 @@ async def test_every_change_is_recorded(control_plane: ControlPlane, key: KeyTar
     events = [recorded.event for recorded in (await control_plane.audit.list(Paging())).items][:3]
 
     assert [(event.actor, event.action, event.target) for event in events] == [
-        ("ada", "override.set", f"keys/{key.key_id}"),
+        ("ada", "override.set", f"keys/{key.name}"),
         ("bob", "override.delete", "subjects/acme"),
         ("ada", "override.set", "subjects/acme"),
     ]

@@ -1,4 +1,4 @@
-"""Page tokens lead from one page to the next and cannot be bent."""
+"""Page tokens continue a list at the right item, and others are refused."""
 
 import base64
 from hashlib import sha256
@@ -16,13 +16,13 @@ def _token(position: str, *filters: str) -> str:
 
 
 @given(st.text(min_size=1, max_size=64), st.lists(st.text(max_size=16), max_size=3))
-def test_a_token_leads_to_its_position(position: str, filters: list[str]) -> None:
+def test_a_token_returns_its_position(position: str, filters: list[str]) -> None:
     """The token of a page, sent back with the same filters, gives the position it was made from."""
     assert Paging(1, _token(position, *filters)).position(*filters) == position
 
 
 @given(st.text(max_size=100))
-def test_what_we_did_not_make_is_refused(text: str) -> None:
+def test_a_token_that_was_not_issued_is_refused(text: str) -> None:
     """Any other text is an invalid argument, whatever it holds; only the empty one begins a list."""
     if text:
         with pytest.raises(InvalidArgument, match="page_token"):
@@ -42,19 +42,19 @@ def test_a_position_that_is_no_number_is_refused(position: str) -> None:
         Paging(1, forged).number("keys")
 
 
-@pytest.mark.parametrize(("asked", "size"), [(0, 100), (1, 1), (1000, 1000)])
-def test_sizes_within_bounds_are_good(asked: int, size: int) -> None:
-    """A page has as many items as were asked for, and 100 when nothing was."""
-    assert Paging(asked).size == size
+@pytest.mark.parametrize(("requested", "size"), [(0, 100), (1, 1), (1000, 1000)])
+def test_sizes_within_bounds_are_accepted(requested: int, size: int) -> None:
+    """A page has as many items as were requested, and 100 when no number was."""
+    assert Paging(requested).size == size
 
 
-@pytest.mark.parametrize("asked", [-1, 1001, 2**31 - 1])
-def test_sizes_out_of_bounds_are_refused(asked: int) -> None:
+@pytest.mark.parametrize("requested", [-1, 1001, 2**31 - 1])
+def test_sizes_out_of_bounds_are_refused(requested: int) -> None:
     """A page size below 0 or above 1000 is an invalid argument."""
     with pytest.raises(InvalidArgument, match="page_size"):
-        _ = Paging(asked).size
+        _ = Paging(requested).size
 
 
 def test_the_last_page_has_no_token() -> None:
-    """When no more was found than the page may hold, there is no next page."""
+    """When no more items are found than the page may hold, there is no next page."""
     assert Paging(2).page([1, 2], ["1", "2"]).next_page_token == ""

@@ -1,4 +1,4 @@
-"""What admins do with plans, on a real Postgres."""
+"""Plans and their versions, on a real Postgres."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from fixtures.control_plane import BURST, DAILY, SECOND, START, ControlPlane, key_draft, plan_draft
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.ports import ChangeKind
+from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from ratelimit_service.management.keys import KeyChanges
@@ -40,6 +40,8 @@ async def test_a_plan_comes_back_as_it_was_made(control_plane: ControlPlane) -> 
         ({"limits": ()}, "limits"),
         ({"limits": tuple(Limit(f"l{n}", Quota(1, Window.DAY)) for n in range(17))}, "limits"),
         ({"limits": (BURST, DAILY, BURST)}, "limits[2].name"),
+        ({"name": "free "}, "name"),
+        ({"limits": (BURST, Limit("daily", Quota(1, Window.DAY), "orders "))}, "limits[1].resource"),
         ({"description": "x" * 257}, "description"),
     ],
 )
@@ -52,7 +54,7 @@ async def test_a_bad_draft_is_refused(control_plane: ControlPlane, changes: dict
     assert (await control_plane.plans.list(Paging())).items == []
 
 
-async def test_sixteen_limits_are_good(control_plane: ControlPlane) -> None:
+async def test_sixteen_limits_are_accepted(control_plane: ControlPlane) -> None:
     """A plan may have as many as 16 limits."""
     limits = tuple(Limit(f"l{n}", Quota(1, Window.DAY)) for n in range(16))
 
@@ -61,7 +63,7 @@ async def test_sixteen_limits_are_good(control_plane: ControlPlane) -> None:
 
 @pytest.mark.usefixtures("warm")
 async def test_a_name_is_taken_once(control_plane: ControlPlane) -> None:
-    """Of several plans made at once with one name exactly one is made, and the others are told."""
+    """Of several plans made at once with one name exactly one is made, and the others are refused."""
     outcomes = await asyncio.gather(
         *(control_plane.plans.create("ada", plan_draft()) for _ in range(4)), return_exceptions=True
     )
@@ -85,9 +87,21 @@ async def test_an_update_is_a_new_version(control_plane: ControlPlane) -> None:
     assert await control_plane.plans.get("free", version=1) == first
 
 
+async def test_an_update_is_checked_like_a_draft(control_plane: ControlPlane) -> None:
+    """New limits with a blank at an end of a resource are refused, and the plan stays as it is."""
+    plan = await control_plane.plans.create("ada", plan_draft())
+
+    with pytest.raises(InvalidArgument, match=r"limits\[0\]\.resource"):
+        await control_plane.plans.update(
+            "ada", "free", PlanChanges(limits=(Limit("daily", Quota(1, Window.DAY), "\u2003orders"),))
+        )
+
+    assert await control_plane.plans.get("free") == plan
+
+
 @pytest.mark.usefixtures("warm")
 async def test_of_two_updates_with_one_etag_one_wins(control_plane: ControlPlane) -> None:
-    """However many updates carry the same etag at once, exactly one is made and the others are told."""
+    """However many updates carry the same etag at once, exactly one is made and the others are refused."""
     plan = await control_plane.plans.create("ada", plan_draft())
 
     outcomes = await asyncio.gather(
@@ -238,7 +252,7 @@ async def test_every_change_is_announced(control_plane: ControlPlane) -> None:
     await control_plane.plans.create("ada", plan_draft())
     await control_plane.plans.update("ada", "free", PlanChanges(limits=(DAILY,)))
     await control_plane.plans.delete("ada", "free")
-    changes = await feed.wait(before)
+    found = await feed.wait(before)
     await feed.close()
 
-    assert [(change.kind, change.name) for change in changes] == [(ChangeKind.PLAN, "free")] * 3
+    assert found.changes == [Change(ChangeKind.PLAN, "free")] * 3

@@ -1,4 +1,4 @@
-"""Managing rules on a real Postgres: versions, etags, the audit record, and what the decision plane reads."""
+"""Managing rules on a real Postgres: versions, etags, the audit log, and what the decision plane reads."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from decision.descriptors.world import BLOCKED, DENY, LOCAL, SHADOW, UNLIMITED, bucket, node, quota
 from fixtures.control_plane import SECOND, ControlPlane
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
-from ratelimit_service.decision.ports import ChangeKind
+from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, Unavailable
 from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
 from ratelimit_service.management.paging import Paging
@@ -56,7 +56,7 @@ async def test_replace_makes_versions(control_plane: ControlPlane) -> None:
 
 
 async def test_check_changes_nothing(control_plane: ControlPlane) -> None:
-    """A check says what would be in force, refuses what would be refused, and leaves everything as it is."""
+    """A check returns what would be in force, refuses what would be refused, and leaves everything as it is."""
     first = await control_plane.rules.replace("ann", rules(1))
     would_be = await control_plane.rules.check(rules(2), etag=first.etag)
     assert (would_be.version, would_be.rules) == (2, rules(2))
@@ -115,7 +115,7 @@ async def test_list_in_pages(control_plane: ControlPlane) -> None:
 
 
 async def test_audit(control_plane: ControlPlane) -> None:
-    """Each change leaves an event that says who, what and which version."""
+    """Each change leaves an event with its actor, action and version."""
     await control_plane.rules.replace("ann", DomainRules("shop", TREE, LOCAL), description="first")
     await control_plane.rules.delete("ben", "shop")
     page = await control_plane.audit.list(Paging(), target="domains/shop")
@@ -138,13 +138,54 @@ async def test_audit(control_plane: ControlPlane) -> None:
     [({"domain": ""}, "domain"), ({"domain": "a\nb"}, "domain"), ({"domain": "a", "version": -1}, "version")],
 )
 async def test_bad_arguments(control_plane: ControlPlane, arguments: dict[str, object], field: str) -> None:
-    """What cannot be read for its bounds is refused with the argument at fault."""
+    """An argument that is out of bounds is refused; the error names it."""
     with pytest.raises(InvalidArgument) as caught:
         await control_plane.rules.get(**arguments)
     assert caught.value.violations[0].field == field
     with pytest.raises(InvalidArgument) as caught:
         await control_plane.rules.replace("ann", rules(), description="x" * 257)
     assert caught.value.violations[0].field == "description"
+
+
+@pytest.mark.parametrize(
+    ("names", "field"),
+    [
+        (DomainRules(" shop"), "domain"),
+        (DomainRules("shop\u00a0"), "domain"),
+        (DomainRules("shop", (node("a"), node("b "))), "descriptors[1].key"),
+        (DomainRules("shop", (node("a", "\u200bx"),)), "descriptors[0].value"),
+        (DomainRules("shop", (node("a", "* "),)), "descriptors[0].value"),
+        (DomainRules("shop", (node("a", below=(node("b", "x "),)),)), "descriptors[0].descriptors[0].value"),
+        (DomainRules("shop", (node("a", "", quota(1, name="day ")),)), "descriptors[0].limits[0].name"),
+        (
+            DomainRules("shop", (node("a", "", quota(1, name="day", replaces=("x", " y"))),)),
+            "descriptors[0].limits[0].replaces[1]",
+        ),
+    ],
+)
+async def test_names_with_blanks_are_refused(control_plane: ControlPlane, names: DomainRules, field: str) -> None:
+    """Rules whose names have blanks at an end would match nothing; the error has the path of the field."""
+    for refused in (control_plane.rules.check(names), control_plane.rules.replace("ann", names)):
+        with pytest.raises(InvalidArgument) as caught:
+            await refused
+        assert [violation.field for violation in caught.value.violations] == [field]
+    assert (await control_plane.rules.list(Paging())).items == []
+
+
+async def test_rules_with_blanks_that_are_stored_can_be_deleted(control_plane: ControlPlane, database_url: str) -> None:
+    """Rules from before names were checked stay readable, in force, and can be deleted."""
+    await control_plane.rules.replace("ann", rules())
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE rule_domains SET domain = ' shop '")
+        connection.execute("""UPDATE rule_versions SET descriptors = '[{"key": "a "}]'""")
+    stored = DomainRules(" shop ", (node("a "),))
+
+    fetched = await PostgresRulesSource(control_plane.database).fetch_all_rules()
+
+    assert fetched.rules == {" shop ": stored}
+    assert [one.rules for one in (await control_plane.rules.list(Paging())).items] == [stored]
+    assert (await control_plane.rules.get(" shop ")).rules == stored
+    assert (await control_plane.rules.delete("ann", " shop ")).rules == stored
 
 
 async def test_a_failed_change_leaves_nothing(control_plane: ControlPlane, database_url: str) -> None:
@@ -166,8 +207,8 @@ async def test_changes_are_announced(control_plane: ControlPlane) -> None:
     before = await feed.position()
     await control_plane.rules.replace("ann", rules())
     await control_plane.rules.delete("ann", "shop")
-    changes = await feed.wait(before)
-    assert [(change.kind, change.name) for change in changes] == [(ChangeKind.DOMAIN, "shop")] * 2
+    found = await feed.wait(before)
+    assert found.changes == [Change(ChangeKind.DOMAIN, "shop")] * 2
     await feed.close()
 
 
@@ -196,8 +237,8 @@ async def test_the_source_reads_what_is_in_force(control_plane: ControlPlane) ->
         """DELETE FROM rule_versions WHERE version = 2""",
     ],
 )
-async def test_bad_rows_are_told(control_plane: ControlPlane, database_url: str, damage: str) -> None:
-    """A domain whose rows make no valid rules is unreadable; the others are read."""
+async def test_bad_rows_are_reported(control_plane: ControlPlane, database_url: str, damage: str) -> None:
+    """A domain with rows that are not valid rules is unreadable; the others are read."""
     await control_plane.rules.replace("ann", rules(1, "good"))
     await control_plane.rules.replace("ann", rules(1, "bad"))
     await control_plane.rules.replace("ann", rules(2, "bad"))
@@ -207,8 +248,8 @@ async def test_bad_rows_are_told(control_plane: ControlPlane, database_url: str,
     assert (set(fetched.rules), fetched.unreadable) == ({"good"}, {"bad"})
 
 
-async def test_postgres_away() -> None:
-    """While Postgres is away the service is unavailable."""
+async def test_a_dead_postgres_is_unavailable() -> None:
+    """While Postgres is down the service is unavailable."""
     database = Database("postgresql://nobody:nothing@127.0.0.1:1/none")
     plane = ControlPlane(database)
     assert isinstance(plane.transactions, PostgresTransactions)

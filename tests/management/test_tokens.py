@@ -10,7 +10,7 @@ from ratelimit_service.management.tokens import Caller, Role, Token
 
 
 @pytest.mark.parametrize("role", list(Role))
-async def test_a_token_says_who_calls(control_plane: ControlPlane, role: Role) -> None:
+async def test_a_token_authenticates_its_holder(control_plane: ControlPlane, role: Role) -> None:
     """A token that was made authenticates its holder, by name and role."""
     text = await control_plane.tokens.create("console", role)
 
@@ -18,7 +18,7 @@ async def test_a_token_says_who_calls(control_plane: ControlPlane, role: Role) -
 
 
 async def test_a_token_is_stored_as_a_hash_only(control_plane: ControlPlane, database_url: str) -> None:
-    """Neither the tokens' table nor the audit record holds the secret of a token."""
+    """Neither the tokens' table nor the audit log holds the secret of a token."""
     token = Token.parse(await control_plane.tokens.create("console", Role.ADMIN))
     assert token is not None
 
@@ -43,7 +43,7 @@ async def test_a_wrong_token_is_refused(control_plane: ControlPlane) -> None:
 
 
 async def test_a_revoked_token_is_refused(control_plane: ControlPlane) -> None:
-    """A token that was revoked is good no longer, and its name can be given again."""
+    """A token that was revoked is no longer valid, and its name can be used again."""
     old = await control_plane.tokens.create("console", Role.ADMIN)
     await control_plane.tokens.revoke("console")
     new = await control_plane.tokens.create("console", Role.VIEWER)
@@ -53,26 +53,26 @@ async def test_a_revoked_token_is_refused(control_plane: ControlPlane) -> None:
     assert (await control_plane.tokens.authenticate(new)).role is Role.VIEWER
 
 
-async def test_a_name_is_given_once(control_plane: ControlPlane) -> None:
-    """A name that a good token has is refused, and so is one that is malformed or the command line's own."""
+async def test_a_name_is_used_once(control_plane: ControlPlane) -> None:
+    """A name that a valid token has is refused, and so is one that is malformed or the command line's own."""
     await control_plane.tokens.create("console", Role.ADMIN)
 
-    for name in ("console", "", "A B", "x" * 65, "cli"):
+    for name in ("console", "", "A B", "x" * 65, "cli", " ci", "ci\u200b"):
         with pytest.raises(InvalidArgument, match="name"):
             await control_plane.tokens.create(name, Role.ADMIN)
 
 
 async def test_an_unknown_name_cannot_be_revoked(control_plane: ControlPlane) -> None:
-    """Revoking what is not there, was revoked already, or cannot be a name, says so."""
+    """Revoking a name that no token has, has no longer, or can have, is an invalid argument."""
     await control_plane.tokens.create("console", Role.ADMIN)
     await control_plane.tokens.revoke("console")
 
-    for name in ("console", "nobody", "\0"):
+    for name in ("console", "unknown", "\0"):
         with pytest.raises(InvalidArgument, match="name"):
             await control_plane.tokens.revoke(name)
 
 
-async def test_any_counts_good_tokens_only(control_plane: ControlPlane) -> None:
+async def test_any_counts_valid_tokens_only(control_plane: ControlPlane) -> None:
     """There is a token after the first is made, and none after it was revoked."""
     assert not await control_plane.tokens.any()
     await control_plane.tokens.create("console", Role.ADMIN)
@@ -96,7 +96,7 @@ async def test_tokens_are_listed_by_name(control_plane: ControlPlane) -> None:
 
 
 async def test_making_and_revoking_is_recorded(control_plane: ControlPlane) -> None:
-    """Tokens that come and go are in the audit record, with the command line as the actor."""
+    """Tokens that come and go are in the audit log, with the command line as the actor."""
     await control_plane.tokens.create("console", Role.ADMIN)
     await control_plane.tokens.revoke("console")
 

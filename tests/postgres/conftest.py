@@ -1,4 +1,4 @@
-"""Fixtures of the storage tests."""
+"""Fixtures of the tests of `postgres`."""
 
 import socket
 

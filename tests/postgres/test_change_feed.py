@@ -9,9 +9,10 @@ import pytest
 import pytest_asyncio
 
 from fixtures.control_plane import BURST, ControlPlane, key_draft, plan_draft
-from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
+from ratelimit_service.decision.limit import Level
+from ratelimit_service.decision.ports import Change, ChangeKind, Changes, StoreUnavailable
 from ratelimit_service.decision.record import Override
-from ratelimit_service.management.overrides import SubjectTarget
+from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 
@@ -24,47 +25,62 @@ async def feed(database: Database) -> AsyncIterator[PostgresChangeFeed]:
     await feed.close()
 
 
-async def _next(feed: PostgresChangeFeed, after: int) -> list[Change]:
-    """Wait for the next changes, as the policy cache does."""
+async def _next(feed: PostgresChangeFeed, after: int) -> Changes:
+    """Wait for the next changes, as the cache invalidator does."""
     while True:
-        changes = await feed.wait(after)
-        if changes:
-            return list(changes)
+        found = await feed.wait(after)
+        if found.changes:
+            return found
 
 
-async def test_changes_come_in_order_and_name_whose_policies_they_touch(
-    control_plane: ControlPlane, feed: PostgresChangeFeed
-) -> None:
-    """A plan, a key and a subject's override are told by kind and name, numbered upwards."""
+def _names(found: Changes) -> list[str]:
+    return [change.name for change in found.changes]
+
+
+async def test_changes_come_in_order_with_kind_and_name(control_plane: ControlPlane, feed: PostgresChangeFeed) -> None:
+    """A plan, a key and a subject's override are reported by kind and name, in the order of their commits."""
     assert await feed.position() == 0
     await control_plane.plans.create("ada", plan_draft())
     key, _ = await control_plane.keys.create("ada", key_draft())
-    await control_plane.overrides.set("ada", SubjectTarget("acme"), Override(BURST))
+    await control_plane.overrides.set("ada", OverrideTarget(Level.SUBJECT, "acme"), Override(BURST))
 
-    changes = await _next(feed, 0)
+    found = await _next(feed, 0)
 
-    assert [(change.kind, change.name) for change in changes] == [
-        (ChangeKind.PLAN, "free"),
-        (ChangeKind.KEY, key.key_id),
-        (ChangeKind.SUBJECT, "acme"),
+    assert found.changes == [
+        Change(ChangeKind.PLAN, "free"),
+        Change(ChangeKind.KEY, key.key_id),
+        Change(ChangeKind.SUBJECT, "acme"),
     ]
-    numbers = [change.number for change in changes]
-    assert numbers == sorted(set(numbers))
-    assert await feed.position() == numbers[-1]
-    assert [change.number for change in await feed.wait(numbers[0])] == numbers[1:]
+    assert await feed.position() == found.position
 
 
-async def test_nothing_new_is_said_within_a_second(feed: PostgresChangeFeed) -> None:
-    """Without any change a wait ends with nothing after about a second."""
+async def test_positions_count_up_without_skipping_a_change(
+    control_plane: ControlPlane, feed: PostgresChangeFeed
+) -> None:
+    """The position returned with some changes is where the next read continues: each change is read once."""
+    positions, seen = [0], []
+    for name in ("a", "b", "c"):
+        await control_plane.plans.create("ada", plan_draft(name))
+        found = await _next(feed, positions[-1])
+        positions.append(found.position)
+        seen += _names(found)
+
+    assert seen == ["a", "b", "c"]
+    assert positions == sorted(set(positions))
+    assert _names(await feed.wait(positions[1])) == ["b", "c"]
+
+
+async def test_a_wait_without_changes_ends_within_a_second(feed: PostgresChangeFeed) -> None:
+    """Without any change a wait ends after about a second with none, at the position it began."""
     began = monotonic()
 
-    assert list(await feed.wait(0)) == []
+    assert await feed.wait(7) == Changes(7, [])
 
     assert 0.5 < monotonic() - began < 1.5
 
 
 async def test_a_notification_wakes_the_reader(control_plane: ControlPlane, feed: PostgresChangeFeed) -> None:
-    """A change during a wait ends it at once, long before the next look would."""
+    """A change during a wait ends it at once, long before the next poll."""
     await feed.position()
     delays = []
     for n in range(5):
@@ -82,7 +98,7 @@ async def test_a_notification_wakes_the_reader(control_plane: ControlPlane, feed
 async def test_a_change_without_a_notification_is_found_within_a_second(
     feed: PostgresChangeFeed, database_url: str
 ) -> None:
-    """A change that nobody is notified of is found by the look that comes each second."""
+    """A change that was not notified is found by the poll that runs each second."""
     await feed.position()
     waiting = asyncio.create_task(_next(feed, 0))
     await asyncio.sleep(0.1)
@@ -91,7 +107,7 @@ async def test_a_change_without_a_notification_is_found_within_a_second(
         connection.execute("INSERT INTO changes (kind, name, time) VALUES ('plan', 'silent', now())")
     began = monotonic()
 
-    assert [change.name for change in await waiting] == ["silent"]
+    assert _names(await waiting) == ["silent"]
     assert monotonic() - began < 1.5
 
 
@@ -112,21 +128,21 @@ async def test_a_killed_connection_loses_no_change(
     began = monotonic()
     await control_plane.plans.create("ada", plan_draft("one"))
     first = await waiting
-    assert [change.name for change in first] == ["one"]
+    assert _names(first) == ["one"]
     assert monotonic() - began < 1
 
-    waiting = asyncio.create_task(_next(feed, first[-1].number))
+    waiting = asyncio.create_task(_next(feed, first.position))
     await asyncio.sleep(0.1)
     began = monotonic()
     await control_plane.plans.create("ada", plan_draft("two"))
-    assert [change.name for change in await waiting] == ["two"]
+    assert _names(await waiting) == ["two"]
     assert monotonic() - began < 1
 
 
 async def test_a_connection_killed_between_two_waits_is_opened_again(
     control_plane: ControlPlane, feed: PostgresChangeFeed, database_url: str
 ) -> None:
-    """A session that ended while nobody waited is noticed and replaced by the next wait, without an error."""
+    """A session that ended between two waits is replaced by the next wait, without an error."""
     await feed.position()
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
@@ -135,7 +151,7 @@ async def test_a_connection_killed_between_two_waits_is_opened_again(
         )
     await control_plane.plans.create("ada", plan_draft())
 
-    assert [change.name for change in await feed.wait(0)] == ["free"]
+    assert _names(await feed.wait(0)) == ["free"]
 
 
 async def test_a_cancelled_wait_leaves_a_feed_that_works(control_plane: ControlPlane, feed: PostgresChangeFeed) -> None:
@@ -147,11 +163,11 @@ async def test_a_cancelled_wait_leaves_a_feed_that_works(control_plane: ControlP
         await waiting
     await control_plane.plans.create("ada", plan_draft())
 
-    assert [change.name for change in await _next(feed, 0)] == ["free"]
+    assert _names(await _next(feed, 0)) == ["free"]
 
 
-async def test_a_dead_postgres_is_told(unused_port: int) -> None:
-    """A feed whose Postgres is not there raises StoreUnavailable, without the password."""
+async def test_a_dead_postgres_is_reported(unused_port: int) -> None:
+    """A feed of a Postgres that does not run raises StoreUnavailable, without the password."""
     database = Database(f"postgresql://somebody:verysecret@127.0.0.1:{unused_port}/none")
     feed = PostgresChangeFeed(database)
 

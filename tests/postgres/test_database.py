@@ -8,20 +8,20 @@ from sqlalchemy import event, text
 from ratelimit_service.postgres.database import Database
 
 
-async def test_closing_leaves_no_connection_of_work_that_was_given_up(database_url: str) -> None:
+async def test_closing_leaves_no_connection_of_cancelled_work(database_url: str) -> None:
     """A transaction that is cancelled right before the pool is closed has its connection closed, too."""
     database = Database(database_url)
-    lent: asyncio.Future[psycopg.AsyncConnection] = asyncio.get_running_loop().create_future()
+    opened: asyncio.Future[psycopg.AsyncConnection] = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
         async with database.reading() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
             assert isinstance(driver, psycopg.AsyncConnection)
-            lent.set_result(driver)
+            opened.set_result(driver)
             await connection.execute(text("SELECT pg_sleep(0.1)"))
 
     working = asyncio.create_task(work())
-    driver = await lent
+    driver = await opened
     working.cancel()
 
     await database.close()

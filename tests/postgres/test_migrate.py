@@ -1,4 +1,4 @@
-"""Migrations make the schema that the tables describe, once, whoever runs them."""
+"""Migrations create the schema that the tables describe, once, however many servers run them."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,8 +73,8 @@ def test_the_last_step_back_leaves_nothing(empty_database_url: Callable[[], str]
     assert left == [("alembic_version",)]
 
 
-def test_a_dead_postgres_is_told_without_the_password() -> None:
-    """Migrating a server that is not there raises StoreUnavailable, whose message holds no password."""
+def test_a_dead_postgres_is_reported_without_the_password() -> None:
+    """Migrating a server that does not run raises StoreUnavailable; its message holds no password."""
     with pytest.raises(StoreUnavailable, match="refused") as caught:
         upgrade("postgresql://somebody:verysecret@127.0.0.1:1/none")
 
@@ -82,8 +82,8 @@ def test_a_dead_postgres_is_told_without_the_password() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "mysql://u:verysecret@h/d", "postgresql://u:verysecret@h:port/d"])
-def test_a_malformed_url_is_told_without_repeating_it(url: str) -> None:
-    """A database URL that is not one of Postgres raises ValueError, which says how to write it."""
+def test_a_malformed_url_is_reported_without_repeating_it(url: str) -> None:
+    """A database URL that is not one of Postgres raises ValueError; its message has the right form."""
     with pytest.raises(ValueError, match="postgresql://user:password@host:5432/name") as caught:
         upgrade(url)
 

@@ -1,4 +1,4 @@
-"""What callers see while Postgres is down, frozen, or back again."""
+"""What callers see while Postgres is down, frozen, or restarted."""
 
 import shutil
 import tempfile
@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from fixtures.control_plane import ControlPlane, key_draft, plan_draft
-from fixtures.own_postgres import OwnPostgres
+from fixtures.postgres import OwnPostgres
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.paging import Paging
@@ -58,7 +58,7 @@ async def _assert_unavailable(plane: ControlPlane) -> None:
         assert caught.value.retry_after > 0
 
 
-async def test_a_stopped_postgres_is_told_within_a_second(plane: ControlPlane, own_postgres: OwnPostgres) -> None:
+async def test_a_stopped_postgres_is_reported_within_a_second(plane: ControlPlane, own_postgres: OwnPostgres) -> None:
     """While Postgres is stopped every action is UNAVAILABLE within a second, and works again once it is back."""
     own_postgres.server.stop()
 
@@ -67,7 +67,7 @@ async def test_a_stopped_postgres_is_told_within_a_second(plane: ControlPlane, o
         await plane.database.ping()
 
 
-async def test_a_frozen_postgres_is_told_within_a_second(plane: ControlPlane, own_postgres: OwnPostgres) -> None:
+async def test_a_frozen_postgres_is_reported_within_a_second(plane: ControlPlane, own_postgres: OwnPostgres) -> None:
     """While Postgres keeps its connections and answers nothing every action is UNAVAILABLE within a second."""
     own_postgres.freeze()
 
@@ -77,8 +77,8 @@ async def test_a_frozen_postgres_is_told_within_a_second(plane: ControlPlane, ow
     assert (await plane.plans.get("free")).name == "free"
 
 
-async def test_a_postgres_that_freezes_in_a_transaction_is_given_up(own_postgres: OwnPostgres) -> None:
-    """A transaction in whose middle Postgres stops answering ends in UNAVAILABLE, and the pool works on afterwards."""
+async def test_a_postgres_that_freezes_in_a_transaction_is_abandoned(own_postgres: OwnPostgres) -> None:
+    """A transaction during which Postgres stops answering ends in UNAVAILABLE, and the pool works afterwards."""
     database = Database(own_postgres.server.url, transaction_seconds=0.5)
     plane = ControlPlane(database)
     await plane.plans.create("ada", plan_draft())
@@ -115,12 +115,12 @@ async def test_a_frozen_postgres_stops_neither_source_nor_feed(plane: ControlPla
     own_postgres.thaw()
     assert key.key_id in (await source.fetch([key.key_id])).records
     await plane.keys.revoke("ada", key.key_id)
-    assert [change.name for change in await feed.wait(position)] == [key.key_id]
+    assert [change.name for change in (await feed.wait(position)).changes] == [key.key_id]
     await feed.close()
 
 
 async def test_a_restarted_postgres_is_used_without_an_error(plane: ControlPlane, own_postgres: OwnPostgres) -> None:
-    """Connections that were lost while they were idle are replaced before anybody notices."""
+    """Connections that were lost while they were idle are replaced without an error."""
     port = own_postgres.server.port
     own_postgres.server.stop()
     own_postgres.start_on(port)
@@ -129,8 +129,8 @@ async def test_a_restarted_postgres_is_used_without_an_error(plane: ControlPlane
     assert await plane.tokens.create("console", Role.ADMIN)
 
 
-async def test_a_missing_schema_says_what_to_do(empty_database_url: Callable[[], str]) -> None:
-    """On a database that was never migrated the error says to migrate it."""
+async def test_a_missing_schema_is_reported_with_its_remedy(empty_database_url: Callable[[], str]) -> None:
+    """On a database that was never migrated the error names the command that migrates it."""
     database = Database(empty_database_url())
     try:
         with pytest.raises(Unavailable, match="ratelimit-service migrate"):
@@ -139,8 +139,8 @@ async def test_a_missing_schema_says_what_to_do(empty_database_url: Callable[[],
         await database.close()
 
 
-async def test_a_missing_database_says_what_to_do(database_url: str) -> None:
-    """A URL with the name of a database that does not exist says so, without the password."""
+async def test_a_missing_database_is_reported_by_name(database_url: str) -> None:
+    """With a URL of a database that does not exist the error names it, without the password."""
     password = database_url.split(":")[2].split("@", maxsplit=1)[0]
     database = Database(database_url.rpartition("/")[0] + "/nowhere")
     try:

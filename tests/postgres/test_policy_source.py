@@ -1,4 +1,4 @@
-"""The policy source reads what the services have written, and a bad row disturbs nobody else."""
+"""The policy source reads what the services have written, and a bad row affects its own key only."""
 
 import asyncio
 
@@ -6,10 +6,11 @@ import psycopg
 import pytest
 
 from fixtures.control_plane import BURST, DAILY, DAY, SECOND, START, ControlPlane, key_draft, plan_draft
+from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord
 from ratelimit_service.management.keys import KeyChanges
-from ratelimit_service.management.overrides import KeyTarget, SubjectTarget
+from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import PlanChanges
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
@@ -29,8 +30,8 @@ async def test_a_record_has_everything(control_plane: ControlPlane, source: Post
     )
     key, _ = await control_plane.keys.create("ada", key_draft(expires_us=START + DAY))
     key, _ = await control_plane.keys.rotate("ada", key.key_id, overlap_us=SECOND)
-    await control_plane.overrides.set("ada", SubjectTarget("acme"), Override(BURST, START + SECOND))
-    await control_plane.overrides.set("ada", KeyTarget(key.key_id), Override(DAILY))
+    await control_plane.overrides.set("ada", OverrideTarget(Level.SUBJECT, "acme"), Override(BURST, START + SECOND))
+    await control_plane.overrides.set("ada", OverrideTarget(Level.KEY, key.key_id), Override(DAILY))
 
     fetched = await source.fetch([key.key_id])
 
@@ -56,7 +57,7 @@ async def test_many_keys_are_read_at_once(control_plane: ControlPlane, source: P
     """Each of many keys is read with its own subject's overrides; unknown ones are left out."""
     await control_plane.plans.create("ada", plan_draft())
     made = {s: (await control_plane.keys.create("ada", key_draft(s)))[0].key_id for s in ("a", "b", "c")}
-    await control_plane.overrides.set("ada", SubjectTarget("b"), Override(BURST))
+    await control_plane.overrides.set("ada", OverrideTarget(Level.SUBJECT, "b"), Override(BURST))
 
     fetched = await source.fetch([*made.values(), "0123456789abcdef"])
 
@@ -108,10 +109,10 @@ async def test_what_cannot_be_an_id_is_unknown(source: PostgresPolicySource, key
 async def test_a_bad_row_is_refused_alone(
     control_plane: ControlPlane, source: PostgresPolicySource, database_url: str, damage: str
 ) -> None:
-    """A key whose rows make no valid policy is told as unreadable, and the others are read as ever."""
+    """A key with rows that are not a valid policy is reported as unreadable; the others are read."""
     await control_plane.plans.create("ada", plan_draft("free"))
     bad, _ = await control_plane.keys.create("ada", key_draft("bad"))
-    await control_plane.overrides.set("ada", KeyTarget(bad.key_id), Override(BURST))
+    await control_plane.overrides.set("ada", OverrideTarget(Level.KEY, bad.key_id), Override(BURST))
     with psycopg.connect(database_url) as connection:
         connection.execute(damage.encode())
     await control_plane.plans.create("ada", plan_draft("pro"))
@@ -138,8 +139,8 @@ async def test_a_record_is_of_one_moment(control_plane: ControlPlane, source: Po
         assert record.limits == {"free": (BURST,), "pro": (DAILY,)}[record.plan]
 
 
-async def test_a_dead_postgres_is_told(unused_port: int) -> None:
-    """A source whose Postgres is not there raises StoreUnavailable, without the password."""
+async def test_a_dead_postgres_is_reported(unused_port: int) -> None:
+    """A source of a Postgres that does not run raises StoreUnavailable, without the password."""
     database = Database(f"postgresql://somebody:verysecret@127.0.0.1:{unused_port}/none")
 
     with pytest.raises(StoreUnavailable) as caught:

@@ -7,15 +7,15 @@ import pytest
 from sqlalchemy import text
 
 from fixtures.control_plane import START, ControlPlane, key_draft, plan_draft
-from ratelimit_service.decision.ports import ChangeKind
+from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.errors import Unavailable
-from ratelimit_service.management.audit import Changed, Event
+from ratelimit_service.management.audit import Event
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 
 EVENT = Event("ada", "plan.create", "plans/free", {}, START)
-FREE = Changed(ChangeKind.PLAN, "free")
+FREE = Change(ChangeKind.PLAN, "free")
 
 
 def _count(url: str) -> dict[str, int]:
@@ -50,7 +50,7 @@ async def test_a_commit_that_fails_leaves_nothing(control_plane: ControlPlane, d
 
 
 async def test_a_block_that_raises_leaves_nothing(database: Database, database_url: str) -> None:
-    """An error after the record was written takes the record back."""
+    """An error after the record was written rolls the record back."""
     with pytest.raises(RuntimeError, match="too late"):
         async with PostgresTransactions(database).writing() as work:
             await work.record(EVENT, FREE)
@@ -61,7 +61,7 @@ async def test_a_block_that_raises_leaves_nothing(database: Database, database_u
 
 
 async def test_a_connection_lost_in_the_middle_leaves_nothing(database: Database, database_url: str) -> None:
-    """A session that Postgres ends before the commit leaves nothing, and the caller is told to try again."""
+    """A session that Postgres ends before the commit leaves nothing, and the caller gets UNAVAILABLE."""
     with pytest.raises(Unavailable) as caught:
         async with PostgresTransactions(database).writing() as work:
             await work.record(EVENT, FREE)
@@ -85,7 +85,7 @@ async def test_each_change_has_one_row_of_each_kind(control_plane: ControlPlane,
 
 @pytest.mark.usefixtures("warm")
 async def test_no_reader_of_the_outbox_misses_a_number(database: Database) -> None:
-    """Whoever has seen a number has seen all below it, however many transactions commit at once and however slowly."""
+    """A reader that has seen a number has seen all below it, however many transactions commit at once, however slow."""
     transactions = PostgresTransactions(database)
     writers, each = 4, 6
     seen: list[int] = []
@@ -94,7 +94,7 @@ async def test_no_reader_of_the_outbox_misses_a_number(database: Database) -> No
     async def write(writer: int) -> None:
         for n in range(each):
             async with transactions.writing() as work:
-                await work.record(EVENT, FREE, Changed(ChangeKind.KEY, f"{writer}-{n}"))
+                await work.record(EVENT, FREE, Change(ChangeKind.KEY, f"{writer}-{n}"))
                 await asyncio.sleep(0.001 * writer)  # between the number and the commit
 
     async def read() -> None:
@@ -112,7 +112,7 @@ async def test_no_reader_of_the_outbox_misses_a_number(database: Database) -> No
 
 
 async def test_a_reading_transaction_sees_one_snapshot(control_plane: ControlPlane) -> None:
-    """What is committed after a reading transaction's first look stays out of its sight."""
+    """What is committed after a reading transaction's first query is not visible to it."""
     async with control_plane.transactions.reading() as work:
         assert await work.plans.list(after="", count=10) == []
         await control_plane.plans.create("ada", plan_draft())

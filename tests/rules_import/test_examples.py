@@ -1,4 +1,4 @@
-"""The examples of envoyproxy/ratelimit's README, in our own words: they are imported, and behave as it says.
+"""The examples of envoyproxy/ratelimit's README, reworded: they are imported, and behave as documented there.
 
 Time stands still in these tests, so that a window of a second does not end within one.
 """
@@ -10,13 +10,13 @@ import pytest
 from decision.descriptors.world import World, asked
 from ratelimit_service.decision.descriptors.request import Entries
 from ratelimit_service.rules_import.findings import Findings
-from ratelimit_service.rules_import.importing import import_files, to_quota
+from ratelimit_service.rules_import.importer import import_files, to_quota
 
 EXAMPLES = Path(__file__).parent / "examples"
 
 
 async def world_of(name: str, findings: list[str] | None = None) -> tuple[World, str]:
-    """A world with the rules of an example, and its domain. FINDINGS: what the import says of it."""
+    """A world with the rules of an example, and its domain. FINDINGS: what the import reports about it."""
     output = Findings()
     rules = import_files([(name, (EXAMPLES / f"{name}.yaml").read_text())], to_quota, output)
     assert [str(finding) for finding in output.all] == (findings or [])
@@ -53,7 +53,7 @@ async def test_nested() -> None:
 
 
 async def test_order() -> None:
-    """The exact value goes before the key alone: each address gets ten, that one none."""
+    """The exact value takes precedence over the key alone: each address gets ten, that one none."""
     world, domain = await world_of("3_order")
     assert await allowed(world, domain, (("address", "192.0.2.1"),)) == 10
     assert await allowed(world, domain, (("address", "192.0.2.2"),)) == 10
@@ -61,7 +61,7 @@ async def test_order() -> None:
 
 
 async def test_depth() -> None:
-    """A descriptor with two entries is for a rule of two levels, and only for such a one."""
+    """A descriptor with two entries matches a rule of two levels, and only such a rule."""
     both = (("outer", "here"), ("inner", "there"))
     world, domain = await world_of("4_depth_one")
     assert await allowed(world, domain, both) == 1_000
@@ -70,10 +70,10 @@ async def test_depth() -> None:
 
 
 async def test_unlimited() -> None:
-    """An unlimited descriptor passes without a trip to the store, and is told from one that no rule knows."""
+    """An unlimited descriptor passes without a trip to the store, and differs from one that no rule matches."""
     world, domain = await world_of("5_unlimited")
-    verdict = await world.decide(asked(("directory", "x")), asked(("unknown", "x")), domain=domain)
-    assert [status.unlimited for status in verdict.statuses] == [True, False]
+    outcome = await world.decide(asked(("directory", "x")), asked(("unknown", "x")), domain=domain)
+    assert [status.unlimited for status in outcome.statuses] == [True, False]
     assert world.buckets.round_trips == 0
     assert await allowed(world, domain, (("cloud", "x"),)) == 100
 
@@ -96,7 +96,7 @@ async def test_replaces() -> None:
 
 
 async def test_detailed_metric() -> None:
-    """The setting for metrics is told and left out; the limits are as they would be without it."""
+    """The setting for metrics is reported and left out; the limits are as they would be without it."""
     note = "8_detailed_metric:5: note: detailed_metric is left out: metrics here do not name descriptors"
     world, domain = await world_of("8_detailed_metric", [note])
     assert await allowed(world, domain, (("shop", "east"),)) == 10
@@ -110,7 +110,7 @@ async def test_detailed_metric() -> None:
     ("call", ("/v1/shops/7/close", "/v2/shops/x/close"), "/v1/stores/7/close"),
 ])  # fmt: skip
 async def test_wildcards(key: str, matching: tuple[str, ...], other: str) -> None:
-    """Stars at the end, in the middle, and several: each value that matches has the limit for itself, others none."""
+    """Stars at the end, in the middle, and several: each matching value has a limit of its own, others none."""
     world, domain = await world_of("9_wildcards")
     for value in matching:
         assert await allowed(world, domain, ((key, value),)) == 20
@@ -118,7 +118,7 @@ async def test_wildcards(key: str, matching: tuple[str, ...], other: str) -> Non
 
 
 async def test_value_to_metric() -> None:
-    """The setting for metrics is told and left out on each level; the limits are as they would be without it."""
+    """The setting for metrics is reported and left out on each level; the limits are the same without it."""
     notes = [
         f"10_value_to_metric:{line}: note: value_to_metric is left out: metrics here do not name descriptors"
         for line in (5, 9, 12)
@@ -130,7 +130,7 @@ async def test_value_to_metric() -> None:
 
 
 async def test_share_threshold() -> None:
-    """All values of a wildcard have the limit together, also where it stands on a level below; else each for itself."""
+    """All values of a wildcard share the limit, also on a nested level; without the setting each has its own."""
     note = "11_share_threshold:19: note: value_to_metric is left out: metrics here do not name descriptors"
     world, domain = await world_of("11_share_threshold", [note])
     assert await allowed(world, domain, (("file", "reports/a"),), most=5) == 5

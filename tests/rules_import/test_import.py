@@ -1,4 +1,4 @@
-"""Importing the format of envoyproxy/ratelimit: what becomes of each line, and what is said of it."""
+"""Importing the format of envoyproxy/ratelimit: the result of each line, and what is reported about it."""
 
 import pytest
 
@@ -7,49 +7,49 @@ from ratelimit_service.decision.descriptors.rules import Blocked, DomainRules, R
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.rules_import.envoy_ratelimit import Conversion
 from ratelimit_service.rules_import.findings import Findings
-from ratelimit_service.rules_import.importing import import_files, to_quota, to_token_bucket
+from ratelimit_service.rules_import.importer import import_files, to_quota, to_token_bucket
 
 
 def read(text: str, convert: Conversion = to_quota) -> tuple[list[DomainRules], list[str]]:
-    """The rules of one file, and what the import says, each with its line."""
+    """The rules of one file, and what the import reports, each with its line."""
     findings = Findings()
     rules = import_files([("f", text)], convert, findings)
     return rules, [str(finding).removeprefix("f:") for finding in findings.all]
 
 
 def limit(text: str, convert: Conversion = to_quota) -> tuple[RuleLimit | None, list[str]]:
-    """The limit that this rate_limit becomes, and what is said of it."""
+    """The limit that this rate_limit becomes, and what is reported about it."""
     rules, output = read(f"domain: d\ndescriptors:\n- key: k\n  rate_limit: {text}\n", convert)
     return rules[0].descriptors[0].limits[0] if rules[0].descriptors[0].limits else None, output
 
 
 @pytest.mark.parametrize("unit", ["second", "Minute", "HOUR", "day"])
 def test_windows_up_to_a_day_are_the_same(unit: str) -> None:
-    """Up to a day a fixed window becomes a quota with the same window, without a word."""
+    """Up to a day a fixed window becomes a quota with the same window, without a finding."""
     assert limit(f"{{unit: {unit}, requests_per_unit: 7}}") == (RuleLimit(Quota(7, Window[unit.upper()])), [])
 
 
-@pytest.mark.parametrize(("unit", "word"), [("week", "Thursday"), ("month", "30 days"), ("year", "365 days")])
-def test_longer_windows_are_the_calendars(unit: str, word: str) -> None:
-    """Longer windows begin at other moments there, which is told."""
+@pytest.mark.parametrize(("unit", "difference"), [("week", "Thursday"), ("month", "30 days"), ("year", "365 days")])
+def test_longer_windows_are_calendar_windows(unit: str, difference: str) -> None:
+    """Longer windows begin at other times in envoyproxy/ratelimit, which is reported."""
     found, output = limit(f"{{unit: {unit}, requests_per_unit: 7}}")
     assert found == RuleLimit(Quota(7, Window[unit.upper()]))
     assert len(output) == 1
     assert output[0].startswith("4: note: ")
-    assert word in output[0]
+    assert difference in output[0]
 
 
 @pytest.mark.parametrize(("unit", "days"), [("day", 1), ("week", 7), ("month", 30)])
 def test_as_token_bucket(unit: str, days: int) -> None:
-    """As a token bucket the amount is the capacity, and is gained once per window."""
+    """As a token bucket the amount is the capacity, and is refilled once per window."""
     found, output = limit(f"{{unit: {unit}, requests_per_unit: 7}}", to_token_bucket)
     assert found == RuleLimit(TokenBucket(7, 7, days * 86_400_000_000))
     assert output == []
 
 
 @pytest.mark.parametrize(("unit", "amount"), [("year", 7), ("month", 4_294_967_291)])
-def test_what_makes_no_token_bucket_stays_a_quota(unit: str, amount: int) -> None:
-    """Where a bucket would refill too slowly, or its arithmetic would not be exact, it stays a quota, which is told."""
+def test_an_invalid_token_bucket_stays_a_quota(unit: str, amount: int) -> None:
+    """Where a bucket would refill too slowly, or its arithmetic would not be exact, it stays a quota, with a note."""
     found, output = limit(f"{{unit: {unit}, requests_per_unit: {amount}}}", to_token_bucket)
     assert found == RuleLimit(Quota(amount, Window[unit.upper()]))
     assert output[0].startswith("4: note: stays a quota")
@@ -115,8 +115,11 @@ descriptors:
         ("- a", ["1: error: the file is a list; it must be a mapping", "1: error: domain is missing"]),
         ("descriptors: []", ["1: error: domain is missing"]),
         ("domain:", ["1: error: domain: is empty; name the domain"]),
-        ("domain: [a]", ["1: error: domain is a list; it must be a text"]),
+        ("domain: [a]", ["1: error: domain is a list; it must be a string"]),
         ('domain: "a\\tb"', ["1: error: domain: has control characters"]),
+        ('domain: " d"', ["1: error: domain: begins or ends with a blank"]),
+        ('domain: d\ndescriptors:\n- key: "k\\u200b"', ["3: error: key: begins or ends with a blank"]),
+        ('domain: d\ndescriptors:\n- key: k\n  value: "v "', ["3: error: value: begins or ends with a blank"]),
         ("domain: d\nrules: 1", ["2: error: unknown key 'rules' in the file"]),
         ("domain: d\ndomain: e", ["2: error: domain is given twice, first in line 1"]),
         ("domain: d\n[a]: 1", ["2: error: unknown key 'a list or mapping' in the file"]),
@@ -134,10 +137,10 @@ def test_errors_name_the_line(text: str, output: list[str]) -> None:
     """What cannot be read is an error with its line."""
     findings = Findings()
     import_files([("f", text)], to_quota, findings)
-    assert findings.refused
+    assert findings.has_errors
     assert len(findings.all) >= len(output)
-    for finding, words in zip(findings.all, output, strict=False):
-        assert str(finding).startswith(f"f:{words}")
+    for finding, start in zip(findings.all, output, strict=False):
+        assert str(finding).startswith(f"f:{start}")
 
 
 @pytest.mark.parametrize(
@@ -148,10 +151,12 @@ def test_errors_name_the_line(text: str, output: list[str]) -> None:
         ("{requests_per_unit: 1}", "error: unit is missing"),
         ("{unit: day, requests_per_unit: -1}", "error: requests_per_unit is -1"),
         ("{unit: day, requests_per_unit: 4294967296}", "error: requests_per_unit is 4294967296"),
-        ("{unit: day, requests_per_unit: 1.5}", "error: requests_per_unit is '1.5'; it must be a whole number"),
-        ('{unit: day, requests_per_unit: "5"}', "error: requests_per_unit is '5'; it must be a whole number"),
+        ("{unit: day, requests_per_unit: 1.5}", "error: requests_per_unit is '1.5'; it must be an integer"),
+        ('{unit: day, requests_per_unit: "5"}', "error: requests_per_unit is '5'; it must be an integer"),
         ("{unlimited: true, unit: day}", "error: an unlimited rate_limit must have no unit"),
         ("{unit: day, requests_per_unit: 1, name: it's}", 'error: name: is "it\'s"; use at most 64'),
+        ('{unit: day, requests_per_unit: 1, name: "n "}', "error: name: begins or ends with a blank"),
+        ('{unit: day, requests_per_unit: 1, replaces: [{name: " m"}]}', "error: replaces[0]: begins or ends with"),
         ("{unit: day, requests_per_unit: 1, replaces: [{}]}", "error: an entry of replaces needs a name"),
         ("{unit: day, requests_per_unit: 1, replaces: [{name: ''}]}", "error: replaces[0]: is empty"),
         ("{unit: day, requests_per_unit: 1, name: n, replaces: [{name: n}]}", "error: replaces[0]: is 'n'"),
@@ -161,14 +166,14 @@ def test_errors_name_the_line(text: str, output: list[str]) -> None:
         ("{unit: day}", "note: requests_per_unit is missing, which means 0"),
     ],
 )
-def test_of_limits(text: str, output: str) -> None:
-    """What is wrong with a rate_limit, or has no meaning in it, is told with its line."""
+def test_invalid_limits(text: str, output: str) -> None:
+    """What is invalid in a rate_limit, or has no meaning in it, is reported with its line."""
     _, findings = limit(text)
     assert len(findings) == 1
     assert findings[0].startswith(f"4: {output}")
 
 
-def test_what_cannot_be_expressed_is_told() -> None:
+def test_what_is_not_supported_is_reported() -> None:
     """Settings without a counterpart here are notes, one for each line."""
     rules, output = read("""domain: d
 descriptors:
@@ -190,20 +195,20 @@ descriptors:
         "5: note: value_to_metric is left out",
         "6: note: share_threshold has no meaning for a value without a *",
         "7: note: a descriptor with an api_key entry is decided by that key's plan",
-        "8: note: quota_mode cannot be expressed",
+        "8: note: quota_mode is not supported",
         "11: note: shadow_mode has no meaning without a rate_limit",
         "12: note: requests_per_unit has no meaning in a descriptor",
-        "13: note: a * in a key stands for itself",
+        "13: note: a * in a key is literal here",
         "14: note: metadata is left out",
     ]
     assert len(output) == len(starts)
-    for words, start in zip(output, starts, strict=True):
-        assert words.startswith(start)
+    for line, start in zip(output, starts, strict=True):
+        assert line.startswith(start)
     assert rules[0].descriptors[1].limits[0].mode is Mode.ENFORCE
 
 
-def test_shadow_goes_before_quota_mode() -> None:
-    """A limit in both modes denies nothing there, and so it does not here."""
+def test_shadow_takes_precedence_over_quota_mode() -> None:
+    """A limit in both modes denies nothing, here or in envoyproxy/ratelimit."""
     rules, _ = read("""domain: d
 descriptors:
 - key: k
@@ -214,8 +219,8 @@ descriptors:
     assert rules[0].descriptors[0].limits[0].mode is Mode.SHADOW
 
 
-def test_files_of_one_domain_are_joined() -> None:
-    """Files of one domain make one set of rules, which is told; what is in both is an error with both places."""
+def test_files_of_one_domain_are_merged() -> None:
+    """Files of one domain make one set of rules, with a note; what is in both is an error with both places."""
     findings = Findings()
     files = [
         ("one.yaml", "domain: d\ndescriptors: [{key: a}]"),
@@ -225,14 +230,14 @@ def test_files_of_one_domain_are_joined() -> None:
     rules = import_files(files, to_quota, findings)
     assert rules == [DomainRules("d", (node("a"), node("b"))), DomainRules("e")]
     assert [str(finding) for finding in findings.all] == [
-        "three.yaml:1: note: domain 'd' is joined with that of one.yaml:1"
+        "three.yaml:1: note: domain 'd' is merged with that of one.yaml:1"
     ]
     import_files([*files, ("four.yaml", "domain: d\n\ndescriptors:\n- key: a")], to_quota, findings)
-    assert "four.yaml:4: error: the same key and value as in one.yaml:2; make them one" in map(str, findings.all)
+    assert "four.yaml:4: error: the same key and value as in one.yaml:2; merge them" in map(str, findings.all)
 
 
-def test_a_thousand_descriptors_and_no_more() -> None:
-    """A domain with more descriptors than it may have is an error, be they in one file, in several, or by aliases."""
+def test_at_most_a_thousand_descriptors() -> None:
+    """A domain with too many descriptors is an error, whether they are in one file, in several, or from aliases."""
     many = "".join(f"- key: k{n}\n" for n in range(1_000))
     assert read(f"domain: d\ndescriptors:\n{many}")[1] == []
     assert read(f"domain: d\ndescriptors:\n{many}- key: last\n")[1] == [
@@ -247,4 +252,4 @@ def test_a_thousand_descriptors_and_no_more() -> None:
         nodes = ", ".join(f"{{key: k{m}, descriptors: *a{n - 1}}}" for m in range(9))
         levels += [f"a{n}: &a{n} [{nodes}]"]
     bomb = "domain: d\n" + "\n".join(levels) + "\ndescriptors: *a9\n"
-    assert any("more than 1000 descriptors" in words for words in read(bomb)[1])
+    assert any("more than 1000 descriptors" in line for line in read(bomb)[1])

@@ -15,18 +15,20 @@ from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.errors import Code
 
-MAX_POLICIES: Final = 10_000
+MAX_TEMPLATES: Final = 10_000
 
 _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _CHALLENGE: Final = ("www-authenticate", "ApiKey")
 """RFC 9110 wants a challenge with every 401."""
 
+_NO_TEMPLATE: Final = ("", "", CheckResponse())
+
 
 class CheckResponseEncoder:
     """Decisions as messages.
 
-    What every allowed request of a key is answered is put into a message once. A message per policy and reason is
-    kept, at most MAX_POLICIES of them; one thread only may use them.
+    The part that all allowed requests of a key share is made once, for each reason: at most MAX_TEMPLATES of them, kept
+    without the policy, of which a newer one may exist. For one thread.
     """
 
     def __init__(self, headers: LimitHeaders, key_header: str) -> None:
@@ -34,10 +36,10 @@ class CheckResponseEncoder:
         self._headers = headers
         self._key_header = key_header
         self._labels = Labels()
-        self._templates: dict[tuple[int, Reason], tuple[Policy, CheckResponse]] = {}
+        self._templates: dict[tuple[str, Reason], tuple[str, str, CheckResponse]] = {}
 
     def from_decision(self, decision: Decision, render: Render) -> CheckResponse:
-        """The response that tells a decision; a denial is put into words by TELL."""
+        """The response for a decision; RENDER puts a denial into words."""
         policy = decision.policy
         limits, binding = self._shown(decision)
         if decision.allowed and policy is not None:
@@ -57,7 +59,7 @@ class CheckResponseEncoder:
         return response
 
     def from_denial(self, denial: Denial, render: Render) -> CheckResponse:
-        """The response that tells a refusal alone, put into words by TELL."""
+        """The response for a denial by no limit, put into words by RENDER."""
         response = CheckResponse()
         response.status.code = denial.code
         response.status.message = denial.detail
@@ -72,15 +74,15 @@ class CheckResponseEncoder:
         return response
 
     def from_identity(self, policy: Policy, reason: Reason) -> CheckResponse:
-        """The response that allows a request and says whose it is, and nothing of limits. Do not change it."""
-        key = (id(policy), reason)
-        known = self._templates.get(key)
-        if known is not None:
-            return known[1]
+        """The response that allows a request and names its key, without its limits. Do not change it."""
+        key = (policy.key_id, reason)
+        subject, plan, message = self._templates.get(key, _NO_TEMPLATE)
+        if subject == policy.subject and plan == policy.plan:
+            return message
         message = self._allowed(policy, reason)
-        if len(self._templates) >= MAX_POLICIES:
+        if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()
-        self._templates[key] = (policy, message)  # with the policy, so that no other gets its id meanwhile
+        self._templates[key] = (policy.subject, policy.plan, message)
         return message
 
     def _allowed(self, policy: Policy, reason: Reason) -> CheckResponse:
@@ -99,12 +101,12 @@ class CheckResponseEncoder:
         return response
 
     def _shown(self, decision: Decision) -> tuple[list[ShownLimit], ShownLimit | None]:
-        """Every enforced limit that was weighed, and the one that binds."""
+        """Every enforced limit that was evaluated, and the one that binds."""
         shown: list[ShownLimit] = []
         binding: ShownLimit | None = None
-        for index, (rule, results) in enumerate(zip(decision.rules, decision.results, strict=True)):
+        for index, (rule, result) in enumerate(zip(decision.rules, decision.results, strict=True)):
             if rule.enforced:
-                one = ShownLimit.of(self._labels.of(rule.limit.name, rule.limit.algorithm), results)
+                one = ShownLimit.of(self._labels.of(rule.limit.name, rule.limit.algorithm), result)
                 shown.append(one)
                 if index == decision.binding:
                     binding = one

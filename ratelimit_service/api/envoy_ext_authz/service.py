@@ -1,12 +1,11 @@
 """The endpoint of Envoy's authorization service, without any transport. Both transports call it."""
 
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from ratelimit_service.api.denial import MALFORMED_KEY, NO_KEY, renderer_for
+from ratelimit_service.api.denial import NO_KEY, renderer_for
 from ratelimit_service.api.envoy_ext_authz.encoder import CheckResponseEncoder
 from ratelimit_service.api.envoy_ext_authz.reader import cost_of, header_of, key_reader, resource_of
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.decision.engine import Check, DecisionEngine
-from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.tokens import Caller
 
 
@@ -23,7 +22,7 @@ class EnvoyAuthorizationService:
         self._engine = engine
         self._key_header = key_header
         self._read_key = key_reader(key_header)
-        self._messages = CheckResponseEncoder(headers, key_header)
+        self._encoder = CheckResponseEncoder(headers, key_header)
 
     async def check(self, request: CheckRequest, _caller: Caller) -> CheckResponse:
         """Decide one request, whoever asks."""
@@ -33,11 +32,8 @@ class EnvoyAuthorizationService:
         render = renderer_for(header_of(http, "content-type"))
         api_key = self._read_key(header_of(http, self._key_header))
         if not api_key:
-            return self._messages.from_denial(NO_KEY, render)
-        try:
-            decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost))
-        except InvalidArgument:  # all but the key was looked at above
-            return self._messages.from_denial(MALFORMED_KEY, render)
+            return self._encoder.from_denial(NO_KEY, render)
+        decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost))
         if cost == 0 and decision.allowed and decision.policy is not None:
-            return self._messages.from_identity(decision.policy, decision.reason)
-        return self._messages.from_decision(decision, render)
+            return self._encoder.from_identity(decision.policy, decision.reason)
+        return self._encoder.from_decision(decision, render)

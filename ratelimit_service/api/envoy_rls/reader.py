@@ -5,7 +5,7 @@ from typing import Final
 from ratelimit_service._gen.envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service._gen.envoy.type.v3.ratelimit_unit_pb2 import RateLimitUnit
-from ratelimit_service.decision.descriptors.request import Descriptor
+from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptors.rules import Blocked
 from ratelimit_service.decision.limit import Quota, Window
 from ratelimit_service.errors import InvalidArgument
@@ -20,8 +20,8 @@ _WINDOWS: Final = {
 }
 
 
-def to_descriptors(request: RateLimitRequest) -> list[Descriptor]:
-    """The descriptors of a request. Raises InvalidArgument for a limit of its own that is none.
+def to_request(request: RateLimitRequest) -> DescribedRequest:
+    """The request that a message describes. Raises InvalidArgument for a limit of its own that is none.
 
     A descriptor's own hits go before those of the request, of which 0 means 1.
     """
@@ -39,7 +39,7 @@ def to_descriptors(request: RateLimitRequest) -> list[Descriptor]:
                 entries = tuple([(_text(key), _text(value)) for key, value in entries])
                 break
         descriptors.append(Descriptor(entries, hits, override))
-    return descriptors
+    return DescribedRequest(request.domain, descriptors)
 
 
 def _override(index: int, limit: RateLimitDescriptor.RateLimitOverride) -> Quota | Blocked:

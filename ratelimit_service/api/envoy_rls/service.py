@@ -1,34 +1,48 @@
-"""The endpoint of Envoy's rate limit service, without any transport. Both transports call it."""
+"""What ShouldRateLimit does, on any transport."""
+
+from typing import Final, NamedTuple
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder
-from ratelimit_service.api.envoy_rls.reader import to_descriptors
+from ratelimit_service.api.envoy_rls.reader import to_request
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.messages import parsed
+from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine, PreparedRequest
 from ratelimit_service.decision.descriptors.request import DescribedRequest
-from ratelimit_service.decision.identify import digest_of
-from ratelimit_service.decision.request_cache import MAX_BYTES
+from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.tokens import Caller
+
+_CACHED_REQUESTS: Final = 20_000
+"""And at most twice as many: some 2 KiB each, and clients choose what is in a descriptor."""
+
+
+class NewRequest(NamedTuple):
+    """A request that has to be prepared, and the digest of its bytes."""
+
+    request: DescribedRequest
+    digest: bytes
 
 
 class EnvoyRateLimitService:
-    """Answers ShouldRateLimit. Every error that it raises is a ServiceError, after which Envoy does as it is set to."""
+    """Answers ShouldRateLimit. All its errors are ServiceErrors; Envoy then applies its own failure mode."""
 
-    def __init__(self, engine: DescriptorEngine, headers: LimitHeaders) -> None:
+    def __init__(self, engine: DescriptorEngine, headers: LimitHeaders, clock: Clock) -> None:
         self._engine = engine
+        self._cache: RequestCache[PreparedRequest] = RequestCache(clock, _CACHED_REQUESTS)
         self._encoder = RateLimitResponseEncoder(headers)
 
-    def read(self, data: bytes) -> DescribedRequest | PreparedRequest:
-        """The request that a RateLimitRequest describes, recalled like the checks of `check_reader`."""
-        digest = digest_of(data) if len(data) <= MAX_BYTES else b""
-        prepared = self._engine.recall(digest)
-        if prepared is not None:
-            return prepared
-        request = parsed(data, RateLimitRequest)
-        return DescribedRequest(request.domain, to_descriptors(request), digest)
+    def read(self, data: bytes) -> NewRequest | PreparedRequest:
+        """The request in a RateLimitRequest; prepared, if it is in the request cache. Raises InvalidArgument."""
+        digest = digest_of(data)
+        return self._cache.get(digest) or NewRequest(to_request(parsed(data, RateLimitRequest)), digest)
 
-    async def should_rate_limit(self, request: DescribedRequest | PreparedRequest, _caller: Caller) -> Encoded:
-        """Decide one request, whoever asks. Returns a RateLimitResponse."""
-        return Encoded(self._encoder.encode(await self._engine.decide(request)))
+    async def should_rate_limit(self, request: NewRequest | PreparedRequest, _caller: Caller) -> Encoded:
+        """Decide one request, whoever calls. Returns a RateLimitResponse."""
+        if isinstance(request, PreparedRequest):
+            prepared = request
+        else:
+            prepared = await self._engine.prepare(request.request)
+            self._cache.put(request.digest, prepared.validities, prepared)
+        return Encoded(self._encoder.encode(await self._engine.decide(prepared)))

@@ -1,13 +1,15 @@
-"""Explanations as messages of `ratelimit.v1`."""
+"""ExplainLimit, and explanations as messages of `ratelimit.v1`."""
 
 from ratelimit_service._gen.ratelimit.v1 import limit_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest, ExplainLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
+from ratelimit_service.api.authentication import require
 from ratelimit_service.api.key_admin.limit_messages import from_limit
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
-from ratelimit_service.decision.engine import Check, Explanation
+from ratelimit_service.decision.engine import Check, DecisionEngine, Explanation
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.policy import Considered
+from ratelimit_service.management.tokens import Caller, Role
 
 _LEVELS = {
     Level.PLAN: limit_pb2.LimitLevel.PLAN,
@@ -16,14 +18,22 @@ _LEVELS = {
 }
 
 
-def explain_check(request: ExplainLimitRequest) -> Check:
-    """The check to explain. An absent cost is 1."""
-    cost = request.cost if request.HasField("cost") else 1
-    return Check(request.api_key, request.key_id, request.resource, cost)
+class ExplainLimit:
+    """Reports everything that CheckLimit would evaluate, without charging."""
+
+    def __init__(self, engine: DecisionEngine) -> None:
+        self._engine = engine
+        self._encoder = DecisionEncoder()
+
+    async def __call__(self, request: ExplainLimitRequest, caller: Caller) -> ExplainLimitResponse:
+        """Explain a check, if the caller's role allows it. An absent cost is 1. Raises ServiceError."""
+        require(caller, Role.VIEWER)
+        cost = request.cost if request.HasField("cost") else 1
+        check = Check(request.api_key, request.key_id, request.resource, cost)
+        return _from_explanation(await self._engine.explain(check), self._encoder)
 
 
-def from_explanation(explanation: Explanation, encoder: DecisionEncoder) -> ExplainLimitResponse:
-    """The response that tells an explanation."""
+def _from_explanation(explanation: Explanation, encoder: DecisionEncoder) -> ExplainLimitResponse:
     buckets = {rule.limit.name: rule.bucket.name for rule in explanation.selection.rules}
     return ExplainLimitResponse(
         decision=CheckLimitResponse.FromString(encoder.encode(explanation.decision)),

@@ -6,9 +6,10 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOver
 from ratelimit_service.api.authentication import require
 from ratelimit_service.api.key_admin.fields import no_action, require_message, under
 from ratelimit_service.api.key_admin.limit_messages import from_override, to_override
+from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
-from ratelimit_service.management.overrides import KeyTarget, OverrideService, OverrideTarget, SubjectTarget
+from ratelimit_service.management.overrides import OverrideService, OverrideTarget
 from ratelimit_service.management.tokens import Caller, Role
 
 
@@ -42,9 +43,9 @@ class ManageOverride:
 def _to_target(request: ManageOverrideRequest) -> OverrideTarget:
     match request.WhichOneof("target"):
         case "key_id":
-            return KeyTarget(request.key_id)
+            return OverrideTarget(Level.KEY, request.key_id)
         case "subject":
-            return SubjectTarget(request.subject)
+            return OverrideTarget(Level.SUBJECT, request.subject)
         case None:
             raise InvalidArgument.of("target", "is missing; set key_id or subject")
 

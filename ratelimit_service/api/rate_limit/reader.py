@@ -1,11 +1,7 @@
-"""From the bytes of requests to the checks that they ask for, at both transports.
-
-The same bytes come again and again: a gateway asks about the same key and resource. So what they were prepared to is
-recalled by their digest, before anything is read of them. That takes 0.6 us, and what it spares 1.9 (docs/adr/0009).
-"""
+"""From the bytes of requests to the checks that they ask for."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -15,24 +11,10 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     StreamCheckLimitRequest,
 )
 from ratelimit_service.api.messages import no_message, parsed
+from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import submessages
-from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
-from ratelimit_service.decision.identify import digest_of
-from ratelimit_service.decision.request_cache import MAX_BYTES
+from ratelimit_service.decision.engine import Check, PreparedCheck
 from ratelimit_service.errors import InvalidArgument
-
-
-def to_check(request: CheckLimitRequest, digest: bytes = b"") -> Check:
-    """The check that a request asks for. An absent cost is 1. DIGEST is that of its bytes, if it is to be recalled."""
-    return Check(
-        request.api_key,
-        request.key_id,
-        request.resource,
-        request.cost if request.HasField("cost") else 1,
-        request.request_id,
-        digest,
-    )
-
 
 MAX_BATCH: Final = 256
 """The most checks in one batch, and in one group of a stream."""
@@ -40,20 +22,27 @@ MAX_BATCH: Final = 256
 _CHECKS: Final = 0x0A  # the field of a batch, and of a message of a stream
 
 
+class NewCheck(NamedTuple):
+    """A check that has to be prepared, and the digest of its bytes; empty if it is not to be cached."""
+
+    check: Check
+    digest: bytes = b""
+
+
 class CheckReader:
-    """Reads requests. InvalidArgument says of bytes that they are no such request."""
+    """Reads requests; those in CACHE are prepared already. Raises InvalidArgument for bytes that are none."""
 
-    def __init__(self, engine: DecisionEngine) -> None:
-        self._engine = engine
+    def __init__(self, cache: RequestCache[PreparedCheck]) -> None:
+        self._cache = cache
 
-    def check(self, data: bytes) -> Check | PreparedCheck:
+    def check(self, data: bytes) -> NewCheck | PreparedCheck:
         """The check that a CheckLimitRequest asks for."""
         try:
             return self._read(data)
         except DecodeError:
             raise no_message(data, CheckLimitRequest) from None
 
-    def batch(self, data: bytes) -> list[Check | PreparedCheck]:
+    def batch(self, data: bytes) -> list[NewCheck | PreparedCheck]:
         """The 1 to 256 checks that a BatchCheckLimitRequest asks for."""
         parts = submessages(_CHECKS, data)
         if parts is not None and 1 <= len(parts) <= MAX_BATCH:
@@ -64,28 +53,37 @@ class CheckReader:
         checks = parsed(data, BatchCheckLimitRequest).checks
         if not 1 <= len(checks) <= MAX_BATCH:
             raise InvalidArgument.of("checks", f"has {len(checks)} entries; send 1 to {MAX_BATCH}")
-        return list(map(to_check, checks))
+        return [NewCheck(_to_check(check)) for check in checks]
 
-    def streamed(self, arrived: Sequence[bytes]) -> tuple[list[Check | PreparedCheck], InvalidArgument | None]:
-        """The checks that StreamCheckLimitRequests ask for, up to the first that is none, and what is wrong with it."""
-        checks: list[Check | PreparedCheck] = []
+    def stream(self, messages: Sequence[bytes]) -> tuple[list[NewCheck | PreparedCheck], InvalidArgument | None]:
+        """The checks of StreamCheckLimitRequests, up to the first that is malformed, and its error."""
+        checks: list[NewCheck | PreparedCheck] = []
         try:
-            checks.extend(map(self._streamed, arrived))
-        except InvalidArgument as fault:
-            return checks, fault
+            checks.extend(map(self._read_streamed, messages))
+        except InvalidArgument as error:
+            return checks, error
         return checks, None
 
-    def _streamed(self, data: bytes) -> Check | PreparedCheck:
+    def _read_streamed(self, data: bytes) -> NewCheck | PreparedCheck:
         parts = submessages(_CHECKS, data)
         if parts is not None and len(parts) == 1:
             try:
                 return self._read(parts[0])
             except DecodeError:
                 raise no_message(data, StreamCheckLimitRequest) from None
-        return to_check(parsed(data, StreamCheckLimitRequest).check)
+        return NewCheck(_to_check(parsed(data, StreamCheckLimitRequest).check))
 
-    def _read(self, data: bytes) -> Check | PreparedCheck:
-        if len(data) > MAX_BYTES:
-            return to_check(CheckLimitRequest.FromString(data))
+    def _read(self, data: bytes) -> NewCheck | PreparedCheck:
         digest = digest_of(data)
-        return self._engine.recall(digest) or to_check(CheckLimitRequest.FromString(data), digest)
+        return self._cache.get(digest) or NewCheck(_to_check(CheckLimitRequest.FromString(data)), digest)
+
+
+def _to_check(request: CheckLimitRequest) -> Check:
+    """The check that a request asks for. An absent cost is 1."""
+    return Check(
+        request.api_key,
+        request.key_id,
+        request.resource,
+        request.cost if request.HasField("cost") else 1,
+        request.request_id,
+    )

@@ -1,19 +1,105 @@
-"""The endpoint of RateLimitService, without any transport. Both transports call it."""
+"""What the methods of RateLimitService do, on any transport."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest, ExplainLimitResponse
-from ratelimit_service.api.key_admin.explain_limit import explain_check, from_explanation
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
-from ratelimit_service.api.rate_limit.reader import MAX_BATCH, CheckReader
+from ratelimit_service.api.rate_limit.reader import MAX_BATCH, CheckReader, NewCheck
+from ratelimit_service.api.request_cache import RequestCache
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
-from ratelimit_service.errors import PermissionDenied
+from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.ports import Clock
+from ratelimit_service.errors import PermissionDenied, ServiceError
 from ratelimit_service.management.tokens import Caller, Role
 
 T = TypeVar("T")
+P = TypeVar("P", bound=PreparedCheck | Decision | ServiceError)
+
+
+class RateLimitService:
+    """Answers the calls of RateLimitService. Every error that it raises is a ServiceError.
+
+    Checks are those that `reader` has read in the same turn of the event loop. Between the latest `cached_requests` and
+    twice as many are kept prepared, each with its policy and in some 900 bytes more.
+    """
+
+    def __init__(self, engine: DecisionEngine, clock: Clock, *, cached_requests: int) -> None:
+        self._engine = engine
+        self._cache: RequestCache[PreparedCheck] = RequestCache(clock, cached_requests)
+        self._encoder = DecisionEncoder()
+        self.reader = CheckReader(self._cache)
+
+    async def check_limit(self, check: NewCheck | PreparedCheck, caller: Caller) -> Encoded:
+        """Decide one call. Returns a CheckLimitResponse."""
+        prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller)
+        return Encoded(self._encoder.encode(await self._engine.decide(prepared)))
+
+    async def batch_check_limit(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> Encoded:
+        """Decide 1 to 256 calls in one round trip to the buckets. Returns a BatchCheckLimitResponse in their order."""
+        return Encoded(b"".join(await self.answer_group(checks, caller)))
+
+    async def stream_check_limit(self, messages: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[Encoded]:
+        """Decide calls as they come, those that have arrived meanwhile together.
+
+        MESSAGES are StreamCheckLimitRequests. Yields a StreamCheckLimitResponse for each, in their order.
+        """
+        async for group in in_groups(messages, most=MAX_BATCH):
+            checks, error = self.reader.stream(group)
+            for response in await self.answer_group(checks, caller):
+                yield Encoded(response)
+            if error is not None:
+                raise error
+
+    async def answer_group(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> list[bytes]:
+        """Decide calls in one round trip to the buckets.
+
+        An error of one, such as one that its caller may not ask, is the answer to that one only. Returns for each, in
+        their order, a StreamCheckLimitResponse, which is a field of a BatchCheckLimitResponse, too.
+        """
+        results = await self._engine.decide_all(await self._prepare_all(checks, caller))
+        return [self._encoder.encode_result(result) for result in results]
+
+    async def _prepare(self, new: NewCheck, caller: Caller) -> PreparedCheck | Decision:
+        if not _may_ask(new.check, caller):
+            raise _gateway_only(caller)
+        return self._cached(new, await self._engine.prepare(new.check))
+
+    async def _prepare_all(
+        self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller
+    ) -> list[PreparedCheck | Decision | ServiceError]:
+        new = [check.check for check in checks if isinstance(check, NewCheck) and _may_ask(check.check, caller)]
+        in_order = iter(await self._engine.prepare_all(new) if new else ())
+        prepared: list[PreparedCheck | Decision | ServiceError] = []
+        for check in checks:
+            if isinstance(check, PreparedCheck):
+                prepared.append(check)
+            elif _may_ask(check.check, caller):
+                prepared.append(self._cached(check, next(in_order)))
+            else:
+                prepared.append(_gateway_only(caller))
+        return prepared
+
+    def _cached(self, new: NewCheck, prepared: P) -> P:
+        """PREPARED, which is kept if the same bytes will always be prepared to it."""
+        if isinstance(prepared, PreparedCheck) and new.check.api_key and not new.check.request_id:
+            self._cache.put(new.digest, (prepared.policy.validity,), prepared)
+        return prepared
+
+
+def _may_ask(check: Check, caller: Caller) -> bool:
+    """Only a gateway may send the id of a key in place of the secret."""
+    return not check.key_id or caller.role is Role.GATEWAY
+
+
+def _gateway_only(caller: Caller) -> PermissionDenied:
+    role = caller.role.value if caller.role else "none"
+    return PermissionDenied(
+        f"key_id may be sent in place of api_key only with a token of role gateway; this call's role is {role}",
+        reason="ROLE_INSUFFICIENT",
+        metadata={"role": role, "needed": Role.GATEWAY.value},
+    )
 
 
 async def in_groups(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list[T]]:
@@ -55,74 +141,4 @@ async def in_groups(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list
         reader.cancel()
         await asyncio.wait((reader,))
         if not reader.cancelled():
-            reader.exception()  # nobody is left to tell
-
-
-class RateLimitService:
-    """Answers the calls of RateLimitService, and ExplainLimit. Every error that it raises is a ServiceError.
-
-    Checks are those that `reader` has read in the same turn of the event loop.
-    """
-
-    def __init__(self, engine: DecisionEngine) -> None:
-        self.reader = CheckReader(engine)
-        self._engine = engine
-        self._encoder = DecisionEncoder()
-
-    async def check_limit(self, check: Check | PreparedCheck, caller: Caller) -> Encoded:
-        """Decide one call. Returns a CheckLimitResponse."""
-        if _is_for_gateways(check):
-            _require_gateway(caller)
-        return Encoded(self._encoder.encode(await self._engine.check(check)))
-
-    async def batch_check_limit(self, checks: Sequence[Check | PreparedCheck], caller: Caller) -> Encoded:
-        """Decide 1 to 256 calls in one trip to the buckets. Returns a BatchCheckLimitResponse in their order."""
-        return Encoded(b"".join(await self.answer_group(checks, caller)))
-
-    async def stream_check_limit(self, messages: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[Encoded]:
-        """Decide calls as they come, those that have arrived meanwhile together.
-
-        MESSAGES are StreamCheckLimitRequests. Gives a StreamCheckLimitResponse for each, in their order.
-        """
-        async for group in in_groups(messages, most=MAX_BATCH):
-            checks, fault = self.reader.streamed(group)
-            for response in await self.answer_group(checks, caller):
-                yield Encoded(response)
-            if fault is not None:
-                raise fault
-
-    async def answer_group(self, checks: Sequence[Check | PreparedCheck], caller: Caller) -> list[bytes]:
-        """Decide calls in one trip to the buckets.
-
-        One that its caller may not ask, or that is malformed, answers for itself only. Returns for each, in their
-        order, a StreamCheckLimitResponse, which is a field of a BatchCheckLimitResponse, too.
-        """
-        if caller.role is Role.GATEWAY or not any(map(_is_for_gateways, checks)):
-            results = await self._engine.check_all(checks)
-        else:
-            decided = iter(await self._engine.check_all([check for check in checks if not _is_for_gateways(check)]))
-            results = [_not_a_gateway(caller) if _is_for_gateways(check) else next(decided) for check in checks]
-        return [self._encoder.encode_result(result) for result in results]
-
-    async def explain_limit(self, request: ExplainLimitRequest) -> ExplainLimitResponse:
-        """Say everything that CheckLimit would weigh, without charging."""
-        return from_explanation(await self._engine.explain(explain_check(request)), self._encoder)
-
-
-def _is_for_gateways(check: Check | PreparedCheck) -> bool:
-    """Whether it names a key in place of the secret."""
-    return isinstance(check, Check) and bool(check.key_id)
-
-
-def _require_gateway(caller: Caller) -> None:
-    if caller.role is not Role.GATEWAY:
-        raise _not_a_gateway(caller)
-
-
-def _not_a_gateway(caller: Caller) -> PermissionDenied:
-    role = caller.role.value if caller.role else "none"
-    return PermissionDenied(
-        f"key_id may be sent in place of api_key only with a token of role gateway; this call's role is {role}",
-        reason="ROLE_INSUFFICIENT",
-        metadata={"role": role, "needed": Role.GATEWAY.value},
-    )
+            reader.exception()  # its caller has gone

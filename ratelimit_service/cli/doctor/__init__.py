@@ -1,1 +1,1 @@
-"""`ratelimit-service doctor`: what is wrong with settings, stores and ports, in words."""
+"""`ratelimit-service doctor`: checks settings, stores and ports, and reports what is wrong and what to do."""

@@ -1,36 +1,36 @@
-"""What a look at one thing found."""
+"""The result of one check."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 
-class Verdict(Enum):
-    """How bad it is: a server would not start or not work with a FAULT, and work but not well with a WARNING."""
+class Severity(Enum):
+    """With an ERROR a server would not start or not work; with a WARNING it works, but not well."""
 
     OK = "ok"
     WARNING = "warning"
-    FAULT = "fault"
+    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at, what is the matter with it, and what to do. Holds no secret."""
+    """What was checked, what is wrong with it, and what to do. Holds no secret."""
 
-    thing: str
-    verdict: Verdict
-    words: str
-
-    @classmethod
-    def ok(cls, thing: str, words: str) -> "Finding":
-        """All is well."""
-        return cls(thing, Verdict.OK, words)
+    subject: str
+    severity: Severity
+    message: str
 
     @classmethod
-    def warning(cls, thing: str, words: str) -> "Finding":
-        """It works, but not as it should."""
-        return cls(thing, Verdict.WARNING, words)
+    def ok(cls, subject: str, message: str) -> "Finding":
+        """Nothing is wrong."""
+        return cls(subject, Severity.OK, message)
 
     @classmethod
-    def fault(cls, thing: str, words: str) -> "Finding":
+    def warning(cls, subject: str, message: str) -> "Finding":
+        """It works, but not well."""
+        return cls(subject, Severity.WARNING, message)
+
+    @classmethod
+    def error(cls, subject: str, message: str) -> "Finding":
         """It does not work."""
-        return cls(thing, Verdict.FAULT, words)
+        return cls(subject, Severity.ERROR, message)

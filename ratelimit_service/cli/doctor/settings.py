@@ -1,4 +1,4 @@
-"""Settings: variables, peppers, TLS, the transport and the ports."""
+"""Checks of the settings: variables, peppers, TLS, the transport and the ports."""
 
 import ssl
 from collections.abc import Iterator, Mapping
@@ -9,8 +9,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from ratelimit_service.cli.client import TlsFiles, dialable
-from ratelimit_service.cli.configured import variable
 from ratelimit_service.cli.doctor.findings import Finding
+from ratelimit_service.cli.environment import variable_name
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupFault
 from ratelimit_service.server.port import PortLock
@@ -18,45 +18,46 @@ from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 
 _OF_COMMANDS = {"RATELIMIT_SERVER", "RATELIMIT_TOKEN", "RATELIMIT_API_KEY", "RATELIMIT_TRACEBACK"}
+_HEALTH_SECONDS = 2.0
 
 
-def examine_environment(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Warn of each RATELIMIT_ variable that nothing reads, which is most often a misspelt one."""
-    known = {variable(name) for name in Settings.model_fields} | _OF_COMMANDS
+def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Warn of each RATELIMIT_ variable that nothing reads, which is most often misspelt."""
+    known = {variable_name(name) for name in Settings.model_fields} | _OF_COMMANDS
     known |= {f"RATELIMIT_SERVER_{name.upper()}" for name in TlsFiles.model_fields}
     for name in sorted(environment):
         if name.upper().startswith("RATELIMIT_") and name.upper() not in known:
             near = get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            yield Finding.warning("variables", f"{name} is no setting and is not read{hint}")
+            yield Finding.warning("variables", f"{name}: unknown setting, ignored{hint}")
 
 
-def examine_peppers(settings: Settings) -> Iterator[Finding]:
+def check_peppers(settings: Settings) -> Iterator[Finding]:
     """Whether the peppers can be read and are long enough."""
     text = settings.peppers.get_secret_value()
     if not text:
-        yield Finding.fault(
+        yield Finding.error(
             "peppers",
-            "RATELIMIT_PEPPERS is not set; make one by `echo 1:$(openssl rand -base64 32)`, keep it as safe as a "
-            "password, and give the same one to every server",
+            "RATELIMIT_PEPPERS is not set; generate one with `echo 1:$(openssl rand -base64 32)`, keep it as safe as "
+            "a password, and set the same one on every server",
         )
         return
     try:
         versions = sorted(Peppers.parse(text).by_version)
     except ValueError as error:
-        yield Finding.fault("peppers", f"RATELIMIT_PEPPERS: {error}")
+        yield Finding.error("peppers", f"RATELIMIT_PEPPERS: {error}")
     else:
-        yield Finding.ok("peppers", f"version {versions[-1]} hashes new secrets; {len(versions)} in all")
+        yield Finding.ok("peppers", f"version {versions[-1]} hashes new secrets; {len(versions)} in total")
 
 
-def examine_tls(settings: Settings) -> Iterator[Finding]:
-    """Whether the files are there, readable, and belong together."""
+def check_tls(settings: Settings) -> Iterator[Finding]:
+    """Whether the files exist, are readable, and match."""
     certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
     if not (certificate or key or client_ca):
         return
     if not (certificate and key):
         missing = "RATELIMIT_TLS_KEY" if certificate else "RATELIMIT_TLS_CERTIFICATE"
-        yield Finding.fault("tls", f"{missing} is not set; TLS needs the certificate and its private key")
+        yield Finding.error("tls", f"{missing} is not set; TLS needs the certificate and its private key")
         return
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -65,58 +66,55 @@ def examine_tls(settings: Settings) -> Iterator[Finding]:
             context.load_verify_locations(client_ca)
     except FileNotFoundError:
         absent = next(path for path in (certificate, key, client_ca) if path and not path.exists())
-        yield Finding.fault("tls", f"there is no file {absent}")
+        yield Finding.error("tls", f"no such file: {absent}")
     except ssl.SSLError as error:
-        yield Finding.fault("tls", f"{certificate} and {key} cannot be used: {error.reason or 'not PEM files'}")
+        yield Finding.error("tls", f"{certificate} and {key} cannot be used: {error.reason or 'not PEM files'}")
     except OSError as error:
-        yield Finding.fault("tls", f"the certificate files cannot be read: {error.strerror}")
+        yield Finding.error("tls", f"the certificate files cannot be read: {error.strerror}")
     else:
-        yield Finding.ok("tls", f"serves with {certificate}" + (", asks clients for theirs" if client_ca else ""))
+        yield Finding.ok("tls", f"serves {certificate}" + (", requests client certificates" if client_ca else ""))
 
 
-def examine_transport(settings: Settings) -> Iterator[Finding]:
-    """Which transport would open."""
+def check_transport(settings: Settings) -> Iterator[Finding]:
+    """Which transport a server would use."""
     try:
         transport = Transport.choose(settings.transport)
-    except StartupFault as fault:
-        yield Finding.fault("transport", str(fault))
+    except StartupFault as error:
+        yield Finding.error("transport", str(error))
     else:
-        yield Finding.ok("transport", f"{transport.name} opens: {transport.reason}")
+        yield Finding.ok("transport", f"{transport.name}: {transport.reason}")
 
 
-_SECONDS = 2.0
-
-
-def examine_ports(settings: Settings) -> Iterator[Finding]:
-    """Whether the addresses can be listened on. A server of ours on the gRPC port is a good sign, not a fault."""
+def check_ports(settings: Settings) -> Iterator[Finding]:
+    """Whether the addresses can be listened on. A ratelimit-service on the gRPC port is fine, and not an error."""
     try:
         PortLock(settings.listen).close()
-    except StartupFault as fault:
+    except StartupFault as error:
         health = _health(settings.listen)
         if health:
-            yield Finding.ok("port", f"a ratelimit-service runs on {settings.listen} and says that it is {health}")
+            yield Finding.ok("port", f"a ratelimit-service runs on {settings.listen} and reports {health}")
         else:
-            yield Finding.fault("port", str(fault))
+            yield Finding.error("port", str(error))
         return
     yield Finding.ok("port", f"{settings.listen} is free")
     if settings.metrics_listen:
-        yield _examine_metrics(settings.metrics_listen)
+        yield _check_metrics_port(settings.metrics_listen)
 
 
-def _examine_metrics(listen: str) -> Finding:
+def _check_metrics_port(listen: str) -> Finding:
     try:
         PortLock(listen).close()
-    except StartupFault as fault:
-        return Finding.fault("metrics port", str(fault).replace("RATELIMIT_LISTEN", "RATELIMIT_METRICS_LISTEN"))
+    except StartupFault as error:
+        return Finding.error("metrics port", str(error).replace("RATELIMIT_LISTEN", "RATELIMIT_METRICS_LISTEN"))
     return Finding.ok("metrics port", f"{listen} is free")
 
 
 def _health(listen: str) -> str:
-    """What the server on the port says of itself, empty if it does not speak for a ratelimit-service."""
+    """The health status that the server on the port reports, empty if it is not a ratelimit-service."""
     request = HealthCheckRequest(service="ratelimit.v1.RateLimitService")
     with grpc.insecure_channel(dialable(listen)) as channel:
         try:
-            answer = HealthStub(channel).Check(request, timeout=_SECONDS)
+            response = HealthStub(channel).Check(request, timeout=_HEALTH_SECONDS)
         except grpc.RpcError:
             return ""
-    return str(HealthCheckResponse.ServingStatus.Name(answer.status))
+    return str(HealthCheckResponse.ServingStatus.Name(response.status))

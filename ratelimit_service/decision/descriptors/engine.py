@@ -27,16 +27,14 @@ from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import wait_for
 from ratelimit_service.decision.policy import Policy, Selection, Validity
-from ratelimit_service.decision.ports import BucketStore, Clock, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.decision.request_cache import RequestCache
 from ratelimit_service.errors import InvalidArgument, Unavailable
 
 _ENDED = Validity(0)
 _NOT_ASKED = (ChargeResult(charged=True, results=()),)
 _MAX_PLANS = 10_000  # selections of plans whose limits are remembered
-_MAX_PREPARED = 20_000  # and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor
 _OF_PLANS = {
     OnStoreFailure.LOCAL: RuleFailure.LOCAL,
     OnStoreFailure.ALLOW: RuleFailure.ALLOW,
@@ -52,7 +50,7 @@ class _Evaluation(NamedTuple):
     policy: Policy | None = None
 
 
-class _Gathered(NamedTuple):
+class _UniqueBuckets(NamedTuple):
     """The buckets of all descriptors, each once, what each is to be charged, and for each descriptor where its are."""
 
     buckets: tuple[Bucket, ...]
@@ -64,17 +62,18 @@ _Item = _Evaluation | DescriptorStatus
 
 
 class PreparedRequest(NamedTuple):
-    """A request ready for the buckets: for each descriptor how it is weighed, or its status if that is known already.
+    """A request ready for the buckets: for each descriptor how to evaluate it, or its status if that is known already.
 
-    `alone` is the item of a request whose only descriptor is weighed, as that of nearly every one is. `denied`: whether
-    a status is a denial, so that the others are only looked at.
+    `alone` is the item of a request whose only descriptor is evaluated, as in nearly every request. `denied`: whether
+    a status is a denial, so that the others only peek. The request stays prepared as long as all `validities` hold.
     """
 
     items: Sequence[_Item]
     alone: _Evaluation | None
-    in_groups: _Gathered
+    unique: _UniqueBuckets
     denied: bool
     charge: Charge
+    validities: tuple[Validity, ...] = ()
 
 
 class DescriptorEngine:
@@ -85,37 +84,46 @@ class DescriptorEngine:
     may be asked for buckets of several partitions in one charge; `local` are this server's own.
     """
 
-    def __init__(
-        self, rules: RulesCache, identifier: Identifier, buckets: BucketStore, local: BucketStore, clock: Clock
-    ) -> None:
+    def __init__(self, rules: RulesCache, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
         self._rules = rules
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
         self._of_plans: LruCache[tuple[Bucket, ...], Match] = LruCache(_MAX_PLANS)
-        self._request_cache: RequestCache[PreparedRequest] = RequestCache(clock, _MAX_PREPARED)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Statuses so far, by reason and then by source."""
 
-    def recall(self, digest: bytes) -> PreparedRequest | None:
-        """What the request in the words with this digest was prepared to, if it was, and that still holds.
+    async def prepare(self, request: DescribedRequest) -> PreparedRequest:
+        """Find the limits of a request. The result is valid for `decide` in the same turn of the event loop.
 
-        It stands for the request in `decide` in the same turn of the event loop.
+        Raises InvalidArgument with the path of the invalid field, and Unavailable when a policy cannot be read.
         """
-        return self._request_cache.recall(digest)
+        check_request(request)
+        items: list[_Item] = []
+        validities: list[Validity] = []
+        tree: RuleTree | None = None
+        for index, descriptor in enumerate(request.descriptors):
+            if descriptor.names_key:
+                api_key, resource = key_and_resource(index, descriptor)
+                policy = self._identifier.verified(api_key) or await self._identifier.identify(api_key)
+                validities.append(policy.validity if policy else _ENDED)
+                items.append(self._by_plan(policy, resource, descriptor.hits))
+            else:
+                tree = tree or self._tree(request.domain)
+                validities.append(tree.validity)
+                items.append(_by_rules(tree, descriptor))
+        return _prepared(_replace(items), tuple(validities))
 
-    async def decide(self, request: DescribedRequest | PreparedRequest) -> RequestDecision:
-        """Decide a request, and charge the hits of all its descriptors, or none.
+    async def decide(self, prepared: PreparedRequest) -> RequestDecision:
+        """Charge the hits of all descriptors of a request, or none.
 
-        Raises InvalidArgument with the path of the field at fault, and Unavailable when a store cannot be asked and
-        the rules do not say what then.
+        Raises Unavailable when the bucket store cannot be asked and the rules do not say what to do then.
         """
-        prepared = request if isinstance(request, PreparedRequest) else await self._prepare(request)
         charge = prepared.charge
         try:
             outcomes = await self._buckets.charge((charge,)) if charge.buckets else _NOT_ASKED
-        except StoreUnavailable as fault:
-            statuses = await self._decide_without_store(prepared.items, fault)
+        except StoreUnavailable as error:
+            statuses = await self._decide_without_store(prepared.items, error)
         else:
             statuses = _decide_statuses(prepared, outcomes[0].results, Source.STORE)
         allowed = True
@@ -124,27 +132,6 @@ class DescriptorEngine:
             if not status.allowed:
                 allowed = False
         return RequestDecision(allowed, statuses)
-
-    async def _prepare(self, request: DescribedRequest) -> PreparedRequest:
-        check_request(request)
-        domain, descriptors, digest = request
-        items: list[_Item] = []
-        validities: list[Validity] = []
-        tree: RuleTree | None = None
-        for index, descriptor in enumerate(descriptors):
-            if descriptor.names_key:
-                api_key, resource = key_and_resource(index, descriptor)
-                policy = self._identifier.recall(api_key) or await self._identify(api_key)
-                validities.append(policy.validity if policy else _ENDED)
-                items.append(self._by_plan(policy, resource, descriptor.hits))
-            else:
-                tree = tree or self._tree(domain)
-                validities.append(tree.validity)
-                items.append(_by_rules(tree, descriptor))
-        prepared = _prepared(_replace(items))
-        if digest:
-            self._request_cache.remember(digest, validities, prepared)
-        return prepared
 
     def _tree(self, domain: str) -> RuleTree:
         try:
@@ -155,13 +142,6 @@ class DescriptorEngine:
             tree = RuleTree(DomainRules(domain))
             tree.validity.end()  # nobody would say when the domain gets rules
         return tree
-
-    async def _identify(self, api_key: str) -> Policy | None:
-        try:
-            return await self._identifier.identify(api_key)
-        except InvalidArgument:
-            # A malformed key is a client's doing. An error would make a proxy that fails open let it pass.
-            return None
 
     def _by_plan(self, policy: Policy | None, resource: str, hits: int) -> _Item:
         if policy is None:
@@ -226,20 +206,20 @@ def _without(item: _Item, replaced: set[str]) -> _Item:
     return item._replace(match=match) if match.limits else passed()
 
 
-def _prepared(items: Sequence[_Item]) -> PreparedRequest:
-    in_groups = _gather(items)
+def _prepared(items: Sequence[_Item], validities: tuple[Validity, ...] = ()) -> PreparedRequest:
+    unique = _unique_buckets(items)
     denied = _is_denied(items)
-    costs = (0,) * len(in_groups.buckets) if denied else in_groups.costs
+    costs = (0,) * len(unique.buckets) if denied else unique.costs
     alone = items[0] if len(items) == 1 and isinstance(items[0], _Evaluation) else None
-    return PreparedRequest(items, alone, in_groups, denied, Charge(in_groups.buckets, costs))
+    return PreparedRequest(items, alone, unique, denied, Charge(unique.buckets, costs), validities)
 
 
-def _gather(items: Sequence[_Item]) -> _Gathered:
+def _unique_buckets(items: Sequence[_Item]) -> _UniqueBuckets:
     evaluations = [item for item in items if isinstance(item, _Evaluation)]
     if len(evaluations) == 1:
         match, hits, _ = evaluations[0]
         count = len(match.buckets)
-        return _Gathered(match.buckets, (hits,) * count, (range(count),))
+        return _UniqueBuckets(match.buckets, (hits,) * count, (range(count),))
     buckets: list[Bucket] = []
     costs: list[int] = []
     by_name: dict[str, int] = {}
@@ -255,7 +235,7 @@ def _gather(items: Sequence[_Item]) -> _Gathered:
             else:  # two descriptors with one bucket: a store would weigh each by itself
                 costs[place] = _summed(costs[place], hits)
         places.append(here)
-    return _Gathered(tuple(buckets), tuple(costs), tuple(places))
+    return _UniqueBuckets(tuple(buckets), tuple(costs), tuple(places))
 
 
 def _summed(hits: int, more: int) -> int:
@@ -273,7 +253,7 @@ def _decide_statuses(
     alone = prepared.alone
     if alone is not None and source is Source.STORE:
         return (decide_descriptor(alone.match.limits, results, source, alone.policy),)
-    places = iter(prepared.in_groups.places)
+    places = iter(prepared.unique.places)
     statuses = []
     for item in prepared.items:
         if isinstance(item, DescriptorStatus):

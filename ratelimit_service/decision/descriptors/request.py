@@ -52,20 +52,15 @@ class Descriptor(NamedTuple):
 
 
 class DescribedRequest(NamedTuple):
-    """A request as a proxy describes it: 1 to 32 descriptors, and the domain whose rules are to be applied.
-
-    `digest` is that of the bytes that said all this; empty when the next request in the same words is not to be
-    recalled by it.
-    """
+    """A request as a proxy describes it: 1 to 32 descriptors, and the domain whose rules are to be applied."""
 
     domain: str
     descriptors: Sequence[Descriptor]
-    digest: bytes = b""
 
 
 def check_request(request: DescribedRequest) -> None:
     """Raise InvalidArgument unless the request is within bounds, with the path of the field at fault."""
-    domain, descriptors, _ = request
+    domain, descriptors = request
     if not domain:
         raise InvalidArgument.of("domain", "is empty; name the domain whose rules are to be applied")
     _check_length("domain", domain)

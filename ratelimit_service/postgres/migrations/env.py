@@ -1,4 +1,4 @@
-"""What Alembic runs to migrate: on the connection, and in the transaction, that it is given."""
+"""What Alembic runs to migrate, on the connection and in the transaction that `postgres.migrate` passes."""
 
 from alembic import context
 

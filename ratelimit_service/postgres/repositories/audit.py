@@ -10,7 +10,7 @@ from ratelimit_service.postgres.tables import audit_events
 
 
 class PostgresAuditRepository:
-    """As `keys.ports.AuditRepository` describes it."""
+    """As `management.ports.AuditRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -28,7 +28,7 @@ class PostgresAuditRepository:
         ]
 
     async def add(self, event: Event) -> None:
-        """Write down a change."""
+        """Append a change."""
         values = {
             "time": event.time_us,
             "actor": event.actor,

@@ -15,7 +15,7 @@ from ratelimit_service.postgres.tables import key_secrets, keys, plans
 
 
 class PostgresKeyRepository:
-    """As `keys.ports.KeyRepository` describes it."""
+    """As `management.ports.KeyRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -26,7 +26,7 @@ class PostgresKeyRepository:
         return found[0][1] if found else None
 
     async def list(self, *, after: int | None, count: int, subject: str, plan: str) -> Sequence[tuple[int, Key]]:
-        """Read at most COUNT keys in the order of their creation, each with its number, from those above AFTER."""
+        """Read at most COUNT keys in the order of their creation, each with its number, all numbered above AFTER."""
         statement = _SELECT.order_by(keys.c.number).limit(count)
         if after is not None:
             statement = statement.where(keys.c.number > after)
@@ -37,13 +37,13 @@ class PostgresKeyRepository:
         return await self._read(statement)
 
     async def add(self, key: Key) -> None:
-        """Keep a new key. Its plan exists."""
+        """Insert a new key. Its plan exists."""
         values = {**_values(key), "key_id": key.key_id, "subject": key.subject, "create_time": key.created_us}
         await self._connection.execute(insert(keys).values(values))
         await self._add_secrets(key)
 
     async def save(self, key: Key) -> None:
-        """Keep a changed key and its secrets, those only."""
+        """Update a key and replace its secrets. Its overrides stay as they are."""
         await self._connection.execute(update(keys).where(keys.c.key_id == key.key_id).values(_values(key)))
         await self._connection.execute(delete(key_secrets).where(key_secrets.c.key_id == key.key_id))
         await self._add_secrets(key)

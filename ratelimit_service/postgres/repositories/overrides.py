@@ -15,7 +15,7 @@ from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.postgres.tables import overrides
 
 OverrideRow = Row[*tuple[Any, ...]]
-"""The `limit_document` and `expire_time` of an override, not yet made into one: it may make no valid limit."""
+"""The `limit_document` and `expire_time` of an override, not decoded yet: it may not be a valid limit."""
 
 
 async def read_override_rows(
@@ -36,12 +36,12 @@ async def read_override_rows(
 
 
 def to_overrides(rows: Sequence[OverrideRow]) -> tuple[Override, ...]:
-    """Make overrides of their rows. Raises what `limit_from_document` raises when one makes no valid limit."""
+    """Decode the rows of overrides. Raises what `limit_from_document` raises when one is not a valid limit."""
     return tuple(Override(limit_from_document(row.limit_document), row.expire_time) for row in rows)
 
 
 class PostgresOverrideRepository:
-    """As `keys.ports.OverrideRepository` describes it."""
+    """As `management.ports.OverrideRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -52,7 +52,7 @@ class PostgresOverrideRepository:
         return to_overrides(rows.get(target.name, ()))
 
     async def put(self, target: OverrideTarget, override: Override) -> None:
-        """Keep an override in place of the one of the same name, if there is one."""
+        """Insert an override, or replace the one of the same name."""
         content = {"limit_document": limit_to_document(override.limit), "expire_time": override.expires_us}
         statement = insert(overrides).values(
             level=target.level.value, target=target.name, limit_name=override.limit.name, **content

@@ -24,7 +24,7 @@ _IN_FORCE = and_(plan_versions.c.plan_id == plans.c.plan_id, plan_versions.c.ver
 
 
 class PostgresPlanRepository:
-    """As `keys.ports.PlanRepository` describes it."""
+    """As `management.ports.PlanRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -53,7 +53,7 @@ class PostgresPlanRepository:
         return [_plan(row) for row in await self._connection.execute(statement)]
 
     async def add(self, plan: Plan) -> None:
-        """Keep a new plan. No plan has its name."""
+        """Insert a new plan. No plan has its name."""
         values = {"name": plan.name, "version": plan.version, "create_time": plan.created_us}
         await self._connection.execute(insert(plans).values(values))
         await self._add_version(plan)
@@ -64,7 +64,7 @@ class PostgresPlanRepository:
         await self._add_version(plan)
 
     async def delete(self, plan: Plan, now_us: int) -> None:
-        """Take a plan out of use, so that its name is free again. Revoked keys still know it."""
+        """Mark a plan as deleted, so that its name is free again. Revoked keys still refer to it."""
         await self._connection.execute(update(plans).where(*_is(plan)).values(delete_time=now_us))
 
     async def _add_version(self, plan: Plan) -> None:

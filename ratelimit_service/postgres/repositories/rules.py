@@ -26,7 +26,7 @@ _IN_FORCE = and_(
 
 
 class PostgresRulesRepository:
-    """As `keys.ports.RulesRepository` describes it."""
+    """As `management.ports.RulesRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -66,7 +66,7 @@ class PostgresRulesRepository:
         await self._add_version(rules)
 
     async def delete(self, rules: RuleSet, now_us: int) -> None:
-        """Take a domain's rules out of force, so that it is free again."""
+        """Mark a domain's rules as deleted, so that its name is free again."""
         await self._connection.execute(update(rule_domains).where(*_is(rules)).values(delete_time=now_us))
 
     async def _add_version(self, rules: RuleSet) -> None:

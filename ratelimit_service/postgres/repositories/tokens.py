@@ -11,7 +11,7 @@ from ratelimit_service.postgres.tables import admin_tokens
 
 
 class PostgresTokenRepository:
-    """As `keys.ports.TokenRepository` describes it."""
+    """As `management.ports.TokenRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -30,7 +30,7 @@ class PostgresTokenRepository:
         return [_token(row) for row in await self._connection.execute(statement)]
 
     async def add(self, token: StoredToken) -> None:
-        """Keep a new token. No token that is good has its name."""
+        """Insert a new token. No token with its name is valid."""
         values = {
             "token_id": token.token_id,
             "name": token.name,

@@ -47,7 +47,7 @@ def decision_methods(endpoint: RateLimitService, admission: Admission, count: Co
     return {
         CHECK: unary(read.check, endpoint.check_limit, Edge(CHECK, admission, count)),
         BATCH: unary(read.batch, endpoint.batch_check_limit, Edge(BATCH, admission, count)),
-        STREAM: stream(read.streamed, endpoint.answer_group, Edge(STREAM, admission, count), drain),
+        STREAM: stream(read.stream, endpoint.answer_group, Edge(STREAM, admission, count), drain),
     }
 
 

@@ -1,7 +1,7 @@
 """Every method that this transport serves, with its interceptors around it."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import grpc
 
@@ -9,9 +9,10 @@ from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.api.authentication import Authenticator, Caller, Role, require
+from ratelimit_service.api.authentication import Authenticator
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
+from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import reading
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import Unimplemented
@@ -35,40 +36,6 @@ CHECKS: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_
 RATE_LIMITS: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 AUTHORIZATION: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
 ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
-
-
-class KeyAdminService(Protocol):
-    """Answers the calls of KeyAdminService, except ExplainLimit. Every error that it raises is a ServiceError."""
-
-    def manage_key(
-        self, request: admin_pb2.ManageKeyRequest, caller: Caller, /
-    ) -> Awaitable[admin_pb2.ManageKeyResponse]:
-        """Do one thing to a key."""
-        ...
-
-    def manage_plan(
-        self, request: admin_pb2.ManagePlanRequest, caller: Caller, /
-    ) -> Awaitable[admin_pb2.ManagePlanResponse]:
-        """Do one thing to a plan."""
-        ...
-
-    def manage_override(
-        self, request: admin_pb2.ManageOverrideRequest, caller: Caller, /
-    ) -> Awaitable[admin_pb2.ManageOverrideResponse]:
-        """Do one thing to an override."""
-        ...
-
-    def manage_rules(
-        self, request: admin_pb2.ManageRulesRequest, caller: Caller, /
-    ) -> Awaitable[admin_pb2.ManageRulesResponse]:
-        """Do one thing to the descriptor rules of a domain."""
-        ...
-
-    def list_audit_events(
-        self, request: admin_pb2.ListAuditEventsRequest, caller: Caller, /
-    ) -> Awaitable[admin_pb2.ListAuditEventsResponse]:
-        """List changes."""
-        ...
 
 
 class Methods(grpc.GenericRpcHandler):
@@ -116,13 +83,9 @@ def proxy_methods(
 
 
 def admin_methods(
-    endpoint: KeyAdminService, checks: RateLimitService, authenticator: Authenticator, counts: CallCounts
+    endpoint: KeyAdminService, authenticator: Authenticator, counts: CallCounts
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService."""
-
-    async def explain_limit(request: admin_pb2.ExplainLimitRequest, caller: Caller) -> admin_pb2.ExplainLimitResponse:
-        require(caller, Role.VIEWER)
-        return await checks.explain_limit(request)
 
     def intercept(handler: Handler) -> Handler:
         return convert_errors(log_calls(count_calls(require_token(handler, authenticator), counts)))
@@ -137,7 +100,7 @@ def admin_methods(
                 intercept(unary(reading(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
             ),
             "ManageRules": (_single, intercept(unary(reading(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
-            "ExplainLimit": (_single, intercept(unary(reading(admin_pb2.ExplainLimitRequest), explain_limit))),
+            "ExplainLimit": (_single, intercept(unary(reading(admin_pb2.ExplainLimitRequest), endpoint.explain_limit))),
             "ListAuditEvents": (
                 _single,
                 intercept(unary(reading(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from ratelimit_service.api.authentication import Authenticator
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
+from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupFault
 from ratelimit_service.metrics import Counts
@@ -22,7 +23,6 @@ from ratelimit_service.transport.grpcio.methods import (
     AUTHORIZATION,
     CHECKS,
     RATE_LIMITS,
-    KeyAdminService,
     Methods,
     admin_methods,
     decision_interceptor,
@@ -95,7 +95,7 @@ class GrpcServer:
         self._handlers = (
             decision_methods(planes.rate_limit, intercept)
             | proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept)
-            | admin_methods(planes.key_admin, planes.rate_limit, planes.authenticator, calls)
+            | admin_methods(planes.key_admin, planes.authenticator, calls)
         )
         self._server: grpc.aio.Server | None = None
         self._notify: Notify = send_goaway

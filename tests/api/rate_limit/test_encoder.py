@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decision.memory import record
+from ratelimit_service._gen.ratelimit.v1 import limit_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitResponse,
     CheckLimitResponse,
@@ -77,7 +78,7 @@ def by_protobuf(decision: Decision) -> CheckLimitResponse:
         response.retry_after.CopyFrom(span(decision.retry_after_us))
     for rule, results in zip(decision.rules, decision.results, strict=True):
         response.limits.append(
-            LimitResult(
+            limit_pb2.LimitResult(
                 name=rule.limit.name,
                 limit=rule.limit.capacity,
                 remaining=results.remaining // MICRO,

@@ -14,7 +14,8 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     StreamCheckLimitRequest,
 )
-from ratelimit_service.api.rate_limit.reader import MAX_BATCH, CheckReader, to_check
+from ratelimit_service.api.rate_limit.reader import MAX_BATCH, NewCheck, _to_check
+from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import submessages
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
@@ -26,6 +27,9 @@ from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, Override
 from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.tokens import Caller, Role
+
+GATEWAY = Caller("edge", Role.GATEWAY)
 
 
 class World:
@@ -35,8 +39,9 @@ class World:
         self.clock, self.source = ManualClock(), MemorySource()
         self.cache = PolicyCache(self.source, self.clock)
         buckets = MemoryBuckets(self.clock)
-        self.engine = DecisionEngine(Identifier(self.cache, PEPPERS), buckets, buckets, self.clock)
-        self.reader = CheckReader(self.engine)
+        self.engine = DecisionEngine(Identifier(self.cache, PEPPERS), buckets, buckets)
+        self.service = RateLimitService(self.engine, self.clock, cached_requests=100)
+        self.reader = self.service.reader
         self.api_key = ApiKey.generate("live")
         self.source.records[self.api_key.key_id] = record(self.api_key, *limits, **fields)
 
@@ -45,13 +50,16 @@ class World:
         return CheckLimitRequest(**{"api_key": str(self.api_key), **fields}).SerializeToString()
 
     async def decide(self, data: bytes) -> Decision:
-        return await self.engine.check(self.reader.check(data))
+        check = self.reader.check(data)
+        return await self.engine.decide(
+            check if isinstance(check, PreparedCheck) else await self.service._prepare(check, GATEWAY)
+        )
 
     async def change(self, kind: ChangeKind = ChangeKind.KEY, **fields: object) -> None:
         """Change what is known of the key, and let the server learn of it."""
         key_id = self.api_key.key_id
         self.source.records[key_id] = replace(self.source.records[key_id], **fields)
-        await self.cache.apply([Change(1, kind, key_id if kind is ChangeKind.KEY else "free")])
+        await self.cache.apply([Change(kind, key_id if kind is ChangeKind.KEY else "free")])
 
     def recalls(self, data: bytes) -> bool:
         return isinstance(self.reader.check(data), PreparedCheck)
@@ -151,14 +159,14 @@ _odd = st.sampled_from(
 
 def _as_protobuf_reads(message: type[BatchCheckLimitRequest], data: bytes) -> list[Check] | None:
     try:
-        return list(map(to_check, message.FromString(data).checks))
+        return list(map(_to_check, message.FromString(data).checks))
     except DecodeError:
         return None
 
 
-def _without_digests(checks: Sequence[Check | PreparedCheck]) -> list[Check]:
-    assert all(isinstance(check, Check) for check in checks)
-    return [check._replace(digest=b"") for check in checks if isinstance(check, Check)]
+def _checks(new: Sequence[NewCheck | PreparedCheck]) -> list[Check]:
+    assert all(isinstance(one, NewCheck) for one in new)
+    return [one.check for one in new if isinstance(one, NewCheck)]
 
 
 @given(st.lists(_requests, max_size=4), _odd, st.booleans())
@@ -171,29 +179,29 @@ def test_batches_are_what_protobuf_reads(requests: list[CheckLimitRequest], odd:
         with pytest.raises(InvalidArgument):
             World().reader.batch(data)
     else:
-        assert _without_digests(World().reader.batch(data)) == expected
+        assert _checks(World().reader.batch(data)) == expected
 
 
 @given(st.lists(_requests, min_size=1, max_size=2), _odd)
 def test_streamed_ones_are_what_protobuf_reads(requests: list[CheckLimitRequest], odd: bytes) -> None:
     """Whatever bytes come, a field that comes twice being one message of both."""
     data = b"".join(StreamCheckLimitRequest(check=one).SerializeToString() for one in requests) + odd
-    checks, fault = World().reader.streamed([data])
+    checks, fault = World().reader.stream([data])
     try:
-        expected = to_check(StreamCheckLimitRequest.FromString(data).check)
+        expected = _to_check(StreamCheckLimitRequest.FromString(data).check)
     except DecodeError:
         assert checks == []
         assert fault is not None
     else:
         assert fault is None
-        assert _without_digests(checks) == [expected]
+        assert _checks(checks) == [expected]
 
 
 def test_a_stream_is_read_up_to_what_is_no_message() -> None:
     """Those before it are good, those after it are not looked at."""
     world = World()
     good = StreamCheckLimitRequest(check=CheckLimitRequest(api_key="k")).SerializeToString()
-    checks, fault = world.reader.streamed([good, good, b"\xff", good])
+    checks, fault = world.reader.stream([good, good, b"\xff", good])
     assert len(checks) == 2
     assert fault is not None
     assert "StreamCheckLimitRequest" in str(fault)

@@ -23,6 +23,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     StreamCheckLimitRequest,
     StreamCheckLimitResponse,
 )
+from ratelimit_service.api.key_admin.explain_limit import ExplainLimit
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.engine import DecisionEngine
@@ -43,7 +44,8 @@ class World:
         clock = ManualClock()
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
         cache = PolicyCache(self.source, clock)
-        self.endpoint = RateLimitService(DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets, clock))
+        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets)
+        self.endpoint = RateLimitService(self.engine, clock, cached_requests=100)
 
     async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
         data = CheckLimitRequest(**fields).SerializeToString()
@@ -170,7 +172,9 @@ async def test_stream_answers_in_order_with_few_trips(world: World) -> None:
 async def test_explain(world: World) -> None:
     """ExplainLimit tells the decision and every limit with its level, its bucket, and why it does not apply."""
     api_key = world.add(burst(10), burst(5, name="orders", resource="orders.*"))
-    response = await world.endpoint.explain_limit(ExplainLimitRequest(key_id=api_key.key_id, resource="users", cost=11))
+    response = await ExplainLimit(world.engine)(
+        ExplainLimitRequest(key_id=api_key.key_id, resource="users", cost=11), Caller("ann", Role.VIEWER)
+    )
     assert response.decision.reason == CheckLimitResponse.COST_EXCEEDS_CAPACITY
     assert response.plan_version == 1
     assert [(c.limit.name, c.applies, c.why_not) for c in response.limits] == [

@@ -355,7 +355,7 @@ async def test_a_planned_failover_by_sentinel(tmp_path: Path, open_store: OpenSt
         await asyncio.to_thread(_hand_over, group.sentinel.port)
         answered = lost = 0
         deadline = time.monotonic() + 30
-        while (link := store._route.link()) is None or link.endpoint.port != group.replica.port:  # type: ignore[union-attr]
+        while (link := store._route.connection()) is None or link.address.port != group.replica.port:  # type: ignore[union-attr]
             assert time.monotonic() < deadline
             try:
                 await take(store, large)
@@ -383,7 +383,7 @@ async def test_a_failover_by_sentinel(tmp_path: Path, open_store: OpenStore, buc
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
         assert taken == 8
-        assert store._route.link().endpoint.port == group.replica.port  # type: ignore[union-attr]
+        assert store._route.connection().address.port == group.replica.port  # type: ignore[union-attr]
 
 
 def _hand_over(sentinel_port: int) -> None:

@@ -20,9 +20,8 @@ from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
-from ratelimit_service.decision.descriptors.rules import Blocked, DomainRules, RuleLimit
+from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit
 from ratelimit_service.decision.limit import Quota, Window
-from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, Unavailable
@@ -369,9 +368,11 @@ async def test_rules_that_were_never_read() -> None:
     world = World(node("a", "", quota(2)))
     key = world.add_key()
     with pytest.raises(Unavailable) as caught:
-        await world.engine.decide(DescribedRequest("shop", [asked(A)]))
+        await world.engine.decide(await world.engine.prepare(DescribedRequest("shop", [asked(A)])))
     assert caught.value.reason == "POLICY_STORE_UNAVAILABLE"
-    assert (await world.engine.decide(DescribedRequest("shop", [asked(("api_key", str(key)))]))).allowed
+    assert (
+        await world.engine.decide(await world.engine.prepare(DescribedRequest("shop", [asked(("api_key", str(key)))])))
+    ).allowed
 
 
 async def test_statuses_are_counted() -> None:
@@ -382,45 +383,3 @@ async def test_statuses_are_counted() -> None:
     assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
     assert world.engine.tally[Reason.WITHIN_LIMIT][Source.STORE] == 1
     assert world.engine.tally[Reason.WITHIN_LIMIT][Source.POLICY] == 3
-
-
-async def test_the_same_request_is_recalled_until_something_changes() -> None:
-    """Rules and policies that are replaced are in force for the next request in the same words."""
-    world = World(node(*A, quota(5)))
-    key = world.add_key(burst(9))
-    await world.decide(asked(A, hits=0))
-    request = DescribedRequest("shop", (asked(A), asked(("api_key", str(key)))), b"digest")
-    assert (await world.engine.decide(request)).allowed
-    prepared = world.engine.recall(b"digest")
-    assert prepared is not None
-    assert [one.remaining for one in (await world.engine.decide(prepared)).statuses] == [3, 7]
-    world.source.rules["shop"] = DomainRules("shop", (node(*A, quota(2)),))
-    await world.rules.apply([Change(1, ChangeKind.DOMAIN, "shop")])
-    assert world.engine.recall(b"digest") is None
-    assert not (await world.engine.decide(request)).allowed
-
-
-async def test_what_nobody_would_take_back_is_not_recalled() -> None:
-    """A domain without rules may get some, and an unknown key may be made."""
-    world = World(node(*A, quota(5)))
-    await world.decide(asked(A))
-    unknown = ("api_key", str(ApiKey.generate("live")))
-    for request in (
-        DescribedRequest("nowhere", (asked(A),), b"no rules"),
-        DescribedRequest("shop", (asked(A), asked(unknown)), b"no key"),
-    ):
-        await world.engine.decide(request)
-        assert world.engine.recall(request.digest) is None
-
-
-async def test_a_domain_that_loses_its_rules_is_not_recalled() -> None:
-    """Nor is one whose rules were deleted."""
-    world = World(node(*A, quota(1)))
-    await world.decide(asked(A, hits=0))
-    request = DescribedRequest("shop", (asked(A),), b"digest")
-    assert [(await world.engine.decide(request)).allowed for _ in range(2)] == [True, False]
-    assert world.engine.recall(b"digest") is not None
-    del world.source.rules["shop"]
-    await world.rules.apply([Change(1, ChangeKind.DOMAIN, "shop")])
-    assert world.engine.recall(b"digest") is None
-    assert (await world.engine.decide(request)).allowed

@@ -27,8 +27,8 @@ def amount(cache: RulesCache, domain: str) -> int | None:
 
 def changed(*domains: str) -> list[Change]:
     """Changes of these domains, among others."""
-    changes = [Change(1, ChangeKind.PLAN, "free"), Change(2, ChangeKind.KEY, "x")]
-    return [*changes, *(Change(n, ChangeKind.DOMAIN, domain) for n, domain in enumerate(domains, start=3))]
+    changes = [Change(ChangeKind.PLAN, "free"), Change(ChangeKind.KEY, "x")]
+    return [*changes, *(Change(ChangeKind.DOMAIN, domain) for domain in domains)]
 
 
 async def test_everything_is_read_once() -> None:

@@ -69,7 +69,8 @@ async def until(holds: Callable[[], bool], seconds: float = SECONDS) -> float:
 
 async def decide(planes: Planes, domain: str, *descriptors: Descriptor) -> RequestDecision:
     """Decide a request."""
-    return await planes.envoy_rate_limit._engine.decide(DescribedRequest(domain, descriptors))
+    engine = planes.envoy_rate_limit._engine
+    return await engine.decide(await engine.prepare(DescribedRequest(domain, descriptors)))
 
 
 async def test_one_denied_of_three_charges_none(servers: tuple[Planes, Planes]) -> None:

@@ -82,7 +82,7 @@ class World:
         self.source = MemoryRules(DomainRules("shop", nodes, on_store_failure))
         self.rules = RulesCache(self.source)
         cache = PolicyCache(self.policies, self.clock)
-        self.engine = DescriptorEngine(self.rules, Identifier(cache, PEPPERS), self.buckets, self.local, self.clock)
+        self.engine = DescriptorEngine(self.rules, Identifier(cache, PEPPERS), self.buckets, self.local)
 
     def add_key(self, *limits: object, **fields: object) -> ApiKey:
         """Make a key, on a plan with these limits."""
@@ -94,7 +94,7 @@ class World:
         """Decide a request."""
         if not len(self.rules):
             await self.rules.refresh_all()
-        return await self.engine.decide(DescribedRequest(domain, descriptors))
+        return await self.engine.decide(await self.engine.prepare(DescribedRequest(domain, descriptors)))
 
     async def left(self, *entries: tuple[str, str]) -> int:
         """What remains for a descriptor, by a look."""

@@ -33,16 +33,16 @@ class AuditEvent(_message.Message):
     event_id: _builtins.int
     """Counts up in the order of the changes."""
     actor: _builtins.str
-    """The name of the token that asked for it, or `cli` for a change made on the server's own machine."""
+    """The name of the token that made it, or `cli` for a change made on the server's own machine."""
     action: _builtins.str
     """What was done: `key.create`, `key.rotate`, `plan.update`, `rules.replace`, `token.revoke`."""
     target: _builtins.str
-    """What it was done to: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
+    """The object that was changed: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
     `tokens/<name>`.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """When the change was made."""
 
     @_builtins.property
     def detail(self) -> _struct_pb2.Struct:

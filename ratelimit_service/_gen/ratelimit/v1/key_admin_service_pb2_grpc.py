@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class KeyAdminServiceStub:
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
-    and ListAuditEvents, role admin for everything else. Changes are in force on every server within a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
+    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    a second.
     """
 
     def __init__(self, channel):
@@ -69,40 +70,41 @@ class KeyAdminServiceStub:
 
 
 class KeyAdminServiceServicer:
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
-    and ListAuditEvents, role admin for everything else. Changes are in force on every server within a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
+    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    a second.
     """
 
     def ManageKey(self, request, context):
-        """Does one thing to a key. The result mirrors the action.
+        """Performs one action on a key. The result mirrors the action.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ManagePlan(self, request, context):
-        """Does one thing to a plan. The result mirrors the action.
+        """Performs one action on a plan. The result mirrors the action.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ManageOverride(self, request, context):
-        """Does one thing to the overrides of a key or a subject. The result mirrors the action.
+        """Performs one action on the overrides of a key or a subject. The result mirrors the action.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ManageRules(self, request, context):
-        """Does one thing to the descriptor rules of a domain. The result mirrors the action.
+        """Performs one action on the descriptor rules of a domain. The result mirrors the action.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainLimit(self, request, context):
-        """Says everything that CheckLimit would weigh for a key and a resource, without charging.
+        """Returns everything that CheckLimit would evaluate for a key and a resource, without charging.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,8 +159,9 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyAdminService:
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get, list, ExplainLimit
-    and ListAuditEvents, role admin for everything else. Changes are in force on every server within a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
+    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    a second.
     """
 
     @staticmethod

@@ -36,27 +36,27 @@ class Key(_message.Message):
         STATE_UNSPECIFIED: Key._State.ValueType  # 0
         """Never sent."""
         ACTIVE: Key._State.ValueType  # 1
-        """Good for calls."""
+        """May be used."""
         SUSPENDED: Key._State.ValueType  # 2
-        """Refused until resumed."""
+        """Denied until resumed."""
         REVOKED: Key._State.ValueType  # 3
-        """Refused for ever."""
+        """Denied permanently."""
         EXPIRED: Key._State.ValueType  # 4
-        """Refused since its expire time has passed; a later expire time makes it good again."""
+        """Denied because its expire time has passed; a later expire time makes it valid again."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Whether the key is good for calls."""
+        """Whether the key may be used."""
 
     STATE_UNSPECIFIED: Key.State.ValueType  # 0
     """Never sent."""
     ACTIVE: Key.State.ValueType  # 1
-    """Good for calls."""
+    """May be used."""
     SUSPENDED: Key.State.ValueType  # 2
-    """Refused until resumed."""
+    """Denied until resumed."""
     REVOKED: Key.State.ValueType  # 3
-    """Refused for ever."""
+    """Denied permanently."""
     EXPIRED: Key.State.ValueType  # 4
-    """Refused since its expire time has passed; a later expire time makes it good again."""
+    """Denied because its expire time has passed; a later expire time makes it valid again."""
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
@@ -72,18 +72,20 @@ class Key(_message.Message):
     key_id: _builtins.str
     """The public id: 16 characters of base62. Set by the server."""
     subject: _builtins.str
-    """Whom the limits are for: 1 to 128 bytes, no control characters. Keys of one subject share its buckets."""
+    """The subject that the limits apply to: 1 to 128 bytes, no control characters, and no blank or invisible character at
+    either end. Keys of one subject share its buckets.
+    """
     plan: _builtins.str
     """The plan that sets the key's limits."""
     state: Global___Key.State.ValueType
-    """Whether the key is good for calls. Set by the server."""
+    """Whether the key may be used. Set by the server."""
     description: _builtins.str
-    """For people: at most 256 bytes."""
+    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
     etag: _builtins.str
-    """Changes with every change of the key. Send it back with an update to be refused if somebody else was faster."""
+    """Changes with every change of the key. Send it back with an update to be refused if it was modified concurrently."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the key was made. Set by the server."""
+        """When the key was created. Set by the server."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -91,11 +93,11 @@ class Key(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the key stops being good for calls. Absent means never."""
+        """When the key expires. Absent means never."""
 
     @_builtins.property
     def previous_secret_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when the secret before the last rotation is still good. Absent when there is none."""
+        """When the secret before the last rotation expires. Absent when there is none."""
 
     @_builtins.property
     def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Override]:

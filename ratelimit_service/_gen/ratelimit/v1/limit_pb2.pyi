@@ -64,17 +64,17 @@ class Limit(_message.Message):
         ENFORCE: Limit._Mode.ValueType  # 1
         """A call that does not fit is denied."""
         SHADOW: Limit._Mode.ValueType  # 2
-        """A call that does not fit is allowed and reported in `would_deny`: for trying a limit out."""
+        """A call that does not fit is allowed and reported in `would_deny`: for testing a limit."""
 
     class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
-        """Whether going over the limit denies the call."""
+        """Whether exceeding the limit denies the call."""
 
     MODE_UNSPECIFIED: Limit.Mode.ValueType  # 0
     """Means ENFORCE."""
     ENFORCE: Limit.Mode.ValueType  # 1
     """A call that does not fit is denied."""
     SHADOW: Limit.Mode.ValueType  # 2
-    """A call that does not fit is allowed and reported in `would_deny`: for trying a limit out."""
+    """A call that does not fit is allowed and reported in `would_deny`: for testing a limit."""
 
     NAME_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
@@ -83,11 +83,11 @@ class Limit(_message.Message):
     QUOTA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within its plan: 1 to 64 characters of `a-z`, `0-9`, `_`, `-` and `.`, a letter or digit first.
-    An override takes the place of the plan's limit of the same name.
+    An override replaces the plan's limit of the same name.
     """
     resource: _builtins.str
-    """Which resources the limit is for: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
-    At most 256 bytes.
+    """The resources that the limit applies to: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
+    At most 256 bytes without control characters, and no blank or invisible character at either end.
     """
     mode: Global___Limit.Mode.ValueType
     """Whether the limit denies or only reports. Zero means ENFORCE."""
@@ -156,7 +156,7 @@ Global___TokenBucket: _TypeAlias = TokenBucket  # noqa: Y015
 
 @_typing.final
 class Quota(_message.Message):
-    """An amount of tokens per calendar window in UTC. It starts afresh when the next window begins."""
+    """An amount of tokens per calendar window in UTC. It is reset when the next window begins."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -167,7 +167,7 @@ class Quota(_message.Message):
     class _WindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Quota._Window.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         WINDOW_UNSPECIFIED: Quota._Window.ValueType  # 0
-        """Not a window: refused."""
+        """Invalid."""
         MINUTE: Quota._Window.ValueType  # 1
         """From second 0 to second 60."""
         HOUR: Quota._Window.ValueType  # 2
@@ -187,7 +187,7 @@ class Quota(_message.Message):
         """A calendar window, in UTC."""
 
     WINDOW_UNSPECIFIED: Quota.Window.ValueType  # 0
-    """Not a window: refused."""
+    """Invalid."""
     MINUTE: Quota.Window.ValueType  # 1
     """From second 0 to second 60."""
     HOUR: Quota.Window.ValueType  # 2
@@ -225,8 +225,8 @@ Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
 class Override(_message.Message):
-    """A limit that takes the place of the plan's limit of the same name, for one subject or one key.
-    A key's override goes before its subject's, and that before the plan. A name that the plan lacks adds a limit.
+    """A limit that replaces the plan's limit of the same name, for one subject or one key.
+    A key's override takes precedence over its subject's, and that over the plan. A new name adds a limit.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -289,7 +289,7 @@ class LimitResult(_message.Message):
 
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """The time in which the limit refills or starts afresh: a bucket's capacity divided by its rate, or the window."""
+        """The time in which the limit refills or is reset: a bucket's capacity divided by its rate, or the window."""
 
     def __init__(
         self,

@@ -36,19 +36,19 @@ class Plan(_message.Message):
         ON_STORE_FAILURE_UNSPECIFIED: Plan._OnStoreFailure.ValueType  # 0
         """Means LOCAL."""
         LOCAL: Plan._OnStoreFailure.ValueType  # 1
-        """Each server decides alone, by buckets of its own at the limit divided by the number of live servers."""
+        """Each server decides alone, with buckets of its own at the limit divided by the number of live servers."""
         ALLOW: Plan._OnStoreFailure.ValueType  # 2
         """Every call is allowed."""
         DENY: Plan._OnStoreFailure.ValueType  # 3
         """Every call is denied."""
 
     class OnStoreFailure(_OnStoreFailure, metaclass=_OnStoreFailureEnumTypeWrapper):
-        """What callers see while the bucket store cannot be asked."""
+        """What callers see while the bucket store is unavailable."""
 
     ON_STORE_FAILURE_UNSPECIFIED: Plan.OnStoreFailure.ValueType  # 0
     """Means LOCAL."""
     LOCAL: Plan.OnStoreFailure.ValueType  # 1
-    """Each server decides alone, by buckets of its own at the limit divided by the number of live servers."""
+    """Each server decides alone, with buckets of its own at the limit divided by the number of live servers."""
     ALLOW: Plan.OnStoreFailure.ValueType  # 2
     """Every call is allowed."""
     DENY: Plan.OnStoreFailure.ValueType  # 3
@@ -67,22 +67,22 @@ class Plan(_message.Message):
     version: _builtins.int
     """Counts up from 1 with every update. Set by the server."""
     on_store_failure: Global___Plan.OnStoreFailure.ValueType
-    """What callers see while the bucket store cannot be asked. Zero means LOCAL."""
+    """What callers see while the bucket store is unavailable. Zero means LOCAL."""
     description: _builtins.str
-    """For people: at most 256 bytes."""
+    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
     etag: _builtins.str
-    """Changes with every version. Send it back with an update to be refused if somebody else was faster."""
+    """Changes with every version. Send it back with an update to be refused if the plan was modified concurrently."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
         """1 to 16 limits with different names."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the plan was made. Set by the server."""
+        """When the plan was created. Set by the server."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When this version was made. Set by the server."""
+        """When this version was created. Set by the server."""
 
     def __init__(
         self,

@@ -26,9 +26,8 @@ if _version_not_supported:
 
 
 class RateLimitServiceStub:
-    """Decides, once per request, whether a call may go on. A denial is data, not an error: the status is OK,
-    `allowed` is false and `reason` says why. Errors are for faults, and carry `google.rpc.ErrorInfo` with a reason
-    of ErrorReason.
+    """Decides, once per request, whether a call is allowed. A denial is data, not an error: the status is OK, `allowed` is
+    false and `reason` is set. Errors are for failures, and carry `google.rpc.ErrorInfo` with a reason of ErrorReason.
     """
 
     def __init__(self, channel):
@@ -55,9 +54,8 @@ class RateLimitServiceStub:
 
 
 class RateLimitServiceServicer:
-    """Decides, once per request, whether a call may go on. A denial is data, not an error: the status is OK,
-    `allowed` is false and `reason` says why. Errors are for faults, and carry `google.rpc.ErrorInfo` with a reason
-    of ErrorReason.
+    """Decides, once per request, whether a call is allowed. A denial is data, not an error: the status is OK, `allowed` is
+    false and `reason` is set. Errors are for failures, and carry `google.rpc.ErrorInfo` with a reason of ErrorReason.
     """
 
     def CheckLimit(self, request, context):
@@ -68,16 +66,16 @@ class RateLimitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheckLimit(self, request, context):
-        """Decides 1 to 256 independent calls in one round trip. Answers come in the order of the checks; one that is
-        malformed answers for itself only.
+        """Decides 1 to 256 independent calls in one round trip. Results are in the order of the checks; one that is malformed
+        has an error of its own and does not affect the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamCheckLimit(self, request_iterator, context):
-        """Decides calls as they come. Answers come in the order of the checks; one that is malformed answers for itself
-        only, and the stream goes on.
+        """Decides calls as they arrive. Responses are in the order of the checks; one that is malformed has an error of its
+        own, and the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,9 +108,8 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RateLimitService:
-    """Decides, once per request, whether a call may go on. A denial is data, not an error: the status is OK,
-    `allowed` is false and `reason` says why. Errors are for faults, and carry `google.rpc.ErrorInfo` with a reason
-    of ErrorReason.
+    """Decides, once per request, whether a call is allowed. A denial is data, not an error: the status is OK, `allowed` is
+    false and `reason` is set. Errors are for failures, and carry `google.rpc.ErrorInfo` with a reason of ErrorReason.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Keys, plans, overrides, tokens, the audit record and the outbox of changes."""
+"""Keys, plans, overrides, tokens, the audit log and the outbox of changes."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the first tables."""
+    """Create the first tables."""
     op.execute("""
         CREATE TABLE plans (
             plan_id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT plans_pkey PRIMARY KEY,

@@ -1,4 +1,4 @@
-"""Descriptor rules by domain, and changes that tell of them."""
+"""Descriptor rules by domain, and changes of kind `domain`."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables of rules."""
+    """Create the tables of rules."""
     op.execute("""
         CREATE TABLE rule_domains (
             domain_id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT rule_domains_pkey PRIMARY KEY,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthorizationStub:
-    """Decides for Envoy whether a request may go on, and whose it is.
+    """Decides for Envoy whether a request is allowed, and identifies its key.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class AuthorizationStub:
 
 
 class AuthorizationServicer:
-    """Decides for Envoy whether a request may go on, and whose it is.
+    """Decides for Envoy whether a request is allowed, and identifies its key.
     """
 
     def Check(self, request, context):
-        """Finds the API key in the request's headers and charges its plan. A denial is an answer; errors are for faults, and
-        Envoy then does as its `failure_mode_allow` says.
+        """Finds the API key in the request's headers and charges its plan. A denial is a response; errors are for failures,
+        for which Envoy applies its `failure_mode_allow`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +71,7 @@ def add_AuthorizationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Authorization:
-    """Decides for Envoy whether a request may go on, and whose it is.
+    """Decides for Envoy whether a request is allowed, and identifies its key.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RateLimitServiceStub:
-    """Decides for Envoy whether a request may go on.
+    """Decides for Envoy whether a request is allowed.
     """
 
     def __init__(self, channel):
@@ -43,13 +43,13 @@ class RateLimitServiceStub:
 
 
 class RateLimitServiceServicer:
-    """Decides for Envoy whether a request may go on.
+    """Decides for Envoy whether a request is allowed.
     """
 
     def ShouldRateLimit(self, request, context):
         """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
         of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
-        denial is an answer; errors are for faults, and Envoy then does as its `failure_mode_deny` says.
+        denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +72,7 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RateLimitService:
-    """Decides for Envoy whether a request may go on.
+    """Decides for Envoy whether a request is allowed.
     """
 
     @staticmethod

@@ -1,8 +1,7 @@
-"""What a person is told when something went wrong: a line or two, and an exit code."""
+"""How a command fails: an exit code, and a line or two on standard error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 
 import grpc
@@ -15,13 +14,13 @@ class Exit(IntEnum):
     """0 means done, and for `check` allowed."""
 
     NO = 1
-    """`check`: denied. `doctor`: something is wrong. Everything worked."""
+    """`check`: denied. `doctor`: something is wrong. The command itself worked."""
     USAGE = 2
-    """The command line, a file or a setting is wrong; also what the server calls INVALID_ARGUMENT."""
+    """The command line, a file or a setting is invalid; also what the server calls INVALID_ARGUMENT."""
     REFUSED = 3
-    """The server said no: the token, no such thing, a conflict."""
+    """The server refused: a bad token, not found, a conflict."""
     FAILED = 4
-    """The server or a store could not be reached, or failed. Trying again may help."""
+    """The server or a store could not be reached, or failed. Retrying may help."""
 
 
 _USAGE = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -34,25 +33,26 @@ _FAILED = {
 _DETAILS = "grpc-status-details-bin"
 
 
-@dataclass
-class Fault(Exception):
-    """Ends the command with these lines on standard error."""
+class CommandError(Exception):
+    """Ends the command with this exit code and these lines on standard error."""
 
-    exit_code: Exit
-    lines: tuple[str, ...]
-
-    @classmethod
-    def usage(cls, line: str) -> "Fault":
-        """A value on the command line or in a file is wrong."""
-        return cls(Exit.USAGE, (line,))
+    def __init__(self, exit_code: Exit, *lines: str) -> None:
+        super().__init__(*lines)
+        self.exit_code = exit_code
+        self.lines = lines
 
     @classmethod
-    def of_call(cls, error: grpc.RpcError, address: str) -> "Fault":
-        """What the server at ADDRESS answered in place of a result, or that it did not answer."""
+    def usage(cls, line: str) -> "CommandError":
+        """A value on the command line, in a file or in a setting is invalid."""
+        return cls(Exit.USAGE, line)
+
+    @classmethod
+    def of_call(cls, error: grpc.RpcError, address: str) -> "CommandError":
+        """The error that the server at ADDRESS returned, or that it did not respond."""
         code: grpc.StatusCode = error.code()
         status = _status(error)
         if code in _FAILED and status is None:
-            return cls(Exit.FAILED, _unreachable(code, address, error.details() or ""))
+            return cls(Exit.FAILED, *_unreachable(code, address, error.details() or ""))
         fields: list[str] = []
         reason = ""
         for detail in status.details if status else ():
@@ -61,20 +61,20 @@ class Fault(Exception):
                 fields += [f"{violation.field}: {violation.description}" for violation in bad.field_violations]
             elif detail.Unpack(info):
                 reason = f" {info.reason}"
-        first = fields or [error.details() or "no message"]
+        messages = fields or [error.details() or "no message"]
         exit_code = Exit.USAGE if code in _USAGE else Exit.FAILED if code in _FAILED else Exit.REFUSED
-        return cls(exit_code, (*first, f"({code.name}{reason}, from {address})"))
+        return cls(exit_code, *messages, f"({code.name}{reason}, from {address})")
 
 
 @contextmanager
-def report_faults() -> Iterator[None]:
-    """Turn a Fault into its lines on standard error and its exit code."""
+def report_errors() -> Iterator[None]:
+    """Turn a CommandError into its lines on standard error and its exit code."""
     try:
         yield
-    except Fault as fault:
-        for line in fault.lines:
+    except CommandError as error:
+        for line in error.lines:
             typer.echo(line, err=True)
-        raise typer.Exit(fault.exit_code) from None
+        raise typer.Exit(error.exit_code) from None
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status | None:
@@ -89,7 +89,7 @@ def _status(error: grpc.RpcError) -> status_pb2.Status | None:
 
 def _unreachable(code: grpc.StatusCode, address: str, details: str) -> tuple[str, ...]:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return (f"no answer from {address} in time; is it a ratelimit-service?",)
+        return (f"{address} did not respond in time; is it a ratelimit-service?",)
     if code is grpc.StatusCode.UNAVAILABLE:
         return (
             f"cannot reach a server at {address}: {details.splitlines()[0] if details else 'no reason given'}",

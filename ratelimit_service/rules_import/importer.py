@@ -1,4 +1,4 @@
-"""From files of envoyproxy/ratelimit to the rules of domains."""
+"""Imports files of envoyproxy/ratelimit as the rules of domains."""
 
 from collections.abc import Iterable
 
@@ -19,24 +19,24 @@ _WINDOWS_US = {
 }
 
 _CALENDAR = {
-    Window.WEEK: "a week begins on Monday here, on Thursday there",
-    Window.MONTH: "a month is the calendar's here, 30 days counted from 1970 there",
-    Window.YEAR: "a year is the calendar's here, 365 days counted from 1970 there",
+    Window.WEEK: "weeks begin on Monday here, on Thursday in envoyproxy/ratelimit",
+    Window.MONTH: "months are calendar months here, 30 days counted from 1970 in envoyproxy/ratelimit",
+    Window.YEAR: "years are calendar years here, 365 days counted from 1970 in envoyproxy/ratelimit",
 }
-"""Where the windows differ: there, time since 1970 is divided by the length of the unit."""
+"""Where the windows differ: in envoyproxy/ratelimit, time since 1970 is divided by the length of the unit."""
 
 
 def to_quota(amount: int, window: Window, place: Place, findings: Findings) -> TokenBucket | Quota:
-    """Make a quota with the same windows: up to a day they begin and end at the same moments."""
+    """Convert to a quota with the same windows: up to a day they begin and end at the same times."""
     if window in _CALENDAR:
         findings.note(place, _CALENDAR[window])
     return Quota(amount, window)
 
 
 def to_token_bucket(amount: int, window: Window, place: Place, findings: Findings) -> TokenBucket | Quota:
-    """Make a bucket that holds the amount and gains it once per window, continuously.
+    """Convert to a bucket with the amount as its capacity, which is refilled once per window, continuously.
 
-    Where that makes no bucket it stays a quota, with a note.
+    Where that is not a valid bucket, it stays a quota, with a note.
     """
     period_us = _WINDOWS_US.get(window)
     if period_us is None:
@@ -44,15 +44,15 @@ def to_token_bucket(amount: int, window: Window, place: Place, findings: Finding
         return to_quota(amount, window, place, findings)
     try:
         return TokenBucket(amount, amount, period_us)
-    except InvalidArgument as fault:
-        findings.note(place, f"stays a quota: {fault.message}")
+    except InvalidArgument as error:
+        findings.note(place, f"stays a quota: {error.message}")
         return to_quota(amount, window, place, findings)
 
 
 def import_files(files: Iterable[tuple[str, str]], convert: Conversion, findings: Findings) -> list[DomainRules]:
-    """Read files, each a name and its text, and return the rules of each domain, in the order in which they are named.
+    """Read files, each a name and its text, and return the rules of each domain, in the order in which they appear.
 
-    Files of one domain are joined. When `findings.refused` afterwards, the rules are not all that the files say.
+    Files of one domain are merged. If `findings.has_errors` afterwards, the rules are not complete.
     """
     reader = EnvoyRatelimitReader(convert, findings)
     domains: dict[str, list[DomainFile]] = {}
@@ -60,25 +60,25 @@ def import_files(files: Iterable[tuple[str, str]], convert: Conversion, findings
         try:
             found = reader.read(name, text)
         except RecursionError:
-            findings.error(Place(name, 1), "an anchor of the file holds itself")
+            findings.error(Place(name, 1), "an anchor of the file contains itself")
             continue
         if found is not None:
             domains.setdefault(found.domain, []).append(found)
-    return [rules for found in domains.values() if (rules := _joined(found, findings)) is not None]
+    return [rules for found in domains.values() if (rules := _merge(found, findings)) is not None]
 
 
-def _joined(files: list[DomainFile], findings: Findings) -> DomainRules | None:
+def _merge(files: list[DomainFile], findings: Findings) -> DomainRules | None:
     first, *others = files
     for file in others:
-        findings.note(file.place, f"domain {first.domain!r} is joined with that of {first.place}")
+        findings.note(file.place, f"domain {first.domain!r} is merged with that of {first.place}")
     nodes: dict[tuple[str, str], PlacedNode] = {}
     for file in files:
         for placed in file.nodes:
             before = nodes.setdefault((placed.node.key, placed.node.value), placed)
             if before is not placed:
-                findings.error(placed.place, f"the same key and value as in {before.place}; make them one")
+                findings.error(placed.place, f"the same key and value as in {before.place}; merge them")
     try:
         return DomainRules(first.domain, tuple(placed.node for placed in nodes.values()))
-    except InvalidArgument as fault:
-        findings.error(first.place, fault.message)
+    except InvalidArgument as error:
+        findings.error(first.place, error.message)
         return None

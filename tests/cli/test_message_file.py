@@ -1,24 +1,24 @@
-"""Plans in files."""
+"""Messages in files."""
 
 import io
 
 import pytest
 
-from ratelimit_service.cli.fault import Fault
-from ratelimit_service.cli.message_file import read_plan
+from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
+from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.message_file import read_message
 
 
-def file(text: str) -> io.StringIO:
-    """A file of this content."""
-    opened = io.StringIO(text)
-    opened.name = "plan.yaml"
-    return opened
+def read(text: str) -> tuple[Plan, frozenset[str]]:
+    """The plan in a file of this content, and the fields that the file sets."""
+    file, plan = io.StringIO(text), Plan()
+    file.name = "plan.yaml"
+    return plan, read_message(file, plan, "a plan")
 
 
 def test_reads_yaml_in_the_shape_of_the_message() -> None:
     """Names are those of the proto, enums and durations are as in proto3 JSON."""
-    written = read_plan(
-        file("""
+    plan, fields = read("""
 name: team
 limits:
   - name: burst
@@ -26,21 +26,19 @@ limits:
   - {name: daily, quota: {amount: 7, window: DAY}, mode: SHADOW}
 on_store_failure: DENY
 """)
-    )
-    plan = written.plan
-    assert written.fields == {"name", "limits", "on_store_failure"}
+    assert fields == {"name", "limits", "on_store_failure"}
     assert (plan.name, plan.OnStoreFailure.Name(plan.on_store_failure)) == ("team", "DENY")
     assert plan.limits[0].token_bucket.refill_period.ToMilliseconds() == 1500
     assert (plan.limits[1].quota.amount, plan.limits[1].Mode.Name(plan.limits[1].mode)) == (7, "SHADOW")
 
 
 def test_reads_json() -> None:
-    """JSON is read as well, so that what `plans get --json` prints can be given back."""
-    assert read_plan(file('{"name": "x", "version": "3", "limits": []}')).plan.version == 3
+    """JSON is read as well, so that what `plans get --json` prints is valid input."""
+    assert read('{"name": "x", "version": "3", "limits": []}')[0].version == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("name: [", "plan.yaml, line 1:"),
         ("name: x\nlimits: {a: b: c}", "plan.yaml, line 2:"),
@@ -55,8 +53,8 @@ def test_reads_json() -> None:
         ("name: \x00", "neither YAML nor JSON"),
     ],
 )
-def test_says_what_is_wrong(text: str, words: str) -> None:
-    """A file that holds no plan is refused with its name and the line or field at fault."""
-    with pytest.raises(Fault) as fault:
-        read_plan(file(text))
-    assert words in fault.value.lines[0]
+def test_names_the_invalid_line_or_field(text: str, message: str) -> None:
+    """A file that holds no valid plan is refused with its name and the invalid line or field."""
+    with pytest.raises(CommandError) as error:
+        read(text)
+    assert message in error.value.lines[0]

@@ -1,0 +1,60 @@
+"""Requests by their bytes: the same bytes again need neither parsing nor a lookup.
+
+A gateway asks about the same key and resource again and again. To find what such a request was prepared to takes 0.6 us
+and saves 1.9 (docs/adr/0009).
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final, Generic, TypeVar
+
+from ratelimit_service.decision.lru import LruCache
+from ratelimit_service.decision.policy import Validity
+from ratelimit_service.decision.ports import Clock
+
+MAX_BYTES: Final = 1024
+"""A larger request is parsed each time: such are rare, and cost more to digest than to parse."""
+
+T = TypeVar("T")
+
+
+def digest_of(data: bytes) -> bytes:
+    """16 bytes that identify a request, empty for one that is too large to be kept.
+
+    Requests hold secrets, which cannot be found from a digest: they have too many bits to be guessed.
+    """
+    return blake2b(data, digest_size=16).digest() if len(data) <= MAX_BYTES else b""
+
+
+class RequestCache(Generic[T]):
+    """What requests were prepared to, by digest, each valid as long as all that it was computed from.
+
+    Between the latest SIZE and twice as many are kept.
+    """
+
+    def __init__(self, clock: Clock, size: int) -> None:
+        self._clock = clock
+        self._entries: LruCache[bytes, tuple[Sequence[Validity], T]] = LruCache(size)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, digest: bytes) -> T | None:
+        """What the request with this digest was prepared to, if it is still valid; use it before the next await."""
+        found = self._entries.get(digest)
+        if found is None:
+            return None
+        validities, prepared = found
+        for validity in validities:
+            if not validity.holds(self._clock):
+                return None
+            validity.used = True
+        return prepared
+
+    def put(self, digest: bytes, validities: Sequence[Validity], prepared: T) -> None:
+        """Keep what the request with this digest was prepared to, as long as all VALIDITIES hold.
+
+        Nothing is kept for an empty digest.
+        """
+        if digest and all(validity.holds(self._clock) for validity in validities):
+            self._entries.put(digest, (validities, prepared))

@@ -1,0 +1,96 @@
+"""The settings and the database, for commands that run without a server."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from pydantic import SecretStr, ValidationError
+
+from ratelimit_service.cli.errors import CommandError, Exit
+from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.devstores.state import DevState, read_peppers
+from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.unit_of_work import PostgresTransactions
+from ratelimit_service.settings import Settings
+
+STORE_SETTINGS = ("database_url", "redis_url", "peppers")
+"""The settings that `dev` sets itself."""
+
+
+def load_settings(**options: object) -> Settings:
+    """Read the settings from the environment; OPTIONS that are not None override it. Raises CommandError."""
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise CommandError(Exit.USAGE, *describe_setting_errors(error)) from None
+
+
+def describe_setting_errors(error: ValidationError) -> list[str]:
+    """One line for each invalid setting, with its value unless that is a secret."""
+    lines = []
+    for each in error.errors(include_url=False, include_context=False):
+        name = str(each["loc"][0])
+        value = "" if Settings.model_fields[name].annotation is SecretStr else f" is {each['input']!r}"
+        lines.append(f"{variable_name(name)}{value}: {each['msg'][0].lower()}{each['msg'][1:]}")
+    return lines
+
+
+def variable_name(name: str) -> str:
+    """The environment variable that the setting NAME is read from."""
+    return f"RATELIMIT_{name.upper()}"
+
+
+def with_dev_stores(settings: Settings) -> Settings:
+    """The same settings; the Postgres, Redis and peppers not set in them are those that `dev` keeps here, if it ran.
+
+    Raises CommandError when the files of `dev` cannot be read.
+    """
+    try:
+        dev = DevState.read(settings.data_dir)
+        if dev is None:
+            return settings
+        kept = {
+            "database_url": dev.database_url,
+            "redis_url": dev.redis_url,
+            "peppers": read_peppers(settings.data_dir),
+        }
+    except ValueError as error:
+        raise CommandError.usage(str(error)) from None
+    unset = [name for name in STORE_SETTINGS if not getattr(settings, name).get_secret_value()]
+    return settings.model_copy(update={name: SecretStr(kept[name]) for name in unset})
+
+
+def database_url(settings: Settings) -> str:
+    """The database's URL. Raises CommandError if it is not set."""
+    url = settings.database_url.get_secret_value()
+    if not url:
+        raise CommandError.usage("RATELIMIT_DATABASE_URL is not set, and `dev` was never started on this folder")
+    return url
+
+
+@asynccontextmanager
+async def open_transactions(settings: Settings) -> AsyncIterator[PostgresTransactions]:
+    """Transactions on the database, for the length of the block. Raises CommandError if its URL is not set.
+
+    Raises ValueError if the URL is malformed.
+    """
+    database = Database(database_url(settings))
+    try:
+        yield PostgresTransactions(database)
+    finally:
+        await database.close()
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn the errors of the database and of the services on it into a CommandError."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise CommandError(Exit.USAGE, *(f"{each.field}: {each.description}" for each in error.violations)) from None
+    except (Unavailable, StoreUnavailable) as error:
+        raise CommandError(Exit.FAILED, str(error), "run `ratelimit-service doctor` for details") from None
+    except ServiceError as error:
+        raise CommandError(Exit.REFUSED, str(error)) from None
+    except ValueError as error:
+        raise CommandError.usage(str(error)) from None
