@@ -19,7 +19,7 @@ from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.background import Background
-from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.breaker import OpenStore
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.clock import SystemClock
@@ -81,7 +81,7 @@ class Planes:
     key_admin: KeyAdminService
     authenticator: Authenticator
     services: Services
-    buckets: GuardedStore
+    buckets: OpenStore
     policies: PolicyCache
     rules: RulesCache
     counts: Counts
@@ -151,7 +151,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         descriptor_engine = DescriptorEngine(rules, identifier, buckets, local)
         headers = LimitHeaders(settings.limit_headers)
         watched = Watched(engine, descriptor_engine, policies, rules, invalidator)
-        metrics = WorkerMetrics(watched, counts, lambda: buckets.closed_off, monotonic)
+        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
         background.start("following changes", invalidator.run)
@@ -227,7 +227,7 @@ async def _check_token(tokens: TokenService) -> None:
 
 
 @asynccontextmanager
-async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[GuardedStore]:
+async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[OpenStore]:
     url = settings.redis_url.get_secret_value()
     if not url:
         raise StartupFault("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
@@ -237,9 +237,9 @@ async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> Asy
         )
     except ValueError as fault:
         raise StartupFault(f"RATELIMIT_REDIS_URL cannot be used: {fault}") from fault
-    async with GuardedStore(store) as buckets:
+    async with store:
         try:
-            await buckets.ping()
-        except StoreUnavailable as fault:
-            _log.warning("the bucket store does not answer; calls are decided as their plans say", fault=str(fault))
-        yield buckets
+            await store.ping()
+        except StoreUnavailable as error:
+            _log.warning("the bucket store does not answer; calls are decided as their plans say", error=str(error))
+        yield store

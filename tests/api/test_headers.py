@@ -16,7 +16,7 @@ from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, Window
 from ratelimit_service.settings import Settings
 
 CASES = json.loads((Path(__file__).parents[2] / "clients" / "conformance" / "headers.json").read_text())
-STEPS = [(case["name"], step) for case in CASES for step in case["steps"] if "headers" in step["sees"]]
+STEPS = [(case["name"], step) for case in CASES for step in case["steps"] if "headers" in step["expect"]]
 
 
 def shown(name: str, capacity: int, remaining: int, wait_us: int = 0, reset_us: int = 0) -> ShownLimit:
@@ -44,7 +44,7 @@ def from_message(response: CheckLimitResponse) -> tuple[list[ShownLimit], ShownL
 @pytest.mark.parametrize("style", STYLES)
 def test_the_same_as_the_clients(style: str, name: str, step: dict[str, Any]) -> None:
     """A decision has the headers that our clients give it, in every style, the challenge of a 401 apart."""
-    response = ParseDict(step["server"][0]["answer"], CheckLimitResponse())
+    response = ParseDict(step["server"][0]["response"], CheckLimitResponse())
     limits, binding = from_message(response)
     headers = LimitHeaders(style)
     if response.allowed:
@@ -52,7 +52,7 @@ def test_the_same_as_the_clients(style: str, name: str, step: dict[str, Any]) ->
     else:
         wait = response.retry_after.ToTimedelta() if response.HasField("retry_after") else None
         found = headers.render_denial(limits, binding, None if wait is None else wait // timedelta(microseconds=1))
-    expected = {key.lower(): value for key, value in step["sees"]["headers"][style].items()}
+    expected = {key.lower(): value for key, value in step["expect"]["headers"][style].items()}
     expected.pop("www-authenticate", None)
     assert dict(found) == expected, name
 

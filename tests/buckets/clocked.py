@@ -7,7 +7,7 @@ from typing import Self
 
 import redis
 
-from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.script import Script, charge_script
 from ratelimit_service.decision.charge import Charge, ChargeResult
 
@@ -45,7 +45,9 @@ class ClockedStore:
         return list(self._runner.run(self._charge(charges)))
 
     async def _open(self, url: str, request_window: float):  # noqa: ANN202
-        return open_bucket_store(url, timeout=TIMEOUT, request_window=request_window, script=clocked_script(self._key))
+        return open_unguarded_store(
+            url, timeout=TIMEOUT, request_window=request_window, script=clocked_script(self._key)
+        )
 
     async def _charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         return await self._store.charge(charges)

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, redis_cluster, redis_sentinel
 from ratelimit_service.buckets.redis.batcher import RoundTripObserver
-from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 from ratelimit_service.decision.charge import Bucket
@@ -41,7 +41,7 @@ async def open_store() -> AsyncIterator[OpenStore]:
         def start(
             url: str, timeout: float = 5.0, request_window: float = 60.0, observer: RoundTripObserver | None = None
         ) -> RedisBucketStore | SpanningStore:
-            store = open_bucket_store(url, timeout=timeout, request_window=request_window, observer=observer)
+            store = open_unguarded_store(url, timeout=timeout, request_window=request_window, observer=observer)
             stores.push_async_callback(store.close)
             return store
 

@@ -1,1 +1,1 @@
-"""Tests of the clients' contract and of the Python client. The other languages test themselves, in clients/."""
+"""Tests of the clients' contract and of the Python client. The tests of the other languages are in clients/."""

@@ -1,16 +1,16 @@
-"""The server's side of ASGI for one request or handshake at a time, as the ASGI specification says it."""
+"""The server's side of ASGI for one request or handshake at a time, as the ASGI specification defines it."""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from ratelimit_client.asgi import App, Message, Receive, Scope, Send
+from ratelimit_client.middleware import App, Message, Receive, Scope, Send
 
 
 @dataclass
-class Answer:
-    """What came back."""
+class Response:
+    """An HTTP response."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -19,12 +19,12 @@ class Answer:
     @property
     def problem(self) -> dict[str, Any]:
         """The body as JSON."""
-        told: dict[str, Any] = json.loads(self.body)
-        return told
+        problem: dict[str, Any] = json.loads(self.body)
+        return problem
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that answers everything with 200 and `hello`, and accepts every websocket."""
+    """An application that responds to everything with 200 and `hello`, and accepts every websocket."""
     del receive
     if scope["type"] == "websocket":
         await send({"type": "websocket.accept"})
@@ -33,33 +33,33 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-async def request(app: App, method: str, path: str, headers: dict[str, str]) -> Answer:
+async def request(app: App, method: str, path: str, headers: dict[str, str]) -> Response:
     """Send one HTTP request. What APP raises becomes 500, as in every server."""
-    answer = Answer()
+    response = Response()
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            answer.status = message["status"]
-            answer.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            response.status = message["status"]
+            response.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         else:
-            answer.body += message["body"]
+            response.body += message["body"]
 
     try:
         await app({**_scope("http", path, headers), "method": method}, _no_body, send)
-    except Exception:  # noqa: BLE001  a server answers 500 to whatever is raised
-        return Answer(500)
-    return answer
+    except Exception:  # noqa: BLE001  a server responds with 500 to every exception
+        return Response(500)
+    return response
 
 
 async def handshake(app: App, path: str, headers: dict[str, str], extensions: dict[str, Any]) -> list[Message]:
-    """Ask for one websocket. Returns what APP said of it."""
-    output: list[Message] = []
+    """Open one websocket. Returns the messages of APP."""
+    messages: list[Message] = []
 
     async def send(message: Message) -> None:
-        output.append(message)
+        messages.append(message)
 
     await app({**_scope("websocket", path, headers), "extensions": extensions}, _no_body, send)
-    return output
+    return messages
 
 
 def _scope(kind: str, path: str, headers: dict[str, str]) -> Scope:

@@ -14,7 +14,7 @@ from clients.scripted_server import ScriptedServer  # noqa: E402  needs the line
 
 @pytest.fixture
 def scripted() -> Iterator[ScriptedServer]:
-    """A real server of RateLimitService that answers as it is told."""
+    """A real server of RateLimitService with scripted responses."""
     server = ScriptedServer()
     yield server
     server.close()

@@ -11,12 +11,11 @@ Step = dict[str, Any]
 
 FOLDER = Path(__file__).resolve().parents[2] / "clients" / "conformance"
 SLOW_MACHINE_MS = 10_000
-"""The deadline of a case that names none."""
-NOT_TEXT = "\ud800"
+"""The deadline of a case that has none."""
+INVALID_UTF8 = "\ud800"
 """A text without an encoding in UTF-8: half of a surrogate pair."""
-
-TOO_LONG = "x" * 65537
-"""A text that no message holds."""
+OVERSIZED = "x" * 65537
+"""A text that fits no message."""
 
 
 def read(name: str) -> list[Case]:
@@ -26,10 +25,10 @@ def read(name: str) -> list[Case]:
 
 
 def arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """What CALL asks about, without what it says of its caller's patience."""
-    asked = {name: call[name] for name in ("api_key", "key_id", "resource", "cost", "request_id") if name in call}
-    odd = {"not_text": NOT_TEXT, "too_long": TOO_LONG}
-    return asked | {call[name]: text for name, text in odd.items() if name in call}
+    """The arguments of `check` or `peek` for CALL, without when its caller abandons it."""
+    given = {name: call[name] for name in ("api_key", "key_id", "resource", "cost", "request_id") if name in call}
+    generated = {"invalid_utf8": INVALID_UTF8, "oversized": OVERSIZED}
+    return given | {call[name]: text for name, text in generated.items() if name in call}
 
 
 def cases(*names: str) -> pytest.MarkDecorator:

@@ -1,4 +1,4 @@
-"""A service of four methods, one of each kind, to put an interceptor before."""
+"""A service of four methods, one of each kind, to put behind an interceptor."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,7 +9,7 @@ SERVICE = "test.Echo"
 
 
 def call_method(channel: grpc.Channel, name: str, metadata: tuple[tuple[str, str], ...]) -> list[bytes]:
-    """Call the method NAME with `a` and `b` where it takes a stream, with `a` where it does not. Gives all answers."""
+    """Call the method NAME with `a` and `b` if it takes a stream, otherwise with `a`. Returns all responses."""
     path = f"/{SERVICE}/{name}"
     if name == "Unary":
         return [channel.unary_unary(path)(b"a", metadata=metadata)]
@@ -20,7 +20,7 @@ def call_method(channel: grpc.Channel, name: str, metadata: tuple[tuple[str, str
     return list(channel.stream_stream(path)(iter([b"a", b"b"]), metadata=metadata))
 
 
-ANSWERS = {"Unary": [b"a"], "UnaryStream": [b"a", b"a"], "StreamUnary": [b"ab"], "StreamStream": [b"a", b"b"]}
+RESPONSES = {"Unary": [b"a"], "UnaryStream": [b"a", b"a"], "StreamUnary": [b"ab"], "StreamStream": [b"a", b"b"]}
 
 
 def sync_service() -> grpc.GenericRpcHandler:

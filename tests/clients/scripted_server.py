@@ -1,4 +1,4 @@
-"""A real gRPC server of RateLimitService whose answers are scripted."""
+"""A real gRPC server of RateLimitService with scripted responses."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ _MAX_HANG = 30
 
 
 class ScriptedServer:
-    """Answers each attempt with the next item of the script, as clients/conformance describes them."""
+    """Responds to each attempt with the next item of the script, as clients/conformance describes them."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class ScriptedServer:
         self.deadlines: list[float] = []
         self.peers: list[str] = []
         self.tokens: list[str] = []
-        self.beyond_the_script = 0
+        self.unscripted_attempts = 0
         self._server = grpc.server(ThreadPoolExecutor(8))
         handler = grpc.unary_unary_rpc_method_handler(
             self._check_limit, CheckLimitRequest.FromString, CheckLimitResponse.SerializeToString
@@ -40,13 +40,13 @@ class ScriptedServer:
         self._server.start()
 
     def script(self, items: list[dict[str, Any]]) -> None:
-        """What to do with the attempts to come. Forgets those that came."""
+        """Set the responses to the next attempts, and clear the list of attempts."""
         with self._lock:
             self._script = list(items)
             self.attempts, self.deadlines, self.peers, self.tokens = [], [], [], []
 
-    def came(self, number: int, within: float = 5.0) -> list[CheckLimitRequest]:
-        """The attempts that came, once there are NUMBER of them or WITHIN seconds have passed."""
+    def wait_for_attempts(self, number: int, within: float = 5.0) -> list[CheckLimitRequest]:
+        """The attempts so far, once there are NUMBER of them or WITHIN seconds have passed."""
         ends = time.monotonic() + within
         while len(self.attempts) < number and time.monotonic() < ends:
             time.sleep(0.002)
@@ -64,16 +64,16 @@ class ScriptedServer:
             self.peers.append(context.peer())
             self.tokens.append(str(metadata.get("authorization", "")))
             if not self._script:
-                self.beyond_the_script += 1
-                context.abort(grpc.StatusCode.INTERNAL, "an attempt beyond the script")
+                self.unscripted_attempts += 1
+                context.abort(grpc.StatusCode.INTERNAL, "an attempt that is not in the script")
             item = self._script.pop(0)
         if "hang" in item:
-            gone = threading.Event()
-            context.add_callback(gone.set)
-            gone.wait(_MAX_HANG)
+            ended = threading.Event()
+            context.add_callback(ended.set)
+            ended.wait(_MAX_HANG)
         if "status" in item:
             _fail(context, item)
-        return json_format.ParseDict(item.get("answer", {}), CheckLimitResponse())
+        return json_format.ParseDict(item.get("response", {}), CheckLimitResponse())
 
 
 def _fail(context: grpc.ServicerContext, item: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The table and the lines of clients/README.md are those of the packages."""
+"""The packages and the examples of clients/README.md are those of the clients."""
 
 import json
 import re
@@ -20,24 +20,24 @@ def _first_block(text: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["python", "go", "ts"])
-def test_a_language_takes_three_lines(language: str) -> None:
-    """What a gateway team has to write is what the README promises: three lines."""
+def test_an_example_has_three_lines(language: str) -> None:
+    """To protect an application takes three lines in each language."""
     assert len(_first_block(_README, language)) == 3
 
 
-@pytest.mark.parametrize(("folder", "language"), [("go", "go"), ("typescript", "ts")])
-def test_the_lines_are_those_that_the_package_runs(folder: str, language: str) -> None:
-    """The lines are the first in the package's own README, which the package's tests run as written."""
+@pytest.mark.parametrize(("folder", "language"), [("python", "python"), ("go", "go"), ("typescript", "ts")])
+def test_an_example_is_the_first_of_its_package(folder: str, language: str) -> None:
+    """It is the first in the package's own README, which the package's tests run as written."""
     own = (_CLIENTS / folder / "README.md").read_text()
     assert _first_block(_README, language) == _first_block(own, language)
 
 
-def test_the_lines_are_those_that_python_tells_about_the_package() -> None:
-    """The module says of itself what the README says, whose lines another test runs as written."""
+def test_the_example_is_in_the_docstring() -> None:
+    """The docstring of the Python package has the lines of the README, which another test runs as written."""
     assert "\n".join(_first_block(_README, "python")) in str(ratelimit_client.__doc__)
 
 
-def test_the_table_has_names_and_versions_as_they_are() -> None:
+def test_the_table_has_the_names_and_versions_of_the_packages() -> None:
     """Package and version of each row are those of the package's manifest."""
     rows = {row[0].split("]")[0][1:]: row for row in (line.strip("| ").split(" | ") for line in _README.splitlines())}
     python = tomllib.loads((_CLIENTS / "python" / "pyproject.toml").read_text())["project"]

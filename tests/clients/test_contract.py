@@ -1,4 +1,4 @@
-"""The contract's own files: the cases are as their README describes them, and the service config works."""
+"""The contract's files: the cases are as their README describes them, and the service config works."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,56 +13,56 @@ from clients.contract import FOLDER, Case, cases, read
 from clients.scripted_server import ScriptedServer
 
 _FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "service_config")
-_OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_longest_ms"}
+_OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_max_age_ms"}
 _TEXTS = {"api_key", "key_id", "resource", "request_id"}
-_ODD = {"not_text", "too_long"}
-_IMPATIENT = {"deadline_ms", "cancel_after_ms"}
+_GENERATED = {"invalid_utf8", "oversized"}
+_ABANDONING = {"deadline_ms", "cancel_after_ms"}
 _CONFIG = (FOLDER / "service_config.json").read_text()
-_SEES = (
+_EXPECT = (
     {"allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after_ms"}
-    | {"limits", "raises", "failures", "headers", "http", "grpc", "attempts", "server_deadline_ms", "took_ms"}
-    | {"response", "ended"}
+    | {"limits", "error", "failures", "headers", "http", "grpc", "attempts", "server_deadline_ms", "duration_ms"}
+    | {"response", "abandoned"}
 )
 
 
 def test_every_file_is_known() -> None:
-    """A new file of cases is noticed: the tests that run the cases name their files."""
-    assert _FILES == ["decisions", "denial_cache", "failures", "giving_up", "headers", "middleware"]
+    """A new file of cases is detected: the tests that run the cases name their files."""
+    assert _FILES == ["cancellation", "decisions", "denial_cache", "failures", "headers", "middleware"]
 
 
 @pytest.mark.parametrize("name", _FILES)
-def test_no_two_cases_have_one_name(name: str) -> None:
-    """A name says what must hold, and so can be pointed at."""
+def test_the_names_of_cases_are_unique(name: str) -> None:
+    """A name identifies a case in the output of every runner."""
     names = [case["name"] for case in read(name)]
     assert len(names) == len(set(names)) > 0
 
 
 @cases(*_FILES)
 def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
-    """A field that no runner knows would be a promise that nobody checks."""
+    """A field that no runner knows would not be verified."""
     assert case.keys() <= {"name", "options", "steps"}
     assert case.get("options", {}).keys() <= _OPTIONS
     for step in case["steps"]:
         if "advance_ms" in step:
             assert step.keys() == {"advance_ms"}
             continue
-        assert step.keys() in ({"call", "server", "sees"}, {"request", "server", "sees"})
-        assert step["sees"].keys() <= _SEES
+        assert step.keys() in ({"call", "server", "expect"}, {"request", "server", "expect"})
+        assert step["expect"].keys() <= _EXPECT
         call = step.get("call", {})
-        assert call.keys() <= _TEXTS | {"cost"} | _ODD | _IMPATIENT
-        assert {call[name] for name in _ODD & call.keys()} <= _TEXTS - call.keys()
+        assert call.keys() <= _TEXTS | {"cost", "peek"} | _GENERATED | _ABANDONING
+        assert {call[name] for name in _GENERATED & call.keys()} <= _TEXTS - call.keys()
         assert step.get("request", {}).keys() <= {"method", "path", "headers"}
         for item in step["server"]:
-            assert item.keys() == {"answer"} or item.keys() <= {"hang", "may_miss"} or "status" in item
-            json_format.ParseDict(item.get("answer", {}), CheckLimitResponse())
+            assert item.keys() == {"response"} or item.keys() <= {"hang", "optional"} or "status" in item
+            json_format.ParseDict(item.get("response", {}), CheckLimitResponse())
 
 
-@cases(*(name for name in _FILES if name != "giving_up"))
-def test_only_one_file_is_about_giving_up(case: Case) -> None:
-    """A client whose calls cannot be ended early can leave that file out, and runs all others."""
+@cases(*(name for name in _FILES if name != "cancellation"))
+def test_only_one_file_has_abandoned_calls(case: Case) -> None:
+    """A client whose calls cannot be abandoned skips that file and runs all others."""
     for step in case["steps"]:
-        assert not step.get("call", {}).keys() & _IMPATIENT
-        assert "ended" not in step.get("sees", {})
+        assert not step.get("call", {}).keys() & _ABANDONING
+        assert "abandoned" not in step.get("expect", {})
 
 
 @contextmanager
@@ -80,16 +80,16 @@ def _configured(config: str, target: str) -> Iterator[Any]:
 def test_the_service_config_retries_once(scripted: ScriptedServer) -> None:
     """A bare stub with the config sends a call again on UNAVAILABLE, with the same request id, and no third time."""
     scripted.script([{"status": "UNAVAILABLE"}, {"status": "UNAVAILABLE", "message": "second"}])
-    patient = _CONFIG.replace('"timeout": "0.050s"', '"timeout": "10s"')  # the deadline is the next test's
-    assert patient != _CONFIG
-    with _configured(patient, scripted.target) as check_limit, pytest.raises(grpc.RpcError) as caught:
+    slow = _CONFIG.replace('"timeout": "0.050s"', '"timeout": "10s"')  # the next test is about the deadline
+    assert slow != _CONFIG
+    with _configured(slow, scripted.target) as check_limit, pytest.raises(grpc.RpcError) as caught:
         check_limit(CheckLimitRequest(api_key="rlk_test_a", request_id="order-1"))
     assert caught.value.details() == "second"
     assert [attempt.request_id for attempt in scripted.attempts] == ["order-1", "order-1"]
 
 
 def test_the_service_config_has_the_deadline(scripted: ScriptedServer) -> None:
-    """A bare stub with the config gives up by itself, without a deadline in the call."""
+    """A bare stub with the config has the deadline without setting one for the call."""
     scripted.script([{"hang": True}])
     with _configured(_CONFIG, scripted.target) as check_limit, pytest.raises(grpc.RpcError) as caught:
         check_limit(CheckLimitRequest(api_key="rlk_test_a", request_id="order-1"))

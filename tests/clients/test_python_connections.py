@@ -1,4 +1,4 @@
-"""How the Python clients connect, spread, give up and come back."""
+"""How the Python clients connect, distribute calls, stop waiting and reconnect."""
 
 import asyncio
 import socket
@@ -12,13 +12,13 @@ from typing import Any
 
 import grpc
 import pytest
-from ratelimit_client import AsyncRateLimitClient, Origin, RateLimitClient
+from ratelimit_client import AsyncRateLimitClient, Failures, Origin, RateLimitClient, RateLimitError
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 
 from clients.scripted_server import ScriptedServer
 
-_ALLOWED: dict[str, Any] = {"answer": {"allowed": True, "reason": "WITHIN_LIMIT"}}
-_AWAY: dict[str, Any] = {"status": "UNAVAILABLE"}
+_ALLOWED: dict[str, Any] = {"response": {"allowed": True, "reason": "WITHIN_LIMIT"}}
+_DOWN: dict[str, Any] = {"status": "UNAVAILABLE"}
 
 
 def _free_port() -> int:
@@ -28,7 +28,7 @@ def _free_port() -> int:
         return port
 
 
-def test_calls_are_spread_over_the_connections(scripted: ScriptedServer) -> None:
+def test_calls_rotate_through_the_connections(scripted: ScriptedServer) -> None:
     """Eight calls of a client with four connections come over four connections, two over each."""
     scripted.script([_ALLOWED] * 8)
     with RateLimitClient(scripted.target, deadline=10, connections=4) as client:
@@ -38,7 +38,7 @@ def test_calls_are_spread_over_the_connections(scripted: ScriptedServer) -> None
     assert sorted(scripted.peers.count(peer) for peer in set(scripted.peers)) == [2, 2, 2, 2]
 
 
-async def test_calls_are_spread_in_asyncio_too(scripted: ScriptedServer) -> None:
+async def test_calls_rotate_in_asyncio_too(scripted: ScriptedServer) -> None:
     """Eight calls at once of a client with four connections come over four connections, two over each."""
     scripted.script([_ALLOWED] * 8)
     async with AsyncRateLimitClient(scripted.target, deadline=10, connections=4) as client:
@@ -48,8 +48,8 @@ async def test_calls_are_spread_in_asyncio_too(scripted: ScriptedServer) -> None
 
 
 def test_a_retry_goes_over_another_connection(scripted: ScriptedServer) -> None:
-    """The connection that just failed is not the one that is tried again."""
-    scripted.script([_AWAY, _ALLOWED])
+    """The retry does not use the connection that just failed."""
+    scripted.script([_DOWN, _ALLOWED])
     with RateLimitClient(scripted.target, deadline=10, connections=2) as client:
         client.wait_until_connected()
         assert client.check("rlk_test_a").origin is Origin.SERVICE
@@ -57,9 +57,9 @@ def test_a_retry_goes_over_another_connection(scripted: ScriptedServer) -> None:
     assert first != second
 
 
-def test_the_token_goes_with_every_attempt(scripted: ScriptedServer) -> None:
+def test_the_token_is_sent_with_every_attempt(scripted: ScriptedServer) -> None:
     """A client with a token sends it as a bearer token, on the retry too; one without sends none."""
-    scripted.script([_AWAY, _ALLOWED, _ALLOWED])
+    scripted.script([_DOWN, _ALLOWED, _ALLOWED])
     with (
         RateLimitClient(scripted.target, deadline=10, token="rlt_secret") as trusted,
         RateLimitClient(scripted.target, deadline=10) as anonymous,
@@ -69,32 +69,32 @@ def test_the_token_goes_with_every_attempt(scripted: ScriptedServer) -> None:
     assert scripted.tokens == ["Bearer rlt_secret", "Bearer rlt_secret", ""]
 
 
-def test_a_target_that_nobody_serves_fails_open_at_once() -> None:
-    """Nobody listening is UNAVAILABLE, well before a long deadline."""
+def test_a_target_without_a_server_fails_open_immediately() -> None:
+    """A refused connection is UNAVAILABLE, well before a long deadline."""
     with RateLimitClient(f"127.0.0.1:{_free_port()}", deadline=20) as client:
         started = time.monotonic()
         assert client.check("rlk_test_a").origin is Origin.FALLBACK
         assert time.monotonic() - started < 10
 
 
-def test_waiting_for_a_target_that_nobody_serves_ends() -> None:
-    """Waiting for connections raises TimeoutError in words."""
+def test_waiting_for_a_target_without_a_server_times_out() -> None:
+    """Waiting for connections raises TimeoutError with a message."""
     with (
         RateLimitClient(f"127.0.0.1:{_free_port()}") as client,
-        pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"),
+        pytest.raises(TimeoutError, match=r"no connection to the rate limit service within 0\.2 s"),
     ):
         client.wait_until_connected(0.2)
 
 
-async def test_waiting_in_asyncio_ends_too() -> None:
-    """Waiting for connections raises TimeoutError in words."""
+async def test_waiting_in_asyncio_times_out_too() -> None:
+    """Waiting for connections raises TimeoutError with a message."""
     async with AsyncRateLimitClient(f"127.0.0.1:{_free_port()}") as client:
-        with pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"):
+        with pytest.raises(TimeoutError, match=r"no connection to the rate limit service within 0\.2 s"):
             await client.wait_until_connected(0.2)
 
 
-def test_a_service_that_comes_back_is_noticed_soon() -> None:
-    """A client that failed for two seconds has decisions again within two seconds of the service's start."""
+def test_the_client_reconnects_soon_after_an_outage() -> None:
+    """After two seconds of failures, the client has decisions again within two seconds of the service's start."""
     port = _free_port()
     with RateLimitClient(f"127.0.0.1:{port}") as client:
         ends = time.monotonic() + 2
@@ -118,20 +118,20 @@ def test_a_service_that_comes_back_is_noticed_soon() -> None:
         server.stop(0).wait()
 
 
-async def test_a_call_that_its_caller_cancels_is_no_failure(scripted: ScriptedServer) -> None:
-    """A cancelled task ends as cancelled: it is not failed open, and not counted."""
+async def test_a_cancelled_call_is_not_a_failure(scripted: ScriptedServer) -> None:
+    """A cancelled task raises CancelledError: it does not fail open and is not counted."""
     scripted.script([{"hang": True}])
     async with AsyncRateLimitClient(scripted.target, deadline=20) as client:
         task = asyncio.create_task(client.check("rlk_test_a"))
-        await asyncio.to_thread(scripted.came, 1)
+        await asyncio.to_thread(scripted.wait_for_attempts, 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (client.failures.open, client.failures.closed) == (0, 0)
+        assert client.failures == Failures(0, 0)
 
 
-def test_a_client_may_be_made_before_the_loop_runs(scripted: ScriptedServer) -> None:
-    """A client made at import time, as middleware is, works in the loop that starts later."""
+def test_a_client_may_be_created_before_the_loop_runs(scripted: ScriptedServer) -> None:
+    """A client created at import time, as middleware is, works in the loop that starts later."""
     client = AsyncRateLimitClient(scripted.target, deadline=10)
     scripted.script([_ALLOWED])
 
@@ -139,29 +139,29 @@ def test_a_client_may_be_made_before_the_loop_runs(scripted: ScriptedServer) -> 
         async with client:
             return (await client.check("rlk_test_a")).allowed
 
-    with ThreadPoolExecutor(1) as other_thread:  # this one has a loop of its own already
+    with ThreadPoolExecutor(1) as other_thread:  # this thread already has a loop
         assert other_thread.submit(asyncio.run, use()).result() is True
 
 
 def test_threads_share_one_client(scripted: ScriptedServer) -> None:
-    """Of eight threads at once each gets its answers, and no failure is lost from the count."""
+    """Eight concurrent threads each get their decisions, and the count misses no failure."""
     scripted.script([{"status": "INTERNAL"}] * 200)
-    faults: list[str] = []
+    errors: list[str] = []
     lock = threading.Lock()
 
-    def note(fault: Exception) -> None:
+    def note(error: RateLimitError) -> None:
         with lock:
-            faults.append(str(fault))
+            errors.append(str(error))
 
     with RateLimitClient(scripted.target, deadline=20, on_failure=note) as client, ThreadPoolExecutor(8) as threads:
         decisions = list(threads.map(lambda _: client.check("rlk_test_a"), range(200)))
         assert all(decision.origin is Origin.FALLBACK for decision in decisions)
-        assert client.failures.open == len(faults) == 200
+        assert client.failures.open == len(errors) == 200
     assert len({attempt.request_id for attempt in scripted.attempts}) == 200
 
 
-def test_tls_by_option(tmp_path: Path) -> None:
-    """With credentials the client speaks TLS, and believes only the CA that it was given."""
+def test_tls(tmp_path: Path) -> None:
+    """With credentials the client uses TLS and trusts only their CA; with True it trusts the default ones."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost"]
@@ -172,19 +172,17 @@ def test_tls_by_option(tmp_path: Path) -> None:
     try:
         server.script([_ALLOWED])
         trusting = grpc.ssl_channel_credentials(certificate.read_bytes())
-        with RateLimitClient(f"localhost:{server.port}", deadline=10, credentials=trusting) as client:
+        with RateLimitClient(f"localhost:{server.port}", deadline=10, tls=trusting) as client:
             assert client.check("rlk_test_a").origin is Origin.SERVICE
-        with RateLimitClient(
-            f"localhost:{server.port}", deadline=10, credentials=grpc.ssl_channel_credentials()
-        ) as client:
+        with RateLimitClient(f"localhost:{server.port}", deadline=10, tls=True) as client:
             assert client.check("rlk_test_a").origin is Origin.FALLBACK
     finally:
         server.close()
 
 
 @pytest.fixture
-def renewing() -> Iterator[str]:
-    """A server that renews each connection after a twentieth of a second; its address."""
+def closing_server() -> Iterator[str]:
+    """A server that closes each connection gracefully (GOAWAY) after 50 ms; its address."""
     handler = grpc.unary_unary_rpc_method_handler(
         lambda _request, _context: CheckLimitResponse(allowed=True, reason=CheckLimitResponse.WITHIN_LIMIT),
         response_serializer=CheckLimitResponse.SerializeToString,
@@ -200,21 +198,21 @@ def renewing() -> Iterator[str]:
     server.stop(0).wait()
 
 
-def test_a_server_that_renews_its_connections_loses_no_call(renewing: str) -> None:
-    """While connections come and go, every call of eight threads is answered by the service."""
-    with RateLimitClient(renewing, deadline=20) as client, ThreadPoolExecutor(8) as threads:
+def test_no_call_is_lost_when_connections_are_closed_gracefully(closing_server: str) -> None:
+    """While connections are replaced, every call of eight threads gets a response of the service."""
+    with RateLimitClient(closing_server, deadline=20) as client, ThreadPoolExecutor(8) as threads:
         client.wait_until_connected()
         origins = list(threads.map(lambda _: client.check("rlk_test_a").origin, range(4000)))
     assert set(origins) == {Origin.SERVICE}
 
 
-async def test_nor_does_one_in_asyncio(renewing: str) -> None:
-    """While connections come and go, every call of eight tasks is answered by the service."""
+async def test_no_call_is_lost_in_asyncio_either(closing_server: str) -> None:
+    """While connections are replaced, every call of eight tasks gets a response of the service."""
 
-    async def ask(client: AsyncRateLimitClient) -> list[Origin]:
+    async def check(client: AsyncRateLimitClient) -> list[Origin]:
         return [(await client.check("rlk_test_a")).origin for _ in range(400)]
 
-    async with AsyncRateLimitClient(renewing, deadline=20) as client:
+    async with AsyncRateLimitClient(closing_server, deadline=20) as client:
         await client.wait_until_connected()
-        asked = await asyncio.gather(*(ask(client) for _ in range(8)))
-    assert {origin for origins in asked for origin in origins} == {Origin.SERVICE}
+        checked = await asyncio.gather(*(check(client) for _ in range(8)))
+    assert {origin for origins in checked for origin in origins} == {Origin.SERVICE}

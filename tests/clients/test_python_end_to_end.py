@@ -1,4 +1,4 @@
-"""The Python client against `ratelimit-service dev`, and the lines of the READMEs as written."""
+"""The Python client against `ratelimit-service dev`, and the examples of the READMEs as written."""
 
 import asyncio
 import re
@@ -11,12 +11,11 @@ import pytest
 from ratelimit_client import (
     AsyncRateLimitClient,
     Decision,
-    InvalidCheck,
     Origin,
     RateLimitClient,
+    RateLimitError,
     RateLimitMiddleware,
     Reason,
-    SetupError,
     Source,
 )
 
@@ -27,7 +26,7 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyR
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
 
 _DEADLINE = 10.0
-_WRITTEN = "localhost:50051"
+_WRITTEN_TARGET = "localhost:50051"
 
 
 def _new_key(server: DevServer) -> tuple[str, str]:
@@ -53,7 +52,7 @@ def _revoke(server: DevServer, key_id: str) -> None:
 
 
 def test_a_burst_is_decided_exactly(dev_server: DevServer) -> None:
-    """On plan free 20 calls and what refills meanwhile are allowed, and none before the wait is over."""
+    """On plan free 20 calls and what refills meanwhile are allowed, and then none until retry_after has passed."""
     _, secret = _new_key(dev_server)
     with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
         client.wait_until_connected()
@@ -70,24 +69,24 @@ def test_a_burst_is_decided_exactly(dev_server: DevServer) -> None:
         assert client.failures.open == 0
 
 
-def test_a_remembered_denial_ends_when_the_service_says(dev_server: DevServer) -> None:
-    """A cost that empties the bucket is denied from memory until its wait is over, and then allowed by the service."""
+def test_a_cached_denial_expires_after_retry_after(dev_server: DevServer) -> None:
+    """A cost that empties the bucket is denied from the cache until its wait is over, then allowed by the service."""
     _, secret = _new_key(dev_server)
     with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
         assert client.check(secret, "orders.create", cost=20).allowed
         denied = client.check(secret, "orders.create", cost=20)
         assert (denied.reason, denied.origin) == (Reason.OVER_LIMIT, Origin.SERVICE)
         assert denied.retry_after is not None
-        came = time.monotonic()
-        remembered = client.check(secret, "orders.create", cost=20)
-        assert remembered.origin is Origin.CACHE
-        time.sleep(denied.retry_after.total_seconds() + 0.002 - (time.monotonic() - came))
+        received = time.monotonic()
+        cached = client.check(secret, "orders.create", cost=20)
+        assert cached.origin is Origin.CACHE
+        time.sleep(denied.retry_after.total_seconds() + 0.002 - (time.monotonic() - received))
         again = client.check(secret, "orders.create", cost=20)
         assert (again.allowed, again.origin) == (True, Origin.SERVICE)
 
 
 def test_a_repeated_request_id_is_charged_once(dev_server: DevServer) -> None:
-    """The caller's own id makes the second call free, with the first answer."""
+    """The caller's own id makes the second call free, with the first decision."""
     _, secret = _new_key(dev_server)
     with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
         first = client.check(secret, "orders.create", cost=15, request_id="order-1")
@@ -96,41 +95,41 @@ def test_a_repeated_request_id_is_charged_once(dev_server: DevServer) -> None:
     assert (first.allowed, again.allowed, other.allowed) == (True, True, False)
 
 
-def test_a_revoked_key_is_told_apart(dev_server: DevServer) -> None:
+def test_a_revoked_key_has_its_own_reason(dev_server: DevServer) -> None:
     """Within two seconds of its revocation a key is denied for that reason."""
     key_id, secret = _new_key(dev_server)
     with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
         assert client.check(secret, "orders.list").allowed
         _revoke(dev_server, key_id)
         ends = time.monotonic() + 2
-        while (reason := client.check(secret, "orders.list", cost=0).reason) is not Reason.KEY_REVOKED:
+        while (reason := client.peek(secret, "orders.list").reason) is not Reason.KEY_REVOKED:
             assert reason is Reason.WITHIN_LIMIT
             assert time.monotonic() < ends
             time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
-    ("ask", "error", "field"),
+    ("call", "code", "field"),
     [
-        (lambda client, _: client.check("garbage", "orders"), InvalidCheck, "api_key"),
-        (lambda client, key: client.check(key, "x" * 257), InvalidCheck, "resource"),
-        (lambda client, key: client.check(key, "orders", cost=1_000_001), InvalidCheck, "cost"),
-        (lambda client, _: client.check_key_id("0000000000000000", "orders"), SetupError, ""),
+        (lambda client, _: client.check("garbage", "orders"), "INVALID_ARGUMENT", "api_key"),
+        (lambda client, key: client.check(key, "x" * 257), "INVALID_ARGUMENT", "resource"),
+        (lambda client, key: client.check(key, "orders", cost=1_000_001), "INVALID_ARGUMENT", "cost"),
+        (lambda client, _: client.check(key_id="0000000000000000"), "PERMISSION_DENIED", ""),
     ],
 )
-def test_what_the_caller_does_wrong_is_raised(
-    dev_server: DevServer, ask: Callable[[RateLimitClient, str], Decision], error: type[Exception], field: str
+def test_an_invalid_call_is_raised(
+    dev_server: DevServer, call: Callable[[RateLimitClient, str], Decision], code: str, field: str
 ) -> None:
-    """A malformed key, a resource or cost out of bounds and a key id without a token each raise, naming the field."""
+    """A malformed key, a resource or cost out of bounds and a key id without a token are each raised with the field."""
     with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
-        with pytest.raises(error) as caught:
-            ask(client, dev_server.state["api_key"])
-        assert caught.value.field == field
+        with pytest.raises(RateLimitError) as caught:
+            call(client, dev_server.state["api_key"])
+        assert (caught.value.code.name, caught.value.field) == (code, field)
         assert client.failures.open == 0
 
 
-async def test_the_middleware_before_an_application(dev_server: DevServer) -> None:
-    """Requests with a fresh key on plan free are let through 20 times, then answered 429, with headers on both."""
+async def test_the_middleware_in_front_of_an_application(dev_server: DevServer) -> None:
+    """A request that takes all tokens of plan free passes, the next gets 429, and both get headers."""
     _, secret = await asyncio.to_thread(_new_key, dev_server)
     async with AsyncRateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
         app = RateLimitMiddleware(hello, client, cost=lambda _: 20)
@@ -148,32 +147,38 @@ def _blocks(path: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
 
 
-def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
-    """The Python lines of clients/README.md, run as written but for the address, allow a call."""
+async def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
+    """The Python lines of clients/README.md, run as written except for the address, protect an application."""
     (lines,) = _blocks("clients/README.md")
     assert len(lines.splitlines()) == 3
-    names: dict[str, Any] = {"api_key": _new_key(dev_server)[1]}
+    _, secret = await asyncio.to_thread(_new_key, dev_server)
+    names: dict[str, Any] = {"app": hello}
     exec(compile(_at(dev_server, lines), "README.md", "exec"), names)
-    with names["limiter"]:
-        assert names["allowed"] is True
+    async with names["client"]:
+        await names["client"].wait_until_connected()
+        response = await request(names["app"], "GET", "/", {"x-api-key": secret})
+        refused = await request(names["app"], "GET", "/", {"x-api-key": "garbage"})
+    assert (response.status, refused.status) == (200, 401)
 
 
 async def test_the_readme_of_the_package(dev_server: DevServer) -> None:
-    """Every example of the package's README runs as written but for the address, and the application is guarded."""
+    """Every example of the package's README runs as written except for the address."""
     names: dict[str, Any] = {"api_key": (await asyncio.to_thread(_new_key, dev_server))[1], "app": hello}
     blocks = _blocks("clients/python/README.md")
     assert len(blocks) == 4
-    opened = []
+    clients = []
     for block in blocks:
         exec(compile(_at(dev_server, block), "README.md", "exec"), names)
-        opened.append(names["limiter"])
+        clients.append(names["client"])
     assert names["decision"].allowed
     assert (await request(names["app"], "GET", "/", {})).status == 401
     assert names["failed"] == 0
-    for limiter in opened:
-        limiter.close()
+    for client in clients:
+        closing = client.close()
+        if closing is not None:
+            await closing
 
 
 def _at(server: DevServer, lines: str) -> str:
-    assert _WRITTEN in lines
-    return lines.replace(_WRITTEN, server.listen)
+    assert _WRITTEN_TARGET in lines
+    return lines.replace(_WRITTEN_TARGET, server.listen)

@@ -1,4 +1,4 @@
-"""The gRPC server interceptors, each before a real server and called by a stock client."""
+"""The gRPC server interceptors, each in a real server and called by a standard client."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -15,16 +15,15 @@ from ratelimit_client import (
     HeaderStyle,
     RateLimitClient,
     RateLimitInterceptor,
-    metadata_key,
 )
 
-from clients.guarded_service import ANSWERS, METHODS, SERVICE, aio_service, call_method, sync_service
+from clients.guarded_service import METHODS, RESPONSES, SERVICE, aio_service, call_method, sync_service
 from clients.scripted_server import ScriptedServer
 
 _KEY = (("x-api-key", "rlk_test_a"),)
-_ALLOWED: dict[str, Any] = {"answer": {"allowed": True, "reason": "WITHIN_LIMIT"}}
+_ALLOWED: dict[str, Any] = {"response": {"allowed": True, "reason": "WITHIN_LIMIT"}}
 _OVER: dict[str, Any] = {
-    "answer": {
+    "response": {
         "reason": "OVER_LIMIT",
         "limit": "burst",
         "retry_after": "0.5s",
@@ -32,12 +31,16 @@ _OVER: dict[str, Any] = {
     }
 }
 _OPTIONS: dict[str, Any] = {"deadline": 10, "denial_cache_size": 0}
-_ASKED = {"key": metadata_key("Customer-Key"), "resource": lambda details: details.method[1:], "cost": lambda _: 3}
+_REPLACED = {
+    "key": lambda details: dict(details.invocation_metadata)["customer-key"],
+    "resource": lambda details: details.method[1:],
+    "cost": lambda _: 3,
+}
 
 
 @pytest.fixture
 def sync_server(scripted: ScriptedServer) -> Iterator[str]:
-    """Start a guarded `grpc.server`; its address."""
+    """Start a `grpc.server` with the interceptor; its address."""
     with RateLimitClient(scripted.target, **_OPTIONS) as client:
         client.wait_until_connected()
         server = grpc.server(ThreadPoolExecutor(4), interceptors=[RateLimitInterceptor(client)])
@@ -50,7 +53,7 @@ def sync_server(scripted: ScriptedServer) -> Iterator[str]:
 
 @pytest_asyncio.fixture
 async def aio_server(scripted: ScriptedServer) -> AsyncIterator[str]:
-    """Start a guarded `grpc.aio.server`; its address."""
+    """Start a `grpc.aio.server` with the interceptor; its address."""
     async with AsyncRateLimitClient(scripted.target, **_OPTIONS) as client:
         await client.wait_until_connected()
         server = grpc.aio.server(interceptors=[AsyncRateLimitInterceptor(client)])
@@ -63,7 +66,7 @@ async def aio_server(scripted: ScriptedServer) -> AsyncIterator[str]:
 
 @pytest.fixture(params=["sync_server", "aio_server"])
 def address(request: pytest.FixtureRequest) -> str:
-    """The address of each kind of guarded server in turn."""
+    """The address of each kind of server in turn."""
     found: str = request.getfixturevalue(request.param)
     return found
 
@@ -82,17 +85,17 @@ async def _call(address: str, name: str, metadata: tuple[tuple[str, str], ...]) 
 
 
 @pytest.mark.parametrize("name", METHODS)
-async def test_an_allowed_call_of_every_kind_goes_on(address: str, name: str, scripted: ScriptedServer) -> None:
-    """The call is answered as without the interceptor, and was asked about once, also if it is a stream."""
+async def test_an_allowed_call_of_every_kind_proceeds(address: str, name: str, scripted: ScriptedServer) -> None:
+    """The call has the response that it has without the interceptor, and was checked once, even if it is a stream."""
     scripted.script([_ALLOWED])
-    assert await _call(address, name, _KEY) == ANSWERS[name]
-    (asked,) = scripted.attempts
-    assert (asked.api_key, asked.resource) == ("rlk_test_a", f"/{SERVICE}/{name}")
+    assert await _call(address, name, _KEY) == RESPONSES[name]
+    (attempt,) = scripted.attempts
+    assert (attempt.api_key, attempt.resource) == ("rlk_test_a", f"/{SERVICE}/{name}")
 
 
 @pytest.mark.parametrize("name", METHODS)
 async def test_a_denied_call_of_every_kind_ends(address: str, name: str, scripted: ScriptedServer) -> None:
-    """The caller gets RESOURCE_EXHAUSTED, the headers ahead and the details behind."""
+    """The caller gets RESOURCE_EXHAUSTED with headers and status details."""
     scripted.script([_OVER])
     error = await _call(address, name, _KEY)
     assert isinstance(error, grpc.RpcError)
@@ -110,12 +113,16 @@ async def test_a_denied_call_of_every_kind_ends(address: str, name: str, scripte
 
 
 @pytest.mark.parametrize(
-    ("server", "told", "reason"),
+    ("server", "expected", "reason"),
     [
-        ({"answer": {"reason": "KEY_REVOKED"}}, ("UNAUTHENTICATED", "The API key was revoked."), "KEY_REVOKED"),
-        ({"answer": {"reason": "KEY_SUSPENDED"}}, ("PERMISSION_DENIED", "The API key is suspended."), "KEY_SUSPENDED"),
+        ({"response": {"reason": "KEY_REVOKED"}}, ("UNAUTHENTICATED", "The API key was revoked."), "KEY_REVOKED"),
         (
-            {"answer": {"reason": "DEGRADED_DENIED"}},
+            {"response": {"reason": "KEY_SUSPENDED"}},
+            ("PERMISSION_DENIED", "The API key is suspended."),
+            "KEY_SUSPENDED",
+        ),
+        (
+            {"response": {"reason": "DEGRADED_DENIED"}},
             ("UNAVAILABLE", "The rate limit could not be checked; try again."),
             "DEGRADED_DENIED",
         ),
@@ -132,21 +139,21 @@ async def test_a_denied_call_of_every_kind_ends(address: str, name: str, scripte
     ],
 )
 async def test_each_refusal_has_its_status(
-    address: str, scripted: ScriptedServer, server: dict[str, Any], told: tuple[str, str], reason: str
+    address: str, scripted: ScriptedServer, server: dict[str, Any], expected: tuple[str, str], reason: str
 ) -> None:
-    """The status and the reason say whose fault it is."""
+    """The status and the reason depend on the cause."""
     scripted.script([server])
     error = await _call(address, "Unary", _KEY)
     assert isinstance(error, grpc.RpcError)
-    assert (error.code().name, error.details()) == told
+    assert (error.code().name, error.details()) == expected
     status = status_pb2.Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert info.reason == reason
 
 
-async def test_a_call_without_a_key_ends_unasked(address: str, scripted: ScriptedServer) -> None:
-    """The caller gets UNAUTHENTICATED with a challenge, and the service is not asked."""
+async def test_a_call_without_a_key_is_not_checked(address: str, scripted: ScriptedServer) -> None:
+    """The caller gets UNAUTHENTICATED with a challenge, and the service is not called."""
     error = await _call(address, "Unary", ())
     assert isinstance(error, grpc.RpcError)
     assert (error.code().name, error.details()) == ("UNAUTHENTICATED", "No API key was sent.")
@@ -154,8 +161,8 @@ async def test_a_call_without_a_key_ends_unasked(address: str, scripted: Scripte
     assert scripted.attempts == []
 
 
-async def test_a_service_that_is_away_lets_calls_pass(address: str, scripted: ScriptedServer) -> None:
-    """With the default option the call goes on."""
+async def test_a_service_that_is_down_lets_calls_pass(address: str, scripted: ScriptedServer) -> None:
+    """With the default options the call proceeds."""
     scripted.script([{"status": "UNAVAILABLE"}, {"status": "UNAVAILABLE"}])
     assert await _call(address, "Unary", _KEY) == [b"a"]
 
@@ -163,11 +170,11 @@ async def test_a_service_that_is_away_lets_calls_pass(address: str, scripted: Sc
 async def test_a_wrong_token_lets_no_call_pass(
     address: str, scripted: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of the setup ends the call, and is in the log of the server."""
+    """A configuration error ends the call with INTERNAL and is logged, but not sent to the caller."""
     scripted.script([{"status": "UNAUTHENTICATED", "message": "the token is not known"}])
     error = await _call(address, "Unary", _KEY)
     assert isinstance(error, grpc.RpcError)
-    assert error.code() is grpc.StatusCode.UNKNOWN
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "The rate limit could not be checked.")
     assert "the token is not known" in caplog.text
 
 
@@ -184,41 +191,41 @@ async def test_an_unknown_method_stays_unknown(sync_server: str, scripted: Scrip
     assert scripted.attempts == []
 
 
-async def test_what_to_ask_is_replaceable_for_threads(scripted: ScriptedServer) -> None:
-    """Key, resource, cost and style are taken from what the server's owner gave."""
+async def test_the_options_for_threads(scripted: ScriptedServer) -> None:
+    """Key, resource, cost and header style are those of the options."""
     with RateLimitClient(scripted.target, **_OPTIONS) as client:
-        interceptor = RateLimitInterceptor(client, style=HeaderStyle.RATELIMIT, **_ASKED)
+        interceptor = RateLimitInterceptor(client, header_style=HeaderStyle.RATELIMIT, **_REPLACED)
         server = grpc.server(ThreadPoolExecutor(2), interceptors=[interceptor])
         server.add_generic_rpc_handlers((sync_service(),))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        await _check_replaced(port, scripted)
+        await _verify_options(port, scripted)
         server.stop(0).wait()
 
 
-async def test_what_to_ask_is_replaceable_for_asyncio(scripted: ScriptedServer) -> None:
-    """Key, resource, cost and style are taken from what the server's owner gave."""
+async def test_the_options_for_asyncio(scripted: ScriptedServer) -> None:
+    """Key, resource, cost and header style are those of the options."""
     async with AsyncRateLimitClient(scripted.target, **_OPTIONS) as client:
-        interceptor = AsyncRateLimitInterceptor(client, style=HeaderStyle.RATELIMIT, **_ASKED)
+        interceptor = AsyncRateLimitInterceptor(client, header_style=HeaderStyle.RATELIMIT, **_REPLACED)
         server = grpc.aio.server(interceptors=[interceptor])
         server.add_generic_rpc_handlers((aio_service(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        await _check_replaced(port, scripted)
+        await _verify_options(port, scripted)
         await server.stop(0)
 
 
-async def _check_replaced(port: int, scripted: ScriptedServer) -> None:
+async def _verify_options(port: int, scripted: ScriptedServer) -> None:
     scripted.script([_OVER])
     error = await _call(f"127.0.0.1:{port}", "Unary", (("customer-key", "rlk_test_c"),))
     assert isinstance(error, grpc.RpcError)
     assert dict(error.initial_metadata())["ratelimit-limit"] == "20"
-    (asked,) = scripted.attempts
-    assert (asked.api_key, asked.resource, asked.cost) == ("rlk_test_c", "test.Echo/Unary", 3)
+    (attempt,) = scripted.attempts
+    assert (attempt.api_key, attempt.resource, attempt.cost) == ("rlk_test_c", "test.Echo/Unary", 3)
 
 
-async def test_a_caller_that_gives_up_does_not_pass(scripted: ScriptedServer) -> None:
-    """A call whose caller's deadline passes while the service is asked ends there: the method does not run."""
+async def test_an_abandoned_call_does_not_pass(scripted: ScriptedServer) -> None:
+    """A call whose caller's deadline passes during the check ends there: the method does not run."""
     ran: list[bytes] = []
 
     async def method(request: bytes, _context: object) -> bytes:

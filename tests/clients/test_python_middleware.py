@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from ratelimit_client import AsyncRateLimitClient, HeaderStyle, RateLimitMiddleware, header_key
+from ratelimit_client import AsyncRateLimitClient, HeaderStyle, RateLimitMiddleware
 
-from clients.asgi_host import Answer, handshake, hello, request
-from clients.case_run import CaseRun
+from clients.asgi_host import Response, handshake, hello, request
+from clients.case_runner import CaseRunner
 from clients.contract import Case, cases
 from clients.scripted_server import ScriptedServer
 
 _OVER: dict[str, Any] = {
-    "answer": {
+    "response": {
         "reason": "OVER_LIMIT",
         "limit": "burst",
         "retry_after": "0.5s",
@@ -22,7 +22,7 @@ _OVER: dict[str, Any] = {
     }
 }
 _WITHIN: dict[str, Any] = {
-    "answer": {
+    "response": {
         "allowed": True,
         "reason": "WITHIN_LIMIT",
         "limit": "burst",
@@ -42,69 +42,69 @@ async def client(scripted: ScriptedServer) -> AsyncIterator[AsyncRateLimitClient
 
 @cases("middleware")
 async def test_the_middleware_keeps_the_contract(case: Case, scripted: ScriptedServer) -> None:
-    """Each request of each case is answered, and asked about, as the contract says."""
-    run = CaseRun(case, scripted)
-    async with AsyncRateLimitClient(scripted.target, **run.options) as client:
+    """Each request of each case gets its response, and is checked, as the contract specifies."""
+    runner = CaseRunner(case, scripted)
+    async with AsyncRateLimitClient(scripted.target, **runner.options) as client:
         await client.wait_until_connected()
         app = RateLimitMiddleware(hello, client)
         for step in case["steps"]:
-            if run.advances(step):
+            if runner.advance(step):
                 continue
-            run.script(step)
-            answer = await request(app, **step["request"])
-            await asyncio.to_thread(run.saw, step, None, client.failures, 0)
-            _check(step["sees"]["response"], answer)
+            runner.script(step)
+            response = await request(app, **step["request"])
+            await asyncio.to_thread(runner.verify, step, None, client.failures, 0)
+            _verify(step["expect"]["response"], response)
 
 
-def _check(expected: dict[str, Any], answer: Answer) -> None:
-    assert answer.status == expected["status"]
+def _verify(expected: dict[str, Any], response: Response) -> None:
+    assert response.status == expected["status"]
     for name, value in expected.get("headers", {}).items():
-        assert answer.headers.get(name) == value
+        assert response.headers.get(name) == value
     if "problem" in expected:
-        assert answer.problem == expected["problem"]
-        assert answer.headers["content-length"] == str(len(answer.body))
+        assert response.problem == expected["problem"]
+        assert response.headers["content-length"] == str(len(response.body))
     if "body" in expected:
-        assert answer.body.decode() == expected["body"]
+        assert response.body.decode() == expected["body"]
 
 
-async def test_what_to_ask_is_replaceable(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
-    """Key, resource, cost and style are taken from what the application gave."""
+async def test_the_options(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
+    """Key, resource, cost and header style are those of the options."""
     app = RateLimitMiddleware(
         hello,
         client,
-        key=header_key("X-Customer-Key"),
+        key=lambda scope: dict(scope["headers"])[b"x-customer-key"].decode(),
         resource=lambda scope: f"orders.{scope['method'].lower()}",
         cost=lambda scope: len(scope["path"]),
-        style=HeaderStyle.X_RATELIMIT,
+        header_style=HeaderStyle.X_RATELIMIT,
     )
     scripted.script([_WITHIN])
-    answer = await request(app, "POST", "/1234", {"x-customer-key": "rlk_test_b"})
-    (asked,) = scripted.attempts
-    assert (asked.api_key, asked.resource, asked.cost) == ("rlk_test_b", "orders.post", 5)
-    assert answer.headers["x-ratelimit-remaining"] == "19"
-    assert answer.headers["content-type"] == "text/plain"
-    assert "ratelimit" not in answer.headers
+    response = await request(app, "POST", "/1234", {"x-customer-key": "rlk_test_b"})
+    (attempt,) = scripted.attempts
+    assert (attempt.api_key, attempt.resource, attempt.cost) == ("rlk_test_b", "orders.post", 5)
+    assert response.headers["x-ratelimit-remaining"] == "19"
+    assert response.headers["content-type"] == "text/plain"
+    assert "ratelimit" not in response.headers
 
 
 @pytest.mark.parametrize("path", ["/" + b"\xff".decode(errors=how) for how in ("replace", "surrogateescape")])
-async def test_a_path_that_may_be_no_text_is_refused(
+async def test_a_path_that_may_not_be_utf8_is_refused(
     path: str, client: AsyncRateLimitClient, scripted: ScriptedServer
 ) -> None:
-    """Where the server gives no raw path to tell by, or keeps stray bytes as surrogates, the request does not pass."""
-    output: list[dict[str, Any]] = []
+    """If the server passes no raw path, or keeps invalid bytes as surrogates, the request does not pass."""
+    messages: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:  # noqa: ANN401
-        output.append(message)
+        messages.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-api-key", b"rlk_test_a")]}
     await RateLimitMiddleware(hello, client)(scope, None, send)
-    assert output[0]["status"] == 400
-    assert b"resource: is not valid UTF-8" in output[1]["body"]
+    assert messages[0]["status"] == 400
+    assert b"resource: is not valid UTF-8" in messages[1]["body"]
     assert scripted.attempts == []
 
 
-async def test_lifespan_is_none_of_our_business(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
-    """A scope that is no request goes to the application as it came, and nothing is asked."""
+async def test_lifespan_is_passed_through(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
+    """A scope that is not a request goes to the application unchanged, and nothing is checked."""
     seen: list[str] = []
 
     async def app(scope: Any, _receive: object, _send: object) -> None:  # noqa: ANN401
@@ -115,16 +115,16 @@ async def test_lifespan_is_none_of_our_business(client: AsyncRateLimitClient, sc
     assert scripted.attempts == []
 
 
-async def test_an_allowed_websocket_is_told_its_limits(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
-    """A websocket is asked about as GET, and its acceptance carries the headers."""
+async def test_an_allowed_websocket_gets_headers(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
+    """A websocket is checked as GET, and its acceptance has the headers."""
     scripted.script([_WITHIN])
     (accepted,) = await handshake(RateLimitMiddleware(hello, client), "/live", _KEY, {})
     assert scripted.attempts[0].resource == "GET /live"
     assert dict(accepted["headers"])[b"ratelimit"] == b'"burst";r=19;t=1'
 
 
-async def test_a_denied_websocket_is_answered_in_http(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
-    """Where the server can answer a handshake with a response, that is what a denial is."""
+async def test_a_denied_websocket_gets_an_http_response(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
+    """Where the server supports HTTP responses to a handshake, a denial is one."""
     scripted.script([_OVER])
     start, body = await handshake(RateLimitMiddleware(hello, client), "/live", _KEY, {"websocket.http.response": {}})
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)
@@ -132,8 +132,8 @@ async def test_a_denied_websocket_is_answered_in_http(client: AsyncRateLimitClie
     assert b"quota-exceeded" in body["body"]
 
 
-async def test_a_denied_websocket_is_closed_elsewhere(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
-    """Where it cannot, the handshake is closed with the text of the denial."""
+async def test_a_denied_websocket_is_closed_otherwise(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
+    """Where it does not, the handshake is closed with the text of the denial."""
     scripted.script([_OVER])
     (closed,) = await handshake(RateLimitMiddleware(hello, client), "/live", _KEY, {})
     assert closed == {

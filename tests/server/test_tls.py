@@ -30,9 +30,9 @@ def connected(server: Server, authority: Authority, pair: Pair | None = None) ->
 
 
 def decision_code(channel: grpc.Channel) -> grpc.StatusCode:
-    """The status of a check without a valid key: INVALID_ARGUMENT if the call gets through."""
+    """The status of a check without a key: INVALID_ARGUMENT if the call gets through."""
     try:
-        grpc_stubs.RateLimitServiceStub(channel).CheckLimit(pb2.CheckLimitRequest(api_key="none"), timeout=5)
+        grpc_stubs.RateLimitServiceStub(channel).CheckLimit(pb2.CheckLimitRequest(), timeout=5)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code

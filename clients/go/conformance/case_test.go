@@ -21,7 +21,7 @@ import (
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
-// The cases as they stand in the files: see README.md beside them.
+// The cases as they are in the files: see README.md beside them.
 
 type contractCase struct {
 	Name    string         `json:"name"`
@@ -30,22 +30,23 @@ type contractCase struct {
 }
 
 type step struct {
-	AdvanceMS *int64           `json:"advance_ms"`
-	Call      *call            `json:"call"`
-	Request   *httpRequest     `json:"request"`
-	Server    []scriptedAnswer `json:"server"`
-	Sees      sees             `json:"sees"`
+	AdvanceMS *int64         `json:"advance_ms"`
+	Call      *call          `json:"call"`
+	Request   *httpRequest   `json:"request"`
+	Server    []scriptedItem `json:"server"`
+	Expect    expected       `json:"expect"`
 }
 
 type call struct {
-	APIKey    string  `json:"api_key"`
-	KeyID     string  `json:"key_id"`
-	Resource  string  `json:"resource"`
-	Cost      *uint32 `json:"cost"`
-	RequestID string  `json:"request_id"`
-	NotText   string  `json:"not_text"`
-	TooLong   string  `json:"too_long"`
-	// How long the caller waits, and when it cancels: 0 is for ever, and never.
+	APIKey      string  `json:"api_key"`
+	KeyID       string  `json:"key_id"`
+	Resource    string  `json:"resource"`
+	Cost        *uint64 `json:"cost"`
+	Peek        bool    `json:"peek"`
+	RequestID   string  `json:"request_id"`
+	InvalidUTF8 string  `json:"invalid_utf8"`
+	Oversized   string  `json:"oversized"`
+	// The caller's own deadline, and when it cancels. 0 is neither.
 	DeadlineMS    int64 `json:"deadline_ms"`
 	CancelAfterMS int64 `json:"cancel_after_ms"`
 }
@@ -56,18 +57,18 @@ type httpRequest struct {
 	Headers map[string]string `json:"headers"`
 }
 
-type scriptedAnswer struct {
-	Answer  json.RawMessage `json:"answer"`
-	Status  string          `json:"status"`
-	Message string          `json:"message"`
-	Reason  string          `json:"reason"`
-	Field   string          `json:"field"`
-	Hang    bool            `json:"hang"`
-	MayMiss bool            `json:"may_miss"`
+type scriptedItem struct {
+	Response json.RawMessage `json:"response"`
+	Status   string          `json:"status"`
+	Message  string          `json:"message"`
+	Reason   string          `json:"reason"`
+	Field    string          `json:"field"`
+	Hang     bool            `json:"hang"`
+	Optional bool            `json:"optional"`
 }
 
-// sees keeps what is named apart from what is not: a field that is absent is not checked, one that is null is.
-type sees map[string]json.RawMessage
+// expected is raw because a field that is absent is not verified, and one that is null is.
+type expected map[string]json.RawMessage
 
 func readCases(t *testing.T) map[string][]contractCase {
 	t.Helper()
@@ -97,26 +98,26 @@ func readCases(t *testing.T) map[string][]contractCase {
 	return files
 }
 
-// request is what the call asks about.
-func (c *call) request() (ratelimit.Request, error) {
-	request := ratelimit.Request{APIKey: c.APIKey, KeyID: c.KeyID, Resource: c.Resource, RequestID: c.RequestID}
+// request is the argument of Check or Peek.
+func (c *call) request() (ratelimit.CheckRequest, error) {
+	request := ratelimit.CheckRequest{APIKey: c.APIKey, KeyID: c.KeyID, Resource: c.Resource, RequestID: c.RequestID}
 	texts := map[string]*string{
 		"api_key": &request.APIKey, "key_id": &request.KeyID, "resource": &request.Resource, "request_id": &request.RequestID,
 	}
-	for odd, field := range map[string]string{"\xff": c.NotText, strings.Repeat("x", 65537): c.TooLong} {
+	for generated, field := range map[string]string{"\xff": c.InvalidUTF8, strings.Repeat("x", 65537): c.Oversized} {
 		if field == "" {
 			continue
 		}
 		text, known := texts[field]
 		if !known {
-			return request, fmt.Errorf("the case names %q, which is no text of a call", field)
+			return request, fmt.Errorf("the case has %q, which is not a text of a call", field)
 		}
-		*text = odd
+		*text = generated
 	}
 	return request, nil
 }
 
-// context is what the call is made in.
+// context is the context of the call.
 func (c *call) context(parent context.Context) (context.Context, context.CancelFunc) {
 	if c.DeadlineMS > 0 {
 		return context.WithTimeout(parent, time.Duration(c.DeadlineMS)*time.Millisecond)
@@ -128,41 +129,41 @@ func (c *call) context(parent context.Context) (context.Context, context.CancelF
 	return ctx, cancel
 }
 
-func (a scriptedAnswer) script() (scripted.Answer, error) {
+func (i scriptedItem) script() (scripted.Response, error) {
 	switch {
-	case a.Hang:
+	case i.Hang:
 		return scripted.Hang(), nil
-	case a.Answer != nil:
+	case i.Response != nil:
 		response := &ratelimitv1.CheckLimitResponse{}
-		if err := protojson.Unmarshal(a.Answer, response); err != nil {
+		if err := protojson.Unmarshal(i.Response, response); err != nil {
 			return nil, err
 		}
 		return scripted.Decide(response), nil
 	}
-	code, err := codeOf(a.Status)
+	code, err := codeOf(i.Status)
 	if err != nil {
 		return nil, err
 	}
 	var details []protoadapt.MessageV1
-	if a.Reason != "" {
-		details = append(details, &errdetails.ErrorInfo{Reason: a.Reason, Domain: "ratelimit.v1"})
+	if i.Reason != "" {
+		details = append(details, &errdetails.ErrorInfo{Reason: i.Reason, Domain: "ratelimit.v1"})
 	}
-	if a.Field != "" {
-		violation := &errdetails.BadRequest_FieldViolation{Field: a.Field, Description: a.Message}
+	if i.Field != "" {
+		violation := &errdetails.BadRequest_FieldViolation{Field: i.Field, Description: i.Message}
 		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{violation}})
 	}
-	answer, err := status.New(code, a.Message).WithDetails(details...)
+	failure, err := status.New(code, i.Message).WithDetails(details...)
 	if err != nil {
 		return nil, err
 	}
-	return scripted.Fail(answer), nil
+	return scripted.Fail(failure), nil
 }
 
-// codeOf reads the name of a code as the cases write it.
+// codeOf parses the name of a code as it is in the cases.
 func codeOf(name string) (codes.Code, error) {
 	var code codes.Code
 	if err := code.UnmarshalJSON([]byte(`"` + name + `"`)); err != nil {
-		return code, fmt.Errorf("no code is called %q: %w", name, err)
+		return code, fmt.Errorf("there is no code %q: %w", name, err)
 	}
 	return code, nil
 }

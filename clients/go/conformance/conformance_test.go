@@ -2,6 +2,7 @@
 package conformance_test
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net/http"
@@ -15,7 +16,7 @@ import (
 	"github.com/ratelimit-service/clients/go/ratelimithttp"
 )
 
-// The clock stands still but for what the cases advance it by.
+// clock stands still except for advance_ms.
 type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
@@ -55,11 +56,11 @@ func newRunner(t *testing.T, options map[string]any) *runner {
 	}
 	t.Cleanup(server.Stop)
 	run := &runner{server: server, clock: &clock{time.Unix(1_700_000_000, 0)}, usedIDs: map[string]bool{}}
-	run.client, err = ratelimit.New(server.Address(), append(clientOptions(t, options),
+	run.client, err = ratelimit.NewClient(server.Address(), append(clientOptions(t, options),
 		ratelimit.WithClock(run.clock.Now),
-		ratelimit.WithOnFailure(func(decision ratelimit.Decision) {
-			if decision.Failure == nil {
-				t.Error("the callback was called without the failure")
+		ratelimit.WithOnFailure(func(failure *ratelimit.Error) {
+			if failure == nil {
+				t.Error("the callback was called without the error")
 			}
 			run.callbacks.Add(1)
 		}))...)
@@ -67,20 +68,23 @@ func newRunner(t *testing.T, options map[string]any) *runner {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = run.client.Close() })
-	server.Connected(4)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := run.client.WaitUntilConnected(ctx); err != nil {
+		t.Fatal(err)
+	}
 	application := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
 	run.site = httptest.NewServer(ratelimithttp.Middleware(run.client)(application))
 	t.Cleanup(run.site.Close)
 	return run
 }
 
-func clientOptions(t *testing.T, given map[string]any) []ratelimit.Option {
+func clientOptions(t *testing.T, given map[string]any) []ratelimit.ClientOption {
 	t.Helper()
-	options := []ratelimit.Option{}
+	options := []ratelimit.ClientOption{}
 	if given["deadline_ms"] == nil {
 		options = append(options, ratelimit.WithDeadline(10*time.Second))
 	}
-	cacheSize, longest := 10_000, time.Minute
 	for name, value := range given {
 		switch name {
 		case "deadline_ms":
@@ -92,15 +96,12 @@ func clientOptions(t *testing.T, given map[string]any) []ratelimit.Option {
 		case "connections":
 			options = append(options, ratelimit.WithConnections(int(value.(float64))))
 		case "denial_cache_size":
-			cacheSize = int(value.(float64))
-		case "denial_cache_longest_ms":
-			longest = time.Duration(value.(float64)) * time.Millisecond
+			options = append(options, ratelimit.WithDenialCacheSize(int(value.(float64))))
+		case "denial_cache_max_age_ms":
+			options = append(options, ratelimit.WithDenialCacheMaxAge(time.Duration(value.(float64))*time.Millisecond))
 		default:
-			t.Fatalf("the case has an option %q that this runner does not know", name)
+			t.Fatalf("this runner does not know the option %q", name)
 		}
-	}
-	if cacheSize != 10_000 || longest != time.Minute {
-		options = append(options, ratelimit.WithDenialCache(cacheSize, longest))
 	}
 	return options
 }
@@ -111,60 +112,60 @@ func (r *runner) step(t *testing.T, number int, step step) {
 		r.clock.now = r.clock.now.Add(time.Duration(*step.AdvanceMS) * time.Millisecond)
 		return
 	}
-	answers := make([]scripted.Answer, len(step.Server))
-	sure := len(answers)
-	for i, answer := range step.Server {
-		if answer.MayMiss {
-			sure--
+	responses := make([]scripted.Response, len(step.Server))
+	required := len(responses)
+	for i, item := range step.Server {
+		if item.Optional {
+			required--
 		}
 		var err error
-		if answers[i], err = answer.script(); err != nil {
+		if responses[i], err = item.script(); err != nil {
 			t.Fatalf("step %d: %v", number, err)
 		}
 	}
-	r.server.Script(answers...)
-	look := newLook(t, number, step.Sees)
+	r.server.Script(responses...)
+	expect := newExpectation(t, number, step.Expect)
 	ownID := ""
 	if step.Request != nil {
-		r.request(t, step.Request, look)
+		r.request(t, step.Request, expect)
 	} else {
 		ownID = step.Call.RequestID
-		r.call(t, step.Call, look)
+		r.call(t, step.Call, expect)
 	}
-	r.server.Attempted(sure)
-	r.attempts(look, sure, len(answers), ownID)
-	look.failures(r.client.Failures(), r.callbacks.Load())
-	look.nothingLeft()
+	r.server.WaitForAttempts(required)
+	r.attempts(expect, required, len(responses), ownID)
+	expect.failures(r.client.Failures(), r.callbacks.Load())
+	expect.allVerified()
 }
 
-func (r *runner) call(t *testing.T, call *call, look *look) {
+func (r *runner) call(t *testing.T, call *call, expect *expectation) {
 	t.Helper()
 	request, err := call.request()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask := r.client.Check
+	method := r.client.Check
 	if call.Cost != nil {
 		request.Cost = *call.Cost
-		if request.Cost == 0 {
-			ask = r.client.Look
-		}
+	}
+	if call.Peek {
+		method = r.client.Peek
 	}
 	ctx, cancel := call.context(t.Context())
 	defer cancel()
-	began := time.Now()
-	decision, err := ask(ctx, request)
-	look.took(time.Since(began))
-	if look.ended(err) {
+	started := time.Now()
+	decision, err := method(ctx, request)
+	expect.took(time.Since(started))
+	if expect.abandoned(err) {
 		return
 	}
-	look.raised(err)
+	expect.error(err)
 	if err == nil {
-		look.decision(decision)
+		expect.decision(decision)
 	}
 }
 
-func (r *runner) request(t *testing.T, given *httpRequest, look *look) {
+func (r *runner) request(t *testing.T, given *httpRequest, expect *expectation) {
 	t.Helper()
 	request, err := http.NewRequest(given.Method, r.site.URL+given.Path, nil)
 	if err != nil {
@@ -182,33 +183,33 @@ func (r *runner) request(t *testing.T, given *httpRequest, look *look) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	look.response(response, body)
+	expect.response(response, body)
 }
 
-// attempts checks what the server saw, and the ids by which it tells a repetition from a new call.
-func (r *runner) attempts(look *look, sure, scripted int, ownID string) {
-	seen := r.server.Attempts()
-	if len(seen) < sure || len(seen) > scripted {
-		look.fault("the server saw %d attempts, not %d to %d", len(seen), sure, scripted)
+// attempts verifies the requests that the server received, and their ids, by which it recognises a retry.
+func (r *runner) attempts(expect *expectation, required, scripted int, ownID string) {
+	attempts := r.server.Attempts()
+	if len(attempts) < required || len(attempts) > scripted {
+		expect.failf("the server received %d attempts, not %d to %d", len(attempts), required, scripted)
 	}
-	for i, attempt := range seen {
+	for i, attempt := range attempts {
 		id := attempt.Request.RequestId
 		switch {
 		case id == "":
-			look.fault("attempt %d has no request id", i)
-		case i > 0 && id != seen[0].Request.RequestId:
-			look.fault("attempt %d has the request id %q, not %q", i, id, seen[0].Request.RequestId)
+			expect.failf("attempt %d has no request id", i)
+		case i > 0 && id != attempts[0].Request.RequestId:
+			expect.failf("attempt %d has the request id %q, not %q", i, id, attempts[0].Request.RequestId)
 		case ownID != "" && id != ownID:
-			look.fault("attempt %d has the request id %q, not the call's own %q", i, id, ownID)
+			expect.failf("attempt %d has the request id %q, not the call's own %q", i, id, ownID)
 		case ownID == "" && i == 0 && r.usedIDs[id]:
-			look.fault("the request id %q was used before", id)
+			expect.failf("the request id %q was used before", id)
 		}
 		r.usedIDs[id] = true
 	}
-	look.attempts(seen)
+	expect.attempts(attempts)
 }
 
 func init() {
-	// One case is about a setup that is wrong, which the middleware logs.
+	// One case has a configuration error, which the middleware logs.
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 }

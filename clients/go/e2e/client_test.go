@@ -10,10 +10,10 @@ import (
 	"github.com/ratelimit-service/clients/go/ratelimit"
 )
 
-// patient is a client that a busy machine does not drive to its own decisions.
-func patient(t *testing.T) *ratelimit.Client {
+// slow is a client with a deadline that a busy machine does not miss.
+func slow(t *testing.T) *ratelimit.Client {
 	t.Helper()
-	client, err := ratelimit.New(service.Listen, ratelimit.WithDeadline(10*time.Second), ratelimit.WithFailOpen(false))
+	client, err := ratelimit.NewClient(service.Listen, ratelimit.WithDeadline(10*time.Second), ratelimit.WithFailOpen(false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,7 +21,7 @@ func patient(t *testing.T) *ratelimit.Client {
 	return client
 }
 
-func check(t *testing.T, client *ratelimit.Client, request ratelimit.Request) ratelimit.Decision {
+func check(t *testing.T, client *ratelimit.Client, request ratelimit.CheckRequest) ratelimit.Decision {
 	t.Helper()
 	decision, err := client.Check(t.Context(), request)
 	if err != nil {
@@ -30,25 +30,25 @@ func check(t *testing.T, client *ratelimit.Client, request ratelimit.Request) ra
 	return decision
 }
 
-// A burst on plan free is granted its 20 tokens, then denied with a wait that is remembered and that holds.
+// A burst on plan free is allowed its 20 tokens, then denied until RetryAfter has passed.
 func TestABurst(t *testing.T) {
-	client := patient(t)
-	order := ratelimit.Request{APIKey: service.APIKey, Resource: "orders.create"}
+	client := slow(t)
+	order := ratelimit.CheckRequest{APIKey: service.APIKey, Resource: "orders.create"}
 	// Other tests share the bucket: 20 tokens at 10 a second are back after 2 seconds.
 	time.Sleep(2100 * time.Millisecond)
-	began := time.Now()
-	granted := 0
+	started := time.Now()
+	allowed := 0
 	decision := check(t, client, order)
 	for ; decision.Allowed; decision = check(t, client, order) {
-		granted++
+		allowed++
 		if decision.Plan != "free" || decision.KeyID == "" || decision.Source != ratelimit.SourceStore {
 			t.Fatalf("got %+v", decision)
 		}
 	}
-	if most := 20 + int(time.Since(began).Seconds()*10) + 1; granted < 20 || granted > most {
-		t.Errorf("%d calls were granted, not 20 to %d", granted, most)
+	if maximum := 20 + int(time.Since(started).Seconds()*10) + 1; allowed < 20 || allowed > maximum {
+		t.Errorf("%d calls were allowed, not 20 to %d", allowed, maximum)
 	}
-	if decision.Reason != ratelimit.OverLimit || decision.Limit != "burst" || decision.RetryAfter == nil {
+	if decision.Reason != ratelimit.ReasonOverLimit || decision.Limit != "burst" || decision.RetryAfter == nil {
 		t.Fatalf("got %+v", decision)
 	}
 	wait := *decision.RetryAfter
@@ -56,16 +56,16 @@ func TestABurst(t *testing.T) {
 		t.Errorf("the wait is %v", wait)
 	}
 	time.Sleep(wait)
-	if decision := check(t, client, order); !decision.Allowed || decision.Origin != ratelimit.FromService {
+	if decision := check(t, client, order); !decision.Allowed || decision.Origin != ratelimit.OriginService {
 		t.Errorf("after the wait: %+v", decision)
 	}
 }
 
-// A call that is repeated with its request id is charged once and answered the same.
+// A call that is repeated with its request id is charged once and gets the same decision.
 func TestARepeatedCallIsChargedOnce(t *testing.T) {
-	client := patient(t)
+	client := slow(t)
 	time.Sleep(500 * time.Millisecond)
-	order := ratelimit.Request{APIKey: service.APIKey, Resource: "orders.create", Cost: 2, RequestID: "go-e2e-1"}
+	order := ratelimit.CheckRequest{APIKey: service.APIKey, Resource: "orders.create", Cost: 2, RequestID: "go-e2e-1"}
 	first := check(t, client, order)
 	again := check(t, client, order)
 	if !first.Allowed || !again.Allowed || first.Remaining != again.Remaining {
@@ -73,24 +73,24 @@ func TestARepeatedCallIsChargedOnce(t *testing.T) {
 	}
 }
 
-// A malformed key is raised with the field that is at fault.
+// A malformed key is an error with its field.
 func TestAMalformedKey(t *testing.T) {
-	_, err := patient(t).Check(t.Context(), ratelimit.Request{APIKey: "garbage", Resource: "orders.create"})
-	var told *ratelimit.Error
-	if !errors.As(err, &told) || told.Code != codes.InvalidArgument || told.Reason != "INVALID_FIELD" || told.Field != "api_key" {
+	_, err := slow(t).Check(t.Context(), ratelimit.CheckRequest{APIKey: "garbage", Resource: "orders.create"})
+	var invalid *ratelimit.Error
+	if !errors.As(err, &invalid) || invalid.Code != codes.InvalidArgument || invalid.Reason != "INVALID_FIELD" || invalid.Field != "api_key" {
 		t.Errorf("got %v", err)
 	}
 }
 
-// To look takes nothing.
-func TestALookTakesNothing(t *testing.T) {
-	client := patient(t)
-	request := ratelimit.Request{APIKey: service.APIKey, Resource: "orders.create"}
-	first, err := client.Look(t.Context(), request)
+// A peek charges nothing.
+func TestAPeekChargesNothing(t *testing.T) {
+	client := slow(t)
+	request := ratelimit.CheckRequest{APIKey: service.APIKey, Resource: "orders.create"}
+	first, err := client.Peek(t.Context(), request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := client.Look(t.Context(), request)
+	again, err := client.Peek(t.Context(), request)
 	if err != nil || again.Remaining < first.Remaining || !again.Allowed {
 		t.Errorf("got %+v, then %+v, %v", first, again, err)
 	}

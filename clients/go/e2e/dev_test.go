@@ -18,7 +18,7 @@ import (
 	"github.com/ratelimit-service/clients/go/ratelimit"
 )
 
-// service is the running service, as its dev.json tells it.
+// service is the running service, from its dev.json.
 var service struct {
 	Listen string `json:"listen"`
 	APIKey string `json:"api_key"`
@@ -33,14 +33,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// withService runs the tests while the service is up. Its executable is $RATELIMIT_SERVICE, or the checkout's own.
+// withService runs the tests while the service runs. Its executable is $RATELIMIT_SERVICE, or that of this checkout.
 func withService(run func() int) (int, error) {
 	executable := os.Getenv("RATELIMIT_SERVICE")
 	if executable == "" {
 		executable = "../../../.venv/bin/ratelimit-service"
 	}
 	if _, err := os.Stat(executable); err != nil {
-		return 0, fmt.Errorf("the service is needed for these tests: run make setup, or set RATELIMIT_SERVICE: %w", err)
+		return 0, fmt.Errorf("these tests need the service: run make setup, or set RATELIMIT_SERVICE: %w", err)
 	}
 	folder, err := os.MkdirTemp("", "ratelimit-e2e-")
 	if err != nil {
@@ -68,35 +68,35 @@ func withService(run func() int) (int, error) {
 		<-ended
 	}()
 	if err := serves(address, filepath.Join(folder, "dev.json"), ended); err != nil {
-		return 0, fmt.Errorf("%w; it said:\n%s", err, output.String())
+		return 0, fmt.Errorf("%w; its output:\n%s", err, output.String())
 	}
 	return run(), nil
 }
 
-// serves waits until the service answers.
-func serves(address, about string, ended chan error) error {
-	client, err := ratelimit.New(address, ratelimit.WithDeadline(time.Second))
+// serves waits until the service responds.
+func serves(address, state string, ended chan error) error {
+	client, err := ratelimit.NewClient(address, ratelimit.WithDeadline(time.Second))
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	for began := time.Now(); time.Since(began) < 90*time.Second; time.Sleep(100 * time.Millisecond) {
+	for started := time.Now(); time.Since(started) < 90*time.Second; time.Sleep(100 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			ended <- err
 			return fmt.Errorf("the service ended: %w", err)
 		default:
 		}
-		text, err := os.ReadFile(about)
+		text, err := os.ReadFile(state)
 		if err != nil || json.Unmarshal(text, &service) != nil {
 			continue
 		}
-		decision, err := client.Look(context.Background(), ratelimit.Request{APIKey: service.APIKey, Resource: "ready"})
-		if err == nil && decision.Origin == ratelimit.FromService {
+		decision, err := client.Peek(context.Background(), ratelimit.CheckRequest{APIKey: service.APIKey, Resource: "ready"})
+		if err == nil && decision.Origin == ratelimit.OriginService {
 			return nil
 		}
 	}
-	return errors.New("the service does not answer")
+	return errors.New("the service does not respond")
 }
 
 func freeAddress() (string, error) {

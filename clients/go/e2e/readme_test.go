@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// program is a gateway in a module of its own; the README's lines go where it says LINES.
+// program is a gateway in a module of its own; LINES is replaced by the lines of the README.
 const program = `package main
 
 import (
@@ -43,13 +43,13 @@ LINES
 }
 `
 
-// The README's three lines, as they stand there, protect a server in a module of its own.
+// The README's three lines, as written, protect a server in a module of its own.
 func TestReadmeInAConsumerModule(t *testing.T) {
 	folder := consumer(t)
 	for _, arguments := range [][]string{{"vet", "./..."}, {"build", "-o", "gateway", "."}} {
 		command := exec.Command("go", arguments...)
 		command.Dir = folder
-		// What the module needs is in go.sum and already downloaded; whether newer versions exist is not asked.
+		// What the module needs is in go.sum and already downloaded; newer versions are not looked up.
 		command.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
 		if output, err := command.CombinedOutput(); err != nil {
 			t.Fatalf("go %v: %v\n%s", arguments, err, output)
@@ -80,16 +80,16 @@ func TestReadmeInAConsumerModule(t *testing.T) {
 	})
 }
 
-// eventually asks until the answer is as expected: the lines have the default deadline, and a busy machine may miss it,
-// which lets a request pass.
+// eventually retries until the response is as expected: the lines have the default deadline, and a busy machine may miss
+// it, which lets a request pass.
 func eventually(t *testing.T, url, key string, expected func(*http.Response, string) bool) {
 	t.Helper()
-	for began := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+	for started := time.Now(); ; time.Sleep(200 * time.Millisecond) {
 		response, body := get(t, url, key)
 		if expected(response, body) {
 			return
 		}
-		if time.Since(began) > 10*time.Second {
+		if time.Since(started) > 10*time.Second {
 			t.Fatalf("with the key %q: %d %v %s", key, response.StatusCode, response.Header, body)
 		}
 	}

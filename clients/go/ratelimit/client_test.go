@@ -21,20 +21,20 @@ import (
 
 var (
 	allow = scripted.Decide(&ratelimitv1.CheckLimitResponse{
-		Allowed: true, Reason: ratelimit.WithinLimit, Source: ratelimit.SourceStore,
+		Allowed: true, Reason: ratelimit.ReasonWithinLimit, Source: ratelimit.SourceStore,
 	})
-	draining = scripted.Fail(status.New(codes.Unavailable, "draining"))
-	order    = ratelimit.Request{APIKey: "rlk_test_1_x", Resource: "orders.create"}
+	unavailable = scripted.Fail(status.New(codes.Unavailable, "draining"))
+	order       = ratelimit.CheckRequest{APIKey: "rlk_test_1_x", Resource: "orders.create"}
 )
 
-func start(t *testing.T, options ...ratelimit.Option) (*scripted.Server, *ratelimit.Client) {
+func start(t *testing.T, options ...ratelimit.ClientOption) (*scripted.Server, *ratelimit.Client) {
 	t.Helper()
 	server, err := scripted.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Stop)
-	client, err := ratelimit.New(server.Address(), append([]ratelimit.Option{ratelimit.WithDeadline(10 * time.Second)}, options...)...)
+	client, err := ratelimit.NewClient(server.Address(), append([]ratelimit.ClientOption{ratelimit.WithDeadline(10 * time.Second)}, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,8 +42,8 @@ func start(t *testing.T, options ...ratelimit.Option) (*scripted.Server, *rateli
 	return server, client
 }
 
-// Calls are spread evenly over as many connections as the option says.
-func TestCallsAreSpreadOverTheConnections(t *testing.T) {
+// Calls rotate through as many connections as the option has.
+func TestCallsRotateThroughTheConnections(t *testing.T) {
 	server, client := start(t, ratelimit.WithConnections(3))
 	server.Script(allow, allow, allow, allow, allow, allow)
 	for range 6 {
@@ -65,16 +65,16 @@ func TestCallsAreSpreadOverTheConnections(t *testing.T) {
 	}
 }
 
-// A retry goes over another connection, since the first one's server may be the one that is going away.
+// A retry goes over another connection, since the server of the first one may be shutting down.
 func TestARetryGoesOverAnotherConnection(t *testing.T) {
 	server, client := start(t, ratelimit.WithConnections(2))
-	server.Script(draining, allow)
+	server.Script(unavailable, allow)
 	decision, err := client.Check(t.Context(), order)
-	if err != nil || !decision.Allowed || decision.Origin != ratelimit.FromService {
+	if err != nil || !decision.Allowed || decision.Origin != ratelimit.OriginService {
 		t.Fatalf("got %+v, %v", decision, err)
 	}
-	if seen := server.Attempts(); seen[0].Peer == seen[1].Peer {
-		t.Errorf("both attempts came from %s", seen[0].Peer)
+	if attempts := server.Attempts(); attempts[0].Peer == attempts[1].Peer {
+		t.Errorf("both attempts came from %s", attempts[0].Peer)
 	}
 }
 
@@ -98,25 +98,25 @@ func TestTheTokenIsSent(t *testing.T) {
 	}
 }
 
-// With nobody listening, a call is decided by the option at once, not after the deadline.
-func TestNobodyListening(t *testing.T) {
+// A refused connection is decided by the option immediately, not after the deadline.
+func TestARefusedConnection(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	target := listener.Addr().String()
 	_ = listener.Close()
-	client, err := ratelimit.New(target, ratelimit.WithDeadline(30*time.Second), ratelimit.WithFailOpen(false))
+	client, err := ratelimit.NewClient(target, ratelimit.WithDeadline(30*time.Second), ratelimit.WithFailOpen(false))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	began := time.Now()
+	started := time.Now()
 	decision, err := client.Check(t.Context(), order)
-	if err != nil || decision.Allowed || decision.Reason != ratelimit.DegradedDenied || decision.Failure == nil {
+	if err != nil || decision.Allowed || decision.Reason != ratelimit.ReasonDegradedDenied || decision.Failure == nil {
 		t.Errorf("got %+v, %v", decision, err)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(started); took > 10*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	if got := client.Failures(); got != (ratelimit.Failures{Closed: 1}) {
@@ -124,8 +124,8 @@ func TestNobodyListening(t *testing.T) {
 	}
 }
 
-// A caller that cancels gets the context's error, and nothing is counted as a fault of the service.
-func TestACallerThatCancelsIsNotAFault(t *testing.T) {
+// A caller that cancels gets the context's error, and no failure is counted.
+func TestACancelledCallIsNotAFailure(t *testing.T) {
 	server, client := start(t)
 	server.Script(scripted.Hang())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -138,14 +138,14 @@ func TestACallerThatCancelsIsNotAFault(t *testing.T) {
 	}
 }
 
-// A caller cannot get past a limit by a deadline that is too short for the service to answer in.
+// A caller cannot bypass a limit by a deadline that is too short for a response.
 func TestACallersShortDeadlineDoesNotFailOpen(t *testing.T) {
 	server, client := start(t)
-	for _, answer := range []scripted.Answer{
+	for _, response := range []scripted.Response{
 		scripted.Hang(), scripted.Fail(status.New(codes.DeadlineExceeded, "2 ms are left")),
 		scripted.Fail(status.New(codes.Canceled, "the deadline has passed")),
 	} {
-		server.Script(answer)
+		server.Script(response)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		decision, err := client.Check(ctx, order)
 		cancel()
@@ -158,63 +158,63 @@ func TestACallersShortDeadlineDoesNotFailOpen(t *testing.T) {
 	}
 }
 
-// A stray byte, which the encoder would call INTERNAL, is the caller's fault and never fails open.
-func TestBytesThatAreNotTextAreRaised(t *testing.T) {
+// Invalid UTF-8, which the encoder would report as INTERNAL, is an error of the caller and never fails open.
+func TestInvalidUTF8IsReturned(t *testing.T) {
 	server, client := start(t)
 	server.Script()
-	for field, request := range map[string]ratelimit.Request{
+	for field, request := range map[string]ratelimit.CheckRequest{
 		"api_key":    {APIKey: "\xff"},
 		"key_id":     {KeyID: "\xff"},
 		"resource":   {APIKey: "k", Resource: "GET /\xff"},
 		"request_id": {APIKey: "k", RequestID: "\xff"},
 	} {
 		decision, err := client.Check(t.Context(), request)
-		var told *ratelimit.Error
-		if !errors.As(err, &told) || told.Code != codes.InvalidArgument || told.Field != field || decision.Allowed {
+		var invalid *ratelimit.Error
+		if !errors.As(err, &invalid) || invalid.Code != codes.InvalidArgument || invalid.Field != field || decision.Allowed {
 			t.Errorf("%s: got %+v, %v", field, decision, err)
 		}
 	}
-	if seen := server.Attempts(); len(seen) != 0 {
-		t.Errorf("the server saw %d attempts", len(seen))
+	if attempts := server.Attempts(); len(attempts) != 0 {
+		t.Errorf("the server received %d attempts", len(attempts))
 	}
 }
 
-// A remembered denial is for one key, one resource and one cost, and no two calls are taken for each other.
+// A denial is cached for one key, one resource and one cost, and no two calls are confused.
 func TestADenialIsForItsOwnCallOnly(t *testing.T) {
 	now := time.Now()
 	server, client := start(t, ratelimit.WithClock(func() time.Time { return now }))
 	deny := scripted.Decide(&ratelimitv1.CheckLimitResponse{
-		Reason: ratelimit.OverLimit, RetryAfter: durationpb.New(time.Second),
+		Reason: ratelimit.ReasonOverLimit, RetryAfter: durationpb.New(time.Second),
 	})
 	server.Script(deny)
-	first := ratelimit.Request{APIKey: "ab", Resource: "c"}
+	first := ratelimit.CheckRequest{APIKey: "ab", Resource: "c"}
 	if _, err := client.Check(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	others := []ratelimit.Request{
+	others := []ratelimit.CheckRequest{
 		{APIKey: "a", Resource: "bc"}, {KeyID: "ab", Resource: "c"}, {APIKey: "ab", Resource: "c", Cost: 2},
 		{APIKey: "ab", Resource: "d"}, {APIKey: "abc"},
 	}
 	for _, other := range others {
 		server.Script(allow)
-		if decision, err := client.Check(t.Context(), other); err != nil || decision.Origin != ratelimit.FromService {
+		if decision, err := client.Check(t.Context(), other); err != nil || decision.Origin != ratelimit.OriginService {
 			t.Errorf("%+v: got %+v, %v", other, decision, err)
 		}
 	}
 	server.Script()
-	if decision, err := client.Check(t.Context(), first); err != nil || decision.Origin != ratelimit.FromCache {
+	if decision, err := client.Check(t.Context(), first); err != nil || decision.Origin != ratelimit.OriginCache {
 		t.Errorf("got %+v, %v", decision, err)
 	}
 }
 
-// The generated stubs work over a client's connections, for what the client itself has no method for.
+// The generated stubs can use a client's connections, for what the client has no method for.
 func TestStubsUseTheConnections(t *testing.T) {
 	server, client := start(t)
 	server.Script(allow)
 	stub := ratelimitv1.NewRateLimitServiceClient(client.Connection())
-	answer, err := stub.CheckLimit(t.Context(), &ratelimitv1.CheckLimitRequest{})
-	if err != nil || !answer.Allowed {
-		t.Errorf("got %v, %v", answer, err)
+	response, err := stub.CheckLimit(t.Context(), &ratelimitv1.CheckLimitRequest{})
+	if err != nil || !response.Allowed {
+		t.Errorf("got %v, %v", response, err)
 	}
 	stream, err := stub.StreamCheckLimit(t.Context())
 	if err != nil {
@@ -225,28 +225,29 @@ func TestStubsUseTheConnections(t *testing.T) {
 	}
 }
 
-// An option that is out of bounds is told with its value.
+// The error for an option out of bounds has its name and value.
 func TestOptionsOutOfBounds(t *testing.T) {
-	for words, option := range map[string]ratelimit.Option{
-		"the deadline is 0s":        ratelimit.WithDeadline(0),
-		"connections is 0":          ratelimit.WithConnections(0),
-		"the denial cache is of -1": ratelimit.WithDenialCache(-1, time.Minute),
+	for message, option := range map[string]ratelimit.ClientOption{
+		"deadline is 0s":         ratelimit.WithDeadline(0),
+		"connections is 0":       ratelimit.WithConnections(0),
+		"denialCacheSize is -1":  ratelimit.WithDenialCacheSize(-1),
+		"denialCacheMaxAge is 0": ratelimit.WithDenialCacheMaxAge(0),
 	} {
-		client, err := ratelimit.New("localhost:1", option)
-		if client != nil || err == nil || !strings.Contains(err.Error(), words) {
-			t.Errorf("got %v, not one with %q", err, words)
+		client, err := ratelimit.NewClient("localhost:1", option)
+		if client != nil || err == nil || !strings.Contains(err.Error(), message) {
+			t.Errorf("got %v, not one with %q", err, message)
 		}
 	}
 }
 
-// A server that renews its connections, as ours does, is not noticed.
-func TestAServerThatRenewsItsConnections(t *testing.T) {
+// A server that closes its connections gracefully (GOAWAY), as ours does, loses no call.
+func TestConnectionsAreClosedGracefully(t *testing.T) {
 	server, err := scripted.Start(grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: 20 * time.Millisecond}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.Stop()
-	client, err := ratelimit.New(server.Address(), ratelimit.WithDeadline(10*time.Second))
+	client, err := ratelimit.NewClient(server.Address(), ratelimit.WithDeadline(10*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,13 +256,81 @@ func TestAServerThatRenewsItsConnections(t *testing.T) {
 	for range 100 {
 		server.Script(allow)
 		decision, err := client.Check(t.Context(), order)
-		if err != nil || decision.Origin != ratelimit.FromService {
+		if err != nil || decision.Origin != ratelimit.OriginService {
 			t.Fatalf("got %+v, %v", decision, err)
 		}
 		peers[server.Attempts()[0].Peer] = true
 		time.Sleep(2 * time.Millisecond)
 	}
 	if len(peers) <= 4 {
-		t.Errorf("the calls came over %d connections only: none was renewed", len(peers))
+		t.Errorf("the calls came over only %d connections: none was replaced", len(peers))
+	}
+}
+
+// A peek is sent as a cost of 0, and a check of no cost as a cost of 1.
+func TestTheCost(t *testing.T) {
+	server, client := start(t)
+	server.Script(allow, allow, allow)
+	for _, call := range []func() (ratelimit.Decision, error){
+		func() (ratelimit.Decision, error) { return client.Peek(t.Context(), order) },
+		func() (ratelimit.Decision, error) { return client.Check(t.Context(), order) },
+		func() (ratelimit.Decision, error) {
+			return client.Check(t.Context(), ratelimit.CheckRequest{APIKey: "k", Cost: 7})
+		},
+	} {
+		if _, err := call(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attempts := server.Attempts()
+	if first := attempts[0].Request; first.Cost == nil || *first.Cost != 0 {
+		t.Errorf("a peek sent %v", first)
+	}
+	if second := attempts[1].Request; second.Cost != nil && *second.Cost != 1 {
+		t.Errorf("a check without a cost sent %v", second)
+	}
+	if third := attempts[2].Request; third.GetCost() != 7 {
+		t.Errorf("a check at a cost of 7 sent %v", third)
+	}
+}
+
+// A cost that cannot be encoded is an error of the caller, and nothing is sent.
+func TestACostThatCannotBeEncoded(t *testing.T) {
+	_, client := start(t)
+	_, err := client.Check(t.Context(), ratelimit.CheckRequest{APIKey: "k", Cost: 1 << 32})
+	var invalid *ratelimit.Error
+	if !errors.As(err, &invalid) || invalid.Code != codes.InvalidArgument || invalid.Field != "cost" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The callback and the decision have the same error of the service.
+func TestTheErrorOfAFailure(t *testing.T) {
+	var failures []*ratelimit.Error
+	server, client := start(t, ratelimit.WithOnFailure(func(failure *ratelimit.Error) { failures = append(failures, failure) }))
+	server.Script(scripted.Fail(status.New(codes.Internal, "broken")))
+	decision, err := client.Check(t.Context(), order)
+	if err != nil || len(failures) != 1 || decision.Failure != failures[0] || failures[0].Code != codes.Internal {
+		t.Errorf("got %+v, %v, %v", decision, err, failures)
+	}
+}
+
+// Waiting for connections ends when they are ready, and when the context ends.
+func TestWaitUntilConnected(t *testing.T) {
+	_, client := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := client.WaitUntilConnected(ctx); err != nil {
+		t.Error(err)
+	}
+	unreachable, err := ratelimit.NewClient("127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unreachable.Close()
+	short, cancelShort := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancelShort()
+	if err := unreachable.WaitUntilConnected(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
 	}
 }

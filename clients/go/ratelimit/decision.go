@@ -8,112 +8,118 @@ import (
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
-// Reason says why a call was allowed or denied.
+// Reason is why a call was allowed or denied.
 type Reason = ratelimitv1.CheckLimitResponse_Reason
 
 // The reasons.
 const (
-	WithinLimit         = ratelimitv1.CheckLimitResponse_WITHIN_LIMIT
-	OverLimit           = ratelimitv1.CheckLimitResponse_OVER_LIMIT
-	CostExceedsCapacity = ratelimitv1.CheckLimitResponse_COST_EXCEEDS_CAPACITY
-	KeyUnknown          = ratelimitv1.CheckLimitResponse_KEY_UNKNOWN
-	KeyRevoked          = ratelimitv1.CheckLimitResponse_KEY_REVOKED
-	KeySuspended        = ratelimitv1.CheckLimitResponse_KEY_SUSPENDED
-	KeyExpired          = ratelimitv1.CheckLimitResponse_KEY_EXPIRED
-	DegradedAllowed     = ratelimitv1.CheckLimitResponse_DEGRADED_ALLOWED
-	DegradedDenied      = ratelimitv1.CheckLimitResponse_DEGRADED_DENIED
+	ReasonUnspecified         = ratelimitv1.CheckLimitResponse_REASON_UNSPECIFIED
+	ReasonWithinLimit         = ratelimitv1.CheckLimitResponse_WITHIN_LIMIT
+	ReasonOverLimit           = ratelimitv1.CheckLimitResponse_OVER_LIMIT
+	ReasonCostExceedsCapacity = ratelimitv1.CheckLimitResponse_COST_EXCEEDS_CAPACITY
+	ReasonKeyUnknown          = ratelimitv1.CheckLimitResponse_KEY_UNKNOWN
+	ReasonKeyRevoked          = ratelimitv1.CheckLimitResponse_KEY_REVOKED
+	ReasonKeySuspended        = ratelimitv1.CheckLimitResponse_KEY_SUSPENDED
+	ReasonKeyExpired          = ratelimitv1.CheckLimitResponse_KEY_EXPIRED
+	ReasonDegradedAllowed     = ratelimitv1.CheckLimitResponse_DEGRADED_ALLOWED
+	ReasonDegradedDenied      = ratelimitv1.CheckLimitResponse_DEGRADED_DENIED
 )
 
-// Source says what a decision rests on.
+// Source is what a decision is based on.
 type Source = ratelimitv1.CheckLimitResponse_Source
 
 // The sources.
 const (
-	SourceStore    = ratelimitv1.CheckLimitResponse_STORE
-	SourcePolicy   = ratelimitv1.CheckLimitResponse_POLICY
-	SourceDegraded = ratelimitv1.CheckLimitResponse_DEGRADED
+	SourceUnspecified = ratelimitv1.CheckLimitResponse_SOURCE_UNSPECIFIED
+	SourceStore       = ratelimitv1.CheckLimitResponse_STORE
+	SourcePolicy      = ratelimitv1.CheckLimitResponse_POLICY
+	SourceDegraded    = ratelimitv1.CheckLimitResponse_DEGRADED
 )
 
-// Origin says who decided.
+// Origin is who decided.
 type Origin string
 
 // The origins.
 const (
-	// FromService means that the service answered.
-	FromService Origin = "SERVICE"
-	// FromCache means that the client remembered a denial of the service; nothing was sent.
-	FromCache Origin = "CACHE"
-	// FromFallback means that the service could not be asked, and the client decided by its options.
-	FromFallback Origin = "FALLBACK"
+	// OriginService means that the service responded.
+	OriginService Origin = "SERVICE"
+	// OriginCache means that the client had cached a denial of the service; nothing was sent.
+	OriginCache Origin = "CACHE"
+	// OriginFallback means that the service failed; the client decided by its option WithFailOpen.
+	OriginFallback Origin = "FALLBACK"
 )
 
-// Decision is the answer on one call.
+// Decision is whether a call may proceed, and why.
 type Decision struct {
-	// Allowed says whether the call may go on.
+	// Allowed is whether the call may proceed.
 	Allowed bool
-	// Reason says why.
+	// Reason is why.
 	Reason Reason
-	// Source says what the decision rests on.
+	// Source is what the decision is based on.
 	Source Source
-	// Origin says who decided.
+	// Origin is who decided.
 	Origin Origin
-	// KeyID, Subject and Plan are the key's. Empty when the key is unknown.
-	KeyID, Subject, Plan string
-	// Limit is the binding limit's name. Empty when no limit was weighed.
+	// KeyID is the key's public id. Empty when the key is unknown.
+	KeyID string
+	// Subject is the owner of the limits. Empty when the key is unknown.
+	Subject string
+	// Plan is the key's plan. Empty when the key is unknown.
+	Plan string
+	// Limit is the binding limit's name. Empty when no limit was evaluated.
 	Limit string
-	// Remaining is what the binding limit has left after this call, in whole tokens.
+	// Remaining is the whole tokens that the binding limit has left after this call. 0 when no limit was evaluated.
 	Remaining int64
-	// RetryAfter is how long until the same call fits every limit, if no other call comes before it. Nil when the
-	// call was allowed, and when no wait would help.
+	// RetryAfter is how long until the same call fits every limit, if no other call comes first. Nil when the call was
+	// allowed, and when waiting would not help.
 	RetryAfter *time.Duration
-	// Limits is every limit that was weighed, in the plan's order.
-	Limits []WeighedLimit
-	// Failure is why the service could not be asked. Nil unless Origin is FromFallback.
-	Failure error
+	// Limits is the result of every limit that was evaluated, in the plan's order.
+	Limits []LimitResult
+	// Failure is why the service failed. Nil unless the origin is OriginFallback.
+	Failure *Error
 }
 
-// WeighedLimit is what one limit said of a call.
-type WeighedLimit struct {
+// LimitResult is the result of evaluating one limit.
+type LimitResult struct {
 	// Name is the limit's name.
 	Name string
 	// Limit is the bucket's capacity or the quota's amount, in tokens.
 	Limit int64
-	// Remaining is what is left after this call, in whole tokens: 0 or more.
+	// Remaining is the whole tokens left after this call: 0 or more.
 	Remaining int64
-	// ResetAfter is how long until the limit is untouched again. Zero when it is so now.
+	// ResetAfter is how long until the limit is back to its full amount. 0 when it is now.
 	ResetAfter time.Duration
 	// RetryAfter is how long until a call of this cost fits. Nil when it fits now, and when it never will.
 	RetryAfter *time.Duration
-	// WouldDeny says that the call does not fit. Only an enforced limit then denies it.
+	// WouldDeny is whether the call does not fit. Only an enforced limit then denies it.
 	WouldDeny bool
-	// Shadow says that the limit only reports.
+	// Shadow is whether the limit is only reported, not enforced.
 	Shadow bool
-	// Window is the time in which the limit refills or starts afresh.
+	// Window is the time in which the limit refills or starts over.
 	Window time.Duration
 }
 
-func decisionOf(answer *ratelimitv1.CheckLimitResponse) Decision {
+func decisionOf(response *ratelimitv1.CheckLimitResponse) Decision {
 	decision := Decision{
-		Allowed:    answer.Allowed,
-		Reason:     answer.Reason,
-		Source:     answer.Source,
-		Origin:     FromService,
-		KeyID:      answer.KeyId,
-		Subject:    answer.Subject,
-		Plan:       answer.Plan,
-		Limit:      answer.Limit,
-		Remaining:  answer.Remaining,
-		RetryAfter: wait(answer.RetryAfter),
+		Allowed:    response.Allowed,
+		Reason:     response.Reason,
+		Source:     response.Source,
+		Origin:     OriginService,
+		KeyID:      response.KeyId,
+		Subject:    response.Subject,
+		Plan:       response.Plan,
+		Limit:      response.Limit,
+		Remaining:  response.Remaining,
+		RetryAfter: optionalDuration(response.RetryAfter),
 	}
-	if len(answer.Limits) > 0 {
-		decision.Limits = make([]WeighedLimit, len(answer.Limits))
-		for i, limit := range answer.Limits {
-			decision.Limits[i] = WeighedLimit{
+	if len(response.Limits) > 0 {
+		decision.Limits = make([]LimitResult, len(response.Limits))
+		for i, limit := range response.Limits {
+			decision.Limits[i] = LimitResult{
 				Name:       limit.Name,
 				Limit:      limit.Limit,
 				Remaining:  limit.Remaining,
 				ResetAfter: limit.ResetAfter.AsDuration(),
-				RetryAfter: wait(limit.RetryAfter),
+				RetryAfter: optionalDuration(limit.RetryAfter),
 				WouldDeny:  limit.WouldDeny,
 				Shadow:     limit.Shadow,
 				Window:     limit.Window.AsDuration(),
@@ -123,7 +129,7 @@ func decisionOf(answer *ratelimitv1.CheckLimitResponse) Decision {
 	return decision
 }
 
-func wait(message *durationpb.Duration) *time.Duration {
+func optionalDuration(message *durationpb.Duration) *time.Duration {
 	if message == nil {
 		return nil
 	}
@@ -131,23 +137,23 @@ func wait(message *durationpb.Duration) *time.Duration {
 	return &duration
 }
 
-// after is the decision as it stands once some time has passed: every wait is shorter by that, none below zero.
-func (d Decision) after(passed time.Duration) Decision {
-	d.RetryAfter = shorter(d.RetryAfter, passed)
-	limits := make([]WeighedLimit, len(d.Limits))
+// after is the decision with every wait shortened by the time elapsed, none below zero.
+func (d Decision) after(elapsed time.Duration) Decision {
+	d.RetryAfter = shortened(d.RetryAfter, elapsed)
+	limits := make([]LimitResult, len(d.Limits))
 	for i, limit := range d.Limits {
-		limit.ResetAfter = max(0, limit.ResetAfter-passed)
-		limit.RetryAfter = shorter(limit.RetryAfter, passed)
+		limit.ResetAfter = max(0, limit.ResetAfter-elapsed)
+		limit.RetryAfter = shortened(limit.RetryAfter, elapsed)
 		limits[i] = limit
 	}
 	d.Limits = limits
 	return d
 }
 
-func shorter(wait *time.Duration, passed time.Duration) *time.Duration {
+func shortened(wait *time.Duration, elapsed time.Duration) *time.Duration {
 	if wait == nil {
 		return nil
 	}
-	left := max(0, *wait-passed)
+	left := max(0, *wait-elapsed)
 	return &left
 }

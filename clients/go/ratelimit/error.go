@@ -8,15 +8,15 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Error is an error that the service answered with.
+// Error is an error that the service responded with, or the reason why there is no response.
 type Error struct {
 	// Code is the gRPC status code.
 	Code codes.Code
-	// Message says what went wrong, with which value, and what to do. For people.
+	// Message is what is wrong, with which value, and what to do. For people.
 	Message string
-	// Reason is the name of a ratelimit.v1.ErrorReason. Empty when the answer has none.
+	// Reason is the name of a ratelimit.v1.ErrorReason, such as INVALID_FIELD. Empty when there is none.
 	Reason string
-	// Field is the first field at fault. Empty when no field is.
+	// Field is the first invalid field, such as cost. Empty when there is none.
 	Field string
 }
 
@@ -25,34 +25,35 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("ratelimit: %s: %s", e.Code, e.Message)
 }
 
-// GRPCStatus lets status.Code and status.FromError read the code and the message.
-func (e *Error) GRPCStatus() *status.Status {
-	return status.New(e.Code, e.Message)
-}
-
-func errorOf(err error) *Error {
-	answer := status.Convert(err)
-	told := &Error{Code: answer.Code(), Message: answer.Message()}
-	for _, detail := range answer.Details() {
-		switch detail := detail.(type) {
-		case *errdetails.ErrorInfo:
-			told.Reason = detail.Reason
-		case *errdetails.BadRequest:
-			if len(detail.FieldViolations) > 0 {
-				told.Field = detail.FieldViolations[0].Field
-			}
-		}
-	}
-	return told
-}
-
-// isFault tells a fault of the service from an error that the caller or the setup caused. The latter never fails
-// open: anybody who finds out how to cause one would pass.
-func isFault(code codes.Code) bool {
-	switch code {
+// isFailure is whether the service failed. Any other error is for the caller or the owner of the client to fix. Those never
+// fail open: anybody who finds out how to cause one could bypass the limits.
+func (e *Error) isFailure() bool {
+	switch e.Code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.Aborted, codes.DataLoss,
 		codes.Canceled:
 		return true
 	}
 	return false
+}
+
+// errorOf is the error for the status of a call.
+func errorOf(err error) *Error {
+	response := status.Convert(err)
+	result := &Error{Code: response.Code(), Message: response.Message()}
+	for _, detail := range response.Details() {
+		switch detail := detail.(type) {
+		case *errdetails.ErrorInfo:
+			result.Reason = detail.Reason
+		case *errdetails.BadRequest:
+			if len(detail.FieldViolations) > 0 {
+				result.Field = detail.FieldViolations[0].Field
+			}
+		}
+	}
+	return result
+}
+
+// invalidField is the error for a field with a problem, in the form of the service's own.
+func invalidField(field, problem string) *Error {
+	return &Error{Code: codes.InvalidArgument, Message: field + ": " + problem, Reason: "INVALID_FIELD", Field: field}
 }

@@ -1,52 +1,56 @@
 package ratelimit
 
 import (
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Style is a way of telling limits in headers.
-type Style string
+// HeaderStyle is which headers a caller gets.
+type HeaderStyle string
 
-// The styles.
+// The header styles.
 const (
-	// IETF is `RateLimit-Policy` and `RateLimit` with every limit (draft-ietf-httpapi-ratelimit-headers-11).
-	IETF Style = "ietf"
-	// XRateLimit is `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the binding limit. Reset counts seconds from now.
-	XRateLimit Style = "x-ratelimit"
-	// Trio is the same three without `X-`.
-	Trio Style = "ratelimit"
+	// HeaderStyleIETF is `RateLimit-Policy` and `RateLimit` with every limit: draft-ietf-httpapi-ratelimit-headers-11.
+	HeaderStyleIETF HeaderStyle = "ietf"
+	// HeaderStyleXRateLimit is `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the binding limit. Reset is in seconds from
+	// now.
+	HeaderStyleXRateLimit HeaderStyle = "x-ratelimit"
+	// HeaderStyleRateLimit is the same three without `X-`.
+	HeaderStyleRateLimit HeaderStyle = "ratelimit"
 )
 
-// Header is one header or metadata entry.
-type Header struct {
-	Name, Value string
-}
-
-// Headers is what to tell the caller beside the answer, allowed or denied: the limits in the given style, and
-// `Retry-After` on a denial that a wait will end, and `WWW-Authenticate` on one for a key that is not good. Limits in mode shadow are never told. Seconds are rounded up.
-func (d Decision) Headers(style Style) []Header {
-	var headers []Header
-	if style == IETF {
-		headers = d.everyLimit()
+// LimitHeaders is the headers for a decision: its limits in the given style, and `Retry-After` on a denial that ends after a
+// wait. Seconds are rounded up. Limits in mode shadow are left out.
+func LimitHeaders(decision Decision, style HeaderStyle) map[string]string {
+	headers := map[string]string{}
+	if style == HeaderStyleIETF {
+		addAllLimits(headers, decision)
 	} else {
-		headers = d.bindingLimit(style)
+		addBindingLimit(headers, decision, style)
 	}
-	if seconds, waits := d.retryAfterSeconds(); waits {
-		headers = append(headers, Header{"Retry-After", strconv.FormatInt(seconds, 10)})
-	}
-	if refusal, refused := d.Refusal(); refused && refusal.HTTPStatus == http.StatusUnauthorized {
-		headers = append(headers, Header{"WWW-Authenticate", "ApiKey"})
+	if seconds, waits := retryAfterSeconds(decision); waits {
+		headers["Retry-After"] = strconv.FormatInt(seconds, 10)
 	}
 	return headers
 }
 
-func (d Decision) everyLimit() []Header {
+// retryAfterSeconds is the `Retry-After` of a denial, not before what the headers have for the binding limit.
+func retryAfterSeconds(decision Decision) (seconds int64, waits bool) {
+	if decision.Allowed || decision.RetryAfter == nil {
+		return 0, false
+	}
+	seconds = wholeSeconds(*decision.RetryAfter)
+	if limit := bindingLimit(decision); limit != nil && limit.WouldDeny {
+		seconds = max(seconds, secondsToWait(limit))
+	}
+	return seconds, true
+}
+
+func addAllLimits(headers map[string]string, decision Decision) {
 	var policy, state strings.Builder
-	for i := range d.Limits {
-		limit := &d.Limits[i]
+	for i := range decision.Limits {
+		limit := &decision.Limits[i]
 		if limit.Shadow {
 			continue
 		}
@@ -54,63 +58,48 @@ func (d Decision) everyLimit() []Header {
 			policy.WriteString(", ")
 			state.WriteString(", ")
 		}
-		// A name is of a-z, 0-9, `_`, `-` and `.`: nothing to escape in a structured string.
+		// A name has only a-z, 0-9, `_`, `-` and `.`: nothing to escape in a structured field.
 		name := `"` + limit.Name + `"`
 		policy.WriteString(name + ";q=" + strconv.FormatInt(limit.Limit, 10) +
 			";w=" + strconv.FormatInt(max(1, wholeSeconds(limit.Window)), 10))
 		state.WriteString(name + ";r=" + strconv.FormatInt(limit.Remaining, 10) +
-			";t=" + strconv.FormatInt(limit.secondsToWait(), 10))
+			";t=" + strconv.FormatInt(secondsToWait(limit), 10))
 	}
-	if policy.Len() == 0 {
-		return nil
+	if policy.Len() > 0 {
+		headers["RateLimit-Policy"] = policy.String()
+		headers["RateLimit"] = state.String()
 	}
-	return []Header{{"RateLimit-Policy", policy.String()}, {"RateLimit", state.String()}}
 }
 
-func (d Decision) bindingLimit(style Style) []Header {
-	limit := d.binding()
+func addBindingLimit(headers map[string]string, decision Decision, style HeaderStyle) {
+	limit := bindingLimit(decision)
 	if limit == nil {
-		return nil
+		return
 	}
 	prefix := "RateLimit-"
-	if style == XRateLimit {
+	if style == HeaderStyleXRateLimit {
 		prefix = "X-RateLimit-"
 	}
-	return []Header{
-		{prefix + "Limit", strconv.FormatInt(limit.Limit, 10)},
-		{prefix + "Remaining", strconv.FormatInt(limit.Remaining, 10)},
-		{prefix + "Reset", strconv.FormatInt(limit.secondsToWait(), 10)},
-	}
+	headers[prefix+"Limit"] = strconv.FormatInt(limit.Limit, 10)
+	headers[prefix+"Remaining"] = strconv.FormatInt(limit.Remaining, 10)
+	headers[prefix+"Reset"] = strconv.FormatInt(secondsToWait(limit), 10)
 }
 
-// binding is the limit that the decision names. Nil when none was weighed, or it is not listed.
-func (d Decision) binding() *WeighedLimit {
-	for i := range d.Limits {
-		if limit := &d.Limits[i]; limit.Name == d.Limit && !limit.Shadow {
+func bindingLimit(decision Decision) *LimitResult {
+	for i := range decision.Limits {
+		if limit := &decision.Limits[i]; limit.Name == decision.Limit && !limit.Shadow {
 			return limit
 		}
 	}
 	return nil
 }
 
-// retryAfterSeconds is never earlier than what the headers say of the limit that denies.
-func (d Decision) retryAfterSeconds() (seconds int64, waits bool) {
-	if d.Allowed || d.RetryAfter == nil {
-		return 0, false
+// secondsToWait is until the limit no longer denies, or otherwise until it is back to its full amount.
+func secondsToWait(limit *LimitResult) int64 {
+	if limit.WouldDeny && limit.RetryAfter != nil {
+		return wholeSeconds(*limit.RetryAfter)
 	}
-	seconds = wholeSeconds(*d.RetryAfter)
-	if limit := d.binding(); limit != nil && limit.WouldDeny {
-		seconds = max(seconds, limit.secondsToWait())
-	}
-	return seconds, true
-}
-
-// secondsToWait is until the limit no longer denies, or else until it is untouched.
-func (l *WeighedLimit) secondsToWait() int64 {
-	if l.WouldDeny && l.RetryAfter != nil {
-		return wholeSeconds(*l.RetryAfter)
-	}
-	return wholeSeconds(l.ResetAfter)
+	return wholeSeconds(limit.ResetAfter)
 }
 
 func wholeSeconds(duration time.Duration) int64 {

@@ -2,88 +2,98 @@ package ratelimit
 
 import (
 	"crypto/tls"
+	"fmt"
 	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 type options struct {
 	deadline          time.Duration
 	failOpen          bool
-	onFailure         func(Decision)
+	onFailure         func(*Error)
 	connections       int
 	denialCacheSize   int
-	longestDenial     time.Duration
+	denialCacheMaxAge time.Duration
 	token             string
-	transportSecurity credentials.TransportCredentials
-	dialOptions       []grpc.DialOption
-	now               func() time.Time
+	tls               *tls.Config
+	clock             func() time.Time
 }
 
 func defaults() options {
 	return options{
 		deadline:          50 * time.Millisecond,
 		failOpen:          true,
-		onFailure:         func(Decision) {},
+		onFailure:         func(*Error) {},
 		connections:       4,
 		denialCacheSize:   10_000,
-		longestDenial:     time.Minute,
-		transportSecurity: insecure.NewCredentials(),
-		now:               time.Now,
+		denialCacheMaxAge: 60 * time.Second,
+		clock:             time.Now,
 	}
 }
 
-// Option changes how a Client works.
-type Option func(*options)
+// ClientOption configures a Client.
+type ClientOption func(*options)
 
-// WithDeadline sets the time for a whole call, its retry included. The default is 50 ms.
-func WithDeadline(deadline time.Duration) Option {
+// WithDeadline sets the time for a whole call, including its retry. More than 0; the default is 50 ms.
+func WithDeadline(deadline time.Duration) ClientOption {
 	return func(o *options) { o.deadline = deadline }
 }
 
-// WithFailOpen says what a call gets when the service cannot be asked: allowed (true, the default) or denied.
-func WithFailOpen(open bool) Option {
-	return func(o *options) { o.failOpen = open }
+// WithFailOpen sets whether a call is allowed (true, the default) or denied when the service fails.
+func WithFailOpen(failOpen bool) ClientOption {
+	return func(o *options) { o.failOpen = failOpen }
 }
 
-// WithOnFailure sets a function that is called once for each call whose decision the client made by itself;
-// Decision.Failure says why. It is called by the goroutine of the call, which waits for it.
-func WithOnFailure(onFailure func(Decision)) Option {
+// WithOnFailure sets a function that is called once for each call that failed open or closed, in the goroutine of the call.
+// Keep it fast. The default does nothing.
+func WithOnFailure(onFailure func(*Error)) ClientOption {
 	return func(o *options) { o.onFailure = onFailure }
 }
 
-// WithConnections sets how many connections the calls are spread over in turn: at least 1. The default is 4. A server
-// with several workers behind one port, and most load balancers, spread connections, not calls.
-func WithConnections(connections int) Option {
+// WithConnections sets how many connections calls rotate through. At least 1; the default is 4. A server with several
+// workers behind one port, and most load balancers, distribute connections, not calls.
+func WithConnections(connections int) ClientOption {
 	return func(o *options) { o.connections = connections }
 }
 
-// WithDenialCache sets how many denials are remembered, and for how long at most. Zero denials remembers none. The
-// defaults are 10,000 and a minute. A denial is forgotten when its RetryAfter has passed, or after longest if that is
-// sooner, so that a raised limit is noticed.
-func WithDenialCache(denials int, longest time.Duration) Option {
-	return func(o *options) { o.denialCacheSize, o.longestDenial = denials, longest }
+// WithDenialCacheSize sets how many denials are cached. 0 or more, where 0 disables the cache; the default is 10,000.
+func WithDenialCacheSize(size int) ClientOption {
+	return func(o *options) { o.denialCacheSize = size }
 }
 
-// WithToken sends `authorization: Bearer <token>` with each call.
-func WithToken(token string) Option {
+// WithDenialCacheMaxAge sets the age at which a cached denial is checked again, so that a raised limit takes effect. More
+// than 0; the default is 60 seconds.
+func WithDenialCacheMaxAge(maxAge time.Duration) ClientOption {
+	return func(o *options) { o.denialCacheMaxAge = maxAge }
+}
+
+// WithToken sends `authorization: Bearer <token>` with every call. The default sends no token.
+func WithToken(token string) ClientOption {
 	return func(o *options) { o.token = token }
 }
 
-// WithTLS encrypts the connections. A nil config takes the system's certificate authorities. Without this option,
-// connections are in clear text.
-func WithTLS(config *tls.Config) Option {
-	return func(o *options) { o.transportSecurity = credentials.NewTLS(config) }
+// WithTLS encrypts the connections. A nil config trusts the system's CAs. The default is plaintext.
+func WithTLS(config *tls.Config) ClientOption {
+	if config == nil {
+		config = &tls.Config{}
+	}
+	return func(o *options) { o.tls = config }
 }
 
-// WithDialOptions adds options of the gRPC connections, such as a stats handler. They go before the client's own.
-func WithDialOptions(dialOptions ...grpc.DialOption) Option {
-	return func(o *options) { o.dialOptions = append(o.dialOptions, dialOptions...) }
+// WithClock sets the clock by which cached denials expire. The default is time.Now. Deadlines run in real time.
+func WithClock(clock func() time.Time) ClientOption {
+	return func(o *options) { o.clock = clock }
 }
 
-// WithClock sets the clock by which remembered denials end. The default is time.Now. Deadlines run in real time.
-func WithClock(now func() time.Time) Option {
-	return func(o *options) { o.now = now }
+func (o *options) validate() error {
+	switch {
+	case o.deadline <= 0:
+		return fmt.Errorf("ratelimit: deadline is %v; it must be more than 0", o.deadline)
+	case o.connections < 1:
+		return fmt.Errorf("ratelimit: connections is %d; it must be at least 1", o.connections)
+	case o.denialCacheSize < 0:
+		return fmt.Errorf("ratelimit: denialCacheSize is %d; it must be at least 0", o.denialCacheSize)
+	case o.denialCacheMaxAge <= 0:
+		return fmt.Errorf("ratelimit: denialCacheMaxAge is %v; it must be more than 0", o.denialCacheMaxAge)
+	}
+	return nil
 }

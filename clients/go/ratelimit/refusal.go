@@ -1,11 +1,9 @@
 package ratelimit
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -15,28 +13,70 @@ import (
 )
 
 const (
-	quotaExceededType  = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+	quotaExceeded      = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 	quotaExceededTitle = "Request cannot be satisfied as assigned quota has been exceeded"
 )
 
-// Refusal is what to answer a caller whose call may not go on, over HTTP or gRPC.
+// Refusal is the response to a caller whose call may not proceed, over HTTP or gRPC.
 type Refusal struct {
 	// HTTPStatus is 400, 401, 403, 429 or 503.
 	HTTPStatus int
 	// Code is the gRPC status code.
 	Code codes.Code
-	// Reason is a name for programs: that of a Reason or of a ratelimit.v1.ErrorReason, or KEY_MISSING.
+	// Reason is for programs: the name of a Reason or of a ratelimit.v1.ErrorReason, or KEY_MISSING.
 	Reason string
 	// Detail is for people.
 	Detail string
 
-	limit      string
-	retryAfter *time.Duration
-	violated   []string
+	decision Decision // the zero value when there is none
 }
 
-// MissingKey refuses a call that came without an API key.
-func MissingKey() Refusal {
+// Problem is a body of type application/problem+json (RFC 9457).
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Reason string `json:"reason"`
+	// ViolatedPolicies is, with 429, the enforced limits that deny, in the plan's order.
+	ViolatedPolicies []string `json:"violated-policies,omitzero"`
+}
+
+// RefusalForDecision is the response to a denial. The second result is false when the call may proceed.
+func RefusalForDecision(decision Decision) (Refusal, bool) {
+	if decision.Allowed {
+		return Refusal{}, false
+	}
+	refusal := Refusal{Reason: decision.Reason.String(), decision: decision}
+	refusal.HTTPStatus, refusal.Code, refusal.Detail = response(decision)
+	return refusal, true
+}
+
+// RefusalForError is the response to an invalid call. The second result is false for any other error, which is not the
+// caller's.
+func RefusalForError(err error) (Refusal, bool) {
+	var invalid *Error
+	if !errors.As(err, &invalid) || invalid.Code != codes.InvalidArgument {
+		return Refusal{}, false
+	}
+	if invalid.Field == "api_key" {
+		return Refusal{
+			HTTPStatus: http.StatusUnauthorized,
+			Code:       codes.Unauthenticated,
+			Reason:     invalid.Reason,
+			Detail:     "The API key is malformed.",
+		}, true
+	}
+	return Refusal{
+		HTTPStatus: http.StatusBadRequest,
+		Code:       codes.InvalidArgument,
+		Reason:     invalid.Reason,
+		Detail:     invalid.Message,
+	}, true
+}
+
+// RefusalForMissingKey is the response to a call without an API key.
+func RefusalForMissingKey() Refusal {
 	return Refusal{
 		HTTPStatus: http.StatusUnauthorized,
 		Code:       codes.Unauthenticated,
@@ -45,95 +85,46 @@ func MissingKey() Refusal {
 	}
 }
 
-// Refusal is what to answer the caller. The second result is false when the call may go on.
-func (d Decision) Refusal() (Refusal, bool) {
-	if d.Allowed {
-		return Refusal{}, false
+// Headers is those of the decision in the given style, and `WWW-Authenticate` with 401.
+func (r Refusal) Headers(style HeaderStyle) map[string]string {
+	headers := LimitHeaders(r.decision, style)
+	if r.HTTPStatus == http.StatusUnauthorized {
+		headers["WWW-Authenticate"] = "ApiKey" // RFC 9110 requires a challenge with every 401
 	}
-	refusal := Refusal{Reason: d.Reason.String(), limit: d.Limit, retryAfter: d.RetryAfter}
-	refusal.HTTPStatus, refusal.Code, refusal.Detail = d.told()
-	if refusal.HTTPStatus == http.StatusTooManyRequests {
-		for _, limit := range d.Limits {
+	return headers
+}
+
+// Problem is the body of the HTTP response.
+func (r Refusal) Problem() Problem {
+	problem := Problem{
+		Type:   "about:blank",
+		Title:  http.StatusText(r.HTTPStatus),
+		Status: r.HTTPStatus,
+		Detail: r.Detail,
+		Reason: r.Reason,
+	}
+	if r.HTTPStatus == http.StatusTooManyRequests {
+		problem.Type, problem.Title = quotaExceeded, quotaExceededTitle
+		problem.ViolatedPolicies = []string{}
+		for _, limit := range r.decision.Limits {
 			if limit.WouldDeny && !limit.Shadow {
-				refusal.violated = append(refusal.violated, limit.Name)
+				problem.ViolatedPolicies = append(problem.ViolatedPolicies, limit.Name)
 			}
 		}
 	}
-	return refusal, true
+	return problem
 }
 
-func (d Decision) told() (httpStatus int, code codes.Code, detail string) {
-	switch d.Reason {
-	case OverLimit:
-		detail = fmt.Sprintf("Over the limit %q.", d.Limit)
-		if seconds, waits := d.retryAfterSeconds(); waits {
-			detail = fmt.Sprintf("Over the limit %q; try again in %d s.", d.Limit, seconds)
-		}
-		return http.StatusTooManyRequests, codes.ResourceExhausted, detail
-	case CostExceedsCapacity:
-		detail = fmt.Sprintf("The call costs more than the limit %q ever holds; do not try again.", d.Limit)
-		return http.StatusTooManyRequests, codes.ResourceExhausted, detail
-	case KeyUnknown:
-		return http.StatusUnauthorized, codes.Unauthenticated, "The API key is not known."
-	case KeyRevoked:
-		return http.StatusUnauthorized, codes.Unauthenticated, "The API key was revoked."
-	case KeyExpired:
-		return http.StatusUnauthorized, codes.Unauthenticated, "The API key has expired."
-	case KeySuspended:
-		return http.StatusForbidden, codes.PermissionDenied, "The API key is suspended."
-	case DegradedDenied:
-		return http.StatusServiceUnavailable, codes.Unavailable, "The rate limit could not be checked; try again."
-	}
-	return http.StatusForbidden, codes.PermissionDenied, "The call was denied."
-}
-
-// RefusalOf is what to answer the caller when Client.Check returned an error for which the caller is to blame: a
-// request that the service calls malformed. The second result is false for every other error.
-func RefusalOf(err error) (Refusal, bool) {
-	var told *Error
-	if !errors.As(err, &told) || told.Code != codes.InvalidArgument {
-		return Refusal{}, false
-	}
-	refusal := Refusal{
-		HTTPStatus: http.StatusBadRequest,
-		Code:       codes.InvalidArgument,
-		Reason:     told.Reason,
-		Detail:     told.Message,
-	}
-	if told.Field == "api_key" {
-		refusal.HTTPStatus, refusal.Code = http.StatusUnauthorized, codes.Unauthenticated
-		refusal.Detail = "The API key is malformed."
-	}
-	return refusal, true
-}
-
-// Problem is the body of the HTTP answer, of type application/problem+json (RFC 9457).
-func (r Refusal) Problem() []byte {
-	problem := struct {
-		Type     string   `json:"type"`
-		Title    string   `json:"title"`
-		Status   int      `json:"status"`
-		Detail   string   `json:"detail"`
-		Reason   string   `json:"reason"`
-		Violated []string `json:"violated-policies,omitempty"`
-	}{"about:blank", http.StatusText(r.HTTPStatus), r.HTTPStatus, r.Detail, r.Reason, r.violated}
-	if r.HTTPStatus == http.StatusTooManyRequests {
-		problem.Type, problem.Title = quotaExceededType, quotaExceededTitle
-	}
-	// Strings and integers always encode.
-	body, _ := json.Marshal(problem)
-	return body
-}
-
-// GRPCStatus is the gRPC answer, with the reason in an ErrorInfo and the wait, if there is one, in a RetryInfo.
+// GRPCStatus is the status of the gRPC response, with the reason in an ErrorInfo and the wait, if there is one, in a
+// RetryInfo.
 func (r Refusal) GRPCStatus() *status.Status {
 	info := &errdetails.ErrorInfo{Reason: r.Reason, Domain: "ratelimit.v1"}
-	if r.limit != "" {
-		info.Metadata = map[string]string{"limit": r.limit}
+	if r.decision.Limit != "" {
+		info.Metadata = map[string]string{"limit": r.decision.Limit}
 	}
 	details := []protoadapt.MessageV1{info}
-	if r.retryAfter != nil {
-		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(*r.retryAfter)})
+	if r.decision.RetryAfter != nil {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(*r.decision.RetryAfter)})
 	}
 	plain := status.New(r.Code, r.Detail)
 	detailed, err := plain.WithDetails(details...)
@@ -141,4 +132,29 @@ func (r Refusal) GRPCStatus() *status.Status {
 		return plain
 	}
 	return detailed
+}
+
+func response(decision Decision) (httpStatus int, code codes.Code, detail string) {
+	switch decision.Reason {
+	case ReasonOverLimit:
+		detail = fmt.Sprintf("Over the limit %q.", decision.Limit)
+		if seconds, waits := retryAfterSeconds(decision); waits {
+			detail = fmt.Sprintf("Over the limit %q; try again in %d s.", decision.Limit, seconds)
+		}
+		return http.StatusTooManyRequests, codes.ResourceExhausted, detail
+	case ReasonCostExceedsCapacity:
+		detail = fmt.Sprintf("The call costs more than the limit %q ever holds; do not try again.", decision.Limit)
+		return http.StatusTooManyRequests, codes.ResourceExhausted, detail
+	case ReasonKeyUnknown:
+		return http.StatusUnauthorized, codes.Unauthenticated, "The API key is not known."
+	case ReasonKeyRevoked:
+		return http.StatusUnauthorized, codes.Unauthenticated, "The API key was revoked."
+	case ReasonKeyExpired:
+		return http.StatusUnauthorized, codes.Unauthenticated, "The API key has expired."
+	case ReasonKeySuspended:
+		return http.StatusForbidden, codes.PermissionDenied, "The API key is suspended."
+	case ReasonDegradedDenied:
+		return http.StatusServiceUnavailable, codes.Unavailable, "The rate limit could not be checked; try again."
+	}
+	return http.StatusForbidden, codes.PermissionDenied, "The call was denied."
 }

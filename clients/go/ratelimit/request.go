@@ -2,35 +2,41 @@ package ratelimit
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"unicode/utf8"
 
-	"google.golang.org/grpc/codes"
-
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
-// Request is one call to decide.
-type Request struct {
+// maxMessageBytes is the size of message above which the service rejects it. A text above it would only use up the
+// deadline on its way.
+const maxMessageBytes = 64 * 1024
+
+// maxCost is the largest cost that the service accepts.
+const maxCost = 1_000_000
+
+// CheckRequest is one call to decide.
+type CheckRequest struct {
 	// APIKey is the secret API key as the caller presented it. Exactly one of APIKey and KeyID is needed.
 	APIKey string
-	// KeyID is a key's public id, for gateways that have verified the secret themselves. Needs a token of role gateway.
+	// KeyID is a key's public id, for a gateway that has verified the key itself. Needs a token of role gateway.
 	KeyID string
 	// Resource is what is being called: at most 256 bytes, no control characters. Empty matches only limits for "*".
 	Resource string
-	// Cost is how many tokens the call takes: 1 to 1,000,000. Zero means 1; Client.Look asks without taking any.
-	Cost uint32
-	// RequestID makes the call idempotent: at most 128 bytes. Empty means a fresh one for each call, so that a retry
-	// of the client is never charged twice. A gateway that may ask again itself sends its own, and then the
-	// service is always asked, never the cache.
+	// Cost is in tokens: 1 to 1,000,000. Zero means 1; see Client.Peek for a cost of 0.
+	Cost uint64
+	// RequestID makes the call idempotent: at most 128 bytes. Repeated within the service's window, it is charged once and
+	// gets the first decision, which is never cached. If empty, the client generates one for its own retry.
 	RequestID string
 }
 
-// message is the request on the wire, at the given cost and always with a request id.
-func (r *Request) message(cost uint32) *ratelimitv1.CheckLimitRequest {
+// message is the request as it is sent, always with a request id.
+func (r *CheckRequest) message() *ratelimitv1.CheckLimitRequest {
 	message := &ratelimitv1.CheckLimitRequest{Resource: r.Resource, RequestId: r.RequestID}
-	if cost != 1 {
+	if r.Cost != 1 {
+		cost := uint32(r.Cost)
 		message.Cost = &cost
 	}
 	if r.KeyID != "" {
@@ -44,35 +50,23 @@ func (r *Request) message(cost uint32) *ratelimitv1.CheckLimitRequest {
 	return message
 }
 
-// largestMessage is how many bytes of a message the service takes.
-const largestMessage = 64 * 1024
-
-// fault is what cannot be sent at all. It is told here because the encoder would report a stray byte as INTERNAL, and a
-// long text would use up the deadline on its way: both would fail open for whoever calls a gateway with them.
-func (r *Request) fault() *Error {
-	if fault := faultOf("api_key", r.APIKey); fault != nil {
-		return fault
+// validate is the error for what cannot be sent. The encoder would report invalid UTF-8 as INTERNAL, and an oversized text
+// would use up the deadline: both would fail open for whoever calls a gateway with them.
+func (r *CheckRequest) validate() *Error {
+	for _, text := range [...]struct{ field, value string }{
+		{"api_key", r.APIKey}, {"key_id", r.KeyID}, {"resource", r.Resource}, {"request_id", r.RequestID},
+	} {
+		if size := len(text.value); size > maxMessageBytes {
+			return invalidField(text.field, fmt.Sprintf("has %d bytes; a whole message has at most %d", size, maxMessageBytes))
+		}
+		if !utf8.ValidString(text.value) {
+			return invalidField(text.field, "is not valid UTF-8")
+		}
 	}
-	if fault := faultOf("key_id", r.KeyID); fault != nil {
-		return fault
+	if r.Cost > math.MaxUint32 {
+		return invalidField("cost", fmt.Sprintf("is %d; it must be between 0 and %d", r.Cost, maxCost))
 	}
-	if fault := faultOf("resource", r.Resource); fault != nil {
-		return fault
-	}
-	return faultOf("request_id", r.RequestID)
-}
-
-func faultOf(field, text string) *Error {
-	what := ""
-	switch {
-	case len(text) > largestMessage:
-		what = fmt.Sprintf("has %d bytes; a whole message takes at most %d", len(text), largestMessage)
-	case !utf8.ValidString(text):
-		what = "is not valid UTF-8"
-	default:
-		return nil
-	}
-	return &Error{Code: codes.InvalidArgument, Message: field + ": " + what, Reason: "INVALID_FIELD", Field: field}
+	return nil
 }
 
 // newRequestID is 128 random bits. They need to be unique, not secret.

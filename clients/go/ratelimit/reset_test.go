@@ -13,11 +13,11 @@ import (
 )
 
 // A reset with ENHANCE_YOUR_CALM is RESOURCE_EXHAUSTED, as too large a message is, and so never fails open.
-func TestToBeToldToCalmDownIsReturned(t *testing.T) {
-	client := clientOfResets(t, http2.ErrCodeEnhanceYourCalm)
+func TestEnhanceYourCalmIsReturned(t *testing.T) {
+	client := clientOfResetServer(t, http2.ErrCodeEnhanceYourCalm)
 	decision, err := client.Check(t.Context(), order)
-	told, isError := err.(*ratelimit.Error)
-	if !isError || told.Code != codes.ResourceExhausted || decision.Allowed {
+	exhausted, isError := err.(*ratelimit.Error)
+	if !isError || exhausted.Code != codes.ResourceExhausted || decision.Allowed {
 		t.Errorf("got %+v, %v", decision, err)
 	}
 	if got := client.Failures(); got != (ratelimit.Failures{}) {
@@ -25,19 +25,18 @@ func TestToBeToldToCalmDownIsReturned(t *testing.T) {
 	}
 }
 
-// A call that is reset for the server's own reasons, or that the server cancels, fails by the option.
-func TestAnyOtherResetIsAFaultOfTheService(t *testing.T) {
+// A call that the server resets with another code, or cancels, fails open.
+func TestAnyOtherResetIsAFailure(t *testing.T) {
 	for _, code := range []http2.ErrCode{http2.ErrCodeInternal, http2.ErrCodeCancel} {
-		decision, err := clientOfResets(t, code).Check(t.Context(), order)
-		if err != nil || decision.Reason != ratelimit.DegradedAllowed {
+		decision, err := clientOfResetServer(t, code).Check(t.Context(), order)
+		if err != nil || decision.Reason != ratelimit.ReasonDegradedAllowed {
 			t.Errorf("%v: got %+v, %v", code, decision, err)
 		}
 	}
 }
 
-// clientOfResets makes a client of a server that resets every call with that code, which gRPC servers do not let us
-// choose.
-func clientOfResets(t *testing.T, code http2.ErrCode) *ratelimit.Client {
+// clientOfResetServer is a client of a server that resets every call with that code, which gRPC servers do not expose.
+func clientOfResetServer(t *testing.T, code http2.ErrCode) *ratelimit.Client {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -53,7 +52,7 @@ func clientOfResets(t *testing.T, code http2.ErrCode) *ratelimit.Client {
 			go resetCalls(connection, code)
 		}
 	}()
-	client, err := ratelimit.New(listener.Addr().String(), ratelimit.WithDeadline(10*time.Second))
+	client, err := ratelimit.NewClient(listener.Addr().String(), ratelimit.WithDeadline(10*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +60,7 @@ func clientOfResets(t *testing.T, code http2.ErrCode) *ratelimit.Client {
 	return client
 }
 
-// resetCalls speaks HTTP/2 for as long as the connection lasts.
+// resetCalls serves one HTTP/2 connection until it is closed.
 func resetCalls(connection net.Conn, code http2.ErrCode) {
 	defer connection.Close()
 	preface := make([]byte, len(http2.ClientPreface))

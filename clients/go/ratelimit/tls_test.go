@@ -14,9 +14,9 @@ import (
 	"github.com/ratelimit-service/clients/go/ratelimit"
 )
 
-// With TLS, a server with a good certificate is asked, and one with another is not.
+// With TLS, a server with a valid certificate is called, and one with another is not.
 func TestTLS(t *testing.T) {
-	// net/http's tests have a certificate for example.com, and whoever trusts it.
+	// The test server of net/http has a certificate for example.com.
 	certified := httptest.NewTLSServer(nil)
 	defer certified.Close()
 	trusted := x509.NewCertPool()
@@ -27,9 +27,9 @@ func TestTLS(t *testing.T) {
 	}
 	defer server.Stop()
 	for name, want := range map[string]ratelimit.Origin{
-		"example.com": ratelimit.FromService, "other.test": ratelimit.FromFallback,
+		"example.com": ratelimit.OriginService, "other.test": ratelimit.OriginFallback,
 	} {
-		client, err := ratelimit.New(server.Address(), ratelimit.WithDeadline(10*time.Second),
+		client, err := ratelimit.NewClient(server.Address(), ratelimit.WithDeadline(10*time.Second),
 			ratelimit.WithTLS(&tls.Config{RootCAs: trusted, ServerName: name}))
 		if err != nil {
 			t.Fatal(err)

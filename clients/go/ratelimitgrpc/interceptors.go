@@ -1,6 +1,6 @@
-// Package ratelimitgrpc lets a gRPC server ask a ratelimit-service before each call.
+// Package ratelimitgrpc has interceptors for gRPC servers that check each call.
 //
-//	client, err := ratelimit.New("localhost:50051")
+//	client, err := ratelimit.NewClient("localhost:50051")
 //	server := grpc.NewServer(
 //		grpc.UnaryInterceptor(ratelimitgrpc.UnaryServerInterceptor(client)),
 //		grpc.StreamInterceptor(ratelimitgrpc.StreamServerInterceptor(client)))
@@ -15,18 +15,13 @@ import (
 	"github.com/ratelimit-service/clients/go/ratelimit"
 )
 
-// Checker decides calls. *ratelimit.Client is one.
-type Checker interface {
-	Check(ctx context.Context, request ratelimit.Request) (ratelimit.Decision, error)
-}
-
-// UnaryServerInterceptor asks the checker before each unary call. A call that is allowed goes on to the handler; any
-// other ends with the status of ratelimit.Refusal. The headers go into the initial metadata either way.
-func UnaryServerInterceptor(checker Checker, opts ...Option) grpc.UnaryServerInterceptor {
-	gate := newGate(checker, opts)
+// UnaryServerInterceptor checks each unary call with the client. An allowed call proceeds to the handler; any other ends
+// with the status of a ratelimit.Refusal. The headers are in the initial metadata either way.
+func UnaryServerInterceptor(client *ratelimit.Client, opts ...Option) grpc.UnaryServerInterceptor {
+	checker := newChecker(client, opts)
 	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		headers, err := gate.check(ctx, info.FullMethod)
-		if headers != nil {
+		headers, err := checker.check(ctx, info.FullMethod)
+		if headers.Len() > 0 {
 			if failed := grpc.SetHeader(ctx, headers); failed != nil {
 				return nil, failed
 			}
@@ -38,12 +33,12 @@ func UnaryServerInterceptor(checker Checker, opts ...Option) grpc.UnaryServerInt
 	}
 }
 
-// StreamServerInterceptor asks the checker once for each stream, at its start, and then does as UnaryServerInterceptor.
-func StreamServerInterceptor(checker Checker, opts ...Option) grpc.StreamServerInterceptor {
-	gate := newGate(checker, opts)
+// StreamServerInterceptor checks each stream once, at its start. The rest is as in UnaryServerInterceptor.
+func StreamServerInterceptor(client *ratelimit.Client, opts ...Option) grpc.StreamServerInterceptor {
+	checker := newChecker(client, opts)
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		headers, err := gate.check(stream.Context(), info.FullMethod)
-		if headers != nil {
+		headers, err := checker.check(stream.Context(), info.FullMethod)
+		if headers.Len() > 0 {
 			if failed := stream.SetHeader(headers); failed != nil {
 				return failed
 			}
@@ -55,10 +50,48 @@ func StreamServerInterceptor(checker Checker, opts ...Option) grpc.StreamServerI
 	}
 }
 
-// metadataOf is the value of an entry of the call's metadata. Empty when there is none.
-func metadataOf(ctx context.Context, name string) string {
-	if values := metadata.ValueFromIncomingContext(ctx, name); len(values) > 0 {
-		return values[0]
+type checker struct {
+	client  *ratelimit.Client
+	options options
+}
+
+func newChecker(client *ratelimit.Client, opts []Option) *checker {
+	o := defaults()
+	for _, apply := range opts {
+		apply(&o)
 	}
-	return ""
+	return &checker{client: client, options: o}
+}
+
+// check returns the initial metadata, and an error with a status when the call may not proceed.
+func (c *checker) check(ctx context.Context, method string) (metadata.MD, error) {
+	key := c.options.key(ctx, method)
+	if key == "" {
+		return c.refuse(ratelimit.RefusalForMissingKey())
+	}
+	decision, err := c.decide(ctx, method, key)
+	if err != nil {
+		if refusal, isCallers := ratelimit.RefusalForError(err); isCallers {
+			return c.refuse(refusal)
+		}
+		return nil, c.options.onError(ctx, method, err)
+	}
+	if refusal, refused := ratelimit.RefusalForDecision(decision); refused {
+		return c.refuse(refusal)
+	}
+	return metadata.New(ratelimit.LimitHeaders(decision, c.options.headerStyle)), nil
+}
+
+func (c *checker) decide(ctx context.Context, method, key string) (ratelimit.Decision, error) {
+	request := ratelimit.CheckRequest{
+		APIKey: key, Resource: c.options.resource(ctx, method), Cost: c.options.cost(ctx, method),
+	}
+	if request.Cost == 0 {
+		return c.client.Peek(ctx, request)
+	}
+	return c.client.Check(ctx, request)
+}
+
+func (c *checker) refuse(refusal ratelimit.Refusal) (metadata.MD, error) {
+	return metadata.New(refusal.Headers(c.options.headerStyle)), refusal.GRPCStatus().Err()
 }

@@ -31,11 +31,11 @@ const (
 
 var (
 	allow = scripted.Decide(&ratelimitv1.CheckLimitResponse{
-		Allowed: true, Reason: ratelimit.WithinLimit, Limit: "burst",
+		Allowed: true, Reason: ratelimit.ReasonWithinLimit, Limit: "burst",
 		Limits: []*ratelimitv1.WeighedLimit{{Name: "burst", Limit: 20, Remaining: 19, Window: durationpb.New(2 * time.Second)}},
 	})
 	over = scripted.Decide(&ratelimitv1.CheckLimitResponse{
-		Reason: ratelimit.OverLimit, Limit: "burst", RetryAfter: durationpb.New(1500 * time.Millisecond),
+		Reason: ratelimit.ReasonOverLimit, Limit: "burst", RetryAfter: durationpb.New(1500 * time.Millisecond),
 		Limits: []*ratelimitv1.WeighedLimit{{
 			Name: "burst", Limit: 20, WouldDeny: true, RetryAfter: durationpb.New(1500 * time.Millisecond),
 			Window: durationpb.New(2 * time.Second),
@@ -43,7 +43,7 @@ var (
 	})
 )
 
-// protected is a health service behind the interceptors, which ask a scripted server.
+// protected is a health service behind the interceptors, which call a scripted server.
 func protected(t *testing.T, options ...ratelimitgrpc.Option) (*scripted.Server, grpc_health_v1.HealthClient) {
 	t.Helper()
 	slog.SetDefault(slog.New(slog.DiscardHandler))
@@ -52,7 +52,7 @@ func protected(t *testing.T, options ...ratelimitgrpc.Option) (*scripted.Server,
 		t.Fatal(err)
 	}
 	t.Cleanup(service.Stop)
-	client, err := ratelimit.New(service.Address(), ratelimit.WithDeadline(10*time.Second))
+	client, err := ratelimit.NewClient(service.Address(), ratelimit.WithDeadline(10*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,14 +75,14 @@ func protected(t *testing.T, options ...ratelimitgrpc.Option) (*scripted.Server,
 	return service, grpc_health_v1.NewHealthClient(connection)
 }
 
-// answer is what a caller of the protected service gets.
-type answer struct {
+// response is what a caller of the protected service gets.
+type response struct {
 	headers metadata.MD
 	status  *status.Status
 }
 
-func (a answer) info() (info *errdetails.ErrorInfo, retry *errdetails.RetryInfo) {
-	for _, detail := range a.status.Details() {
+func (r response) info() (info *errdetails.ErrorInfo, retry *errdetails.RetryInfo) {
+	for _, detail := range r.status.Details() {
 		switch detail := detail.(type) {
 		case *errdetails.ErrorInfo:
 			info = detail
@@ -93,13 +93,13 @@ func (a answer) info() (info *errdetails.ErrorInfo, retry *errdetails.RetryInfo)
 	return info, retry
 }
 
-func check(ctx context.Context, service grpc_health_v1.HealthClient) answer {
+func check(ctx context.Context, service grpc_health_v1.HealthClient) response {
 	var headers metadata.MD
 	_, err := service.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.Header(&headers))
-	return answer{headers, status.Convert(err)}
+	return response{headers, status.Convert(err)}
 }
 
-func watch(ctx context.Context, service grpc_health_v1.HealthClient) answer {
+func watch(ctx context.Context, service grpc_health_v1.HealthClient) response {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watching, err := service.Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
@@ -110,12 +110,12 @@ func watch(ctx context.Context, service grpc_health_v1.HealthClient) answer {
 	if watching != nil {
 		headers, _ = watching.Header()
 	}
-	return answer{headers, status.Convert(err)}
+	return response{headers, status.Convert(err)}
 }
 
 var kinds = map[string]struct {
 	method string
-	call   func(context.Context, grpc_health_v1.HealthClient) answer
+	call   func(context.Context, grpc_health_v1.HealthClient) response
 }{
 	"unary": {unary, check}, "stream": {stream, watch},
 }
@@ -124,7 +124,7 @@ func withKey(t *testing.T) context.Context {
 	return metadata.AppendToOutgoingContext(t.Context(), "x-api-key", "k1")
 }
 
-// An allowed call reaches the service, and its initial metadata tells the limits.
+// An allowed call reaches the service, and its initial metadata has the headers.
 func TestAllowed(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -135,8 +135,8 @@ func TestAllowed(t *testing.T) {
 				got.headers.Get("ratelimit")[0] != `"burst";r=19;t=0` {
 				t.Errorf("got %v with %v", got.status, got.headers)
 			}
-			if asked := limiter.Attempts()[0].Request; asked.GetApiKey() != "k1" || asked.Resource != kind.method {
-				t.Errorf("the limiter was asked %v", asked)
+			if checked := limiter.Attempts()[0].Request; checked.GetApiKey() != "k1" || checked.Resource != kind.method {
+				t.Errorf("the limiter received %v", checked)
 			}
 		})
 	}
@@ -167,7 +167,7 @@ func TestOverTheLimit(t *testing.T) {
 	}
 }
 
-// A call without a key is UNAUTHENTICATED, and the limiter is not asked.
+// A call without a key is UNAUTHENTICATED with a challenge, and the limiter is not called.
 func TestNoKey(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -177,6 +177,9 @@ func TestNoKey(t *testing.T) {
 			info, _ := got.info()
 			if got.status.Code() != codes.Unauthenticated || info.GetReason() != "KEY_MISSING" || len(limiter.Attempts()) != 0 {
 				t.Errorf("got %v", got.status)
+			}
+			if challenge := got.headers.Get("www-authenticate"); len(challenge) != 1 || challenge[0] != "ApiKey" {
+				t.Errorf("got the metadata %v", got.headers)
 			}
 		})
 	}
@@ -188,7 +191,7 @@ func TestMalformed(t *testing.T) {
 		"api_key": codes.Unauthenticated, "resource": codes.InvalidArgument,
 	} {
 		limiter, service := protected(t)
-		malformed, err := status.New(codes.InvalidArgument, field+": no good").WithDetails(
+		malformed, err := status.New(codes.InvalidArgument, field+": invalid").WithDetails(
 			&errdetails.ErrorInfo{Reason: "INVALID_FIELD", Domain: "ratelimit.v1"},
 			&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: field}}})
 		if err != nil {
@@ -203,8 +206,8 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// A wrong setup of this server is INTERNAL: the caller must not take our bad token for its own.
-func TestAWrongSetupIsInternal(t *testing.T) {
+// A configuration error of this server is INTERNAL: the caller must not take our wrong token for its own.
+func TestAConfigurationErrorIsInternal(t *testing.T) {
 	limiter, service := protected(t)
 	limiter.Script(scripted.Fail(status.New(codes.Unauthenticated, "the token is not known")))
 	if got := check(withKey(t), service); got.status.Code() != codes.Internal {
@@ -212,7 +215,7 @@ func TestAWrongSetupIsInternal(t *testing.T) {
 	}
 }
 
-// A deadline too short for the limiter to answer in ends the call; it does not fail open.
+// A deadline too short for a response of the limiter ends the call; it does not fail open.
 func TestAShortDeadlineDoesNotFailOpen(t *testing.T) {
 	limiter, service := protected(t)
 	limiter.Script(scripted.Hang())
@@ -223,24 +226,34 @@ func TestAShortDeadlineDoesNotFailOpen(t *testing.T) {
 	}
 }
 
-// Key, resource, cost, style and the answer to errors are as the options say.
+// Key, resource, cost, header style and the response to errors are those of the options.
 func TestOptions(t *testing.T) {
 	limiter, service := protected(t,
 		ratelimitgrpc.WithKey(func(context.Context, string) string { return "fixed" }),
 		ratelimitgrpc.WithResource(func(_ context.Context, method string) string { return "grpc:" + method }),
-		ratelimitgrpc.WithCost(func(context.Context, string) uint32 { return 5 }),
-		ratelimitgrpc.WithStyle(ratelimit.Trio),
+		ratelimitgrpc.WithCost(func(context.Context, string) uint64 { return 5 }),
+		ratelimitgrpc.WithHeaderStyle(ratelimit.HeaderStyleRateLimit),
 		ratelimitgrpc.WithOnError(func(context.Context, string, error) error { return status.Error(codes.DataLoss, io.EOF.Error()) }))
 	limiter.Script(allow, scripted.Fail(status.New(codes.Unauthenticated, "no")))
 	got := check(t.Context(), service)
-	asked := limiter.Attempts()[0].Request
-	if asked.GetApiKey() != "fixed" || asked.Resource != "grpc:"+unary || asked.GetCost() != 5 {
-		t.Errorf("the limiter was asked %v", asked)
+	checked := limiter.Attempts()[0].Request
+	if checked.GetApiKey() != "fixed" || checked.Resource != "grpc:"+unary || checked.GetCost() != 5 {
+		t.Errorf("the limiter received %v", checked)
 	}
 	if remaining := got.headers.Get("ratelimit-remaining"); len(remaining) != 1 || remaining[0] != "19" {
 		t.Errorf("got the metadata %v", got.headers)
 	}
 	if got := check(t.Context(), service); got.status.Code() != codes.DataLoss {
 		t.Errorf("got %v", got.status)
+	}
+}
+
+// A cost of 0 is a peek.
+func TestACostOf0IsAPeek(t *testing.T) {
+	limiter, service := protected(t, ratelimitgrpc.WithCost(func(context.Context, string) uint64 { return 0 }))
+	limiter.Script(allow)
+	check(withKey(t), service)
+	if cost := limiter.Attempts()[0].Request.Cost; cost == nil || *cost != 0 {
+		t.Errorf("the limiter received the cost %v", cost)
 	}
 }

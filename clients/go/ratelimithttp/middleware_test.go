@@ -1,15 +1,16 @@
 package ratelimithttp_test
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ratelimit-service/clients/go/internal/scripted"
@@ -27,7 +28,7 @@ func site(t *testing.T, options ...ratelimithttp.Option) (*scripted.Server, *htt
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Stop)
-	client, err := ratelimit.New(server.Address(), ratelimit.WithDeadline(10*time.Second))
+	client, err := ratelimit.NewClient(server.Address(), ratelimit.WithDeadline(10*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,9 +60,9 @@ func get(t *testing.T, url string, headers map[string]string) (*http.Response, s
 	return response, string(body)
 }
 
-func over(limit string) scripted.Answer {
+func over(limit string) scripted.Response {
 	return scripted.Decide(&ratelimitv1.CheckLimitResponse{
-		Reason: ratelimit.OverLimit, Limit: limit, RetryAfter: durationpb.New(1500 * time.Millisecond),
+		Reason: ratelimit.ReasonOverLimit, Limit: limit, RetryAfter: durationpb.New(1500 * time.Millisecond),
 		Limits: []*ratelimitv1.WeighedLimit{{
 			Name: limit, Limit: 20, WouldDeny: true, Window: durationpb.New(2 * time.Second),
 			ResetAfter: durationpb.New(2 * time.Second), RetryAfter: durationpb.New(1500 * time.Millisecond),
@@ -69,18 +70,18 @@ func over(limit string) scripted.Answer {
 	})
 }
 
-// Key, resource and cost come from where the options say, and the headers are in the style they say.
+// Key, resource, cost and header style are those of the options.
 func TestOptions(t *testing.T) {
 	server, behind := site(t,
 		ratelimithttp.WithKey(func(r *http.Request) string { return r.URL.Query().Get("key") }),
 		ratelimithttp.WithResource(func(*http.Request) string { return "orders.list" }),
-		ratelimithttp.WithCost(func(*http.Request) uint32 { return 3 }),
-		ratelimithttp.WithStyle(ratelimit.XRateLimit))
+		ratelimithttp.WithCost(func(*http.Request) uint64 { return 3 }),
+		ratelimithttp.WithHeaderStyle(ratelimit.HeaderStyleXRateLimit))
 	server.Script(over("burst"))
 	response, body := get(t, behind.URL+"/?key=k1", nil)
 	request := server.Attempts()[0].Request
 	if request.GetApiKey() != "k1" || request.Resource != "orders.list" || request.GetCost() != 3 {
-		t.Errorf("the service was asked %v", request)
+		t.Errorf("the service received %v", request)
 	}
 	if response.StatusCode != http.StatusTooManyRequests || response.Header.Get("X-RateLimit-Limit") != "20" ||
 		response.Header.Get("X-RateLimit-Reset") != "2" || response.Header.Get("Retry-After") != "2" ||
@@ -89,8 +90,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// A path that is no text is refused without asking, and does not fail open.
-func TestAPathThatIsNoText(t *testing.T) {
+// A path that is not valid UTF-8 is refused without a call to the service, and does not fail open.
+func TestAPathThatIsNotUTF8(t *testing.T) {
 	server, behind := site(t)
 	server.Script()
 	response, body := get(t, behind.URL+"/%ff", map[string]string{"x-api-key": "k1"})
@@ -104,24 +105,24 @@ func TestAPathThatIsNoText(t *testing.T) {
 	}
 }
 
-type broken struct{}
-
-func (broken) Check(context.Context, ratelimit.Request) (ratelimit.Decision, error) {
-	return ratelimit.Decision{}, errors.New("the token is not good")
+// An error that is not the caller's goes to the function of the option, and the request does not pass.
+func TestOnError(t *testing.T) {
+	server, behind := site(t, ratelimithttp.WithOnError(func(w http.ResponseWriter, _ *http.Request, err error) {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+	}))
+	server.Script(scripted.Fail(status.New(codes.Unauthenticated, "the token is not known")))
+	response, body := get(t, behind.URL, map[string]string{"x-api-key": "k1"})
+	if response.StatusCode != http.StatusBadGateway || !strings.Contains(body, "the token is not known") {
+		t.Errorf("got %d with %q", response.StatusCode, body)
+	}
 }
 
-// An error of the setup goes to the function that the option names, and the request does not pass.
-func TestOnError(t *testing.T) {
-	passed := false
-	handler := ratelimithttp.Middleware(broken{}, ratelimithttp.WithOnError(
-		func(w http.ResponseWriter, _ *http.Request, err error) {
-			http.Error(w, err.Error(), http.StatusBadGateway)
-		},
-	))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true }))
-	behind := httptest.NewServer(handler)
-	defer behind.Close()
-	response, body := get(t, behind.URL, map[string]string{"x-api-key": "k1"})
-	if response.StatusCode != http.StatusBadGateway || body != "the token is not good\n" || passed {
-		t.Errorf("got %d with %q; passed is %v", response.StatusCode, body, passed)
+// A cost of 0 is a peek.
+func TestACostOf0IsAPeek(t *testing.T) {
+	server, behind := site(t, ratelimithttp.WithCost(func(*http.Request) uint64 { return 0 }))
+	server.Script(over("burst"))
+	get(t, behind.URL, map[string]string{"x-api-key": "k1"})
+	if cost := server.Attempts()[0].Request.Cost; cost == nil || *cost != 0 {
+		t.Errorf("the service received the cost %v", cost)
 	}
 }

@@ -1,8 +1,8 @@
 # ruff: noqa: INP001, S603, T201  a script that prints, and starts the one beside it
 """What a call of the client costs over a call of the bare stub, in CPU time of this process.
 
-Both call one server, which runs in a process of its own. Rounds of the two alternate, so that what else the machine
-does falls on both; the figure is the median of the rounds' ratios. Fails when it is above the bound.
+Both call one server, which runs in a process of its own. Rounds of the two alternate, so that other load on the
+machine affects both; the result is the median of the rounds' ratios. Fails when it is above the bound.
 
 Usage: python bench/overhead.py [CALLS] [ROUNDS]
 """
@@ -28,27 +28,27 @@ Round = Callable[[int], float]
 
 
 def sync_rounds(target: str) -> tuple[Round, Round]:
-    """How to time calls by the bare stub and by the client."""
+    """Timed rounds of calls by the bare stub and by the client."""
     stub = grpc.insecure_channel(target).unary_unary(
         _METHOD, CheckLimitRequest.SerializeToString, CheckLimitResponse.FromString
     )
     client = RateLimitClient(target, deadline=_DEADLINE)
     client.wait_until_connected()
 
-    def bare(calls: int) -> float:
+    def by_stub(calls: int) -> float:
         started = time.process_time()
         for _ in range(calls):
-            _must(stub(CheckLimitRequest(api_key=_KEY, resource="orders.create"), timeout=_DEADLINE).allowed)
+            _require(stub(CheckLimitRequest(api_key=_KEY, resource="orders.create"), timeout=_DEADLINE).allowed)
         return time.process_time() - started
 
-    def ours(calls: int) -> float:
+    def by_client(calls: int) -> float:
         started = time.process_time()
         for _ in range(calls):
-            _must(client.check(_KEY, "orders.create").allowed)
-        _must(client.failures.open == 0)
+            _require(client.check(_KEY, "orders.create").allowed)
+        _require(client.failures.open == 0)
         return time.process_time() - started
 
-    return bare, ours
+    return by_stub, by_client
 
 
 def async_rounds(target: str, loop: asyncio.AbstractEventLoop) -> tuple[Round, Round]:
@@ -62,41 +62,41 @@ def async_rounds(target: str, loop: asyncio.AbstractEventLoop) -> tuple[Round, R
     channel, client = loop.run_until_complete(connected())
     stub = channel.unary_unary(_METHOD, CheckLimitRequest.SerializeToString, CheckLimitResponse.FromString)
 
-    async def call_bare(calls: int) -> None:
+    async def call_stub(calls: int) -> None:
         for _ in range(calls):
-            answer = await stub(CheckLimitRequest(api_key=_KEY, resource="orders.create"), timeout=_DEADLINE)
-            _must(answer.allowed)
+            response = await stub(CheckLimitRequest(api_key=_KEY, resource="orders.create"), timeout=_DEADLINE)
+            _require(response.allowed)
 
-    async def call_ours(calls: int) -> None:
+    async def call_client(calls: int) -> None:
         for _ in range(calls):
-            _must((await client.check(_KEY, "orders.create")).allowed)
-        _must(client.failures.open == 0)
+            _require((await client.check(_KEY, "orders.create")).allowed)
+        _require(client.failures.open == 0)
 
-    def bare(calls: int) -> float:
+    def by_stub(calls: int) -> float:
         started = time.process_time()
-        loop.run_until_complete(call_bare(calls))
+        loop.run_until_complete(call_stub(calls))
         return time.process_time() - started
 
-    def ours(calls: int) -> float:
+    def by_client(calls: int) -> float:
         started = time.process_time()
-        loop.run_until_complete(call_ours(calls))
+        loop.run_until_complete(call_client(calls))
         return time.process_time() - started
 
-    return bare, ours
+    return by_stub, by_client
 
 
-def _must(served: bool) -> None:  # noqa: FBT001  what it checks
+def _require(served: bool) -> None:  # noqa: FBT001  what it checks
     if not served:
-        raise RuntimeError("a call was not answered by the server: the figures mean nothing")
+        raise RuntimeError("a call got no response from the server: the results mean nothing")
 
 
 def measure(name: str, rounds: tuple[Round, Round], calls: int, times: int) -> float:
-    """Print the figures of NAME. Returns how much more CPU the client takes, as a share of the stub's."""
-    bare, ours = rounds
-    bare(calls // 4)
-    ours(calls // 4)
-    pairs = [(bare(calls), ours(calls)) for _ in range(times)]
-    overhead = statistics.median(mine / stub for stub, mine in pairs) - 1
+    """Print the results of NAME. Returns how much more CPU the client takes, as a share of the stub's."""
+    by_stub, by_client = rounds
+    by_stub(calls // 4)
+    by_client(calls // 4)
+    pairs = [(by_stub(calls), by_client(calls)) for _ in range(times)]
+    overhead = statistics.median(client / stub for stub, client in pairs) - 1
     per_call = [statistics.median(column) / calls * 1e6 for column in zip(*pairs, strict=True)]
     print(f"{name:<8} stub {per_call[0]:6.1f} us  client {per_call[1]:6.1f} us  overhead {overhead:6.1%}")
     return overhead
@@ -105,7 +105,7 @@ def measure(name: str, rounds: tuple[Round, Round], calls: int, times: int) -> f
 def main(calls: int = 500, times: int = 21) -> None:
     """Measure both clients; exit with 1 if one is above the bound."""
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("answering.py"))],
+        [sys.executable, str(Path(__file__).with_name("server.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

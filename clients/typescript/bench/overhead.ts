@@ -1,7 +1,7 @@
 // Measures what a check costs over the bare generated stub, in CPU time of the calling process.
 //
 // The server is a process of its own, so that only the caller's work is counted. Both ways send the same calls with the
-// same deadline over one connection, in turns; the median of the rounds is told.
+// same deadline over one connection, alternating; the result is the median of the rounds.
 
 import { fork } from "node:child_process";
 import http2 from "node:http2";
@@ -17,9 +17,9 @@ const CALLERS = 16;
 const CALLS = 200; // of each caller, in each round
 const DEADLINE_MS = 5000;
 const KEY = "rlk_test_4fGh2kLm9PqR7sTv_9x8y7z6w5v4u3t2s1r0q9p8o7n6m5l4k3j2i1h0g";
-const BAR = 15; // per cent
+const BOUND = 15; // per cent
 
-/** Answers every call with the decision that a call on plan free gets. */
+/** Responds to every call with the decision of a call on plan free. */
 function serve(): void {
   const second = (seconds: number, nanos = 0) => ({ seconds: BigInt(seconds), nanos });
   const allowed = create(CheckLimitResponseSchema, {
@@ -63,10 +63,10 @@ async function measure(port: number): Promise<{ stub: number; client: number }> 
   const stubTimes: number[] = [];
   const clientTimes: number[] = [];
   for (let round = -3; round < ROUNDS; round++) {
-    const stubTime = await cpuOfARound(byStub);
-    const clientTime = await cpuOfARound(byClient);
+    const stubTime = await cpuOfRound(byStub);
+    const clientTime = await cpuOfRound(byClient);
     if (round >= 0) {
-      // The first ones are for the compiler to warm up.
+      // The first rounds warm up the compiler.
       stubTimes.push(stubTime);
       clientTimes.push(clientTime);
     }
@@ -77,7 +77,7 @@ async function measure(port: number): Promise<{ stub: number; client: number }> 
 }
 
 /** In microseconds a call. */
-async function cpuOfARound(call: () => Promise<unknown>): Promise<number> {
+async function cpuOfRound(call: () => Promise<unknown>): Promise<number> {
   const before = process.cpuUsage();
   await Promise.all(
     Array.from({ length: CALLERS }, async () => {
@@ -102,8 +102,8 @@ async function main(): Promise<void> {
   const overhead = (client / stub - 1) * 100;
   console.log(`Node ${process.version}, ${ROUNDS} rounds of ${CALLERS * CALLS} calls by ${CALLERS} callers`);
   console.log(`stub ${stub.toFixed(1)} us/call, client ${client.toFixed(1)} us/call, overhead ${overhead.toFixed(1)}%`);
-  if (overhead > BAR) {
-    console.log(`more than ${BAR}%`);
+  if (overhead > BOUND) {
+    console.log(`more than ${BOUND}%`);
     process.exitCode = 1;
   }
 }

@@ -1,127 +1,125 @@
 import { randomUUID } from "node:crypto";
-import { Connections, type Stub } from "./connections.js";
+import { type Client, createClient, type Transport } from "@connectrpc/connect";
+import { Connections } from "./connections.js";
 import { type Decision, decisionOf } from "./decision.js";
-import { Denials } from "./denials.js";
-import { RateLimitError } from "./error.js";
-import type { CheckLimitResponse } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
-import type { ClientOptions } from "./options.js";
-import { type CheckRequest, faultOf } from "./request.js";
+import { DenialCache } from "./denial_cache.js";
+import { errorOf, isFailure, type RateLimitError } from "./error.js";
+import type { Failures } from "./failures.js";
+import { type CheckLimitResponse, RateLimitService } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
+import { type ClientOptions, withDefaults } from "./options.js";
+import { type CheckRequest, validate } from "./request.js";
 import { isRefusedStream } from "./transport_error.js";
 
 /** How often one call is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
-const ATTEMPTS = 2;
+const MAX_ATTEMPTS = 2;
 
-/** How many calls the service could not be asked about, since the client was made. */
-export interface Failures {
-  /** How many were allowed. */
-  readonly open: number;
-  /** How many were denied. */
-  readonly closed: number;
-}
-
-/** Asks a ratelimit-service. Make one and keep it. */
+/** A client of the rate limit service. Create one and keep it. */
 export class RateLimitClient {
+  private readonly options: ReturnType<typeof withDefaults>;
   private readonly connections: Connections;
-  private readonly denials: Denials;
-  private readonly deadlineMs: number;
-  private readonly failOpen: boolean;
-  private readonly onFailure: (decision: Decision) => void;
-  private readonly headers: HeadersInit | undefined;
-  private readonly counted = { open: 0, closed: 0 };
+  private readonly stub: Client<typeof RateLimitService>;
+  private readonly denials: DenialCache;
+  private readonly metadata: HeadersInit | undefined;
+  private readonly counter = { open: 0, closed: 0 };
 
   /**
+   * It starts to connect but does not wait for that.
+   *
    * @param target host and port: `localhost:50051`.
-   * @throws RangeError if an option is out of bounds.
+   * @throws RangeError for an option out of bounds.
    */
   constructor(target: string, options: ClientOptions = {}) {
-    const { deadlineMs = 50, connections = 4, denialCacheSize = 10_000, denialCacheLongestMs = 60_000 } = options;
-    bound("deadlineMs", deadlineMs, deadlineMs > 0, "more than 0");
-    bound(
-      "connections",
-      connections,
-      Number.isInteger(connections) && connections >= 1,
-      "a whole number of at least 1",
-    );
-    bound(
-      "denialCacheSize",
-      denialCacheSize,
-      Number.isInteger(denialCacheSize) && denialCacheSize >= 0,
-      "a whole number of at least 0",
-    );
-    this.deadlineMs = deadlineMs;
-    this.failOpen = options.failOpen ?? true;
-    this.onFailure = options.onFailure ?? (() => {});
-    this.headers = options.token === undefined ? undefined : { authorization: `Bearer ${options.token}` };
-    this.denials = new Denials(denialCacheSize, denialCacheLongestMs, options.now ?? (() => performance.now()));
-    this.connections = new Connections(target, connections, options.tls);
+    this.options = withDefaults(options);
+    const { connections, denialCacheSize, denialCacheMaxAgeMs, token, tls, clock } = this.options;
+    this.metadata = token === undefined ? undefined : { authorization: `Bearer ${token}` };
+    this.denials = new DenialCache(denialCacheSize, denialCacheMaxAgeMs, clock);
+    this.connections = new Connections(target, connections, tls);
+    this.stub = createClient(RateLimitService, this.connections);
     this.connections.open();
   }
 
-  /** How many calls the service could not be asked about. */
+  /** How many calls failed open and closed since the client was created. */
   get failures(): Failures {
-    return { ...this.counted };
+    return { ...this.counter };
   }
 
   /**
-   * Decides one call and takes its cost. A denial is an answer, not an error.
+   * Decides one call and charges its cost, or nothing if it is denied.
    *
-   * @param signal ends the call early; it is then rejected with the signal's reason.
-   * @throws RateLimitError for what the caller or the setup is to blame for; never for a fault of the service.
+   * @param signal abandons the call, which is then rejected with the signal's reason: that never fails open.
+   * @throws RateLimitError for what the caller or the configuration has to fix; never for a failure of the service.
    */
   async check(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
-    const fault = faultOf(request);
-    if (fault !== undefined) {
-      throw fault;
+    const invalid = validate(request);
+    if (invalid !== undefined) {
+      throw invalid;
     }
-    // Only the service knows what it first answered to a request id of the caller's own.
+    // Only the service knows its first decision on a request id of the caller's own.
     const cacheable = request.requestId === undefined || request.requestId === "";
-    const remembered = cacheable ? this.denials.recall(request) : undefined;
-    if (remembered !== undefined) {
-      return remembered;
+    const cached = cacheable ? this.denials.get(request) : undefined;
+    if (cached !== undefined) {
+      return cached;
     }
     let decision: Decision;
     try {
-      decision = decisionOf(await this.ask(request, signal));
+      decision = decisionOf(await this.send(request, signal));
     } catch (thrown) {
       signal?.throwIfAborted();
-      return this.withoutAnswer(RateLimitError.from(thrown));
+      return this.failed(errorOf(thrown));
     }
     if (cacheable) {
-      this.denials.remember(request, decision);
+      this.denials.put(request, decision);
     }
     return decision;
   }
 
-  /** The next connection's generated stub, for batches and streams. It sends no token and sets no deadline. */
-  stub(): Stub {
-    return this.connections.pick();
+  /** Decides one call at a cost of 0: nothing is charged, and only the state of the key can deny it. */
+  async peek(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
+    return await this.check({ ...request, cost: 0 }, signal);
   }
 
-  /** Ends the connections, and with them the calls in flight. */
+  /**
+   * Waits for all connections, so that the first calls need not.
+   *
+   * @param signal ends the wait, which is then rejected with the signal's reason.
+   */
+  async waitUntilConnected(signal?: AbortSignal): Promise<void> {
+    await this.connections.wait(signal);
+  }
+
+  /**
+   * For the generated stubs (batches, streams, administration): a connection that rotates through all of the client's. It
+   * sends no token, sets no deadline and retries nothing.
+   */
+  connection(): Transport {
+    return this.connections;
+  }
+
+  /** Closes the connections. Calls in flight fail. */
   close(): void {
     this.connections.close();
   }
 
-  private async ask(request: CheckRequest, signal: AbortSignal | undefined): Promise<CheckLimitResponse> {
+  private async send(request: CheckRequest, signal: AbortSignal | undefined): Promise<CheckLimitResponse> {
     const message = messageOf(request);
-    const ends = performance.now() + this.deadlineMs;
-    const options = {
-      timeoutMs: this.deadlineMs,
-      ...(this.headers && { headers: this.headers }),
+    const ends = performance.now() + this.options.deadlineMs;
+    const callOptions = {
+      timeoutMs: this.options.deadlineMs,
+      ...(this.metadata && { headers: this.metadata }),
       ...(signal && { signal }),
     };
     for (let attempts = 1, refused = 0; ;) {
       try {
-        return await this.connections.pick().checkLimit(message, options);
+        return await this.stub.checkLimit(message, callOptions);
       } catch (thrown) {
-        options.timeoutMs = Math.floor(ends - performance.now());
-        if (options.timeoutMs <= 0 || signal?.aborted) {
+        callOptions.timeoutMs = Math.floor(ends - performance.now());
+        if (callOptions.timeoutMs <= 0 || signal?.aborted) {
           throw thrown;
         }
         if (isRefusedStream(thrown) && refused < this.connections.count) {
-          // The service has not seen it: a server that renews its connections refuses it once on each of them.
+          // The server has not processed it. One that closes its connections gracefully refuses it once on each of them.
           refused += 1;
-        } else if (attempts < ATTEMPTS && RateLimitError.from(thrown).code === "UNAVAILABLE") {
+        } else if (attempts < MAX_ATTEMPTS && errorOf(thrown).code === "UNAVAILABLE") {
           attempts += 1;
         } else {
           throw thrown;
@@ -130,14 +128,17 @@ export class RateLimitClient {
     }
   }
 
-  private withoutAnswer(failure: RateLimitError): Decision {
-    if (!failure.isFault) {
-      throw failure;
+  /** Decides by the options if the service failed, and otherwise throws the error. */
+  private failed(error: RateLimitError): Decision {
+    if (!isFailure(error)) {
+      throw error;
     }
-    this.counted[this.failOpen ? "open" : "closed"] += 1;
-    const decision: Decision = {
-      allowed: this.failOpen,
-      reason: this.failOpen ? "DEGRADED_ALLOWED" : "DEGRADED_DENIED",
+    const { failOpen, onFailure } = this.options;
+    this.counter[failOpen ? "open" : "closed"] += 1;
+    onFailure?.(error);
+    return {
+      allowed: failOpen,
+      reason: failOpen ? "DEGRADED_ALLOWED" : "DEGRADED_DENIED",
       source: "DEGRADED",
       origin: "FALLBACK",
       keyId: "",
@@ -146,28 +147,20 @@ export class RateLimitClient {
       limit: "",
       remaining: 0,
       limits: [],
-      failure,
+      failure: error,
     };
-    this.onFailure(decision);
-    return decision;
   }
 }
 
-/** The request on the wire, always with a request id. */
+/** The request as it is sent, always with a request id. */
 function messageOf(request: CheckRequest) {
   return {
     credential:
       request.keyId === undefined
         ? { case: "apiKey" as const, value: request.apiKey }
         : { case: "keyId" as const, value: request.keyId },
-    resource: request.resource,
+    resource: request.resource ?? "",
     requestId: request.requestId || randomUUID(),
     ...(request.cost !== undefined && { cost: request.cost }),
   };
-}
-
-function bound(option: string, value: number, good: boolean, words: string): void {
-  if (!good) {
-    throw new RangeError(`${option} is ${value}; it must be ${words}`);
-  }
 }

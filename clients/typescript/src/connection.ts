@@ -2,13 +2,13 @@ import type http2 from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Session } from "./session.js";
 
-/** After a connection could not be made, how long calls are told so before the next try. */
-const PAUSE_MS = 100;
+/** How long calls fail immediately after a failed attempt to connect, before the next attempt. */
+const BACKOFF_MS = 100;
 
 /**
- * Keeps one connection to a server, and makes a new one when it ends. It takes the place of connect-node's
- * Http2SessionManager, which leaves a session without a listener for its error when a call comes just after a GOAWAY: Node
- * then ends the process, and every server that renews its connections sends GOAWAYs.
+ * Keeps one connection to a server, and reconnects when it ends. It replaces connect-node's Http2SessionManager, which
+ * leaves a session without an error listener when a call is made right after a GOAWAY: Node.js then ends the process, and
+ * every server that closes its connections gracefully sends GOAWAYs.
  */
 export class Connection {
   private readonly sessions = new Set<Session>();
@@ -24,14 +24,14 @@ export class Connection {
   /** Connects if there is no connection. Rejects with UNAVAILABLE if that fails. */
   open(): Promise<Session> {
     if (this.isClosed) {
-      return Promise.reject(new ConnectError("the client was closed", Code.FailedPrecondition));
+      return Promise.reject(new ConnectError("the client is closed", Code.FailedPrecondition));
     }
     if (this.current === undefined) {
       const opening = Session.open(this.authority, this.options);
       this.current = opening;
       opening.then(
         (session) => this.keep(session),
-        () => setTimeout(() => this.forget(opening), PAUSE_MS).unref(),
+        () => setTimeout(() => this.forget(opening), BACKOFF_MS).unref(),
       );
     }
     return this.current;
@@ -51,10 +51,10 @@ export class Connection {
 
   /** Called by connect-node's transport. */
   notifyResponseByteRead(): void {
-    void this.current?.then((session) => session.heard(), ignore);
+    void this.current?.then((session) => session.received(), ignore);
   }
 
-  /** Ends the connection for good, and with it the calls in flight. */
+  /** Closes the connection permanently. Calls in flight fail. */
   close(): void {
     this.isClosed = true;
     for (const session of this.sessions) {
@@ -64,9 +64,9 @@ export class Connection {
   }
 
   private keep(session: Session): void {
-    for (const earlier of this.sessions) {
-      if (earlier.ended) {
-        this.sessions.delete(earlier);
+    for (const previous of this.sessions) {
+      if (previous.ended) {
+        this.sessions.delete(previous);
       }
     }
     this.sessions.add(session);
@@ -79,5 +79,5 @@ export class Connection {
   }
 }
 
-/** A connection that could not be made has been told to whoever asked for it. */
+/** The caller of `open` gets the error. */
 function ignore(): void {}

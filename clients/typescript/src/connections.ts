@@ -1,17 +1,19 @@
-import { type Client, createClient } from "@connectrpc/connect";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
+import type { ContextValues, StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { Connection } from "./connection.js";
-import { RateLimitService } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import type { ClientOptions } from "./options.js";
 
-/** A stub of the service. */
-export type Stub = Client<typeof RateLimitService>;
+/** How long to wait before another attempt to connect. */
+const RETRY_MS = 50;
 
-/** Several connections, each with a stub of its own, taken in turn. */
-export class Connections {
-  private readonly connections: Connection[] = [];
-  private readonly stubs: Stub[] = [];
+/** Rotates calls through several connections. It is itself a connection for any stub. */
+export class Connections implements Transport {
+  private readonly all: Connection[] = [];
+  private readonly transports: Transport[] = [];
   private next = 0;
+  private closed = false;
 
   /** @param target host and port: `localhost:50051`. */
   constructor(
@@ -22,36 +24,96 @@ export class Connections {
     const baseUrl = `${tls === undefined ? "http" : "https"}://${target}`;
     for (let i = 0; i < count; i++) {
       const connection = new Connection(new URL(baseUrl).origin, tls === true ? undefined : tls);
-      // An empty list, since answers are far smaller than what compression gains on.
+      // No compression: responses are far too small to gain from it.
       const transport = createGrpcTransport({ baseUrl, sessionManager: connection, acceptCompression: [] });
-      this.connections.push(connection);
-      this.stubs.push(createClient(RateLimitService, transport));
+      this.all.push(connection);
+      this.transports.push(transport);
     }
   }
 
-  /** The stub of the next connection. */
-  pick(): Stub {
-    const stub = this.stubs[this.next];
-    if (stub === undefined) {
-      throw new Error("a client has at least one connection");
-    }
-    this.next = (this.next + 1) % this.stubs.length;
-    return stub;
+  /** Makes a unary call over the next connection. */
+  unary<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: MessageInitShape<I>,
+    contextValues?: ContextValues,
+  ): Promise<UnaryResponse<I, O>> {
+    return this.pick().unary(method, signal, timeoutMs, header, input, contextValues);
   }
 
-  /** Connects at once rather than with the first call, whose deadline may be shorter than a handshake. */
+  /** Opens a stream over the next connection. */
+  stream<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodStreaming<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: AsyncIterable<MessageInitShape<I>>,
+    contextValues?: ContextValues,
+  ): Promise<StreamResponse<I, O>> {
+    return this.pick().stream(method, signal, timeoutMs, header, input, contextValues);
+  }
+
+  /** Connects now rather than with the first call, whose deadline may be shorter than a handshake. */
   open(): void {
-    for (const connection of this.connections) {
+    for (const connection of this.all) {
       connection.open().catch(() => {
-        // A call that needs the connection tries again, and is told.
+        // A call that needs the connection tries again, and gets the error.
       });
     }
   }
 
-  /** Ends all connections, and with them the calls in flight. */
+  /** Resolves once all connections are open. Rejects with the signal's reason if that ends first. */
+  async wait(signal: AbortSignal | undefined): Promise<void> {
+    for (const connection of this.all) {
+      while (!(await abortable(isOpen(connection), signal))) {
+        if (this.closed) {
+          throw new Error("the client is closed");
+        }
+        await abortable(sleep(RETRY_MS), signal);
+      }
+    }
+  }
+
+  /** Closes all connections. Calls in flight fail. */
   close(): void {
-    for (const connection of this.connections) {
+    this.closed = true;
+    for (const connection of this.all) {
       connection.close();
     }
+  }
+
+  private pick(): Transport {
+    const transport = this.transports[this.next];
+    if (transport === undefined) {
+      throw new Error("a client has at least one connection");
+    }
+    this.next = (this.next + 1) % this.transports.length;
+    return transport;
+  }
+}
+
+function isOpen(connection: Connection): Promise<boolean> {
+  return connection.open().then(
+    () => true,
+    () => false,
+  );
+}
+
+async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) {
+    return await promise;
+  }
+  signal.throwIfAborted();
+  let abort = () => {};
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason as Error);
+    signal.addEventListener("abort", abort);
+  });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
   }
 }

@@ -1,9 +1,9 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { detailsOf } from "./error_details.js";
-import { isLostConnection, isToldToCalmDown } from "./transport_error.js";
+import { isLostConnection, isEnhanceYourCalm } from "./transport_error.js";
 
 /** The name of a gRPC status code. */
-export type Status =
+export type StatusCode =
   | "CANCELLED"
   | "UNKNOWN"
   | "INVALID_ARGUMENT"
@@ -21,7 +21,7 @@ export type Status =
   | "DATA_LOSS"
   | "UNAUTHENTICATED";
 
-const STATUSES: Record<Code, Status> = {
+const STATUS_CODES: Record<Code, StatusCode> = {
   [Code.Canceled]: "CANCELLED",
   [Code.Unknown]: "UNKNOWN",
   [Code.InvalidArgument]: "INVALID_ARGUMENT",
@@ -40,11 +40,7 @@ const STATUSES: Record<Code, Status> = {
   [Code.Unauthenticated]: "UNAUTHENTICATED",
 };
 
-/**
- * The statuses that are faults of the service. Every other one is caused by the caller or the setup, and never fails
- * open: anybody who finds out how to cause one would pass.
- */
-const FAULTS: ReadonlySet<Status> = new Set([
+const FAILURE_CODES: ReadonlySet<StatusCode> = new Set([
   "UNAVAILABLE",
   "DEADLINE_EXCEEDED",
   "INTERNAL",
@@ -54,40 +50,53 @@ const FAULTS: ReadonlySet<Status> = new Set([
   "CANCELLED",
 ]);
 
-/** An error that the service answered with, or that says why it gave no answer. */
+/** An error that the service responded with, or the reason why there is no response. `message` is for people. */
 export class RateLimitError extends Error {
   override readonly name = "RateLimitError";
-  /** The gRPC status. */
-  readonly code: Status;
-  /** The name of a `ratelimit.v1.ErrorReason`. Empty when the answer has none. */
+  /** The gRPC status code. */
+  readonly code: StatusCode;
+  /** The name of a `ratelimit.v1.ErrorReason`, such as `INVALID_FIELD`. Empty when there is none. */
   readonly reason: string;
-  /** The first field at fault. Empty when no field is. */
+  /** The first invalid field, such as `cost`. Empty when there is none. */
   readonly field: string;
 
-  /** @param about `reason` and `field` are empty unless given. */
-  constructor(code: Status, message: string, about: { reason?: string; field?: string; cause?: unknown } = {}) {
-    super(message, { cause: about.cause });
+  /** @param details `reason` and `field` are empty unless given. */
+  constructor(code: StatusCode, message: string, details: { reason?: string; field?: string; cause?: unknown } = {}) {
+    super(message, { cause: details.cause });
     this.code = code;
-    this.reason = about.reason ?? "";
-    this.field = about.field ?? "";
-  }
-
-  /** Whether the service is at fault, rather than the caller or the setup. */
-  get isFault(): boolean {
-    return FAULTS.has(this.code);
-  }
-
-  /** What was thrown by a call. */
-  static from(thrown: unknown): RateLimitError {
-    const error = ConnectError.from(thrown);
-    return new RateLimitError(statusOf(error), error.rawMessage, { ...detailsOf(error), cause: error });
+    this.reason = details.reason ?? "";
+    this.field = details.field ?? "";
   }
 }
 
-/** The status as gRPC's own libraries tell it, which is what the contract goes by. */
-function statusOf(error: ConnectError): Status {
+/**
+ * Whether the service failed. Any other error is for the caller or the owner of the client to fix. Those never fail open:
+ * anybody who finds out how to cause one could bypass the limits.
+ */
+export function isFailure(error: RateLimitError): boolean {
+  return FAILURE_CODES.has(error.code);
+}
+
+/** The error for what a call has thrown. */
+export function errorOf(thrown: unknown): RateLimitError {
+  const error = ConnectError.from(thrown);
+  return new RateLimitError(codeOf(error), error.rawMessage, { ...detailsOf(error), cause: error });
+}
+
+/** The error for a field with a problem, in the form of the service's own. */
+export function invalidField(field: string, problem: string): RateLimitError {
+  return new RateLimitError("INVALID_ARGUMENT", `${field}: ${problem}`, { reason: "INVALID_FIELD", field });
+}
+
+/** The error for a field that is not a text, or whose text has no encoding in UTF-8. */
+export function invalidUtf8(field: string): RateLimitError {
+  return invalidField(field, "is not valid UTF-8");
+}
+
+/** The status code that gRPC's own libraries report, which is that of the contract. */
+function codeOf(error: ConnectError): StatusCode {
   if (isLostConnection(error)) {
     return "UNAVAILABLE";
   }
-  return isToldToCalmDown(error) ? "RESOURCE_EXHAUSTED" : STATUSES[error.code];
+  return isEnhanceYourCalm(error) ? "RESOURCE_EXHAUSTED" : STATUS_CODES[error.code];
 }

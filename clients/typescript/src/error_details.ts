@@ -3,7 +3,7 @@ import type { ConnectError } from "@connectrpc/connect";
 
 /**
  * Reads the two details that the client needs, `google.rpc.ErrorInfo` and `google.rpc.BadRequest`, field by field: their
- * messages are no part of this package.
+ * messages are not part of this package.
  */
 export function detailsOf(error: ConnectError): { reason: string; field: string } {
   const found = { reason: "", field: "" };
@@ -20,7 +20,7 @@ export function detailsOf(error: ConnectError): { reason: string; field: string 
   return found;
 }
 
-/** The bytes of field 1, which is the one of interest in each of these messages. Empty when there is none. */
+/** The bytes of field 1, the only one that is read of each of these messages. Empty when there is none. */
 function firstField(message: Uint8Array): Uint8Array {
   const reader = new BinaryReader(message);
   while (reader.pos < reader.len) {

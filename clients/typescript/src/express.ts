@@ -1,43 +1,38 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { type Checker, judge, type MiddlewareOptions, resourceOf, single } from "./gate.js";
+import type { RateLimitClient } from "./client.js";
+import { checkRequest, methodAndPath, type MiddlewareOptions, xApiKey } from "./middleware.js";
 
 /** What the middleware needs of Express's request. */
-export interface ExpressRequest extends IncomingMessage {
+interface Request extends IncomingMessage {
   /** The path under which the router is mounted. */
   baseUrl: string;
-  /** The path below that, as Express matches its routes against it. */
+  /** The path below that, which Express matches its routes against. */
   path: string;
 }
 
-/** A middleware for Express. */
-export type ExpressMiddleware = (
-  request: ExpressRequest,
-  response: ServerResponse,
-  next: (error?: unknown) => void,
-) => void;
+type Middleware = (request: Request, response: ServerResponse, next: (error?: unknown) => void) => void;
 
 /**
- * Asks the checker before each request. A request that is allowed goes on, and its answer gets the headers; any other is
- * answered here, with a body of type `application/problem+json`. An error of the setup is handed to Express.
+ * Middleware for Express that checks each request with the client. An allowed request proceeds, and its response gets the
+ * headers; any other gets the response of a `Refusal`, with a body of type `application/problem+json`. An error that is not
+ * the caller's is passed to Express, which responds with 500.
  */
-export function rateLimit(checker: Checker, options: MiddlewareOptions<ExpressRequest> = {}): ExpressMiddleware {
-  const key = options.key ?? ((request) => single(request.headers["x-api-key"]));
-  // The path that Express itself routes by, so that no spelling of the request's target goes past its limit.
-  const resource = options.resource ?? ((request) => resourceOf(request.method, request.baseUrl + request.path));
+export function rateLimitMiddleware(client: RateLimitClient, options: MiddlewareOptions<Request> = {}): Middleware {
+  // The path that Express itself routes by, so that no spelling of the target bypasses its limit.
+  const resource = (request: Request) => methodAndPath(request.method, request.baseUrl + request.path);
   return (request, response, next) => {
-    const call = { key: key(request), resource: () => resource(request), cost: () => options.cost?.(request) };
-    judge(checker, call, options.style)
-      .then((verdict) => {
-        for (const [name, value] of Object.entries(verdict.headers)) {
+    checkRequest(client, request, options, { key: xApiKey, resource })
+      .then(({ headers, refusal }) => {
+        for (const [name, value] of Object.entries(headers)) {
           response.setHeader(name, value);
         }
-        if (verdict.problem === undefined) {
+        if (refusal === undefined) {
           next();
           return;
         }
-        response.statusCode = verdict.problem.status;
+        response.statusCode = refusal.httpStatus;
         response.setHeader("Content-Type", "application/problem+json");
-        response.end(JSON.stringify(verdict.problem));
+        response.end(JSON.stringify(refusal.problem()));
       })
       .catch(next);
   };

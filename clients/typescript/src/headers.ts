@@ -1,59 +1,50 @@
-import type { Decision, WeighedLimit } from "./decision.js";
+import type { Decision, LimitResult } from "./decision.js";
 
 /**
- * A way of telling limits in headers. `ietf`: `RateLimit-Policy` and `RateLimit` with every limit
- * (draft-ietf-httpapi-ratelimit-headers-11). `x-ratelimit`: `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the binding limit,
- * where Reset counts seconds from now. `ratelimit`: the same three without `X-`.
+ * Which headers a caller gets. `ietf`: `RateLimit-Policy` and `RateLimit` with every limit
+ * (draft-ietf-httpapi-ratelimit-headers-11). `x-ratelimit`: `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the binding
+ * limit, where Reset is in seconds from now. `ratelimit`: the same three without `X-`.
  */
 export type HeaderStyle = "ietf" | "x-ratelimit" | "ratelimit";
 
-/** Names and values. */
-export type Headers = Record<string, string>;
-
-/** What a 401 must say. */
-export const AUTHENTICATE: Headers = { "WWW-Authenticate": "ApiKey" };
-
-const BAD_KEY: ReadonlySet<unknown> = new Set(["KEY_UNKNOWN", "KEY_REVOKED", "KEY_EXPIRED"]);
-
 /**
- * What to tell the caller beside the answer, allowed or denied: the limits in the given style, `Retry-After` on a denial
- * that a wait will end, and `WWW-Authenticate` on one for a key that is not good. Limits in mode shadow are never told. Seconds
- * are rounded up.
+ * The headers for a decision: its limits in the given style, and `Retry-After` on a denial that ends after a wait. Seconds
+ * are rounded up. Limits in mode shadow are left out.
  */
-export function headersOf(decision: Decision, style: HeaderStyle = "ietf"): Headers {
-  const headers = style === "ietf" ? everyLimit(decision) : bindingLimit(decision, style);
+export function limitHeaders(decision: Decision, style: HeaderStyle = "ietf"): Record<string, string> {
+  const headers = style === "ietf" ? allLimits(decision) : bindingLimit(decision, style);
   const seconds = retryAfterSeconds(decision);
   if (seconds !== undefined) {
     headers["Retry-After"] = String(seconds);
   }
-  return !decision.allowed && BAD_KEY.has(decision.reason) ? { ...headers, ...AUTHENTICATE } : headers;
+  return headers;
 }
 
-/** Never earlier than what the headers say of the limit that denies. Absent when no wait is to be told. */
+/** The `Retry-After` of a denial, not before what the headers have for the binding limit. Absent when it has none. */
 export function retryAfterSeconds(decision: Decision): number | undefined {
   if (decision.allowed || decision.retryAfterMs === undefined) {
     return undefined;
   }
   const limit = binding(decision);
-  const toWait = limit?.wouldDeny ? secondsToWait(limit) : 0;
-  return Math.max(wholeSeconds(decision.retryAfterMs), toWait);
+  const wait = limit?.wouldDeny ? secondsToWait(limit) : 0;
+  return Math.max(wholeSeconds(decision.retryAfterMs), wait);
 }
 
-function everyLimit(decision: Decision): Headers {
-  const told = decision.limits.filter((limit) => !limit.shadow);
-  if (told.length === 0) {
+function allLimits(decision: Decision): Record<string, string> {
+  const limits = decision.limits.filter((limit) => !limit.shadow);
+  if (limits.length === 0) {
     return {};
   }
-  // A name is of a-z, 0-9, `_`, `-` and `.`: nothing to escape in a structured string.
+  // A name has only a-z, 0-9, `_`, `-` and `.`: nothing to escape in a structured field.
   return {
-    "RateLimit-Policy": told
+    "RateLimit-Policy": limits
       .map((limit) => `"${limit.name}";q=${limit.limit};w=${Math.max(1, wholeSeconds(limit.windowMs))}`)
       .join(", "),
-    RateLimit: told.map((limit) => `"${limit.name}";r=${limit.remaining};t=${secondsToWait(limit)}`).join(", "),
+    RateLimit: limits.map((limit) => `"${limit.name}";r=${limit.remaining};t=${secondsToWait(limit)}`).join(", "),
   };
 }
 
-function bindingLimit(decision: Decision, style: "x-ratelimit" | "ratelimit"): Headers {
+function bindingLimit(decision: Decision, style: "x-ratelimit" | "ratelimit"): Record<string, string> {
   const limit = binding(decision);
   if (limit === undefined) {
     return {};
@@ -66,12 +57,12 @@ function bindingLimit(decision: Decision, style: "x-ratelimit" | "ratelimit"): H
   };
 }
 
-function binding(decision: Decision): WeighedLimit | undefined {
+function binding(decision: Decision): LimitResult | undefined {
   return decision.limits.find((limit) => limit.name === decision.limit && !limit.shadow);
 }
 
-/** Until the limit no longer denies, or else until it is untouched. */
-function secondsToWait(limit: WeighedLimit): number {
+/** Until the limit no longer denies, or otherwise until it is back to its full amount. */
+function secondsToWait(limit: LimitResult): number {
   return wholeSeconds(limit.wouldDeny ? (limit.retryAfterMs ?? limit.resetAfterMs) : limit.resetAfterMs);
 }
 

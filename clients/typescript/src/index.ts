@@ -1,8 +1,9 @@
-export { RateLimitClient, type Failures } from "./client.js";
-export type { Decision, Origin, Reason, Source, WeighedLimit } from "./decision.js";
-export { RateLimitError, type Status } from "./error.js";
-export type { Checker, MiddlewareOptions } from "./gate.js";
-export { headersOf, type Headers, type HeaderStyle } from "./headers.js";
+export { RateLimitClient } from "./client.js";
+export type { Decision, LimitResult, Origin, Reason, Source } from "./decision.js";
+export { RateLimitError } from "./error.js";
+export type { Failures } from "./failures.js";
+export { type HeaderStyle, limitHeaders } from "./headers.js";
+export type { MiddlewareOptions } from "./middleware.js";
 export type { ClientOptions } from "./options.js";
-export { MISSING_KEY, type Problem, problemOf, problemOfError } from "./refusal.js";
-export type { CheckRequest, Credential } from "./request.js";
+export { type Problem, Refusal } from "./refusal.js";
+export type { CheckRequest } from "./request.js";

@@ -1,27 +1,61 @@
 import type { SecureClientSessionOptions } from "node:http2";
-import type { Decision } from "./decision.js";
+import type { RateLimitError } from "./error.js";
 
-/** How a client works. Everything has a default. */
+/** The options of a client. */
 export interface ClientOptions {
-  /** The time for a whole call, its retry included, in milliseconds. More than 0; the default is 50. */
+  /** Milliseconds for a whole call, including its retry. More than 0; the default is 50. */
   deadlineMs?: number;
-  /** What a call gets when the service cannot be asked: allowed (true, the default) or denied. */
+  /** Whether a call is allowed (true, the default) or denied when the service fails. */
   failOpen?: boolean;
-  /** Called once for each call whose decision the client made by itself; `decision.failure` says why. */
-  onFailure?: (decision: Decision) => void;
+  /** Called once for each call that failed open or closed. Keep it fast. */
+  onFailure?: (error: RateLimitError) => void;
   /**
-   * Connections that the calls are spread over in turn: at least 1; the default is 4. A server with several workers
-   * behind one port, and most load balancers, spread connections, not calls.
+   * Connections that calls rotate through. At least 1; the default is 4. A server with several workers behind one port,
+   * and most load balancers, distribute connections, not calls.
    */
   connections?: number;
-  /** Denials remembered: 0 or more; 0 remembers none. The default is 10,000. */
+  /** How many denials are cached. 0 or more, where 0 disables the cache; the default is 10,000. */
   denialCacheSize?: number;
-  /** The longest that a denial is remembered, in milliseconds, so that a raised limit is noticed. The default is a minute. */
-  denialCacheLongestMs?: number;
-  /** Sent as `authorization: Bearer <token>` with each call. */
+  /**
+   * Milliseconds after which a cached denial is checked again, so that a raised limit takes effect. More than 0; the
+   * default is 60,000.
+   */
+  denialCacheMaxAgeMs?: number;
+  /** Sent as `authorization: Bearer <token>` with every call. The default sends no token. */
   token?: string;
-  /** Encrypts the connections: `true` takes Node's certificate authorities. Absent means clear text. */
+  /** Encrypts the connections: `true` trusts the CAs of Node.js. The default is plaintext. */
   tls?: true | SecureClientSessionOptions;
-  /** The clock by which remembered denials end, in milliseconds. The default never steps back. Deadlines run in real time. */
-  now?: () => number;
+  /**
+   * The clock by which cached denials expire, in milliseconds that never decrease. The default is `performance.now`.
+   * Deadlines run in real time.
+   */
+  clock?: () => number;
+}
+
+const DEFAULTS = {
+  deadlineMs: 50,
+  failOpen: true,
+  connections: 4,
+  denialCacheSize: 10_000,
+  denialCacheMaxAgeMs: 60_000,
+  clock: () => performance.now(),
+} satisfies ClientOptions;
+
+/** The options with their defaults. Throws RangeError for one that is out of bounds. */
+export function withDefaults(
+  options: ClientOptions,
+): ClientOptions & Required<Pick<ClientOptions, keyof typeof DEFAULTS>> {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  const complete: ReturnType<typeof withDefaults> = { ...DEFAULTS, ...(Object.fromEntries(given) as ClientOptions) };
+  for (const name of ["deadlineMs", "denialCacheMaxAgeMs"] as const) {
+    if (!(complete[name] > 0)) {
+      throw new RangeError(`${name} is ${complete[name]}; it must be more than 0`);
+    }
+  }
+  for (const [name, minimum] of [["connections", 1] as const, ["denialCacheSize", 0] as const]) {
+    if (!Number.isInteger(complete[name]) || complete[name] < minimum) {
+      throw new RangeError(`${name} is ${complete[name]}; it must be a whole number of at least ${minimum}`);
+    }
+  }
+  return complete;
 }

@@ -1,61 +1,104 @@
 import type { Decision } from "./decision.js";
-import type { RateLimitError } from "./error.js";
-import { retryAfterSeconds } from "./headers.js";
+import { RateLimitError, type StatusCode } from "./error.js";
+import { type HeaderStyle, limitHeaders, retryAfterSeconds } from "./headers.js";
 
-const TITLES = {
+type HttpStatus = 400 | 401 | 403 | 429 | 503;
+
+const QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+const TITLES: Record<HttpStatus, string> = {
   400: "Bad Request",
   401: "Unauthorized",
   403: "Forbidden",
   429: "Request cannot be satisfied as assigned quota has been exceeded",
   503: "Service Unavailable",
-} as const;
+};
 
-const QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+const CODES: Record<HttpStatus, StatusCode> = {
+  400: "INVALID_ARGUMENT",
+  401: "UNAUTHENTICATED",
+  403: "PERMISSION_DENIED",
+  429: "RESOURCE_EXHAUSTED",
+  503: "UNAVAILABLE",
+};
 
 /** A body of type `application/problem+json` (RFC 9457). */
 export interface Problem {
   readonly type: string;
   readonly title: string;
-  readonly status: keyof typeof TITLES;
-  /** For people. */
+  readonly status: number;
   readonly detail: string;
-  /** For programs: the name of a reason, or KEY_MISSING. */
   readonly reason: string;
   /** With 429: the enforced limits that deny, in the plan's order. */
   readonly "violated-policies"?: readonly string[];
 }
 
-/** What to answer when a request came without an API key. */
-export const MISSING_KEY = problem(401, "KEY_MISSING", "No API key was sent.");
+/** The response to a caller whose call may not proceed. */
+export class Refusal {
+  /** 400, 401, 403, 429 or 503. */
+  readonly httpStatus: HttpStatus;
+  /** The gRPC status code. */
+  readonly code: StatusCode;
+  /** For programs: the name of a reason or of a `ratelimit.v1.ErrorReason`, or KEY_MISSING. */
+  readonly reason: string;
+  /** For people. */
+  readonly detail: string;
+  private readonly decision: Decision | undefined;
 
-/** What to answer the caller. Undefined when the call may go on. */
-export function problemOf(decision: Decision): Problem | undefined {
-  if (decision.allowed) {
-    return undefined;
+  private constructor(httpStatus: HttpStatus, reason: string, detail: string, decision?: Decision) {
+    this.httpStatus = httpStatus;
+    this.code = CODES[httpStatus];
+    this.reason = reason;
+    this.detail = detail;
+    this.decision = decision;
   }
-  const [status, detail] = told(decision);
-  const refusal = problem(status, String(decision.reason), detail);
-  if (status !== 429) {
-    return refusal;
+
+  /** The response to a denial. Undefined when the call may proceed. */
+  static forDecision(decision: Decision): Refusal | undefined {
+    if (decision.allowed) {
+      return undefined;
+    }
+    const [httpStatus, detail] = responseTo(decision);
+    return new Refusal(httpStatus, String(decision.reason), detail, decision);
   }
-  const violated = decision.limits.filter((limit) => limit.wouldDeny && !limit.shadow).map((limit) => limit.name);
-  return { ...refusal, ...(violated.length > 0 && { "violated-policies": violated }) };
+
+  /** The response to an invalid call. Undefined for any other error, which is not the caller's. */
+  static forError(error: unknown): Refusal | undefined {
+    if (!(error instanceof RateLimitError) || error.code !== "INVALID_ARGUMENT") {
+      return undefined;
+    }
+    return error.field === "api_key"
+      ? new Refusal(401, error.reason, "The API key is malformed.")
+      : new Refusal(400, error.reason, error.message);
+  }
+
+  /** The response to a call without an API key. */
+  static forMissingKey(): Refusal {
+    return new Refusal(401, "KEY_MISSING", "No API key was sent.");
+  }
+
+  /** The headers: those of the decision in the given style, and `WWW-Authenticate` with 401. */
+  headers(style: HeaderStyle = "ietf"): Record<string, string> {
+    const headers = this.decision === undefined ? {} : limitHeaders(this.decision, style);
+    if (this.httpStatus === 401) {
+      headers["WWW-Authenticate"] = "ApiKey"; // RFC 9110 requires a challenge with every 401
+    }
+    return headers;
+  }
+
+  /** The body of the HTTP response. */
+  problem(): Problem {
+    const { httpStatus: status, detail, reason } = this;
+    const problem = { type: "about:blank", title: TITLES[status], status, detail, reason };
+    if (status !== 429) {
+      return problem;
+    }
+    const violated = (this.decision?.limits ?? []).filter((limit) => limit.wouldDeny && !limit.shadow);
+    return { ...problem, type: QUOTA_EXCEEDED, "violated-policies": violated.map((limit) => limit.name) };
+  }
 }
 
-/**
- * What to answer the caller when a check threw an error for which the caller is to blame: a request that the service calls
- * malformed. Undefined for every other error.
- */
-export function problemOfError(error: RateLimitError): Problem | undefined {
-  if (error.code !== "INVALID_ARGUMENT") {
-    return undefined;
-  }
-  return error.field === "api_key"
-    ? problem(401, error.reason, "The API key is malformed.")
-    : problem(400, error.reason, error.message);
-}
-
-function told(decision: Decision): [keyof typeof TITLES, string] {
+function responseTo(decision: Decision): [HttpStatus, string] {
   switch (decision.reason) {
     case "OVER_LIMIT": {
       const seconds = retryAfterSeconds(decision);
@@ -77,8 +120,4 @@ function told(decision: Decision): [keyof typeof TITLES, string] {
     default:
       return [403, "The call was denied."];
   }
-}
-
-function problem(status: keyof typeof TITLES, reason: string, detail: string): Problem {
-  return { type: status === 429 ? QUOTA_EXCEEDED : "about:blank", title: TITLES[status], status, detail, reason };
 }

@@ -1,23 +1,22 @@
-import { RateLimitError } from "./error.js";
+import { invalidField, invalidUtf8, type RateLimitError } from "./error.js";
 
-/** Whose call it is: the secret API key as the caller presented it, or a key's public id (needs a token of role gateway). */
-export type Credential = { apiKey: string; keyId?: undefined } | { keyId: string; apiKey?: undefined };
+/** The secret API key as the caller presented it, or a key's public id (needs a token of role gateway). */
+type Key = { apiKey: string; keyId?: undefined } | { keyId: string; apiKey?: undefined };
 
 /** One call to decide. */
-export type CheckRequest = Credential & {
-  /** What is being called: at most 256 bytes, no control characters. Empty matches only limits for `*`. */
-  resource: string;
-  /** Tokens that the call takes: 0 to 1,000,000. Absent means 1. 0 only looks: nothing is taken and nothing is denied. */
+export type CheckRequest = Key & {
+  /** What is being called: at most 256 bytes, no control characters. Absent or empty matches only limits for `*`. */
+  resource?: string;
+  /** In tokens: 0 to 1,000,000, where 0 is a `peek`. Absent means 1. */
   cost?: number;
   /**
-   * Makes the call idempotent: at most 128 bytes. Absent means a fresh one for each call, so that a retry of the client
-   * is never charged twice. A gateway that may ask again itself sends its own, and then the service is always
-   * asked, never the cache.
+   * Makes the call idempotent: at most 128 bytes. Repeated within the service's window, it is charged once and gets the
+   * first decision, which is never cached. If absent, the client generates one for its own retry.
    */
   requestId?: string;
 };
 
-/** The texts of a request, by their names on the wire. */
+/** The texts of a request, with their field names in the API. */
 const TEXTS = [
   ["api_key", "apiKey"],
   ["key_id", "keyId"],
@@ -28,42 +27,37 @@ const TEXTS = [
 /** Half of a surrogate pair, which has no encoding in UTF-8. */
 const LONE_SURROGATE = /\p{Surrogate}/u;
 
-/** Bytes of a message that the service takes. */
-const LARGEST_MESSAGE = 64 * 1024;
+/** The service rejects larger messages. A text above it would only use up the deadline on its way. */
+const MAX_MESSAGE_BYTES = 64 * 1024;
 
-const LARGEST_UINT32 = 0xffff_ffff;
+/** The largest cost that the service accepts. */
+const MAX_COST = 1_000_000;
+
+/** The largest cost that can be encoded. */
+const MAX_UINT32 = 0xffff_ffff;
 
 /**
- * What cannot be sent as it is. It is told here because encoders report some of it as INTERNAL and a long text uses up the
- * deadline on its way, which would fail open for whoever calls a gateway with it; the rest they mend with U+FFFD, which
- * would make one resource of many.
+ * The error for what cannot be sent. Encoders report some of it as INTERNAL, and an oversized text uses up the deadline:
+ * both would fail open for whoever calls a gateway with them. The rest they repair with U+FFFD, which would merge many
+ * resources into one.
  */
-export function faultOf(request: CheckRequest): RateLimitError | undefined {
+export function validate(request: CheckRequest): RateLimitError | undefined {
   for (const [field, name] of TEXTS) {
     const text: unknown = request[name];
     if (text === undefined) {
       continue;
     }
     if (typeof text !== "string" || LONE_SURROGATE.test(text)) {
-      return notText(field);
+      return invalidUtf8(field);
     }
     const size = Buffer.byteLength(text);
-    if (size > LARGEST_MESSAGE) {
-      return invalid(field, `has ${size} bytes; a whole message takes at most ${LARGEST_MESSAGE}`);
+    if (size > MAX_MESSAGE_BYTES) {
+      return invalidField(field, `has ${size} bytes; a whole message has at most ${MAX_MESSAGE_BYTES}`);
     }
   }
   const { cost = 1 } = request;
-  if (!Number.isInteger(cost) || cost < 0 || cost > LARGEST_UINT32) {
-    return invalid("cost", `is ${cost}; it must be a whole number between 0 and 1000000`);
+  if (!Number.isInteger(cost) || cost < 0 || cost > MAX_UINT32) {
+    return invalidField("cost", `is ${cost}; it must be between 0 and ${MAX_COST}`);
   }
   return undefined;
-}
-
-/** The error for a field that is no text, or whose text has no encoding in UTF-8. */
-export function notText(field: string): RateLimitError {
-  return invalid(field, "is not valid UTF-8");
-}
-
-function invalid(field: string, what: string): RateLimitError {
-  return new RateLimitError("INVALID_ARGUMENT", `${field}: ${what}`, { reason: "INVALID_FIELD", field });
 }

@@ -4,18 +4,18 @@ import { Code, ConnectError } from "@connectrpc/connect";
 /** How long a handshake may take. */
 const HANDSHAKE_MS = 2000;
 
-/** After that long without a word from the server, the next call also asks whether it is still there. */
-const QUIET_MS = 10_000;
+/** After that long without data from the server, the next call also pings it. */
+const IDLE_MS = 10_000;
 
-/** How long the server may take to say so. */
+/** How long the server may take to respond to a ping. */
 const PING_MS = 2000;
 
 /** One HTTP/2 session, from its handshake to its end. */
 export class Session {
-  /** Whether it takes new streams: false before the handshake, after a GOAWAY, and once it has ended. */
+  /** Whether it accepts new streams: false before the handshake, after a GOAWAY, and once it has ended. */
   private usable = false;
   private streams = 0;
-  private heardAt = 0;
+  private receivedAt = 0;
   private pinging = false;
 
   private constructor(private readonly http: http2.ClientHttp2Session) {}
@@ -26,26 +26,26 @@ export class Session {
       const http = http2.connect(authority, options);
       const session = new Session(http);
       const timer = setTimeout(() => http.destroy(new Error(`no handshake within ${HANDSHAKE_MS} ms`)), HANDSHAKE_MS);
-      // These listeners stay for as long as the session lives: an error that nobody listens to would end the process.
+      // These listeners stay until the session ends: an error without a listener would end the process.
       http.on("error", (error) => reject(unavailable(`cannot connect to ${authority}: ${error.message}`, error)));
       http.on("close", () => {
         clearTimeout(timer);
         session.usable = false;
-        reject(unavailable(`cannot connect to ${authority}: it was closed`));
+        reject(unavailable(`cannot connect to ${authority}: the connection was closed`));
       });
       http.on("goaway", () => (session.usable = false));
       http.on("connect", () => {
         clearTimeout(timer);
         session.usable = true;
-        session.heardAt = performance.now();
-        // A connection without calls does not keep a process from ending.
+        session.receivedAt = performance.now();
+        // A connection without calls does not keep the process running.
         http.unref();
         resolve(session);
       });
     });
   }
 
-  /** Opens a stream. Undefined when the session takes no more. */
+  /** Opens a stream. Undefined when the session accepts no more. */
   request(headers: http2.OutgoingHttpHeaders): http2.ClientHttp2Stream | undefined {
     if (!this.usable || this.http.closed || this.http.destroyed) {
       return undefined;
@@ -59,16 +59,16 @@ export class Session {
         this.http.unref();
       }
     });
-    this.askIfQuiet();
+    this.pingIfIdle();
     return stream;
   }
 
-  /** To be called when something was read. */
-  heard(): void {
-    this.heardAt = performance.now();
+  /** To be called when data was received. */
+  received(): void {
+    this.receivedAt = performance.now();
   }
 
-  /** Ends it, and with it its streams. */
+  /** Ends the session and its streams. */
   destroy(): void {
     this.http.destroy();
   }
@@ -78,18 +78,21 @@ export class Session {
     return this.http.destroyed;
   }
 
-  /** A server that has vanished without a word would otherwise be waited for until TCP gives up, many minutes later. */
-  private askIfQuiet(): void {
-    if (this.pinging || performance.now() - this.heardAt < QUIET_MS) {
+  /** Detects a server that has vanished without closing its connections; TCP alone takes many minutes. */
+  private pingIfIdle(): void {
+    if (this.pinging || performance.now() - this.receivedAt < IDLE_MS) {
       return;
     }
     this.pinging = true;
-    const timer = setTimeout(() => this.http.destroy(unavailable(`no answer to a ping within ${PING_MS} ms`)), PING_MS);
+    const timer = setTimeout(
+      () => this.http.destroy(unavailable(`no response to a ping within ${PING_MS} ms`)),
+      PING_MS,
+    );
     timer.unref();
     this.http.ping(() => {
       clearTimeout(timer);
       this.pinging = false;
-      this.heard();
+      this.received();
     });
   }
 }

@@ -1,4 +1,4 @@
-/** What Node calls a connection that ended under a call. */
+/** The codes of Node.js for a connection that ended during a call. */
 const LOST_CONNECTION: ReadonlySet<unknown> = new Set([
   "ERR_HTTP2_GOAWAY_SESSION",
   "ERR_HTTP2_INVALID_SESSION",
@@ -7,8 +7,8 @@ const LOST_CONNECTION: ReadonlySet<unknown> = new Set([
 ]);
 
 /**
- * Whether a call failed with its connection, or was refused before it was looked at. gRPC calls that UNAVAILABLE, while
- * connect-node calls some of it ABORTED or INTERNAL.
+ * Whether a call failed with its connection, or was refused before it was processed. gRPC reports that as UNAVAILABLE,
+ * connect-node some of it as ABORTED or INTERNAL.
  */
 export function isLostConnection(thrown: unknown): boolean {
   return (
@@ -17,16 +17,16 @@ export function isLostConnection(thrown: unknown): boolean {
   );
 }
 
-/** Whether the server refused a call unseen, as it does with those that come after its GOAWAY (RFC 9113, section 8.7). */
+/** Whether the server refused a call unprocessed, as it does with those after its GOAWAY (RFC 9113, section 8.7). */
 export function isRefusedStream(thrown: unknown): boolean {
   return isReset(thrown, "NGHTTP2_REFUSED_STREAM");
 }
 
 /**
- * Whether the server reset a call for asking too much of it. gRPC calls that RESOURCE_EXHAUSTED, while connect-node calls
- * it INTERNAL when no headers came before.
+ * Whether the server reset a call with ENHANCE_YOUR_CALM. gRPC reports that as RESOURCE_EXHAUSTED, connect-node as
+ * INTERNAL when no headers came before.
  */
-export function isToldToCalmDown(thrown: unknown): boolean {
+export function isEnhanceYourCalm(thrown: unknown): boolean {
   return isReset(thrown, "NGHTTP2_ENHANCE_YOUR_CALM");
 }
 

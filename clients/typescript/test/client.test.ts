@@ -2,13 +2,13 @@ import assert from "node:assert/strict";
 import net from "node:net";
 import { afterEach, beforeEach, describe, it } from "node:test";
 import { create } from "@bufbuild/protobuf";
-import { Code, ConnectError } from "@connectrpc/connect";
-import { CheckLimitResponseSchema } from "../src/gen/index.js";
-import { type CheckRequest, type ClientOptions, RateLimitClient } from "../src/index.js";
-import { ALLOW, type Answer, ScriptedServer, UNAVAILABLE } from "./scripted_server.js";
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { CheckLimitResponseSchema, RateLimitService } from "../src/gen/index.js";
+import { type CheckRequest, type ClientOptions, RateLimitClient, type RateLimitError } from "../src/index.js";
+import { ALLOW, type Response, ScriptedServer, UNAVAILABLE } from "./scripted_server.js";
 
 const ORDER: CheckRequest = { apiKey: "rlk_test_1_x", resource: "orders.create" };
-const DENY: Answer = {
+const DENY: Response = {
   decide: create(CheckLimitResponseSchema, { reason: 2, source: 1, retryAfter: { seconds: 1n, nanos: 0 } }),
 };
 
@@ -32,9 +32,9 @@ describe("RateLimitClient", () => {
     return client;
   }
 
-  it("spreads calls evenly over as many connections as the option says", async () => {
+  it("rotates calls through as many connections as the option has", async () => {
     const client = make({ connections: 3 });
-    server.script(...Array<Answer>(6).fill(ALLOW));
+    server.script(...Array<Response>(6).fill(ALLOW));
     for (let i = 0; i < 6; i++) {
       await client.check(ORDER);
     }
@@ -45,7 +45,7 @@ describe("RateLimitClient", () => {
     assert.deepEqual([...calls.values()], [2, 2, 2]);
   });
 
-  it("retries over another connection, since the first one's server may be going away", async () => {
+  it("retries over another connection, since the server of the first one may be shutting down", async () => {
     const client = make({ connections: 2 });
     server.script(UNAVAILABLE, ALLOW);
     assert.equal((await client.check(ORDER)).origin, "SERVICE");
@@ -63,27 +63,27 @@ describe("RateLimitClient", () => {
     );
   });
 
-  it("decides by the option at once when nobody is listening", async () => {
-    const nobody = net.createServer();
-    await new Promise<void>((resolve) => nobody.listen(0, "127.0.0.1", resolve));
-    const { port } = nobody.address() as net.AddressInfo;
-    await new Promise((resolve) => nobody.close(resolve));
+  it("decides by the option immediately when the connection is refused", async () => {
+    const refusing = net.createServer();
+    await new Promise<void>((resolve) => refusing.listen(0, "127.0.0.1", resolve));
+    const { port } = refusing.address() as net.AddressInfo;
+    await new Promise((resolve) => refusing.close(resolve));
     const client = make({ deadlineMs: 30_000, failOpen: false }, `127.0.0.1:${port}`);
-    const began = performance.now();
+    const started = performance.now();
     const decision = await client.check(ORDER);
     assert.equal(decision.reason, "DEGRADED_DENIED");
     assert.equal(decision.failure?.code, "UNAVAILABLE");
-    assert.ok(performance.now() - began < 10_000);
+    assert.ok(performance.now() - started < 10_000);
     assert.deepEqual(client.failures, { open: 0, closed: 1 });
   });
 
-  it("survives a server that goes away between two calls, as every server that renews its connections does", async () => {
+  it("survives a server that closes its connections gracefully between two calls", async () => {
     const client = make();
     for (let i = 0; i < 20; i++) {
       server.script(ALLOW, ALLOW);
       assert.equal((await client.check(ORDER)).origin, "SERVICE");
-      server.renewConnections();
-      // Some of these calls come between the GOAWAY and the end of the connection.
+      server.closeConnections();
+      // Some of these calls are made between the GOAWAY and the end of the connection.
       for (let turn = 0; turn < i % 5; turn++) {
         await new Promise((resolve) => setImmediate(resolve));
       }
@@ -91,7 +91,7 @@ describe("RateLimitClient", () => {
     }
   });
 
-  it("works again once the service is back", async () => {
+  it("reconnects after an outage", async () => {
     const client = make({ failOpen: false });
     server.script(ALLOW);
     await client.check(ORDER);
@@ -99,7 +99,7 @@ describe("RateLimitClient", () => {
     await server.stop();
     assert.equal((await client.check(ORDER)).origin, "FALLBACK");
     server = await ScriptedServer.start(Number(target.split(":")[1]));
-    server.script(...Array<Answer>(50).fill(ALLOW));
+    server.script(...Array<Response>(50).fill(ALLOW));
     let decision = await client.check(ORDER);
     for (let i = 0; i < 50 && decision.origin !== "SERVICE"; i++) {
       await new Promise((resolve) => setTimeout(resolve, 20));
@@ -108,20 +108,20 @@ describe("RateLimitClient", () => {
     assert.equal(decision.origin, "SERVICE");
   });
 
-  it("rejects with the signal's reason when the caller gives up, and counts no fault", async () => {
+  it("rejects with the signal's reason when the caller abandons the call, and counts no failure", async () => {
     const client = make();
     server.script({ hang: true });
-    const reason = new Error("the caller has gone");
+    const reason = new Error("the caller has disconnected");
     const controller = new AbortController();
     setTimeout(() => controller.abort(reason), 30);
     await assert.rejects(client.check(ORDER, controller.signal), reason);
     assert.deepEqual(client.failures, { open: 0, closed: 0 });
   });
 
-  it("raises what cannot be encoded as the caller's fault, and asks nobody", async () => {
+  it("rejects what cannot be encoded as invalid, without a call to the service", async () => {
     const client = make();
     server.script();
-    const odd: [string, object][] = [
+    const invalid: [string, object][] = [
       ["cost", { cost: -1 }],
       ["cost", { cost: 1.5 }],
       ["cost", { cost: Number.NaN }],
@@ -129,7 +129,7 @@ describe("RateLimitClient", () => {
       ["resource", { resource: 7 }],
       ["api_key", { apiKey: null }],
     ];
-    for (const [field, change] of odd) {
+    for (const [field, change] of invalid) {
       await assert.rejects(client.check({ ...ORDER, ...change } as CheckRequest), {
         code: "INVALID_ARGUMENT",
         reason: "INVALID_FIELD",
@@ -139,22 +139,22 @@ describe("RateLimitClient", () => {
     assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0 }]);
   });
 
-  it("does not send a call whose caller has given up before", async () => {
+  it("does not send a call that is already abandoned", async () => {
     const client = make();
     server.script();
     await assert.rejects(client.check(ORDER, AbortSignal.abort()), { name: "AbortError" });
     assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0 }]);
   });
 
-  it("does not fail open because a caller's deadline is too short for an answer", async () => {
+  it("does not fail open because a caller's deadline is too short for a response", async () => {
     const client = make();
     server.script({ hang: true });
     await assert.rejects(client.check(ORDER, AbortSignal.timeout(50)), { name: "TimeoutError" });
     assert.deepEqual(client.failures, { open: 0, closed: 0 });
   });
 
-  it("remembers a denial for its own key, resource and cost only", async () => {
-    const client = make({ now: () => 0 });
+  it("caches a denial for its own key, resource and cost only", async () => {
+    const client = make({ clock: () => 0 });
     server.script(DENY);
     await client.check({ apiKey: "ab", resource: "c" });
     const others: CheckRequest[] = [
@@ -172,9 +172,9 @@ describe("RateLimitClient", () => {
     assert.equal((await client.check({ apiKey: "ab", resource: "c", cost: 1 })).origin, "CACHE");
   });
 
-  it("lends its connections to the generated stubs", async () => {
+  it("can be used by the generated stubs", async () => {
     server.script(ALLOW);
-    const stub = make().stub();
+    const stub = createClient(RateLimitService, make().connection());
     assert.equal((await stub.checkLimit({})).allowed, true);
     await assert.rejects(
       stub.batchCheckLimit({}),
@@ -182,9 +182,40 @@ describe("RateLimitClient", () => {
     );
   });
 
-  it("tells an option that is out of bounds with its value", () => {
+  it("rejects an option out of bounds with its name and value", () => {
     assert.throws(() => make({ deadlineMs: 0 }), /deadlineMs is 0/);
     assert.throws(() => make({ connections: 0.5 }), /connections is 0.5/);
     assert.throws(() => make({ denialCacheSize: -1 }), /denialCacheSize is -1/);
+    assert.throws(() => make({ denialCacheMaxAgeMs: 0 }), /denialCacheMaxAgeMs is 0/);
+    assert.throws(() => make({ deadlineMs: Number.NaN }), /deadlineMs is NaN/);
+  });
+
+  it("sends a check at a cost of 0 and a peek as the same request", async () => {
+    const client = make();
+    server.script(ALLOW, ALLOW);
+    await client.check({ ...ORDER, cost: 0 });
+    await client.peek(ORDER);
+    assert.deepEqual(
+      server.attempts.map(({ request }) => [request.credential.value, request.resource, request.cost]),
+      Array(2).fill(["rlk_test_1_x", "orders.create", 0]),
+    );
+  });
+
+  it("has the same error in the callback and the decision", async () => {
+    const errors: RateLimitError[] = [];
+    const client = make({ onFailure: (error) => errors.push(error) });
+    server.script({ fail: new ConnectError("broken", Code.Internal) });
+    const decision = await client.check(ORDER);
+    assert.deepEqual(errors, [decision.failure]);
+    assert.equal(errors[0]?.code, "INTERNAL");
+  });
+
+  it("waits for its connections until the signal", async () => {
+    await make().waitUntilConnected(AbortSignal.timeout(10_000));
+    const unreachable = make({}, "127.0.0.1:1");
+    await assert.rejects(unreachable.waitUntilConnected(AbortSignal.timeout(200)), { name: "TimeoutError" });
+    const closed = make({}, "127.0.0.1:1");
+    closed.close();
+    await assert.rejects(closed.waitUntilConnected(), { message: "the client is closed" });
   });
 });

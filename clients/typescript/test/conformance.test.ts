@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type ClientOptions, type CheckRequest, RateLimitClient } from "../src/index.js";
-import { answerOf, type Call, caseFiles, type ContractCase, readCases, type Step } from "./contract_case.js";
-import { Look } from "./look.js";
+import { type ClientOptions, type CheckRequest, RateLimitClient, RateLimitError } from "../src/index.js";
+import { type Call, caseFiles, type ContractCase, readCases, responseOf, type Step } from "./contract_case.js";
+import { Expectation } from "./expectation.js";
 import { ScriptedServer } from "./scripted_server.js";
 import { makeExpressSite, makeFastifySite, type MakeSite, send } from "./site.js";
 
@@ -11,7 +11,7 @@ const OPTIONS: Record<string, keyof ClientOptions> = {
   fail_open: "failOpen",
   connections: "connections",
   denial_cache_size: "denialCacheSize",
-  denial_cache_longest_ms: "denialCacheLongestMs",
+  denial_cache_max_age_ms: "denialCacheMaxAgeMs",
 };
 
 /** Half of a surrogate pair, which has no encoding in UTF-8. */
@@ -21,7 +21,7 @@ function clientOptions(given: Record<string, unknown>): ClientOptions {
   const options: Record<string, unknown> = {};
   for (const [name, value] of Object.entries<unknown>({ deadline_ms: 10_000, ...given })) {
     const option = OPTIONS[name];
-    assert.ok(option, `the case has an option ${name} that this runner does not know`);
+    assert.ok(option, `this runner does not know the option ${name}`);
     if (value !== "default") {
       options[option] = value;
     }
@@ -35,13 +35,13 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
   let callbacks = 0;
   const client = new RateLimitClient(server.target, {
     ...clientOptions(one.options ?? {}),
-    now: () => clock.now,
-    onFailure: (decision) => {
-      assert.ok(decision.failure, "the callback is called with the failure");
+    clock: () => clock.now,
+    onFailure: (error) => {
+      assert.ok(error instanceof RateLimitError, "the callback is called with the error");
       callbacks += 1;
     },
   });
-  await server.connected(clientOptions(one.options ?? {}).connections ?? 4);
+  await client.waitUntilConnected(AbortSignal.timeout(10_000));
   const site = await makeSite(client);
   const used = new Set<string>();
   try {
@@ -50,20 +50,20 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
         clock.now += step.advance_ms;
         continue;
       }
-      const answers = (step.server ?? []).map(answerOf);
-      server.script(...answers);
-      const look = new Look(number, step.sees ?? {});
+      const responses = (step.server ?? []).map(responseOf);
+      server.script(...responses);
+      const expect = new Expectation(number, step.expect ?? {});
       if (step.request !== undefined) {
         const { method, path, headers } = step.request;
-        look.response(await send(site, method, path, headers));
+        expect.response(await send(site, method, path, headers));
       } else {
-        await call(client, step, look);
+        await call(client, step, expect);
       }
-      const sure = (step.server ?? []).filter((answer) => !answer.may_miss).length;
-      await server.attempted(sure);
-      look.attempts(server.attempts, [sure, answers.length], step.call?.request_id, used);
-      look.failures(client.failures, callbacks);
-      look.nothingLeft();
+      const required = (step.server ?? []).filter((item) => !item.optional).length;
+      await server.waitForAttempts(required);
+      expect.attempts(server.attempts, [required, responses.length], step.call?.request_id, used);
+      expect.failures(client.failures, callbacks);
+      expect.allVerified();
     }
   } finally {
     await site.close();
@@ -72,7 +72,7 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
   }
 }
 
-async function call(client: RateLimitClient, step: Step, look: Look): Promise<void> {
+async function call(client: RateLimitClient, step: Step, expect: Expectation): Promise<void> {
   const given = step.call ?? {};
   const {
     api_key,
@@ -82,8 +82,8 @@ async function call(client: RateLimitClient, step: Step, look: Look): Promise<vo
     request_id,
   } = {
     ...given,
-    ...(given.not_text && { [given.not_text]: LONE_SURROGATE }),
-    ...(given.too_long && { [given.too_long]: "x".repeat(65537) }),
+    ...(given.invalid_utf8 && { [given.invalid_utf8]: LONE_SURROGATE }),
+    ...(given.oversized && { [given.oversized]: "x".repeat(65537) }),
   } as Call;
   const request = {
     ...(key_id === undefined ? { apiKey: api_key ?? "" } : { keyId: key_id }),
@@ -91,28 +91,29 @@ async function call(client: RateLimitClient, step: Step, look: Look): Promise<vo
     ...(cost !== undefined && { cost }),
     ...(request_id !== undefined && { requestId: request_id }),
   } as CheckRequest;
-  const { signal, forget } = patienceOf(given);
-  const began = performance.now();
-  const outcome = await client.check(request, signal).then(
-    (decision) => () => look.decision(decision),
-    (error: unknown) => () => look.raised(error),
+  const { signal, done } = signalOf(given);
+  const started = performance.now();
+  const pending = given.peek ? client.peek(request, signal) : client.check(request, signal);
+  const outcome = await pending.then(
+    (decision) => () => expect.decision(decision),
+    (error: unknown) => () => expect.error(error),
   );
-  look.took(performance.now() - began);
-  forget();
+  expect.took(performance.now() - started);
+  done();
   outcome();
 }
 
-/** The signal by which a caller ends its call, undefined if it never does; `forget` is for when the call has ended. */
-function patienceOf({ deadline_ms, cancel_after_ms }: Call): { signal?: AbortSignal; forget: () => void } {
+/** The signal by which a caller abandons its call, if it does; `done` is to be called when the call has ended. */
+function signalOf({ deadline_ms, cancel_after_ms }: Call): { signal?: AbortSignal; done: () => void } {
   if (deadline_ms !== undefined) {
-    return { signal: AbortSignal.timeout(deadline_ms), forget: () => {} };
+    return { signal: AbortSignal.timeout(deadline_ms), done: () => {} };
   }
   if (cancel_after_ms === undefined) {
-    return { forget: () => {} };
+    return { done: () => {} };
   }
   const controller = new AbortController();
   const timer = setTimeout(() => controller.abort(), cancel_after_ms);
-  return { signal: controller.signal, forget: () => clearTimeout(timer) };
+  return { signal: controller.signal, done: () => clearTimeout(timer) };
 }
 
 for (const file of caseFiles()) {

@@ -14,7 +14,7 @@ import { ALLOW, ScriptedServer } from "./scripted_server.js";
 const ORDER = { apiKey: "rlk_test_1_x", resource: "orders.create" };
 
 describe("a connection", () => {
-  it("asks a server with a good certificate over TLS, and none with another", async () => {
+  it("calls a server with a trusted certificate over TLS, and none with another", async () => {
     const { key, cert } = selfSigned();
     const routes = connectNodeAdapter({
       routes: (router) => router.service(RateLimitService, { checkLimit: () => ({ allowed: true }) }),
@@ -25,44 +25,44 @@ describe("a connection", () => {
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const target = `localhost:${(server.address() as net.AddressInfo).port}`;
     const trusting = new RateLimitClient(target, { deadlineMs: 10_000, tls: { ca: cert } });
-    const wary = new RateLimitClient(target, { deadlineMs: 10_000, tls: true });
+    const distrusting = new RateLimitClient(target, { deadlineMs: 10_000, tls: true });
     try {
       assert.equal((await trusting.check(ORDER)).origin, "SERVICE");
-      const refused = await wary.check(ORDER);
+      const refused = await distrusting.check(ORDER);
       assert.equal(refused.origin, "FALLBACK");
       assert.match(refused.failure?.message ?? "", /self-signed certificate/);
     } finally {
       trusting.close();
-      wary.close();
+      distrusting.close();
       sessions.forEach((session) => session.destroy());
       await new Promise((resolve) => server.close(resolve));
     }
   });
 
-  it("is given up and made anew when the server vanishes without a word", async () => {
+  it("is replaced when the server vanishes without closing it", async () => {
     const server = await ScriptedServer.start();
-    const wire = await Wire.to(server.target);
-    const client = new RateLimitClient(wire.target, { deadlineMs: 1000, connections: 1 });
+    const proxy = await Proxy.to(server.target);
+    const client = new RateLimitClient(proxy.target, { deadlineMs: 1000, connections: 1 });
     try {
       server.script(ALLOW);
       assert.equal((await client.check(ORDER)).origin, "SERVICE");
-      wire.cut();
-      // So long a silence is not yet suspect: that takes 10 seconds.
+      proxy.cut();
+      // The connection is pinged only after 10 seconds without data.
       await sleep(10_100);
       server.script(...Array(20).fill(ALLOW));
       assert.equal((await client.check(ORDER)).origin, "FALLBACK");
       let tries = 0;
       while ((await client.check(ORDER)).origin !== "SERVICE") {
-        assert.ok(++tries < 5, "the connection is made anew within 5 seconds");
+        assert.ok(++tries < 5, "the connection is replaced within 5 seconds");
       }
     } finally {
       client.close();
-      wire.close();
+      proxy.close();
       await server.stop();
     }
   });
 
-  it("does not keep a process from ending", () => {
+  it("does not keep a process running", () => {
     const module = JSON.stringify(new URL("../src/index.js", import.meta.url).href);
     const program = `import net from "node:net";
       const { RateLimitClient } = await import(${module});
@@ -79,24 +79,24 @@ describe("a connection", () => {
   });
 });
 
-/** A wire between client and server that can be cut: then nothing arrives any more, but new connections are good. */
-class Wire {
+/** A proxy between client and server that can be cut: then no data passes any more, but new connections work. */
+class Proxy {
   private readonly pairs = new Set<[net.Socket, net.Socket]>();
 
   private constructor(private readonly server: net.Server) {}
 
-  static async to(target: string): Promise<Wire> {
+  static async to(target: string): Promise<Proxy> {
     const [host, port] = target.split(":");
-    const wire: Wire = new Wire(
+    const proxy: Proxy = new Proxy(
       net.createServer((near) => {
         const far = net.connect(Number(port), host);
-        wire.pairs.add([near, far]);
+        proxy.pairs.add([near, far]);
         near.on("error", () => {}).pipe(far);
         far.on("error", () => {}).pipe(near);
       }),
     );
-    await new Promise<void>((resolve) => wire.server.listen(0, "127.0.0.1", resolve));
-    return wire;
+    await new Promise<void>((resolve) => proxy.server.listen(0, "127.0.0.1", resolve));
+    return proxy;
   }
 
   get target(): string {

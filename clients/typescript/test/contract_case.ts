@@ -3,9 +3,9 @@ import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { CheckLimitResponseSchema } from "../src/gen/index.js";
-import type { Answer } from "./scripted_server.js";
+import type { Response } from "./scripted_server.js";
 
-// The cases as they stand in the files: see README.md beside them.
+// The cases as they are in the files: see README.md beside them.
 
 export interface ContractCase {
   name: string;
@@ -17,8 +17,8 @@ export interface Step {
   advance_ms?: number;
   call?: Call;
   request?: { method: string; path: string; headers: Record<string, string> };
-  server?: ScriptedAnswer[];
-  sees?: Sees;
+  server?: ScriptedItem[];
+  expect?: Expected;
 }
 
 export interface Call {
@@ -26,24 +26,25 @@ export interface Call {
   key_id?: string;
   resource?: string;
   cost?: number;
+  peek?: true;
   request_id?: string;
-  not_text?: string;
-  too_long?: string;
+  invalid_utf8?: string;
+  oversized?: string;
   deadline_ms?: number;
   cancel_after_ms?: number;
 }
 
-/** A field that is absent is not checked; one that is null is. */
-export type Sees = Record<string, unknown>;
+/** A field that is absent is not verified; one that is null is. */
+export type Expected = Record<string, unknown>;
 
-interface ScriptedAnswer {
-  answer?: JsonValue;
+interface ScriptedItem {
+  response?: JsonValue;
   status?: string;
   message?: string;
   reason?: string;
   field?: string;
   hang?: true;
-  may_miss?: true;
+  optional?: true;
 }
 
 const FOLDER = new URL("../../../conformance/", import.meta.url);
@@ -61,12 +62,12 @@ export function readCases(file: string): ContractCase[] {
   return JSON.parse(readFileSync(new URL(file, FOLDER), "utf8")) as ContractCase[];
 }
 
-export function answerOf(scripted: ScriptedAnswer): Answer {
+export function responseOf(scripted: ScriptedItem): Response {
   if (scripted.hang) {
     return { hang: true };
   }
-  if (scripted.answer !== undefined) {
-    return { decide: fromJson(CheckLimitResponseSchema, scripted.answer) };
+  if (scripted.response !== undefined) {
+    return { decide: fromJson(CheckLimitResponseSchema, scripted.response) };
   }
   const error = new ConnectError(scripted.message ?? "", codeOf(scripted.status ?? ""));
   if (scripted.reason !== undefined) {
@@ -92,5 +93,5 @@ function codeOf(status: string): Code {
       return code;
     }
   }
-  throw new Error(`no code is called ${status}`);
+  throw new Error(`there is no code ${status}`);
 }

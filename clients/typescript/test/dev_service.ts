@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { RateLimitClient } from "../src/index.js";
 
-/** `ratelimit-service dev`, the real service with its stores. Its executable is $RATELIMIT_SERVICE, or the checkout's own. */
+/** `ratelimit-service dev`, the real service with its stores. Its executable is $RATELIMIT_SERVICE, or that of this checkout. */
 export class DevService {
   private constructor(
     private readonly process: ChildProcess,
@@ -21,7 +21,7 @@ export class DevService {
       fileURLToPath(new URL("../../../../.venv/bin/ratelimit-service", import.meta.url));
     if (!existsSync(executable)) {
       throw new Error(
-        `the service is needed for this test and ${executable} is missing: run make setup, or set RATELIMIT_SERVICE`,
+        `this test needs the service, and ${executable} is missing: run make setup, or set RATELIMIT_SERVICE`,
       );
     }
     const folder = mkdtempSync(join(tmpdir(), "ratelimit-e2e-"));
@@ -37,10 +37,10 @@ export class DevService {
     const client = new RateLimitClient(target, { deadlineMs: 1000 });
     try {
       for (let tries = 0; tries < 900 && dev.exitCode === null; tries++) {
-        const about = join(folder, "dev.json");
-        if (existsSync(about)) {
-          const { api_key: apiKey } = JSON.parse(readFileSync(about, "utf8")) as { api_key: string };
-          if ((await client.check({ apiKey, resource: "ready", cost: 0 })).origin === "SERVICE") {
+        const state = join(folder, "dev.json");
+        if (existsSync(state)) {
+          const { api_key: apiKey } = JSON.parse(readFileSync(state, "utf8")) as { api_key: string };
+          if ((await client.peek({ apiKey, resource: "ready" })).origin === "SERVICE") {
             return new DevService(dev, folder, target, apiKey);
           }
         }
@@ -50,7 +50,7 @@ export class DevService {
       client.close();
     }
     dev.kill();
-    throw new Error(`the service does not answer; it said:\n${output}`);
+    throw new Error(`the service does not respond; its output:\n${output}`);
   }
 
   async stop(): Promise<void> {

@@ -6,7 +6,7 @@ import { RateLimitClient } from "../src/index.js";
 
 const { NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_INTERNAL_ERROR } = http2.constants;
 
-describe("a call that the server's end of the connection resets", () => {
+describe("a call that the server resets", () => {
   const closings: (() => Promise<void>)[] = [];
 
   afterEach(async () => {
@@ -14,13 +14,13 @@ describe("a call that the server's end of the connection resets", () => {
   });
 
   /** A client of a server that resets every call with that code. */
-  async function clientOfResets(code: number): Promise<RateLimitClient> {
+  async function clientOfResetServer(code: number): Promise<RateLimitClient> {
     const server = http2.createServer();
     const sessions = new Set<http2.ServerHttp2Session>();
     server.on("session", (session) => sessions.add(session));
     server.on("stream", (stream) => {
       stream.on("error", () => {
-        // It is told of its own reset.
+        // The server gets its own reset as an error.
       });
       stream.close(code);
     });
@@ -36,15 +36,15 @@ describe("a call that the server's end of the connection resets", () => {
     return client;
   }
 
-  it("is raised when it is told to calm down, as too large a message is, and never fails open", async () => {
-    const client = await clientOfResets(NGHTTP2_ENHANCE_YOUR_CALM);
+  it("is rejected for ENHANCE_YOUR_CALM, as an oversized message is, and never fails open", async () => {
+    const client = await clientOfResetServer(NGHTTP2_ENHANCE_YOUR_CALM);
     await assert.rejects(client.check({ apiKey: "k1", resource: "orders.create" }), { code: "RESOURCE_EXHAUSTED" });
     assert.deepEqual(client.failures, { open: 0, closed: 0 });
   });
 
-  it("is a fault of the service for any other reason of the server's own", async () => {
+  it("fails open for any other code", async () => {
     for (const code of [NGHTTP2_INTERNAL_ERROR, NGHTTP2_CANCEL]) {
-      const client = await clientOfResets(code);
+      const client = await clientOfResetServer(code);
       const decision = await client.check({ apiKey: "k1", resource: "orders.create" });
       assert.equal(decision.reason, "DEGRADED_ALLOWED", `reset with ${code}`);
     }

@@ -11,29 +11,29 @@ import {
 } from "../src/gen/index.js";
 
 /** What the server does with one attempt. */
-export type Answer = { decide: CheckLimitResponse } | { fail: ConnectError } | { hang: true };
+export type Response = { decide: CheckLimitResponse } | { fail: ConnectError } | { hang: true };
 
-/** What the server saw. */
+/** One call that the server received. */
 export interface Attempt {
   request: CheckLimitRequest;
   authorization: string | null;
   timeLeftMs: number | undefined;
-  /** The port of the connection's other end. */
+  /** The client's port, which identifies the connection. */
   peer: number;
 }
 
-/** An answer that allows. */
-export const ALLOW: Answer = { decide: create(CheckLimitResponseSchema, { allowed: true, reason: 1, source: 1 }) };
+/** A response that allows. */
+export const ALLOW: Response = { decide: create(CheckLimitResponseSchema, { allowed: true, reason: 1, source: 1 }) };
 
-/** An answer that says that the server is away. */
-export const UNAVAILABLE: Answer = { fail: new ConnectError("draining", Code.Unavailable) };
+/** The response of a server that is shutting down. */
+export const UNAVAILABLE: Response = { fail: new ConnectError("draining", Code.Unavailable) };
 
 const PEER = createContextKey(0);
 
-/** A real gRPC server that answers as scripted; an attempt beyond the script is answered with OUT_OF_RANGE. */
+/** A real gRPC server with scripted responses; the response to an attempt beyond the script is OUT_OF_RANGE. */
 export class ScriptedServer {
   private readonly sessions = new Set<http2.ServerHttp2Session>();
-  private answers: Answer[] = [];
+  private responses: Response[] = [];
   attempts: Attempt[] = [];
 
   private constructor(private readonly server: http2.Http2Server) {
@@ -48,7 +48,7 @@ export class ScriptedServer {
     let scripted: ScriptedServer;
     const adapter = connectNodeAdapter({
       routes: (router) =>
-        router.service(RateLimitService, { checkLimit: (request, context) => scripted.answer(request, context) }),
+        router.service(RateLimitService, { checkLimit: (request, context) => scripted.respond(request, context) }),
       contextValues: (request) => createContextValues().set(PEER, request.socket.remotePort ?? 0),
     });
     scripted = new ScriptedServer(http2.createServer(adapter));
@@ -60,24 +60,25 @@ export class ScriptedServer {
     return `127.0.0.1:${(this.server.address() as AddressInfo).port}`;
   }
 
-  /** Sets what comes next, and forgets the attempts so far. */
-  script(...answers: Answer[]): void {
-    this.answers = answers;
+  /** Sets the next responses, and clears the list of attempts. */
+  script(...responses: Response[]): void {
+    this.responses = responses;
     this.attempts = [];
   }
 
-  /** Waits until a client has made its connections, so that no call pays for a handshake with its deadline. */
-  async connected(connections: number): Promise<void> {
-    await eventually(() => this.sessions.size >= connections);
+  /**
+   * Waits until there are that many attempts, for 5 seconds at most: an abandoned call may end before the server receives
+   * it.
+   */
+  async waitForAttempts(attempts: number): Promise<void> {
+    const ends = performance.now() + 5000;
+    while (this.attempts.length < attempts && performance.now() < ends) {
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
   }
 
-  /** Waits until that many attempts have come: a client that gives up may be told before the server has looked. */
-  async attempted(attempts: number): Promise<void> {
-    await eventually(() => this.attempts.length >= attempts);
-  }
-
-  /** Ends the connections as a server does that renews them: a GOAWAY, then the end once the calls in flight are done. */
-  renewConnections(): void {
+  /** Closes the connections gracefully: a GOAWAY, then the end once the calls in flight have ended. */
+  closeConnections(): void {
     for (const session of this.sessions) {
       session.close();
     }
@@ -90,29 +91,23 @@ export class ScriptedServer {
     await new Promise((resolve) => this.server.close(resolve));
   }
 
-  private async answer(request: CheckLimitRequest, context: HandlerContext): Promise<CheckLimitResponse> {
+  private async respond(request: CheckLimitRequest, context: HandlerContext): Promise<CheckLimitResponse> {
     this.attempts.push({
       request,
       authorization: context.requestHeader.get("authorization"),
       timeLeftMs: context.timeoutMs(),
       peer: context.values.get(PEER),
     });
-    const answer = this.answers.shift() ?? { fail: new ConnectError("an attempt beyond the script", Code.OutOfRange) };
-    if ("decide" in answer) {
-      return answer.decide;
+    const response = this.responses.shift() ?? {
+      fail: new ConnectError("an attempt that is not in the script", Code.OutOfRange),
+    };
+    if ("decide" in response) {
+      return response.decide;
     }
-    if ("fail" in answer) {
-      throw answer.fail;
+    if ("fail" in response) {
+      throw response.fail;
     }
     await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
-    throw new ConnectError("the client gave up", Code.Canceled);
-  }
-}
-
-/** Waits until it is so, for 5 seconds at most: whoever waits then looks for itself. */
-async function eventually(isSo: () => boolean): Promise<void> {
-  const ends = performance.now() + 5000;
-  while (!isSo() && performance.now() < ends) {
-    await new Promise((resolve) => setTimeout(resolve, 2));
+    throw new ConnectError("the client ended the call", Code.Canceled);
   }
 }

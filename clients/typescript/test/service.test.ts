@@ -17,7 +17,7 @@ describe("the real service", () => {
 
   before(async () => {
     service = await DevService.start();
-    // So patient that a busy machine does not drive it to its own decisions.
+    // A deadline that a busy machine does not miss.
     client = new RateLimitClient(service.target, { deadlineMs: 10_000, failOpen: false });
   });
   after(async () => {
@@ -25,17 +25,17 @@ describe("the real service", () => {
     await service?.stop();
   });
 
-  it("grants a burst its 20 tokens, then denies with a wait that holds", async () => {
+  it("allows a burst its 20 tokens, then denies until retryAfterMs has passed", async () => {
     const order = { apiKey: service.apiKey, resource: "orders.create" };
-    const began = performance.now();
-    let granted = 0;
+    const started = performance.now();
+    let allowed = 0;
     let decision: Decision;
     for (decision = await client.check(order); decision.allowed; decision = await client.check(order)) {
-      granted += 1;
+      allowed += 1;
       assert.deepEqual([decision.plan, decision.source], ["free", "STORE"]);
     }
-    const most = 20 + Math.ceil((performance.now() - began) / 100);
-    assert.ok(granted >= 20 && granted <= most, `${granted} calls were granted, not 20 to ${most}`);
+    const maximum = 20 + Math.ceil((performance.now() - started) / 100);
+    assert.ok(allowed >= 20 && allowed <= maximum, `${allowed} calls were allowed, not 20 to ${maximum}`);
     assert.deepEqual([decision.reason, decision.limit], ["OVER_LIMIT", "burst"]);
     const wait = decision.retryAfterMs ?? 0;
     assert.ok(wait > 0 && wait <= 100, `the wait is ${wait} ms`);
@@ -52,7 +52,7 @@ describe("the real service", () => {
     assert.deepEqual([first.allowed, again.allowed, again.remaining], [true, true, first.remaining]);
   });
 
-  it("raises a malformed key with the field at fault", async () => {
+  it("rejects a malformed key with its field", async () => {
     await assert.rejects(client.check({ apiKey: "garbage", resource: "orders.create" }), (error) => {
       assert.ok(error instanceof RateLimitError);
       assert.deepEqual([error.code, error.reason, error.field], ["INVALID_ARGUMENT", "INVALID_FIELD", "api_key"]);
@@ -60,17 +60,17 @@ describe("the real service", () => {
     });
   });
 
-  it("protects an Express app in an empty project by the README's three lines, as they stand there", async () => {
+  it("protects an Express app in an empty project by the README's three lines, as written", async () => {
     const folder = mkdtempSync(join(tmpdir(), "ratelimit-consumer-"));
     try {
-      await inAnEmptyProject(folder, service);
+      await testInEmptyProject(folder, service);
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
   });
 });
 
-async function inAnEmptyProject(folder: string, service: DevService): Promise<void> {
+async function testInEmptyProject(folder: string, service: DevService): Promise<void> {
   const npm = (...args: string[]) =>
     execFileSync("npm", args, { cwd: folder, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
   const packed = execFileSync("npm", ["pack", "--silent", "--pack-destination", folder], {
@@ -82,8 +82,8 @@ async function inAnEmptyProject(folder: string, service: DevService): Promise<vo
   const own = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as {
     devDependencies: Record<string, string>;
   };
-  const beside = ["express", "@types/express", "@types/node"].map((name) => `${name}@${own.devDependencies[name]}`);
-  npm("install", "--silent", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`, ...beside);
+  const others = ["express", "@types/express", "@types/node"].map((name) => `${name}@${own.devDependencies[name]}`);
+  npm("install", "--silent", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`, ...others);
   const lines = /```ts\n((?:.*\n){3})```/.exec(readFileSync(join(PACKAGE, "README.md"), "utf8"))?.[1];
   assert.ok(lines, "the README's first lines of TypeScript are three");
   const program = `import express from "express";
@@ -102,7 +102,7 @@ const server = app.listen(0, "127.0.0.1", () => console.log((server.address() as
     files: ["gateway.ts"],
   };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(options));
-  // The types of the package are checked too, by a project that skips nothing.
+  // This checks the types of the package too, since the project does not set skipLibCheck.
   execFileSync(join(PACKAGE, "node_modules/.bin/tsc"), ["-p", "."], {
     cwd: folder,
     stdio: ["ignore", "inherit", "inherit"],
@@ -130,10 +130,10 @@ const server = app.listen(0, "127.0.0.1", () => console.log((server.address() as
   }
 }
 
-/** The lines have the default deadline, and a busy machine may miss it, which lets a request pass: so it is asked again. */
-async function eventually(isSo: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; !(await isSo()); tries++) {
-    assert.ok(tries < 50, "it never came to be so");
+/** Retries: the lines have the default deadline, and a busy machine may miss it, which lets a request pass. */
+async function eventually(holds: () => Promise<boolean>): Promise<void> {
+  for (let tries = 0; !(await holds()); tries++) {
+    assert.ok(tries < 50, "the response is not as expected");
     await new Promise((resolve) => setTimeout(resolve, 200));
   }
 }

@@ -2,24 +2,24 @@ import http from "node:http";
 import type { AddressInfo } from "node:net";
 import express from "express";
 import { fastify } from "fastify";
-import { rateLimit as forExpress } from "../src/express.js";
-import { rateLimit as forFastify } from "../src/fastify.js";
-import type { Checker, MiddlewareOptions } from "../src/index.js";
+import { rateLimitMiddleware } from "../src/express.js";
+import { rateLimitPlugin } from "../src/fastify.js";
+import type { MiddlewareOptions, RateLimitClient } from "../src/index.js";
 
-/** An application behind the middleware that answers every request with `hello`. */
+/** An application behind the middleware that responds to every request with `hello`. */
 export interface Site {
   port: number;
   close(): Promise<void>;
 }
 
-/** One way to make such an application. */
-export type MakeSite = (checker: Checker, options?: MiddlewareOptions<http.IncomingMessage>) => Promise<Site>;
+/** Creates such an application. */
+export type MakeSite = (client: RateLimitClient, options?: MiddlewareOptions<http.IncomingMessage>) => Promise<Site>;
 
-export const makeExpressSite: MakeSite = async (checker, options) => {
+export const makeExpressSite: MakeSite = async (client, options) => {
   const app = express();
-  // What Express would print of each error is what these tests provoke.
+  // Without this Express prints each error, and these tests cause some.
   app.set("env", "test");
-  app.use(forExpress(checker, options));
+  app.use(rateLimitMiddleware(client, options));
   app.use((_request, response) => {
     response.send("hello");
   });
@@ -35,12 +35,12 @@ export const makeExpressSite: MakeSite = async (checker, options) => {
   };
 };
 
-export const makeFastifySite: MakeSite = async (checker, options) => {
+export const makeFastifySite: MakeSite = async (client, options) => {
   const app = fastify({ forceCloseConnections: true });
-  const { key, resource, cost, style } = options ?? {};
-  await app.register(forFastify, {
-    client: checker,
-    ...(style && { style }),
+  const { key, resource, cost, headerStyle } = options ?? {};
+  await app.register(rateLimitPlugin, {
+    client,
+    ...(headerStyle && { headerStyle }),
     ...(key && { key: (request: unknown) => key((request as { raw: http.IncomingMessage }).raw) }),
     ...(cost && { cost: (request: unknown) => cost((request as { raw: http.IncomingMessage }).raw) }),
     ...(resource && { resource: (request: unknown) => resource((request as { raw: http.IncomingMessage }).raw) }),
@@ -50,20 +50,20 @@ export const makeFastifySite: MakeSite = async (checker, options) => {
   return { port: (app.server.address() as AddressInfo).port, close: () => app.close() };
 };
 
-/** What came back. */
-export interface Answered {
+/** An HTTP response. */
+export interface Response {
   status: number;
   headers: http.IncomingHttpHeaders;
   body: string;
 }
 
-/** One request with its target as it is given: nothing normalises it. */
+/** Sends one request with its target unchanged: nothing normalises it. */
 export async function send(
   site: Site,
   method: string,
   path: string,
   headers: Record<string, string> = {},
-): Promise<Answered> {
+): Promise<Response> {
   return await new Promise((resolve, reject) => {
     const request = http.request(
       { host: "127.0.0.1", port: site.port, method, path, headers, agent: false },

@@ -2,13 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import cache
 
 import hiredis
 from redis.crc import key_slot
 
-from ratelimit_service.buckets.redis.connection import Address, Connection, Login, open_connection, pack
-from ratelimit_service.buckets.redis.routes import PAUSE, first
+from ratelimit_service.buckets.redis.connection import PAUSE, Address, Connection, Login, first, open_connection, pack
 from ratelimit_service.decision.ports import StoreUnavailable
+
+
+@cache
+def slot_of(partition: int) -> int:
+    """The slot of a cluster that has the buckets of a partition."""
+    return int(key_slot(b"{p%d}" % partition))
 
 
 class Cluster:
@@ -24,7 +30,7 @@ class Cluster:
 
     def route(self, partition: int) -> "ClusterRoute":
         """The way to the buckets of a partition."""
-        return ClusterRoute(self, key_slot(b"{p%d}" % partition))
+        return ClusterRoute(self, slot_of(partition))
 
     def owner(self, slot: int) -> Address | None:
         """The node that serves SLOT, as far as is known."""

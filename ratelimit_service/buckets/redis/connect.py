@@ -14,12 +14,13 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.buckets.redis.batcher import RoundTripObserver, Unobserved
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
-from ratelimit_service.buckets.redis.connection import Address, Login
-from ratelimit_service.buckets.redis.routes import SentinelRoute, StandaloneRoute
+from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
 from ratelimit_service.buckets.redis.script import Encoder, Script, charge_script
+from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 
@@ -28,6 +29,21 @@ _OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentine
 
 
 def open_bucket_store(
+    url: str, *, timeout: float, request_window: float, observer: RoundTripObserver
+) -> GuardedStore[None] | SpanningStore:
+    """The store at URL, with a breaker for each node. Not yet connected: the first charge or `ping()` does that.
+
+    `timeout`: seconds within which each call is answered or fails. `request_window`: seconds for which the outcome of a
+    request is kept. `observer` hears of each round trip. Raises ValueError, without the password, when the URL is not
+    one of those above. Must be called in the running loop that is to use the store.
+    """
+    store = _open(url, timeout, request_window, observer, charge_script())
+    if isinstance(store, RedisBucketStore):
+        return GuardedStore(store)
+    return SpanningStore(GuardedStore(store), Refunder(store.cluster, request_window=request_window, timeout=timeout))
+
+
+def open_unguarded_store(
     url: str,
     *,
     timeout: float,
@@ -35,13 +51,16 @@ def open_bucket_store(
     observer: RoundTripObserver | None = None,
     script: Script | None = None,
 ) -> RedisBucketStore | SpanningStore:
-    """The store at URL, not yet connected: the first charge or `ping()` does that.
+    """The same without breakers, for diagnosis and tests. `script` is for tests that set the time."""
+    store = _open(url, timeout, request_window, observer or Unobserved(), script or charge_script())
+    if isinstance(store, RedisBucketStore):
+        return store
+    return SpanningStore(store, Refunder(store.cluster, request_window=request_window, timeout=timeout))
 
-    `timeout`: seconds within which each call is answered or fails. `request_window`: seconds for which the outcome of a
-    request is kept. `observer` hears of each round trip. `script` is for tests that set the time. Raises ValueError,
-    without the password, when the URL is not one of those above. Must be called in the running loop that is to use the
-    store.
-    """
+
+def _open(
+    url: str, timeout: float, request_window: float, observer: RoundTripObserver, script: Script
+) -> RedisBucketStore | ClusterBucketStore:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         schemes = ", ".join(_SCHEMES)
@@ -49,8 +68,7 @@ def open_bucket_store(
     options = dict(parse_qsl(parts.query))
     if unknown := options.keys() - _OPTIONS:
         raise ValueError(f"the bucket store's URL has the unknown options {', '.join(sorted(unknown))}")
-    encoder = Encoder(script or charge_script(), request_window)
-    observer = observer or Unobserved()
+    encoder = Encoder(script, request_window)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     tls = _tls(options) if parts.scheme.startswith("rediss") else None
@@ -63,16 +81,14 @@ def open_bucket_store(
     if parts.scheme.endswith("+cluster"):
         login = Login(unquote(username), unquote(password), 0, tls)
         cluster = Cluster(_addresses(hosts, 6379), login)
-        refund = Refunder(cluster, request_window=request_window, timeout=timeout)
-        return SpanningStore(ClusterBucketStore(cluster, encoder, timeout, observer), refund)
+        return ClusterBucketStore(cluster, encoder, timeout, observer)
     if parts.scheme.endswith("+sentinel"):
         if not path:
             raise ValueError("the bucket store's URL names no master; end it with /NAME, as the Sentinels call it")
         login = Login(unquote(username), unquote(password), _database("".join(path[1:2]) or options.get("db", "")), tls)
         asking = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
-        return RedisBucketStore(
-            SentinelRoute(_addresses(hosts, 26379), path[0], login, asking), encoder, timeout, observer
-        )
+        route = SentinelRoute(_addresses(hosts, 26379), path[0], login, asking)
+        return RedisBucketStore(route, encoder, timeout, observer)
     login = Login(unquote(username), unquote(password), _database("".join(path[:1]) or options.get("db", "")), tls)
     return RedisBucketStore(StandaloneRoute(_addresses(hosts, 6379)[0], login), encoder, timeout, observer)
 

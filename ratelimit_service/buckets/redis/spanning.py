@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import hiredis
 
-from ratelimit_service.buckets.breaker import PingableStore
+from ratelimit_service.buckets.breaker import OpenStore, results_of
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.connection import ConnectionLost
 from ratelimit_service.buckets.redis.script import Script, bucket_key, part
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket
 from ratelimit_service.decision.outcome import wait_for
-from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
 
 
 class Taken(NamedTuple):
@@ -96,27 +96,52 @@ class SpanningStore:
     Charges of one partition are passed on as they are. Such of several have no request name. Closes the store.
     """
 
-    def __init__(self, store: PingableStore, refund: Refunder) -> None:
+    def __init__(self, store: OpenStore, refund: Refunder) -> None:
         self._store = store
         self._refund = refund
         self._working: set[asyncio.Task[Any]] = set()
         self.refunded = 0
         """Charges so far of which a part was given back."""
         self.kept = 0
-        """Parts so far that could not be given back. They drain like any other charge."""
+        """Parts so far that could not be refunded. They drain like any other charge."""
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether a node is not asked because it did not answer."""
+        return self._store.breaker_open
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
-        """Make each charge or none of it. Raises StoreUnavailable, and ValueError for a spanning one with a request."""
+        """Make each charge or none of it.
+
+        Raises StoreUnavailable, PartlyUnavailable, and ValueError for a spanning charge with a request.
+        """
         spanning = [place for place, charge in enumerate(charges) if _spans(charge)]
         if not spanning:
             return await self._store.charge(charges)
-        plain = [charge for charge in charges if not _spans(charge)]
-        # Not given up half-way when the caller is: what was taken must be given back.
-        work = [self._kept_alive(self._span(charges[place])) for place in spanning]
-        outcomes = list(await self._store.charge(plain)) if plain else []
-        for place, outcome in zip(spanning, await asyncio.gather(*map(asyncio.shield, work)), strict=True):
-            outcomes.insert(place, outcome)
-        return outcomes
+        plain = [place for place, charge in enumerate(charges) if not _spans(charge)]
+        # Not cancelled half-way with its caller: what was taken must be refunded.
+        work = [asyncio.shield(self._keep_alive(self._span(charges[place]))) for place in spanning]
+        results: list[ChargeResult | None] = [None] * len(charges)
+        errors: list[BaseException] = []
+        if plain:
+            made: Sequence[ChargeResult] | StoreUnavailable
+            try:
+                made = await self._store.charge([charges[place] for place in plain])
+            except StoreUnavailable as error:
+                errors.append(error)
+                made = error
+            for place, result in zip(plain, results_of(made, len(plain)), strict=True):
+                results[place] = result
+        for place, answer in zip(spanning, await asyncio.gather(*work, return_exceptions=True), strict=True):
+            if isinstance(answer, BaseException):
+                errors.append(answer)
+            else:
+                results[place] = answer
+        if not errors:
+            return [result for result in results if result is not None]
+        if len(charges) > 1 and all(isinstance(error, StoreUnavailable) for error in errors):
+            raise PartlyUnavailable(str(errors[0]), results)
+        raise errors[0]
 
     async def ping(self) -> None:
         """Succeed when a charge would. Raises StoreUnavailable."""
@@ -135,7 +160,7 @@ class SpanningStore:
     ) -> None:
         await self.close()
 
-    def _kept_alive(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    def _keep_alive(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)

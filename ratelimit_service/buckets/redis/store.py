@@ -25,6 +25,9 @@ class RedisBucketStore:
     bounds each call. Belongs to the running loop; close it, or use it as `async with`.
     """
 
+    breaker_open = False
+    """It has no breaker."""
+
     def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
         self._route = route
         self._batcher = Batcher(route, encoder, timeout, observer)
@@ -36,9 +39,16 @@ class RedisBucketStore:
             return await parts[0]
         return [outcome for outcomes in await asyncio.gather(*parts) for outcome in outcomes]
 
+    def node_of(self, charge: Charge) -> None:
+        """There is one node for all charges."""
+
     async def ping(self) -> None:
         """Run the script on nothing: succeeds when a charge would. Raises StoreUnavailable."""
         await self._batcher.submit(())
+
+    async def ping_node(self, _node: object) -> None:
+        """The same."""
+        await self.ping()
 
     async def close(self) -> None:
         """Fail what is not answered yet, and close the connection."""

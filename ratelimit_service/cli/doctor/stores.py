@@ -7,7 +7,7 @@ import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import open_transactions
 from ratelimit_service.clock import SystemClock
@@ -113,7 +113,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
 
 
 async def _run_script(url: str) -> None:
-    async with open_bucket_store(url, timeout=_REDIS_SECONDS, request_window=1) as store:
+    async with open_unguarded_store(url, timeout=_REDIS_SECONDS, request_window=1) as store:
         await store.ping()
 
 

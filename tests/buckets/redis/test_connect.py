@@ -10,7 +10,7 @@ from buckets.conftest import MakeBucket, OpenStore
 from buckets.redis.proxy import Proxy
 from fixtures.redis_cluster import free_port
 from fixtures.valkey import StartValkey
-from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.decision.charge import Charge
 from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
@@ -30,7 +30,7 @@ from ratelimit_service.decision.ports import StoreUnavailable
 async def test_what_is_wrong_with_a_url_is_said(url: str, message: str) -> None:
     """A URL that makes no sense is refused in words that do not hold its password."""
     with pytest.raises(ValueError, match=message) as raised:
-        open_bucket_store(url, timeout=1, request_window=30)
+        open_unguarded_store(url, timeout=1, request_window=30)
     assert "geheim" not in str(raised.value)
 
 

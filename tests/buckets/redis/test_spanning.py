@@ -13,7 +13,7 @@ from buckets.clocked import TIMEOUT, clocked_script
 from buckets.conftest import LoopbackCluster, MakeBucket, OpenStore
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
-from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.buckets.redis.script import bucket_key
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore, Taken
@@ -273,7 +273,9 @@ async def test_a_window_that_is_over_gets_nothing_back(redis_cluster: LoopbackCl
     """What was taken from a quota's window is not given back to the next one, where it was not taken."""
     quota, request = bucket(Limit("second", Quota(10, Window.SECOND))), "over"
     clock, node = f"{{p{quota.partition}}}:clock:spanning", node_of(redis_cluster, quota)
-    store = open_bucket_store(redis_cluster.url, timeout=TIMEOUT, request_window=WINDOW, script=clocked_script(clock))
+    store = open_unguarded_store(
+        redis_cluster.url, timeout=TIMEOUT, request_window=WINDOW, script=clocked_script(clock)
+    )
     assert isinstance(store, SpanningStore)
     async with store:
         node.set(clock, 1_800_000_000 * MICRO - 1)  # a microsecond before the second is over

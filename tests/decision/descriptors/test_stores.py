@@ -188,6 +188,6 @@ async def test_store_away_and_back(make_settings: MakeSettings, valkey: StartVal
         assert [verdict.allowed for verdict in alone] == [True, True, False]
         assert {verdict.statuses[0].source for verdict in alone} == {Source.DEGRADED}
         assert alone[2].statuses[0].reason is Reason.OVER_LIMIT
-        await until(lambda: not planes.buckets.closed_off, 5.0)
+        await until(lambda: not planes.buckets.breaker_open, 5.0)
         verdict = await decide(planes, "away", asked(("b", "1")))
         assert verdict.statuses[0].source is Source.STORE

@@ -1,7 +1,7 @@
 // Command overhead measures what a check costs over the bare generated stub, in CPU time of the calling process.
 //
 // The server is a process of its own, so that only the caller's work is counted. Both ways send the same calls with the
-// same deadline over the same number of connections, in turns; the median of the rounds is told.
+// same deadline over the same number of connections, alternating; the result is the median of the rounds.
 package main
 
 import (
@@ -34,7 +34,7 @@ const (
 	deadline   = 5 * time.Second
 	key        = "rlk_test_4fGh2kLm9PqR7sTv_9x8y7z6w5v4u3t2s1r0q9p8o7n6m5l4k3j2i1h0g"
 	resource   = "orders.create"
-	bar        = 15.0 // per cent
+	bound      = 15.0 // per cent
 )
 
 func main() {
@@ -59,9 +59,9 @@ func main() {
 		worst = max(worst, overhead)
 		fmt.Printf("%-12d %14.2f %14.2f %9.1f%%\n", connections, stub, client, overhead)
 	}
-	if worst > bar {
+	if worst > bound {
 		stop()
-		fmt.Printf("more than %.0f%%\n", bar)
+		fmt.Printf("more than %.0f%%\n", bound)
 		os.Exit(1)
 	}
 }
@@ -101,7 +101,7 @@ func measure(address string, connections int) (byStub, byClient float64, err err
 		defer connection.Close()
 		stubs[i] = ratelimitv1.NewRateLimitServiceClient(connection)
 	}
-	client, err := ratelimit.New(address, ratelimit.WithDeadline(deadline), ratelimit.WithConnections(connections))
+	client, err := ratelimit.NewClient(address, ratelimit.WithDeadline(deadline), ratelimit.WithConnections(connections))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -116,19 +116,19 @@ func measure(address string, connections int) (byStub, byClient float64, err err
 		return err
 	}
 	clientCall := func() error {
-		decision, err := client.Check(context.Background(), ratelimit.Request{APIKey: key, Resource: resource})
-		if err == nil {
+		decision, err := client.Check(context.Background(), ratelimit.CheckRequest{APIKey: key, Resource: resource})
+		if err == nil && decision.Failure != nil {
 			err = decision.Failure
 		}
 		return err
 	}
 	var stubTimes, clientTimes []float64
 	for round := range rounds + 1 {
-		stubTime, err := cpuOfARound(stubCall)
+		stubTime, err := cpuOfRound(stubCall)
 		if err != nil {
 			return 0, 0, err
 		}
-		clientTime, err := cpuOfARound(clientCall)
+		clientTime, err := cpuOfRound(clientCall)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -139,7 +139,7 @@ func measure(address string, connections int) (byStub, byClient float64, err err
 	return median(stubTimes), median(clientTimes), nil
 }
 
-func cpuOfARound(call func() error) (microseconds float64, err error) {
+func cpuOfRound(call func() error) (microseconds float64, err error) {
 	runtime.GC()
 	before := cpuTime()
 	errs := make(chan error, callers)

@@ -16,14 +16,14 @@ import (
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
-// allowing answers every call with the decision that a call on plan free gets.
+// allowing responds to every call with the decision of a call on plan free.
 type allowing struct {
 	ratelimitv1.UnimplementedRateLimitServiceServer
 }
 
 func (allowing) CheckLimit(context.Context, *ratelimitv1.CheckLimitRequest) (*ratelimitv1.CheckLimitResponse, error) {
 	return &ratelimitv1.CheckLimitResponse{
-		Allowed: true, Reason: ratelimit.WithinLimit, Source: ratelimit.SourceStore,
+		Allowed: true, Reason: ratelimit.ReasonWithinLimit, Source: ratelimit.SourceStore,
 		KeyId: "4fGh2kLm9PqR7sTv", Subject: "acme", Plan: "free", Limit: "burst", Remaining: 19,
 		Limits: []*ratelimitv1.WeighedLimit{
 			limit("burst", 20, 19, 100*time.Millisecond, 2*time.Second),

@@ -1,4 +1,4 @@
-// Package scripted is a real gRPC server that answers CheckLimit as a test tells it to.
+// Package scripted is a real gRPC server with scripted responses to CheckLimit.
 package scripted
 
 import (
@@ -10,61 +10,60 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
-// Answer is what the server does with one attempt.
-type Answer func(ctx context.Context) (*ratelimitv1.CheckLimitResponse, error)
+// Response is what the server does with one attempt.
+type Response func(ctx context.Context) (*ratelimitv1.CheckLimitResponse, error)
 
-// Decide answers with a decision.
-func Decide(response *ratelimitv1.CheckLimitResponse) Answer {
+// Decide responds with a decision.
+func Decide(response *ratelimitv1.CheckLimitResponse) Response {
 	return func(context.Context) (*ratelimitv1.CheckLimitResponse, error) { return response, nil }
 }
 
-// Fail answers with an error.
-func Fail(answer *status.Status) Answer {
-	return func(context.Context) (*ratelimitv1.CheckLimitResponse, error) { return nil, answer.Err() }
+// Fail responds with an error.
+func Fail(failure *status.Status) Response {
+	return func(context.Context) (*ratelimitv1.CheckLimitResponse, error) { return nil, failure.Err() }
 }
 
-// Hang answers nothing until the client gives up.
-func Hang() Answer {
+// Hang does not respond until the client ends the call.
+func Hang() Response {
 	return func(ctx context.Context) (*ratelimitv1.CheckLimitResponse, error) {
 		<-ctx.Done()
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 }
 
-// Attempt is what the server saw.
+// Attempt is one call that the server received.
 type Attempt struct {
 	Request  *ratelimitv1.CheckLimitRequest
 	Metadata metadata.MD
-	// TimeLeft is what was left of the deadline. Negative when there was none.
+	// TimeLeft is until the deadline. Negative when there is none.
 	TimeLeft time.Duration
-	// Peer is the other end of the connection.
+	// Peer is the client's address, which identifies the connection.
 	Peer string
 }
 
-// Server answers as scripted; an attempt beyond the script is answered with OUT_OF_RANGE.
+// Server responds as scripted; the response to an attempt beyond the script is OUT_OF_RANGE.
 type Server struct {
 	ratelimitv1.UnimplementedRateLimitServiceServer
 	grpc     *grpc.Server
 	address  string
 	mutex    sync.Mutex
-	script   []Answer
+	script   []Response
 	attempts []Attempt
-	opened   connectionCount
 }
 
-// Start serves on a free port of loopback until Stop.
+// Start serves on a free port of the loopback interface until Stop.
 func Start(options ...grpc.ServerOption) (*Server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	server := &Server{address: listener.Addr().String()}
-	server.grpc = grpc.NewServer(append(options, grpc.StatsHandler(&server.opened))...)
+	server := &Server{address: listener.Addr().String(), grpc: grpc.NewServer(options...)}
 	ratelimitv1.RegisterRateLimitServiceServer(server.grpc, server)
 	go func() { _ = server.grpc.Serve(listener) }()
 	return server, nil
@@ -73,60 +72,54 @@ func Start(options ...grpc.ServerOption) (*Server, error) {
 // Address is the host and port.
 func (s *Server) Address() string { return s.address }
 
-// Stop ends the server and its connections.
+// Stop stops the server and closes its connections.
 func (s *Server) Stop() { s.grpc.Stop() }
 
-// Script sets what comes next, and forgets the attempts so far.
-func (s *Server) Script(answers ...Answer) {
+// Script sets the next responses, and clears the list of attempts.
+func (s *Server) Script(responses ...Response) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	s.script, s.attempts = answers, nil
+	s.script, s.attempts = responses, nil
 }
 
-// Attempts is what has come since Script.
+// Attempts is the attempts since Script.
 func (s *Server) Attempts() []Attempt {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	return append([]Attempt(nil), s.attempts...)
 }
 
-// Connected waits until a client has made its connections, so that no call pays for a handshake with its deadline.
-func (s *Server) Connected(connections int) {
-	eventually(func() bool { return s.opened.Load() >= int64(connections) })
+// WaitForAttempts waits until there are that many attempts, for 5 seconds at most: an abandoned call may end before the
+// server receives it.
+func (s *Server) WaitForAttempts(attempts int) {
+	for ends := time.Now().Add(5 * time.Second); len(s.Attempts()) < attempts && time.Now().Before(ends); {
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
-// Attempted waits until that many attempts have come: a client that gives up may be told before the server has looked.
-func (s *Server) Attempted(attempts int) {
-	eventually(func() bool { return len(s.Attempts()) >= attempts })
-}
-
-// CheckLimit answers as scripted.
+// CheckLimit responds as scripted.
 func (s *Server) CheckLimit(
 	ctx context.Context, request *ratelimitv1.CheckLimitRequest,
 ) (*ratelimitv1.CheckLimitResponse, error) {
 	return s.next(ctx, request)(ctx)
 }
 
-func (s *Server) next(ctx context.Context, request *ratelimitv1.CheckLimitRequest) Answer {
-	attempt := Attempt{Request: request, TimeLeft: -1, Peer: peerOf(ctx)}
+func (s *Server) next(ctx context.Context, request *ratelimitv1.CheckLimitRequest) Response {
+	attempt := Attempt{Request: request, TimeLeft: -1}
 	attempt.Metadata, _ = metadata.FromIncomingContext(ctx)
 	if deadline, set := ctx.Deadline(); set {
 		attempt.TimeLeft = time.Until(deadline)
+	}
+	if client, known := peer.FromContext(ctx); known {
+		attempt.Peer = client.Addr.String()
 	}
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.attempts = append(s.attempts, attempt)
 	if len(s.script) == 0 {
-		return Fail(status.New(codes.OutOfRange, "an attempt beyond the script"))
+		return Fail(status.New(codes.OutOfRange, "an attempt that is not in the script"))
 	}
-	answer := s.script[0]
+	response := s.script[0]
 	s.script = s.script[1:]
-	return answer
-}
-
-// eventually waits until it is so, for 5 seconds at most: whoever waits then looks for itself.
-func eventually(isSo func() bool) {
-	for ends := time.Now().Add(5 * time.Second); !isSo() && time.Now().Before(ends); {
-		time.Sleep(2 * time.Millisecond)
-	}
+	return response
 }

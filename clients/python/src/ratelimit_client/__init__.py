@@ -1,42 +1,38 @@
-"""Ask the rate-limit decision service whether a call may go on.
+"""A client of the rate limit service: may this call proceed?
 
-from ratelimit_client import RateLimitClient
-limiter = RateLimitClient("localhost:50051")
-allowed = limiter.check(api_key, "orders.create").allowed
+from ratelimit_client import AsyncRateLimitClient, RateLimitMiddleware
+client = AsyncRateLimitClient("localhost:50051")
+app = RateLimitMiddleware(app, client)
 """
 
-from ._grpc_call import metadata_key
-from .aio import AsyncRateLimitClient
+from .aio_client import AsyncRateLimitClient
 from .aio_interceptor import AsyncRateLimitInterceptor
-from .asgi import RateLimitMiddleware, header_key
 from .client import RateLimitClient
-from .decision import Decision, Origin, Reason, Source, WeighedLimit
-from .errors import CallRefused, InvalidCheck, RateLimitError, ServiceFault, SetupError
+from .decision import Decision, LimitResult, Origin, Reason, Source
+from .error import RateLimitError
 from .failures import Failures
 from .headers import HeaderStyle, limit_headers
 from .interceptor import RateLimitInterceptor
-from .refusal import Refusal
+from .middleware import RateLimitMiddleware
+from .options import ClientOptions
+from .refusal import Problem, Refusal
 
 __all__ = [
     "AsyncRateLimitClient",
     "AsyncRateLimitInterceptor",
-    "CallRefused",
+    "ClientOptions",
     "Decision",
     "Failures",
     "HeaderStyle",
-    "InvalidCheck",
+    "LimitResult",
     "Origin",
+    "Problem",
     "RateLimitClient",
     "RateLimitError",
     "RateLimitInterceptor",
     "RateLimitMiddleware",
     "Reason",
     "Refusal",
-    "ServiceFault",
-    "SetupError",
     "Source",
-    "WeighedLimit",
-    "header_key",
     "limit_headers",
-    "metadata_key",
 ]

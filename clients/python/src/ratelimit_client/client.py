@@ -7,55 +7,58 @@ from typing import Self, TypeAlias, Unpack, cast
 
 import grpc
 
-from ._channels import CHANNEL_OPTIONS, METHOD
-from ._check import Check
-from ._exchange import Exchange, may_be_sent_again
+from ._client_state import ClientState, is_retryable
+from ._connections import CHANNEL_OPTIONS, METHOD, channel_credentials
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ._request import CheckRequest
 from .decision import Decision
 from .failures import Failures
-from .options import Options, Settings
+from .options import ClientOptions, ClientOptionsDict
 
-# Generic for type checkers alone.
+# Generic for type checkers only.
 _Method: TypeAlias = "grpc.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
 
 
 class RateLimitClient:
-    """Asks the service whether calls may go on. One client serves all threads of a process; make it once.
+    """A client for all threads of a process. Create one and keep it.
 
-    TARGET is a gRPC name such as `ratelimit.internal:50051`. Options are those of `Settings`. Raises ValueError for an
-    option that is out of bounds.
+    TARGET is a gRPC name such as `ratelimit.internal:50051`; the keyword arguments are those of `ClientOptions`. Raises
+    ValueError for an option out of bounds. It connects at the first call: see `wait_until_connected`.
     """
 
-    def __init__(self, target: str, **options: Unpack[Options]) -> None:
-        settings = Settings(**options)
-        self._deadline = settings.deadline
-        self._exchange = Exchange(settings)
-        self._channels = [_open(target, settings.credentials) for _ in range(settings.connections)]
-        self._in_turn = itertools.cycle([_method(channel) for channel in self._channels])
+    def __init__(self, target: str, **options: Unpack[ClientOptionsDict]) -> None:
+        checked = ClientOptions(**options)
+        self._deadline = checked.deadline
+        self._state = ClientState(checked)
+        credentials = channel_credentials(checked.tls)
+        self._channels = [_open(target, credentials) for _ in range(checked.connections)]
+        self._round_robin = itertools.cycle([_method(channel) for channel in self._channels])
 
     @property
     def failures(self) -> Failures:
-        """How many calls the service could not be asked about."""
-        return self._exchange.failures
+        """How many calls failed open and closed since the client was created."""
+        return self._state.failures.snapshot()
 
-    def check(self, api_key: str, resource: str = "", *, cost: int = 1, request_id: str | None = None) -> Decision:
+    def check(
+        self, api_key: str = "", resource: str = "", *, key_id: str = "", cost: int = 1, request_id: str = ""
+    ) -> Decision:
         """Decide one call and charge its cost, or nothing if it is denied.
 
-        RESOURCE is what is being called, such as `orders.create`: at most 256 bytes. COST is in tokens, 0 to 1,000,000;
-        0 only looks. With a REQUEST_ID of the caller, repeating the call within the service's window charges it once
-        and gives the first answer; without one, the client makes one up for its own retry.
+        API_KEY is the secret API key as the caller presented it. A gateway that has verified the key itself passes its
+        public KEY_ID instead, which needs a token of role gateway. RESOURCE is what is being called, such as
+        `orders.create`: at most 256 bytes. COST is in tokens, 0 to 1,000,000; 0 is a `peek`. REQUEST_ID makes the call
+        idempotent: repeated within the service's window, it is charged once and gets the first decision. Without one,
+        the client generates one for its own retry.
 
-        Raises InvalidCheck for a malformed key, a field out of bounds or text that is not valid UTF-8, and SetupError
-        when the token, its role or the target is wrong. When the service cannot be asked, nothing is raised: see
-        `fail_open`.
+        Raises RateLimitError with INVALID_ARGUMENT for a malformed key, a field out of bounds or text that is not valid
+        UTF-8, and with another code when the token, its role or the target is wrong. When the service fails, nothing is
+        raised: see `fail_open`.
         """
-        return self._decide(Check.by_api_key(api_key, resource, cost, request_id))
+        return self._decide(CheckRequest.of(api_key, key_id, resource, cost, request_id))
 
-    def check_key_id(
-        self, key_id: str, resource: str = "", *, cost: int = 1, request_id: str | None = None
-    ) -> Decision:
-        """As `check`, for a caller that has verified the secret itself. Needs a token of role gateway."""
-        return self._decide(Check.by_key_id(key_id, resource, cost, request_id))
+    def peek(self, api_key: str = "", resource: str = "", *, key_id: str = "", request_id: str = "") -> Decision:
+        """Decide one call at a cost of 0: nothing is charged, and only the state of the key can deny it."""
+        return self.check(api_key, resource, key_id=key_id, cost=0, request_id=request_id)
 
     def wait_until_connected(self, timeout: float = 5.0) -> None:
         """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
@@ -64,10 +67,10 @@ class RateLimitClient:
             try:
                 grpc.channel_ready_future(channel).result(timeout=max(0.0, ends - time.monotonic()))
             except grpc.FutureTimeoutError:
-                raise TimeoutError(f"the rate limit service did not answer within {timeout} s") from None
+                raise TimeoutError(f"no connection to the rate limit service within {timeout} s") from None
 
     def close(self) -> None:
-        """Close the connections. Calls under way end as failed."""
+        """Close the connections. Calls in flight fail."""
         for channel in self._channels:
             channel.close()
 
@@ -79,25 +82,25 @@ class RateLimitClient:
     ) -> None:
         self.close()
 
-    def _decide(self, check: Check) -> Decision:
-        remembered = self._exchange.remembered(check)
-        if remembered is not None:
-            return remembered
+    def _decide(self, request: CheckRequest) -> Decision:
+        cached = self._state.cached(request)
+        if cached is not None:
+            return cached
         ends = time.monotonic() + self._deadline
         try:
-            response = self._ask(check, self._deadline)
+            response = self._send(request, self._deadline)
         except grpc.RpcError as first:
-            left = ends - time.monotonic()
-            if not may_be_sent_again(cast("grpc.Call", first).code(), left):
-                return self._exchange.failed(cast("grpc.Call", first))
+            remaining = ends - time.monotonic()
+            if not is_retryable(cast("grpc.Call", first).code(), remaining):
+                return self._state.failed(cast("grpc.Call", first))
             try:
-                response = self._ask(check, left)
+                response = self._send(request, remaining)
             except grpc.RpcError as second:
-                return self._exchange.failed(cast("grpc.Call", second))
-        return self._exchange.answered(check, response)
+                return self._state.failed(cast("grpc.Call", second))
+        return self._state.decided(request, response)
 
-    def _ask(self, check: Check, timeout: float) -> CheckLimitResponse:
-        return next(self._in_turn)(check.request, timeout=timeout, metadata=self._exchange.metadata)
+    def _send(self, request: CheckRequest, timeout: float) -> CheckLimitResponse:
+        return next(self._round_robin)(request.message, timeout=timeout, metadata=self._state.metadata)
 
 
 def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:

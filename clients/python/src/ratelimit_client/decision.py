@@ -1,4 +1,4 @@
-"""What a caller is told: a decision, and who decided."""
+"""The decision on a call, and where it came from."""
 
 from datetime import timedelta
 from enum import Enum, IntEnum
@@ -6,14 +6,15 @@ from typing import Final, NamedTuple, Self
 
 from google.protobuf.duration_pb2 import Duration
 
-from ._gen.ratelimit.v1.limit_pb2 import WeighedLimit as WeighedLimitMessage
+from ._gen.ratelimit.v1.limit_pb2 import WeighedLimit as LimitResultMessage
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
+from .error import RateLimitError
 
-_NO_TIME = timedelta(0)
+_ZERO = timedelta(0)
 
 
 class _OpenEnum(IntEnum):
-    """An enum that takes values of a newer server, so that the client need not be updated first."""
+    """An enum that accepts the values of a newer server, so that the client need not be updated first."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self:
@@ -41,7 +42,7 @@ class Reason(_OpenEnum):
 
 
 class Source(_OpenEnum):
-    """What the decision rests on, numbered as in the API."""
+    """What a decision is based on, numbered as in the API."""
 
     SOURCE_UNSPECIFIED = 0
     STORE = 1
@@ -53,70 +54,65 @@ class Origin(Enum):
     """Who decided."""
 
     SERVICE = "SERVICE"
-    """The service answered."""
+    """The service responded."""
     CACHE = "CACHE"
-    """The client remembered a denial of the service; nothing was sent."""
+    """The client had cached a denial of the service; nothing was sent."""
     FALLBACK = "FALLBACK"
-    """The service could not be asked; the client decided by its option `fail_open`."""
+    """The service failed; the client decided by its option `fail_open`."""
 
 
-class WeighedLimit(NamedTuple):
-    """What one limit said of the call."""
+class LimitResult(NamedTuple):
+    """The result of evaluating one limit."""
 
     name: str
+    """The limit's name."""
     limit: int
     """The bucket's capacity or the quota's amount, in tokens."""
     remaining: int
-    """Whole tokens left after the call, 0 or more."""
+    """Whole tokens left after this call. 0 or more."""
     reset_after: timedelta
-    """How long until the limit is untouched again. 0 when it is so now."""
+    """How long until the limit is back to its full amount. 0 when it is now."""
     retry_after: timedelta | None
-    """How long until the call fits this limit. None when it fits now, and when it never will."""
+    """How long until a call of this cost fits. None when it fits now, and when it never will."""
     would_deny: bool
     """Whether the call does not fit. Only an enforced limit then denies it."""
     shadow: bool
-    """Whether the limit is only tried out."""
+    """Whether the limit is only reported, not enforced."""
     window: timedelta
-    """The time in which the limit refills or starts afresh."""
-
-    @classmethod
-    def of(cls, message: WeighedLimitMessage, passed: timedelta) -> Self:
-        """The limit that MESSAGE describes, with waits shorter by PASSED, none below 0."""
-        return cls(
-            message.name,
-            message.limit,
-            message.remaining,
-            max(_NO_TIME, _time(message.reset_after) - passed),
-            _wait(message, passed),
-            message.would_deny,
-            message.shadow,
-            _time(message.window),
-        )
+    """The time in which the limit refills or starts over."""
 
 
 class Decision:
-    """Whether a call may go on, and why.
+    """Whether a call may proceed, and why.
 
-    A view of the service's message, read as far as the caller looks: most callers look at `allowed` alone, and pay for
-    no more than that.
+    A view of the service's message that converts what is read: most callers read `allowed` alone, and pay for no more.
     """
 
-    __slots__ = ("_limits", "_message", "_passed", "origin")
+    __slots__ = ("_elapsed", "_limits", "_message", "failure", "origin")
 
-    def __init__(self, message: CheckLimitResponse, origin: Origin, passed: timedelta = _NO_TIME) -> None:
+    def __init__(
+        self,
+        message: CheckLimitResponse,
+        origin: Origin,
+        elapsed: timedelta = _ZERO,
+        failure: RateLimitError | None = None,
+    ) -> None:
+        """All waits of MESSAGE are shortened by the time ELAPSED since it arrived, none below 0."""
         self._message = message
-        self._passed = passed
-        self._limits: tuple[WeighedLimit, ...] | None = None
+        self._elapsed = elapsed
+        self._limits: tuple[LimitResult, ...] | None = None
         self.origin: Final = origin
         """Who decided."""
+        self.failure: Final = failure
+        """Why the service failed. None unless the origin is FALLBACK."""
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in _TOLD)
-        return f"Decision({told})"
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in _IN_REPR)
+        return f"Decision({fields})"
 
     @property
     def allowed(self) -> bool:
-        """Whether the call may go on."""
+        """Whether the call may proceed."""
         return self._message.allowed
 
     @property
@@ -126,7 +122,7 @@ class Decision:
 
     @property
     def source(self) -> Source:
-        """What the decision rests on."""
+        """What the decision is based on."""
         return Source(self._message.source)
 
     @property
@@ -136,7 +132,7 @@ class Decision:
 
     @property
     def subject(self) -> str:
-        """Whom the limits are for. Empty when the key is unknown."""
+        """The owner of the limits. Empty when the key is unknown."""
         return self._message.subject
 
     @property
@@ -146,60 +142,54 @@ class Decision:
 
     @property
     def limit(self) -> str:
-        """The binding limit's name. Empty when no limit was weighed."""
+        """The binding limit's name. Empty when no limit was evaluated."""
         return self._message.limit
 
     @property
     def remaining(self) -> int:
-        """Whole tokens that the binding limit has left. 0 when no limit was weighed."""
+        """Whole tokens that the binding limit has left after this call. 0 when no limit was evaluated."""
         return self._message.remaining
 
     @property
     def retry_after(self) -> timedelta | None:
-        """How long until the same call fits. None when allowed, and when no wait would help."""
-        return _wait(self._message, self._passed)
+        """How long until the same call fits every limit, if no other call comes first.
+
+        None when the call was allowed, and when waiting would not help.
+        """
+        return _retry_after(self._message, self._elapsed)
 
     @property
-    def limits(self) -> tuple[WeighedLimit, ...]:
-        """Every limit that was weighed, in the plan's order."""
+    def limits(self) -> tuple[LimitResult, ...]:
+        """The result of every limit that was evaluated, in the plan's order."""
         if self._limits is None:
-            self._limits = tuple([WeighedLimit.of(limit, self._passed) for limit in self._message.limits])
+            self._limits = tuple([_limit_result(limit, self._elapsed) for limit in self._message.limits])
         return self._limits
 
-    @property
-    def enforced(self) -> tuple[WeighedLimit, ...]:
-        """The weighed limits that can deny."""
-        return tuple([limit for limit in self.limits if not limit.shadow])
 
-    @property
-    def binding(self) -> WeighedLimit | None:
-        """The binding limit. None when no limit was weighed."""
-        return next((limit for limit in self.enforced if limit.name == self.limit), None)
-
-    def after(self, passed: timedelta) -> "Decision":
-        """What the client tells when it remembered this decision for PASSED: all waits are shorter, none below 0."""
-        return Decision(self._message, Origin.CACHE, passed)
-
-
-_TOLD = ("allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after")
-
-FAILED_OPEN = Decision(
-    CheckLimitResponse(allowed=True, reason=CheckLimitResponse.DEGRADED_ALLOWED, source=CheckLimitResponse.DEGRADED),
-    Origin.FALLBACK,
+_IN_REPR = (
+    *("allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after"),
+    "failure",
 )
-"""What a call gets when the service cannot be asked and the client fails open."""
-
-FAILED_CLOSED = Decision(
-    CheckLimitResponse(reason=CheckLimitResponse.DEGRADED_DENIED, source=CheckLimitResponse.DEGRADED), Origin.FALLBACK
-)
-"""What a call gets when the service cannot be asked and the client fails closed."""
 
 
-def _wait(message: CheckLimitResponse | WeighedLimitMessage, passed: timedelta) -> timedelta | None:
-    """The `retry_after` of MESSAGE when PASSED of it is over."""
-    return max(_NO_TIME, _time(message.retry_after) - passed) if message.HasField("retry_after") else None
+def _limit_result(message: LimitResultMessage, elapsed: timedelta) -> LimitResult:
+    return LimitResult(
+        message.name,
+        message.limit,
+        message.remaining,
+        max(_ZERO, _timedelta(message.reset_after) - elapsed),
+        _retry_after(message, elapsed),
+        message.would_deny,
+        message.shadow,
+        _timedelta(message.window),
+    )
 
 
-def _time(duration: Duration) -> timedelta:
-    # Up to the next microsecond, since a wait must not end too early.
+def _retry_after(message: CheckLimitResponse | LimitResultMessage, elapsed: timedelta) -> timedelta | None:
+    """What is left of the `retry_after` of MESSAGE after the time ELAPSED."""
+    return max(_ZERO, _timedelta(message.retry_after) - elapsed) if message.HasField("retry_after") else None
+
+
+def _timedelta(duration: Duration) -> timedelta:
+    # Rounded up to the next microsecond, since a wait must not end too early.
     return timedelta(0, duration.seconds, -(-duration.nanos // 1000))

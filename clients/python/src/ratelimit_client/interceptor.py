@@ -5,22 +5,34 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from ._grpc_call import Details, cost_of_one, full_method, initial_metadata, trailing_metadata, x_api_key
+from ._interceptors import (
+    CHECK_FAILED,
+    Details,
+    cost_of_one,
+    full_method,
+    initial_metadata,
+    log_configuration_error,
+    trailing_metadata,
+    x_api_key,
+)
 from .client import RateLimitClient
-from .errors import InvalidCheck
+from .error import RateLimitError
 from .headers import HeaderStyle
 from .refusal import Refusal
 
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for type checkers alone
-_Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for type checkers only
+_HandlerOrNone: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
 _Context = grpc.ServicerContext
 
 
 class RateLimitInterceptor(grpc.ServerInterceptor):
-    """Asks CLIENT about each call, once per stream, and ends those that may not go on.
+    """Checks each call with CLIENT, and each stream once, at its start.
 
-    KEY, RESOURCE and COST say what to ask about a call; STYLE how to tell callers their limits. A SetupError of the
-    client ends the call with UNKNOWN and is logged by gRPC: a wrong token must not let calls pass.
+    An allowed call proceeds to its handler; any other ends with the status of a `Refusal`. A RateLimitError that is not
+    the caller's is logged, and the call ends with INTERNAL.
+
+    KEY returns a call's API key (a call without one is refused), RESOURCE what it calls, COST how many tokens it takes:
+    0 to 1,000,000. HEADER_STYLE is the style of the headers, which are in the initial metadata of a refusal.
     """
 
     def __init__(
@@ -30,56 +42,65 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
         key: Callable[[Details], str] = x_api_key,
         resource: Callable[[Details], str] = full_method,
         cost: Callable[[Details], int] = cost_of_one,
-        style: HeaderStyle = HeaderStyle.IETF,
+        header_style: HeaderStyle = HeaderStyle.IETF,
     ) -> None:
         self._client = client
         self._key = key
         self._resource = resource
         self._cost = cost
-        self._style = style
+        self._header_style = header_style
 
-    def intercept_service(self, continuation: Callable[[Details], _Found], handler_call_details: Details) -> _Found:
-        """The call's handler with the question put before it.
+    def intercept_service(
+        self, continuation: Callable[[Details], _HandlerOrNone], handler_call_details: Details
+    ) -> _HandlerOrNone:
+        """The call's handler with the check before it.
 
-        gRPC calls this in the one thread that accepts calls, so the service is asked later, in the call's own thread.
+        gRPC calls this in the only thread that accepts calls, so the check is made later, in the call's own thread.
         """
         handler = continuation(handler_call_details)
         if handler is None:
             return None
 
-        def ask(context: _Context) -> None:
-            refusal = self._ask(handler_call_details)
+        def check(context: _Context) -> None:
+            try:
+                refusal = self._check(handler_call_details)
+            except RateLimitError as error:
+                log_configuration_error(handler_call_details, error)
+                context.abort(grpc.StatusCode.INTERNAL, CHECK_FAILED)
             if refusal is not None:
-                context.send_initial_metadata(initial_metadata(refusal, self._style))
+                context.send_initial_metadata(initial_metadata(refusal, self._header_style))
                 context.set_trailing_metadata(trailing_metadata(refusal))
                 context.abort(refusal.code, refusal.detail)
 
-        return _asking_first(handler, ask)
+        return _with_check(handler, check)
 
-    def _ask(self, details: Details) -> Refusal | None:
+    def _check(self, details: Details) -> Refusal | None:
         key = self._key(details)
         if not key:
-            return Refusal.of_missing_key()
+            return Refusal.for_missing_key()
         try:
             decision = self._client.check(key, self._resource(details), cost=self._cost(details))
-        except InvalidCheck as error:
-            return Refusal.of_invalid_check(error)
-        return None if decision.allowed else Refusal.of_decision(decision)
+        except RateLimitError as error:
+            refusal = Refusal.for_error(error)
+            if refusal is None:
+                raise
+            return refusal
+        return Refusal.for_decision(decision)
 
 
-def _asking_first(handler: _Handler, ask: Callable[[_Context], None]) -> _Handler:
-    """HANDLER, whose behaviour runs only after ASK has returned."""
+def _with_check(handler: _Handler, check: Callable[[_Context], None]) -> _Handler:
+    """HANDLER, whose behaviour runs only after CHECK has returned."""
     make, behaviour = _parts(handler)
     if handler.response_streaming:
 
         def stream(request: Any, context: _Context) -> Iterator[Any]:  # noqa: ANN401  the messages are not ours
-            ask(context)
+            check(context)
             yield from behaviour(request, context)
 
         return make(stream, handler.request_deserializer, handler.response_serializer)
 
     def unary(request: Any, context: _Context) -> Any:  # noqa: ANN401  the messages are not ours
-        ask(context)
+        check(context)
         return behaviour(request, context)
 
     return make(unary, handler.request_deserializer, handler.response_serializer)
@@ -89,14 +110,14 @@ def _parts(handler: _Handler) -> tuple[Callable[..., _Handler], Callable[[Any, _
     """How to make a handler of the same kind, and the behaviour of this one."""
     if handler.request_streaming:
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler, _there(handler.stream_stream)
-        return grpc.stream_unary_rpc_method_handler, _there(handler.stream_unary)
+            return grpc.stream_stream_rpc_method_handler, _present(handler.stream_stream)
+        return grpc.stream_unary_rpc_method_handler, _present(handler.stream_unary)
     if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler, _there(handler.unary_stream)
-    return grpc.unary_unary_rpc_method_handler, _there(handler.unary_unary)
+        return grpc.unary_stream_rpc_method_handler, _present(handler.unary_stream)
+    return grpc.unary_unary_rpc_method_handler, _present(handler.unary_unary)
 
 
-def _there(behaviour: Callable[[Any, _Context], Any] | None) -> Callable[[Any, _Context], Any]:
+def _present(behaviour: Callable[[Any, _Context], Any] | None) -> Callable[[Any, _Context], Any]:
     if behaviour is None:
-        raise TypeError("a handler without the behaviour that it says it has")
+        raise TypeError("the handler has no behaviour of the kind that it declares")
     return behaviour

@@ -1,21 +1,20 @@
-"""What an HTTP or gRPC caller is answered when its call may not go on."""
+"""The response to a caller whose call may not proceed, over HTTP or gRPC."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 from http import HTTPStatus
-from typing import Self
+from typing import NotRequired, Self, TypedDict
 
 import grpc
 
-from ._details import refusal_status
+from ._error_details import status_with_details
 from .decision import Decision, Reason
-from .errors import InvalidCheck
-from .headers import HeaderStyle, limit_headers, retry_after_seconds
+from .error import RateLimitError
+from .headers import HeaderStyle, enforced_limits, limit_headers, retry_after_seconds
 
 _QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _QUOTA_EXCEEDED_TITLE = "Request cannot be satisfied as assigned quota has been exceeded"
 
-_TEXTS = {
+_RESPONSES = {
     Reason.KEY_UNKNOWN: (HTTPStatus.UNAUTHORIZED, "The API key is not known."),
     Reason.KEY_REVOKED: (HTTPStatus.UNAUTHORIZED, "The API key was revoked."),
     Reason.KEY_EXPIRED: (HTTPStatus.UNAUTHORIZED, "The API key has expired."),
@@ -23,7 +22,7 @@ _TEXTS = {
     Reason.DEGRADED_DENIED: (HTTPStatus.SERVICE_UNAVAILABLE, "The rate limit could not be checked; try again."),
 }
 
-_GRPC_CODES = {
+_CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
@@ -31,86 +30,97 @@ _GRPC_CODES = {
     HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 
+Problem = TypedDict(
+    "Problem",
+    {
+        "type": str,
+        "title": str,
+        "status": int,
+        "detail": str,
+        "reason": str,
+        "violated-policies": NotRequired[list[str]],
+    },
+)
+"""A body of type `application/problem+json` (RFC 9457). With 429, `violated-policies` has the limits that deny."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One answer for both worlds: an HTTP status with a problem, or a gRPC status with details."""
+    """The response to a caller whose call may not proceed."""
 
-    status: HTTPStatus
+    http_status: HTTPStatus
+    """400, 401, 403, 429 or 503."""
     reason: str
+    """For programs: the name of a Reason or of a `ratelimit.v1.ErrorReason`, or KEY_MISSING."""
     detail: str
-    decision: Decision | None = None
-    """The denial behind it. None when there was nothing to decide: no key, or a malformed one."""
+    """For people."""
+    _decision: Decision | None = None
 
     @classmethod
-    def of_decision(cls, decision: Decision) -> Self:
-        """For a denial."""
-        status, detail = _text(decision)
+    def for_decision(cls, decision: Decision) -> Self | None:
+        """The response to a denial. None when the call may proceed."""
+        if decision.allowed:
+            return None
+        status, detail = _response(decision)
         return cls(status, decision.reason.name, detail, decision)
 
     @classmethod
-    def of_invalid_check(cls, error: InvalidCheck) -> Self:
-        """For a call that the service could not make sense of: a fault of the caller that sent it."""
+    def for_error(cls, error: RateLimitError) -> Self | None:
+        """The response to an invalid call. None for any other error, which is not the caller's."""
+        if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+            return None
         if error.field == "api_key":
             return cls(HTTPStatus.UNAUTHORIZED, error.reason, "The API key is malformed.")
         return cls(HTTPStatus.BAD_REQUEST, error.reason, error.message)
 
     @classmethod
-    def of_missing_key(cls) -> Self:
-        """For a call without an API key."""
+    def for_missing_key(cls) -> Self:
+        """The response to a call without an API key."""
         return cls(HTTPStatus.UNAUTHORIZED, "KEY_MISSING", "No API key was sent.")
 
     @property
     def code(self) -> grpc.StatusCode:
-        """The gRPC status."""
-        return _GRPC_CODES[self.status]
+        """The gRPC status code."""
+        return _CODES[self.http_status]
 
-    @property
-    def retry_delay(self) -> timedelta | None:
-        """How long until the same call fits. None when no wait would help."""
-        return None if self.decision is None else self.decision.retry_after
-
-    def headers(self, style: HeaderStyle) -> dict[str, str]:
-        """The headers, with the limits in STYLE."""
-        headers = {} if self.decision is None else limit_headers(self.decision, style)
-        if self.status is HTTPStatus.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = "ApiKey"  # RFC 9110 wants a challenge with every 401
+    def headers(self, style: HeaderStyle = HeaderStyle.IETF) -> dict[str, str]:
+        """The headers: those of the decision in STYLE, and `WWW-Authenticate` with 401."""
+        headers = {} if self._decision is None else limit_headers(self._decision, style)
+        if self.http_status is HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "ApiKey"  # RFC 9110 requires a challenge with every 401
         return headers
 
-    def problem(self) -> dict[str, object]:
-        """The body, to be sent as JSON with content type `application/problem+json` (RFC 9457)."""
-        if self.status is not HTTPStatus.TOO_MANY_REQUESTS:
-            return self._problem("about:blank", self.status.phrase)
-        enforced = () if self.decision is None else self.decision.enforced
-        return {
-            **self._problem(_QUOTA_EXCEEDED, _QUOTA_EXCEEDED_TITLE),
-            "violated-policies": [limit.name for limit in enforced if limit.would_deny],
-        }
-
-    def status_details(self) -> bytes:
-        """The serialized `google.rpc.Status` for the trailer `grpc-status-details-bin`."""
-        limit = "" if self.decision is None else self.decision.limit
-        number: int = self.code.value[0]
-        return refusal_status(number, self.detail, self.reason, {"limit": limit} if limit else {}, self.retry_delay)
-
-    def _problem(self, kind: str, title: str) -> dict[str, object]:
-        return {
-            "type": kind,
-            "title": title,
-            "status": int(self.status),
+    def problem(self) -> Problem:
+        """The body of the HTTP response."""
+        problem: Problem = {
+            "type": "about:blank",
+            "title": self.http_status.phrase,
+            "status": int(self.http_status),
             "detail": self.detail,
             "reason": self.reason,
         }
+        if self.http_status is HTTPStatus.TOO_MANY_REQUESTS:
+            limits = [] if self._decision is None else enforced_limits(self._decision)
+            problem["type"], problem["title"] = _QUOTA_EXCEEDED, _QUOTA_EXCEEDED_TITLE
+            problem["violated-policies"] = [limit.name for limit in limits if limit.would_deny]
+        return problem
+
+    def grpc_status(self) -> bytes:
+        """The serialized `google.rpc.Status` for the trailer `grpc-status-details-bin`."""
+        limit = "" if self._decision is None else self._decision.limit
+        retry_after = None if self._decision is None else self._decision.retry_after
+        number: int = self.code.value[0]
+        return status_with_details(number, self.detail, self.reason, {"limit": limit} if limit else {}, retry_after)
 
 
-def _text(decision: Decision) -> tuple[HTTPStatus, str]:
+def _response(decision: Decision) -> tuple[HTTPStatus, str]:
     if decision.reason is Reason.OVER_LIMIT:
-        wait = retry_after_seconds(decision)
-        again = "." if wait is None else f"; try again in {wait} s."
-        return HTTPStatus.TOO_MANY_REQUESTS, f'Over the limit "{decision.limit}"{again}'
+        seconds = retry_after_seconds(decision)
+        wait = "" if seconds is None else f"; try again in {seconds} s"
+        return HTTPStatus.TOO_MANY_REQUESTS, f'Over the limit "{decision.limit}"{wait}.'
     if decision.reason is Reason.COST_EXCEEDS_CAPACITY:
         return (
             HTTPStatus.TOO_MANY_REQUESTS,
             f'The call costs more than the limit "{decision.limit}" ever holds; do not try again.',
         )
-    return _TEXTS.get(decision.reason, (HTTPStatus.FORBIDDEN, "The call was denied."))
+    return _RESPONSES.get(decision.reason, (HTTPStatus.FORBIDDEN, "The call was denied."))

@@ -1,4 +1,4 @@
-"""A server that resets every call, with an error code of HTTP/2 that gRPC servers do not let us choose."""
+"""A server that resets every call, with an error code of HTTP/2 that gRPC servers do not expose."""
 
 import socket
 import threading
@@ -11,7 +11,7 @@ from h2.errors import ErrorCodes
 from h2.events import RequestReceived
 
 
-class ResettingServer:
+class ResetServer:
     """Resets every stream with CODE. `target` is its address."""
 
     def __init__(self, code: ErrorCodes) -> None:
@@ -23,12 +23,12 @@ class ResettingServer:
         self._start(self._accept)
 
     def close(self) -> None:
-        """End the connections and the threads."""
+        """Close the connections and end the threads."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._threads[0].join()  # from here on there are no new ones
+        self._threads[0].join()  # no new ones after this
         for connection in self._connections:
-            with suppress(OSError):  # the client went first
+            with suppress(OSError):  # the client closed first
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
@@ -59,5 +59,5 @@ class ResettingServer:
                     if isinstance(event, RequestReceived):
                         http.reset_stream(event.stream_id, self._code)
                 connection.sendall(http.data_to_send())
-        except OSError:  # the client went first
+        except OSError:  # the client closed first
             return

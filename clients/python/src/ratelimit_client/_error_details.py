@@ -15,17 +15,17 @@ _SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class StatusDetails:
-    """What the details of an error say."""
+class ErrorDetails:
+    """The details of an error that the client reads."""
 
     reason: str = ""
     """The `reason` of its ErrorInfo. Empty when it has none."""
     field: str = ""
-    """The first field that its BadRequest names. Empty when it names none."""
+    """The first field of its BadRequest. Empty when it has none."""
 
     @classmethod
     def parse(cls, status: bytes | None) -> Self:
-        """Read a serialized `google.rpc.Status`. What cannot be read says nothing: the status itself still counts."""
+        """Read a serialized `google.rpc.Status`. What cannot be read is left empty: the status itself still counts."""
         try:
             found = dict(_details(status or b""))
             info = dict(fields(found.get("ErrorInfo", b"")))
@@ -35,7 +35,7 @@ class StatusDetails:
             return cls()
 
 
-def refusal_status(
+def status_with_details(
     code: int, message: str, reason: str, metadata: dict[str, str], retry_delay: timedelta | None
 ) -> bytes:
     """A serialized `google.rpc.Status` with an ErrorInfo and, if RETRY_DELAY is given, a RetryInfo."""
@@ -64,7 +64,7 @@ def _details(status: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise ValueError("a number where a message or a text should be")  # noqa: TRY004  malformed, like the rest
+        raise ValueError("a number instead of a message or a text")  # noqa: TRY004  malformed, like the rest
     return value
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, T201  a script that prints
-"""A server that gives every check the same answer at once. Prints its port, and ends when its standard input does."""
+"""A server with one immediate response to every check. Prints its port, and ends when its standard input does."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import json_format
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 
-_ANSWER = {
+_RESPONSE = {
     "allowed": True,
     "reason": "WITHIN_LIMIT",
     "source": "STORE",
@@ -25,11 +25,11 @@ _ANSWER = {
 
 
 async def main() -> None:
-    """Serve until the other end of standard input is gone."""
-    answer = json_format.ParseDict(_ANSWER, CheckLimitResponse()).SerializeToString()
+    """Serve until standard input is closed."""
+    response = json_format.ParseDict(_RESPONSE, CheckLimitResponse()).SerializeToString()
 
     async def check_limit(_request: bytes, _context: object) -> bytes:
-        return answer
+        return response
 
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(check_limit)

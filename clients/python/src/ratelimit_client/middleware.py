@@ -1,12 +1,12 @@
-"""ASGI middleware (Starlette, FastAPI, Litestar, Django, ...): no request reaches the application unasked."""
+"""The middleware for ASGI applications (Starlette, FastAPI, Litestar, Django, ...)."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .aio import AsyncRateLimitClient
-from .errors import InvalidCheck, not_text
+from .aio_client import AsyncRateLimitClient
+from .error import RateLimitError, invalid_utf8
 from .headers import HeaderStyle, limit_headers
 from .refusal import Refusal
 
@@ -16,32 +16,23 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _POLICY_VIOLATION = 1008  # RFC 6455's close code
 
 
-def header_key(name: str) -> Callable[[Scope], str]:
-    """Takes the API key from the header NAME. Empty when there is none."""
-    wanted = name.lower().encode("latin-1")
-
-    def key_of(scope: Scope) -> str:
-        found: bytes = next((value for header, value in scope["headers"] if header.lower() == wanted), b"")
-        return found.decode("latin-1")
-
-    return key_of
-
-
-x_api_key = header_key("x-api-key")
-"""The API key in the header `x-api-key`."""
+def x_api_key(scope: Scope) -> str:
+    """The API key in the header `x-api-key`. Empty when there is none."""
+    found: bytes = next((value for name, value in scope["headers"] if name.lower() == b"x-api-key"), b"")
+    return found.decode("latin-1")
 
 
 def method_and_path(scope: Scope) -> str:
-    """`GET /v1/orders`: the method and the decoded path without the query. A websocket counts as GET.
+    """The method and the decoded path without the query: `GET /v1/orders`. A websocket is a GET.
 
-    Raises InvalidCheck for a path that is not valid UTF-8.
+    Raises RateLimitError for a path that is not valid UTF-8.
     """
-    if _NOT_TEXT in scope["path"] and not _is_text(scope.get("raw_path")):
-        raise not_text("resource")
+    if _REPLACEMENT in scope["path"] and not _is_utf8(scope.get("raw_path")):
+        raise invalid_utf8("resource")
     return f"{scope.get('method', 'GET')} {scope['path']}"
 
 
@@ -51,10 +42,14 @@ def cost_of_one(_scope: Scope) -> int:
 
 
 class RateLimitMiddleware:
-    """Asks CLIENT about each HTTP request and websocket, and answers 401, 403, 429 or 503 to those that may not go on.
+    """Checks each HTTP request and websocket of APP with CLIENT.
 
-    KEY, RESOURCE and COST say what to ask about a request; STYLE how to tell callers their limits. A SetupError of the
-    client is raised, so that the server answers 500: a wrong token must not let requests pass.
+    An allowed request proceeds, and its response gets the headers; any other gets the response of a `Refusal`, with a
+    body of type `application/problem+json`. A RateLimitError that is not the caller's is raised, so that the server
+    responds with 500.
+
+    KEY returns a request's API key (a request without one is refused), RESOURCE what it calls, COST how many tokens it
+    takes: 0 to 1,000,000. HEADER_STYLE is the style of the headers.
     """
 
     def __init__(  # noqa: PLR0913  each is independent of the others
@@ -65,46 +60,49 @@ class RateLimitMiddleware:
         key: Callable[[Scope], str] = x_api_key,
         resource: Callable[[Scope], str] = method_and_path,
         cost: Callable[[Scope], int] = cost_of_one,
-        style: HeaderStyle = HeaderStyle.IETF,
+        header_style: HeaderStyle = HeaderStyle.IETF,
     ) -> None:
         self._app = app
         self._client = client
         self._key = key
         self._resource = resource
         self._cost = cost
-        self._style = style
+        self._header_style = header_style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection as ASGI asks."""
+        """Serve one connection, as ASGI defines it."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        asked = await self._ask(scope)
-        if isinstance(asked, Refusal):
-            await _refuse(scope, send, asked, _encoded(asked.headers(self._style)))
+        checked = await self._check(scope)
+        if isinstance(checked, Refusal):
+            await _refuse(scope, send, checked, _encoded(checked.headers(self._header_style)))
             return
 
-        async def send_with_limits(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.accept"}:
-                message = {**message, "headers": [*message.get("headers", ()), *_encoded(asked)]}
+                message = {**message, "headers": [*message.get("headers", ()), *_encoded(checked)]}
             await send(message)
 
-        await self._app(scope, receive, send_with_limits)
+        await self._app(scope, receive, send_with_headers)
 
-    async def _ask(self, scope: Scope) -> dict[str, str] | Refusal:
-        """The headers for a request that may go on, or the answer for one that may not."""
+    async def _check(self, scope: Scope) -> dict[str, str] | Refusal:
+        """The headers for a request that may proceed, or the refusal of one that may not."""
         key = self._key(scope)
         if not key:
-            return Refusal.of_missing_key()
+            return Refusal.for_missing_key()
         try:
             decision = await self._client.check(key, self._resource(scope), cost=self._cost(scope))
-        except InvalidCheck as error:
-            return Refusal.of_invalid_check(error)
-        return limit_headers(decision, self._style) if decision.allowed else Refusal.of_decision(decision)
+        except RateLimitError as error:
+            refusal = Refusal.for_error(error)
+            if refusal is None:
+                raise
+            return refusal
+        return Refusal.for_decision(decision) or limit_headers(decision, self._header_style)
 
 
-def _is_text(raw_path: bytes | None) -> bool:
-    """Whether a path that was decoded to U+FFFD says so itself. Servers put it in place of bytes that are no text."""
+def _is_utf8(raw_path: bytes | None) -> bool:
+    """Whether a path with U+FFFD has it in its raw form too. Servers substitute it for bytes that are not UTF-8."""
     if raw_path is None:
         return False
     try:
@@ -127,7 +125,7 @@ async def _refuse(scope: Scope, send: Send, refusal: Refusal, headers: list[tupl
         (b"content-length", str(len(body)).encode()),
         *headers,
     ]
-    await send({"type": f"{prefix}.response.start", "status": int(refusal.status), "headers": headers})
+    await send({"type": f"{prefix}.response.start", "status": int(refusal.http_status), "headers": headers})
     await send({"type": f"{prefix}.response.body", "body": body})
 
 

@@ -1,22 +1,22 @@
 import assert from "node:assert/strict";
-import { type Decision, type Failures, headersOf, type HeaderStyle, problemOf, RateLimitError } from "../src/index.js";
-import type { Sees } from "./contract_case.js";
+import { type Decision, type Failures, type HeaderStyle, limitHeaders, RateLimitError, Refusal } from "../src/index.js";
+import type { Expected } from "./contract_case.js";
 import type { Attempt } from "./scripted_server.js";
-import type { Answered } from "./site.js";
+import type { Response } from "./site.js";
 
-/** Compares what a step names with what was seen, and knows which names nobody has looked at. */
-export class Look {
+/** Verifies what a step expects, and knows which fields were not verified. */
+export class Expectation {
   private readonly left: Map<string, unknown>;
 
   constructor(
     private readonly step: number,
-    sees: Sees,
+    expected: Expected,
   ) {
-    this.left = new Map(Object.entries(sees));
+    this.left = new Map(Object.entries(expected));
   }
 
   decision(decision: Decision): void {
-    assert.ok(!this.left.has("raises"), this.of("the call should have raised"));
+    assert.ok(!this.left.has("error"), this.of("the call should have been rejected"));
     this.field("allowed", decision.allowed);
     this.field("reason", decision.reason);
     this.field("source", decision.source);
@@ -37,24 +37,37 @@ export class Look {
         shadow: limit.shadow,
       })),
     );
+    const refusal = Refusal.forDecision(decision);
     const styles = (this.take("headers") ?? {}) as Record<HeaderStyle, Record<string, string>>;
     for (const [style, headers] of Object.entries(styles)) {
-      assert.deepEqual(headersOf(decision, style as HeaderStyle), headers, this.of(`headers in style ${style}`));
+      const actual = refusal?.headers(style as HeaderStyle) ?? limitHeaders(decision, style as HeaderStyle);
+      assert.deepEqual(actual, headers, this.of(`headers in style ${style}`));
     }
-    const problem = problemOf(decision);
-    this.field("http", problem === undefined ? null : { status: problem.status, problem });
-    // This client has no interceptor for gRPC servers.
-    this.take("grpc");
+    this.field("http", refusal === undefined ? null : { status: refusal.httpStatus, problem: refusal.problem() });
+    this.grpc(this.take("grpc") as Record<string, unknown> | null | undefined, refusal);
+    assert.equal(decision.failure !== undefined, decision.origin === "FALLBACK", this.of("failure"));
   }
 
-  raised(error: unknown): void {
-    if (this.left.has("ended")) {
-      const ended = { TimeoutError: "deadline", AbortError: "cancelled" }[(error as Error).name];
-      this.field("ended", ended ?? String(error));
+  /** This client has no interceptor for gRPC servers, and so no status details. */
+  private grpc(expected: Record<string, unknown> | null | undefined, refusal: Refusal | undefined): void {
+    if (expected === undefined) {
       return;
     }
-    const wanted = this.take("raises") as Record<string, string> | undefined;
-    assert.ok(wanted !== undefined && error instanceof RateLimitError, this.of(`the call raised ${String(error)}`));
+    const { code, message, reason = refusal?.reason } = expected ?? {};
+    assert.deepEqual([refusal?.code, refusal?.detail, refusal?.reason], [code, message, reason], this.of("grpc"));
+  }
+
+  error(error: unknown): void {
+    if (this.left.has("abandoned")) {
+      const abandoned = { TimeoutError: "deadline", AbortError: "cancelled" }[(error as Error).name];
+      this.field("abandoned", abandoned ?? String(error));
+      return;
+    }
+    const wanted = this.take("error") as Record<string, string> | undefined;
+    assert.ok(
+      wanted !== undefined && error instanceof RateLimitError,
+      this.of(`the call was rejected with ${String(error)}`),
+    );
     const got: Record<string, string> = {
       status: error.code,
       message: error.message,
@@ -62,14 +75,17 @@ export class Look {
       field: error.field,
     };
     for (const [name, value] of Object.entries(wanted)) {
-      assert.equal(got[name], value, this.of(`raises.${name}`));
+      assert.equal(got[name], value, this.of(`error.${name}`));
     }
   }
 
-  /** What the server saw, and the ids by which it tells a repetition from a new call. */
-  attempts(seen: Attempt[], [least, most]: [number, number], ownId: string | undefined, used: Set<string>): void {
-    assert.ok(seen.length >= least && seen.length <= most, this.of(`the server saw ${seen.length} attempts`));
-    const ids = new Set(seen.map((attempt) => attempt.request.requestId));
+  /** The requests that the server received, and their ids, by which it recognises a retry. */
+  attempts(attempts: Attempt[], [min, max]: [number, number], ownId: string | undefined, used: Set<string>): void {
+    assert.ok(
+      attempts.length >= min && attempts.length <= max,
+      this.of(`the server received ${attempts.length} attempts`),
+    );
+    const ids = new Set(attempts.map((attempt) => attempt.request.requestId));
     for (const id of ids) {
       assert.ok(ids.size === 1 && id !== "", this.of(`the attempts have the request ids ${[...ids].join()}`));
       assert.equal(id, ownId ?? id, this.of("the call's own request id"));
@@ -77,14 +93,14 @@ export class Look {
       used.add(id);
     }
     const deadline = this.take("server_deadline_ms") as number | undefined;
-    if (deadline !== undefined && seen.length > 0) {
-      const left = seen[0]?.timeLeftMs ?? 0;
-      assert.ok(left <= deadline, this.of(`the server saw ${left} ms left of the deadline`));
+    if (deadline !== undefined && attempts.length > 0) {
+      const left = attempts[0]?.timeLeftMs ?? 0;
+      assert.ok(left <= deadline, this.of(`the server had ${left} ms left until the deadline`));
     }
     const wanted = this.take("attempts") as Record<string, unknown>[] | undefined;
-    assert.equal(seen.length, wanted?.length ?? seen.length, this.of("how many attempts the server saw"));
+    assert.equal(attempts.length, wanted?.length ?? attempts.length, this.of("the number of attempts"));
     for (const [i, fields] of (wanted ?? []).entries()) {
-      const request = seen[i]?.request;
+      const request = attempts[i]?.request;
       const got: Record<string, unknown> = {
         api_key: request?.credential.case === "apiKey" ? request.credential.value : "",
         key_id: request?.credential.case === "keyId" ? request.credential.value : "",
@@ -104,12 +120,12 @@ export class Look {
   }
 
   took(milliseconds: number): void {
-    const bounds = (this.take("took_ms") ?? {}) as { at_least?: number; at_most?: number };
-    const { at_least = 0, at_most = Infinity } = bounds;
-    assert.ok(milliseconds >= at_least && milliseconds <= at_most, this.of(`the call took ${milliseconds} ms`));
+    const bounds = (this.take("duration_ms") ?? {}) as { min?: number; max?: number };
+    const { min = 0, max = Infinity } = bounds;
+    assert.ok(milliseconds >= min && milliseconds <= max, this.of(`the call took ${milliseconds} ms`));
   }
 
-  response(got: Answered): void {
+  response(got: Response): void {
     const wanted = this.take("response") as { status: number; headers?: object; problem?: object; body?: string };
     assert.equal(got.status, wanted.status, this.of("status"));
     for (const [name, value] of Object.entries(wanted.headers ?? {})) {
@@ -121,8 +137,8 @@ export class Look {
     assert.equal(got.body, wanted.body ?? got.body, this.of("body"));
   }
 
-  nothingLeft(): void {
-    assert.deepEqual([...this.left.keys()], [], this.of("what nobody has looked at"));
+  allVerified(): void {
+    assert.deepEqual([...this.left.keys()], [], this.of("fields that were not verified"));
   }
 
   private field(name: string, got: unknown): void {

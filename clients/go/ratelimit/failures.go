@@ -1,0 +1,29 @@
+package ratelimit
+
+import "sync/atomic"
+
+// Failures is how many calls failed open and closed since the client was created, for your metrics.
+type Failures struct {
+	// Open is how many calls were allowed because the service failed.
+	Open uint64
+	// Closed is how many calls were denied because the service failed.
+	Closed uint64
+}
+
+// failureCounter counts for all goroutines.
+type failureCounter struct {
+	open   atomic.Uint64
+	closed atomic.Uint64
+}
+
+func (f *failureCounter) count(allowed bool) {
+	if allowed {
+		f.open.Add(1)
+	} else {
+		f.closed.Add(1)
+	}
+}
+
+func (f *failureCounter) snapshot() Failures {
+	return Failures{Open: f.open.Load(), Closed: f.closed.Load()}
+}

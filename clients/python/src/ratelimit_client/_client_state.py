@@ -1,0 +1,74 @@
+"""What the clients for threads and for asyncio share: everything but sending."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Protocol
+
+import grpc
+
+from ._denial_cache import CacheKey, DenialCache
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
+from ._request import CheckRequest
+from .decision import Decision, Origin
+from .error import DETAILS_KEY, error_of, is_failure
+from .failures import FailureCounter
+from .options import ClientOptions
+
+
+class _Status(Protocol):
+    """A call that ended with an error, of either kind that gRPC has."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
+
+class ClientState:
+    """Turns responses and errors into decisions, caches denials and counts failures."""
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        self._denials = DenialCache(
+            options.denial_cache_size, timedelta(seconds=options.denial_cache_max_age), options.clock
+        )
+        self.failures = FailureCounter()
+        self.metadata = (("authorization", f"Bearer {options.token}"),) if options.token else ()
+
+    def cached(self, request: CheckRequest) -> Decision | None:
+        """The cached denial of REQUEST, if there is one."""
+        if not request.cacheable or not self._denials:
+            return None
+        return self._denials.get(CacheKey.of(request.message))
+
+    def decided(self, request: CheckRequest, response: CheckLimitResponse) -> Decision:
+        """The service's decision."""
+        if not response.allowed and request.cacheable:
+            self._denials.put(CacheKey.of(request.message), response)
+        return Decision(response, Origin.SERVICE)
+
+    def failed(self, status: _Status) -> Decision:
+        """What a call that ended with an error results in: it fails open or closed, or raises RateLimitError."""
+        details = next((_raw(value) for key, value in status.trailing_metadata() or () if key == DETAILS_KEY), None)
+        error = error_of(status.code(), status.details() or "", details)
+        if not is_failure(error):
+            raise error
+        fail_open = self._options.fail_open
+        self.failures.count(allowed=fail_open)
+        if self._options.on_failure is not None:
+            self._options.on_failure(error)
+        return Decision(_FAILED_OPEN if fail_open else _FAILED_CLOSED, Origin.FALLBACK, failure=error)
+
+
+def is_retryable(code: grpc.StatusCode, remaining: float) -> bool:
+    """Whether a call that ended with CODE is sent again, with REMAINING seconds until its deadline."""
+    return code is grpc.StatusCode.UNAVAILABLE and remaining > 0
+
+
+_FAILED_OPEN = CheckLimitResponse(
+    allowed=True, reason=CheckLimitResponse.DEGRADED_ALLOWED, source=CheckLimitResponse.DEGRADED
+)
+_FAILED_CLOSED = CheckLimitResponse(reason=CheckLimitResponse.DEGRADED_DENIED, source=CheckLimitResponse.DEGRADED)
+
+
+def _raw(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()

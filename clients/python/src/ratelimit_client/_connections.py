@@ -1,0 +1,26 @@
+"""How the connections to the service are configured."""
+
+from typing import Literal
+
+import grpc
+
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import DESCRIPTOR
+
+METHOD = f"/{DESCRIPTOR.services_by_name['RateLimitService'].full_name}/CheckLimit"
+
+CHANNEL_OPTIONS = (
+    # Without this, channels to one target share one connection, and a server with SO_REUSEPORT cannot balance them.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
+    # The client retries by itself, over another connection and within the call's deadline.
+    ("grpc.service_config_disable_resolution", 1),
+    # Reconnect soon after an outage: gRPC's default backoff grows to 2 minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+def channel_credentials(tls: grpc.ChannelCredentials | Literal[True] | None) -> grpc.ChannelCredentials | None:
+    """The credentials for the option `tls`. None is plaintext."""
+    return grpc.ssl_channel_credentials() if tls is True else tls

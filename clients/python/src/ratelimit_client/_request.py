@@ -1,0 +1,52 @@
+"""One check as it is sent."""
+
+import os
+from typing import NamedTuple, Self
+
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
+from .error import RateLimitError, invalid_field, invalid_utf8
+
+_MAX_MESSAGE_BYTES = 64 * 1024
+"""The service rejects larger messages. A text above it would only use up the deadline on its way."""
+_MAX_COST = 1_000_000
+_ALWAYS_FITS = _MAX_MESSAGE_BYTES // 4
+"""A text of that many characters fits whatever they are: UTF-8 has at most 4 bytes for each."""
+
+
+class CheckRequest(NamedTuple):
+    """One check, which may use the denial cache or not."""
+
+    message: CheckLimitRequest
+    cacheable: bool
+
+    @classmethod
+    def of(cls, api_key: str, key_id: str, resource: str, cost: int, request_id: str) -> Self:
+        """The check of a call, by KEY_ID if there is one. Raises RateLimitError for what cannot be sent."""
+        sent_id = request_id or _new_request_id()
+        key = {"key_id": key_id} if key_id else {"api_key": api_key}
+        try:
+            message = CheckLimitRequest(resource=resource, cost=cost, request_id=sent_id, **key)
+        except ValueError:
+            raise _not_encodable(cost, resource=resource, request_id=sent_id, **key) from None
+        _reject_oversized(resource=resource, request_id=sent_id, **key)
+        return cls(message, not request_id)
+
+
+def _not_encodable(cost: int, **texts: str) -> RateLimitError:
+    """The error for the field that cannot be encoded. Found only now, so that valid calls do not pay for it."""
+    for field, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return invalid_utf8(field)
+    return invalid_field("cost", f"is {cost}; it must be between 0 and {_MAX_COST}")
+
+
+def _reject_oversized(**texts: str) -> None:
+    for field, text in texts.items():
+        if len(text) > _ALWAYS_FITS and (size := len(text.encode())) > _MAX_MESSAGE_BYTES:
+            raise invalid_field(field, f"has {size} bytes; a whole message has at most {_MAX_MESSAGE_BYTES}")
+
+
+def _new_request_id() -> str:
+    return os.urandom(16).hex()

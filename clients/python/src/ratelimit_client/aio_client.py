@@ -1,0 +1,118 @@
+"""The client for asyncio."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, TypeAlias, Unpack
+
+import grpc
+
+from ._client_state import ClientState, is_retryable
+from ._connections import CHANNEL_OPTIONS, METHOD, channel_credentials
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ._request import CheckRequest
+from .decision import Decision
+from .failures import Failures
+from .options import ClientOptions, ClientOptionsDict
+
+# Generic for type checkers only.
+_Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
+
+
+class AsyncRateLimitClient:
+    """A client for one event loop. Create one and keep it.
+
+    TARGET is a gRPC name such as `ratelimit.internal:50051`; the keyword arguments are those of `ClientOptions`. Raises
+    ValueError for an option out of bounds. May be created before the loop runs: it connects at the first call.
+    """
+
+    def __init__(self, target: str, **options: Unpack[ClientOptionsDict]) -> None:
+        self._target = target
+        self._options = ClientOptions(**options)
+        self._state = ClientState(self._options)
+        self._channels: list[grpc.aio.Channel] = []
+        self._round_robin: Iterator[_Method] | None = None
+
+    @property
+    def failures(self) -> Failures:
+        """How many calls failed open and closed since the client was created."""
+        return self._state.failures.snapshot()
+
+    async def check(
+        self, api_key: str = "", resource: str = "", *, key_id: str = "", cost: int = 1, request_id: str = ""
+    ) -> Decision:
+        """Decide one call and charge its cost, as `RateLimitClient.check` does.
+
+        A caller that abandons the call, by `asyncio.timeout` or by cancelling the task, gets TimeoutError or
+        CancelledError: that never fails open.
+        """
+        return await self._decide(CheckRequest.of(api_key, key_id, resource, cost, request_id))
+
+    async def peek(self, api_key: str = "", resource: str = "", *, key_id: str = "", request_id: str = "") -> Decision:
+        """Decide one call at a cost of 0, as `RateLimitClient.peek` does."""
+        return await self.check(api_key, resource, key_id=key_id, cost=0, request_id=request_id)
+
+    async def wait_until_connected(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  as in the client for threads
+        """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
+        self._methods()
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+        except TimeoutError:
+            raise TimeoutError(f"no connection to the rate limit service within {timeout} s") from None
+
+    async def close(self) -> None:
+        """Close the connections. Calls in flight are cancelled."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _decide(self, request: CheckRequest) -> Decision:
+        cached = self._state.cached(request)
+        if cached is not None:
+            return cached
+        deadline = self._options.deadline
+        ends = time.monotonic() + deadline
+        try:
+            response = await self._send(request, deadline)
+        except grpc.aio.AioRpcError as first:
+            remaining = ends - time.monotonic()
+            if not is_retryable(first.code(), remaining):
+                return self._state.failed(first)
+            try:
+                response = await self._send(request, remaining)
+            except grpc.aio.AioRpcError as second:
+                return self._state.failed(second)
+        return self._state.decided(request, response)
+
+    async def _send(self, request: CheckRequest, timeout: float) -> CheckLimitResponse:  # noqa: ASYNC109  gRPC's own
+        return await next(self._methods())(request.message, timeout=timeout, metadata=self._state.metadata)
+
+    def _methods(self) -> Iterator[_Method]:
+        if self._round_robin is None:
+            credentials = channel_credentials(self._options.tls)
+            self._channels = [_open(self._target, credentials) for _ in range(self._options.connections)]
+            self._round_robin = itertools.cycle([_method(channel) for channel in self._channels])
+        return self._round_robin
+
+
+def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+
+
+def _method(channel: grpc.aio.Channel) -> _Method:
+    return channel.unary_unary(
+        METHOD,
+        request_serializer=CheckLimitRequest.SerializeToString,
+        response_deserializer=CheckLimitResponse.FromString,
+    )

@@ -1,0 +1,161 @@
+"""Runs one case of the contract against one client."""
+
+from datetime import timedelta
+from typing import Any
+
+from google.rpc import error_details_pb2, status_pb2
+from ratelimit_client import (
+    Decision,
+    Failures,
+    HeaderStyle,
+    RateLimitError,
+    Refusal,
+    limit_headers,
+)
+
+from clients.contract import SLOW_MACHINE_MS, Case, Step
+from clients.scripted_server import ScriptedServer
+
+_MS = timedelta(milliseconds=1)
+_NS_PER_MS = 1_000_000
+_ROUNDING_MS = 5
+
+Outcome = Decision | RateLimitError | str | None
+"""What a call resulted in: a text says how its caller abandoned it, None that it was made over HTTP."""
+
+
+class CaseRunner:
+    """The state of a case beside its client: the clock, the server, and the errors and request ids so far."""
+
+    def __init__(self, case: Case, server: ScriptedServer) -> None:
+        self._options = case.get("options", {})
+        self._server = server
+        self._now = 1_000_000_000
+        self._generated_ids: set[str] = set()
+        self.errors: list[RateLimitError] = []
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The client's options, as the Python client takes them."""
+        given = {"deadline_ms": SLOW_MACHINE_MS, **self._options}
+        options: dict[str, Any] = {"clock": lambda: self._now, "on_failure": self.errors.append}
+        if given["deadline_ms"] != "default":
+            options["deadline"] = given["deadline_ms"] / 1000
+        if "denial_cache_max_age_ms" in given:
+            options["denial_cache_max_age"] = given["denial_cache_max_age_ms"] / 1000
+        for name in ("fail_open", "connections", "denial_cache_size"):
+            if name in given:
+                options[name] = given[name]
+        return options
+
+    def advance(self, step: Step) -> bool:
+        """Advance the clock by what STEP has. Returns whether that is all of it."""
+        self._now += step.get("advance_ms", 0) * _NS_PER_MS
+        return "advance_ms" in step
+
+    def script(self, step: Step) -> None:
+        """Script the server for STEP."""
+        self._server.script(step["server"])
+
+    def verify(self, step: Step, outcome: Outcome, failures: Failures, took: float) -> None:
+        """Assert that the caller and the server saw what STEP expects."""
+        expect = step["expect"]
+        self._verify_attempts(step)
+        if "failures" in expect:
+            assert {"open": failures.open, "closed": failures.closed} == expect["failures"]
+        assert len(self.errors) == failures.open + failures.closed
+        if "duration_ms" in expect:
+            assert expect["duration_ms"]["min"] <= took * 1000 <= expect["duration_ms"]["max"]
+        if "error" in expect:
+            assert isinstance(outcome, RateLimitError), outcome
+            actual = {"status": outcome.code.name, "message": outcome.message}
+            actual |= {"reason": outcome.reason, "field": outcome.field}
+            assert {name: actual[name] for name in expect["error"]} == expect["error"]
+        elif "abandoned" in expect:
+            assert outcome == expect["abandoned"]
+        elif "response" not in expect:
+            assert isinstance(outcome, Decision), outcome
+            verify_decision(expect, outcome)
+            assert (outcome.failure is not None) == (outcome.origin.value == "FALLBACK")
+
+    def _verify_attempts(self, step: Step) -> None:
+        expect, call = step["expect"], step.get("call", {})
+        required = sum("optional" not in item for item in step["server"])
+        attempts = self._server.wait_for_attempts(required)
+        assert self._server.unscripted_attempts == 0
+        assert required <= len(attempts) <= len(step["server"])
+        for attempt, expected in zip(attempts, expect.get("attempts", ()), strict="attempts" in expect):
+            actual = {name: getattr(attempt, name) for name in ("api_key", "key_id", "resource", "request_id")}
+            actual["cost"] = attempt.cost if attempt.HasField("cost") else 1
+            assert {name: actual[name] for name in expected} == expected
+        ids = {attempt.request_id for attempt in attempts}
+        assert len(ids) == min(1, len(attempts))
+        if "request_id" in call:
+            assert ids <= {call["request_id"]}
+        else:
+            assert "" not in ids
+            assert not ids & self._generated_ids
+            self._generated_ids |= ids
+        if "server_deadline_ms" in expect and attempts:
+            assert self._server.deadlines[0] * 1000 <= expect["server_deadline_ms"] + _ROUNDING_MS
+
+
+def verify_decision(expect: dict[str, Any], decision: Decision) -> None:
+    """Assert that DECISION is what a case expects."""
+    actual: dict[str, Any] = {
+        "allowed": decision.allowed,
+        "reason": int(decision.reason) if isinstance(expect.get("reason"), int) else decision.reason.name,
+        "source": decision.source.name,
+        "origin": decision.origin.value,
+        "retry_after_ms": _ms(decision.retry_after),
+        "limits": [
+            {
+                "name": limit.name,
+                "remaining": limit.remaining,
+                "reset_after_ms": _ms(limit.reset_after),
+                "retry_after_ms": _ms(limit.retry_after),
+                "shadow": limit.shadow,
+            }
+            for limit in decision.limits
+        ],
+        "headers": {style.value: _headers(decision, style) for style in HeaderStyle},
+        "http": _http(decision),
+        "grpc": _grpc(decision, expect.get("grpc") or {}),
+    }
+    actual |= {name: getattr(decision, name) for name in ("key_id", "subject", "plan", "limit", "remaining")}
+    expected = {name: value for name, value in expect.items() if name in actual}
+    assert {name: actual[name] for name in expected} == expected
+
+
+def _headers(decision: Decision, style: HeaderStyle) -> dict[str, str]:
+    refusal = Refusal.for_decision(decision)
+    return limit_headers(decision, style) if refusal is None else refusal.headers(style)
+
+
+def _http(decision: Decision) -> dict[str, Any] | None:
+    refusal = Refusal.for_decision(decision)
+    return None if refusal is None else {"status": int(refusal.http_status), "problem": refusal.problem()}
+
+
+def _grpc(decision: Decision, expected: dict[str, Any]) -> dict[str, Any] | None:
+    """What a caller with the standard messages of google.rpc reads from our status."""
+    refusal = Refusal.for_decision(decision)
+    if refusal is None:
+        return None
+    status = status_pb2.Status.FromString(refusal.grpc_status())
+    assert (status.code, status.message) == (refusal.code.value[0], refusal.detail)
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "ratelimit.v1"
+    assert dict(info.metadata) == ({"limit": decision.limit} if decision.limit else {})
+    retry = error_details_pb2.RetryInfo()
+    delay = None
+    if len(status.details) > 1:
+        assert status.details[1].Unpack(retry)
+        delay = retry.retry_delay.ToTimedelta() / _MS
+    actual = {"code": refusal.code.name, "message": refusal.detail, "reason": info.reason, "retry_delay_ms": delay}
+    return {name: actual[name] for name in expected}
+
+
+def _ms(wait: timedelta | None) -> float | None:
+    return None if wait is None else wait / _MS
