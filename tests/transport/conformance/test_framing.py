@@ -33,22 +33,22 @@ def test_how_a_body_arrives_does_not_matter(sent: list[bytes], data: st.DataObje
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(frame))
-def test_the_short_way_is_the_same_way(body: bytes) -> None:
-    """A body is accepted for one message exactly if cutting it up gives that message and nothing else."""
+def test_the_fast_path_agrees_with_the_slow_one(body: bytes) -> None:
+    """A body is read as one message exactly if cutting it up gives that message and nothing else."""
     frames = FrameReader(None)
     found = frames.feed(body)
     whole = len(found) == 1 and not frames.incomplete and frames.error is None
     assert single_message(body) == (found[0] if whole else None)
 
 
-@pytest.mark.parametrize(("size", "accepted"), [(0, True), (MAX_MESSAGE, True), (MAX_MESSAGE + 1, False)])
-def test_the_short_way_has_the_same_bound(size: int, accepted: bool) -> None:
-    """A message of MAX_MESSAGE bytes is accepted, a larger one is not."""
-    assert (single_message(frame(b"x" * size)) is not None) is accepted
+@pytest.mark.parametrize(("size", "taken"), [(0, True), (MAX_MESSAGE, True), (MAX_MESSAGE + 1, False)])
+def test_the_fast_path_has_the_same_bound(size: int, taken: bool) -> None:
+    """A message of the maximum size is accepted, a larger one is not."""
+    assert (single_message(frame(b"x" * size)) is not None) is taken
 
 
 @given(messages, st.binary(min_size=1, max_size=50))
-def test_an_incomplete_message_is_reported(sent: list[bytes], part: bytes) -> None:
+def test_an_incomplete_message_is_detected(sent: list[bytes], part: bytes) -> None:
     """The beginning of a message is kept back, and known to be only that."""
     frames = FrameReader(None)
     assert frames.feed(b"".join(map(frame, sent)) + frame(part)[:-1]) == sent
@@ -56,8 +56,8 @@ def test_an_incomplete_message_is_reported(sent: list[bytes], part: bytes) -> No
 
 
 @given(messages, st.integers(MAX_MESSAGE + 1, 2**32 - 1))
-def test_a_large_message_is_rejected_by_its_prefix(sent: list[bytes], size: int) -> None:
-    """The messages before it are valid, and it is rejected before any of it has arrived."""
+def test_a_large_message_is_refused_by_its_prefix(sent: list[bytes], size: int) -> None:
+    """The messages before it are read, and it is refused before any of it has arrived."""
     frames = FrameReader(None)
     assert frames.feed(b"".join(map(frame, sent)) + b"\0" + size.to_bytes(4, "big")) == sent
     assert isinstance(frames.error, ResourceExhausted)
@@ -65,16 +65,16 @@ def test_a_large_message_is_rejected_by_its_prefix(sent: list[bytes], size: int)
 
 
 @given(st.binary(max_size=200), st.binary(max_size=20))
-def test_no_bytes_raise(body: bytes, encoding: bytes) -> None:
-    """Garbage yields messages, an error or a rest, and never an exception."""
+def test_any_bytes_are_read_without_an_exception(body: bytes, encoding: bytes) -> None:
+    """Garbage yields messages, a refusal or a rest, and never an exception."""
     frames = FrameReader(encoding)
     found = frames.feed(body)
     assert sum(len(message) + 5 for message in found) <= len(body)
 
 
 @pytest.mark.parametrize("value", [b"", b"S", b"1", b"1s", b"-1S", b"1.5S", b"1234567890S", b" 1S", b"\xff\xffS"])
-def test_a_malformed_timeout(value: bytes) -> None:
-    """What gRPC's specification does not allow is rejected."""
+def test_an_invalid_timeout(value: bytes) -> None:
+    """What gRPC's specification does not allow is refused."""
     with pytest.raises(ProtocolError):
         deadline_of({b"grpc-timeout": value})
 
@@ -86,7 +86,7 @@ def test_every_unit_of_time(value: bytes) -> None:
 
 
 def test_a_deadline_that_has_passed() -> None:
-    """A nanosecond has passed by the time of the check."""
+    """A nanosecond has passed before it is checked."""
     with pytest.raises(DeadlineExceeded):
         check_deadline(deadline_of({b"grpc-timeout": b"1n"}))
 
