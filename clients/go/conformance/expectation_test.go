@@ -240,7 +240,7 @@ func (e *expectation) attempts(attempts []scripted.Attempt) {
 		request := attempts[i].Request
 		cost := uint64(1)
 		if request.Cost != nil {
-			cost = uint64(*request.Cost)
+			cost = *request.Cost
 		}
 		got := map[string]any{
 			"api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,

@@ -32,11 +32,11 @@ const (
 var (
 	allow = scripted.Decide(&ratelimitv1.CheckLimitResponse{
 		Allowed: true, Reason: ratelimit.ReasonWithinLimit, Limit: "burst",
-		Limits: []*ratelimitv1.WeighedLimit{{Name: "burst", Limit: 20, Remaining: 19, Window: durationpb.New(2 * time.Second)}},
+		Limits: []*ratelimitv1.LimitResult{{Name: "burst", Limit: 20, Remaining: 19, Window: durationpb.New(2 * time.Second)}},
 	})
 	over = scripted.Decide(&ratelimitv1.CheckLimitResponse{
 		Reason: ratelimit.ReasonOverLimit, Limit: "burst", RetryAfter: durationpb.New(1500 * time.Millisecond),
-		Limits: []*ratelimitv1.WeighedLimit{{
+		Limits: []*ratelimitv1.LimitResult{{
 			Name: "burst", Limit: 20, WouldDeny: true, RetryAfter: durationpb.New(1500 * time.Millisecond),
 			Window: durationpb.New(2 * time.Second),
 		}},

@@ -105,7 +105,7 @@ export class Expectation {
         api_key: request?.credential.case === "apiKey" ? request.credential.value : "",
         key_id: request?.credential.case === "keyId" ? request.credential.value : "",
         resource: request?.resource,
-        cost: request?.cost ?? 1,
+        cost: Number(request?.cost ?? 1),
         request_id: request?.requestId,
       };
       for (const [name, value] of Object.entries(fields)) {
