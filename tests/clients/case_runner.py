@@ -21,7 +21,7 @@ _NS_PER_MS = 1_000_000
 _ROUNDING_MS = 5
 
 Outcome = Decision | RateLimitError | str | None
-"""What a call resulted in: a text says how its caller abandoned it, None that it was made over HTTP."""
+"""What a call resulted in: a text is how its caller abandoned it, None means that it was made over HTTP."""
 
 
 class CaseRunner:

@@ -28,7 +28,7 @@ def test_reasons_and_sources_are_those_of_the_api() -> None:
     assert {source.name: source.value for source in Source} == dict(CheckLimitResponse.Source.items())
 
 
-def test_a_reason_of_a_newer_server_has_a_name_that_says_so() -> None:
+def test_an_unknown_reason_is_named_by_its_number() -> None:
     """A number that this version does not know can be printed and compared."""
     assert Reason(99).name == "REASON_99"
     assert Reason(99) == 99

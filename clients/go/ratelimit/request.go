@@ -48,7 +48,7 @@ func (r *CheckRequest) message() *ratelimitv1.CheckLimitRequest {
 }
 
 // validate is the error for what cannot be sent. The encoder would report invalid UTF-8 as INTERNAL, and an oversized text
-// would use up the deadline: both would fail open for whoever calls a gateway with them.
+// would use up the deadline: both would fail open for the callers of a gateway.
 func (r *CheckRequest) validate() *Error {
 	for _, text := range [...]struct{ field, value string }{
 		{"api_key", r.APIKey}, {"key_id", r.KeyID}, {"resource", r.Resource}, {"request_id", r.RequestID},

@@ -38,7 +38,7 @@ const MAX_UINT64 = 0xffff_ffff_ffff_ffffn;
 
 /**
  * The error for what cannot be sent. Encoders report some of it as INTERNAL, and an oversized text uses up the deadline:
- * both would fail open for whoever calls a gateway with them. The rest they repair with U+FFFD, which would merge many
+ * both would fail open for the callers of a gateway. The rest they repair with U+FFFD, which would merge many
  * resources into one.
  */
 export function validate(request: CheckRequest): RateLimitError | undefined {
