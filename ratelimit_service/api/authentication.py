@@ -109,28 +109,33 @@ def _bearer(authorization: str | None) -> str:
 
 
 class OpenAdmission:
-    """Anybody may call; whoever sends a token is known by it, and one that is not good is refused."""
+    """Anybody may call; whoever sends a token is known by it, and an invalid one is refused."""
+
+    anonymous: Final[Caller | None] = ANONYMOUS
+    """The caller without a token."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
     async def admit(self, authorization: bytes | None) -> Caller:
         """The caller behind the `authorization` header. Raises Unauthenticated, Unavailable."""
-        return ANONYMOUS if authorization is None else await self._authenticator.authenticate(_text(authorization))
+        return await self._authenticator.authenticate(_text(authorization))
 
 
 class GatewayAdmission:
     """Only callers with a token of role gateway may call."""
+
+    anonymous: Final[Caller | None] = None
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
     async def admit(self, authorization: bytes | None) -> Caller:
         """The caller behind the `authorization` header. Raises Unauthenticated, PermissionDenied, Unavailable."""
-        caller = await self._authenticator.authenticate(None if authorization is None else _text(authorization))
+        caller = await self._authenticator.authenticate(_text(authorization))
         require(caller, Role.GATEWAY)
         return caller
 
 
-def _text(authorization: bytes) -> str:
-    return authorization.decode("utf-8", "replace")
+def _text(authorization: bytes | None) -> str | None:
+    return None if authorization is None else authorization.decode("utf-8", "replace")

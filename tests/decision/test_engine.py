@@ -7,11 +7,13 @@ import pytest
 from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, MemorySource, burst, record
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.engine import Check, DecisionEngine
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.ports import PartlyUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
@@ -308,3 +310,21 @@ async def test_tally(world: World) -> None:
     assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
     assert world.engine.tally[Reason.KEY_UNKNOWN][Source.POLICY] == 1
     assert sum(map(sum, world.engine.tally)) == 5
+
+
+async def test_a_batch_that_fails_in_part_is_degraded_in_part(world: World) -> None:
+    """Checks whose buckets were charged are decided by them; only the others are decided as their plans say."""
+    keys = [world.add(on_store_failure=OnStoreFailure.DENY) for _ in range(3)]
+    charge = world.buckets.charge
+
+    async def fail_the_second(charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+        first, _, third = await charge(charges)
+        raise PartlyUnavailable("a node is away", [first, None, third])
+
+    world.buckets.charge = fail_the_second  # type: ignore[method-assign]
+    decisions = await world.check_all([Check(key) for key in keys])
+    assert [isinstance(one, Decision) and (one.reason, one.source) for one in decisions] == [
+        (Reason.WITHIN_LIMIT, Source.STORE),
+        (Reason.DEGRADED_DENIED, Source.DEGRADED),
+        (Reason.WITHIN_LIMIT, Source.STORE),
+    ]

@@ -7,8 +7,7 @@ from functools import cache
 import hiredis
 from redis.crc import key_slot
 
-from ratelimit_service.buckets.redis.connection import Address, Connection, Login, open_connection, pack
-from ratelimit_service.buckets.redis.routes import PAUSE, first
+from ratelimit_service.buckets.redis.connection import PAUSE, Address, Connection, Login, first, open_connection, pack
 from ratelimit_service.decision.ports import StoreUnavailable
 
 

@@ -18,9 +18,9 @@ from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.buckets.redis.batcher import RoundTripObserver, Unobserved
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
-from ratelimit_service.buckets.redis.connection import Address, Login
-from ratelimit_service.buckets.redis.routes import SentinelRoute, StandaloneRoute
+from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
 from ratelimit_service.buckets.redis.script import Encoder, Script, charge_script
+from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 

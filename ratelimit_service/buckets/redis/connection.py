@@ -7,8 +7,8 @@ process's CPU instead of 33, and what was sent is known exactly, so nothing is e
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, TypeVar, cast
 
 import hiredis
 
@@ -44,8 +44,13 @@ class Login(NamedTuple):
         return f"Login(username={self.username!r}, password=..., database={self.database}, tls={self.tls is not None})"
 
 
+_T = TypeVar("_T")
+
 OnReply = Callable[[object], None]
 """Gets the answer: what hiredis made of it, perhaps a hiredis.ReplyError, or a ConnectionLost."""
+
+PAUSE: Final = 0.01
+"""Seconds before a command is sent again to a server that is not ready yet."""
 
 _INCOMPLETE: Final = object()
 
@@ -145,3 +150,53 @@ async def open_connection(address: Address, login: Login) -> Connection:
         connection.close("the log-in was given up")
         raise
     return connection
+
+
+class StandaloneRoute:
+    """The way to one server at a fixed address (which a name or a proxy may move)."""
+
+    def __init__(self, address: Address, login: Login) -> None:
+        self._address = address
+        self._login = login
+        self._connection: Connection | None = None
+
+    def connection(self) -> Connection | None:
+        """The open link, if there is one now."""
+        connection = self._connection
+        return connection if connection is not None and connection.open else None
+
+    async def recover(self, refusal: str) -> Connection:
+        """Connect where that is needed, after a pause where the server is not ready."""
+        connection = self.connection()
+        if connection is not None and not refusal.startswith(("READONLY", "MASTERDOWN")):
+            await asyncio.sleep(PAUSE)
+            if connection.open:
+                return connection
+        if connection is not None:
+            # It has become a replica: whoever is behind the name now is perhaps the master.
+            connection.close(f"Redis at {connection.address} is not the master any more")
+        if refusal:
+            await asyncio.sleep(PAUSE)
+        self._connection = await open_connection(self._address, self._login)
+        return self._connection
+
+    async def close(self) -> None:
+        """Close the link."""
+        if self._connection is not None:
+            self._connection.close("the bucket store was closed")
+
+
+async def first(tries: Sequence[Awaitable[_T]], failure: str) -> _T:
+    """The result of the first that succeeds; the others are given up. Raises StoreUnavailable with all their faults."""
+    tasks = [asyncio.ensure_future(attempt) for attempt in tries]
+    faults = []
+    try:
+        for task in asyncio.as_completed(tasks):
+            try:
+                return await task
+            except StoreUnavailable as fault:
+                faults.append(str(fault))
+    finally:
+        for task in tasks:
+            task.cancel()
+    raise StoreUnavailable(f"{failure}: {'; '.join(faults)}")

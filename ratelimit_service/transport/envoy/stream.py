@@ -69,7 +69,9 @@ class _Conversation(Generic[Request]):
         """Answer until the caller has closed its side and has all its answers. Raises what else ends the stream."""
         headers = headers_of(scope)
         deadline = deadline_of(headers)
-        caller = await self._edge.admission.admit(headers.get(b"authorization"))
+        authorization, admission = headers.get(b"authorization"), self._edge.admission
+        anonymous = admission.anonymous if authorization is None else None
+        caller = anonymous or await admission.admit(authorization)
         frames = Frames(headers.get(b"grpc-encoding"))
         more = True
         while more:

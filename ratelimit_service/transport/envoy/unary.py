@@ -28,7 +28,12 @@ Count: TypeAlias = Callable[[str, Code], None]
 
 
 class Admission(Protocol):
-    """Says who calls, or refuses them."""
+    """Decides who may call."""
+
+    @property
+    def anonymous(self) -> Caller | None:
+        """The caller without an `authorization` header; None if it has to be admitted like any other."""
+        ...
 
     async def admit(self, authorization: bytes | None, /) -> Caller:
         """The caller behind the `authorization` header. Raises ServiceError."""
@@ -52,6 +57,7 @@ def unary(
 ) -> App:
     """An application that hands what READ makes of the call's message to ENDPOINT, and answers what that returns."""
     method, admission, count = edge.method, edge.admission, edge.count
+    anonymous = admission.anonymous
 
     async def decide(scope: Scope, receive: Receive) -> bytes:
         headers = headers_of(scope)
@@ -59,7 +65,8 @@ def unary(
         # Envoy does not cancel a call that is abandoned: it says so here, and everything below runs without a pause
         # until the call has joined a batch (a token that is not known yet apart).
         data = await _only_message(receive, headers.get(b"grpc-encoding"), method)
-        caller = await admission.admit(headers.get(b"authorization"))
+        authorization = headers.get(b"authorization")
+        caller = (anonymous if authorization is None else None) or await admission.admit(authorization)
         request = read(data)
         check_deadline(deadline)
         return frame((await endpoint(request, caller)).SerializeToString())

@@ -18,9 +18,11 @@ from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, free_port
 from fixtures.redis_cluster import until as until_true
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.redis.batcher import Unobserved
+from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.decision.charge import Bucket, Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
-from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.metrics import RoundTripCounts
 
@@ -403,3 +405,59 @@ def _wait_for_replica(url: str) -> None:
     with redis.Redis.from_url(url) as client:
         client.set("before", "the failover")
         assert client.wait(1, 5_000) == 1
+
+
+async def test_a_dead_node_harms_its_own_buckets_only(redis_cluster: LoopbackCluster, bucket: MakeBucket) -> None:
+    """While one node of three hangs, buckets on the others answer at once, alone and in one call with its own."""
+    store = open_bucket_store(redis_cluster.url, timeout=0.1, request_window=60, observer=Unobserved())
+    partitions = [next(p for p in range(256) if key_slot(b"{p%d}" % p) * 3 // 16_384 == node) for node in range(3)]
+    dead, *alive = [bucket(LARGE, partition=partition) for partition in partitions]
+    everything = [Charge((one,), (1,)) for one in (alive[0], dead, alive[1])]
+    async with store:
+        await store.charge(everything)
+        hung = redis_cluster.nodes[0]
+        os.kill(hung.pid, signal.SIGSTOP)
+        try:
+            begin = time.monotonic()
+            while not store.breaker_open:
+                with pytest.raises(StoreUnavailable):
+                    await take(store, dead)
+            assert time.monotonic() - begin < 0.5
+            begin = time.monotonic()
+            for count in range(2, 12):
+                with pytest.raises(StoreUnavailable, match="not asked while it does not answer"):
+                    await take(store, dead)
+                with pytest.raises(PartlyUnavailable) as error:
+                    await store.charge(everything)
+                assert [result and result.charged for result in error.value.results] == [True, None, True]
+                assert await take(store, alive[0], cost=0) == count
+            assert time.monotonic() - begin < 0.5
+            with pytest.raises(StoreUnavailable):
+                await store.ping()
+        finally:
+            os.kill(hung.pid, signal.SIGCONT)
+        await until(lambda: not store.breaker_open)
+        assert all(result.charged for result in await store.charge(everything))
+        await store.ping()
+
+
+async def test_a_call_that_fails_in_part_counts_for_the_dead_node_only(
+    redis_cluster: LoopbackCluster, bucket: MakeBucket
+) -> None:
+    """Calls with buckets on all nodes open the breaker of the one that hangs, and of no other."""
+    store = open_bucket_store(redis_cluster.url, timeout=0.1, request_window=60, observer=Unobserved())
+    partitions = [next(p for p in range(256) if key_slot(b"{p%d}" % p) * 3 // 16_384 == node) for node in range(3)]
+    buckets = [bucket(LARGE, partition=partition) for partition in partitions]
+    async with store:
+        await store.charge([Charge((one,), (1,)) for one in buckets])
+        os.kill(redis_cluster.nodes[2].pid, signal.SIGSTOP)
+        try:
+            for count in range(2, 5):
+                with pytest.raises(PartlyUnavailable) as error:
+                    await store.charge([Charge((one,), (1,)) for one in buckets])
+                assert [result and result.charged for result in error.value.results] == [True, True, None]
+                assert await take(store, buckets[0], cost=0) == count
+            assert store.breaker_open
+        finally:
+            os.kill(redis_cluster.nodes[2].pid, signal.SIGCONT)
+        await until(lambda: not store.breaker_open)

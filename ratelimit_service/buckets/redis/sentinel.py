@@ -1,53 +1,13 @@
-"""The ways to a single server: the one that was named, or the master that Sentinels name."""
+"""The way to the master that Sentinels name."""
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import hiredis
 
-from ratelimit_service.buckets.redis.connection import Address, Connection, Login, open_connection
+from ratelimit_service.buckets.redis.connection import PAUSE, Address, Connection, Login, first, open_connection
 from ratelimit_service.decision.ports import StoreUnavailable
-
-_T = TypeVar("_T")
-
-PAUSE = 0.01
-"""Seconds before a command is sent again to a server that is not ready yet."""
-
-
-class StandaloneRoute:
-    """The way to one server at a fixed address (which a name or a proxy may move)."""
-
-    def __init__(self, address: Address, login: Login) -> None:
-        self._address = address
-        self._login = login
-        self._connection: Connection | None = None
-
-    def connection(self) -> Connection | None:
-        """The open link, if there is one now."""
-        connection = self._connection
-        return connection if connection is not None and connection.open else None
-
-    async def recover(self, refusal: str) -> Connection:
-        """Connect where that is needed, after a pause where the server is not ready."""
-        connection = self.connection()
-        if connection is not None and not refusal.startswith(("READONLY", "MASTERDOWN")):
-            await asyncio.sleep(PAUSE)
-            if connection.open:
-                return connection
-        if connection is not None:
-            # It has become a replica: whoever is behind the name now is perhaps the master.
-            connection.close(f"Redis at {connection.address} is not the master any more")
-        if refusal:
-            await asyncio.sleep(PAUSE)
-        self._connection = await open_connection(self._address, self._login)
-        return self._connection
-
-    async def close(self) -> None:
-        """Close the link."""
-        if self._connection is not None:
-            self._connection.close("the bucket store was closed")
 
 
 class SentinelRoute:
@@ -95,22 +55,6 @@ class SentinelRoute:
         """Close the link."""
         if self._connection is not None:
             self._connection.close("the bucket store was closed")
-
-
-async def first(tries: Sequence[Awaitable[_T]], failure: str) -> _T:
-    """The result of the first that succeeds; the others are given up. Raises StoreUnavailable with all their faults."""
-    tasks = [asyncio.ensure_future(attempt) for attempt in tries]
-    faults = []
-    try:
-        for task in asyncio.as_completed(tasks):
-            try:
-                return await task
-            except StoreUnavailable as fault:
-                faults.append(str(fault))
-    finally:
-        for task in tasks:
-            task.cancel()
-    raise StoreUnavailable(f"{failure}: {'; '.join(faults)}")
 
 
 async def _master_by(sentinel: Address, name: str, login: Login) -> Address:

@@ -1,0 +1,81 @@
+"""How many files a reader has to open to follow a call."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import ratelimit_service
+from fixtures.served import make_settings
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ratelimit_service.api.authentication import OpenAdmission
+from ratelimit_service.bootstrap import open_planes
+from ratelimit_service.decision.limit import Limit, TokenBucket
+from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.management.keys import KeyDraft
+from ratelimit_service.management.plans import PlanDraft
+from ratelimit_service.transport.envoy.app import CHECK, EmbeddedApp, decision_methods
+from ratelimit_service.transport.envoy.drain import Drain
+from ratelimit_service.transport.envoy.framing import Event, Scope, frame
+
+MAX_FILES = 18
+PACKAGE = Path(ratelimit_service.__file__).parent
+HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"5S")]
+
+
+@contextmanager
+def files_entered() -> Iterator[set[str]]:
+    """Collects the files of the package whose functions are called meanwhile, generated ones apart."""
+    entered: set[str] = set()
+
+    def profile(frame: FrameType, event: str, _argument: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PACKAGE) and "_gen" not in path.parts:
+            entered.add(str(path.relative_to(PACKAGE)))
+
+    sys.setprofile(profile)
+    try:
+        yield entered
+    finally:
+        sys.setprofile(None)
+
+
+async def call(app: EmbeddedApp, message: bytes) -> CheckLimitResponse:
+    """One CheckLimit as Envoy makes it."""
+    sent: list[Event] = []
+
+    async def receive() -> Event:
+        return {"type": "http.request", "body": frame(message), "more_body": False}
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+
+    scope: Scope = {"type": "http", "path": CHECK, "method": "POST", "headers": HEADERS}
+    await app(scope, receive, send)
+    assert sent[-1]["headers"] == [(b"grpc-status", b"0")]
+    return CheckLimitResponse.FromString(sent[1]["body"][5:])
+
+
+async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Callable[[], str]) -> None:
+    """An allowed CheckLimit of a known key enters at most 18 files on the transport envoy, from ASGI to Valkey."""
+    settings = make_settings(empty_database_url(), valkey_url, "envoy")
+    async with open_planes(settings, needs_token=False) as planes:
+        limit = Limit("burst", TokenBucket(1_000, 1_000, 1_000_000))
+        plan = PlanDraft(name="free", limits=(limit,), on_store_failure=OnStoreFailure.DENY, description="")
+        await planes.services.plans.create("test", plan)
+        draft = KeyDraft(plan="free", subject="s", description="", expires_us=None)
+        _, api_key = await planes.services.keys.create("test", draft)
+        app = EmbeddedApp(lambda: None)  # type: ignore[arg-type, return-value]
+        app._methods = decision_methods(
+            planes.rate_limit, OpenAdmission(planes.authenticator), planes.counts.calls.count, Drain()
+        )
+        message = CheckLimitRequest(api_key=str(api_key), resource="r").SerializeToString()
+        traces = []
+        for _ in range(6):  # the first one makes the key known; background work enters files now and then
+            with files_entered() as entered:
+                assert (await call(app, message)).allowed
+            traces.append(entered)
+    files = set.intersection(*traces[1:])
+    assert {"transport/envoy/unary.py", "decision/engine.py", "buckets/redis/connection.py"} <= files
+    assert len(files) <= MAX_FILES, "\n".join(sorted(files))
