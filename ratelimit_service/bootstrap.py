@@ -1,7 +1,7 @@
 """The only place that wires: from settings to everything that serves calls.
 
 `open_services` gives what manages keys and needs Postgres alone, for the command line. `open_planes` gives what a
-server serves. Both refuse, with a StartupFault that says what to do, what could not work.
+server serves. Both refuse, with a StartupError that says what to do, what could not work.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.errors import StartupFault, Unavailable
+from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
@@ -49,7 +49,7 @@ from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
-__all__ = ["Planes", "Services", "StartupFault", "open_planes", "open_services"]
+__all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -94,7 +94,7 @@ class Planes:
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Give the services, and close their connections at the end.
 
-    Raises StartupFault when the peppers or the database's URL cannot be used, when Postgres cannot be reached, and
+    Raises StartupError when the peppers or the database's URL cannot be used, when Postgres cannot be reached, and
     when its schema is not the one that this version needs.
     """
     clock = SystemClock()
@@ -121,7 +121,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncIterator[Planes]:
     """Give everything that serves calls, with its background work going on, and close it at the end.
 
-    Belongs to the running loop. Raises StartupFault as `open_services` does, when the bucket store's URL cannot be
+    Belongs to the running loop. Raises StartupError as `open_services` does, when the bucket store's URL cannot be
     used, and, unless `needs_token` is False, when there is no admin token. A bucket store that does not answer is no
     reason not to start: calls are then decided as their plans say.
     """
@@ -181,34 +181,34 @@ async def _load(rules: RulesCache) -> None:
     try:
         await rules.refresh_all()
     except StoreUnavailable as fault:
-        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+        raise StartupError(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
 
 
 def _peppers(settings: Settings) -> Peppers:
     text = settings.peppers.get_secret_value()
     if not text:
-        raise StartupFault(
+        raise StartupError(
             "RATELIMIT_PEPPERS is not set; make a pepper by `echo 1:$(openssl rand -base64 32)`, keep it as safe as a "
             "password, and give the same one to every server"
         )
     try:
         return Peppers.parse(text)
     except ValueError as fault:
-        raise StartupFault(f"RATELIMIT_PEPPERS cannot be used: {fault}") from fault
+        raise StartupError(f"RATELIMIT_PEPPERS cannot be used: {fault}") from fault
 
 
 async def _check_schema(settings: Settings) -> None:
     url = settings.database_url.get_secret_value()
     if not url:
-        raise StartupFault("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
+        raise StartupError("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
     try:
         found = await asyncio.to_thread(current, url)
     except ValueError as fault:
-        raise StartupFault(f"RATELIMIT_DATABASE_URL cannot be used: {fault}") from fault
+        raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {fault}") from fault
     except StoreUnavailable as fault:
-        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+        raise StartupError(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
     if found != head():
-        raise StartupFault(
+        raise StartupError(
             f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
             "run `ratelimit-service migrate`"
         )
@@ -218,9 +218,9 @@ async def _check_token(tokens: TokenService) -> None:
     try:
         found = await tokens.any()
     except Unavailable as fault:
-        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+        raise StartupError(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
     if not found:
-        raise StartupFault(
+        raise StartupError(
             "there is no token, so nobody could manage keys; make one by "
             "`ratelimit-service admin-tokens create NAME --role admin`"
         )
@@ -230,13 +230,13 @@ async def _check_token(tokens: TokenService) -> None:
 async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[OpenStore]:
     url = settings.redis_url.get_secret_value()
     if not url:
-        raise StartupFault("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
+        raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
         store = open_bucket_store(
             url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=round_trips
         )
     except ValueError as fault:
-        raise StartupFault(f"RATELIMIT_REDIS_URL cannot be used: {fault}") from fault
+        raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {fault}") from fault
     async with store:
         try:
             await store.ping()

@@ -152,5 +152,5 @@ class Internal(ServiceError):
         )
 
 
-class StartupFault(Exception):
+class StartupError(Exception):
     """The server cannot start. The message says what is wrong and what to do, and holds no secret."""
