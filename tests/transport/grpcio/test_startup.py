@@ -77,7 +77,7 @@ async def test_an_old_schema_is_told_in_words(
 
 
 async def test_no_token_is_told_in_words(make_settings: MakeSettings) -> None:
-    """Without any token nobody could manage keys, so the server says how to make one; with one it starts."""
+    """Without any token keys could not be managed, so startup fails and names the remedy; with one it starts."""
     settings = await asyncio.to_thread(make_settings)
     assert "admin-tokens create" in await say(settings)
     async with open_services(settings) as services:
