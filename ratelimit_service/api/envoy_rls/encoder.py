@@ -24,7 +24,7 @@ from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
-from ratelimit_service.decision.descriptors.tree import Applied
+from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.limit import MICRO, TokenBucket, Window, window_us
 
 MAX_LIMITS: Final = 10_000
@@ -70,7 +70,7 @@ class _Fixed(NamedTuple):
     headers that are the same, where it is the only limit.
     """
 
-    limit: Applied  # kept along, so that no other limit gets its id
+    limit: AppliedLimit  # kept along, so that no other limit gets its id
     current: bytes
     label: Label | None
     terms: bytes
@@ -143,7 +143,7 @@ class RateLimitResponseEncoder:
                     shown.append(ShownLimit.of(label, results))
         return shown
 
-    def _fix(self, limit: Applied) -> _Fixed:
+    def _fix(self, limit: AppliedLimit) -> _Fixed:
         if len(self._fixed) >= MAX_LIMITS:
             self._fixed.clear()
         algorithm = limit.algorithm
@@ -178,7 +178,7 @@ def _binding(shown: Sequence[ShownLimit]) -> ShownLimit | None:
     return min(shown, key=lambda one: one.remaining / one.label.capacity)
 
 
-def _encode_limit(limit: Applied) -> bytes:
+def _encode_limit(limit: AppliedLimit) -> bytes:
     """The part of DescriptorStatus that is the same of every status with this limit."""
     algorithm = limit.algorithm
     if isinstance(algorithm, Unlimited):
