@@ -152,18 +152,30 @@ async def open_connection(address: Address, login: Login) -> Connection:
     return connection
 
 
-class StandaloneRoute:
-    """The route to one server at a fixed address (behind which a DNS name or a proxy may change the server)."""
+class SingleRoute:
+    """A route with one connection at a time."""
 
-    def __init__(self, address: Address, login: Login) -> None:
-        self._address = address
-        self._login = login
+    def __init__(self) -> None:
         self._connection: Connection | None = None
 
     def connection(self) -> Connection | None:
         """The open connection, if there is one now."""
         connection = self._connection
         return connection if connection is not None and connection.open else None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close("the bucket store was closed")
+
+
+class StandaloneRoute(SingleRoute):
+    """The route to one server at a fixed address (behind which a DNS name or a proxy may change the server)."""
+
+    def __init__(self, address: Address, login: Login) -> None:
+        super().__init__()
+        self._address = address
+        self._login = login
 
     async def recover(self, error: str) -> Connection:
         """Connect if needed, and pause if the server was not ready."""
@@ -179,11 +191,6 @@ class StandaloneRoute:
             await asyncio.sleep(RETRY_PAUSE)
         self._connection = await open_connection(self._address, self._login)
         return self._connection
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close("the bucket store was closed")
 
 
 async def first_success(attempts: Sequence[Awaitable[_T]], failure: str) -> _T:

@@ -11,26 +11,22 @@ from ratelimit_service.buckets.redis.connection import (
     Address,
     Connection,
     Login,
+    SingleRoute,
     first_success,
     open_connection,
 )
 from ratelimit_service.decision.ports import StoreUnavailable
 
 
-class SentinelRoute:
+class SentinelRoute(SingleRoute):
     """The route to the master of this name, as reported by the first Sentinel to reply."""
 
     def __init__(self, sentinels: Sequence[Address], name: str, login: Login, sentinel_login: Login) -> None:
+        super().__init__()
         self._sentinels = sentinels
         self._name = name
         self._login = login
         self._sentinel_login = sentinel_login
-        self._connection: Connection | None = None
-
-    def connection(self) -> Connection | None:
-        """The open connection, if there is one now."""
-        connection = self._connection
-        return connection if connection is not None and connection.open else None
 
     async def recover(self, error: str) -> Connection:
         """Query the Sentinels for the master and connect to it.
@@ -57,11 +53,6 @@ class SentinelRoute:
         )
         connection = self._connection = await _open_master(address, self._login)
         return connection
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close("the bucket store was closed")
 
 
 async def _fetch_master(sentinel: Address, name: str, login: Login) -> Address:
