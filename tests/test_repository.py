@@ -106,3 +106,12 @@ def test_every_decision_is_listed() -> None:
         (title[1], path.name, title[2]) for title, path in zip(titles, records, strict=True) if title is not None
     ]
     assert len({number for number, _, _ in rows}) == len(records)
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    """Each path in docs/architecture.md exists, and the document stays short enough to be read in one sitting."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert len(text.splitlines()) <= 3 * 50
+    names = re.findall(r"`([\w/.]+(?:\.py|\.lua|/))`", text)
+    assert len(names) > 40
+    assert [name for name in names if not any((ROOT / top / name).exists() for top in ("", "ratelimit_service"))] == []

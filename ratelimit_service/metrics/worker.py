@@ -121,7 +121,9 @@ class WorkerMetrics:
         self._feed_seen = now()
         self._counters: dict[tuple[str, ...], _CounterExport] = {}
         self._count_decisions(watched.checks, "decisions", "Decisions on API keys.")
-        self._count_decisions(watched.descriptors, "descriptor_decisions", "Decisions on descriptors, each counted.")
+        self._count_decisions(
+            watched.descriptors, "descriptor_decisions", "Decisions on descriptors, one per descriptor."
+        )
         self._call_counter = self._counter("calls", "Calls answered.", "method", "code")
         for name, read, text in (
             ("policy_cache_misses", lambda: cache.misses, "Policy look-ups that were not answered from memory."),

@@ -1,1 +1,1 @@
-"""The processes of a server: who starts what, restarts it, and ends it."""
+"""The processes of a server: how they are started, restarted and ended."""

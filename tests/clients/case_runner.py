@@ -21,7 +21,7 @@ _NS_PER_MS = 1_000_000
 _ROUNDING_MS = 5
 
 Outcome = Decision | RateLimitError | str | None
-"""What a call resulted in: a text says how its caller abandoned it, None that it was made over HTTP."""
+"""What a call resulted in: a text is how its caller abandoned it, None means that it was made over HTTP."""
 
 
 class CaseRunner:
@@ -71,6 +71,7 @@ class CaseRunner:
             actual = {"status": outcome.code.name, "message": outcome.message}
             actual |= {"reason": outcome.reason, "field": outcome.field}
             assert {name: actual[name] for name in expect["error"]} == expect["error"]
+            _verify_refusal(expect, Refusal.for_error(outcome), limit="")
         elif "abandoned" in expect:
             assert outcome == expect["abandoned"]
         elif "response" not in expect:
@@ -119,12 +120,11 @@ def verify_decision(expect: dict[str, Any], decision: Decision) -> None:
             for limit in decision.limits
         ],
         "headers": {style.value: _headers(decision, style) for style in HeaderStyle},
-        "http": _http(decision),
-        "grpc": _grpc(decision, expect.get("grpc") or {}),
     }
     actual |= {name: getattr(decision, name) for name in ("key_id", "subject", "plan", "limit", "remaining")}
     expected = {name: value for name, value in expect.items() if name in actual}
     assert {name: actual[name] for name in expected} == expected
+    _verify_refusal(expect, Refusal.for_decision(decision), decision.limit)
 
 
 def _headers(decision: Decision, style: HeaderStyle) -> dict[str, str]:
@@ -132,29 +132,30 @@ def _headers(decision: Decision, style: HeaderStyle) -> dict[str, str]:
     return limit_headers(decision, style) if refusal is None else refusal.headers(style)
 
 
-def _http(decision: Decision) -> dict[str, Any] | None:
-    refusal = Refusal.for_decision(decision)
-    return None if refusal is None else {"status": int(refusal.http_status), "problem": refusal.problem()}
+def _verify_refusal(expect: dict[str, Any], refusal: Refusal | None, limit: str) -> None:
+    """Assert that REFUSAL is the response that a case expects. LIMIT is the binding limit, empty if there is none."""
+    if "http" in expect:
+        http = None if refusal is None else {"status": int(refusal.http_status), "problem": refusal.problem()}
+        assert http == expect["http"]
+    if "grpc" in expect:
+        grpc = None if refusal is None else _grpc(refusal, limit)
+        assert (grpc and {name: grpc[name] for name in expect["grpc"] or grpc}) == expect["grpc"]
 
 
-def _grpc(decision: Decision, expected: dict[str, Any]) -> dict[str, Any] | None:
+def _grpc(refusal: Refusal, limit: str) -> dict[str, Any]:
     """What a caller with the standard messages of google.rpc reads from our status."""
-    refusal = Refusal.for_decision(decision)
-    if refusal is None:
-        return None
     status = status_pb2.Status.FromString(refusal.grpc_status())
     assert (status.code, status.message) == (refusal.code.value[0], refusal.detail)
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert info.domain == "ratelimit.v1"
-    assert dict(info.metadata) == ({"limit": decision.limit} if decision.limit else {})
+    assert dict(info.metadata) == ({"limit": limit} if limit else {})
     retry = error_details_pb2.RetryInfo()
     delay = None
     if len(status.details) > 1:
         assert status.details[1].Unpack(retry)
         delay = retry.retry_delay.ToTimedelta() / _MS
-    actual = {"code": refusal.code.name, "message": refusal.detail, "reason": info.reason, "retry_delay_ms": delay}
-    return {name: actual[name] for name in expected}
+    return {"code": refusal.code.name, "message": refusal.detail, "reason": info.reason, "retry_delay_ms": delay}
 
 
 def _ms(wait: timedelta | None) -> float | None:

@@ -50,7 +50,7 @@ def _call(client: RateLimitClient, call: Step) -> Decision:
 
 
 async def _outcome(client: AsyncRateLimitClient, call: Step) -> Outcome:
-    """The outcome of a call whose caller abandons it when CALL says so."""
+    """The outcome of a call, which its caller abandons when CALL has a time for that."""
     pending = client.peek(**arguments(call)) if "peek" in call else client.check(**arguments(call))
     task = asyncio.create_task(pending)
     timeout = call["deadline_ms"] / 1000 if "deadline_ms" in call else None

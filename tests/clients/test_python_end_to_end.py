@@ -108,10 +108,17 @@ def test_a_revoked_key_has_its_own_reason(dev_server: DevServer) -> None:
             time.sleep(0.02)
 
 
+def test_a_malformed_key_is_unknown(dev_server: DevServer) -> None:
+    """A malformed key is denied like any other that does not exist."""
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        decision = client.check("garbage", "orders")
+    assert (decision.allowed, decision.reason, decision.origin) == (False, Reason.KEY_UNKNOWN, Origin.SERVICE)
+
+
 @pytest.mark.parametrize(
     ("call", "code", "field"),
     [
-        (lambda client, _: client.check("garbage", "orders"), "INVALID_ARGUMENT", "api_key"),
+        (lambda client, _: client.check("", "orders"), "INVALID_ARGUMENT", "api_key"),
         (lambda client, key: client.check(key, "x" * 257), "INVALID_ARGUMENT", "resource"),
         (lambda client, key: client.check(key, "orders", cost=1_000_001), "INVALID_ARGUMENT", "cost"),
         (lambda client, _: client.check(key_id="0000000000000000"), "PERMISSION_DENIED", ""),
@@ -120,7 +127,7 @@ def test_a_revoked_key_has_its_own_reason(dev_server: DevServer) -> None:
 def test_an_invalid_call_is_raised(
     dev_server: DevServer, call: Callable[[RateLimitClient, str], Decision], code: str, field: str
 ) -> None:
-    """A malformed key, a resource or cost out of bounds and a key id without a token are each raised with the field."""
+    """An absent key, a resource or cost out of bounds and a key id without a token are each raised with the field."""
     with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
         with pytest.raises(RateLimitError) as caught:
             call(client, dev_server.state["api_key"])
@@ -137,6 +144,7 @@ async def test_the_middleware_in_front_of_an_application(dev_server: DevServer) 
         second = await request(app, "GET", "/v1/orders", {"x-api-key": secret})
         garbage = await request(app, "GET", "/v1/orders", {"x-api-key": "garbage"})
     assert (first.status, second.status, garbage.status) == (200, 429, 401)
+    assert garbage.problem["detail"] == "The API key is not known."
     assert first.headers["ratelimit-policy"] == '"burst";q=20;w=2, "daily";q=10000;w=86400'
     assert first.headers["ratelimit"].startswith('"burst";r=0;t=2, "daily";r=9980;t=')
     assert second.headers["retry-after"] == "2"

@@ -128,8 +128,8 @@ async def test_a_denied_call_of_every_kind_ends(address: str, name: str, scripte
         ),
         (
             {"status": "INVALID_ARGUMENT", "message": "api_key: bad", "reason": "INVALID_FIELD", "field": "api_key"},
-            ("UNAUTHENTICATED", "The API key is malformed."),
-            "INVALID_FIELD",
+            ("UNAUTHENTICATED", "The API key is not known."),
+            "KEY_UNKNOWN",
         ),
         (
             {"status": "INVALID_ARGUMENT", "message": "resource: bad", "reason": "INVALID_FIELD", "field": "resource"},

@@ -28,7 +28,7 @@ def test_reasons_and_sources_are_those_of_the_api() -> None:
     assert {source.name: source.value for source in Source} == dict(CheckLimitResponse.Source.items())
 
 
-def test_a_reason_of_a_newer_server_has_a_name_that_says_so() -> None:
+def test_an_unknown_reason_is_named_by_its_number() -> None:
     """A number that this version does not know can be printed and compared."""
     assert Reason(99).name == "REASON_99"
     assert Reason(99) == 99
@@ -52,7 +52,7 @@ def test_an_option_out_of_bounds_is_rejected(options: dict[str, Any], message: s
         RateLimitClient("localhost:1", **options)
 
 
-@pytest.mark.parametrize("cost", [-1, 2**32])
+@pytest.mark.parametrize("cost", [-1, 2**64])
 def test_a_cost_that_cannot_be_encoded_is_raised(cost: int) -> None:
     """It is raised like a cost that the service rejects, and does not fail open."""
     with RateLimitClient("localhost:1") as client:
@@ -61,6 +61,14 @@ def test_a_cost_that_cannot_be_encoded_is_raised(cost: int) -> None:
         assert client.failures == Failures(0, 0)
     error = caught.value
     assert (error.code, error.reason, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "cost")
+
+
+def test_the_largest_cost_is_sent(scripted: ScriptedServer) -> None:
+    """Every cost of 64 bits is sent unchanged: the service bounds it."""
+    scripted.script([{"response": {"allowed": True, "reason": "WITHIN_LIMIT"}}])
+    with RateLimitClient(scripted.target, deadline=10) as client:
+        client.check("rlk_test_a", "orders", cost=2**64 - 1)
+    assert [attempt.cost for attempt in scripted.attempts] == [2**64 - 1]
 
 
 async def test_a_check_at_a_cost_of_0_is_a_peek(scripted: ScriptedServer) -> None:

@@ -1,1 +1,1 @@
-"""The processes of a server: who watches whom, and how they leave."""
+"""The processes of a server: supervision, restarts and shutdown."""

@@ -17,7 +17,7 @@ _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 @dataclass
 class Load:
-    """What has become of the calls so far."""
+    """The outcomes of the calls so far."""
 
     answered: int = 0
     failures: Counter[str] = field(default_factory=Counter)

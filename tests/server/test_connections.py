@@ -1,4 +1,4 @@
-"""What becomes of connections: who gets them, how long they live, and which ones are cut off."""
+"""Connections: which worker gets them, how long they live, and which ones are cut off."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from h2.connection import H2Connection
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from server.load import load
-from transport.conformance.order import STREAM
+from transport.conformance.call import STREAM
 from transport.conformance.raw import CONFIGURATION, HEADERS, prefixed, read_answer
 
 StartOwn = Callable[..., Server]
@@ -45,7 +45,7 @@ def _callers(worker: psutil.Process, server: Server) -> set[int]:
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-async def test_old_connections_are_asked_to_go(own_server: StartOwn, transport: str) -> None:
+async def test_old_connections_are_closed_gracefully(own_server: StartOwn, transport: str) -> None:
     """Connections older than max_connection_age are replaced under load, and no call fails."""
     server = await asyncio.to_thread(own_server, transport, max_connection_age=1)
     _, api_key = await asyncio.to_thread(server.key, "wide")
@@ -63,7 +63,7 @@ async def test_old_connections_are_asked_to_go(own_server: StartOwn, transport: 
 
 
 def test_a_gateway_that_abandons_its_calls_is_not_cut_off(own_server: StartOwn) -> None:
-    """With Envoy, 5,000 calls that are reset as soon as they are made leave the connection good for the next."""
+    """With Envoy, 5,000 calls that are reset as soon as they are made leave the connection usable for the next."""
     server = own_server("envoy")
     _, api_key = server.key("wide")
     message = prefixed(pb2.CheckLimitRequest(api_key=api_key).SerializeToString())
@@ -84,8 +84,8 @@ def test_a_gateway_that_abandons_its_calls_is_not_cut_off(own_server: StartOwn) 
         assert read_answer(wire, connection, 10_001).code == 0
 
 
-def test_a_caller_that_does_not_read_is_held_back(own_server: StartOwn) -> None:
-    """On the transport envoy, a stream whose answers nobody reads stops being read, long before it fills the memory."""
+def test_a_caller_that_does_not_read_is_not_read_either(own_server: StartOwn) -> None:
+    """On the transport envoy, a stream with unread answers stops being read, long before it fills the memory."""
     server = own_server("envoy")
     _, api_key = server.key("wide")
     message = prefixed(

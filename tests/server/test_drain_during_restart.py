@@ -190,7 +190,7 @@ async def test_a_start_that_the_system_refuses_is_tried_again(fleet: Fleet) -> N
 
 @both_transports
 async def test_sigterm_right_after_sighup_loses_no_answer(own_server: StartOwn, transport: str) -> None:
-    """A stream that is open then gets every answer, no process comes to serve afterwards, and none is left."""
+    """A stream that is open then gets every answer, no process begins to serve afterwards, and none is left."""
     server = await asyncio.to_thread(own_server, transport, workers=2, drain_timeout=5)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     server.close_channel()

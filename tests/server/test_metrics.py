@@ -14,7 +14,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as g
 
 
 def total(server: Server, metric: str) -> float:
-    """The sum of a metric's samples whose labels match."""
+    """The sum of a metric's samples with matching labels."""
     url = f"http://{server.settings.metrics_listen}/metrics"
     with urllib.request.urlopen(url, timeout=5) as response:
         text = response.read().decode()
@@ -23,7 +23,7 @@ def total(server: Server, metric: str) -> float:
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_all_processes_are_summed_up(own_server: Callable[..., Server], transport: str) -> None:
-    """Decisions of all workers and calls to the control plane are in one place; a worker that dies stays counted."""
+    """Decisions of all workers and calls to the control plane are added up; a worker that dies stays counted."""
     server = own_server(transport, workers=2, metrics_listen=free_address())
     _, api_key = server.key("wide")
     for _ in range(20):

@@ -18,8 +18,8 @@ def worker(lock: PortLock) -> socket.socket:
     return listener
 
 
-def test_workers_get_in_and_nobody_else() -> None:
-    """While the lock is held, workers can share the port and every connection is theirs; a second lock is refused."""
+def test_only_workers_share_the_port() -> None:
+    """While the lock is held, workers can share the port and get every connection; a second lock is refused."""
     with PortLock("127.0.0.1:0") as lock, worker(lock) as first, worker(lock) as second:
         with pytest.raises(StartupError, match="Address already in use"):
             PortLock(lock.address)
@@ -44,7 +44,7 @@ def test_a_lock_alone_is_enough() -> None:
 
 
 def test_a_port_with_old_connections_can_be_taken() -> None:
-    """Connections of an earlier server that linger do not stand in the way of the next."""
+    """Connections of an earlier server that linger do not prevent the next from starting."""
     with PortLock("127.0.0.1:0") as lock, worker(lock) as listener:
         address = lock.address
         caller = socket.create_connection((lock.host, lock.port))
@@ -54,8 +54,8 @@ def test_a_port_with_old_connections_can_be_taken() -> None:
     PortLock(address).close()
 
 
-def test_a_port_that_is_given_up_is_free() -> None:
-    """Closing the lock gives the port to the next one."""
+def test_a_released_port_is_free() -> None:
+    """After the lock is closed, another one can have the port."""
     with PortLock("127.0.0.1:0") as lock:
         address = lock.address
     PortLock(address).close()
@@ -77,7 +77,7 @@ def test_what_is_no_address(text: str) -> None:
         split_address(text)
 
 
-def test_an_ipv6_lock_says_its_address_in_brackets() -> None:
-    """What the lock says of itself can be given to another one."""
+def test_an_ipv6_lock_has_its_address_in_brackets() -> None:
+    """The address of a lock is one that another lock accepts."""
     with PortLock("[::1]:0") as lock:
         assert lock.address == f"[::1]:{lock.port}"

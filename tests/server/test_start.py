@@ -1,4 +1,4 @@
-"""When a server does not start, and what it says then."""
+"""When a server does not start, and what it reports then."""
 
 import socket
 import subprocess
@@ -16,7 +16,7 @@ StartOwn = Callable[..., Server]
 
 
 def refusal(transport: str, database_url: str, redis_url: str, folder: Path, **changes: object) -> str:
-    """What a server says that does not start. Its exit code must not be 0."""
+    """The output of a server that does not start. Its exit code must not be 0."""
     settings = make_settings(database_url, redis_url, transport)
     server = launch(settings.model_copy(update=changes), {}, folder / "log")
     assert server.process.wait(START_SECONDS) != 0
@@ -29,7 +29,7 @@ def refusal(transport: str, database_url: str, redis_url: str, folder: Path, **c
 def test_a_port_that_is_taken(
     transport: str, option: int, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
-    """A foreign process on the port is not joined, even if it would share: the server says so and does not start."""
+    """A foreign process on the port is not joined, even if it would share: the server fails with a message."""
     with socket.socket() as foreign:
         foreign.setsockopt(socket.SOL_SOCKET, option, 1)
         foreign.bind(("127.0.0.1", 0))
@@ -41,7 +41,7 @@ def test_a_port_that_is_taken(
 
 
 def test_a_second_server_on_the_port(own_server: StartOwn, valkey_url: str, tmp_path: Path) -> None:
-    """The first one stays alone, and goes on."""
+    """It does not start, and the first one keeps serving."""
     first = own_server("grpcio")
     url = first.settings.database_url.get_secret_value()
     output = refusal("envoy", url, valkey_url, tmp_path, listen=first.address)
@@ -50,10 +50,10 @@ def test_a_second_server_on_the_port(own_server: StartOwn, valkey_url: str, tmp_
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-def test_what_a_worker_cannot_work_with(
+def test_a_fault_that_a_worker_finds(
     transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
-    """A fault that only a worker finds is told by the server in the worker's words, without a secret."""
+    """A fault that only a worker finds is reported by the server with the worker's message, without a secret."""
     peppers = SecretStr("1:dG9vc2hvcnQ=")
     output = refusal(transport, empty_database_url(), valkey_url, tmp_path, peppers=peppers)
     assert "RATELIMIT_PEPPERS cannot be used" in output
@@ -62,7 +62,7 @@ def test_what_a_worker_cannot_work_with(
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_half_of_tls(transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
-    """A certificate without a key is refused in words."""
+    """A certificate without a key is refused with a message."""
     certificate = tmp_path / "nothing.pem"
     assert "half set up" in refusal(transport, empty_database_url(), valkey_url, tmp_path, tls_certificate=certificate)
 
@@ -70,15 +70,15 @@ def test_half_of_tls(transport: str, empty_database_url: Callable[[], str], valk
 @pytest.mark.parametrize(
     "listen", ["50051", "localhost", "127.0.0.1:http", "127.0.0.1:70000", "no.such.host.invalid:1"]
 )
-def test_an_address_that_is_none(
+def test_an_invalid_address(
     listen: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
-    """The address is named, with an example of a good one or the host that is not known."""
+    """The message has the address, and an example of a valid one or the unknown host."""
     assert listen in refusal("grpcio", empty_database_url(), valkey_url, tmp_path, listen=listen)
 
 
 def test_a_metrics_port_that_is_taken(empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
-    """The setting to change is named."""
+    """The message has the setting to change."""
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
@@ -88,7 +88,7 @@ def test_a_metrics_port_that_is_taken(empty_database_url: Callable[[], str], val
 
 
 def test_the_python_inside_envoy_finds_this_package(tmp_path: Path) -> None:
-    """It does so from any folder, and where `.pth` files are not looked at, as by Debian's Python inside Envoy."""
+    """It does so from any folder, and where `.pth` files are not read, as by Debian's Python inside Envoy."""
     environment = embedded_environment()
     command = [sys.executable, "-S", "-c", "import ratelimit_service.errors"]
     done = subprocess.run(

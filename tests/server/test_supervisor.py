@@ -1,4 +1,4 @@
-"""What the supervisor does when processes die, when it is told to leave, and when it dies itself."""
+"""What the supervisor does when processes die, on signals, and what happens when it dies itself."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ both_transports = pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 
 
 async def start(own_server: StartOwn, transport: str, **changes: object) -> Server:
-    """Start a server without holding up the loop: what seeds it has a loop of its own."""
+    """Start a server without blocking the loop: what seeds it has a loop of its own."""
     return await asyncio.to_thread(own_server, transport, **changes)
 
 
@@ -44,7 +44,7 @@ async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, 
 
 
 def _serving(server: Server, without: int) -> list[str]:
-    """The lines that say which worker serves, that of one process left out."""
+    """The log lines of workers that serve, without those of one process."""
     lines = server.output.splitlines()
     return [line for line in lines if " serves " in line and "control" not in line and f"pid={without} " not in line]
 
@@ -68,7 +68,7 @@ async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, transport: 
 
 @both_transports
 async def test_sigterm_lets_calls_end(own_server: StartOwn, transport: str) -> None:
-    """A stream that is open when SIGTERM comes gets every answer that it is owed, and the exit code is 0."""
+    """A stream that is open when SIGTERM comes gets an answer to every check, and the exit code is 0."""
     server = await start(own_server, transport, workers=2, drain_timeout=5)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     async with open_stream(server, api_key) as stream:
@@ -79,8 +79,8 @@ async def test_sigterm_lets_calls_end(own_server: StartOwn, transport: str) -> N
     assert await asyncio.to_thread(server.process.wait, 20) == 0, server.output
 
 
-async def test_sigterm_is_not_held_up_by_idle_callers(own_server: StartOwn) -> None:
-    """The transport envoy sends quiet streams and idle connections away, well before the drain's time is over."""
+async def test_sigterm_is_not_delayed_by_idle_callers(own_server: StartOwn) -> None:
+    """The transport envoy closes quiet streams and idle connections, well before the drain timeout."""
     server = await start(own_server, "envoy", drain_timeout=20)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     server.close_channel()
@@ -96,7 +96,7 @@ async def test_sigterm_is_not_held_up_by_idle_callers(own_server: StartOwn) -> N
 
 
 @both_transports
-def test_nobody_outlives_a_killed_supervisor(own_server: StartOwn, transport: str) -> None:
+def test_no_process_outlives_a_killed_supervisor(own_server: StartOwn, transport: str) -> None:
     """SIGKILL of the supervisor ends every process that it started, and the port is free for the next server."""
     server = own_server(transport, workers=2)
     children = psutil.Process(server.process.pid).children(recursive=True)
@@ -110,7 +110,7 @@ def test_nobody_outlives_a_killed_supervisor(own_server: StartOwn, transport: st
 
 
 @both_transports
-def test_ctrl_c_is_heard_by_the_supervisor_alone(own_server: StartOwn, transport: str) -> None:
+def test_ctrl_c_reaches_the_supervisor_alone(own_server: StartOwn, transport: str) -> None:
     """No process is in the terminal's group, so that SIGINT to the group drains like SIGTERM does."""
     server = own_server(transport)
     group = os.getpgid(server.process.pid)
@@ -118,8 +118,8 @@ def test_ctrl_c_is_heard_by_the_supervisor_alone(own_server: StartOwn, transport
     assert server.stop(signal.SIGINT) == 0
 
 
-async def test_health_watchers_know_a_drain_from_a_restart(own_server: StartOwn) -> None:
-    """On the transport envoy, who watches health is told of a drain, and during a rolling restart of nothing bad."""
+async def test_health_watchers_see_a_drain_but_no_restart(own_server: StartOwn) -> None:
+    """On the transport envoy, health watchers get NOT_SERVING in a drain, and only SERVING in a rolling restart."""
     server = await start(own_server, "envoy")
     seen: list[int] = []
     more = asyncio.Event()
@@ -156,8 +156,8 @@ async def test_health_watchers_know_a_drain_from_a_restart(own_server: StartOwn)
     assert set(broken) == {grpc.StatusCode.UNAVAILABLE}
 
 
-async def test_a_process_that_keeps_dying_is_restarted_ever_more_slowly(own_server: StartOwn) -> None:
-    """Each time that a worker dies soon after its start, the pause before the next one is longer, and it is said so."""
+async def test_a_process_that_keeps_dying_is_restarted_more_and_more_slowly(own_server: StartOwn) -> None:
+    """Each time that a worker dies soon after its start, the pause before the next one is longer, and it is logged."""
     server = await start(own_server, "grpcio")
     for deaths in range(1, 4):
         server.workers()[0].kill()

@@ -1,4 +1,4 @@
-"""TLS on either transport: who gets in, and how certificates are renewed."""
+"""TLS on either transport: which callers are served, and how certificates are renewed."""
 
 import ssl
 import time
@@ -21,7 +21,7 @@ both_transports = pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 
 @contextmanager
 def connected(server: Server, authority: Authority, pair: Pair | None = None) -> Iterator[grpc.Channel]:
-    """A channel that trusts the CA, and shows a certificate if there is one."""
+    """A channel that trusts the CA, and presents a certificate if there is one."""
     key, certificate = pair.read() if pair else (None, None)
     credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), key, certificate)
     options = (("grpc.use_local_subchannel_pool", 1),)
@@ -29,24 +29,24 @@ def connected(server: Server, authority: Authority, pair: Pair | None = None) ->
         yield channel
 
 
-def decides(channel: grpc.Channel) -> grpc.StatusCode:
-    """What a decision about no key at all is answered with: INVALID_ARGUMENT if the call gets through."""
+def decision_code(channel: grpc.Channel) -> grpc.StatusCode:
+    """The status of a check without a key: INVALID_ARGUMENT if the call gets through."""
     try:
-        grpc_stubs.RateLimitServiceStub(channel).CheckLimit(pb2.CheckLimitRequest(api_key="none"), timeout=5)
+        grpc_stubs.RateLimitServiceStub(channel).CheckLimit(pb2.CheckLimitRequest(), timeout=5)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code
     return grpc.StatusCode.OK
 
 
-def shown(server: Server) -> str:
-    """The certificate that a new connection is shown."""
+def presented(server: Server) -> str:
+    """The certificate that the server presents to a new connection."""
     host, port = server.address.split(":")
     return ssl.get_server_certificate((host, int(port)))
 
 
 @both_transports
-def test_only_callers_with_a_certificate_get_in(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
+def test_only_callers_with_a_certificate_are_served(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
     """With a client CA, a caller needs a certificate of it; hot and proxied methods alike are then served."""
     authority, other = Authority(tmp_path), Authority(_folder(tmp_path, "other"))
     served, caller = authority.issue("server"), authority.issue("caller", "gateway")
@@ -54,44 +54,46 @@ def test_only_callers_with_a_certificate_get_in(own_server: StartOwn, transport:
         transport, tls_certificate=served.certificate, tls_key=served.key, tls_client_ca=authority.certificate
     )
     with connected(server, authority, caller) as channel:
-        assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
+        assert decision_code(channel) is grpc.StatusCode.INVALID_ARGUMENT
         health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.SERVING
     for stranger in (None, other.issue("caller")):
         with connected(server, authority, stranger) as channel:
-            assert decides(channel) is grpc.StatusCode.UNAVAILABLE
+            assert decision_code(channel) is grpc.StatusCode.UNAVAILABLE
     with grpc.insecure_channel(server.address) as channel:
-        assert decides(channel) is grpc.StatusCode.UNAVAILABLE
+        assert decision_code(channel) is grpc.StatusCode.UNAVAILABLE
 
 
 @both_transports
-def test_a_renewed_certificate_is_shown_without_a_restart(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
-    """Files that are written over are noticed: new connections are shown the new certificate, the old one goes on."""
+def test_a_renewed_certificate_is_presented_without_a_restart(
+    own_server: StartOwn, transport: str, tmp_path: Path
+) -> None:
+    """Files that are overwritten are noticed: new connections get the new certificate, the old one stays open."""
     authority = Authority(tmp_path)
     served, renewed = authority.issue("server"), authority.issue("renewed")
     server = own_server(transport, tls_certificate=served.certificate, tls_key=served.key)
     with connected(server, authority) as channel:
-        assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
-        assert shown(server) == served.certificate.read_text()
+        assert decision_code(channel) is grpc.StatusCode.INVALID_ARGUMENT
+        assert presented(server) == served.certificate.read_text()
         renewed.write_over(served)
         deadline = time.monotonic() + 10
-        while shown(server) != renewed.certificate.read_text():
+        while presented(server) != renewed.certificate.read_text():
             assert time.monotonic() < deadline, server.output
             time.sleep(0.1)
-        assert decides(channel) is grpc.StatusCode.INVALID_ARGUMENT
+        assert decision_code(channel) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @both_transports
-def test_half_a_renewal_is_left_alone(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
-    """A certificate that does not belong to the key is not shown: new connections are served as before."""
+def test_half_a_renewal_is_ignored(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
+    """A certificate that does not belong to the key is not presented: new connections are served as before."""
     authority = Authority(tmp_path)
     served, renewed = authority.issue("server"), authority.issue("renewed")
     before = served.certificate.read_text()
     server = own_server(transport, tls_certificate=served.certificate, tls_key=served.key)
     served.certificate.write_bytes(renewed.certificate.read_bytes())
-    shown(server)  # the transport grpcio looks when somebody connects
+    presented(server)  # the transport grpcio checks the files on each connection
     server.wait_for_output("certificate not renewed")
-    assert shown(server) == before
+    assert presented(server) == before
 
 
 def _folder(parent: Path, name: str) -> Path:

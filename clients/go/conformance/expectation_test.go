@@ -88,7 +88,8 @@ func (e *expectation) decision(decision ratelimit.Decision) {
 	e.field("retry_after_ms", milliseconds(decision.RetryAfter))
 	e.limits(decision.Limits)
 	e.headers(decision)
-	e.refusal(decision)
+	refusal, refused := ratelimit.RefusalForDecision(decision)
+	e.refusal(refusal, refused, decision.Limit)
 	if (decision.Failure != nil) != (decision.Origin == ratelimit.OriginFallback) {
 		e.failf("the failure is %v with origin %s", decision.Failure, decision.Origin)
 	}
@@ -132,9 +133,9 @@ func (e *expectation) headers(decision ratelimit.Decision) {
 	}
 }
 
-func (e *expectation) refusal(decision ratelimit.Decision) {
+// refusal verifies the response to the caller. The limit is the binding one, empty if there is none.
+func (e *expectation) refusal(refusal ratelimit.Refusal, refused bool, limit string) {
 	e.t.Helper()
-	refusal, refused := ratelimit.RefusalForDecision(decision)
 	if !refused {
 		e.field("http", nil)
 		e.field("grpc", nil)
@@ -159,7 +160,7 @@ func (e *expectation) refusal(decision ratelimit.Decision) {
 			if _, expected := fields["reason"]; expected {
 				got["reason"] = detail.Reason
 			}
-			if detail.Domain != "ratelimit.v1" || detail.Metadata["limit"] != decision.Limit {
+			if detail.Domain != "ratelimit.v1" || detail.Metadata["limit"] != limit {
 				e.failf("the ErrorInfo is %v", detail)
 			}
 		case *errdetails.RetryInfo:
@@ -211,6 +212,8 @@ func (e *expectation) error(err error) {
 	for name, value := range fields {
 		e.same("error."+name, value, got[name])
 	}
+	refusal, refused := ratelimit.RefusalForError(err)
+	e.refusal(refusal, refused, "")
 }
 
 func (e *expectation) attempts(attempts []scripted.Attempt) {
@@ -240,7 +243,7 @@ func (e *expectation) attempts(attempts []scripted.Attempt) {
 		request := attempts[i].Request
 		cost := uint64(1)
 		if request.Cost != nil {
-			cost = uint64(*request.Cost)
+			cost = *request.Cost
 		}
 		got := map[string]any{
 			"api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,

@@ -73,9 +73,17 @@ func TestARepeatedCallIsChargedOnce(t *testing.T) {
 	}
 }
 
-// A malformed key is an error with its field.
+// A malformed key is denied like any other that does not exist.
 func TestAMalformedKey(t *testing.T) {
-	_, err := slow(t).Check(t.Context(), ratelimit.CheckRequest{APIKey: "garbage", Resource: "orders.create"})
+	decision := check(t, slow(t), ratelimit.CheckRequest{APIKey: "garbage", Resource: "orders.create"})
+	if decision.Allowed || decision.Reason != ratelimit.ReasonKeyUnknown || decision.Origin != ratelimit.OriginService {
+		t.Errorf("got %+v", decision)
+	}
+}
+
+// An absent key is an error with its field.
+func TestAnAbsentKey(t *testing.T) {
+	_, err := slow(t).Check(t.Context(), ratelimit.CheckRequest{Resource: "orders.create"})
 	var invalid *ratelimit.Error
 	if !errors.As(err, &invalid) || invalid.Code != codes.InvalidArgument || invalid.Reason != "INVALID_FIELD" || invalid.Field != "api_key" {
 		t.Errorf("got %v", err)

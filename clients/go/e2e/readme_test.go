@@ -76,7 +76,7 @@ func TestReadmeInAConsumerModule(t *testing.T) {
 		return response.StatusCode == http.StatusOK && body == "hello" && response.Header.Get("RateLimit-Policy") != ""
 	})
 	eventually(t, url, "garbage", func(response *http.Response, body string) bool {
-		return response.StatusCode == http.StatusUnauthorized && strings.Contains(body, "The API key is malformed.")
+		return response.StatusCode == http.StatusUnauthorized && strings.Contains(body, "The API key is not known.")
 	})
 }
 

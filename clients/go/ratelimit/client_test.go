@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"strings"
 	"testing"
@@ -294,13 +295,15 @@ func TestTheCost(t *testing.T) {
 	}
 }
 
-// A cost that cannot be encoded is an error of the caller, and nothing is sent.
-func TestACostThatCannotBeEncoded(t *testing.T) {
-	_, client := start(t)
-	_, err := client.Check(t.Context(), ratelimit.CheckRequest{APIKey: "k", Cost: 1 << 32})
-	var invalid *ratelimit.Error
-	if !errors.As(err, &invalid) || invalid.Code != codes.InvalidArgument || invalid.Field != "cost" {
-		t.Errorf("got %v", err)
+// Every cost of 64 bits is sent unchanged: the service bounds it.
+func TestTheLargestCostIsSent(t *testing.T) {
+	server, client := start(t)
+	server.Script(allow)
+	if _, err := client.Check(t.Context(), ratelimit.CheckRequest{APIKey: "k", Cost: math.MaxUint64}); err != nil {
+		t.Fatal(err)
+	}
+	if cost := server.Attempts()[0].Request.GetCost(); cost != math.MaxUint64 {
+		t.Errorf("the service received the cost %d", cost)
 	}
 }
 

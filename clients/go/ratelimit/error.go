@@ -26,7 +26,7 @@ func (e *Error) Error() string {
 }
 
 // isFailure is whether the service failed. Any other error is for the caller or the owner of the client to fix. Those never
-// fail open: anybody who finds out how to cause one could bypass the limits.
+// fail open: a caller who finds out how to cause one could bypass the limits.
 func (e *Error) isFailure() bool {
 	switch e.Code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.Aborted, codes.DataLoss,

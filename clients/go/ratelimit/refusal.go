@@ -53,19 +53,14 @@ func RefusalForDecision(decision Decision) (Refusal, bool) {
 }
 
 // RefusalForError is the response to an invalid call. The second result is false for any other error, which is not the
-// caller's.
+// caller's. An API key that cannot be sent is denied like any other that does not exist: KEY_UNKNOWN.
 func RefusalForError(err error) (Refusal, bool) {
 	var invalid *Error
 	if !errors.As(err, &invalid) || invalid.Code != codes.InvalidArgument {
 		return Refusal{}, false
 	}
 	if invalid.Field == "api_key" {
-		return Refusal{
-			HTTPStatus: http.StatusUnauthorized,
-			Code:       codes.Unauthenticated,
-			Reason:     invalid.Reason,
-			Detail:     "The API key is malformed.",
-		}, true
+		return RefusalForDecision(Decision{Reason: ReasonKeyUnknown})
 	}
 	return Refusal{
 		HTTPStatus: http.StatusBadRequest,

@@ -2,10 +2,11 @@ package ratelimit
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"strconv"
 	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
 
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
@@ -13,9 +14,6 @@ import (
 // maxMessageBytes is the size of message above which the service rejects it. A text above it would only use up the
 // deadline on its way.
 const maxMessageBytes = 64 * 1024
-
-// maxCost is the largest cost that the service accepts.
-const maxCost = 1_000_000
 
 // CheckRequest is one call to decide.
 type CheckRequest struct {
@@ -36,8 +34,7 @@ type CheckRequest struct {
 func (r *CheckRequest) message() *ratelimitv1.CheckLimitRequest {
 	message := &ratelimitv1.CheckLimitRequest{Resource: r.Resource, RequestId: r.RequestID}
 	if r.Cost != 1 {
-		cost := uint32(r.Cost)
-		message.Cost = &cost
+		message.Cost = proto.Uint64(r.Cost)
 	}
 	if r.KeyID != "" {
 		message.Credential = &ratelimitv1.CheckLimitRequest_KeyId{KeyId: r.KeyID}
@@ -51,7 +48,7 @@ func (r *CheckRequest) message() *ratelimitv1.CheckLimitRequest {
 }
 
 // validate is the error for what cannot be sent. The encoder would report invalid UTF-8 as INTERNAL, and an oversized text
-// would use up the deadline: both would fail open for whoever calls a gateway with them.
+// would use up the deadline: both would fail open for the callers of a gateway.
 func (r *CheckRequest) validate() *Error {
 	for _, text := range [...]struct{ field, value string }{
 		{"api_key", r.APIKey}, {"key_id", r.KeyID}, {"resource", r.Resource}, {"request_id", r.RequestID},
@@ -62,9 +59,6 @@ func (r *CheckRequest) validate() *Error {
 		if !utf8.ValidString(text.value) {
 			return invalidField(text.field, "is not valid UTF-8")
 		}
-	}
-	if r.Cost > math.MaxUint32 {
-		return invalidField("cost", fmt.Sprintf("is %d; it must be between 0 and %d", r.Cost, maxCost))
 	}
 	return nil
 }

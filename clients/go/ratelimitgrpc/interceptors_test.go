@@ -32,11 +32,11 @@ const (
 var (
 	allow = scripted.Decide(&ratelimitv1.CheckLimitResponse{
 		Allowed: true, Reason: ratelimit.ReasonWithinLimit, Limit: "burst",
-		Limits: []*ratelimitv1.WeighedLimit{{Name: "burst", Limit: 20, Remaining: 19, Window: durationpb.New(2 * time.Second)}},
+		Limits: []*ratelimitv1.LimitResult{{Name: "burst", Limit: 20, Remaining: 19, Window: durationpb.New(2 * time.Second)}},
 	})
 	over = scripted.Decide(&ratelimitv1.CheckLimitResponse{
 		Reason: ratelimit.ReasonOverLimit, Limit: "burst", RetryAfter: durationpb.New(1500 * time.Millisecond),
-		Limits: []*ratelimitv1.WeighedLimit{{
+		Limits: []*ratelimitv1.LimitResult{{
 			Name: "burst", Limit: 20, WouldDeny: true, RetryAfter: durationpb.New(1500 * time.Millisecond),
 			Window: durationpb.New(2 * time.Second),
 		}},
@@ -185,22 +185,25 @@ func TestNoKey(t *testing.T) {
 	}
 }
 
-// A malformed key is UNAUTHENTICATED; anything else that is malformed stays INVALID_ARGUMENT.
-func TestMalformed(t *testing.T) {
-	for field, want := range map[string]codes.Code{
-		"api_key": codes.Unauthenticated, "resource": codes.InvalidArgument,
+// An invalid key is UNAUTHENTICATED, like one that does not exist; any other invalid field stays INVALID_ARGUMENT.
+func TestInvalid(t *testing.T) {
+	for field, want := range map[string]struct {
+		code   codes.Code
+		reason string
+	}{
+		"api_key": {codes.Unauthenticated, "KEY_UNKNOWN"}, "resource": {codes.InvalidArgument, "INVALID_FIELD"},
 	} {
 		limiter, service := protected(t)
-		malformed, err := status.New(codes.InvalidArgument, field+": invalid").WithDetails(
+		invalid, err := status.New(codes.InvalidArgument, field+": invalid").WithDetails(
 			&errdetails.ErrorInfo{Reason: "INVALID_FIELD", Domain: "ratelimit.v1"},
 			&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: field}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		limiter.Script(scripted.Fail(malformed))
+		limiter.Script(scripted.Fail(invalid))
 		got := check(withKey(t), service)
 		info, _ := got.info()
-		if got.status.Code() != want || info.GetReason() != "INVALID_FIELD" {
+		if got.status.Code() != want.code || info.GetReason() != want.reason {
 			t.Errorf("%s: got %v", field, got.status)
 		}
 	}

@@ -63,7 +63,7 @@ func get(t *testing.T, url string, headers map[string]string) (*http.Response, s
 func over(limit string) scripted.Response {
 	return scripted.Decide(&ratelimitv1.CheckLimitResponse{
 		Reason: ratelimit.ReasonOverLimit, Limit: limit, RetryAfter: durationpb.New(1500 * time.Millisecond),
-		Limits: []*ratelimitv1.WeighedLimit{{
+		Limits: []*ratelimitv1.LimitResult{{
 			Name: limit, Limit: 20, WouldDeny: true, Window: durationpb.New(2 * time.Second),
 			ResetAfter: durationpb.New(2 * time.Second), RetryAfter: durationpb.New(1500 * time.Millisecond),
 		}},

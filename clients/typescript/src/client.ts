@@ -161,6 +161,6 @@ function messageOf(request: CheckRequest) {
         : { case: "keyId" as const, value: request.keyId },
     resource: request.resource ?? "",
     requestId: request.requestId || randomUUID(),
-    ...(request.cost !== undefined && { cost: request.cost }),
+    ...(request.cost !== undefined && { cost: BigInt(request.cost) }),
   };
 }

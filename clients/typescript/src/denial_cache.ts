@@ -64,6 +64,7 @@ export class DenialCache {
 
 function cacheKeyOf(request: CheckRequest): string {
   // As JSON, so that no two calls share a key.
-  const call = JSON.stringify([request.apiKey ?? "", request.keyId ?? "", request.resource ?? "", request.cost ?? 1]);
+  const { apiKey = "", keyId = "", resource = "", cost = 1 } = request;
+  const call = JSON.stringify([apiKey, keyId, resource, BigInt(cost).toString()]);
   return createHash("sha256").update(call).digest("base64");
 }

@@ -71,7 +71,7 @@ export class RateLimitError extends Error {
 
 /**
  * Whether the service failed. Any other error is for the caller or the owner of the client to fix. Those never fail open:
- * anybody who finds out how to cause one could bypass the limits.
+ * a caller who finds out how to cause one could bypass the limits.
  */
 export function isFailure(error: RateLimitError): boolean {
   return FAILURE_CODES.has(error.code);

@@ -22,6 +22,8 @@ const CODES: Record<HttpStatus, StatusCode> = {
   503: "UNAVAILABLE",
 };
 
+const KEY_UNKNOWN = "The API key is not known.";
+
 /** A body of type `application/problem+json` (RFC 9457). */
 export interface Problem {
   readonly type: string;
@@ -62,13 +64,16 @@ export class Refusal {
     return new Refusal(httpStatus, String(decision.reason), detail, decision);
   }
 
-  /** The response to an invalid call. Undefined for any other error, which is not the caller's. */
+  /**
+   * The response to an invalid call. Undefined for any other error, which is not the caller's. An API key that cannot be
+   * sent is denied like any other that does not exist: KEY_UNKNOWN.
+   */
   static forError(error: unknown): Refusal | undefined {
     if (!(error instanceof RateLimitError) || error.code !== "INVALID_ARGUMENT") {
       return undefined;
     }
     return error.field === "api_key"
-      ? new Refusal(401, error.reason, "The API key is malformed.")
+      ? new Refusal(401, "KEY_UNKNOWN", KEY_UNKNOWN)
       : new Refusal(400, error.reason, error.message);
   }
 
@@ -108,7 +113,7 @@ function responseTo(decision: Decision): [HttpStatus, string] {
     case "COST_EXCEEDS_CAPACITY":
       return [429, `The call costs more than the limit "${decision.limit}" ever holds; do not try again.`];
     case "KEY_UNKNOWN":
-      return [401, "The API key is not known."];
+      return [401, KEY_UNKNOWN];
     case "KEY_REVOKED":
       return [401, "The API key was revoked."];
     case "KEY_EXPIRED":

@@ -7,8 +7,8 @@ type Key = { apiKey: string; keyId?: undefined } | { keyId: string; apiKey?: und
 export type CheckRequest = Key & {
   /** What is being called: at most 256 bytes, no control characters. Absent or empty matches only limits for `*`. */
   resource?: string;
-  /** In tokens: 0 to 1,000,000, where 0 is a `peek`. Absent means 1. */
-  cost?: number;
+  /** In tokens: an integer from 0 to 1,000,000, where 0 is a `peek`. Absent means 1. */
+  cost?: number | bigint;
   /**
    * Makes the call idempotent: at most 128 bytes. Repeated within the service's window, it is charged once and gets the
    * first decision, which is never cached. If absent, the client generates one for its own retry.
@@ -34,11 +34,11 @@ const MAX_MESSAGE_BYTES = 64 * 1024;
 const MAX_COST = 1_000_000;
 
 /** The largest cost that can be encoded. */
-const MAX_UINT32 = 0xffff_ffff;
+const MAX_UINT64 = 0xffff_ffff_ffff_ffffn;
 
 /**
  * The error for what cannot be sent. Encoders report some of it as INTERNAL, and an oversized text uses up the deadline:
- * both would fail open for whoever calls a gateway with them. The rest they repair with U+FFFD, which would merge many
+ * both would fail open for the callers of a gateway. The rest they repair with U+FFFD, which would merge many
  * resources into one.
  */
 export function validate(request: CheckRequest): RateLimitError | undefined {
@@ -56,7 +56,7 @@ export function validate(request: CheckRequest): RateLimitError | undefined {
     }
   }
   const { cost = 1 } = request;
-  if (!Number.isInteger(cost) || cost < 0 || cost > MAX_UINT32) {
+  if (!(typeof cost === "bigint" || Number.isInteger(cost)) || cost < 0 || cost > MAX_UINT64) {
     return invalidField("cost", `is ${cost}; it must be between 0 and ${MAX_COST}`);
   }
   return undefined;

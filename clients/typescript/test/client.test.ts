@@ -125,7 +125,10 @@ describe("RateLimitClient", () => {
       ["cost", { cost: -1 }],
       ["cost", { cost: 1.5 }],
       ["cost", { cost: Number.NaN }],
-      ["cost", { cost: 2 ** 32 }],
+      ["cost", { cost: 2 ** 64 }],
+      ["cost", { cost: -1n }],
+      ["cost", { cost: 2n ** 64n }],
+      ["cost", { cost: "1" }],
       ["resource", { resource: 7 }],
       ["api_key", { apiKey: null }],
     ];
@@ -169,7 +172,7 @@ describe("RateLimitClient", () => {
       assert.equal((await client.check(other)).origin, "SERVICE", JSON.stringify(other));
     }
     server.script();
-    assert.equal((await client.check({ apiKey: "ab", resource: "c", cost: 1 })).origin, "CACHE");
+    assert.equal((await client.check({ apiKey: "ab", resource: "c", cost: 1n })).origin, "CACHE");
   });
 
   it("can be used by the generated stubs", async () => {
@@ -190,6 +193,19 @@ describe("RateLimitClient", () => {
     assert.throws(() => make({ deadlineMs: Number.NaN }), /deadlineMs is NaN/);
   });
 
+  it("sends every cost of 64 bits unchanged: the service bounds it", async () => {
+    const client = make();
+    const costs = [7, 2 ** 63, 7n, 2n ** 64n - 1n];
+    server.script(...costs.map(() => ALLOW));
+    for (const cost of costs) {
+      await client.check({ ...ORDER, cost });
+    }
+    assert.deepEqual(
+      server.attempts.map(({ request }) => request.cost),
+      costs.map(BigInt),
+    );
+  });
+
   it("sends a check at a cost of 0 and a peek as the same request", async () => {
     const client = make();
     server.script(ALLOW, ALLOW);
@@ -197,7 +213,7 @@ describe("RateLimitClient", () => {
     await client.peek(ORDER);
     assert.deepEqual(
       server.attempts.map(({ request }) => [request.credential.value, request.resource, request.cost]),
-      Array(2).fill(["rlk_test_1_x", "orders.create", 0]),
+      Array(2).fill(["rlk_test_1_x", "orders.create", 0n]),
     );
   });
 

@@ -43,13 +43,14 @@ export class Expectation {
       const actual = refusal?.headers(style as HeaderStyle) ?? limitHeaders(decision, style as HeaderStyle);
       assert.deepEqual(actual, headers, this.of(`headers in style ${style}`));
     }
-    this.field("http", refusal === undefined ? null : { status: refusal.httpStatus, problem: refusal.problem() });
-    this.grpc(this.take("grpc") as Record<string, unknown> | null | undefined, refusal);
+    this.refusal(refusal);
     assert.equal(decision.failure !== undefined, decision.origin === "FALLBACK", this.of("failure"));
   }
 
-  /** This client has no interceptor for gRPC servers, and so no status details. */
-  private grpc(expected: Record<string, unknown> | null | undefined, refusal: Refusal | undefined): void {
+  /** Verifies the response to the caller. This client has no interceptor for gRPC servers, and so no status details. */
+  private refusal(refusal: Refusal | undefined): void {
+    this.field("http", refusal === undefined ? null : { status: refusal.httpStatus, problem: refusal.problem() });
+    const expected = this.take("grpc") as Record<string, unknown> | null | undefined;
     if (expected === undefined) {
       return;
     }
@@ -77,6 +78,7 @@ export class Expectation {
     for (const [name, value] of Object.entries(wanted)) {
       assert.equal(got[name], value, this.of(`error.${name}`));
     }
+    this.refusal(Refusal.forError(error));
   }
 
   /** The requests that the server received, and their ids, by which it recognises a retry. */
@@ -105,7 +107,7 @@ export class Expectation {
         api_key: request?.credential.case === "apiKey" ? request.credential.value : "",
         key_id: request?.credential.case === "keyId" ? request.credential.value : "",
         resource: request?.resource,
-        cost: request?.cost ?? 1,
+        cost: Number(request?.cost ?? 1),
         request_id: request?.requestId,
       };
       for (const [name, value] of Object.entries(fields)) {

@@ -51,7 +51,7 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
       const response = await send(behind, "GET", "/", { authorization: "Bearer k1" });
       const request = server.attempts[0]?.request;
       assert.deepEqual(request?.credential, { case: "apiKey", value: "k1" });
-      assert.deepEqual([request?.resource, request?.cost], ["orders.list", 3]);
+      assert.deepEqual([request?.resource, request?.cost], ["orders.list", 3n]);
       assert.equal(response.status, 429);
       assert.equal(response.headers["x-ratelimit-limit"], "20");
       assert.equal(response.headers["x-ratelimit-reset"], "2");
@@ -94,7 +94,7 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
       const behind = await open({ cost: () => 0 });
       server.script(ALLOW);
       await send(behind, "GET", "/", { "x-api-key": "k1" });
-      assert.equal(server.attempts[0]?.request.cost, 0);
+      assert.equal(server.attempts[0]?.request.cost, 0n);
     });
 
     it("leaves an error that is not the caller's to the framework, and the request does not pass", async () => {

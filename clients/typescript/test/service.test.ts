@@ -52,8 +52,13 @@ describe("the real service", () => {
     assert.deepEqual([first.allowed, again.allowed, again.remaining], [true, true, first.remaining]);
   });
 
-  it("rejects a malformed key with its field", async () => {
-    await assert.rejects(client.check({ apiKey: "garbage", resource: "orders.create" }), (error) => {
+  it("denies a malformed key like any other that does not exist", async () => {
+    const decision = await client.check({ apiKey: "garbage", resource: "orders.create" });
+    assert.deepEqual([decision.allowed, decision.reason, decision.origin], [false, "KEY_UNKNOWN", "SERVICE"]);
+  });
+
+  it("rejects an absent key with its field", async () => {
+    await assert.rejects(client.check({ apiKey: "", resource: "orders.create" }), (error) => {
       assert.ok(error instanceof RateLimitError);
       assert.deepEqual([error.code, error.reason, error.field], ["INVALID_ARGUMENT", "INVALID_FIELD", "api_key"]);
       return true;
@@ -123,7 +128,7 @@ const server = app.listen(0, "127.0.0.1", () => console.log((server.address() as
     });
     await eventually(async () => {
       const { status, body } = await send(site, "GET", "/v1/orders", { "x-api-key": "garbage" });
-      return status === 401 && body.includes("The API key is malformed.");
+      return status === 401 && body.includes("The API key is not known.");
     });
   } finally {
     gateway.kill();

@@ -1,1 +1,1 @@
-"""One suite for both transports: what a caller sees must not depend on how the call came in."""
+"""One suite for both transports: what a caller sees must not depend on the transport."""

@@ -1,4 +1,4 @@
-"""Stock gRPC clients, each of which carries out the same orders."""
+"""Stock gRPC clients, all of which can make the same calls."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import grpc
 
-from transport.conformance.order import Order, Outcome
+from transport.conformance.call import CallSpec, Outcome
 
 DETAILS = "grpc-status-details-bin"
 HERE = Path(__file__).parent
@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 class Client(Protocol):
     """A gRPC client."""
 
-    def carry_out(self, order: Order) -> Outcome:
-        """Make a call and say what came of it."""
+    def call(self, spec: CallSpec) -> Outcome:
+        """Make a call and return its outcome."""
         ...
 
     def close(self) -> None:
@@ -36,17 +36,17 @@ class PythonClient:
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
 
-    def carry_out(self, order: Order) -> Outcome:
-        """Make a call and say what came of it."""
+    def call(self, spec: CallSpec) -> Outcome:
+        """Make a call and return its outcome."""
         over = threading.Event()
-        call = self._channel.stream_stream(order.method)(
-            _messages(order, over),
-            timeout=order.timeout,
-            metadata=tuple(order.metadata.items()),
-            compression=_compression(order),
+        call = self._channel.stream_stream(spec.method)(
+            _messages(spec, over),
+            timeout=spec.timeout,
+            metadata=tuple(spec.metadata.items()),
+            compression=_compression(spec),
         )
-        if order.cancel_after:
-            threading.Timer(order.cancel_after, call.cancel).start()
+        if spec.cancel_after:
+            threading.Timer(spec.cancel_after, call.cancel).start()
         answers: list[bytes] = []
         try:
             answers.extend(call)
@@ -71,19 +71,19 @@ class PythonAioClient:
     async def _open(self, address: str) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(address)
 
-    def carry_out(self, order: Order) -> Outcome:
-        """Make a call and say what came of it."""
-        return self._runner.run(self._carry_out(order))
+    def call(self, spec: CallSpec) -> Outcome:
+        """Make a call and return its outcome."""
+        return self._runner.run(self._call(spec))
 
-    async def _carry_out(self, order: Order) -> Outcome:
-        if order.gzip and not order.stream:
-            return await self._carry_out_unary(order)
-        call = self._channel.stream_stream(order.method)(
-            timeout=order.timeout, metadata=tuple(order.metadata.items()), compression=_compression(order)
+    async def _call(self, spec: CallSpec) -> Outcome:
+        if spec.gzip and not spec.stream:
+            return await self._call_unary(spec)
+        call = self._channel.stream_stream(spec.method)(
+            timeout=spec.timeout, metadata=tuple(spec.metadata.items()), compression=_compression(spec)
         )
-        writing = asyncio.create_task(self._write(call, order))
-        if order.cancel_after:
-            asyncio.get_running_loop().call_later(order.cancel_after, call.cancel)
+        writing = asyncio.create_task(self._write(call, spec))
+        if spec.cancel_after:
+            asyncio.get_running_loop().call_later(spec.cancel_after, call.cancel)
         answers: list[bytes] = []
         try:
             async for answer in call:
@@ -93,27 +93,27 @@ class PythonAioClient:
         await asyncio.gather(writing, return_exceptions=True)
         return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
 
-    async def _carry_out_unary(self, order: Order) -> Outcome:
+    async def _call_unary(self, spec: CallSpec) -> Outcome:
         # A compressed message is refused as soon as its head is there, and a stream whose writing is overtaken by the
         # server's refusal is INTERNAL to this library. Other calls are streams: a unary one may be answered within the
         # millisecond that is this library's shortest deadline.
-        call = self._channel.unary_unary(order.method)(
-            order.messages[0],
-            timeout=order.timeout,
-            metadata=grpc.aio.Metadata(*order.metadata.items()),
-            compression=_compression(order),
+        call = self._channel.unary_unary(spec.method)(
+            spec.messages[0],
+            timeout=spec.timeout,
+            metadata=grpc.aio.Metadata(*spec.metadata.items()),
+            compression=_compression(spec),
         )
-        if order.cancel_after:
-            asyncio.get_running_loop().call_later(order.cancel_after, call.cancel)
+        if spec.cancel_after:
+            asyncio.get_running_loop().call_later(spec.cancel_after, call.cancel)
         answers: list[bytes] = []
         with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):  # the call itself has the status
             answers.append(await call)
         return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
 
-    async def _write(self, call: grpc.aio.StreamStreamCall, order: Order) -> None:
-        for message in order.messages:
+    async def _write(self, call: grpc.aio.StreamStreamCall, spec: CallSpec) -> None:
+        for message in spec.messages:
             await call.write(message)
-        if not (order.stream and order.cancel_after):
+        if not (spec.stream and spec.cancel_after):
             await call.done_writing()
 
     def close(self) -> None:
@@ -123,16 +123,16 @@ class PythonAioClient:
 
 
 class ProgramClient:
-    """A client in another language: a program that takes orders and tells outcomes, a line of JSON each."""
+    """A client in another language: a program that reads calls and prints outcomes, a line of JSON each."""
 
     def __init__(self, *program: str) -> None:
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def carry_out(self, order: Order) -> Outcome:
-        """Make a call and say what came of it."""
+    def call(self, spec: CallSpec) -> Outcome:
+        """Make a call and return its outcome."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order.to_json()) + "\n")
+        self._process.stdin.write(json.dumps(spec.to_json()) + "\n")
         self._process.stdin.flush()
         return Outcome.from_json(json.loads(self._process.stdout.readline()))
 
@@ -165,14 +165,14 @@ def installed() -> list[str]:
     return ["python", "python-aio", *(name for name, needs in others.items() if all(map(shutil.which, needs)))]
 
 
-def _messages(order: Order, over: threading.Event) -> Iterator[bytes]:
-    yield from order.messages
-    if order.stream and order.cancel_after:
+def _messages(spec: CallSpec, over: threading.Event) -> Iterator[bytes]:
+    yield from spec.messages
+    if spec.stream and spec.cancel_after:
         over.wait()
 
 
-def _compression(order: Order) -> grpc.Compression:
-    return grpc.Compression.Gzip if order.gzip else grpc.Compression.NoCompression
+def _compression(spec: CallSpec) -> grpc.Compression:
+    return grpc.Compression.Gzip if spec.gzip else grpc.Compression.NoCompression
 
 
 def _outcome(

@@ -8,7 +8,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
-from transport.conformance.order import CHECK
+from transport.conformance.call import CHECK
 
 HEADERS = {
     ":method": "POST",
@@ -29,7 +29,7 @@ SECONDS = 5.0
 
 @dataclass
 class Answer:
-    """What came back on one stream. Headers and trailers together: gRPC does not tell them apart on errors."""
+    """What came back on one stream. Headers and trailers together: gRPC does not separate them on errors."""
 
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""

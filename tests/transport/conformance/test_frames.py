@@ -1,4 +1,4 @@
-"""What is answered to bytes that no gRPC library sends. Nothing of it is charged."""
+"""The answers to bytes that no gRPC library sends. Nothing of it is charged."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import pytest
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as grpc_stubs
-from transport.conformance.order import STREAM
+from transport.conformance.call import STREAM
 from transport.conformance.raw import prefixed, send
 
 Key = tuple[str, str]
@@ -28,12 +28,12 @@ def on_stream(key: Key) -> bytes:
 def left(server: Server, key: Key) -> int:
     """Tokens that the key's bucket has."""
     with grpc.insecure_channel(server.address) as channel:
-        looked = grpc_stubs.RateLimitServiceStub(channel).CheckLimit(pb2.CheckLimitRequest(api_key=key[1], cost=0))
-    return int(looked.limits[0].remaining)
+        peek = grpc_stubs.RateLimitServiceStub(channel).CheckLimit(pb2.CheckLimitRequest(api_key=key[1], cost=0))
+    return int(peek.limits[0].remaining)
 
 
 def test_a_call_by_hand(server: Server, key: Key) -> None:
-    """The hand-written client itself is right: a good call is answered, in pieces of any size."""
+    """The hand-written client itself is right: a valid call is answered, in pieces of any size."""
     whole = prefixed(request(key))
     answer = send(server.address, [whole[:3], whole[3:20], whole[20:]])
     assert (answer.http, answer.code, answer.headers["content-type"]) == (200, OK, "application/grpc")
@@ -42,7 +42,7 @@ def test_a_call_by_hand(server: Server, key: Key) -> None:
 
 @pytest.mark.parametrize("kind", ["application/grpc+proto", "application/grpc;charset=utf-8"])
 def test_other_names_of_grpc(server: Server, key: Key, kind: str) -> None:
-    """The content types that gRPC allows are taken."""
+    """The content types that gRPC allows are accepted."""
     assert send(server.address, [prefixed(request(key))], content_type=kind).code == OK
 
 
@@ -65,13 +65,13 @@ def test_compressed_by_an_encoding(server: Server, key: Key) -> None:
 
 
 def test_which_encodings_are_served(served: Callable[[str], Server]) -> None:
-    """On the transport envoy the refusal of an encoding says which ones are served; grpc-core leaves that out."""
+    """On the transport envoy the refusal of an encoding lists those that are served; grpc-core leaves that out."""
     answer = send(served("envoy").address, [prefixed(b"x", 1)], grpc_encoding="gzip")
     assert answer.headers["grpc-accept-encoding"] == "identity"
 
 
 def test_compressed_by_nothing(server: Server, key: Key) -> None:
-    """A compressed message without an encoding is INTERNAL, as gRPC's specification says."""
+    """A compressed message without an encoding is INTERNAL, as in gRPC's specification."""
     assert send(server.address, [prefixed(request(key), 1)]).code == INTERNAL
     assert left(server, key) == 20
 
@@ -85,7 +85,7 @@ def test_a_size_that_is_only_announced(server: Server, size: int) -> None:
 
 @pytest.mark.parametrize(("timeout", "code"), [("abc", INTERNAL), ("S", INTERNAL), ("0S", DEADLINE), ("9H", OK)])
 def test_grpc_timeout(server: Server, key: Key, timeout: str, code: int) -> None:
-    """A deadline that is none is refused, and so is one that has passed."""
+    """An invalid deadline is refused, and so is one that has passed."""
     assert send(server.address, [prefixed(request(key))], grpc_timeout=timeout).code == code
     assert left(server, key) == (19 if code == OK else 20)
 
@@ -96,7 +96,7 @@ def test_a_stream_with_a_compressed_message(server: Server, key: Key) -> None:
 
 
 def test_a_stream_that_is_cut_off(served: Callable[[str], Server]) -> None:
-    """On the transport envoy a stream that ends within a message is not called good; grpc-core drops the rest."""
+    """On the transport envoy a stream that ends within a message is an error; grpc-core drops the rest."""
     server = served("envoy")
     key = server.key()
     answer = send(server.address, [on_stream(key) + on_stream(key)[:-1]], path=STREAM)
@@ -113,7 +113,7 @@ def test_a_stream_that_is_cut_off(served: Callable[[str], Server]) -> None:
     ],
 )
 def test_plain_http(served: Callable[[str], Server], changes: dict[str, str | None], http: int) -> None:
-    """On the transport envoy a request that is not gRPC is refused in HTTP's own words, and charges nothing."""
+    """On the transport envoy a request that is not gRPC is refused with an HTTP status, and charges nothing."""
     server = served("envoy")
     key = server.key()
     assert send(server.address, [prefixed(request(key))], **changes).http == http
@@ -121,6 +121,6 @@ def test_plain_http(served: Callable[[str], Server], changes: dict[str, str | No
 
 
 def test_no_trailers_wanted(served: Callable[[str], Server]) -> None:
-    """On the transport envoy a caller who does not take trailers is told so in the headers."""
+    """On the transport envoy a caller that does not accept trailers gets the error in the headers."""
     server = served("envoy")
     assert send(server.address, [prefixed(request(server.key()))], te=None).code == INTERNAL

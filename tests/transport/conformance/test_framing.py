@@ -26,8 +26,8 @@ def test_how_a_body_arrives_does_not_matter(sent: list[bytes], data: st.DataObje
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(frame))
-def test_the_short_way_is_the_same_way(body: bytes) -> None:
-    """A body is taken for one message exactly if cutting it up gives that message and nothing else."""
+def test_the_fast_path_agrees_with_the_slow_one(body: bytes) -> None:
+    """A body is read as one message exactly if cutting it up gives that message and nothing else."""
     frames = Frames(None)
     found = frames.feed(body)
     whole = len(found) == 1 and not frames.cut_off and frames.refusal is None
@@ -35,13 +35,13 @@ def test_the_short_way_is_the_same_way(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("size", "taken"), [(0, True), (MAX_MESSAGE, True), (MAX_MESSAGE + 1, False)])
-def test_the_short_way_has_the_same_bound(size: int, taken: bool) -> None:
-    """A message of the largest size is taken, a larger one is not."""
+def test_the_fast_path_has_the_same_bound(size: int, taken: bool) -> None:
+    """A message of the maximum size is accepted, a larger one is not."""
     assert (sole_message(frame(b"x" * size)) is not None) is taken
 
 
 @given(messages, st.binary(min_size=1, max_size=50))
-def test_what_is_not_whole_is_known(sent: list[bytes], part: bytes) -> None:
+def test_an_incomplete_message_is_detected(sent: list[bytes], part: bytes) -> None:
     """The beginning of a message is kept back, and known to be only that."""
     frames = Frames(None)
     assert frames.feed(b"".join(map(frame, sent)) + frame(part)[:-1]) == sent
@@ -50,7 +50,7 @@ def test_what_is_not_whole_is_known(sent: list[bytes], part: bytes) -> None:
 
 @given(messages, st.integers(MAX_MESSAGE + 1, 2**32 - 1))
 def test_a_large_message_is_refused_by_its_prefix(sent: list[bytes], size: int) -> None:
-    """The messages before it are good, and it is refused before any of it has arrived."""
+    """The messages before it are read, and it is refused before any of it has arrived."""
     frames = Frames(None)
     assert frames.feed(b"".join(map(frame, sent)) + b"\0" + size.to_bytes(4, "big")) == sent
     assert isinstance(frames.refusal, ResourceExhausted)
@@ -58,7 +58,7 @@ def test_a_large_message_is_refused_by_its_prefix(sent: list[bytes], size: int) 
 
 
 @given(st.binary(max_size=200), st.binary(max_size=20))
-def test_any_bytes_are_taken_without_a_fault(body: bytes, encoding: bytes) -> None:
+def test_any_bytes_are_read_without_an_exception(body: bytes, encoding: bytes) -> None:
     """Garbage yields messages, a refusal or a rest, and never an exception."""
     frames = Frames(encoding)
     found = frames.feed(body)
@@ -66,7 +66,7 @@ def test_any_bytes_are_taken_without_a_fault(body: bytes, encoding: bytes) -> No
 
 
 @pytest.mark.parametrize("value", [b"", b"S", b"1", b"1s", b"-1S", b"1.5S", b"1234567890S", b" 1S", b"\xff\xffS"])
-def test_a_timeout_that_is_none(value: bytes) -> None:
+def test_an_invalid_timeout(value: bytes) -> None:
     """What gRPC's specification does not allow is refused."""
     with pytest.raises(NotGrpc):
         deadline_of({b"grpc-timeout": value})
@@ -79,7 +79,7 @@ def test_every_unit_of_time(value: bytes) -> None:
 
 
 def test_a_deadline_that_has_passed() -> None:
-    """A nanosecond is over by the time that anybody looks."""
+    """A nanosecond has passed before it is checked."""
     with pytest.raises(DeadlineExceeded):
         check_deadline(deadline_of({b"grpc-timeout": b"1n"}))
 

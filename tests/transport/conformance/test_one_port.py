@@ -14,7 +14,7 @@ from ratelimit_service.management.tokens import Role
 Key = tuple[str, str]
 
 
-def test_a_key_from_birth_to_death(server: Server, key: Key) -> None:
+def test_the_life_of_a_key(server: Server, key: Key) -> None:
     """A key is made, decided on, revoked, and within a second denied."""
     stub = grpc_stubs.RateLimitServiceStub(server.channel)
     assert stub.CheckLimit(pb2.CheckLimitRequest(api_key=key[1])).allowed
@@ -24,10 +24,10 @@ def test_a_key_from_birth_to_death(server: Server, key: Key) -> None:
         decision = stub.CheckLimit(pb2.CheckLimitRequest(api_key=key[1], cost=0))
         if decision.reason == pb2.CheckLimitResponse.KEY_REVOKED:
             return
-    pytest.fail("a hundred calls later the key is still good")
+    pytest.fail("a hundred calls later the key is still allowed")
 
 
-def test_errors_of_management_come_whole(server: Server) -> None:
+def test_errors_of_management_arrive_complete(server: Server) -> None:
     """A status with details arrives as it does without a proxy."""
     with pytest.raises(grpc.RpcError) as caught:
         server.manage().ManageKey(admin_pb2.ManageKeyRequest(get={"key_id": "0" * 16}), metadata=server.as_admin)
@@ -43,7 +43,7 @@ def test_management_needs_a_token(server: Server) -> None:
 
 
 def test_health(server: Server) -> None:
-    """The server and its components serve, and a watcher is told so at once."""
+    """The server and its components serve, and a watcher gets that at once."""
     stub = health_pb2_grpc.HealthStub(server.channel)
     for component in ("", "postgres", "redis"):
         request = health_pb2.HealthCheckRequest(service=component)
@@ -61,7 +61,7 @@ def test_reflection(server: Server) -> None:
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_protected_checks(serve: Serve, transport: str) -> None:
-    """With protect_checks, only a token of role gateway may ask for decisions, on every method."""
+    """With protect_checks, only a token of role gateway may request decisions, on every method."""
     server = serve(transport, protect_checks=True)
     _, secret = server.key()
     stub = grpc_stubs.RateLimitServiceStub(server.channel)

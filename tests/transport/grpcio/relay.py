@@ -1,4 +1,4 @@
-"""A TCP relay in front of a store, which a test can cut and mend: the store goes away and comes back."""
+"""A TCP relay in front of a store, which a test can cut and mend: the store fails and recovers."""
 
 import asyncio
 from contextlib import suppress
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Relay:
-    """Passes connections on to the host of a URL. Use it as `async with`."""
+    """Forwards connections to the host of a URL. Use it as `async with`."""
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
@@ -18,13 +18,13 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """The URL of the store by way of the relay."""
+        """The URL of the store through the relay."""
         credentials, at, _ = self._target.netloc.rpartition("@")
         return urlunsplit(self._target._replace(netloc=f"{credentials}{at}127.0.0.1:{self._port}"))
 
     async def mend(self) -> None:
-        """Take connections, on the same port as before."""
-        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", self._port)
+        """Accept connections, on the same port as before."""
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
@@ -42,7 +42,7 @@ class Relay:
     async def __aexit__(self, *_: object) -> None:
         await self.cut()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

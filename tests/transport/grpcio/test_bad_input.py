@@ -26,13 +26,13 @@ def bucket(**changes: object) -> dict[str, object]:
 
 async def remaining(running: RunningServer, api_key: str) -> int:
     """Tokens left in the key's smallest bucket."""
-    looked = await running.check(api_key=api_key, resource="r", cost=0)
-    assert isinstance(looked, checks_pb2.CheckLimitResponse)
-    return int(looked.limits[0].remaining)
+    peek = await running.check(api_key=api_key, resource="r", cost=0)
+    assert isinstance(peek, checks_pb2.CheckLimitResponse)
+    return int(peek.limits[0].remaining)
 
 
 @pytest.mark.parametrize(
-    ("fields", "at_fault"),
+    ("fields", "invalid"),
     [
         ({"resource": "x" * 257}, "resource"),
         ({"resource": "é" * 129}, "resource"),
@@ -45,13 +45,13 @@ async def remaining(running: RunningServer, api_key: str) -> int:
     ],
 )
 async def test_a_malformed_check_names_its_field(
-    running: RunningServer, api_key: str, fields: dict[str, object], at_fault: str
+    running: RunningServer, api_key: str, fields: dict[str, object], invalid: str
 ) -> None:
     """INVALID_ARGUMENT with reason INVALID_FIELD and the field; the bucket is as full as before."""
     answer = await running.check(api_key=api_key, **fields)
     assert isinstance(answer, Refusal)
-    assert (answer.code, answer.reason, answer.fields) == (INVALID, "INVALID_FIELD", [at_fault])
-    assert at_fault in answer.message
+    assert (answer.code, answer.reason, answer.fields) == (INVALID, "INVALID_FIELD", [invalid])
+    assert invalid in answer.message
     assert await remaining(running, api_key) == 20
 
 
@@ -60,7 +60,7 @@ async def test_a_malformed_check_names_its_field(
     ["nonsense", "rlk_live_0123456789abcdef", "rlk_live_0123456789abcdef_" + "x" * 40, "\u0000", "x" * 5000],
 )
 async def test_a_malformed_key_is_unknown_without_a_lookup(running: RunningServer, credential: str) -> None:
-    """A garbled key is a decision, since gateways fail open on errors, and Postgres is not asked."""
+    """A garbled key is a decision, since gateways fail open on errors, and Postgres is not queried."""
     misses = running.planes.policies.misses
     answer = await running.check(api_key=credential, resource="r")
     assert isinstance(answer, checks_pb2.CheckLimitResponse), answer
@@ -92,7 +92,7 @@ async def test_an_unknown_key_is_a_decision(running: RunningServer, api_key: str
 @pytest.mark.parametrize(
     ("action", "reason"), [("suspend", Reason.KEY_SUSPENDED), ("revoke", Reason.KEY_REVOKED)], ids=["suspend", "revoke"]
 )
-async def test_a_key_that_is_not_good_is_a_decision(running: RunningServer, action: str, reason: int) -> None:
+async def test_an_inactive_key_is_a_decision(running: RunningServer, action: str, reason: int) -> None:
     """A suspended or revoked key is denied with its reason, status OK."""
     made = (await running.key("create", plan="free", subject="someone")).create
     await running.key(action, key_id=made.key.key_id)
@@ -166,7 +166,7 @@ async def test_a_key_that_is_not_good_is_a_decision(running: RunningServer, acti
         )
     ],
 )
-async def test_a_malformed_admin_call_says_what_is_wrong(  # noqa: PLR0917 a table
+async def test_a_malformed_admin_call_reports_what_is_wrong(  # noqa: PLR0917 a table
     running: RunningServer,
     method: str,
     request_: Message,
@@ -174,7 +174,7 @@ async def test_a_malformed_admin_call_says_what_is_wrong(  # noqa: PLR0917 a tab
     reason: str,
     detail: str | dict[str, str],
 ) -> None:
-    """The code, the reason, and the path of the field at fault or the metadata that errors.proto lists."""
+    """The code, the reason, and the path of the invalid field or the metadata that errors.proto lists."""
     answer = await running.admin(method, request_)
     assert isinstance(answer, Refusal), answer
     assert (answer.code, answer.reason) == (code, reason), answer.message
@@ -184,7 +184,7 @@ async def test_a_malformed_admin_call_says_what_is_wrong(  # noqa: PLR0917 a tab
         assert dict(answer.info.metadata) == detail
 
 
-async def test_an_update_needs_a_mask_and_the_etag_that_is(running: RunningServer) -> None:
+async def test_an_update_needs_a_mask_and_the_current_etag(running: RunningServer) -> None:
     """An empty or unknown mask names update_mask; an etag that is not the current one is ABORTED and names the key."""
     key = (await running.key("create", plan="free", subject="someone")).create.key
     for paths in ([], ["secret"]):
@@ -226,7 +226,7 @@ async def test_a_message_over_64_kib_is_refused(running: RunningServer, method: 
 
 
 async def test_a_message_of_64_kib_is_read(running: RunningServer, api_key: str) -> None:
-    """Exactly 64 KiB are taken: what is wrong with them then is the field, not the size."""
+    """Exactly 64 KiB are accepted: the error is about the field, not the size."""
     request = checks_pb2.CheckLimitRequest(api_key=api_key)
     request.resource = "x" * (65_536 - len(request.SerializeToString()) - 4)
     assert len(request.SerializeToString()) == 65_536
@@ -246,7 +246,7 @@ async def test_a_huge_message_is_refused_by_the_library(running: RunningServer) 
 @pytest.mark.parametrize(
     "data", [b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x02\xc3\x28"], ids=["garbage", "cut", "utf-8"]
 )
-async def test_bytes_that_are_no_message_are_refused(running: RunningServer, method: str, data: bytes) -> None:
+async def test_invalid_messages_are_refused(running: RunningServer, method: str, data: bytes) -> None:
     """Garbage, a message cut short and text that is not UTF-8 are INVALID_ARGUMENT at every method."""
     answer = await running.send(method, data, running.tokens[Role.ADMIN])
     assert isinstance(answer, Refusal)
@@ -277,13 +277,13 @@ async def test_an_unknown_method_is_unimplemented(running: RunningServer, method
 
 
 async def test_a_call_without_a_message_is_answered(running: RunningServer) -> None:
-    """One who closes without having sent a message is told so at once and does not hang."""
+    """A caller that closes without having sent a message gets an error at once and does not hang."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await running.channel.stream_unary(f"{CHECKS}/CheckLimit")(iter(()), timeout=10)
     assert refusal(caught.value).reason == "NOT_SERVED"
 
 
-async def test_a_bad_check_of_a_batch_answers_for_itself(running: RunningServer, api_key: str) -> None:
+async def test_an_invalid_check_of_a_batch_fails_alone(running: RunningServer, api_key: str) -> None:
     """Answers come in order, and a malformed check among them costs the others nothing."""
     good = checks_pb2.CheckLimitRequest(api_key=api_key, resource="r")
     bad = checks_pb2.CheckLimitRequest(api_key=api_key, resource="r", cost=1_000_001)
@@ -298,7 +298,7 @@ async def test_a_bad_check_of_a_batch_answers_for_itself(running: RunningServer,
 async def test_no_secret_of_a_call_is_logged(
     running: RunningServer, api_key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a call is refused for, neither its key nor its token is in the log."""
+    """For whatever reason a call is refused, neither its key nor its token is in the log."""
     caplog.set_level(logging.DEBUG)
     token = running.tokens[Role.ADMIN]
     await running.check(api_key=api_key, cost=1_000_001)

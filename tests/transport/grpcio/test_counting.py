@@ -38,7 +38,7 @@ async def test_decisions_and_round_trips_are_counted(running: RunningServer, api
     sizes, registry = planes.counts.round_trips.sizes, planes.metrics.registry
     labels = {"reason": Reason.WITHIN_LIMIT.name, "source": Source.STORE.name}
 
-    def told() -> tuple[float, float, float]:
+    def exported() -> tuple[float, float, float]:
         planes.metrics.flush()
         samples = (
             registry.get_sample_value("ratelimit_decisions_total", labels),
@@ -47,23 +47,23 @@ async def test_decisions_and_round_trips_are_counted(running: RunningServer, api
         )
         return tuple(sample or 0.0 for sample in samples)  # type: ignore[return-value]
 
-    before, counted = told(), sum(sizes.counts)
+    before, counted = exported(), sum(sizes.counts)
     request = checks_pb2.BatchCheckLimitRequest(checks=[checks_pb2.CheckLimitRequest(api_key=api_key)] * 5)
     await running.send(f"{CHECKS}/BatchCheckLimit", request.SerializeToString())
-    after = told()
+    after = exported()
     assert sum(sizes.counts) == counted + 1
     assert [now - then for now, then in zip(after[:2], before[:2], strict=True)] == [5, 5]
     assert 0 < after[2] - before[2] < 1
 
 
 async def test_a_round_trip_that_is_lost_is_counted(make_settings: MakeSettings, valkey_url: str) -> None:
-    """When Redis closes the connection in place of an answer, the call is decided alone and the failure is told."""
+    """When Redis closes the connection without an answer, the call is decided locally and the failure is counted."""
     async with Proxy(urlsplit(valkey_url).port or 0) as proxy:
         settings = await asyncio.to_thread(make_settings, redis_url=proxy.url, store_timeout=5.0)
         async with open_server(settings) as running:
             await running.plan("create", plan=FREE)
             api_key = (await running.key("create", plan="free", subject="lost")).create.secret
-            metrics, told = running.planes.metrics, []
+            metrics, found = running.planes.metrics, []
             for lost in (False, True):
                 if lost:
                     proxy.lose_next_answer()
@@ -71,6 +71,6 @@ async def test_a_round_trip_that_is_lost_is_counted(make_settings: MakeSettings,
                 assert isinstance(answer, checks_pb2.CheckLimitResponse)
                 metrics.flush()
                 failures = metrics.registry.get_sample_value("ratelimit_store_failures_total")
-                told.append((answer.source, failures))
+                found.append((answer.source, failures))
     answers = checks_pb2.CheckLimitResponse
-    assert told == [(answers.STORE, 0), (answers.DEGRADED, 1)]
+    assert found == [(answers.STORE, 0), (answers.DEGRADED, 1)]

@@ -78,7 +78,7 @@ async def workers(settings_and_key: tuple[Settings, str]) -> AsyncIterator[Worke
 
 @pytest.fixture
 def request_bytes(settings_and_key: tuple[Settings, str]) -> bytes:
-    """A CheckLimit that only looks."""
+    """A CheckLimit of cost 0."""
     return checks_pb2.CheckLimitRequest(api_key=settings_and_key[1], resource="r", cost=0).SerializeToString()
 
 
@@ -87,7 +87,7 @@ async def test_a_rolling_restart_under_load_fails_no_call(workers: Workers, requ
     outcomes: Counter[str] = Counter()
     stopped = asyncio.Event()
 
-    async def call_on_and_on(channel: grpc.aio.Channel) -> None:
+    async def call_repeatedly(channel: grpc.aio.Channel) -> None:
         call = channel.unary_unary(f"{CHECKS}/CheckLimit")
         while not stopped.is_set():
             try:
@@ -98,7 +98,7 @@ async def test_a_rolling_restart_under_load_fails_no_call(workers: Workers, requ
 
     old = await workers.start()
     channels = [workers.channel() for _ in range(4)]
-    callers = [asyncio.create_task(call_on_and_on(channel)) for channel in channels for _ in range(8)]
+    callers = [asyncio.create_task(call_repeatedly(channel)) for channel in channels for _ in range(8)]
     for _ in range(3):
         await asyncio.sleep(0.2)
         new = await workers.start()
@@ -113,8 +113,8 @@ async def test_a_rolling_restart_under_load_fails_no_call(workers: Workers, requ
     assert outcomes["OK"] > 100
 
 
-async def test_a_stream_under_way_may_end_in_its_own_time(workers: Workers, request_bytes: bytes) -> None:
-    """A draining server goes on answering an open stream, and is gone once the stream has ended."""
+async def test_an_open_stream_may_end_during_the_drain(workers: Workers, request_bytes: bytes) -> None:
+    """A draining server keeps answering an open stream, and exits once the stream has ended."""
     worker = await workers.start()
     message = checks_pb2.StreamCheckLimitRequest(check=checks_pb2.CheckLimitRequest.FromString(request_bytes))
     async with workers.channel() as channel:
@@ -132,7 +132,7 @@ async def test_a_stream_under_way_may_end_in_its_own_time(workers: Workers, requ
 
 
 async def test_a_stream_that_does_not_end_is_cut_off(workers: Workers, request_bytes: bytes) -> None:
-    """After the drain timeout whoever is left is cut off, and the server is gone."""
+    """After the drain timeout the calls that are left are cut off, and the server exits."""
     worker = await workers.start(drain_timeout=1)
     message = checks_pb2.StreamCheckLimitRequest(check=checks_pb2.CheckLimitRequest.FromString(request_bytes))
     async with workers.channel() as channel:
@@ -147,8 +147,8 @@ async def test_a_stream_that_does_not_end_is_cut_off(workers: Workers, request_b
         assert await asyncio.wait_for(worker.wait(), 5) == 0
 
 
-async def test_an_idle_server_is_gone_at_once(workers: Workers, request_bytes: bytes) -> None:
-    """A client that is connected but asks nothing does not hold up the end."""
+async def test_an_idle_server_exits_at_once(workers: Workers, request_bytes: bytes) -> None:
+    """A client that is connected but makes no calls does not delay the exit."""
     worker = await workers.start()
     async with workers.channel() as channel:
         await channel.unary_unary(f"{CHECKS}/CheckLimit")(request_bytes, timeout=10)
@@ -166,7 +166,7 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-async def test_goaway_is_said_to_connections_of_the_port_only() -> None:
+async def test_goaway_is_sent_to_connections_of_the_port_only() -> None:
     """The frame is a GOAWAY that refuses no stream; connections of another port are left alone."""
     ours, theirs = [await asyncio.start_server(_greet, "127.0.0.1", 0) for _ in range(2)]
     ports = [server.sockets[0].getsockname()[1] for server in (ours, theirs)]
@@ -188,8 +188,8 @@ async def test_goaway_is_said_to_connections_of_the_port_only() -> None:
     assert await close_gracefully(ports[0], 0.1, send_goaway) == 0
 
 
-async def test_who_comes_back_is_sent_away_again() -> None:
-    """A client that comes while nobody else is left is sent away too, and the wait for others begins anew."""
+async def test_a_client_that_reconnects_gets_goaway_again() -> None:
+    """A client that connects when no other is left gets GOAWAY too, and the wait for others begins anew."""
     server = await asyncio.start_server(_greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     drain = asyncio.create_task(close_gracefully(port, 5, send_goaway))
@@ -206,7 +206,7 @@ async def test_who_comes_back_is_sent_away_again() -> None:
     await server.wait_closed()
 
 
-async def test_goaway_is_not_said_before_the_first_frame() -> None:
+async def test_goaway_is_not_sent_before_the_first_frame() -> None:
     """A connection to which nothing was sent yet is left alone: GOAWAY must not be the first that its client reads."""
 
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -63,7 +63,7 @@ def test_the_level_is_kept() -> None:
     assert any("quiet" in line for line in lines("debug", "text"))
 
 
-def test_what_is_no_secret_stays() -> None:
-    """Text that only looks a little like a key or a URL is left alone."""
+def test_other_text_is_not_redacted() -> None:
+    """Text that only resembles a key or a URL is not changed."""
     text = "key_id=0123456789abcdef plan=rlk at http://host:8080/a@b"
     assert redact(text) == text

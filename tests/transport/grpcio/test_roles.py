@@ -1,4 +1,4 @@
-"""Who may call what."""
+"""Which role may call which method."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ AUTHENTICATION = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DE
 
 
 def outcome(answer: object) -> tuple[grpc.StatusCode, str] | None:
-    """Code and reason of a refusal for want of a token or role; None when the call got beyond that."""
+    """Code and reason of a refusal for lack of a token or role; None when the call was let through."""
     if isinstance(answer, Refusal) and answer.code in AUTHENTICATION:
         return answer.code, answer.reason
     return None
@@ -52,27 +52,27 @@ def outcome(answer: object) -> tuple[grpc.StatusCode, str] | None:
 
 @pytest.mark.parametrize("action", READS)
 async def test_reading_needs_a_viewer(running: RunningServer, action: str) -> None:
-    """Admins and viewers get beyond authentication, a gateway and nobody do not."""
+    """Admins and viewers are let through, a gateway and a call without a token are not."""
     found = {role: outcome(await running.admin(*READS[action], role)) for role in (None, *Role)}
     assert found == {None: MISSING, Role.VIEWER: None, Role.ADMIN: None, Role.GATEWAY: DENIED}
 
 
 @pytest.mark.parametrize("action", CHANGES)
 async def test_changing_needs_an_admin(running: RunningServer, action: str) -> None:
-    """Only admins get beyond authentication."""
+    """Only admins are let through."""
     found = {role: outcome(await running.admin(*CHANGES[action], role)) for role in (None, *Role)}
     assert found == {None: MISSING, Role.VIEWER: DENIED, Role.ADMIN: None, Role.GATEWAY: DENIED}
 
 
-async def test_a_denial_of_a_role_says_which_is_needed(running: RunningServer) -> None:
+async def test_a_denial_of_a_role_reports_which_is_needed(running: RunningServer) -> None:
     """The metadata has the role and the one that is needed."""
     answer = await running.admin(*CHANGES["key create"], Role.VIEWER)
     assert isinstance(answer, Refusal)
     assert dict(answer.info.metadata) == {"role": "viewer", "needed": "admin"}
 
 
-async def test_a_token_that_is_not_good_is_refused(running: RunningServer, api_key: str) -> None:
-    """TOKEN_INVALID, also where no token is needed: whoever sends one wants it to count."""
+async def test_an_invalid_token_is_refused(running: RunningServer, api_key: str) -> None:
+    """TOKEN_INVALID, also where no token is needed: a caller that sends one wants it to count."""
     bad = running.tokens[Role.ADMIN][:-1] + "~"
     method, request = READS["key list"]
     answers = [
@@ -82,7 +82,7 @@ async def test_a_token_that_is_not_good_is_refused(running: RunningServer, api_k
     assert [outcome(answer) for answer in answers] == [INVALID, INVALID]
 
 
-async def test_anybody_may_check_a_key_that_they_have(running: RunningServer, api_key: str) -> None:
+async def test_any_caller_with_a_key_may_check_it(running: RunningServer, api_key: str) -> None:
     """Without protection the API key is enough, whatever else is sent."""
     for token in (None, *running.tokens.values()):
         answer = await running.check(api_key=api_key, token=token)
@@ -91,7 +91,7 @@ async def test_anybody_may_check_a_key_that_they_have(running: RunningServer, ap
 
 
 async def test_only_a_gateway_may_send_a_key_id(running: RunningServer, api_key: str) -> None:
-    """In place of the secret, the id is taken from a gateway alone."""
+    """In place of the secret, the id is accepted from a gateway alone."""
     key_id = ApiKey.parse(api_key).key_id
     found = {
         role: outcome(await running.check(key_id=key_id, token=None if role is None else running.tokens[role]))
@@ -122,7 +122,7 @@ async def protected(make_settings: MakeSettings) -> AsyncIterator[RunningServer]
 
 @pytest.mark.parametrize("method", ["CheckLimit", "BatchCheckLimit"])
 async def test_protected_checks_need_a_gateway(protected: RunningServer, method: str) -> None:
-    """With protection neither nobody nor an admin may check."""
+    """With protection neither a call without a token nor an admin may check."""
     path = f"/ratelimit.v1.RateLimitService/{method}"
     found = {
         role: outcome(await protected.send(path, b"", None if role is None else protected.tokens[role]))
@@ -140,7 +140,7 @@ async def test_a_protected_stream_needs_a_gateway(protected: RunningServer) -> N
 
 
 async def test_a_revoked_token_is_refused_within_a_second(protected: RunningServer) -> None:
-    """A token that was used a moment ago is of no use a second after its revocation."""
+    """A token that was used a moment ago is refused a second after its revocation."""
     services = protected.planes.services
     token = await services.tokens.create("short-lived", Role.GATEWAY)
     key = (await protected.key("create", plan="free", subject="someone")).create

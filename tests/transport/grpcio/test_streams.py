@@ -1,4 +1,4 @@
-"""Streams, deadlines and callers who go away."""
+"""Streams, deadlines and callers that disconnect."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ def parsed(data: bytes) -> checks_pb2.CheckResult:
 
 
 async def test_a_stream_answers_in_order(running: RunningServer, api_key: str) -> None:
-    """Twenty fit the bucket and the rest is denied, in the order of the questions; a bad one answers for itself."""
+    """Twenty fit the bucket and the rest is denied, in the order of the checks; an invalid one gets an error."""
     costs = [1] * 10 + [1_000_001] + [1] * 15
     call = running.channel.stream_stream(STREAM)(
         iter([message(api_key=api_key, cost=cost) for cost in costs]), timeout=10
@@ -36,8 +36,8 @@ async def test_a_stream_answers_in_order(running: RunningServer, api_key: str) -
     assert results[10].error.field == "cost"
 
 
-async def test_a_stream_answers_as_it_goes(running: RunningServer, api_key: str) -> None:
-    """Each question is answered before the next is asked, and half-closing ends the stream with OK."""
+async def test_a_stream_answers_each_check_at_once(running: RunningServer, api_key: str) -> None:
+    """Each check is answered before the next is sent, and half-closing ends the stream with OK."""
     call = running.channel.stream_stream(STREAM)(timeout=10)
     for left in (19, 18, 17):
         await call.write(message(api_key=api_key))
@@ -47,7 +47,7 @@ async def test_a_stream_answers_as_it_goes(running: RunningServer, api_key: str)
     assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_bytes_that_are_no_message_end_a_stream(running: RunningServer, api_key: str) -> None:
+async def test_an_invalid_message_ends_a_stream(running: RunningServer, api_key: str) -> None:
     """What came before is answered, then the stream ends with INVALID_ARGUMENT."""
     call = running.channel.stream_stream(STREAM)(iter([message(api_key=api_key), b"\xff\xff"]), timeout=10)
     assert parsed(await call.read()).decision.allowed
@@ -56,8 +56,8 @@ async def test_bytes_that_are_no_message_end_a_stream(running: RunningServer, ap
     assert refusal(caught.value).fields == ["message"]
 
 
-async def test_an_abandoned_stream_is_forgotten(running: RunningServer, api_key: str) -> None:
-    """After a caller has cancelled, nothing of the stream is left running, and the server answers as before."""
+async def test_a_cancelled_stream_leaves_nothing_running(running: RunningServer, api_key: str) -> None:
+    """After a caller has cancelled, no task of the stream is left, and the server answers as before."""
     before = len(asyncio.all_tasks())
     for _ in range(20):
         call = running.channel.stream_stream(STREAM)(timeout=10)
@@ -72,7 +72,7 @@ async def test_an_abandoned_stream_is_forgotten(running: RunningServer, api_key:
     assert (await running.check(api_key=api_key)).allowed
 
 
-async def test_a_caller_who_no_longer_waits_is_not_charged(running: RunningServer, api_key: str) -> None:
+async def test_a_call_past_its_deadline_is_not_charged(running: RunningServer, api_key: str) -> None:
     """Calls that reach the server after their deadline take no tokens."""
     codes = []
 
@@ -91,7 +91,7 @@ async def test_a_caller_who_no_longer_waits_is_not_charged(running: RunningServe
     thread.start()
     await asyncio.to_thread(connected.wait, 10)
     asleep.set()
-    time.sleep(0.3)  # noqa: ASYNC251 the server's loop must stand still while the deadlines pass
+    time.sleep(0.3)  # noqa: ASYNC251 the server's loop must be blocked while the deadlines pass
     await asyncio.to_thread(thread.join)
     assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 10
     assert (await running.check(api_key=api_key, cost=0)).remaining >= 19

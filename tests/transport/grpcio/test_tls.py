@@ -69,7 +69,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """One that nobody trusts."""
+    """One that clients do not trust."""
     return Authority.make(tmp_path_factory.mktemp("stranger"), "stranger")
 
 
@@ -99,13 +99,13 @@ async def reach(server: GrpcServer, credentials: grpc.ChannelCredentials) -> grp
         return caught.value.code()
 
 
-async def shown(server: GrpcServer) -> str:
-    """The certificate that a new connection is shown."""
+async def presented(server: GrpcServer) -> str:
+    """The certificate that the server presents to a new connection."""
     return await asyncio.to_thread(ssl.get_server_certificate, ("localhost", server.port), timeout=10)
 
 
 def in_place(source: Path, target: Path) -> None:
-    """Put a copy of SOURCE in TARGET's place, as those who renew certificates do."""
+    """Put a copy of SOURCE in TARGET's place, as tools that renew certificates do."""
     new = target.with_suffix(".new")
     new.write_bytes(source.read_bytes())
     new.replace(target)
@@ -120,8 +120,8 @@ async def test_tls_is_served(plain: Settings, authority: Authority, stranger: Au
     async with serving(plain, tls_certificate=certificate, tls_key=key) as server:
         trusting = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
         assert await reach(server, trusting) is ANSWERED
-        wary = grpc.ssl_channel_credentials(stranger.certificate.read_bytes())
-        assert await reach(server, wary) is grpc.StatusCode.UNAVAILABLE
+        distrusting = grpc.ssl_channel_credentials(stranger.certificate.read_bytes())
+        assert await reach(server, distrusting) is grpc.StatusCode.UNAVAILABLE
         async with grpc.aio.insecure_channel(f"localhost:{server.port}") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary(f"{CHECKS}/CheckLimit")(b"", timeout=10)
@@ -131,7 +131,7 @@ async def test_tls_is_served(plain: Settings, authority: Authority, stranger: Au
 async def test_clients_need_a_certificate_of_the_client_authority(
     plain: Settings, authority: Authority, stranger: Authority
 ) -> None:
-    """With a client authority, a client without a certificate or with somebody else's is not answered."""
+    """With a client authority, a client without a certificate or with one of another authority is not answered."""
     certificate, key = authority.sign("server")
     async with serving(plain, tls_certificate=certificate, tls_key=key, tls_client_ca=authority.certificate) as server:
         root = authority.certificate.read_bytes()
@@ -143,7 +143,7 @@ async def test_clients_need_a_certificate_of_the_client_authority(
         assert found == [grpc.StatusCode.UNAVAILABLE, ANSWERED, grpc.StatusCode.UNAVAILABLE]
 
 
-async def test_a_renewed_certificate_is_shown_without_a_restart(
+async def test_a_renewed_certificate_is_presented_without_a_restart(
     plain: Settings, authority: Authority, tmp_path: Path
 ) -> None:
     """New connections get the new certificate as soon as both files are there; until then they get the old one."""
@@ -155,22 +155,22 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         trusting: Callable[[], grpc.ChannelCredentials] = lambda: grpc.ssl_channel_credentials(  # noqa: E731
             authority.certificate.read_bytes()
         )
-        assert (await shown(server)).strip() == first[0].read_text().strip()
+        assert (await presented(server)).strip() == first[0].read_text().strip()
         with capture_logs() as logged:
             in_place(second[0], certificate)
-            assert (await shown(server)).strip() == first[0].read_text().strip()
+            assert (await presented(server)).strip() == first[0].read_text().strip()
             assert await reach(server, trusting()) is ANSWERED
             in_place(second[1], key)
-            assert (await shown(server)).strip() == second[0].read_text().strip()
+            assert (await presented(server)).strip() == second[0].read_text().strip()
             assert await reach(server, trusting()) is ANSWERED
             key.unlink()
-            assert (await shown(server)).strip() == second[0].read_text().strip()
-        told = [line["event"] for line in logged]
-        assert "certificate not renewed" in told
-        assert "certificate renewed" in told
+            assert (await presented(server)).strip() == second[0].read_text().strip()
+        events = [line["event"] for line in logged]
+        assert "certificate not renewed" in events
+        assert "certificate renewed" in events
 
 
-def test_a_renewed_certificate_is_taken_once(authority: Authority, tmp_path: Path) -> None:
+def test_a_renewed_certificate_is_read_once(authority: Authority, tmp_path: Path) -> None:
     """A connection that finds the files as the one before left them does not read them again."""
     first, second = authority.sign("first"), authority.sign("second")
     certificate, key = tmp_path / "live.pem", tmp_path / "live.key"

@@ -1,4 +1,4 @@
-"""A server of the grpcio transport as a process of its own: says its port, and drains on SIGTERM."""
+"""A server of the grpcio transport as a process of its own: prints its port, and drains on SIGTERM."""
 
 import asyncio
 import signal

@@ -25,15 +25,15 @@ func (allowing) CheckLimit(context.Context, *ratelimitv1.CheckLimitRequest) (*ra
 	return &ratelimitv1.CheckLimitResponse{
 		Allowed: true, Reason: ratelimit.ReasonWithinLimit, Source: ratelimit.SourceStore,
 		KeyId: "4fGh2kLm9PqR7sTv", Subject: "acme", Plan: "free", Limit: "burst", Remaining: 19,
-		Limits: []*ratelimitv1.WeighedLimit{
+		Limits: []*ratelimitv1.LimitResult{
 			limit("burst", 20, 19, 100*time.Millisecond, 2*time.Second),
 			limit("daily", 10_000, 9_980, time.Hour, 24*time.Hour),
 		},
 	}, nil
 }
 
-func limit(name string, amount, remaining int64, resetAfter, window time.Duration) *ratelimitv1.WeighedLimit {
-	return &ratelimitv1.WeighedLimit{
+func limit(name string, amount, remaining int64, resetAfter, window time.Duration) *ratelimitv1.LimitResult {
+	return &ratelimitv1.LimitResult{
 		Name: name, Limit: amount, Remaining: remaining,
 		ResetAfter: durationpb.New(resetAfter), Window: durationpb.New(window),
 	}

@@ -30,13 +30,13 @@ type AuditEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Counts up in the order of the changes.
 	EventId int64 `protobuf:"varint,1,opt,name=event_id,proto3" json:"event_id,omitempty"`
-	// When.
+	// When the change was made.
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// The name of the token that asked for it, or `cli` for a change made on the server's own machine.
+	// The name of the token that made it, or `cli` for a change made on the server's own machine.
 	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// What was done: `key.create`, `key.rotate`, `plan.update`, `rules.replace`, `token.revoke`.
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
-	// What it was done to: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
+	// The object that was changed: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
 	// `tokens/<name>`.
 	Target string `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
 	// The fields that changed, each with its new value. Never a secret.

@@ -24,19 +24,19 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Whether the key is good for calls.
+// Whether the key may be used.
 type Key_State int32
 
 const (
 	// Never sent.
 	Key_STATE_UNSPECIFIED Key_State = 0
-	// Good for calls.
+	// May be used.
 	Key_ACTIVE Key_State = 1
-	// Refused until resumed.
+	// Denied until resumed.
 	Key_SUSPENDED Key_State = 2
-	// Refused for ever.
+	// Denied permanently.
 	Key_REVOKED Key_State = 3
-	// Refused since its expire time has passed; a later expire time makes it good again.
+	// Denied because its expire time has passed; a later expire time makes it valid again.
 	Key_EXPIRED Key_State = 4
 )
 
@@ -90,23 +90,24 @@ type Key struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The public id: 16 characters of base62. Set by the server.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,proto3" json:"key_id,omitempty"`
-	// Whom the limits are for: 1 to 128 bytes, no control characters. Keys of one subject share its buckets.
+	// The subject that the limits apply to: 1 to 128 bytes, no control characters, and no blank or invisible character at
+	// either end. Keys of one subject share its buckets.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The plan that sets the key's limits.
 	Plan string `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
-	// Whether the key is good for calls. Set by the server.
+	// Whether the key may be used. Set by the server.
 	State Key_State `protobuf:"varint,4,opt,name=state,proto3,enum=ratelimit.v1.Key_State" json:"state,omitempty"`
-	// For people: at most 256 bytes.
+	// Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
-	// When the key was made. Set by the server.
+	// When the key was created. Set by the server.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,proto3" json:"create_time,omitempty"`
 	// When the key last changed. Set by the server.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=update_time,proto3" json:"update_time,omitempty"`
-	// When the key stops being good for calls. Absent means never.
+	// When the key expires. Absent means never.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expire_time,proto3" json:"expire_time,omitempty"`
-	// Until when the secret before the last rotation is still good. Absent when there is none.
+	// When the secret before the last rotation expires. Absent when there is none.
 	PreviousSecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=previous_secret_expire_time,proto3" json:"previous_secret_expire_time,omitempty"`
-	// Changes with every change of the key. Send it back with an update to be refused if somebody else was faster.
+	// Changes with every change of the key. Send it back with an update to be refused if it was modified concurrently.
 	Etag string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
 	// The overrides for this key alone. Set by ManageOverride.
 	Overrides     []*Override `protobuf:"bytes,11,rep,name=overrides,proto3" json:"overrides,omitempty"`

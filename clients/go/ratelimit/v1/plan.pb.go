@@ -24,13 +24,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What callers see while the bucket store cannot be asked.
+// What callers see while the bucket store is unavailable.
 type Plan_OnStoreFailure int32
 
 const (
 	// Means LOCAL.
 	Plan_ON_STORE_FAILURE_UNSPECIFIED Plan_OnStoreFailure = 0
-	// Each server decides alone, by buckets of its own at the limit divided by the number of live servers.
+	// Each server decides alone, with buckets of its own at the limit divided by the number of live servers.
 	Plan_LOCAL Plan_OnStoreFailure = 1
 	// Every call is allowed.
 	Plan_ALLOW Plan_OnStoreFailure = 2
@@ -90,15 +90,15 @@ type Plan struct {
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// 1 to 16 limits with different names.
 	Limits []*Limit `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
-	// What callers see while the bucket store cannot be asked. Zero means LOCAL.
+	// What callers see while the bucket store is unavailable. Zero means LOCAL.
 	OnStoreFailure Plan_OnStoreFailure `protobuf:"varint,4,opt,name=on_store_failure,proto3,enum=ratelimit.v1.Plan_OnStoreFailure" json:"on_store_failure,omitempty"`
-	// For people: at most 256 bytes.
+	// Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
-	// When the plan was made. Set by the server.
+	// When the plan was created. Set by the server.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,proto3" json:"create_time,omitempty"`
-	// When this version was made. Set by the server.
+	// When this version was created. Set by the server.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=update_time,proto3" json:"update_time,omitempty"`
-	// Changes with every version. Send it back with an update to be refused if somebody else was faster.
+	// Changes with every version. Send it back with an update to be refused if the plan was modified concurrently.
 	Etag          string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

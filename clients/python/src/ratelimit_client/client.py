@@ -50,7 +50,7 @@ class RateLimitClient:
         idempotent: repeated within the service's window, it is charged once and gets the first decision. Without one,
         the client generates one for its own retry.
 
-        Raises RateLimitError with INVALID_ARGUMENT for a malformed key, a field out of bounds or text that is not valid
+        Raises RateLimitError with INVALID_ARGUMENT for an absent key, a field out of bounds or text that is not valid
         UTF-8, and with another code when the token, its role or the target is wrong. When the service fails, nothing is
         raised: see `fail_open`.
         """

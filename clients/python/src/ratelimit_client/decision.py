@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, Self
 
 from google.protobuf.duration_pb2 import Duration
 
-from ._gen.ratelimit.v1.limit_pb2 import WeighedLimit as LimitResultMessage
+from ._gen.ratelimit.v1.limit_pb2 import LimitResult as LimitResultMessage
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from .error import RateLimitError
 

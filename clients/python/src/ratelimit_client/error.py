@@ -43,7 +43,7 @@ class RateLimitError(Exception):
 def is_failure(error: RateLimitError) -> bool:
     """Whether the service failed. Any other error is for the caller or the owner of the client to fix.
 
-    Those never fail open: anybody who finds out how to cause one could bypass the limits.
+    Those never fail open: a caller who finds out how to cause one could bypass the limits.
     """
     return error.code in _FAILURE_CODES
 

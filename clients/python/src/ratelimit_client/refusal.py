@@ -66,11 +66,15 @@ class Refusal:
 
     @classmethod
     def for_error(cls, error: RateLimitError) -> Self | None:
-        """The response to an invalid call. None for any other error, which is not the caller's."""
+        """The response to an invalid call. None for any other error, which is not the caller's.
+
+        An API key that cannot be sent is denied like any other that does not exist: KEY_UNKNOWN.
+        """
         if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
             return None
         if error.field == "api_key":
-            return cls(HTTPStatus.UNAUTHORIZED, error.reason, "The API key is malformed.")
+            status, detail = _RESPONSES[Reason.KEY_UNKNOWN]
+            return cls(status, Reason.KEY_UNKNOWN.name, detail)
         return cls(HTTPStatus.BAD_REQUEST, error.reason, error.message)
 
     @classmethod

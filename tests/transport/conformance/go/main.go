@@ -1,4 +1,4 @@
-// Makes calls with grpc-go as it comes, and says what came of them: a line of JSON in, a line of JSON out.
+// Makes calls with stock grpc-go and prints their outcomes: a line of JSON in, a line of JSON out.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-type order struct {
+type callSpec struct {
 	Method      string            `json:"method"`
 	Messages    []string          `json:"messages"`
 	Stream      bool              `json:"stream"`
@@ -57,29 +57,29 @@ func main() {
 	in.Buffer(nil, 64<<20)
 	out := json.NewEncoder(os.Stdout)
 	for in.Scan() {
-		var o order
-		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
+		var spec callSpec
+		if err := json.Unmarshal(in.Bytes(), &spec); err != nil {
 			panic(err)
 		}
-		if err := out.Encode(carryOut(channel, o)); err != nil {
+		if err := out.Encode(run(channel, spec)); err != nil {
 			panic(err)
 		}
 	}
 }
 
-func carryOut(channel *grpc.ClientConn, o order) outcome {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(o.Timeout*float64(time.Second)))
+func run(channel *grpc.ClientConn, spec callSpec) outcome {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(spec.Timeout*float64(time.Second)))
 	defer cancel()
-	if o.CancelAfter > 0 {
-		time.AfterFunc(time.Duration(o.CancelAfter*float64(time.Second)), cancel)
+	if spec.CancelAfter > 0 {
+		time.AfterFunc(time.Duration(spec.CancelAfter*float64(time.Second)), cancel)
 	}
-	ctx = metadata.NewOutgoingContext(ctx, metadata.New(o.Metadata))
+	ctx = metadata.NewOutgoingContext(ctx, metadata.New(spec.Metadata))
 	var trailer metadata.MD
 	options := []grpc.CallOption{grpc.ForceCodecV2(bytesCodec{}), grpc.Trailer(&trailer)}
-	if o.Gzip {
+	if spec.Gzip {
 		options = append(options, grpc.UseCompressor(gzip.Name))
 	}
-	answers, err := call(ctx, channel, o, options)
+	answers, err := call(ctx, channel, spec, options)
 	code := status.Convert(err)
 	result := outcome{Code: int(code.Code()), Message: code.Message(), Answers: answers}
 	if found := trailer.Get("grpc-status-details-bin"); len(found) > 0 {
@@ -88,28 +88,28 @@ func carryOut(channel *grpc.ClientConn, o order) outcome {
 	return result
 }
 
-func call(ctx context.Context, channel *grpc.ClientConn, o order, options []grpc.CallOption) ([]string, error) {
+func call(ctx context.Context, channel *grpc.ClientConn, spec callSpec, options []grpc.CallOption) ([]string, error) {
 	answers := []string{}
-	if !o.Stream {
+	if !spec.Stream {
 		var answer []byte
-		err := channel.Invoke(ctx, o.Method, decoded(o.Messages[0]), &answer, options...)
+		err := channel.Invoke(ctx, spec.Method, decoded(spec.Messages[0]), &answer, options...)
 		if err == nil {
 			answers = append(answers, base64.StdEncoding.EncodeToString(answer))
 		}
 		return answers, err
 	}
 	kind := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
-	stream, err := channel.NewStream(ctx, kind, o.Method, options...)
+	stream, err := channel.NewStream(ctx, kind, spec.Method, options...)
 	if err != nil {
 		return answers, err
 	}
 	go func() {
-		for _, message := range o.Messages {
+		for _, message := range spec.Messages {
 			if stream.SendMsg(decoded(message)) != nil {
 				return // RecvMsg has the reason
 			}
 		}
-		if o.CancelAfter == 0 {
+		if spec.CancelAfter == 0 {
 			_ = stream.CloseSend()
 		}
 	}()

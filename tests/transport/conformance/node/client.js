@@ -1,4 +1,4 @@
-// Makes calls with @grpc/grpc-js as it comes, and says what came of them: a line of JSON in, a line of JSON out.
+// Makes calls with stock @grpc/grpc-js and prints their outcomes: a line of JSON in, a line of JSON out.
 import readline from "node:readline";
 import * as grpc from "@grpc/grpc-js";
 
@@ -9,26 +9,26 @@ const compressing = new grpc.Client(process.argv[2], grpc.credentials.createInse
   "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip,
 });
 
-function carryOut(order) {
+function run(spec) {
   const metadata = new grpc.Metadata();
-  for (const [key, value] of Object.entries(order.metadata)) metadata.set(key, value);
-  const options = { deadline: Date.now() + order.timeout * 1000 };
-  const messages = order.messages.map((text) => Buffer.from(text, "base64"));
-  const used = order.gzip ? compressing : client;
+  for (const [key, value] of Object.entries(spec.metadata)) metadata.set(key, value);
+  const options = { deadline: Date.now() + spec.timeout * 1000 };
+  const messages = spec.messages.map((text) => Buffer.from(text, "base64"));
+  const used = spec.gzip ? compressing : client;
   const answers = [];
   return new Promise((resolve) => {
     let call;
-    if (order.stream) {
-      call = used.makeBidiStreamRequest(order.method, asIs, asIs, metadata, options);
+    if (spec.stream) {
+      call = used.makeBidiStreamRequest(spec.method, asIs, asIs, metadata, options);
       call.on("data", (answer) => answers.push(answer.toString("base64")));
       call.on("error", () => {}); // the status has it
       for (const message of messages) call.write(message);
-      if (!order.cancel_after) call.end();
+      if (!spec.cancel_after) call.end();
     } else {
       const done = (_error, answer) => {
         if (answer) answers.push(answer.toString("base64"));
       };
-      call = used.makeUnaryRequest(order.method, asIs, asIs, messages[0], metadata, options, done);
+      call = used.makeUnaryRequest(spec.method, asIs, asIs, messages[0], metadata, options, done);
     }
     call.on("status", (status) => {
       const [details] = status.metadata.get("grpc-status-details-bin");
@@ -40,11 +40,11 @@ function carryOut(order) {
       };
       setImmediate(() => resolve(outcome)); // the answer's own callback comes last
     });
-    if (order.cancel_after) setTimeout(() => call.cancel(), order.cancel_after * 1000);
+    if (spec.cancel_after) setTimeout(() => call.cancel(), spec.cancel_after * 1000);
   });
 }
 
 for await (const line of readline.createInterface({ input: process.stdin })) {
-  console.log(JSON.stringify(await carryOut(JSON.parse(line))));
+  console.log(JSON.stringify(await run(JSON.parse(line))));
 }
 process.exit(0);

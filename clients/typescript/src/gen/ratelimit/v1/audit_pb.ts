@@ -30,14 +30,14 @@ export type AuditEvent = Message<"ratelimit.v1.AuditEvent"> & {
   eventId: bigint;
 
   /**
-   * When.
+   * When the change was made.
    *
    * @generated from field: google.protobuf.Timestamp time = 2;
    */
   time?: Timestamp | undefined;
 
   /**
-   * The name of the token that asked for it, or `cli` for a change made on the server's own machine.
+   * The name of the token that made it, or `cli` for a change made on the server's own machine.
    *
    * @generated from field: string actor = 3;
    */
@@ -51,7 +51,7 @@ export type AuditEvent = Message<"ratelimit.v1.AuditEvent"> & {
   action: string;
 
   /**
-   * What it was done to: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
+   * The object that was changed: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
    * `tokens/<name>`.
    *
    * @generated from field: string target = 5;

@@ -32,7 +32,8 @@ export type Key = Message<"ratelimit.v1.Key"> & {
   keyId: string;
 
   /**
-   * Whom the limits are for: 1 to 128 bytes, no control characters. Keys of one subject share its buckets.
+   * The subject that the limits apply to: 1 to 128 bytes, no control characters, and no blank or invisible character at
+   * either end. Keys of one subject share its buckets.
    *
    * @generated from field: string subject = 2;
    */
@@ -46,21 +47,21 @@ export type Key = Message<"ratelimit.v1.Key"> & {
   plan: string;
 
   /**
-   * Whether the key is good for calls. Set by the server.
+   * Whether the key may be used. Set by the server.
    *
    * @generated from field: ratelimit.v1.Key.State state = 4;
    */
   state: Key_State;
 
   /**
-   * For people: at most 256 bytes.
+   * Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
    *
    * @generated from field: string description = 5;
    */
   description: string;
 
   /**
-   * When the key was made. Set by the server.
+   * When the key was created. Set by the server.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 6 [json_name = "create_time"];
    */
@@ -74,21 +75,21 @@ export type Key = Message<"ratelimit.v1.Key"> & {
   updateTime?: Timestamp | undefined;
 
   /**
-   * When the key stops being good for calls. Absent means never.
+   * When the key expires. Absent means never.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 8 [json_name = "expire_time"];
    */
   expireTime?: Timestamp | undefined;
 
   /**
-   * Until when the secret before the last rotation is still good. Absent when there is none.
+   * When the secret before the last rotation expires. Absent when there is none.
    *
    * @generated from field: google.protobuf.Timestamp previous_secret_expire_time = 9 [json_name = "previous_secret_expire_time"];
    */
   previousSecretExpireTime?: Timestamp | undefined;
 
   /**
-   * Changes with every change of the key. Send it back with an update to be refused if somebody else was faster.
+   * Changes with every change of the key. Send it back with an update to be refused if it was modified concurrently.
    *
    * @generated from field: string etag = 10;
    */
@@ -110,7 +111,7 @@ export const KeySchema: GenMessage<Key> = /*@__PURE__*/
   messageDesc(file_ratelimit_v1_key, 0);
 
 /**
- * Whether the key is good for calls.
+ * Whether the key may be used.
  *
  * @generated from enum ratelimit.v1.Key.State
  */
@@ -123,28 +124,28 @@ export enum Key_State {
   STATE_UNSPECIFIED = 0,
 
   /**
-   * Good for calls.
+   * May be used.
    *
    * @generated from enum value: ACTIVE = 1;
    */
   ACTIVE = 1,
 
   /**
-   * Refused until resumed.
+   * Denied until resumed.
    *
    * @generated from enum value: SUSPENDED = 2;
    */
   SUSPENDED = 2,
 
   /**
-   * Refused for ever.
+   * Denied permanently.
    *
    * @generated from enum value: REVOKED = 3;
    */
   REVOKED = 3,
 
   /**
-   * Refused since its expire time has passed; a later expire time makes it good again.
+   * Denied because its expire time has passed; a later expire time makes it valid again.
    *
    * @generated from enum value: EXPIRED = 4;
    */

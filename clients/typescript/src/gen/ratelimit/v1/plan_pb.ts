@@ -46,35 +46,35 @@ export type Plan = Message<"ratelimit.v1.Plan"> & {
   limits: Limit[];
 
   /**
-   * What callers see while the bucket store cannot be asked. Zero means LOCAL.
+   * What callers see while the bucket store is unavailable. Zero means LOCAL.
    *
    * @generated from field: ratelimit.v1.Plan.OnStoreFailure on_store_failure = 4 [json_name = "on_store_failure"];
    */
   onStoreFailure: Plan_OnStoreFailure;
 
   /**
-   * For people: at most 256 bytes.
+   * Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
    *
    * @generated from field: string description = 5;
    */
   description: string;
 
   /**
-   * When the plan was made. Set by the server.
+   * When the plan was created. Set by the server.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 6 [json_name = "create_time"];
    */
   createTime?: Timestamp | undefined;
 
   /**
-   * When this version was made. Set by the server.
+   * When this version was created. Set by the server.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 7 [json_name = "update_time"];
    */
   updateTime?: Timestamp | undefined;
 
   /**
-   * Changes with every version. Send it back with an update to be refused if somebody else was faster.
+   * Changes with every version. Send it back with an update to be refused if the plan was modified concurrently.
    *
    * @generated from field: string etag = 8;
    */
@@ -89,7 +89,7 @@ export const PlanSchema: GenMessage<Plan> = /*@__PURE__*/
   messageDesc(file_ratelimit_v1_plan, 0);
 
 /**
- * What callers see while the bucket store cannot be asked.
+ * What callers see while the bucket store is unavailable.
  *
  * @generated from enum ratelimit.v1.Plan.OnStoreFailure
  */
@@ -102,7 +102,7 @@ export enum Plan_OnStoreFailure {
   ON_STORE_FAILURE_UNSPECIFIED = 0,
 
   /**
-   * Each server decides alone, by buckets of its own at the limit divided by the number of live servers.
+   * Each server decides alone, with buckets of its own at the limit divided by the number of live servers.
    *
    * @generated from enum value: LOCAL = 1;
    */

@@ -1,4 +1,4 @@
-"""A call to make, and what came of it, in words that every client shares."""
+"""A call to make and its outcome, in a form that every client shares."""
 
 from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass, field
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=Message)
 
 
 @dataclass
-class Order:
+class CallSpec:
     """A call: its method, its messages, and how to make it. A stream that is cancelled is not half-closed before."""
 
     method: str
@@ -29,7 +29,7 @@ class Order:
     gzip: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The order as a client in another language reads it."""
+        """The call as a client in another language reads it."""
         return asdict(self) | {"messages": [b64encode(message).decode() for message in self.messages]}
 
 
@@ -43,13 +43,13 @@ class Outcome:
     answers: list[bytes]
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> "Outcome":
-        """The outcome that a client in another language has told."""
-        return cls(told["code"], told["message"], b64decode(told["details"]), [b64decode(a) for a in told["answers"]])
+    def from_json(cls, data: dict[str, Any]) -> "Outcome":
+        """The outcome that a client in another language has reported."""
+        return cls(data["code"], data["message"], b64decode(data["details"]), [b64decode(a) for a in data["answers"]])
 
     @property
     def reason(self) -> str:
-        """The reason in the ErrorInfo, or nothing."""
+        """The reason in the ErrorInfo, empty if there is none."""
         return str(self.info.reason)
 
     @property
@@ -70,26 +70,26 @@ class Outcome:
         return pb2.CheckLimitResponse.FromString(self.answers[0])
 
     def batch_results(self) -> list[pb2.CheckResult]:
-        """What a batch was answered."""
+        """The results of a batch."""
         assert self.code == 0, self
         return list(pb2.BatchCheckLimitResponse.FromString(self.answers[0]).results)
 
     def stream_results(self) -> list[pb2.CheckResult]:
-        """What a stream was answered."""
+        """The results of a stream."""
         return [pb2.StreamCheckLimitResponse.FromString(answer).result for answer in self.answers]
 
 
-def check(**fields: object) -> Order:
+def check(**fields: object) -> CallSpec:
     """A CheckLimit."""
-    return Order(CHECK, [pb2.CheckLimitRequest(**fields).SerializeToString()])
+    return CallSpec(CHECK, [pb2.CheckLimitRequest(**fields).SerializeToString()])
 
 
-def batch(*checks: dict[str, object]) -> Order:
+def batch(*checks: dict[str, object]) -> CallSpec:
     """A BatchCheckLimit."""
-    return Order(BATCH, [pb2.BatchCheckLimitRequest(checks=checks).SerializeToString()])
+    return CallSpec(BATCH, [pb2.BatchCheckLimitRequest(checks=checks).SerializeToString()])
 
 
-def stream(*checks: dict[str, object]) -> Order:
+def stream(*checks: dict[str, object]) -> CallSpec:
     """A StreamCheckLimit."""
     messages = [pb2.StreamCheckLimitRequest(check=fields).SerializeToString() for fields in checks]
-    return Order(STREAM, messages, stream=True)
+    return CallSpec(STREAM, messages, stream=True)
