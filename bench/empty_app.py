@@ -3,14 +3,14 @@
 from typing import Final
 
 from ratelimit_service.transport.envoy.framing import CallerGone, Receive, Scope, Send, body_of, frame
-from ratelimit_service.transport.envoy.responses import answer
+from ratelimit_service.transport.envoy.responses import send_response
 
-ANSWER: Final = frame(bytes.fromhex("0801100118015a00") * 12)
+RESPONSE: Final = frame(bytes.fromhex("0801100118015a00") * 12)
 """96 bytes, the size of the response for a plan with two limits. It is never parsed."""
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one call, or run the lifespan protocol."""
+    """Respond to one call, or run the lifespan protocol."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -23,4 +23,4 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             _, more = body_of(await receive())
     except CallerGone:  # the generator has stopped
         return
-    await answer(send, ANSWER)
+    await send_response(send, RESPONSE)

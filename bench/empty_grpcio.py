@@ -5,7 +5,7 @@ import sys
 import grpc
 import uvloop
 
-from bench.empty_app import ANSWER
+from bench.empty_app import RESPONSE
 from ratelimit_service.transport.envoy.app import CHECK
 from ratelimit_service.transport.envoy.framing import PREFIX
 
@@ -13,7 +13,7 @@ _SERVICE, _METHOD = CHECK[1:].split("/")
 
 
 async def _answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG001 the shape of every method
-    return ANSWER[PREFIX:]
+    return RESPONSE[PREFIX:]
 
 
 async def _serve(port: int) -> None:

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ratelimit_service.server.instance import child_environment
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.app import PATHS
-from ratelimit_service.transport.envoy.config import EnvoyPlan, envoy_config
+from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 
 _START_SECONDS = 60
 _STOP_SECONDS = 30
@@ -57,7 +57,7 @@ def empty(transport: str) -> Iterator[Target]:
 
 
 def _empty_envoy(port: int, folder: Path) -> list[str]:
-    plan = EnvoyPlan(
+    options = EnvoyOptions(
         app="bench.empty_app:app",
         hot_paths=PATHS,
         host="127.0.0.1",
@@ -68,7 +68,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
         tls=None,
     )
     config = folder / "envoy.json"
-    config.write_text(json.dumps(envoy_config(plan)))
+    config.write_text(json.dumps(envoy_config(options)))
     return ["ratelimit_service.server.envoy_worker", str(os.getpid()), str(config), "1"]
 
 

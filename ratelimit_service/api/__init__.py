@@ -1,1 +1,1 @@
-"""What a call means: one package per gRPC service, and what they share. No transport is known here."""
+"""What a call means: one package per gRPC service, and what they share. It imports no transport."""

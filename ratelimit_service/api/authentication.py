@@ -1,4 +1,4 @@
-"""Who may call the methods of the decision plane."""
+"""Who calls, and whether they may: bearer tokens, roles, and what each method requires of its callers."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from typing import Final, NamedTuple, Protocol
 from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
 from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 
-__all__ = ["ANONYMOUS", "Authenticator", "Caller", "GatewayAdmission", "OpenAdmission", "Role", "Tokens", "require"]
+__all__ = ["ANONYMOUS", "Admission", "Authenticator", "Caller", "Role", "Tokens", "decision_admission", "require"]
 
-GOOD_FOR: Final = 1.0
-"""Seconds for which a token that was found good is not looked up again, and so the longest that a revoked one lives."""
+TOKEN_TTL: Final = 1.0
+"""Seconds for which a valid token is cached, and so the maximum time that a revoked one is still accepted."""
 
-_MAX_KEPT = 1024
+_MAX_CACHED: Final = 1024
 
 
 class Tokens(Protocol):
-    """Knows which tokens are good."""
+    """Looks up tokens."""
 
     async def authenticate(self, text: str, /) -> Caller:
-        """Whose token this is. Raises Unauthenticated, and Unavailable when it cannot tell."""
+        """The holder of a token. Raises Unauthenticated if it is not valid, Unavailable if it cannot be looked up."""
         ...
 
 
@@ -33,9 +33,9 @@ class _Verified(NamedTuple):
 class Authenticator:
     """Turns an `authorization` header into a caller.
 
-    A good token is remembered, by its digest, for GOOD_FOR seconds. While the tokens cannot be looked up, one that was
-    good the last time stays good: a gateway must not be cut off because Postgres is away. However many calls wait for
-    the same token, it is looked up once.
+    A valid token is cached, by its digest, for TOKEN_TTL seconds. While tokens cannot be looked up, one that was valid
+    the last time stays valid: a gateway must not be cut off because Postgres is down. Calls that wait for the same
+    token share one lookup.
     """
 
     def __init__(self, tokens: Tokens, now: Callable[[], float] = monotonic) -> None:
@@ -44,10 +44,10 @@ class Authenticator:
         self._verified: dict[bytes, _Verified] = {}
         self._pending: dict[bytes, asyncio.Task[Caller]] = {}
 
-    async def authenticate(self, authorization: str | None) -> Caller:
-        """The caller whose token the header `authorization: Bearer <token>` holds.
+    async def authenticate(self, authorization: str | bytes | None) -> Caller:
+        """The holder of the token in the header `authorization: Bearer <token>`.
 
-        Raises Unauthenticated if there is no such header or the token is not good, Unavailable if nobody knows.
+        Raises Unauthenticated if there is no such header or the token is not valid, Unavailable if that is not known.
         """
         token = _bearer(authorization)
         digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
@@ -56,11 +56,11 @@ class Authenticator:
             return verified.caller
         pending = self._pending.get(digest)
         if pending is None:
-            pending = self._pending[digest] = asyncio.create_task(self._authenticate(token, digest))
+            pending = self._pending[digest] = asyncio.create_task(self._look_up(token, digest))
             pending.add_done_callback(lambda task: self._settled(digest, task))
         return await asyncio.shield(pending)
 
-    async def _authenticate(self, token: str, digest: bytes) -> Caller:
+    async def _look_up(self, token: str, digest: bytes) -> Caller:
         try:
             caller = await self._tokens.authenticate(token)
         except Unauthenticated:
@@ -72,15 +72,41 @@ class Authenticator:
                 raise
             caller = verified.caller
         self._verified.pop(digest, None)
-        while len(self._verified) >= _MAX_KEPT:
+        while len(self._verified) >= _MAX_CACHED:
             self._verified.pop(next(iter(self._verified)))
-        self._verified[digest] = _Verified(caller, self._now() + GOOD_FOR)
+        self._verified[digest] = _Verified(caller, self._now() + TOKEN_TTL)
         return caller
 
     def _settled(self, digest: bytes, task: "asyncio.Task[Caller]") -> None:
         del self._pending[digest]
         if not task.cancelled():
-            task.exception()  # all who waited may have gone: that is not an error to report
+            task.exception()  # if every caller that waited has gone, it was never retrieved: not worth a warning
+
+
+class Admission:
+    """What a method requires of its callers: nothing, a valid token, or one of ROLE.
+
+    A token that is sent must be valid in any case. If none is required, a caller without one is ANONYMOUS.
+    """
+
+    def __init__(self, authenticator: Authenticator, *, token_required: bool = True, role: Role | None = None) -> None:
+        self._authenticator = authenticator
+        self._role = role
+        self.token_required = token_required
+
+    async def admit(self, authorization: str | bytes | None) -> Caller:
+        """The caller that sent this `authorization` header. Raises Unauthenticated, PermissionDenied, Unavailable."""
+        if authorization is None and not self.token_required:
+            return ANONYMOUS
+        caller = await self._authenticator.authenticate(authorization)
+        if self._role is not None:
+            require(caller, self._role)
+        return caller
+
+
+def decision_admission(authenticator: Authenticator, *, protect: bool) -> Admission:
+    """The admission of the methods that decide: with PROTECT, only of callers with a token of role gateway."""
+    return Admission(authenticator, token_required=protect, role=Role.GATEWAY if protect else None)
 
 
 def require(caller: Caller, needed: Role) -> None:
@@ -96,46 +122,15 @@ def require(caller: Caller, needed: Role) -> None:
     )
 
 
-def _bearer(authorization: str | None) -> str:
+def _bearer(authorization: str | bytes | None) -> str:
+    if isinstance(authorization, bytes):
+        authorization = authorization.decode("utf-8", "replace")
     scheme, _, token = (authorization or "").strip().partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(
-            "no token came with the call; send the header `authorization: Bearer <token>`, with a token made by "
+            "no token was sent with the call; send the header `authorization: Bearer <token>`, with a token created by "
             "`ratelimit-service admin-tokens create`",
             reason="TOKEN_MISSING",
         )
     return token
-
-
-class OpenAdmission:
-    """Anybody may call; whoever sends a token is known by it, and an invalid one is refused."""
-
-    anonymous: Final[Caller | None] = ANONYMOUS
-    """The caller without a token."""
-
-    def __init__(self, authenticator: Authenticator) -> None:
-        self._authenticator = authenticator
-
-    async def admit(self, authorization: bytes | None) -> Caller:
-        """The caller behind the `authorization` header. Raises Unauthenticated, Unavailable."""
-        return await self._authenticator.authenticate(_text(authorization))
-
-
-class GatewayAdmission:
-    """Only callers with a token of role gateway may call."""
-
-    anonymous: Final[Caller | None] = None
-
-    def __init__(self, authenticator: Authenticator) -> None:
-        self._authenticator = authenticator
-
-    async def admit(self, authorization: bytes | None) -> Caller:
-        """The caller behind the `authorization` header. Raises Unauthenticated, PermissionDenied, Unavailable."""
-        caller = await self._authenticator.authenticate(_text(authorization))
-        require(caller, Role.GATEWAY)
-        return caller
-
-
-def _text(authorization: bytes | None) -> str | None:
-    return None if authorization is None else authorization.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A denial in words for the client whose request is denied: as a problem in JSON, or as a gRPC status."""
+"""A denial as the client that is denied receives it: as a problem in JSON, or as a gRPC status."""
 
 import json
 from collections.abc import Callable
@@ -9,12 +9,13 @@ from ratelimit_service.api.headers import Header
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.errors import Code
 
-CONTENT_TYPE: Final = "application/problem+json"
-"""The type of `Denial.problem` (RFC 9457)."""
+PROBLEM_TYPE: Final = "application/problem+json"
+"""The content type of `Denial.problem` (RFC 9457)."""
 
+_GRPC_TYPE: Final = "application/grpc"
 _QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _QUOTA_EXCEEDED_TITLE: Final = "Request cannot be satisfied as assigned quota has been exceeded"
-_TEXTS: Final = {
+_DETAILS: Final = {
     Reason.KEY_UNKNOWN: (HTTPStatus.UNAUTHORIZED, "The API key is not known."),
     Reason.KEY_REVOKED: (HTTPStatus.UNAUTHORIZED, "The API key was revoked."),
     Reason.KEY_EXPIRED: (HTTPStatus.UNAUTHORIZED, "The API key has expired."),
@@ -30,7 +31,7 @@ _CODES: Final = {
 
 
 class Denial(NamedTuple):
-    """A denial: the HTTP status that says it best, its reason for programs, and one sentence for people.
+    """A denial: the HTTP status that fits it best, its reason for programs, and one sentence for people.
 
     `violated` are the names of the limits that deny; None when it is not limits that do.
     """
@@ -42,11 +43,11 @@ class Denial(NamedTuple):
 
     @property
     def code(self) -> Code:
-        """The gRPC status that says the same."""
+        """The equivalent gRPC status."""
         return _CODES[self.status]
 
     def problem(self) -> str:
-        """The body that tells it, as JSON."""
+        """The denial as a problem in JSON."""
         if self.violated is None:
             kind, title = "about:blank", self.status.phrase
         else:
@@ -66,46 +67,40 @@ class Denial(NamedTuple):
 NO_KEY: Final = Denial(HTTPStatus.UNAUTHORIZED, "KEY_MISSING", "No API key was sent.")
 
 
-def denial(reason: Reason, limit: str, violated: tuple[str, ...], wait_seconds: int | None) -> Denial:
-    """The refusal for a denial by LIMIT (empty if it has no name), which fits in WAIT_SECONDS, None if never."""
+def denial_for(reason: Reason, limit: str, violated: tuple[str, ...], wait_seconds: int | None) -> Denial:
+    """The denial for REASON by LIMIT (empty if it has no name), which allows in WAIT_SECONDS, None if never."""
+    named = f' "{limit}"' if limit else ""
     if reason is Reason.OVER_LIMIT:
         again = "." if wait_seconds is None else f"; try again in {wait_seconds} s."
-        return Denial(HTTPStatus.TOO_MANY_REQUESTS, reason.name, f"Over the limit{_named(limit)}{again}", violated)
+        return Denial(HTTPStatus.TOO_MANY_REQUESTS, reason.name, f"Over the limit{named}{again}", violated)
     if reason is Reason.COST_EXCEEDS_CAPACITY:
-        detail = f"The call costs more than the limit{_named(limit)} ever holds; do not try again."
+        detail = f"The call costs more than the limit{named} ever holds; do not try again."
         return Denial(HTTPStatus.TOO_MANY_REQUESTS, reason.name, detail, violated)
-    status, detail = _TEXTS[reason]
+    status, detail = _DETAILS[reason]
     return Denial(status, reason.name, detail)
 
 
-def _named(limit: str) -> str:
-    return f' "{limit}"' if limit else ""
-
-
-_GRPC: Final = "application/grpc"
-
-
-class Rendered(NamedTuple):
-    """A body, and the header that says what it is."""
+class RenderedDenial(NamedTuple):
+    """The body of a denial, and the header that declares its format."""
 
     header: Header
     body: str
 
 
-Render: TypeAlias = Callable[[Denial], Rendered]
+RenderDenial: TypeAlias = Callable[[Denial], RenderedDenial]
 
 
-def as_problem(denial: Denial) -> Rendered:
-    """As JSON."""
-    return Rendered(("content-type", CONTENT_TYPE), denial.problem())
+def as_problem(denial: Denial) -> RenderedDenial:
+    """As a problem in JSON."""
+    return RenderedDenial(("content-type", PROBLEM_TYPE), denial.problem())
 
 
-def as_status(denial: Denial) -> Rendered:
+def as_status(denial: Denial) -> RenderedDenial:
     """As a gRPC status. Envoy makes its message of the body, and by itself would make UNAVAILABLE of a 429."""
-    return Rendered(("grpc-status", str(int(denial.code))), denial.detail)
+    return RenderedDenial(("grpc-status", str(int(denial.code))), denial.detail)
 
 
-def renderer_for(content_type: str) -> Render:
-    """How to tell the client that sent a request of this content type."""
-    is_grpc = content_type == _GRPC or content_type.startswith((_GRPC + "+", _GRPC + ";"))
+def renderer_for(content_type: str) -> RenderDenial:
+    """The format for a client that sent a request of this content type."""
+    is_grpc = content_type == _GRPC_TYPE or content_type.startswith((_GRPC_TYPE + "+", _GRPC_TYPE + ";"))
     return as_status if is_grpc else as_problem

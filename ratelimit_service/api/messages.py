@@ -1,4 +1,4 @@
-"""From bytes to request messages, and what is answered when they are none: the same at both transports."""
+"""From bytes to request messages, and the errors for bytes that are none: the same on both transports."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,43 +9,43 @@ from google.protobuf.message import DecodeError, Message
 from ratelimit_service.errors import InvalidArgument, ResourceExhausted, Unimplemented
 
 MAX_MESSAGE: Final = 64 * 1024
-"""The most bytes that a request message may have."""
+"""Maximum bytes of a request message."""
 
 Request = TypeVar("Request", bound=Message)
 
 
-def parsed(data: bytes, message: type[Request]) -> Request:
-    """The message that DATA is. Raises InvalidArgument."""
+def parse(data: bytes, message: type[Request]) -> Request:
+    """DATA as a message of this type. Raises InvalidArgument."""
     try:
         return message.FromString(data)
     except DecodeError:
-        raise no_message(data, message) from None
+        raise malformed_message(data, message) from None
 
 
-def reading(message: type[Request]) -> Callable[[bytes], Request]:
-    """Reads such a message. Raises InvalidArgument."""
-    return partial(parsed, message=message)
+def parser(message: type[Request]) -> Callable[[bytes], Request]:
+    """`parse` for messages of this type."""
+    return partial(parse, message=message)
 
 
-def no_message(data: bytes, message: type[Message]) -> InvalidArgument:
-    """What is said of DATA that is no such message."""
+def malformed_message(data: bytes, message: type[Message]) -> InvalidArgument:
+    """The error for DATA that is no message of this type."""
     return InvalidArgument.of(
         "message",
         f"its {len(data)} bytes are no {message.DESCRIPTOR.full_name}; check the encoding, and that strings are UTF-8",
     )
 
 
-def too_large(size: int) -> ResourceExhausted:
-    """What is said of a message of SIZE bytes, more than MAX_MESSAGE."""
+def message_too_large(size: int) -> ResourceExhausted:
+    """The error for a message of SIZE bytes, more than MAX_MESSAGE."""
     return ResourceExhausted(
-        f"the message has {size} bytes; at most {MAX_MESSAGE} are taken",
+        f"the message has {size} bytes; at most {MAX_MESSAGE} are accepted",
         reason="MESSAGE_TOO_LARGE",
         metadata={"size": str(size), "limit": str(MAX_MESSAGE)},
     )
 
 
-def none_came(method: str) -> Unimplemented:
-    """What is said of a call without a message, of a method that takes one."""
+def missing_message(method: str) -> Unimplemented:
+    """The error for a call without a message, of a method that takes one."""
     return Unimplemented(
-        f"{method} takes one message, and none came; send one", reason="NOT_SERVED", metadata={"method": method}
+        f"{method} takes one message, and none was sent; send one", reason="NOT_SERVED", metadata={"method": method}
     )

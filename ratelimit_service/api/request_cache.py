@@ -1,7 +1,7 @@
 """Requests by their bytes: the same bytes again need neither parsing nor a lookup.
 
-A gateway asks about the same key and resource again and again. To find what such a request was prepared to takes 0.6 us
-and saves 1.9 (docs/adr/0009).
+A gateway checks the same key and resource again and again. Finding such a request prepared takes 0.6 us and saves 1.9
+(docs/adr/0009).
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from ratelimit_service.decision.policy import NO_EXPIRY, Validity
 from ratelimit_service.decision.ports import Clock
 
 MAX_BYTES: Final = 1024
-"""A larger request is parsed each time: such are rare, and cost more to digest than to parse."""
+"""A larger request is parsed each time: they are rare, and cost more to hash than to parse."""
 
 T = TypeVar("T")
 
 
 def digest_of(data: bytes) -> bytes:
-    """16 bytes that identify a request, empty for one that is too large to be kept.
+    """16 bytes that identify a request, empty for one that is too large to be cached.
 
     Requests hold secrets, which cannot be found from a digest: they have too many bits to be guessed.
     """
@@ -27,7 +27,7 @@ def digest_of(data: bytes) -> bytes:
 
 
 class RequestCache(Generic[T]):
-    """What requests were prepared to, by digest, each valid as long as all that it was computed from.
+    """Prepared requests by digest, each valid as long as everything that it was computed from.
 
     Between the latest SIZE and twice as many are kept.
     """
@@ -40,7 +40,7 @@ class RequestCache(Generic[T]):
         return len(self._entries)
 
     def get(self, digest: bytes) -> T | None:
-        """What the request with this digest was prepared to, if it is still valid; use it before the next await."""
+        """The prepared request with this digest, if it is still valid; use it before the next await."""
         found = self._entries.get(digest)
         if found is None:
             return None
@@ -52,9 +52,6 @@ class RequestCache(Generic[T]):
         return prepared
 
     def put(self, digest: bytes, validities: Sequence[Validity], prepared: T) -> None:
-        """Keep what the request with this digest was prepared to, as long as all VALIDITIES hold.
-
-        Nothing is kept for an empty digest.
-        """
+        """Cache the prepared request of this digest as long as all VALIDITIES are current. Ignores an empty digest."""
         if digest and all(validity.is_current(self._clock) for validity in validities):
             self._entries.put(digest, (validities, prepared))

@@ -19,7 +19,7 @@ _MAX_VIOLATIONS = 8
 _MAX_TEXT = 512
 _MAX_PATH = 128
 _MAX_DESCRIPTION = 256
-# Together they keep the trailers below the 8 KiB that clients take.
+# Together they keep the trailers below the 8 KiB that clients accept.
 
 _Detail: TypeAlias = error_details_pb2.BadRequest | error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo
 
@@ -27,19 +27,19 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 def to_service_error(caught: BaseException, method: str) -> ServiceError:
-    """The error to answer with: the one that was raised, or Internal for anything that nobody foresaw.
+    """The error to respond with: the one that was raised, or Internal for any other exception.
 
-    The cause of the latter goes to the log, under the incident that the caller is told, and nowhere else.
+    The cause of the latter goes to the log, under the incident that the caller receives, and nowhere else.
     """
     if isinstance(caught, ServiceError):
         return caught
     incident = secrets.token_hex(8)
-    _log.error("internal fault", incident=incident, method=method, exc_info=caught)
+    _log.error("internal error", incident=incident, method=method, exc_info=caught)
     return Internal(incident)
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:
-    """The status with its details: ErrorInfo always, and what else `ratelimit.v1.ErrorReason` promises."""
+    """The status with its details: ErrorInfo always, and what else `ratelimit.v1.ErrorReason` documents."""
     status = status_pb2.Status(code=int(error.code), message=clip(error.message))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for key, value in error.metadata.items():
@@ -57,12 +57,12 @@ def to_metadata(error: ServiceError) -> tuple[tuple[str, bytes], ...]:
 
 
 def clip(text: str, length: int = _MAX_TEXT) -> str:
-    """TEXT, or as much of its beginning as a trailer has room for."""
+    """TEXT, truncated to what a trailer has room for."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _detail(error: ServiceError) -> _Detail | None:
-    """The detail that an error has beside its ErrorInfo."""
+    """The detail that an error has in addition to its ErrorInfo."""
     if isinstance(error, InvalidArgument):
         bad = error_details_pb2.BadRequest()
         for violation in error.violations[:_MAX_VIOLATIONS]:

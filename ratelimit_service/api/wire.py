@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as what is written and read by hand needs it.
+"""Protobuf's wire format, as far as the hand-written encoders and readers need it.
 
 See "Encoding" in Protocol Buffers' documentation: a field is a tag, (number << 3) | type, then a varint (type 0), or a
 length and as many bytes (type 2). Tags of fields up to 15 are one byte.
@@ -14,8 +14,8 @@ _LAST: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n
 _MORE: Final = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(_PART)]
 
 
-class Answer(Protocol):
-    """What an endpoint answers with: a message of protobuf, or one that is already bytes."""
+class Serializable(Protocol):
+    """The response of a method: a message of protobuf, or one that is already bytes."""
 
     def SerializeToString(self) -> bytes:  # noqa: N802 named as in protobuf
         """The bytes."""
@@ -45,7 +45,7 @@ def varint(number: int) -> bytes:
 
 
 def text(tag: bytes, value: str) -> bytes:
-    """A string field; nothing when it is empty, as proto3 has it."""
+    """A string field; nothing when it is empty, as in proto3."""
     return submessage(tag, value.encode()) if value else b""
 
 

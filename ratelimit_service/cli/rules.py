@@ -9,7 +9,7 @@ import typer
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit
 from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DescriptorLimit, DescriptorRule, DomainRules
-from ratelimit_service.api.key_admin.manage_rules import from_domain_rules
+from ratelimit_service.api.key_admin.manage_rules import rules_to_proto
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
@@ -157,7 +157,7 @@ def _read(files: list[typer.FileText], convert: Conversion) -> list[DomainRules]
         raise CommandError(Exit.USAGE, *map(str, findings.all), "nothing was imported")
     for finding in findings.all:
         typer.echo(str(finding), err=True)
-    return [from_domain_rules(rules) for rules in imported]
+    return [rules_to_proto(rules) for rules in imported]
 
 
 def _print_rules(rules: DomainRules) -> None:

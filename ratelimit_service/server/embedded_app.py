@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from ratelimit_service.api.authentication import GatewayAdmission, OpenAdmission
+from ratelimit_service.api.authentication import decision_admission
 from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
@@ -24,7 +24,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     supervisor.on_drain(drain.begin)
     try:
         async with open_planes(settings) as planes:
-            admission = (GatewayAdmission if settings.protect_checks else OpenAdmission)(planes.authenticator)
+            admission = decision_admission(planes.authenticator, protect=settings.protect_checks)
             tune_gc()
             planes.join()
             supervisor.report_ready()

@@ -15,7 +15,7 @@ from ratelimit_service.server.envoy_admin import EnvoyAdmin
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.transport.envoy.app import PATHS
-from ratelimit_service.transport.envoy.config import EnvoyPlan, envoy_config
+from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 from ratelimit_service.transport.envoy.tls import Tls
 from ratelimit_service.transport.grpcio.tls import Certificates
 
@@ -36,7 +36,7 @@ def envoy_supervisor(instance: Instance, certificates: Certificates | None, back
     def slot(name: str) -> Slot:
         async def start_envoy() -> EnvoyChild:
             own = instance.folder / f"envoy-{next(numbers)}"
-            plan = EnvoyPlan(
+            options = EnvoyOptions(
                 app=_APP,
                 hot_paths=PATHS,
                 host=instance.lock.host,
@@ -47,10 +47,10 @@ def envoy_supervisor(instance: Instance, certificates: Certificates | None, back
                 tls=tls,
             )
             config = own.with_suffix(".json")
-            config.write_text(json.dumps(envoy_config(plan)))
+            config.write_text(json.dumps(envoy_config(options)))
             arguments = [str(os.getpid()), str(config), str(_THREADS)]
             child = await start(name, _WORKER, arguments, instance.environment())
-            return EnvoyChild(child, EnvoyAdmin(plan.admin_socket))
+            return EnvoyChild(child, EnvoyAdmin(options.admin_socket))
 
         return Slot(start_envoy, instance.on_exit)
 

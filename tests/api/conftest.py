@@ -35,7 +35,7 @@ def server(request: pytest.FixtureRequest, proxy_server: Callable[[str], Server]
 
 @pytest.fixture(scope="session")
 def upstream() -> Iterator[Upstream]:
-    """An upstream that tells what it was sent."""
+    """An upstream that returns what it received."""
     upstream = Upstream()
     yield upstream
     upstream.close()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ratelimit_service.api.authentication import GOOD_FOR, Authenticator, require
+from ratelimit_service.api.authentication import TOKEN_TTL, Admission, Authenticator, decision_admission, require
 from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
 from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 
@@ -12,22 +12,22 @@ ALICE = Caller("alice", Role.ADMIN)
 
 
 class Tokens:
-    """Tokens of a test: one is good until it is taken away, and the look-ups are counted."""
+    """Tokens of a test: one is valid until it is removed, and lookups are counted."""
 
     def __init__(self) -> None:
-        self.good = {"rlt_good": ALICE}
-        self.away = False
-        self.asked = 0
+        self.valid = {"rlt_valid": ALICE}
+        self.down = False
+        self.lookups = 0
 
     async def authenticate(self, text: str, /) -> Caller:
         """Look it up."""
-        self.asked += 1
+        self.lookups += 1
         await asyncio.sleep(0)
-        if self.away:
-            raise Unavailable("Postgres is away", reason="POLICY_STORE_UNAVAILABLE")
-        if text not in self.good:
+        if self.down:
+            raise Unavailable("Postgres is down", reason="POLICY_STORE_UNAVAILABLE")
+        if text not in self.valid:
             raise Unauthenticated("the token is not known", reason="TOKEN_INVALID")
-        return self.good[text]
+        return self.valid[text]
 
 
 class Time:
@@ -58,73 +58,90 @@ def authenticator(tokens: Tokens, time: Time) -> Authenticator:
     return Authenticator(tokens, time)
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic rlt_good", "rlt_good"])
-async def test_no_bearer_token_is_told_apart(authenticator: Authenticator, tokens: Tokens, header: str | None) -> None:
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic rlt_valid", "rlt_valid"])
+async def test_a_missing_token_has_its_own_reason(
+    authenticator: Authenticator, tokens: Tokens, header: str | None
+) -> None:
     """Without a bearer token the reason is TOKEN_MISSING, and nothing is looked up."""
     with pytest.raises(Unauthenticated) as caught:
         await authenticator.authenticate(header)
     assert caught.value.reason == "TOKEN_MISSING"
-    assert tokens.asked == 0
+    assert tokens.lookups == 0
 
 
-@pytest.mark.parametrize("header", ["Bearer rlt_good", "bearer rlt_good", "BEARER   rlt_good "])
-async def test_a_good_token_is_its_holder(authenticator: Authenticator, header: str) -> None:
+@pytest.mark.parametrize("header", ["Bearer rlt_valid", "bearer rlt_valid", "BEARER   rlt_valid "])
+async def test_a_valid_token_is_its_holder(authenticator: Authenticator, header: str) -> None:
     """The scheme's case and the spaces do not matter."""
     assert await authenticator.authenticate(header) == ALICE
 
 
-async def test_a_bad_token_is_refused_each_time(authenticator: Authenticator, tokens: Tokens) -> None:
-    """A token that is not good is not remembered, so one that becomes good works at once."""
+async def test_an_invalid_token_is_not_cached(authenticator: Authenticator, tokens: Tokens) -> None:
+    """An invalid token is rejected each time, so one that becomes valid works at once."""
     with pytest.raises(Unauthenticated):
         await authenticator.authenticate("Bearer rlt_new")
-    tokens.good["rlt_new"] = ALICE
+    tokens.valid["rlt_new"] = ALICE
     assert await authenticator.authenticate("Bearer rlt_new") == ALICE
 
 
-async def test_a_good_token_is_remembered_for_a_second(
-    authenticator: Authenticator, tokens: Tokens, time: Time
-) -> None:
-    """Within GOOD_FOR it is looked up once; after it, again."""
+async def test_a_valid_token_is_cached_for_a_second(authenticator: Authenticator, tokens: Tokens, time: Time) -> None:
+    """Within TOKEN_TTL it is looked up once; after it, again."""
     for _ in range(5):
-        await authenticator.authenticate("Bearer rlt_good")
-    assert tokens.asked == 1
-    time.now += GOOD_FOR
-    await authenticator.authenticate("Bearer rlt_good")
-    assert tokens.asked == 2
+        await authenticator.authenticate("Bearer rlt_valid")
+    assert tokens.lookups == 1
+    time.now += TOKEN_TTL
+    await authenticator.authenticate("Bearer rlt_valid")
+    assert tokens.lookups == 2
 
 
 async def test_a_revoked_token_ends_within_a_second(authenticator: Authenticator, tokens: Tokens, time: Time) -> None:
-    """After GOOD_FOR a token that was taken away is refused, and stays refused when Postgres goes."""
-    await authenticator.authenticate("Bearer rlt_good")
-    del tokens.good["rlt_good"]
-    time.now += GOOD_FOR
+    """After TOKEN_TTL a token that was removed is rejected, and stays so when Postgres is down."""
+    await authenticator.authenticate("Bearer rlt_valid")
+    del tokens.valid["rlt_valid"]
+    time.now += TOKEN_TTL
     with pytest.raises(Unauthenticated):
-        await authenticator.authenticate("Bearer rlt_good")
-    tokens.away = True
+        await authenticator.authenticate("Bearer rlt_valid")
+    tokens.down = True
     with pytest.raises(Unavailable):
-        await authenticator.authenticate("Bearer rlt_good")
+        await authenticator.authenticate("Bearer rlt_valid")
 
 
-async def test_a_good_token_outlives_postgres(authenticator: Authenticator, tokens: Tokens, time: Time) -> None:
-    """While tokens cannot be looked up, one that was good goes on being good, and one never seen is UNAVAILABLE."""
-    await authenticator.authenticate("Bearer rlt_good")
-    tokens.away = True
+async def test_a_valid_token_outlives_postgres(authenticator: Authenticator, tokens: Tokens, time: Time) -> None:
+    """While tokens cannot be looked up, one that was valid stays valid, and one never seen is UNAVAILABLE."""
+    await authenticator.authenticate("Bearer rlt_valid")
+    tokens.down = True
     for _ in range(3):
-        time.now += GOOD_FOR
-        assert await authenticator.authenticate("Bearer rlt_good") == ALICE
+        time.now += TOKEN_TTL
+        assert await authenticator.authenticate("Bearer rlt_valid") == ALICE
     with pytest.raises(Unavailable):
         await authenticator.authenticate("Bearer rlt_other")
 
 
-async def test_callers_who_wait_for_one_token_wait_together(authenticator: Authenticator, tokens: Tokens) -> None:
-    """A hundred calls at once look the token up once, and one that is cancelled takes nobody with it."""
-    calls = [asyncio.create_task(authenticator.authenticate("Bearer rlt_good")) for _ in range(100)]
+async def test_calls_with_one_token_share_a_lookup(authenticator: Authenticator, tokens: Tokens) -> None:
+    """A hundred calls at once look the token up once, and one that is cancelled cancels no other."""
+    calls = [asyncio.create_task(authenticator.authenticate("Bearer rlt_valid")) for _ in range(100)]
     await asyncio.sleep(0)
     calls[0].cancel()
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
     assert results[1:] == [ALICE] * 99
-    assert tokens.asked == 1
+    assert tokens.lookups == 1
+
+
+async def test_admission(authenticator: Authenticator, tokens: Tokens) -> None:
+    """A method is open, needs any valid token, or one of a role; a token that is sent must be valid in any case."""
+    tokens.valid["rlt_gateway"] = edge = Caller("edge", Role.GATEWAY)
+    admin, gateway, unknown = b"Bearer rlt_valid", b"Bearer rlt_gateway", b"Bearer rlt_\xff"
+    for admission, expected in (
+        (decision_admission(authenticator, protect=False), (ANONYMOUS, ALICE, edge, Unauthenticated)),
+        (decision_admission(authenticator, protect=True), (Unauthenticated, PermissionDenied, edge, Unauthenticated)),
+        (Admission(authenticator), (Unauthenticated, ALICE, edge, Unauthenticated)),
+    ):
+        for authorization, caller in zip((None, admin, gateway, unknown), expected, strict=True):
+            if isinstance(caller, Caller):
+                assert await admission.admit(authorization) == caller
+            else:
+                with pytest.raises(caller):
+                    await admission.admit(authorization)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +168,7 @@ def test_roles(role: Role, needed: Role, allowed: bool) -> None:
     assert caught.value.metadata == {"role": role.value, "needed": needed.value}
 
 
-def test_nobody_has_no_role() -> None:
-    """One who sent no token may do nothing that needs a role."""
+def test_an_anonymous_caller_has_no_role() -> None:
+    """A caller without a token may do nothing that needs a role."""
     with pytest.raises(PermissionDenied):
         require(ANONYMOUS, Role.VIEWER)

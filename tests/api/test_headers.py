@@ -1,4 +1,4 @@
-"""The headers that tell clients their limits."""
+"""The headers that report limits to clients."""
 
 import json
 from datetime import timedelta
@@ -10,7 +10,7 @@ from google.protobuf.json_format import ParseDict
 from pydantic import ValidationError
 
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
-from ratelimit_service.api.headers import STYLES, Label, Labels, LimitHeaders, ShownLimit
+from ratelimit_service.api.headers import STYLES, LimitHeaders, LimitSpec, LimitSpecs, LimitState
 from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, Window
 from ratelimit_service.settings import Settings
@@ -19,31 +19,31 @@ CASES = json.loads((Path(__file__).parents[2] / "clients" / "conformance" / "hea
 STEPS = [(case["name"], step) for case in CASES for step in case["steps"] if "headers" in step["expect"]]
 
 
-def shown(name: str, capacity: int, remaining: int, wait_us: int = 0, reset_us: int = 0) -> ShownLimit:
+def shown(name: str, capacity: int, remaining: int, wait_us: int = 0, reset_us: int = 0) -> LimitState:
     """A bucket that gains a token a second."""
-    label = Labels().of(name, TokenBucket(capacity, 1, MICRO))
-    return ShownLimit.of(label, LimitResult(remaining * MICRO, wait_us, reset_us))
+    spec = LimitSpecs().get(name, TokenBucket(capacity, 1, MICRO))
+    return LimitState.of(spec, LimitResult(remaining * MICRO, wait_us, reset_us))
 
 
-def from_message(response: CheckLimitResponse) -> tuple[list[ShownLimit], ShownLimit | None]:
+def from_message(response: CheckLimitResponse) -> tuple[list[LimitState], LimitState | None]:
     """The limits of a decision, and the one that binds."""
     limits = {}
     for limit in response.limits:
         if not limit.shadow:
             window = max(1, -(-limit.window.ToMicroseconds() // MICRO))
-            label = Label(limit.name, f'"{limit.name}"', f'"{limit.name}";q={limit.limit};w={window}', limit.limit)
+            spec = LimitSpec(limit.name, f'"{limit.name}"', f'"{limit.name}";q={limit.limit};w={window}', limit.limit)
             wait_us = limit.retry_after.ToMicroseconds() if limit.HasField("retry_after") else NEVER
             results = LimitResult(
                 limit.remaining * MICRO, wait_us if limit.would_deny else 0, limit.reset_after.ToMicroseconds()
             )
-            limits[limit.name] = ShownLimit.of(label, results)
+            limits[limit.name] = LimitState.of(spec, results)
     return list(limits.values()), limits.get(response.limit)
 
 
 @pytest.mark.parametrize(("name", "step"), STEPS, ids=[name for name, _ in STEPS])
 @pytest.mark.parametrize("style", STYLES)
 def test_the_same_as_the_clients(style: str, name: str, step: dict[str, Any]) -> None:
-    """A decision has the headers that our clients give it, in every style, the challenge of a 401 apart."""
+    """A decision has the same headers as in the clients, in every style, except for the challenge of a 401."""
     response = ParseDict(step["server"][0]["response"], CheckLimitResponse())
     limits, binding = from_message(response)
     headers = LimitHeaders(style)
@@ -79,14 +79,14 @@ def test_several_styles() -> None:
 
 
 def test_no_style() -> None:
-    """Without a style nothing is told but when to try again."""
+    """Without a style only Retry-After is sent."""
     one = shown("burst", 100, 0, wait_us=1)
     headers = LimitHeaders("")
     assert headers.render([one], one) == []
     assert headers.render_denial([one], one, 1) == [("retry-after", "1")]
 
 
-def test_nothing_to_tell() -> None:
+def test_no_limits() -> None:
     """A call without limits has no header in any style, and a denial that no wait ends has no Retry-After."""
     headers = LimitHeaders("ietf,x-ratelimit,ratelimit")
     assert headers.render([], None) == headers.render_denial([], None, None) == []
@@ -101,11 +101,11 @@ def test_retry_after_wins() -> None:
 
 
 def test_limits_without_a_name() -> None:
-    """A limit without a name is called by its window, a bucket `bucket`; of two called the same one is told."""
-    labels = Labels()
+    """A limit without a name is named after its window, a bucket `bucket`; of two of a name, one is reported."""
+    specs = LimitSpecs()
     day, hour = Quota(5, Window.DAY), Quota(7, Window.HOUR)
     limits = [
-        ShownLimit.of(labels.of(name, algorithm), LimitResult(MICRO, 0, MICRO))
+        LimitState.of(specs.get(name, algorithm), LimitResult(MICRO, 0, MICRO))
         for name, algorithm in (("", day), ("", hour), ("day", Quota(9, Window.DAY)), ("", TokenBucket(4, 1, MICRO)))
     ]
     headers = dict(LimitHeaders("ietf").render(limits, None))
@@ -113,13 +113,13 @@ def test_limits_without_a_name() -> None:
     assert headers["ratelimit"].count('"day"') == 1
 
 
-def test_a_label_is_made_once_for_a_limit() -> None:
-    """The same limit has one label; another algorithm or name has its own."""
-    labels = Labels()
+def test_a_spec_is_built_once_for_a_limit() -> None:
+    """The same limit has one spec; another algorithm or name has its own."""
+    specs = LimitSpecs()
     algorithm = Quota(5, Window.DAY)
-    assert labels.of("a", algorithm) is labels.of("a", algorithm)
-    assert labels.of("b", algorithm).quoted == '"b"'
-    assert labels.of("a", Quota(6, Window.DAY)).capacity == 6
+    assert specs.get("a", algorithm) is specs.get("a", algorithm)
+    assert specs.get("b", algorithm).quoted == '"b"'
+    assert specs.get("a", Quota(6, Window.DAY)).capacity == 6
 
 
 @pytest.mark.parametrize("text", ["x", "ietf,", "ietf ,x-ratelimit", ",ietf"])

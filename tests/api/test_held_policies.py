@@ -1,4 +1,4 @@
-"""Encoders keep what they encoded once, and not the policies that it was made from: newer ones may be in force."""
+"""Encoders keep what they encoded once, and not the policies that it was computed from: newer ones may be in force."""
 
 import sys
 from dataclasses import replace
@@ -29,15 +29,15 @@ def test_a_replaced_policy_is_released() -> None:
     decisions, responses = DecisionEncoder(), CheckResponseEncoder(LimitHeaders(""), "x-api-key")
     for _ in range(2):
         decisions.encode(decision)
-        responses.from_identity(policy, Reason.WITHIN_LIMIT)
+        responses.encode_identity(policy, Reason.WITHIN_LIMIT)
     assert sys.getrefcount(policy) == before
 
 
-def test_what_is_kept_follows_the_plan() -> None:
+def test_what_is_cached_has_the_current_plan() -> None:
     """A key that was moved to another plan, and back, is reported with the plan in force."""
     decisions, responses = DecisionEncoder(), CheckResponseEncoder(LimitHeaders(""), "x-api-key")
     for plan in ("free", "pro", "pro", "free"):
         policy = Policy(replace(RECORD, plan=plan), START_US)
         assert CheckLimitResponse.FromString(decisions.encode(allowed(policy))).plan == plan
-        identity = responses.from_identity(policy, Reason.WITHIN_LIMIT).ok_response.headers
+        identity = responses.encode_identity(policy, Reason.WITHIN_LIMIT).ok_response.headers
         assert {option.header.key: option.header.value for option in identity}["x-ratelimit-plan"] == plan

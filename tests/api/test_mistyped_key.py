@@ -1,4 +1,4 @@
-"""A mistyped key is a decision in every API on every transport, and no store is asked."""
+"""A mistyped key is a decision in every API on every transport, without a call to any store."""
 
 import itertools
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def mistyped(server: Server) -> list[str]:
 
 @pytest.fixture
 def untouched_stores(server: Server) -> Iterator[None]:
-    """Fails the test if Valkey runs a script on any bucket, or Postgres is asked for a key, whose tables are locked.
+    """Fails the test if Valkey runs a script on any bucket, or a key is read from Postgres: its tables are locked.
 
     Probes of health run the script on nothing, and the change feed reads another table.
     """
@@ -86,7 +86,7 @@ def test_no_api_answers_with_an_error(server: Server, mistyped: list[str], untou
 
 
 def test_no_key_is_an_error_of_check_limit_alone(server: Server) -> None:
-    """An absent credential is INVALID_ARGUMENT: the gateway forgot it, and must hear of it."""
+    """An absent credential is INVALID_ARGUMENT: the gateway forgot it, and must notice."""
     with pytest.raises(grpc.RpcError) as error:
         _call(server, f"{CHECKS}/CheckLimit", CheckLimitRequest(resource="r"), CheckLimitResponse)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT

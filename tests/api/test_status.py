@@ -23,7 +23,7 @@ ALL = (
     errors.ResourceExhausted("too large", reason="MESSAGE_TOO_LARGE", metadata={"size": "9", "limit": "8"}),
     errors.DeadlineExceeded("too late"),
     errors.Unimplemented("no such method", reason="NOT_SERVED", metadata={"method": "/a/B"}),
-    errors.Unavailable("away", reason="POLICY_STORE_UNAVAILABLE", retry_after=1.5),
+    errors.Unavailable("down", reason="POLICY_STORE_UNAVAILABLE", retry_after=1.5),
     errors.Internal("0123"),
 )
 
@@ -38,7 +38,7 @@ def detail(status: status_pb2.Status, message: type) -> object:
 
 
 @pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
-def test_every_error_says_its_code_and_reason(error: errors.ServiceError) -> None:
+def test_every_status_has_code_and_reason(error: errors.ServiceError) -> None:
     """The status has the error's code and message, and an ErrorInfo with a reason of the proto's list."""
     status = to_status(error)
     assert status.code == error.code
@@ -51,7 +51,7 @@ def test_every_error_says_its_code_and_reason(error: errors.ServiceError) -> Non
 
 
 def test_the_codes_are_those_of_the_library() -> None:
-    """Each code of ours is the library's status of the same name and number."""
+    """Each Code is the library's status of the same name and number."""
     for code, status in STATUS_CODES.items():
         assert status.name == code.name
         assert status.value[0] == code
@@ -59,21 +59,21 @@ def test_the_codes_are_those_of_the_library() -> None:
 
 
 def test_an_invalid_argument_names_each_field() -> None:
-    """BadRequest lists the fields at fault with what is wrong."""
+    """BadRequest lists the invalid fields with what is wrong."""
     error = errors.InvalidArgument(errors.FieldViolation("a.b", "is empty"), errors.FieldViolation("c", "is 3"))
     bad = detail(to_status(error), error_details_pb2.BadRequest)
     assert [(v.field, v.description) for v in bad.field_violations] == [("a.b", "is empty"), ("c", "is 3")]
 
 
-def test_an_etag_that_does_not_fit_names_its_object() -> None:
-    """PreconditionFailure says whose etag it is."""
+def test_an_etag_mismatch_names_its_object() -> None:
+    """PreconditionFailure names the object with that etag."""
     failure = detail(
         to_status(errors.Aborted("plans/free", etag="a", current_etag="b")), error_details_pb2.PreconditionFailure
     )
     assert [(v.type, v.subject) for v in failure.violations] == [("ETAG", "plans/free")]
 
 
-def test_unavailable_says_when_to_come_back() -> None:
+def test_unavailable_has_a_retry_delay() -> None:
     """RetryInfo has the delay, exact."""
     retry = detail(to_status(errors.Unavailable("x", reason="DRAINING", retry_after=1.5)), error_details_pb2.RetryInfo)
     assert retry.retry_delay.ToMicroseconds() == 1_500_000
@@ -87,14 +87,14 @@ def test_the_trailer_is_the_status() -> None:
 
 
 def test_trailers_stay_small_enough_for_clients() -> None:
-    """However long and many the faults, message and details together stay below the 8 KiB that clients take."""
+    """However long and many the violations, message and details together stay below the 8 KiB that clients accept."""
     violations = [errors.FieldViolation("f" * 5000, "d" * 5000) for _ in range(300)]
     error = errors.InvalidArgument(*violations)
     ((_, value),) = to_metadata(error)
     assert len(value) * 4 / 3 + len(to_status(error).message) < 8_000
 
 
-def test_what_nobody_foresaw_is_told_by_incident_only() -> None:
+def test_an_internal_error_is_reported_by_incident_only() -> None:
     """The caller gets an id, and the log has the cause under the same id."""
     cause = ZeroDivisionError("the cause")
     with capture_logs() as logged:

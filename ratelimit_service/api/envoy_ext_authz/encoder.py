@@ -8,8 +8,8 @@ from google.protobuf.struct_pb2 import Struct
 
 from ratelimit_service._gen.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-from ratelimit_service.api.denial import Denial, Render, denial
-from ratelimit_service.api.headers import Header, Labels, LimitHeaders, ShownLimit, retry_after_seconds
+from ratelimit_service.api.denial import Denial, RenderDenial, denial_for
+from ratelimit_service.api.headers import Header, LimitHeaders, LimitSpecs, LimitState, retry_after_seconds
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason
@@ -19,15 +19,15 @@ MAX_TEMPLATES: Final = 10_000
 
 _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _CHALLENGE: Final = ("www-authenticate", "ApiKey")
-"""RFC 9110 wants a challenge with every 401."""
+"""RFC 9110 requires a challenge with every 401."""
 
 _NO_TEMPLATE: Final = ("", "", CheckResponse())
 
 
 class CheckResponseEncoder:
-    """Decisions as messages.
+    """Encodes decisions.
 
-    The part that all allowed requests of a key share is made once, for each reason: at most MAX_TEMPLATES of them, kept
+    What all allowed requests of a key have in common is built once for each reason: at most MAX_TEMPLATES of them, kept
     without the policy, of which a newer one may exist. For one thread.
     """
 
@@ -35,57 +35,57 @@ class CheckResponseEncoder:
         """KEY_HEADER is the header that the upstream must not see."""
         self._headers = headers
         self._key_header = key_header
-        self._labels = Labels()
+        self._specs = LimitSpecs()
         self._templates: dict[tuple[str, Reason], tuple[str, str, CheckResponse]] = {}
 
-    def from_decision(self, decision: Decision, render: Render) -> CheckResponse:
-        """The response for a decision; RENDER puts a denial into words."""
+    def encode(self, decision: Decision, render: RenderDenial) -> CheckResponse:
+        """The response for a decision; RENDER formats a denial."""
         policy = decision.policy
-        limits, binding = self._shown(decision)
+        limits, binding = self._states(decision)
         if decision.allowed and policy is not None:
             response = CheckResponse()
-            response.CopyFrom(self.from_identity(policy, decision.reason))
-            _add(response.ok_response.response_headers_to_add, self._headers.render(limits, binding))
+            response.CopyFrom(self.encode_identity(policy, decision.reason))
+            _add_headers(response.ok_response.response_headers_to_add, self._headers.render(limits, binding))
             return response
         retry_after_us = decision.retry_after_us
         limit = decision.rules[decision.binding].limit.name if decision.binding >= 0 else ""
-        violated = tuple(one.label.name for one in limits if one.denies)
+        violated = tuple(state.spec.name for state in limits if state.denies)
         wait = None if retry_after_us is None else retry_after_seconds(binding, retry_after_us)
-        response = self.from_denial(denial(decision.reason, limit, violated, wait), render)
-        _add(response.denied_response.headers, self._headers.render_denial(limits, binding, retry_after_us))
-        _describe(response.dynamic_metadata, policy)
+        response = self.encode_denial(denial_for(decision.reason, limit, violated, wait), render)
+        _add_headers(response.denied_response.headers, self._headers.render_denial(limits, binding, retry_after_us))
+        _set_identity(response.dynamic_metadata, policy)
         if limit:
             response.dynamic_metadata.fields["limit"].string_value = limit
         return response
 
-    def from_denial(self, denial: Denial, render: Render) -> CheckResponse:
-        """The response for a denial by no limit, put into words by RENDER."""
+    def encode_denial(self, denial: Denial, render: RenderDenial) -> CheckResponse:
+        """The response for a denial, formatted by RENDER, without limits."""
         response = CheckResponse()
         response.status.code = denial.code
         response.status.message = denial.detail
         denied = response.denied_response
         denied.status.code = int(denial.status)  # type: ignore[assignment]  # the numbers are the same
         header, denied.body = render(denial)
-        _add(denied.headers, (header,))
+        _add_headers(denied.headers, (header,))
         if denial.code is Code.UNAUTHENTICATED:
-            _add(denied.headers, (_CHALLENGE,))
+            _add_headers(denied.headers, (_CHALLENGE,))
         response.dynamic_metadata.fields["allowed"].bool_value = False
         response.dynamic_metadata.fields["reason"].string_value = denial.reason
         return response
 
-    def from_identity(self, policy: Policy, reason: Reason) -> CheckResponse:
-        """The response that allows a request and names its key, without its limits. Do not change it."""
+    def encode_identity(self, policy: Policy, reason: Reason) -> CheckResponse:
+        """The response that allows a request and identifies its key, without limits. Do not modify it."""
         key = (policy.key_id, reason)
         subject, plan, message = self._templates.get(key, _NO_TEMPLATE)
         if subject == policy.subject and plan == policy.plan:
             return message
-        message = self._allowed(policy, reason)
+        message = self._encode_identity(policy, reason)
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()
         self._templates[key] = (policy.subject, policy.plan, message)
         return message
 
-    def _allowed(self, policy: Policy, reason: Reason) -> CheckResponse:
+    def _encode_identity(self, policy: Policy, reason: Reason) -> CheckResponse:
         response = CheckResponse()
         response.status.code = Code.OK
         identity = (
@@ -93,34 +93,34 @@ class CheckResponseEncoder:
             ("x-ratelimit-subject", policy.subject),
             ("x-ratelimit-plan", policy.plan),
         )
-        _add(response.ok_response.headers, identity)
+        _add_headers(response.ok_response.headers, identity)
         response.ok_response.headers_to_remove.append(self._key_header)
         response.dynamic_metadata.fields["allowed"].bool_value = True
         response.dynamic_metadata.fields["reason"].string_value = reason.name
-        _describe(response.dynamic_metadata, policy)
+        _set_identity(response.dynamic_metadata, policy)
         return response
 
-    def _shown(self, decision: Decision) -> tuple[list[ShownLimit], ShownLimit | None]:
-        """Every enforced limit that was evaluated, and the one that binds."""
-        shown: list[ShownLimit] = []
-        binding: ShownLimit | None = None
+    def _states(self, decision: Decision) -> tuple[list[LimitState], LimitState | None]:
+        """The states of all enforced limits that were evaluated, and of the binding one."""
+        states: list[LimitState] = []
+        binding: LimitState | None = None
         for index, (rule, result) in enumerate(zip(decision.rules, decision.results, strict=True)):
             if rule.enforced:
-                one = ShownLimit.of(self._labels.of(rule.limit.name, rule.limit.algorithm), result)
-                shown.append(one)
+                state = LimitState.of(self._specs.get(rule.limit.name, rule.limit.algorithm), result)
+                states.append(state)
                 if index == decision.binding:
-                    binding = one
-        return shown, binding
+                    binding = state
+        return states, binding
 
 
-def _describe(metadata: Struct, policy: Policy | None) -> None:
+def _set_identity(metadata: Struct, policy: Policy | None) -> None:
     if policy is not None:
         metadata.fields["key_id"].string_value = policy.key_id
         metadata.fields["subject"].string_value = policy.subject
         metadata.fields["plan"].string_value = policy.plan
 
 
-def _add(options: RepeatedCompositeFieldContainer[HeaderValueOption], headers: Iterable[Header]) -> None:
+def _add_headers(options: RepeatedCompositeFieldContainer[HeaderValueOption], headers: Iterable[Header]) -> None:
     for name, value in headers:
         option = options.add(append_action=_OVERWRITE)
         option.header.key = name

@@ -1,4 +1,4 @@
-"""What is read of a request that Envoy asks about."""
+"""What is read from the request that Envoy wants authorized."""
 
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -19,7 +19,7 @@ _BEARER: Final = "bearer"
 
 
 def key_reader(header: str) -> ReadKey:
-    """How the API key is written in a header: in `authorization` after `Bearer`, in any other as it is."""
+    """Reads the API key from the value of this header: in `authorization` after `Bearer`, in any other as it is."""
     return _after_bearer if header == "authorization" else str.strip
 
 
@@ -33,9 +33,9 @@ def header_of(http: AttributeContext.HttpRequest, name: str) -> str:
 
 
 def resource_of(attributes: AttributeContext) -> str:
-    """What is being called: what the route says, else method and decoded path without the query.
+    """The resource that is called: the route's own, else method and decoded path without the query.
 
-    The latter are the client's, so a path that is too long is cut. Raises InvalidArgument for the route's own.
+    The latter are the client's, so a path that is too long is truncated. Raises InvalidArgument for the route's own.
     """
     extensions = attributes.context_extensions
     if _RESOURCE in extensions:
@@ -45,12 +45,12 @@ def resource_of(attributes: AttributeContext) -> str:
     http = attributes.request.http
     path = http.path.partition("?")[0]
     if "%" in path:
-        path = unquote(path)  # or another spelling would escape a limit
+        path = unquote(path)  # or an escaped spelling would evade a limit
     return clip_resource(f"{http.method} {path}")
 
 
 def cost_of(attributes: AttributeContext) -> int:
-    """The tokens that the route says a request takes, else 1. Raises InvalidArgument."""
+    """The cost of a request in tokens as the route sets it, else 1. Raises InvalidArgument."""
     extensions = attributes.context_extensions
     if _COST not in extensions:
         return 1

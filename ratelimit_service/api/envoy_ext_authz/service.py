@@ -1,4 +1,4 @@
-"""The endpoint of Envoy's authorization service, without any transport. Both transports call it."""
+"""What Check does, on any transport."""
 
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimit_service.api.denial import NO_KEY, renderer_for
@@ -10,11 +10,11 @@ from ratelimit_service.management.tokens import Caller
 
 
 class EnvoyAuthorizationService:
-    """Answers Check. Every error that it raises is a ServiceError, after which Envoy does as it is set to.
+    """Check. Every error that it raises is a ServiceError; Envoy then applies its own failure mode.
 
-    What a client sends is never an error, since Envoy may be set to let requests pass on errors: a key that is missing
-    or malformed is a denial. What the route says is: whoever wrote it has to hear of it. A route with a cost of 0 only
-    asks who calls, so its clients are told nothing of limits: a filter that comes later has the say.
+    What a client sends is never an error, since Envoy may be configured to allow requests on errors: a missing or
+    malformed key is a denial. A malformed route is an error, for its author to notice. A route with a cost of 0 only
+    identifies the caller, so its clients get no limit headers: a later filter decides.
     """
 
     def __init__(self, engine: DecisionEngine, headers: LimitHeaders, key_header: str) -> None:
@@ -25,15 +25,15 @@ class EnvoyAuthorizationService:
         self._encoder = CheckResponseEncoder(headers, key_header)
 
     async def check(self, request: CheckRequest, _caller: Caller) -> CheckResponse:
-        """Decide one request, whoever asks."""
+        """Decide one request of any caller."""
         attributes = request.attributes
         http = attributes.request.http
         resource, cost = resource_of(attributes), cost_of(attributes)
         render = renderer_for(header_of(http, "content-type"))
         api_key = self._read_key(header_of(http, self._key_header))
         if not api_key:
-            return self._encoder.from_denial(NO_KEY, render)
+            return self._encoder.encode_denial(NO_KEY, render)
         decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost))
         if cost == 0 and decision.allowed and decision.policy is not None:
-            return self._encoder.from_identity(decision.policy, decision.reason)
-        return self._encoder.from_decision(decision, render)
+            return self._encoder.encode_identity(decision.policy, decision.reason)
+        return self._encoder.encode(decision, render)

@@ -1,7 +1,7 @@
-"""Verdicts on descriptors as bytes of Envoy's RateLimitResponse: what every call of that protocol is answered with.
+"""Decisions on descriptors as bytes of Envoy's `RateLimitResponse`, the response to every ShouldRateLimit.
 
-Written by hand like the answers of CheckLimit, and for the same reason: protobuf takes three times as long. A property
-test holds it to what protobuf reads.
+Written by hand like the responses of CheckLimit, and for the same reason: protobuf takes three times as long. A
+property test checks what protobuf reads of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,15 +10,15 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
-from ratelimit_service.api.denial import Denial, as_problem, denial
+from ratelimit_service.api.denial import Denial, as_problem, denial_for
 from ratelimit_service.api.headers import (
     Header,
-    Label,
-    Labels,
     LimitHeaders,
-    ShownLimit,
+    LimitSpec,
+    LimitSpecs,
+    LimitState,
+    ceil_seconds,
     retry_after_seconds,
-    whole_seconds,
 )
 from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.decision.charge import NEVER, LimitResult
@@ -30,17 +30,17 @@ from ratelimit_service.decision.limit import MICRO, TokenBucket, Window, window_
 MAX_LIMITS: Final = 10_000
 
 # RateLimitResponse
-_OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"  # overall_code, and so in DescriptorStatus
+_OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"  # overall_code, and code in DescriptorStatus
 _STATUS, _HEADER, _BODY = b"\x12", b"\x1a", b"\x2a"
 # DescriptorStatus
-_CURRENT, _REMAINING, _RESET = b"\x12", b"\x18", b"\x22"
+_CURRENT_LIMIT, _REMAINING, _RESET = b"\x12", b"\x18", b"\x22"
 # RateLimit
 _REQUESTS, _UNIT, _NAME = b"\x08", b"\x10", b"\x1a"
 # HeaderValue
 _KEY, _VALUE = b"\x0a", b"\x12"
 
 _UINT32_MAX: Final = 2**32 - 1
-"""The largest number that a field of Envoy's takes; it stands for unlimited, too."""
+"""The maximum of a numeric field of Envoy's; it also stands for unlimited."""
 _UINT32_MAX_VARINT: Final = varint(_UINT32_MAX)
 
 _Unit = RateLimitResponse.RateLimit.Unit
@@ -60,126 +60,126 @@ _BUCKET_UNITS: Final = {
     86_400 * MICRO: _Unit.DAY,
     7 * 86_400 * MICRO: _Unit.WEEK,
 }
-"""For buckets that refill in exactly so long. Of any other no unit would be true."""
+"""For buckets that refill in exactly that time. For any other no unit would be true."""
 
 
-class _Fixed(NamedTuple):
-    """What is the same whenever a limit is told.
+class _EncodedLimit(NamedTuple):
+    """What is the same for all requests to a limit.
 
-    `current` is its part of DescriptorStatus, `label` is None if it is not counted, and `terms` are those of its
-    headers that are the same, where it is the only limit.
+    `current_limit` is its part of DescriptorStatus, `spec` is None if it is not counted, and `spec_headers` are the
+    headers of its spec, where it is the only limit.
     """
 
-    limit: AppliedLimit  # kept along, so that no other limit gets its id
-    current: bytes
-    label: Label | None
-    terms: bytes
+    limit: AppliedLimit  # referenced, so that no other limit gets its id
+    current_limit: bytes
+    spec: LimitSpec | None
+    spec_headers: bytes
 
 
 class RateLimitResponseEncoder:
-    """Encodes verdicts. What is the same for all requests that a limit weighs is encoded once; for one thread."""
+    """Encodes decisions. What is the same for all requests to a limit is encoded once; for one thread."""
 
     def __init__(self, headers: LimitHeaders) -> None:
         self._headers = headers
-        self._labels = Labels()
-        self._fixed: dict[int, _Fixed] = {}
+        self._specs = LimitSpecs()
+        self._limits: dict[int, _EncodedLimit] = {}
 
     def encode(self, decision: RequestDecision) -> bytes:
-        """The RateLimitResponse that tells a verdict."""
+        """The RateLimitResponse for a decision."""
         allowed, statuses = decision
         if allowed and len(statuses) == 1 and len(statuses[0].limits) == 1:
-            return self._encode_alone(statuses[0])
+            return self._encode_single(statuses[0])
         parts = [_OK if allowed else _OVER_LIMIT]
         for status in statuses:
             encoded = self._encode_status(status)
             parts += (_STATUS, varint(len(encoded)), encoded)
-        shown = self._show(statuses)
-        binding = _binding(shown)
+        states = self._states(statuses)
+        binding = _binding(states)
         if allowed:
-            headers = self._headers.render(shown, binding)
+            headers = self._headers.render(states, binding)
         else:
             retry_after_us = decision.retry_after_us
-            header, body = as_problem(_refuse(statuses, shown, binding, retry_after_us))
-            headers = [*self._headers.render_denial(shown, binding, retry_after_us), header]
+            header, body = as_problem(_denial(statuses, states, binding, retry_after_us))
+            headers = [*self._headers.render_denial(states, binding, retry_after_us), header]
             parts.append(submessage(_BODY, body.encode()))
         for header in headers:
             parts.append(_encode_header(header))
         return b"".join(parts)
 
-    def _encode_alone(self, status: DescriptorStatus) -> bytes:
-        """The RateLimitResponse of a request that one limit weighed and allowed, as nearly every one is."""
+    def _encode_single(self, status: DescriptorStatus) -> bytes:
+        """The RateLimitResponse for a request to one limit, which allows it: nearly every request."""
         limit, ((remaining, _, reset_us),) = status.limits[0], status.results
-        _, current, label, terms = self._fixed.get(id(limit)) or self._fix(limit)
-        left = remaining // MICRO
-        left_varint = varint(left) if left < _UINT32_MAX else _UINT32_MAX_VARINT
-        encoded = b"%b%b%b%b%b" % (_OK, current, _REMAINING, left_varint, duration(_RESET, reset_us))
+        _, current_limit, spec, spec_headers = self._limits.get(id(limit)) or self._encode_limit(limit)
+        tokens = remaining // MICRO
+        tokens_varint = varint(tokens) if tokens < _UINT32_MAX else _UINT32_MAX_VARINT
+        encoded = b"%b%b%b%b%b" % (_OK, current_limit, _REMAINING, tokens_varint, duration(_RESET, reset_us))
         response = b"%b%b%b%b" % (_OK, _STATUS, varint(len(encoded)), encoded)
-        if not limit.enforced or label is None:
+        if not limit.enforced or spec is None:
             return response
-        shown = ShownLimit(label, left, whole_seconds(reset_us), False)  # noqa: FBT003 positional: built for every call
-        return b"".join([response, terms, *map(_encode_header, self._headers.state((shown,), shown))])
+        state = LimitState(spec, tokens, ceil_seconds(reset_us), False)  # noqa: FBT003 positional: built for every call
+        return b"".join([response, spec_headers, *map(_encode_header, self._headers.render_state((state,), state))])
 
     def _encode_status(self, status: DescriptorStatus) -> bytes:
         allowed, _, _, limit, remaining, reset_us, wait_us, _, _, _ = status
         code = _OK if allowed else _OVER_LIMIT
         if limit is None:
             return code
-        fixed = self._fixed.get(id(limit)) or self._fix(limit)
-        if fixed.label is None:
-            return code + fixed.current
-        left = varint(remaining) if remaining < _UINT32_MAX else _UINT32_MAX_VARINT
-        until = duration(_RESET, wait_us if wait_us > 0 else reset_us)
-        return b"%b%b%b%b%b" % (code, fixed.current, _REMAINING, left, until)
+        encoded = self._limits.get(id(limit)) or self._encode_limit(limit)
+        if encoded.spec is None:
+            return code + encoded.current_limit
+        remaining_varint = varint(remaining) if remaining < _UINT32_MAX else _UINT32_MAX_VARINT
+        reset = duration(_RESET, wait_us if wait_us > 0 else reset_us)
+        return b"%b%b%b%b%b" % (code, encoded.current_limit, _REMAINING, remaining_varint, reset)
 
-    def _show(self, statuses: Sequence[DescriptorStatus]) -> list[ShownLimit]:
-        """Every enforced limit that was counted, each once."""
-        shown: list[ShownLimit] = []
+    def _states(self, statuses: Sequence[DescriptorStatus]) -> list[LimitState]:
+        """The states of all enforced limits that were counted, each once."""
+        states: list[LimitState] = []
         seen: set[int] = set()
         for status in statuses:
-            for limit, results in zip(status.limits, status.results, strict=True):
-                label = (self._fixed.get(id(limit)) or self._fix(limit)).label
-                if limit.enforced and label is not None and id(limit.bucket) not in seen:
+            for limit, result in zip(status.limits, status.results, strict=True):
+                spec = (self._limits.get(id(limit)) or self._encode_limit(limit)).spec
+                if limit.enforced and spec is not None and id(limit.bucket) not in seen:
                     seen.add(id(limit.bucket))
-                    shown.append(ShownLimit.of(label, results))
-        return shown
+                    states.append(LimitState.of(spec, result))
+        return states
 
-    def _fix(self, limit: AppliedLimit) -> _Fixed:
-        if len(self._fixed) >= MAX_LIMITS:
-            self._fixed.clear()
+    def _encode_limit(self, limit: AppliedLimit) -> _EncodedLimit:
+        if len(self._limits) >= MAX_LIMITS:
+            self._limits.clear()
         algorithm = limit.algorithm
-        label = None if isinstance(algorithm, Unlimited | Blocked) else self._labels.of(limit.name, algorithm)
-        shown = [] if label is None else [ShownLimit.of(label, LimitResult(0, 0, 0))]
-        terms = self._headers.terms(shown, _binding(shown))
-        fixed = _Fixed(limit, _encode_limit(limit), label, b"".join(map(_encode_header, terms)))
-        self._fixed[id(limit)] = fixed
-        return fixed
+        spec = None if isinstance(algorithm, Unlimited | Blocked) else self._specs.get(limit.name, algorithm)
+        states = [] if spec is None else [LimitState.of(spec, LimitResult(0, 0, 0))]
+        headers = self._headers.render_spec(states, _binding(states))
+        encoded = _EncodedLimit(limit, _encode_current_limit(limit), spec, b"".join(map(_encode_header, headers)))
+        self._limits[id(limit)] = encoded
+        return encoded
 
 
 @lru_cache(maxsize=64)
 def _encode_name(name: str) -> bytes:
-    """A header's name, and the tag of the value that follows. There are few."""
+    """A header's name, and the tag of the value after it. There are few."""
     return text(_KEY, name) + _VALUE
 
 
 def _encode_header(header: Header) -> bytes:
     name, value = header
-    named, data = _encode_name(name), value.encode()
+    encoded_name, data = _encode_name(name), value.encode()
     size = varint(len(data))
-    return b"%b%b%b%b%b" % (_HEADER, varint(len(named) + len(size) + len(data)), named, size, data)
+    return b"%b%b%b%b%b" % (_HEADER, varint(len(encoded_name) + len(size) + len(data)), encoded_name, size, data)
 
 
-def _binding(shown: Sequence[ShownLimit]) -> ShownLimit | None:
-    """The limit that denies for the longest time, or else the one with the smallest share left."""
-    if len(shown) <= 1:
-        return shown[0] if shown else None
-    denying = [one for one in shown if one.denies]
+def _binding(states: Sequence[LimitState]) -> LimitState | None:
+    """The limit that denies for the longest time, or else the one with the smallest share remaining."""
+    if len(states) <= 1:
+        return states[0] if states else None
+    denying = [state for state in states if state.denies]
     if denying:
-        return max(denying, key=lambda one: one.seconds)
-    return min(shown, key=lambda one: one.remaining / one.label.capacity)
+        return max(denying, key=lambda state: state.seconds)
+    return min(states, key=lambda state: state.remaining / state.spec.capacity)
 
 
-def _encode_limit(limit: AppliedLimit) -> bytes:
-    """The part of DescriptorStatus that is the same of every status with this limit."""
+def _encode_current_limit(limit: AppliedLimit) -> bytes:
+    """The part of DescriptorStatus that is the same in every status with this limit."""
     algorithm = limit.algorithm
     if isinstance(algorithm, Unlimited):
         return _REMAINING + _UINT32_MAX_VARINT
@@ -190,21 +190,24 @@ def _encode_limit(limit: AppliedLimit) -> bytes:
     else:
         requests, unit = algorithm.amount, _UNITS[algorithm.window]
     numbers = _REQUESTS + varint(min(requests, _UINT32_MAX)) + _UNIT + varint(unit)
-    return submessage(_CURRENT, numbers + text(_NAME, limit.name))
+    return submessage(_CURRENT_LIMIT, numbers + text(_NAME, limit.name))
 
 
-def _refuse(
+def _denial(
     statuses: Iterable[DescriptorStatus],
-    shown: Iterable[ShownLimit],
-    binding: ShownLimit | None,
+    states: Iterable[LimitState],
+    binding: LimitState | None,
     retry_after_us: int | None,
 ) -> Denial:
-    """What the client is told: of the denied descriptors the one that waits longest, for ever before any other.
+    """The denial for the client: of the denied descriptor with the longest wait, of which NEVER is the longest.
 
-    Envoy answers 429 whatever the reason, and so says the body.
+    Envoy responds with 429 whatever the reason, and so does the body.
     """
-    denied = max((one for one in statuses if not one.allowed), key=lambda one: (one.wait_us == NEVER, one.wait_us))
-    violated = tuple(one.label.quoted[1:-1] for one in shown if one.denies)
+    denied = max(
+        (status for status in statuses if not status.allowed),
+        key=lambda status: (status.wait_us == NEVER, status.wait_us),
+    )
+    violated = tuple(state.spec.quoted[1:-1] for state in states if state.denies)
     limit = denied.limit.name if denied.limit is not None else ""
     wait = None if retry_after_us is None else retry_after_seconds(binding, retry_after_us)
-    return denial(denied.reason, limit, violated, wait)._replace(status=HTTPStatus.TOO_MANY_REQUESTS)
+    return denial_for(denied.reason, limit, violated, wait)._replace(status=HTTPStatus.TOO_MANY_REQUESTS)

@@ -1,4 +1,4 @@
-"""Envoy's descriptors as the domain has them."""
+"""From the messages of Envoy's rate limit protocol to requests of the domain."""
 
 from typing import Final
 
@@ -20,16 +20,16 @@ _WINDOWS: Final = {
 }
 
 
-def to_request(request: RateLimitRequest) -> DescribedRequest:
-    """The request that a message describes. Raises InvalidArgument for a limit of its own that is none.
+def read_request(request: RateLimitRequest) -> DescribedRequest:
+    """The request in a message. Raises InvalidArgument for a malformed limit override.
 
-    A descriptor's own hits go before those of the request, of which 0 means 1.
+    A descriptor's own hits take precedence over those of the request, of which 0 means 1.
     """
-    # [:] makes a list of a repeated field, which is walked in half the time.
-    usual_hits = request.hits_addend or 1
+    # [:] makes a list of a repeated field, which is iterated in half the time.
+    default_hits = request.hits_addend or 1
     descriptors = []
     for index, message in enumerate(request.descriptors[:]):
-        hits = message.hits_addend.value if message.HasField("hits_addend") else usual_hits
+        hits = message.hits_addend.value if message.HasField("hits_addend") else default_hits
         if message.is_negative_hits:
             hits = -hits
         override = _override(index, message.limit) if message.HasField("limit") else None
@@ -53,5 +53,5 @@ def _override(index: int, limit: RateLimitDescriptor.RateLimitOverride) -> Quota
 
 
 def _text(field: str | bytes) -> str:
-    """A field as text. What is no UTF-8 comes as bytes: a client sent it, and it must be limited all the same."""
+    """A field as text. One that is not UTF-8 comes as bytes: a client sent it, and it must be limited all the same."""
     return field if isinstance(field, str) else field.decode("utf-8", "replace")

@@ -4,9 +4,9 @@ from typing import Final, NamedTuple
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder
-from ratelimit_service.api.envoy_rls.reader import to_request
+from ratelimit_service.api.envoy_rls.reader import read_request
 from ratelimit_service.api.headers import LimitHeaders
-from ratelimit_service.api.messages import parsed
+from ratelimit_service.api.messages import parse
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine, PreparedRequest
@@ -15,7 +15,7 @@ from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.tokens import Caller
 
 _CACHED_REQUESTS: Final = 20_000
-"""And at most twice as many: some 2 KiB each, and clients choose what is in a descriptor."""
+"""At least, and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor."""
 
 
 class NewRequest(NamedTuple):
@@ -26,7 +26,7 @@ class NewRequest(NamedTuple):
 
 
 class EnvoyRateLimitService:
-    """Answers ShouldRateLimit. All its errors are ServiceErrors; Envoy then applies its own failure mode."""
+    """ShouldRateLimit. Every error that it raises is a ServiceError; Envoy then applies its own failure mode."""
 
     def __init__(self, engine: DescriptorEngine, headers: LimitHeaders, clock: Clock) -> None:
         self._engine = engine
@@ -36,10 +36,10 @@ class EnvoyRateLimitService:
     def read(self, data: bytes) -> NewRequest | PreparedRequest:
         """The request in a RateLimitRequest; prepared, if it is in the request cache. Raises InvalidArgument."""
         digest = digest_of(data)
-        return self._cache.get(digest) or NewRequest(to_request(parsed(data, RateLimitRequest)), digest)
+        return self._cache.get(digest) or NewRequest(read_request(parse(data, RateLimitRequest)), digest)
 
     async def should_rate_limit(self, request: NewRequest | PreparedRequest, _caller: Caller) -> Encoded:
-        """Decide one request, whoever calls. Returns a RateLimitResponse."""
+        """Decide one request of any caller. Returns a RateLimitResponse."""
         if isinstance(request, PreparedRequest):
             prepared = request
         else:

@@ -5,7 +5,7 @@ from google.protobuf.struct_pb2 import Struct
 from ratelimit_service._gen.ratelimit.v1 import audit_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ListAuditEventsRequest, ListAuditEventsResponse
 from ratelimit_service.api.authentication import require
-from ratelimit_service.api.key_admin.fields import from_time_us
+from ratelimit_service.api.key_admin.fields import time_to_proto
 from ratelimit_service.management.audit import AuditEvent, AuditService
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.tokens import Caller, Role
@@ -18,20 +18,20 @@ class ListAuditEvents:
         self._audit = audit
 
     async def __call__(self, request: ListAuditEventsRequest, caller: Caller) -> ListAuditEventsResponse:
-        """List them, if the caller's role allows it. Raises ServiceError."""
+        """List a page of them, if the caller's role allows it. Raises ServiceError."""
         require(caller, Role.VIEWER)
         page = await self._audit.list(Paging(request.page_size, request.page_token), target=request.target)
-        events = [_from_audit_event(event) for event in page.items]
+        events = [_event_to_proto(event) for event in page.items]
         return ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
 
 
-def _from_audit_event(recorded: AuditEvent) -> audit_pb2.AuditEvent:
+def _event_to_proto(recorded: AuditEvent) -> audit_pb2.AuditEvent:
     event = recorded.event
     detail = Struct()
     detail.update(event.detail)
     return audit_pb2.AuditEvent(
         event_id=recorded.event_id,
-        time=from_time_us(event.time_us),
+        time=time_to_proto(event.time_us),
         actor=event.actor,
         action=event.action,
         target=event.target,

@@ -1,26 +1,40 @@
-"""Fields of requests: naming the one at fault, update masks, times and durations."""
+"""Fields of requests: the path of an invalid one, actions, update masks, times and durations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ratelimit_service.api.authentication import require
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import FieldViolation, InvalidArgument
+from ratelimit_service.management.tokens import Caller, Role
 
-MAX_VIOLATIONS = 16
-"""Fields at fault that one error names: it travels in trailers, which clients bound to a few kilobytes."""
+MAX_VIOLATIONS: Final = 16
+"""Maximum invalid fields that one error names: it travels in trailers, which clients limit to a few kilobytes."""
+
+_NANOS: Final = 1_000
+"""Nanoseconds in a microsecond."""
+
+_SECOND: Final = MICRO * _NANOS
+"""Nanoseconds in a second."""
+
+_FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
+_LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
+_MAX_SECONDS: Final = 315_576_000_000  # 10,000 years, the bound that protobuf sets
+_READS: Final = frozenset({"get", "list"})
 
 
 @contextmanager
 def under(prefix: str) -> Iterator[None]:
-    """Name the fields at fault in the block by their path from the message that has PREFIX: `create.plan`."""
+    """Name the invalid fields in the block by their path from the message that contains PREFIX: `create.plan`."""
     try:
         yield
-    except InvalidArgument as fault:
-        raise fault.under(prefix) from fault
+    except InvalidArgument as error:
+        raise error.under(prefix) from error
 
 
 def require_message(field: str, *, present: bool) -> None:
@@ -29,37 +43,31 @@ def require_message(field: str, *, present: bool) -> None:
         raise InvalidArgument.of(field, "is missing; it is required")
 
 
-def no_action(*actions: str) -> InvalidArgument:
+def check_role(caller: Caller, action: str | None) -> None:
+    """Raise PermissionDenied unless CALLER may perform ACTION: get and list need a viewer, all others an admin."""
+    require(caller, Role.VIEWER if action in _READS else Role.ADMIN)
+
+
+def missing_action(*actions: str) -> InvalidArgument:
     """Return the error for a request without any action."""
     return InvalidArgument.of("action", f"is missing; set exactly one of {', '.join(actions)}")
 
 
-def to_paths(mask: FieldMask, allowed: tuple[str, ...]) -> frozenset[str]:
-    """Return the paths of a mask. Raises InvalidArgument (field `update_mask`) when it is empty or names others."""
+def paths_of(mask: FieldMask, allowed: tuple[str, ...]) -> frozenset[str]:
+    """Return the paths of a mask. Raises InvalidArgument (field `update_mask`) when it is empty or has others."""
     paths = frozenset(mask.paths)
     choice = ", ".join(allowed)
     if not paths:
         raise InvalidArgument.of("update_mask", f"is empty; name what to change: {choice}")
     unknown = sorted(paths.difference(allowed))
     if unknown:
-        faults = [f"names {path[:80]!r}; only {choice} can be changed" for path in unknown[:MAX_VIOLATIONS]]
-        raise InvalidArgument(*(FieldViolation("update_mask", fault) for fault in faults))
+        errors = [f"names {path[:80]!r}; only {choice} can be changed" for path in unknown[:MAX_VIOLATIONS]]
+        raise InvalidArgument(*(FieldViolation("update_mask", error) for error in errors))
     return paths
 
 
-_NANOS = 1_000
-"""Nanoseconds in a microsecond."""
-
-_SECOND = MICRO * _NANOS
-"""Nanoseconds in a second."""
-
-_FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z
-_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
-_MAX_SECONDS = 315_576_000_000  # 10,000 years, the bound that protobuf sets
-
-
-def to_time_us(field: str, time: Timestamp) -> int:
-    """Return microseconds since 1970 UTC, rounded down. Raises InvalidArgument outside of the years 1 to 9999."""
+def time_from_proto(time: Timestamp, field: str) -> int:
+    """Return microseconds since 1970 UTC, rounded down. Raises InvalidArgument outside the years 1 to 9999."""
     if not _FIRST_SECOND <= time.seconds <= _LAST_SECOND or not 0 <= time.nanos < _SECOND:
         raise InvalidArgument.of(
             field,
@@ -68,7 +76,7 @@ def to_time_us(field: str, time: Timestamp) -> int:
     return time.seconds * MICRO + time.nanos // _NANOS
 
 
-def from_time_us(time_us: int | None) -> Timestamp | None:
+def time_to_proto(time_us: int | None) -> Timestamp | None:
     """Return the timestamp of microseconds since 1970 UTC, and None for None."""
     if time_us is None:
         return None
@@ -76,7 +84,7 @@ def from_time_us(time_us: int | None) -> Timestamp | None:
     return Timestamp(seconds=seconds, nanos=micros * _NANOS)
 
 
-def to_duration_us(field: str, duration: Duration) -> int:
+def duration_from_proto(duration: Duration, field: str) -> int:
     """Return a duration in microseconds. Raises InvalidArgument unless it is a whole number of them."""
     seconds, nanos = duration.seconds, duration.nanos
     if abs(seconds) > _MAX_SECONDS or abs(nanos) >= _SECOND or seconds * nanos < 0:
@@ -88,7 +96,7 @@ def to_duration_us(field: str, duration: Duration) -> int:
     return seconds * MICRO + nanos // _NANOS
 
 
-def from_duration_us(duration_us: int) -> Duration:
+def duration_to_proto(duration_us: int) -> Duration:
     """Return the duration of a number of microseconds that is not negative."""
     seconds, micros = divmod(duration_us, MICRO)
     return Duration(seconds=seconds, nanos=micros * _NANOS)

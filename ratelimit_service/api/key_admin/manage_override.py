@@ -3,44 +3,43 @@
 from collections.abc import Sequence
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOverrideRequest, ManageOverrideResponse
-from ratelimit_service.api.authentication import require
-from ratelimit_service.api.key_admin.fields import no_action, require_message, under
-from ratelimit_service.api.key_admin.limit_messages import from_override, to_override
+from ratelimit_service.api.key_admin.fields import check_role, missing_action, require_message, under
+from ratelimit_service.api.key_admin.limit_messages import override_from_proto, override_to_proto
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.overrides import OverrideService, OverrideTarget
-from ratelimit_service.management.tokens import Caller, Role
+from ratelimit_service.management.tokens import Caller
 
 
 class ManageOverride:
-    """Does one thing to the overrides of a key or a subject."""
+    """Sets, lists or deletes the overrides of a key or a subject."""
 
     def __init__(self, overrides: OverrideService) -> None:
         self._overrides = overrides
 
     async def __call__(self, request: ManageOverrideRequest, caller: Caller) -> ManageOverrideResponse:
-        """Do what the request's action says, if the caller's role allows it. Raises ServiceError."""
+        """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
         action = request.WhichOneof("action")
-        require(caller, Role.VIEWER if action == "list" else Role.ADMIN)
+        check_role(caller, action)
         if action is None:
-            raise no_action("set", "list", "delete")
-        target = _to_target(request)
+            raise missing_action("set", "list", "delete")
+        target = _target_from_proto(request)
         with under(action):
             match action:
                 case "set":
                     require_message("override", present=request.set.HasField("override"))
-                    override = to_override(request.set.override, "override")
-                    left = await self._overrides.set(caller.name, target, override)
-                    return ManageOverrideResponse(set=_result(left))
+                    override = override_from_proto(request.set.override, "override")
+                    overrides = await self._overrides.set(caller.name, target, override)
+                    return ManageOverrideResponse(set=_result(overrides))
                 case "list":
                     return ManageOverrideResponse(list=_result(await self._overrides.list(target)))
                 case "delete":
-                    left = await self._overrides.delete(caller.name, target, request.delete.limit)
-                    return ManageOverrideResponse(delete=_result(left))
+                    overrides = await self._overrides.delete(caller.name, target, request.delete.limit)
+                    return ManageOverrideResponse(delete=_result(overrides))
 
 
-def _to_target(request: ManageOverrideRequest) -> OverrideTarget:
+def _target_from_proto(request: ManageOverrideRequest) -> OverrideTarget:
     match request.WhichOneof("target"):
         case "key_id":
             return OverrideTarget(Level.KEY, request.key_id)
@@ -51,4 +50,4 @@ def _to_target(request: ManageOverrideRequest) -> OverrideTarget:
 
 
 def _result(overrides: Sequence[Override]) -> ManageOverrideResponse.Overrides:
-    return ManageOverrideResponse.Overrides(overrides=[from_override(override) for override in overrides])
+    return ManageOverrideResponse.Overrides(overrides=[override_to_proto(override) for override in overrides])

@@ -2,14 +2,20 @@
 
 from ratelimit_service._gen.ratelimit.v1 import plan_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest, ManagePlanResponse
-from ratelimit_service.api.authentication import require
-from ratelimit_service.api.key_admin.fields import from_time_us, no_action, require_message, to_paths, under
-from ratelimit_service.api.key_admin.limit_messages import from_limit, to_limits
+from ratelimit_service.api.key_admin.fields import (
+    check_role,
+    missing_action,
+    paths_of,
+    require_message,
+    time_to_proto,
+    under,
+)
+from ratelimit_service.api.key_admin.limit_messages import limit_to_proto, limits_from_proto
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.plans import Plan, PlanChanges, PlanDraft, PlanService
-from ratelimit_service.management.tokens import Caller, Role
+from ratelimit_service.management.tokens import Caller
 
 _ON_STORE_FAILURE = {
     plan_pb2.Plan.ON_STORE_FAILURE_UNSPECIFIED: OnStoreFailure.LOCAL,
@@ -22,68 +28,21 @@ _ON_STORE_FAILURE_NUMBERS = {
     OnStoreFailure.ALLOW: plan_pb2.Plan.ALLOW,
     OnStoreFailure.DENY: plan_pb2.Plan.DENY,
 }
-_CHANGEABLE = ("limits", "on_store_failure", "description")
-
-
-def from_plan(plan: Plan) -> plan_pb2.Plan:
-    """Return the message of a plan."""
-    return plan_pb2.Plan(
-        name=plan.name,
-        version=plan.version,
-        limits=[from_limit(limit) for limit in plan.limits],
-        on_store_failure=_ON_STORE_FAILURE_NUMBERS[plan.on_store_failure],
-        description=plan.description,
-        create_time=from_time_us(plan.created_us),
-        update_time=from_time_us(plan.updated_us),
-        etag=plan.etag,
-    )
-
-
-def to_draft(message: plan_pb2.Plan) -> PlanDraft:
-    """Return what a new plan is made from. Raises InvalidArgument."""
-    return PlanDraft(
-        name=message.name,
-        limits=to_limits(message.limits, "limits"),
-        on_store_failure=_to_on_store_failure("on_store_failure", message),
-        description=message.description,
-    )
-
-
-def to_changes(message: ManagePlanRequest.UpdatePlan) -> PlanChanges:
-    """Return what the mask says to change; a field that is absent from the plan is cleared. Raises InvalidArgument."""
-    plan, paths = message.plan, to_paths(message.update_mask, _CHANGEABLE)
-    changes = PlanChanges()
-    if "limits" in paths:
-        changes["limits"] = to_limits(plan.limits, "plan.limits")
-    if "on_store_failure" in paths:
-        changes["on_store_failure"] = _to_on_store_failure("plan.on_store_failure", plan)
-    if "description" in paths:
-        changes["description"] = plan.description
-    return changes
-
-
-def _to_on_store_failure(field: str, plan: plan_pb2.Plan) -> OnStoreFailure:
-    chosen = _ON_STORE_FAILURE.get(plan.on_store_failure)
-    if chosen is None:
-        raise InvalidArgument.of(field, f"is {plan.on_store_failure}; use LOCAL, ALLOW or DENY")
-    return chosen
-
-
-_READS = frozenset({"get", "list"})
+_UPDATABLE = ("limits", "on_store_failure", "description")
 
 
 class ManagePlan:
-    """Does one thing to a plan."""
+    """Creates, reads, changes or deletes plans."""
 
     def __init__(self, plans: PlanService) -> None:
         self._plans = plans
 
     async def __call__(self, request: ManagePlanRequest, caller: Caller) -> ManagePlanResponse:
-        """Do what the request's action says, if the caller's role allows it. Raises ServiceError."""
+        """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
         action = request.WhichOneof("action")
-        require(caller, Role.VIEWER if action in _READS else Role.ADMIN)
+        check_role(caller, action)
         if action is None:
-            raise no_action("create", "get", "list", "update", "delete")
+            raise missing_action("create", "get", "list", "update", "delete")
         with under(action):
             match action:
                 case "create":
@@ -102,21 +61,65 @@ class ManagePlan:
     async def _create(self, request: ManagePlanRequest.CreatePlan, caller: Caller) -> ManagePlanResponse:
         require_message("plan", present=request.HasField("plan"))
         with under("plan"):
-            plan = await self._plans.create(caller.name, to_draft(request.plan))
+            plan = await self._plans.create(caller.name, _draft_from_proto(request.plan))
         return ManagePlanResponse(create=_result(plan))
 
     async def _list(self, request: ManagePlanRequest.ListPlans) -> ManagePlanResponse:
         page = await self._plans.list(Paging(request.page_size, request.page_token))
-        plans = [from_plan(plan) for plan in page.items]
+        plans = [_plan_to_proto(plan) for plan in page.items]
         return ManagePlanResponse(list=ManagePlanResponse.PlanPage(plans=plans, next_page_token=page.next_page_token))
 
     async def _update(self, request: ManagePlanRequest.UpdatePlan, caller: Caller) -> ManagePlanResponse:
         require_message("plan", present=request.HasField("plan"))
-        changes = to_changes(request)
+        changes = _changes_from_proto(request)
         with under("plan"):
             plan = await self._plans.update(caller.name, request.plan.name, changes, etag=request.plan.etag)
         return ManagePlanResponse(update=_result(plan))
 
 
 def _result(plan: Plan) -> ManagePlanResponse.PlanResult:
-    return ManagePlanResponse.PlanResult(plan=from_plan(plan))
+    return ManagePlanResponse.PlanResult(plan=_plan_to_proto(plan))
+
+
+def _plan_to_proto(plan: Plan) -> plan_pb2.Plan:
+    """The message of a plan."""
+    return plan_pb2.Plan(
+        name=plan.name,
+        version=plan.version,
+        limits=[limit_to_proto(limit) for limit in plan.limits],
+        on_store_failure=_ON_STORE_FAILURE_NUMBERS[plan.on_store_failure],
+        description=plan.description,
+        create_time=time_to_proto(plan.created_us),
+        update_time=time_to_proto(plan.updated_us),
+        etag=plan.etag,
+    )
+
+
+def _draft_from_proto(message: plan_pb2.Plan) -> PlanDraft:
+    """The draft of a new plan. Raises InvalidArgument."""
+    return PlanDraft(
+        name=message.name,
+        limits=limits_from_proto(message.limits, "limits"),
+        on_store_failure=_on_store_failure_from_proto(message, "on_store_failure"),
+        description=message.description,
+    )
+
+
+def _changes_from_proto(message: ManagePlanRequest.UpdatePlan) -> PlanChanges:
+    """The fields that the mask names; one that is absent from the plan is cleared. Raises InvalidArgument."""
+    plan, paths = message.plan, paths_of(message.update_mask, _UPDATABLE)
+    changes = PlanChanges()
+    if "limits" in paths:
+        changes["limits"] = limits_from_proto(plan.limits, "plan.limits")
+    if "on_store_failure" in paths:
+        changes["on_store_failure"] = _on_store_failure_from_proto(plan, "plan.on_store_failure")
+    if "description" in paths:
+        changes["description"] = plan.description
+    return changes
+
+
+def _on_store_failure_from_proto(plan: plan_pb2.Plan, field: str) -> OnStoreFailure:
+    chosen = _ON_STORE_FAILURE.get(plan.on_store_failure)
+    if chosen is None:
+        raise InvalidArgument.of(field, f"is {plan.on_store_failure}; use LOCAL, ALLOW or DENY")
+    return chosen

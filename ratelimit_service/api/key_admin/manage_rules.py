@@ -4,15 +4,21 @@ from collections.abc import Iterable
 
 from ratelimit_service._gen.ratelimit.v1 import rules_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
-from ratelimit_service.api.authentication import require
-from ratelimit_service.api.key_admin.fields import MAX_VIOLATIONS, from_time_us, no_action, require_message, under
+from ratelimit_service.api.key_admin.fields import (
+    MAX_VIOLATIONS,
+    check_role,
+    missing_action,
+    require_message,
+    time_to_proto,
+    under,
+)
 from ratelimit_service.api.key_admin.limit_messages import (
-    from_mode,
-    from_quota,
-    from_token_bucket,
-    to_mode,
-    to_quota,
-    to_token_bucket,
+    mode_from_proto,
+    mode_to_proto,
+    quota_from_proto,
+    quota_to_proto,
+    token_bucket_from_proto,
+    token_bucket_to_proto,
 )
 from ratelimit_service.decision.descriptors.rules import (
     MAX_DEPTH,
@@ -27,7 +33,7 @@ from ratelimit_service.decision.limit import Quota, TokenBucket
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.rules import RuleSet, RulesService
-from ratelimit_service.management.tokens import Caller, Role
+from ratelimit_service.management.tokens import Caller
 
 _FAILURE_NUMBERS = {
     RuleFailure.FAIL: rules_pb2.DomainRules.FAIL,
@@ -38,138 +44,18 @@ _FAILURE_NUMBERS = {
 _FAILURES = {number: failure for failure, number in _FAILURE_NUMBERS.items()}
 
 
-def to_domain_rules(message: rules_pb2.DomainRules) -> DomainRules:
-    """Return the rules of a message. Raises InvalidArgument with the path of each field at fault."""
-    violations: list[FieldViolation] = []
-    nodes = _to_nodes(message.descriptors, MAX_DEPTH, violations)
-    on_store_failure = _to_failure(message.on_store_failure, violations)
-    if violations:
-        raise InvalidArgument(*violations[:MAX_VIOLATIONS])
-    return DomainRules(message.domain, nodes, on_store_failure or RuleFailure.FAIL)
-
-
-def from_domain_rules(rules: DomainRules) -> rules_pb2.DomainRules:
-    """Return the message of rules that have no version yet."""
-    return rules_pb2.DomainRules(
-        domain=rules.domain,
-        descriptors=[_from_node(node) for node in rules.descriptors],
-        on_store_failure=_FAILURE_NUMBERS[rules.on_store_failure],
-    )
-
-
-def from_rule_set(rules: RuleSet) -> rules_pb2.DomainRules:
-    """Return the message of a version of a domain's rules."""
-    message = rules_pb2.DomainRules(
-        version=rules.version,
-        description=rules.description,
-        create_time=from_time_us(rules.created_us),
-        update_time=from_time_us(rules.updated_us),
-        etag=rules.etag,
-    )
-    message.MergeFrom(from_domain_rules(rules.rules))
-    return message
-
-
-def _to_nodes(
-    messages: Iterable[rules_pb2.DescriptorRule], levels: int, violations: list[FieldViolation]
-) -> tuple[RuleNode, ...]:
-    """The nodes of one level. What is at fault in them is put into VIOLATIONS, and such nodes are left out."""
-    nodes: list[RuleNode] = []
-    for position, message in enumerate(messages):
-        faults: list[FieldViolation] = []
-        if levels == 0:
-            faults.append(FieldViolation("key", f"is more than {MAX_DEPTH} levels deep; leave this level out"))
-        else:
-            node = _to_node(message, levels, faults)
-            nodes.extend((node,) if node else ())
-        violations += [FieldViolation(f"descriptors[{position}].{fault.field}", fault.description) for fault in faults]
-    return tuple(nodes)
-
-
-def _to_node(message: rules_pb2.DescriptorRule, levels: int, violations: list[FieldViolation]) -> RuleNode | None:
-    below = _to_nodes(message.descriptors, levels - 1, violations)
-    on_store_failure = _to_failure(message.on_store_failure, violations)
-    limits: list[RuleLimit] = []
-    for position, limit in enumerate(message.limits):
-        try:
-            with under(f"limits[{position}]"):
-                limits.append(_to_limit(limit))
-        except InvalidArgument as fault:
-            violations += fault.violations
-    if violations:
-        return None
-    try:
-        return RuleNode(message.key, message.value, tuple(limits), below, message.share_threshold, on_store_failure)
-    except InvalidArgument as fault:
-        violations += fault.violations
-        return None
-
-
-def _from_node(node: RuleNode) -> rules_pb2.DescriptorRule:
-    return rules_pb2.DescriptorRule(
-        key=node.key,
-        value=node.value,
-        limits=[_from_limit(limit) for limit in node.limits],
-        share_threshold=node.share_threshold,
-        on_store_failure=None if node.on_store_failure is None else _FAILURE_NUMBERS[node.on_store_failure],
-        descriptors=[_from_node(child) for child in node.descriptors],
-    )
-
-
-def _to_limit(message: rules_pb2.DescriptorLimit) -> RuleLimit:
-    return RuleLimit(_to_algorithm(message), message.name, to_mode(message.mode), tuple(message.replaces))
-
-
-def _to_algorithm(message: rules_pb2.DescriptorLimit) -> TokenBucket | Quota | Unlimited | Blocked:
-    match message.WhichOneof("algorithm"):
-        case "token_bucket":
-            return to_token_bucket(message.token_bucket)
-        case "quota":
-            return to_quota(message.quota)
-        case "unlimited":
-            return Unlimited()
-        case "blocked":
-            return Blocked()
-    raise InvalidArgument.of("algorithm", "is missing; set token_bucket, quota, unlimited or blocked")
-
-
-def _from_limit(limit: RuleLimit) -> rules_pb2.DescriptorLimit:
-    message = rules_pb2.DescriptorLimit(name=limit.name, mode=from_mode(limit.mode), replaces=limit.replaces)
-    match limit.algorithm:
-        case TokenBucket() as bucket:
-            message.token_bucket.CopyFrom(from_token_bucket(bucket))
-        case Quota() as quota:
-            message.quota.CopyFrom(from_quota(quota))
-        case Unlimited():
-            message.unlimited.SetInParent()
-        case Blocked():
-            message.blocked.SetInParent()
-    return message
-
-
-def _to_failure(
-    number: "rules_pb2.DomainRules.OnStoreFailure.ValueType", violations: list[FieldViolation]
-) -> RuleFailure | None:
-    if number and number not in _FAILURES:
-        violations.append(FieldViolation("on_store_failure", f"is {number}; use FAIL, LOCAL, ALLOW or DENY"))
-    return _FAILURES.get(number)
-
-
-_READS = frozenset({"get", "list"})
-
-
 class ManageRules:
-    """Does one thing to the descriptor rules of a domain."""
+    """Replaces, reads or deletes the descriptor rules of a domain."""
 
     def __init__(self, rules: RulesService) -> None:
         self._rules = rules
 
     async def __call__(self, request: ManageRulesRequest, caller: Caller) -> ManageRulesResponse:
-        """Do what the request's action says, if the caller's role allows it. Raises ServiceError."""
+        """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
         action = request.WhichOneof("action")
-        require(caller, Role.VIEWER if action in _READS else Role.ADMIN)
+        check_role(caller, action)
         if action is None:
-            raise no_action("replace", "get", "list", "delete")
+            raise missing_action("replace", "get", "list", "delete")
         with under(action):
             match action:
                 case "replace":
@@ -187,7 +73,7 @@ class ManageRules:
         require_message("rules", present=request.HasField("rules"))
         message = request.rules
         with under("rules"):
-            rules = to_domain_rules(message)
+            rules = _rules_from_proto(message)
             if request.validate_only:
                 return await self._rules.check(rules, description=message.description, etag=message.etag)
             return await self._rules.replace(caller.name, rules, description=message.description, etag=message.etag)
@@ -196,11 +82,132 @@ class ManageRules:
         page = await self._rules.list(Paging(request.page_size, request.page_token))
         response = ManageRulesResponse.RulesPage(next_page_token=page.next_page_token)
         for rules in page.items:
-            message = from_rule_set(rules)
+            message = _rule_set_to_proto(rules)
             message.ClearField("descriptors")
             response.domains.append(message)
         return ManageRulesResponse(list=response)
 
 
 def _result(rules: RuleSet) -> ManageRulesResponse.RulesResult:
-    return ManageRulesResponse.RulesResult(rules=from_rule_set(rules))
+    return ManageRulesResponse.RulesResult(rules=_rule_set_to_proto(rules))
+
+
+def _rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
+    """The rules of a message. Raises InvalidArgument with the path of each invalid field."""
+    violations: list[FieldViolation] = []
+    nodes = _nodes_from_proto(message.descriptors, MAX_DEPTH, violations)
+    on_store_failure = _failure_from_proto(message.on_store_failure, violations)
+    if violations:
+        raise InvalidArgument(*violations[:MAX_VIOLATIONS])
+    return DomainRules(message.domain, nodes, on_store_failure or RuleFailure.FAIL)
+
+
+def rules_to_proto(rules: DomainRules) -> rules_pb2.DomainRules:
+    """The message of rules that have no version yet."""
+    return rules_pb2.DomainRules(
+        domain=rules.domain,
+        descriptors=[_node_to_proto(node) for node in rules.descriptors],
+        on_store_failure=_FAILURE_NUMBERS[rules.on_store_failure],
+    )
+
+
+def _rule_set_to_proto(rules: RuleSet) -> rules_pb2.DomainRules:
+    """The message of a version of a domain's rules."""
+    message = rules_pb2.DomainRules(
+        version=rules.version,
+        description=rules.description,
+        create_time=time_to_proto(rules.created_us),
+        update_time=time_to_proto(rules.updated_us),
+        etag=rules.etag,
+    )
+    message.MergeFrom(rules_to_proto(rules.rules))
+    return message
+
+
+def _nodes_from_proto(
+    messages: Iterable[rules_pb2.DescriptorRule], levels: int, violations: list[FieldViolation]
+) -> tuple[RuleNode, ...]:
+    """The nodes of one level. Invalid ones are omitted, and what is wrong with them is added to VIOLATIONS."""
+    nodes: list[RuleNode] = []
+    for position, message in enumerate(messages):
+        invalid: list[FieldViolation] = []
+        if levels == 0:
+            invalid.append(FieldViolation("key", f"is more than {MAX_DEPTH} levels deep; leave this level out"))
+        else:
+            node = _node_from_proto(message, levels, invalid)
+            nodes.extend((node,) if node else ())
+        violations += [FieldViolation(f"descriptors[{position}].{one.field}", one.description) for one in invalid]
+    return tuple(nodes)
+
+
+def _node_from_proto(
+    message: rules_pb2.DescriptorRule, levels: int, violations: list[FieldViolation]
+) -> RuleNode | None:
+    below = _nodes_from_proto(message.descriptors, levels - 1, violations)
+    on_store_failure = _failure_from_proto(message.on_store_failure, violations)
+    limits: list[RuleLimit] = []
+    for position, limit in enumerate(message.limits):
+        try:
+            with under(f"limits[{position}]"):
+                limits.append(_limit_from_proto(limit))
+        except InvalidArgument as error:
+            violations += error.violations
+    if violations:
+        return None
+    try:
+        return RuleNode(message.key, message.value, tuple(limits), below, message.share_threshold, on_store_failure)
+    except InvalidArgument as error:
+        violations += error.violations
+        return None
+
+
+def _node_to_proto(node: RuleNode) -> rules_pb2.DescriptorRule:
+    return rules_pb2.DescriptorRule(
+        key=node.key,
+        value=node.value,
+        limits=[_limit_to_proto(limit) for limit in node.limits],
+        share_threshold=node.share_threshold,
+        on_store_failure=None if node.on_store_failure is None else _FAILURE_NUMBERS[node.on_store_failure],
+        descriptors=[_node_to_proto(child) for child in node.descriptors],
+    )
+
+
+def _limit_from_proto(message: rules_pb2.DescriptorLimit) -> RuleLimit:
+    return RuleLimit(
+        _algorithm_from_proto(message), message.name, mode_from_proto(message.mode), tuple(message.replaces)
+    )
+
+
+def _algorithm_from_proto(message: rules_pb2.DescriptorLimit) -> TokenBucket | Quota | Unlimited | Blocked:
+    match message.WhichOneof("algorithm"):
+        case "token_bucket":
+            return token_bucket_from_proto(message.token_bucket)
+        case "quota":
+            return quota_from_proto(message.quota)
+        case "unlimited":
+            return Unlimited()
+        case "blocked":
+            return Blocked()
+    raise InvalidArgument.of("algorithm", "is missing; set token_bucket, quota, unlimited or blocked")
+
+
+def _limit_to_proto(limit: RuleLimit) -> rules_pb2.DescriptorLimit:
+    message = rules_pb2.DescriptorLimit(name=limit.name, mode=mode_to_proto(limit.mode), replaces=limit.replaces)
+    match limit.algorithm:
+        case TokenBucket() as bucket:
+            message.token_bucket.CopyFrom(token_bucket_to_proto(bucket))
+        case Quota() as quota:
+            message.quota.CopyFrom(quota_to_proto(quota))
+        case Unlimited():
+            message.unlimited.SetInParent()
+        case Blocked():
+            message.blocked.SetInParent()
+    return message
+
+
+def _failure_from_proto(
+    number: "rules_pb2.DomainRules.OnStoreFailure.ValueType", violations: list[FieldViolation]
+) -> RuleFailure | None:
+    if number and number not in _FAILURES:
+        violations.append(FieldViolation("on_store_failure", f"is {number}; use FAIL, LOCAL, ALLOW or DENY"))
+    return _FAILURES.get(number)

@@ -1,4 +1,4 @@
-"""All methods of KeyAdminService, on any transport."""
+"""The methods of KeyAdminService, on any transport."""
 
 from ratelimit_service.api.key_admin.audit import ListAuditEvents
 from ratelimit_service.api.key_admin.explain_limit import ExplainLimit
@@ -16,7 +16,7 @@ from ratelimit_service.management.rules import RulesService
 
 
 class KeyAdminService:
-    """One callable for each method. Every error that one raises is a ServiceError."""
+    """One callable for each method. Every error that they raise is a ServiceError."""
 
     def __init__(  # noqa: PLR0913, PLR0917  one for each thing that is managed
         self,

@@ -10,14 +10,14 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     StreamCheckLimitRequest,
 )
-from ratelimit_service.api.messages import no_message, parsed
+from ratelimit_service.api.messages import malformed_message, parse
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import submessages
 from ratelimit_service.decision.engine import Check, PreparedCheck
 from ratelimit_service.errors import InvalidArgument
 
 MAX_BATCH: Final = 256
-"""The most checks in one batch, and in one group of a stream."""
+"""Maximum checks in one batch, and in one group of a stream."""
 
 _CHECKS: Final = 0x0A  # the field of a batch, and of a message of a stream
 
@@ -30,7 +30,7 @@ class NewCheck(NamedTuple):
 
 
 class CheckReader:
-    """Reads requests; those in CACHE are prepared already. Raises InvalidArgument for bytes that are none."""
+    """Reads requests; those in CACHE are prepared already. Raises InvalidArgument for bytes that are no request."""
 
     def __init__(self, cache: RequestCache[PreparedCheck]) -> None:
         self._cache = cache
@@ -40,7 +40,7 @@ class CheckReader:
         try:
             return self._read(data)
         except DecodeError:
-            raise no_message(data, CheckLimitRequest) from None
+            raise malformed_message(data, CheckLimitRequest) from None
 
     def batch(self, data: bytes) -> list[NewCheck | PreparedCheck]:
         """The 1 to 256 checks that a BatchCheckLimitRequest asks for."""
@@ -49,8 +49,8 @@ class CheckReader:
             try:
                 return list(map(self._read, parts))
             except DecodeError:
-                raise no_message(data, BatchCheckLimitRequest) from None
-        checks = parsed(data, BatchCheckLimitRequest).checks
+                raise malformed_message(data, BatchCheckLimitRequest) from None
+        checks = parse(data, BatchCheckLimitRequest).checks
         if not 1 <= len(checks) <= MAX_BATCH:
             raise InvalidArgument.of("checks", f"has {len(checks)} entries; send 1 to {MAX_BATCH}")
         return [NewCheck(_to_check(check)) for check in checks]
@@ -70,8 +70,8 @@ class CheckReader:
             try:
                 return self._read(parts[0])
             except DecodeError:
-                raise no_message(data, StreamCheckLimitRequest) from None
-        return NewCheck(_to_check(parsed(data, StreamCheckLimitRequest).check))
+                raise malformed_message(data, StreamCheckLimitRequest) from None
+        return NewCheck(_to_check(parse(data, StreamCheckLimitRequest).check))
 
     def _read(self, data: bytes) -> NewCheck | PreparedCheck:
         digest = digest_of(data)

@@ -19,10 +19,10 @@ P = TypeVar("P", bound=PreparedCheck | Decision | ServiceError)
 
 
 class RateLimitService:
-    """Answers the calls of RateLimitService. Every error that it raises is a ServiceError.
+    """The methods of RateLimitService. Every error that they raise is a ServiceError.
 
-    Checks are those that `reader` has read in the same turn of the event loop. Between the latest `cached_requests` and
-    twice as many are kept prepared, each with its policy and in some 900 bytes more.
+    Checks are those that `reader` has read in the same iteration of the event loop. Between the latest
+    `cached_requests` and twice as many are kept prepared, each with its policy and in some 900 bytes more.
     """
 
     def __init__(self, engine: DecisionEngine, clock: Clock, *, cached_requests: int) -> None:
@@ -38,57 +38,57 @@ class RateLimitService:
 
     async def batch_check_limit(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> Encoded:
         """Decide 1 to 256 calls in one round trip to the buckets. Returns a BatchCheckLimitResponse in their order."""
-        return Encoded(b"".join(await self.answer_group(checks, caller)))
+        return Encoded(b"".join(await self.decide_group(checks, caller)))
 
     async def stream_check_limit(self, messages: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[Encoded]:
-        """Decide calls as they come, those that have arrived meanwhile together.
+        """Decide calls as they arrive, those that arrived meanwhile together.
 
         MESSAGES are StreamCheckLimitRequests. Yields a StreamCheckLimitResponse for each, in their order.
         """
-        async for group in in_groups(messages, most=MAX_BATCH):
+        async for group in in_groups(messages, max_size=MAX_BATCH):
             checks, error = self.reader.stream(group)
-            for response in await self.answer_group(checks, caller):
+            for response in await self.decide_group(checks, caller):
                 yield Encoded(response)
             if error is not None:
                 raise error
 
-    async def answer_group(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> list[bytes]:
+    async def decide_group(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> list[bytes]:
         """Decide calls in one round trip to the buckets.
 
-        An error of one, such as one that its caller may not ask, is the answer to that one only. Returns for each, in
-        their order, a StreamCheckLimitResponse, which is a field of a BatchCheckLimitResponse, too.
+        An error of one check, such as a missing permission, is the result of that check only. Returns for each, in
+        their order, a StreamCheckLimitResponse, which is also a field of a BatchCheckLimitResponse.
         """
         results = await self._engine.decide_all(await self._prepare_all(checks, caller))
         return [self._encoder.encode_result(result) for result in results]
 
     async def _prepare(self, new: NewCheck, caller: Caller) -> PreparedCheck | Decision:
-        if not _may_ask(new.check, caller):
+        if not _may_check(new.check, caller):
             raise _gateway_only(caller)
         return self._cached(new, await self._engine.prepare(new.check))
 
     async def _prepare_all(
         self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller
     ) -> list[PreparedCheck | Decision | ServiceError]:
-        new = [check.check for check in checks if isinstance(check, NewCheck) and _may_ask(check.check, caller)]
+        new = [check.check for check in checks if isinstance(check, NewCheck) and _may_check(check.check, caller)]
         in_order = iter(await self._engine.prepare_all(new) if new else ())
         prepared: list[PreparedCheck | Decision | ServiceError] = []
         for check in checks:
             if isinstance(check, PreparedCheck):
                 prepared.append(check)
-            elif _may_ask(check.check, caller):
+            elif _may_check(check.check, caller):
                 prepared.append(self._cached(check, next(in_order)))
             else:
                 prepared.append(_gateway_only(caller))
         return prepared
 
     def _cached(self, new: NewCheck, prepared: P) -> P:
-        """PREPARED, which is kept if the same bytes will always be prepared to it."""
+        """PREPARED, which is cached if the same bytes will always be prepared to it."""
         if isinstance(prepared, PreparedCheck) and new.check.api_key and not new.check.request_id:
             self._cache.put(new.digest, (prepared.policy.validity,), prepared)
         return prepared
 
 
-def _may_ask(check: Check, caller: Caller) -> bool:
+def _may_check(check: Check, caller: Caller) -> bool:
     """Only a gateway may send the id of a key in place of the secret."""
     return not check.key_id or caller.role is Role.GATEWAY
 
@@ -102,11 +102,11 @@ def _gateway_only(caller: Caller) -> PermissionDenied:
     )
 
 
-async def in_groups(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list[T]]:
-    """Yield what has arrived since the last group, 1 to MOST items, in order, without waiting for more.
+async def in_groups(items: AsyncIterator[T], *, max_size: int) -> AsyncIterator[list[T]]:
+    """Yield what has arrived since the last group, 1 to MAX_SIZE items, in order, without waiting for more.
 
-    Reading stops while MOST items are waiting, so that a fast sender is held back by the transport. An error of ITEMS
-    is raised after all that came before it.
+    Reading stops while MAX_SIZE items are waiting, so that the transport applies back pressure to a fast sender. An
+    error of ITEMS is raised after all that came before it.
     """
     waiting: list[T] = []
     changed = asyncio.Condition()
@@ -117,7 +117,7 @@ async def in_groups(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list
         try:
             async for item in items:
                 async with changed:
-                    await changed.wait_for(lambda: len(waiting) < most)
+                    await changed.wait_for(lambda: len(waiting) < max_size)
                     waiting.append(item)
                     changed.notify_all()
         finally:
@@ -141,4 +141,4 @@ async def in_groups(items: AsyncIterator[T], *, most: int) -> AsyncIterator[list
         reader.cancel()
         await asyncio.wait((reader,))
         if not reader.cancelled():
-            reader.exception()  # its caller has gone
+            reader.exception()  # retrieved, or asyncio would warn: its caller has gone

@@ -1,1 +1,1 @@
-"""The transport on Envoy with Python embedded: the same answers at native HTTP/2 speed."""
+"""The transport on Envoy with embedded Python: the same responses at native HTTP/2 speed."""

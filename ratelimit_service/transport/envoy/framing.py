@@ -1,24 +1,11 @@
-"""gRPC over HTTP/2 as ASGI hands it over: the head of a call, its deadline, and its length-prefixed messages."""
+"""gRPC over HTTP/2 as ASGI delivers it: the headers of a call, its deadline, and its length-prefixed messages."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
-from ratelimit_service.api.messages import MAX_MESSAGE, too_large
+from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large
 from ratelimit_service.errors import DeadlineExceeded, ResourceExhausted, Unimplemented
-
-
-class NotGrpc(Exception):
-    """What arrived breaks gRPC's PROTOCOL-HTTP2. Answered as grpc-core does: INTERNAL and a sentence, no details."""
-
-
-class NotACall(Exception):
-    """What arrived is plain HTTP. `status` is the HTTP status that says so."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"HTTP status {status}")
-        self.status = status
-
 
 Event: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -26,58 +13,69 @@ Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
-class CallerGone(Exception):
-    """The caller has given up: nothing is to be charged, and nobody would read an answer."""
-
-
-def body_of(event: Event) -> tuple[bytes, bool]:
-    """What has arrived of the request's body since the last event, and whether more may come. Raises Gone."""
-    if event["type"] != "http.request":
-        raise CallerGone
-    return event["body"], event["more_body"]
-
+PREFIX: Final = 5
+"""Bytes of the prefix of each message."""
 
 _GRPC: Final = b"application/grpc"
 _SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_DIGITS: Final = 9
-"""gRPC's PROTOCOL-HTTP2 says 8; grpc-core takes 9."""
+"""gRPC's PROTOCOL-HTTP2 allows 8; grpc-core accepts 9."""
+
+
+class ProtocolError(Exception):
+    """The request violates gRPC's PROTOCOL-HTTP2. The response is grpc-core's: INTERNAL and a sentence, no details."""
+
+
+class NotGrpc(Exception):
+    """The request is plain HTTP. `status` is the HTTP status of the response."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP status {status}")
+        self.status = status
+
+
+class CallerGone(Exception):
+    """The caller has disconnected or cancelled: nothing is to be charged, and there is no response."""
+
+
+FrameError: TypeAlias = Unimplemented | ResourceExhausted | ProtocolError
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The headers of a gRPC call. Raises NotACall, and NotGrpc if it could not be answered with trailers."""
+    """The headers of a gRPC call. Raises NotGrpc, and ProtocolError if it could not be answered with trailers."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     kind = headers.get(b"content-type", b"")
     if kind != _GRPC and not kind.startswith((_GRPC + b"+", _GRPC + b";")):
-        raise NotACall(415)
+        raise NotGrpc(415)
     if scope["method"] != "POST":
-        raise NotACall(405)
+        raise NotGrpc(405)
     if headers.get(b"te") != b"trailers":
-        raise NotGrpc("the header `te: trailers` is missing")
+        raise ProtocolError("the header `te: trailers` is missing")
     return headers
 
 
 def deadline_of(headers: dict[bytes, bytes]) -> float | None:
-    """The monotonic time, in seconds, at which the caller stops waiting; None if it never does. Raises NotGrpc."""
+    """The monotonic time in seconds at which the caller stops waiting, None if never. Raises ProtocolError."""
     timeout = headers.get(b"grpc-timeout")
     if timeout is None:
         return None
     digits, unit = timeout[:-1], timeout[-1:]
     if unit not in _SECONDS or not digits.isdigit() or len(digits) > _MAX_DIGITS:
-        raise NotGrpc(f"grpc-timeout is {timeout[:32]!r}; send digits and one of H M S m u n")
+        raise ProtocolError(f"grpc-timeout is {timeout[:32]!r}; send digits and one of H M S m u n")
     return monotonic() + int(digits) * _SECONDS[unit]
 
 
 def check_deadline(deadline: float | None) -> None:
     """Raise DeadlineExceeded if the caller no longer waits."""
     if deadline is not None and monotonic() >= deadline:
-        raise DeadlineExceeded("the deadline had passed when the call was looked at; allow it more time")
+        raise DeadlineExceeded("the deadline had passed before the call was processed; allow it more time")
 
 
-PREFIX: Final = 5
-"""The bytes before each message."""
-
-Refusal = Unimplemented | ResourceExhausted | NotGrpc
+def body_of(event: Event) -> tuple[bytes, bool]:
+    """The part of the request body in an event, and whether more may follow. Raises CallerGone."""
+    if event["type"] != "http.request":
+        raise CallerGone
+    return event["body"], event["more_body"]
 
 
 def frame(message: bytes) -> bytes:
@@ -85,35 +83,35 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def sole_message(body: bytes) -> bytes | None:
-    """The message of a body that is exactly one good message, as nearly every one is; None for any other."""
+def single_message(body: bytes) -> bytes | None:
+    """The message of a body that is exactly one valid message, as nearly all are; None for any other."""
     size = len(body) - PREFIX
     # The flag, which must be 0, is the most significant of the five bytes.
     return body[PREFIX:] if int.from_bytes(body[:PREFIX], "big") == size <= MAX_MESSAGE else None
 
 
-class Frames:
-    """Cuts a request body into messages as it arrives. Holds at most one that is not whole yet."""
+class FrameReader:
+    """Splits a request body into messages as it arrives. Buffers at most one incomplete message."""
 
-    __slots__ = ("_encoding", "_rest", "refusal")
+    __slots__ = ("_encoding", "_rest", "error")
 
     def __init__(self, encoding: bytes | None) -> None:
         """ENCODING is the call's `grpc-encoding`, None if it has none."""
         self._encoding = encoding
         self._rest = b""
-        self.refusal: Refusal | None = None
-        """What is wrong with the message after the last good one: it is compressed, or above MAX_MESSAGE.
+        self.error: FrameError | None = None
+        """What is wrong with the message after the last valid one: it is compressed, or above MAX_MESSAGE.
 
-        Known as soon as the message's prefix is there. Nothing more may be fed then.
+        Known as soon as the message's prefix has arrived. Nothing more may be fed then.
         """
 
     @property
-    def cut_off(self) -> bool:
-        """Whether a message has begun and is not whole."""
+    def incomplete(self) -> bool:
+        """Whether part of a message has arrived, and not all of it."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take what has arrived, and return the messages that are now whole and good."""
+        """Add what has arrived, and return the messages that are now complete and valid."""
         if self._rest:
             data = self._rest + data
         messages: list[bytes] = []
@@ -121,7 +119,7 @@ class Frames:
         while end - start >= PREFIX:
             size = int.from_bytes(data[start + 1 : start + PREFIX], "big")
             if data[start] or size > MAX_MESSAGE:
-                self.refusal = self._compressed() if data[start] else too_large(size)
+                self.error = self._compression_error() if data[start] else message_too_large(size)
                 break
             if end - start - PREFIX < size:
                 break
@@ -131,9 +129,9 @@ class Frames:
         self._rest = data[start:]
         return messages
 
-    def _compressed(self) -> Refusal:
+    def _compression_error(self) -> FrameError:
         if self._encoding in (None, b"identity"):
-            return NotGrpc("a message is flagged as compressed, but the call has no grpc-encoding")
+            return ProtocolError("a message is flagged as compressed, but the call has no grpc-encoding")
         encoding = self._encoding[:64].decode("ascii", "replace")
         return Unimplemented(
             f"the messages are compressed with {encoding!r}; send them uncompressed",

@@ -1,4 +1,4 @@
-"""What goes back to the caller: headers, messages and trailers."""
+"""Responses: headers, messages and trailers."""
 
 from base64 import b64encode
 from typing import Final
@@ -6,11 +6,11 @@ from urllib.parse import quote
 
 from ratelimit_service.api.status import clip, to_metadata, to_service_error
 from ratelimit_service.errors import Code, ServiceError
-from ratelimit_service.transport.envoy.framing import CallerGone, Event, NotACall, NotGrpc, Send
+from ratelimit_service.transport.envoy.framing import CallerGone, Event, NotGrpc, ProtocolError, Send
 
 _CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
 _PLAIN_TEXT: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
-"""What a `grpc-message` may hold as it is, beside letters and digits; all else is percent-encoded."""
+"""Characters of a `grpc-message` that are sent as they are, like letters and digits; others are percent-encoded."""
 
 # The same objects for every call: Envoy's embedded Python only reads them.
 _START: Final[Event] = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
@@ -18,8 +18,8 @@ _OK: Final[Event] = {"type": "http.response.trailers", "headers": [(b"grpc-statu
 _NO_BODY: Final[Event] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-async def answer(send: Send, framed: bytes) -> Code:
-    """Answer with one message. Returns the code that the caller sees, CANCELLED if it has gone."""
+async def send_response(send: Send, framed: bytes) -> Code:
+    """Send a response of one message. Returns the code that the caller receives, CANCELLED if it has gone."""
     try:
         await send(_START)
         await send({"type": "http.response.body", "body": framed, "more_body": False})
@@ -29,30 +29,30 @@ async def answer(send: Send, framed: bytes) -> Code:
     return Code.OK
 
 
-async def refuse(send: Send, fault: Exception, method: str) -> Code:
-    """Answer a call to which nothing was answered yet with what went wrong. Returns the code that the caller sees.
+async def send_error(send: Send, error: Exception, method: str) -> Code:
+    """Send an error as the whole response. Returns the code that the caller receives.
 
-    The trailers come as headers, which is how gRPC tells an error that has no message before it.
+    The trailers are sent as headers: gRPC's Trailers-Only, for an error without a message before it.
     """
-    if isinstance(fault, CallerGone):
+    if isinstance(error, CallerGone):
         return Code.CANCELLED
-    if isinstance(fault, NotACall):
-        await _send_last(send, {"type": "http.response.start", "status": fault.status, "headers": []}, _NO_BODY)
+    if isinstance(error, NotGrpc):
+        await _send_end(send, {"type": "http.response.start", "status": error.status, "headers": []}, _NO_BODY)
         return Code.INTERNAL
-    code, trailers = _error_status(fault, method)
+    code, trailers = _error_trailers(error, method)
     start = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE, *trailers]}
-    return code if await _send_last(send, start, _NO_BODY) else Code.CANCELLED
+    return code if await _send_end(send, start, _NO_BODY) else Code.CANCELLED
 
 
-class AnswerStream:
-    """Answers a stream: any number of messages, then its end."""
+class ResponseStream:
+    """The response to a stream: any number of messages, then its end."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._started = False
 
     async def write(self, framed: bytes) -> None:
-        """Send messages. Waits while the caller does not read. Raises Gone."""
+        """Send messages. Waits while the caller does not read. Raises CallerGone."""
         try:
             if not self._started:
                 self._started = True
@@ -62,25 +62,25 @@ class AnswerStream:
             raise CallerGone from None
 
     async def end(self) -> Code:
-        """End it well. Returns the code that the caller sees."""
+        """End it with OK. Returns the code that the caller receives."""
         if self._started:
-            return Code.OK if await _send_last(self._send, _NO_BODY, _OK) else Code.CANCELLED
+            return Code.OK if await _send_end(self._send, _NO_BODY, _OK) else Code.CANCELLED
         start = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE, *_OK["headers"]]}
-        return Code.OK if await _send_last(self._send, start, _NO_BODY) else Code.CANCELLED
+        return Code.OK if await _send_end(self._send, start, _NO_BODY) else Code.CANCELLED
 
-    async def refuse(self, fault: Exception, method: str) -> Code:
-        """End it with what went wrong. Returns the code that the caller sees."""
+    async def fail(self, error: Exception, method: str) -> Code:
+        """End it with an error. Returns the code that the caller receives."""
         if not self._started:
-            return await refuse(self._send, fault, method)
-        if isinstance(fault, CallerGone):
+            return await send_error(self._send, error, method)
+        if isinstance(error, CallerGone):
             return Code.CANCELLED
-        code, trailers = _error_status(fault, method)
-        last = {"type": "http.response.trailers", "headers": trailers}
-        return code if await _send_last(self._send, _NO_BODY, last) else Code.CANCELLED
+        code, trailers = _error_trailers(error, method)
+        end = {"type": "http.response.trailers", "headers": trailers}
+        return code if await _send_end(self._send, _NO_BODY, end) else Code.CANCELLED
 
 
-async def _send_last(send: Send, *events: Event) -> bool:
-    """Send the end of an answer. Returns whether the caller was still there."""
+async def _send_end(send: Send, *events: Event) -> bool:
+    """Send the end of a response. Returns whether the caller was still connected."""
     try:
         for event in events:
             await send(event)
@@ -89,16 +89,16 @@ async def _send_last(send: Send, *events: Event) -> bool:
     return True
 
 
-def _error_status(fault: Exception, method: str) -> tuple[Code, list[tuple[bytes, bytes]]]:
-    """The code and the trailers that tell a fault."""
-    if isinstance(fault, NotGrpc):
-        return Code.INTERNAL, _status(Code.INTERNAL, str(fault))
-    error: ServiceError = to_service_error(fault, method)
-    trailers = _status(error.code, clip(error.message))
-    trailers += [(key.encode(), b64encode(value).rstrip(b"=")) for key, value in to_metadata(error)]
-    if error.code is Code.UNIMPLEMENTED:
+def _error_trailers(error: Exception, method: str) -> tuple[Code, list[tuple[bytes, bytes]]]:
+    """The code and the trailers of an error."""
+    if isinstance(error, ProtocolError):
+        return Code.INTERNAL, _status(Code.INTERNAL, str(error))
+    reported: ServiceError = to_service_error(error, method)
+    trailers = _status(reported.code, clip(reported.message))
+    trailers += [(key.encode(), b64encode(value).rstrip(b"=")) for key, value in to_metadata(reported)]
+    if reported.code is Code.UNIMPLEMENTED:
         trailers.append((b"grpc-accept-encoding", b"identity"))
-    return error.code, trailers
+    return reported.code, trailers
 
 
 def _status(code: Code, message: str) -> list[tuple[bytes, bytes]]:

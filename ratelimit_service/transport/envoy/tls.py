@@ -1,4 +1,4 @@
-"""TLS at Envoy: the files that it serves from, and how it is told that they were renewed."""
+"""TLS in Envoy: the files that it reads, and the signal to read them again after a renewal."""
 
 import json
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ _CLIENTS: Final = "clients"
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The files that TLS is served from. With `client_ca`, callers need a certificate of that CA.
+    """The files of TLS. With `client_ca`, callers need a certificate of that CA.
 
-    `folder` is ours alone: there Envoy finds which files to read, and whenever a file is moved into it, Envoy reads
-    them again.
+    `folder` is used for nothing else: it holds the list of files for Envoy to read, and whenever a file is moved into
+    it, Envoy reads them again.
     """
 
     certificate: Path
@@ -26,7 +26,7 @@ class Tls:
     folder: Path
 
     def write(self) -> None:
-        """Write what Envoy needs into the folder. Once, before an Envoy starts."""
+        """Write the list of files into the folder. Once, before an Envoy starts."""
         watched = {"watched_directory": {"path": str(self.folder)}}
         certificate = {"certificate_chain": _file(self.certificate), "private_key": _file(self.key), **watched}
         self._write_secret(_SERVER, {"tls_certificate": certificate})
@@ -40,7 +40,7 @@ class Tls:
         mark.replace(self.folder / mark.name)
 
     def secret_file(self, name: str) -> Path:
-        """Where Envoy finds the secret NAME: which files it is made of, not what is in them."""
+        """The file that defines the secret NAME: the files that it consists of, not their content."""
         return self.folder / f"{name}.json"
 
     def _write_secret(self, name: str, secret: Json) -> None:
@@ -49,7 +49,7 @@ class Tls:
 
 
 def transport_socket(tls: Tls) -> Json:
-    """The part of a listener's configuration that has it serve TLS."""
+    """The part of a listener's configuration that enables TLS."""
     context: Json = {
         "alpn_protocols": ["h2"],
         "tls_certificate_sds_secret_configs": [_secret(_SERVER, tls)],
@@ -67,7 +67,7 @@ def transport_socket(tls: Tls) -> Json:
 
 
 def _secret(name: str, tls: Tls) -> Json:
-    # Only what comes by this way is read again: files that are named in the configuration itself are read once.
+    # Only files that are named in a secret are read again: those in the configuration itself are read once.
     source = {"path_config_source": {"path": str(tls.secret_file(name))}, "resource_api_version": "V3"}
     return {"name": name, "sds_config": source}
 

@@ -5,14 +5,14 @@ from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from ratelimit_service.api.authentication import Caller
-from ratelimit_service.api.messages import MAX_MESSAGE, none_came, too_large
-from ratelimit_service.api.wire import Answer
+from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large, missing_message
+from ratelimit_service.api.wire import Serializable
 from ratelimit_service.errors import DeadlineExceeded
 from ratelimit_service.transport.grpcio.interceptors import Call, Context, Handler
 
 Request = TypeVar("Request")
-Response = TypeVar("Response", bound=Answer)
-Streamed_co = TypeVar("Streamed_co", bound=Answer, covariant=True)
+Response = TypeVar("Response", bound=Serializable)
+Streamed_co = TypeVar("Streamed_co", bound=Serializable, covariant=True)
 
 
 class StreamEndpoint(Protocol[Streamed_co]):
@@ -21,7 +21,7 @@ class StreamEndpoint(Protocol[Streamed_co]):
     def __call__(self, messages: AsyncIterator[bytes], caller: Caller, /) -> AsyncIterator[Streamed_co]: ...  # noqa: D102
 
 
-def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller], Awaitable[Answer]]) -> Handler:
+def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller], Awaitable[Serializable]]) -> Handler:
     """A handler that passes what READ makes of the call's one message to ENDPOINT.
 
     The deadline is checked when the message is there, before anything is charged.
@@ -30,7 +30,7 @@ def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller]
     async def handle(call: Call) -> bytes:
         data: bytes | object = await call.context.read()
         if not isinstance(data, bytes):
-            raise none_came(call.method)
+            raise missing_message(call.method)
         request = read(_checked(data))
         check_deadline(call.context)
         return (await endpoint(request, call.caller)).SerializeToString()
@@ -68,5 +68,5 @@ def check_deadline(context: Context) -> None:
 
 def _checked(data: bytes) -> bytes:
     if len(data) > MAX_MESSAGE:
-        raise too_large(len(data))
+        raise message_too_large(len(data))
     return data

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import grpc
 import structlog
 
-from ratelimit_service.api.authentication import ANONYMOUS, Authenticator, Role, require
+from ratelimit_service.api.authentication import ANONYMOUS, Admission
 from ratelimit_service.api.status import clip, to_metadata, to_service_error
 from ratelimit_service.errors import Code, ServiceError
 from ratelimit_service.metrics import CallCounts
@@ -81,43 +81,20 @@ def count_calls(handler: Handler, counts: CallCounts) -> Handler:
     return handle
 
 
-def require_token(handler: Handler, authenticator: Authenticator) -> Handler:
-    """Require a valid token of any role; which role an action needs is checked by the endpoint."""
+def authenticate(handler: Handler, admission: Admission) -> Handler:
+    """Identify callers, and admit only those that ADMISSION allows."""
 
     async def handle(call: Call) -> bytes:
-        call.caller = await authenticator.authenticate(_authorization(call.context))
+        call.caller = await admission.admit(_authorization(call.context))
         return await handler(call)
 
     return handle
 
 
-def accept_token(handler: Handler, authenticator: Authenticator) -> Handler:
-    """Identify callers that send a token, and refuse one that is not valid; a caller may send none."""
-
-    async def handle(call: Call) -> bytes:
-        authorization = _authorization(call.context)
-        if authorization is not None:
-            call.caller = await authenticator.authenticate(authorization)
-        return await handler(call)
-
-    return handle
-
-
-def require_gateway(handler: Handler, authenticator: Authenticator) -> Handler:
-    """Require a valid token of role gateway."""
-
-    async def handle(call: Call) -> bytes:
-        call.caller = await authenticator.authenticate(_authorization(call.context))
-        require(call.caller, Role.GATEWAY)
-        return await handler(call)
-
-    return handle
-
-
-def _authorization(context: Context) -> str | None:
+def _authorization(context: Context) -> str | bytes | None:
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
-            return value if isinstance(value, str) else value.decode("utf-8", "replace")
+            return value
     return None
 
 

@@ -9,11 +9,11 @@ from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.api.authentication import Authenticator
+from ratelimit_service.api.authentication import Admission, Authenticator, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import reading
+from ratelimit_service.api.messages import parser
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import Unimplemented
 from ratelimit_service.metrics import CallCounts
@@ -23,13 +23,11 @@ from ratelimit_service.transport.grpcio.interceptors import (
     Context,
     Handler,
     Interceptor,
-    accept_token,
+    authenticate,
     convert_errors,
     count_calls,
     log_calls,
     log_failures,
-    require_gateway,
-    require_token,
 )
 
 CHECKS: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -52,8 +50,8 @@ class Methods(grpc.GenericRpcHandler):
 
 def decision_interceptor(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> Interceptor:
     """All interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
-    authenticate = require_gateway if protect else accept_token
-    return lambda handler: convert_errors(log_failures(count_calls(authenticate(handler, authenticator), counts)))
+    admission = decision_admission(authenticator, protect=protect)
+    return lambda handler: convert_errors(log_failures(count_calls(authenticate(handler, admission), counts)))
 
 
 def decision_methods(
@@ -76,7 +74,7 @@ def proxy_methods(
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
     should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit))
-    check = intercept(unary(reading(external_auth_pb2.CheckRequest), authorization.check))
+    check = intercept(unary(parser(external_auth_pb2.CheckRequest), authorization.check))
     return _bound(RATE_LIMITS, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         AUTHORIZATION, {"Check": (_single, check)}
     )
@@ -85,25 +83,26 @@ def proxy_methods(
 def admin_methods(
     endpoint: KeyAdminService, authenticator: Authenticator, counts: CallCounts
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-    """The methods of KeyAdminService."""
+    """The methods of KeyAdminService. They need a token of any role, and check themselves which an action needs."""
+    admission = Admission(authenticator)
 
     def intercept(handler: Handler) -> Handler:
-        return convert_errors(log_calls(count_calls(require_token(handler, authenticator), counts)))
+        return convert_errors(log_calls(count_calls(authenticate(handler, admission), counts)))
 
     return _bound(
         ADMIN,
         {
-            "ManageKey": (_single, intercept(unary(reading(admin_pb2.ManageKeyRequest), endpoint.manage_key))),
-            "ManagePlan": (_single, intercept(unary(reading(admin_pb2.ManagePlanRequest), endpoint.manage_plan))),
+            "ManageKey": (_single, intercept(unary(parser(admin_pb2.ManageKeyRequest), endpoint.manage_key))),
+            "ManagePlan": (_single, intercept(unary(parser(admin_pb2.ManagePlanRequest), endpoint.manage_plan))),
             "ManageOverride": (
                 _single,
-                intercept(unary(reading(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
+                intercept(unary(parser(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
             ),
-            "ManageRules": (_single, intercept(unary(reading(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
-            "ExplainLimit": (_single, intercept(unary(reading(admin_pb2.ExplainLimitRequest), endpoint.explain_limit))),
+            "ManageRules": (_single, intercept(unary(parser(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
+            "ExplainLimit": (_single, intercept(unary(parser(admin_pb2.ExplainLimitRequest), endpoint.explain_limit))),
             "ListAuditEvents": (
                 _single,
-                intercept(unary(reading(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),
+                intercept(unary(parser(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),
             ),
         },
     )

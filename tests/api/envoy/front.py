@@ -166,7 +166,7 @@ def ext_authz_filter(**changes: object) -> Json:
 
 
 def route(*rate_limits: Json, prefix: str = "/", **changes: object) -> Json:
-    """A route to the upstream, with what the rate limit filter is to say of its requests."""
+    """A route to the upstream, with the descriptors that the rate limit filter sends."""
     return {
         "match": {"prefix": prefix},
         "route": {"cluster": "upstream", "rate_limits": list(rate_limits)},
@@ -175,13 +175,13 @@ def route(*rate_limits: Json, prefix: str = "/", **changes: object) -> Json:
 
 
 def limited_route(*rate_limits: Json, prefix: str) -> Json:
-    """A route whose descriptors are the filter's to make, which alone knows of hits."""
+    """A route with descriptors that the filter builds, which alone supports hits."""
     limits = {"@type": f"{TYPES}.filters.http.ratelimit.v3.RateLimitPerRoute", "rate_limits": list(rate_limits)}
     return route(prefix=prefix, typed_per_filter_config={"envoy.filters.http.ratelimit": limits})
 
 
 def authorized_route(prefix: str, **extensions: str) -> Json:
-    """A route that tells the authorization service what is called and what it costs."""
+    """A route that sends the authorization service its resource and cost."""
     config = {
         "@type": f"{TYPES}.filters.http.ext_authz.v3.ExtAuthzPerRoute",
         "check_settings": {"context_extensions": extensions},

@@ -1,4 +1,4 @@
-"""The examples under deploy/envoy: each configuration starts as it is, and limits as its README says."""
+"""The examples under deploy/envoy: each configuration starts unchanged, and limits as its README states."""
 
 import os
 import re
@@ -124,7 +124,7 @@ def test_rls_with_a_key(server: Server, example: StartExample) -> None:
 
 
 def test_ext_authz(server: Server, example: StartExample) -> None:
-    """Nobody gets in without a key but to /healthz, reports cost five, and the log says who called."""
+    """Only /healthz is open without a key, reports cost five, and the log names the caller."""
     envoy = example("ext_authz")
     key_id, key = server.key("once")
     assert envoy.get("/healthz").status == 200
@@ -145,7 +145,7 @@ def test_ext_authz(server: Server, example: StartExample) -> None:
 
 
 def test_ext_authz_feeding_rls(server: Server, example: StartExample) -> None:
-    """Limits are by plan and subject and by the part of the site, whatever the client says; bad keys stay out."""
+    """Limits are by plan and subject and by the part of the site, whatever the client claims; bad keys are denied."""
     envoy = example("ext_authz_rls")
     _, key = server.key("once")
     assert envoy.get().status == 401

@@ -1,4 +1,4 @@
-"""What becomes of requests when the store, or the service itself, cannot be asked."""
+"""What happens to requests when the store, or the service itself, is unavailable."""
 
 import signal
 import time
@@ -33,7 +33,7 @@ BLOCKED = {"key": "a", "limits": [quota(100)]}
 
 @dataclass
 class Storeless:
-    """A server whose Valkey has gone: a domain for each failure mode of rules, a key for each of plans."""
+    """A server that has lost its Valkey: a domain for each failure mode of rules, a key for each of plans."""
 
     server: Server
     domains: dict[str, str]
@@ -64,7 +64,7 @@ def storeless(
 
 
 def test_rules_on_the_wire(storeless: Storeless) -> None:
-    """UNAVAILABLE where the rules say to fail; else the rule's own mode decides, and a denial says why."""
+    """UNAVAILABLE where the rules have FAIL; else the rule's own mode decides, and a denial has the reason."""
     with pytest.raises(Refused) as caught:
         ask(storeless.server, descriptor(A), domain=storeless.domains["FAIL"])
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
@@ -76,7 +76,7 @@ def test_rules_on_the_wire(storeless: Storeless) -> None:
 
 
 def test_keys_on_the_wire(storeless: Storeless) -> None:
-    """A key's plan decides, for both protocols alike; a denial for want of the store is a 503."""
+    """A key's plan decides, for both protocols alike; a denial because the store is down is a 503."""
     for mode, code, status in (("LOCAL", OK, 0), ("ALLOW", OK, 0), ("DENY", OVER_LIMIT, 14)):
         key = storeless.keys[mode]
         assert ask(storeless.server, descriptor(("api_key", key))).overall_code == code
@@ -87,7 +87,7 @@ def test_keys_on_the_wire(storeless: Storeless) -> None:
 def test_rules_through_envoy(
     storeless: Storeless, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
 ) -> None:
-    """failure_mode_deny decides where the rules say to fail, and only there."""
+    """failure_mode_deny decides where the rules have FAIL, and only there."""
     for deny, expected in ((False, (200, 200, 200, 429)), (True, (500, 200, 200, 429))):
         for mode, status in zip(MODES, expected, strict=True):
             limits = rate_limit_filter(storeless.domains[mode], failure_mode_deny=deny)
@@ -98,7 +98,7 @@ def test_rules_through_envoy(
 def test_keys_through_envoy(
     storeless: Storeless, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
 ) -> None:
-    """A request that is let through for want of the store still tells the upstream who calls."""
+    """A request that is allowed because the store is down still identifies the caller to the upstream."""
     config = front_config(storeless.server.address, upstream.port, ext_authz_filter(), routes=[route()])
     envoy = start_front(config)
     for mode in ("LOCAL", "ALLOW"):
@@ -109,9 +109,9 @@ def test_keys_through_envoy(
     assert (denied.status, denied.json["reason"]) == (503, "DEGRADED_DENIED")
 
 
-def test_nobody_serves(upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> None:
+def test_an_unavailable_service(upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> None:
     """Envoy's own defaults: the rate limit filter fails open, the authorization filter closed; both can be turned."""
-    nobody = free_address()
+    closed = free_address()
     limited = route(from_headers(api_key="x-api-key"))
     for http_filter, status in (
         (rate_limit_filter(), 200),
@@ -119,14 +119,12 @@ def test_nobody_serves(upstream: Upstream, start_front: Callable[[Json], FrontEn
         (ext_authz_filter(), 403),
         (ext_authz_filter(failure_mode_allow=True), 200),
     ):
-        envoy = start_front(front_config(nobody, upstream.port, http_filter, routes=[limited]))
+        envoy = start_front(front_config(closed, upstream.port, http_filter, routes=[limited]))
         assert envoy.get(x_api_key="any").status == status
 
 
-def test_a_route_that_says_nonsense(
-    server: Server, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
-) -> None:
-    """Our own error is one of gRPC, which failure_mode_allow lets pass; a bad key is a denial, which it does not."""
+def test_a_malformed_route(server: Server, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> None:
+    """A malformed route is a gRPC error, which failure_mode_allow allows; a bad key is a denial, which it does not."""
     http_filter = ext_authz_filter(failure_mode_allow=True)
     routes = [authorized_route("/wrong", cost="much"), route()]
     envoy = start_front(front_config(server.address, upstream.port, http_filter, routes=routes))
@@ -176,7 +174,7 @@ def test_connections_have_an_age(
     envoy = start_front(front_config(server.address, upstream.port, limits, routes=routes))
     deadline = time.monotonic() + 20
     while envoy.statistic("cluster.ratelimit.upstream_cx_total") < 3:
-        assert time.monotonic() < deadline, "one connection for ever"
+        assert time.monotonic() < deadline, "the connection is never renewed"
         assert envoy.get(x_api_key=key).status == 200
     server.close()
 

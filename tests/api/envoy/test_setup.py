@@ -24,7 +24,7 @@ from api.envoy.front import (
     with_token,
 )
 from api.envoy.upstream import Upstream
-from api.envoy.wire import OK, Refused, ask, authorize, descriptor, told
+from api.envoy.wire import OK, Refused, ask, authorize, descriptor, limit_headers
 from fixtures.served import Serve, Server
 from ratelimit_service.management.tokens import Role
 from ratelimit_service.settings import Settings
@@ -78,12 +78,12 @@ def test_a_bearer_key(
     for value in (key, f"Basic {key}", "Bearer", ""):
         assert envoy.get(authorization=value).json["reason"] == "KEY_MISSING"
     assert envoy.get(x_api_key=key).json["reason"] == "KEY_MISSING"
-    assert told(ask(server, descriptor(("api_key", key)))) == {}
+    assert limit_headers(ask(server, descriptor(("api_key", key)))) == {}
     server.close()
 
 
 @pytest.mark.parametrize("name", ["X-Api-Key", "", "x api", ":path", "-x"])
-def test_headers_that_are_none(name: str) -> None:
+def test_invalid_header_names(name: str) -> None:
     """The setting takes the name of a header in lower case, and nothing else."""
     with pytest.raises(ValidationError, match="key_header"):
         Settings(key_header=name)
@@ -113,18 +113,18 @@ def test_reflection(server: Server) -> None:
 
 
 def curl(server: Server, method: str, body: Json) -> Json:
-    """What `buf curl` reads of the answer."""
+    """The response as `buf curl` prints it."""
     arguments = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", json.dumps(body)]
     done = subprocess.run(
         [BUF, *arguments, f"http://{server.address}/{method}"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    answer: Json = json.loads(done.stdout)
-    return answer
+    response: Json = json.loads(done.stdout)
+    return response
 
 
 def test_no_secret_is_logged(server: Server) -> None:
-    """What a client sent as its key is not in the log, whether it was good, bad or out of place."""
+    """What a client sent as its key is not in the log, whether it was valid, invalid or out of place."""
     _, key = server.key("once")
     ask(server, descriptor(("api_key", key)))
     ask(server, descriptor(("api_key", key + "x")))

@@ -1,4 +1,4 @@
-"""A real upstream: an HTTP server that tells what it was sent."""
+"""A real upstream: an HTTP server that returns what it received."""
 
 import json
 import threading
@@ -9,11 +9,15 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "Upstream"
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         length = int(self.headers.get("content-length", 0))
         self.rfile.read(length)
-        told = {"method": self.command, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}
-        body = json.dumps(told).encode()
+        request = {
+            "method": self.command,
+            "path": self.path,
+            "headers": {k.lower(): v for k, v in self.headers.items()},
+        }
+        body = json.dumps(request).encode()
         with self.server.lock:
             self.server.served += 1
         self.send_response(200)
@@ -22,14 +26,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = _answer  # noqa: N815 the library looks for these names
+    do_GET = do_POST = _respond  # noqa: N815 names that the library requires
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Upstream(ThreadingHTTPServer):
-    """Answers 200 with the method, path and headers that came, as JSON. `served` counts requests."""
+    """Responds 200 with the method, path and headers of the request as JSON. `served` counts requests."""
 
     daemon_threads = True
 

@@ -21,7 +21,7 @@ _domains = count(1)
 
 
 class Refused(Exception):
-    """An error that was answered: its code, its message, and the fields that it names."""
+    """An error response: its code, its message, and the fields that it names."""
 
     def __init__(self, error: grpc.RpcError) -> None:
         self.code: grpc.StatusCode = error.code()
@@ -41,10 +41,10 @@ def send(server: Server, method: str, data: bytes, token: str | None = None) -> 
     """Call METHOD with these bytes. Raises Refused."""
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
     try:
-        answer: bytes = server.channel.unary_unary(method)(data, metadata=metadata, timeout=SECONDS)
+        response: bytes = server.channel.unary_unary(method)(data, metadata=metadata, timeout=SECONDS)
     except grpc.RpcError as error:
         raise Refused(error) from None
-    return answer
+    return response
 
 
 def ask(server: Server, *descriptors: dict[str, Any], token: str | None = None, **fields: Any) -> RateLimitResponse:  # noqa: ANN401
@@ -73,7 +73,7 @@ def authorize(
     return CheckResponse.FromString(send(server, AUTHORIZE, data, token))
 
 
-def told(response: RateLimitResponse) -> dict[str, str]:
+def limit_headers(response: RateLimitResponse) -> dict[str, str]:
     """The headers for the client."""
     return {header.key: header.value for header in response.response_headers_to_add}
 

@@ -15,7 +15,7 @@ SECONDS = 10.0
 
 
 def test_an_allowed_request(server: Server, front: StartFront) -> None:
-    """The upstream learns who calls and does not see the key; the client gets its limits."""
+    """The upstream gets the caller's identity and not the key; the client gets its limits."""
     envoy = front(ext_authz_filter(), routes=[route()])
     key_id, key = server.key("once")
     reply = envoy.get(x_api_key=key)
@@ -28,7 +28,7 @@ def test_an_allowed_request(server: Server, front: StartFront) -> None:
 
 
 def test_no_identity_can_be_smuggled_in(server: Server, front: StartFront) -> None:
-    """What a client says of its own identity is replaced, not appended to."""
+    """What a client claims as its identity is replaced, not appended to."""
     envoy = front(ext_authz_filter(), routes=[route()])
     key_id, key = server.key("once")
     mine = {"x_ratelimit_key_id": "root", "x_ratelimit_subject": "root", "x_ratelimit_plan": "root"}
@@ -53,7 +53,7 @@ def test_exactly_what_there_is(server: Server, front: StartFront, upstream: Upst
         assert reply.json["violated-policies"] == ["burst"]
 
 
-def test_keys_that_are_not_good(server: Server, front: StartFront) -> None:
+def test_invalid_keys(server: Server, front: StartFront) -> None:
     """401 with a challenge without a key and with a bad one, 403 with a suspended one."""
     envoy = front(ext_authz_filter(), routes=[route()])
     suspended_id, suspended = server.key("once")
@@ -70,7 +70,7 @@ def test_keys_that_are_not_good(server: Server, front: StartFront) -> None:
 
 
 def test_a_revoked_key(server: Server, front: StartFront) -> None:
-    """A key that was good is refused with 401 at most a second after it was revoked."""
+    """A key that was valid is denied with 401 at most a second after it was revoked."""
     envoy = front(ext_authz_filter(), routes=[route()])
     key_id, key = server.key("wide")
     assert envoy.get(x_api_key=key).status == 200
@@ -81,8 +81,8 @@ def test_a_revoked_key(server: Server, front: StartFront) -> None:
     assert (reply.status, reply.json["reason"]) == (401, "KEY_REVOKED")
 
 
-def test_what_a_route_says(server: Server, front: StartFront) -> None:
-    """A route's resource and cost reach the decision; one that says nonsense is refused by Envoy's failure mode."""
+def test_resource_and_cost_of_a_route(server: Server, front: StartFront) -> None:
+    """A route's resource and cost reach the decision; a malformed one is denied by Envoy's failure mode."""
     routes = [
         authorized_route("/dear", cost="19", resource="orders.create"),
         authorized_route("/free", cost="0"),
@@ -108,15 +108,15 @@ def test_access_logs(server: Server, front: StartFront) -> None:
     while len(envoy.log) < 3:  # Envoy writes what it has buffered every few seconds
         assert time.monotonic() < deadline, envoy.output
         time.sleep(0.1)
-    allowed, denied, nobody = (line["authorization"] for line in envoy.log)
+    allowed, denied, anonymous = (line["authorization"] for line in envoy.log)
     assert (allowed["allowed"], allowed["reason"], allowed["key_id"]) == (True, "WITHIN_LIMIT", key_id)
     assert (denied["allowed"], denied["limit"], denied["plan"]) == (False, "burst", "once")
-    assert (nobody["allowed"], nobody["reason"]) == (False, "KEY_MISSING")
+    assert (anonymous["allowed"], anonymous["reason"]) == (False, "KEY_MISSING")
     assert key not in envoy.output
 
 
-def test_clients_that_speak_grpc(server: Server, front: StartFront) -> None:
-    """A gRPC client is told by a status in words: RESOURCE_EXHAUSTED, not the UNAVAILABLE that Envoy makes of 429."""
+def test_grpc_clients(server: Server, front: StartFront) -> None:
+    """A gRPC client gets a status with a message: RESOURCE_EXHAUSTED, not the UNAVAILABLE that Envoy makes of 429."""
     envoy = front(ext_authz_filter(), routes=[authorized_route("/dear", cost="21"), route()])
     _, key = server.key("once")
     with grpc.insecure_channel(f"127.0.0.1:{envoy.port}") as channel:
@@ -130,7 +130,7 @@ def test_clients_that_speak_grpc(server: Server, front: StartFront) -> None:
             assert words in caught.value.details()
 
 
-def test_headers_as_they_came(server: Server, front: StartFront) -> None:
+def test_raw_headers(server: Server, front: StartFront) -> None:
     """It works the same with encode_raw_headers, and a key sent twice is no key."""
     envoy = front(ext_authz_filter(encode_raw_headers=True), routes=[route()])
     key_id, key = server.key("once")

@@ -1,4 +1,4 @@
-"""Authorization/Check on the wire, as Envoy's protocol has it."""
+"""Authorization/Check on the wire, as in Envoy's protocol."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from fixtures.served import Server
 from ratelimit_service._gen.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
-from ratelimit_service.api.denial import CONTENT_TYPE
+from ratelimit_service.api.denial import PROBLEM_TYPE
 from ratelimit_service.decision.api_key import ApiKey
 
 OVERWRITE = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -24,7 +24,7 @@ def values(options: list[HeaderValueOption]) -> dict[str, str]:
 
 
 def all_headers(response: CheckResponse) -> list[HeaderValueOption]:
-    """Every header that an answer sets, wherever."""
+    """All headers that a response sets, wherever."""
     ok = response.ok_response
     return [*ok.headers, *ok.response_headers_to_add, *response.denied_response.headers]
 
@@ -78,7 +78,7 @@ def test_over_the_limit(server: Server) -> None:
     denied = response.denied_response
     assert denied.status.code == 429
     headers = values(denied.headers)
-    assert headers["content-type"] == CONTENT_TYPE
+    assert headers["content-type"] == PROBLEM_TYPE
     assert headers["ratelimit"] == f'"burst";r=0;t={headers["retry-after"]}'
     assert problem(response)["violated-policies"] == ["burst"]
     assert (problem(response)["reason"], problem(response)["status"]) == ("OVER_LIMIT", 429)
@@ -97,10 +97,10 @@ def test_more_than_a_limit_ever_holds(server: Server) -> None:
 
 
 @pytest.mark.parametrize("cost", ["1", "0"])
-def test_keys_that_are_not_good(server: Server, cost: str) -> None:
+def test_invalid_keys(server: Server, cost: str) -> None:
     """401 with a challenge for no key, one that is malformed, unknown, revoked or expired; 403 for a suspended one.
 
-    So it is, too, on a route that only asks who calls.
+    The same on a route that only identifies the caller.
     """
     revoked_id, revoked = server.key()
     act(server, revoke={"key_id": revoked_id})
@@ -130,8 +130,8 @@ def test_keys_that_are_not_good(server: Server, cost: str) -> None:
         assert response.dynamic_metadata["reason"] == reason
 
 
-def test_every_header_takes_the_place_of_what_is_there(server: Server) -> None:
-    """Every header of every answer has the action that overwrites: Envoy's default would append."""
+def test_every_header_overwrites(server: Server) -> None:
+    """Every header of every response has the action that overwrites: Envoy's default would append."""
     _, key = server.key("once")
     allowed = authorize(server, x_api_key=key)
     denied = authorize(server, extensions={"cost": "21"}, x_api_key=key)
@@ -141,8 +141,8 @@ def test_every_header_takes_the_place_of_what_is_there(server: Server) -> None:
         assert {option.append_action for option in options} == {OVERWRITE}
 
 
-def test_a_route_that_asks_who_calls(server: Server) -> None:
-    """With a cost of 0 nothing is charged, denied or told of limits, but bad keys are denied and good ones named."""
+def test_a_route_that_identifies_the_caller(server: Server) -> None:
+    """With a cost of 0 no limit is charged, denies or is reported; invalid keys are denied, valid ones identified."""
     key_id, key = server.key("once")
     authorize(server, extensions={"cost": "20"}, x_api_key=key)
     response = authorize(server, extensions={"cost": "0"}, x_api_key=key)
@@ -153,7 +153,7 @@ def test_a_route_that_asks_who_calls(server: Server) -> None:
 
 
 def test_resource_and_cost_of_the_route(server: Server) -> None:
-    """context_extensions say what is called and what it costs; else it is the method and the path, however spelt."""
+    """context_extensions set resource and cost; else the resource is the method and the path, however escaped."""
     plan = {
         "name": "by-resource",
         "limits": [
@@ -164,18 +164,18 @@ def test_resource_and_cost_of_the_route(server: Server) -> None:
     server.manage().ManagePlan(admin_pb2.ManagePlanRequest(create={"plan": plan}), metadata=server.as_admin)
     _, key = server.key("by-resource")
 
-    def told(path: str, **extensions: str) -> str:
+    def reported(path: str, **extensions: str) -> str:
         response = authorize(server, path, extensions=extensions, x_api_key=key)
         return values(response.ok_response.response_headers_to_add).get("ratelimit", "").partition(";t=")[0]
 
-    assert told("/v1/x", resource="orders.create", cost="4") == '"orders";r=6'
-    assert told("/v1/x", resource="orders.create", cost="0") == ""
-    assert told("/v1/x", resource="orders.create") == '"orders";r=5'
-    assert told("/v1/x?page=2") == '"path";r=49'
-    assert told("/%76%31/x") == '"path";r=48'
-    assert told("/v1/" + "long" * 500) == '"path";r=47'
-    assert told("/v1/%00%0a") == '"path";r=46'
-    assert told("/v2/x") == ""
+    assert reported("/v1/x", resource="orders.create", cost="4") == '"orders";r=6'
+    assert reported("/v1/x", resource="orders.create", cost="0") == ""
+    assert reported("/v1/x", resource="orders.create") == '"orders";r=5'
+    assert reported("/v1/x?page=2") == '"path";r=49'
+    assert reported("/%76%31/x") == '"path";r=48'
+    assert reported("/v1/" + "long" * 500) == '"path";r=47'
+    assert reported("/v1/%00%0a") == '"path";r=46'
+    assert reported("/v2/x") == ""
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_resource_and_cost_of_the_route(server: Server) -> None:
         ({"resource": "a\nb"}, "resource"),
     ],
 )
-def test_a_route_that_says_nonsense(server: Server, extensions: dict[str, str], field: str) -> None:
+def test_a_malformed_route(server: Server, extensions: dict[str, str], field: str) -> None:
     """INVALID_ARGUMENT with the entry of context_extensions named, whatever the key, and nothing is charged."""
     _, key = server.key("once")
     for headers in ({"x_api_key": key}, {}):
@@ -203,7 +203,7 @@ def test_a_route_that_says_nonsense(server: Server, extensions: dict[str, str], 
     assert values(allowed.ok_response.response_headers_to_add)["x-ratelimit-remaining"] == "19"
 
 
-def test_headers_as_they_came(server: Server) -> None:
+def test_raw_headers(server: Server) -> None:
     """With encode_raw_headers the key is found among raw values, and what is no text is no key."""
     _, key = server.key("once")
     for value, code in ((key.encode(), 0), (b"\xff\xfe", 16)):
@@ -213,8 +213,8 @@ def test_headers_as_they_came(server: Server) -> None:
         assert CheckResponse.FromString(send(server, AUTHORIZE, data)).status.code == code
 
 
-def test_a_client_that_speaks_grpc(server: Server) -> None:
-    """Its denial is a gRPC status in words, not JSON, with the code that says it."""
+def test_a_grpc_client(server: Server) -> None:
+    """Its denial is a gRPC status with its code and a message, not JSON."""
     response = authorize(server, content_type="application/grpc+proto")
     assert response.denied_response.body == "No API key was sent."
     assert values(response.denied_response.headers)["grpc-status"] == "16"
@@ -222,15 +222,15 @@ def test_a_client_that_speaks_grpc(server: Server) -> None:
     assert problem(web)["reason"] == "KEY_MISSING"
 
 
-def test_a_secret_is_in_no_answer(server: Server) -> None:
-    """Neither an allowed nor a denied answer holds the key."""
+def test_no_response_contains_a_secret(server: Server) -> None:
+    """Neither an allowed nor a denied response contains the key."""
     _, key = server.key("once")
     for cost in ("1", "21"):
         assert key.encode() not in authorize(server, extensions={"cost": cost}, x_api_key=key).SerializeToString()
 
 
 def test_an_empty_request(server: Server) -> None:
-    """A request of which nothing is said has no key."""
+    """A request without any attribute has no key."""
     assert CheckResponse.FromString(send(server, AUTHORIZE, b"")).denied_response.status.code == 401
 
 

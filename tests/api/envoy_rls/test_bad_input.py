@@ -1,4 +1,4 @@
-"""What ShouldRateLimit refuses, with the field named and nothing charged."""
+"""What ShouldRateLimit rejects, with the field named and nothing charged."""
 
 import grpc
 import pytest
@@ -10,8 +10,8 @@ A = ("a", "1")
 MANY = [(f"k{n}", "v") for n in range(17)]
 
 
-def refused(server: Server, *descriptors: dict[str, object], **fields: object) -> list[str]:
-    """The fields at fault of a request that is refused."""
+def invalid_fields(server: Server, *descriptors: dict[str, object], **fields: object) -> list[str]:
+    """The invalid fields of a request that is rejected."""
     with pytest.raises(Refused) as caught:
         ask(server, *descriptors, **fields)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -41,26 +41,28 @@ def refused(server: Server, *descriptors: dict[str, object], **fields: object) -
     ],
 )
 def test_bad_input(server: Server, descriptors: list[dict[str, object]], fields: dict[str, object], field: str) -> None:
-    """INVALID_ARGUMENT, with the path of the field at fault."""
-    assert refused(server, *descriptors, **fields) == [field]
+    """INVALID_ARGUMENT, with the path of the invalid field."""
+    assert invalid_fields(server, *descriptors, **fields) == [field]
 
 
 def test_nothing_is_charged(server: Server) -> None:
     """A request of which one descriptor is malformed charges none of the others."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
-    assert refused(server, descriptor(A), descriptor(("", "v")), domain=domain) == ["descriptors[1].entries[0].key"]
+    assert invalid_fields(server, descriptor(A), descriptor(("", "v")), domain=domain) == [
+        "descriptors[1].entries[0].key"
+    ]
     assert ask(server, descriptor(A), domain=domain).statuses[0].limit_remaining == 4
 
 
-def test_what_is_no_message(server: Server) -> None:
-    """Bytes that are no request are refused as such."""
+def test_a_malformed_message(server: Server) -> None:
+    """Bytes that are no request are rejected as such."""
     with pytest.raises(Refused) as caught:
         send(server, SHOULD_RATE_LIMIT, b"\xff\xff\xff")
     assert (caught.value.code, caught.value.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["message"])
 
 
-def test_a_key_is_never_repeated(server: Server) -> None:
-    """A refusal does not hold the secret that came with it."""
+def test_an_error_contains_no_key(server: Server) -> None:
+    """An error does not contain the secret that was sent."""
     _, key = server.key("once")
     with pytest.raises(Refused) as caught:
         ask(server, descriptor(("api_key", key), ("other", "y")))

@@ -1,4 +1,4 @@
-"""What is written by hand is what protobuf would write."""
+"""The hand-written encoding is what protobuf would write."""
 
 import json
 
@@ -32,12 +32,12 @@ WAITS = st.one_of(st.just(0), st.just(NEVER), st.integers(1, EXACT))
 LIMIT_RESULT = st.builds(LimitResult, st.integers(0, EXACT), WAITS, st.integers(0, EXACT))
 
 _encoder = RateLimitResponseEncoder(LimitHeaders("ietf,x-ratelimit"))
-"""One for all examples, so that what it keeps of one limit must not be taken for another's."""
+"""One for all examples, so that what it caches for one limit must not be used for another."""
 
 
 @st.composite
 def counted(draw: st.DrawFn) -> DescriptorStatus:
-    """The status of a descriptor that was weighed."""
+    """The status of a descriptor that was evaluated."""
     results = draw(st.lists(LIMIT_RESULT, min_size=1, max_size=3))
     limits = []
     for number in range(len(results)):
@@ -62,15 +62,15 @@ STATUSES = st.one_of(
 
 
 @given(st.lists(STATUSES, min_size=1, max_size=4))
-def test_a_verdict_is_read_as_it_was(statuses: list[DescriptorStatus]) -> None:
+def test_a_decision_reads_back(statuses: list[DescriptorStatus]) -> None:
     """Every status, header and body arrives, and no code is unknown."""
     allowed = all(status.allowed for status in statuses)
     data = _encoder.encode(RequestDecision(allowed, tuple(statuses)))
     response = RateLimitResponse.FromString(data)
     assert response.overall_code == (RateLimitResponse.OK if allowed else RateLimitResponse.OVER_LIMIT)
     assert len(response.statuses) == len(statuses)
-    for told, status in zip(response.statuses, statuses, strict=True):
-        check(told, status)
+    for message, status in zip(response.statuses, statuses, strict=True):
+        check(message, status)
     headers = {header.key: header.value for header in response.response_headers_to_add}
     assert len(headers) == len(response.response_headers_to_add)
     enforced = [limit for status in statuses for limit in status.limits if limit.enforced]
@@ -81,24 +81,24 @@ def test_a_verdict_is_read_as_it_was(statuses: list[DescriptorStatus]) -> None:
         assert json.loads(response.raw_body)["reason"] in denied
 
 
-def check(told: RateLimitResponse.DescriptorStatus, status: DescriptorStatus) -> None:
-    """The message says what the status does."""
-    assert told.code == (RateLimitResponse.OK if status.allowed else RateLimitResponse.OVER_LIMIT)
+def check(message: RateLimitResponse.DescriptorStatus, status: DescriptorStatus) -> None:
+    """The message has all fields of the status."""
+    assert message.code == (RateLimitResponse.OK if status.allowed else RateLimitResponse.OVER_LIMIT)
     limit = status.limit
     if limit is None:
-        assert told == RateLimitResponse.DescriptorStatus(code=told.code)
+        assert message == RateLimitResponse.DescriptorStatus(code=message.code)
         return
     if isinstance(limit.algorithm, Unlimited):
-        assert told == RateLimitResponse.DescriptorStatus(code=told.code, limit_remaining=UINT32_MAX)
+        assert message == RateLimitResponse.DescriptorStatus(code=message.code, limit_remaining=UINT32_MAX)
         return
-    assert told.current_limit.name == limit.name
+    assert message.current_limit.name == limit.name
     if isinstance(limit.algorithm, Blocked):
-        assert told.current_limit.requests_per_unit == 0
-        assert not told.HasField("duration_until_reset")
+        assert message.current_limit.requests_per_unit == 0
+        assert not message.HasField("duration_until_reset")
         return
     algorithm = limit.algorithm
     amount = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
-    assert told.current_limit.requests_per_unit == min(amount, UINT32_MAX)
-    assert told.limit_remaining == min(status.remaining, UINT32_MAX)
+    assert message.current_limit.requests_per_unit == min(amount, UINT32_MAX)
+    assert message.limit_remaining == min(status.remaining, UINT32_MAX)
     until_us = status.wait_us if status.wait_us > 0 else status.reset_us
-    assert told.duration_until_reset.ToMicroseconds() == until_us
+    assert message.duration_until_reset.ToMicroseconds() == until_us

@@ -30,8 +30,8 @@ class Service:
     async def ask(self, data: bytes) -> RateLimitResponse:
         if not len(self.world.rules):
             await self.world.rules.refresh_all()
-        answer = await self.service.should_rate_limit(self.service.read(data), ANONYMOUS)
-        return RateLimitResponse.FromString(answer.SerializeToString())
+        response = await self.service.should_rate_limit(self.service.read(data), ANONYMOUS)
+        return RateLimitResponse.FromString(response.SerializeToString())
 
 
 def request(*descriptors: Sequence[tuple[str, str]], domain: str = "shop") -> bytes:

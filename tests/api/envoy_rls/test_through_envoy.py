@@ -59,7 +59,7 @@ def test_exactly_what_there_is(server: Server, front: StartFront, upstream: Upst
 
 
 def test_a_revoked_key(server: Server, front: StartFront) -> None:
-    """A key that was good is refused at most a second after it was revoked."""
+    """A key that was valid is denied at most a second after it was revoked."""
     envoy = by_key(front)
     key_id, key = server.key("wide")
     assert envoy.get(x_api_key=key).status == 200
@@ -72,7 +72,7 @@ def test_a_revoked_key(server: Server, front: StartFront) -> None:
 
 
 def test_headers_and_body(server: Server, front: StartFront) -> None:
-    """The client gets its limits on 200 and on 429; on the latter Retry-After, our problem and our content type."""
+    """The client gets its limits on 200 and on 429; on the latter Retry-After, the problem and its content type."""
     envoy = by_key(front)
     _, key = server.key("once")
     replies = [envoy.get(x_api_key=key) for _ in range(21)]
@@ -123,12 +123,12 @@ def test_hits_of_the_request(server: Server, front: StartFront) -> None:
 
 
 def test_hits_of_a_descriptor(server: Server, front: StartFront) -> None:
-    """A route's own hits win: a number, one from the request, 0 that only looks, and negative ones that give back."""
+    """A route's own hits win: a number, one from the request, 0 that peeks, and negative ones that refund."""
     hits = {
         "/big": {"number": 18},
         "/cost": {"format": "%REQ(x-cost)%"},
-        "/look": {"number": 0},
-        "/back": {"number": 3, "is_negative_hits": True},
+        "/peek": {"number": 0},
+        "/refund": {"number": 3, "is_negative_hits": True},
     }
     routes = [limited_route({**KEYED, "hits_addend": addend}, prefix=prefix) for prefix, addend in hits.items()]
     envoy = front(rate_limit_filter(), routes=[*routes, route(KEYED)])
@@ -136,13 +136,13 @@ def test_hits_of_a_descriptor(server: Server, front: StartFront) -> None:
     assert remaining(envoy.get("/big", x_api_key=key)) == 2
     assert remaining(envoy.get("/cost", x_api_key=key, x_cost="2")) == 0
     assert envoy.get(x_api_key=key).status == 429
-    assert envoy.get("/look", x_api_key=key).status == 200
-    back = envoy.get("/back", x_api_key=key)
-    assert (back.status, remaining(back)) == (200, 3)
+    assert envoy.get("/peek", x_api_key=key).status == 200
+    refunded = envoy.get("/refund", x_api_key=key)
+    assert (refunded.status, remaining(refunded)) == (200, 3)
     assert statuses([envoy.get(x_api_key=key) for _ in range(4)]) == {200: 3, 429: 1}
 
 
-def test_one_denied_descriptor_burns_no_other(server: Server, front: StartFront) -> None:
+def test_one_denied_descriptor_charges_no_other(server: Server, front: StartFront) -> None:
     """Requests that one descriptor denies leave the other as it was."""
     domain = put_rules(server, {"key": "a", "limits": [quota(9)]}, {"key": "b", "limits": [quota(1)]})
     envoy = front(
@@ -189,7 +189,7 @@ def test_the_requests_own_limit(front: StartFront) -> None:
     assert replies[0].headers["ratelimit-policy"] == '"day";q=3;w=86400'
 
 
-def test_values_that_are_no_text(server: Server, front: StartFront) -> None:
+def test_values_that_are_not_utf8(server: Server, front: StartFront) -> None:
     """A client cannot escape its limit by bytes that are not UTF-8, though Envoy would let it pass on an error."""
     domain = put_rules(server, {"key": "tenant", "limits": [quota(1)]})
     envoy = front(rate_limit_filter(domain), routes=[route(from_headers(tenant="x-tenant"))])
@@ -205,7 +205,7 @@ def test_a_long_path(server: Server, front: StartFront) -> None:
 
 
 def test_routes_without_an_upstream(server: Server, front: StartFront) -> None:
-    """What Envoy answers by itself is never limited: the filter acts only where there is an upstream."""
+    """What Envoy responds by itself is never limited: the filter acts only where there is an upstream."""
     domain = put_rules(server, {"key": "a", "limits": [{"blocked": {}}]})
     direct = {"match": {"prefix": "/direct"}, "direct_response": {"status": 200}}
     envoy = front(rate_limit_filter(domain), routes=[direct, route(generic(a="1"))])

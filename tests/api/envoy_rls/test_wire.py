@@ -1,4 +1,4 @@
-"""ShouldRateLimit on the wire, as ENVOY's protocol has it."""
+"""ShouldRateLimit on the wire, as in Envoy's protocol."""
 
 import json
 
@@ -11,10 +11,10 @@ from api.envoy.wire import (
     ask,
     bucket,
     descriptor,
+    limit_headers,
     put_rules,
     quota,
     send,
-    told,
 )
 from fixtures.served import Server
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
@@ -22,12 +22,12 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitR
 Unit = RateLimitResponse.RateLimit
 UINT32_MAX = 2**32 - 1
 A, B, C = ("a", "1"), ("b", "1"), ("c", "1")
-LOOK = {"hits_addend": {"value": 0}}
+PEEK = {"hits_addend": {"value": 0}}
 
 
-def left(server: Server, domain: str, *entries: tuple[str, str]) -> int:
-    """What a descriptor has left."""
-    return ask(server, descriptor(*entries, **LOOK), domain=domain).statuses[0].limit_remaining
+def remaining(server: Server, domain: str, *entries: tuple[str, str]) -> int:
+    """What remains of a descriptor's limit."""
+    return ask(server, descriptor(*entries, **PEEK), domain=domain).statuses[0].limit_remaining
 
 
 def test_statuses_are_one_for_each_descriptor_in_order(server: Server) -> None:
@@ -36,7 +36,7 @@ def test_statuses_are_one_for_each_descriptor_in_order(server: Server) -> None:
     _, key = server.key("once")
     asked = [
         descriptor(B),
-        descriptor(("nobody", "knows")),
+        descriptor(("no", "rule")),
         descriptor(A),
         descriptor(("api_key", key)),
         descriptor(("api_key", "garbage")),
@@ -71,20 +71,20 @@ def test_hits_of_the_request(server: Server) -> None:
 
 
 def test_hits_of_a_descriptor(server: Server) -> None:
-    """A descriptor's own hits_addend wins over the request's; there 0 only looks, even at a limit that is used up."""
+    """A descriptor's own hits_addend wins over the request's; there 0 only peeks, even at an exhausted limit."""
     domain = put_rules(server, {"key": "a", "limits": [quota(10)]})
     assert (
         ask(server, descriptor(A, hits_addend={"value": 4}), domain=domain, hits_addend=2).statuses[0].limit_remaining
         == 6
     )
-    assert ask(server, descriptor(A, **LOOK), domain=domain, hits_addend=2).statuses[0].limit_remaining == 6
+    assert ask(server, descriptor(A, **PEEK), domain=domain, hits_addend=2).statuses[0].limit_remaining == 6
     ask(server, descriptor(A, hits_addend={"value": 6}), domain=domain)
     assert ask(server, descriptor(A), domain=domain).overall_code == OVER_LIMIT
-    assert ask(server, descriptor(A, **LOOK), domain=domain).overall_code == OK
+    assert ask(server, descriptor(A, **PEEK), domain=domain).overall_code == OK
 
 
-def test_negative_hits_give_back(server: Server) -> None:
-    """is_negative_hits gives tokens back, never above an untouched limit, and is not denied at one that is used up."""
+def test_negative_hits_refund(server: Server) -> None:
+    """is_negative_hits refunds tokens, never above the full limit, and is not denied at one that is used up."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
     ask(server, descriptor(A, hits_addend={"value": 5}), domain=domain)
     response = ask(server, descriptor(A, hits_addend={"value": 2}, is_negative_hits=True), domain=domain)
@@ -104,13 +104,13 @@ def test_nothing_matches(server: Server) -> None:
 
 
 def test_unlimited(server: Server) -> None:
-    """Unlimited has the largest number remaining, and no limit to tell."""
+    """Unlimited has the largest number remaining, and no limit to report."""
     domain = put_rules(server, {"key": "a", "limits": [{"unlimited": {}}]})
     response = ask(server, descriptor(A), domain=domain)
     assert response == RateLimitResponse(overall_code=OK, statuses=[{"code": OK, "limit_remaining": UINT32_MAX}])
 
 
-def test_one_denied_descriptor_burns_no_other(server: Server) -> None:
+def test_one_denied_descriptor_charges_no_other(server: Server) -> None:
     """Of three descriptors one is denied: the others have as much left as before, however often it is tried."""
     domain = put_rules(server, *({"key": key, "limits": [quota(n)]} for key, n in (("a", 5), ("b", 1), ("c", 9))))
     ask(server, descriptor(B), domain=domain)
@@ -118,11 +118,11 @@ def test_one_denied_descriptor_burns_no_other(server: Server) -> None:
         response = ask(server, descriptor(A), descriptor(B), descriptor(C), domain=domain)
         assert response.overall_code == OVER_LIMIT
         assert [status.limit_remaining for status in response.statuses] == [5, 0, 9]
-    assert [left(server, domain, entry) for entry in (A, B, C)] == [5, 0, 9]
+    assert [remaining(server, domain, entry) for entry in (A, B, C)] == [5, 0, 9]
 
 
 def test_over_the_limit(server: Server) -> None:
-    """A denied descriptor has nothing remaining, though there may be some, and says until when."""
+    """A denied descriptor has nothing remaining, though there may be some, and reports until when."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5, name="five a day")]})
     status = ask(server, descriptor(A, hits_addend={"value": 4}), domain=domain).statuses[0]
     assert (status.limit_remaining, status.current_limit.unit) == (1, Unit.DAY)
@@ -133,7 +133,7 @@ def test_over_the_limit(server: Server) -> None:
 
 
 def test_several_limits_when_denied(server: Server) -> None:
-    """Of several limits behind one descriptor a denial tells the one with the longest reset of those that deny."""
+    """Of several limits behind one descriptor a denial reports the one with the longest reset of those that deny."""
     fast, slow = bucket(2, 1, 3_600, name="fast"), bucket(2, 1, name="slow")  # two hours, two days
     domain = put_rules(server, {"key": "a", "limits": [fast, slow, quota(9, "YEAR", name="wide")]})
     ask(server, descriptor(A, hits_addend={"value": 2}), domain=domain)
@@ -142,7 +142,7 @@ def test_several_limits_when_denied(server: Server) -> None:
 
 
 def test_several_limits_when_allowed(server: Server) -> None:
-    """Of several limits behind one descriptor the one with the smallest share left is told."""
+    """Of several limits behind one descriptor the one with the smallest share remaining is reported."""
     domain = put_rules(server, {"key": "a", "limits": [quota(1_000, "MONTH", name="month"), quota(10, name="day")]})
     for taken, (name, remaining) in ((1, ("day", 9)), (4, ("day", 5))):
         status = ask(server, descriptor(A, hits_addend={"value": taken}), domain=domain).statuses[0]
@@ -165,8 +165,8 @@ def test_several_limits_when_allowed(server: Server) -> None:
         ({"blocked": {}}, 0, Unit.UNKNOWN),
     ],
 )
-def test_limits_as_envoy_tells_them(server: Server, limit: dict[str, object], requests: int, unit: int) -> None:
-    """A limit is told with its unit; a bucket with that in which it refills, or none if there is no such unit."""
+def test_limits_as_envoy_reports_them(server: Server, limit: dict[str, object], requests: int, unit: int) -> None:
+    """A limit is reported with its unit; a bucket with that in which it refills, or none if there is no such unit."""
     domain = put_rules(server, {"key": "a", "limits": [limit]})
     status = ask(server, descriptor(A), domain=domain).statuses[0]
     assert (status.HasField("current_limit"), status.current_limit.unit) == (True, unit)
@@ -180,16 +180,16 @@ def test_the_requests_own_limit(server: Server) -> None:
     status = ask(server, own, domain=domain).statuses[0]
     assert (status.current_limit.requests_per_unit, status.current_limit.unit) == (2, Unit.HOUR)
     assert [ask(server, own, domain=domain).overall_code for _ in range(2)] == [OK, OVER_LIMIT]
-    assert left(server, domain, A) == 100
+    assert remaining(server, domain, A) == 100
     nothing = ask(server, descriptor(C, limit={"unit": "DAY"}), domain=domain)
     assert nothing.overall_code == OVER_LIMIT
 
 
 def test_headers_and_body(server: Server) -> None:
-    """Limits are in the headers of allowed and denied answers; a denial has Retry-After, a problem, and its type."""
+    """Limits are in the headers of allowed and denied responses; a denial has Retry-After, a problem, and its type."""
     _, key = server.key("once")
     allowed = ask(server, descriptor(("api_key", key)))
-    assert told(allowed) == {
+    assert limit_headers(allowed) == {
         "ratelimit-policy": '"burst";q=20;w=1728000',
         "ratelimit": '"burst";r=19;t=86400',
         "x-ratelimit-limit": "20",
@@ -199,7 +199,7 @@ def test_headers_and_body(server: Server) -> None:
     assert allowed.raw_body == b""
     ask(server, descriptor(("api_key", key), hits_addend={"value": 19}))
     denied = ask(server, descriptor(("api_key", key)))
-    headers = told(denied)
+    headers = limit_headers(denied)
     assert headers["content-type"] == "application/problem+json"
     assert headers["ratelimit"] == f'"burst";r=0;t={headers["retry-after"]}'
     assert 86_300 < int(headers["retry-after"]) <= 86_400
@@ -219,17 +219,17 @@ def test_the_reset_is_not_after_retry_after(server: Server) -> None:
     ask(server, descriptor(A, hits_addend={"value": 10}), domain=domain)
     denied = ask(server, descriptor(A), domain=domain)
     until = denied.statuses[0].duration_until_reset
-    assert 0 < until.seconds + (until.nanos > 0) <= int(told(denied)["retry-after"]) <= 100
+    assert 0 < until.seconds + (until.nanos > 0) <= int(limit_headers(denied)["retry-after"]) <= 100
 
 
-def test_every_limit_of_a_request_is_told_once(server: Server) -> None:
+def test_every_limit_of_a_request_is_reported_once(server: Server) -> None:
     """Limits of all descriptors are in one header, each once, those in shadow left out; the tightest binds."""
     domain = put_rules(
         server,
         {"key": "a", "limits": [quota(100, name="wide"), quota(2, "HOUR", name="dark", mode="SHADOW")]},
         {"key": "b", "limits": [quota(4)]},
     )
-    headers = told(ask(server, descriptor(A), descriptor(B), descriptor(B), domain=domain))
+    headers = limit_headers(ask(server, descriptor(A), descriptor(B), descriptor(B), domain=domain))
     assert headers["ratelimit-policy"] == '"wide";q=100;w=86400, "day";q=4;w=86400'
     assert headers["ratelimit"].startswith('"wide";r=99;t=')
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("4", "2")
@@ -238,29 +238,29 @@ def test_every_limit_of_a_request_is_told_once(server: Server) -> None:
 def test_the_tightest_limit_is_the_one_with_the_smallest_share(server: Server) -> None:
     """900 of 100,000 left bind rather than 9 of 10, although they are more tokens."""
     domain = put_rules(server, {"key": "a", "limits": [bucket(10, 1)]}, {"key": "b", "limits": [bucket(100_000, 1)]})
-    headers = told(ask(server, descriptor(A), descriptor(B, hits_addend={"value": 99_100}), domain=domain))
+    headers = limit_headers(ask(server, descriptor(A), descriptor(B, hits_addend={"value": 99_100}), domain=domain))
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("100000", "900")
 
 
 def test_of_limits_that_deny_the_slowest_binds(server: Server) -> None:
-    """Of several limits that deny, the headers tell of the one that waits longest, as Retry-After does."""
+    """Of several limits that deny, the headers report the one with the longest wait, as Retry-After does."""
     fast, slow = bucket(1, 1, 3_600, name="fast"), bucket(2, 1, name="slow")
     domain = put_rules(server, {"key": "a", "limits": [fast]}, {"key": "b", "limits": [slow]})
     request = (descriptor(A), descriptor(B, hits_addend={"value": 2}))
     ask(server, *request, domain=domain)
-    headers = told(ask(server, *request, domain=domain))
+    headers = limit_headers(ask(server, *request, domain=domain))
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("2", "0")
     assert headers["x-ratelimit-reset"] == headers["retry-after"]
 
 
-def test_keys_that_are_not_good(server: Server) -> None:
-    """A key that is unknown, malformed or revoked is over the limit, and the body says why; no wait helps."""
+def test_invalid_keys(server: Server) -> None:
+    """A key that is unknown, malformed or revoked is over the limit, and the body has the reason; no wait helps."""
     key_id, key = server.key("once")
     unknown = key[:-1] + ("0" if key[-1] != "0" else "1")
     for api_key in (unknown, "", "garbage"):
         response = ask(server, descriptor(("api_key", api_key)))
         assert response.overall_code == OVER_LIMIT
-        assert "retry-after" not in told(response)
+        assert "retry-after" not in limit_headers(response)
         assert json.loads(response.raw_body)["reason"] == "KEY_UNKNOWN"
     assert key_id
 
@@ -272,7 +272,7 @@ def test_the_resource_of_a_key(server: Server) -> None:
         assert ask(server, descriptor(("api_key", key), ("resource", resource))).overall_code == OK
 
 
-def test_bytes_that_are_no_text(server: Server) -> None:
+def test_values_that_are_not_utf8(server: Server) -> None:
     """A value that is not UTF-8 is limited like any other: an error would let it pass where Envoy fails open."""
     domain = put_rules(server, {"key": "a", "limits": [quota(1)]})
     entry = b"\x0a\x01a\x12\x03\xff\xfez"

@@ -5,7 +5,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 
 from ratelimit_service._gen.ratelimit.v1 import limit_pb2
-from ratelimit_service.api.key_admin.limit_messages import from_limit, from_override, to_limit, to_limits, to_override
+from ratelimit_service.api.key_admin.limit_messages import (
+    limit_from_proto,
+    limit_to_proto,
+    limits_from_proto,
+    override_from_proto,
+    override_to_proto,
+)
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
@@ -22,15 +28,15 @@ def test_a_limit_comes_back(algorithm: TokenBucket | Quota, mode: Mode) -> None:
     """A limit of every kind survives being a message, and so does an override of it."""
     limit = Limit("a-limit", algorithm, "orders.*", mode)
 
-    assert to_limit(from_limit(limit), "limit") == limit
+    assert limit_from_proto(limit_to_proto(limit), "limit") == limit
     for expires_us in (None, 1_795_500_000_123_456):
         override = Override(limit, expires_us)
-        assert to_override(from_override(override), "override") == override
+        assert override_from_proto(override_to_proto(override), "override") == override
 
 
 def test_what_is_left_out_has_its_stated_meaning() -> None:
     """No resource means all of them, and no mode means ENFORCE."""
-    limit = to_limit(ParseDict(GOOD, limit_pb2.Limit()), "limit")
+    limit = limit_from_proto(ParseDict(GOOD, limit_pb2.Limit()), "limit")
 
     assert limit == Limit("burst", TokenBucket(20, 10, 1_000_000), "*", Mode.ENFORCE)
 
@@ -66,7 +72,7 @@ def test_what_is_wrong_is_named(changes: dict[str, object], field: str) -> None:
     message = ParseDict(GOOD | changes, limit_pb2.Limit())
 
     with pytest.raises(InvalidArgument) as caught:
-        to_limit(message, "plan.limits[3]")
+        limit_from_proto(message, "plan.limits[3]")
 
     assert [violation.field for violation in caught.value.violations] == [f"plan.limits[3].{field}"]
 
@@ -82,38 +88,38 @@ def test_what_is_wrong_is_named(changes: dict[str, object], field: str) -> None:
     ],
 )
 def test_a_quota_out_of_bounds_is_named(message: dict[str, object], field: str) -> None:
-    """A limit without an algorithm, and a quota without a window or amount, are invalid; the error names what lacks."""
+    """A limit without an algorithm, and a quota without a window or amount, are invalid; the error names the field."""
     with pytest.raises(InvalidArgument) as caught:
-        to_limit(ParseDict(message, limit_pb2.Limit()), "limit")
+        limit_from_proto(ParseDict(message, limit_pb2.Limit()), "limit")
 
     assert [violation.field for violation in caught.value.violations] == [f"limit.{field}"]
 
 
-def test_every_limit_at_fault_is_named() -> None:
-    """Of a list the error names what is at fault in each limit, and at most sixteen fields."""
+def test_every_invalid_limit_is_named() -> None:
+    """Of a list the error names the invalid fields of each limit, and at most sixteen fields."""
     bad = limit_pb2.Limit(name="Bad", quota=limit_pb2.Quota(amount=1, window=limit_pb2.Quota.DAY))
     good = ParseDict(GOOD, limit_pb2.Limit())
 
     with pytest.raises(InvalidArgument) as caught:
-        to_limits([bad, good, bad], "limits")
+        limits_from_proto([bad, good, bad], "limits")
     assert [violation.field for violation in caught.value.violations] == ["limits[0].name", "limits[2].name"]
 
     with pytest.raises(InvalidArgument) as caught:
-        to_limits([bad] * 2_000, "limits")
+        limits_from_proto([bad] * 2_000, "limits")
     assert len(caught.value.violations) == 16
 
 
-def test_an_override_without_a_limit_is_refused() -> None:
+def test_an_override_without_a_limit_is_rejected() -> None:
     """An override needs its limit."""
     with pytest.raises(InvalidArgument, match=r"set\.override\.limit"):
-        to_override(limit_pb2.Override(), "set.override")
+        override_from_proto(limit_pb2.Override(), "set.override")
 
 
 def test_a_period_is_exact() -> None:
-    """A refill period is carried in whole microseconds, the longest and the shortest included."""
+    """A refill period is carried in whole microseconds, the maximum and the minimum included."""
     for period in (Duration(nanos=1_000_000), Duration(seconds=31 * 86_400), Duration(seconds=1, nanos=1_000)):
         message = limit_pb2.Limit(name="x")
         message.token_bucket.capacity = 1
         message.token_bucket.refill_tokens = 1
         message.token_bucket.refill_period.CopyFrom(period)
-        assert from_limit(to_limit(message, "limit")).token_bucket.refill_period == period
+        assert limit_to_proto(limit_from_proto(message, "limit")).token_bucket.refill_period == period

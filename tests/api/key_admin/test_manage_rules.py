@@ -1,4 +1,4 @@
-"""ManageRules: roles, messages, and the path of the field at fault."""
+"""ManageRules: roles, messages, and the path of the invalid field."""
 
 from collections.abc import Callable
 
@@ -46,10 +46,10 @@ def request(**action: object) -> ManageRulesRequest:
 
 @pytest.fixture
 def manage(control_plane: ControlPlane) -> Callable[..., object]:
-    """Return a function that calls ManageRules, as an admin unless it is told otherwise."""
+    """Return a function that calls ManageRules, by default as an admin."""
 
     async def call(caller: Caller = ADMIN, **action: object) -> ManageRulesResponse:
-        return await control_plane.endpoint.manage_rules(request(**action), caller)
+        return await control_plane.service.manage_rules(request(**action), caller)
 
     return call
 
@@ -77,7 +77,7 @@ async def test_all_actions(manage: Callable[..., object]) -> None:
 
 
 async def test_what_was_read_can_be_sent_back(manage: Callable[..., object]) -> None:
-    """The message of an answer is a message to replace with, once: its etag is old afterwards."""
+    """The message of a response is a message to replace with, once: its etag is old afterwards."""
     made = (await manage(replace={"rules": SHOP})).replace.rules
     back = MessageToDict(made)
     assert (await manage(replace={"rules": back})).replace.rules.descriptors == made.descriptors
@@ -86,9 +86,9 @@ async def test_what_was_read_can_be_sent_back(manage: Callable[..., object]) -> 
 
 
 async def test_validate_only(manage: Callable[..., object]) -> None:
-    """With validate_only the answer is what would be in force, and nothing is."""
-    answer = (await manage(replace={"rules": SHOP, "validate_only": True})).replace.rules
-    assert shown(answer) == SHOP
+    """With validate_only the response is what would be in force, and nothing is."""
+    response = (await manage(replace={"rules": SHOP, "validate_only": True})).replace.rules
+    assert shown(response) == SHOP
     with pytest.raises(NotFound):
         await manage(get={"domain": "shop"})
     with pytest.raises(InvalidArgument):
@@ -97,7 +97,7 @@ async def test_validate_only(manage: Callable[..., object]) -> None:
 
 @pytest.mark.parametrize("action", ["get", "list"])
 async def test_reading_needs_a_viewer(manage: Callable[..., object], action: str) -> None:
-    """Nobody and a gateway may not read."""
+    """An anonymous caller and a gateway may not read."""
     for caller in (ANONYMOUS, GATEWAY):
         with pytest.raises(PermissionDenied):
             await manage(caller, **{action: {}})
@@ -159,14 +159,14 @@ BELOW = "replace.rules.descriptors[1].descriptors[0]"
     ],
 )  # fmt: skip
 async def test_bad_input_names_the_field(manage: Callable[..., object], action: dict[str, object], field: str) -> None:
-    """Rules or arguments out of bounds are refused with the path of the field at fault."""
+    """Rules or arguments out of bounds are rejected with the path of the invalid field."""
     with pytest.raises(InvalidArgument) as caught:
         await manage(**action)
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-async def test_each_fault_is_named_but_no_more_than_sixteen(manage: Callable[..., object]) -> None:
-    """All faults of a tree are told at once, up to sixteen."""
+async def test_at_most_sixteen_invalid_fields_are_named(manage: Callable[..., object]) -> None:
+    """All invalid fields of a tree are named at once, up to sixteen."""
     bad = {"domain": "d", "descriptors": [{"key": f"k{n}", "limits": [{}, {}]} for n in range(20)]}
     with pytest.raises(InvalidArgument) as caught:
         await manage(replace={"rules": bad})
@@ -179,6 +179,6 @@ async def test_each_fault_is_named_but_no_more_than_sixteen(manage: Callable[...
     assert len(fields) == 16
 
 
-async def test_sixteen_levels_are_good(manage: Callable[..., object]) -> None:
+async def test_sixteen_levels_are_valid(manage: Callable[..., object]) -> None:
     """As many levels as a descriptor may have entries."""
     assert (await manage(replace={"rules": deep(16)})).replace.rules.version == 1

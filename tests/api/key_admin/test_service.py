@@ -1,4 +1,4 @@
-"""KeyAdminService, without a transport, on a real Postgres: requests and answers as grpcurl shows them."""
+"""KeyAdminService, without a transport, on a real Postgres: requests and responses as grpcurl shows them."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 ADMIN = Caller("ada", Role.ADMIN)
 VIEWER = Caller("vera", Role.VIEWER)
 GATEWAY = Caller("edge", Role.GATEWAY)
-NOBODY = "0123456789abcdef"
+UNKNOWN = "0123456789abcdef"
 PAST = "2020-01-01T00:00:00Z"
 FREE = {
     "name": "free",
@@ -34,22 +34,22 @@ FREE = {
 
 
 class Console:
-    """Calls the endpoint with requests written as JSON, and answers with JSON."""
+    """Calls the service with requests in JSON, and returns the responses in JSON."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane
         self._methods: dict[str, tuple[Any, Any]] = {
-            "key": (pb.ManageKeyRequest, plane.endpoint.manage_key),
-            "plan": (pb.ManagePlanRequest, plane.endpoint.manage_plan),
-            "override": (pb.ManageOverrideRequest, plane.endpoint.manage_override),
-            "audit": (pb.ListAuditEventsRequest, plane.endpoint.list_audit_events),
+            "key": (pb.ManageKeyRequest, plane.service.manage_key),
+            "plan": (pb.ManagePlanRequest, plane.service.manage_plan),
+            "override": (pb.ManageOverrideRequest, plane.service.manage_override),
+            "audit": (pb.ListAuditEventsRequest, plane.service.list_audit_events),
         }
 
     async def __call__(self, method: str, request: dict[str, Any], caller: Caller = ADMIN) -> dict[str, Any]:
         """Make one call."""
         message, call = self._methods[method]
-        answer = await call(ParseDict(request, message()), caller)
-        return MessageToDict(answer, preserving_proto_field_name=True)
+        response = await call(ParseDict(request, message()), caller)
+        return MessageToDict(response, preserving_proto_field_name=True)
 
     async def key(self, **draft: str) -> dict[str, Any]:
         """Make a key on the plan free, and return it."""
@@ -57,7 +57,7 @@ class Console:
         key: dict[str, Any] = created["create"]["key"]
         return key
 
-    async def fault(self, method: str, request: dict[str, Any]) -> list[str]:
+    async def invalid_fields(self, method: str, request: dict[str, Any]) -> list[str]:
         """Make a call that is an invalid argument, and return the fields that it names."""
         with pytest.raises(InvalidArgument) as caught:
             await self(method, request)
@@ -73,7 +73,7 @@ async def console(control_plane: ControlPlane) -> Console:
 
 
 async def test_a_key_is_made_with_its_secret(console: Console) -> None:
-    """Create answers with the key and its secret in full; get and list answer with the same key and no secret."""
+    """Create returns the key and its secret in full; get and list return the same key and no secret."""
     created = (await console("key", {"create": {"plan": "free", "subject": "acme", "description": "first"}}))["create"]
 
     key = created["key"]
@@ -125,8 +125,8 @@ async def test_a_keys_state_is_shown_as_it_stands(console: Console) -> None:
     key_id = (await console.key(expire_time="2026-11-24T07:00:00Z"))["key_id"]
 
     async def state(action: str) -> str:
-        answer: str = (await console("key", {action: {"key_id": key_id}}))[action]["key"]["state"]
-        return answer
+        response: str = (await console("key", {action: {"key_id": key_id}}))[action]["key"]["state"]
+        return response
 
     assert await state("suspend") == "SUSPENDED"
     assert await state("resume") == "ACTIVE"
@@ -177,7 +177,7 @@ async def test_a_plan_goes_through_its_life(console: Console) -> None:
     assert (await console("plan", {"delete": {"name": "free", "etag": updated["etag"]}}))["delete"]["plan"] == updated
 
 
-async def test_the_audit_record_tells_who_did_what(console: Console) -> None:
+async def test_the_audit_record_names_actor_and_change(console: Console) -> None:
     """An audit event has its actor, action, target, time, and the values that were set."""
     await console("plan", {"update": {"plan": {"name": "free", "description": "new"}, "update_mask": "description"}})
 
@@ -194,7 +194,7 @@ async def test_the_audit_record_tells_who_did_what(console: Console) -> None:
 
 
 async def test_overrides_are_managed(console: Console) -> None:
-    """Set and delete answer with all overrides of the target after the change, list with all there are."""
+    """Set and delete return all overrides of the target after the change, list all there are."""
     daily = {"limit": {"name": "daily", "resource": "*", "mode": "ENFORCE", "quota": {"amount": "5", "window": "DAY"}}}
     ended = daily | {"expire_time": "2026-11-24T06:30:00Z"}
 
@@ -203,12 +203,12 @@ async def test_overrides_are_managed(console: Console) -> None:
     assert await console("override", {"subject": "acme", "delete": {"limit": "daily"}}) == {"delete": {}}
 
 
-async def test_each_fault_is_named_by_its_path(console: Console) -> None:
+async def test_each_invalid_field_is_named_by_its_path(console: Console) -> None:
     """Every field out of bounds is named by its path from the request, whichever action it belongs to."""
     key = (await console.key())["key_id"]
     zero = {"name": "x", "token_bucket": {"capacity": "0", "refill_tokens": "1", "refill_period": "1s"}}
-    good = FREE["limits"]
-    faults: list[tuple[str, dict[str, Any], str]] = [
+    valid = FREE["limits"]
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("key", {}, "action"),
         ("key", {"create": {}}, "create.plan"),
         ("key", {"create": {"plan": "free"}}, "create.subject"),
@@ -247,10 +247,10 @@ async def test_each_fault_is_named_by_its_path(console: Console) -> None:
         ("plan", {"create": {"plan": FREE | {"on_store_failure": 9}}}, "create.plan.on_store_failure"),
         (
             "plan",
-            {"create": {"plan": {"name": "x", "limits": [*good, zero]}}},
+            {"create": {"plan": {"name": "x", "limits": [*valid, zero]}}},
             "create.plan.limits[2].token_bucket.capacity",
         ),
-        ("plan", {"create": {"plan": {"name": "x", "limits": [*good, *good[:1]]}}}, "create.plan.limits[2].name"),
+        ("plan", {"create": {"plan": {"name": "x", "limits": [*valid, *valid[:1]]}}}, "create.plan.limits[2].name"),
         ("plan", {"get": {}}, "get.name"),
         ("plan", {"get": {"name": "free", "version": "-1"}}, "get.version"),
         ("plan", {"list": {"page_size": 1001}}, "list.page_size"),
@@ -276,7 +276,7 @@ async def test_each_fault_is_named_by_its_path(console: Console) -> None:
         ),
         (
             "override",
-            {"subject": "a", "set": {"override": {"limit": good[1], "expire_time": PAST}}},
+            {"subject": "a", "set": {"override": {"limit": valid[1], "expire_time": PAST}}},
             "set.override.expire_time",
         ),
         ("override", {"subject": "a", "delete": {}}, "delete.limit"),
@@ -284,22 +284,22 @@ async def test_each_fault_is_named_by_its_path(console: Console) -> None:
         ("audit", {"page_token": "x"}, "page_token"),
     ]
 
-    for method, request, field in faults:
-        assert await console.fault(method, request) == [field], request
+    for method, request, field in cases:
+        assert await console.invalid_fields(method, request) == [field], request
 
 
-async def test_other_faults_pass_through(console: Console) -> None:
-    """What is no invalid argument reaches the caller as what it is, with its reason."""
+async def test_other_errors_pass_through(console: Console) -> None:
+    """An error other than an invalid argument reaches the caller unchanged, with its reason."""
     await console.key()
     stale = {"name": "free", "etag": "stale"}
 
     for method, request, kind, reason in (
-        ("key", {"get": {"key_id": NOBODY}}, NotFound, "KEY_NOT_FOUND"),
+        ("key", {"get": {"key_id": UNKNOWN}}, NotFound, "KEY_NOT_FOUND"),
         ("key", {"create": {"plan": "gold", "subject": "a"}}, NotFound, "PLAN_NOT_FOUND"),
         ("plan", {"create": {"plan": FREE}}, AlreadyExists, "PLAN_EXISTS"),
         ("plan", {"update": {"plan": stale, "update_mask": "description"}}, Aborted, "ETAG_MISMATCH"),
         ("plan", {"delete": {"name": "free"}}, FailedPrecondition, "PLAN_IN_USE"),
-        ("override", {"key_id": NOBODY, "list": {}}, NotFound, "KEY_NOT_FOUND"),
+        ("override", {"key_id": UNKNOWN, "list": {}}, NotFound, "KEY_NOT_FOUND"),
         ("override", {"subject": "a", "delete": {"limit": "x"}}, NotFound, "OVERRIDE_NOT_FOUND"),
     ):
         with pytest.raises(kind) as caught:
@@ -308,7 +308,7 @@ async def test_other_faults_pass_through(console: Console) -> None:
 
 
 READS: list[tuple[str, dict[str, Any]]] = [
-    ("key", {"get": {"key_id": NOBODY}}),
+    ("key", {"get": {"key_id": UNKNOWN}}),
     ("key", {"list": {}}),
     ("plan", {"get": {"name": "free"}}),
     ("plan", {"list": {}}),
@@ -326,7 +326,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 
 
 async def test_a_viewer_reads_and_changes_nothing(console: Console) -> None:
-    """A viewer may get, list and read the audit record; every change is refused before the request is looked at."""
+    """A viewer may get, list and read the audit record; every change is rejected before the request is read."""
     for method, request in READS:
         if "get" in request and method == "key":
             with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""What is written by hand is what protobuf would have written."""
+"""The hand-written encoding is what protobuf would have written."""
 
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given

@@ -17,22 +17,22 @@ async def numbers(count: int, *, pause_after: int = 0) -> AsyncIterator[int]:
 
 
 async def test_order_and_completeness() -> None:
-    """Everything is handed on once and in order, in groups of at most MOST."""
-    groups = [group async for group in in_groups(numbers(1_000), most=64)]
+    """Everything is yielded once and in order, in groups of at most MAX_SIZE."""
+    groups = [group async for group in in_groups(numbers(1_000), max_size=64)]
     assert [number for group in groups for number in group] == list(range(1_000))
     assert max(map(len, groups)) <= 64
     assert len(groups) < 100
 
 
 async def test_a_lone_item_does_not_wait() -> None:
-    """An item is handed on as soon as it is there, whether others follow or not."""
+    """An item is yielded as soon as it has arrived, whether more arrive or not."""
     waiting: asyncio.Queue[int] = asyncio.Queue()
 
     async def items() -> AsyncIterator[int]:
         while True:
             yield await waiting.get()
 
-    groups = in_groups(items(), most=64)
+    groups = in_groups(items(), max_size=64)
     for number in range(3):
         waiting.put_nowait(number)
         assert await asyncio.wait_for(anext(groups), 1) == [number]
@@ -42,7 +42,7 @@ async def test_a_lone_item_does_not_wait() -> None:
 async def test_what_arrives_meanwhile_is_one_group() -> None:
     """While a group is being worked on, the next one gathers."""
     sizes = []
-    async for group in in_groups(numbers(300, pause_after=30), most=256):
+    async for group in in_groups(numbers(300, pause_after=30), max_size=256):
         sizes.append(len(group))
         await asyncio.sleep(0.05)
     assert sum(sizes) == 300
@@ -50,7 +50,7 @@ async def test_what_arrives_meanwhile_is_one_group() -> None:
 
 
 async def test_a_fast_sender_is_held_back() -> None:
-    """No more than MOST items are read ahead of the one who takes them."""
+    """No more than MAX_SIZE items are read ahead of the consumer."""
     read = 0
 
     async def items() -> AsyncIterator[int]:
@@ -59,7 +59,7 @@ async def test_a_fast_sender_is_held_back() -> None:
             read = number
             yield number
 
-    groups = in_groups(items(), most=10)
+    groups = in_groups(items(), max_size=10)
     assert len(await anext(groups)) <= 10
     await asyncio.sleep(0.02)
     assert read <= 21
@@ -76,6 +76,6 @@ async def test_an_error_comes_after_what_was_before_it() -> None:
 
     taken = []
     with pytest.raises(ValueError, match="cut off"):
-        async for group in in_groups(items(), most=64):
+        async for group in in_groups(items(), max_size=64):
             taken += group
     assert taken == [1, 2]

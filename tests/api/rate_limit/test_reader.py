@@ -1,4 +1,4 @@
-"""Requests are read as protobuf reads them, and recalled when the same bytes come again and nothing has changed."""
+"""Requests are read as protobuf reads them, and cached by their bytes until something changes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,26 +56,26 @@ class World:
         )
 
     async def change(self, kind: ChangeKind = ChangeKind.KEY, **fields: object) -> None:
-        """Change what is known of the key, and let the server learn of it."""
+        """Change what is known of the key, and invalidate what is cached of it."""
         key_id = self.api_key.key_id
         self.source.records[key_id] = replace(self.source.records[key_id], **fields)
         await self.cache.apply([Change(kind, key_id if kind is ChangeKind.KEY else "free")])
 
-    def recalls(self, data: bytes) -> bool:
+    def is_cached(self, data: bytes) -> bool:
         return isinstance(self.reader.check(data), PreparedCheck)
 
 
-async def test_the_same_bytes_are_recalled() -> None:
+async def test_the_same_bytes_are_cached() -> None:
     """From the second time on, and they are charged like the first."""
     world = World(burst(3))
-    assert not world.recalls(world.asking())
+    assert not world.is_cached(world.asking())
     left = [(await world.decide(world.asking())).results[0].remaining for _ in range(3)]
-    assert world.recalls(world.asking())
+    assert world.is_cached(world.asking())
     assert left == [2_000_000, 1_000_000, 0]
     assert (await world.decide(world.asking())).reason is Reason.OVER_LIMIT
 
 
-async def test_other_words_are_another_check() -> None:
+async def test_other_bytes_are_another_check() -> None:
     """A cost, a resource and a secret of another call are never taken for those of a call before."""
     world = World(burst(100), burst(5, name="few", resource="few"))
     await world.decide(world.asking(resource="r", cost=2))
@@ -87,7 +87,7 @@ async def test_other_words_are_another_check() -> None:
 
 
 async def test_an_unknown_key_is_looked_up_again() -> None:
-    """It is never recalled, so that it is good as soon as it exists."""
+    """It is never cached, so that it is valid as soon as it exists."""
     world = World()
     found = world.source.records.pop(world.api_key.key_id)
     for _ in range(2):
@@ -99,18 +99,18 @@ async def test_an_unknown_key_is_looked_up_again() -> None:
 
 @pytest.mark.parametrize("kind", [ChangeKind.KEY, ChangeKind.PLAN])
 async def test_a_change_ends_it(kind: ChangeKind) -> None:
-    """A changed key or plan is in force for the next call in the same words."""
+    """A changed key or plan is in force for the next call in the same bytes."""
     world = World(burst(3))
     await world.decide(world.asking())
     await world.change(kind, limits=(burst(50),))
-    assert not world.recalls(world.asking())
+    assert not world.is_cached(world.asking())
     assert (await world.decide(world.asking())).rules[0].limit.capacity == 50
     await world.change(kind, state=KeyState.REVOKED)
     assert (await world.decide(world.asking())).reason is Reason.KEY_REVOKED
 
 
 async def test_time_ends_it() -> None:
-    """A key that expires, and an override that does, are noticed though nobody says so."""
+    """A key that expires, and an override that does, take effect without a notification."""
     world = World(
         burst(3),
         expires_us=START_US + 2_000_000,
@@ -119,7 +119,7 @@ async def test_time_ends_it() -> None:
     assert (await world.decide(world.asking())).rules[0].limit.capacity == 100
     world.clock.time_us += 1_000_000
     assert (await world.decide(world.asking())).rules[0].limit.capacity == 3
-    assert world.recalls(world.asking())
+    assert world.is_cached(world.asking())
     world.clock.time_us += 1_000_000
     assert (await world.decide(world.asking())).reason is Reason.KEY_EXPIRED
 
@@ -127,23 +127,23 @@ async def test_time_ends_it() -> None:
 @pytest.mark.parametrize(
     "fields", [{"request_id": "r-1"}, {"key_id": "its id"}, {"resource": "r" * 200, "request_id": "x" * 100}]
 )
-async def test_what_is_never_recalled(fields: dict[str, str]) -> None:
-    """A call with a request id comes once, and one with a key id depends on who asks."""
+async def test_what_is_never_cached(fields: dict[str, str]) -> None:
+    """A call with a request id comes once, and one with a key id depends on the caller."""
     world = World()
     if "key_id" in fields:
         fields = {"key_id": world.api_key.key_id}
     for _ in range(2):
         await world.decide(world.asking(**fields))
-        assert not world.recalls(world.asking(**fields))
+        assert not world.is_cached(world.asking(**fields))
 
 
-async def test_longer_ones_are_read_again() -> None:
-    """What costs more to digest than to read is read, and decided all the same."""
+async def test_large_requests_are_not_cached() -> None:
+    """A request that costs more to hash than to parse is parsed, and decided all the same."""
     world = World()
     data = world.asking() + b"\x7a\xff\x07" + bytes(1023)  # an unknown field
     for _ in range(2):
         assert (await world.decide(data)).allowed
-        assert not world.recalls(data)
+        assert not world.is_cached(data)
 
 
 _requests = st.builds(
@@ -186,30 +186,30 @@ def test_batches_are_what_protobuf_reads(requests: list[CheckLimitRequest], odd:
 def test_streamed_ones_are_what_protobuf_reads(requests: list[CheckLimitRequest], odd: bytes) -> None:
     """Whatever bytes come, a field that comes twice being one message of both."""
     data = b"".join(StreamCheckLimitRequest(check=one).SerializeToString() for one in requests) + odd
-    checks, fault = World().reader.stream([data])
+    checks, error = World().reader.stream([data])
     try:
         expected = _to_check(StreamCheckLimitRequest.FromString(data).check)
     except DecodeError:
         assert checks == []
-        assert fault is not None
+        assert error is not None
     else:
-        assert fault is None
+        assert error is None
         assert _checks(checks) == [expected]
 
 
-def test_a_stream_is_read_up_to_what_is_no_message() -> None:
-    """Those before it are good, those after it are not looked at."""
+def test_a_stream_is_read_up_to_a_malformed_message() -> None:
+    """Those before it are valid, those after it are not read."""
     world = World()
-    good = StreamCheckLimitRequest(check=CheckLimitRequest(api_key="k")).SerializeToString()
-    checks, fault = world.reader.stream([good, good, b"\xff", good])
+    valid = StreamCheckLimitRequest(check=CheckLimitRequest(api_key="k")).SerializeToString()
+    checks, error = world.reader.stream([valid, valid, b"\xff", valid])
     assert len(checks) == 2
-    assert fault is not None
-    assert "StreamCheckLimitRequest" in str(fault)
+    assert error is not None
+    assert "StreamCheckLimitRequest" in str(error)
 
 
 @pytest.mark.parametrize("count", [0, MAX_BATCH + 1])
 def test_a_batch_has_bounds(count: int) -> None:
-    """None and too many are refused with the count."""
+    """None and too many are rejected with the count."""
     data = BatchCheckLimitRequest(checks=[CheckLimitRequest(api_key="k")] * count).SerializeToString()
     with pytest.raises(InvalidArgument, match=f"has {count} entries"):
         World().reader.batch(data)

@@ -1,4 +1,4 @@
-"""What is said on the wire of a decision, whatever the transport."""
+"""Decisions on the wire, whatever the transport."""
 
 from collections.abc import AsyncIterator
 
@@ -38,24 +38,24 @@ GATEWAY = Caller("edge", Role.GATEWAY)
 
 
 class World:
-    """An endpoint with its surroundings."""
+    """A service with its surroundings."""
 
     def __init__(self) -> None:
         clock = ManualClock()
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
         cache = PolicyCache(self.source, clock)
         self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets)
-        self.endpoint = RateLimitService(self.engine, clock, cached_requests=100)
+        self.service = RateLimitService(self.engine, clock, cached_requests=100)
 
     async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
         data = CheckLimitRequest(**fields).SerializeToString()
-        answer = await self.endpoint.check_limit(self.endpoint.reader.check(data), caller)
-        return CheckLimitResponse.FromString(answer.SerializeToString())
+        response = await self.service.check_limit(self.service.reader.check(data), caller)
+        return CheckLimitResponse.FromString(response.SerializeToString())
 
     async def batch(self, *checks: CheckLimitRequest) -> list[CheckResult]:
         data = BatchCheckLimitRequest(checks=checks).SerializeToString()
-        answer = await self.endpoint.batch_check_limit(self.endpoint.reader.batch(data), ANONYMOUS)
-        return list(BatchCheckLimitResponse.FromString(answer.SerializeToString()).results)
+        response = await self.service.batch_check_limit(self.service.reader.batch(data), ANONYMOUS)
+        return list(BatchCheckLimitResponse.FromString(response.SerializeToString()).results)
 
     def add(self, *limits: Limit) -> ApiKey:
         api_key = ApiKey.generate("live")
@@ -65,7 +65,7 @@ class World:
 
 @pytest.fixture
 def world() -> World:
-    """An endpoint over stores in memory."""
+    """A service over stores in memory."""
     return World()
 
 
@@ -76,15 +76,15 @@ def test_enums_are_the_protos() -> None:
 
 
 async def test_response_in_full(world: World) -> None:
-    """Every field of a denial is what the documentation of the field says."""
+    """Every field of a denial is as its documentation states."""
     api_key = world.add(
         burst(1), Limit("daily", Quota(100, Window.DAY)), Limit("trial", TokenBucket(1, 1, 1_000_000), mode=Mode.SHADOW)
     )
     await world.check(api_key=str(api_key))
     response = await world.check(api_key=str(api_key), resource="r")
-    told = MessageToDict(response, preserving_proto_field_name=True)
-    limits = told.pop("limits")
-    assert told == {
+    fields = MessageToDict(response, preserving_proto_field_name=True)
+    limits = fields.pop("limits")
+    assert fields == {
         "reason": "OVER_LIMIT",
         "source": "STORE",
         "key_id": api_key.key_id,
@@ -107,25 +107,25 @@ async def test_response_in_full(world: World) -> None:
 
 
 async def test_nothing_is_left_over_from_the_call_before(world: World) -> None:
-    """An answer holds nothing of an earlier answer about the same limit."""
+    """A response contains nothing of an earlier response for the same limit."""
     api_key = str(world.add(burst(1)))
     await world.check(api_key=api_key)
     denied = await world.check(api_key=api_key)
-    looked = await world.check(api_key=api_key, cost=0)
+    peeked = await world.check(api_key=api_key, cost=0)
     assert denied.limits[0].would_deny
-    assert not looked.limits[0].would_deny
-    assert not looked.limits[0].HasField("retry_after")
+    assert not peeked.limits[0].would_deny
+    assert not peeked.limits[0].HasField("retry_after")
 
 
 async def test_absent_cost_is_one_and_zero_is_zero(world: World) -> None:
-    """A cost that is not sent is 1; one that is sent as 0 only looks."""
+    """A cost that is not sent is 1; one that is sent as 0 only peeks."""
     api_key = str(world.add())
     assert (await world.check(api_key=api_key)).remaining == 19
     assert (await world.check(api_key=api_key, cost=0)).remaining == 19
 
 
 async def test_key_id_needs_a_gateway(world: World) -> None:
-    """Only a caller of role gateway may send key_id; in a batch the refusal is that check's own answer."""
+    """Only a caller of role gateway may send key_id; in a batch the error is that check's own result."""
     key_id = world.add().key_id
     assert (await world.check(GATEWAY, key_id=key_id)).allowed
     for caller in (ANONYMOUS, Caller("root", Role.ADMIN)):
@@ -144,7 +144,7 @@ async def test_batch_size_is_bounded(world: World, count: int) -> None:
 
 
 async def test_bad_check_in_a_batch(world: World) -> None:
-    """A malformed check answers with code, reason, field and message; the others are decided."""
+    """A malformed check has code, reason, field and message as its result; the others are decided."""
     api_key = str(world.add())
     first, second, third = await world.batch(
         CheckLimitRequest(api_key=api_key), CheckLimitRequest(), CheckLimitRequest(api_key=api_key, cost=2**32 - 1)
@@ -155,22 +155,24 @@ async def test_bad_check_in_a_batch(world: World) -> None:
     assert "4294967295" in third.error.message
 
 
-async def test_stream_answers_in_order_with_few_trips(world: World) -> None:
-    """A stream is answered in its order, what has arrived together by one trip to the buckets."""
+async def test_stream_responses_are_in_order_with_few_round_trips(world: World) -> None:
+    """Responses to a stream are in its order; what has arrived together takes one round trip to the buckets."""
     api_key = str(world.add(burst(500)))
 
     async def requests() -> AsyncIterator[bytes]:
         for _ in range(600):
             yield StreamCheckLimitRequest(check=CheckLimitRequest(api_key=api_key)).SerializeToString()
 
-    answers = [answer.SerializeToString() async for answer in world.endpoint.stream_check_limit(requests(), ANONYMOUS)]
-    allowed = [StreamCheckLimitResponse.FromString(answer).result.decision.allowed for answer in answers]
+    responses = [
+        response.SerializeToString() async for response in world.service.stream_check_limit(requests(), ANONYMOUS)
+    ]
+    allowed = [StreamCheckLimitResponse.FromString(response).result.decision.allowed for response in responses]
     assert allowed == [True] * 500 + [False] * 100
     assert world.buckets.round_trips <= 20
 
 
 async def test_explain(world: World) -> None:
-    """ExplainLimit tells the decision and every limit with its level, its bucket, and why it does not apply."""
+    """ExplainLimit reports the decision and every limit with its level, its bucket, and why it does not apply."""
     api_key = world.add(burst(10), burst(5, name="orders", resource="orders.*"))
     response = await ExplainLimit(world.engine)(
         ExplainLimitRequest(key_id=api_key.key_id, resource="users", cost=11), Caller("ann", Role.VIEWER)

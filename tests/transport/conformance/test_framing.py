@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from ratelimit_service.api.messages import MAX_MESSAGE
 from ratelimit_service.errors import DeadlineExceeded, ResourceExhausted
-from ratelimit_service.transport.envoy.framing import Frames, NotGrpc, check_deadline, deadline_of, frame, sole_message
+from ratelimit_service.transport.envoy.framing import (
+    FrameReader,
+    ProtocolError,
+    check_deadline,
+    deadline_of,
+    frame,
+    single_message,
+)
 
 messages = st.lists(st.binary(max_size=300), max_size=20)
 
@@ -16,51 +23,51 @@ def test_how_a_body_arrives_does_not_matter(sent: list[bytes], data: st.DataObje
     """Cut anywhere, the same messages come out, in order, and nothing is left over."""
     body = b"".join(map(frame, sent))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=30)))
-    frames = Frames(None)
+    frames = FrameReader(None)
     found: list[bytes] = []
     for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
         found += frames.feed(body[start:end])
     assert found == sent
-    assert not frames.cut_off
-    assert frames.refusal is None
+    assert not frames.incomplete
+    assert frames.error is None
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(frame))
 def test_the_fast_path_agrees_with_the_slow_one(body: bytes) -> None:
     """A body is read as one message exactly if cutting it up gives that message and nothing else."""
-    frames = Frames(None)
+    frames = FrameReader(None)
     found = frames.feed(body)
-    whole = len(found) == 1 and not frames.cut_off and frames.refusal is None
-    assert sole_message(body) == (found[0] if whole else None)
+    whole = len(found) == 1 and not frames.incomplete and frames.error is None
+    assert single_message(body) == (found[0] if whole else None)
 
 
 @pytest.mark.parametrize(("size", "taken"), [(0, True), (MAX_MESSAGE, True), (MAX_MESSAGE + 1, False)])
 def test_the_fast_path_has_the_same_bound(size: int, taken: bool) -> None:
     """A message of the maximum size is accepted, a larger one is not."""
-    assert (sole_message(frame(b"x" * size)) is not None) is taken
+    assert (single_message(frame(b"x" * size)) is not None) is taken
 
 
 @given(messages, st.binary(min_size=1, max_size=50))
 def test_an_incomplete_message_is_detected(sent: list[bytes], part: bytes) -> None:
     """The beginning of a message is kept back, and known to be only that."""
-    frames = Frames(None)
+    frames = FrameReader(None)
     assert frames.feed(b"".join(map(frame, sent)) + frame(part)[:-1]) == sent
-    assert frames.cut_off
+    assert frames.incomplete
 
 
 @given(messages, st.integers(MAX_MESSAGE + 1, 2**32 - 1))
 def test_a_large_message_is_refused_by_its_prefix(sent: list[bytes], size: int) -> None:
     """The messages before it are read, and it is refused before any of it has arrived."""
-    frames = Frames(None)
+    frames = FrameReader(None)
     assert frames.feed(b"".join(map(frame, sent)) + b"\0" + size.to_bytes(4, "big")) == sent
-    assert isinstance(frames.refusal, ResourceExhausted)
-    assert frames.refusal.metadata == {"size": str(size), "limit": str(MAX_MESSAGE)}
+    assert isinstance(frames.error, ResourceExhausted)
+    assert frames.error.metadata == {"size": str(size), "limit": str(MAX_MESSAGE)}
 
 
 @given(st.binary(max_size=200), st.binary(max_size=20))
 def test_any_bytes_are_read_without_an_exception(body: bytes, encoding: bytes) -> None:
     """Garbage yields messages, a refusal or a rest, and never an exception."""
-    frames = Frames(encoding)
+    frames = FrameReader(encoding)
     found = frames.feed(body)
     assert sum(len(message) + 5 for message in found) <= len(body)
 
@@ -68,7 +75,7 @@ def test_any_bytes_are_read_without_an_exception(body: bytes, encoding: bytes) -
 @pytest.mark.parametrize("value", [b"", b"S", b"1", b"1s", b"-1S", b"1.5S", b"1234567890S", b" 1S", b"\xff\xffS"])
 def test_an_invalid_timeout(value: bytes) -> None:
     """What gRPC's specification does not allow is refused."""
-    with pytest.raises(NotGrpc):
+    with pytest.raises(ProtocolError):
         deadline_of({b"grpc-timeout": value})
 
 

@@ -9,7 +9,7 @@ from types import FrameType
 import ratelimit_service
 from fixtures.served import make_settings
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
-from ratelimit_service.api.authentication import OpenAdmission
+from ratelimit_service.api.authentication import decision_admission
 from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.decision.limit import Limit, TokenBucket
 from ratelimit_service.decision.record import OnStoreFailure
@@ -26,7 +26,7 @@ HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc
 
 @contextmanager
 def files_entered() -> Iterator[set[str]]:
-    """Collects the files of the package whose functions are called meanwhile, generated ones apart."""
+    """Collects the files of the package whose functions are called meanwhile, except for generated ones."""
     entered: set[str] = set()
 
     def profile(frame: FrameType, event: str, _argument: object) -> None:
@@ -68,7 +68,10 @@ async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Call
         _, api_key = await planes.services.keys.create("test", draft)
         app = EmbeddedApp(lambda: None)  # type: ignore[arg-type, return-value]
         app._methods = decision_methods(
-            planes.rate_limit, OpenAdmission(planes.authenticator), planes.counts.calls.count, Drain()
+            planes.rate_limit,
+            decision_admission(planes.authenticator, protect=False),
+            planes.counts.calls.count,
+            Drain(),
         )
         message = CheckLimitRequest(api_key=str(api_key), resource="r").SerializeToString()
         traces = []
