@@ -92,7 +92,7 @@ class Server:
 def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Charge]], batch: int) -> str:
     """The figures of one line: microseconds per decision."""
     encoder = Encoder(charge_script(state=state), request_window=30)
-    server.call(encoder.by_text(encoder.encode([])))
+    server.call(encoder.eval(encoder.encode([])))
     scripts, processes = [], []
     for _ in range(RUNS):
         server.flush()
@@ -101,7 +101,7 @@ def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Ch
         for _ in range(DECISIONS // TOGETHER):
             group = [next(source) for _ in range(TOGETHER)]
             parts = [group] if batch == TOGETHER else [[charge] for charge in group]
-            commands.append(b"".join(encoder.by_sha(encoder.encode(part)) for part in parts))
+            commands.append(b"".join(encoder.evalsha(encoder.encode(part)) for part in parts))
         script, process = server.cost(commands, TOGETHER // batch)
         scripts.append(script / DECISIONS * 1e6)
         processes.append(process / DECISIONS * 1e6)

@@ -1,7 +1,7 @@
-"""The only place that wires: from settings to everything that serves calls.
+"""Builds the object graph from the settings; nothing is wired anywhere else.
 
-`open_services` gives what manages keys and needs Postgres alone, for the command line. `open_planes` gives what a
-server serves. Both refuse, with a StartupFault that says what to do, what could not work.
+`open_services` opens the management services, which need Postgres alone, for the command line. `open_planes` opens all
+that a server serves. Both raise StartupError, with the remedy in its message, for settings that cannot work.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.errors import StartupFault, Unavailable
+from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
@@ -49,14 +49,14 @@ from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
-__all__ = ["Planes", "Services", "StartupFault", "open_planes", "open_services"]
+__all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What manages keys, plans and descriptor rules, on one database."""
+    """The management services on one database."""
 
     database: Database
     peppers: Peppers
@@ -70,9 +70,9 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """What a server serves: the endpoints, what is known of their health, and what is counted.
+    """What a server serves: the endpoints, their health probes, and their metrics.
 
-    A process that decides calls has to `join` the servers among whom limits are divided while Redis is away.
+    A process that decides calls has to `join` the servers among which limits are divided while Redis is unavailable.
     """
 
     rate_limit: RateLimitService
@@ -92,10 +92,10 @@ class Planes:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Give the services, and close their connections at the end.
+    """Open the services, and close their connections at the end.
 
-    Raises StartupFault when the peppers or the database's URL cannot be used, when Postgres cannot be reached, and
-    when its schema is not the one that this version needs.
+    Raises StartupError when the peppers or the database's URL are invalid, when Postgres cannot be reached, and when
+    its schema is not the one that this version needs.
     """
     clock = SystemClock()
     peppers = _peppers(settings)
@@ -119,11 +119,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 @asynccontextmanager
 async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncIterator[Planes]:
-    """Give everything that serves calls, with its background work going on, and close it at the end.
+    """Open everything that serves calls, with its background tasks running, and close it at the end.
 
-    Belongs to the running loop. Raises StartupFault as `open_services` does, when the bucket store's URL cannot be
-    used, and, unless `needs_token` is False, when there is no admin token. A bucket store that does not answer is no
-    reason not to start: calls are then decided as their plans say.
+    Belongs to the running loop. Raises StartupError as `open_services` does, when the bucket store's URL is invalid,
+    and, unless `needs_token` is False, when there is no admin token. A bucket store that does not respond is not an
+    error: calls are then decided by `on_store_failure`.
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -154,8 +154,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
-        background.start("following changes", invalidator.run)
-        background.start("keeping metrics", metrics.keep)
+        background.start("cache invalidator", invalidator.run)
+        background.start("metrics", metrics.keep)
         yield Planes(
             rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),
             key_admin=KeyAdminService(
@@ -171,44 +171,44 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             counts=counts,
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
-            join=lambda: background.start("counting servers", servers.run),
+            join=lambda: background.start("live servers", servers.run),
         )
         metrics.flush()
 
 
 async def _load(rules: RulesCache) -> None:
-    """Read the rules before the first call comes, which would otherwise be answered that they are not known."""
+    """Read the rules before the first call, which would otherwise fail because they are not known."""
     try:
         await rules.refresh_all()
-    except StoreUnavailable as fault:
-        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+    except StoreUnavailable as error:
+        raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
 
 
 def _peppers(settings: Settings) -> Peppers:
     text = settings.peppers.get_secret_value()
     if not text:
-        raise StartupFault(
-            "RATELIMIT_PEPPERS is not set; make a pepper by `echo 1:$(openssl rand -base64 32)`, keep it as safe as a "
-            "password, and give the same one to every server"
+        raise StartupError(
+            "RATELIMIT_PEPPERS is not set; generate one with `echo 1:$(openssl rand -base64 32)`, keep it as safe as "
+            "a password, and set the same one on every server"
         )
     try:
         return Peppers.parse(text)
-    except ValueError as fault:
-        raise StartupFault(f"RATELIMIT_PEPPERS cannot be used: {fault}") from fault
+    except ValueError as error:
+        raise StartupError(f"RATELIMIT_PEPPERS cannot be used: {error}") from error
 
 
 async def _check_schema(settings: Settings) -> None:
     url = settings.database_url.get_secret_value()
     if not url:
-        raise StartupFault("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
+        raise StartupError("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
     try:
         found = await asyncio.to_thread(current, url)
-    except ValueError as fault:
-        raise StartupFault(f"RATELIMIT_DATABASE_URL cannot be used: {fault}") from fault
-    except StoreUnavailable as fault:
-        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+    except ValueError as error:
+        raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {error}") from error
+    except StoreUnavailable as error:
+        raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
     if found != head():
-        raise StartupFault(
+        raise StartupError(
             f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
             "run `ratelimit-service migrate`"
         )
@@ -217,11 +217,11 @@ async def _check_schema(settings: Settings) -> None:
 async def _check_token(tokens: TokenService) -> None:
     try:
         found = await tokens.any()
-    except Unavailable as fault:
-        raise StartupFault(f"{fault}; start it, or correct RATELIMIT_DATABASE_URL") from fault
+    except Unavailable as error:
+        raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
     if not found:
-        raise StartupFault(
-            "there is no token, so nobody could manage keys; make one by "
+        raise StartupError(
+            "there is no token, so keys could not be managed; create one with "
             "`ratelimit-service admin-tokens create NAME --role admin`"
         )
 
@@ -230,16 +230,16 @@ async def _check_token(tokens: TokenService) -> None:
 async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[OpenStore]:
     url = settings.redis_url.get_secret_value()
     if not url:
-        raise StartupFault("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
+        raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
         store = open_bucket_store(
             url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=round_trips
         )
-    except ValueError as fault:
-        raise StartupFault(f"RATELIMIT_REDIS_URL cannot be used: {fault}") from fault
+    except ValueError as error:
+        raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error
     async with store:
         try:
             await store.ping()
         except StoreUnavailable as error:
-            _log.warning("the bucket store does not answer; calls are decided as their plans say", error=str(error))
+            _log.warning("bucket store unavailable; calls are decided by on_store_failure", error=str(error))
         yield store

@@ -1,4 +1,8 @@
-"""Refusing to start."""
+"""The errors of the service.
+
+ServiceError            an error of a call: each subclass has its gRPC status code, and each error a reason
+StartupError            the server cannot start
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +11,7 @@ from typing import ClassVar
 
 
 class Code(IntEnum):
-    """The canonical gRPC status codes that we answer with."""
+    """The canonical gRPC status codes that the service returns."""
 
     OK = 0
     CANCELLED = 1
@@ -27,14 +31,14 @@ class Code(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field at fault: its path in the request (`plan.limits[2].token_bucket.capacity`) and what is wrong."""
+    """An invalid field: its path in the request (`plan.limits[2].token_bucket.capacity`) and what is wrong with it."""
 
     field: str
     description: str
 
 
 class ServiceError(Exception):
-    """A fault to tell the caller of."""
+    """An error to return to the caller."""
 
     code: ClassVar[Code]
 
@@ -56,16 +60,16 @@ class InvalidArgument(ServiceError):
 
     @classmethod
     def of(cls, field: str, description: str) -> "InvalidArgument":
-        """One field at fault."""
+        """The error for a single field."""
         return cls(FieldViolation(field, description))
 
     def under(self, prefix: str) -> "InvalidArgument":
-        """The same fault seen from the message that holds the field: `capacity` under `limits[0]`."""
+        """The same error as seen from the message that contains the field: `capacity` under `limits[0]`."""
         return InvalidArgument(*(FieldViolation(f"{prefix}.{v.field}", v.description) for v in self.violations))
 
 
 class Unauthenticated(ServiceError):
-    """No token, or one that is not good."""
+    """No token, or an invalid one."""
 
     code = Code.UNAUTHENTICATED
 
@@ -83,19 +87,19 @@ class NotFound(ServiceError):
 
 
 class AlreadyExists(ServiceError):
-    """The name is taken."""
+    """The name is in use."""
 
     code = Code.ALREADY_EXISTS
 
 
 class FailedPrecondition(ServiceError):
-    """The state of things does not allow it."""
+    """The call is not possible in the current state."""
 
     code = Code.FAILED_PRECONDITION
 
 
 class Aborted(ServiceError):
-    """Somebody else was faster: the etag of `subject` (`keys/<id>`, `plans/<name>`) is no longer the one sent."""
+    """Modified concurrently: the etag of `subject` (`keys/<id>`, `plans/<name>`) is no longer the one sent."""
 
     code = Code.ABORTED
 
@@ -130,7 +134,7 @@ class Unimplemented(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """A store cannot be asked, or the server drains. Worth trying again after `retry_after` seconds."""
+    """A store is unavailable, or the server is draining. Retry after `retry_after` seconds."""
 
     code = Code.UNAVAILABLE
 
@@ -140,17 +144,17 @@ class Unavailable(ServiceError):
 
 
 class Internal(ServiceError):
-    """A fault of ours. `incident` is the id under which the server's log has the cause."""
+    """An internal error. `incident` is the id under which the server's log has the cause."""
 
     code = Code.INTERNAL
 
     def __init__(self, incident: str) -> None:
         super().__init__(
-            f"an internal fault; the server's log has it under incident {incident}",
+            f"internal error; the server's log has the cause under incident {incident}",
             reason="INTERNAL_FAULT",
             metadata={"incident": incident},
         )
 
 
-class StartupFault(Exception):
-    """The server cannot start. The message says what is wrong and what to do, and holds no secret."""
+class StartupError(Exception):
+    """The server cannot start. The message states the problem and the remedy, and contains no secret."""

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 from ratelimit_service.decision.lru import LruCache
-from ratelimit_service.decision.policy import NO_END, Validity
+from ratelimit_service.decision.policy import NO_EXPIRY, Validity
 from ratelimit_service.decision.ports import Clock
 
 MAX_BYTES: Final = 1024
@@ -46,12 +46,12 @@ class RequestCache(Generic[T]):
             return None
         validities, prepared = found
         for validity in validities:
-            if validity.until_us != NO_END and not validity.holds(self._clock):
+            if validity.expires_us != NO_EXPIRY and not validity.is_current(self._clock):
                 return None
             validity.used = True
         return prepared
 
     def put(self, digest: bytes, validities: Sequence[Validity], prepared: T) -> None:
-        """Keep the prepared request with this digest, as long as all VALIDITIES hold. Ignores an empty digest."""
-        if digest and all(validity.holds(self._clock) for validity in validities):
+        """Cache the prepared request of this digest as long as all VALIDITIES are current. Ignores an empty digest."""
+        if digest and all(validity.is_current(self._clock) for validity in validities):
             self._entries.put(digest, (validities, prepared))

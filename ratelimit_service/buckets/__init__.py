@@ -1,1 +1,1 @@
-"""Bucket stores: Redis by Lua, this process alone, and the pure reference."""
+"""Bucket stores: Redis with Lua, the memory of this process, and the pure reference."""

@@ -1,4 +1,4 @@
-"""Stops asking a node of the bucket store that does not answer, until it answers again."""
+"""A circuit breaker for each node of the bucket store."""
 
 import asyncio
 from collections.abc import Hashable, Sequence
@@ -11,22 +11,22 @@ from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, Sto
 N = TypeVar("N", bound=Hashable)
 
 FAILURES = 2
-"""Calls in a row that have to fail before a node is no longer asked. One alone may be a connection that was reset."""
+"""Consecutive failed calls that open a node's breaker. A single failure may be a connection that was reset."""
 
 PROBE_SECONDS = 0.1
-"""Between the end of one probe and the next."""
+"""Between the end of one probe and the start of the next."""
 
 
 class OpenStore(BucketStore, Protocol):
-    """A bucket store that can be tried without charging anything, and closed."""
+    """A bucket store that can be pinged without charging anything, and closed."""
 
     @property
     def breaker_open(self) -> bool:
-        """Whether a node is not asked because it did not answer."""
+        """Whether the breaker of a node is open."""
         ...
 
     async def ping(self) -> None:
-        """Succeed when a charge would, wherever its buckets are. Raises StoreUnavailable."""
+        """Succeed if a charge would, on every node. Raises StoreUnavailable."""
         ...
 
     async def close(self) -> None:
@@ -35,19 +35,19 @@ class OpenStore(BucketStore, Protocol):
 
 
 class NodeStore(OpenStore, Protocol[N]):
-    """A bucket store on one or more nodes, which fail one by one."""
+    """A bucket store on one or more nodes, which fail independently."""
 
     def node_of(self, charge: Charge, /) -> N:
         """The node that makes this charge, as far as is known."""
         ...
 
     async def ping_node(self, node: N, /) -> None:
-        """Succeed when charges that this node made would succeed, there or elsewhere. Raises StoreUnavailable."""
+        """Succeed if charges that this node made would succeed, there or on another one. Raises StoreUnavailable."""
         ...
 
 
 class _Breaker:
-    """What is known of a node whose last call failed. It is open while `probing` is set."""
+    """The state of a node after a failed call. It is open while `probing` is set."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -56,10 +56,10 @@ class _Breaker:
 
 
 class GuardedStore(Generic[N]):
-    """Passes charges on to the nodes that answer; those for a node that does not fail at once, and it is probed.
+    """Passes charges on to the nodes that respond. Charges for a node with an open breaker fail at once; it is probed.
 
-    With a store timeout of T seconds it gives a node up after at most 2 T of silence (as few as one T when calls
-    overlap), and asks it again within T + 0.1 s of its return. Belongs to the running loop; close it, or use it as
+    With a store timeout of T seconds a breaker opens after at most 2 T without a reply (as few as one T when calls
+    overlap), and closes within T + 0.1 s of the node's return. Belongs to the running loop; close it, or use it as
     `async with`; that closes the store too.
     """
 
@@ -69,7 +69,7 @@ class GuardedStore(Generic[N]):
 
     @property
     def breaker_open(self) -> bool:
-        """Whether a node is not asked because it did not answer."""
+        """Whether the breaker of a node is open."""
         return any(breaker.probing is not None for breaker in self._breakers.values())
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
@@ -79,16 +79,16 @@ class GuardedStore(Generic[N]):
         try:
             return await self._store.charge(charges)
         except PartlyUnavailable as error:
-            self._failed(
+            self._count_failure(
                 [charge for charge, result in zip(charges, error.results, strict=True) if result is None], error
             )
             raise
         except StoreUnavailable as error:
-            self._failed(charges, error)
+            self._count_failure(charges, error)
             raise
 
     async def ping(self) -> None:
-        """Succeed when a charge would, wherever its buckets are. Raises StoreUnavailable."""
+        """Succeed if a charge would, on every node. Raises StoreUnavailable."""
         for breaker in self._breakers.values():
             if breaker.probing is not None:
                 raise StoreUnavailable(breaker.reason)
@@ -111,20 +111,20 @@ class GuardedStore(Generic[N]):
         await self.close()
 
     async def _charge_by_node(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
-        places: dict[N, list[int]] = {}
-        for place, charge in enumerate(charges):
-            places.setdefault(self._store.node_of(charge), []).append(place)
-        parts = [self._charge_node(node, [charges[place] for place in here]) for node, here in places.items()]
-        answers = await asyncio.gather(*parts, return_exceptions=True)
+        by_node: dict[N, list[int]] = {}
+        for index, charge in enumerate(charges):
+            by_node.setdefault(self._store.node_of(charge), []).append(index)
+        calls = [self._charge_node(node, [charges[index] for index in indexes]) for node, indexes in by_node.items()]
+        returned = await asyncio.gather(*calls, return_exceptions=True)
         results: list[ChargeResult | None] = [None] * len(charges)
         errors: list[StoreUnavailable] = []
-        for here, answer in zip(places.values(), answers, strict=True):
-            if isinstance(answer, StoreUnavailable):
-                errors.append(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            for place, result in zip(here, results_of(answer, len(here)), strict=True):
-                results[place] = result
+        for indexes, value in zip(by_node.values(), returned, strict=True):
+            if isinstance(value, StoreUnavailable):
+                errors.append(value)
+            elif isinstance(value, BaseException):
+                raise value
+            for index, result in zip(indexes, results_of(value, len(indexes)), strict=True):
+                results[index] = result
         if not errors:
             return [result for result in results if result is not None]
         if all(result is None for result in results):
@@ -134,19 +134,19 @@ class GuardedStore(Generic[N]):
     async def _charge_node(self, node: N, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         breaker = self._breakers.get(node)
         if breaker is not None and breaker.probing is not None:
-            raise StoreUnavailable(f"not asked while it does not answer: {breaker.reason}")
+            raise StoreUnavailable(f"circuit breaker open: {breaker.reason}")
         try:
             results = await self._store.charge(charges)
         except StoreUnavailable as error:
-            self._failed(charges, error)
+            self._count_failure(charges, error)
             raise
         breaker = self._breakers.get(node)
         if breaker is not None and breaker.probing is None:
             del self._breakers[node]
         return results
 
-    def _failed(self, charges: Sequence[Charge], error: StoreUnavailable) -> None:
-        """Count one failure for each node that was to make these charges."""
+    def _count_failure(self, charges: Sequence[Charge], error: StoreUnavailable) -> None:
+        """Count one failure of each node of these charges."""
         for node in {self._store.node_of(charge) for charge in charges}:
             breaker = self._breakers.setdefault(node, _Breaker())
             breaker.failures += 1
@@ -166,8 +166,8 @@ class GuardedStore(Generic[N]):
         del self._breakers[node]
 
 
-def results_of(answer: Sequence[ChargeResult] | BaseException, count: int) -> Sequence[ChargeResult | None]:
+def results_of(returned: Sequence[ChargeResult] | BaseException, count: int) -> Sequence[ChargeResult | None]:
     """The results of a call that may have failed for all its COUNT charges, or for some: None for each that failed."""
-    if isinstance(answer, PartlyUnavailable):
-        return answer.results
-    return (None,) * count if isinstance(answer, BaseException) else answer
+    if isinstance(returned, PartlyUnavailable):
+        return returned.results
+    return (None,) * count if isinstance(returned, BaseException) else returned

@@ -1,4 +1,4 @@
-"""The bucket store of this process alone, which stands in while the real one cannot be asked."""
+"""The bucket store in the memory of this process, the fallback while the shared one is unavailable."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -13,17 +13,17 @@ _V = TypeVar("_V")
 
 
 class Expiring(MutableMapping[_K, _V], Generic[_K, _V]):
-    """Keeps at most `size` entries, those written last, each for at most `age_us` microseconds since it was written."""
+    """Keeps at most `size` entries, those written last, each for less than `ttl_us` microseconds after its writing."""
 
-    def __init__(self, size: int, age_us: int, now_us: Callable[[], int]) -> None:
+    def __init__(self, size: int, ttl_us: int, now_us: Callable[[], int]) -> None:
         self._size = size
-        self._age_us = age_us
+        self._ttl_us = ttl_us
         self._now_us = now_us
         self._entries: OrderedDict[_K, tuple[int, _V]] = OrderedDict()
 
     def __getitem__(self, key: _K) -> _V:
-        written, value = self._entries[key]
-        if self._now_us() - written >= self._age_us:
+        written_us, value = self._entries[key]
+        if self._now_us() - written_us >= self._ttl_us:
             del self._entries[key]
             raise KeyError(key)
         return value
@@ -45,36 +45,36 @@ class Expiring(MutableMapping[_K, _V], Generic[_K, _V]):
 
 
 MAX_STATES = 100_000
-"""Buckets and outcomes that are kept, about 200 bytes each. The ones charged longest ago are forgotten first."""
+"""Buckets that are kept, and results of requests, about 200 bytes each. Those charged longest ago are evicted first."""
 
-# A bucket idle for longer than the longest window starts anew anyway.
-_STATE_AGE_US = 366 * 86_400 * MICRO
+# A bucket idle for longer than the longest window is untouched again anyway.
+_STATE_TTL_US = 366 * 86_400 * MICRO
 
 
 class LocalBucketStore:
     """Buckets in memory, each with its limit divided by the number of live servers, but never less than one token.
 
-    So that all servers together allow about what the limit says. `share()` is that number, at least 1, asked at each
-    call. `now_us()` is the time in microseconds since 1970 UTC. `request_window` is in seconds.
+    So all servers together allow about as much as the limit. `servers()` is their number, at least 1, called at each
+    charge. `now_us()` is the time in microseconds since 1970 UTC. `request_window` is in seconds.
     """
 
     def __init__(
         self,
-        share: Callable[[], int],
+        servers: Callable[[], int],
         now_us: Callable[[], int],
         *,
         request_window: float = 30.0,
         size: int = MAX_STATES,
     ) -> None:
-        self._share = share
+        self._servers = servers
         self._now_us = now_us
-        states: Expiring[str, State] = Expiring(size, _STATE_AGE_US, now_us)
-        outcomes: Expiring[str, ChargeResult] = Expiring(size, round(request_window * MICRO), now_us)
-        self._buckets = ReferenceBuckets(states, outcomes, self._terms)
+        states: Expiring[str, State] = Expiring(size, _STATE_TTL_US, now_us)
+        request_results: Expiring[str, ChargeResult] = Expiring(size, round(request_window * MICRO), now_us)
+        self._buckets = ReferenceBuckets(states, request_results, self._terms)
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it, in this order. Always succeeds."""
         return self._buckets.charge(charges, self._now_us())
 
     def _terms(self, bucket: Bucket) -> Terms:
-        return Terms.of(bucket.limit, max(self._share(), 1))
+        return Terms.of(bucket.limit, max(self._servers(), 1))

@@ -1,8 +1,8 @@
-"""The arithmetic of buckets in plain Python, with which the Lua script has to agree and which stands in for it.
+"""The arithmetic of buckets in plain Python: the reference for the Lua script, and the fallback for it.
 
-A token bucket is kept as what has been used of it rather than as what it holds, so that one state serves buckets and
-quotas alike and outlives a change of their sizes. What was used drains at the refill's rate (a leaky bucket as a meter,
-ITU-T I.371 annex A; the same as GCRA, counted in tokens and not in time). Whole numbers only, so nothing is rounded.
+The state of a token bucket is the amount used rather than the amount left, so that one state serves buckets and quotas
+alike and outlives a change of their sizes. The used amount drains at the refill rate (a leaky bucket as a meter, ITU-T
+I.371 annex A; the same as GCRA, counted in tokens and not in time). Integers only, so nothing is rounded.
 """
 
 from collections.abc import Callable, MutableMapping, Sequence
@@ -20,7 +20,7 @@ _MONDAY = 4 * _DAY  # 1970-01-05
 
 
 def span(window: Window, at_us: int) -> tuple[int, int]:
-    """The first microsecond of the window that holds AT_US, and that of the next one."""
+    """The first microsecond of the window that contains AT_US, and that of the next one."""
     length = _LENGTHS.get(window)
     if length is not None:
         start = at_us - at_us % length
@@ -39,7 +39,7 @@ def _us(year: int, month: int) -> int:
 
 
 class State(NamedTuple):
-    """How much of a bucket was used, in micro-tokens, at a time in microseconds since 1970 UTC.
+    """How much of a bucket was in use, in micro-tokens, at a time in microseconds since 1970 UTC.
 
     `part / per` of a further micro-token had drained, 0 or more and less than 1.
     """
@@ -51,7 +51,10 @@ class State(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A limit in the units of the arithmetic. `window` is None for a token bucket; a quota's rate is not used."""
+    """A limit in the units of the arithmetic: micro-tokens, and micro-tokens per microseconds.
+
+    `window` is None for a token bucket; a quota's rate is not used.
+    """
 
     capacity: int
     rate: tuple[int, int]
@@ -59,20 +62,20 @@ class Terms(NamedTuple):
     enforced: bool
 
     @classmethod
-    def of(cls, limit: Limit, share: int = 1) -> "Terms":
-        """LIMIT divided by SHARE, 1 or more, but never to less than one token."""
-        capacity = max(limit.capacity * MICRO // share, MICRO)
+    def of(cls, limit: Limit, divisor: int = 1) -> "Terms":
+        """LIMIT divided by DIVISOR, 1 or more, but never to less than one token."""
+        capacity = max(limit.capacity * MICRO // divisor, MICRO)
         enforced = limit.mode is Mode.ENFORCE
         if isinstance(limit.algorithm, TokenBucket):
             numerator, denominator = limit.algorithm.rate
-            return cls(capacity, (numerator, denominator * share), None, enforced)
+            return cls(capacity, (numerator, denominator * divisor), None, enforced)
         return cls(capacity, (0, 1), limit.algorithm.window, enforced)
 
 
 class Advanced(NamedTuple):
-    """A state brought up to `state.at`, which is now, or ahead of it when the clock has stepped back.
+    """A state advanced to `state.at`, which is now, or ahead of it when the clock has stepped back.
 
-    `clamped`: the stored time was so far ahead that it was not believed.
+    `clamped`: the stored time was so far ahead that it was discarded.
     """
 
     state: State
@@ -80,7 +83,7 @@ class Advanced(NamedTuple):
 
 
 def advance(terms: Terms, state: State, now_us: int) -> Advanced:
-    """Let drain what has drained by now."""
+    """Subtract what has drained until now."""
     used, at, part, per = state
     if terms.window is None:
         numerator, denominator = terms.rate
@@ -99,13 +102,13 @@ def advance(terms: Terms, state: State, now_us: int) -> Advanced:
 
 
 def take(state: State, cost: int) -> State:
-    """Add COST micro-tokens, perhaps negative, to what a settled state has used."""
+    """Add COST micro-tokens, perhaps negative, to the used amount of an advanced state."""
     used = state.used + cost
     return state._replace(used=used) if used > 0 else State(0, state.at, 0, state.per)
 
 
 def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> int:
-    """Microseconds from now until AMOUNT micro-tokens (1 or more) of a settled state will have drained."""
+    """Microseconds from now until AMOUNT micro-tokens (1 or more) of an advanced state will have drained."""
     if terms.window is not None:
         return span(terms.window, state.at)[1] - now_us
     numerator, denominator = terms.rate
@@ -113,7 +116,7 @@ def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> 
 
 
 def wait_until_fits(terms: Terms, state: State, cost: int, now_us: int) -> int:
-    """How long COST micro-tokens have to wait before they fit: 0 not at all, NEVER for ever, else microseconds."""
+    """Microseconds until COST micro-tokens fit an advanced state: 0 if they fit now, NEVER if they never will."""
     if cost <= 0 or state.used + cost <= terms.capacity:
         return 0
     if cost > terms.capacity:
@@ -121,54 +124,54 @@ def wait_until_fits(terms: Terms, state: State, cost: int, now_us: int) -> int:
     return time_until_drained(terms, state, state.used + cost - terms.capacity, now_us)
 
 
-def report(terms: Terms, state: State, wait_us: int, now_us: int) -> LimitResult:
-    """What a settled state has to say."""
+def limit_result(terms: Terms, state: State, wait_us: int, now_us: int) -> LimitResult:
+    """The result for an advanced state."""
     reset_us = time_until_drained(terms, state, state.used, now_us) if state.used else 0
     return LimitResult(max(terms.capacity - state.used, 0), wait_us, reset_us)
 
 
 class ReferenceBuckets:
-    """Buckets in memory, kept for ever.
+    """Buckets in memory, which by default never expire.
 
-    `states` and `outcomes` hold them by name, and `terms` says what a bucket's limit is, for stores that keep less or
-    divide limits.
+    `states` holds them by name and `request_results` the results by request, for stores that expire them; `terms`
+    returns the terms of a bucket's limit, for stores that divide limits.
     """
 
     def __init__(
         self,
         states: MutableMapping[str, State] | None = None,
-        outcomes: MutableMapping[str, ChargeResult] | None = None,
+        request_results: MutableMapping[str, ChargeResult] | None = None,
         terms: Callable[[Bucket], Terms] = lambda bucket: Terms.of(bucket.limit),
     ) -> None:
         self._states: MutableMapping[str, State] = {} if states is None else states
         self._terms = terms
-        self._outcomes: MutableMapping[str, ChargeResult] = {} if outcomes is None else outcomes
+        self._request_results: MutableMapping[str, ChargeResult] = {} if request_results is None else request_results
 
     def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Make each charge or none of it, in this order."""
-        return [self._answer(charge, now_us) for charge in charges]
+        return [self._charge_once(charge, now_us) for charge in charges]
 
-    def _answer(self, charge: Charge, now_us: int) -> ChargeResult:
-        known = self._outcomes.get(charge.request) if charge.request else None
-        if known is None:
-            outcome = self._make(charge, now_us)
+    def _charge_once(self, charge: Charge, now_us: int) -> ChargeResult:
+        stored = self._request_results.get(charge.request) if charge.request else None
+        if stored is None:
+            result = self._charge(charge, now_us)
             if charge.request:
-                self._outcomes[charge.request] = outcome
-            return outcome
-        if len(known.results) == len(charge.buckets):
-            return known
-        # LimitResult with other buckets, before its policy changed: the same answer, and how its buckets are now.
-        return ChargeResult(known.charged, self._peek(charge, now_us))
+                self._request_results[charge.request] = result
+            return result
+        if len(stored.limit_results) == len(charge.buckets):
+            return stored
+        # It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
+        return ChargeResult(stored.charged, self._peek(charge, now_us))
 
     def _peek(self, charge: Charge, now_us: int) -> tuple[LimitResult, ...]:
         results = []
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
             terms = self._terms(bucket)
             state = advance(terms, self._states.get(bucket.name, State()), now_us).state
-            results.append(report(terms, state, wait_until_fits(terms, state, cost * MICRO, now_us), now_us))
+            results.append(limit_result(terms, state, wait_until_fits(terms, state, cost * MICRO, now_us), now_us))
         return tuple(results)
 
-    def _make(self, charge: Charge, now_us: int) -> ChargeResult:
+    def _charge(self, charge: Charge, now_us: int) -> ChargeResult:
         before: dict[str, State] = {}
         results = []
         charged = True
@@ -184,11 +187,12 @@ class ReferenceBuckets:
                 state = self._states[name] = take(state, cost)
             elif wait and terms.enforced:
                 charged = False
-            results.append(report(terms, state, wait, now_us))
+            results.append(limit_result(terms, state, wait, now_us))
         if charged:
             return ChargeResult(charged, tuple(results))
         self._states.update(before)
-        peeked = self._peek(charge, now_us)
+        peeks = self._peek(charge, now_us)
         return ChargeResult(
-            charged, tuple(now._replace(wait_us=w.wait_us) for now, w in zip(peeked, results, strict=True))
+            charged,
+            tuple(peek._replace(wait_us=result.wait_us) for peek, result in zip(peeks, results, strict=True)),
         )

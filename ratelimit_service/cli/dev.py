@@ -23,7 +23,7 @@ from ratelimit_service.cli.serve import Listen, MetricsListen, TransportName, Wo
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError
 from ratelimit_service.devstores.valkey import EmbeddedValkeyError
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.postgres import migrate
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
@@ -59,7 +59,7 @@ def dev(
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
             with DevLock(settings.data_dir), _stores(settings.data_dir) as stores:
                 _run(settings, stores, chosen)
-        except (StartupFault, EmbeddedPostgresError, EmbeddedValkeyError) as error:
+        except (StartupError, EmbeddedPostgresError, EmbeddedValkeyError) as error:
             raise CommandError(Exit.FAILED, str(error)) from None
         except OSError as error:
             raise CommandError.usage(f"cannot use {error.filename or settings.data_dir}: {error.strerror}") from None

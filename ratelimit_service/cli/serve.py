@@ -7,7 +7,7 @@ import typer
 
 from ratelimit_service.cli.environment import load_settings
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.server.run import run
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
@@ -32,7 +32,7 @@ def serve_until_stopped(settings: Settings, ready: Callable[[Settings], None]) -
     """
     try:
         run(settings, ready=ready)
-    except StartupFault as error:
+    except StartupError as error:
         raise CommandError(Exit.FAILED, str(error)) from None
 
 

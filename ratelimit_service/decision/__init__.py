@@ -1,1 +1,1 @@
-"""The decision whether a call may go on: pure, without any transport or store."""
+"""The decision whether to allow a call: pure, without any transport or store."""

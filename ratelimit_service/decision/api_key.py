@@ -1,4 +1,4 @@
-"""How secrets are kept: as HMAC-SHA256 under a pepper that the database does not have."""
+"""API keys, and how their secrets are stored: as HMAC-SHA256 under a pepper that the database does not have."""
 
 import base64
 import binascii
@@ -28,7 +28,7 @@ class ApiKey:
     """A key in full. `key_id` is public; `secret` is shown once and never written anywhere, `repr` included.
 
     The last six characters are the CRC-32 of all before them in base62, so that a secret scanner, and a server without
-    any look-up, can tell a key from garbage.
+    any lookup, can tell a key from garbage.
     """
 
     environment: str
@@ -62,12 +62,12 @@ def new_key_id() -> str:
 def check_key_id(key_id: str) -> None:
     """Raise InvalidArgument (field `key_id`) unless KEY_ID has the form of one.
 
-    What was sent is not repeated: somebody may have pasted the API key in full, secret included.
+    The message does not repeat the value, which may be a pasted API key in full, secret included.
     """
     if not _ID.fullmatch(key_id):
         raise InvalidArgument.of(
             "key_id",
-            f"is not one; it is the {_ID_LENGTH} letters and digits after `rlk_<env>_`, and never the key in full",
+            f"is not a key id; send the {_ID_LENGTH} letters and digits after `rlk_<env>_`, never the key in full",
         )
 
 
@@ -95,7 +95,7 @@ class Peppers:
 
     @classmethod
     def parse(cls, text: str) -> "Peppers":
-        """Read `1:<base64>,2:<base64>`. Raises ValueError, which says what is wrong without repeating a pepper."""
+        """Read `1:<base64>,2:<base64>`. Raises ValueError; its message names the problem but repeats no pepper."""
         by_version: dict[int, bytes] = {}
         for position, part in enumerate(text.split(","), start=1):
             version, colon, encoded = part.strip().partition(":")
@@ -108,7 +108,7 @@ class Peppers:
             if len(pepper) < _MIN_BYTES:
                 raise ValueError(f"pepper version {version} has {len(pepper)} bytes; it needs {_MIN_BYTES} or more")
             if int(version) in by_version:
-                raise ValueError(f"pepper version {version} is given twice")
+                raise ValueError(f"pepper version {version} occurs twice")
             by_version[int(version)] = pepper
         return cls(by_version)
 
@@ -118,7 +118,7 @@ class Peppers:
         return "1:" + base64.b64encode(secrets.token_bytes(_MIN_BYTES)).decode()
 
     def hash(self, api_key: ApiKey) -> SecretHash:
-        """The hash of a key's secret under the newest pepper, without an end."""
+        """The hash of a key's secret under the newest pepper, without an expiry."""
         version = max(self.by_version)
         return SecretHash(version, self._digest(version, api_key))
 
@@ -129,5 +129,5 @@ class Peppers:
         return hmac.compare_digest(self._digest(secret_hash.pepper_version, api_key), secret_hash.digest)
 
     def _digest(self, version: int, api_key: ApiKey) -> bytes:
-        # The id is hashed along, so that a hash copied to another key's row opens nothing.
+        # The id is hashed too, so that a hash copied to another key's row matches nothing.
         return hmac.digest(self.by_version[version], f"{api_key.key_id}:{api_key.secret}".encode(), "sha256")

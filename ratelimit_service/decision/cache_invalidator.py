@@ -1,4 +1,4 @@
-"""Keeps what is in memory true: passes on what the change feed says."""
+"""Keeps the caches up to date: passes the changes of the feed on to them."""
 
 import asyncio
 from collections.abc import Collection
@@ -10,19 +10,19 @@ _RETRY_SECONDS = 0.5
 
 
 class InvalidatedCache(Protocol):
-    """Something in memory that follows the changes."""
+    """A cache that has to be kept up to date."""
 
     async def refresh_all(self) -> None:
-        """Read again everything that is here. Raises StoreUnavailable."""
+        """Read every entry again. Raises StoreUnavailable."""
         ...
 
     async def apply(self, changes: Collection[Change]) -> None:
-        """Read again what these changes touch; once more for the same ones does no harm. Raises StoreUnavailable."""
+        """Read the entries that these changes affect again. Idempotent. Raises StoreUnavailable."""
         ...
 
 
 class CacheInvalidator:
-    """Follows one feed for all who are `caches`, in their order."""
+    """Follows one feed for all `caches`, in their order."""
 
     def __init__(self, feed: ChangeFeed, *caches: InvalidatedCache) -> None:
         self._feed = feed
@@ -32,7 +32,7 @@ class CacheInvalidator:
         """Whether the change feed could be read at the last attempt."""
 
     async def run(self) -> None:
-        """Follow the feed for ever. A change that could not be passed on whole is passed on again."""
+        """Follow the feed until cancelled. Changes that not every cache could apply are passed on again."""
         while True:
             try:
                 await self._advance()
@@ -45,11 +45,11 @@ class CacheInvalidator:
     async def _advance(self) -> None:
         if self._position is None:
             position = await self._feed.position()
-            for one in self._caches:
-                await one.refresh_all()
+            for cache in self._caches:
+                await cache.refresh_all()
             self._position = position
         position, changes = await self._feed.wait(self._position)
         if changes:
-            for one in self._caches:
-                await one.apply(changes)
+            for cache in self._caches:
+                await cache.apply(changes)
         self._position = position

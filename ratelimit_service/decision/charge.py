@@ -1,4 +1,4 @@
-"""What is asked of a bucket store, and what it answers."""
+"""A charge to a bucket store, and its result."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,9 +13,9 @@ NEVER = -1
 class Bucket:
     """A limit together with the name under which the store keeps its state.
 
-    `partition` says which buckets a store must keep together (all of one subject have the same one), so that a charge
-    of several is atomic. Made once per policy and shared by all its charges, so a store may keep what it prepares for
-    a bucket by the bucket's identity.
+    `partition` determines which buckets a store must keep together (all of one subject have the same one), so that a
+    charge of several is atomic. Made once per policy and shared by all its charges, so a store may cache what it
+    computes for a bucket by the bucket's identity.
     """
 
     name: str
@@ -26,10 +26,9 @@ class Bucket:
 class Charge(NamedTuple):
     """Take `costs[i]` tokens from `buckets[i]`, for all of them or for none.
 
-    A cost of 0 only looks and always fits. A negative cost gives tokens back, at most to an untouched bucket, and
-    always fits. Costs are whole tokens between -1,000,000 and 1,000,000. `request` is empty, or the name under which
-    the store keeps the outcome, so that the same charge again within the store's window gets the same outcome and
-    charges nothing.
+    A cost of 0 is a peek and always fits. A negative cost refunds tokens, at most up to an untouched bucket, and always
+    fits. Costs are whole tokens between -1,000,000 and 1,000,000. `request` is empty, or the name under which the store
+    keeps the result, so that the same charge again within the store's window gets the same result and charges nothing.
     """
 
     buckets: tuple[Bucket, ...]
@@ -38,7 +37,7 @@ class Charge(NamedTuple):
 
 
 class LimitResult(NamedTuple):
-    """What one bucket said of a charge.
+    """The result of a charge for one bucket.
 
     `remaining`: micro-tokens left after the charge, 0 or more. `wait_us`: microseconds until the cost fits, if
     nothing else is charged before: 0 when it fits, NEVER when it never will. `reset_us`: microseconds until the bucket
@@ -51,7 +50,7 @@ class LimitResult(NamedTuple):
 
 
 class ChargeResult(NamedTuple):
-    """Whether the charge was made, and what each of its buckets said, in the charge's order."""
+    """Whether the charge was made, and the result for each of its buckets, in the charge's order."""
 
     charged: bool
-    results: tuple[LimitResult, ...]
+    limit_results: tuple[LimitResult, ...]

@@ -1,4 +1,4 @@
-"""The decision itself: from a key by its policy and its buckets to an answer."""
+"""The decision engine: decides a check by its key's policy and its buckets."""
 
 from asyncio import gather
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _UNKNOWN = Decision(allowed=False, reason=Reason.KEY_UNKNOWN, source=Source.POLI
 class Check(NamedTuple):
     """One call to decide.
 
-    Exactly one of `api_key` (what the caller presented) and `key_id` (for callers who verified the secret themselves)
+    Exactly one of `api_key` (as the caller presented it) and `key_id` (for callers that verified the secret themselves)
     is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to 1,000,000 tokens; 0 is a peek.
     `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated.
     """
@@ -37,7 +37,7 @@ class Check(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What a check would give now. `policy` is None when the key is unknown."""
+    """What a check would decide now. `policy` is None when the key is unknown."""
 
     decision: Decision
     policy: Policy | None
@@ -50,7 +50,7 @@ class Explanation(NamedTuple):
 
 
 class PreparedCheck(NamedTuple):
-    """A check whose policy is known and good, ready for the buckets."""
+    """A check with a policy that does not refuse it, ready to be charged."""
 
     policy: Policy
     selection: Selection
@@ -61,10 +61,10 @@ class PreparedCheck(NamedTuple):
 class DecisionEngine:
     """Decides calls. All its errors are ServiceErrors; nothing has been charged when one is raised.
 
-    A call is prepared first, by its key's policy, and then decided by its buckets. What was prepared is valid for
-    `decide` in the same turn of the event loop, and later as long as its policy's `validity` holds. `buckets` are
-    shared by all servers; `local` are this server's own, used while the shared ones cannot be asked and the plan says
-    so.
+    A call is prepared first, by its key's policy, and then decided by its buckets. A prepared check is valid for
+    `decide` in the same iteration of the event loop, and later as long as its policy's `validity` is current. `buckets`
+    are shared by all servers; `local` are this server's own, used while the shared ones are unavailable and the plan's
+    `on_store_failure` is LOCAL.
     """
 
     def __init__(self, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
@@ -86,13 +86,13 @@ class DecisionEngine:
         return _prepare(check, policy)
 
     async def prepare_all(self, checks: Sequence[Check]) -> list[PreparedCheck | Decision | ServiceError]:
-        """Prepare independent calls, in their order. An error of one is its own result."""
+        """Prepare independent calls, in their order. Where one fails, its error is its result."""
         policies: list[Policy | ServiceError | None] = [self._identifier.verified(check.api_key) for check in checks]
         if None in policies:  # the new ones all at once, so that they are read from Postgres together
-            new = [place for place, policy in enumerate(policies) if policy is None]
-            found = await gather(*(self._try_identify(checks[place]) for place in new))
-            for place, policy in zip(new, found, strict=True):
-                policies[place] = policy
+            new = [index for index, policy in enumerate(policies) if policy is None]
+            found = await gather(*(self._try_identify(checks[index]) for index in new))
+            for index, policy in zip(new, found, strict=True):
+                policies[index] = policy
         return list(map(_try_prepare, checks, policies))
 
     async def decide(self, prepared: PreparedCheck | Decision) -> Decision:
@@ -101,42 +101,43 @@ class DecisionEngine:
             decision = prepared
         else:
             try:
-                outcomes = await self._buckets.charge((prepared.charge,))
+                charge_results = await self._buckets.charge((prepared.charge,))
             except StoreUnavailable:
                 decision = await self._decide_without_store(prepared)
             else:
-                decision = decide(prepared.policy, prepared.selection.rules, outcomes[0], Source.STORE)
+                decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], Source.STORE)
         self.tally[decision.reason][decision.source] += 1
         return decision
 
     async def decide_all(
         self, prepared: Sequence[PreparedCheck | Decision | ServiceError]
     ) -> list[Decision | ServiceError]:
-        """Charge independent calls, in this order, in one round trip to the buckets. An error is its own result."""
+        """Charge independent calls, in this order, in one round trip to the buckets. Errors are passed through."""
         charged = await self._charge_all([item for item in prepared if isinstance(item, PreparedCheck)])
-        results: list[Decision | ServiceError] = [*charged]
+        decisions: list[Decision | ServiceError] = [*charged]
         if len(charged) < len(prepared):
             in_order = iter(charged)
-            results = [next(in_order) if isinstance(item, PreparedCheck) else item for item in prepared]
+            decisions = [next(in_order) if isinstance(item, PreparedCheck) else item for item in prepared]
         tally = self.tally
-        for result in results:
-            if isinstance(result, Decision):
-                tally[result.reason][result.source] += 1
-        return results
+        for decision in decisions:
+            if isinstance(decision, Decision):
+                tally[decision.reason][decision.source] += 1
+        return decisions
 
     async def explain(self, check: Check) -> Explanation:
-        """Report what `check` would decide now, without charging. Raises Unavailable when a store cannot be asked."""
+        """Report what `check` would decide now, without charging. Raises Unavailable when a store is unavailable."""
         policy = self._identifier.verified(check.api_key) or await self._identify(check)
         prepared = _prepare(check._replace(request_id=""), policy)
         if isinstance(prepared, Decision):
             return Explanation(prepared, policy, Selection((), ()))
         peek = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs))
         try:
-            outcome = (await self._buckets.charge((peek,)))[0]
-        except StoreUnavailable as fault:
-            raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
+            (peek_result,) = await self._buckets.charge((peek,))
+        except StoreUnavailable as error:
+            raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
         rules = prepared.selection.rules
-        decision = decide(prepared.policy, rules, preview(rules, outcome.results, check.cost), Source.STORE)
+        charge_result = preview(rules, peek_result.limit_results, check.cost)
+        decision = decide(prepared.policy, rules, charge_result, Source.STORE)
         return Explanation(decision, policy, prepared.selection)
 
     async def _identify(self, check: Check) -> Policy | None:
@@ -155,22 +156,22 @@ class DecisionEngine:
     async def _charge_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
         if not checks:
             return []
-        outcomes: Sequence[ChargeResult | None]
+        charge_results: Sequence[ChargeResult | None]
         try:
-            outcomes = await self._buckets.charge([check.charge for check in checks])
+            charge_results = await self._buckets.charge([check.charge for check in checks])
         except PartlyUnavailable as error:
-            outcomes = error.results
+            charge_results = error.results
         except StoreUnavailable:
-            outcomes = (None,) * len(checks)
+            charge_results = (None,) * len(checks)
         return [
             await self._decide_without_store(check)
-            if outcome is None
-            else decide(check.policy, check.selection.rules, outcome, Source.STORE)
-            for check, outcome in zip(checks, outcomes, strict=True)
+            if charge_result is None
+            else decide(check.policy, check.selection.rules, charge_result, Source.STORE)
+            for check, charge_result in zip(checks, charge_results, strict=True)
         ]
 
     async def _decide_without_store(self, check: PreparedCheck) -> Decision:
-        """Decide while the shared buckets cannot be asked, as the plan says."""
+        """Decide while the shared buckets are unavailable, by the plan's `on_store_failure`."""
         policy, selection, charge, cost = check
         if policy.on_store_failure is OnStoreFailure.ALLOW:
             return Decision(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
@@ -214,6 +215,6 @@ def _check_request_id(request_id: str) -> None:
 
 
 def _request_name(key_id: str, check: Check) -> str:
-    """The name under which the outcome is kept: the same call with the same id, and no other, has the same name."""
+    """The name under which the result is kept: the same call with the same id, and no other, has the same name."""
     call = f"{key_id}\0{check.cost}\0{check.resource}\0{check.request_id}"
     return blake2b(call.encode(), digest_size=12).hexdigest()

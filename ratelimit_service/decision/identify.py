@@ -10,18 +10,18 @@ from ratelimit_service.errors import Unavailable
 
 
 class Identifier:
-    """Finds the policy of a key. Secrets are in memory for the length of a call only: afterwards, their digests."""
+    """Finds the policy of a key. Secrets are in memory for the duration of a call only; their digests are cached."""
 
     def __init__(self, policies: PolicyCache, peppers: Peppers) -> None:
         self._policies = policies
         self._peppers = peppers
 
     def verified(self, api_key: str) -> Policy | None:
-        """The policy of a key whose secret was verified before: no await, no parsing."""
+        """The policy of a key that was verified before: no await, no parsing."""
         return self._policies.verified(_digest_of(api_key))
 
     async def identify(self, api_key: str) -> Policy | None:
-        """The policy of a key that is seen for the first time, or None if it is unknown or its secret is wrong.
+        """Verify a key and return its policy, or None if it is unknown or its secret is wrong.
 
         A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read.
         """
@@ -31,13 +31,13 @@ class Identifier:
             return None
         if not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
             return None
-        self._policies.remember(_digest_of(api_key), policy)
+        self._policies.add_verified(_digest_of(api_key), policy)
         return policy
 
     async def find(self, key_id: str) -> Policy | None:
-        """The policy of a key by its id, for a caller who verified the secret, or None if there is no such key.
+        """The policy of a key by its id, for a caller that verified the secret itself. None if there is no such key.
 
-        Raises InvalidArgument when it is malformed, and Unavailable when its policy cannot be read.
+        Raises InvalidArgument when the id is malformed, and Unavailable when its policy cannot be read.
         """
         check_key_id(key_id)
         return await self._read(key_id)
@@ -50,5 +50,5 @@ class Identifier:
 
 
 def _digest_of(api_key: str) -> bytes:
-    """What stands in memory for a secret, which has too many bits to be guessed from it."""
+    """The cache key of an API key. Its secret has too many bits to be guessed from this."""
     return blake2b(api_key.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Limits: the rules that a decision weighs. One that exists is valid; making an invalid one raises."""
+"""Limits: the rules that a decision evaluates. A Limit is always valid: constructing an invalid one raises."""
 
 import re
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ MAX_PERIOD_US = 31 * 86_400 * MICRO
 MIN_PERIOD_US = 1_000
 MAX_RESOURCE_BYTES = 256
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-"""What names of limits and plans look like."""
+"""The syntax of the names of limits and plans."""
 
 
 class Mode(Enum):
@@ -45,7 +45,7 @@ class Window(Enum):
 
 
 class Level(Enum):
-    """Where a limit was set. A key's goes before its subject's, and that before the plan's."""
+    """Where a limit was set. A key's takes precedence over its subject's, and that over the plan's."""
 
     PLAN = "plan"
     SUBJECT = "subject"
@@ -76,13 +76,13 @@ class TokenBucket:
         if numerator * denominator >= EXACT:
             raise InvalidArgument.of(
                 "token_bucket.refill_tokens",
-                f"is {self.refill_tokens} per {self.refill_period_us} microseconds, whose arithmetic would leave 2^53; "
-                "choose rounder numbers or a shorter period",
+                f"is {self.refill_tokens} per {self.refill_period_us} microseconds, for which the arithmetic would "
+                "exceed 2^53; choose rounder numbers or a shorter period",
             )
         if -(-self.capacity * MICRO // numerator) * denominator >= EXACT:
             raise InvalidArgument.of(
                 "token_bucket.capacity",
-                f"is {self.capacity}, which takes so long to refill that the arithmetic would leave 2^53; "
+                f"is {self.capacity}, which takes so long to refill that the arithmetic would exceed 2^53; "
                 "choose a smaller capacity or a faster refill",
             )
 
@@ -110,7 +110,7 @@ class Limit:
     """One rule: a token bucket or a quota, for the resources that its pattern matches.
 
     `resource` is an exact name, a prefix ending in `*`, or `*`; at most 256 bytes without control characters. Raises
-    InvalidArgument with the field at fault.
+    InvalidArgument with the invalid field.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Limit:
             )
         check_resource("resource", self.resource)
         if "*" in self.resource[:-1]:
-            raise InvalidArgument.of("resource", f"is {self.resource!r}; a * may stand only at its end")
+            raise InvalidArgument.of("resource", f"is {self.resource!r}; a * is allowed only at its end")
 
     @property
     def capacity(self) -> int:
@@ -133,7 +133,7 @@ class Limit:
         return self.algorithm.capacity if isinstance(self.algorithm, TokenBucket) else self.algorithm.amount
 
     def matches(self, resource: str) -> bool:
-        """Whether the limit is for this resource."""
+        """Whether the limit applies to this resource."""
         pattern = self.resource
         return resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
 
@@ -148,10 +148,10 @@ def check_resource(field: str, resource: str) -> None:
 
 
 def clip_resource(resource: str) -> str:
-    """As much of a resource as patterns can tell apart, without what no pattern may hold.
+    """RESOURCE cut to the length that patterns can match, with `?` for each character that no pattern may contain.
 
     For resources that a client makes up, such as a path: one that is too long must not turn its limit into an error,
-    which a proxy that fails open lets pass.
+    on which a proxy that fails open lets the call through.
     """
     if len(resource) <= MAX_RESOURCE_BYTES and resource.isascii() and resource.isprintable():
         return resource
@@ -179,7 +179,7 @@ _WINDOW_SECONDS = {
 
 
 def window_us(algorithm: TokenBucket | Quota) -> int:
-    """Microseconds in which a limit refills or starts afresh. A month counts as 30 days here, a year as 365."""
+    """Microseconds in which a limit refills or starts over. A month counts as 30 days here, a year as 365."""
     if isinstance(algorithm, TokenBucket):
         numerator, denominator = algorithm.rate
         return algorithm.capacity * MICRO * denominator // numerator

@@ -1,4 +1,4 @@
-"""A bounded memory of what was worked out lately."""
+"""A bounded LRU cache of two generations."""
 
 from typing import Generic, TypeVar
 
@@ -7,10 +7,10 @@ V = TypeVar("V")
 
 
 class LruCache(Generic[K, V]):
-    """Keeps what was put or read lately: between `size` and twice `size` things, without any order to maintain.
+    """Keeps the `size` to twice `size` entries that were put or read most recently, without tracking their order.
 
-    Two generations: when the young one is full it becomes the old one, and the old one is forgotten. What is read from
-    the old one is young again. So a flood of names that are seen once does not push out those in steady use.
+    Two generations: when the young one is full it becomes the old one, and the old one is dropped. An entry read from
+    the old one becomes young again. So a flood of keys that are seen once does not evict those in steady use.
     """
 
     __slots__ = ("_old", "_size", "_young")
@@ -24,7 +24,7 @@ class LruCache(Generic[K, V]):
         return len(self._young) + len(self._old)
 
     def get(self, key: K) -> V | None:
-        """What was put under KEY, if it is still here."""
+        """The value of KEY, or None if it is not cached."""
         found = self._young.get(key)
         if found is None:
             found = self._old.pop(key, None)
@@ -33,7 +33,7 @@ class LruCache(Generic[K, V]):
         return found
 
     def put(self, key: K, value: V) -> None:
-        """Keep VALUE under KEY."""
+        """Cache VALUE under KEY."""
         if len(self._young) >= self._size:
             self._old, self._young = self._young, {}
         self._young[key] = value

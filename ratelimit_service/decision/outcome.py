@@ -1,4 +1,4 @@
-"""The decision on a check, and how it follows from what its buckets answered."""
+"""The decision on a check, and how it follows from the results of its buckets."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from ratelimit_service.decision.reason import Reason, Source
 
 
 class Decision(NamedTuple):
-    """Whether a call may go on, and why.
+    """Whether a call is allowed, and why.
 
-    `policy` is None when the key is unknown. `rules` were weighed, with what each said in `results`; both are empty
-    when no bucket was asked. `binding` is the index of the rule that bound the decision, -1 when none did.
+    `policy` is None when the key is unknown. `rules` were evaluated, each with its result in `results`; both are empty
+    when no bucket was needed. `binding` is the index of the rule that determined the decision, -1 when none did.
     """
 
     allowed: bool
@@ -36,9 +36,9 @@ _FITS = Reason.WITHIN_LIMIT
 _new = tuple.__new__  # a third of what calling the class costs, which is done for every call
 
 
-def decide(policy: Policy, rules: tuple[Rule, ...], outcome: ChargeResult, source: Source) -> Decision:
-    """Decide by the outcome of charging the rules' buckets."""
-    charged, results = outcome
+def decide(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, source: Source) -> Decision:
+    """Decide by the result of charging the rules' buckets."""
+    charged, results = charge_result
     if charged:
         binding = _tightest(rules, results)
         return _new(Decision, (True, _FITS, source, policy, rules, results, binding))
@@ -48,42 +48,42 @@ def decide(policy: Policy, rules: tuple[Rule, ...], outcome: ChargeResult, sourc
     return _new(Decision, (False, reason, source, policy, rules, results, binding))
 
 
-def decide_by_share(policy: Policy, rules: tuple[Rule, ...], outcome: ChargeResult, cost: int) -> Decision:
-    """Decide by the outcome of charging this server's own share of the limits.
+def decide_by_share(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, cost: int) -> Decision:
+    """Decide by the result of charging this server's own share of the limits.
 
-    A cost that is above the share, but not above the limit itself, would fit once the store is back: that denial must
-    not tell the caller never to come again.
+    A cost that is above the share, but not above the limit itself, would fit once the store is back: its denial must
+    not claim that no retry can succeed.
     """
-    decision = decide(policy, rules, outcome, Source.DEGRADED)
+    decision = decide(policy, rules, charge_result, Source.DEGRADED)
     if decision.reason is Reason.COST_EXCEEDS_CAPACITY and cost <= rules[decision.binding].limit.capacity:
         return decision._replace(reason=Reason.DEGRADED_DENIED)
     return decision
 
 
-def preview(rules: tuple[Rule, ...], peeked: tuple[LimitResult, ...], cost: int) -> ChargeResult:
-    """What charging COST now would give, computed from a look at the buckets (a charge of 0)."""
-    waits = [wait_for(rule.limit, seen, cost) for rule, seen in zip(rules, peeked, strict=True)]
+def preview(rules: tuple[Rule, ...], peek_results: tuple[LimitResult, ...], cost: int) -> ChargeResult:
+    """The result that charging COST now would have, computed from a peek at the buckets (a charge of 0)."""
+    waits = [wait_for(rule.limit, peek, cost) for rule, peek in zip(rules, peek_results, strict=True)]
     charged = all(wait == 0 or not rule.enforced for rule, wait in zip(rules, waits, strict=True))
     taken = cost * MICRO if charged else 0
     return ChargeResult(
         charged,
         tuple(
-            LimitResult(seen.remaining - (0 if wait else taken), wait, seen.reset_us)
-            for seen, wait in zip(peeked, waits, strict=True)
+            LimitResult(peek.remaining - (0 if wait else taken), wait, peek.reset_us)
+            for peek, wait in zip(peek_results, waits, strict=True)
         ),
     )
 
 
-def wait_for(limit: Limit, seen: LimitResult, cost: int) -> int:
-    """Microseconds until COST fits the limit, by a look at its bucket. 0 when it fits, NEVER when it never will."""
-    missing = cost * MICRO - seen.remaining
+def wait_for(limit: Limit, peek: LimitResult, cost: int) -> int:
+    """Microseconds until COST fits the limit, by a peek at its bucket. 0 when it fits, NEVER when it never will."""
+    missing = cost * MICRO - peek.remaining
     if missing <= 0:
         return 0
     if cost > limit.capacity:
         return NEVER
     algorithm = limit.algorithm
     if not isinstance(algorithm, TokenBucket):
-        return seen.reset_us
+        return peek.reset_us
     numerator, denominator = algorithm.rate
     return -(-missing * denominator // numerator)
 

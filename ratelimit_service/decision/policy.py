@@ -10,36 +10,37 @@ from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 
-NO_END = EXACT
-"""In place of a time: whatever changes is told."""
+NO_EXPIRY = EXACT
+"""In place of a time: valid until a change invalidates it."""
 
 
 class Validity:
-    """Held by a policy or rules in memory, and by everything that was worked out from them.
+    """How long a cached policy or rules may be used; shared by everything that is computed from them.
 
-    Good before `until_us` (microseconds since 1970 UTC, perhaps NO_END), unless it was ended before because something
-    newer is in force. `used`: whether anybody asked since it was made, or since this was last set to False.
+    Valid before `expires_us` (microseconds since 1970 UTC, perhaps NO_EXPIRY), unless it was invalidated earlier
+    because something newer is in force. `used`: whether it was used since it was made, or since this was last set to
+    False.
     """
 
-    __slots__ = ("until_us", "used")
+    __slots__ = ("expires_us", "used")
 
-    def __init__(self, until_us: int = NO_END) -> None:
-        self.until_us = until_us
+    def __init__(self, expires_us: int = NO_EXPIRY) -> None:
+        self.expires_us = expires_us
         self.used = False
 
-    def end(self) -> None:
-        """From now on it is good for nothing."""
-        self.until_us = 0
+    def invalidate(self) -> None:
+        """Make it expired from now on."""
+        self.expires_us = 0
 
-    def holds(self, clock: Clock) -> bool:
-        """Whether it is still good."""
-        return self.until_us == NO_END or self.until_us > clock.now_us()
+    def is_current(self, clock: Clock) -> bool:
+        """Whether it has neither expired nor been invalidated."""
+        return self.expires_us == NO_EXPIRY or self.expires_us > clock.now_us()
 
 
 PARTITIONS = 256
-"""Number of partitions of the bucket store. Changing it forgets the state of every bucket."""
+"""Number of partitions of the bucket store. Changing it loses the state of every bucket."""
 
-_MAX_RESOURCES = 64  # resources that a policy remembers its selection for
+_MAX_RESOURCES = 64  # resources for which a policy caches its selection
 _REFUSALS = {KeyState.REVOKED: Reason.KEY_REVOKED, KeyState.SUSPENDED: Reason.KEY_SUSPENDED}
 
 
@@ -68,13 +69,13 @@ class Selection(NamedTuple):
 
 
 class Policy:
-    """One key's policy, unchanging and right as long as its `validity` holds; from then on it has to be compiled again.
+    """One key's policy. Immutable, and in force as long as its `validity` is current; then it has to be compiled again.
 
-    `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that are good.
+    `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that have not expired.
     """
 
     __slots__ = (
-        "_everywhere",
+        "_for_all_resources",
         "_selections",
         "considered",
         "key_id",
@@ -107,8 +108,8 @@ class Policy:
             for limit, level, why_not in self.considered
             if not why_not
         )
-        everywhere = all(rule.limit.resource == "*" for rule in self.rules)
-        self._everywhere = _select(self.rules) if everywhere else None
+        one_for_all = all(rule.limit.resource == "*" for rule in self.rules)
+        self._for_all_resources = _select(self.rules) if one_for_all else None
         self._selections: dict[str, Selection] = {}
 
     def select(self, resource: str) -> Selection:
@@ -116,7 +117,9 @@ class Policy:
         selection = self._selections.get(resource)
         if selection is None:
             check_resource("resource", resource)
-            selection = self._everywhere or _select([rule for rule in self.rules if rule.limit.matches(resource)])
+            selection = self._for_all_resources or _select(
+                [rule for rule in self.rules if rule.limit.matches(resource)]
+            )
             if len(self._selections) >= _MAX_RESOURCES:  # callers choose the names: do not keep them all
                 self._selections.clear()
             self._selections[resource] = selection
@@ -128,7 +131,7 @@ def _select(rules: Sequence[Rule]) -> Selection:
 
 
 def _consider(record: PolicyRecord, now_us: int) -> list[Considered]:
-    """Every limit of plan, subject and key: first by name in the plan's order, then from the plan up to the key."""
+    """Every limit of plan, subject and key: by name in the plan's order, then by level from the plan to the key."""
     set_by: dict[str, list[tuple[Limit, Level, int | None]]] = {limit.name: [] for limit in record.limits}
     for limit in record.limits:
         set_by[limit.name].append((limit, Level.PLAN, None))
@@ -163,6 +166,6 @@ def _has_passed(expires_us: int | None, now_us: int) -> bool:
 
 
 def _next_expiry(record: PolicyRecord, now_us: int) -> int:
-    holders: list[SecretHash | Override] = [*record.secrets, *record.subject_overrides, *record.key_overrides]
-    times = [record.expires_us, *(holder.expires_us for holder in holders)]
-    return min((time for time in times if time is not None and time > now_us), default=NO_END)
+    expiring: list[SecretHash | Override] = [*record.secrets, *record.subject_overrides, *record.key_overrides]
+    times = [record.expires_us, *(item.expires_us for item in expiring)]
+    return min((time for time in times if time is not None and time > now_us), default=NO_EXPIRY)

@@ -1,4 +1,4 @@
-"""What the decision plane needs from the outside. Adapters implement these; the domain imports none of them."""
+"""The interfaces that the decision needs. Adapters implement them; the domain imports no adapter."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ratelimit_service.decision.record import PolicyRecord
 
 
 class ChangeKind(Enum):
-    """What kind of thing changed."""
+    """The kind of object that changed."""
 
     KEY = "key"
     SUBJECT = "subject"
@@ -34,7 +34,7 @@ class Changes(NamedTuple):
 
 
 class StoreUnavailable(Exception):
-    """A store could not be asked, or did not answer in time. The message says which and why, without credentials."""
+    """A store could not be reached, or did not reply in time. The message has its name and the cause, no secrets."""
 
 
 class PartlyUnavailable(StoreUnavailable):
@@ -49,18 +49,18 @@ class BucketStore(Protocol):
     """Keeps the state of buckets."""
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
-        """Make each charge or none of it, atomically and in this order, and answer in the same order.
+        """Make each charge or none of it, atomically and in this order, and return the results in the same order.
 
-        Buckets of one charge are all in one partition, unless the store says that it can do more. Nothing is sent
-        twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.
+        The buckets of one charge are all in one partition, unless the store documents that it supports more. Nothing
+        is sent twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.
         """
         ...
 
 
 class Fetched(NamedTuple):
-    """What was found of the keys asked for, revoked ones included; unknown ones are in neither.
+    """The records of the requested keys, revoked ones included; unknown keys are in neither collection.
 
-    `unreadable` are keys whose rows make no valid policy: the one that was good last stays in force.
+    `unreadable` are keys with rows that are not a valid policy: the last valid policy stays in force.
     """
 
     records: Mapping[str, PolicyRecord]

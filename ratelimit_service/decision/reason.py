@@ -1,4 +1,4 @@
-"""Why a decision is as it is, and what it rests on."""
+"""The reason for a decision, and its source."""
 
 from enum import IntEnum
 
@@ -18,7 +18,7 @@ class Reason(IntEnum):
 
 
 class Source(IntEnum):
-    """What a decision rests on. The numbers are those of `ratelimit.v1.CheckLimitResponse.Source`."""
+    """What a decision is based on. The numbers are those of `ratelimit.v1.CheckLimitResponse.Source`."""
 
     STORE = 1
     POLICY = 2

@@ -1,4 +1,4 @@
-"""What the management side knows of a key: the raw material of a policy."""
+"""The stored data of a key, from which its policy is compiled."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,7 +7,7 @@ from ratelimit_service.decision.limit import Limit
 
 
 class KeyState(Enum):
-    """Whether a key is good for calls. EXPIRED is not stored: it follows from the expire time."""
+    """Whether a key may be used. EXPIRED is not stored: it follows from the expire time."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -15,7 +15,7 @@ class KeyState(Enum):
 
 
 class OnStoreFailure(Enum):
-    """What callers see while the bucket store cannot be asked."""
+    """What callers get while the bucket store is unavailable."""
 
     LOCAL = "local"
     ALLOW = "allow"
@@ -24,7 +24,7 @@ class OnStoreFailure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SecretHash:
-    """HMAC-SHA256 of a secret under the pepper of this version, good until `expires_us` (None: no end)."""
+    """HMAC-SHA256 of a secret under the pepper of this version, valid until `expires_us` (None: does not expire)."""
 
     pepper_version: int
     digest: bytes
@@ -33,7 +33,7 @@ class SecretHash:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A limit in place of the plan's of the same name until `expires_us` (None: no end)."""
+    """A limit in place of the plan's of the same name until `expires_us` (None: does not expire)."""
 
     limit: Limit
     expires_us: int | None = None

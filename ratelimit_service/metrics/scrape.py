@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable with the workers' shared folder. Must be set when a worker's interpreter starts."""
@@ -34,7 +34,7 @@ class MetricsServer:
 def serve_metrics(listen: str, directory: Path) -> MetricsServer:
     """Serve `/metrics` on LISTEN (`host:port`; port 0 is any free one) from the files that workers keep in DIRECTORY.
 
-    Raises StartupFault if the address cannot be opened.
+    Raises StartupError if the address cannot be opened.
     """
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
@@ -42,7 +42,7 @@ def serve_metrics(listen: str, directory: Path) -> MetricsServer:
     try:
         server, thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)  # noqa: S104 as asked
     except (OSError, ValueError, OverflowError) as fault:
-        raise StartupFault(
+        raise StartupError(
             f"the metrics port cannot be opened on {listen!r}: {fault}; set RATELIMIT_METRICS_LISTEN to a free "
             "host:port, or to an empty value for no metrics"
         ) from fault

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 
 _REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
 _DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
@@ -77,17 +77,17 @@ class Child:
         self._ended = asyncio.create_task(self._wait())
 
     async def ready(self, within: float) -> None:
-        """Wait until it serves. Raises StartupFault if it reports a fault, ends, or takes over WITHIN seconds."""
+        """Wait until it serves. Raises StartupError if it reports a fault, ends, or takes over WITHIN seconds."""
         try:
             async with asyncio.timeout(within):
                 line = await self._report()
         except TimeoutError:
-            raise StartupFault(f"{self.name} did not start within {within:.0f} seconds; see its log") from None
+            raise StartupError(f"{self.name} did not start within {within:.0f} seconds; see its log") from None
         if not line:
             code = await self.ended()
-            raise StartupFault(f"{self.name} ended while it started, with code {code}; see its log")
+            raise StartupError(f"{self.name} ended while it started, with code {code}; see its log")
         if line.startswith(_FAULT):
-            raise StartupFault(line.removeprefix(_FAULT).strip())
+            raise StartupError(line.removeprefix(_FAULT).strip())
         self._on_ready()
 
     async def ended(self) -> int:

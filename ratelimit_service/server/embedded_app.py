@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from ratelimit_service.api.authentication import decision_admission
 from ratelimit_service.bootstrap import open_planes
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.server.child import SupervisorLink
 from ratelimit_service.server.grpc_process import tune_gc
@@ -33,7 +33,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
                 **decision_methods(planes.rate_limit, admission, count, drain),
                 **proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count),
             }
-    except StartupFault as fault:
+    except StartupError as fault:
         supervisor.report_fault(str(fault))
         raise
 

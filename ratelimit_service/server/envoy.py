@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from ratelimit_service.background import Background
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.server.child import Child, start
 from ratelimit_service.server.control_plane import ControlPlane
 from ratelimit_service.server.envoy_admin import EnvoyAdmin
@@ -77,12 +77,12 @@ class EnvoyChild:
         self.announce_drain = child.announce_drain
 
     async def ready(self, within: float) -> None:
-        """Wait until it serves. Raises StartupFault if it does not within so many seconds."""
+        """Wait until it serves. Raises StartupError if it does not within so many seconds."""
         until = monotonic() + within
         await self._child.ready(within)
         while not await self._live():
             if monotonic() >= until:
-                raise StartupFault(f"{self.name} accepts no connections after {within:.0f} seconds; see its log")
+                raise StartupError(f"{self.name} accepts no connections after {within:.0f} seconds; see its log")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def drain(self, within: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from ratelimit_service.bootstrap import Planes, open_planes
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.server.child import SupervisorLink, die_with
 from ratelimit_service.settings import Settings
@@ -27,7 +27,7 @@ def run_server(serve: Serve) -> None:
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(_run(serve, settings, supervisor))
-    except StartupFault as fault:
+    except StartupError as fault:
         supervisor.report_fault(str(fault))
         raise SystemExit(1) from None
 

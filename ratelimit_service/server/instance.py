@@ -40,7 +40,7 @@ class Instance:
 
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[Instance]:
-    """Take the port and make the folder; release both at the end. Raises StartupFault."""
+    """Take the port and make the folder; release both at the end. Raises StartupError."""
     with PortLock(settings.listen) as lock, tempfile.TemporaryDirectory(prefix="ratelimit-") as folder:
         instance = Instance(settings, lock, Path(folder))
         instance.metrics.mkdir()

@@ -4,14 +4,14 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Split `host:port` or `[v6]:port`. Raises StartupFault."""
+    """Split `host:port` or `[v6]:port`. Raises StartupError."""
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004  # the largest port
-        raise StartupFault(f"{text!r} is not an address; write host:port, for example 127.0.0.1:50051 or [::]:50051")
+        raise StartupError(f"{text!r} is not an address; write host:port, for example 127.0.0.1:50051 or [::]:50051")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -30,12 +30,12 @@ class PortLock:
     """
 
     def __init__(self, listen: str) -> None:
-        """Take LISTEN (`host:port`; port 0 is any free one). Raises StartupFault if it is not available."""
+        """Take LISTEN (`host:port`; port 0 is any free one). Raises StartupError if it is not available."""
         host, port = split_address(listen)
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         except OSError as error:
-            raise StartupFault(
+            raise StartupError(
                 f"cannot listen on {listen}: the host {host!r} is not known ({error.strerror})"
             ) from None
         self._socket = socket.socket(family, kind, protocol)
@@ -45,7 +45,7 @@ class PortLock:
             self._socket.bind(address)
         except OSError as error:
             self._socket.close()
-            raise StartupFault(
+            raise StartupError(
                 f"cannot listen on {listen}: {error.strerror}; stop the process that holds the port, "
                 "or set RATELIMIT_LISTEN to another one"
             ) from None

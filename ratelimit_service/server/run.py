@@ -23,7 +23,7 @@ def run(settings: Settings, *, ready: Callable[[Settings], None]) -> None:
 
     READY gets the settings with the addresses as they were opened: a port that was 0 is the one that was taken.
     SIGHUP replaces the processes one by one. A second SIGTERM or SIGINT ends everything at once. Must be called on
-    the main thread: signals arrive there, and the processes live as long as it does. Raises StartupFault.
+    the main thread: signals arrive there, and the processes live as long as it does. Raises StartupError.
     """
     set_up_logging(settings.log_level, settings.log_format)
     asyncio.run(_run(settings, ready))

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 
 START_WITHIN: Final = 60.0
 """Seconds that a process gets to start."""
@@ -38,7 +38,7 @@ class Supervisor:
         self._stopping = False
 
     async def open(self) -> None:
-        """Start everything, and return when all of it serves. Raises StartupFault."""
+        """Start everything, and return when all of it serves. Raises StartupError."""
         await _all(slot.open() for slot in self._back)
         await _all(slot.open() for slot in self._front)
 
@@ -73,7 +73,7 @@ class Supervisor:
             try:
                 for slot in self._slots:
                     await slot.replace(within)
-            except StartupFault as fault:
+            except StartupError as fault:
                 _log.error("rolling restart stopped; the processes that run are kept", fault=str(fault))
             else:
                 _log.info("rolling restart done")
@@ -92,7 +92,7 @@ class Running(Protocol):
     pid: int
 
     async def ready(self, within: float, /) -> None:
-        """Wait until it serves. Raises StartupFault if it does not within so many seconds."""
+        """Wait until it serves. Raises StartupError if it does not within so many seconds."""
         ...
 
     async def ended(self) -> int:
@@ -131,11 +131,11 @@ class Slot:
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Fill it for the first time. Raises StartupFault."""
+        """Fill it for the first time. Raises StartupError."""
         self._keep(await self._start_one())
 
     async def replace(self, within: float) -> None:
-        """Start another process, and drain the one before once the other serves. Raises StartupFault.
+        """Start another process, and drain the one before once the other serves. Raises StartupError.
 
         If this is cancelled, whatever was started or is being drained is left to `drain` and `kill`.
         """
@@ -171,11 +171,11 @@ class Slot:
         _log.info("ended", process=process.name, pid=process.pid)
 
     async def _start_one(self) -> Running:
-        """Start a process and wait until it serves. One that does not has ended when this raises StartupFault."""
+        """Start a process and wait until it serves. One that does not has ended when this raises StartupError."""
         try:
             process = await self._start()
         except OSError as error:
-            raise StartupFault(f"a process could not be started: {error}") from error
+            raise StartupError(f"a process could not be started: {error}") from error
         self._processes.append(process)
         try:
             await process.ready(START_WITHIN)
@@ -212,7 +212,7 @@ class Slot:
             pause = min(max(pause * 2, _MIN_PAUSE), _MAX_PAUSE)
             try:
                 process = await self._start_one()
-            except StartupFault as fault:
+            except StartupError as fault:
                 process = None
                 _log.error("could not be started; trying again", fault=str(fault), pause=pause)
 

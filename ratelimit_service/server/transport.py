@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +19,14 @@ class Transport:
     def choose(cls, wanted: Literal["auto", "envoy", "grpcio"]) -> "Transport":
         """The transport of the setting WANTED; `auto` is `envoy` where it can run, else `grpcio`.
 
-        Raises StartupFault when WANTED is `envoy` and it cannot run here.
+        Raises StartupError when WANTED is `envoy` and it cannot run here.
         """
         if wanted == "grpcio":
             return cls("grpcio", "set by RATELIMIT_TRANSPORT")
         obstacle = _obstacle_to_envoy()
         if wanted == "envoy":
             if obstacle:
-                raise StartupFault(
+                raise StartupError(
                     f"the transport envoy is not available: {obstacle}; set RATELIMIT_TRANSPORT to grpcio or auto"
                 )
             return cls("envoy", "set by RATELIMIT_TRANSPORT")

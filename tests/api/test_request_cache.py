@@ -2,7 +2,7 @@
 
 from decision.memory import START_US, ManualClock
 from ratelimit_service.api.request_cache import RequestCache
-from ratelimit_service.decision.policy import NO_END, Validity
+from ratelimit_service.decision.policy import NO_EXPIRY, Validity
 
 
 def test_found_as_long_as_every_validity_holds() -> None:
@@ -16,7 +16,7 @@ def test_found_as_long_as_every_validity_holds() -> None:
     assert (cache.get(b"one"), cache.get(b"other"), cache.get(b"none")) == ("prepared", "too", None)
     clock.time_us += 1
     assert (cache.get(b"one"), cache.get(b"other")) == (None, "too")
-    lasting.end()
+    lasting.invalidate()
     assert cache.get(b"other") is None
 
 
@@ -30,7 +30,7 @@ def test_what_has_ended_already_is_not_kept() -> None:
 def test_finding_counts_as_use() -> None:
     """A policy that is only ever found in this cache counts as used."""
     cache: RequestCache[str] = RequestCache(ManualClock(), 10)
-    validity = Validity(NO_END)
+    validity = Validity(NO_EXPIRY)
     cache.put(b"one", (validity,), "prepared")
     assert not validity.used
     cache.get(b"one")

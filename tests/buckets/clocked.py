@@ -1,4 +1,4 @@
-"""A store whose time the test sets."""
+"""A store with a clock that the test sets."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ TIMEOUT = 5.0
 
 
 def clocked_script(key: str) -> Script:
-    """The charge script, going by the microseconds since 1970 that the value of KEY says."""
+    """The charge script, with the value of KEY, in microseconds since 1970, as its time."""
     return charge_script(clock=f"local now = tonumber(redis.call('GET', '{key}'))")
 
 
 class ClockedStore:
-    """A store on a loop of its own, for tests that are not coroutines, and the clock that it goes by."""
+    """A store and its clock, on a loop of their own, for tests that are not coroutines."""
 
     def __init__(self, url: str, key: str = "clock", request_window: float = 3600) -> None:
         self._key = key
@@ -33,7 +33,7 @@ class ClockedStore:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._runner.run(self._store.close())
         self._runner.close()

@@ -1,4 +1,4 @@
-"""What the tests of buckets share."""
+"""The fixtures of the tests of buckets."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -25,7 +25,7 @@ _names = count()
 
 @pytest.fixture
 def bucket() -> MakeBucket:
-    """Makes a bucket that nobody has used: `bucket(limit)`, `bucket(limit, partition=3)`."""
+    """Makes an untouched bucket: `bucket(limit)`, `bucket(limit, partition=3)`."""
 
     def make(limit: Limit, partition: int = 0) -> Bucket:
         return Bucket(f"test.{next(_names)}", partition, limit)
@@ -35,7 +35,7 @@ def bucket() -> MakeBucket:
 
 @pytest_asyncio.fixture
 async def open_store() -> AsyncIterator[OpenStore]:
-    """Opens stores that are closed when the test ends. Generous with time, since the machine may be busy."""
+    """Opens stores that are closed when the test ends. The timeout is generous, since the machine may be busy."""
     async with AsyncExitStack() as stores:
 
         def start(

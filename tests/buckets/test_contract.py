@@ -1,4 +1,4 @@
-"""What every bucket store in Redis promises: on one server, on a cluster, and by way of Sentinels."""
+"""The contract of every bucket store in Redis: on one server, on a cluster, and behind Sentinels."""
 
 import asyncio
 from collections import Counter
@@ -35,33 +35,33 @@ async def store(url: str, open_store: OpenStore) -> BucketStore:
 
 async def take(store: BucketStore, *buckets: Bucket, cost: int = 1, request: str = "") -> ChargeResult:
     """Make one charge of COST in each of BUCKETS."""
-    (outcome,) = await store.charge((Charge(buckets, (cost,) * len(buckets), request),))
-    return outcome
+    (result,) = await store.charge((Charge(buckets, (cost,) * len(buckets), request),))
+    return result
 
 
 async def used(store: BucketStore, bucket: Bucket) -> int:
     """How many tokens were taken from a bucket that drains too slowly to matter, in whole tokens."""
-    peeked = (await take(store, bucket, cost=0)).results[0]
-    return bucket.limit.capacity - peeked.remaining // MICRO
+    peek = (await take(store, bucket, cost=0)).limit_results[0]
+    return bucket.limit.capacity - peek.remaining // MICRO
 
 
 async def test_no_more_than_the_capacity(store: BucketStore, bucket: MakeBucket) -> None:
-    """Of more calls at once than a bucket holds, exactly as many are charged as it holds."""
+    """Of more concurrent calls than a bucket holds, exactly as many are charged as it holds."""
     ten = bucket(TEN)
-    outcomes = await asyncio.gather(*[take(store, ten) for _ in range(50)])
-    assert Counter(outcome.charged for outcome in outcomes) == {True: 10, False: 40}
+    results = await asyncio.gather(*[take(store, ten) for _ in range(50)])
+    assert Counter(result.charged for result in results) == {True: 10, False: 40}
 
 
 async def test_two_servers_share_a_bucket(url: str, open_store: OpenStore, bucket: MakeBucket) -> None:
     """Two stores on the same server together charge no more than the capacity."""
     ten = bucket(TEN)
     stores = [open_store(url), open_store(url)]
-    outcomes = await asyncio.gather(*[take(store, ten) for store in stores for _ in range(25)])
-    assert sum(outcome.charged for outcome in outcomes) == 10
+    results = await asyncio.gather(*[take(store, ten) for store in stores for _ in range(25)])
+    assert sum(result.charged for result in results) == 10
 
 
 async def test_all_or_nothing(store: BucketStore, bucket: MakeBucket) -> None:
-    """A charge that one bucket cannot take is taken from none, whatever their order."""
+    """A charge that does not fit one bucket charges none, in any order of the buckets."""
     ten, three = bucket(TEN), bucket(THREE)
     assert (await take(store, ten, three, cost=3)).charged
     for buckets in ((ten, three), (three, ten)):
@@ -70,45 +70,45 @@ async def test_all_or_nothing(store: BucketStore, bucket: MakeBucket) -> None:
     assert await used(store, ten) == 3
 
 
-async def test_a_denial_says_how_long_to_wait(store: BucketStore, bucket: MakeBucket) -> None:
-    """The wait of a denied charge is the time that the tokens it lacks take to come."""
+async def test_a_denial_has_the_wait(store: BucketStore, bucket: MakeBucket) -> None:
+    """The wait of a denied charge is the time until the missing tokens are refilled."""
     three = bucket(THREE)
     await take(store, three, cost=3)
-    results = (await take(store, three, cost=2)).results[0]
-    assert 2 * DRAINS_US - 60 * MICRO < results.wait_us <= 2 * DRAINS_US
-    assert 3 * DRAINS_US - 60 * MICRO < results.reset_us <= 3 * DRAINS_US
+    limit_result = (await take(store, three, cost=2)).limit_results[0]
+    assert 2 * DRAINS_US - 60 * MICRO < limit_result.wait_us <= 2 * DRAINS_US
+    assert 3 * DRAINS_US - 60 * MICRO < limit_result.reset_us <= 3 * DRAINS_US
 
 
 async def test_more_than_the_capacity_never_fits(store: BucketStore, bucket: MakeBucket) -> None:
     """A cost above the capacity is denied with no wait that would help, and charges nothing."""
     for limit in (THREE, QUOTA):
         fresh = bucket(limit)
-        outcome = await take(store, fresh, cost=limit.capacity + 1)
-        assert not outcome.charged
-        assert outcome.results[0].wait_us == NEVER
-        assert outcome.results[0].remaining == limit.capacity * MICRO
+        result = await take(store, fresh, cost=limit.capacity + 1)
+        assert not result.charged
+        assert result.limit_results[0].wait_us == NEVER
+        assert result.limit_results[0].remaining == limit.capacity * MICRO
 
 
 async def test_a_quota_ends_with_its_window(store: BucketStore, bucket: MakeBucket) -> None:
-    """A quota that is used up says to wait until the year is over."""
+    """The wait of a quota that is used up is the rest of the year."""
     quota = bucket(QUOTA)
     assert (await take(store, quota, cost=5)).charged
     denied = await take(store, quota)
     assert not denied.charged
-    assert 0 < denied.results[0].wait_us == denied.results[0].reset_us <= 366 * 86_400 * MICRO
+    assert 0 < denied.limit_results[0].wait_us == denied.limit_results[0].reset_us <= 366 * 86_400 * MICRO
 
 
 async def test_a_shadow_never_denies(store: BucketStore, bucket: MakeBucket) -> None:
-    """A shadow bucket is charged while it has room, and then neither denies nor is charged."""
+    """A shadow bucket is charged while it has room; then it neither denies nor is charged."""
     ten, shadow = bucket(TEN), bucket(SHADOW)
-    outcomes = [await take(store, ten, shadow) for _ in range(4)]
-    assert all(outcome.charged for outcome in outcomes)
-    assert [outcome.results[1].wait_us > 0 for outcome in outcomes] == [False, False, True, True]
+    results = [await take(store, ten, shadow) for _ in range(4)]
+    assert all(result.charged for result in results)
+    assert [result.limit_results[1].wait_us > 0 for result in results] == [False, False, True, True]
     assert await used(store, ten) == 4
     assert await used(store, shadow) == 2
 
 
-async def test_cost_zero_looks(store: BucketStore, bucket: MakeBucket) -> None:
+async def test_cost_zero_peeks(store: BucketStore, bucket: MakeBucket) -> None:
     """A charge of 0 fits even where nothing is left, and takes nothing."""
     three = bucket(THREE)
     await take(store, three, cost=3)
@@ -116,8 +116,8 @@ async def test_cost_zero_looks(store: BucketStore, bucket: MakeBucket) -> None:
     assert await used(store, three) == 3
 
 
-async def test_a_negative_cost_gives_back(store: BucketStore, bucket: MakeBucket) -> None:
-    """Tokens that are given back can be taken again, but no more than the bucket holds."""
+async def test_a_negative_cost_refunds(store: BucketStore, bucket: MakeBucket) -> None:
+    """Refunded tokens can be taken again, but no more than the bucket holds."""
     three = bucket(THREE)
     await take(store, three, cost=3)
     assert (await take(store, three, cost=-2)).charged
@@ -139,7 +139,7 @@ async def test_a_changed_limit_keeps_what_was_consumed(store: BucketStore, bucke
 
 
 async def test_a_repeated_request_is_charged_once(store: BucketStore, bucket: MakeBucket) -> None:
-    """The same request gets the same outcome, one after another and within one batch, and is charged once."""
+    """The same request gets the same result, one after another and within one batch, and is charged once."""
     ten, request = bucket(TEN), uuid4().hex
     charge = Charge((ten,), (4,), request)
     first = await store.charge((charge, charge))
@@ -149,7 +149,7 @@ async def test_a_repeated_request_is_charged_once(store: BucketStore, bucket: Ma
 
 
 async def test_a_repeated_request_stays_denied(store: BucketStore, bucket: MakeBucket) -> None:
-    """A request that was denied gets the same denial again, even when there would be room by now."""
+    """A request that was denied gets the same denial again, even when there is room by now."""
     three, request = bucket(THREE), uuid4().hex
     await take(store, three, cost=3)
     denied = await take(store, three, cost=2, request=request)
@@ -159,7 +159,7 @@ async def test_a_repeated_request_stays_denied(store: BucketStore, bucket: MakeB
 
 
 async def test_a_request_at_two_servers_at_once(url: str, open_store: OpenStore, bucket: MakeBucket) -> None:
-    """One request through two stores at the same time is charged once and answered the same."""
+    """One request through two stores at the same time is charged once, with the same result from both."""
     stores = [open_store(url), open_store(url)]
     for _ in range(20):
         ten, request = bucket(TEN), uuid4().hex
@@ -169,19 +169,19 @@ async def test_a_request_at_two_servers_at_once(url: str, open_store: OpenStore,
 
 
 async def test_batches_keep_their_order(store: BucketStore, bucket: MakeBucket) -> None:
-    """Charges of one call over many partitions are answered in the order in which they were asked."""
+    """The results of one call over many partitions are in the order of its charges."""
     buckets = [bucket(Limit("l", TokenBucket(n + 1, 1, 86_400 * MICRO)), partition=n % 16) for n in range(64)]
-    outcomes = await store.charge([Charge((each,), (1,)) for each in buckets])
-    assert [outcome.results[0].remaining for outcome in outcomes] == [n * MICRO for n in range(64)]
+    results = await store.charge([Charge((each,), (1,)) for each in buckets])
+    assert [result.limit_results[0].remaining for result in results] == [n * MICRO for n in range(64)]
 
 
 async def test_a_charge_of_no_bucket_is_made(store: BucketStore) -> None:
-    """Where no limit applies there is nothing to deny."""
-    assert await store.charge((Charge((), ()),)) == [ChargeResult(charged=True, results=())]
+    """A charge without buckets succeeds: there is nothing to deny it."""
+    assert await store.charge((Charge((), ()),)) == [ChargeResult(charged=True, limit_results=())]
 
 
 async def test_a_call_larger_than_one_script(store: BucketStore, bucket: MakeBucket) -> None:
-    """A call with more buckets than fit into one script is answered whole and in order."""
+    """A call with more buckets than fit into one script run gets all its results, in order."""
     buckets = tuple(bucket(TEN) for _ in range(40))
-    outcomes = await store.charge([Charge(buckets, (1,) * 40)] * 256)
-    assert [outcome.charged for outcome in outcomes] == [True] * 10 + [False] * 246
+    results = await store.charge([Charge(buckets, (1,) * 40)] * 256)
+    assert [result.charged for result in results] == [True] * 10 + [False] * 246

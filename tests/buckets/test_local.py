@@ -1,4 +1,4 @@
-"""The store of one process alone."""
+"""The bucket store in the memory of one process."""
 
 import pytest
 
@@ -31,11 +31,11 @@ async def test_limits_are_divided_by_the_servers(clock: Clock) -> None:
     store = LocalBucketStore(lambda: 4, clock)
     bucket = Bucket("b", 0, Limit("b", TokenBucket(20, 10, MICRO)))
     quota = Bucket("q", 0, Limit("q", Quota(40, Window.DAY)))
-    outcomes = await store.charge([Charge((bucket,), (1,))] * 7)
-    assert [outcome.charged for outcome in outcomes] == [True] * 5 + [False] * 2
-    assert outcomes[-1].results[0].wait_us == 400_000
-    outcomes = await store.charge([Charge((quota,), (1,))] * 12)
-    assert sum(outcome.charged for outcome in outcomes) == 10
+    results = await store.charge([Charge((bucket,), (1,))] * 7)
+    assert [result.charged for result in results] == [True] * 5 + [False] * 2
+    assert results[-1].limit_results[0].wait_us == 400_000
+    results = await store.charge([Charge((quota,), (1,))] * 12)
+    assert sum(result.charged for result in results) == 10
 
 
 async def test_at_least_one_token_is_left(clock: Clock) -> None:
@@ -44,11 +44,11 @@ async def test_at_least_one_token_is_left(clock: Clock) -> None:
     bucket = Bucket("b", 0, Limit("b", TokenBucket(20, 10, MICRO)))
     first, second, large = await store.charge([Charge((bucket,), (cost,)) for cost in (1, 1, 2)])
     assert (first.charged, second.charged, large.charged) == (True, False, False)
-    assert (second.results[0].wait_us, large.results[0].wait_us) == (10 * MICRO, NEVER)
+    assert (second.limit_results[0].wait_us, large.limit_results[0].wait_us) == (10 * MICRO, NEVER)
 
 
-async def test_a_changed_number_of_servers_counts_at_once(clock: Clock) -> None:
-    """When servers go, what they were allowed is shared out among the rest."""
+async def test_a_changed_number_of_servers_applies_at_once(clock: Clock) -> None:
+    """When servers stop, their share of a limit goes to the rest."""
     servers = 2
     store = LocalBucketStore(lambda: servers, clock)
     bucket = Bucket("b", 0, Limit("b", TokenBucket(20, 10, MICRO)))
@@ -58,15 +58,15 @@ async def test_a_changed_number_of_servers_counts_at_once(clock: Clock) -> None:
 
 
 async def test_memory_is_bounded(clock: Clock) -> None:
-    """Of more buckets than it has room for, those charged longest ago are forgotten."""
+    """Of more buckets than `size`, those charged longest ago are evicted."""
     store = LocalBucketStore(lambda: 1, clock, size=10)
     buckets = [Bucket(str(n), 0, Limit("b", TokenBucket(1, 1, 60 * MICRO))) for n in range(11)]
     await store.charge([Charge((bucket,), (1,)) for bucket in buckets])
     again = await store.charge([Charge((bucket,), (1,)) for bucket in (buckets[10], buckets[1], buckets[0])])
-    assert [outcome.charged for outcome in again] == [False, False, True]
+    assert [result.charged for result in again] == [False, False, True]
 
 
-async def test_a_request_is_answered_the_same_within_its_window(clock: Clock) -> None:
+async def test_a_request_keeps_its_result_within_its_window(clock: Clock) -> None:
     """A repeated request is charged once within the window, and is a new one afterwards."""
     store = LocalBucketStore(lambda: 1, clock, request_window=30)
     bucket = Bucket("b", 0, Limit("b", Quota(5, Window.YEAR)))
@@ -76,4 +76,4 @@ async def test_a_request_is_answered_the_same_within_its_window(clock: Clock) ->
     assert await store.charge([charge]) == first
     clock.now_us += 1
     (later,) = await store.charge([charge])
-    assert later.results[0].remaining == 3 * MICRO
+    assert later.limit_results[0].remaining == 3 * MICRO

@@ -1,4 +1,4 @@
-"""The Lua script and the pure Python buckets agree, whatever happens."""
+"""The Lua script and the pure Python buckets agree on any history."""
 
 from itertools import count
 
@@ -27,7 +27,7 @@ _runs = count()
 
 
 class Agreement(RuleBasedStateMachine):
-    """Charges the same in Lua and in Python and compares all that they say."""
+    """Makes the same charges in Lua and in Python and compares all results."""
 
     store: ClockedStore
 
@@ -79,7 +79,7 @@ class Agreement(RuleBasedStateMachine):
 
 @pytest.mark.timeout(170)
 def test_lua_and_python_agree(valkey_url: str) -> None:
-    """Random limits, costs, changes of plan and kind, requests and clock steps give the same answers in both."""
+    """Random limits, costs, changes of plan and kind, requests and clock steps give the same results in both."""
     with ClockedStore(valkey_url, "clock:model") as store:
         Agreement.store = store
         run_state_machine_as_test(  # type: ignore[no-untyped-call]

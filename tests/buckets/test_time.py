@@ -1,4 +1,4 @@
-"""Buckets over time, in Lua, on a clock that the test sets."""
+"""The Lua script's buckets over time, on a clock that the test sets."""
 
 import calendar
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ def clocked(valkey_url: str) -> Iterator[ClockedStore]:
 
 
 def fresh(limit: Limit) -> Bucket:
-    """A bucket that nobody has used."""
+    """An untouched bucket."""
     return Bucket(f"time.{next(_names)}", 0, limit)
 
 
-def one(bucket: Bucket, cost: int) -> list[Charge]:
+def single(bucket: Bucket, cost: int) -> list[Charge]:
     """A batch of one charge."""
     return [Charge((bucket,), (cost,))]
 
@@ -42,15 +42,15 @@ def one(bucket: Bucket, cost: int) -> list[Charge]:
     pauses=st.lists(st.tuples(st.integers(0, 5_000), st.integers(1, 3)), min_size=5, max_size=60),
 )
 @_settings
-def test_no_window_admits_more_than_promised(
+def test_no_interval_admits_more_than_the_limit(
     clocked: ClockedStore, algorithm: TokenBucket, pauses: list[tuple[int, int]]
 ) -> None:
-    """In every stretch of time T, what is charged is at most the capacity and the rate times T."""
+    """In every interval T, what is charged is at most the capacity plus the rate times T."""
     bucket = fresh(Limit("exact", algorithm))
     now_us, admitted = NOW_US, []
     for pause, cost in pauses:
         now_us += pause
-        if clocked.charge(one(bucket, cost), now_us)[0].charged:
+        if clocked.charge(single(bucket, cost), now_us)[0].charged:
             admitted.append((now_us, cost * MICRO))
     numerator, denominator = algorithm.rate
     for first, (begin, _) in enumerate(admitted):
@@ -62,44 +62,44 @@ def test_no_window_admits_more_than_promised(
 
 @given(algorithm=tight_buckets())
 @_settings
-def test_nothing_that_was_promised_is_lost(clocked: ClockedStore, algorithm: TokenBucket) -> None:
-    """However often a bucket is asked, what drained in part is not lost: it admits all that the rate gives."""
+def test_no_refill_is_lost(clocked: ClockedStore, algorithm: TokenBucket) -> None:
+    """However often a bucket is charged, partly drained micro-tokens are not lost: it admits all that is refilled."""
     bucket = fresh(Limit("whole", algorithm))
     numerator, denominator = algorithm.rate
     admitted, now_us = 0, NOW_US
     for _ in range(100):
-        outcome = clocked.charge(one(bucket, 1), now_us)[0]
-        if outcome.charged:
+        result = clocked.charge(single(bucket, 1), now_us)[0]
+        if result.charged:
             admitted += 1
         else:
-            now_us += outcome.results[0].wait_us
+            now_us += result.limit_results[0].wait_us
     gained = algorithm.capacity * MICRO + (now_us - NOW_US) * numerator // denominator
     assert admitted >= gained // MICRO - 1
 
 
 @given(limit=limits(), costs=st.lists(st.integers(1, 1_000_000), min_size=1, max_size=4))
 @_settings
-def test_retry_after_is_honest(clocked: ClockedStore, limit: Limit, costs: list[int]) -> None:
+def test_the_wait_is_exact(clocked: ClockedStore, limit: Limit, costs: list[int]) -> None:
     """One microsecond before the wait is over the same charge is still denied; when it is over it fits."""
     bucket = fresh(limit)
     for cost in costs:
-        clocked.charge(one(bucket, min(cost, limit.capacity)), NOW_US)
-    wait = clocked.charge(one(bucket, costs[0]), NOW_US)[0].results[0].wait_us
+        clocked.charge(single(bucket, min(cost, limit.capacity)), NOW_US)
+    wait = clocked.charge(single(bucket, costs[0]), NOW_US)[0].limit_results[0].wait_us
     if wait > 0:
-        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait - 1)[0].results[0].wait_us == 1
-        assert clocked.charge(one(bucket, costs[0]), NOW_US + wait)[0].results[0].wait_us == 0
+        assert clocked.charge(single(bucket, costs[0]), NOW_US + wait - 1)[0].limit_results[0].wait_us == 1
+        assert clocked.charge(single(bucket, costs[0]), NOW_US + wait)[0].limit_results[0].wait_us == 0
     else:
         assert wait == (NEVER if costs[0] > limit.capacity else 0)
 
 
 @given(limit=limits(), cost=st.integers(1, 1_000_000))
 @_settings
-def test_reset_is_honest(clocked: ClockedStore, limit: Limit, cost: int) -> None:
+def test_the_reset_is_exact(clocked: ClockedStore, limit: Limit, cost: int) -> None:
     """A bucket is untouched exactly when its reset is over, and not a microsecond before."""
     bucket = fresh(limit)
-    reset = clocked.charge(one(bucket, min(cost, limit.capacity)), NOW_US)[0].results[0].reset_us
-    before = clocked.charge(one(bucket, 0), NOW_US + reset - 1)[0].results[0]
-    after = clocked.charge(one(bucket, 0), NOW_US + reset)[0].results[0]
+    reset = clocked.charge(single(bucket, min(cost, limit.capacity)), NOW_US)[0].limit_results[0].reset_us
+    before = clocked.charge(single(bucket, 0), NOW_US + reset - 1)[0].limit_results[0]
+    after = clocked.charge(single(bucket, 0), NOW_US + reset)[0].limit_results[0]
     assert before.reset_us == 1
     assert (after.reset_us, after.remaining) == (0, limit.capacity * MICRO)
 
@@ -110,91 +110,91 @@ def test_reset_is_honest(clocked: ClockedStore, limit: Limit, cost: int) -> None
 def test_a_bucket_lives_until_it_is_untouched(clocked: ClockedStore, algorithm: TokenBucket | Quota) -> None:
     """The state is kept for a minute beyond the time when the bucket is untouched, and no longer."""
     bucket = fresh(Limit("ttl", algorithm))
-    reset = clocked.charge(one(bucket, 3), NOW_US)[0].results[0].reset_us
+    reset = clocked.charge(single(bucket, 3), NOW_US)[0].limit_results[0].reset_us
     left = clocked.client.pttl(f"{{p0}}:b:{bucket.name}")
     assert 0 <= -(-reset // 1_000) + 60_000 - left < 5_000
 
 
-def test_a_change_of_limit_never_shortens_a_life(clocked: ClockedStore) -> None:
-    """A quota's state outlives its time as a bucket that refills quickly."""
+def test_a_change_of_limit_never_shortens_the_ttl(clocked: ClockedStore) -> None:
+    """A quota's state survives a change to a bucket that refills quickly."""
     quota = fresh(Limit("long", Quota(100, Window.YEAR)))
-    reset = clocked.charge(one(quota, 3), NOW_US)[0].results[0].reset_us
-    clocked.charge(one(Bucket(quota.name, 0, Limit("short", TokenBucket(100, 100, MICRO))), 1), NOW_US)
+    reset = clocked.charge(single(quota, 3), NOW_US)[0].limit_results[0].reset_us
+    clocked.charge(single(Bucket(quota.name, 0, Limit("short", TokenBucket(100, 100, MICRO))), 1), NOW_US)
     assert clocked.client.pttl(f"{{p0}}:b:{quota.name}") > reset // 1_000
 
 
 def test_times_stay_exact_numbers(clocked: ClockedStore) -> None:
-    """Where a changed limit would drain for longer than 2^53 microseconds, that is what is said, and no more."""
+    """Where a changed limit would drain for longer than 2^53 - 1 microseconds, that is what is reported."""
     quota = fresh(Limit("huge", Quota(1_000_000, Window.YEAR)))
-    clocked.charge(one(quota, 1_000_000), NOW_US)
+    clocked.charge(single(quota, 1_000_000), NOW_US)
     slow = Bucket(quota.name, 0, Limit("slow", TokenBucket(1, 1, 31 * 86_400 * MICRO)))
-    assert clocked.charge(one(slow, 1), NOW_US)[0].results[0] == (0, 2**53 - 1, 2**53 - 1)
-    assert clocked.charge(one(slow, -1), NOW_US)[0].results[0] == (0, 0, 2**53 - 1)
+    assert clocked.charge(single(slow, 1), NOW_US)[0].limit_results[0] == (0, 2**53 - 1, 2**53 - 1)
+    assert clocked.charge(single(slow, -1), NOW_US)[0].limit_results[0] == (0, 0, 2**53 - 1)
 
 
-def test_looks_and_denials_write_nothing(clocked: ClockedStore) -> None:
-    """A look at a bucket that nobody has used, and a charge that is denied, leave no trace."""
+def test_peeks_and_denials_write_nothing(clocked: ClockedStore) -> None:
+    """A peek at an untouched bucket, and a charge that is denied, write no key."""
     bucket = fresh(Limit("trace", TokenBucket(5, 1, MICRO)))
-    clocked.charge(one(bucket, 0), NOW_US)
-    clocked.charge(one(bucket, 6), NOW_US)
+    clocked.charge(single(bucket, 0), NOW_US)
+    clocked.charge(single(bucket, 6), NOW_US)
     assert not clocked.client.exists(f"{{p0}}:b:{bucket.name}")
 
 
-def test_a_request_is_remembered_for_its_window(clocked: ClockedStore) -> None:
-    """The outcome of a request is kept for as many seconds as the store was told."""
+def test_the_result_of_a_request_is_kept_for_its_window(clocked: ClockedStore) -> None:
+    """The result of a request is kept for the seconds of the store's `request_window`."""
     bucket = fresh(Limit("request", TokenBucket(5, 1, MICRO)))
     clocked.charge([Charge((bucket,), (1,), f"request.{bucket.name}")], NOW_US)
     assert 25_000 < clocked.client.pttl(f"{{p0}}:r:request.{bucket.name}") <= 30_000
 
 
 @pytest.mark.parametrize("algorithm", [TokenBucket(20, 10, MICRO), Quota(20, Window.MINUTE)])
-def test_a_clock_set_far_back_locks_nobody_out(clocked: ClockedStore, algorithm: TokenBucket | Quota) -> None:
-    """A state further ahead than one full refill or window is not believed: its bucket drains from now on again."""
+def test_a_clock_set_far_back_blocks_no_bucket(clocked: ClockedStore, algorithm: TokenBucket | Quota) -> None:
+    """A state further ahead than one full refill or window is clamped: its bucket drains from now on again."""
     bucket = fresh(Limit("back", algorithm))
-    clocked.charge(one(bucket, 20), NOW_US)
+    clocked.charge(single(bucket, 20), NOW_US)
     back_us = NOW_US - 3_600 * MICRO
-    wait = clocked.charge(one(bucket, 1), back_us)[0].results[0].wait_us
+    wait = clocked.charge(single(bucket, 1), back_us)[0].limit_results[0].wait_us
     assert 0 < wait <= 60 * MICRO
-    assert clocked.charge(one(bucket, 1), back_us + wait)[0].charged
+    assert clocked.charge(single(bucket, 1), back_us + wait)[0].charged
 
 
-def test_a_clock_set_back_a_little_gives_nothing_away(clocked: ClockedStore) -> None:
+def test_a_clock_set_back_a_little_refills_nothing(clocked: ClockedStore) -> None:
     """When the clock steps back by less than a full refill, time stands still until it has caught up."""
     bucket = fresh(Limit("step", TokenBucket(20, 10, MICRO)))
-    clocked.charge(one(bucket, 20), NOW_US)
-    denied = clocked.charge(one(bucket, 1), NOW_US - 500_000)[0]
+    clocked.charge(single(bucket, 20), NOW_US)
+    denied = clocked.charge(single(bucket, 1), NOW_US - 500_000)[0]
     assert not denied.charged
-    assert denied.results[0].wait_us == 600_000
+    assert denied.limit_results[0].wait_us == 600_000
 
 
 @pytest.mark.parametrize("back_us", [300_000, 700_000])
 def test_a_quota_waits_as_long_as_its_window_after_a_step_back(clocked: ClockedStore, back_us: int) -> None:
     """When the clock steps back a little, even into the window before, a quota waits until its own window ends."""
     opens_us = NOW_US - NOW_US % (60 * MICRO)
-    full = one(fresh(Limit("step", Quota(20, Window.MINUTE))), 20)
+    full = single(fresh(Limit("step", Quota(20, Window.MINUTE))), 20)
     for store in (clocked, ReferenceBuckets()):
         assert store.charge(full, opens_us + 500_000)[0].charged
         now_us = opens_us + 500_000 - back_us
         denied = store.charge(full, now_us)[0]
         assert not denied.charged
         wait = opens_us + 60 * MICRO - now_us
-        assert denied.results[0] == (0, wait, wait)
+        assert denied.limit_results[0] == (0, wait, wait)
         assert not store.charge(full, now_us + wait - 1)[0].charged
         assert store.charge(full, now_us + wait)[0].charged
 
 
-def test_a_full_refill_ahead_is_still_believed(clocked: ClockedStore) -> None:
-    """A state exactly one full refill ahead is believed; one microsecond more is not."""
+def test_a_full_refill_ahead_is_not_clamped(clocked: ClockedStore) -> None:
+    """A state exactly one full refill ahead is used as it is; one microsecond more is clamped."""
     for ahead, wait in ((2 * MICRO, 2_100_000), (2 * MICRO + 1, 100_000)):
         bucket = fresh(Limit("edge", TokenBucket(20, 10, MICRO)))
-        clocked.charge(one(bucket, 20), NOW_US + ahead)
-        assert clocked.charge(one(bucket, 1), NOW_US)[0].results[0].wait_us == wait
+        clocked.charge(single(bucket, 20), NOW_US + ahead)
+        assert clocked.charge(single(bucket, 1), NOW_US)[0].limit_results[0].wait_us == wait
 
 
 @given(at_us=st.integers(0, 4_102_444_800_000_000), window=st.sampled_from(Window))
 @_settings
 def test_windows_are_those_of_the_calendar(clocked: ClockedStore, at_us: int, window: Window) -> None:
-    """Windows hold their time, follow on one another, have their calendar's length, and are the same in Lua."""
+    """Windows contain their time, are adjacent, have their calendar's length, and are the same in Lua."""
     start, end = span(window, at_us)
     assert start <= at_us < end
     assert span(window, end - 1) == (start, end)
@@ -212,7 +212,10 @@ def test_windows_are_those_of_the_calendar(clocked: ClockedStore, at_us: int, wi
     assert end - start == round(days[window] * 86_400 * MICRO)
     if window is Window.WEEK:
         assert begin.weekday() == calendar.MONDAY
-    assert clocked.charge(one(fresh(Limit("window", Quota(1, window))), 1), at_us)[0].results[0].reset_us == end - at_us
+    assert (
+        clocked.charge(single(fresh(Limit("window", Quota(1, window))), 1), at_us)[0].limit_results[0].reset_us
+        == end - at_us
+    )
 
 
 @pytest.mark.parametrize("year", [1971, 1999, 2000, 2024, 2026, 2027, 2099, 2100, 2101])
@@ -229,7 +232,7 @@ def test_a_month_and_a_year_begin_and_end_with_their_microseconds(clocked: Clock
     for month in range(1, 13):
         ends = starts(year, month + 1)
         for nth, now_us in enumerate((starts(year, month), ends - 1), start=1):
-            of_month, of_year = clocked.charge(both, now_us)[0].results
+            of_month, of_year = clocked.charge(both, now_us)[0].limit_results
             assert (100 - of_month.remaining // MICRO, of_month.reset_us) == (nth, ends - now_us)
             assert 100 - of_year.remaining // MICRO == 2 * (month - 1) + nth
             assert of_year.reset_us == starts(year, 13) - now_us

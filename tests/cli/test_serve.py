@@ -99,7 +99,7 @@ def test_a_served_call(served: tuple[subprocess.Popen[bytes], str], run: Run, pr
     ("commands", "variables", "message"),
     [
         ([], {}, "the database's schema is at revision none"),
-        (["migrate"], {}, "there is no token, so nobody could manage keys"),
+        (["migrate"], {}, "there is no token, so keys could not be managed"),
         ([], {"RATELIMIT_DATABASE_URL": ""}, "RATELIMIT_DATABASE_URL is not set"),
         ([], {"RATELIMIT_PEPPERS": ""}, "RATELIMIT_PEPPERS is not set"),
         ([], {"RATELIMIT_DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/d"}, "Postgres is unavailable"),

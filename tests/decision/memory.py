@@ -1,4 +1,4 @@
-"""Stores that live in memory, for tests of the domain: a policy source, a change feed, a clock, and buckets."""
+"""In-memory stores for tests of the domain: a policy source, a change feed, a clock, and buckets."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ START_US = 1_800_000_000_000_000
 
 
 class ManualClock:
-    """A clock that stands still until it is told."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.time_us = START_US
@@ -25,7 +25,7 @@ class ManualClock:
 
 
 class MemorySource:
-    """A policy source that counts what it is asked and can be switched off."""
+    """A policy source that records its fetches and can be switched off."""
 
     def __init__(self) -> None:
         self.records: dict[str, PolicyRecord] = {}
@@ -41,7 +41,7 @@ class MemorySource:
         if self.before_answer is not None:
             await self.before_answer.wait()
         if self.down:
-            raise StoreUnavailable("Postgres is away")
+            raise StoreUnavailable("Postgres is down")
         unreadable = frozenset(self.unreadable & set(key_ids))
         return Fetched({k: r for k, r in snapshot.items() if k not in unreadable}, unreadable)
 
@@ -63,7 +63,7 @@ class MemoryFeed:
 
     async def wait(self, after: int) -> Changes:
         if self.down:
-            raise StoreUnavailable("Postgres is away")
+            raise StoreUnavailable("Postgres is down")
         if len(self.changes) <= after:
             self.news.clear()
             await self.news.wait()
@@ -83,7 +83,7 @@ class MemoryBuckets:
         self.round_trips += 1
         await asyncio.sleep(0)
         if self.down:
-            raise StoreUnavailable("Redis is away")
+            raise StoreUnavailable("Redis is down")
         return self._buckets.charge(charges, self._clock.now_us())
 
 

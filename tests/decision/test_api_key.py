@@ -1,4 +1,4 @@
-"""API keys and how their secrets are kept."""
+"""API keys, and how their secrets are stored."""
 
 import re
 
@@ -17,8 +17,8 @@ def test_round_trip() -> None:
 
 
 @given(st.data())
-def test_any_changed_character_is_noticed(data: st.DataObject) -> None:
-    """A key with one character changed is noticed by its form or checksum."""
+def test_any_changed_character_is_detected(data: st.DataObject) -> None:
+    """A key with one character changed is rejected for its form or checksum."""
     text = str(ApiKey("live", "A" * 16, "b" * 27))
     position = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters().filter(lambda c: c != text[position]))
@@ -26,20 +26,20 @@ def test_any_changed_character_is_noticed(data: st.DataObject) -> None:
 
 
 @given(st.text(max_size=200))
-def test_garbage_is_no_key(text: str) -> None:
-    """Whatever is sent in place of a key is malformed, and no error."""
+def test_garbage_is_not_a_key(text: str) -> None:
+    """Any other text in place of a key is malformed, and raises nothing."""
     assert ApiKey.parse("§" + text) is None
     assert ApiKey.parse("") is None
 
 
 def test_representation_hides_the_secret() -> None:
-    """A key that ends up in a log by its repr does not give its secret away."""
+    """The repr of a key, which may end up in a log, does not reveal its secret."""
     api_key = ApiKey.generate("live")
     assert api_key.secret not in repr(api_key)
 
 
 def test_hash_is_bound_to_id_and_pepper() -> None:
-    """A hash matches its own key only: not another id's, and not without the pepper it was made with."""
+    """A hash matches its own key only: not another id, and not without the pepper it was made with."""
     old = Peppers.parse("1:" + "A" * 43 + "=")
     both = Peppers.parse("1:" + "A" * 43 + "=,2:" + "B" * 43 + "=")
     api_key = ApiKey.generate("live")
@@ -57,10 +57,10 @@ def test_hash_is_bound_to_id_and_pepper() -> None:
         ("0:" + "A" * 44, "with a version from 1"),
         ("1:%%%", "pepper version 1 is not base64"),
         ("1:QUJD", "pepper version 1 has 3 bytes"),
-        (Peppers.generate() + "," + Peppers.generate(), "pepper version 1 is given twice"),
+        (Peppers.generate() + "," + Peppers.generate(), "pepper version 1 occurs twice"),
     ],
 )
-def test_faulty_peppers_are_named_in_words(text: str, words: str) -> None:
-    """Each fault in the setting is said in words, without the pepper."""
+def test_errors_of_invalid_peppers(text: str, words: str) -> None:
+    """Each error in the setting is described in words, without the pepper."""
     with pytest.raises(ValueError, match=re.escape(words)):
         Peppers.parse(text)

@@ -1,4 +1,4 @@
-"""The decision: reasons, binding limits, idempotency and degraded answers."""
+"""The decision: reasons, binding limits, idempotency and degraded decisions."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
 
 class World:
-    """An engine with its surroundings, on one of so many servers."""
+    """An engine over stores in memory, on one of `servers` servers."""
 
     def __init__(self, servers: int = 1) -> None:
         self.clock, self.source, self.servers = ManualClock(), MemorySource(), servers
@@ -46,8 +46,8 @@ def world() -> World:
     return World()
 
 
-async def test_burst_then_denied_with_an_honest_wait(world: World) -> None:
-    """Twenty of a burst of 25 are allowed; the denial says when to come again, and is right to the microsecond."""
+async def test_burst_then_denied_with_an_exact_wait(world: World) -> None:
+    """Twenty of a burst of 25 are allowed; the denial has the time to retry after, exact to the microsecond."""
     key = world.add()
     decisions = [await world.check(key) for _ in range(25)]
     assert [d.reason for d in decisions] == [Reason.WITHIN_LIMIT] * 20 + [Reason.OVER_LIMIT] * 5
@@ -85,19 +85,19 @@ async def test_the_tightest_limit_is_the_one_with_the_smallest_share(world: Worl
     key = world.add(burst(10, name="small", resource="orders.*"), burst(100_000, name="large"))
     await world.check(key, "users.get", cost=99_099)
     decision = await world.check(key, "orders.create")
-    assert [results.remaining for results in decision.results] == [9 * MICRO, 900 * MICRO]
+    assert [result.remaining for result in decision.results] == [9 * MICRO, 900 * MICRO]
     assert decision.rules[decision.binding].limit.name == "large"
 
 
 async def test_cost_above_capacity_never_fits(world: World) -> None:
-    """A cost that the limit never holds is denied without a time to come again, and burns nothing."""
+    """A cost above the capacity is denied without a time to retry after, and takes nothing."""
     key = world.add()
     decision = await world.check(key, cost=21)
     assert (decision.reason, decision.retry_after_us) == (Reason.COST_EXCEEDS_CAPACITY, None)
     assert (await world.check(key, cost=20)).allowed
 
 
-async def test_cost_zero_only_looks(world: World) -> None:
+async def test_cost_zero_is_a_peek(world: World) -> None:
     """A cost of 0 is allowed even when nothing is left, and takes nothing."""
     key = world.add()
     await world.check(key, cost=20)
@@ -108,7 +108,7 @@ async def test_cost_zero_only_looks(world: World) -> None:
 
 
 async def test_shadow_limit_reports_but_does_not_deny(world: World) -> None:
-    """Going over a shadow limit alone is allowed, and seen in what was weighed."""
+    """Going over a shadow limit alone is allowed, and visible in the limit results."""
     key = world.add(Limit("trial", TokenBucket(1, 1, 1_000_000), mode=Mode.SHADOW))
     assert (await world.check(key)).results[0].wait_us == 0
     decision = await world.check(key)
@@ -117,7 +117,7 @@ async def test_shadow_limit_reports_but_does_not_deny(world: World) -> None:
 
 
 async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) -> None:
-    """The same call with the same id gets the first answer; with another cost or resource it is another call."""
+    """The same call with the same id gets the first result; with another cost or resource it is another call."""
     key = world.add()
     first = await world.check(key, "r", request_id="a")
     again = await world.check(key, "r", request_id="a")
@@ -126,7 +126,7 @@ async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) ->
     assert (await world.check(key, "s", request_id="a")).results[0].remaining == 16 * MICRO
 
 
-async def test_request_id_is_the_keys_own(world: World) -> None:
+async def test_request_id_is_scoped_to_the_key(world: World) -> None:
     """Two keys of one subject may use the same id: each call is charged, to the bucket that they share."""
     decisions = [await world.check(world.add(), "r", request_id="a") for _ in range(2)]
     assert [decision.results[0].remaining for decision in decisions] == [19 * MICRO, 18 * MICRO]
@@ -140,15 +140,15 @@ async def test_request_id_is_the_keys_own(world: World) -> None:
         ({"expires_us": START_US - 1}, Reason.KEY_EXPIRED),
     ],
 )
-async def test_refused_keys_cost_no_trip(world: World, fields: dict[str, object], reason: Reason) -> None:
-    """A revoked, suspended or expired key is a decision with its reason, without asking any bucket."""
+async def test_refused_keys_need_no_round_trip(world: World, fields: dict[str, object], reason: Reason) -> None:
+    """A revoked, suspended or expired key is denied with its reason, without a round trip to the buckets."""
     decision = await world.check(world.add(**fields))
     assert (decision.allowed, decision.reason, decision.source) == (False, reason, Source.POLICY)
     assert world.buckets.round_trips == 0
 
 
-async def test_unknown_key_and_wrong_secret_look_the_same(world: World) -> None:
-    """Nobody can tell a key that does not exist from one whose secret is wrong."""
+async def test_unknown_key_and_wrong_secret_are_indistinguishable(world: World) -> None:
+    """A key that does not exist and one with a wrong secret get the same decision."""
     known = ApiKey.parse(world.add())
     for api_key in (ApiKey.generate("live"), ApiKey("live", known.key_id, ApiKey.generate("live").secret)):
         assert await world.check(str(api_key)) == Decision(
@@ -165,7 +165,7 @@ async def test_malformed_key_is_unknown_without_a_read(world: World) -> None:
 
 
 async def test_no_key_is_an_error(world: World) -> None:
-    """A check without any credential is a mistake of the caller's, not a denial."""
+    """A check without any credential is an error of the caller, not a denial."""
     with pytest.raises(InvalidArgument) as error:
         await world.check("")
     assert error.value.violations[0].field == "api_key"
@@ -181,22 +181,22 @@ async def test_no_key_is_an_error(world: World) -> None:
     ],
 )
 async def test_bad_input_is_named_and_charges_nothing(world: World, check: dict[str, object], field: str) -> None:
-    """A field out of bounds is named, and no bucket was asked, whether the key is known or not."""
+    """A field out of bounds is named, and nothing is charged, whether the key is known or not."""
     for key in (world.add(), str(ApiKey.generate("live"))):
-        with pytest.raises(InvalidArgument) as fault:
+        with pytest.raises(InvalidArgument) as error:
             await world.check(key, **check)
-        assert fault.value.violations[0].field == field
+        assert error.value.violations[0].field == field
     assert world.buckets.round_trips == 0
 
 
 async def test_no_limit_for_the_resource(world: World) -> None:
-    """A resource that no limit is for is allowed by the policy alone."""
+    """A resource to which no limit applies is allowed by the policy alone."""
     decision = await world.check(world.add(burst(resource="orders.*")), "users.get")
     assert (decision.allowed, decision.source, decision.binding) == (True, Source.POLICY, -1)
 
 
-async def test_batch_answers_in_order_with_one_trip(world: World) -> None:
-    """A batch is decided in its order by one trip, and a bad check answers for itself only."""
+async def test_batch_in_order_with_one_round_trip(world: World) -> None:
+    """A batch is decided in its order with one round trip, and an invalid check fails alone."""
     key = world.add(burst(2))
     results = await world.check_all(
         [
@@ -208,18 +208,18 @@ async def test_batch_answers_in_order_with_one_trip(world: World) -> None:
             Check(str(ApiKey.generate("live"))),
         ]
     )
-    told = [
+    summary = [
         r.reason.name if isinstance(r, Decision) else r.violations[0].field
         for r in results
         if isinstance(r, (Decision, InvalidArgument))
     ]
-    assert told == ["WITHIN_LIMIT", "KEY_UNKNOWN", "resource", "WITHIN_LIMIT", "OVER_LIMIT", "KEY_UNKNOWN"]
+    assert summary == ["WITHIN_LIMIT", "KEY_UNKNOWN", "resource", "WITHIN_LIMIT", "OVER_LIMIT", "KEY_UNKNOWN"]
     assert world.buckets.round_trips == 1
     assert len(world.source.fetches) == 1
 
 
 async def test_rotated_secrets(world: World) -> None:
-    """Both secrets are good during the overlap; afterwards only the new one, although the old was verified before."""
+    """Both secrets are valid during the overlap; afterwards only the new one, although the old was verified before."""
     old = ApiKey.generate("live")
     new = ApiKey("live", old.key_id, ApiKey.generate("live").secret)
     until = START_US + 1_000_000
@@ -240,8 +240,8 @@ async def test_rotated_secrets(world: World) -> None:
         (OnStoreFailure.DENY, Reason.DEGRADED_DENIED),
     ],
 )
-async def test_degraded_answers_follow_the_plan(world: World, policy: OnStoreFailure, reason: Reason) -> None:
-    """While the buckets cannot be asked, callers get what the plan says, marked DEGRADED, single and in a batch."""
+async def test_degraded_decisions_follow_the_plan(world: World, policy: OnStoreFailure, reason: Reason) -> None:
+    """While the buckets are unavailable, decisions follow the plan, marked DEGRADED, single and in a batch."""
     key = world.add(on_store_failure=policy)
     world.buckets.down = True
     decision = await world.check(key)
@@ -261,7 +261,7 @@ async def test_degraded_answers_follow_the_plan(world: World, policy: OnStoreFai
     ],
 )
 async def test_a_cost_above_the_servers_share_may_fit_later(cost: int, reason: Reason) -> None:
-    """While a server has a quarter of a limit, only a cost above the whole limit is told that it never fits."""
+    """While a server has a quarter of a limit, only a cost above the whole limit is reported as never fitting."""
     world = World(servers=4)
     key = world.add(burst(20))
     world.buckets.down = True
@@ -269,35 +269,35 @@ async def test_a_cost_above_the_servers_share_may_fit_later(cost: int, reason: R
 
 
 async def test_unreadable_policy_is_unavailable(world: World) -> None:
-    """A key that memory does not have cannot be decided while Postgres is away."""
+    """A key that is not cached cannot be decided while Postgres is down."""
     key = world.add()
     world.source.down = True
-    with pytest.raises(Unavailable) as fault:
+    with pytest.raises(Unavailable) as error:
         await world.check(key)
-    assert fault.value.reason == "POLICY_STORE_UNAVAILABLE"
+    assert error.value.reason == "POLICY_STORE_UNAVAILABLE"
     (result,) = await world.check_all([Check(key)])
     assert isinstance(result, ServiceError)
 
 
-async def test_explain_charges_nothing_and_foresees(world: World) -> None:
-    """An explanation is what the check then gives, and takes nothing."""
+async def test_explain_previews_without_charging(world: World) -> None:
+    """An explanation has the decision that the check then gets, and takes nothing."""
     key = world.add(burst(10), Limit("daily", Quota(50, Window.DAY)), burst(1, name="other", resource="x.*"))
     for cost in (4, 7, 3, 11, 1, 51):
-        foreseen = await world.engine.explain(Check(key, cost=cost))
-        decided = await world.check(key, cost=cost)
-        assert foreseen.decision[:3] == decided[:3]
-        assert foreseen.decision.retry_after_us == decided.retry_after_us
-        assert [w.remaining for w in foreseen.decision.results] == [w.remaining for w in decided.results]
-        assert [c.limit.name for c in foreseen.considered] == ["burst", "daily", "other"]
+        explanation = await world.engine.explain(Check(key, cost=cost))
+        decision = await world.check(key, cost=cost)
+        assert explanation.decision[:3] == decision[:3]
+        assert explanation.decision.retry_after_us == decision.retry_after_us
+        assert [r.remaining for r in explanation.decision.results] == [r.remaining for r in decision.results]
+        assert [c.limit.name for c in explanation.considered] == ["burst", "daily", "other"]
 
 
 async def test_explain_rounds_a_wait_up(world: World) -> None:
-    """A wait that is no whole number of microseconds is foreseen as the check gives it, so that it is long enough."""
+    """A wait that is not a whole number of microseconds is rounded up as in the check, so that it is long enough."""
     key = world.add(Limit("odd", TokenBucket(7, 7, 3_000_000)))
     await world.check(key, cost=7)
-    foreseen = await world.engine.explain(Check(key))
-    assert foreseen.decision.retry_after_us == 428_572  # 3,000,000 / 7 is 428,571.4
-    assert foreseen.decision.retry_after_us == (await world.check(key)).retry_after_us
+    explanation = await world.engine.explain(Check(key))
+    assert explanation.decision.retry_after_us == 428_572  # 3,000,000 / 7 is 428,571.4
+    assert explanation.decision.retry_after_us == (await world.check(key)).retry_after_us
 
 
 async def test_tally(world: World) -> None:
@@ -313,17 +313,17 @@ async def test_tally(world: World) -> None:
 
 
 async def test_a_batch_that_fails_in_part_is_degraded_in_part(world: World) -> None:
-    """Checks whose buckets were charged are decided by them; only the others are decided as their plans say."""
+    """Checks that were charged are decided by their buckets; only the others by their plans' `on_store_failure`."""
     keys = [world.add(on_store_failure=OnStoreFailure.DENY) for _ in range(3)]
     charge = world.buckets.charge
 
     async def fail_the_second(charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         first, _, third = await charge(charges)
-        raise PartlyUnavailable("a node is away", [first, None, third])
+        raise PartlyUnavailable("a node is down", [first, None, third])
 
     world.buckets.charge = fail_the_second  # type: ignore[method-assign]
     decisions = await world.check_all([Check(key) for key in keys])
-    assert [isinstance(one, Decision) and (one.reason, one.source) for one in decisions] == [
+    assert [isinstance(d, Decision) and (d.reason, d.source) for d in decisions] == [
         (Reason.WITHIN_LIMIT, Source.STORE),
         (Reason.DEGRADED_DENIED, Source.DEGRADED),
         (Reason.WITHIN_LIMIT, Source.STORE),

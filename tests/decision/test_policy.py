@@ -1,4 +1,4 @@
-"""What a policy is compiled to."""
+"""The compilation of policies."""
 
 from dataclasses import replace
 
@@ -16,8 +16,8 @@ KEY = ApiKey.generate("live")
 LATER = START_US + 1_000_000
 
 
-def test_nearer_level_goes_first() -> None:
-    """A key's override goes before its subject's, and that before the plan's limit of the same name."""
+def test_precedence_of_levels() -> None:
+    """A key's override takes precedence over its subject's, and that over the plan's limit of the same name."""
     compiled = Policy(
         record(KEY, burst(20), subject_overrides=(Override(burst(30)),), key_overrides=(Override(burst(40)),)), START_US
     )
@@ -26,39 +26,39 @@ def test_nearer_level_goes_first() -> None:
 
 
 def test_override_ends_at_its_expiry() -> None:
-    """The level below applies again from the expiry on, and the policy knows when it has to be compiled again."""
+    """The level below applies again from the expiry on, and the policy's validity ends then."""
     limits = record(KEY, burst(20), subject_overrides=(Override(burst(30), LATER),))
     before, after = Policy(limits, LATER - 1), Policy(limits, LATER)
-    assert (before.rules[0].limit.capacity, before.validity.until_us) == (30, LATER)
+    assert (before.rules[0].limit.capacity, before.validity.expires_us) == (30, LATER)
     assert after.rules[0].limit.capacity == 20
     assert [c.why_not for c in after.considered] == ["", "expired"]
 
 
 def test_override_of_a_new_name_adds_a_limit() -> None:
-    """An override that the plan has no limit for is one limit more."""
+    """An override with a name that the plan does not have is an additional limit."""
     compiled = Policy(record(KEY, burst(20), subject_overrides=(Override(burst(5, name="extra")),)), START_US)
     assert [rule.limit.name for rule in compiled.rules] == ["burst", "extra"]
 
 
 def test_bucket_outlives_plan_and_key() -> None:
-    """The bucket is the subject's: another plan, version, capacity or key of the subject counts in the same one."""
+    """The bucket belongs to the subject: another plan, version, capacity or key of it is counted in the same one."""
     one = Policy(record(KEY, burst(20)), START_US)
     other = Policy(replace(record(ApiKey.generate("live"), burst(200)), plan="pro", plan_version=7), START_US)
     assert one.rules[0].bucket.name == other.rules[0].bucket.name
     assert one.rules[0].bucket.partition == other.rules[0].bucket.partition
 
 
-def test_buckets_are_apart() -> None:
-    """Other subjects, other limits and a key's own override have buckets of their own, all of a subject together."""
+def test_separate_buckets() -> None:
+    """Other subjects, other limits and a key's own override have their own buckets, one subject's in one partition."""
     subject = Policy(record(KEY, burst(), burst(name="other")), START_US)
-    stranger = Policy(record(KEY, burst(), subject="else"), START_US)
+    other_subject = Policy(record(KEY, burst(), subject="else"), START_US)
     own = Policy(record(KEY, key_overrides=(Override(burst()),)), START_US)
-    rules = [*subject.rules, *stranger.rules, *own.rules]
+    rules = [*subject.rules, *other_subject.rules, *own.rules]
     assert len({rule.bucket.name for rule in rules}) == len(rules)
     assert len({rule.bucket.partition for rule in [*subject.rules, *own.rules]}) == 1
 
 
-def test_names_hold_nothing_of_the_caller() -> None:
+def test_names_contain_no_text_of_the_caller() -> None:
     """No caller's string gets into the bucket store."""
     compiled = Policy(record(KEY, subject="acme {p1}\n"), START_US)
     assert compiled.rules[0].bucket.name.isalnum()
@@ -77,15 +77,15 @@ def test_names_hold_nothing_of_the_caller() -> None:
     ],
 )
 def test_resource_patterns(pattern: str, resource: str, applies: bool) -> None:
-    """A pattern is exact, a prefix ending in a star, or a star; asked twice, the answer is the same."""
+    """A pattern is exact, a prefix ending in a star, or a star; a second call gives the same result."""
     compiled = Policy(record(KEY, burst(resource=pattern), burst(name="all")), START_US)
     for _ in range(2):
         names = [rule.limit.name for rule in compiled.select(resource).rules]
         assert names == (["burst", "all"] if applies else ["all"])
 
 
-def test_resources_are_checked_and_forgotten() -> None:
-    """A resource that is too long or has control characters is refused, and callers cannot fill the memory."""
+def test_resources_are_checked_and_the_cache_is_bounded() -> None:
+    """A resource that is too long or has control characters is rejected, and callers cannot fill the memory."""
     compiled = Policy(record(KEY), START_US)
     for resource in ("x" * 257, "é" * 129, "a\nb", "\x7f"):
         with pytest.raises(InvalidArgument):
@@ -102,13 +102,13 @@ def test_refusals() -> None:
     assert Policy(record(KEY, state=KeyState.REVOKED), START_US).refusal is Reason.KEY_REVOKED
     expiring = record(KEY, expires_us=LATER)
     assert Policy(expiring, LATER - 1).refusal is None
-    assert Policy(expiring, LATER - 1).validity.until_us == LATER
+    assert Policy(expiring, LATER - 1).validity.expires_us == LATER
     assert Policy(expiring, LATER).refusal is Reason.KEY_EXPIRED
 
 
 @pytest.mark.parametrize(
     ("state", "reason"), [(KeyState.REVOKED, Reason.KEY_REVOKED), (KeyState.SUSPENDED, Reason.KEY_SUSPENDED)]
 )
-def test_what_an_admin_did_goes_before_expiry(state: KeyState, reason: Reason) -> None:
-    """A key that was revoked or suspended is told so after its expiry, too."""
+def test_revocation_and_suspension_take_precedence_over_expiry(state: KeyState, reason: Reason) -> None:
+    """A key that was revoked or suspended is refused for that reason after its expiry, too."""
     assert Policy(record(KEY, state=state, expires_us=LATER), LATER).refusal is reason

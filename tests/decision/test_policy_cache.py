@@ -1,4 +1,4 @@
-"""The policy cache: what it reads, what it keeps, and how it follows changes."""
+"""The policy cache: what it reads, what it caches, and how it follows changes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -17,7 +17,7 @@ from ratelimit_service.decision.record import KeyState
 
 
 class World:
-    """A cache with its surroundings."""
+    """A cache over a source and a feed in memory."""
 
     def __init__(self, *, size: int = 1_000) -> None:
         self.clock, self.source, self.feed = ManualClock(), MemorySource(), MemoryFeed()
@@ -53,17 +53,17 @@ async def test_one_read_for_many_callers(world: World) -> None:
 
 
 async def test_unknown_keys_are_read_once_per_period(world: World) -> None:
-    """An unknown id is looked up once per negative period, whatever the number of calls."""
+    """An unknown id is read once per `unknown_ttl`, whatever the number of calls."""
     for _ in range(50):
-        assert await world.cache.get("nobody") is None
+        assert await world.cache.get("unknown") is None
     assert len(world.source.fetches) == 1
     world.clock.time_us += 5_000_000
-    await world.cache.get("nobody")
+    await world.cache.get("unknown")
     assert len(world.source.fetches) == 2
 
 
-async def test_a_new_key_is_known_though_it_was_asked_for_before(world: World) -> None:
-    """The announcement of a new key ends its negative entry."""
+async def test_a_new_key_is_known_though_it_was_cached_as_unknown(world: World) -> None:
+    """The change of a new key removes its negative entry."""
     api_key = ApiKey.generate("live")
     assert await world.cache.get(api_key.key_id) is None
     world.source.records[api_key.key_id] = record(api_key)
@@ -74,11 +74,11 @@ async def test_a_new_key_is_known_though_it_was_asked_for_before(world: World) -
 
 @pytest.mark.parametrize("kind", [ChangeKind.KEY, ChangeKind.SUBJECT, ChangeKind.PLAN])
 async def test_changes_are_read_again(world: World, kind: ChangeKind) -> None:
-    """A change of key, subject or plan puts the new policy in force, and forgets which secrets were verified."""
+    """A change of key, subject or plan puts the new policy in force, and drops the verified secrets."""
     key_id = world.add()
     policy = await world.cache.get(key_id)
     assert policy is not None
-    world.cache.remember(b"digest", policy)
+    world.cache.add_verified(b"digest", policy)
     assert world.cache.verified(b"digest") is policy
     world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
     world.feed.announce(kind, {ChangeKind.KEY: key_id, ChangeKind.SUBJECT: "acme", ChangeKind.PLAN: "free"}[kind])
@@ -90,22 +90,22 @@ async def test_changes_are_read_again(world: World, kind: ChangeKind) -> None:
 
 
 async def test_a_change_during_a_read_is_not_lost(world: World) -> None:
-    """What was read while a change came in is read again before it is used."""
+    """A key that changes while it is read is read again before it is used."""
     key_id = world.add()
     world.source.before_answer = asyncio.Event()
-    asked = asyncio.create_task(world.cache.get(key_id))
+    pending = asyncio.create_task(world.cache.get(key_id))
     await world.settle()
     world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
     world.feed.announce(ChangeKind.KEY, key_id)
     await world.settle()
     world.source.before_answer.set()
-    policy = await asked
+    policy = await pending
     assert policy is not None
     assert policy.refusal is not None
 
 
-async def test_a_stream_of_changes_keeps_nobody_waiting(world: World) -> None:
-    """A key whose plan changes during every read is answered after two reads, and is not kept as it was read."""
+async def test_a_stream_of_changes_blocks_no_call(world: World) -> None:
+    """A key with a plan that changes during every read is returned after two reads, and is not cached."""
     key_id = world.add()
     plan, fetch = world.source.records[key_id].plan, world.source.fetch
 
@@ -118,24 +118,24 @@ async def test_a_stream_of_changes_keeps_nobody_waiting(world: World) -> None:
     for reads in (2, 4, 6):
         policy = await asyncio.wait_for(world.cache.get(key_id), 1)
         assert policy is not None
-        assert not policy.validity.holds(world.clock)
+        assert not policy.validity.is_current(world.clock)
         assert (len(world.cache), len(world.source.fetches)) == (0, reads)
 
 
-async def test_changes_of_others_are_no_reason_to_read_again(world: World) -> None:
-    """A key is read once, and kept, however many other keys, plans and subjects change meanwhile."""
+async def test_other_changes_cause_no_second_read(world: World) -> None:
+    """A key is read once, and cached, however many other keys, plans and subjects change meanwhile."""
     key_id = world.add()
     world.source.before_answer = asyncio.Event()
-    asked = asyncio.create_task(world.cache.get(key_id))
+    pending = asyncio.create_task(world.cache.get(key_id))
     await world.settle()
     await world.cache.apply([Change(kind, "other") for kind in ChangeKind])
     world.source.before_answer.set()
-    assert await asyncio.wait_for(asked, 1) is await world.cache.get(key_id)
+    assert await asyncio.wait_for(pending, 1) is await world.cache.get(key_id)
     assert len(world.source.fetches) == 1
 
 
 async def test_a_call_after_a_change_waits_for_the_next_read(world: World) -> None:
-    """A call that comes when a change was applied does not get what was read before it."""
+    """A call that comes after a change was applied does not get what was read before it."""
     key_id = world.add()
     world.source.before_answer = asyncio.Event()
     before = asyncio.create_task(world.cache.get(key_id))
@@ -149,15 +149,15 @@ async def test_a_call_after_a_change_waits_for_the_next_read(world: World) -> No
     assert [policy and policy.refusal for policy in policies] == [Reason.KEY_REVOKED] * 2
 
 
-async def test_a_change_during_the_first_reading_of_all_is_not_lost() -> None:
-    """A follower that begins hears of what changed while it read everything again, which may be older."""
+async def test_a_change_during_the_first_refresh_is_not_lost() -> None:
+    """An invalidator that starts gets the changes made while it read everything again, which may be older."""
     world = World()
     key_id = world.add()
     await world.cache.get(key_id)
     world.source.before_answer = asyncio.Event()
     following = asyncio.create_task(world.invalidator.run())
     await world.settle()
-    assert len(world.source.fetches) == 2  # what it reads again has been looked up, and not answered yet
+    assert len(world.source.fetches) == 2  # the refresh has taken its snapshot, and not returned yet
     world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
     world.feed.announce(ChangeKind.KEY, key_id)
     world.source.before_answer.set()
@@ -168,8 +168,8 @@ async def test_a_change_during_the_first_reading_of_all_is_not_lost() -> None:
     assert policy.refusal is not None
 
 
-async def test_known_keys_stay_in_force_while_postgres_is_away(world: World) -> None:
-    """With the source down, known keys are answered from memory, unknown ones raise, and all is well afterwards."""
+async def test_known_keys_stay_in_force_while_postgres_is_down(world: World) -> None:
+    """With the source down, known keys come from memory and unknown ones raise; afterwards both are returned."""
     known, unseen = world.add(), world.add()
     await world.cache.get(known)
     world.source.down = True
@@ -180,8 +180,8 @@ async def test_known_keys_stay_in_force_while_postgres_is_away(world: World) -> 
     assert await world.cache.get(unseen) is not None
 
 
-async def test_an_unreadable_row_keeps_the_last_good_policy(world: World) -> None:
-    """A row that makes no policy is refused: the last good one stays, and a key never read cannot be decided."""
+async def test_an_unreadable_row_keeps_the_last_valid_policy(world: World) -> None:
+    """A row that is not a valid policy is ignored: the last valid one stays, and a key never read cannot be decided."""
     known, unseen = world.add(), world.add()
     policy = await world.cache.get(known)
     world.source.unreadable = {known, unseen}
@@ -194,8 +194,8 @@ async def test_an_unreadable_row_keeps_the_last_good_policy(world: World) -> Non
     assert world.cache.unreadable == 2
 
 
-async def test_size_is_kept() -> None:
-    """No more than SIZE policies and SIZE unknown ids are kept, and those in use are kept longest."""
+async def test_size_is_bounded() -> None:
+    """At most `size` policies and `size` unknown ids are cached, and those in use longest."""
     world = World(size=10)
     busy = world.add()
     for _ in range(100):
@@ -207,8 +207,8 @@ async def test_size_is_kept() -> None:
     assert sum(busy in fetch for fetch in world.source.fetches) == 1
 
 
-async def test_follow_survives_an_outage(world: World) -> None:
-    """When the feed fails it is tried again, and nothing that changed meanwhile is missed."""
+async def test_the_invalidator_survives_an_outage(world: World) -> None:
+    """When the feed fails it is read again, and no change made meanwhile is missed."""
     key_id = world.add()
     await world.cache.get(key_id)
     world.feed.down = True
@@ -225,15 +225,15 @@ async def test_follow_survives_an_outage(world: World) -> None:
     assert policy.rules[0].limit.capacity == 99
 
 
-async def test_a_cache_that_is_closed_keeps_nobody_waiting(world: World) -> None:
-    """What is being read is given up, and who waits for it, or for its turn, is told that the server stops."""
+async def test_close_fails_the_waiting_calls(world: World) -> None:
+    """Closing cancels the read, and the calls that wait for it, or for the next one, fail because the server stops."""
     world.source.before_answer = asyncio.Event()
-    asked = [asyncio.create_task(world.cache.get(world.add()))]
+    pending = [asyncio.create_task(world.cache.get(world.add()))]
     await world.settle()
-    asked.append(asyncio.create_task(world.cache.get(world.add())))
+    pending.append(asyncio.create_task(world.cache.get(world.add())))
     await world.settle()
     await world.cache.close()
-    for one in asked:
+    for call in pending:
         with pytest.raises(StoreUnavailable, match="stopping"):
-            await one
+            await call
     assert len(world.source.fetches) == 1

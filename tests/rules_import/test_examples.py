@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from decision.descriptors.world import World, asked
+from decision.descriptors.world import World, describe
 from ratelimit_service.decision.descriptors.request import Entries
 from ratelimit_service.rules_import.findings import Findings
 from ratelimit_service.rules_import.importer import import_files, to_quota
@@ -29,7 +29,7 @@ async def world_of(name: str, findings: list[str] | None = None) -> tuple[World,
 async def allowed(world: World, domain: str, *descriptors: Entries, most: int = 1_000) -> int:
     """How many requests with these descriptors are allowed until one is denied."""
     for count in range(most):
-        if not (await world.decide(*(asked(*entries) for entries in descriptors), domain=domain)).allowed:
+        if not (await world.decide(*(describe(*entries) for entries in descriptors), domain=domain)).allowed:
             return count
     return most
 
@@ -72,7 +72,7 @@ async def test_depth() -> None:
 async def test_unlimited() -> None:
     """An unlimited descriptor passes without a trip to the store, and differs from one that no rule matches."""
     world, domain = await world_of("5_unlimited")
-    outcome = await world.decide(asked(("directory", "x")), asked(("unknown", "x")), domain=domain)
+    outcome = await world.decide(describe(("directory", "x")), describe(("unknown", "x")), domain=domain)
     assert [status.unlimited for status in outcome.statuses] == [True, False]
     assert world.buckets.round_trips == 0
     assert await allowed(world, domain, (("cloud", "x"),)) == 100
@@ -83,7 +83,7 @@ async def test_shadow() -> None:
     world, domain = await world_of("6_shadow")
     ann, ben = ((("service", "auth"), ("user", user)) for user in ("ann", "ben"))
     assert await allowed(world, domain, ann) == 1_000
-    assert (await world.decide(asked(*ann), domain=domain)).statuses[0].counted[0].results.wait_us > 0
+    assert (await world.decide(describe(*ann), domain=domain)).statuses[0].counted[0].result.wait_us > 0
     assert await allowed(world, domain, ben) == 20
 
 

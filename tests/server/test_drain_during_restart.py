@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from fixtures.served import Server
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from server.streams import open_stream
 
@@ -179,7 +179,7 @@ async def test_nothing_survives_a_kill_during_a_restart(fleet: Fleet) -> None:
 async def test_a_start_that_the_system_refuses_is_tried_again(fleet: Fleet) -> None:
     """While no process can be created (EAGAIN, ENOMEM), a slot keeps trying; at the first start it is a fault."""
     fleet.start_errors.append(BlockingIOError("Resource temporarily unavailable"))
-    with pytest.raises(StartupFault, match="Resource temporarily unavailable"):
+    with pytest.raises(StartupError, match="Resource temporarily unavailable"):
         await fleet.supervisor.open()
     first = await fleet.open()
     fleet.start_errors.append(BlockingIOError("Resource temporarily unavailable"))

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.server.port import PortLock, split_address
 
 
@@ -21,7 +21,7 @@ def worker(lock: PortLock) -> socket.socket:
 def test_only_workers_share_the_port() -> None:
     """While the lock is held, workers can share the port and get every connection; a second lock is refused."""
     with PortLock("127.0.0.1:0") as lock, worker(lock) as first, worker(lock) as second:
-        with pytest.raises(StartupFault, match="Address already in use"):
+        with pytest.raises(StartupError, match="Address already in use"):
             PortLock(lock.address)
         for listener in (first, second):
             listener.settimeout(0.2)
@@ -39,7 +39,7 @@ def test_only_workers_share_the_port() -> None:
 
 def test_a_lock_alone_is_enough() -> None:
     """Even before a worker listens, a second lock is refused."""
-    with PortLock("127.0.0.1:0") as lock, pytest.raises(StartupFault, match="Address already in use"):
+    with PortLock("127.0.0.1:0") as lock, pytest.raises(StartupError, match="Address already in use"):
         PortLock(lock.address)
 
 
@@ -73,7 +73,7 @@ def test_addresses(text: str, parts: tuple[str, int]) -> None:
 @pytest.mark.parametrize("text", ["", ":", "host", "host:", ":1", "host:65536", "host:-1", "host:x", "host:²"])
 def test_what_is_no_address(text: str) -> None:
     """The text is repeated, with examples of good ones."""
-    with pytest.raises(StartupFault, match=r"write host:port, for example 127\.0\.0\.1:50051"):
+    with pytest.raises(StartupError, match=r"write host:port, for example 127\.0\.0\.1:50051"):
         split_address(text)
 
 

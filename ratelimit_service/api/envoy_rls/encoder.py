@@ -24,7 +24,7 @@ from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
-from ratelimit_service.decision.descriptors.tree import Applied
+from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.limit import MICRO, TokenBucket, Window, window_us
 
 MAX_LIMITS: Final = 10_000
@@ -70,7 +70,7 @@ class _EncodedLimit(NamedTuple):
     headers of its spec, where it is the only limit.
     """
 
-    limit: Applied  # referenced, so that no other limit gets its id
+    limit: AppliedLimit  # referenced, so that no other limit gets its id
     current_limit: bytes
     spec: LimitSpec | None
     spec_headers: bytes
@@ -143,7 +143,7 @@ class RateLimitResponseEncoder:
                     states.append(LimitState.of(spec, result))
         return states
 
-    def _encode_limit(self, limit: Applied) -> _EncodedLimit:
+    def _encode_limit(self, limit: AppliedLimit) -> _EncodedLimit:
         if len(self._limits) >= MAX_LIMITS:
             self._limits.clear()
         algorithm = limit.algorithm
@@ -178,7 +178,7 @@ def _binding(states: Sequence[LimitState]) -> LimitState | None:
     return min(states, key=lambda state: state.remaining / state.spec.capacity)
 
 
-def _encode_current_limit(limit: Applied) -> bytes:
+def _encode_current_limit(limit: AppliedLimit) -> bytes:
     """The part of DescriptorStatus that is the same in every status with this limit."""
     algorithm = limit.algorithm
     if isinstance(algorithm, Unlimited):

@@ -1,4 +1,4 @@
-"""Joins charges into scripts: one script at a time, carrying all that gathered while the one before was under way."""
+"""Batches charges: one script run at a time, with all the charges that were queued while the last one was in flight."""
 
 import asyncio
 from collections import deque
@@ -14,81 +14,84 @@ from ratelimit_service.decision.ports import StoreUnavailable
 
 
 class RoundTripObserver(Protocol):
-    """Told of each script that was sent with charges in it, on the hot path: it must cost next to nothing."""
+    """Observes each script run that had charges in it, on the hot path: its methods must cost next to nothing."""
 
     def answered(self, charges: int, seconds: float) -> None:
-        """A script with so many charges was answered after so long."""
+        """A run with this many charges was answered after this time."""
         ...
 
     def failed(self) -> None:
-        """A script was not answered, or not as it should be."""
+        """A run got no reply, or an error."""
         ...
 
 
 class Unobserved:
-    """Nobody watches."""
+    """An observer that does nothing."""
 
     def answered(self, charges: int, seconds: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def failed(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 MAX_CHARGES = 256
-"""Charges in one script, unless a single call brings more. A script of 256 keeps Redis for about a millisecond."""
+"""Charges in one script run, unless a single call has more. A run with 256 occupies Redis for about a millisecond."""
 
 MAX_BUCKETS = 2_000
-"""Buckets in one script, unless a single call brings more. Lua's stack, which they all pass, holds 8,000."""
+"""Buckets in one script run, unless a single call has more. They all go through Lua's stack, which holds 8,000."""
 
-# Refusals that come before anything is executed, so that the same command may be sent again.
+# Error replies that come before anything is executed, so that the same command may be sent again.
 _NOT_EXECUTED = ("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
-# How many turns of the loop a late answer still gets: after the loop was held up for long, the timer may be looked at
-# before the socket is.
-_GRACE_TURNS = 3
+# Iterations of the loop that a late reply still gets: after the loop was blocked for long, it may run the timer before
+# it reads the socket.
+_GRACE_ITERATIONS = 3
 
 
 class Route(Protocol):
-    """The way to the server that has the batcher's buckets."""
+    """Connects to the server that has the batcher's buckets."""
 
     def connection(self) -> Connection | None:
-        """The open link, if there is one now."""
+        """The open connection, if there is one now."""
         ...
 
-    async def recover(self, refusal: str) -> Connection:
-        """A link for the next try after the server's REFUSAL; "" when there was no link. May wait for a moment.
+    async def recover(self, error: str) -> Connection:
+        """A connection for the next try after an ERROR reply; "" when there was no connection. May wait for a moment.
 
-        The caller sends its command in the same turn of the loop in which this returns. Raises StoreUnavailable.
+        The caller sends its command in the same iteration of the loop in which this returns. Raises StoreUnavailable.
         """
         ...
 
 
-class _Entry(NamedTuple):
+class _Call(NamedTuple):
     charges: Sequence[Charge]
     future: asyncio.Future[list[ChargeResult]]
-    since: float
+    submitted_at: float
 
 
 class _InFlightBatch:
-    """A script under way: sent on `connection`, or about to be by `recovery`."""
+    """The calls of one script run: sent on `connection`, or about to be sent by `retry`.
 
-    __slots__ = ("began", "connection", "encoded", "entries", "recovery", "refusal", "timer")
+    `error` is the reply to the last attempt, if that was an error.
+    """
 
-    def __init__(self, entries: list[_Entry], encoded: Encoded, began: float) -> None:
-        self.began = began
-        self.entries = entries
+    __slots__ = ("calls", "connection", "encoded", "error", "retry", "started_at", "timer")
+
+    def __init__(self, calls: list[_Call], encoded: Encoded, started_at: float) -> None:
+        self.started_at = started_at
+        self.calls = calls
         self.encoded = encoded
         self.connection: Connection | None = None
-        self.recovery: asyncio.Task[None] | None = None
-        self.refusal = ""
+        self.retry: asyncio.Task[None] | None = None
+        self.error = ""
         self.timer: asyncio.TimerHandle | None = None
 
 
 class Batcher:
-    """Charges for one server, or for one slot of a cluster.
+    """Sends the charges for one server, or for one slot of a cluster.
 
-    `timeout` in seconds bounds each call from its submission to its answer. A lone call leaves in the next turn of the
-    loop.
+    `timeout` in seconds bounds each call from its submission to its result. A single call is sent in the next iteration
+    of the loop.
     """
 
     def __init__(self, route: Route, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
@@ -97,150 +100,151 @@ class Batcher:
         self._timeout = timeout
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Entry] = deque()
-        self._busy = False  # a script is under way, or will be in the next turn
+        self._queue: deque[_Call] = deque()
+        self._busy = False  # a batch is in flight, or will be in the next iteration
         self._in_flight: _InFlightBatch | None = None
 
     def submit(self, charges: Sequence[Charge]) -> asyncio.Future[list[ChargeResult]]:
-        """Have CHARGES made. The future raises StoreUnavailable. One that is cancelled before it leaves is not made."""
+        """Queue one call's CHARGES. The future raises StoreUnavailable. If cancelled before the send, none is made."""
         loop = self._loop
         future: asyncio.Future[list[ChargeResult]] = loop.create_future()
-        self._queue.append(_Entry(charges, future, loop.time()))
+        self._queue.append(_Call(charges, future, loop.time()))
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._send_next)
+            loop.call_soon(self._send_batch)
         return future
 
     def close(self) -> None:
-        """Fail everything that is not answered yet."""
+        """Fail all calls that have no result yet."""
         batch = self._in_flight
-        entries = [*(batch.entries if batch else ()), *self._queue]
+        calls = [*(batch.calls if batch else ()), *self._queue]
         self._queue.clear()
-        if batch is not None and batch.recovery is not None:
-            batch.recovery.cancel()
+        if batch is not None and batch.retry is not None:
+            batch.retry.cancel()
         if batch is not None and batch.timer is not None:
             batch.timer.cancel()
-        _fail(entries, StoreUnavailable("the bucket store was closed"))
+        _fail_calls(calls, StoreUnavailable("the bucket store was closed"))
 
-    def _send_next(self) -> None:
-        entries = self._gather()
-        if not entries:
+    def _send_batch(self) -> None:
+        calls = self._take_from_queue()
+        if not calls:
             self._busy = False
             return
         try:
-            encoded = self._encoder.encode([charge for entry in entries for charge in entry.charges])
-        except (ValueError, OverflowError) as fault:  # a charge that breaks its contract must not stop the batcher
-            _fail(entries, StoreUnavailable(f"a charge cannot be sent: {fault}"))
-            self._next()
+            encoded = self._encoder.encode([charge for call in calls for charge in call.charges])
+        except (ValueError, OverflowError) as error:  # a charge that breaks its contract must not stop the batcher
+            _fail_calls(calls, StoreUnavailable(f"a charge cannot be sent: {error}"))
+            self._schedule_next()
             return
-        batch = self._in_flight = _InFlightBatch(entries, encoded, self._loop.time())
-        batch.timer = self._loop.call_at(entries[0].since + self._timeout, self._expire, batch, _GRACE_TURNS)
+        batch = self._in_flight = _InFlightBatch(calls, encoded, self._loop.time())
+        deadline = calls[0].submitted_at + self._timeout
+        batch.timer = self._loop.call_at(deadline, self._time_out, batch, _GRACE_ITERATIONS)
         connection = self._route.connection()
         if connection is None:
-            self._recover(batch, "")
+            self._retry(batch, "")
         else:
             batch.connection = connection
-            connection.send(self._encoder.by_sha(batch.encoded), lambda reply: self._receive(batch, reply))
+            connection.send(self._encoder.evalsha(batch.encoded), lambda reply: self._on_reply(batch, reply))
 
-    def _gather(self) -> list[_Entry]:
-        entries: list[_Entry] = []
+    def _take_from_queue(self) -> list[_Call]:
+        calls: list[_Call] = []
         charges = buckets = 0
         now = self._loop.time()
         while self._queue:
-            entry = self._queue[0]
-            charges += len(entry.charges)
-            buckets += sum([len(charge.buckets) for charge in entry.charges])
-            if entries and (charges > MAX_CHARGES or buckets > MAX_BUCKETS):
+            call = self._queue[0]
+            charges += len(call.charges)
+            buckets += sum([len(charge.buckets) for charge in call.charges])
+            if calls and (charges > MAX_CHARGES or buckets > MAX_BUCKETS):
                 break
             self._queue.popleft()
-            if entry.future.done():  # whoever has given up is not charged
+            if call.future.done():  # a cancelled call is not charged
                 continue
-            if entry.since + self._timeout <= now:  # nor is who would not get the answer
-                _fail([entry], StoreUnavailable(f"Redis was not reached within {self._timeout:g} s: others came first"))
+            if call.submitted_at + self._timeout <= now:  # nor is one that is too late for its result
+                _fail_calls([call], StoreUnavailable(f"timed out after {self._timeout:g} s in the queue for Redis"))
                 continue
-            entries.append(entry)
-        return entries
+            calls.append(call)
+        return calls
 
-    def _receive(self, batch: _InFlightBatch, reply: object) -> None:
+    def _on_reply(self, batch: _InFlightBatch, reply: object) -> None:
         if isinstance(reply, list):
             self._complete(batch, reply)
         elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith(_NOT_EXECUTED):
             batch.connection = None
-            self._recover(batch, str(reply))
+            self._retry(batch, str(reply))
         elif isinstance(reply, ConnectionLost):
-            self._fail_batch(batch, reply)
+            self._fail(batch, reply)
         else:
-            self._fail_batch(batch, StoreUnavailable(f"Redis refused the charge script: {reply}"))
+            self._fail(batch, StoreUnavailable(f"Redis rejected the charge script: {reply}"))
 
     def _complete(self, batch: _InFlightBatch, reply: list[int]) -> None:
-        entries = batch.entries
+        calls = batch.calls
         try:
-            outcomes = decode([charge for entry in entries for charge in entry.charges], reply)
-        except (ValueError, IndexError) as fault:
-            self._fail_batch(batch, StoreUnavailable(f"Redis gave an answer that makes no sense: {fault}"))
+            results = decode([charge for call in calls for charge in call.charges], reply)
+        except (ValueError, IndexError) as error:
+            self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}"))
             return
-        if outcomes:  # a ping has none
-            self._observer.answered(len(outcomes), self._loop.time() - batch.began)
+        if results:  # a ping has none
+            self._observer.answered(len(results), self._loop.time() - batch.started_at)
         start = 0
-        for charges, future, _ in entries:
+        for charges, future, _ in calls:
             end = start + len(charges)
             if not future.done():
-                future.set_result(outcomes[start:end])
+                future.set_result(results[start:end])
             start = end
-        self._done(batch)
+        self._finish(batch)
 
-    def _fail_batch(self, batch: _InFlightBatch, fault: StoreUnavailable) -> None:
+    def _fail(self, batch: _InFlightBatch, error: StoreUnavailable) -> None:
         self._observer.failed()
-        _fail(batch.entries, fault)
-        self._done(batch)
+        _fail_calls(batch.calls, error)
+        self._finish(batch)
 
-    def _done(self, batch: _InFlightBatch) -> None:
+    def _finish(self, batch: _InFlightBatch) -> None:
         if batch.timer is not None:
             batch.timer.cancel()
         self._in_flight = None
-        self._next()
+        self._schedule_next()
 
-    def _next(self) -> None:
+    def _schedule_next(self) -> None:
         if self._queue:
-            # In the next turn: the callers that were just answered may have more.
-            self._loop.call_soon(self._send_next)
+            # In the next iteration: the callers that just got their results may submit more.
+            self._loop.call_soon(self._send_batch)
         else:
             self._busy = False
 
-    def _recover(self, batch: _InFlightBatch, refusal: str) -> None:
-        batch.refusal = refusal
-        batch.recovery = self._loop.create_task(self._send_again(batch, refusal))
+    def _retry(self, batch: _InFlightBatch, error: str) -> None:
+        batch.error = error
+        batch.retry = self._loop.create_task(self._resend(batch, error))
 
-    async def _send_again(self, batch: _InFlightBatch, refusal: str) -> None:
+    async def _resend(self, batch: _InFlightBatch, error: str) -> None:
         encoder = self._encoder
         try:
-            if refusal.startswith("NOSCRIPT"):
+            if error.startswith("NOSCRIPT"):
                 connection = self._route.connection() or await self._route.recover("")
-                command = encoder.by_text(batch.encoded)
+                command = encoder.eval(batch.encoded)
             else:
-                connection = await self._route.recover(refusal)
-                command = encoder.by_sha(batch.encoded)
-        except StoreUnavailable as fault:
-            self._fail_batch(batch, fault)
+                connection = await self._route.recover(error)
+                command = encoder.evalsha(batch.encoded)
+        except StoreUnavailable as unavailable:
+            self._fail(batch, unavailable)
             return
-        batch.recovery = None
+        batch.retry = None
         batch.connection = connection
-        connection.send(command, lambda reply: self._receive(batch, reply))
+        connection.send(command, lambda reply: self._on_reply(batch, reply))
 
-    def _expire(self, batch: _InFlightBatch, turns: int) -> None:
+    def _time_out(self, batch: _InFlightBatch, grace_iterations: int) -> None:
         if batch is not self._in_flight:
             return
-        if turns:
-            self._loop.call_soon(self._expire, batch, turns - 1)
-        elif batch.recovery is not None:
-            batch.recovery.cancel()
-            why = f"it answered {batch.refusal!r}" if batch.refusal else "no connection could be made"
-            self._fail_batch(batch, StoreUnavailable(f"Redis could not be asked within {self._timeout:g} s: {why}"))
+        if grace_iterations:
+            self._loop.call_soon(self._time_out, batch, grace_iterations - 1)
+        elif batch.retry is not None:
+            batch.retry.cancel()
+            cause = f"last reply was {batch.error!r}" if batch.error else "no connection could be made"
+            self._fail(batch, StoreUnavailable(f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"))
         elif batch.connection is not None:
-            batch.connection.close(f"Redis at {batch.connection.address} did not answer within {self._timeout:g} s")
+            batch.connection.close(f"Redis at {batch.connection.address} did not reply within {self._timeout:g} s")
 
 
-def _fail(entries: Sequence[_Entry], fault: StoreUnavailable) -> None:
-    for entry in entries:
-        if not entry.future.done():
-            entry.future.set_exception(StoreUnavailable(str(fault)))
+def _fail_calls(calls: Sequence[_Call], error: StoreUnavailable) -> None:
+    for call in calls:
+        if not call.future.done():
+            call.future.set_exception(StoreUnavailable(str(error)))

@@ -1,4 +1,4 @@
-"""The ways to the nodes of a Redis Cluster."""
+"""The topology of a Redis Cluster, and the connections to its nodes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,18 +7,26 @@ from functools import cache
 import hiredis
 from redis.crc import key_slot
 
-from ratelimit_service.buckets.redis.connection import PAUSE, Address, Connection, Login, first, open_connection, pack
+from ratelimit_service.buckets.redis.connection import (
+    RETRY_PAUSE,
+    Address,
+    Connection,
+    Login,
+    first_success,
+    open_connection,
+    pack,
+)
 from ratelimit_service.decision.ports import StoreUnavailable
 
 
 @cache
 def slot_of(partition: int) -> int:
-    """The slot of a cluster that has the buckets of a partition."""
+    """The cluster slot of a partition's buckets."""
     return int(key_slot(b"{p%d}" % partition))
 
 
 class Cluster:
-    """Which node serves which slot, and a link to each node in use. Shared by the routes to all partitions."""
+    """Which node serves which slot, and a connection to each node in use. Shared by the routes of all partitions."""
 
     def __init__(self, seeds: Sequence[Address], login: Login) -> None:
         self._seeds = seeds
@@ -26,27 +34,27 @@ class Cluster:
         self._owners: dict[int, Address] = {}
         self._connections: dict[Address, Connection] = {}
         self._opening: dict[Address, asyncio.Task[Connection]] = {}
-        self._learning: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     def route(self, partition: int) -> "ClusterRoute":
-        """The way to the buckets of a partition."""
+        """The route to the buckets of a partition."""
         return ClusterRoute(self, slot_of(partition))
 
     def owner(self, slot: int) -> Address | None:
         """The node that serves SLOT, as far as is known."""
         return self._owners.get(slot)
 
-    def assign(self, slot: int, owner: Address) -> None:
-        """Take note that OWNER serves SLOT now."""
+    def set_owner(self, slot: int, owner: Address) -> None:
+        """Record that OWNER serves SLOT now."""
         self._owners[slot] = owner
 
     def connection(self, node: Address) -> Connection | None:
-        """The open link to NODE, if there is one now."""
+        """The open connection to NODE, if there is one now."""
         connection = self._connections.get(node)
         return connection if connection is not None and connection.open else None
 
-    async def open(self, node: Address) -> Connection:
-        """A link to NODE. Many may ask at once; one connection is made. Raises StoreUnavailable."""
+    async def connect(self, node: Address) -> Connection:
+        """The connection to NODE, opened if needed, once for concurrent callers. Raises StoreUnavailable."""
         connection = self.connection(node)
         if connection is not None:
             return connection
@@ -54,19 +62,19 @@ class Cluster:
         if task is None:
             task = self._opening[node] = asyncio.ensure_future(self._open(node))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Shielded: the caller's time may be up before that of the others who wait.
+        # Shielded: this caller's timeout may expire before that of the other waiters.
         return await asyncio.shield(task)
 
-    async def learn(self) -> None:
-        """Ask any node who serves what now. Raises StoreUnavailable when none answers."""
-        if self._learning is None:
-            self._learning = asyncio.ensure_future(self._learn())
-            self._learning.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(self._learning)
+    async def refresh_slots(self) -> None:
+        """Read the current slot owners from any node. Raises StoreUnavailable when none replies."""
+        if self._refreshing is None:
+            self._refreshing = asyncio.ensure_future(self._refresh_slots())
+            self._refreshing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._refreshing)
 
     async def close(self) -> None:
-        """Close all links."""
-        tasks = [*self._opening.values(), *([self._learning] if self._learning else [])]
+        """Close all connections."""
+        tasks = [*self._opening.values(), *([self._refreshing] if self._refreshing else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -80,79 +88,79 @@ class Cluster:
         finally:
             del self._opening[node]
 
-    async def _learn(self) -> None:
+    async def _refresh_slots(self) -> None:
         try:
             nodes = list(dict.fromkeys([*self._connections, *self._seeds]))
-            self._owners = await first(
-                [self._slots_by(node) for node in nodes], "no node of the Redis Cluster says who serves what"
+            self._owners = await first_success(
+                [self._fetch_slots(node) for node in nodes], "no node of the Redis Cluster returned the slot owners"
             )
         finally:
-            self._learning = None
+            self._refreshing = None
 
-    async def _slots_by(self, node: Address) -> dict[int, Address]:
+    async def _fetch_slots(self, node: Address) -> dict[int, Address]:
         connection = await open_connection(node, self._login)
         try:
-            ranges = await connection.ask("CLUSTER", "SLOTS")
-        except hiredis.ReplyError as fault:
-            raise StoreUnavailable(f"Redis at {node}: {fault}") from fault
+            ranges = await connection.execute("CLUSTER", "SLOTS")
+        except hiredis.ReplyError as error:
+            raise StoreUnavailable(f"Redis at {node}: {error}") from error
         finally:
             connection.close("done")
         if not isinstance(ranges, list) or not ranges:
-            raise StoreUnavailable(f"Redis at {node} knows of no slots")
+            raise StoreUnavailable(f"Redis at {node} has no slots assigned")
         owners = {}
         for start, end, (host, port, *_), *_ in ranges:
-            # A node that does not know its own address leaves it out: it is the one that was asked.
+            # A node that does not know its own address leaves it out: the owner is the queried node then.
             owner = Address(host.decode() if host else node.host, port)
             owners.update(dict.fromkeys(range(start, end + 1), owner))
         return owners
 
 
 class ClusterRoute:
-    """The way to one slot."""
+    """The route to one slot."""
 
     def __init__(self, cluster: Cluster, slot: int) -> None:
         self._cluster = cluster
         self._slot = slot
 
     def connection(self) -> Connection | None:
-        """The open link to the slot's owner, if there is one now."""
+        """The open connection to the slot's owner, if there is one now."""
         owner = self._cluster.owner(self._slot)
         return None if owner is None else self._cluster.connection(owner)
 
-    async def recover(self, refusal: str) -> Connection:
-        """Go where the refusal points, or ask who serves the slot now, as often as it takes."""
-        word, *rest = refusal.split(" ")
+    async def recover(self, error: str) -> Connection:
+        """Connect to the target of a redirection, or to the slot's owner, which is read again if it may be outdated."""
+        word, *rest = error.split(" ")
         if word == "ASK":
-            # The slot is on its way there: this one command is to be asked there, but the slot has not moved yet.
-            connection = await self._cluster.open(_address(rest[1], self._cluster.owner(self._slot)))
+            # The slot is being migrated there: this one command goes there, but the slot has not moved yet.
+            connection = await self._cluster.connect(_address(rest[1], self._cluster.owner(self._slot)))
             connection.send(pack("ASKING"), _ignore)
             return connection
         if word == "MOVED":
             node = _address(rest[1], self._cluster.owner(self._slot))
-            self._cluster.assign(self._slot, node)
-            return await self._cluster.open(node)
+            self._cluster.set_owner(self._slot, node)
+            return await self._cluster.connect(node)
         if word:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RETRY_PAUSE)
             if word in ("READONLY", "MASTERDOWN", "CLUSTERDOWN"):
-                await self._cluster.learn()
+                await self._cluster.refresh_slots()
         owner = self._cluster.owner(self._slot)
         if owner is not None:
             try:
-                return await self._cluster.open(owner)
+                return await self._cluster.connect(owner)
             except StoreUnavailable:
-                await asyncio.sleep(PAUSE)  # its replica may be about to take over
-        await self._cluster.learn()
+                await asyncio.sleep(RETRY_PAUSE)  # a replica may be about to take over
+        await self._cluster.refresh_slots()
         owner = self._cluster.owner(self._slot)
         if owner is None:
             raise StoreUnavailable(f"no node of the Redis Cluster serves slot {self._slot}")
-        return await self._cluster.open(owner)
+        return await self._cluster.connect(owner)
 
 
-def _address(text: str, asked: Address | None) -> Address:
-    """The `host:port` of a redirection; an empty host is that of the node that was asked."""
+def _address(text: str, sender: Address | None) -> Address:
+    """The `host:port` of a redirection; an empty host is that of the node that sent it."""
     host, _, port = text.rpartition(":")
-    return Address(host or (asked.host if asked else ""), int(port))
+    return Address(host or (sender.host if sender else ""), int(port))
 
 
 def _ignore(reply: object) -> None:
-    """ASKING is answered OK."""
+    """Ignore the reply to ASKING, which is OK."""

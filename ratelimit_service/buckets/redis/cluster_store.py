@@ -9,7 +9,7 @@ from ratelimit_service.buckets.redis.batcher import Batcher, RoundTripObserver
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
 from ratelimit_service.buckets.redis.connection import Address
 from ratelimit_service.buckets.redis.script import Encoder
-from ratelimit_service.buckets.redis.store import portions
+from ratelimit_service.buckets.redis.store import split_by_size
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.policy import PARTITIONS
 from ratelimit_service.decision.ports import PartlyUnavailable
@@ -18,7 +18,7 @@ from ratelimit_service.decision.ports import PartlyUnavailable
 class ClusterBucketStore:
     """Buckets on the nodes of a cluster, those of one partition in one slot.
 
-    A script may touch one slot only, so each partition has a batcher of its own. `timeout` in seconds bounds each call.
+    A script may access one slot only, so each partition has its own batcher. `timeout` in seconds bounds each call.
     Belongs to the running loop; close it, or use it as `async with`.
     """
 
@@ -27,7 +27,7 @@ class ClusterBucketStore:
 
     def __init__(self, cluster: Cluster, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
         self.cluster = cluster
-        """Knows which node has which slot."""
+        """The topology and connections."""
         self._encoder = encoder
         self._timeout = timeout
         self._observer = observer
@@ -41,43 +41,44 @@ class ClusterBucketStore:
         """
         if len(charges) == 1:
             return await self._batcher(_partition(charges[0])).submit(charges)
-        places: dict[int, list[int]] = {}
-        for place, charge in enumerate(charges):
-            places.setdefault(_partition(charge), []).append(place)
-        order: list[list[int]] = []
-        batches = []
-        for partition, here in places.items():
-            for part in portions([charges[place] for place in here]):
-                batches.append(self._batcher(partition).submit(part))
-                order.append(here[: len(part)])
-                here = here[len(part) :]  # noqa: PLW2901
+        by_partition: dict[int, list[int]] = {}
+        for index, charge in enumerate(charges):
+            by_partition.setdefault(_partition(charge), []).append(index)
+        parts: list[list[int]] = []
+        futures = []
+        for partition, indexes in by_partition.items():
+            start = 0
+            for part in split_by_size([charges[index] for index in indexes]):
+                futures.append(self._batcher(partition).submit(part))
+                parts.append(indexes[start : start + len(part)])
+                start += len(part)
         results: list[ChargeResult | None] = [None] * len(charges)
         errors: list[BaseException] = []
-        for here, answer in zip(order, await asyncio.gather(*batches, return_exceptions=True), strict=True):
-            if isinstance(answer, BaseException):
-                errors.append(answer)
+        for indexes, returned in zip(parts, await asyncio.gather(*futures, return_exceptions=True), strict=True):
+            if isinstance(returned, BaseException):
+                errors.append(returned)
                 continue
-            for place, result in zip(here, answer, strict=True):
-                results[place] = result
-        if len(errors) == len(order):
+            for index, result in zip(indexes, returned, strict=True):
+                results[index] = result
+        if len(errors) == len(parts):
             raise errors[0]
         if errors:
             raise PartlyUnavailable(str(errors[0]), results)
         return [result for result in results if result is not None]
 
     def node_of(self, charge: Charge) -> Address | None:
-        """The node that the charge's partition is on, None as long as nobody said."""
+        """The node that has the charge's partition, None as long as it is unknown."""
         return self.cluster.owner(slot_of(_partition(charge)))
 
     async def ping(self) -> None:
-        """Run the script on nothing, at each node that has buckets. Raises StoreUnavailable."""
+        """Run the script without charges on each node that has partitions. Raises StoreUnavailable."""
         partitions = {self.cluster.owner(slot_of(partition)): partition for partition in range(PARTITIONS)}
         await asyncio.gather(*(self._batcher(partition).submit(()) for partition in partitions.values()))
 
     async def ping_node(self, node: Address | None) -> None:
-        """Run the script on nothing, for one of the partitions that this node has had. Raises StoreUnavailable.
+        """Run the script without charges for a partition of this node. Raises StoreUnavailable.
 
-        If another node has taken them over, it is found out by this.
+        If another node has taken its slot over, this updates the topology.
         """
         for partition in range(PARTITIONS):
             if self.cluster.owner(slot_of(partition)) == node:
@@ -85,7 +86,7 @@ class ClusterBucketStore:
                 return
 
     async def close(self) -> None:
-        """Fail what is not answered yet, and close the connections."""
+        """Fail all calls that have no result yet, and close the connections."""
         for batcher in self._batchers.values():
             batcher.close()
         await self.cluster.close()
@@ -94,7 +95,7 @@ class ClusterBucketStore:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
 
@@ -112,6 +113,6 @@ def _partition(charge: Charge) -> int:
         return 0
     partition = buckets[0].partition
     if any(bucket.partition != partition for bucket in buckets[1:]):
-        several = sorted({bucket.partition for bucket in buckets})
-        raise ValueError(f"a charge takes from the partitions {several}; a cluster can take from one only")
+        partitions = sorted({bucket.partition for bucket in buckets})
+        raise ValueError(f"a charge has buckets in the partitions {partitions}; on a cluster only one is possible")
     return partition

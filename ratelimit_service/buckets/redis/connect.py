@@ -3,11 +3,11 @@
     redis://[user:password@]host:6379/0              one server
     rediss://...                                     the same over TLS; ?ssl_ca_certs=FILE, ?ssl_cert_reqs=none
     unix:///path/to/redis.sock?db=0                  one server on this machine
-    redis+sentinel://[user:password@]h1:26379,h2:26379/NAME[/0]   the master that Sentinels name NAME
-    redis+cluster://[user:password@]h1:6379,h2:6379  a Redis Cluster, from whichever of these answers
+    redis+sentinel://[user:password@]h1:26379,h2:26379/NAME[/0]   the master that the Sentinels call NAME
+    redis+cluster://[user:password@]h1:6379,h2:6379  a Redis Cluster, discovered from the first of these to reply
 
-Sentinel and cluster take `rediss+...` for TLS. Sentinels are asked without a log-in, or with ?sentinel_username and
-?sentinel_password.
+Sentinel and cluster take `rediss+...` for TLS. Connections to Sentinels are not authenticated, unless by
+?sentinel_username and ?sentinel_password.
 """
 
 import ssl
@@ -33,9 +33,9 @@ def open_bucket_store(
 ) -> GuardedStore[None] | SpanningStore:
     """The store at URL, with a breaker for each node. Not yet connected: the first charge or `ping()` does that.
 
-    `timeout`: seconds within which each call is answered or fails. `request_window`: seconds for which the outcome of a
-    request is kept. `observer` hears of each round trip. Raises ValueError, without the password, when the URL is not
-    one of those above. Must be called in the running loop that is to use the store.
+    `timeout`: seconds within which each call succeeds or fails. `request_window`: seconds for which the result of a
+    request is kept. `observer` is called for each round trip. Raises ValueError, without the password, when the URL is
+    not one of those above. Must be called in the running loop that is to use the store.
     """
     store = _open(url, timeout, request_window, observer, charge_script())
     if isinstance(store, RedisBucketStore):
@@ -51,7 +51,7 @@ def open_unguarded_store(
     observer: RoundTripObserver | None = None,
     script: Script | None = None,
 ) -> RedisBucketStore | SpanningStore:
-    """The same without breakers, for diagnosis and tests. `script` is for tests that set the time."""
+    """The same without breakers, for diagnosis and tests. `script` is for tests that control the time."""
     store = _open(url, timeout, request_window, observer or Unobserved(), script or charge_script())
     if isinstance(store, RedisBucketStore):
         return store
@@ -84,24 +84,24 @@ def _open(
         return ClusterBucketStore(cluster, encoder, timeout, observer)
     if parts.scheme.endswith("+sentinel"):
         if not path:
-            raise ValueError("the bucket store's URL names no master; end it with /NAME, as the Sentinels call it")
+            raise ValueError("the bucket store's URL names no master; end it with /NAME, its name in the Sentinels")
         login = Login(unquote(username), unquote(password), _database("".join(path[1:2]) or options.get("db", "")), tls)
-        asking = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
-        route = SentinelRoute(_addresses(hosts, 26379), path[0], login, asking)
+        sentinel_login = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
+        route = SentinelRoute(_addresses(hosts, 26379), path[0], login, sentinel_login)
         return RedisBucketStore(route, encoder, timeout, observer)
     login = Login(unquote(username), unquote(password), _database("".join(path[:1]) or options.get("db", "")), tls)
     return RedisBucketStore(StandaloneRoute(_addresses(hosts, 6379)[0], login), encoder, timeout, observer)
 
 
 def _addresses(hosts: str, port: int) -> list[Address]:
-    endpoints = []
+    addresses = []
     for host in hosts.split(","):
         try:
             parts = urlsplit(f"//{host}")
-            endpoints.append(Address(parts.hostname or "127.0.0.1", parts.port or port))
-        except ValueError as fault:
-            raise ValueError(f"the bucket store's URL has the address {host!r}: {fault}") from None
-    return endpoints
+            addresses.append(Address(parts.hostname or "127.0.0.1", parts.port or port))
+        except ValueError as error:
+            raise ValueError(f"the bucket store's URL has the address {host!r}: {error}") from None
+    return addresses
 
 
 def _database(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The charge script: its text, charges as its arguments, and its reply as results. See `lua/charge.lua` for both."""
+"""The charge script: its text, and the encoding of its arguments and its reply, which `lua/charge.lua` documents."""
 
 from collections.abc import Sequence
 from hashlib import sha1
@@ -9,7 +9,7 @@ from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Limi
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
 
 _LUA = files(__package__) / "lua"
-# A script without flags is one that writes: a replica, and a server out of memory, refuse it before it begins.
+# A script without flags is one that writes: a replica, and a server out of memory, reject it before it runs.
 _SHEBANG = "#!lua\n"
 
 
@@ -30,92 +30,92 @@ def charge_script(*, clock: str | None = None, state: str | None = None) -> Scri
     """The script that makes a batch of charges.
 
     CLOCK is Lua that sets a local `now` in microseconds since 1970 UTC; None takes the store's own clock, the only one
-    that decisions may go by. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and
-    benchmarks give others.
+    that decisions may use. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and benchmarks
+    pass others.
     """
     return Script(clock or part("clock"), part("windows"), state or part("state"), part("charge"))
 
 
-MAX_PREPARED = 200_000
-"""Buckets whose encoding is kept. Beyond that all are forgotten and made anew, which costs a few microseconds each."""
+MAX_CACHED_BUCKETS = 200_000
+"""Buckets with a cached encoding. At this number the cache is cleared; to encode a bucket costs a few microseconds."""
 
-_BYTE = 128  # numbers below it are one byte in MessagePack
-_READY = 4_096  # more than a script has keys: at most batcher.MAX_BUCKETS buckets, and as many requests
-
-
-def _packed(number: int) -> bytes:
-    return bytes([number]) if 0 <= number < _BYTE else b"\xd3" + number.to_bytes(8, signed=True)
+_FIXINT_END = 128  # non-negative numbers below it are one byte in MessagePack
+_SMALL = 4_096  # above the number of keys of a script: at most batcher.MAX_BUCKETS buckets, and as many requests
 
 
-_NUMBERS = [_packed(number) for number in range(_READY)]
-_ALONE = _packed(1) + _packed(0)  # one bucket, no request
+def _pack(number: int) -> bytes:
+    return bytes([number]) if 0 <= number < _FIXINT_END else b"\xd3" + number.to_bytes(8, signed=True)
+
+
+_NUMBERS = [_pack(number) for number in range(_SMALL)]
+_ONE_BUCKET = _pack(1) + _pack(0)  # and no request
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 
 
 class Encoded(NamedTuple):
-    """The arguments of one run of the script, in the protocol of the store: keys and what is to be done."""
+    """The arguments of one run of the script, encoded for the wire, and the number of its keys."""
 
     keys: int
-    tail: bytes
+    arguments: bytes
 
 
-class _Prepared(NamedTuple):
-    """What is the same for each charge of a bucket: its key, ready for the wire, and its limit."""
+class _EncodedBucket(NamedTuple):
+    """The parts of a charge that depend on the bucket alone: its key, encoded for the wire, and its limit."""
 
     key: bytes
     limit: bytes
 
 
 class Encoder:
-    """Turns charges into commands. `request_window`: seconds for which the store keeps the outcome of a request."""
+    """Encodes charges as commands. `request_window`: seconds for which the store keeps the result of a request."""
 
     def __init__(self, script: Script, request_window: float) -> None:
-        self._by_sha = _bulk(b"EVALSHA") + _bulk(script.sha)
-        self._by_text = _bulk(b"EVAL") + _bulk(script.text)
+        self._evalsha = _bulk(b"EVALSHA") + _bulk(script.sha)
+        self._eval = _bulk(b"EVAL") + _bulk(script.text)
         self._window = _bulk(b"%d" % max(round(request_window * 1_000), 1))
-        self._prepared: dict[Bucket, _Prepared] = {}
+        self._buckets: dict[Bucket, _EncodedBucket] = {}
 
     def encode(self, charges: Sequence[Charge]) -> Encoded:
         """Encode a batch. Keys that occur twice are sent once."""
         keys: dict[bytes, int] = {}
         parts: list[bytes] = []
         size = 0
-        prepared, numbers = self._prepared, _NUMBERS
+        encoded_buckets, numbers = self._buckets, _NUMBERS
         for buckets, costs, request in charges:
             if len(buckets) == 1 and not request:  # the common case, without a loop
                 (bucket,), (cost,) = buckets, costs
-                key, limit = prepared.get(bucket) or self._prepare(bucket)
-                place = keys.setdefault(key, len(keys) + 1)
-                parts += (_ALONE, numbers[place], numbers[cost] if 0 <= cost < _READY else _packed(cost), limit)
+                key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
+                index = keys.setdefault(key, len(keys) + 1)
+                parts += (_ONE_BUCKET, numbers[index], numbers[cost] if 0 <= cost < _SMALL else _pack(cost), limit)
                 size += 8
                 continue
             count = len(buckets)
             size += 2 + 6 * count
             parts.append(numbers[count])
-            place = 0
+            index = 0
             if request:
                 key = request_key(buckets[0].partition if buckets else 0, request)
-                place = keys.setdefault(key, len(keys) + 1)
-            parts.append(numbers[place])
+                index = keys.setdefault(key, len(keys) + 1)
+            parts.append(numbers[index])
             for bucket, cost in zip(buckets, costs, strict=True):
-                key, limit = prepared.get(bucket) or self._prepare(bucket)
-                place = keys.setdefault(key, len(keys) + 1)
-                parts += (numbers[place], numbers[cost] if 0 <= cost < _READY else _packed(cost), limit)
-        # An array with a 32-bit length, then its elements as they come.
-        plan = b"\xdd%b%b" % (size.to_bytes(4), b"".join(parts))
-        return Encoded(len(keys), b"%b%b%b%b" % (_bulk(b"%d" % len(keys)), b"".join(keys), _bulk(plan), self._window))
+                key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
+                index = keys.setdefault(key, len(keys) + 1)
+                parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else _pack(cost), limit)
+        # A MessagePack array: its 32-bit length, then its elements.
+        batch = b"\xdd%b%b" % (size.to_bytes(4), b"".join(parts))
+        return Encoded(len(keys), b"%b%b%b%b" % (_bulk(b"%d" % len(keys)), b"".join(keys), _bulk(batch), self._window))
 
-    def by_sha(self, encoded: Encoded) -> bytes:
-        """The command that runs the script if the store knows it, and fails with NOSCRIPT if it does not."""
-        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._by_sha, encoded.tail)
+    def evalsha(self, encoded: Encoded) -> bytes:
+        """The command that runs the script if the store has it loaded, and fails with NOSCRIPT if not."""
+        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._evalsha, encoded.arguments)
 
-    def by_text(self, encoded: Encoded) -> bytes:
-        """The command that runs the script and makes it known."""
-        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._by_text, encoded.tail)
+    def eval(self, encoded: Encoded) -> bytes:
+        """The command that loads the script and runs it."""
+        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._eval, encoded.arguments)
 
-    def _prepare(self, bucket: Bucket) -> _Prepared:
-        if len(self._prepared) >= MAX_PREPARED:
-            self._prepared.clear()
+    def _encode_bucket(self, bucket: Bucket) -> _EncodedBucket:
+        if len(self._buckets) >= MAX_CACHED_BUCKETS:
+            self._buckets.clear()
         limit = bucket.limit
         algorithm = limit.algorithm
         if isinstance(algorithm, TokenBucket):
@@ -123,37 +123,37 @@ class Encoder:
         else:
             kind, rate = _KINDS[algorithm.window], (0, 0)
         sign = 1 if limit.mode is Mode.ENFORCE else -1
-        packed = b"".join(_packed(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
-        ready = self._prepared[bucket] = _Prepared(_bulk(bucket_key(bucket)), packed)
-        return ready
+        packed = b"".join(_pack(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
+        encoded = self._buckets[bucket] = _EncodedBucket(_bulk(bucket_key(bucket)), packed)
+        return encoded
 
 
 def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult]:
-    """Turn the script's answer into outcomes. Raises ValueError when it is not an answer to these charges."""
-    outcomes = []
+    """Decode the script's reply. Raises ValueError when it is not a reply to these charges."""
+    results = []
     new = tuple.__new__  # half of what calling the class costs
     at = 0
     for buckets, _, _ in charges:
         charged = reply[at] == 1
         end = at + 1 + 3 * len(buckets)
         if end == at + 4:  # the common case, without a loop
-            results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
+            limit_results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
         else:
-            results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
-        outcomes.append(new(ChargeResult, (charged, results)))
+            limit_results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
+        results.append(new(ChargeResult, (charged, limit_results)))
         at = end
     if at != len(reply):
-        raise ValueError(f"the script answered {len(reply)} numbers where {at} were expected")
-    return outcomes
+        raise ValueError(f"{len(reply)} numbers instead of {at}")
+    return results
 
 
 def bucket_key(bucket: Bucket) -> bytes:
-    """The key of a bucket's state. The braces make Redis Cluster keep a partition together."""
+    """The key of a bucket's state. The braces (a hash tag) put a partition into one slot of a Redis Cluster."""
     return b"{p%d}:b:%b" % (bucket.partition, bucket.name.encode())
 
 
 def request_key(partition: int, request: str) -> bytes:
-    """The key of a request's outcome, ready for the wire."""
+    """The key of a request's result, encoded for the wire."""
     return _bulk(b"{p%d}:r:%b" % (partition, request.encode()))
 
 

@@ -1,4 +1,4 @@
-"""The way to the master that Sentinels name."""
+"""The route to a master that Sentinels monitor."""
 
 import asyncio
 import contextlib
@@ -6,63 +6,61 @@ from collections.abc import Sequence
 
 import hiredis
 
-from ratelimit_service.buckets.redis.connection import PAUSE, Address, Connection, Login, first, open_connection
+from ratelimit_service.buckets.redis.connection import (
+    RETRY_PAUSE,
+    Address,
+    Connection,
+    Login,
+    SingleRoute,
+    first_success,
+    open_connection,
+)
 from ratelimit_service.decision.ports import StoreUnavailable
 
 
-class SentinelRoute:
-    """The way to the master of this name, by whichever Sentinel answers first."""
+class SentinelRoute(SingleRoute):
+    """The route to the master of this name, as reported by the first Sentinel to reply."""
 
     def __init__(self, sentinels: Sequence[Address], name: str, login: Login, sentinel_login: Login) -> None:
+        super().__init__()
         self._sentinels = sentinels
         self._name = name
         self._login = login
         self._sentinel_login = sentinel_login
-        self._connection: Connection | None = None
 
-    def connection(self) -> Connection | None:
-        """The open link, if there is one now."""
-        connection = self._connection
-        return connection if connection is not None and connection.open else None
+    async def recover(self, error: str) -> Connection:
+        """Query the Sentinels for the master and connect to it.
 
-    async def recover(self, refusal: str) -> Connection:
-        """Ask for the master and connect to it.
-
-        After a refusal, which comes when a failover is under way, as often as it takes until the caller's time is up.
+        After an error reply, which is sent during a failover, this is repeated until it succeeds or the caller cancels.
         """
         connection = self.connection()
-        if connection is not None and refusal.startswith("LOADING"):
-            await asyncio.sleep(PAUSE)
+        if connection is not None and error.startswith("LOADING"):
+            await asyncio.sleep(RETRY_PAUSE)
             if connection.open:
                 return connection
         if connection is not None:
-            connection.close(f"Redis at {connection.address} is not the master any more")
-        while refusal:
-            await asyncio.sleep(PAUSE)
+            connection.close(f"Redis at {connection.address} is no longer the master")
+        while error:
+            await asyncio.sleep(RETRY_PAUSE)
             with contextlib.suppress(StoreUnavailable):
                 return await self._connect()
         return await self._connect()
 
     async def _connect(self) -> Connection:
-        address = await first(
-            [_master_by(sentinel, self._name, self._sentinel_login) for sentinel in self._sentinels],
+        address = await first_success(
+            [_fetch_master(sentinel, self._name, self._sentinel_login) for sentinel in self._sentinels],
             f"no Sentinel knows a master named {self._name!r}",
         )
         connection = self._connection = await _open_master(address, self._login)
         return connection
 
-    async def close(self) -> None:
-        """Close the link."""
-        if self._connection is not None:
-            self._connection.close("the bucket store was closed")
 
-
-async def _master_by(sentinel: Address, name: str, login: Login) -> Address:
+async def _fetch_master(sentinel: Address, name: str, login: Login) -> Address:
     connection = await open_connection(sentinel, login)
     try:
-        address = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
-    except hiredis.ReplyError as fault:
-        raise StoreUnavailable(f"Sentinel at {sentinel}: {fault}") from fault
+        address = await connection.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+    except hiredis.ReplyError as error:
+        raise StoreUnavailable(f"Sentinel at {sentinel}: {error}") from error
     finally:
         connection.close("done")
     if not isinstance(address, list):
@@ -72,17 +70,17 @@ async def _master_by(sentinel: Address, name: str, login: Login) -> Address:
 
 
 async def _open_master(address: Address, login: Login) -> Connection:
-    """Connect, and make sure that it takes itself for the master: a Sentinel may not know yet that it is not."""
+    """Connect, and verify that it is a master: a Sentinel may not know of a failover yet."""
     connection = await open_connection(address, login)
     try:
-        role = await connection.ask("ROLE")
-    except hiredis.ReplyError as fault:
-        connection.close("not usable")
-        raise StoreUnavailable(f"Redis at {address} does not say its role: {fault}") from fault
+        role = await connection.execute("ROLE")
+    except hiredis.ReplyError as error:
+        connection.close("role unknown")
+        raise StoreUnavailable(f"Redis at {address} did not return its role: {error}") from error
     except BaseException:
-        connection.close("given up")
+        connection.close("cancelled")
         raise
     if not isinstance(role, list) or role[0] != b"master":
         connection.close("not the master")
-        raise StoreUnavailable(f"Redis at {address} is not the master that the Sentinels say it is")
+        raise StoreUnavailable(f"Redis at {address}, which a Sentinel reported as the master, is not one")
     return connection

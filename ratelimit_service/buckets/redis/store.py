@@ -11,18 +11,18 @@ from ratelimit_service.decision.charge import Charge, ChargeResult
 
 
 class ClosableRoute(Route, Protocol):
-    """A way to a server that can be given up."""
+    """A route that can be closed."""
 
     async def close(self) -> None:
-        """Close the link."""
+        """Close the connection."""
         ...
 
 
 class RedisBucketStore:
-    """Buckets on one server, which keeps them all together: a charge may take from any of them.
+    """Buckets on one server, which has them all: a charge may take from any of them.
 
-    Calls of one turn of the loop become one script, so what a call costs falls as load rises. `timeout` in seconds
-    bounds each call. Belongs to the running loop; close it, or use it as `async with`.
+    Calls of one iteration of the loop share one script run, so the cost per call falls as load rises. `timeout` in
+    seconds bounds each call. Belongs to the running loop; close it, or use it as `async with`.
     """
 
     breaker_open = False
@@ -34,24 +34,24 @@ class RedisBucketStore:
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order. Raises StoreUnavailable."""
-        parts = [self._batcher.submit(part) for part in portions(charges)]
-        if len(parts) == 1:
-            return await parts[0]
-        return [outcome for outcomes in await asyncio.gather(*parts) for outcome in outcomes]
+        futures = [self._batcher.submit(part) for part in split_by_size(charges)]
+        if len(futures) == 1:
+            return await futures[0]
+        return [result for results in await asyncio.gather(*futures) for result in results]
 
     def node_of(self, charge: Charge) -> None:
         """There is one node for all charges."""
 
     async def ping(self) -> None:
-        """Run the script on nothing: succeeds when a charge would. Raises StoreUnavailable."""
+        """Run the script without charges: succeeds if a charge would. Raises StoreUnavailable."""
         await self._batcher.submit(())
 
     async def ping_node(self, _node: object) -> None:
-        """The same."""
+        """The same as `ping`."""
         await self.ping()
 
     async def close(self) -> None:
-        """Fail what is not answered yet, and close the connection."""
+        """Fail all calls that have no result yet, and close the connection."""
         self._batcher.close()
         await self._route.close()
 
@@ -59,13 +59,13 @@ class RedisBucketStore:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
 
 
-def portions(charges: Sequence[Charge]) -> list[Sequence[Charge]]:
-    """Cut CHARGES, in order, into as few parts as can be that each fit into one script."""
+def split_by_size(charges: Sequence[Charge]) -> list[Sequence[Charge]]:
+    """Split CHARGES, in order, into the fewest parts that each fit into one script run."""
     if sum([len(charge.buckets) for charge in charges]) <= MAX_BUCKETS:
         return [charges]
     parts: list[Sequence[Charge]] = []

@@ -12,7 +12,7 @@ from ratelimit_service.cli.client import TlsFiles, dialable
 from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import variable_name
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
@@ -79,7 +79,7 @@ def check_transport(settings: Settings) -> Iterator[Finding]:
     """Which transport a server would use."""
     try:
         transport = Transport.choose(settings.transport)
-    except StartupFault as error:
+    except StartupError as error:
         yield Finding.error("transport", str(error))
     else:
         yield Finding.ok("transport", f"{transport.name}: {transport.reason}")
@@ -89,7 +89,7 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
     """Whether the addresses can be listened on. A ratelimit-service on the gRPC port is fine, and not an error."""
     try:
         PortLock(settings.listen).close()
-    except StartupFault as error:
+    except StartupError as error:
         health = _health(settings.listen)
         if health:
             yield Finding.ok("port", f"a ratelimit-service runs on {settings.listen} and reports {health}")
@@ -104,7 +104,7 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
 def _check_metrics_port(listen: str) -> Finding:
     try:
         PortLock(listen).close()
-    except StartupFault as error:
+    except StartupError as error:
         return Finding.error("metrics port", str(error).replace("RATELIMIT_LISTEN", "RATELIMIT_METRICS_LISTEN"))
     return Finding.ok("metrics port", f"{listen} is free")
 

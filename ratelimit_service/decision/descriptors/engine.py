@@ -1,4 +1,4 @@
-"""Decisions on descriptors: every limit that is for a request is charged in one go, or none is."""
+"""Decisions on descriptors: all limits that apply to a request are charged at once, or none is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from ratelimit_service.decision.descriptors.request import (
 )
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
-from ratelimit_service.decision.descriptors.tree import Applied, Match, RuleTree
+from ratelimit_service.decision.descriptors.tree import AppliedLimit, LimitSet, RuleTree
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.lru import LruCache
@@ -32,45 +32,46 @@ from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, Unavailable
 
-_ENDED = Validity(0)
-_NOT_ASKED = (ChargeResult(charged=True, results=()),)
-_MAX_PLANS = 10_000  # selections of plans whose limits are remembered
-_OF_PLANS = {
+_EXPIRED = Validity(0)
+_NOTHING_CHARGED = (ChargeResult(charged=True, limit_results=()),)
+_MAX_SELECTIONS = 10_000  # selections of plans for which limit sets are cached
+_RULE_FAILURES = {
     OnStoreFailure.LOCAL: RuleFailure.LOCAL,
     OnStoreFailure.ALLOW: RuleFailure.ALLOW,
     OnStoreFailure.DENY: RuleFailure.DENY,
 }
 
 
-class _Evaluation(NamedTuple):
-    """A descriptor on its way to the buckets. `policy` is None where rules decide."""
+class _Pending(NamedTuple):
+    """A descriptor that its buckets have to decide. `policy` is None where rules apply."""
 
-    match: Match
+    limit_set: LimitSet
     hits: int
     policy: Policy | None = None
 
 
-class _UniqueBuckets(NamedTuple):
-    """The buckets of all descriptors, each once, what each is to be charged, and for each descriptor where its are."""
+class _MergedBuckets(NamedTuple):
+    """The buckets of all pending descriptors, each once, their costs, and per descriptor the indexes of its own."""
 
     buckets: tuple[Bucket, ...]
     costs: tuple[int, ...]
-    places: tuple[Sequence[int], ...]
+    indexes: tuple[Sequence[int], ...]
 
 
-_Item = _Evaluation | DescriptorStatus
+_Item = _Pending | DescriptorStatus
 
 
 class PreparedRequest(NamedTuple):
-    """A request ready for the buckets: for each descriptor how to evaluate it, or its status if that is known already.
+    """A request ready to be charged: each descriptor is pending, or has its status already.
 
-    `alone` is the item of a request whose only descriptor is evaluated, as in nearly every request. `denied`: whether
-    a status is a denial, so that the others only peek. The request stays prepared as long as all `validities` hold.
+    `single` is the item of a request with one descriptor, if that is pending, as in nearly every request. `denied`:
+    whether a status is a denial, so that the others only peek. The request stays prepared as long as all `validities`
+    are current.
     """
 
     items: Sequence[_Item]
-    alone: _Evaluation | None
-    unique: _UniqueBuckets
+    single: _Pending | None
+    merged: _MergedBuckets
     denied: bool
     charge: Charge
     validities: tuple[Validity, ...] = ()
@@ -81,7 +82,7 @@ class DescriptorEngine:
 
     A descriptor with an `api_key` entry is decided by the plan of that key, every other by the rules of its domain. All
     its errors are ServiceErrors; nothing has been charged when one is raised. `buckets` are shared by all servers and
-    may be asked for buckets of several partitions in one charge; `local` are this server's own.
+    must accept charges of several partitions; `local` are this server's own.
     """
 
     def __init__(self, rules: RulesCache, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
@@ -89,12 +90,12 @@ class DescriptorEngine:
         self._identifier = identifier
         self._buckets = buckets
         self._local = local
-        self._of_plans: LruCache[tuple[Bucket, ...], Match] = LruCache(_MAX_PLANS)
+        self._plan_limit_sets: LruCache[tuple[Bucket, ...], LimitSet] = LruCache(_MAX_SELECTIONS)
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Statuses so far, by reason and then by source."""
 
     async def prepare(self, request: DescribedRequest) -> PreparedRequest:
-        """Find the limits of a request. The result is valid for `decide` in the same turn of the event loop.
+        """Find the limits of a request. The result is valid for `decide` in the same iteration of the event loop.
 
         Raises InvalidArgument with the path of the invalid field, and Unavailable when a policy cannot be read.
         """
@@ -106,26 +107,26 @@ class DescriptorEngine:
             if descriptor.names_key:
                 api_key, resource = key_and_resource(index, descriptor)
                 policy = self._identifier.verified(api_key) or await self._identifier.identify(api_key)
-                validities.append(policy.validity if policy else _ENDED)
+                validities.append(policy.validity if policy else _EXPIRED)
                 items.append(self._by_plan(policy, resource, descriptor.hits))
             else:
                 tree = tree or self._tree(request.domain)
                 validities.append(tree.validity)
                 items.append(_by_rules(tree, descriptor))
-        return _prepared(_replace(items), tuple(validities))
+        return _prepared(_apply_replacements(items), tuple(validities))
 
     async def decide(self, prepared: PreparedRequest) -> RequestDecision:
         """Charge the hits of all descriptors of a request, or none.
 
-        Raises Unavailable when the bucket store cannot be asked and the rules do not say what to do then.
+        Raises Unavailable when the bucket store is unavailable and a descriptor's rules have RuleFailure.FAIL.
         """
         charge = prepared.charge
         try:
-            outcomes = await self._buckets.charge((charge,)) if charge.buckets else _NOT_ASKED
+            charge_results = await self._buckets.charge((charge,)) if charge.buckets else _NOTHING_CHARGED
         except StoreUnavailable as error:
             statuses = await self._decide_without_store(prepared.items, error)
         else:
-            statuses = _decide_statuses(prepared, outcomes[0].results, Source.STORE)
+            statuses = _decide_statuses(prepared, charge_results[0].limit_results, Source.STORE)
         allowed = True
         for status in statuses:
             self.tally[status.reason][status.source] += 1
@@ -136,11 +137,11 @@ class DescriptorEngine:
     def _tree(self, domain: str) -> RuleTree:
         try:
             tree = self._rules.get(domain)
-        except StoreUnavailable as fault:
-            raise Unavailable(str(fault), reason="POLICY_STORE_UNAVAILABLE") from fault
+        except StoreUnavailable as error:
+            raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error
         if tree is None:
             tree = RuleTree(DomainRules(domain))
-            tree.validity.end()  # nobody would say when the domain gets rules
+            tree.validity.invalidate()  # nothing would invalidate it when the domain gets rules
         return tree
 
     def _by_plan(self, policy: Policy | None, resource: str, hits: int) -> _Item:
@@ -151,22 +152,23 @@ class DescriptorEngine:
         selection = policy.select(clip_resource(resource))
         if not selection.buckets:
             return passed(policy)
-        match = self._of_plans.get(selection.buckets)
-        if match is None:
-            match = _of_plan(selection, policy.on_store_failure)
-            self._of_plans.put(selection.buckets, match)
-        return _Evaluation(match, hits, policy)
+        limit_set = self._plan_limit_sets.get(selection.buckets)
+        if limit_set is None:
+            limit_set = _plan_limit_set(selection, policy.on_store_failure)
+            self._plan_limit_sets.put(selection.buckets, limit_set)
+        return _Pending(limit_set, hits, policy)
 
     async def _decide_without_store(
-        self, items: Sequence[_Item], fault: StoreUnavailable
+        self, items: Sequence[_Item], error: StoreUnavailable
     ) -> tuple[DescriptorStatus, ...]:
-        """Decide while the shared buckets cannot be asked, as the plans and rules say."""
+        """Decide while the shared buckets are unavailable, by `on_store_failure` of the plans and rules."""
         for item in items:
-            if isinstance(item, _Evaluation) and item.match.on_store_failure is RuleFailure.FAIL:
-                raise Unavailable(str(fault), reason="BUCKET_STORE_UNAVAILABLE") from fault
-        prepared = _prepared([_alone(item) for item in items])
-        outcomes = await self._local.charge((prepared.charge,)) if prepared.charge.buckets else _NOT_ASKED
-        return _decide_statuses(prepared, outcomes[0].results, Source.DEGRADED)
+            if isinstance(item, _Pending) and item.limit_set.on_store_failure is RuleFailure.FAIL:
+                raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
+        prepared = _prepared([_degrade(item) for item in items])
+        charge = prepared.charge
+        charge_results = await self._local.charge((charge,)) if charge.buckets else _NOTHING_CHARGED
+        return _decide_statuses(prepared, charge_results[0].limit_results, Source.DEGRADED)
 
 
 def _is_denied(items: Sequence[_Item]) -> bool:
@@ -175,74 +177,76 @@ def _is_denied(items: Sequence[_Item]) -> bool:
 
 def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
     entries, hits, override = descriptor
-    match = tree.match(entries) if override is None else tree.override(entries, override)
-    if match.buckets:
-        return _Evaluation(match, hits)
-    return uncounted(match.limits[0], hits) if match.limits else passed()
+    limit_set = tree.match(entries) if override is None else tree.override(entries, override)
+    if limit_set.buckets:
+        return _Pending(limit_set, hits)
+    return uncounted(limit_set.limits[0], hits) if limit_set.limits else passed()
 
 
-def _of_plan(selection: Selection, on_store_failure: OnStoreFailure) -> Match:
-    limits = (Applied(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in selection.rules)
-    return Match(tuple(limits), _OF_PLANS[on_store_failure])
+def _plan_limit_set(selection: Selection, on_store_failure: OnStoreFailure) -> LimitSet:
+    limits = (
+        AppliedLimit(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in selection.rules
+    )
+    return LimitSet(tuple(limits), _RULE_FAILURES[on_store_failure])
 
 
-def _replace(items: list[_Item]) -> list[_Item]:
-    """The descriptors without the limits that others of the request replace. A plan's limits are no rules."""
+def _apply_replacements(items: list[_Item]) -> list[_Item]:
+    """Remove the limits that other descriptors of the request replace. A plan's limits are never replaced."""
     replaced: set[str] = set()
     for item in items:
-        if isinstance(item, _Evaluation):
-            replaced |= item.match.replaces
+        if isinstance(item, _Pending):
+            replaced |= item.limit_set.replaces
         elif item.limit is not None:
             replaced.update(item.limit.replaces)
-    return [_without(item, replaced) for item in items] if replaced else items
+    return [_remove_replaced(item, replaced) for item in items] if replaced else items
 
 
-def _without(item: _Item, replaced: set[str]) -> _Item:
+def _remove_replaced(item: _Item, replaced: set[str]) -> _Item:
     if item.policy is not None:
         return item
     if isinstance(item, DescriptorStatus):
         return passed() if item.limit is not None and item.limit.name in replaced else item
-    match = item.match.without(replaced)
-    return item._replace(match=match) if match.limits else passed()
+    limit_set = item.limit_set.excluding(replaced)
+    return item._replace(limit_set=limit_set) if limit_set.limits else passed()
 
 
 def _prepared(items: Sequence[_Item], validities: tuple[Validity, ...] = ()) -> PreparedRequest:
-    unique = _unique_buckets(items)
+    merged = _merge_buckets(items)
     denied = _is_denied(items)
-    costs = (0,) * len(unique.buckets) if denied else unique.costs
-    alone = items[0] if len(items) == 1 and isinstance(items[0], _Evaluation) else None
-    return PreparedRequest(items, alone, unique, denied, Charge(unique.buckets, costs), validities)
+    costs = (0,) * len(merged.buckets) if denied else merged.costs
+    single = items[0] if len(items) == 1 and isinstance(items[0], _Pending) else None
+    return PreparedRequest(items, single, merged, denied, Charge(merged.buckets, costs), validities)
 
 
-def _unique_buckets(items: Sequence[_Item]) -> _UniqueBuckets:
-    evaluations = [item for item in items if isinstance(item, _Evaluation)]
-    if len(evaluations) == 1:
-        match, hits, _ = evaluations[0]
-        count = len(match.buckets)
-        return _UniqueBuckets(match.buckets, (hits,) * count, (range(count),))
+def _merge_buckets(items: Sequence[_Item]) -> _MergedBuckets:
+    pending = [item for item in items if isinstance(item, _Pending)]
+    if len(pending) == 1:
+        limit_set, hits, _ = pending[0]
+        count = len(limit_set.buckets)
+        return _MergedBuckets(limit_set.buckets, (hits,) * count, (range(count),))
     buckets: list[Bucket] = []
     costs: list[int] = []
     by_name: dict[str, int] = {}
-    places: list[Sequence[int]] = []
-    for match, hits, _ in evaluations:
-        here: list[int] = []
-        for bucket in match.buckets:
-            place = by_name.setdefault(bucket.name, len(buckets))
-            here.append(place)
-            if place == len(buckets):
+    indexes: list[Sequence[int]] = []
+    for limit_set, hits, _ in pending:
+        own: list[int] = []
+        for bucket in limit_set.buckets:
+            index = by_name.setdefault(bucket.name, len(buckets))
+            own.append(index)
+            if index == len(buckets):
                 buckets.append(bucket)
                 costs.append(hits)
-            else:  # two descriptors with one bucket: a store would weigh each by itself
-                costs[place] = _summed(costs[place], hits)
-        places.append(here)
-    return _UniqueBuckets(tuple(buckets), tuple(costs), tuple(places))
+            else:  # two descriptors with one bucket: a store would evaluate each cost by itself
+                costs[index] = _add_hits(costs[index], hits)
+        indexes.append(own)
+    return _MergedBuckets(tuple(buckets), tuple(costs), tuple(indexes))
 
 
-def _summed(hits: int, more: int) -> int:
+def _add_hits(hits: int, more: int) -> int:
     total = hits + more
     if abs(total) > MAX_HITS:
         raise InvalidArgument.of(
-            "descriptors", f"ask for {total} hits of one limit together; at most {MAX_HITS} are allowed in a request"
+            "descriptors", f"have {total} hits for one limit in total; at most {MAX_HITS} are allowed in a request"
         )
     return total
 
@@ -250,23 +254,23 @@ def _summed(hits: int, more: int) -> int:
 def _decide_statuses(
     prepared: PreparedRequest, results: tuple[LimitResult, ...], source: Source
 ) -> tuple[DescriptorStatus, ...]:
-    alone = prepared.alone
-    if alone is not None and source is Source.STORE:
-        return (decide_descriptor(alone.match.limits, results, source, alone.policy),)
-    places = iter(prepared.unique.places)
+    single = prepared.single
+    if single is not None and source is Source.STORE:
+        return (decide_descriptor(single.limit_set.limits, results, source, single.policy),)
+    indexes = iter(prepared.merged.indexes)
     statuses = []
     for item in prepared.items:
         if isinstance(item, DescriptorStatus):
             statuses.append(item)
             continue
-        here = next(places)
-        here_results = results if len(here) == len(results) else tuple([results[place] for place in here])
+        own = next(indexes)
+        own_results = results if len(own) == len(results) else tuple([results[index] for index in own])
         if prepared.denied:
-            here_results = tuple(
-                one._replace(wait_us=wait_for(bucket.limit, one, item.hits))
-                for bucket, one in zip(item.match.buckets, here_results, strict=True)
+            own_results = tuple(
+                peek._replace(wait_us=wait_for(bucket.limit, peek, item.hits))
+                for bucket, peek in zip(item.limit_set.buckets, own_results, strict=True)
             )
-        status = decide_descriptor(item.match.limits, here_results, source, item.policy)
+        status = decide_descriptor(item.limit_set.limits, own_results, source, item.policy)
         if source is Source.DEGRADED and status.wait_us == NEVER and _fits_once_back(item):
             # More than this server's share, but not more than the limit: it would fit once the store is back.
             status = status._replace(reason=Reason.DEGRADED_DENIED)
@@ -274,21 +278,21 @@ def _decide_statuses(
     return tuple(statuses)
 
 
-def _fits_once_back(item: _Evaluation) -> bool:
+def _fits_once_back(item: _Pending) -> bool:
     return all(
         item.hits <= bucket.limit.capacity
-        for limit, bucket in zip(item.match.limits, item.match.buckets, strict=True)
+        for limit, bucket in zip(item.limit_set.limits, item.limit_set.buckets, strict=True)
         if limit.enforced
     )
 
 
-def _alone(item: _Item) -> _Item:
-    """A descriptor as its rules have it while the store is away: decided, or still to be weighed here."""
+def _degrade(item: _Item) -> _Item:
+    """Apply `on_store_failure`: the descriptor is decided, or stays pending for this server's own buckets."""
     if isinstance(item, DescriptorStatus):
         return item
-    match, hits, policy = item
-    if match.on_store_failure is RuleFailure.LOCAL:
+    limit_set, hits, policy = item
+    if limit_set.on_store_failure is RuleFailure.LOCAL:
         return item
-    if match.on_store_failure is RuleFailure.DENY and match.enforced and hits > 0:
+    if limit_set.on_store_failure is RuleFailure.DENY and limit_set.enforced and hits > 0:
         return refused(Reason.DEGRADED_DENIED, Source.DEGRADED, policy)
     return DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)

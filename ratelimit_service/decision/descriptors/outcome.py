@@ -1,56 +1,56 @@
-"""From what the buckets said to the answer for each descriptor."""
+"""The status of each descriptor, and how it follows from the results of its buckets."""
 
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
-from ratelimit_service.decision.descriptors.tree import Applied
+from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason, Source
 
 
 class Counted(NamedTuple):
-    """A limit that was asked of its bucket, and what that said."""
+    """A limit that has a bucket, and the result for it."""
 
-    limit: Applied
-    results: LimitResult
+    limit: AppliedLimit
+    result: LimitResult
 
 
 class DescriptorStatus(NamedTuple):
-    """The answer for one descriptor.
+    """The decision on one descriptor.
 
     `limit` is the one to report, None when nothing is limited: on a denial the limit that takes longest to be untouched
     again, otherwise the one with the smallest share left. `remaining`: whole tokens left, 0 on a denial. `reset_us`:
     microseconds until the limit is untouched again. `wait_us`: microseconds until the same hits fit, 0 when they do,
-    NEVER when they never will. `limits` are all that were weighed, and `results` is what each said. `policy` is that of
-    the API key, if the descriptor names a known one.
+    NEVER when they never will. `limits` are all that were evaluated, and `results` the result for each. `policy` is
+    that of the API key, if the descriptor names a known one.
     """
 
     allowed: bool
     reason: Reason
     source: Source
-    limit: Applied | None = None
+    limit: AppliedLimit | None = None
     remaining: int = 0
     reset_us: int = 0
     wait_us: int = 0
-    limits: tuple[Applied, ...] = ()
+    limits: tuple[AppliedLimit, ...] = ()
     results: tuple[LimitResult, ...] = ()
     policy: Policy | None = None
 
     @property
     def unlimited(self) -> bool:
-        """Whether the rules say that there is no limit, which is more than that they say nothing."""
+        """Whether the rules have an explicit `unlimited`, rather than nothing for this descriptor."""
         return self.limit is not None and isinstance(self.limit.algorithm, Unlimited)
 
     @property
     def counted(self) -> tuple[Counted, ...]:
-        """The limits that were weighed, each with what it said."""
+        """The limits that were evaluated, each with its result."""
         return tuple(map(Counted, self.limits, self.results))
 
 
 class RequestDecision(NamedTuple):
-    """The answer to a request: a status for each descriptor, in order. Nothing was charged unless it is allowed."""
+    """The decision on a request: a status for each descriptor, in order. Nothing was charged unless it is allowed."""
 
     allowed: bool
     statuses: tuple[DescriptorStatus, ...]
@@ -68,16 +68,16 @@ _PASSED = DescriptorStatus(allowed=True, reason=Reason.WITHIN_LIMIT, source=Sour
 
 
 def passed(policy: Policy | None = None) -> DescriptorStatus:
-    """The status of a descriptor that nothing limits."""
+    """The status of a descriptor to which no limit applies."""
     return _PASSED if policy is None else _PASSED._replace(policy=policy)
 
 
 def refused(reason: Reason, source: Source, policy: Policy | None = None) -> DescriptorStatus:
-    """The status of a descriptor that is denied whatever its buckets say."""
+    """The status of a descriptor that is denied regardless of its buckets."""
     return DescriptorStatus(allowed=False, reason=reason, source=source, wait_us=NEVER, policy=policy)
 
 
-def uncounted(limit: Applied, hits: int) -> DescriptorStatus:
+def uncounted(limit: AppliedLimit, hits: int) -> DescriptorStatus:
     """The status of a descriptor with a limit that has no bucket: unlimited, or blocked."""
     if isinstance(limit.algorithm, Blocked) and limit.enforced and hits > 0:
         return refused(Reason.COST_EXCEEDS_CAPACITY, Source.POLICY)._replace(limit=limit)
@@ -85,10 +85,10 @@ def uncounted(limit: Applied, hits: int) -> DescriptorStatus:
 
 
 def decide_descriptor(
-    limits: tuple[Applied, ...], results: tuple[LimitResult, ...], source: Source, policy: Policy | None
+    limits: tuple[AppliedLimit, ...], results: tuple[LimitResult, ...], source: Source, policy: Policy | None
 ) -> DescriptorStatus:
-    """The status of a descriptor by what its buckets said: it is denied by each enforced limit that must wait."""
-    if len(limits) == 1 and not results[0].wait_us:  # as nearly every one
+    """The status of a descriptor by the results of its buckets. Every enforced limit with a wait denies it."""
+    if len(limits) == 1 and not results[0].wait_us:  # the common case
         ((remaining, _, reset),) = results
         return _new(
             DescriptorStatus, (True, _FITS, source, limits[0], remaining // MICRO, reset, 0, limits, results, policy)
@@ -108,7 +108,7 @@ def decide_descriptor(
     return _new(DescriptorStatus, (True, _FITS, source, limit, remaining // MICRO, reset, 0, limits, results, policy))
 
 
-def _tightest(limits: tuple[Applied, ...], results: tuple[LimitResult, ...]) -> int:
+def _tightest(limits: tuple[AppliedLimit, ...], results: tuple[LimitResult, ...]) -> int:
     """The limit with the smallest share left, an enforced one if there is one."""
     tightest, smallest = 0, (True, 2.0)
     for index, limit in enumerate(limits):

@@ -1,4 +1,4 @@
-"""Descriptors: what a proxy says of a request, and what is asked for each."""
+"""Descriptors: how a proxy describes a request, with the hits for each."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,28 +14,28 @@ MAX_ENTRIES = 16
 """Entries of one descriptor."""
 
 MAX_KEY_BYTES = 256
-"""Length of a domain, and of an entry's key. Values are as long as the message may be: a path or a header that a client
-made long must still be counted, because a proxy that fails open would let it pass on an error."""
+"""Length of a domain, and of an entry's key. Values are limited by the message size only: a path or a header that a
+client made long must still be counted, because a proxy that fails open would let it through on an error."""
 
 MAX_HITS = 1_000_000
 
 API_KEY = "api_key"
-"""The key of the entry whose value is a secret API key: that key's plan decides."""
+"""The key of the entry that has a secret API key as its value: that key's plan applies."""
 
 RESOURCE = "resource"
-"""The key of the entry that may stand beside it: the resource that the plan's limits are chosen by."""
+"""The key of the entry that may accompany it: the resource by which the plan's limits are selected."""
 
-_OF_KEYS = frozenset((API_KEY, RESOURCE))
+_API_KEY_ENTRIES = frozenset((API_KEY, RESOURCE))
 
 Entries = tuple[tuple[str, str], ...]
-"""Key and value, in the order in which the rules are walked."""
+"""Keys and values, in the order in which the rules are nested."""
 
 
 class Descriptor(NamedTuple):
     """One descriptor of a request.
 
-    `hits`: tokens to take, between -1,000,000 and 1,000,000; 0 only looks, and a negative number gives back, at most
-    to an untouched bucket. `override` is a limit that the request brings along in place of the rules'.
+    `hits`: tokens to take, between -1,000,000 and 1,000,000; 0 is a peek, and a negative number refunds, at most up to
+    an untouched bucket. `override` is a limit that the request brings along in place of the rules'.
     """
 
     entries: Entries
@@ -44,25 +44,25 @@ class Descriptor(NamedTuple):
 
     @property
     def names_key(self) -> bool:
-        """Whether the plan of an API key decides, and not the rules."""
-        for key, _ in self.entries:  # noqa: SIM110  a generator costs more, and this is asked for every descriptor
+        """Whether the plan of an API key applies, rather than the rules."""
+        for key, _ in self.entries:  # noqa: SIM110  a generator costs more, and this runs for every descriptor
             if key == API_KEY:
                 return True
         return False
 
 
 class DescribedRequest(NamedTuple):
-    """A request as a proxy describes it: 1 to 32 descriptors, and the domain whose rules are to be applied."""
+    """A request as a proxy describes it: 1 to 32 descriptors, and the domain of the rules to apply."""
 
     domain: str
     descriptors: Sequence[Descriptor]
 
 
 def check_request(request: DescribedRequest) -> None:
-    """Raise InvalidArgument unless the request is within bounds, with the path of the field at fault."""
+    """Raise InvalidArgument with the path of the invalid field unless the request is within bounds."""
     domain, descriptors = request
     if not domain:
-        raise InvalidArgument.of("domain", "is empty; name the domain whose rules are to be applied")
+        raise InvalidArgument.of("domain", "is empty; send the domain of the rules to apply")
     _check_length("domain", domain)
     if not 1 <= len(descriptors) <= MAX_DESCRIPTORS:
         raise InvalidArgument.of("descriptors", f"has {len(descriptors)} entries; send 1 to {MAX_DESCRIPTORS}")
@@ -85,19 +85,19 @@ def key_and_resource(index: int, descriptor: Descriptor) -> tuple[str, str]:
     """The secret and the resource of a descriptor that names an API key. Raises InvalidArgument for any other entry."""
     if descriptor.override is not None:
         raise InvalidArgument.of(
-            f"descriptors[{index}].limit", "cannot stand beside an api_key entry: the key's plan sets the limits"
+            f"descriptors[{index}].limit", "cannot be combined with an api_key entry: the key's plan sets the limits"
         )
-    if len(descriptor.entries) == 1:  # the common case: it is the key
+    if len(descriptor.entries) == 1:  # the common case: the API key alone
         return descriptor.entries[0][1], ""
     found: dict[str, str] = {}
     for position, (key, value) in enumerate(descriptor.entries):
-        if key in found or key not in _OF_KEYS:
-            why = (
+        if key in found or key not in _API_KEY_ENTRIES:
+            problem = (
                 "a second time; send it once"
                 if key in found
-                else f"where only {RESOURCE} may stand beside {API_KEY}; send it as another descriptor"
+                else f"where only {RESOURCE} may accompany {API_KEY}; send it in another descriptor"
             )
-            raise InvalidArgument.of(f"descriptors[{index}].entries[{position}].key", f"is {key!r} {why}")
+            raise InvalidArgument.of(f"descriptors[{index}].entries[{position}].key", f"is {key!r} {problem}")
         found[key] = value
     return found[API_KEY], found.get(RESOURCE, "")
 

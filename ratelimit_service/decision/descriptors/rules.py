@@ -1,7 +1,7 @@
 """Descriptor rules: per domain, a tree of (key, value) pairs with limits at any node.
 
-What exists is valid; making something invalid raises InvalidArgument with the field at fault, as seen from the object
-that is made (`InvalidArgument.under` puts it under its parent).
+All of it is always valid: constructing something invalid raises InvalidArgument, with the path of the invalid field
+relative to the constructed object (`InvalidArgument.under` puts it under its parent).
 """
 
 import re
@@ -16,7 +16,7 @@ MAX_NODES = 1_000
 """Nodes of one domain."""
 
 MAX_DEPTH = 16
-"""Nodes below each other: as many as a descriptor may have entries."""
+"""Levels of nodes: as many as a descriptor may have entries."""
 
 MAX_NODE_LIMITS = 16
 """Limits of one node."""
@@ -34,16 +34,16 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class Unlimited:
-    """Everything fits, and nothing is counted. Tells a descriptor that is known from one that is not."""
+    """Everything fits, and nothing is counted. Distinguishes a descriptor with a rule from one without."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Nothing fits, ever: a limit of 0. A look and a give-back are allowed all the same."""
+    """Nothing ever fits: a limit of 0. Peeks and refunds are still allowed."""
 
 
 class RuleFailure(Enum):
-    """What callers see while the bucket store cannot be asked."""
+    """What callers get while the bucket store is unavailable."""
 
     FAIL = "fail"
     """The call fails with UNAVAILABLE, and the caller's own failure mode decides."""
@@ -68,11 +68,13 @@ class RuleLimit:
     def __post_init__(self) -> None:
         check_limit_name("name", self.name)
         if len(self.replaces) > MAX_REPLACED:
-            raise InvalidArgument.of("replaces", f"has {len(self.replaces)} entries; at most {MAX_REPLACED} are good")
+            raise InvalidArgument.of(
+                "replaces", f"has {len(self.replaces)} entries; at most {MAX_REPLACED} are allowed"
+            )
         for position, replaced in enumerate(self.replaces):
             field = f"replaces[{position}]"
             if not replaced:
-                raise InvalidArgument.of(field, "is empty; name the limit that is replaced")
+                raise InvalidArgument.of(field, "is empty; name the limit to replace")
             check_limit_name(field, replaced)
             if replaced == self.name:
                 raise InvalidArgument.of(field, f"is {replaced!r}, the limit's own name; a limit cannot replace itself")
@@ -82,10 +84,10 @@ class RuleLimit:
 class RuleNode:
     """One node: a key, and a value that is exact, a wildcard, or empty for any.
 
-    In a wildcard each `*`, wherever it stands, is for any characters or none. Each value that matches has a bucket of
-    its own, unless `share_threshold` makes all values of a wildcard share one. Without limits and without children the
-    node lets everything pass. `on_store_failure` is None to take it from the node above. Keys and values have at most
-    256 bytes without control characters, keys at least one.
+    In a wildcard each `*`, at any position, matches any characters or none. Each value that matches has a bucket of its
+    own, unless `share_threshold` makes all values of a wildcard share one. A node without limits and children allows
+    everything. `on_store_failure` is None to inherit it from the node above. Keys and values have at most 256 bytes
+    without control characters, keys at least one.
     """
 
     key: str
@@ -120,13 +122,13 @@ class RuleNode:
 
     @property
     def depth(self) -> int:
-        """How many nodes are below each other, this one counted."""
+        """The number of levels of nodes, this one included."""
         return 1 + max((child.depth for child in self.descriptors), default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class DomainRules:
-    """All rules of one domain. `on_store_failure` is for the nodes that do not say otherwise."""
+    """All rules of one domain. `on_store_failure` is the default for its nodes."""
 
     domain: str
     descriptors: tuple[RuleNode, ...] = ()
@@ -160,24 +162,24 @@ def check_domain(field: str, domain: str) -> None:
 
 
 def check_limit_name(field: str, name: str) -> None:
-    """Raise InvalidArgument unless NAME can be that of a rule's limit. Empty is good."""
+    """Raise InvalidArgument unless NAME is valid for a rule's limit. It may be empty."""
     if not _LIMIT_NAME.fullmatch(name):
         raise InvalidArgument.of(
             field,
             f"is {name[:80]!r}; use at most 64 printable ASCII characters without quotes and backslashes, because it "
-            "is put into a header as it is",
+            "is put into a header unescaped",
         )
 
 
 def check_siblings(nodes: tuple[RuleNode, ...]) -> None:
-    """Raise InvalidArgument (field `descriptors[i]`) when two nodes beside each other have one key and value."""
+    """Raise InvalidArgument (field `descriptors[i]`) when two sibling nodes have the same key and value."""
     seen: dict[tuple[str, str], int] = {}
     for position, node in enumerate(nodes):
         first = seen.setdefault((node.key, node.value), position)
         if first != position:
             value = f" and value {node.value!r}" if node.value else " and no value"
             raise InvalidArgument.of(
-                f"descriptors[{position}]", f"has key {node.key!r}{value} like descriptors[{first}]; make them one"
+                f"descriptors[{position}]", f"has key {node.key!r}{value} like descriptors[{first}]; merge them"
             )
 
 
@@ -188,10 +190,10 @@ def _check_limits(limits: tuple[RuleLimit, ...]) -> None:
     for position, limit in enumerate(limits):
         if isinstance(limit.algorithm, Unlimited | Blocked) and len(limits) > 1:
             kind = type(limit.algorithm).__name__.lower()
-            raise InvalidArgument.of(f"limits[{position}]", f"is {kind}, so no other limit may stand beside it")
+            raise InvalidArgument.of(f"limits[{position}]", f"is {kind}, so it must be the only limit")
         if limit.name in seen:
-            what = f"is {limit.name!r} like that of one before" if limit.name else "is empty, and so is one before"
-            raise InvalidArgument.of(f"limits[{position}].name", f"{what}; name each differently")
+            problem = f"is {limit.name!r} like an earlier one" if limit.name else "is empty like an earlier one"
+            raise InvalidArgument.of(f"limits[{position}].name", f"{problem}; name each differently")
         seen.add(limit.name)
 
 

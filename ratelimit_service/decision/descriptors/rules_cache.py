@@ -1,4 +1,4 @@
-"""The descriptor rules that a server has in memory: all domains, kept true by `invalidator.CacheInvalidator`."""
+"""The descriptor rules of all domains, in memory, kept up to date by `cache_invalidator.CacheInvalidator`."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
@@ -9,9 +9,9 @@ from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailabl
 
 
 class FetchedRules(NamedTuple):
-    """What was found of the domains asked for; unknown ones are in neither.
+    """The rules of the requested domains; unknown domains are in neither collection.
 
-    `unreadable` are domains whose rows make no valid rules: those that were good last stay in force.
+    `unreadable` are domains with rows that are not valid rules: the last valid rules stay in force.
     """
 
     rules: Mapping[str, DomainRules]
@@ -33,8 +33,8 @@ class RulesSource(Protocol):
 class RulesCache:
     """Compiled rules by domain.
 
-    Domains are few and their rules small, so all are in memory and a decision never waits for Postgres. Rules that are
-    here stay in force while Postgres is away.
+    Domains are few and their rules small, so all are in memory and a decision never waits for Postgres. Cached rules
+    stay in force while Postgres is unavailable.
     """
 
     def __init__(self, source: RulesSource) -> None:
@@ -43,7 +43,7 @@ class RulesCache:
         self._unreadable: frozenset[str] = frozenset()
         self._loaded = False
         self.unreadable = 0
-        """Rows met so far that made no valid rules."""
+        """Domains with invalid rows so far, counted at each read."""
 
     def __len__(self) -> int:
         return len(self._trees)
@@ -51,8 +51,8 @@ class RulesCache:
     def get(self, domain: str) -> RuleTree | None:
         """The rules in force, or None if the domain has none.
 
-        Raises StoreUnavailable when they are not known: before the first read, and for a domain whose rules could not
-        be read and of which no good ones are known.
+        Raises StoreUnavailable when that is not known: before the first read, and for a domain with rows that are not
+        valid and no valid rules from before.
         """
         tree = self._trees.get(domain)
         if tree is None:
@@ -63,24 +63,24 @@ class RulesCache:
         return tree
 
     async def refresh_all(self) -> None:
-        """Read the rules of every domain. Raises StoreUnavailable, and leaves those that are here in force."""
+        """Read the rules of every domain. Raises StoreUnavailable, and leaves the cached ones in force."""
         fetched = await self._source.fetch_all_rules()
-        self._take(self._trees.keys() | fetched.rules.keys() | fetched.unreadable, fetched)
+        self._replace(self._trees.keys() | fetched.rules.keys() | fetched.unreadable, fetched)
         self._loaded = True
 
     async def apply(self, changes: Collection[Change]) -> None:
-        """Read again the rules of domains that have changed. Raises StoreUnavailable, and nothing has changed then."""
+        """Read the rules of changed domains again. Raises StoreUnavailable, and leaves the cached ones in force."""
         domains = {change.name for change in changes if change.kind is ChangeKind.DOMAIN}
         if domains:
-            self._take(domains, await self._source.fetch_rules(domains))
+            self._replace(domains, await self._source.fetch_rules(domains))
 
-    def _take(self, domains: Collection[str], fetched: FetchedRules) -> None:
+    def _replace(self, domains: Collection[str], fetched: FetchedRules) -> None:
         for domain in domains:
             if domain in fetched.unreadable:
                 continue
-            replaced = self._trees.pop(domain, None)
-            if replaced is not None:
-                replaced.validity.end()
+            old = self._trees.pop(domain, None)
+            if old is not None:
+                old.validity.invalidate()
             if domain in fetched.rules:
                 self._trees[domain] = RuleTree(fetched.rules[domain])
         self.unreadable += len(fetched.unreadable)

@@ -12,7 +12,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import parser
 from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import StartupFault, Unimplemented
+from ratelimit_service.errors import StartupError, Unimplemented
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.responses import send_error
@@ -80,7 +80,7 @@ class EmbeddedApp:
             async with self._open_methods() as self._methods:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-        except StartupFault as error:
+        except StartupError as error:
             _log.error("cannot start", error=str(error))
             await send({"type": "lifespan.startup.failed", "message": str(error)})
         else:

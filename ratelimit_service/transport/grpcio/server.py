@@ -14,7 +14,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import Health, Probe
@@ -103,7 +103,7 @@ class GrpcServer:
         """The port that is open, 0 before `start` and on a unix socket."""
 
     async def start(self) -> None:
-        """Open the port and serve. Raises StartupFault if it cannot be opened or TLS is not set up right."""
+        """Open the port and serve. Raises StartupError if it cannot be opened or TLS is not set up right."""
         server = grpc.aio.server(options=_options(self._settings))
         self.port = self._open(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
@@ -152,7 +152,7 @@ class GrpcServer:
             else:
                 port = server.add_secure_port(listen, found.credentials())
         except RuntimeError as fault:
-            raise StartupFault(
+            raise StartupError(
                 f"the gRPC port cannot be opened on {listen!r}: {fault}; set RATELIMIT_LISTEN to one that is free"
             ) from fault
         return 0 if listen.startswith("unix:") else port

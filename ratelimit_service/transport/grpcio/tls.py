@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 import structlog
 
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.settings import Settings
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -17,7 +17,7 @@ class Certificates:
 
     Checked when a connection is opened, so that a renewed certificate needs no restart. Files that do not fit
     together, as in the moment between the writing of one and of the other, are ignored until they do. Raises
-    StartupFault if they do not at the start.
+    StartupError if they do not at the start.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
@@ -30,7 +30,7 @@ class Certificates:
             self._seen = self._stamp()
             self._configuration = self._load()
         except (OSError, ssl.SSLError) as fault:
-            raise StartupFault(
+            raise StartupError(
                 f"TLS cannot be set up from {self._names()}: {fault}; put the right files there"
             ) from fault
 
@@ -74,13 +74,13 @@ class Certificates:
 
 
 def certificates(settings: Settings) -> Certificates | None:
-    """The certificates that the settings name, or None for plain text. Raises StartupFault for half a set."""
+    """The certificates that the settings name, or None for plain text. Raises StartupError for half a set."""
     certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
     if certificate is not None and key is not None:
         return Certificates(certificate, key, client_ca)
     if certificate is None and key is None and client_ca is None:
         return None
-    raise StartupFault(
+    raise StartupError(
         "TLS is half set up: RATELIMIT_TLS_CERTIFICATE and RATELIMIT_TLS_KEY must both be set "
         "(and RATELIMIT_TLS_CLIENT_CA needs them); set what is missing, or none of them for plain text"
     )

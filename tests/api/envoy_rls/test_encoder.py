@@ -18,7 +18,7 @@ from ratelimit_service.decision.descriptors.outcome import (
     uncounted,
 )
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
-from ratelimit_service.decision.descriptors.tree import Applied
+from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.limit import EXACT, MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.reason import Reason, Source
 
@@ -43,7 +43,7 @@ def counted(draw: st.DrawFn) -> DescriptorStatus:
     for number in range(len(results)):
         algorithm = draw(ALGORITHMS)
         bucket = Bucket(f"bucket {number}", 0, Limit("descriptor", algorithm))
-        limits.append(Applied(draw(NAMES), algorithm, draw(st.booleans()), bucket))
+        limits.append(AppliedLimit(draw(NAMES), algorithm, draw(st.booleans()), bucket))
     return decide_descriptor(tuple(limits), tuple(results), Source.STORE, None)
 
 
@@ -53,7 +53,7 @@ STATUSES = st.one_of(
     st.just(passed()),
     st.builds(lambda reason: refused(reason, Source.POLICY), REFUSED),
     st.builds(
-        lambda name, algorithm, hits: uncounted(Applied(name, algorithm, enforced=True, bucket=None), hits),
+        lambda name, algorithm, hits: uncounted(AppliedLimit(name, algorithm, enforced=True, bucket=None), hits),
         NAMES,
         st.sampled_from([Unlimited(), Blocked()]),
         st.integers(0, 1),

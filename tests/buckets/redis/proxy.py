@@ -1,4 +1,4 @@
-"""A TCP proxy between a store and its server, which can lose what the server answers."""
+"""A TCP proxy between a store and its server, which can lose the server's replies."""
 
 import asyncio
 import ssl
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Proxy:
-    """Passes bytes on between its own port and `target_port`. Speaks TLS on its own side when it is given `tls`.
+    """Forwards bytes between its own port and `target_port`. With `tls`, its own port is a TLS port.
 
     Belongs to the running loop.
     """
@@ -24,7 +24,7 @@ class Proxy:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
         self._server.close()
@@ -32,12 +32,12 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The URL of the server by way of the proxy."""
+        """The URL of the server through the proxy."""
         assert self._server is not None
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-    def lose_next_answer(self) -> None:
-        """Close the connection in place of the next answer."""
+    def lose_next_reply(self) -> None:
+        """Close the connection in place of the next reply."""
         self._lose = True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

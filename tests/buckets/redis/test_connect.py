@@ -1,4 +1,4 @@
-"""What URLs of bucket stores mean."""
+"""The URLs of bucket stores."""
 
 import ssl
 import subprocess
@@ -27,27 +27,27 @@ from ratelimit_service.decision.ports import StoreUnavailable
         ("redis+sentinel://:geheim@host", "names no master"),
     ],
 )
-async def test_what_is_wrong_with_a_url_is_said(url: str, message: str) -> None:
-    """A URL that makes no sense is refused in words that do not hold its password."""
+async def test_an_invalid_url_is_rejected_without_its_password(url: str, message: str) -> None:
+    """The error for an invalid URL names what is wrong with it, and does not contain its password."""
     with pytest.raises(ValueError, match=message) as raised:
         open_unguarded_store(url, timeout=1, request_window=30)
     assert "geheim" not in str(raised.value)
 
 
 def test_a_login_does_not_show_its_password() -> None:
-    """A log-in that gets into a log or a traceback keeps its password to itself."""
+    """A Login in a log or a traceback does not reveal its password."""
     assert "geheim" not in repr(Login("user", "geheim"))
 
 
-def test_an_endpoint_reads_like_an_address() -> None:
-    """Messages name hosts, IPv6 addresses and sockets the way people write them."""
+def test_an_address_as_text() -> None:
+    """Messages have hosts, IPv6 addresses and sockets in their usual notation."""
     assert str(Address("host", 6379)) == "host:6379"
     assert str(Address("::1", 6379)) == "[::1]:6379"
     assert str(Address("", 0, "/run/redis.sock")) == "/run/redis.sock"
 
 
-async def test_nobody_there(open_store: OpenStore) -> None:
-    """Where nothing listens, a ping fails at once and says where it asked."""
+async def test_connection_refused(open_store: OpenStore) -> None:
+    """Where nothing listens, a ping fails at once with the address."""
     port = free_port()
     for url in (
         f"redis://127.0.0.1:{port}",
@@ -60,7 +60,7 @@ async def test_nobody_there(open_store: OpenStore) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody has signed, with its key in the same file."""
+    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
     path = tmp_path / "certificate.pem"
     command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test -keyout {path}.key -out {path}"
     subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
@@ -69,7 +69,7 @@ def certificate(tmp_path: Path) -> Path:
 
 
 async def test_tls(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket, certificate: Path) -> None:
-    """`rediss://` checks the server's certificate against the CA that it is given, and refuses another's."""
+    """`rediss://` verifies the server's certificate against the given CA, and rejects another's."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     charge = Charge((bucket(Limit("l", TokenBucket(5, 1, MICRO))),), (1,))

@@ -1,4 +1,4 @@
-"""What the tests of rules use beside the common fixtures."""
+"""The fixtures of the tests of descriptor decisions, beside the common ones."""
 
 from fixtures.redis_cluster import redis_cluster
 

@@ -1,4 +1,4 @@
-"""Domain rules: what makes none, and which field is named."""
+"""Domain rules: what is invalid, and which field is named."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from ratelimit_service.errors import InvalidArgument
 
 
 def deep(levels: int) -> RuleNode:
-    """A chain of so many nodes."""
+    """A chain of nodes with this many levels."""
     below: tuple[RuleNode, ...] = ()
     for _ in range(levels):
         below = (node("k", "", below=below),)
@@ -50,14 +50,14 @@ def deep(levels: int) -> RuleNode:
     ],
 )
 def test_bad_rules_name_the_field(make: Callable[[], object], field: str) -> None:
-    """Rules out of bounds are refused with the field at fault."""
+    """Rules out of bounds are rejected with the invalid field."""
     with pytest.raises(InvalidArgument) as caught:
         make()
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-def test_bounds_are_within() -> None:
-    """What lies just on the bounds is good."""
+def test_bounds_are_inclusive() -> None:
+    """Rules exactly on the bounds are valid."""
     DomainRules("d" * 256, (deep(16), *(node(f"k{n}") for n in range(984))))
     node("k" * 256, "v" * 256, *(quota(1, name=f"n{n}") for n in range(16)))
     quota(1, name=" !#$%&()*+,-./09:;<=>?@AZ[]^_`az{|}~", replaces=("r",) * 16)

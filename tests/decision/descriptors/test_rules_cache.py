@@ -1,4 +1,4 @@
-"""The rules in memory: what is read, what stays in force, and how changes arrive."""
+"""The rules cache: what is read, what stays in force, and how changes arrive."""
 
 import asyncio
 
@@ -39,17 +39,17 @@ async def test_everything_is_read_once() -> None:
     assert (amount(cache, "one"), amount(cache, "two"), amount(cache, "three")) == (1, 2, None)
     source.rules = {"two": rules("two", 22), "three": rules("three", 3)}
     await cache.apply(changed())
-    assert source.asked == [None]
+    assert source.fetches == [None]
     await cache.apply(changed("two", "three"))
-    assert source.asked == [None, ["three", "two"]]
+    assert source.fetches == [None, ["three", "two"]]
     assert (amount(cache, "one"), amount(cache, "two"), amount(cache, "three")) == (1, 22, 3)
     await cache.apply(changed("one"))
     assert amount(cache, "one") is None
     assert len(cache) == 2
 
 
-async def test_a_domain_that_is_gone_at_the_next_read_of_all() -> None:
-    """Rules that were removed while nobody followed the changes are in force no longer, nor is what rests on them."""
+async def test_a_domain_that_is_gone_at_the_next_refresh() -> None:
+    """Rules removed while no change was received are no longer in force, nor is what was computed from them."""
     source = MemoryRules(rules("one", 1), rules("two", 2))
     cache = RulesCache(source)
     await cache.refresh_all()
@@ -57,11 +57,11 @@ async def test_a_domain_that_is_gone_at_the_next_read_of_all() -> None:
     del source.rules["one"]
     await cache.refresh_all()
     assert (amount(cache, "one"), amount(cache, "two")) == (None, 2)
-    assert not removed.validity.holds(ManualClock())
+    assert not removed.validity.is_current(ManualClock())
 
 
 async def test_unknown_until_read() -> None:
-    """Before the first read the cache does not claim that a domain has no rules."""
+    """Before the first read the cache does not report a domain as without rules."""
     source = MemoryRules(rules("one", 1))
     cache = RulesCache(source)
     source.down = True
@@ -74,7 +74,7 @@ async def test_unknown_until_read() -> None:
     assert amount(cache, "one") == 1
 
 
-async def test_rules_stay_while_postgres_is_away() -> None:
+async def test_rules_stay_while_postgres_is_down() -> None:
     """Rules that were read stay in force while the source fails."""
     source = MemoryRules(rules("one", 1))
     cache = RulesCache(source)
@@ -85,8 +85,8 @@ async def test_rules_stay_while_postgres_is_away() -> None:
     assert amount(cache, "one") == 1
 
 
-async def test_bad_rows_do_not_replace_good_rules() -> None:
-    """Rows that make no valid rules leave the last good ones in force; without any the domain is not called empty."""
+async def test_invalid_rows_do_not_replace_valid_rules() -> None:
+    """Invalid rows leave the last valid rules in force; without any the domain is not reported as without rules."""
     source = MemoryRules(rules("one", 1))
     cache = RulesCache(source)
     await cache.refresh_all()
@@ -102,8 +102,8 @@ async def test_bad_rows_do_not_replace_good_rules() -> None:
     assert amount(cache, "bad") == 5
 
 
-async def test_one_follower_for_policies_and_rules() -> None:
-    """One feed keeps both true, and what failed half-way is passed on again."""
+async def test_one_invalidator_for_policies_and_rules() -> None:
+    """One feed keeps both caches up to date, and changes that failed half-way are applied again."""
     feed, source, policies = MemoryFeed(), MemoryRules(rules("one", 1)), MemorySource()
     api_key = ApiKey.generate("live")
     policies.records[api_key.key_id] = record(api_key)

@@ -1,4 +1,4 @@
-"""Descriptor decisions of whole servers on a real Postgres, and a real Valkey or a cluster of three."""
+"""Descriptor decisions of two servers on a real Postgres, and a real Valkey or a cluster of three nodes."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from decision.descriptors.world import LOCAL, Descriptor, RuleNode, asked, bucket, node, quota
+from decision.descriptors.world import LOCAL, Descriptor, RuleNode, bucket, describe, node, quota
 from fixtures.valkey import StartValkey
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.decision.api_key import Peppers
@@ -31,7 +31,7 @@ MakeSettings = Callable[[str], Settings]
 
 @pytest.fixture(scope="module")
 def make_settings(empty_database_url: Callable[[], str]) -> MakeSettings:
-    """Return a function that gives settings for a Valkey, on a migrated database of their own."""
+    """Return a function that makes settings for a Valkey, with a migrated database of their own."""
 
     def make(redis_url: str) -> Settings:
         database_url = empty_database_url()
@@ -46,23 +46,23 @@ async def servers(make_settings: MakeSettings, request: pytest.FixtureRequest) -
     """Two servers on the same stores."""
     store = request.getfixturevalue(request.param)
     settings = await asyncio.to_thread(make_settings, store if isinstance(store, str) else store.url)
-    settings = settings.model_copy(update={"store_timeout": 1.0})  # these tests are about exactness, not haste
+    settings = settings.model_copy(update={"store_timeout": 1.0})  # these tests are about exactness, not speed
     async with open_planes(settings, needs_token=False) as one, open_planes(settings, needs_token=False) as two:
         yield one, two
 
 
 async def put(planes: Planes, domain: str, *nodes: RuleNode) -> None:
-    """Put rules in force by way of this server, and wait until it has them."""
-    made = await planes.services.rules.replace("ann", DomainRules(domain, nodes))
+    """Replace a domain's rules through this server, and wait until it has them."""
+    replaced = await planes.services.rules.replace("ann", DomainRules(domain, nodes))
     await until(lambda: planes.rules.get(domain) is not None)
-    assert made.domain == domain
+    assert replaced.domain == domain
 
 
 async def until(holds: Callable[[], bool], seconds: float = SECONDS) -> float:
-    """Wait until something holds, at most so long, and say how long it took."""
+    """Wait until HOLDS(), at most SECONDS. Returns how long it took."""
     start = time.monotonic()
     while not holds():
-        assert time.monotonic() - start < seconds, f"does not hold after {seconds} s"
+        assert time.monotonic() - start < seconds, f"condition not met after {seconds} s"
         await asyncio.sleep(0.005)
     return time.monotonic() - start
 
@@ -79,31 +79,31 @@ async def test_one_denied_of_three_charges_none(servers: tuple[Planes, Planes]) 
     await put(one, "three", node("a", "", quota(5, Window.YEAR)), node("b", "", quota(1, Window.YEAR)),
               node("c", "", bucket(9, refill=1)))  # fmt: skip
     await until(lambda: two.rules.get("three") is not None)
-    request = (asked(("a", "1")), asked(("b", "1")), asked(("c", "1")))
+    request = (describe(("a", "1")), describe(("b", "1")), describe(("c", "1")))
     assert (await decide(one, "three", *request)).allowed
     await asyncio.sleep(1.1)  # the bucket is full again
     denied = await decide(two, "three", *request)
     assert [status.allowed for status in denied.statuses] == [True, False, True]
-    looks = [asked(*descriptor.entries, hits=0) for descriptor in request]
-    left = await decide(one, "three", *looks)
+    peeks = [describe(*descriptor.entries, hits=0) for descriptor in request]
+    left = await decide(one, "three", *peeks)
     assert [status.remaining for status in left.statuses] == [4, 0, 9]
     assert {status.source for status in left.statuses} == {Source.STORE}
 
 
 async def test_exact_across_servers(servers: tuple[Planes, Planes]) -> None:
-    """However many ask at once, at two servers, never more than the limits say is allowed, and in the end all of it.
+    """However many concurrent requests two servers get, no limit is exceeded, and in the end each is used up exactly.
 
-    On a cluster, requests over several nodes that lose a race hold tokens for a moment, so a wave may get less.
+    On a cluster, requests over several nodes that lose a race hold tokens for a moment, so the first wave may get less.
     """
     one, two = servers
     await put(one, "exact", node("a", "", quota(25, Window.YEAR)), node("b", "", quota(40, Window.YEAR)))
     await until(lambda: two.rules.get("exact") is not None)
-    a, b = asked(("a", "1")), asked(("b", "1"))
+    a, b = describe(("a", "1")), describe(("b", "1"))
     requests = [(a, b), (b, a), (b,)] * 20
-    verdicts = await asyncio.gather(
+    decisions = await asyncio.gather(
         *(decide((one, two)[index % 2], "exact", *request) for index, request in enumerate(requests))
     )
-    allowed = [request for request, verdict in zip(requests, verdicts, strict=True) if verdict.allowed]
+    allowed = [request for request, decision in zip(requests, decisions, strict=True) if decision.allowed]
     for descriptor, amount in ((a, 25), (b, 40)):
         granted = sum(descriptor in request for request in allowed)
         assert granted <= amount
@@ -116,7 +116,7 @@ async def test_exact_across_servers(servers: tuple[Planes, Planes]) -> None:
 async def test_changes_are_in_force_within_a_second(servers: tuple[Planes, Planes]) -> None:
     """New rules, changed ones and their deletion are in force on every server within a second."""
     one, two = servers
-    entry = asked(("a", "1"), hits=0)
+    entry = describe(("a", "1"), hits=0)
 
     async def seen(wanted: int | None) -> float:
         start = time.monotonic()
@@ -145,49 +145,49 @@ async def test_keys_and_rules_in_one_request(servers: tuple[Planes, Planes]) -> 
         "ann", KeyDraft(plan="tiny", subject="acme", description="", expires_us=None)
     )
     await put(one, "both", node("a", "", quota(9, Window.YEAR)))
-    request = (asked(("api_key", str(secret)), ("resource", "x")), asked(("a", "1")))
-    answers = [(await decide(one, "both", *request)).allowed for _ in range(5)]
-    assert answers == [True, True, True, False, False]
-    assert (await decide(one, "both", asked(("a", "1"), hits=0))).statuses[0].remaining == 6
+    request = (describe(("api_key", str(secret)), ("resource", "x")), describe(("a", "1")))
+    allowed = [(await decide(one, "both", *request)).allowed for _ in range(5)]
+    assert allowed == [True, True, True, False, False]
+    assert (await decide(one, "both", describe(("a", "1"), hits=0))).statuses[0].remaining == 6
 
 
-async def test_giving_back_in_the_store(servers: tuple[Planes, Planes]) -> None:
-    """Negative hits give back, and not beyond an untouched bucket."""
+async def test_refund_in_the_store(servers: tuple[Planes, Planes]) -> None:
+    """Negative hits refund, and not beyond an untouched bucket."""
     one, _ = servers
     await put(one, "back", node("a", "", quota(5, Window.YEAR)))
     for hits, left in ((4, 1), (-3, 4), (-1_000_000, 5), (6, 0), (5, 0)):
-        verdict = await decide(one, "back", asked(("a", "1"), hits=hits))
-        assert verdict.statuses[0].remaining == left
-        assert verdict.allowed == (hits != 6)
+        decision = await decide(one, "back", describe(("a", "1"), hits=hits))
+        assert decision.statuses[0].remaining == left
+        assert decision.allowed == (hits != 6)
 
 
 async def test_override_in_the_store(servers: tuple[Planes, Planes]) -> None:
-    """A request's own limit is counted in the store, also where its amount and window change."""
+    """A request's own limit is counted in the store, also when its amount and window change."""
     one, _ = servers
     for amount, window, allowed in ((2, Window.YEAR, True), (2, Window.MONTH, True), (2, Window.YEAR, False)):
-        verdict = await decide(one, "nowhere", asked(("a", "1"), override=Quota(amount, window)))
-        assert verdict.allowed == allowed
+        decision = await decide(one, "nowhere", describe(("a", "1"), override=Quota(amount, window)))
+        assert decision.allowed == allowed
 
 
-async def test_store_away_and_back(make_settings: MakeSettings, valkey: StartValkey) -> None:
-    """While the store is away rules say what happens; once it is back, decisions are the store's again."""
+async def test_store_down_and_back(make_settings: MakeSettings, valkey: StartValkey) -> None:
+    """While the store is down, decisions follow the rules' `on_store_failure`; once it is back, the store's buckets."""
     server = await asyncio.to_thread(valkey)
     settings = await asyncio.to_thread(make_settings, server.url)
     async with open_planes(settings, needs_token=False) as planes:
-        await put(planes, "away", node("a", "", quota(2, Window.YEAR)),
+        await put(planes, "down", node("a", "", quota(2, Window.YEAR)),
                   node("b", "", quota(2, Window.YEAR), on_store_failure=LOCAL))  # fmt: skip
-        assert (await decide(planes, "away", asked(("a", "1")))).allowed
+        assert (await decide(planes, "down", describe(("a", "1")))).allowed
         os.kill(server.pid, signal.SIGSTOP)
         try:
             with pytest.raises(Unavailable) as caught:
-                await decide(planes, "away", asked(("a", "1")))
-            alone = [await decide(planes, "away", asked(("b", "1"))) for _ in range(3)]
+                await decide(planes, "down", describe(("a", "1")))
+            local = [await decide(planes, "down", describe(("b", "1"))) for _ in range(3)]
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert caught.value.reason == "BUCKET_STORE_UNAVAILABLE"
-        assert [verdict.allowed for verdict in alone] == [True, True, False]
-        assert {verdict.statuses[0].source for verdict in alone} == {Source.DEGRADED}
-        assert alone[2].statuses[0].reason is Reason.OVER_LIMIT
+        assert [decision.allowed for decision in local] == [True, True, False]
+        assert {decision.statuses[0].source for decision in local} == {Source.DEGRADED}
+        assert local[2].statuses[0].reason is Reason.OVER_LIMIT
         await until(lambda: not planes.buckets.breaker_open, 5.0)
-        verdict = await decide(planes, "away", asked(("b", "1")))
-        assert verdict.statuses[0].source is Source.STORE
+        decision = await decide(planes, "down", describe(("b", "1")))
+        assert decision.statuses[0].source is Source.STORE

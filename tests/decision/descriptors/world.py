@@ -1,4 +1,4 @@
-"""What tests of descriptor decisions need: short ways to write rules, and an engine over stores in memory."""
+"""Helpers for tests of descriptor decisions: short ways to write rules, and an engine over stores in memory."""
 
 from collections.abc import Collection
 
@@ -23,7 +23,7 @@ from ratelimit_service.decision.ports import StoreUnavailable
 
 
 def quota(amount: int, window: Window = Window.DAY, **fields: object) -> RuleLimit:
-    """A quota; by default of a day, so that no test meets the end of a window."""
+    """A quota; by default of a day, so that no window ends during a test."""
     return RuleLimit(Quota(amount, window), **fields)
 
 
@@ -37,7 +37,7 @@ def node(key: str, value: str = "", *limits: RuleLimit, below: tuple[RuleNode, .
     return RuleNode(key, value, limits, below, **fields)
 
 
-def asked(*entries: tuple[str, str], hits: int = 1, override: Quota | Blocked | None = None) -> Descriptor:
+def describe(*entries: tuple[str, str], hits: int = 1, override: Quota | Blocked | None = None) -> Descriptor:
     """One descriptor of a request."""
     return Descriptor(entries, hits, override)
 
@@ -49,32 +49,32 @@ FAIL, LOCAL, ALLOW, DENY = RuleFailure.FAIL, RuleFailure.LOCAL, RuleFailure.ALLO
 
 
 class MemoryRules:
-    """A source of rules that can be switched off and counts what it is asked."""
+    """A source of rules that records its fetches and can be switched off."""
 
     def __init__(self, *rules: DomainRules) -> None:
-        self.rules = {one.domain: one for one in rules}
+        self.rules = {domain_rules.domain: domain_rules for domain_rules in rules}
         self.unreadable: set[str] = set()
-        self.asked: list[list[str] | None] = []
+        self.fetches: list[list[str] | None] = []
         self.down = False
 
     async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
-        self.asked.append(sorted(domains))
-        return self._found(domains)
+        self.fetches.append(sorted(domains))
+        return self._fetched(domains)
 
     async def fetch_all_rules(self) -> FetchedRules:
-        self.asked.append(None)
-        return self._found(self.rules.keys() | self.unreadable)
+        self.fetches.append(None)
+        return self._fetched(self.rules.keys() | self.unreadable)
 
-    def _found(self, domains: Collection[str]) -> FetchedRules:
+    def _fetched(self, domains: Collection[str]) -> FetchedRules:
         if self.down:
-            raise StoreUnavailable("Postgres is away")
-        good = {domain: self.rules[domain] for domain in domains if domain in self.rules}
-        bad = frozenset(self.unreadable & set(domains))
-        return FetchedRules({domain: rules for domain, rules in good.items() if domain not in bad}, bad)
+            raise StoreUnavailable("Postgres is down")
+        found = {domain: self.rules[domain] for domain in domains if domain in self.rules}
+        unreadable = frozenset(self.unreadable & set(domains))
+        return FetchedRules({domain: rules for domain, rules in found.items() if domain not in unreadable}, unreadable)
 
 
 class World:
-    """An engine over stores in memory, whose domain `shop` has the nodes given."""
+    """An engine over stores in memory, with the given nodes in the domain `shop`."""
 
     def __init__(self, *nodes: RuleNode, on_store_failure: RuleFailure = FAIL) -> None:
         self.clock, self.policies = ManualClock(), MemorySource()
@@ -97,6 +97,6 @@ class World:
         return await self.engine.decide(await self.engine.prepare(DescribedRequest(domain, descriptors)))
 
     async def left(self, *entries: tuple[str, str]) -> int:
-        """What remains for a descriptor, by a look."""
-        verdict = await self.decide(asked(*entries, hits=0))
-        return verdict.statuses[0].remaining
+        """What remains for a descriptor, by a peek."""
+        decision = await self.decide(describe(*entries, hits=0))
+        return decision.statuses[0].remaining

@@ -15,7 +15,7 @@ from decision.descriptors.world import World
 from decision.memory import MemoryFeed
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.policy_cache import PolicyCache
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import (
     DIRECTORY_VARIABLE,
     Counts,
@@ -151,12 +151,12 @@ def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:
 
 def test_a_port_that_is_taken_is_reported(directory: Path, server: MetricsServer) -> None:
     """The refusal names the address and the setting."""
-    with pytest.raises(StartupFault, match=rf"127\.0\.0\.1:{server.port}.*RATELIMIT_METRICS_LISTEN"):
+    with pytest.raises(StartupError, match=rf"127\.0\.0\.1:{server.port}.*RATELIMIT_METRICS_LISTEN"):
         serve_metrics(f"127.0.0.1:{server.port}", directory)
 
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999", "127.0.0.1:http"])
 def test_an_invalid_address_is_reported(directory: Path, listen: str) -> None:
     """So does the refusal of an invalid address."""
-    with pytest.raises(StartupFault, match="RATELIMIT_METRICS_LISTEN"):
+    with pytest.raises(StartupError, match="RATELIMIT_METRICS_LISTEN"):
         serve_metrics(listen, directory)

@@ -10,7 +10,7 @@ import pytest
 
 from ratelimit_service.bootstrap import open_planes, open_services
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.errors import StartupFault
+from ratelimit_service.errors import StartupError
 from ratelimit_service.management.tokens import Role
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
@@ -30,7 +30,7 @@ class Wrong:
 
 async def message_of(settings: Settings) -> str:
     """The message of the refusal to start with these settings."""
-    with pytest.raises(StartupFault) as caught:
+    with pytest.raises(StartupError) as caught:
         async with open_planes(settings):
             pass
     return str(caught.value)
@@ -90,7 +90,7 @@ async def test_a_port_that_is_taken_is_reported(make_settings: MakeSettings) -> 
     holder = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
     listen = f"127.0.0.1:{holder.sockets[0].getsockname()[1]}"
     async with holder, open_planes(settings, needs_token=False) as planes:
-        with pytest.raises(StartupFault, match=rf"{listen}.*RATELIMIT_LISTEN"):
+        with pytest.raises(StartupError, match=rf"{listen}.*RATELIMIT_LISTEN"):
             await GrpcServer(settings.model_copy(update={"listen": listen}), planes).start()
 
 
@@ -104,7 +104,7 @@ async def test_half_of_tls_is_reported(make_settings: MakeSettings, tmp_path: Pa
     settings = await asyncio.to_thread(make_settings)
     halved = settings.model_copy(update=dict.fromkeys(given, tmp_path / "x.pem"))
     async with open_planes(settings, needs_token=False) as planes:
-        with pytest.raises(StartupFault, match="RATELIMIT_TLS_CERTIFICATE and RATELIMIT_TLS_KEY"):
+        with pytest.raises(StartupError, match="RATELIMIT_TLS_CERTIFICATE and RATELIMIT_TLS_KEY"):
             await GrpcServer(halved, planes).start()
 
 
@@ -113,7 +113,7 @@ async def test_missing_certificates_are_reported(make_settings: MakeSettings, tm
     settings = await asyncio.to_thread(make_settings)
     missing = settings.model_copy(update={"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"})
     async with open_planes(settings, needs_token=False) as planes:
-        with pytest.raises(StartupFault, match=r"c\.pem"):
+        with pytest.raises(StartupError, match=r"c\.pem"):
             await GrpcServer(missing, planes).start()
 
 

@@ -1,30 +1,30 @@
--- Makes a batch of charges, in order, each with all of its buckets or with none. buckets/reference.py says the same in
+-- Makes a batch of charges, in order, each with all of its buckets or with none. buckets/reference.py is the same in
 -- Python, without the care that doubles need.
 --
--- KEYS     every bucket and every request of the batch, each once.
--- ARGV[1]  MessagePack: one flat array of whole numbers. Per charge: how many buckets; which key keeps the outcome of its
---          request (0: no request). Then per bucket: which key keeps its state; the cost in tokens; its kind (1 token
---          bucket, 2 to 8 quotas, see windows.lua; negative: shadow); its capacity in micro-tokens; and its rate as
---          micro-tokens per microseconds in lowest terms (0 and 0 for a quota).
--- ARGV[2]  for how many milliseconds the outcome of a request is kept.
+-- KEYS     the keys of all buckets and requests of the batch, each once.
+-- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets; the index of the key that keeps
+--          the result of its request (0: no request). Then per bucket: the index of the key that keeps its state; the cost
+--          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; negative: shadow); its capacity in
+--          micro-tokens; and its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota).
+-- ARGV[2]  the milliseconds for which the result of a request is kept.
 -- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
---          microseconds to wait (-1: never helps); the microseconds until it is untouched.
+--          microseconds to wait (-1: no wait helps); the microseconds until it is untouched.
 --
--- The parts before this one give `now`, `window_of`, and the state of the buckets. All numbers are whole and below 2^53,
+-- The parts before this one define `now`, `window_of`, and the state of the buckets. All numbers are integers below 2^53,
 -- where doubles are exact. Nothing is written before everything is computed.
 
 local MAX = 9007199254740991 -- 2^53 - 1
 
 local floor, ceil = math.floor, math.ceil
-local plan = cmsgpack.unpack(ARGV[1])
+local batch = cmsgpack.unpack(ARGV[1])
 local dirty = {} -- the buckets that have changed, by key
-local outcomes = {} -- of requests, by key
-local opens, closes = {}, {} -- the windows that hold `now`, by kind
+local results = {} -- of requests, packed, by key
+local opens, closes = {}, {} -- the windows that contain `now`, by kind
 local out = {}
 
--- How long it takes until AMOUNT micro-tokens have drained, of which DONE / DEN of one has. The quotient and the remainder
--- are taken apart because AMOUNT * DEN may pass 2^53, NUM * DEN does not.
-local function time_for(amount, done, num, den)
+-- The time until AMOUNT micro-tokens have drained, of which DONE / DEN of one has already. Quotient and remainder are
+-- computed separately because AMOUNT * DEN may exceed 2^53, NUM * DEN does not.
+local function time_until_drained(amount, done, num, den)
   local whole = floor(amount / num)
   return whole * den + ceil(((amount - whole * num) * den - done) / num)
 end
@@ -35,13 +35,13 @@ local function window(kind, when)
   return opens[kind], closes[kind]
 end
 
--- Evaluates COUNT buckets from plan[p] on and writes what they say to out[o] on. Charges each that fits, unless `undo` is
--- false; notes in `undo`, when it is a table, how things were. Returns whether all that are enforced fit.
+-- Evaluates COUNT buckets from batch[p] on and writes their results to out[o] on. Charges each that fits, unless `undo` is
+-- false; if `undo` is a table, appends the previous states to it. Returns whether all enforced ones fit.
 local function evaluate(p, o, count, undo)
   local fits = true
   for _ = 1, count do
-    local k, cost, kind = plan[p], plan[p + 1] * 1000000, plan[p + 2]
-    local capacity, num, den = plan[p + 3], plan[p + 4], plan[p + 5]
+    local k, cost, kind = batch[p], batch[p + 1] * 1000000, batch[p + 2]
+    local capacity, num, den = batch[p + 3], batch[p + 4], batch[p + 5]
     p = p + 6
     local shadow = kind < 0
     if shadow then kind = -kind end
@@ -52,7 +52,7 @@ local function evaluate(p, o, count, undo)
     if a > now then -- the clock has stepped back
       local full
       if kind == 1 then
-        full = time_for(capacity, 0, num, den)
+        full = time_until_drained(capacity, 0, num, den)
       else
         opening, closing = window(kind, now)
         full = closing - opening
@@ -106,7 +106,7 @@ local function evaluate(p, o, count, undo)
       if cost > capacity then
         wait = -1
       elseif kind == 1 then
-        wait = when - now + time_for(u - capacity + cost, done, num, den)
+        wait = when - now + time_until_drained(u - capacity + cost, done, num, den)
         if wait > MAX then wait = MAX end
       else
         wait = closing - now
@@ -115,7 +115,7 @@ local function evaluate(p, o, count, undo)
 
     local reset = 0
     if u > 0 then
-      reset = kind == 1 and when - now + time_for(u, done, num, den) or closing - now
+      reset = kind == 1 and when - now + time_until_drained(u, done, num, den) or closing - now
       if reset > MAX then reset = MAX end
     end
     if dirty[k] and keep[k] < now + reset then keep[k] = now + reset end
@@ -127,13 +127,13 @@ local function evaluate(p, o, count, undo)
   return fits
 end
 
-local p, o, size = 1, 1, #plan
+local p, o, size = 1, 1, #batch
 while p <= size do
-  local count, request = plan[p], plan[p + 1]
+  local count, request = batch[p], batch[p + 1]
   local last = o + 3 * count
-  local known = request > 0 and (outcomes[request] or stored[request]) or false
-  known = known and cmsgpack.unpack(known)
-  if not known then
+  local packed = request > 0 and (results[request] or stored[request]) or false
+  local previous = packed and cmsgpack.unpack(packed)
+  if not previous then
     local undo = count > 1 and {} or nil
     local fits = evaluate(p + 2, o + 1, count, undo)
     out[o] = fits and 1 or 0
@@ -142,19 +142,19 @@ while p <= size do
         local k = undo[i]
         used[k], at[k], part[k], per[k], dirty[k] = undo[i + 1], undo[i + 2], undo[i + 3], undo[i + 4], undo[i + 5]
       end
-      -- What remains is now what it was. The waits stay: they are right also for a bucket that is listed twice.
+      -- What remains is reset to before the charge. The waits are kept: they are right even for a bucket listed twice.
       local waits = {}
       for i = 1, count do waits[i] = out[o + 3 * i - 1] end
       evaluate(p + 2, o + 1, count, false)
       for i = 1, count do out[o + 3 * i - 1] = waits[i] end
     end
-    if request > 0 then outcomes[request] = cmsgpack.pack({unpack(out, o, last)}) end
-  elseif #known == last - o + 1 then
-    for i = o, last do out[i] = known[i - o + 1] end
+    if request > 0 then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
+  elseif #previous == last - o + 1 then
+    for i = o, last do out[i] = previous[i - o + 1] end
   else
-    -- The request was weighed with other buckets, before its policy changed: the same answer, and how its buckets are now.
+    -- It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
     evaluate(p + 2, o + 1, count, false)
-    out[o] = known[1]
+    out[o] = previous[1]
   end
   p, o = p + 2 + 6 * count, last + 1
 end
@@ -162,8 +162,8 @@ end
 for k = 1, #KEYS do
   if dirty[k] then
     write(k)
-  elseif outcomes[k] then
-    redis.call('SET', KEYS[k], outcomes[k], 'PX', ARGV[2])
+  elseif results[k] then
+    redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
   end
 end
 return out

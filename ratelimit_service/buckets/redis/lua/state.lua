@@ -1,9 +1,9 @@
--- The state of buckets, by the number of their key.
+-- The state of buckets, by the index of their key.
 --
--- One string of doubles for each: used (micro-tokens); at (when that was so, in microseconds since 1970 UTC); keep (until
--- when the string has to live); and only where part of a micro-token has drained, that part: numerator, denominator. It is
--- the same for every kind of limit, so that what was consumed stays consumed when a limit changes, and `keep` never goes
--- back, so that a quota's state outlives its time as a quick bucket.
+-- One string of doubles for each: used (micro-tokens); at (the time of that amount, in microseconds since 1970 UTC); keep
+-- (the time until which the string has to live); and only where part of a micro-token has drained, that part: numerator,
+-- denominator. It is the same for every kind of limit, so that what was consumed stays consumed when a limit changes, and
+-- `keep` never decreases, so that a quota's state survives a change to a fast bucket and back.
 local GRACE_MS = 60000 -- how long an untouched bucket is kept
 
 local stored = KEYS[1] and redis.call('MGET', unpack(KEYS))
@@ -28,6 +28,6 @@ local function write(k)
   else
     state = struct.pack('<ddd', used[k], at[k], keep[k])
   end
-  -- Formatted, since a number that is passed as it is may become 1e+08.
+  -- Formatted, since Lua may convert a bare number to 1e+08.
   redis.call('SET', KEYS[k], state, 'PX', string.format('%.0f', math.ceil((keep[k] - now) / 1000) + GRACE_MS))
 end

@@ -1,4 +1,4 @@
--- Calendar windows in UTC, in microseconds. Kinds are those of encoding.py: 2 second, 3 minute, 4 hour, 5 day, 6 week
+-- Calendar windows in UTC, in microseconds. Kinds are those of script.py: 2 second, 3 minute, 4 hour, 5 day, 6 week
 -- (from Monday), 7 month, 8 year.
 local DAY = 86400000000
 local LENGTHS = {[2] = 1000000, [3] = 60000000, [4] = 3600000000, [5] = DAY}
@@ -13,7 +13,7 @@ local function first_of(year, month)
   return 365 * year + leaps + math.floor((153 * (month - 3) + 2) / 5) - 719468
 end
 
--- The first microsecond of the window that holds AT, and that of the next one.
+-- The first microsecond of the window that contains AT, and that of the next one.
 local function window_of(kind, at)
   local length = LENGTHS[kind]
   if length then
