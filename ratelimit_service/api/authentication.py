@@ -56,11 +56,11 @@ class Authenticator:
             return verified.caller
         pending = self._pending.get(digest)
         if pending is None:
-            pending = self._pending[digest] = asyncio.create_task(self._look_up(token, digest))
+            pending = self._pending[digest] = asyncio.create_task(self._verify(token, digest))
             pending.add_done_callback(lambda task: self._settled(digest, task))
         return await asyncio.shield(pending)
 
-    async def _look_up(self, token: str, digest: bytes) -> Caller:
+    async def _verify(self, token: str, digest: bytes) -> Caller:
         try:
             caller = await self._tokens.authenticate(token)
         except Unauthenticated:

@@ -28,7 +28,7 @@ class ApiKey:
     """A key in full. `key_id` is public; `secret` is shown once and never written anywhere, `repr` included.
 
     The last six characters are the CRC-32 of all before them in base62, so that a secret scanner, and a server without
-    any lookup, can tell a key from garbage.
+    any lookup, can distinguish a key from garbage.
     """
 
     environment: str

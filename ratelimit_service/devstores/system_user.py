@@ -66,6 +66,6 @@ def _create() -> None:
         )
     subprocess.run(  # noqa: S603  fixed arguments and no shell
         [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _NAME],
-        check=False,  # another start may have created it concurrently: the next look-up decides
+        check=False,  # another start may have created it concurrently: the next lookup decides
         capture_output=True,
     )

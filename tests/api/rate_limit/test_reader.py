@@ -86,7 +86,7 @@ async def test_other_bytes_are_another_check() -> None:
         assert (await world.decide(world.asking(api_key=str(forged)))).reason is Reason.KEY_UNKNOWN
 
 
-async def test_an_unknown_key_is_looked_up_again() -> None:
+async def test_an_unknown_key_is_read_again() -> None:
     """It is never cached, so that it is valid as soon as it exists."""
     world = World()
     found = world.source.records.pop(world.api_key.key_id)
