@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import Charge
 from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import check_resource
 from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview
@@ -156,17 +156,19 @@ class DecisionEngine:
     async def _charge_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
         if not checks:
             return []
-        charge_results: Sequence[ChargeResult | None]
         try:
             charge_results = await self._buckets.charge([check.charge for check in checks])
         except PartlyUnavailable as error:
-            charge_results = error.results
+            return [
+                await self._decide_without_store(check)
+                if charge_result is None
+                else decide(check.policy, check.selection.rules, charge_result, Source.STORE)
+                for check, charge_result in zip(checks, error.results, strict=True)
+            ]
         except StoreUnavailable:
-            charge_results = (None,) * len(checks)
+            return [await self._decide_without_store(check) for check in checks]
         return [
-            await self._decide_without_store(check)
-            if charge_result is None
-            else decide(check.policy, check.selection.rules, charge_result, Source.STORE)
+            decide(check.policy, check.selection.rules, charge_result, Source.STORE)
             for check, charge_result in zip(checks, charge_results, strict=True)
         ]
 

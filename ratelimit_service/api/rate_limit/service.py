@@ -69,8 +69,11 @@ class RateLimitService:
     async def _prepare_all(
         self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller
     ) -> list[PreparedCheck | Decision | ServiceError]:
-        new = [check.check for check in checks if isinstance(check, NewCheck) and _may_check(check.check, caller)]
-        in_order = iter(await self._engine.prepare_all(new) if new else ())
+        new = [check for check in checks if isinstance(check, NewCheck)]
+        if not new:
+            return [check for check in checks if isinstance(check, PreparedCheck)]
+        allowed = [check.check for check in new if _may_check(check.check, caller)]
+        in_order = iter(await self._engine.prepare_all(allowed))
         prepared: list[PreparedCheck | Decision | ServiceError] = []
         for check in checks:
             if isinstance(check, PreparedCheck):
