@@ -1,13 +1,14 @@
 """The audit log: who changed what. It is append-only: a row is written in the transaction of the change it records."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
+from ratelimit_service.decision.ports import Change
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.ports import Transactions
 from ratelimit_service.management.text import check_target
+from ratelimit_service.management.transactions import Transactions
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,10 +37,35 @@ class AuditEvent:
     event: Event
 
 
+class AuditRepository(Protocol):
+    """Reads the audit log. `UnitOfWork.record` writes it."""
+
+    async def list(self, *, before: int | None, count: int, target: str) -> Sequence[AuditEvent]:
+        """Read at most COUNT events, newest first, numbered below BEFORE (None: all), of TARGET unless it is empty."""
+        ...
+
+
+class AuditedWork(Protocol):
+    """A transaction whose changes are recorded."""
+
+    async def record(self, event: Event, *changes: Change) -> None:
+        """Write what this transaction did to the audit log, and announce CHANGES to every server once it commits."""
+        ...
+
+
+class AuditWork(Protocol):
+    """What a transaction of the audit log works on."""
+
+    @property
+    def audit(self) -> AuditRepository:
+        """The audit log, as this transaction sees it."""
+        ...
+
+
 class AuditService:
     """Lists changes."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions[AuditWork]) -> None:
         self._transactions = transactions
 
     async def list(self, paging: Paging, *, target: str = "") -> Page[AuditEvent]:

@@ -1,20 +1,21 @@
 """API keys and their lifecycle. Each method of the service is one transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 from ratelimit_service.decision.api_key import ApiKey, Peppers, check_key_id
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import KeyState, Override, SecretHash
 from ratelimit_service.errors import FailedPrecondition, InvalidArgument, NotFound
-from ratelimit_service.management.audit import Event, rfc3339
+from ratelimit_service.management.audit import AuditedWork, Event, rfc3339
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.plans import check_plan_name, plan_not_found
-from ratelimit_service.management.ports import Transactions, UnitOfWork
+from ratelimit_service.management.plans import PlanRepository, check_plan_name, plan_not_found
 from ratelimit_service.management.text import check_description, check_subject
+from ratelimit_service.management.transactions import Transactions
 
 MAX_OVERLAP_US = 30 * 86_400 * MICRO
 """The longest time that a secret stays valid after a rotation: 30 days, in microseconds."""
@@ -105,6 +106,47 @@ def key_not_found(key_id: str) -> NotFound:
     return NotFound(f"there is no key {key_id}", reason="KEY_NOT_FOUND", metadata={"key_id": key_id})
 
 
+class KeyRepository(Protocol):
+    """Stores keys."""
+
+    async def get(self, key_id: str) -> Key | None:
+        """Read a key with its overrides, revoked ones included."""
+        ...
+
+    async def list(self, *, after: int | None, count: int, subject: str, plan: str) -> Sequence[tuple[int, Key]]:
+        """Read at most COUNT keys in the order of their creation, each with its number, all numbered above AFTER.
+
+        AFTER None, and an empty SUBJECT or PLAN, do not filter.
+        """
+        ...
+
+    async def add(self, key: Key) -> None:
+        """Insert a new key. Its plan exists."""
+        ...
+
+    async def save(self, key: Key) -> None:
+        """Update a key and replace its secrets. Its overrides stay as they are."""
+        ...
+
+    async def count_on_plan(self, plan: str) -> int:
+        """Count the keys on a plan that are not revoked."""
+        ...
+
+
+class KeyWork(AuditedWork, Protocol):
+    """What a transaction of keys works on."""
+
+    @property
+    def keys(self) -> KeyRepository:
+        """The keys, as this transaction sees them."""
+        ...
+
+    @property
+    def plans(self) -> PlanRepository:
+        """The plans, as this transaction sees them."""
+        ...
+
+
 class KeyService:
     """Creates, reads, changes and revokes keys. `environment` is the <env> in new keys: `rlk_<env>_<id>_<secret>`.
 
@@ -112,7 +154,9 @@ class KeyService:
     argument, NotFound for a key or plan that does not exist, and Unavailable when Postgres is down.
     """
 
-    def __init__(self, transactions: Transactions, peppers: Peppers, clock: Clock, *, environment: str) -> None:
+    def __init__(
+        self, transactions: Transactions[KeyWork], peppers: Peppers, clock: Clock, *, environment: str
+    ) -> None:
         self._transactions = transactions
         self._peppers = peppers
         self._clock = clock
@@ -248,21 +292,21 @@ class KeyService:
             )
 
 
-async def _save(work: UnitOfWork, key: Key, event: Event) -> Key:
+async def _save(work: KeyWork, key: Key, event: Event) -> Key:
     saved = replace(key, updated_us=event.time_us, revision=key.revision + 1)
     await work.keys.save(saved)
     await work.record(event, _change(saved))
     return saved
 
 
-async def _require_key(work: UnitOfWork, key_id: str) -> Key:
+async def _require_key(work: KeyWork, key_id: str) -> Key:
     key = await work.keys.get(key_id)
     if key is None:
         raise key_not_found(key_id)
     return key
 
 
-async def _require_plan(work: UnitOfWork, plan: str) -> None:
+async def _require_plan(work: KeyWork, plan: str) -> None:
     if await work.plans.get(plan) is None:
         raise plan_not_found(plan)
 

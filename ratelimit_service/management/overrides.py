@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ratelimit_service.decision.api_key import check_key_id
 from ratelimit_service.decision.limit import NAME, Level
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import KeyState, Override
 from ratelimit_service.errors import InvalidArgument, NotFound
-from ratelimit_service.management.audit import Event, rfc3339
+from ratelimit_service.management.audit import AuditedWork, Event, rfc3339
 from ratelimit_service.management.documents import limit_to_document
-from ratelimit_service.management.keys import Key, key_not_found
-from ratelimit_service.management.ports import Transactions, UnitOfWork
+from ratelimit_service.management.keys import Key, KeyRepository, key_not_found
 from ratelimit_service.management.text import check_ends, check_subject
+from ratelimit_service.management.transactions import Transactions
 
 MAX_OVERRIDES = 16
 """Overrides of one key, and of one subject."""
@@ -43,6 +43,36 @@ class OverrideTarget:
         return Change(ChangeKind.KEY if self.level is Level.KEY else ChangeKind.SUBJECT, self.name)
 
 
+class OverrideRepository(Protocol):
+    """Stores the overrides of keys and subjects."""
+
+    async def list(self, target: OverrideTarget) -> Sequence[Override]:
+        """Read the overrides of a target in the order of their limits' names, those that have expired included."""
+        ...
+
+    async def put(self, target: OverrideTarget, override: Override) -> None:
+        """Insert an override, or replace the one of the same name."""
+        ...
+
+    async def delete(self, target: OverrideTarget, limit: str) -> bool:
+        """Delete the override of this name. False if there is none."""
+        ...
+
+
+class OverrideWork(AuditedWork, Protocol):
+    """What a transaction of overrides works on."""
+
+    @property
+    def overrides(self) -> OverrideRepository:
+        """The overrides, as this transaction sees them."""
+        ...
+
+    @property
+    def keys(self) -> KeyRepository:
+        """The keys, as this transaction sees them."""
+        ...
+
+
 class OverrideService:
     """Sets, lists and deletes overrides. A subject needs no key to have some.
 
@@ -50,7 +80,7 @@ class OverrideService:
     something raise FailedPrecondition for a revoked key.
     """
 
-    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+    def __init__(self, transactions: Transactions[OverrideWork], clock: Clock) -> None:
         self._transactions = transactions
         self._clock = clock
 
@@ -107,7 +137,7 @@ class OverrideService:
             return await work.overrides.list(target)
 
 
-async def _key_to_change(work: UnitOfWork, target: OverrideTarget, now_us: int) -> Key | None:
+async def _key_to_change(work: OverrideWork, target: OverrideTarget, now_us: int) -> Key | None:
     """Read the key that the overrides belong to. None for a subject's."""
     if target.level is not Level.KEY:
         return None
@@ -119,7 +149,7 @@ async def _key_to_change(work: UnitOfWork, target: OverrideTarget, now_us: int) 
     return key
 
 
-async def _record(work: UnitOfWork, key: Key | None, target: OverrideTarget, event: Event) -> None:
+async def _record(work: OverrideWork, key: Key | None, target: OverrideTarget, event: Event) -> None:
     if key is not None:  # a key's overrides are part of it, so its etag changes with them
         await work.keys.save(replace(key, updated_us=event.time_us, revision=key.revision + 1))
     await work.record(event, target.change)

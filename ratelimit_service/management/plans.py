@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from ratelimit_service.decision.limit import NAME, Limit
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
-from ratelimit_service.management.audit import Event
+from ratelimit_service.management.audit import AuditedWork, Event
 from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.ports import Transactions, UnitOfWork
 from ratelimit_service.management.text import check_description, check_ends
+from ratelimit_service.management.transactions import Transactions
 
 MAX_LIMITS = 16
 """Limits of one plan."""
@@ -91,6 +91,52 @@ def plan_not_found(name: str, version: int = 0) -> NotFound:
     return NotFound(f"there is no {what}", reason="PLAN_NOT_FOUND", metadata={"plan": name})
 
 
+class PlanRepository(Protocol):
+    """Stores plans and all their versions."""
+
+    async def get(self, name: str, version: int = 0) -> Plan | None:
+        """Read a version of a plan, 0 being the one in force."""
+        ...
+
+    async def list(self, *, after: str, count: int) -> Sequence[Plan]:
+        """Read at most COUNT plans, in the order of their names, whose name comes after AFTER."""
+        ...
+
+    async def add(self, plan: Plan) -> None:
+        """Insert a new plan. No plan has its name."""
+        ...
+
+    async def add_version(self, plan: Plan) -> None:
+        """Put a new version of a plan in force."""
+        ...
+
+    async def delete(self, plan: Plan, now_us: int) -> None:
+        """Mark a plan as deleted, so that its name is free again. Revoked keys still refer to it."""
+        ...
+
+
+class KeyCounter(Protocol):
+    """Counts keys."""
+
+    async def count_on_plan(self, plan: str) -> int:
+        """Count the keys on a plan that are not revoked."""
+        ...
+
+
+class PlanWork(AuditedWork, Protocol):
+    """What a transaction of plans works on."""
+
+    @property
+    def plans(self) -> PlanRepository:
+        """The plans, as this transaction sees them."""
+        ...
+
+    @property
+    def keys(self) -> KeyCounter:
+        """The keys, as this transaction sees them."""
+        ...
+
+
 class PlanService:
     """Creates, reads, changes and deletes plans.
 
@@ -98,7 +144,7 @@ class PlanService:
     argument, NotFound for a plan that does not exist, and Unavailable when Postgres is down.
     """
 
-    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+    def __init__(self, transactions: Transactions[PlanWork], clock: Clock) -> None:
         self._transactions = transactions
         self._clock = clock
 
@@ -188,7 +234,7 @@ class PlanService:
         return plan
 
 
-async def _require(work: UnitOfWork, name: str) -> Plan:
+async def _require(work: PlanWork, name: str) -> Plan:
     plan = await work.plans.get(name)
     if plan is None:
         raise plan_not_found(name)

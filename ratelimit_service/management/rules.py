@@ -1,17 +1,17 @@
 """Versions of a domain's descriptor rules. Each method of the service is one transaction."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
-from ratelimit_service.management.audit import Event
+from ratelimit_service.management.audit import AuditedWork, Event
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.ports import Transactions, UnitOfWork
 from ratelimit_service.management.text import check_description, check_ends
+from ratelimit_service.management.transactions import Transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,39 @@ def rules_not_found(domain: str, version: int = 0) -> NotFound:
     return NotFound(f"domain {domain!r} has no {what}", reason="RULES_NOT_FOUND", metadata={"domain": domain})
 
 
+class RulesRepository(Protocol):
+    """Stores the descriptor rules of domains and all their versions."""
+
+    async def get(self, domain: str, version: int = 0) -> RuleSet | None:
+        """Read a version of a domain's rules, 0 being the one in force."""
+        ...
+
+    async def list(self, *, after: str, count: int) -> Sequence[RuleSet]:
+        """Read at most COUNT rule sets in force, in the order of their domains, whose domain comes after AFTER."""
+        ...
+
+    async def add(self, rules: RuleSet) -> None:
+        """Put the first rules of a domain in force. The domain has none."""
+        ...
+
+    async def add_version(self, rules: RuleSet) -> None:
+        """Put a new version of a domain's rules in force."""
+        ...
+
+    async def delete(self, rules: RuleSet, now_us: int) -> None:
+        """Mark a domain's rules as deleted, so that its name is free again."""
+        ...
+
+
+class RulesWork(AuditedWork, Protocol):
+    """What a transaction of rules works on."""
+
+    @property
+    def rules(self) -> RulesRepository:
+        """The descriptor rules, as this transaction sees them."""
+        ...
+
+
 class RulesService:
     """Replaces, reads and deletes the rules of domains.
 
@@ -53,7 +86,7 @@ class RulesService:
     argument, NotFound for a domain without rules, and Unavailable when Postgres is down.
     """
 
-    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+    def __init__(self, transactions: Transactions[RulesWork], clock: Clock) -> None:
         self._transactions = transactions
         self._clock = clock
 
@@ -119,7 +152,7 @@ class RulesService:
             )
         return found
 
-    async def _successor(self, work: UnitOfWork, rules: DomainRules, description: str, etag: str) -> RuleSet:
+    async def _successor(self, work: RulesWork, rules: DomainRules, description: str, etag: str) -> RuleSet:
         now_us = self._clock.now_us()
         before = await work.rules.get(rules.domain)
         check_etag(f"domains/{rules.domain}", sent=etag, current=before.etag if before else "")

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
+from typing import Protocol
 
 from ratelimit_service.decision.limit import NAME
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import InvalidArgument, Unauthenticated
-from ratelimit_service.management.audit import Event
-from ratelimit_service.management.ports import Transactions
+from ratelimit_service.management.audit import AuditedWork, Event
+from ratelimit_service.management.transactions import Transactions
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 12
@@ -91,13 +92,50 @@ class StoredToken:
         return Caller(self.name, self.role)
 
 
+class TokenRepository(Protocol):
+    """Stores tokens."""
+
+    async def get(self, token_id: str) -> StoredToken | None:
+        """Read a token by its public id, revoked ones included."""
+        ...
+
+    async def get_named(self, name: str) -> StoredToken | None:
+        """Read the token of this name that is not revoked."""
+        ...
+
+    async def list(self) -> Sequence[StoredToken]:
+        """Read all tokens in the order of their names, revoked ones included."""
+        ...
+
+    async def add(self, token: StoredToken) -> None:
+        """Insert a new token. No token with its name is valid."""
+        ...
+
+    async def revoke(self, token_id: str, now_us: int) -> None:
+        """Mark a token as revoked."""
+        ...
+
+    async def any(self) -> bool:
+        """Whether there is a token that is not revoked."""
+        ...
+
+
+class TokenWork(AuditedWork, Protocol):
+    """What a transaction of tokens works on."""
+
+    @property
+    def tokens(self) -> TokenRepository:
+        """The tokens, as this transaction sees them."""
+        ...
+
+
 class TokenService:
     """Manages tokens, on the server's own machine only: `authenticate` alone is used by RPCs.
 
     Every method raises Unavailable when Postgres is down.
     """
 
-    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+    def __init__(self, transactions: Transactions[TokenWork], clock: Clock) -> None:
         self._transactions = transactions
         self._clock = clock
 

@@ -26,7 +26,7 @@ _WRITERS = 0x726C_0001
 
 
 class PostgresUnitOfWork:
-    """One transaction on one connection, as `management.ports.UnitOfWork` describes it."""
+    """One transaction on one connection: all that the nouns of `management` work on."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.keys = PostgresKeyRepository(connection)
@@ -47,7 +47,7 @@ class PostgresUnitOfWork:
 
 
 class PostgresTransactions:
-    """Begins transactions, as `management.ports.Transactions` describes them."""
+    """Begins transactions, as `management.transactions.Transactions` describes them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -10,7 +10,7 @@ from ratelimit_service.postgres.tables import audit_events
 
 
 class PostgresAuditRepository:
-    """As `management.ports.AuditRepository` describes it."""
+    """As `management.audit.AuditRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

@@ -15,7 +15,7 @@ from ratelimit_service.postgres.tables import key_secrets, keys, plans
 
 
 class PostgresKeyRepository:
-    """As `management.ports.KeyRepository` describes it."""
+    """As `management.keys.KeyRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

@@ -41,7 +41,7 @@ def to_overrides(rows: Sequence[OverrideRow]) -> tuple[Override, ...]:
 
 
 class PostgresOverrideRepository:
-    """As `management.ports.OverrideRepository` describes it."""
+    """As `management.overrides.OverrideRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

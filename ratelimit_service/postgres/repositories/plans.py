@@ -24,7 +24,7 @@ _IN_FORCE = and_(plan_versions.c.plan_id == plans.c.plan_id, plan_versions.c.ver
 
 
 class PostgresPlanRepository:
-    """As `management.ports.PlanRepository` describes it."""
+    """As `management.plans.PlanRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

@@ -26,7 +26,7 @@ _IN_FORCE = and_(
 
 
 class PostgresRulesRepository:
-    """As `management.ports.RulesRepository` describes it."""
+    """As `management.rules.RulesRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

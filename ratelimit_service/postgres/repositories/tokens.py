@@ -11,7 +11,7 @@ from ratelimit_service.postgres.tables import admin_tokens
 
 
 class PostgresTokenRepository:
-    """As `management.ports.TokenRepository` describes it."""
+    """As `management.tokens.TokenRepository` describes it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
