@@ -96,11 +96,11 @@ def test_trailers_stay_small_enough_for_clients() -> None:
 
 def test_an_internal_error_is_reported_by_incident_only() -> None:
     """The caller gets an id, and the log has the cause under the same id."""
-    cause = ZeroDivisionError("the cause")
+    cause = ZeroDivisionError("secret detail")
     with capture_logs() as logged:
         error = to_service_error(cause, "/a/B")
     assert isinstance(error, errors.Internal)
-    assert "the cause" not in error.message
+    assert "secret detail" not in error.message
     assert [(line["incident"], line["exc_info"]) for line in logged] == [(error.metadata["incident"], cause)]
 
 
