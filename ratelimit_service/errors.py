@@ -7,7 +7,10 @@ StartupError            the server cannot start
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MAX_VIOLATIONS: Final = 8
+"""Maximum invalid fields that one error names: it travels in trailers, which clients limit to a few kilobytes."""
 
 
 class Code(IntEnum):
@@ -55,8 +58,9 @@ class InvalidArgument(ServiceError):
     code = Code.INVALID_ARGUMENT
 
     def __init__(self, *violations: FieldViolation) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations), reason="INVALID_FIELD")
-        self.violations = violations
+        """Of VIOLATIONS, the first MAX_VIOLATIONS are kept."""
+        self.violations = violations[:MAX_VIOLATIONS]
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations), reason="INVALID_FIELD")
 
     @classmethod
     def of(cls, field: str, description: str) -> "InvalidArgument":

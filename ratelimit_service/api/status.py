@@ -15,11 +15,10 @@ DOMAIN: Final = "ratelimit.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """The trailer that carries the status with its details, by the convention of every gRPC library."""
 
-_MAX_VIOLATIONS = 8
 _MAX_TEXT = 512
 _MAX_PATH = 128
 _MAX_DESCRIPTION = 256
-# Together they keep the trailers below the 8 KiB that clients accept.
+# Together with errors.MAX_VIOLATIONS they keep the trailers below the 8 KiB that clients accept.
 
 _Detail: TypeAlias = error_details_pb2.BadRequest | error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo
 
@@ -65,7 +64,7 @@ def _detail(error: ServiceError) -> _Detail | None:
     """The detail that an error has in addition to its ErrorInfo."""
     if isinstance(error, InvalidArgument):
         bad = error_details_pb2.BadRequest()
-        for violation in error.violations[:_MAX_VIOLATIONS]:
+        for violation in error.violations:
             description = clip(violation.description, _MAX_DESCRIPTION)
             bad.field_violations.add(field=clip(violation.field, _MAX_PATH), description=description)
         return bad

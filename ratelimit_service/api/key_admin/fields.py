@@ -13,9 +13,6 @@ from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 from ratelimit_service.management.tokens import Caller, Role
 
-MAX_VIOLATIONS: Final = 16
-"""Maximum invalid fields that one error names: it travels in trailers, which clients limit to a few kilobytes."""
-
 _NANOS: Final = 1_000
 """Nanoseconds in a microsecond."""
 
@@ -61,7 +58,7 @@ def paths_of(mask: FieldMask, allowed: tuple[str, ...]) -> frozenset[str]:
         raise InvalidArgument.of("update_mask", f"is empty; name what to change: {choice}")
     unknown = sorted(paths.difference(allowed))
     if unknown:
-        errors = [f"names {path[:80]!r}; only {choice} can be changed" for path in unknown[:MAX_VIOLATIONS]]
+        errors = [f"names {path[:80]!r}; only {choice} can be changed" for path in unknown]
         raise InvalidArgument(*(FieldViolation("update_mask", error) for error in errors))
     return paths
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from ratelimit_service._gen.ratelimit.v1 import limit_pb2
 from ratelimit_service.api.key_admin.fields import (
-    MAX_VIOLATIONS,
     duration_from_proto,
     duration_to_proto,
     require_message,
@@ -52,7 +51,7 @@ def limits_from_proto(messages: Iterable[limit_pb2.Limit], field: str) -> tuple[
         except InvalidArgument as error:
             violations.extend(error.violations)
     if violations:
-        raise InvalidArgument(*violations[:MAX_VIOLATIONS])
+        raise InvalidArgument(*violations)
     return tuple(limits)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from ratelimit_service._gen.ratelimit.v1 import rules_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
 from ratelimit_service.api.key_admin.fields import (
-    MAX_VIOLATIONS,
     check_role,
     missing_action,
     require_message,
@@ -98,7 +97,7 @@ def _rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
     nodes = _nodes_from_proto(message.descriptors, MAX_DEPTH, violations)
     on_store_failure = _failure_from_proto(message.on_store_failure, violations)
     if violations:
-        raise InvalidArgument(*violations[:MAX_VIOLATIONS])
+        raise InvalidArgument(*violations)
     return DomainRules(message.domain, nodes, on_store_failure or RuleFailure.FAIL)
 
 
