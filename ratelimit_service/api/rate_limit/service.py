@@ -1,11 +1,10 @@
 """What the methods of RateLimitService do, on any transport."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
-from ratelimit_service.api.rate_limit.reader import MAX_BATCH, CheckReader, NewCheck
+from ratelimit_service.api.rate_limit.reader import CheckReader, NewCheck
 from ratelimit_service.api.request_cache import RequestCache
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
@@ -14,7 +13,6 @@ from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import PermissionDenied, ServiceError
 from ratelimit_service.management.tokens import Caller, Role
 
-T = TypeVar("T")
 P = TypeVar("P", bound=PreparedCheck | Decision | ServiceError)
 
 
@@ -40,20 +38,8 @@ class RateLimitService:
         """Decide 1 to 256 calls in one round trip to the buckets. Returns a BatchCheckLimitResponse in their order."""
         return Encoded(b"".join(await self.decide_group(checks, caller)))
 
-    async def stream_check_limit(self, messages: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[Encoded]:
-        """Decide calls as they arrive, those that arrived meanwhile together.
-
-        MESSAGES are StreamCheckLimitRequests. Yields a StreamCheckLimitResponse for each, in their order.
-        """
-        async for group in in_groups(messages, max_size=MAX_BATCH):
-            checks, error = self.reader.stream(group)
-            for response in await self.decide_group(checks, caller):
-                yield Encoded(response)
-            if error is not None:
-                raise error
-
     async def decide_group(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> list[bytes]:
-        """Decide calls in one round trip to the buckets.
+        """Decide calls, such as those that arrived together on a stream, in one round trip to the buckets.
 
         An error of one check, such as a missing permission, is the result of that check only. Returns for each, in
         their order, a StreamCheckLimitResponse, which is also a field of a BatchCheckLimitResponse.
@@ -103,45 +89,3 @@ def _gateway_only(caller: Caller) -> PermissionDenied:
         reason="ROLE_INSUFFICIENT",
         metadata={"role": role, "needed": Role.GATEWAY.value},
     )
-
-
-async def in_groups(items: AsyncIterator[T], *, max_size: int) -> AsyncIterator[list[T]]:
-    """Yield what has arrived since the last group, 1 to MAX_SIZE items, in order, without waiting for more.
-
-    Reading stops while MAX_SIZE items are waiting, so that the transport applies back pressure to a fast sender. An
-    error of ITEMS is raised after all that came before it.
-    """
-    waiting: list[T] = []
-    changed = asyncio.Condition()
-    ended = False
-
-    async def read() -> None:
-        nonlocal ended
-        try:
-            async for item in items:
-                async with changed:
-                    await changed.wait_for(lambda: len(waiting) < max_size)
-                    waiting.append(item)
-                    changed.notify_all()
-        finally:
-            ended = True
-            async with changed:
-                changed.notify_all()
-
-    reader = asyncio.create_task(read())
-    try:
-        while True:
-            async with changed:
-                await changed.wait_for(lambda: waiting or ended)
-                group = waiting.copy()
-                waiting.clear()
-                changed.notify_all()
-            if not group:
-                break
-            yield group
-        await reader
-    finally:
-        reader.cancel()
-        await asyncio.wait((reader,))
-        if not reader.cancelled():
-            reader.exception()  # retrieved, or asyncio would warn: its caller has gone

@@ -48,7 +48,7 @@ def decision_methods(service: RateLimitService, admission: Admission, count: Cou
     return {
         CHECK: unary(Method(CHECK, admission, count), read.check, service.check_limit),
         BATCH: unary(Method(BATCH, admission, count), read.batch, service.batch_check_limit),
-        STREAM: stream(Method(STREAM, admission, count), read.stream, service.decide_group, drain),
+        STREAM: stream(Method(STREAM, admission, count), service, drain),
     }
 
 

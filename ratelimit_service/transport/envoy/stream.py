@@ -1,12 +1,12 @@
 """Methods with a stream of requests and a stream of responses."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final, TypeAlias, TypeVar
 
-from ratelimit_service.api.authentication import Caller
-from ratelimit_service.errors import InvalidArgument, Unavailable
+from ratelimit_service.api.rate_limit.reader import MAX_BATCH
+from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.errors import Unavailable
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import (
     App,
@@ -25,21 +25,14 @@ from ratelimit_service.transport.envoy.framing import (
 from ratelimit_service.transport.envoy.responses import ResponseStream
 from ratelimit_service.transport.envoy.unary import Method
 
-MAX_GROUP: Final = 256
-"""Maximum messages that are decided together."""
 
-Request = TypeVar("Request")
-ReadGroup: TypeAlias = Callable[[Sequence[bytes]], tuple[Sequence[Request], InvalidArgument | None]]
-"""Reads messages up to the first that is malformed, and returns its error."""
-CallGroup: TypeAlias = Callable[[Sequence[Request], Caller], Awaitable[Sequence[bytes]]]
-
-
-def stream(method: Method, read: ReadGroup[Request], call: CallGroup[Request], drain: Drain) -> App:
-    """An application that passes the requests that READ finds in what has arrived to CALL, and sends its responses.
+def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
+    """An application that has SERVICE decide the checks of a stream, those that arrived together at once.
 
     One group at a time, in order: meanwhile the next one accumulates in Envoy, also while the caller does not read its
     responses, until Envoy stops reading from the caller.
     """
+    read, decide = service.reader.stream, service.decide_group
 
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         headers = headers_of(scope)
@@ -48,9 +41,9 @@ def stream(method: Method, read: ReadGroup[Request], call: CallGroup[Request], d
         async with aclosing(_groups(receive, headers.get(b"grpc-encoding"), drain)) as groups:
             async for messages in groups:
                 check_deadline(deadline)
-                requests, error = read(messages)
-                if requests:
-                    await responses.write(b"".join(map(frame, await call(requests, caller))))
+                checks, error = read(messages)
+                if checks:
+                    await responses.write(b"".join(map(frame, await decide(checks, caller))))
                 if error is not None:
                     raise error
 
@@ -68,7 +61,7 @@ def stream(method: Method, read: ReadGroup[Request], call: CallGroup[Request], d
 
 
 async def _groups(receive: Receive, encoding: bytes | None, drain: Drain) -> AsyncGenerator[list[bytes], None]:
-    """Yield the messages that have arrived, 1 to MAX_GROUP, until the caller has closed its side.
+    """Yield the messages that have arrived, 1 to MAX_BATCH, until the caller has closed its side.
 
     Raises, after those before it, the error of a message or of the stream, and Unavailable if the process drains.
     """
@@ -77,8 +70,8 @@ async def _groups(receive: Receive, encoding: bytes | None, drain: Drain) -> Asy
     while more:
         body, more = body_of(await _next(receive, drain))
         messages = frames.feed(body)
-        for start in range(0, len(messages), MAX_GROUP):
-            yield messages[start : start + MAX_GROUP]
+        for start in range(0, len(messages), MAX_BATCH):
+            yield messages[start : start + MAX_BATCH]
         if frames.error is not None:
             raise frames.error
     if frames.incomplete:

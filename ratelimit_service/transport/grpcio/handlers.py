@@ -1,24 +1,20 @@
 """Between the bytes on the wire and the endpoints: reading, checking and writing messages."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ratelimit_service.api.authentication import Caller
 from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large, missing_message
+from ratelimit_service.api.rate_limit.reader import MAX_BATCH
+from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.errors import DeadlineExceeded
 from ratelimit_service.transport.grpcio.interceptors import Call, Context, Handler
 
 Request = TypeVar("Request")
-Response = TypeVar("Response", bound=Serializable)
-Streamed_co = TypeVar("Streamed_co", bound=Serializable, covariant=True)
-
-
-class StreamEndpoint(Protocol[Streamed_co]):
-    """Answers the messages of a stream, in order."""
-
-    def __call__(self, messages: AsyncIterator[bytes], caller: Caller, /) -> AsyncIterator[Streamed_co]: ...  # noqa: D102
+T = TypeVar("T")
 
 
 def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller], Awaitable[Serializable]]) -> Handler:
@@ -38,11 +34,12 @@ def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller]
     return handle
 
 
-def stream(endpoint: StreamEndpoint[Response]) -> Handler:
-    """A handler that passes the call's messages to ENDPOINT as they come, and writes its answers.
+def stream(service: RateLimitService) -> Handler:
+    """A handler that has SERVICE decide the checks of a stream, those that arrived meanwhile together, in order.
 
-    Writing waits while the caller does not read, and so does ENDPOINT.
+    Writing waits while the caller does not read, and so do the decisions.
     """
+    read, decide = service.reader.stream, service.decide_group
 
     async def messages(context: Context) -> AsyncIterator[bytes]:
         while isinstance(data := await context.read(), bytes):  # else it is EOF
@@ -51,12 +48,58 @@ def stream(endpoint: StreamEndpoint[Response]) -> Handler:
     async def handle(call: Call) -> bytes:
         context = call.context
         check_deadline(context)
-        async with aclosing(endpoint(messages(context), call.caller)) as responses:  # type: ignore[type-var]
-            async for response in responses:
-                await context.write(response.SerializeToString())
+        async with aclosing(in_groups(messages(context), max_size=MAX_BATCH)) as groups:
+            async for group in groups:
+                checks, error = read(group)
+                for response in await decide(checks, call.caller):
+                    await context.write(response)
+                if error is not None:
+                    raise error
         return b""
 
     return handle
+
+
+async def in_groups(items: AsyncIterator[T], *, max_size: int) -> AsyncGenerator[list[T], None]:
+    """Yield what has arrived since the last group, 1 to MAX_SIZE items, in order, without waiting for more.
+
+    Reading stops while MAX_SIZE items are waiting, so that the transport applies back pressure to a fast sender. An
+    error of ITEMS is raised after all that came before it.
+    """
+    waiting: list[T] = []
+    changed = asyncio.Condition()
+    ended = False
+
+    async def read() -> None:
+        nonlocal ended
+        try:
+            async for item in items:
+                async with changed:
+                    await changed.wait_for(lambda: len(waiting) < max_size)
+                    waiting.append(item)
+                    changed.notify_all()
+        finally:
+            ended = True
+            async with changed:
+                changed.notify_all()
+
+    reader = asyncio.create_task(read())
+    try:
+        while True:
+            async with changed:
+                await changed.wait_for(lambda: waiting or ended)
+                group = waiting.copy()
+                waiting.clear()
+                changed.notify_all()
+            if not group:
+                break
+            yield group
+        await reader
+    finally:
+        reader.cancel()
+        await asyncio.wait((reader,))
+        if not reader.cancelled():
+            reader.exception()  # retrieved, or asyncio would warn: its caller has gone
 
 
 def check_deadline(context: Context) -> None:

@@ -64,7 +64,7 @@ def decision_methods(
         {
             "CheckLimit": (_single, intercept(unary(read.check, endpoint.check_limit))),
             "BatchCheckLimit": (_single, intercept(unary(read.batch, endpoint.batch_check_limit))),
-            "StreamCheckLimit": (_streamed, intercept(stream(endpoint.stream_check_limit))),
+            "StreamCheckLimit": (_streamed, intercept(stream(endpoint))),
         },
     )
 

@@ -1,66 +1,19 @@
 """Decisions on the wire, whatever the transport."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from decision.memory import (
-    PEPPERS,
-    ManualClock,
-    MemoryBuckets,
-    MemorySource,
-    burst,
-    record,
-)
+from api.rate_limit.world import World
+from decision.memory import burst
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
-    BatchCheckLimitRequest,
-    BatchCheckLimitResponse,
-    CheckLimitRequest,
-    CheckLimitResponse,
-    CheckResult,
-    StreamCheckLimitRequest,
-    StreamCheckLimitResponse,
-)
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service.api.key_admin.explain_limit import ExplainLimit
-from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.decision.api_key import ApiKey
-from ratelimit_service.decision.engine import DecisionEngine
-from ratelimit_service.decision.identify import Identifier
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.errors import InvalidArgument, PermissionDenied
 from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 
 GATEWAY = Caller("edge", Role.GATEWAY)
-
-
-class World:
-    """A service with its surroundings."""
-
-    def __init__(self) -> None:
-        clock = ManualClock()
-        self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
-        cache = PolicyCache(self.source, clock)
-        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, self.buckets)
-        self.service = RateLimitService(self.engine, clock, cached_requests=100)
-
-    async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
-        data = CheckLimitRequest(**fields).SerializeToString()
-        response = await self.service.check_limit(self.service.reader.check(data), caller)
-        return CheckLimitResponse.FromString(response.SerializeToString())
-
-    async def batch(self, *checks: CheckLimitRequest) -> list[CheckResult]:
-        data = BatchCheckLimitRequest(checks=checks).SerializeToString()
-        response = await self.service.batch_check_limit(self.service.reader.batch(data), ANONYMOUS)
-        return list(BatchCheckLimitResponse.FromString(response.SerializeToString()).results)
-
-    def add(self, *limits: Limit) -> ApiKey:
-        api_key = ApiKey.generate("live")
-        self.source.records[api_key.key_id] = record(api_key, *limits)
-        return api_key
 
 
 @pytest.fixture
@@ -153,22 +106,6 @@ async def test_bad_check_in_a_batch(world: World) -> None:
     assert (second.error.code, second.error.field) == (3, "api_key")
     assert (third.error.code, third.error.field) == (3, "cost")
     assert "4294967295" in third.error.message
-
-
-async def test_stream_responses_are_in_order_with_few_round_trips(world: World) -> None:
-    """Responses to a stream are in its order; what has arrived together takes one round trip to the buckets."""
-    api_key = str(world.add(burst(500)))
-
-    async def requests() -> AsyncIterator[bytes]:
-        for _ in range(600):
-            yield StreamCheckLimitRequest(check=CheckLimitRequest(api_key=api_key)).SerializeToString()
-
-    responses = [
-        response.SerializeToString() async for response in world.service.stream_check_limit(requests(), ANONYMOUS)
-    ]
-    allowed = [StreamCheckLimitResponse.FromString(response).result.decision.allowed for response in responses]
-    assert allowed == [True] * 500 + [False] * 100
-    assert world.buckets.round_trips <= 20
 
 
 async def test_explain(world: World) -> None:

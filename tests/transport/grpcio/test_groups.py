@@ -3,9 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 
-from ratelimit_service.api.rate_limit.service import in_groups
+from api.rate_limit.world import World
+from decision.memory import burst
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    CheckLimitRequest,
+    StreamCheckLimitRequest,
+    StreamCheckLimitResponse,
+)
+from ratelimit_service.transport.grpcio.handlers import in_groups, stream
+from ratelimit_service.transport.grpcio.interceptors import Call
 
 
 async def numbers(count: int, *, pause_after: int = 0) -> AsyncIterator[int]:
@@ -79,3 +88,31 @@ async def test_an_error_comes_after_what_was_before_it() -> None:
         async for group in in_groups(items(), max_size=64):
             taken += group
     assert taken == [1, 2]
+
+
+class Context:
+    """The context of a stream on which all MESSAGES have arrived."""
+
+    def __init__(self, messages: list[bytes]) -> None:
+        self._messages = iter(messages)
+        self.responses: list[bytes] = []
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    async def read(self) -> object:
+        return next(self._messages, grpc.aio.EOF)
+
+    async def write(self, response: bytes) -> None:
+        self.responses.append(response)
+
+
+async def test_stream_responses_are_in_order_with_few_round_trips() -> None:
+    """Responses to a stream are in its order; what has arrived together takes one round trip to the buckets."""
+    world = World()
+    request = StreamCheckLimitRequest(check=CheckLimitRequest(api_key=str(world.add(burst(500)))))
+    context = Context([request.SerializeToString()] * 600)
+    await stream(world.service)(Call("/a/B", context))
+    results = [StreamCheckLimitResponse.FromString(response).result for response in context.responses]
+    assert [result.decision.allowed for result in results] == [True] * 500 + [False] * 100
+    assert world.buckets.round_trips <= 20
