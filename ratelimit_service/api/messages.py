@@ -1,4 +1,4 @@
-"""From bytes to request messages, and the errors for bytes that are none: the same on both transports."""
+"""What both transports have in common: bounds, parsing of request messages, and errors of calls that reach no API."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,10 +6,13 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from ratelimit_service.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unimplemented
 
 MAX_MESSAGE: Final = 64 * 1024
 """Maximum bytes of a request message."""
+
+MAX_STREAMS: Final = 1000
+"""Maximum concurrent calls on one connection. More wait in the client."""
 
 Request = TypeVar("Request", bound=Message)
 
@@ -49,3 +52,17 @@ def missing_message(method: str) -> Unimplemented:
     return Unimplemented(
         f"{method} takes one message, and none was sent; send one", reason="NOT_SERVED", metadata={"method": method}
     )
+
+
+def not_served(method: str) -> Unimplemented:
+    """The error for a call of a method that does not exist, or not on this port."""
+    return Unimplemented(
+        f"{method} is not served here; use server reflection to list the methods",
+        reason="NOT_SERVED",
+        metadata={"method": method[:256]},
+    )
+
+
+def deadline_passed() -> DeadlineExceeded:
+    """The error for a call with a caller that no longer waits."""
+    return DeadlineExceeded("the deadline had passed before the call was processed; allow it more time")

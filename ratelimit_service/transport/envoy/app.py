@@ -10,9 +10,9 @@ from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import Check
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
-from ratelimit_service.api.messages import parser
+from ratelimit_service.api.messages import not_served, parser
 from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import StartupError, Unimplemented
+from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.responses import send_error
@@ -89,9 +89,4 @@ class EmbeddedApp:
 
 async def _not_served(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 the signature of every method
     method = scope["path"]
-    error = Unimplemented(
-        f"{method} is not served here; list what is with the reflection service",
-        reason="NOT_SERVED",
-        metadata={"method": method[:256]},
-    )
-    await send_error(send, error, method)
+    await send_error(send, not_served(method), method)

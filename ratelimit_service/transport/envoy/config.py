@@ -11,12 +11,10 @@ from typing import Any, Final, TypeAlias
 
 from pyvoy import Mount, PyvoyServer
 
+from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
-
-MAX_STREAMS: Final = 1000
-"""Maximum concurrent calls on one connection, as on the transport grpcio. More wait in the client."""
 
 REQUESTS_PER_TURN: Final = 64
 """Maximum calls that one connection may begin before the others get their turn."""

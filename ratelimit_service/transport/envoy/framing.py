@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
-from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large
-from ratelimit_service.errors import DeadlineExceeded, ResourceExhausted, Unimplemented
+from ratelimit_service.api.messages import MAX_MESSAGE, deadline_passed, message_too_large
+from ratelimit_service.errors import ResourceExhausted, Unimplemented
 
 Event: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -68,7 +68,7 @@ def deadline_of(headers: dict[bytes, bytes]) -> float | None:
 def check_deadline(deadline: float | None) -> None:
     """Raise DeadlineExceeded if the caller no longer waits."""
     if deadline is not None and monotonic() >= deadline:
-        raise DeadlineExceeded("the deadline had passed before the call was processed; allow it more time")
+        raise deadline_passed()
 
 
 def body_of(event: Event) -> tuple[bytes, bool]:

@@ -6,11 +6,10 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from ratelimit_service.api.authentication import Caller
-from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large, missing_message
+from ratelimit_service.api.messages import MAX_MESSAGE, deadline_passed, message_too_large, missing_message
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
-from ratelimit_service.errors import DeadlineExceeded
 from ratelimit_service.transport.grpcio.interceptors import Call, Context, Handler
 
 Request = TypeVar("Request")
@@ -106,7 +105,7 @@ def check_deadline(context: Context) -> None:
     """Raise DeadlineExceeded if the deadline has passed: the caller no longer waits."""
     remaining: float | None = context.time_remaining()
     if remaining is not None and remaining <= 0:
-        raise DeadlineExceeded("the deadline had passed before the call was processed; allow it more time")
+        raise deadline_passed()
 
 
 def _checked(data: bytes) -> bytes:

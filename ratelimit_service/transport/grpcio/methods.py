@@ -13,9 +13,8 @@ from ratelimit_service.api.authentication import Admission, Authenticator, decis
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import parser
+from ratelimit_service.api.messages import not_served, parser
 from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import Unimplemented
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.handlers import stream, unary
 from ratelimit_service.transport.grpcio.interceptors import (
@@ -139,8 +138,4 @@ def _streamed(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, by
 
 
 async def _not_served(call: Call) -> bytes:
-    raise Unimplemented(
-        f"{call.method} is not served here; list what is with the reflection service",
-        reason="NOT_SERVED",
-        metadata={"method": call.method[:256]},
-    )
+    raise not_served(call.method)

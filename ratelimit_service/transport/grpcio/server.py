@@ -13,6 +13,7 @@ from ratelimit_service.api.authentication import Authenticator
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
+from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
@@ -163,7 +164,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", _MAX_RECEIVED),
-        ("grpc.max_concurrent_streams", 1000),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.compression_enabled_algorithms_bitset", 1),  # identity alone: a compressed message is not served
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),
