@@ -70,7 +70,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """What a server serves: the endpoints, their health probes, and their metrics.
+    """What a server serves: the services, their health probes, and their metrics.
 
     A process that decides calls has to `join` the servers among which limits are divided while Redis is unavailable.
     """

@@ -41,11 +41,11 @@ def serve_metrics(listen: str, directory: Path) -> MetricsServer:
     host, _, port = listen.rpartition(":")
     try:
         server, thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)  # noqa: S104 as asked
-    except (OSError, ValueError, OverflowError) as fault:
+    except (OSError, ValueError, OverflowError) as error:
         raise StartupError(
-            f"the metrics port cannot be opened on {listen!r}: {fault}; set RATELIMIT_METRICS_LISTEN to a free "
+            f"the metrics port cannot be opened on {listen!r}: {error}; set RATELIMIT_METRICS_LISTEN to a free "
             "host:port, or to an empty value for no metrics"
-        ) from fault
+        ) from error
     return MetricsServer(server, thread)
 
 

@@ -15,7 +15,7 @@ _REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
 _DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
 
 _READY: Final = "ready"
-_FAULT: Final = "fault "
+_ERROR: Final = "error "
 
 _KILL_AFTER: Final = 5.0
 """Seconds that a process gets to end after SIGTERM, beside the time for its calls."""
@@ -77,7 +77,7 @@ class Child:
         self._ended = asyncio.create_task(self._wait())
 
     async def ready(self, within: float) -> None:
-        """Wait until it serves. Raises StartupError if it reports a fault, ends, or takes over WITHIN seconds."""
+        """Wait until it serves. Raises StartupError if it reports an error, ends, or takes over WITHIN seconds."""
         try:
             async with asyncio.timeout(within):
                 line = await self._report()
@@ -86,8 +86,8 @@ class Child:
         if not line:
             code = await self.ended()
             raise StartupError(f"{self.name} ended while it started, with code {code}; see its log")
-        if line.startswith(_FAULT):
-            raise StartupError(line.removeprefix(_FAULT).strip())
+        if line.startswith(_ERROR):
+            raise StartupError(line.removeprefix(_ERROR).strip())
         self._on_ready()
 
     async def ended(self) -> int:
@@ -142,9 +142,9 @@ class SupervisorLink:
         """Report that this process serves."""
         os.write(self._report_pipe, f"{_READY}\n".encode())
 
-    def report_fault(self, message: str) -> None:
+    def report_error(self, message: str) -> None:
         """Report why this process cannot start."""
-        os.write(self._report_pipe, f"{_FAULT}{' '.join(message.split())}\n".encode())
+        os.write(self._report_pipe, f"{_ERROR}{' '.join(message.split())}\n".encode())
 
     def on_drain(self, callback: Callable[[], object]) -> None:
         """Call CALLBACK once, in the running loop, when the supervisor announces a drain."""

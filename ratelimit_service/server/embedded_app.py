@@ -10,7 +10,7 @@ from ratelimit_service.logs import set_up_logging
 from ratelimit_service.server.child import SupervisorLink
 from ratelimit_service.server.grpc_process import tune_gc
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, proxy_methods
+from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
 
@@ -31,10 +31,10 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             count = planes.counts.calls.count
             yield {
                 **decision_methods(planes.rate_limit, admission, count, drain),
-                **proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count),
+                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count),
             }
-    except StartupError as fault:
-        supervisor.report_fault(str(fault))
+    except StartupError as error:
+        supervisor.report_error(str(error))
         raise
 
 

@@ -27,8 +27,8 @@ def run_server(serve: Serve) -> None:
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(_run(serve, settings, supervisor))
-    except StartupError as fault:
-        supervisor.report_fault(str(fault))
+    except StartupError as error:
+        supervisor.report_error(str(error))
         raise SystemExit(1) from None
 
 

@@ -73,8 +73,8 @@ class Supervisor:
             try:
                 for slot in self._slots:
                     await slot.replace(within)
-            except StartupError as fault:
-                _log.error("rolling restart stopped; the processes that run are kept", fault=str(fault))
+            except StartupError as error:
+                _log.error("rolling restart stopped; the processes that run are kept", error=str(error))
             else:
                 _log.info("rolling restart done")
 
@@ -212,9 +212,9 @@ class Slot:
             pause = min(max(pause * 2, _MIN_PAUSE), _MAX_PAUSE)
             try:
                 process = await self._start_one()
-            except StartupError as fault:
+            except StartupError as error:
                 process = None
-                _log.error("could not be started; trying again", fault=str(fault), pause=pause)
+                _log.error("could not be started; trying again", error=str(error), pause=pause)
 
 
 async def _all(works: Iterable[Awaitable[object]]) -> None:

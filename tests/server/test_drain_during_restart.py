@@ -177,7 +177,7 @@ async def test_nothing_survives_a_kill_during_a_restart(fleet: Fleet) -> None:
 
 
 async def test_a_start_that_the_system_refuses_is_tried_again(fleet: Fleet) -> None:
-    """While no process can be created (EAGAIN, ENOMEM), a slot keeps trying; at the first start it is a fault."""
+    """While no process can be created (EAGAIN, ENOMEM), a slot keeps trying; at the first start it is an error."""
     fleet.start_errors.append(BlockingIOError("Resource temporarily unavailable"))
     with pytest.raises(StartupError, match="Resource temporarily unavailable"):
         await fleet.supervisor.open()

@@ -53,7 +53,7 @@ def test_a_second_server_on_the_port(own_server: StartOwn, valkey_url: str, tmp_
 def test_a_fault_that_a_worker_finds(
     transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
-    """A fault that only a worker finds is reported by the server with the worker's message, without a secret."""
+    """An error that only a worker finds is reported by the server with the worker's message, without a secret."""
     peppers = SecretStr("1:dG9vc2hvcnQ=")
     output = refusal(transport, empty_database_url(), valkey_url, tmp_path, peppers=peppers)
     assert "RATELIMIT_PEPPERS cannot be used" in output

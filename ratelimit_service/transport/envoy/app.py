@@ -30,7 +30,7 @@ PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
 """In the order in which Envoy matches them: first those that carry one decision each."""
 
 
-def proxy_methods(
+def envoy_methods(
     rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, admission: Admission, count: Count
 ) -> dict[str, App]:
     """The methods of Envoy's own protocols, by path."""

@@ -1,4 +1,4 @@
-"""Between the bytes on the wire and the endpoints: reading, checking and writing messages."""
+"""Between the bytes on the wire and the services: reading, checking and writing messages."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -16,8 +16,8 @@ Request = TypeVar("Request")
 T = TypeVar("T")
 
 
-def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller], Awaitable[Serializable]]) -> Handler:
-    """A handler that passes what READ makes of the call's one message to ENDPOINT.
+def unary(read: Callable[[bytes], Request], method: Callable[[Request, Caller], Awaitable[Serializable]]) -> Handler:
+    """A handler that passes what READ makes of the call's one message to METHOD.
 
     The deadline is checked when the message is there, before anything is charged.
     """
@@ -28,7 +28,7 @@ def unary(read: Callable[[bytes], Request], endpoint: Callable[[Request, Caller]
             raise missing_message(call.method)
         request = read(_checked(data))
         check_deadline(call.context)
-        return (await endpoint(request, call.caller)).SerializeToString()
+        return (await method(request, call.caller)).SerializeToString()
 
     return handle
 

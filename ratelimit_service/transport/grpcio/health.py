@@ -7,7 +7,12 @@ from typing import Final
 import structlog
 from grpc_health.v1 import health, health_pb2
 
-from ratelimit_service.transport.grpcio.methods import ADMIN, AUTHORIZATION, CHECKS, RATE_LIMITS
+from ratelimit_service.transport.grpcio.methods import (
+    ENVOY_AUTHORIZATION_SERVICE,
+    ENVOY_RATE_LIMIT_SERVICE,
+    KEY_ADMIN_SERVICE,
+    RATE_LIMIT_SERVICE,
+)
 
 Probe = Callable[[], Awaitable[None]]
 """Returns when the component answers, raises any exception when it does not."""
@@ -41,7 +46,7 @@ class Health:
     async def start(self) -> None:
         """Probe once, then keep probing."""
         await self.servicer.set("", _SERVING)
-        for service in (CHECKS, RATE_LIMITS, AUTHORIZATION):
+        for service in (RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE):
             await self.servicer.set(service, _SERVING)
         await self._probe_all()
         self._watching = asyncio.create_task(self._watch())
@@ -64,27 +69,27 @@ class Health:
             await self._probe_all()
 
     async def _probe_all(self) -> None:
-        found = await asyncio.gather(*(_answers(probe) for probe in self._probes.values()))
-        for component, fault in zip(self._probes, found, strict=True):
-            await self._set(component, fault)
+        found = await asyncio.gather(*(_probe_error(probe) for probe in self._probes.values()))
+        for component, error in zip(self._probes, found, strict=True):
+            await self._set(component, error)
 
-    async def _set(self, component: str, fault: Exception | None) -> None:
-        serving = fault is None
+    async def _set(self, component: str, error: Exception | None) -> None:
+        serving = error is None
         if self._serving.get(component) is not serving:
-            if fault is not None:
-                _log.warning("component does not answer", component=component, fault=str(fault) or repr(fault))
+            if error is not None:
+                _log.warning("component does not answer", component=component, error=str(error) or repr(error))
             elif component in self._serving:
                 _log.info("component answers again", component=component)
             self._serving[component] = serving
         status = _SERVING if serving else _NOT_SERVING
         await self.servicer.set(component, status)
         if component == POSTGRES:
-            await self.servicer.set(ADMIN, status)
+            await self.servicer.set(KEY_ADMIN_SERVICE, status)
 
 
-async def _answers(probe: Probe) -> Exception | None:
+async def _probe_error(probe: Probe) -> Exception | None:
     try:
         await asyncio.wait_for(probe(), PROBE_SECONDS)
-    except Exception as fault:  # noqa: BLE001 for whatever reason, the component does not answer
-        return fault
+    except Exception as error:  # noqa: BLE001 for whatever reason, the component does not answer
+        return error
     return None

@@ -39,7 +39,7 @@ Interceptor: TypeAlias = Callable[[Handler], Handler]
 STATUS_CODES: Final = {code: next(status for status in grpc.StatusCode if status.value[0] == code) for code in Code}
 """The library's name for each of our codes."""
 
-_SERVER_FAULTS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
+_SERVER_ERRORS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
 """The codes of the server's failures, as opposed to a caller's mistakes."""
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -103,13 +103,12 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
 
     async def handle(call: Call) -> bytes:
         began = now()
-        fault: ServiceError | None = None
-        code = Code.CANCELLED
+        code, reason = Code.CANCELLED, ""
         try:
             answer = await handler(call)
             code = Code.OK
         except ServiceError as error:
-            fault, code = error, error.code
+            code, reason = error.code, error.reason
             raise
         except Exception:
             code = Code.INTERNAL
@@ -121,7 +120,7 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
                 caller=call.caller.name,
                 peer=call.context.peer(),
                 code=code.name,
-                reason=fault.reason if fault else "",
+                reason=reason,
                 milliseconds=round((now() - began) * 1000, 1),
             )
         return answer
@@ -155,7 +154,7 @@ def log_failures(handler: Handler, now: Callable[[], float] = monotonic) -> Hand
         try:
             return await handler(call)
         except ServiceError as error:
-            if error.code in _SERVER_FAULTS:
+            if error.code in _SERVER_ERRORS:
                 report(error, call.method)
             raise
 

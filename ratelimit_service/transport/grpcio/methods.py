@@ -29,10 +29,10 @@ from ratelimit_service.transport.grpcio.interceptors import (
     log_failures,
 )
 
-CHECKS: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
-RATE_LIMITS: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
-AUTHORIZATION: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
-ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
+RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
+ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
+ENVOY_AUTHORIZATION_SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
+KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
 
 
 class Methods(grpc.GenericRpcHandler):
@@ -54,33 +54,33 @@ def decision_interceptor(authenticator: Authenticator, counts: CallCounts, *, pr
 
 
 def decision_methods(
-    endpoint: RateLimitService, intercept: Interceptor
+    service: RateLimitService, intercept: Interceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
-    read = endpoint.reader
+    read = service.reader
     return _bound(
-        CHECKS,
+        RATE_LIMIT_SERVICE,
         {
-            "CheckLimit": (_single, intercept(unary(read.check, endpoint.check_limit))),
-            "BatchCheckLimit": (_single, intercept(unary(read.batch, endpoint.batch_check_limit))),
-            "StreamCheckLimit": (_streamed, intercept(stream(endpoint))),
+            "CheckLimit": (_single, intercept(unary(read.check, service.check_limit))),
+            "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit))),
+            "StreamCheckLimit": (_streamed, intercept(stream(service))),
         },
     )
 
 
-def proxy_methods(
+def envoy_methods(
     rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, intercept: Interceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
     should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit))
     check = intercept(unary(parser(external_auth_pb2.CheckRequest), authorization.check))
-    return _bound(RATE_LIMITS, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
-        AUTHORIZATION, {"Check": (_single, check)}
+    return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
+        ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
     )
 
 
 def admin_methods(
-    endpoint: KeyAdminService, authenticator: Authenticator, counts: CallCounts
+    service: KeyAdminService, authenticator: Authenticator, counts: CallCounts
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService. They need a token of any role, and check themselves which an action needs."""
     admission = Admission(authenticator)
@@ -89,19 +89,19 @@ def admin_methods(
         return convert_errors(log_calls(count_calls(authenticate(handler, admission), counts)))
 
     return _bound(
-        ADMIN,
+        KEY_ADMIN_SERVICE,
         {
-            "ManageKey": (_single, intercept(unary(parser(admin_pb2.ManageKeyRequest), endpoint.manage_key))),
-            "ManagePlan": (_single, intercept(unary(parser(admin_pb2.ManagePlanRequest), endpoint.manage_plan))),
+            "ManageKey": (_single, intercept(unary(parser(admin_pb2.ManageKeyRequest), service.manage_key))),
+            "ManagePlan": (_single, intercept(unary(parser(admin_pb2.ManagePlanRequest), service.manage_plan))),
             "ManageOverride": (
                 _single,
-                intercept(unary(parser(admin_pb2.ManageOverrideRequest), endpoint.manage_override)),
+                intercept(unary(parser(admin_pb2.ManageOverrideRequest), service.manage_override)),
             ),
-            "ManageRules": (_single, intercept(unary(parser(admin_pb2.ManageRulesRequest), endpoint.manage_rules))),
-            "ExplainLimit": (_single, intercept(unary(parser(admin_pb2.ExplainLimitRequest), endpoint.explain_limit))),
+            "ManageRules": (_single, intercept(unary(parser(admin_pb2.ManageRulesRequest), service.manage_rules))),
+            "ExplainLimit": (_single, intercept(unary(parser(admin_pb2.ExplainLimitRequest), service.explain_limit))),
             "ListAuditEvents": (
                 _single,
-                intercept(unary(parser(admin_pb2.ListAuditEventsRequest), endpoint.list_audit_events)),
+                intercept(unary(parser(admin_pb2.ListAuditEventsRequest), service.list_audit_events)),
             ),
         },
     )

@@ -20,15 +20,15 @@ from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
-    ADMIN,
-    AUTHORIZATION,
-    CHECKS,
-    RATE_LIMITS,
+    ENVOY_AUTHORIZATION_SERVICE,
+    ENVOY_RATE_LIMIT_SERVICE,
+    KEY_ADMIN_SERVICE,
+    RATE_LIMIT_SERVICE,
     Methods,
     admin_methods,
     decision_interceptor,
     decision_methods,
-    proxy_methods,
+    envoy_methods,
 )
 from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
@@ -95,7 +95,7 @@ class GrpcServer:
         intercept = decision_interceptor(planes.authenticator, calls, protect=settings.protect_checks)
         self._handlers = (
             decision_methods(planes.rate_limit, intercept)
-            | proxy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept)
+            | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept)
             | admin_methods(planes.key_admin, planes.authenticator, calls)
         )
         self._server: grpc.aio.Server | None = None
@@ -108,7 +108,7 @@ class GrpcServer:
         server = grpc.aio.server(options=_options(self._settings))
         self.port = self._open(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        ours = (ADMIN, CHECKS, RATE_LIMITS, AUTHORIZATION)
+        ours = (KEY_ADMIN_SERVICE, RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE)
         reflection.enable_server_reflection((*ours, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         server.add_generic_rpc_handlers((Methods(self._handlers),))
         await self._health.start()  # last, because nothing can fail after it
@@ -152,10 +152,10 @@ class GrpcServer:
                 port = server.add_insecure_port(listen)
             else:
                 port = server.add_secure_port(listen, found.credentials())
-        except RuntimeError as fault:
+        except RuntimeError as error:
             raise StartupError(
-                f"the gRPC port cannot be opened on {listen!r}: {fault}; set RATELIMIT_LISTEN to one that is free"
-            ) from fault
+                f"the gRPC port cannot be opened on {listen!r}: {error}; set RATELIMIT_LISTEN to one that is free"
+            ) from error
         return 0 if listen.startswith("unix:") else port
 
 

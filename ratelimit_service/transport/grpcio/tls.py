@@ -29,10 +29,10 @@ class Certificates:
         try:
             self._seen = self._stamp()
             self._configuration = self._load()
-        except (OSError, ssl.SSLError) as fault:
+        except (OSError, ssl.SSLError) as error:
             raise StartupError(
-                f"TLS cannot be set up from {self._names()}: {fault}; put the right files there"
-            ) from fault
+                f"TLS cannot be set up from {self._names()}: {error}; put the right files there"
+            ) from error
 
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials for a port. With a client CA, clients must have a certificate of it."""
@@ -49,8 +49,8 @@ class Certificates:
             if stamp == self._seen:
                 return None
             configuration = self._load()
-        except (OSError, ssl.SSLError) as fault:
-            _log.warning("certificate not renewed", files=self._names(), fault=str(fault))
+        except (OSError, ssl.SSLError) as error:
+            _log.warning("certificate not renewed", files=self._names(), error=str(error))
             return None
         self._seen = stamp
         _log.info("certificate renewed", files=self._names())
