@@ -153,9 +153,9 @@ class LimitHeaders:
         self.render = _combined([render for style in styles for render in style])
         """The headers of a call that is allowed: of all its enforced limits, and one of them that binds or None."""
         self.render_spec = _combined([style.spec for style in styles])
-        """Those of them that are the same whatever remains of the limits."""
+        """Headers that are constant per limit."""
         self.render_state = _combined([style.state for style in styles])
-        """The others."""
+        """Headers that change with every call."""
 
     def render_denial(
         self, limits: Sequence[LimitState], binding: LimitState | None, retry_after_us: int | None

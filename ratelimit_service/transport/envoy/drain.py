@@ -27,7 +27,7 @@ class Drain:
             self._begun.set_result(None)
 
     async def wait(self, awaited: "asyncio.Future[T]") -> bool:
-        """Wait until AWAITED is done, or the caller of this must end without it. Returns whether it is done.
+        """Wait until AWAITED is done. Returns False if the drain ended the wait.
 
         What was sent before the sender could know of the drain is waited for: AWAITED gets _IDLE_SECONDS, within the
         grace period. It is not cancelled.

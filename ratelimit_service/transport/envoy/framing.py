@@ -42,7 +42,7 @@ FrameError: TypeAlias = Unimplemented | ResourceExhausted | ProtocolError
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The headers of a gRPC call. Raises NotGrpc, and ProtocolError if it could not be answered with trailers."""
+    """The headers of a gRPC call. Raises NotGrpc, and ProtocolError if trailers could not be sent in response."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     kind = headers.get(b"content-type", b"")
     if kind != _GRPC and not kind.startswith((_GRPC + b"+", _GRPC + b";")):

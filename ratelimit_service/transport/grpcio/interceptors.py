@@ -31,8 +31,7 @@ class Call:
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
-"""Handles one call: reads from its context, and returns the answer, or writes answers to the context if it is a stream.
-"""
+"""Handles one call: reads from its context, and returns the response, or writes responses to it if it is a stream."""
 
 Interceptor: TypeAlias = Callable[[Handler], Handler]
 
@@ -46,14 +45,14 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 def convert_errors(handler: Handler) -> Handler:
-    """Answer errors of HANDLER with a status and its details."""
+    """Respond to errors of HANDLER with a status and its details."""
 
     async def handle(call: Call) -> bytes:
         try:
             return await handler(call)
         except grpc.aio.BaseError:
-            raise  # the library's own: the call is over, and cannot be answered
-        except Exception as caught:  # noqa: BLE001 the last place that can answer
+            raise  # the library's own: the call is over, and no response is possible
+        except Exception as caught:  # noqa: BLE001 the last place that can respond
             error = to_service_error(caught, call.method)
             await call.context.abort(STATUS_CODES[error.code], clip(error.message), to_metadata(error))
 
@@ -66,7 +65,7 @@ def count_calls(handler: Handler, counts: CallCounts) -> Handler:
     async def handle(call: Call) -> bytes:
         code = Code.CANCELLED
         try:
-            answer = await handler(call)
+            response = await handler(call)
             code = Code.OK
         except ServiceError as error:
             code = error.code
@@ -76,7 +75,7 @@ def count_calls(handler: Handler, counts: CallCounts) -> Handler:
             raise
         finally:
             counts.count(call.method, code)
-        return answer
+        return response
 
     return handle
 
@@ -105,7 +104,7 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
         began = now()
         code, reason = Code.CANCELLED, ""
         try:
-            answer = await handler(call)
+            response = await handler(call)
             code = Code.OK
         except ServiceError as error:
             code, reason = error.code, error.reason
@@ -123,7 +122,7 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
                 reason=reason,
                 milliseconds=round((now() - began) * 1000, 1),
             )
-        return answer
+        return response
 
     return handle
 

@@ -36,7 +36,7 @@ KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminServic
 
 
 class Methods(grpc.GenericRpcHandler):
-    """Finds the handler of a method. Comes last: an unknown method is answered with UNIMPLEMENTED."""
+    """Finds the handler of a method. Comes last: the response to an unknown method is UNIMPLEMENTED."""
 
     def __init__(self, handlers: Mapping[str, "grpc.RpcMethodHandler[bytes, bytes]"]) -> None:
         self._handlers = handlers
@@ -116,9 +116,9 @@ def _bound(service: str, methods: Mapping[str, tuple[_Adapter, Handler]]) -> dic
 
 
 def _single(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    """HANDLER as a method with one answer.
+    """HANDLER as a method with one response.
 
-    Registered as one that takes a stream, because only then does the library let it answer a caller who closes
+    Registered as one that takes a stream, because only then does the library let it respond to a caller that closes
     without having sent a message; it costs nothing.
     """
 
@@ -129,7 +129,7 @@ def _single(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, byte
 
 
 def _streamed(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    """HANDLER as a method that takes and answers streams."""
+    """HANDLER as a method that takes a stream and responds with one."""
 
     async def handle(_requests: object, context: Context) -> None:
         await handler(Call(method, context))

@@ -34,7 +34,7 @@ from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully
 from ratelimit_service.transport.grpcio.tls import certificates
 
 _MAX_RECEIVED: Final = 4 * 1024 * 1024
-"""Bytes of a message that the library accepts. Above it the library itself answers RESOURCE_EXHAUSTED, without our
+"""Bytes of a message that the library accepts. Above it the library itself returns RESOURCE_EXHAUSTED, without our
 details; sizes between our own bound and this one are refused by us, with them."""
 
 _MAX_GRACE: Final = 1.0
@@ -48,22 +48,22 @@ class Planes(Protocol):
 
     @property
     def rate_limit(self) -> RateLimitService:
-        """Decides."""
+        """The methods of RateLimitService."""
         ...
 
     @property
     def envoy_rate_limit(self) -> EnvoyRateLimitService:
-        """Decides for Envoy's rate limit filter."""
+        """The method of Envoy's rate limit service."""
         ...
 
     @property
     def envoy_authorization(self) -> EnvoyAuthorizationService:
-        """Decides for Envoy's authorization filter."""
+        """The method of Envoy's external authorization."""
         ...
 
     @property
     def key_admin(self) -> KeyAdminService:
-        """Manages."""
+        """The methods of KeyAdminService."""
         ...
 
     @property
@@ -118,7 +118,7 @@ class GrpcServer:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 a bound for the calls, not for this method
         """Stop: report it to health watchers, close connections gracefully, and give calls at most TIMEOUT seconds.
 
-        Calls that come before their client has disconnected are answered, for at most a second and half of TIMEOUT.
+        Calls that come before their client has disconnected are served, for at most a second and half of TIMEOUT.
         """
         await self._health.drain()
         if self._server is None:
