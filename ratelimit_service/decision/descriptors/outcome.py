@@ -3,18 +3,11 @@
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import NEVER, LimitResult
-from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
+from ratelimit_service.decision.descriptors.rules import Blocked
 from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason, Source
-
-
-class Counted(NamedTuple):
-    """A limit that has a bucket, and the result for it."""
-
-    limit: AppliedLimit
-    result: LimitResult
 
 
 class DescriptorStatus(NamedTuple):
@@ -37,16 +30,6 @@ class DescriptorStatus(NamedTuple):
     limits: tuple[AppliedLimit, ...] = ()
     results: tuple[LimitResult, ...] = ()
     policy: Policy | None = None
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether the rules have an explicit `unlimited`, rather than nothing for this descriptor."""
-        return self.limit is not None and isinstance(self.limit.algorithm, Unlimited)
-
-    @property
-    def counted(self) -> tuple[Counted, ...]:
-        """The limits that were evaluated, each with its result."""
-        return tuple(map(Counted, self.limits, self.results))
 
 
 class RequestDecision(NamedTuple):

@@ -13,6 +13,7 @@ from decision.descriptors.world import (
     World,
     bucket,
     describe,
+    is_unlimited,
     node,
     quota,
 )
@@ -80,12 +81,12 @@ async def test_unlimited_and_blocked() -> None:
     world = World(node("a", "", UNLIMITED), node("b", "", BLOCKED), node("c", "", quota(5)))
     decision = await world.decide(describe(A, hits=1_000_000))
     assert decision.allowed
-    assert decision.statuses[0].unlimited
+    assert is_unlimited(decision.statuses[0])
     decision = await world.decide(describe(B), describe(C))
     assert not decision.allowed
     assert decision.retry_after_us is None
     assert [status.reason for status in decision.statuses] == [Reason.COST_EXCEEDS_CAPACITY, Reason.WITHIN_LIMIT]
-    assert not decision.statuses[0].unlimited
+    assert not is_unlimited(decision.statuses[0])
     assert await world.left(C) == 5
     assert (await world.decide(describe(B, hits=0), describe(C, hits=-1))).allowed
 
@@ -99,7 +100,7 @@ async def test_several_limits_on_denial_the_longest_reset() -> None:
     assert status.limit.name == "daily"
     assert status.remaining == 0
     assert status.reset_us > 1_000_000
-    assert len(status.counted) == 3
+    assert len(status.limits) == len(status.results) == 3
 
 
 async def test_several_limits_on_allow_the_smallest_share() -> None:
@@ -121,7 +122,7 @@ async def test_the_smallest_share_is_not_the_fewest_tokens() -> None:
         await world.decide(describe(A, hits=5))
         world.clock.time_us += 1_000_000
     status = (await world.decide(describe(A))).statuses[0]
-    assert [counted.result.remaining for counted in status.counted] == [9_000_000, 49_000_000]
+    assert [result.remaining for result in status.results] == [9_000_000, 49_000_000]
     assert (status.limit.name, status.remaining) == ("daily", 49)
 
 
@@ -133,7 +134,7 @@ async def test_shadow_never_denies() -> None:
         decision = await world.decide(describe(A), describe(B), describe(C))
         assert decision.allowed
         assert decision.statuses[1].remaining == left
-    assert decision.statuses[0].counted[0].result.wait_us > 0
+    assert decision.statuses[0].results[0].wait_us > 0
 
 
 async def test_replaces() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
-from ratelimit_service.decision.descriptors.outcome import RequestDecision
+from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
 from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptors.rules import (
     Blocked,
@@ -40,6 +40,11 @@ def node(key: str, value: str = "", *limits: RuleLimit, below: tuple[RuleNode, .
 def describe(*entries: tuple[str, str], hits: int = 1, override: Quota | Blocked | None = None) -> Descriptor:
     """One descriptor of a request."""
     return Descriptor(entries, hits, override)
+
+
+def is_unlimited(status: DescriptorStatus) -> bool:
+    """Whether the rules have an explicit `unlimited`, rather than nothing for this descriptor."""
+    return status.limit is not None and isinstance(status.limit.algorithm, Unlimited)
 
 
 UNLIMITED = RuleLimit(Unlimited())
