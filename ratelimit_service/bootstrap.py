@@ -19,7 +19,7 @@ from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.background import Background
-from ratelimit_service.buckets.breaker import OpenStore
+from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.clock import SystemClock
@@ -28,7 +28,7 @@ from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.engine import DecisionEngine
-from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import StartupError, Unavailable
@@ -81,7 +81,7 @@ class Planes:
     key_admin: KeyAdminService
     authenticator: Authenticator
     services: Services
-    buckets: OpenStore
+    buckets: ManagedStore
     policies: PolicyCache
     rules: RulesCache
     counts: Counts
@@ -146,9 +146,9 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         invalidator = CacheInvalidator(feed, policies, rules)
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
-        identifier = Identifier(policies, services.peppers)
-        engine = DecisionEngine(identifier, buckets, local)
-        descriptor_engine = DescriptorEngine(rules, identifier, buckets, local)
+        keys = KeyResolver(policies, services.peppers)
+        engine = DecisionEngine(keys, buckets, local)
+        descriptor_engine = DescriptorEngine(rules, keys, buckets, local)
         headers = LimitHeaders(settings.limit_headers)
         watched = Watched(engine, descriptor_engine, policies, rules, invalidator)
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
@@ -227,7 +227,7 @@ async def _check_token(tokens: TokenService) -> None:
 
 
 @asynccontextmanager
-async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[OpenStore]:
+async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[ManagedStore]:
     url = settings.redis_url.get_secret_value()
     if not url:
         raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")

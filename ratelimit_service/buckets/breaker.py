@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 
@@ -17,7 +17,7 @@ PROBE_SECONDS = 0.1
 """Between the end of one probe and the start of the next."""
 
 
-class OpenStore(BucketStore, Protocol):
+class ManagedStore(BucketStore, Protocol):
     """A bucket store that can be pinged without charging anything, and closed."""
 
     @property
@@ -34,7 +34,7 @@ class OpenStore(BucketStore, Protocol):
         ...
 
 
-class NodeStore(OpenStore, Protocol[N]):
+class NodeStore(ManagedStore, Protocol[N]):
     """A bucket store on one or more nodes, which fail independently."""
 
     def node_of(self, charge: Charge, /) -> N:
@@ -55,7 +55,7 @@ class _Breaker:
         self.probing: asyncio.Task[None] | None = None
 
 
-class GuardedStore(Generic[N]):
+class GuardedStore(Closing, Generic[N]):
     """Passes charges on to the nodes that respond. Charges for a node with an open breaker fail at once; it is probed.
 
     With a store timeout of T seconds a breaker opens after at most 2 T without a reply (as few as one T when calls
@@ -101,14 +101,6 @@ class GuardedStore(Generic[N]):
             probe.cancel()
         await asyncio.gather(*probes, return_exceptions=True)
         await self._store.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def _charge_by_node(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         by_node: dict[N, list[int]] = {}

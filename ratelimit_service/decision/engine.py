@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge
-from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import check_resource
 from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview
 from ratelimit_service.decision.policy import Considered, Policy, Selection
@@ -67,8 +67,8 @@ class DecisionEngine:
     `on_store_failure` is LOCAL.
     """
 
-    def __init__(self, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
-        self._identifier = identifier
+    def __init__(self, keys: KeyResolver, buckets: BucketStore, local: BucketStore) -> None:
+        self._keys = keys
         self._buckets = buckets
         self._local = local
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
@@ -80,17 +80,17 @@ class DecisionEngine:
 
     async def prepare(self, check: Check) -> PreparedCheck | Decision:
         """Find the limits of a call, or decide it where no bucket is needed."""
-        policy = self._identifier.verified(check.api_key)
+        policy = self._keys.verified(check.api_key)
         if policy is None:
-            policy = await self._identify(check)
+            policy = await self._resolve(check)
         return _prepare(check, policy)
 
     async def prepare_all(self, checks: Sequence[Check]) -> list[PreparedCheck | Decision | ServiceError]:
         """Prepare independent calls, in their order. Where one fails, its error is its result."""
-        policies: list[Policy | ServiceError | None] = [self._identifier.verified(check.api_key) for check in checks]
+        policies: list[Policy | ServiceError | None] = [self._keys.verified(check.api_key) for check in checks]
         if None in policies:  # the new ones all at once, so that they are read from Postgres together
             new = [index for index, policy in enumerate(policies) if policy is None]
-            found = await gather(*(self._try_identify(checks[index]) for index in new))
+            found = await gather(*(self._try_resolve(checks[index]) for index in new))
             for index, policy in zip(new, found, strict=True):
                 policies[index] = policy
         return list(map(_try_prepare, checks, policies))
@@ -126,7 +126,7 @@ class DecisionEngine:
 
     async def explain(self, check: Check) -> Explanation:
         """Report what `check` would decide now, without charging. Raises Unavailable when a store is unavailable."""
-        policy = self._identifier.verified(check.api_key) or await self._identify(check)
+        policy = self._keys.verified(check.api_key) or await self._resolve(check)
         prepared = _prepare(check._replace(request_id=""), policy)
         if isinstance(prepared, Decision):
             return Explanation(prepared, policy, Selection((), ()))
@@ -140,16 +140,16 @@ class DecisionEngine:
         decision = decide(prepared.policy, rules, charge_result, Source.STORE)
         return Explanation(decision, policy, prepared.selection)
 
-    async def _identify(self, check: Check) -> Policy | None:
+    async def _resolve(self, check: Check) -> Policy | None:
         if check.key_id:
-            return await self._identifier.find(check.key_id)
+            return await self._keys.resolve_id(check.key_id)
         if not check.api_key:
             raise InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
-        return await self._identifier.identify(check.api_key)
+        return await self._keys.resolve(check.api_key)
 
-    async def _try_identify(self, check: Check) -> Policy | ServiceError | None:
+    async def _try_resolve(self, check: Check) -> Policy | ServiceError | None:
         try:
-            return await self._identify(check)
+            return await self._resolve(check)
         except ServiceError as error:
             return error
 

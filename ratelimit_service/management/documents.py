@@ -7,7 +7,7 @@ documents stay as short as the rules are.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ratelimit_service.decision.descriptors.rules import Blocked, RuleFailure, RuleLimit, RuleNode, Unlimited
+from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, RuleNode, RuleOnStoreFailure, Unlimited
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
 
 Document = Mapping[str, Any]
@@ -93,7 +93,7 @@ def node_from_document(document: Document) -> RuleNode:
         limits=tuple(_rule_limit_from_document(limit) for limit in document.get("limits", ())),
         descriptors=nodes_from_documents(document.get("descriptors", [])),
         share_threshold=bool(document.get("share_threshold", False)),
-        on_store_failure=None if on_store_failure is None else RuleFailure(on_store_failure),
+        on_store_failure=None if on_store_failure is None else RuleOnStoreFailure(on_store_failure),
     )
 
 

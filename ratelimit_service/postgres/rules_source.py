@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Select, and_, select
 
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import FetchedRules
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.documents import nodes_from_documents
@@ -62,7 +62,7 @@ class PostgresRulesSource:
         for row in rows:
             try:
                 nodes = nodes_from_documents(row.descriptors)
-                found[row.domain] = DomainRules(row.domain, nodes, RuleFailure(row.on_store_failure))
+                found[row.domain] = DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure))
             except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as error:
                 unreadable.add(row.domain)
                 _log.error(

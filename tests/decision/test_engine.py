@@ -9,7 +9,7 @@ from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.engine import Check, DecisionEngine
-from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
@@ -26,7 +26,7 @@ class World:
         self.clock, self.source, self.servers = ManualClock(), MemorySource(), servers
         self.buckets, local = MemoryBuckets(self.clock), LocalBucketStore(lambda: self.servers, self.clock.now_us)
         cache = PolicyCache(self.source, self.clock)
-        self.engine = DecisionEngine(Identifier(cache, PEPPERS), self.buckets, local)
+        self.engine = DecisionEngine(KeyResolver(cache, PEPPERS), self.buckets, local)
 
     def add(self, *limits: Limit, **fields: object) -> str:
         api_key = ApiKey.generate("live")

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from decision.descriptors.world import BLOCKED, DENY, LOCAL, SHADOW, UNLIMITED, bucket, node, quota
 from fixtures.control_plane import SECOND, ControlPlane
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, Unavailable
 from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
@@ -262,4 +262,4 @@ async def test_a_dead_postgres_is_unavailable() -> None:
 
 def test_failures_have_one_name_each() -> None:
     """The values that are stored are those that the tables allow."""
-    assert {failure.value for failure in RuleFailure} == {"fail", "local", "allow", "deny"}
+    assert {failure.value for failure in RuleOnStoreFailure} == {"fail", "local", "allow", "deny"}

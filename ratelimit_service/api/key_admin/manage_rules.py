@@ -23,9 +23,9 @@ from ratelimit_service.decision.descriptors.rules import (
     MAX_DEPTH,
     Blocked,
     DomainRules,
-    RuleFailure,
     RuleLimit,
     RuleNode,
+    RuleOnStoreFailure,
     Unlimited,
 )
 from ratelimit_service.decision.limit import Quota, TokenBucket
@@ -35,10 +35,10 @@ from ratelimit_service.management.rules import RuleSet, RulesService
 from ratelimit_service.management.tokens import Caller
 
 _FAILURE_NUMBERS = {
-    RuleFailure.FAIL: rules_pb2.DomainRules.FAIL,
-    RuleFailure.LOCAL: rules_pb2.DomainRules.LOCAL,
-    RuleFailure.ALLOW: rules_pb2.DomainRules.ALLOW,
-    RuleFailure.DENY: rules_pb2.DomainRules.DENY,
+    RuleOnStoreFailure.FAIL: rules_pb2.DomainRules.FAIL,
+    RuleOnStoreFailure.LOCAL: rules_pb2.DomainRules.LOCAL,
+    RuleOnStoreFailure.ALLOW: rules_pb2.DomainRules.ALLOW,
+    RuleOnStoreFailure.DENY: rules_pb2.DomainRules.DENY,
 }
 _FAILURES = {number: failure for failure, number in _FAILURE_NUMBERS.items()}
 
@@ -98,7 +98,7 @@ def _rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
     on_store_failure = _failure_from_proto(message.on_store_failure, violations)
     if violations:
         raise InvalidArgument(*violations)
-    return DomainRules(message.domain, nodes, on_store_failure or RuleFailure.FAIL)
+    return DomainRules(message.domain, nodes, on_store_failure or RuleOnStoreFailure.FAIL)
 
 
 def rules_to_proto(rules: DomainRules) -> rules_pb2.DomainRules:
@@ -206,7 +206,7 @@ def _limit_to_proto(limit: RuleLimit) -> rules_pb2.DescriptorLimit:
 
 def _failure_from_proto(
     number: "rules_pb2.DomainRules.OnStoreFailure.ValueType", violations: list[FieldViolation]
-) -> RuleFailure | None:
+) -> RuleOnStoreFailure | None:
     if number and number not in _FAILURES:
         violations.append(FieldViolation("on_store_failure", f"is {number}; use FAIL, LOCAL, ALLOW or DENY"))
     return _FAILURES.get(number)

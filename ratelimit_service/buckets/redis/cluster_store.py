@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.redis.batcher import Batcher, RoundTripObserver
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
 from ratelimit_service.buckets.redis.connection import Address
@@ -15,7 +14,7 @@ from ratelimit_service.decision.policy import PARTITIONS
 from ratelimit_service.decision.ports import PartlyUnavailable
 
 
-class ClusterBucketStore:
+class ClusterBucketStore(Closing):
     """Buckets on the nodes of a cluster, those of one partition in one slot.
 
     A script may access one slot only, so each partition has its own batcher. `timeout` in seconds bounds each call.
@@ -90,14 +89,6 @@ class ClusterBucketStore:
         for batcher in self._batchers.values():
             batcher.close()
         await self.cluster.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     def _batcher(self, partition: int) -> Batcher:
         batcher = self._batchers.get(partition)

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import hiredis
 
-from ratelimit_service.buckets.breaker import OpenStore, results_of
+from ratelimit_service.buckets.breaker import ManagedStore, results_of
+from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.connection import ConnectionLost
 from ratelimit_service.buckets.redis.script import Script, bucket_key, part
@@ -85,7 +85,7 @@ class _Part(NamedTuple):
     charge: Charge
 
 
-class SpanningStore:
+class SpanningStore(Closing):
     """A bucket store for a Redis Cluster that also makes charges of several partitions, each whole or not at all.
 
     Such a charge first peeks at all its buckets, and is denied when one has no room: nothing was changed then. If all
@@ -96,7 +96,7 @@ class SpanningStore:
     Charges of one partition are passed on unchanged. Those of several have no request name. Closes the store.
     """
 
-    def __init__(self, store: OpenStore, refund: Refunder) -> None:
+    def __init__(self, store: ManagedStore, refund: Refunder) -> None:
         self._store = store
         self._refund = refund
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -151,14 +151,6 @@ class SpanningStore:
         """Wait for the charges and refunds in progress, and close the store."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._store.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)

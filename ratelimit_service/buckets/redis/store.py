@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.redis.batcher import MAX_BUCKETS, Batcher, RoundTripObserver, Route
 from ratelimit_service.buckets.redis.script import Encoder
 from ratelimit_service.decision.charge import Charge, ChargeResult
@@ -18,7 +18,7 @@ class ClosableRoute(Route, Protocol):
         ...
 
 
-class RedisBucketStore:
+class RedisBucketStore(Closing):
     """Buckets on one server, which has them all: a charge may take from any of them.
 
     Calls of one iteration of the loop share one script run, so the cost per call falls as load rises. `timeout` in
@@ -54,14 +54,6 @@ class RedisBucketStore:
         """Fail all calls that have no result yet, and close the connection."""
         self._batcher.close()
         await self._route.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def split_by_size(charges: Sequence[Charge]) -> list[Sequence[Charge]]:

@@ -19,10 +19,10 @@ from ratelimit_service.decision.descriptors.request import (
     check_request,
     key_and_resource,
 )
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import AppliedLimit, LimitSet, RuleTree
-from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import wait_for
@@ -33,12 +33,12 @@ from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, Unavailable
 
 _EXPIRED = Validity(0)
-_NOTHING_CHARGED = (ChargeResult(charged=True, limit_results=()),)
+_NO_BUCKETS = (ChargeResult(charged=True, limit_results=()),)
 _MAX_SELECTIONS = 10_000  # selections of plans for which limit sets are cached
 _RULE_FAILURES = {
-    OnStoreFailure.LOCAL: RuleFailure.LOCAL,
-    OnStoreFailure.ALLOW: RuleFailure.ALLOW,
-    OnStoreFailure.DENY: RuleFailure.DENY,
+    OnStoreFailure.LOCAL: RuleOnStoreFailure.LOCAL,
+    OnStoreFailure.ALLOW: RuleOnStoreFailure.ALLOW,
+    OnStoreFailure.DENY: RuleOnStoreFailure.DENY,
 }
 
 
@@ -85,9 +85,9 @@ class DescriptorEngine:
     must accept charges of several partitions; `local` are this server's own.
     """
 
-    def __init__(self, rules: RulesCache, identifier: Identifier, buckets: BucketStore, local: BucketStore) -> None:
+    def __init__(self, rules: RulesCache, keys: KeyResolver, buckets: BucketStore, local: BucketStore) -> None:
         self._rules = rules
-        self._identifier = identifier
+        self._keys = keys
         self._buckets = buckets
         self._local = local
         self._plan_limit_sets: LruCache[tuple[Bucket, ...], LimitSet] = LruCache(_MAX_SELECTIONS)
@@ -106,7 +106,7 @@ class DescriptorEngine:
         for index, descriptor in enumerate(request.descriptors):
             if descriptor.names_key:
                 api_key, resource = key_and_resource(index, descriptor)
-                policy = self._identifier.verified(api_key) or await self._identifier.identify(api_key)
+                policy = self._keys.verified(api_key) or await self._keys.resolve(api_key)
                 validities.append(policy.validity if policy else _EXPIRED)
                 items.append(self._by_plan(policy, resource, descriptor.hits))
             else:
@@ -118,11 +118,11 @@ class DescriptorEngine:
     async def decide(self, prepared: PreparedRequest) -> RequestDecision:
         """Charge the hits of all descriptors of a request, or none.
 
-        Raises Unavailable when the bucket store is unavailable and a descriptor's rules have RuleFailure.FAIL.
+        Raises Unavailable when the bucket store is unavailable and a descriptor's rules have RuleOnStoreFailure.FAIL.
         """
         charge = prepared.charge
         try:
-            charge_results = await self._buckets.charge((charge,)) if charge.buckets else _NOTHING_CHARGED
+            charge_results = await self._buckets.charge((charge,)) if charge.buckets else _NO_BUCKETS
         except StoreUnavailable as error:
             statuses = await self._decide_without_store(prepared.items, error)
         else:
@@ -163,11 +163,11 @@ class DescriptorEngine:
     ) -> tuple[DescriptorStatus, ...]:
         """Decide while the shared buckets are unavailable, by `on_store_failure` of the plans and rules."""
         for item in items:
-            if isinstance(item, _Pending) and item.limit_set.on_store_failure is RuleFailure.FAIL:
+            if isinstance(item, _Pending) and item.limit_set.on_store_failure is RuleOnStoreFailure.FAIL:
                 raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
         prepared = _prepared([_degrade(item) for item in items])
         charge = prepared.charge
-        charge_results = await self._local.charge((charge,)) if charge.buckets else _NOTHING_CHARGED
+        charge_results = await self._local.charge((charge,)) if charge.buckets else _NO_BUCKETS
         return _decide_statuses(prepared, charge_results[0].limit_results, Source.DEGRADED)
 
 
@@ -291,8 +291,8 @@ def _degrade(item: _Item) -> _Item:
     if isinstance(item, DescriptorStatus):
         return item
     limit_set, hits, policy = item
-    if limit_set.on_store_failure is RuleFailure.LOCAL:
+    if limit_set.on_store_failure is RuleOnStoreFailure.LOCAL:
         return item
-    if limit_set.on_store_failure is RuleFailure.DENY and limit_set.enforced and hits > 0:
+    if limit_set.on_store_failure is RuleOnStoreFailure.DENY and limit_set.enforced and hits > 0:
         return refused(Reason.DEGRADED_DENIED, Source.DEGRADED, policy)
     return DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)

@@ -42,7 +42,7 @@ class Blocked:
     """Nothing ever fits: a limit of 0. Peeks and refunds are still allowed."""
 
 
-class RuleFailure(Enum):
+class RuleOnStoreFailure(Enum):
     """What callers get while the bucket store is unavailable."""
 
     FAIL = "fail"
@@ -95,7 +95,7 @@ class RuleNode:
     limits: tuple[RuleLimit, ...] = ()
     descriptors: tuple["RuleNode", ...] = ()
     share_threshold: bool = False
-    on_store_failure: RuleFailure | None = None
+    on_store_failure: RuleOnStoreFailure | None = None
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -132,7 +132,7 @@ class DomainRules:
 
     domain: str
     descriptors: tuple[RuleNode, ...] = ()
-    on_store_failure: RuleFailure = RuleFailure.FAIL
+    on_store_failure: RuleOnStoreFailure = RuleOnStoreFailure.FAIL
 
     def __post_init__(self) -> None:
         check_domain("domain", self.domain)

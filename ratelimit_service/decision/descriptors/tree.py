@@ -14,9 +14,9 @@ from ratelimit_service.decision.descriptors.request import Entries
 from ratelimit_service.decision.descriptors.rules import (
     Blocked,
     DomainRules,
-    RuleFailure,
     RuleLimit,
     RuleNode,
+    RuleOnStoreFailure,
     Unlimited,
 )
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
@@ -73,7 +73,7 @@ class LimitSet:
 
     __slots__ = ("buckets", "enforced", "limits", "on_store_failure", "replaces")
 
-    def __init__(self, limits: tuple[AppliedLimit, ...], on_store_failure: RuleFailure) -> None:
+    def __init__(self, limits: tuple[AppliedLimit, ...], on_store_failure: RuleOnStoreFailure) -> None:
         self.limits = limits
         self.on_store_failure = on_store_failure
         self.buckets: tuple[Bucket, ...] = tuple(limit.bucket for limit in limits if limit.bucket is not None)
@@ -91,7 +91,7 @@ class _Node:
 
     __slots__ = ("any_value", "exact", "limits", "on_store_failure", "shared_value", "wildcards")
 
-    def __init__(self, limits: tuple[RuleLimit, ...], on_store_failure: RuleFailure, shared_value: str) -> None:
+    def __init__(self, limits: tuple[RuleLimit, ...], on_store_failure: RuleOnStoreFailure, shared_value: str) -> None:
         self.limits = limits
         self.on_store_failure = on_store_failure
         self.shared_value = shared_value

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Row, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
 from ratelimit_service.management.rules import RuleSet
 from ratelimit_service.postgres.tables import rule_domains, rule_versions
@@ -90,7 +90,7 @@ def _rule_set(row: Row[*tuple[Any, ...]]) -> RuleSet:
         rules=DomainRules(
             row.domain,
             nodes_from_documents(row.descriptors),
-            RuleFailure(row.on_store_failure),
+            RuleOnStoreFailure(row.on_store_failure),
         ),
         version=row.version,
         description=row.description,

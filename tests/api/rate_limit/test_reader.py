@@ -19,7 +19,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import submessages
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
-from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
@@ -39,7 +39,7 @@ class World:
         self.clock, self.source = ManualClock(), MemorySource()
         self.cache = PolicyCache(self.source, self.clock)
         buckets = MemoryBuckets(self.clock)
-        self.engine = DecisionEngine(Identifier(self.cache, PEPPERS), buckets, buckets)
+        self.engine = DecisionEngine(KeyResolver(self.cache, PEPPERS), buckets, buckets)
         self.service = RateLimitService(self.engine, self.clock, cached_requests=100)
         self.reader = self.service.reader
         self.api_key = ApiKey.generate("live")

@@ -4,12 +4,12 @@ import pytest
 
 from decision.descriptors.world import ALLOW, BLOCKED, DENY, FAIL, LOCAL, UNLIMITED, bucket, node, quota
 from ratelimit_service.decision.descriptors.request import Entries
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleFailure, RuleNode
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.tree import RuleTree
 from ratelimit_service.decision.limit import Quota, Window
 
 
-def tree(*nodes: RuleNode, domain: str = "shop", on_store_failure: RuleFailure = FAIL) -> RuleTree:
+def tree(*nodes: RuleNode, domain: str = "shop", on_store_failure: RuleOnStoreFailure = FAIL) -> RuleTree:
     """The compiled rules of a domain."""
     return RuleTree(DomainRules(domain, nodes, on_store_failure))
 

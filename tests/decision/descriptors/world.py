@@ -10,13 +10,13 @@ from ratelimit_service.decision.descriptors.request import DescribedRequest, Des
 from ratelimit_service.decision.descriptors.rules import (
     Blocked,
     DomainRules,
-    RuleFailure,
     RuleLimit,
     RuleNode,
+    RuleOnStoreFailure,
     Unlimited,
 )
 from ratelimit_service.decision.descriptors.rules_cache import FetchedRules, RulesCache
-from ratelimit_service.decision.identify import Identifier
+from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
@@ -50,7 +50,12 @@ def is_unlimited(status: DescriptorStatus) -> bool:
 UNLIMITED = RuleLimit(Unlimited())
 BLOCKED = RuleLimit(Blocked())
 SHADOW = Mode.SHADOW
-FAIL, LOCAL, ALLOW, DENY = RuleFailure.FAIL, RuleFailure.LOCAL, RuleFailure.ALLOW, RuleFailure.DENY
+FAIL, LOCAL, ALLOW, DENY = (
+    RuleOnStoreFailure.FAIL,
+    RuleOnStoreFailure.LOCAL,
+    RuleOnStoreFailure.ALLOW,
+    RuleOnStoreFailure.DENY,
+)
 
 
 class MemoryRules:
@@ -81,13 +86,13 @@ class MemoryRules:
 class World:
     """An engine over stores in memory, with the given nodes in the domain `shop`."""
 
-    def __init__(self, *nodes: RuleNode, on_store_failure: RuleFailure = FAIL) -> None:
+    def __init__(self, *nodes: RuleNode, on_store_failure: RuleOnStoreFailure = FAIL) -> None:
         self.clock, self.policies = ManualClock(), MemorySource()
         self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
         self.source = MemoryRules(DomainRules("shop", nodes, on_store_failure))
         self.rules = RulesCache(self.source)
         cache = PolicyCache(self.policies, self.clock)
-        self.engine = DescriptorEngine(self.rules, Identifier(cache, PEPPERS), self.buckets, self.local)
+        self.engine = DescriptorEngine(self.rules, KeyResolver(cache, PEPPERS), self.buckets, self.local)
 
     def add_key(self, *limits: object, **fields: object) -> ApiKey:
         """Make a key, on a plan with these limits."""

@@ -9,7 +9,7 @@ from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 
 
-class Identifier:
+class KeyResolver:
     """Finds the policy of a key. Secrets are in memory for the duration of a call only; their digests are cached."""
 
     def __init__(self, policies: PolicyCache, peppers: Peppers) -> None:
@@ -20,7 +20,7 @@ class Identifier:
         """The policy of a key that was verified before: no await, no parsing."""
         return self._policies.verified(_digest_of(api_key))
 
-    async def identify(self, api_key: str) -> Policy | None:
+    async def resolve(self, api_key: str) -> Policy | None:
         """Verify a key and return its policy, or None if it is unknown or its secret is wrong.
 
         A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read.
@@ -34,7 +34,7 @@ class Identifier:
         self._policies.add_verified(_digest_of(api_key), policy)
         return policy
 
-    async def find(self, key_id: str) -> Policy | None:
+    async def resolve_id(self, key_id: str) -> Policy | None:
         """The policy of a key by its id, for a caller that verified the secret itself. None if there is no such key.
 
         Raises InvalidArgument when the id is malformed, and Unavailable when its policy cannot be read.
