@@ -66,7 +66,7 @@ async def test_a_round_trip_that_is_lost_is_counted(make_settings: MakeSettings,
             metrics, found = running.planes.metrics, []
             for lost in (False, True):
                 if lost:
-                    proxy.lose_next_answer()
+                    proxy.lose_next_reply()
                 answer = await running.check(api_key=api_key)
                 assert isinstance(answer, checks_pb2.CheckLimitResponse)
                 metrics.flush()
