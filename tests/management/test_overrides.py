@@ -143,13 +143,15 @@ async def test_the_overrides_of_a_revoked_key_stay(control_plane: ControlPlane, 
 
 
 async def test_a_keys_etag_changes_with_its_overrides(control_plane: ControlPlane, key: OverrideTarget) -> None:
-    """An override of a key is part of it: setting one changes the key's etag and leaves its secrets."""
+    """An override of a key is part of it: setting one changes the key's etag and update time, and not its secrets."""
     before = await control_plane.keys.get(key.name)
+    control_plane.clock.us += SECOND
 
     await control_plane.overrides.set("ada", key, Override(BURST))
 
     after = await control_plane.keys.get(key.name)
     assert after.etag != before.etag
+    assert after.updated_us == before.updated_us + SECOND
     assert after.secrets == before.secrets
 
 
