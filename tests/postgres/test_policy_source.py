@@ -131,6 +131,7 @@ async def test_what_cannot_be_an_id_is_unknown(source: PostgresPolicySource, key
         "UPDATE plan_versions SET limits = '{}'::jsonb || '\"x\"'",
         "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,token_bucket,capacity}', '0')",
         "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,mode}', '\"maybe\"')",
+        "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,resource}', '7')",
         "UPDATE plans SET version = 7",
         "UPDATE overrides SET limit_document = '{}'",
     ],

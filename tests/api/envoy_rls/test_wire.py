@@ -300,7 +300,7 @@ def test_the_resource_of_a_key(server: Server) -> None:
 @pytest.mark.parametrize("before", [b"", b"\x0a\x06\x0a\x01b\x12\x011"], ids=["first", "second"])
 def test_values_that_are_not_utf8(server: Server, before: bytes) -> None:
     """A value that is not UTF-8 is limited like any other: an error would let it pass where Envoy fails open."""
-    rule = {"key": "a", "limits": [quota(1)]}
+    rule = {"key": "a", "value": "\ufffd*", "limits": [quota(1)]}
     domain = put_rules(server, {"key": "b", "descriptors": [rule]} if before else rule)
     entry = b"\x0a\x01a\x12\x03\xff\xfez"
     descriptor = before + b"\x0a" + bytes([len(entry)]) + entry
