@@ -127,6 +127,17 @@ async def test_calls_with_one_token_share_a_lookup(authenticator: Authenticator,
     assert tokens.lookups == 1
 
 
+async def test_cached_tokens_are_bounded(authenticator: Authenticator, tokens: Tokens) -> None:
+    """Of more valid tokens than are cached the newest stay, and the oldest is looked up again."""
+    names = [f"rlt_{number}" for number in range(2_000)]
+    tokens.valid.update(dict.fromkeys(names, ALICE))
+    for name in (*names, names[-1]):
+        await authenticator.authenticate(f"Bearer {name}")
+    assert tokens.lookups == len(names)
+    await authenticator.authenticate(f"Bearer {names[0]}")
+    assert tokens.lookups == len(names) + 1
+
+
 async def test_admission(authenticator: Authenticator, tokens: Tokens) -> None:
     """A method is open, needs any valid token, or one of a role; a token that is sent must be valid in any case."""
     tokens.valid["rlt_gateway"] = edge = Caller("edge", Role.GATEWAY)

@@ -100,6 +100,25 @@ def test_retry_after_wins() -> None:
         assert dict(headers.render_denial([binding], binding, retry_after_us))["retry-after"] == str(seconds)
 
 
+def test_a_limit_that_allows_does_not_delay_a_retry() -> None:
+    """Retry-After is the wait of the denial where the binding limit allows: when that is full does not matter."""
+    binding = shown("burst", 5, 1, reset_us=60 * MICRO)
+    assert dict(LimitHeaders("ietf").render_denial([binding], binding, 2_000_000))["retry-after"] == "2"
+
+
+def test_a_limit_that_never_allows_the_call() -> None:
+    """A limit that no wait satisfies denies, and its seconds are those until it is full again."""
+    state = shown("burst", 5, 2, wait_us=NEVER, reset_us=3 * MICRO)
+    assert (state.denies, state.remaining, state.seconds) == (True, 2, 3)
+
+
+def test_a_window_is_whole_seconds() -> None:
+    """The window of a bucket that refills in part of a second is rounded up, to 1 at least."""
+    specs = LimitSpecs()
+    windows = [specs.get("b", TokenBucket(capacity, 10, MICRO)).policy for capacity in (1, 10, 11)]
+    assert windows == ['"b";q=1;w=1', '"b";q=10;w=1', '"b";q=11;w=2']
+
+
 def test_limits_without_a_name() -> None:
     """A limit without a name is named after its window, a bucket `bucket`; of two of a name, one is reported."""
     specs = LimitSpecs()

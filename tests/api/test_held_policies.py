@@ -41,3 +41,10 @@ def test_what_is_cached_has_the_current_plan() -> None:
         assert CheckLimitResponse.FromString(decisions.encode(allowed(policy))).plan == plan
         identity = responses.encode_identity(policy, Reason.WITHIN_LIMIT).ok_response.headers
         assert {option.header.key: option.header.value for option in identity}["x-ratelimit-plan"] == plan
+
+
+def test_the_reason_is_that_of_the_call() -> None:
+    """Decisions of one key that are allowed for different reasons each have their own, in whatever order they come."""
+    responses, policy = CheckResponseEncoder(LimitHeaders(""), "x-api-key"), Policy(RECORD, START_US)
+    for reason in (Reason.WITHIN_LIMIT, Reason.DEGRADED_ALLOWED, Reason.WITHIN_LIMIT):
+        assert responses.encode_identity(policy, reason).dynamic_metadata["reason"] == reason.name

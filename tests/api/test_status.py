@@ -86,10 +86,17 @@ def test_the_trailer_is_the_status() -> None:
     assert status_pb2.Status.FromString(value) == to_status(ALL[0])
 
 
-def test_trailers_stay_small_enough_for_clients() -> None:
-    """However long and many the violations, message and details together stay below the 8 KiB that clients accept."""
-    violations = [errors.FieldViolation("f" * 5000, "d" * 5000) for _ in range(300)]
-    error = errors.InvalidArgument(*violations)
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidArgument(*[errors.FieldViolation("f" * 5000, "d" * 5000) for _ in range(300)]),
+        errors.Aborted("keys/abc", etag="e" * 60_000, current_etag="e" * 16),
+        errors.Unimplemented("m" * 60_000, reason="NOT_SERVED", metadata={"method": "m" * 60_000}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_trailers_stay_small_enough_for_clients(error: errors.ServiceError) -> None:
+    """However long what a caller sent, message and details together stay below the 8 KiB that clients accept."""
     ((_, value),) = to_metadata(error)
     assert len(value) * 4 / 3 + len(to_status(error).message) < 8_000
 

@@ -291,6 +291,19 @@ async def test_a_key_is_suspended_and_resumed(plane: ControlPlane) -> None:
     assert (await plane.keys.resume("ada", key.key_id)).state is KeyState.ACTIVE
 
 
+async def test_the_standing_is_the_first_that_holds(plane: ControlPlane) -> None:
+    """A key that has expired too is shown as SUSPENDED while it is, and as REVOKED from then on."""
+    key, _ = await plane.keys.create("ada", key_draft(expires_us=START + 1))
+    suspended = await plane.keys.suspend("ada", key.key_id)
+    revoked = await plane.keys.revoke("ada", key.key_id)
+
+    for now_us, standings in (
+        (START, [Standing.ACTIVE, Standing.SUSPENDED, Standing.REVOKED]),
+        (START + 1, [Standing.EXPIRED, Standing.SUSPENDED, Standing.REVOKED]),
+    ):
+        assert [one.standing(now_us) for one in (key, suspended, revoked)] == standings
+
+
 async def test_a_state_that_does_not_allow_an_action_is_named(plane: ControlPlane) -> None:
     """Resuming an active key and suspending a suspended one are conflicts that name key, state and action."""
     key, _ = await plane.keys.create("ada", key_draft())

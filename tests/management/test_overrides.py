@@ -35,6 +35,18 @@ async def test_an_override_is_set_and_listed(control_plane: ControlPlane, key: O
     assert (await control_plane.keys.get(key.name)).overrides == (burst, daily)
 
 
+async def test_a_subject_may_have_the_name_of_a_key(control_plane: ControlPlane, key: OverrideTarget) -> None:
+    """The overrides of a subject that is named like a key's id are not the key's, and deleting one leaves the other."""
+    subject = OverrideTarget(Level.SUBJECT, key.name)
+    await control_plane.overrides.set("ada", subject, Override(BURST))
+
+    assert list(await control_plane.overrides.list(key)) == []
+    assert (await control_plane.keys.get(key.name)).overrides == ()
+    await control_plane.overrides.set("ada", key, Override(BURST))
+    await control_plane.overrides.delete("ada", key, "burst")
+    assert list(await control_plane.overrides.list(subject)) == [Override(BURST)]
+
+
 async def test_an_override_replaces_the_one_of_its_name(control_plane: ControlPlane) -> None:
     """Setting an override of the same name again leaves one."""
     other = Override(Limit("burst", Quota(5, Window.HOUR)))
@@ -89,12 +101,17 @@ async def test_sixteen_is_the_most(control_plane: ControlPlane) -> None:
     assert len(after) == 16
 
 
-async def test_an_override_is_deleted(control_plane: ControlPlane) -> None:
-    """Deleting one leaves the others."""
+async def test_an_override_is_deleted(control_plane: ControlPlane, key: OverrideTarget) -> None:
+    """Deleting one leaves the others, and those of the same name of other targets."""
+    others = (OverrideTarget(Level.SUBJECT, "other"), key)
+    for other in others:
+        await control_plane.overrides.set("ada", other, Override(BURST))
     await control_plane.overrides.set("ada", ACME, Override(BURST))
     await control_plane.overrides.set("ada", ACME, Override(DAILY))
 
     assert list(await control_plane.overrides.delete("ada", ACME, "burst")) == [Override(DAILY)]
+    for other in others:
+        assert list(await control_plane.overrides.list(other)) == [Override(BURST)]
 
 
 async def test_an_unknown_override_is_named(control_plane: ControlPlane, key: OverrideTarget) -> None:
@@ -143,13 +160,15 @@ async def test_the_overrides_of_a_revoked_key_stay(control_plane: ControlPlane, 
 
 
 async def test_a_keys_etag_changes_with_its_overrides(control_plane: ControlPlane, key: OverrideTarget) -> None:
-    """An override of a key is part of it: setting one changes the key's etag and leaves its secrets."""
+    """An override of a key is part of it: setting one changes the key's etag and update time, and not its secrets."""
     before = await control_plane.keys.get(key.name)
+    control_plane.clock.us += SECOND
 
     await control_plane.overrides.set("ada", key, Override(BURST))
 
     after = await control_plane.keys.get(key.name)
     assert after.etag != before.etag
+    assert after.updated_us == before.updated_us + SECOND
     assert after.secrets == before.secrets
 
 

@@ -190,7 +190,10 @@ async def test_a_plan_with_keys_cannot_be_deleted(control_plane: ControlPlane) -
 
 
 async def test_a_deleted_name_is_free_again(control_plane: ControlPlane) -> None:
-    """A plan that takes a deleted plan's name begins at version 1, with another etag and none of the old versions."""
+    """A plan that takes a deleted plan's name begins at version 1, with another etag and none of the old versions.
+
+    Keys can be made on it.
+    """
     old = await control_plane.plans.create("ada", plan_draft())
     await control_plane.plans.update("ada", "free", PlanChanges(limits=(DAILY,)))
     await control_plane.plans.delete("ada", "free")
@@ -203,6 +206,8 @@ async def test_a_deleted_name_is_free_again(control_plane: ControlPlane) -> None
     with pytest.raises(NotFound):
         await control_plane.plans.get("free", version=2)
     assert [plan.name for plan in (await control_plane.plans.list(Paging())).items] == ["free"]
+    key, _ = await control_plane.keys.create("ada", key_draft())
+    assert await control_plane.keys.get(key.key_id) == key
 
 
 async def test_a_deletion_checks_the_etag(control_plane: ControlPlane) -> None:

@@ -61,6 +61,14 @@ def test_blanks_within_a_name_are_accepted(name: str) -> None:
     check_subject(name)
 
 
+@pytest.mark.parametrize("control", ["\0", "\x1f", "\x7f", "\x80", "\x85", "\x9f"])
+def test_controls_within_a_text_are_refused(control: str) -> None:
+    """Neither a subject nor a description has a control character, of ASCII or of Latin-1."""
+    for check in (check_subject, check_description):
+        with pytest.raises(InvalidArgument, match="control characters"):
+            check(f"a{control}b")
+
+
 def test_both_ends_of_a_long_name_are_shown() -> None:
     """The error about a long name quotes as much of either end as a reader needs, and no more."""
     with pytest.raises(InvalidArgument) as caught:

@@ -1,6 +1,8 @@
 """The change feed delivers every change, soon, whatever happens to its connection."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from time import monotonic
 
@@ -152,6 +154,22 @@ async def test_a_connection_killed_between_two_waits_is_opened_again(
     await control_plane.plans.create("ada", plan_draft())
 
     assert _names(await feed.wait(0)) == ["free"]
+
+
+async def test_a_session_that_hangs_is_replaced(feed: PostgresChangeFeed, database_url: str) -> None:
+    """A session that stops responding is reported once, and the next wait has a session of its own."""
+    await feed.position()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        ((session,),) = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchall()
+    os.kill(session, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await feed.wait(0)
+        assert await feed.wait(0) == Changes(0, [])
+    finally:
+        os.kill(session, signal.SIGCONT)
 
 
 async def test_a_cancelled_wait_leaves_a_feed_that_works(control_plane: ControlPlane, feed: PostgresChangeFeed) -> None:

@@ -53,6 +53,35 @@ async def test_a_record_has_everything(control_plane: ControlPlane, source: Post
     }
 
 
+async def test_the_keys_of_a_plan_share_its_limits(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
+    """The limits of a version are the same objects in the records of all its keys, whichever are read together."""
+    keys = []
+    for name, limit in (("free", BURST), ("pro", DAILY)):
+        await control_plane.plans.create("ada", plan_draft(name, limit))
+        keys += [(await control_plane.keys.create("ada", key_draft(plan=name)))[0].key_id for _ in range(2)]
+    first, later = (await source.fetch(keys)).records, (await source.fetch(keys[::3])).records
+
+    limits = [first[key_id].limits for key_id in keys] + [later[key_id].limits for key_id in keys[::3]]
+    assert [one[0] for one in limits] == [BURST, BURST, DAILY, DAILY, BURST, DAILY]
+    assert len({id(one) for one in limits}) == 2
+
+
+async def test_limits_changed_by_hand_are_read(
+    control_plane: ControlPlane, source: PostgresPolicySource, database_url: str
+) -> None:
+    """Limits that somebody changes in the row of a version, which the service never does, are in force all the same."""
+    for name, limit in (("free", BURST), ("pro", DAILY)):
+        await control_plane.plans.create("ada", plan_draft(name, limit))
+    key, _ = await control_plane.keys.create("ada", key_draft())
+    assert (await source.fetch([key.key_id])).records[key.key_id].limits == (BURST,)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE plan_versions SET limits = other.limits FROM plan_versions AS other"
+            " WHERE other.plan_id = (SELECT plan_id FROM plans WHERE name = 'pro')"
+        )
+    assert (await source.fetch([key.key_id])).records[key.key_id].limits == (DAILY,)
+
+
 async def test_many_keys_are_read_at_once(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
     """Each of many keys is read with its own subject's overrides; unknown ones are left out."""
     await control_plane.plans.create("ada", plan_draft())
@@ -102,6 +131,7 @@ async def test_what_cannot_be_an_id_is_unknown(source: PostgresPolicySource, key
         "UPDATE plan_versions SET limits = '{}'::jsonb || '\"x\"'",
         "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,token_bucket,capacity}', '0')",
         "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,mode}', '\"maybe\"')",
+        "UPDATE plan_versions SET limits = jsonb_set(limits, '{0,resource}', '7')",
         "UPDATE plans SET version = 7",
         "UPDATE overrides SET limit_document = '{}'",
     ],

@@ -148,6 +148,34 @@ async def test_a_restart_meanwhile_drains_what_starts_for_one_that_died(fleet: F
     await drained(fleet, third)
 
 
+async def test_what_is_behind_the_front_starts_first_and_ends_last() -> None:
+    """The front is started once the back serves; in a drain the back reports it at once, and ends after the front."""
+    started: list[FakeProcess] = []
+
+    async def start() -> FakeProcess:
+        started.append(FakeProcess(len(started) + 1))
+        return started[-1]
+
+    supervisor = Supervisor(front=[Slot(start, lambda _: None)], back=[Slot(start, lambda _: None)])
+    opening = asyncio.create_task(supervisor.open())
+    await settled()
+    (back,) = started
+    back.serves.set_result(None)
+    await settled()
+    front = started[-1]
+    front.serves.set_result(None)
+    await opening
+
+    draining = asyncio.create_task(supervisor.drain(10))
+    await settled()
+    assert (back.requests, front.requests) == (["announce"], ["drain"])
+    front.exit.set_result(0)
+    await settled()
+    assert back.requests == ["announce", "drain"]
+    back.exit.set_result(0)
+    await asyncio.wait_for(draining, 5)
+
+
 async def test_no_restart_begins_in_a_drain(fleet: Fleet) -> None:
     """Restarts that wait for one under way do not begin, and one that is requested during a drain does not either."""
     first = await fleet.open()

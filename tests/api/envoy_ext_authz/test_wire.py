@@ -178,6 +178,21 @@ def test_resource_and_cost_of_the_route(server: Server) -> None:
     assert reported("/v2/x") == ""
 
 
+def test_a_limit_in_shadow_is_not_reported(server: Server) -> None:
+    """Clients see the limits that are enforced, also when only one in shadow would deny."""
+    limits = [
+        {"name": "dark", "quota": {"amount": 1, "window": "DAY"}, "mode": "SHADOW"},
+        {"name": "wide", "quota": {"amount": 50, "window": "DAY"}},
+    ]
+    plan = {"name": "with-shadow", "limits": limits}
+    server.manage().ManagePlan(admin_pb2.ManagePlanRequest(create={"plan": plan}), metadata=server.as_admin)
+    _, key = server.key("with-shadow")
+    for left in (49, 48):
+        headers = values(authorize(server, x_api_key=key).ok_response.response_headers_to_add)
+        assert headers["ratelimit-policy"] == '"wide";q=50;w=86400'
+        assert headers["x-ratelimit-remaining"] == str(left)
+
+
 @pytest.mark.parametrize(
     ("extensions", "field"),
     [

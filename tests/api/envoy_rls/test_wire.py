@@ -173,6 +173,14 @@ def test_limits_as_envoy_reports_them(server: Server, limit: dict[str, object], 
     assert status.current_limit.requests_per_unit == requests
 
 
+def test_more_remaining_than_the_protocol_can_hold(server: Server) -> None:
+    """It is reported as the largest number, of one descriptor as of two."""
+    domain = put_rules(server, {"key": "a", "limits": [quota(9_007_199_254)]})
+    for request in ((descriptor(A),), (descriptor(A), descriptor(A))):
+        statuses = ask(server, *request, domain=domain).statuses
+        assert {status.limit_remaining for status in statuses} == {UINT32_MAX}
+
+
 def test_the_requests_own_limit(server: Server) -> None:
     """A limit that the request brings along takes the place of the rules', and one of 0 denies everything."""
     domain = put_rules(server, {"key": "a", "limits": [quota(100, name="hundred")]})
@@ -253,6 +261,23 @@ def test_of_limits_that_deny_the_slowest_binds(server: Server) -> None:
     assert headers["x-ratelimit-reset"] == headers["retry-after"]
 
 
+def test_the_body_when_several_descriptors_are_denied(server: Server) -> None:
+    """It names the limit with the longest wait, and every limit that denies once; to never fit is the longest wait."""
+    domain = put_rules(
+        server,
+        {"key": "a", "limits": [bucket(1, 1, 3_600, name="fast")]},
+        {"key": "b", "limits": [bucket(2, 1, name="slow")]},
+        {"key": "c", "limits": [quota(100, name="wide")]},
+    )
+    request = (descriptor(A), descriptor(B), descriptor(B), descriptor(C))
+    ask(server, *request, domain=domain)
+    body = json.loads(ask(server, *request, domain=domain).raw_body)
+    assert body["detail"].startswith('Over the limit "slow"; try again in ')
+    assert body["violated-policies"] == ["fast", "slow"]
+    too_many = ask(server, descriptor(A), descriptor(B, hits_addend={"value": 3}), domain=domain)
+    assert json.loads(too_many.raw_body)["reason"] == "COST_EXCEEDS_CAPACITY"
+
+
 def test_invalid_keys(server: Server) -> None:
     """A key that is unknown, malformed or revoked is over the limit, and the body has the reason; no wait helps."""
     key_id, key = server.key("once")
@@ -272,11 +297,13 @@ def test_the_resource_of_a_key(server: Server) -> None:
         assert ask(server, descriptor(("api_key", key), ("resource", resource))).overall_code == OK
 
 
-def test_values_that_are_not_utf8(server: Server) -> None:
+@pytest.mark.parametrize("before", [b"", b"\x0a\x06\x0a\x01b\x12\x011"], ids=["first", "second"])
+def test_values_that_are_not_utf8(server: Server, before: bytes) -> None:
     """A value that is not UTF-8 is limited like any other: an error would let it pass where Envoy fails open."""
-    domain = put_rules(server, {"key": "a", "limits": [quota(1)]})
+    rule = {"key": "a", "value": "\ufffd*", "limits": [quota(1)]}
+    domain = put_rules(server, {"key": "b", "descriptors": [rule]} if before else rule)
     entry = b"\x0a\x01a\x12\x03\xff\xfez"
-    descriptor = b"\x0a" + bytes([len(entry)]) + entry
+    descriptor = before + b"\x0a" + bytes([len(entry)]) + entry
     data = b"\x0a" + bytes([len(domain)]) + domain.encode() + b"\x12" + bytes([len(descriptor)]) + descriptor
     codes = [RateLimitResponse.FromString(send(server, SHOULD_RATE_LIMIT, data)).overall_code for _ in range(2)]
     assert codes == [OK, OVER_LIMIT]

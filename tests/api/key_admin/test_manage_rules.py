@@ -85,6 +85,18 @@ async def test_what_was_read_can_be_sent_back(manage: Callable[..., object]) -> 
         await manage(replace={"rules": back})
 
 
+async def test_every_etag_that_is_sent_is_compared(manage: Callable[..., object]) -> None:
+    """Replacing, checking and deleting rules with an etag that is not the current one is ABORTED."""
+    await manage(replace={"rules": {"domain": "shop"}})
+    for action in (
+        {"replace": {"rules": {"domain": "shop", "etag": "stale"}}},
+        {"replace": {"rules": {"domain": "shop", "etag": "stale"}, "validate_only": True}},
+        {"delete": {"domain": "shop", "etag": "stale"}},
+    ):
+        with pytest.raises(Aborted):
+            await manage(**action)
+
+
 async def test_validate_only(manage: Callable[..., object]) -> None:
     """With validate_only the response is what would be in force, and nothing is."""
     response = (await manage(replace={"rules": SHOP, "validate_only": True})).replace.rules

@@ -325,6 +325,18 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+async def test_every_etag_that_is_sent_is_compared(console: Console) -> None:
+    """Updating a key, and updating or deleting a plan, with an etag that is not the current one is ABORTED."""
+    key_id = (await console.key())["key_id"]
+    for method, request in (
+        ("key", {"update": {"key": {"key_id": key_id, "etag": "stale"}, "update_mask": "description"}}),
+        ("plan", {"update": {"plan": {"name": "free", "etag": "stale"}, "update_mask": "description"}}),
+        ("plan", {"delete": {"name": "free", "etag": "stale"}}),
+    ):
+        with pytest.raises(Aborted):
+            await console(method, request)
+
+
 async def test_a_viewer_reads_and_changes_nothing(console: Console) -> None:
     """A viewer may get, list and read the audit record; every change is rejected before the request is read."""
     for method, request in READS:

@@ -224,6 +224,18 @@ def test_submessages(parts: list[bytes], odd: bytes) -> None:
         assert submessages(0x0A, data + odd) is None
 
 
+def test_a_message_of_16_kib_is_left_to_protobuf() -> None:
+    """Its length has three bytes, which are not taken for two and a part of the message."""
+    large = CheckLimitRequest(resource="x" * 20_000).SerializeToString() + b"\x30\x0a"  # its last byte is a tag's
+    small = CheckLimitRequest(resource="seven b").SerializeToString()
+    message = BatchCheckLimitRequest.FromString(
+        b"\x0a" + bytes([len(large) & 127 | 128, len(large) >> 7 & 127 | 128, len(large) >> 14]) + large + _field(small)
+    )
+    data = message.SerializeToString()
+    assert submessages(0x0A, data) is None
+    assert _checks(World().reader.batch(data)) == list(map(_to_check, message.checks))
+
+
 def _field(part: bytes) -> bytes:
     size = len(part)
     return b"\x0a" + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])) + part

@@ -84,9 +84,11 @@ async def test_key_id_needs_a_gateway(world: World) -> None:
     for caller in (ANONYMOUS, Caller("root", Role.ADMIN)):
         with pytest.raises(PermissionDenied):
             await world.check(caller, key_id=key_id)
-    refused, decided = await world.batch(CheckLimitRequest(key_id=key_id), CheckLimitRequest(api_key=str(world.add())))
+    api_key = world.add()
+    refused, decided = await world.batch(CheckLimitRequest(key_id=key_id), CheckLimitRequest(api_key=str(api_key)))
     assert refused.error.code == 7
     assert decided.decision.allowed
+    assert decided.decision.key_id == api_key.key_id
 
 
 @pytest.mark.parametrize("count", [0, 257])
@@ -122,3 +124,12 @@ async def test_explain(world: World) -> None:
     ]
     assert response.limits[0].bucket
     assert not response.limits[1].bucket
+
+
+async def test_an_explanation_without_a_cost_is_of_1_token(world: World) -> None:
+    """ExplainLimit takes an absent cost for 1, as CheckLimit does, and one of 0 for 0."""
+    api_key = world.add(burst(1))
+    await world.check(api_key=str(api_key))
+    explain, viewer = ExplainLimit(world.engine), Caller("ann", Role.VIEWER)
+    assert not (await explain(ExplainLimitRequest(key_id=api_key.key_id), viewer)).decision.allowed
+    assert (await explain(ExplainLimitRequest(key_id=api_key.key_id, cost=0), viewer)).decision.allowed

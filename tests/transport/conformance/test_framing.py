@@ -1,5 +1,7 @@
 """The framing of the transport envoy by itself: what must hold for any bytes."""
 
+from time import monotonic
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,8 +45,9 @@ def test_the_fast_path_agrees_with_the_slow_one(body: bytes) -> None:
 
 @pytest.mark.parametrize(("size", "taken"), [(0, True), (MAX_MESSAGE, True), (MAX_MESSAGE + 1, False)])
 def test_the_fast_path_has_the_same_bound(size: int, taken: bool) -> None:
-    """A message of the maximum size is accepted, a larger one is not."""
+    """A message of the maximum size is accepted, a larger one is not, whichever path it takes."""
     assert (single_message(frame(b"x" * size)) is not None) is taken
+    assert (FrameReader(None).feed(frame(b"x" * size)) == [b"x" * size]) is taken
 
 
 @given(messages, st.binary(min_size=1, max_size=50))
@@ -79,10 +82,17 @@ def test_an_invalid_timeout(value: bytes) -> None:
         deadline_of({b"grpc-timeout": value})
 
 
-@pytest.mark.parametrize("value", [b"1H", b"1M", b"10S", b"10000m", b"10000000u", b"999999999n"])
-def test_every_unit_of_time(value: bytes) -> None:
-    """A deadline that is far enough away lets the call pass, in whatever unit it is."""
-    check_deadline(deadline_of({b"grpc-timeout": value}))
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"1H", 3600), (b"1M", 60), (b"10S", 10), (b"10000m", 10), (b"10000000u", 10), (b"999999999n", 1)],
+)
+def test_every_unit_of_time(value: bytes, seconds: float) -> None:
+    """A deadline is so far away as it says, in whatever unit it is, and lets the call pass until then."""
+    before = monotonic()
+    deadline = deadline_of({b"grpc-timeout": value})
+    check_deadline(deadline)
+    assert deadline is not None
+    assert before + seconds - 1e-6 <= deadline <= monotonic() + seconds + 1e-6
 
 
 def test_a_deadline_that_has_passed() -> None:

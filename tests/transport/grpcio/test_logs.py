@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from structlog.testing import capture_logs
 
+from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, ServiceError, Unavailable
 from ratelimit_service.logs import redact
+from ratelimit_service.transport.grpcio.interceptors import Call, log_failures
 
 KEY = "rlk_live_0123456789abcdef_s3cretS3cretS3cret"
 TOKEN = "rlt_0123456789ab_s3cretS3cretS3cret"
@@ -67,3 +70,35 @@ def test_other_text_is_not_redacted() -> None:
     """Text that only resembles a key or a URL is not changed."""
     text = "key_id=0123456789abcdef plan=rlk at http://host:8080/a@b"
     assert redact(text) == text
+
+
+async def test_failures_are_logged_once_a_second() -> None:
+    """Each kind of failure has at most a line a second, with how many there were; callers' mistakes have none."""
+    seconds = 100.0
+
+    async def fail(_call: Call) -> bytes:
+        raise error
+
+    handle = log_failures(fail, lambda: seconds)
+    down, late = Unavailable("down", reason="POLICY_STORE_UNAVAILABLE"), DeadlineExceeded("late")
+    mistake = InvalidArgument.of("cost", "is 7")
+    error: ServiceError = down
+    with capture_logs() as logged:
+        for pause, error in (
+            (0, down),
+            (0.5, down),
+            (0.25, late),
+            (0, mistake),
+            (0.25, down),
+            (0.75, down),
+            (0.25, down),
+        ):
+            seconds += pause
+            with pytest.raises(type(error)):
+                await handle(Call("/a/B", None))  # type: ignore[arg-type]
+    assert [(line["reason"], line["calls"]) for line in logged] == [
+        ("POLICY_STORE_UNAVAILABLE", 1),
+        ("DEADLINE_TOO_SHORT", 1),
+        ("POLICY_STORE_UNAVAILABLE", 2),
+        ("POLICY_STORE_UNAVAILABLE", 2),
+    ]

@@ -1,0 +1,106 @@
+"""Methods as Envoy's embedded Python calls them, event by event."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authenticator, Caller
+from ratelimit_service.api.wire import Encoded
+from ratelimit_service.errors import Code
+from ratelimit_service.transport.envoy.drain import Drain
+from ratelimit_service.transport.envoy.framing import App, Event, frame
+from ratelimit_service.transport.envoy.stream import stream
+from ratelimit_service.transport.envoy.unary import Method, unary
+
+HEADERS = {b"content-type": b"application/grpc", b"te": b"trailers"}
+
+
+class Tokens:
+    """No token is valid: none is looked up."""
+
+    async def authenticate(self, text: str, /) -> Caller:
+        raise NotImplementedError(text)
+
+
+class Exchange:
+    """One call of a method that returns what it gets: what arrives, and what is sent and counted."""
+
+    def __init__(self, *parts: bytes, **headers: str) -> None:
+        self.headers = HEADERS | {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+        self.events: list[Event] = [
+            {"type": "http.request", "body": part, "more_body": number < len(parts)}
+            for number, part in enumerate(parts, 1)
+        ]
+        self.sent: list[Event] = []
+        self.counted: list[Code] = []
+        self.called: list[bytes] = []
+        self.before_event: Callable[[int], float] = lambda _number: 0
+        admission = Admission(Authenticator(Tokens()), token_required=False)
+        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code))
+
+    async def run(self, app: App) -> Code:
+        """Run it to its end, and return the code that was counted."""
+        scope = {"type": "http", "method": "POST", "path": "/a/B", "headers": list(self.headers.items())}
+        await app(scope, self._receive, self._send)
+        (code,) = self.counted
+        return code
+
+    async def unary(self) -> Code:
+        """Call a method with one request."""
+        return await self.run(unary(self.method, bytes, self._call))
+
+    async def stream(self) -> Code:
+        """Call a method with a stream of requests."""
+
+        async def call(requests: Sequence[bytes], caller: Caller) -> list[bytes]:
+            return [(await self._call(request, caller)).SerializeToString() for request in requests]
+
+        return await self.run(stream(self.method, lambda messages: (messages, None), call, Drain()))
+
+    async def _call(self, request: bytes, caller: Caller) -> Encoded:
+        assert caller is ANONYMOUS
+        self.called.append(request)
+        return Encoded(request)
+
+    async def _receive(self) -> Event:
+        await asyncio.sleep(self.before_event(len(self.events)))
+        return self.events.pop(0)
+
+    async def _send(self, event: Event) -> None:
+        self.sent.append(event)
+
+
+@pytest.mark.parametrize("parts", [(b"one", b"two"), (b"one", b"", b"two"), (b"", b"one", b"two")])
+async def test_the_first_message_counts(parts: tuple[bytes, ...]) -> None:
+    """Messages after the first are ignored, also where they arrive later."""
+    exchange = Exchange(*(part and frame(part) for part in parts))
+    assert await exchange.unary() is Code.OK
+    assert exchange.called == [b"one"]
+
+
+async def test_a_call_past_its_deadline_is_not_made() -> None:
+    """A call whose message arrives after its deadline is DEADLINE_EXCEEDED, and not made."""
+    exchange = Exchange(frame(b"late"), grpc_timeout="10m")
+    exchange.before_event = lambda _left: 0.02
+    assert await exchange.unary() is Code.DEADLINE_EXCEEDED
+    assert exchange.called == []
+
+
+async def test_what_arrives_past_the_deadline_of_a_stream_is_not_decided() -> None:
+    """What came before the deadline is answered, and what comes after it ends the stream."""
+    exchange = Exchange(frame(b"early"), frame(b"late"), grpc_timeout="1S")
+    exchange.before_event = lambda left: 0 if left == 2 else 1.1
+    assert await exchange.stream() is Code.DEADLINE_EXCEEDED
+    assert exchange.called == [b"early"]
+
+
+async def test_a_caller_that_is_gone_is_counted_as_cancelled() -> None:
+    """A response that cannot be sent is counted as CANCELLED."""
+
+    async def fail(_event: Event) -> None:
+        raise OSError("gone")
+
+    exchange = Exchange(frame(b"one"))
+    exchange._send = fail  # type: ignore[method-assign]
+    assert await exchange.unary() is Code.CANCELLED
