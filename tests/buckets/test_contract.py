@@ -175,6 +175,17 @@ async def test_batches_keep_their_order(store: BucketStore, bucket: MakeBucket) 
     assert [result.limit_results[0].remaining for result in results] == [n * MICRO for n in range(64)]
 
 
+@pytest.mark.parametrize("cost", [127, 128, 255, 4_095, 4_096, 4_097, 1_000_000])
+async def test_a_cost_of_any_size(store: BucketStore, bucket: MakeBucket, cost: int) -> None:
+    """Costs on both sides of what the encoding of numbers distinguishes are charged as they are, and refunded."""
+    large, beside = (bucket(Limit("large", Quota(2_000_000, Window.YEAR))) for _ in range(2))
+    await take(store, large, cost=cost)
+    await take(store, large, beside, cost=cost)
+    assert (await used(store, large), await used(store, beside)) == (2 * cost, cost)
+    await take(store, large, cost=-cost)
+    assert await used(store, large) == cost
+
+
 async def test_a_charge_of_no_bucket_is_made(store: BucketStore) -> None:
     """A charge without buckets succeeds: there is nothing to deny it."""
     assert await store.charge((Charge((), ()),)) == [ChargeResult(charged=True, limit_results=())]

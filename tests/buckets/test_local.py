@@ -1,5 +1,7 @@
 """The bucket store in the memory of one process."""
 
+import calendar
+
 import pytest
 
 from ratelimit_service.buckets.local import LocalBucketStore
@@ -60,10 +62,22 @@ async def test_a_changed_number_of_servers_applies_at_once(clock: Clock) -> None
 async def test_memory_is_bounded(clock: Clock) -> None:
     """Of more buckets than `size`, those charged longest ago are evicted."""
     store = LocalBucketStore(lambda: 1, clock, size=10)
-    buckets = [Bucket(str(n), 0, Limit("b", TokenBucket(1, 1, 60 * MICRO))) for n in range(11)]
-    await store.charge([Charge((bucket,), (1,)) for bucket in buckets])
-    again = await store.charge([Charge((bucket,), (1,)) for bucket in (buckets[10], buckets[1], buckets[0])])
-    assert [result.charged for result in again] == [False, False, True]
+    buckets = [Bucket(str(n), 0, Limit("b", TokenBucket(2, 1, 60 * MICRO))) for n in range(11)]
+    await store.charge([Charge((buckets[n],), (1,)) for n in (*range(10), 0, 10)])
+    again = await store.charge([Charge((buckets[n],), (0,)) for n in (0, 1, 2, 10)])
+    assert [result.limit_results[0].remaining // MICRO for result in again] == [0, 2, 1, 1]
+
+
+async def test_a_quota_lasts_for_a_leap_year(clock: Clock) -> None:
+    """What was taken on the first of January of a leap year still counts on its last day."""
+    store = LocalBucketStore(lambda: 1, clock)
+    quota = Bucket("q", 0, Limit("q", Quota(1, Window.YEAR)))
+    clock.now_us = calendar.timegm((2028, 1, 1, 0, 0, 0)) * MICRO
+    assert (await store.charge([Charge((quota,), (1,))]))[0].charged
+    clock.now_us = calendar.timegm((2029, 1, 1, 0, 0, 0)) * MICRO - 1
+    assert not (await store.charge([Charge((quota,), (1,))]))[0].charged
+    clock.now_us += 1
+    assert (await store.charge([Charge((quota,), (1,))]))[0].charged
 
 
 async def test_a_request_keeps_its_result_within_its_window(clock: Clock) -> None:

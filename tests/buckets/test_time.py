@@ -133,11 +133,12 @@ def test_times_stay_exact_numbers(clocked: ClockedStore) -> None:
 
 
 def test_peeks_and_denials_write_nothing(clocked: ClockedStore) -> None:
-    """A peek at an untouched bucket, and a charge that is denied, write no key."""
-    bucket = fresh(Limit("trace", TokenBucket(5, 1, MICRO)))
+    """A peek at an untouched bucket, and a charge that is denied, write no key, of several buckets neither."""
+    bucket, other = (fresh(Limit("trace", TokenBucket(capacity, 1, MICRO))) for capacity in (5, 9))
     clocked.charge(single(bucket, 0), NOW_US)
     clocked.charge(single(bucket, 6), NOW_US)
-    assert not clocked.client.exists(f"{{p0}}:b:{bucket.name}")
+    clocked.charge([Charge((other, bucket), (6, 6))], NOW_US)
+    assert not clocked.client.exists(*(f"{{p0}}:b:{each.name}" for each in (bucket, other)))
 
 
 def test_the_result_of_a_request_is_kept_for_its_window(clocked: ClockedStore) -> None:

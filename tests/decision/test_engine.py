@@ -116,6 +116,19 @@ async def test_shadow_limit_reports_but_does_not_deny(world: World) -> None:
     assert decision.results[0].wait_us > 0
 
 
+async def test_a_shadow_limit_never_binds(world: World) -> None:
+    """An enforced limit determines the decision, although a shadow limit has less left or waits longer."""
+    shadow = Limit("trial", Quota(1, Window.DAY), mode=Mode.SHADOW)
+    alone, beside = world.add(shadow, subject="alone"), world.add(burst(2), shadow)
+    assert [(await world.check(alone)).binding for _ in range(2)] == [-1, -1]
+    for _ in range(2):
+        await world.check(beside)
+    denied = await world.check(beside)
+    assert [result.wait_us > 100_000 for result in denied.results] == [False, True]
+    assert denied.rules[denied.binding].limit.name == "burst"
+    assert (denied.reason, denied.retry_after_us) == (Reason.OVER_LIMIT, 100_000)
+
+
 async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) -> None:
     """The same call with the same id gets the first result; with another cost or resource it is another call."""
     key = world.add()
@@ -124,6 +137,8 @@ async def test_request_id_is_charged_once_and_bound_to_the_call(world: World) ->
     assert first.results == again.results
     assert (await world.check(key, "r", cost=2, request_id="a")).results[0].remaining == 17 * MICRO
     assert (await world.check(key, "s", request_id="a")).results[0].remaining == 16 * MICRO
+    assert (await world.check(key, "rs", request_id="a")).results[0].remaining == 15 * MICRO
+    assert (await world.check(key, "r", request_id="sa")).results[0].remaining == 14 * MICRO
 
 
 async def test_request_id_is_scoped_to_the_key(world: World) -> None:
@@ -156,6 +171,16 @@ async def test_unknown_key_and_wrong_secret_are_indistinguishable(world: World) 
         )
 
 
+async def test_a_wrong_secret_stays_unknown(world: World) -> None:
+    """A wrong secret of a known key is not remembered as verified, however often it is sent."""
+    right = world.add()
+    wrong = str(ApiKey("live", ApiKey.parse(right).key_id, ApiKey.generate("live").secret))
+    for _ in range(3):
+        assert (await world.check(wrong)).reason is Reason.KEY_UNKNOWN
+    assert (await world.check(right)).allowed
+    assert (await world.check(wrong)).reason is Reason.KEY_UNKNOWN
+
+
 async def test_malformed_key_is_unknown_without_a_read(world: World) -> None:
     """A key that fails its checksum is a denial like that of any unknown key, and never reaches the policy source."""
     mistyped = str(ApiKey.generate("live"))[:-1] + "!"
@@ -177,16 +202,22 @@ async def test_no_key_is_an_error(world: World) -> None:
         ({"resource": "x" * 257}, "resource"),
         ({"resource": "a\x00"}, "resource"),
         ({"cost": 1_000_001}, "cost"),
+        ({"cost": -1}, "cost"),
         ({"request_id": "é" * 65}, "request_id"),
     ],
 )
 async def test_bad_input_is_named_and_charges_nothing(world: World, check: dict[str, object], field: str) -> None:
-    """A field out of bounds is named, and nothing is charged, whether the key is known or not."""
-    for key in (world.add(), str(ApiKey.generate("live"))):
+    """A field out of bounds is named, and nothing is charged, whether the key is allowed, refused or unknown."""
+    for key in (world.add(), world.add(state=KeyState.REVOKED), str(ApiKey.generate("live"))):
         with pytest.raises(InvalidArgument) as error:
             await world.check(key, **check)
         assert error.value.violations[0].field == field
     assert world.buckets.round_trips == 0
+
+
+async def test_bounds_are_inclusive(world: World) -> None:
+    """The longest resource, the highest cost and the longest request id are valid."""
+    assert (await world.check(world.add(burst(1_000_000)), "x" * 256, 1_000_000, "é" * 64)).allowed
 
 
 async def test_no_limit_for_the_resource(world: World) -> None:
@@ -289,6 +320,25 @@ async def test_explain_previews_without_charging(world: World) -> None:
         assert explanation.decision.retry_after_us == decision.retry_after_us
         assert [r.remaining for r in explanation.decision.results] == [r.remaining for r in decision.results]
         assert [c.limit.name for c in explanation.considered] == ["burst", "daily", "other"]
+
+
+async def test_explain_previews_shadow_limits(world: World) -> None:
+    """A shadow limit without room does not deny the previewed call, and nothing is taken from it."""
+    trial = Limit("trial", TokenBucket(5, 1, 1_000_000), mode=Mode.SHADOW)
+    key = world.add(burst(10), trial)
+    for _ in range(3):
+        explanation = await world.engine.explain(Check(key, cost=2))
+        decision = await world.check(key, cost=2)
+        assert explanation.decision.allowed
+        assert [r[:2] for r in explanation.decision.results] == [r[:2] for r in decision.results]
+    assert decision.results[1].wait_us > 0
+
+
+async def test_an_explanation_does_not_use_its_request_id(world: World) -> None:
+    """A check with the request id of an explanation is charged like the first call with it."""
+    check = Check(world.add(), request_id="a")
+    await world.engine.explain(check)
+    assert (await world.engine.check(check)).results[0].remaining == 19 * MICRO
 
 
 async def test_explain_rounds_a_wait_up(world: World) -> None:

@@ -7,7 +7,7 @@ import pytest
 from decision.memory import START_US, burst, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.limit import Level
-from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.policy import NO_EXPIRY, Policy
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, Override
 from ratelimit_service.errors import InvalidArgument
@@ -26,12 +26,15 @@ def test_precedence_of_levels() -> None:
 
 
 def test_override_ends_at_its_expiry() -> None:
-    """The level below applies again from the expiry on, and the policy's validity ends then."""
+    """The level below applies again from the expiry on, and the policy's validity ends then, and not once more."""
     limits = record(KEY, burst(20), subject_overrides=(Override(burst(30), LATER),))
     before, after = Policy(limits, LATER - 1), Policy(limits, LATER)
     assert (before.rules[0].limit.capacity, before.validity.expires_us) == (30, LATER)
     assert after.rules[0].limit.capacity == 20
     assert [c.why_not for c in after.considered] == ["", "expired"]
+    assert after.validity.expires_us == NO_EXPIRY
+    own = Policy(record(KEY, burst(20), key_overrides=(Override(burst(30), LATER),)), LATER - 1)
+    assert (own.rules[0].limit.capacity, own.validity.expires_us) == (30, LATER)
 
 
 def test_override_of_a_new_name_adds_a_limit() -> None:
@@ -46,6 +49,13 @@ def test_bucket_outlives_plan_and_key() -> None:
     other = Policy(replace(record(ApiKey.generate("live"), burst(200)), plan="pro", plan_version=7), START_US)
     assert one.rules[0].bucket.name == other.rules[0].bucket.name
     assert one.rules[0].bucket.partition == other.rules[0].bucket.partition
+
+
+def test_an_override_of_the_subject_is_shared() -> None:
+    """An override of the subject is counted in the subject's bucket, for all its keys together."""
+    records = [record(ApiKey.generate("live"), subject_overrides=(Override(burst(30)),)) for _ in range(2)]
+    buckets = [Policy(each, START_US).rules[0].bucket.name for each in (*records, record(KEY, burst()))]
+    assert len(set(buckets)) == 1
 
 
 def test_separate_buckets() -> None:

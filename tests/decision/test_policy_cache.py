@@ -87,10 +87,14 @@ async def test_changes_are_read_again(world: World, kind: ChangeKind) -> None:
     assert changed is not None
     assert changed.refusal is not None
     assert world.cache.verified(b"digest") is None
+    world.cache.add_verified(b"digest", policy)
+    assert world.cache.verified(b"digest") is None, "verified under a policy that is no longer in force"
+    world.cache.add_verified(b"digest", changed)
+    assert world.cache.verified(b"digest") is changed
 
 
 async def test_a_change_during_a_read_is_not_lost(world: World) -> None:
-    """A key that changes while it is read is read again before it is used."""
+    """A key that changes while it is read is read again before it is used, and then it is cached."""
     key_id = world.add()
     world.source.before_answer = asyncio.Event()
     pending = asyncio.create_task(world.cache.get(key_id))
@@ -102,6 +106,35 @@ async def test_a_change_during_a_read_is_not_lost(world: World) -> None:
     policy = await pending
     assert policy is not None
     assert policy.refusal is not None
+    assert await world.cache.get(key_id) is policy
+
+
+async def test_a_refresh_during_a_read_is_not_lost(world: World) -> None:
+    """A key that is read while everything is read again is read once more: its change may have been missed."""
+    key_id = world.add()
+    world.source.before_answer = asyncio.Event()
+    pending = asyncio.create_task(world.cache.get(key_id))
+    await world.settle()
+    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    await world.cache.refresh_all()
+    world.source.before_answer.set()
+    policy = await asyncio.wait_for(pending, 1)
+    assert policy is not None
+    assert policy.refusal is Reason.KEY_REVOKED
+
+
+async def test_a_change_of_many_keys_reaches_all(world: World) -> None:
+    """When a plan changes, all its keys are read again, at most 500 at a time, those that changed themselves first."""
+    ids = [world.add() for _ in range(700)]
+    await asyncio.gather(*map(world.cache.get, ids))
+    for key_id in ids:
+        world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    world.source.fetches.clear()
+    await world.cache.apply([Change(ChangeKind.PLAN, "free"), Change(ChangeKind.KEY, ids[-1])])
+    assert [len(fetch) for fetch in world.source.fetches] == [1, 500, 199]
+    assert world.source.fetches[0] == [ids[-1]]
+    policies = await asyncio.gather(*map(world.cache.get, ids))
+    assert {policy and policy.refusal for policy in policies} == {Reason.KEY_REVOKED}
 
 
 async def test_a_stream_of_changes_blocks_no_call(world: World) -> None:
@@ -147,6 +180,29 @@ async def test_a_call_after_a_change_waits_for_the_next_read(world: World) -> No
     world.source.before_answer.set()
     policies = await asyncio.wait_for(asyncio.gather(before, after), 1)
     assert [policy and policy.refusal for policy in policies] == [Reason.KEY_REVOKED] * 2
+
+
+async def test_a_call_after_a_second_change_waits_for_the_next_read(world: World) -> None:
+    """A call that comes after a key changed for the second time, while it was read again, does not get that read."""
+    key_id = world.add()
+    fetch, late = world.source.fetch, []
+
+    async def fetch_and_change(key_ids: Collection[str]) -> Fetched:
+        fetched = await fetch(key_ids)
+        reads = len(world.source.fetches)
+        if reads <= 2:
+            world.source.records[key_id] = replace(world.source.records[key_id], plan_version=reads + 1)
+            await world.cache.apply([Change(ChangeKind.KEY, key_id)])
+        if reads == 2:
+            late.append(asyncio.create_task(world.cache.get(key_id)))
+            await world.settle()
+        return fetched
+
+    world.source.fetch = fetch_and_change  # type: ignore[method-assign]
+    await asyncio.wait_for(world.cache.get(key_id), 1)
+    policy = await asyncio.wait_for(late[0], 1)
+    assert policy is not None
+    assert policy.plan_version == 3
 
 
 async def test_a_change_during_the_first_refresh_is_not_lost() -> None:
@@ -205,6 +261,17 @@ async def test_size_is_bounded() -> None:
     assert len(world.cache) == 10
     assert len(world.cache._unknown) == 10
     assert sum(busy in fetch for fetch in world.source.fetches) == 1
+
+
+async def test_a_policy_found_by_its_secret_is_in_use() -> None:
+    """A policy stays cached as long as calls with its secret find it, however many other keys are read."""
+    world = World(size=10)
+    busy = await world.cache.get(world.add())
+    assert busy is not None
+    world.cache.add_verified(b"busy", busy)
+    for _ in range(100):
+        assert world.cache.verified(b"busy") is busy
+        await world.cache.get(world.add())
 
 
 async def test_the_invalidator_survives_an_outage(world: World) -> None:

@@ -7,14 +7,14 @@ from typing import Self
 
 
 class Proxy:
-    """Forwards bytes between its own port and `target_port`. With `tls`, its own port is a TLS port.
+    """Forwards bytes between its own port and `target_port`, which a test may change for the connections to come.
 
-    Belongs to the running loop.
+    With `tls`, its own port is a TLS port. Belongs to the running loop.
     """
 
     def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._target_port = target_port
+        self.target_port = target_port
         self._lose = False
         self._server: asyncio.Server | None = None
         self.connections = 0
@@ -42,7 +42,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        back, forth = await asyncio.open_connection("127.0.0.1", self._target_port)
+        back, forth = await asyncio.open_connection("127.0.0.1", self.target_port)
         passing = asyncio.ensure_future(_pass(reader, forth))
         try:
             while data := await back.read(65_536):

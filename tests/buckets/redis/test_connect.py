@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import redis
 
 from buckets.conftest import MakeBucket, OpenStore
 from buckets.redis.proxy import Proxy
@@ -56,6 +57,20 @@ async def test_connection_refused(open_store: OpenStore) -> None:
     ):
         with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{port}"):
             await open_store(url).ping()
+
+
+async def test_databases_and_users(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """The database and the user of a URL are used: databases share no bucket, and a user without rights fails."""
+    server = valkey()
+    ten = bucket(Limit("ten", TokenBucket(10, 1, 86_400 * MICRO)))
+    with redis.Redis.from_url(server.url) as client:
+        client.acl_setuser("ann", enabled=True, passwords=["+ann's"], keys=["*"], categories=["+@all"])
+        client.acl_setuser("bob", enabled=True, passwords=["+bob's"])
+    for path in ("127.0.0.1:%d/0", "ann:ann's@127.0.0.1:%d/3"):
+        (result,) = await open_store(f"redis://{path % server.port}").charge([Charge((ten,), (1,))])
+        assert result.limit_results[0].remaining == 9 * MICRO
+    with pytest.raises(StoreUnavailable, match=r"NOPERM|no permissions"):
+        await open_store(f"redis://bob:bob's@127.0.0.1:{server.port}/0").ping()
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.buckets.redis.script import bucket_key
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore, Taken
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 
 DAY_US = 86_400 * MICRO
 # They refill too slowly to matter while a test runs.
@@ -190,6 +190,24 @@ async def test_a_failure_is_refunded(world: World, three: tuple[Bucket, Bucket, 
     assert await used(world.other, *three) == [0, 0, 0]
 
 
+@pytest.mark.parametrize("made", [None, ChargeResult(charged=True, limit_results=(LimitResult(0, 0, 0),))])
+async def test_a_failure_beside_a_spanning_charge(
+    world: World, three: tuple[Bucket, Bucket, Bucket], made: ChargeResult | None
+) -> None:
+    """When charges of one partition fail, all or some, those of several beside them are made and reported."""
+
+    async def fail() -> None:
+        if made is None:
+            raise StoreUnavailable("the nodes are down")
+        raise PartlyUnavailable("one node is down", [made, None])
+
+    world.under.before[1] = fail
+    with pytest.raises(PartlyUnavailable, match="down") as error:
+        await world.store.charge((Charge(three[:1], (1,)), Charge(three[1:2], (1,)), Charge(three, (2, 2, 2))))
+    assert [result and result.charged for result in error.value.results] == [made and True, None, True]
+    assert await used(world.other, *three) == [2, 2, 2]
+
+
 async def test_a_cancelled_caller(world: World, three: tuple[Bucket, Bucket, Bucket]) -> None:
     """A caller that is cancelled at any moment leaves a charge that was made whole, or none."""
     for iterations in range(12):
@@ -295,6 +313,26 @@ async def test_a_refund_keeps_the_ttl(world: World, redis_cluster: LoopbackClust
     before = node.pttl(key)
     assert await world.refund("lives-" + slow.name, [taken])
     assert 0 < node.pttl(key) <= before
+
+
+@pytest.mark.parametrize("limit", [TEN, QUOTA])
+async def test_a_refund_beside_another_one(world: World, bucket: MakeBucket, limit: Limit) -> None:
+    """A bucket that was refunded meanwhile is untouched after the refund, and never holds more than its capacity."""
+    charged = bucket(limit)
+    taken = await charge_named(world, charged, 3, "beside-" + charged.name)
+    await take(world.other, (charged, -10))
+    assert await world.refund("beside-" + charged.name, [taken])
+    assert await used(world.other, charged) == [0]
+
+
+async def test_a_refund_is_sent_again(world: World, redis_cluster: LoopbackCluster, bucket: MakeBucket) -> None:
+    """A refund on a connection that was closed meanwhile is sent again on a new one."""
+    ten = bucket(TEN)
+    taken = await charge_named(world, ten, 3, "again-" + ten.name)
+    assert not await world.refund("opens-the-connection", [taken])
+    node_of(redis_cluster, ten).execute_command("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert await world.refund("again-" + ten.name, [taken])
+    assert await used(world.other, ten) == [0]
 
 
 async def test_a_failed_refund_is_counted(world: World, three: tuple[Bucket, ...]) -> None:

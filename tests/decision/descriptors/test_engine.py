@@ -151,6 +151,13 @@ async def test_replaces() -> None:
     assert await world.left(B) == 8
 
 
+async def test_a_limit_of_a_plan_is_never_replaced() -> None:
+    """A rule that replaces a name leaves a plan's limit of that name in force."""
+    world = World(node("a", "", quota(9, name="special", replaces=("orders",))))
+    by_key = describe(("api_key", str(world.add_key(burst(1, name="orders")))))
+    assert [(await world.decide(by_key, describe(A))).allowed for _ in range(2)] == [True, False]
+
+
 async def test_replaced_by_unlimited() -> None:
     """An unlimited or blocked limit replaces others and is replaced like any other."""
     free = UNLIMITED.__class__(UNLIMITED.algorithm, name="free", replaces=("usual", "never"))
@@ -184,8 +191,9 @@ async def test_one_bucket_twice() -> None:
     assert await world.left(A) == 5
     assert (await world.decide(describe(A, hits=3), describe(A, hits=2))).allowed
     assert await world.left(A) == 0
-    with pytest.raises(InvalidArgument, match="2000000"):
-        await world.decide(describe(A, hits=1_000_000), describe(A, hits=1_000_000))
+    for hits in (1_000_000, -1_000_000):
+        with pytest.raises(InvalidArgument, match=f"have {2 * hits} hits"):
+            await world.decide(describe(A, hits=hits), describe(A, hits=hits))
 
 
 async def test_override_of_the_request() -> None:
@@ -205,6 +213,17 @@ async def test_more_than_the_limit_never_fits() -> None:
     assert decision.statuses[0].reason is Reason.COST_EXCEEDS_CAPACITY
     assert decision.statuses[0].wait_us == NEVER
     assert decision.retry_after_us is None
+
+
+async def test_a_limit_that_never_fits_beside_one_that_will() -> None:
+    """No wait helps when the hits are more than one of the limits, although another one only asks for a wait."""
+    small, burst_of_five = quota(2, name="small"), bucket(5, name="burst")
+    for limits in ((small, burst_of_five), (burst_of_five, small)):
+        world = World(node("a", "", *limits))
+        await world.decide(describe(A, hits=2))
+        decision = await world.decide(describe(A, hits=4))
+        assert {result.wait_us for result in decision.statuses[0].results} == {NEVER, 1_000_000}
+        assert (decision.statuses[0].reason, decision.retry_after_us) == (Reason.COST_EXCEEDS_CAPACITY, None)
 
 
 async def test_waits_of_those_not_charged() -> None:
@@ -362,6 +381,45 @@ async def test_store_failure_denies_nothing_that_is_not_enforced() -> None:
         node("a", "", quota(2), on_store_failure=DENY), node("b", "", quota(2, mode=SHADOW), on_store_failure=DENY)
     )
     assert (await world.decide(describe(A, hits=0), describe(A, hits=-1), describe(B))).allowed
+
+
+async def test_store_failure_denies_by_one_enforced_limit() -> None:
+    """DENY denies where one of several limits is enforced."""
+    limits = (quota(2, name="trial", mode=SHADOW), quota(2, name="daily"))
+    world = failing(node("a", "", *limits, on_store_failure=DENY))
+    assert (await world.decide(describe(A))).statuses[0].reason is Reason.DEGRADED_DENIED
+
+
+@pytest.mark.parametrize(
+    ("hits", "reason"),
+    [
+        (5, Reason.WITHIN_LIMIT),
+        (6, Reason.DEGRADED_DENIED),
+        (20, Reason.DEGRADED_DENIED),
+        (21, Reason.COST_EXCEEDS_CAPACITY),
+    ],
+)
+async def test_hits_above_the_servers_share_may_fit_later(hits: int, reason: Reason) -> None:
+    """While a server has a quarter of a limit, only hits above the whole limit are reported as never fitting."""
+    limits = (bucket(20, name="burst"), quota(4, name="trial", mode=SHADOW))
+    for nodes in ((node("a", "", *limits),), (node("a", "", *limits), node("b", "", quota(100)))):
+        world = failing(*nodes, on_store_failure=LOCAL, servers=4)
+        decision = await world.decide(describe(A, hits=hits), *[describe(B)] * (len(nodes) - 1))
+        assert decision.statuses[0].reason is reason
+
+
+async def test_what_is_prepared_ends_with_its_policies_and_rules() -> None:
+    """A prepared request stays valid as long as its key and rules do; without a known key or rules it never does."""
+    world = World(node("a", "", quota(5)))
+    await world.rules.refresh_all()
+    known, unknown = (describe(("api_key", str(key))) for key in (world.add_key(), ApiKey.generate("live")))
+    for descriptors, domain, lasts in (
+        ((describe(A), known), "shop", True),
+        ((describe(A), unknown), "shop", False),
+        ((known, describe(A)), "nowhere", False),
+    ):
+        prepared = await world.engine.prepare(DescribedRequest(domain, descriptors))
+        assert all(validity.is_current(world.clock) for validity in prepared.validities) is lasts
 
 
 async def test_rules_that_were_never_read() -> None:

@@ -139,6 +139,7 @@ def test_override_replaces_the_limits() -> None:
     rules = tree(node("a", "", quota(1, name="n"), on_store_failure=DENY))
     per_hour, per_day = (rules.override((("a", "1"),), Quota(9, window)) for window in (Window.HOUR, Window.DAY))
     assert [limit.algorithm for limit in per_hour.limits] == [Quota(9, Window.HOUR)]
+    assert [limit.algorithm for limit in per_day.limits] == [Quota(9, Window.DAY)]
     assert per_hour.limits[0].bucket.name == per_day.limits[0].bucket.name
     assert per_hour.on_store_failure is DENY
     elsewhere = rules.override((("b", "1"),), Quota(9, Window.HOUR))

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, record
+from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
@@ -84,15 +85,15 @@ class MemoryRules:
 
 
 class World:
-    """An engine over stores in memory, with the given nodes in the domain `shop`."""
+    """An engine over stores in memory, on one of `servers` servers, with the given nodes in the domain `shop`."""
 
-    def __init__(self, *nodes: RuleNode, on_store_failure: RuleOnStoreFailure = FAIL) -> None:
+    def __init__(self, *nodes: RuleNode, on_store_failure: RuleOnStoreFailure = FAIL, servers: int = 1) -> None:
         self.clock, self.policies = ManualClock(), MemorySource()
-        self.buckets, self.local = MemoryBuckets(self.clock), MemoryBuckets(self.clock)
+        self.buckets, local = MemoryBuckets(self.clock), LocalBucketStore(lambda: servers, self.clock.now_us)
         self.source = MemoryRules(DomainRules("shop", nodes, on_store_failure))
         self.rules = RulesCache(self.source)
         cache = PolicyCache(self.policies, self.clock)
-        self.engine = DescriptorEngine(self.rules, KeyResolver(cache, PEPPERS), self.buckets, self.local)
+        self.engine = DescriptorEngine(self.rules, KeyResolver(cache, PEPPERS), self.buckets, local)
 
     def add_key(self, *limits: object, **fields: object) -> ApiKey:
         """Make a key, on a plan with these limits."""

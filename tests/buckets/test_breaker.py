@@ -1,0 +1,126 @@
+"""The circuit breakers of several nodes: which results calls get, which nodes are probed, and when a breaker closes."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
+from ratelimit_service.decision.limit import Limit, Quota, Window
+from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
+
+LIMIT = Limit("limit", Quota(5, Window.DAY))
+MADE = ChargeResult(charged=True, limit_results=(LimitResult(0, 0, 0),))
+
+
+class Nodes:
+    """A store on as many nodes as a test names: partition 12 is on node 1, as are all from 10 to 19.
+
+    Nodes, and single partitions, are `down` as long as a test says. A charge waits for its `gate`, if it has one.
+    """
+
+    breaker_open = False
+
+    def __init__(self) -> None:
+        self.down: set[int] = set()
+        self.partitions_down: set[int] = set()
+        self.gates: dict[int, asyncio.Event] = {}
+        self.probes: list[int] = []
+
+    def node_of(self, charge: Charge) -> int:
+        return charge.buckets[0].partition // 10
+
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+        for charge in charges:
+            if charge.buckets[0].partition in self.gates:
+                await self.gates[charge.buckets[0].partition].wait()
+        results = [None if self._is_down(charge) else MADE for charge in charges]
+        if all(results):
+            return [MADE] * len(charges)
+        raise PartlyUnavailable("down", results) if any(results) else StoreUnavailable("down")
+
+    async def ping(self) -> None:
+        if self.down:
+            raise StoreUnavailable("down")
+
+    async def ping_node(self, node: int) -> None:
+        self.probes.append(node)
+        if node in self.down:
+            raise StoreUnavailable("down")
+
+    async def close(self) -> None:
+        pass
+
+    def _is_down(self, charge: Charge) -> bool:
+        return self.node_of(charge) in self.down or charge.buckets[0].partition in self.partitions_down
+
+
+def on(*partitions: int) -> list[Charge]:
+    """A charge in each of these partitions."""
+    return [Charge((Bucket(f"b{partition}", partition, LIMIT),), (1,)) for partition in partitions]
+
+
+async def fail(store: GuardedStore[int], *partitions: int) -> None:
+    """Let these charges fail."""
+    with pytest.raises(StoreUnavailable):
+        await store.charge(on(*partitions))
+
+
+async def test_what_a_node_charged_in_part_is_reported() -> None:
+    """When some charges of one node fail, beside those of another node, the others have their results."""
+    nodes = Nodes()
+    nodes.partitions_down = {11}
+    async with GuardedStore(nodes) as store:
+        await fail(store, 11)
+        with pytest.raises(PartlyUnavailable) as error:
+            await store.charge(on(10, 11, 20))
+    assert error.value.results == [MADE, None, MADE]
+
+
+async def test_a_breaker_closes_while_another_node_is_down() -> None:
+    """Of two nodes that were down, the one that responds again is used, although the other one is down still."""
+    nodes = Nodes()
+    nodes.down = {1, 2}
+    async with GuardedStore(nodes) as store:
+        for _ in range(2):
+            await fail(store, 10, 20)
+        nodes.down = {2}
+        await asyncio.sleep(0.3)
+        assert await store.charge(on(10)) == [MADE]
+        assert store.breaker_open
+        await fail(store, 20)
+
+
+async def test_a_late_success_leaves_the_breaker_open() -> None:
+    """A reply to a call from before the failures does not close the breaker; only a probe does."""
+    nodes = Nodes()
+    nodes.gates[19] = asyncio.Event()
+    async with GuardedStore(nodes) as store:
+        nodes.partitions_down = {10}
+        await fail(store, 10)
+        late = asyncio.ensure_future(store.charge(on(19)))
+        await asyncio.sleep(0)
+        nodes.down = {1}
+        await fail(store, 10)
+        assert store.breaker_open
+        nodes.down, nodes.partitions_down = set(), set()
+        nodes.gates[19].set()
+        assert await late == [MADE]
+        assert store.breaker_open
+        await asyncio.sleep(0.3)
+        assert not store.breaker_open
+
+
+async def test_a_node_is_probed_once_at_a_time() -> None:
+    """However many calls to a node fail at once, it has one probe, every 100 ms."""
+    nodes = Nodes()
+    nodes.down = {1}
+    nodes.gates[10] = asyncio.Event()
+    async with GuardedStore(nodes) as store:
+        calls = asyncio.gather(*(store.charge(on(10)) for _ in range(20)), return_exceptions=True)
+        await asyncio.sleep(0)
+        nodes.gates[10].set()
+        await calls
+        await asyncio.sleep(0.05)
+        assert nodes.probes == [1]
