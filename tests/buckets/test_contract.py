@@ -196,3 +196,10 @@ async def test_a_call_larger_than_one_script(store: BucketStore, bucket: MakeBuc
     buckets = tuple(bucket(TEN) for _ in range(40))
     results = await store.charge([Charge(buckets, (1,) * 40)] * 256)
     assert [result.charged for result in results] == [True] * 10 + [False] * 246
+
+
+async def test_calls_larger_than_one_script_together(store: BucketStore, bucket: MakeBucket) -> None:
+    """Concurrent calls that together have more buckets than Lua can take at once are made all the same."""
+    calls = [[bucket(TEN) for _ in range(40)] for _ in range(250)]
+    results = await asyncio.gather(*(take(store, *buckets) for buckets in calls))
+    assert all(result.charged for result in results)

@@ -77,6 +77,17 @@ def test_no_refill_is_lost(clocked: ClockedStore, algorithm: TokenBucket) -> Non
     assert admitted >= gained // MICRO - 1
 
 
+def test_a_part_of_another_rate_is_dropped(clocked: ClockedStore) -> None:
+    """What drained of a micro-token at one rate is not taken for a part of it at another, after a change of limit."""
+    odd = fresh(Limit("odd", TokenBucket(4, 1, 1_003)))
+    even = Bucket(odd.name, 0, Limit("even", TokenBucket(4, 1, 1_000)))
+    for store in (clocked, ReferenceBuckets()):
+        store.charge(single(odd, 3), NOW_US)
+        # 1,000,000 / 1,003 micro-tokens drain in a microsecond: 997 and 9 / 1,003.
+        for bucket, cost in ((odd, 1), (even, 0)):
+            assert store.charge(single(bucket, cost), NOW_US + 1)[0].limit_results[0].remaining == 997
+
+
 @given(limit=limits(), costs=st.lists(st.integers(1, 1_000_000), min_size=1, max_size=4))
 @_settings
 def test_the_wait_is_exact(clocked: ClockedStore, limit: Limit, costs: list[int]) -> None:
