@@ -61,6 +61,10 @@ class PythonClient:
         self._channel.close()
 
 
+_UNARY_TIMEOUT = 0.1
+"""Calls with a shorter deadline, in seconds, are made as streams by the asyncio client."""
+
+
 class PythonAioClient:
     """grpcio, with asyncio."""
 
@@ -76,7 +80,7 @@ class PythonAioClient:
         return self._runner.run(self._call(spec))
 
     async def _call(self, spec: CallSpec) -> Outcome:
-        if spec.gzip and not spec.stream:
+        if not spec.stream and len(spec.messages) == 1 and (spec.timeout is None or spec.timeout >= _UNARY_TIMEOUT):
             return await self._call_unary(spec)
         call = self._channel.stream_stream(spec.method)(
             timeout=spec.timeout, metadata=tuple(spec.metadata.items()), compression=_compression(spec)
@@ -94,9 +98,8 @@ class PythonAioClient:
         return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
 
     async def _call_unary(self, spec: CallSpec) -> Outcome:
-        # A compressed message is refused as soon as its head is there, and a stream whose writing is overtaken by the
-        # server's refusal is INTERNAL to this library. Other calls are streams: a unary one may be answered within the
-        # millisecond that is this library's shortest deadline.
+        # A stream whose writing is overtaken by the server's refusal is INTERNAL to this library. Calls with a short
+        # deadline are streams: a unary one may be answered within the millisecond that is its shortest deadline.
         call = self._channel.unary_unary(spec.method)(
             spec.messages[0],
             timeout=spec.timeout,

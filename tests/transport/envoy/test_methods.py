@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,7 +57,9 @@ class Exchange:
         async def call(requests: Sequence[bytes], caller: Caller) -> list[bytes]:
             return [(await self._call(request, caller)).SerializeToString() for request in requests]
 
-        return await self.run(stream(self.method, lambda messages: (messages, None), call, Drain()))
+        reader = SimpleNamespace(stream=lambda messages: (messages, None))
+        service = SimpleNamespace(reader=reader, decide_group=call)
+        return await self.run(stream(self.method, service, Drain()))  # type: ignore[arg-type]
 
     async def _call(self, request: bytes, caller: Caller) -> Encoded:
         assert caller is ANONYMOUS
