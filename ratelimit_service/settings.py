@@ -72,6 +72,12 @@ class Settings(BaseSettings):
         le=5,
         description="Seconds that a decision waits for Redis before on_store_failure applies.",
     )
+    audit_retention: int = Field(
+        default=1_095,
+        ge=0,
+        le=36_500,
+        description="Days that audit events are kept, three years by default. 0 keeps them forever.",
+    )
     policy_cache_size: int = Field(
         default=100_000,
         ge=1,
