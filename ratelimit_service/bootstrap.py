@@ -236,7 +236,11 @@ async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> Asy
         raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
         store = open_bucket_store(
-            url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=round_trips
+            url,
+            timeout=settings.store_timeout,
+            request_window=settings.request_id_window,
+            usage_bytes=settings.usage_store_bytes,
+            observer=round_trips,
         )
     except ValueError as error:
         raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error

@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         le=5,
         description="Seconds that a decision waits for Redis before on_store_failure applies.",
     )
+    usage_store_bytes: int = Field(
+        default=2**28,
+        ge=2**20,
+        description="Bytes that counts of usage may take in Redis until they are moved to Postgres, at least 1 MiB. "
+        "The fuller, the longer are the periods that are counted together; beyond it, resources count as `other`.",
+    )
     policy_cache_size: int = Field(
         default=100_000,
         ge=1,
