@@ -5,7 +5,7 @@ that a server serves. Both raise StartupError, with the remedy in its message, f
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -88,6 +88,9 @@ class Planes:
     metrics: WorkerMetrics
     probes: Mapping[str, Probe]
     join: Callable[[], None]
+    control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
+    """Background work of the control plane, by its names: the operations process of each server keeps it running, so
+    work of which there may be only one chooses a leader."""
 
 
 @asynccontextmanager
