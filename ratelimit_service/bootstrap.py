@@ -5,7 +5,7 @@ that a server serves. Both raise StartupError, with the remedy in its message, f
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -95,6 +95,9 @@ class Planes:
     metrics: WorkerMetrics
     probes: Mapping[str, Probe]
     join: Callable[[], None]
+    control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
+    """Background work of the control plane, by its names: the operations process of each server keeps it running, so
+    work of which there may be only one chooses a leader."""
 
 
 @asynccontextmanager
@@ -245,7 +248,11 @@ async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> Asy
         raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
         store = open_bucket_store(
-            url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=round_trips
+            url,
+            timeout=settings.store_timeout,
+            request_window=settings.request_id_window,
+            usage_bytes=settings.usage_store_bytes,
+            observer=round_trips,
         )
     except ValueError as error:
         raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error

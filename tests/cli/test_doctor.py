@@ -36,7 +36,7 @@ def doctor(database_url: str, valkey_url: str, tmp_path: Path, monkeypatch: pyte
         "REDIS_URL": valkey_url,
         "PEPPERS": Peppers.generate(),
         "LISTEN": free_address(),
-        "METRICS_LISTEN": "",
+        "OPERATIONS_LISTEN": "",
         "DATA_DIR": str(tmp_path),
         "TRANSPORT": "grpcio",
     }
@@ -98,7 +98,7 @@ def test_a_missing_token_is_an_error(doctor: Doctor) -> None:
             "RATELIMIT_TRANSPORT is 'back': input should be 'auto', 'grpcio' or 'envoy'",
         ),
         ({"LISTEN": "here"}, "port", "'here' is not an address; write host:port"),
-        ({"METRICS_LISTEN": "127.0.0.1"}, "metrics port", "'127.0.0.1' is not an address"),
+        ({"OPERATIONS_LISTEN": "127.0.0.1"}, "operations port", "'127.0.0.1' is not an address"),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls", "RATELIMIT_TLS_KEY is not set"),
         ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "tls", "no such file: /nowhere.pem"),
     ],
@@ -158,5 +158,5 @@ def test_a_taken_port_is_an_error(doctor: Doctor, taken_address: str) -> None:
     found = doctor(LISTEN=taken_address)
     assert found["port"][0] == "error"
     assert f"cannot listen on {taken_address}: Address already in use" in found["port"][1]
-    found = doctor(METRICS_LISTEN=taken_address)
-    assert "set RATELIMIT_METRICS_LISTEN to another one" in found["metrics port"][1]
+    found = doctor(OPERATIONS_LISTEN=taken_address)
+    assert "set RATELIMIT_OPERATIONS_LISTEN to another one" in found["operations port"][1]
