@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import Final
 
 import structlog
 
@@ -46,12 +47,17 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
 from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
+from ratelimit_service.usage.query import UsageQueries
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
+
+_REPORT_CONNECTIONS: Final = 4
+"""Questions about usage that are answered at the same time."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -70,6 +76,7 @@ class Services:
     audit: AuditService
     tokens: TokenService
     retention: Retention
+    usage: UsageQueries
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     await _check_schema(settings)
     database = Database(settings.database_url.get_secret_value())
     transactions = PostgresTransactions(database)
+    reports = Database(  # a pool of its own: questions about usage must not keep keys or tokens from being looked up
+        settings.database_url.get_secret_value(), pool_size=_REPORT_CONNECTIONS, pool_overflow=0
+    )
     try:
         yield Services(
             database=database,
@@ -121,8 +131,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
             retention=Retention(transactions, audit_days=settings.audit_retention),
+            usage=UsageQueries(PostgresUsageSource(reports), clock),
         )
     finally:
+        await reports.close()
         await database.close()
 
 
