@@ -90,8 +90,8 @@ def _describe(event: AuditEvent) -> str:
 
 
 def _text(value: object) -> str:
-    if value is None or value == "":
+    if value is None:
         return "(none)"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) and value else json.dumps(value)

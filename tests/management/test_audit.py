@@ -169,7 +169,7 @@ async def test_a_key_s_events_hold_old_and_new_values(control_plane: ControlPlan
     )
     assert shown(await last(plane)) == {
         "plan": ("free", "pro"),
-        "expire_time": (rfc3339(START + DAY), ""),
+        "expire_time": (rfc3339(START + DAY), None),
         "labels.team": ("search", None),
         "labels.tier": ("1", "2"),
     }
