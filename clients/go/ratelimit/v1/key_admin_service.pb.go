@@ -41,6 +41,10 @@ type ManageKeyRequest struct {
 	//	*ManageKeyRequest_Suspend
 	//	*ManageKeyRequest_Resume
 	//	*ManageKeyRequest_Revoke
+	//	*ManageKeyRequest_BulkCreate
+	//	*ManageKeyRequest_BulkSuspend
+	//	*ManageKeyRequest_BulkResume
+	//	*ManageKeyRequest_BulkRevoke
 	Action        isManageKeyRequest_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -155,6 +159,42 @@ func (x *ManageKeyRequest) GetRevoke() *ManageKeyRequest_RevokeKey {
 	return nil
 }
 
+func (x *ManageKeyRequest) GetBulkCreate() *ManageKeyRequest_BulkCreateKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkCreate); ok {
+			return x.BulkCreate
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest) GetBulkSuspend() *ManageKeyRequest_BulkKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkSuspend); ok {
+			return x.BulkSuspend
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest) GetBulkResume() *ManageKeyRequest_BulkKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkResume); ok {
+			return x.BulkResume
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest) GetBulkRevoke() *ManageKeyRequest_BulkKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkRevoke); ok {
+			return x.BulkRevoke
+		}
+	}
+	return nil
+}
+
 type isManageKeyRequest_Action interface {
 	isManageKeyRequest_Action()
 }
@@ -175,7 +215,7 @@ type ManageKeyRequest_List struct {
 }
 
 type ManageKeyRequest_Update struct {
-	// Changes a key's plan, description or expire time.
+	// Changes a key's plan, description, expire time or labels.
 	Update *ManageKeyRequest_UpdateKey `protobuf:"bytes,4,opt,name=update,proto3,oneof"`
 }
 
@@ -199,6 +239,26 @@ type ManageKeyRequest_Revoke struct {
 	Revoke *ManageKeyRequest_RevokeKey `protobuf:"bytes,8,opt,name=revoke,proto3,oneof"`
 }
 
+type ManageKeyRequest_BulkCreate struct {
+	// Creates many keys.
+	BulkCreate *ManageKeyRequest_BulkCreateKeys `protobuf:"bytes,9,opt,name=bulk_create,proto3,oneof"`
+}
+
+type ManageKeyRequest_BulkSuspend struct {
+	// Suspends many keys.
+	BulkSuspend *ManageKeyRequest_BulkKeys `protobuf:"bytes,10,opt,name=bulk_suspend,proto3,oneof"`
+}
+
+type ManageKeyRequest_BulkResume struct {
+	// Resumes many keys.
+	BulkResume *ManageKeyRequest_BulkKeys `protobuf:"bytes,11,opt,name=bulk_resume,proto3,oneof"`
+}
+
+type ManageKeyRequest_BulkRevoke struct {
+	// Revokes many keys.
+	BulkRevoke *ManageKeyRequest_BulkKeys `protobuf:"bytes,12,opt,name=bulk_revoke,proto3,oneof"`
+}
+
 func (*ManageKeyRequest_Create) isManageKeyRequest_Action() {}
 
 func (*ManageKeyRequest_Get) isManageKeyRequest_Action() {}
@@ -215,6 +275,14 @@ func (*ManageKeyRequest_Resume) isManageKeyRequest_Action() {}
 
 func (*ManageKeyRequest_Revoke) isManageKeyRequest_Action() {}
 
+func (*ManageKeyRequest_BulkCreate) isManageKeyRequest_Action() {}
+
+func (*ManageKeyRequest_BulkSuspend) isManageKeyRequest_Action() {}
+
+func (*ManageKeyRequest_BulkResume) isManageKeyRequest_Action() {}
+
+func (*ManageKeyRequest_BulkRevoke) isManageKeyRequest_Action() {}
+
 // The result of the action of the same name.
 type ManageKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -230,6 +298,10 @@ type ManageKeyResponse struct {
 	//	*ManageKeyResponse_Suspend
 	//	*ManageKeyResponse_Resume
 	//	*ManageKeyResponse_Revoke
+	//	*ManageKeyResponse_BulkCreate
+	//	*ManageKeyResponse_BulkSuspend
+	//	*ManageKeyResponse_BulkResume
+	//	*ManageKeyResponse_BulkRevoke
 	Result        isManageKeyResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -344,6 +416,42 @@ func (x *ManageKeyResponse) GetRevoke() *ManageKeyResponse_KeyResult {
 	return nil
 }
 
+func (x *ManageKeyResponse) GetBulkCreate() *ManageKeyResponse_BulkCreatedKeys {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkCreate); ok {
+			return x.BulkCreate
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse) GetBulkSuspend() *ManageKeyResponse_BulkResults {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkSuspend); ok {
+			return x.BulkSuspend
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse) GetBulkResume() *ManageKeyResponse_BulkResults {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkResume); ok {
+			return x.BulkResume
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse) GetBulkRevoke() *ManageKeyResponse_BulkResults {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkRevoke); ok {
+			return x.BulkRevoke
+		}
+	}
+	return nil
+}
+
 type isManageKeyResponse_Result interface {
 	isManageKeyResponse_Result()
 }
@@ -388,6 +496,26 @@ type ManageKeyResponse_Revoke struct {
 	Revoke *ManageKeyResponse_KeyResult `protobuf:"bytes,8,opt,name=revoke,proto3,oneof"`
 }
 
+type ManageKeyResponse_BulkCreate struct {
+	// What became of each.
+	BulkCreate *ManageKeyResponse_BulkCreatedKeys `protobuf:"bytes,9,opt,name=bulk_create,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkSuspend struct {
+	// What became of each.
+	BulkSuspend *ManageKeyResponse_BulkResults `protobuf:"bytes,10,opt,name=bulk_suspend,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkResume struct {
+	// What became of each.
+	BulkResume *ManageKeyResponse_BulkResults `protobuf:"bytes,11,opt,name=bulk_resume,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkRevoke struct {
+	// What became of each.
+	BulkRevoke *ManageKeyResponse_BulkResults `protobuf:"bytes,12,opt,name=bulk_revoke,proto3,oneof"`
+}
+
 func (*ManageKeyResponse_Create) isManageKeyResponse_Result() {}
 
 func (*ManageKeyResponse_Get) isManageKeyResponse_Result() {}
@@ -403,6 +531,14 @@ func (*ManageKeyResponse_Suspend) isManageKeyResponse_Result() {}
 func (*ManageKeyResponse_Resume) isManageKeyResponse_Result() {}
 
 func (*ManageKeyResponse_Revoke) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkCreate) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkSuspend) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkResume) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkRevoke) isManageKeyResponse_Result() {}
 
 // One action on a plan.
 type ManagePlanRequest struct {
@@ -1349,7 +1485,7 @@ func (x *ExplainLimitResponse) GetLimits() []*ExplainLimitResponse_ConsideredLim
 	return nil
 }
 
-// Which changes to list.
+// Which changes to list: those that every filter that is set matches.
 type ListAuditEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only changes of this target, as in AuditEvent. Empty means all.
@@ -1357,7 +1493,17 @@ type ListAuditEventsRequest struct {
 	// How many at most: 1 to 1000. 0 means 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,proto3" json:"page_size,omitempty"`
 	// The `next_page_token` of the previous response, to continue from there. The other fields must be the same.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	// Only changes of targets that begin with this, such as `plans/`. Empty means all.
+	TargetPrefix string `protobuf:"bytes,4,opt,name=target_prefix,proto3" json:"target_prefix,omitempty"`
+	// Only changes made by this actor, as in AuditEvent. Empty means all.
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Only changes of this kind, as in AuditEvent. Empty means all.
+	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	// Only changes at this time or later. Absent means all.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,proto3" json:"start_time,omitempty"`
+	// Only changes before this time. Absent means all.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time,proto3" json:"end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1411,6 +1557,41 @@ func (x *ListAuditEventsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListAuditEventsRequest) GetTargetPrefix() string {
+	if x != nil {
+		return x.TargetPrefix
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ListAuditEventsRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
 }
 
 // One page of changes.
@@ -1478,7 +1659,9 @@ type ManageKeyRequest_CreateKey struct {
 	// Free text. As in Key.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	// When the key expires. Absent means never; otherwise in the future.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,proto3" json:"expire_time,omitempty"`
+	// As in Key.
+	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1541,6 +1724,13 @@ func (x *ManageKeyRequest_CreateKey) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ManageKeyRequest_CreateKey) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // Reads a key.
 type ManageKeyRequest_GetKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1587,7 +1777,7 @@ func (x *ManageKeyRequest_GetKey) GetKeyId() string {
 	return ""
 }
 
-// Lists keys in the order of their creation.
+// Lists keys in the order of their creation: those that every filter that is set matches.
 type ManageKeyRequest_ListKeys struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only keys of this subject. As in Key. Empty means all.
@@ -1597,7 +1787,25 @@ type ManageKeyRequest_ListKeys struct {
 	// How many at most: 1 to 1000. 0 means 100.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,proto3" json:"page_size,omitempty"`
 	// The `next_page_token` of the previous response, to continue from there. The other fields must be the same.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	// Only keys in this state, EXPIRED included, as of now. STATE_UNSPECIFIED means all.
+	State Key_State `protobuf:"varint,5,opt,name=state,proto3,enum=ratelimit.v1.Key_State" json:"state,omitempty"`
+	// Only keys of subjects that begin with this: at most 128 bytes without control characters. Empty means all.
+	SubjectPrefix string `protobuf:"bytes,6,opt,name=subject_prefix,proto3" json:"subject_prefix,omitempty"`
+	// Only keys that have all of these labels, with these values.
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Only keys that expire at this time or later. Absent means all.
+	ExpiresAfter *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_after,proto3" json:"expires_after,omitempty"`
+	// Only keys that expire, or have expired, before this time. Absent means all.
+	ExpiresBefore *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires_before,proto3" json:"expires_before,omitempty"`
+	// Only keys that were last used before this time; those that were never used are added by `never_used`. Absent
+	// means all.
+	LastUsedBefore *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_used_before,proto3" json:"last_used_before,omitempty"`
+	// Only keys that were never used; with `last_used_before`, those of either kind.
+	NeverUsed bool `protobuf:"varint,11,opt,name=never_used,proto3" json:"never_used,omitempty"`
+	// Only the keys that a public id names: the beginning of a `key_id`, or a text with `rlk_<env>_<id>` in it. A whole
+	// API key may be pasted: its secret part is dropped at once. Empty means all.
+	Search        string `protobuf:"bytes,12,opt,name=search,proto3" json:"search,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1660,13 +1868,69 @@ func (x *ManageKeyRequest_ListKeys) GetPageToken() string {
 	return ""
 }
 
+func (x *ManageKeyRequest_ListKeys) GetState() Key_State {
+	if x != nil {
+		return x.State
+	}
+	return Key_STATE_UNSPECIFIED
+}
+
+func (x *ManageKeyRequest_ListKeys) GetSubjectPrefix() string {
+	if x != nil {
+		return x.SubjectPrefix
+	}
+	return ""
+}
+
+func (x *ManageKeyRequest_ListKeys) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetExpiresAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAfter
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetExpiresBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresBefore
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetLastUsedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedBefore
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetNeverUsed() bool {
+	if x != nil {
+		return x.NeverUsed
+	}
+	return false
+}
+
+func (x *ManageKeyRequest_ListKeys) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
+}
+
 // Changes a key.
 type ManageKeyRequest_UpdateKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key's `key_id`, the new values, and optionally the `etag` that was read. Required.
 	Key *Key `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// Which fields to change: `plan`, `description`, `expire_time`. Required. A field in the mask that is absent from
-	// the key is cleared.
+	// Which fields to change: `plan`, `description`, `expire_time`, `labels`. Required. A field in the mask that is
+	// absent from the key is cleared. `labels` replaces them all.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1909,6 +2173,99 @@ func (x *ManageKeyRequest_RevokeKey) GetKeyId() string {
 	return ""
 }
 
+// Creates keys. Each is created or not on its own, whatever becomes of the others.
+type ManageKeyRequest_BulkCreateKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000 of them.
+	Keys          []*ManageKeyRequest_CreateKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyRequest_BulkCreateKeys) Reset() {
+	*x = ManageKeyRequest_BulkCreateKeys{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyRequest_BulkCreateKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyRequest_BulkCreateKeys) ProtoMessage() {}
+
+func (x *ManageKeyRequest_BulkCreateKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyRequest_BulkCreateKeys.ProtoReflect.Descriptor instead.
+func (*ManageKeyRequest_BulkCreateKeys) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{0, 8}
+}
+
+func (x *ManageKeyRequest_BulkCreateKeys) GetKeys() []*ManageKeyRequest_CreateKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// Changes the state of keys, as the action for a single key does. Each is changed or not on its own, in this order,
+// whatever becomes of the others.
+type ManageKeyRequest_BulkKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000 of them.
+	KeyIds        []string `protobuf:"bytes,1,rep,name=key_ids,proto3" json:"key_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyRequest_BulkKeys) Reset() {
+	*x = ManageKeyRequest_BulkKeys{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyRequest_BulkKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyRequest_BulkKeys) ProtoMessage() {}
+
+func (x *ManageKeyRequest_BulkKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyRequest_BulkKeys.ProtoReflect.Descriptor instead.
+func (*ManageKeyRequest_BulkKeys) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{0, 9}
+}
+
+func (x *ManageKeyRequest_BulkKeys) GetKeyIds() []string {
+	if x != nil {
+		return x.KeyIds
+	}
+	return nil
+}
+
 // A key.
 type ManageKeyResponse_KeyResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1920,7 +2277,7 @@ type ManageKeyResponse_KeyResult struct {
 
 func (x *ManageKeyResponse_KeyResult) Reset() {
 	*x = ManageKeyResponse_KeyResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2289,7 @@ func (x *ManageKeyResponse_KeyResult) String() string {
 func (*ManageKeyResponse_KeyResult) ProtoMessage() {}
 
 func (x *ManageKeyResponse_KeyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2325,7 @@ type ManageKeyResponse_CreatedKey struct {
 
 func (x *ManageKeyResponse_CreatedKey) Reset() {
 	*x = ManageKeyResponse_CreatedKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2337,7 @@ func (x *ManageKeyResponse_CreatedKey) String() string {
 func (*ManageKeyResponse_CreatedKey) ProtoMessage() {}
 
 func (x *ManageKeyResponse_CreatedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2380,7 @@ type ManageKeyResponse_RotatedKey struct {
 
 func (x *ManageKeyResponse_RotatedKey) Reset() {
 	*x = ManageKeyResponse_RotatedKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[22]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2392,7 @@ func (x *ManageKeyResponse_RotatedKey) String() string {
 func (*ManageKeyResponse_RotatedKey) ProtoMessage() {}
 
 func (x *ManageKeyResponse_RotatedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[22]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2435,7 @@ type ManageKeyResponse_KeyPage struct {
 
 func (x *ManageKeyResponse_KeyPage) Reset() {
 	*x = ManageKeyResponse_KeyPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[23]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2447,7 @@ func (x *ManageKeyResponse_KeyPage) String() string {
 func (*ManageKeyResponse_KeyPage) ProtoMessage() {}
 
 func (x *ManageKeyResponse_KeyPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[23]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,6 +2477,339 @@ func (x *ManageKeyResponse_KeyPage) GetNextPageToken() string {
 	return ""
 }
 
+// New keys, and those that were not created.
+type ManageKeyResponse_BulkCreatedKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each key of the request, in the same order.
+	Results       []*ManageKeyResponse_BulkCreatedKeys_Result `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) Reset() {
+	*x = ManageKeyResponse_BulkCreatedKeys{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkCreatedKeys.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkCreatedKeys) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 4}
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) GetResults() []*ManageKeyResponse_BulkCreatedKeys_Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// Keys that were changed, and those that were not.
+type ManageKeyResponse_BulkResults struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each key_id of the request, in the same order.
+	Results       []*ManageKeyResponse_BulkResults_Result `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkResults) Reset() {
+	*x = ManageKeyResponse_BulkResults{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkResults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkResults) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkResults) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkResults.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkResults) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 5}
+}
+
+func (x *ManageKeyResponse_BulkResults) GetResults() []*ManageKeyResponse_BulkResults_Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// Why a single item of a bulk action failed.
+type ManageKeyResponse_BulkError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The reason, as in the errors of calls. POLICY_STORE_UNAVAILABLE means that Postgres was lost meanwhile: it is not
+	// known what became of the item.
+	Reason ErrorReason `protobuf:"varint,1,opt,name=reason,proto3,enum=ratelimit.v1.ErrorReason" json:"reason,omitempty"`
+	// The error in words.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// As in the errors of calls: see ErrorReason.
+	Metadata      map[string]string `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkError) Reset() {
+	*x = ManageKeyResponse_BulkError{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkError) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkError) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkError.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkError) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 6}
+}
+
+func (x *ManageKeyResponse_BulkError) GetReason() ErrorReason {
+	if x != nil {
+		return x.Reason
+	}
+	return ErrorReason_ERROR_REASON_UNSPECIFIED
+}
+
+func (x *ManageKeyResponse_BulkError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ManageKeyResponse_BulkError) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+// What became of one of them.
+type ManageKeyResponse_BulkCreatedKeys_Result struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is set.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*ManageKeyResponse_BulkCreatedKeys_Result_Created
+	//	*ManageKeyResponse_BulkCreatedKeys_Result_Error
+	Outcome       isManageKeyResponse_BulkCreatedKeys_Result_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) Reset() {
+	*x = ManageKeyResponse_BulkCreatedKeys_Result{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys_Result) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkCreatedKeys_Result.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkCreatedKeys_Result) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 4, 0}
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) GetOutcome() isManageKeyResponse_BulkCreatedKeys_Result_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) GetCreated() *ManageKeyResponse_CreatedKey {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkCreatedKeys_Result_Created); ok {
+			return x.Created
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) GetError() *ManageKeyResponse_BulkError {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkCreatedKeys_Result_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isManageKeyResponse_BulkCreatedKeys_Result_Outcome interface {
+	isManageKeyResponse_BulkCreatedKeys_Result_Outcome()
+}
+
+type ManageKeyResponse_BulkCreatedKeys_Result_Created struct {
+	// The new key and its secret.
+	Created *ManageKeyResponse_CreatedKey `protobuf:"bytes,1,opt,name=created,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkCreatedKeys_Result_Error struct {
+	// Why there is none.
+	Error *ManageKeyResponse_BulkError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys_Result_Created) isManageKeyResponse_BulkCreatedKeys_Result_Outcome() {
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys_Result_Error) isManageKeyResponse_BulkCreatedKeys_Result_Outcome() {
+}
+
+// What became of one of them.
+type ManageKeyResponse_BulkResults_Result struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is set.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*ManageKeyResponse_BulkResults_Result_Key
+	//	*ManageKeyResponse_BulkResults_Result_Error
+	Outcome       isManageKeyResponse_BulkResults_Result_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) Reset() {
+	*x = ManageKeyResponse_BulkResults_Result{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkResults_Result) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkResults_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkResults_Result.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkResults_Result) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 5, 0}
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) GetOutcome() isManageKeyResponse_BulkResults_Result_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) GetKey() *Key {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkResults_Result_Key); ok {
+			return x.Key
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) GetError() *ManageKeyResponse_BulkError {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkResults_Result_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isManageKeyResponse_BulkResults_Result_Outcome interface {
+	isManageKeyResponse_BulkResults_Result_Outcome()
+}
+
+type ManageKeyResponse_BulkResults_Result_Key struct {
+	// The key as changed, without its overrides.
+	Key *Key `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkResults_Result_Error struct {
+	// Why it was not changed.
+	Error *ManageKeyResponse_BulkError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*ManageKeyResponse_BulkResults_Result_Key) isManageKeyResponse_BulkResults_Result_Outcome() {}
+
+func (*ManageKeyResponse_BulkResults_Result_Error) isManageKeyResponse_BulkResults_Result_Outcome() {}
+
 // Creates a plan.
 type ManagePlanRequest_CreatePlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2131,7 +2821,7 @@ type ManagePlanRequest_CreatePlan struct {
 
 func (x *ManagePlanRequest_CreatePlan) Reset() {
 	*x = ManagePlanRequest_CreatePlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[24]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2833,7 @@ func (x *ManagePlanRequest_CreatePlan) String() string {
 func (*ManagePlanRequest_CreatePlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_CreatePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[24]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2869,7 @@ type ManagePlanRequest_GetPlan struct {
 
 func (x *ManagePlanRequest_GetPlan) Reset() {
 	*x = ManagePlanRequest_GetPlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[25]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2881,7 @@ func (x *ManagePlanRequest_GetPlan) String() string {
 func (*ManagePlanRequest_GetPlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_GetPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[25]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2924,7 @@ type ManagePlanRequest_ListPlans struct {
 
 func (x *ManagePlanRequest_ListPlans) Reset() {
 	*x = ManagePlanRequest_ListPlans{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2936,7 @@ func (x *ManagePlanRequest_ListPlans) String() string {
 func (*ManagePlanRequest_ListPlans) ProtoMessage() {}
 
 func (x *ManagePlanRequest_ListPlans) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2979,7 @@ type ManagePlanRequest_UpdatePlan struct {
 
 func (x *ManagePlanRequest_UpdatePlan) Reset() {
 	*x = ManagePlanRequest_UpdatePlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2991,7 @@ func (x *ManagePlanRequest_UpdatePlan) String() string {
 func (*ManagePlanRequest_UpdatePlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_UpdatePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +3034,7 @@ type ManagePlanRequest_DeletePlan struct {
 
 func (x *ManagePlanRequest_DeletePlan) Reset() {
 	*x = ManagePlanRequest_DeletePlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +3046,7 @@ func (x *ManagePlanRequest_DeletePlan) String() string {
 func (*ManagePlanRequest_DeletePlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_DeletePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +3087,7 @@ type ManagePlanResponse_PlanResult struct {
 
 func (x *ManagePlanResponse_PlanResult) Reset() {
 	*x = ManagePlanResponse_PlanResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +3099,7 @@ func (x *ManagePlanResponse_PlanResult) String() string {
 func (*ManagePlanResponse_PlanResult) ProtoMessage() {}
 
 func (x *ManagePlanResponse_PlanResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +3135,7 @@ type ManagePlanResponse_PlanPage struct {
 
 func (x *ManagePlanResponse_PlanPage) Reset() {
 	*x = ManagePlanResponse_PlanPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +3147,7 @@ func (x *ManagePlanResponse_PlanPage) String() string {
 func (*ManagePlanResponse_PlanPage) ProtoMessage() {}
 
 func (x *ManagePlanResponse_PlanPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +3188,7 @@ type ManageOverrideRequest_SetOverride struct {
 
 func (x *ManageOverrideRequest_SetOverride) Reset() {
 	*x = ManageOverrideRequest_SetOverride{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +3200,7 @@ func (x *ManageOverrideRequest_SetOverride) String() string {
 func (*ManageOverrideRequest_SetOverride) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_SetOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +3232,7 @@ type ManageOverrideRequest_ListOverrides struct {
 
 func (x *ManageOverrideRequest_ListOverrides) Reset() {
 	*x = ManageOverrideRequest_ListOverrides{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +3244,7 @@ func (x *ManageOverrideRequest_ListOverrides) String() string {
 func (*ManageOverrideRequest_ListOverrides) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_ListOverrides) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +3271,7 @@ type ManageOverrideRequest_DeleteOverride struct {
 
 func (x *ManageOverrideRequest_DeleteOverride) Reset() {
 	*x = ManageOverrideRequest_DeleteOverride{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[33]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +3283,7 @@ func (x *ManageOverrideRequest_DeleteOverride) String() string {
 func (*ManageOverrideRequest_DeleteOverride) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_DeleteOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[33]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +3317,7 @@ type ManageOverrideResponse_Overrides struct {
 
 func (x *ManageOverrideResponse_Overrides) Reset() {
 	*x = ManageOverrideResponse_Overrides{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +3329,7 @@ func (x *ManageOverrideResponse_Overrides) String() string {
 func (*ManageOverrideResponse_Overrides) ProtoMessage() {}
 
 func (x *ManageOverrideResponse_Overrides) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +3366,7 @@ type ManageRulesRequest_ReplaceRules struct {
 
 func (x *ManageRulesRequest_ReplaceRules) Reset() {
 	*x = ManageRulesRequest_ReplaceRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[35]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +3378,7 @@ func (x *ManageRulesRequest_ReplaceRules) String() string {
 func (*ManageRulesRequest_ReplaceRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ReplaceRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[35]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +3421,7 @@ type ManageRulesRequest_GetRules struct {
 
 func (x *ManageRulesRequest_GetRules) Reset() {
 	*x = ManageRulesRequest_GetRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +3433,7 @@ func (x *ManageRulesRequest_GetRules) String() string {
 func (*ManageRulesRequest_GetRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_GetRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3476,7 @@ type ManageRulesRequest_ListRules struct {
 
 func (x *ManageRulesRequest_ListRules) Reset() {
 	*x = ManageRulesRequest_ListRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +3488,7 @@ func (x *ManageRulesRequest_ListRules) String() string {
 func (*ManageRulesRequest_ListRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ListRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3531,7 @@ type ManageRulesRequest_DeleteRules struct {
 
 func (x *ManageRulesRequest_DeleteRules) Reset() {
 	*x = ManageRulesRequest_DeleteRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3543,7 @@ func (x *ManageRulesRequest_DeleteRules) String() string {
 func (*ManageRulesRequest_DeleteRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_DeleteRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3584,7 @@ type ManageRulesResponse_RulesResult struct {
 
 func (x *ManageRulesResponse_RulesResult) Reset() {
 	*x = ManageRulesResponse_RulesResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +3596,7 @@ func (x *ManageRulesResponse_RulesResult) String() string {
 func (*ManageRulesResponse_RulesResult) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3632,7 @@ type ManageRulesResponse_RulesPage struct {
 
 func (x *ManageRulesResponse_RulesPage) Reset() {
 	*x = ManageRulesResponse_RulesPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3644,7 @@ func (x *ManageRulesResponse_RulesPage) String() string {
 func (*ManageRulesResponse_RulesPage) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3693,7 @@ type ExplainLimitResponse_ConsideredLimit struct {
 
 func (x *ExplainLimitResponse_ConsideredLimit) Reset() {
 	*x = ExplainLimitResponse_ConsideredLimit{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3705,7 @@ func (x *ExplainLimitResponse_ConsideredLimit) String() string {
 func (*ExplainLimitResponse_ConsideredLimit) ProtoMessage() {}
 
 func (x *ExplainLimitResponse_ConsideredLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3760,7 @@ var File_ratelimit_v1_key_admin_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\"\xa1\t\n" +
+	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\"\xc2\x11\n" +
 	"\x10ManageKeyRequest\x12B\n" +
 	"\x06create\x18\x01 \x01(\v2(.ratelimit.v1.ManageKeyRequest.CreateKeyH\x00R\x06create\x129\n" +
 	"\x03get\x18\x02 \x01(\v2%.ratelimit.v1.ManageKeyRequest.GetKeyH\x00R\x03get\x12=\n" +
@@ -3079,21 +3769,44 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x06rotate\x18\x05 \x01(\v2(.ratelimit.v1.ManageKeyRequest.RotateKeyH\x00R\x06rotate\x12E\n" +
 	"\asuspend\x18\x06 \x01(\v2).ratelimit.v1.ManageKeyRequest.SuspendKeyH\x00R\asuspend\x12B\n" +
 	"\x06resume\x18\a \x01(\v2(.ratelimit.v1.ManageKeyRequest.ResumeKeyH\x00R\x06resume\x12B\n" +
-	"\x06revoke\x18\b \x01(\v2(.ratelimit.v1.ManageKeyRequest.RevokeKeyH\x00R\x06revoke\x1a\x99\x01\n" +
+	"\x06revoke\x18\b \x01(\v2(.ratelimit.v1.ManageKeyRequest.RevokeKeyH\x00R\x06revoke\x12Q\n" +
+	"\vbulk_create\x18\t \x01(\v2-.ratelimit.v1.ManageKeyRequest.BulkCreateKeysH\x00R\vbulk_create\x12M\n" +
+	"\fbulk_suspend\x18\n" +
+	" \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\fbulk_suspend\x12K\n" +
+	"\vbulk_resume\x18\v \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\vbulk_resume\x12K\n" +
+	"\vbulk_revoke\x18\f \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\vbulk_revoke\x1a\xa2\x02\n" +
 	"\tCreateKey\x12\x12\n" +
 	"\x04plan\x18\x01 \x01(\tR\x04plan\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12<\n" +
-	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vexpire_time\x1a \n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vexpire_time\x12L\n" +
+	"\x06labels\x18\x05 \x03(\v24.ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a \n" +
 	"\x06GetKey\x12\x16\n" +
-	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1av\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1a\xdb\x04\n" +
 	"\bListKeys\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\tR\x04plan\x12\x1c\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\tpage_size\x12\x1e\n" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\n" +
-	"page_token\x1an\n" +
+	"page_token\x12-\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x17.ratelimit.v1.Key.StateR\x05state\x12&\n" +
+	"\x0esubject_prefix\x18\x06 \x01(\tR\x0esubject_prefix\x12K\n" +
+	"\x06labels\x18\a \x03(\v23.ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntryR\x06labels\x12@\n" +
+	"\rexpires_after\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\rexpires_after\x12B\n" +
+	"\x0eexpires_before\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0eexpires_before\x12F\n" +
+	"\x10last_used_before\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x10last_used_before\x12\x1e\n" +
+	"\n" +
+	"never_used\x18\v \x01(\bR\n" +
+	"never_used\x12\x16\n" +
+	"\x06search\x18\f \x01(\tR\x06search\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1an\n" +
 	"\tUpdateKey\x12#\n" +
 	"\x03key\x18\x01 \x01(\v2\x11.ratelimit.v1.KeyR\x03key\x12<\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\vupdate_mask\x1aX\n" +
@@ -3106,8 +3819,12 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\tResumeKey\x12\x16\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1a#\n" +
 	"\tRevokeKey\x12\x16\n" +
-	"\x06key_id\x18\x01 \x01(\tR\x06key_idB\b\n" +
-	"\x06action\"\xe1\x06\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1aN\n" +
+	"\x0eBulkCreateKeys\x12<\n" +
+	"\x04keys\x18\x01 \x03(\v2(.ratelimit.v1.ManageKeyRequest.CreateKeyR\x04keys\x1a$\n" +
+	"\bBulkKeys\x12\x18\n" +
+	"\akey_ids\x18\x01 \x03(\tR\akey_idsB\b\n" +
+	"\x06action\"\xfc\x0e\n" +
 	"\x11ManageKeyResponse\x12D\n" +
 	"\x06create\x18\x01 \x01(\v2*.ratelimit.v1.ManageKeyResponse.CreatedKeyH\x00R\x06create\x12=\n" +
 	"\x03get\x18\x02 \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x03get\x12=\n" +
@@ -3116,7 +3833,12 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x06rotate\x18\x05 \x01(\v2*.ratelimit.v1.ManageKeyResponse.RotatedKeyH\x00R\x06rotate\x12E\n" +
 	"\asuspend\x18\x06 \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\asuspend\x12C\n" +
 	"\x06resume\x18\a \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x06resume\x12C\n" +
-	"\x06revoke\x18\b \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x06revoke\x1a0\n" +
+	"\x06revoke\x18\b \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x06revoke\x12S\n" +
+	"\vbulk_create\x18\t \x01(\v2/.ratelimit.v1.ManageKeyResponse.BulkCreatedKeysH\x00R\vbulk_create\x12Q\n" +
+	"\fbulk_suspend\x18\n" +
+	" \x01(\v2+.ratelimit.v1.ManageKeyResponse.BulkResultsH\x00R\fbulk_suspend\x12O\n" +
+	"\vbulk_resume\x18\v \x01(\v2+.ratelimit.v1.ManageKeyResponse.BulkResultsH\x00R\vbulk_resume\x12O\n" +
+	"\vbulk_revoke\x18\f \x01(\v2+.ratelimit.v1.ManageKeyResponse.BulkResultsH\x00R\vbulk_revoke\x1a0\n" +
 	"\tKeyResult\x12#\n" +
 	"\x03key\x18\x01 \x01(\v2\x11.ratelimit.v1.KeyR\x03key\x1aI\n" +
 	"\n" +
@@ -3129,7 +3851,26 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x1aZ\n" +
 	"\aKeyPage\x12%\n" +
 	"\x04keys\x18\x01 \x03(\v2\x11.ratelimit.v1.KeyR\x04keys\x12(\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_tokenB\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_token\x1a\x84\x02\n" +
+	"\x0fBulkCreatedKeys\x12P\n" +
+	"\aresults\x18\x01 \x03(\v26.ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.ResultR\aresults\x1a\x9e\x01\n" +
+	"\x06Result\x12F\n" +
+	"\acreated\x18\x01 \x01(\v2*.ratelimit.v1.ManageKeyResponse.CreatedKeyH\x00R\acreated\x12A\n" +
+	"\x05error\x18\x02 \x01(\v2).ratelimit.v1.ManageKeyResponse.BulkErrorH\x00R\x05errorB\t\n" +
+	"\aoutcome\x1a\xda\x01\n" +
+	"\vBulkResults\x12L\n" +
+	"\aresults\x18\x01 \x03(\v22.ratelimit.v1.ManageKeyResponse.BulkResults.ResultR\aresults\x1a}\n" +
+	"\x06Result\x12%\n" +
+	"\x03key\x18\x01 \x01(\v2\x11.ratelimit.v1.KeyH\x00R\x03key\x12A\n" +
+	"\x05error\x18\x02 \x01(\v2).ratelimit.v1.ManageKeyResponse.BulkErrorH\x00R\x05errorB\t\n" +
+	"\aoutcome\x1a\xea\x01\n" +
+	"\tBulkError\x121\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x19.ratelimit.v1.ErrorReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12S\n" +
+	"\bmetadata\x18\x03 \x03(\v27.ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
 	"\x06result\"\xd1\x05\n" +
 	"\x11ManagePlanRequest\x12D\n" +
 	"\x06create\x18\x01 \x01(\v2*.ratelimit.v1.ManagePlanRequest.CreatePlanH\x00R\x06create\x12;\n" +
@@ -3238,13 +3979,20 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x05level\x18\x02 \x01(\x0e2\x18.ratelimit.v1.LimitLevelR\x05level\x12\x18\n" +
 	"\aapplies\x18\x03 \x01(\bR\aapplies\x12\x18\n" +
 	"\awhy_not\x18\x04 \x01(\tR\awhy_not\x12\x16\n" +
-	"\x06bucket\x18\x05 \x01(\tR\x06bucket\"n\n" +
+	"\x06bucket\x18\x05 \x01(\tR\x06bucket\"\xb6\x02\n" +
 	"\x16ListAuditEventsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1c\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\tpage_size\x12\x1e\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tR\n" +
-	"page_token\"u\n" +
+	"page_token\x12$\n" +
+	"\rtarget_prefix\x18\x04 \x01(\tR\rtarget_prefix\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06action\x18\x06 \x01(\tR\x06action\x12:\n" +
+	"\n" +
+	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"start_time\x126\n" +
+	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bend_time\"u\n" +
 	"\x17ListAuditEventsResponse\x120\n" +
 	"\x06events\x18\x01 \x03(\v2\x18.ratelimit.v1.AuditEventR\x06events\x12(\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_token2\x98\x04\n" +
@@ -3269,61 +4017,73 @@ func file_ratelimit_v1_key_admin_service_proto_rawDescGZIP() []byte {
 	return file_ratelimit_v1_key_admin_service_proto_rawDescData
 }
 
-var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_ratelimit_v1_key_admin_service_proto_goTypes = []any{
-	(*ManageKeyRequest)(nil),                     // 0: ratelimit.v1.ManageKeyRequest
-	(*ManageKeyResponse)(nil),                    // 1: ratelimit.v1.ManageKeyResponse
-	(*ManagePlanRequest)(nil),                    // 2: ratelimit.v1.ManagePlanRequest
-	(*ManagePlanResponse)(nil),                   // 3: ratelimit.v1.ManagePlanResponse
-	(*ManageOverrideRequest)(nil),                // 4: ratelimit.v1.ManageOverrideRequest
-	(*ManageOverrideResponse)(nil),               // 5: ratelimit.v1.ManageOverrideResponse
-	(*ManageRulesRequest)(nil),                   // 6: ratelimit.v1.ManageRulesRequest
-	(*ManageRulesResponse)(nil),                  // 7: ratelimit.v1.ManageRulesResponse
-	(*ExplainLimitRequest)(nil),                  // 8: ratelimit.v1.ExplainLimitRequest
-	(*ExplainLimitResponse)(nil),                 // 9: ratelimit.v1.ExplainLimitResponse
-	(*ListAuditEventsRequest)(nil),               // 10: ratelimit.v1.ListAuditEventsRequest
-	(*ListAuditEventsResponse)(nil),              // 11: ratelimit.v1.ListAuditEventsResponse
-	(*ManageKeyRequest_CreateKey)(nil),           // 12: ratelimit.v1.ManageKeyRequest.CreateKey
-	(*ManageKeyRequest_GetKey)(nil),              // 13: ratelimit.v1.ManageKeyRequest.GetKey
-	(*ManageKeyRequest_ListKeys)(nil),            // 14: ratelimit.v1.ManageKeyRequest.ListKeys
-	(*ManageKeyRequest_UpdateKey)(nil),           // 15: ratelimit.v1.ManageKeyRequest.UpdateKey
-	(*ManageKeyRequest_RotateKey)(nil),           // 16: ratelimit.v1.ManageKeyRequest.RotateKey
-	(*ManageKeyRequest_SuspendKey)(nil),          // 17: ratelimit.v1.ManageKeyRequest.SuspendKey
-	(*ManageKeyRequest_ResumeKey)(nil),           // 18: ratelimit.v1.ManageKeyRequest.ResumeKey
-	(*ManageKeyRequest_RevokeKey)(nil),           // 19: ratelimit.v1.ManageKeyRequest.RevokeKey
-	(*ManageKeyResponse_KeyResult)(nil),          // 20: ratelimit.v1.ManageKeyResponse.KeyResult
-	(*ManageKeyResponse_CreatedKey)(nil),         // 21: ratelimit.v1.ManageKeyResponse.CreatedKey
-	(*ManageKeyResponse_RotatedKey)(nil),         // 22: ratelimit.v1.ManageKeyResponse.RotatedKey
-	(*ManageKeyResponse_KeyPage)(nil),            // 23: ratelimit.v1.ManageKeyResponse.KeyPage
-	(*ManagePlanRequest_CreatePlan)(nil),         // 24: ratelimit.v1.ManagePlanRequest.CreatePlan
-	(*ManagePlanRequest_GetPlan)(nil),            // 25: ratelimit.v1.ManagePlanRequest.GetPlan
-	(*ManagePlanRequest_ListPlans)(nil),          // 26: ratelimit.v1.ManagePlanRequest.ListPlans
-	(*ManagePlanRequest_UpdatePlan)(nil),         // 27: ratelimit.v1.ManagePlanRequest.UpdatePlan
-	(*ManagePlanRequest_DeletePlan)(nil),         // 28: ratelimit.v1.ManagePlanRequest.DeletePlan
-	(*ManagePlanResponse_PlanResult)(nil),        // 29: ratelimit.v1.ManagePlanResponse.PlanResult
-	(*ManagePlanResponse_PlanPage)(nil),          // 30: ratelimit.v1.ManagePlanResponse.PlanPage
-	(*ManageOverrideRequest_SetOverride)(nil),    // 31: ratelimit.v1.ManageOverrideRequest.SetOverride
-	(*ManageOverrideRequest_ListOverrides)(nil),  // 32: ratelimit.v1.ManageOverrideRequest.ListOverrides
-	(*ManageOverrideRequest_DeleteOverride)(nil), // 33: ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	(*ManageOverrideResponse_Overrides)(nil),     // 34: ratelimit.v1.ManageOverrideResponse.Overrides
-	(*ManageRulesRequest_ReplaceRules)(nil),      // 35: ratelimit.v1.ManageRulesRequest.ReplaceRules
-	(*ManageRulesRequest_GetRules)(nil),          // 36: ratelimit.v1.ManageRulesRequest.GetRules
-	(*ManageRulesRequest_ListRules)(nil),         // 37: ratelimit.v1.ManageRulesRequest.ListRules
-	(*ManageRulesRequest_DeleteRules)(nil),       // 38: ratelimit.v1.ManageRulesRequest.DeleteRules
-	(*ManageRulesResponse_RulesResult)(nil),      // 39: ratelimit.v1.ManageRulesResponse.RulesResult
-	(*ManageRulesResponse_RulesPage)(nil),        // 40: ratelimit.v1.ManageRulesResponse.RulesPage
-	(*ExplainLimitResponse_ConsideredLimit)(nil), // 41: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	(*CheckLimitResponse)(nil),                   // 42: ratelimit.v1.CheckLimitResponse
-	(*AuditEvent)(nil),                           // 43: ratelimit.v1.AuditEvent
-	(*timestamppb.Timestamp)(nil),                // 44: google.protobuf.Timestamp
-	(*Key)(nil),                                  // 45: ratelimit.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),                // 46: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),                  // 47: google.protobuf.Duration
-	(*Plan)(nil),                                 // 48: ratelimit.v1.Plan
-	(*Override)(nil),                             // 49: ratelimit.v1.Override
-	(*DomainRules)(nil),                          // 50: ratelimit.v1.DomainRules
-	(*Limit)(nil),                                // 51: ratelimit.v1.Limit
-	(LimitLevel)(0),                              // 52: ratelimit.v1.LimitLevel
+	(*ManageKeyRequest)(nil),                         // 0: ratelimit.v1.ManageKeyRequest
+	(*ManageKeyResponse)(nil),                        // 1: ratelimit.v1.ManageKeyResponse
+	(*ManagePlanRequest)(nil),                        // 2: ratelimit.v1.ManagePlanRequest
+	(*ManagePlanResponse)(nil),                       // 3: ratelimit.v1.ManagePlanResponse
+	(*ManageOverrideRequest)(nil),                    // 4: ratelimit.v1.ManageOverrideRequest
+	(*ManageOverrideResponse)(nil),                   // 5: ratelimit.v1.ManageOverrideResponse
+	(*ManageRulesRequest)(nil),                       // 6: ratelimit.v1.ManageRulesRequest
+	(*ManageRulesResponse)(nil),                      // 7: ratelimit.v1.ManageRulesResponse
+	(*ExplainLimitRequest)(nil),                      // 8: ratelimit.v1.ExplainLimitRequest
+	(*ExplainLimitResponse)(nil),                     // 9: ratelimit.v1.ExplainLimitResponse
+	(*ListAuditEventsRequest)(nil),                   // 10: ratelimit.v1.ListAuditEventsRequest
+	(*ListAuditEventsResponse)(nil),                  // 11: ratelimit.v1.ListAuditEventsResponse
+	(*ManageKeyRequest_CreateKey)(nil),               // 12: ratelimit.v1.ManageKeyRequest.CreateKey
+	(*ManageKeyRequest_GetKey)(nil),                  // 13: ratelimit.v1.ManageKeyRequest.GetKey
+	(*ManageKeyRequest_ListKeys)(nil),                // 14: ratelimit.v1.ManageKeyRequest.ListKeys
+	(*ManageKeyRequest_UpdateKey)(nil),               // 15: ratelimit.v1.ManageKeyRequest.UpdateKey
+	(*ManageKeyRequest_RotateKey)(nil),               // 16: ratelimit.v1.ManageKeyRequest.RotateKey
+	(*ManageKeyRequest_SuspendKey)(nil),              // 17: ratelimit.v1.ManageKeyRequest.SuspendKey
+	(*ManageKeyRequest_ResumeKey)(nil),               // 18: ratelimit.v1.ManageKeyRequest.ResumeKey
+	(*ManageKeyRequest_RevokeKey)(nil),               // 19: ratelimit.v1.ManageKeyRequest.RevokeKey
+	(*ManageKeyRequest_BulkCreateKeys)(nil),          // 20: ratelimit.v1.ManageKeyRequest.BulkCreateKeys
+	(*ManageKeyRequest_BulkKeys)(nil),                // 21: ratelimit.v1.ManageKeyRequest.BulkKeys
+	nil,                                              // 22: ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
+	nil,                                              // 23: ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
+	(*ManageKeyResponse_KeyResult)(nil),              // 24: ratelimit.v1.ManageKeyResponse.KeyResult
+	(*ManageKeyResponse_CreatedKey)(nil),             // 25: ratelimit.v1.ManageKeyResponse.CreatedKey
+	(*ManageKeyResponse_RotatedKey)(nil),             // 26: ratelimit.v1.ManageKeyResponse.RotatedKey
+	(*ManageKeyResponse_KeyPage)(nil),                // 27: ratelimit.v1.ManageKeyResponse.KeyPage
+	(*ManageKeyResponse_BulkCreatedKeys)(nil),        // 28: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys
+	(*ManageKeyResponse_BulkResults)(nil),            // 29: ratelimit.v1.ManageKeyResponse.BulkResults
+	(*ManageKeyResponse_BulkError)(nil),              // 30: ratelimit.v1.ManageKeyResponse.BulkError
+	(*ManageKeyResponse_BulkCreatedKeys_Result)(nil), // 31: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
+	(*ManageKeyResponse_BulkResults_Result)(nil),     // 32: ratelimit.v1.ManageKeyResponse.BulkResults.Result
+	nil,                                          // 33: ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
+	(*ManagePlanRequest_CreatePlan)(nil),         // 34: ratelimit.v1.ManagePlanRequest.CreatePlan
+	(*ManagePlanRequest_GetPlan)(nil),            // 35: ratelimit.v1.ManagePlanRequest.GetPlan
+	(*ManagePlanRequest_ListPlans)(nil),          // 36: ratelimit.v1.ManagePlanRequest.ListPlans
+	(*ManagePlanRequest_UpdatePlan)(nil),         // 37: ratelimit.v1.ManagePlanRequest.UpdatePlan
+	(*ManagePlanRequest_DeletePlan)(nil),         // 38: ratelimit.v1.ManagePlanRequest.DeletePlan
+	(*ManagePlanResponse_PlanResult)(nil),        // 39: ratelimit.v1.ManagePlanResponse.PlanResult
+	(*ManagePlanResponse_PlanPage)(nil),          // 40: ratelimit.v1.ManagePlanResponse.PlanPage
+	(*ManageOverrideRequest_SetOverride)(nil),    // 41: ratelimit.v1.ManageOverrideRequest.SetOverride
+	(*ManageOverrideRequest_ListOverrides)(nil),  // 42: ratelimit.v1.ManageOverrideRequest.ListOverrides
+	(*ManageOverrideRequest_DeleteOverride)(nil), // 43: ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	(*ManageOverrideResponse_Overrides)(nil),     // 44: ratelimit.v1.ManageOverrideResponse.Overrides
+	(*ManageRulesRequest_ReplaceRules)(nil),      // 45: ratelimit.v1.ManageRulesRequest.ReplaceRules
+	(*ManageRulesRequest_GetRules)(nil),          // 46: ratelimit.v1.ManageRulesRequest.GetRules
+	(*ManageRulesRequest_ListRules)(nil),         // 47: ratelimit.v1.ManageRulesRequest.ListRules
+	(*ManageRulesRequest_DeleteRules)(nil),       // 48: ratelimit.v1.ManageRulesRequest.DeleteRules
+	(*ManageRulesResponse_RulesResult)(nil),      // 49: ratelimit.v1.ManageRulesResponse.RulesResult
+	(*ManageRulesResponse_RulesPage)(nil),        // 50: ratelimit.v1.ManageRulesResponse.RulesPage
+	(*ExplainLimitResponse_ConsideredLimit)(nil), // 51: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	(*CheckLimitResponse)(nil),                   // 52: ratelimit.v1.CheckLimitResponse
+	(*timestamppb.Timestamp)(nil),                // 53: google.protobuf.Timestamp
+	(*AuditEvent)(nil),                           // 54: ratelimit.v1.AuditEvent
+	(Key_State)(0),                               // 55: ratelimit.v1.Key.State
+	(*Key)(nil),                                  // 56: ratelimit.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),                // 57: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),                  // 58: google.protobuf.Duration
+	(ErrorReason)(0),                             // 59: ratelimit.v1.ErrorReason
+	(*Plan)(nil),                                 // 60: ratelimit.v1.Plan
+	(*Override)(nil),                             // 61: ratelimit.v1.Override
+	(*DomainRules)(nil),                          // 62: ratelimit.v1.DomainRules
+	(*Limit)(nil),                                // 63: ratelimit.v1.Limit
+	(LimitLevel)(0),                              // 64: ratelimit.v1.LimitLevel
 }
 var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	12, // 0: ratelimit.v1.ManageKeyRequest.create:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
@@ -3334,78 +4094,103 @@ var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	17, // 5: ratelimit.v1.ManageKeyRequest.suspend:type_name -> ratelimit.v1.ManageKeyRequest.SuspendKey
 	18, // 6: ratelimit.v1.ManageKeyRequest.resume:type_name -> ratelimit.v1.ManageKeyRequest.ResumeKey
 	19, // 7: ratelimit.v1.ManageKeyRequest.revoke:type_name -> ratelimit.v1.ManageKeyRequest.RevokeKey
-	21, // 8: ratelimit.v1.ManageKeyResponse.create:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
-	20, // 9: ratelimit.v1.ManageKeyResponse.get:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	23, // 10: ratelimit.v1.ManageKeyResponse.list:type_name -> ratelimit.v1.ManageKeyResponse.KeyPage
-	20, // 11: ratelimit.v1.ManageKeyResponse.update:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	22, // 12: ratelimit.v1.ManageKeyResponse.rotate:type_name -> ratelimit.v1.ManageKeyResponse.RotatedKey
-	20, // 13: ratelimit.v1.ManageKeyResponse.suspend:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	20, // 14: ratelimit.v1.ManageKeyResponse.resume:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	20, // 15: ratelimit.v1.ManageKeyResponse.revoke:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	24, // 16: ratelimit.v1.ManagePlanRequest.create:type_name -> ratelimit.v1.ManagePlanRequest.CreatePlan
-	25, // 17: ratelimit.v1.ManagePlanRequest.get:type_name -> ratelimit.v1.ManagePlanRequest.GetPlan
-	26, // 18: ratelimit.v1.ManagePlanRequest.list:type_name -> ratelimit.v1.ManagePlanRequest.ListPlans
-	27, // 19: ratelimit.v1.ManagePlanRequest.update:type_name -> ratelimit.v1.ManagePlanRequest.UpdatePlan
-	28, // 20: ratelimit.v1.ManagePlanRequest.delete:type_name -> ratelimit.v1.ManagePlanRequest.DeletePlan
-	29, // 21: ratelimit.v1.ManagePlanResponse.create:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	29, // 22: ratelimit.v1.ManagePlanResponse.get:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	30, // 23: ratelimit.v1.ManagePlanResponse.list:type_name -> ratelimit.v1.ManagePlanResponse.PlanPage
-	29, // 24: ratelimit.v1.ManagePlanResponse.update:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	29, // 25: ratelimit.v1.ManagePlanResponse.delete:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	31, // 26: ratelimit.v1.ManageOverrideRequest.set:type_name -> ratelimit.v1.ManageOverrideRequest.SetOverride
-	32, // 27: ratelimit.v1.ManageOverrideRequest.list:type_name -> ratelimit.v1.ManageOverrideRequest.ListOverrides
-	33, // 28: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	34, // 29: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	34, // 30: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	34, // 31: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	35, // 32: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
-	36, // 33: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
-	37, // 34: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
-	38, // 35: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
-	39, // 36: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	39, // 37: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	40, // 38: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
-	39, // 39: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	42, // 40: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	41, // 41: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	43, // 42: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
-	44, // 43: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
-	45, // 44: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
-	46, // 45: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
-	47, // 46: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
-	45, // 47: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
-	45, // 48: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
-	45, // 49: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
-	45, // 50: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
-	48, // 51: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
-	48, // 52: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
-	46, // 53: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
-	48, // 54: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
-	48, // 55: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
-	49, // 56: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
-	49, // 57: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
-	50, // 58: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
-	50, // 59: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
-	50, // 60: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
-	51, // 61: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
-	52, // 62: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
-	0,  // 63: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
-	2,  // 64: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
-	4,  // 65: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
-	6,  // 66: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
-	8,  // 67: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
-	10, // 68: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
-	1,  // 69: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
-	3,  // 70: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
-	5,  // 71: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
-	7,  // 72: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
-	9,  // 73: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
-	11, // 74: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
-	69, // [69:75] is the sub-list for method output_type
-	63, // [63:69] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	20, // 8: ratelimit.v1.ManageKeyRequest.bulk_create:type_name -> ratelimit.v1.ManageKeyRequest.BulkCreateKeys
+	21, // 9: ratelimit.v1.ManageKeyRequest.bulk_suspend:type_name -> ratelimit.v1.ManageKeyRequest.BulkKeys
+	21, // 10: ratelimit.v1.ManageKeyRequest.bulk_resume:type_name -> ratelimit.v1.ManageKeyRequest.BulkKeys
+	21, // 11: ratelimit.v1.ManageKeyRequest.bulk_revoke:type_name -> ratelimit.v1.ManageKeyRequest.BulkKeys
+	25, // 12: ratelimit.v1.ManageKeyResponse.create:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
+	24, // 13: ratelimit.v1.ManageKeyResponse.get:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	27, // 14: ratelimit.v1.ManageKeyResponse.list:type_name -> ratelimit.v1.ManageKeyResponse.KeyPage
+	24, // 15: ratelimit.v1.ManageKeyResponse.update:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	26, // 16: ratelimit.v1.ManageKeyResponse.rotate:type_name -> ratelimit.v1.ManageKeyResponse.RotatedKey
+	24, // 17: ratelimit.v1.ManageKeyResponse.suspend:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	24, // 18: ratelimit.v1.ManageKeyResponse.resume:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	24, // 19: ratelimit.v1.ManageKeyResponse.revoke:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	28, // 20: ratelimit.v1.ManageKeyResponse.bulk_create:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys
+	29, // 21: ratelimit.v1.ManageKeyResponse.bulk_suspend:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults
+	29, // 22: ratelimit.v1.ManageKeyResponse.bulk_resume:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults
+	29, // 23: ratelimit.v1.ManageKeyResponse.bulk_revoke:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults
+	34, // 24: ratelimit.v1.ManagePlanRequest.create:type_name -> ratelimit.v1.ManagePlanRequest.CreatePlan
+	35, // 25: ratelimit.v1.ManagePlanRequest.get:type_name -> ratelimit.v1.ManagePlanRequest.GetPlan
+	36, // 26: ratelimit.v1.ManagePlanRequest.list:type_name -> ratelimit.v1.ManagePlanRequest.ListPlans
+	37, // 27: ratelimit.v1.ManagePlanRequest.update:type_name -> ratelimit.v1.ManagePlanRequest.UpdatePlan
+	38, // 28: ratelimit.v1.ManagePlanRequest.delete:type_name -> ratelimit.v1.ManagePlanRequest.DeletePlan
+	39, // 29: ratelimit.v1.ManagePlanResponse.create:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	39, // 30: ratelimit.v1.ManagePlanResponse.get:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	40, // 31: ratelimit.v1.ManagePlanResponse.list:type_name -> ratelimit.v1.ManagePlanResponse.PlanPage
+	39, // 32: ratelimit.v1.ManagePlanResponse.update:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	39, // 33: ratelimit.v1.ManagePlanResponse.delete:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	41, // 34: ratelimit.v1.ManageOverrideRequest.set:type_name -> ratelimit.v1.ManageOverrideRequest.SetOverride
+	42, // 35: ratelimit.v1.ManageOverrideRequest.list:type_name -> ratelimit.v1.ManageOverrideRequest.ListOverrides
+	43, // 36: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	44, // 37: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	44, // 38: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	44, // 39: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	45, // 40: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
+	46, // 41: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
+	47, // 42: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
+	48, // 43: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
+	49, // 44: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	49, // 45: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	50, // 46: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
+	49, // 47: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	52, // 48: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	51, // 49: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	53, // 50: ratelimit.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	53, // 51: ratelimit.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	54, // 52: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
+	53, // 53: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
+	22, // 54: ratelimit.v1.ManageKeyRequest.CreateKey.labels:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
+	55, // 55: ratelimit.v1.ManageKeyRequest.ListKeys.state:type_name -> ratelimit.v1.Key.State
+	23, // 56: ratelimit.v1.ManageKeyRequest.ListKeys.labels:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
+	53, // 57: ratelimit.v1.ManageKeyRequest.ListKeys.expires_after:type_name -> google.protobuf.Timestamp
+	53, // 58: ratelimit.v1.ManageKeyRequest.ListKeys.expires_before:type_name -> google.protobuf.Timestamp
+	53, // 59: ratelimit.v1.ManageKeyRequest.ListKeys.last_used_before:type_name -> google.protobuf.Timestamp
+	56, // 60: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
+	57, // 61: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
+	58, // 62: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
+	12, // 63: ratelimit.v1.ManageKeyRequest.BulkCreateKeys.keys:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
+	56, // 64: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
+	56, // 65: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
+	56, // 66: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
+	56, // 67: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
+	31, // 68: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
+	32, // 69: ratelimit.v1.ManageKeyResponse.BulkResults.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults.Result
+	59, // 70: ratelimit.v1.ManageKeyResponse.BulkError.reason:type_name -> ratelimit.v1.ErrorReason
+	33, // 71: ratelimit.v1.ManageKeyResponse.BulkError.metadata:type_name -> ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
+	25, // 72: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.created:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
+	30, // 73: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	56, // 74: ratelimit.v1.ManageKeyResponse.BulkResults.Result.key:type_name -> ratelimit.v1.Key
+	30, // 75: ratelimit.v1.ManageKeyResponse.BulkResults.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	60, // 76: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
+	60, // 77: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
+	57, // 78: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
+	60, // 79: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
+	60, // 80: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
+	61, // 81: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
+	61, // 82: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
+	62, // 83: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
+	62, // 84: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
+	62, // 85: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
+	63, // 86: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
+	64, // 87: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
+	0,  // 88: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
+	2,  // 89: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
+	4,  // 90: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
+	6,  // 91: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
+	8,  // 92: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
+	10, // 93: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
+	1,  // 94: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
+	3,  // 95: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
+	5,  // 96: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
+	7,  // 97: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
+	9,  // 98: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
+	11, // 99: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
+	94, // [94:100] is the sub-list for method output_type
+	88, // [88:94] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_key_admin_service_proto_init() }
@@ -3414,6 +4199,7 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		return
 	}
 	file_ratelimit_v1_audit_proto_init()
+	file_ratelimit_v1_errors_proto_init()
 	file_ratelimit_v1_key_proto_init()
 	file_ratelimit_v1_limit_proto_init()
 	file_ratelimit_v1_plan_proto_init()
@@ -3428,6 +4214,10 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManageKeyRequest_Suspend)(nil),
 		(*ManageKeyRequest_Resume)(nil),
 		(*ManageKeyRequest_Revoke)(nil),
+		(*ManageKeyRequest_BulkCreate)(nil),
+		(*ManageKeyRequest_BulkSuspend)(nil),
+		(*ManageKeyRequest_BulkResume)(nil),
+		(*ManageKeyRequest_BulkRevoke)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*ManageKeyResponse_Create)(nil),
@@ -3438,6 +4228,10 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManageKeyResponse_Suspend)(nil),
 		(*ManageKeyResponse_Resume)(nil),
 		(*ManageKeyResponse_Revoke)(nil),
+		(*ManageKeyResponse_BulkCreate)(nil),
+		(*ManageKeyResponse_BulkSuspend)(nil),
+		(*ManageKeyResponse_BulkResume)(nil),
+		(*ManageKeyResponse_BulkRevoke)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[2].OneofWrappers = []any{
 		(*ManagePlanRequest_Create)(nil),
@@ -3481,13 +4275,21 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ExplainLimitRequest_ApiKey)(nil),
 		(*ExplainLimitRequest_KeyId)(nil),
 	}
+	file_ratelimit_v1_key_admin_service_proto_msgTypes[31].OneofWrappers = []any{
+		(*ManageKeyResponse_BulkCreatedKeys_Result_Created)(nil),
+		(*ManageKeyResponse_BulkCreatedKeys_Result_Error)(nil),
+	}
+	file_ratelimit_v1_key_admin_service_proto_msgTypes[32].OneofWrappers = []any{
+		(*ManageKeyResponse_BulkResults_Result_Key)(nil),
+		(*ManageKeyResponse_BulkResults_Result_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_key_admin_service_proto_rawDesc), len(file_ratelimit_v1_key_admin_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
