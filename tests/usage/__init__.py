@@ -1,0 +1,1 @@
+"""Usage: counting, archive, queries and what-if."""
