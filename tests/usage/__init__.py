@@ -1,1 +1,1 @@
-"""Usage: counting, archive, queries and what-if."""
+"""Tests of usage."""
