@@ -1,4 +1,4 @@
-"""The counted calls of a plan's keys, replayed against other limits: how many would have been denied, at best and worst.
+"""Counted calls, replayed against other limits: how many would have been denied, at best and at worst.
 
 A replay takes subjects one after the other, or several at a time, because the keys of one subject share buckets. What
 it reports is proven for calls that cost the same whenever they charge the same bucket (`usage.bounds`):
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, Window
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord
 from ratelimit_service.usage.bounds import Bounds, bounds_of
@@ -182,7 +182,7 @@ class Replay:
             series = self._series[counted.series_id]
             if not series.buckets:
                 series.select(start)
-            demand = series.demand(counted)
+            demand = series.demand(counted.allowed, counted.denied, counted.cost)
             for bucket in series.buckets:
                 algorithm = bucket.limit.algorithm
                 if isinstance(algorithm, Quota) and algorithm.window is window:
@@ -193,7 +193,7 @@ class Replay:
         all_series = self._series
         bin_us, start = self._frame.bin_us, self._frame.start
         for counted in counts:
-            series_id, number, allowed, denied, _ = counted
+            series_id, number, allowed, denied, cost = counted
             if not allowed + denied:
                 continue  # a refund
             series = all_series[series_id]
@@ -204,7 +204,7 @@ class Replay:
             if number * bin_us >= series.until_us:
                 series.select(number)
             calls = allowed + denied
-            demand = series.demand(counted)
+            demand = series.demand(allowed, denied, cost)
             if demand != calls * series.cost:
                 series.note_mixed_costs()
             for bucket in series.buckets:
@@ -485,9 +485,9 @@ class _Series:
         self.cost = max(source.cost * MICRO // source.allowed, MICRO) if source.allowed else MICRO
         self._frame = frame
 
-    def demand(self, counted: Counted) -> int:
+    def demand(self, allowed: int, denied: int, cost: int) -> int:
         """The micro-tokens that these calls ask for: what was charged, and an estimate for those that were denied."""
-        return max(counted.cost, counted.allowed) * MICRO + counted.denied * self.cost
+        return max(cost, allowed) * MICRO + denied * self.cost
 
     def select(self, number: int) -> None:
         """Find the buckets from this bin on."""

@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_service.buckets.reference import ReferenceBuckets
@@ -13,7 +12,6 @@ from ratelimit_service.decision.charge import Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord
-from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.usage.replay import Counted, Frame, Replay, Series
 
 MINUTE = 60 * MICRO
@@ -91,8 +89,10 @@ class Truth:
 
 
 def really(world: World, start_us: int = 0) -> Truth:
-    """Make the calls one by one. `by_limit`: calls that a limit denied; `of_limit`: those and, of the
-    calls that it applied to, what others denied."""
+    """Make the calls one by one.
+
+    `by_limit`: calls that a limit denied. `of_limit`: also what others denied of the calls that it applied to.
+    """
     buckets = ReferenceBuckets()
     truth = Truth(Counter(), Counter(), Counter(), Counter())
     for call in sorted(world.calls):
