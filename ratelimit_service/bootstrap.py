@@ -191,6 +191,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.overrides,
                 services.rules,
                 services.audit,
+                services.usage,
                 services.simulations,
                 engine,
                 clock,

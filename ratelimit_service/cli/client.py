@@ -144,6 +144,10 @@ class Client(AbstractContextManager["Client"]):
         """List changes, newest first."""
         return self._call(self._admin.ListAuditEvents, request)
 
+    def query_usage(self, request: admin_pb2.QueryUsageRequest) -> admin_pb2.QueryUsageResponse:
+        """Count calls."""
+        return self._call(self._admin.QueryUsage, request)
+
     def simulate_plan(self, request: SimulatePlanRequest) -> SimulatePlanResponse:
         """Replay counted calls against other limits."""
         return self._call(self._admin.SimulatePlan, request, at_least=_SIMULATION_SECONDS)

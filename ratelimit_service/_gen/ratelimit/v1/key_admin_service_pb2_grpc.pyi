@@ -49,6 +49,8 @@ class KeyAdminServiceStub:
     """Returns everything that CheckLimit would evaluate for a key and a resource, without charging."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_key_admin_service_pb2.ListAuditEventsRequest, _key_admin_service_pb2.ListAuditEventsResponse]
     """Lists changes, newest first."""
+    QueryUsage: _grpc.UnaryUnaryMultiCallable[_key_admin_service_pb2.QueryUsageRequest, _key_admin_service_pb2.QueryUsageResponse]
+    """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
     SimulatePlan: _grpc.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePlanRequest, _simulation_pb2.SimulatePlanResponse]
     """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
 
@@ -72,6 +74,8 @@ class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
     """Returns everything that CheckLimit would evaluate for a key and a resource, without charging."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_key_admin_service_pb2.ListAuditEventsRequest, _key_admin_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists changes, newest first."""
+    QueryUsage: _aio.UnaryUnaryMultiCallable[_key_admin_service_pb2.QueryUsageRequest, _key_admin_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
+    """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
     SimulatePlan: _aio.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePlanRequest, _simulation_pb2.SimulatePlanResponse]  # type: ignore[assignment]
     """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
 
@@ -128,6 +132,14 @@ class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_admin_service_pb2.ListAuditEventsResponse, _abc.Awaitable[_key_admin_service_pb2.ListAuditEventsResponse]]:
         """Lists changes, newest first."""
+
+    @_abc_1.abstractmethod
+    def QueryUsage(
+        self,
+        request: _key_admin_service_pb2.QueryUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_admin_service_pb2.QueryUsageResponse, _abc.Awaitable[_key_admin_service_pb2.QueryUsageResponse]]:
+        """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
 
     @_abc_1.abstractmethod
     def SimulatePlan(
