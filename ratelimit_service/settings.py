@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         description="Bytes that counts of usage may take in Redis until they are moved to Postgres, at least 1 MiB. "
         "The fuller, the longer are the periods that are counted together; beyond it, resources count as `other`.",
     )
+    audit_retention: int = Field(
+        default=1_095,
+        ge=0,
+        le=36_500,
+        description="Days that audit events are kept, three years by default. 0 keeps them forever.",
+    )
     policy_cache_size: int = Field(
         default=100_000,
         ge=1,

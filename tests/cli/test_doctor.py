@@ -140,16 +140,20 @@ def test_a_console_without_tls_is_a_warning(doctor: Doctor, name: str) -> None:
     assert "console" not in doctor(**{name: "0.0.0.0:0"}, **files)
 
 
-def test_a_missing_schema_is_an_error(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
-    """An empty database is distinguished from one of another revision, and both from one of the right revision."""
+def test_a_missing_or_old_schema_is_an_error(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
+    """An empty database is distinguished from one of an older revision, and both from one that is as new or newer."""
     url = empty_database_url()
     assert doctor(DATABASE_URL=url)["schema"] == ("error", "missing; run `ratelimit-service migrate`")
     migrate.upgrade(url)
     assert doctor(DATABASE_URL=url)["schema"][0] == "ok"
     with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    severity, message = doctor(DATABASE_URL=url)["schema"]
+    assert (severity, message.startswith("is at revision 0001, this program needs ")) == ("error", True)
+    with psycopg.connect(url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'future'")
     severity, message = doctor(DATABASE_URL=url)["schema"]
-    assert (severity, message.startswith("is at revision future, this program needs ")) == ("error", True)
+    assert (severity, message.startswith("is at revision future, newer than the ")) == ("ok", True)
 
 
 def test_a_missing_database_is_reported(doctor: Doctor, database_url: str) -> None:
