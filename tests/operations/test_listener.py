@@ -19,7 +19,7 @@ from ratelimit_service.server.port import open_listener
 from server.certificates import Authority, Pair
 
 HEAD = b"GET /metrics HTTP/1.1\r\nhost: x\r\n"
-LARGE = b"x" * (16 * 1024 * 1024)
+LARGE = b"x" * (8 * 1024 * 1024)
 
 
 async def metrics() -> bytes:
@@ -131,15 +131,22 @@ async def test_a_peer_that_does_not_read(port: Port) -> None:
     raw.close()
 
 
-async def test_a_peer_that_reads_slowly_but_reads(port: Port) -> None:
-    """One that goes on reading gets the whole answer, even if that takes longer than the bound."""
-    reader, writer = await port.send(HEAD + b"connection: close\r\n\r\n")
-    received = 0
-    while data := await reader.read(len(LARGE) // 12):
+async def test_a_peer_that_reads_slowly_but_reads(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that goes on reading gets the whole answer, even if that takes longer than the bounds."""
+    monkeypatch.setattr(connection, "STALL_SECONDS", 2.5)
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    raw.connect(("127.0.0.1", port.port))
+    raw.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(raw, HEAD + b"connection: close\r\n\r\n")
+    received, began = 0, loop.time()
+    while data := await loop.sock_recv(raw, 64 * 1024):
         received += len(data)
-        await asyncio.sleep(0.2 if len(data) > 100_000 else 0.002)
+        await asyncio.sleep(len(data) / len(LARGE) * 4)
+    raw.close()
     assert received > len(LARGE)
-    writer.close()
+    assert loop.time() - began > 3
 
 
 async def test_a_connection_is_kept_for_the_next_request(port: Port) -> None:
