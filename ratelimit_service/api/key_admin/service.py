@@ -6,6 +6,8 @@ from ratelimit_service.api.key_admin.manage_key import ManageKey
 from ratelimit_service.api.key_admin.manage_override import ManageOverride
 from ratelimit_service.api.key_admin.manage_plan import ManagePlan
 from ratelimit_service.api.key_admin.manage_rules import ManageRules
+from ratelimit_service.api.key_admin.query_usage import QueryUsage
+from ratelimit_service.api.key_admin.simulate_plan import SimulatePlan
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
@@ -14,6 +16,8 @@ from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
+from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.simulation import SimulationService
 
 
 class KeyAdminService:
@@ -27,6 +31,8 @@ class KeyAdminService:
         overrides: OverrideService,
         rules: RulesService,
         audit: AuditService,
+        usage: UsageQueries,
+        simulations: SimulationService,
         engine: DecisionEngine,
         clock: Clock,
     ) -> None:
@@ -36,3 +42,5 @@ class KeyAdminService:
         self.manage_rules = ManageRules(rules)
         self.explain_limit = ExplainLimit(engine)
         self.list_audit_events = ListAuditEvents(audit)
+        self.query_usage = QueryUsage(usage)
+        self.simulate_plan = SimulatePlan(simulations)
