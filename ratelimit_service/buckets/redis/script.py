@@ -39,6 +39,9 @@ def charge_script(*, clock: str | None = None, state: str | None = None) -> Scri
 MAX_CACHED_BUCKETS = 200_000
 """Buckets with a cached encoding. At this number the cache is cleared; to encode a bucket costs a few microseconds."""
 
+ONE_TAG = b"{u}"
+"""The tag of the keys of usage, but for a cluster: there each partition has its own."""
+
 _FIXINT_END = 128  # non-negative numbers below it are one byte in MessagePack
 _SMALL = 4_096  # above the number of keys of a script: at most batcher.MAX_BUCKETS buckets, and as many requests
 
@@ -150,6 +153,11 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
 def bucket_key(bucket: Bucket) -> bytes:
     """The key of a bucket's state. The braces (a hash tag) put a partition into one slot of a Redis Cluster."""
     return b"{p%d}:b:%b" % (bucket.partition, bucket.name.encode())
+
+
+def partition_tag(partition: int) -> bytes:
+    """The tag of a partition's keys on a Redis Cluster."""
+    return b"{p%d}" % partition
 
 
 def request_key(partition: int, request: str) -> bytes:
