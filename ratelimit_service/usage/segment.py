@@ -1,21 +1,20 @@
 """Segments: immutable sets of counts in the bucket store, of one minute as a rule (docs/adr/0013)."""
 
-import math
 from collections.abc import Callable, Iterable
-from functools import cache
-from struct import Struct, error
 from typing import Final, NamedTuple
+
+from ratelimit_service.decision.usage import KeySeries, parse_field, parse_meta, unpack_numbers
 
 MINUTE_US: Final = 60_000_000
 
 MAX_INTERNED: Final = 100_000
 """Series that a parser remembers, so that equal ones are one object. At this number it forgets them."""
 
-_META: Final = Struct("<6d")
+_REPLACEMENT: Final = "\ufffd".encode()
+"""In place of a NUL, which is valid in a text of the store, and is not in Postgres."""
+
 _MAX_MINUTE: Final = 253_402_300_800 // 60  # the year 10000
 _MAX_COUNT: Final = 2**62
-_KEY_PARTS: Final = 5
-_RULE_PARTS: Final = 3
 
 
 class SegmentRef(NamedTuple):
@@ -111,19 +110,14 @@ class SegmentParser:
         found = self._series.get(field)
         if found is not None:
             return found
-        # A NUL is valid in a text of the store, and none in Postgres.
-        kind, *parts = field.decode("utf-8", "replace").replace("\0", "\ufffd").split("\x1f")
-        if kind == "K" and len(parts) >= _KEY_PARTS - 1:
-            series = Series("key", *parts[: _KEY_PARTS - 1])
-            limits = parts[_KEY_PARTS - 1 :]
-        elif kind == "R" and len(parts) >= _RULE_PARTS - 1:
-            series = Series("rule", domain=parts[0], rule=parts[1])
-            limits = parts[_RULE_PARTS - 1 :]
+        parsed = parse_field(field.replace(b"\0", _REPLACEMENT))
+        if isinstance(parsed.series, KeySeries):
+            series = Series("key", *parsed.series)
         else:
-            raise ValueError("neither a key's series nor a rule's")
+            series = Series("rule", domain=parsed.series.domain, rule=parsed.series.rule)
         if len(self._series) >= MAX_INTERNED:
             self._series.clear()
-        self._series[field] = found = series, tuple(limits)
+        self._series[field] = found = series, parsed.limits
         return found
 
 
@@ -152,7 +146,7 @@ class SegmentBuilder:
                 continue
             try:
                 self._take(field, value)
-            except (ValueError, OverflowError, error):
+            except (ValueError, OverflowError):
                 self._unreadable += 1
 
     def build(self) -> Segment | None:
@@ -172,11 +166,10 @@ class SegmentBuilder:
 
     def _take_meta(self, value: bytes) -> None:
         try:
-            _, _, _, _, overflow, coarse = _META.unpack(value.ljust(_META.size, b"\0")[: _META.size])
-        except error:
+            meta = parse_meta(value)
+        except (ValueError, OverflowError):
             return
-        self._overflow = int(overflow) if math.isfinite(overflow) else 0
-        self._coarse = coarse > 0
+        self._overflow, self._coarse = meta.overflow, meta.coarse
 
     def _take(self, field: bytes, value: bytes) -> None:
         minute = self._ref.first_minute
@@ -186,7 +179,7 @@ class SegmentBuilder:
             if not 0 <= minute < _MAX_MINUTE:
                 raise ValueError("not a minute")
         series, limits = self._parse_series(field)
-        numbers = [int(number) for number in _doubles(len(value) // 8).unpack(value)]  # raises for NaN and infinity
+        numbers = unpack_numbers(value)
         if max(numbers, default=0) > _MAX_COUNT or min(numbers, default=0) < -_MAX_COUNT:
             raise ValueError("not a count")
         missing = 5 + 2 * len(limits) - len(numbers)
@@ -200,8 +193,3 @@ class SegmentBuilder:
             limit_denied, limit_shadow_denied = numbers[5 + 2 * at : 7 + 2 * at]
             if limit_denied or limit_shadow_denied:
                 self._limit_rows.append(LimitRow(minute, series, limit, limit_denied, limit_shadow_denied))
-
-
-@cache
-def _doubles(count: int) -> Struct:
-    return Struct(f"<{count}d")

@@ -11,7 +11,7 @@ Sentinel and cluster take `rediss+...` for TLS. Connections to Sentinels are not
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ratelimit_service.buckets.breaker import GuardedStore
@@ -28,34 +28,46 @@ from ratelimit_service.buckets.redis.usage_store import RedisUsageStore
 from ratelimit_service.decision.policy import PARTITIONS
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+USAGE_BYTES = 2**28
+"""What counts of usage may take in the store, by default: 256 MiB."""
+
 _OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentinel_password"}
 
 
 def open_bucket_store(
-    url: str, *, timeout: float, request_window: float, observer: RoundTripObserver
+    url: str, *, timeout: float, request_window: float, usage_bytes: int, observer: RoundTripObserver
 ) -> GuardedStore[None] | SpanningStore:
     """The store at URL, with a breaker for each node. Not yet connected: the first charge or `ping()` does that.
 
     `timeout`: seconds within which each call succeeds or fails. `request_window`: seconds for which the result of a
-    request is kept. `observer` is called for each round trip. Raises ValueError, without the password, when the URL is
-    not one of those above. Must be called in the running loop that is to use the store.
+    request is kept. `usage_bytes`: what counts of usage may take in the store. `observer` is called for each round
+    trip. Raises ValueError, without the password, when the URL is not one of those above. Must be called in the running
+    loop that is to use the store.
     """
-    store = _open(url, timeout, request_window, observer, charge_script())
+    store = _open(
+        url, timeout, observer, lambda tags: Encoder(charge_script(), request_window, max(usage_bytes // tags, 1))
+    )
     if isinstance(store, RedisBucketStore):
         return GuardedStore(store)
     return SpanningStore(GuardedStore(store), Refunder(store.cluster, request_window=request_window, timeout=timeout))
 
 
-def open_unguarded_store(
+def open_unguarded_store(  # noqa: PLR0913 each test needs other ones
     url: str,
     *,
     timeout: float,
     request_window: float,
+    usage_bytes: int = USAGE_BYTES,
     observer: RoundTripObserver | None = None,
     script: Script | None = None,
 ) -> RedisBucketStore | SpanningStore:
     """The same without breakers, for diagnosis and tests. `script` is for tests that control the time."""
-    store = _open(url, timeout, request_window, observer or Unobserved(), script or charge_script())
+    store = _open(
+        url,
+        timeout,
+        observer or Unobserved(),
+        lambda tags: Encoder(script or charge_script(), request_window, max(usage_bytes // tags, 1)),
+    )
     if isinstance(store, RedisBucketStore):
         return store
     return SpanningStore(store, Refunder(store.cluster, request_window=request_window, timeout=timeout))
@@ -77,13 +89,13 @@ def open_usage_store(
 
 
 def _open(
-    url: str, timeout: float, request_window: float, observer: RoundTripObserver, script: Script
+    url: str, timeout: float, observer: RoundTripObserver, new_encoder: Callable[[int], Encoder]
 ) -> RedisBucketStore | ClusterBucketStore:
+    """The store at URL. NEW_ENCODER is called with the number of tags under which it counts usage."""
     route = _open_route(url)
-    encoder = Encoder(script, request_window)
     if isinstance(route, Cluster):
-        return ClusterBucketStore(route, encoder, timeout, observer)
-    return RedisBucketStore(route, encoder, timeout, observer)
+        return ClusterBucketStore(route, new_encoder(PARTITIONS), timeout, observer)
+    return RedisBucketStore(route, new_encoder(1), timeout, observer)
 
 
 def _open_route(url: str) -> StandaloneRoute | SentinelRoute | Cluster:

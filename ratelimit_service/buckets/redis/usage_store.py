@@ -9,7 +9,7 @@ import structlog
 
 from ratelimit_service.buckets.redis.batcher import Route
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
-from ratelimit_service.buckets.redis.script import Script, part
+from ratelimit_service.buckets.redis.script import Script, part, usage_script
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.usage.ports import Queue
 from ratelimit_service.usage.segment import Segment, SegmentParser, SegmentRef
@@ -37,11 +37,6 @@ class Closable(Protocol):
     async def close(self) -> None:
         """Close them."""
         ...
-
-
-def freeze_script(*, clock: str | None = None) -> Script:
-    """The script that freezes the open segment of a tag if its minute is over. CLOCK as for the charge script."""
-    return Script(clock or part("clock"), part("usage"), part("freeze"))
 
 
 class _Numbers(NamedTuple):
@@ -73,7 +68,7 @@ class RedisUsageStore:
         self._connections = connections
         self._usage_bytes = usage_bytes
         self._timeout = timeout
-        self._freeze = freeze or freeze_script()
+        self._freeze = freeze or usage_script("freeze")
         self._remove = Script(part("remove"))
         self._parser = SegmentParser()
         self._numbers: dict[str, _Numbers] = {}

@@ -10,12 +10,15 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from . import audit_pb2 as _audit_pb2
+from . import errors_pb2 as _errors_pb2
 from . import key_pb2 as _key_pb2
 from . import limit_pb2 as _limit_pb2
 from . import plan_pb2 as _plan_pb2
 from . import rate_limit_service_pb2 as _rate_limit_service_pb2
 from . import rules_pb2 as _rules_pb2
+from . import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -39,10 +42,31 @@ class ManageKeyRequest(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
+        @_typing.final
+        class LabelsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str | None = ...,
+                value: _builtins.str | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         PLAN_FIELD_NUMBER: _builtins.int
         SUBJECT_FIELD_NUMBER: _builtins.int
         DESCRIPTION_FIELD_NUMBER: _builtins.int
         EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+        LABELS_FIELD_NUMBER: _builtins.int
         plan: _builtins.str
         """The plan. Required."""
         subject: _builtins.str
@@ -53,6 +77,10 @@ class ManageKeyRequest(_message.Message):
         def expire_time(self) -> _timestamp_pb2.Timestamp:
             """When the key expires. Absent means never; otherwise in the future."""
 
+        @_builtins.property
+        def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """As in Key."""
+
         def __init__(
             self,
             *,
@@ -60,10 +88,11 @@ class ManageKeyRequest(_message.Message):
             subject: _builtins.str | None = ...,
             description: _builtins.str | None = ...,
             expire_time: _timestamp_pb2.Timestamp | None = ...,
+            labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expire_time", b"expire_time", "plan", b"plan", "subject", b"subject"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expire_time", b"expire_time", "labels", b"labels", "plan", b"plan", "subject", b"subject"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -89,14 +118,42 @@ class ManageKeyRequest(_message.Message):
 
     @_typing.final
     class ListKeys(_message.Message):
-        """Lists keys in the order of their creation."""
+        """Lists keys in the order of their creation: those that every filter that is set matches."""
 
         DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class LabelsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str | None = ...,
+                value: _builtins.str | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
 
         SUBJECT_FIELD_NUMBER: _builtins.int
         PLAN_FIELD_NUMBER: _builtins.int
         PAGE_SIZE_FIELD_NUMBER: _builtins.int
         PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        SUBJECT_PREFIX_FIELD_NUMBER: _builtins.int
+        LABELS_FIELD_NUMBER: _builtins.int
+        EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
+        EXPIRES_BEFORE_FIELD_NUMBER: _builtins.int
+        LAST_USED_BEFORE_FIELD_NUMBER: _builtins.int
+        NEVER_USED_FIELD_NUMBER: _builtins.int
+        SEARCH_FIELD_NUMBER: _builtins.int
         subject: _builtins.str
         """Only keys of this subject. As in Key. Empty means all."""
         plan: _builtins.str
@@ -105,6 +162,34 @@ class ManageKeyRequest(_message.Message):
         """How many at most: 1 to 1000. 0 means 100."""
         page_token: _builtins.str
         """The `next_page_token` of the previous response, to continue from there. The other fields must be the same."""
+        state: _key_pb2.Key.State.ValueType
+        """Only keys in this state, EXPIRED included, as of now. STATE_UNSPECIFIED means all."""
+        subject_prefix: _builtins.str
+        """Only keys of subjects that begin with this: at most 128 bytes without control characters. Empty means all."""
+        never_used: _builtins.bool
+        """Only keys that were never used; with `last_used_before`, those of either kind."""
+        search: _builtins.str
+        """Only the keys that a public id names: the beginning of a `key_id`, or a text with `rlk_<env>_<id>` in it. A whole
+        API key may be pasted: its secret part is dropped at once. Empty means all.
+        """
+        @_builtins.property
+        def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Only keys that have all of these labels, with these values."""
+
+        @_builtins.property
+        def expires_after(self) -> _timestamp_pb2.Timestamp:
+            """Only keys that expire at this time or later. Absent means all."""
+
+        @_builtins.property
+        def expires_before(self) -> _timestamp_pb2.Timestamp:
+            """Only keys that expire, or have expired, before this time. Absent means all."""
+
+        @_builtins.property
+        def last_used_before(self) -> _timestamp_pb2.Timestamp:
+            """Only keys that were last used before this time; those that were never used are added by `never_used`. Absent
+            means all.
+            """
+
         def __init__(
             self,
             *,
@@ -112,10 +197,18 @@ class ManageKeyRequest(_message.Message):
             plan: _builtins.str | None = ...,
             page_size: _builtins.int | None = ...,
             page_token: _builtins.str | None = ...,
+            state: _key_pb2.Key.State.ValueType | None = ...,
+            subject_prefix: _builtins.str | None = ...,
+            labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            expires_after: _timestamp_pb2.Timestamp | None = ...,
+            expires_before: _timestamp_pb2.Timestamp | None = ...,
+            last_used_before: _timestamp_pb2.Timestamp | None = ...,
+            never_used: _builtins.bool | None = ...,
+            search: _builtins.str | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after", "expires_before", b"expires_before", "last_used_before", b"last_used_before"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "plan", b"plan", "subject", b"subject"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after", "expires_before", b"expires_before", "labels", b"labels", "last_used_before", b"last_used_before", "never_used", b"never_used", "page_size", b"page_size", "page_token", b"page_token", "plan", b"plan", "search", b"search", "state", b"state", "subject", b"subject", "subject_prefix", b"subject_prefix"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,8 +226,8 @@ class ManageKeyRequest(_message.Message):
 
         @_builtins.property
         def update_mask(self) -> _field_mask_pb2.FieldMask:
-            """Which fields to change: `plan`, `description`, `expire_time`. Required. A field in the mask that is absent from
-            the key is cleared.
+            """Which fields to change: `plan`, `description`, `expire_time`, `labels`. Required. A field in the mask that is
+            absent from the key is cleared. `labels` replaces them all.
             """
 
         def __init__(
@@ -235,6 +328,52 @@ class ManageKeyRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BulkCreateKeys(_message.Message):
+        """Creates keys. Each is created or not on its own, whatever becomes of the others."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEYS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManageKeyRequest.CreateKey]:
+            """1 to 1,000 of them."""
+
+        def __init__(
+            self,
+            *,
+            keys: _abc.Iterable[Global___ManageKeyRequest.CreateKey] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class BulkKeys(_message.Message):
+        """Changes the state of keys, as the action for a single key does. Each is changed or not on its own, in this order,
+        whatever becomes of the others.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_IDS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """1 to 1,000 of them."""
+
+        def __init__(
+            self,
+            *,
+            key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key_ids", b"key_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CREATE_FIELD_NUMBER: _builtins.int
     GET_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
@@ -243,6 +382,10 @@ class ManageKeyRequest(_message.Message):
     SUSPEND_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     REVOKE_FIELD_NUMBER: _builtins.int
+    BULK_CREATE_FIELD_NUMBER: _builtins.int
+    BULK_SUSPEND_FIELD_NUMBER: _builtins.int
+    BULK_RESUME_FIELD_NUMBER: _builtins.int
+    BULK_REVOKE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___ManageKeyRequest.CreateKey:
         """Creates a key."""
@@ -257,7 +400,7 @@ class ManageKeyRequest(_message.Message):
 
     @_builtins.property
     def update(self) -> Global___ManageKeyRequest.UpdateKey:
-        """Changes a key's plan, description or expire time."""
+        """Changes a key's plan, description, expire time or labels."""
 
     @_builtins.property
     def rotate(self) -> Global___ManageKeyRequest.RotateKey:
@@ -275,6 +418,22 @@ class ManageKeyRequest(_message.Message):
     def revoke(self) -> Global___ManageKeyRequest.RevokeKey:
         """Denies a key's calls permanently."""
 
+    @_builtins.property
+    def bulk_create(self) -> Global___ManageKeyRequest.BulkCreateKeys:
+        """Creates many keys."""
+
+    @_builtins.property
+    def bulk_suspend(self) -> Global___ManageKeyRequest.BulkKeys:
+        """Suspends many keys."""
+
+    @_builtins.property
+    def bulk_resume(self) -> Global___ManageKeyRequest.BulkKeys:
+        """Resumes many keys."""
+
+    @_builtins.property
+    def bulk_revoke(self) -> Global___ManageKeyRequest.BulkKeys:
+        """Revokes many keys."""
+
     def __init__(
         self,
         *,
@@ -286,12 +445,16 @@ class ManageKeyRequest(_message.Message):
         suspend: Global___ManageKeyRequest.SuspendKey | None = ...,
         resume: Global___ManageKeyRequest.ResumeKey | None = ...,
         revoke: Global___ManageKeyRequest.RevokeKey | None = ...,
+        bulk_create: Global___ManageKeyRequest.BulkCreateKeys | None = ...,
+        bulk_suspend: Global___ManageKeyRequest.BulkKeys | None = ...,
+        bulk_resume: Global___ManageKeyRequest.BulkKeys | None = ...,
+        bulk_revoke: Global___ManageKeyRequest.BulkKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke", "bulk_create", "bulk_suspend", "bulk_resume", "bulk_revoke"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -403,6 +566,162 @@ class ManageKeyResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BulkCreatedKeys(_message.Message):
+        """New keys, and those that were not created."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Result(_message.Message):
+            """What became of one of them."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            CREATED_FIELD_NUMBER: _builtins.int
+            ERROR_FIELD_NUMBER: _builtins.int
+            @_builtins.property
+            def created(self) -> Global___ManageKeyResponse.CreatedKey:
+                """The new key and its secret."""
+
+            @_builtins.property
+            def error(self) -> Global___ManageKeyResponse.BulkError:
+                """Why there is none."""
+
+            def __init__(
+                self,
+                *,
+                created: Global___ManageKeyResponse.CreatedKey | None = ...,
+                error: Global___ManageKeyResponse.BulkError | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["created", "error"]  # noqa: Y015
+            _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+            def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+        RESULTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManageKeyResponse.BulkCreatedKeys.Result]:
+            """One for each key of the request, in the same order."""
+
+        def __init__(
+            self,
+            *,
+            results: _abc.Iterable[Global___ManageKeyResponse.BulkCreatedKeys.Result] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class BulkResults(_message.Message):
+        """Keys that were changed, and those that were not."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Result(_message.Message):
+            """What became of one of them."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            ERROR_FIELD_NUMBER: _builtins.int
+            @_builtins.property
+            def key(self) -> _key_pb2.Key:
+                """The key as changed, without its overrides."""
+
+            @_builtins.property
+            def error(self) -> Global___ManageKeyResponse.BulkError:
+                """Why it was not changed."""
+
+            def __init__(
+                self,
+                *,
+                key: _key_pb2.Key | None = ...,
+                error: Global___ManageKeyResponse.BulkError | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key", b"key", "outcome", b"outcome"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key", b"key", "outcome", b"outcome"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["key", "error"]  # noqa: Y015
+            _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+            def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+        RESULTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManageKeyResponse.BulkResults.Result]:
+            """One for each key_id of the request, in the same order."""
+
+        def __init__(
+            self,
+            *,
+            results: _abc.Iterable[Global___ManageKeyResponse.BulkResults.Result] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class BulkError(_message.Message):
+        """Why a single item of a bulk action failed."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class MetadataEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str | None = ...,
+                value: _builtins.str | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        METADATA_FIELD_NUMBER: _builtins.int
+        reason: _errors_pb2.ErrorReason.ValueType
+        """The reason, as in the errors of calls. POLICY_STORE_UNAVAILABLE means that Postgres was lost meanwhile: it is not
+        known what became of the item.
+        """
+        message: _builtins.str
+        """The error in words."""
+        @_builtins.property
+        def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """As in the errors of calls: see ErrorReason."""
+
+        def __init__(
+            self,
+            *,
+            reason: _errors_pb2.ErrorReason.ValueType | None = ...,
+            message: _builtins.str | None = ...,
+            metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "metadata", b"metadata", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CREATE_FIELD_NUMBER: _builtins.int
     GET_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
@@ -411,6 +730,10 @@ class ManageKeyResponse(_message.Message):
     SUSPEND_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     REVOKE_FIELD_NUMBER: _builtins.int
+    BULK_CREATE_FIELD_NUMBER: _builtins.int
+    BULK_SUSPEND_FIELD_NUMBER: _builtins.int
+    BULK_RESUME_FIELD_NUMBER: _builtins.int
+    BULK_REVOKE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___ManageKeyResponse.CreatedKey:
         """The new key and its secret."""
@@ -443,6 +766,22 @@ class ManageKeyResponse(_message.Message):
     def revoke(self) -> Global___ManageKeyResponse.KeyResult:
         """The key as revoked."""
 
+    @_builtins.property
+    def bulk_create(self) -> Global___ManageKeyResponse.BulkCreatedKeys:
+        """What became of each."""
+
+    @_builtins.property
+    def bulk_suspend(self) -> Global___ManageKeyResponse.BulkResults:
+        """What became of each."""
+
+    @_builtins.property
+    def bulk_resume(self) -> Global___ManageKeyResponse.BulkResults:
+        """What became of each."""
+
+    @_builtins.property
+    def bulk_revoke(self) -> Global___ManageKeyResponse.BulkResults:
+        """What became of each."""
+
     def __init__(
         self,
         *,
@@ -454,12 +793,16 @@ class ManageKeyResponse(_message.Message):
         suspend: Global___ManageKeyResponse.KeyResult | None = ...,
         resume: Global___ManageKeyResponse.KeyResult | None = ...,
         revoke: Global___ManageKeyResponse.KeyResult | None = ...,
+        bulk_create: Global___ManageKeyResponse.BulkCreatedKeys | None = ...,
+        bulk_suspend: Global___ManageKeyResponse.BulkResults | None = ...,
+        bulk_resume: Global___ManageKeyResponse.BulkResults | None = ...,
+        bulk_revoke: Global___ManageKeyResponse.BulkResults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke", "bulk_create", "bulk_suspend", "bulk_resume", "bulk_revoke"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -1254,29 +1597,53 @@ Global___ExplainLimitResponse: _TypeAlias = ExplainLimitResponse  # noqa: Y015
 
 @_typing.final
 class ListAuditEventsRequest(_message.Message):
-    """Which changes to list."""
+    """Which changes to list: those that every filter that is set matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TARGET_PREFIX_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """Only changes of this target, as in AuditEvent. Empty means all."""
     page_size: _builtins.int
     """How many at most: 1 to 1000. 0 means 100."""
     page_token: _builtins.str
     """The `next_page_token` of the previous response, to continue from there. The other fields must be the same."""
+    target_prefix: _builtins.str
+    """Only changes of targets that begin with this, such as `plans/`. Empty means all."""
+    actor: _builtins.str
+    """Only changes made by this actor, as in AuditEvent. Empty means all."""
+    action: _builtins.str
+    """Only changes of this kind, as in AuditEvent. Empty means all."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only changes at this time or later. Absent means all."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only changes before this time. Absent means all."""
+
     def __init__(
         self,
         *,
         target: _builtins.str | None = ...,
         page_size: _builtins.int | None = ...,
         page_token: _builtins.str | None = ...,
+        target_prefix: _builtins.str | None = ...,
+        actor: _builtins.str | None = ...,
+        action: _builtins.str | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "target", b"target", "target_prefix", b"target_prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1309,3 +1676,260 @@ class ListAuditEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class QueryUsageRequest(_message.Message):
+    """A question about usage. Its counts are at most 75 seconds old as a rule; see `complete_until` of the response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Dimension:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[QueryUsageRequest._Dimension.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        DIMENSION_UNSPECIFIED: QueryUsageRequest._Dimension.ValueType  # 0
+        """Invalid."""
+        KEY: QueryUsageRequest._Dimension.ValueType  # 1
+        """The API key."""
+        SUBJECT: QueryUsageRequest._Dimension.ValueType  # 2
+        """The subject, as of the call."""
+        PLAN: QueryUsageRequest._Dimension.ValueType  # 3
+        """The plan, as of the call."""
+        RESOURCE: QueryUsageRequest._Dimension.ValueType  # 4
+        """The resource."""
+        LIMIT: QueryUsageRequest._Dimension.ValueType  # 5
+        """The limit that denied. Counts denials alone."""
+        DOMAIN: QueryUsageRequest._Dimension.ValueType  # 6
+        """The domain of the descriptor rules."""
+        RULE: QueryUsageRequest._Dimension.ValueType  # 7
+        """The rule."""
+
+    class Dimension(_Dimension, metaclass=_DimensionEnumTypeWrapper):
+        """What calls can be grouped by."""
+
+    DIMENSION_UNSPECIFIED: QueryUsageRequest.Dimension.ValueType  # 0
+    """Invalid."""
+    KEY: QueryUsageRequest.Dimension.ValueType  # 1
+    """The API key."""
+    SUBJECT: QueryUsageRequest.Dimension.ValueType  # 2
+    """The subject, as of the call."""
+    PLAN: QueryUsageRequest.Dimension.ValueType  # 3
+    """The plan, as of the call."""
+    RESOURCE: QueryUsageRequest.Dimension.ValueType  # 4
+    """The resource."""
+    LIMIT: QueryUsageRequest.Dimension.ValueType  # 5
+    """The limit that denied. Counts denials alone."""
+    DOMAIN: QueryUsageRequest.Dimension.ValueType  # 6
+    """The domain of the descriptor rules."""
+    RULE: QueryUsageRequest.Dimension.ValueType  # 7
+    """The rule."""
+
+    class _Measure:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[QueryUsageRequest._Measure.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MEASURE_UNSPECIFIED: QueryUsageRequest._Measure.ValueType  # 0
+        """CALLS."""
+        CALLS: QueryUsageRequest._Measure.ValueType  # 1
+        """All calls."""
+        ALLOWED: QueryUsageRequest._Measure.ValueType  # 2
+        """Calls that were allowed."""
+        DENIED: QueryUsageRequest._Measure.ValueType  # 3
+        """Calls that were denied."""
+        COST: QueryUsageRequest._Measure.ValueType  # 4
+        """Tokens that were charged."""
+        SHADOW_DENIED: QueryUsageRequest._Measure.ValueType  # 5
+        """Calls that a limit in shadow mode would have denied."""
+        DEGRADED: QueryUsageRequest._Measure.ValueType  # 6
+        """Calls that were decided without the bucket store."""
+
+    class Measure(_Measure, metaclass=_MeasureEnumTypeWrapper):
+        """What is counted."""
+
+    MEASURE_UNSPECIFIED: QueryUsageRequest.Measure.ValueType  # 0
+    """CALLS."""
+    CALLS: QueryUsageRequest.Measure.ValueType  # 1
+    """All calls."""
+    ALLOWED: QueryUsageRequest.Measure.ValueType  # 2
+    """Calls that were allowed."""
+    DENIED: QueryUsageRequest.Measure.ValueType  # 3
+    """Calls that were denied."""
+    COST: QueryUsageRequest.Measure.ValueType  # 4
+    """Tokens that were charged."""
+    SHADOW_DENIED: QueryUsageRequest.Measure.ValueType  # 5
+    """Calls that a limit in shadow mode would have denied."""
+    DEGRADED: QueryUsageRequest.Measure.ValueType  # 6
+    """Calls that were decided without the bucket store."""
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    INCLUDE_OTHERS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    top: _builtins.int
+    """How many groups at most: those with the highest `order_by`, highest first. 1 to 1000, and at most 5,000 rows
+    together. 0 means all, page by page, in the order of their values.
+    """
+    order_by: Global___QueryUsageRequest.Measure.ValueType
+    """What the top is of. Unspecified means CALLS."""
+    include_others: _builtins.bool
+    """Whether to add, with `top`, a row for each bin with the sum of all other groups. Not with `filter.outcome`."""
+    page_size: _builtins.int
+    """How many groups at most, without `top`: 1 to 1000; fewer if they have more than 5,000 rows together. 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the previous response, to continue from there. The other fields must be the same. The range
+    is then that of the first page.
+    """
+    @_builtins.property
+    def filter(self) -> _usage_pb2.UsageFilter:
+        """Which calls are counted. Absent means all."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The start of the range. Absent means 6 hours before `end_time`. It is moved back to the start of a bin, and forward to
+        what is kept: minutes for 7 days, hours for 90 days, days for 3 years, unless the server is set otherwise.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the range. Absent means now. It is moved forward to the end of a bin."""
+
+    @_builtins.property
+    def step(self) -> _duration_pb2.Duration:
+        """The length of a bin: whole minutes, at most 366 days, so long that the range has at most 2,000 bins. Bins begin at
+        multiples of it since 1970-01-01T00:00Z. Absent or 0 means a single bin.
+        """
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___QueryUsageRequest.Dimension.ValueType]:
+        """A group for each combination of values, in this order. Empty means a single group. KEY, SUBJECT, PLAN and RESOURCE
+        leave only calls with an API key, DOMAIN and RULE only descriptors; so they cannot be combined.
+        """
+
+    def __init__(
+        self,
+        *,
+        filter: _usage_pb2.UsageFilter | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        step: _duration_pb2.Duration | None = ...,
+        group_by: _abc.Iterable[Global___QueryUsageRequest.Dimension.ValueType] | None = ...,
+        top: _builtins.int | None = ...,
+        order_by: Global___QueryUsageRequest.Measure.ValueType | None = ...,
+        include_others: _builtins.bool | None = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "group_by", b"group_by", "include_others", b"include_others", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "step", b"step", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
+
+@_typing.final
+class QueryUsageResponse(_message.Message):
+    """The answer to a question about usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Level:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _LevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[QueryUsageResponse._Level.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        LEVEL_UNSPECIFIED: QueryUsageResponse._Level.ValueType  # 0
+        """Never sent."""
+        MINUTE: QueryUsageResponse._Level.ValueType  # 1
+        """By minute."""
+        HOUR: QueryUsageResponse._Level.ValueType  # 2
+        """By hour."""
+        DAY: QueryUsageResponse._Level.ValueType  # 3
+        """By day."""
+
+    class Level(_Level, metaclass=_LevelEnumTypeWrapper):
+        """How finely counts were read."""
+
+    LEVEL_UNSPECIFIED: QueryUsageResponse.Level.ValueType  # 0
+    """Never sent."""
+    MINUTE: QueryUsageResponse.Level.ValueType  # 1
+    """By minute."""
+    HOUR: QueryUsageResponse.Level.ValueType  # 2
+    """By hour."""
+    DAY: QueryUsageResponse.Level.ValueType  # 3
+    """By day."""
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    GROUP_COUNT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    group_count: _builtins.int
+    """How many groups there are in all."""
+    level: Global___QueryUsageResponse.Level.ValueType
+    """The counts that were read. They are the longest bins that divide `step`; without a step, minutes for a range of at most
+    2 hours, hours for at most 3 days, days for more.
+    """
+    next_page_token: _builtins.str
+    """Send it back to get the next page. Empty when this is the last."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageRow]:
+        """The counts by group, as requested, and then by time. Rows in which nothing was counted are left out."""
+
+    @_builtins.property
+    def total(self) -> _usage_pb2.UsageRow:
+        """The sum over all groups, also those on other pages or not in the top."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The start of the range that was counted. Equal to `end_time` if nothing of the range is kept."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the range that was counted. May be later than now."""
+
+    @_builtins.property
+    def complete_until(self) -> _timestamp_pb2.Timestamp:
+        """Counts before this time are complete, as far as is known: later ones may still grow, and earlier ones by what a
+        clock that was set back adds. Absent if nothing was counted yet.
+        """
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageLoss]:
+        """What was lost in the range, newest first, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[_usage_pb2.UsageRow] | None = ...,
+        total: _usage_pb2.UsageRow | None = ...,
+        group_count: _builtins.int | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        level: Global___QueryUsageResponse.Level.ValueType | None = ...,
+        complete_until: _timestamp_pb2.Timestamp | None = ...,
+        losses: _abc.Iterable[_usage_pb2.UsageLoss] | None = ...,
+        next_page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "end_time", b"end_time", "start_time", b"start_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "end_time", b"end_time", "group_count", b"group_count", "level", b"level", "losses", b"losses", "next_page_token", b"next_page_token", "rows", b"rows", "start_time", b"start_time", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryUsageResponse: _TypeAlias = QueryUsageResponse  # noqa: Y015
