@@ -204,7 +204,7 @@ async def test_a_failure_beside_a_spanning_charge(
     world.under.before[1] = fail
     with pytest.raises(PartlyUnavailable, match="down") as error:
         await world.store.charge((Charge(three[:1], (1,)), Charge(three[1:2], (1,)), Charge(three, (2, 2, 2))))
-    assert [result and result.charged for result in error.value.results] == [made and True, None, True]
+    assert [made(result) for result in error.value.results] == [made and True, None, True]
     assert await used(world.other, *three) == [2, 2, 2]
 
 
