@@ -1,7 +1,8 @@
 """Usage that no script counts: summed up in this worker, and handed to the store once a second."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -84,13 +85,16 @@ class UsageTally:
         """Give back the room of rows that were taken."""
         self.bytes -= sum(_size(row.field) for row in rows)
 
+    def lose(self, lost: Iterable[Sequence[int]]) -> None:
+        """Note that these counts will not get into the store."""
+        self.lost += sum(sum(counts[_ALLOWED:_COST]) + sum(counts[_DENIED:_SHADOW_DENIED]) for counts in lost)
+
     def _add(self, key: tuple[int, bytes], counts: Sequence[int]) -> None:
         row = self._rows.get(key)
         if row is None:
             size = _size(key[1])
             if self.bytes + size > self._max_bytes:
-                calls = [*counts, 0, 0, 0]
-                self.lost += calls[_ALLOWED] + calls[_DENIED]
+                self.lose([counts])
                 return
             self.bytes += size
             row = self._rows[key] = []
@@ -113,6 +117,12 @@ class UsageSender:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self.flush()
+
+    async def close(self) -> None:
+        """Send what there is for the last time. What the store does not take now is lost."""
+        if not await self.flush():
+            rows = [*(self._batch[1] if self._batch else ()), *self._tally.take(sys.maxsize)]
+            self._tally.lose([row.counts for row in rows])
 
     async def flush(self) -> bool:
         """Send all there is. Returns whether the store has it; does not try again when it fails."""
