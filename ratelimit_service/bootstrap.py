@@ -194,6 +194,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.overrides,
                 services.rules,
                 services.audit,
+                services.usage,
                 engine,
                 clock,
             ),
