@@ -275,7 +275,7 @@ async def _open_usage_writer(settings: Settings) -> AsyncIterator[RedisUsageWrit
 
 @contextmanager
 def _redis_url(settings: Settings) -> Iterator[str]:
-    """The URL of the bucket store. Tells what to set when there is none, or when it cannot be used."""
+    """The URL of the bucket store. Raises StartupError, with what to set, when there is none or it cannot be used."""
     url = settings.redis_url.get_secret_value()
     if not url:
         raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")

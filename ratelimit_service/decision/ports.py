@@ -36,7 +36,7 @@ class Changes(NamedTuple):
 class StoreUnavailable(Exception):
     """A store could not be reached, or did not reply in time. The message has its name and the cause, no secrets.
 
-    `sent`: whether what it was asked for may have been done all the same, because only the reply is missing.
+    `sent`: whether the command may have been executed all the same, since only the reply is missing.
     """
 
     def __init__(self, message: str, *, sent: bool = False) -> None:

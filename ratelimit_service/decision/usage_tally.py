@@ -82,7 +82,7 @@ class UsageTally:
         return [UsageRow(*key, self._rows.pop(key)) for key in keys]
 
     def release(self, rows: Sequence[UsageRow]) -> None:
-        """Give back the room of rows that were taken."""
+        """Make room: these rows, which were taken, are in the store."""
         self.bytes -= sum(_size(row.field) for row in rows)
 
     def lose(self, lost: Iterable[Sequence[int]]) -> None:

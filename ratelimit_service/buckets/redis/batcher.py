@@ -26,7 +26,7 @@ class RoundTripObserver(Protocol):
 
 
 class UsageObserver(Protocol):
-    """Gets what the script cannot count, or may have counted although its callers were not told."""
+    """Gets what the script cannot count, or may have counted although its callers got no result."""
 
     def charged(self, charge: Charge, result: ChargeResult) -> None:
         """A charge was decided by several runs, of which none counted it."""
