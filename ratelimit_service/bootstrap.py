@@ -37,6 +37,7 @@ from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
+from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.metrics import Counts, RoundTripCounts, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
@@ -66,6 +67,7 @@ class Services:
     rules: RulesService
     audit: AuditService
     tokens: TokenService
+    sessions: SessionService
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Planes:
     envoy_rate_limit: EnvoyRateLimitService
     envoy_authorization: EnvoyAuthorizationService
     key_admin: KeyAdminService
+    engine: DecisionEngine
     authenticator: Authenticator
     services: Services
     buckets: ManagedStore
@@ -112,6 +115,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             rules=RulesService(transactions, clock),
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
+            sessions=SessionService(transactions, clock),
         )
     finally:
         await database.close()
@@ -161,6 +165,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             key_admin=KeyAdminService(
                 services.keys, services.plans, services.overrides, services.rules, services.audit, engine, clock
             ),
+            engine=engine,
             envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
             authenticator=Authenticator(services.tokens),

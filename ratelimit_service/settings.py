@@ -32,6 +32,12 @@ class Settings(BaseSettings):
         default="127.0.0.1:9464",
         description="Address of the Prometheus /metrics port. If empty, metrics are not served.",
     )
+    console_hosts: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9.:,\[\] -]*$",
+        description="Names under which browsers may ask for the console, separated by commas, besides `localhost` and "
+        "the address that it is served on: `limits.example.com`.",
+    )
     transport: Literal["auto", "grpcio", "envoy"] = Field(
         default="auto", description="How calls are received. `auto` is `envoy` where it is installed, else `grpcio`."
     )

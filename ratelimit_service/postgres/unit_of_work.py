@@ -18,6 +18,7 @@ from ratelimit_service.postgres.repositories.keys import PostgresKeyRepository
 from ratelimit_service.postgres.repositories.overrides import PostgresOverrideRepository
 from ratelimit_service.postgres.repositories.plans import PostgresPlanRepository
 from ratelimit_service.postgres.repositories.rules import PostgresRulesRepository
+from ratelimit_service.postgres.repositories.sessions import PostgresSessionRepository
 from ratelimit_service.postgres.repositories.tokens import PostgresTokenRepository
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL, changes
 
@@ -35,6 +36,7 @@ class PostgresUnitOfWork:
         self.rules = PostgresRulesRepository(connection)
         self.audit = PostgresAuditRepository(connection)
         self.tokens = PostgresTokenRepository(connection)
+        self.sessions = PostgresSessionRepository(connection)
         self._connection = connection
 
     async def record(self, event: Event, *changed: Change) -> None:

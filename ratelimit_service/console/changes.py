@@ -1,0 +1,154 @@
+"""Audit events as pages show them: what was done, to what, and the old and new value of each field."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ratelimit_service.console import formats
+from ratelimit_service.management.audit import AuditEvent, AuditService
+from ratelimit_service.management.documents import limit_from_document
+from ratelimit_service.management.paging import Paging
+
+_SHOWN: Final = 8
+_MAX_VALUE: Final = 200
+
+_VERBS: Final = {
+    "key.create": "Key made",
+    "key.update": "Key changed",
+    "key.rotate": "Secret rotated",
+    "key.suspend": "Key suspended",
+    "key.resume": "Key resumed",
+    "key.revoke": "Key revoked",
+    "plan.create": "Plan made",
+    "plan.update": "Plan changed",
+    "plan.delete": "Plan deleted",
+    "override.set": "Override set",
+    "override.delete": "Override ended",
+    "rules.replace": "Rules replaced",
+    "rules.delete": "Rules deleted",
+    "token.create": "Token made",
+    "token.revoke": "Token revoked",
+}
+_NAMES: Final = {"expire_time": "ends", "previous_secret_expire_time": "earlier secret ends"}
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
+_KINDS: Final = {"plan": "plan", "rules": "plan", "override": "override", "key": "key", "token": "key"}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """A field with its old and new value in words. None stands for a value that there is not, or is not recorded."""
+
+    name: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One event. `kind` chooses its mark: plan, override or key. `path` is the page of its target, if it has one."""
+
+    event_id: int
+    time_us: int
+    actor: str
+    action: str
+    what: str
+    target: str
+    path: tuple[str, ...]
+    kind: str
+    fields: tuple[FieldChange, ...]
+
+
+async def changes_of(audit: AuditService, *targets: str) -> list[Change]:
+    """Read the newest changes of several targets. Raises ServiceError."""
+    pages = await asyncio.gather(*(audit.list(Paging(page_size=_SHOWN), target=target) for target in targets))
+    events = sorted((event for page in pages for event in page.items), key=lambda event: -event.event_id)
+    return [change_of(event) for event in events[:_SHOWN]]
+
+
+def change_of(audited: AuditEvent) -> Change:
+    """Describe an event."""
+    event = audited.event
+    noun, _, name = event.target.partition("/")
+    previous: Mapping[str, Any] = getattr(event, "previous", {})
+    version = event.detail.get("version")
+    what = _VERBS.get(event.action, event.action)
+    return Change(
+        event_id=audited.event_id,
+        time_us=event.time_us,
+        actor=event.actor,
+        action=event.action,
+        what=f"{what}, v{version}" if version and event.action.startswith(("plan.", "rules.")) else what,
+        target=event.target,
+        path=_path(noun, name),
+        kind=_KINDS.get(event.action.partition(".")[0], "key"),
+        fields=tuple(_fields(previous, event.detail)),
+    )
+
+
+def _path(noun: str, name: str) -> tuple[str, ...]:
+    pages = {"keys": "keys", "plans": "plans", "subjects": "subjects", "domains": "rules"}
+    return (pages[noun], name) if noun in pages and name else ()
+
+
+def _fields(previous: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterable[FieldChange]:
+    for name in (*previous, *(name for name in detail if name not in previous)):
+        old, new = previous.get(name), detail.get(name)
+        if name == "version" or old == new:
+            continue
+        if name == "limits":
+            yield from _limits(old or (), new or ())
+        elif name == "limit":
+            yield _limit(old, new)
+        else:
+            words = _time_words if name.endswith("_time") else _words
+            yield FieldChange(_NAMES.get(name, name.replace("_", " ")), words(old), words(new))
+
+
+def _limits(old: Iterable[Any], new: Iterable[Any]) -> Iterable[FieldChange]:
+    before = {limit["name"]: limit for limit in old if isinstance(limit, Mapping) and "name" in limit}
+    after = {limit["name"]: limit for limit in new if isinstance(limit, Mapping) and "name" in limit}
+    for name in (*before, *(name for name in after if name not in before)):
+        if before.get(name) != after.get(name):
+            yield FieldChange(name, _limit_words(before.get(name)), _limit_words(after.get(name)))
+
+
+def _limit(old: object, new: object) -> FieldChange:
+    named = new if new is not None else old
+    name = named.get("name", "limit") if isinstance(named, Mapping) else str(named)
+    return FieldChange(str(name), _limit_words(old), _limit_words(new) if isinstance(new, Mapping) else None)
+
+
+def _limit_words(document: object) -> str | None:
+    if not isinstance(document, Mapping):
+        return None
+    try:
+        limit = limit_from_document(document)
+    except Exception:  # noqa: BLE001  an old or foreign document is shown as it is
+        return _words(document)
+    words = formats.algorithm(limit.algorithm)
+    if limit.resource != "*":
+        words += f" for {limit.resource}"
+    return words + (", in shadow" if limit.mode.value == "shadow" else "")
+
+
+def _time_words(value: object) -> str | None:
+    """A time as audit events have it: `2026-11-25T18:54:41.157166Z`. An empty one stands for never."""
+    if value == "":
+        return "never"
+    words = _words(value)
+    return f"{words[:16].replace('T', ' ')} UTC" if words and _TIME.match(words) else words
+
+
+def _words(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        text = value or "empty"
+    elif isinstance(value, bool):
+        text = "yes" if value else "no"
+    else:
+        text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
