@@ -1,6 +1,6 @@
-"""The cost of a decision in Redis: one string or one hash per bucket, alone or 64 to a script.
+"""The cost of a decision in Redis: one string or one hash per bucket, with usage or without, alone or 64 to a script.
 
-    python bench/script_cost.py
+    python -m bench.script_cost
 
 Starts its own Valkey. Prints microseconds of the server's CPU per decision, the minimum of seven runs (the rest
 is noise of other programs): of the script alone (`INFO commandstats`) and of the whole process (`INFO cpu`), which
@@ -17,9 +17,11 @@ from pathlib import Path
 import hiredis
 import redis
 
-from ratelimit_service.buckets.redis.script import Encoder, charge_script
-from ratelimit_service.decision.charge import Bucket, Charge
+from ratelimit_service.buckets.redis.connect import USAGE_BYTES
+from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, charge_script, usage_key
+from ratelimit_service.decision.charge import Bucket, Charge, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.usage import Series
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 
 DECISIONS = 25_600
@@ -91,8 +93,9 @@ class Server:
 
 def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Charge]], batch: int) -> str:
     """The figures of one line: microseconds per decision."""
-    encoder = Encoder(charge_script(state=state), request_window=30)
-    server.call(encoder.eval(encoder.encode([])))
+    encoder = Encoder(charge_script(state=state), request_window=30, usage_bytes=USAGE_BYTES)
+    usage = usage_key(ONE_TAG)
+    server.call(encoder.eval(encoder.encode([], usage)))
     scripts, processes = [], []
     for _ in range(RUNS):
         server.flush()
@@ -101,7 +104,7 @@ def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Ch
         for _ in range(DECISIONS // TOGETHER):
             group = [next(source) for _ in range(TOGETHER)]
             parts = [group] if batch == TOGETHER else [[charge] for charge in group]
-            commands.append(b"".join(encoder.evalsha(encoder.encode(part)) for part in parts))
+            commands.append(b"".join(encoder.evalsha(encoder.encode(part, usage)) for part in parts))
         script, process = server.cost(commands, TOGETHER // batch)
         scripts.append(script / DECISIONS * 1e6)
         processes.append(process / DECISIONS * 1e6)
@@ -113,16 +116,22 @@ def main() -> None:
     bucket = Limit("bucket", TokenBucket(20, 10, MICRO))
     quota = Limit("quota", Quota(10_000, Window.DAY))
 
-    def over(keys: int, *limits: Limit) -> Callable[[], Iterator[Charge]]:
+    def over(keys: int, *limits: Limit, counted: bool = False) -> Callable[[], Iterator[Charge]]:
         buckets = [
             tuple(Bucket(f"{number:020x}.{limit.name}", number % 256, limit) for limit in limits)
+            for number in range(keys)
+        ]
+        names = [limit.name for limit in limits]
+        series = [
+            (Counted(Series.of_key(f"{number:016d}", "orders.create", f"subject-{number}", "plan", names), 1),)
             for number in range(keys)
         ]
 
         def draw() -> Iterator[Charge]:
             choose = random.Random(1)  # noqa: S311  the same keys for each line
             while True:
-                yield Charge(choose.choice(buckets), (1,) * len(limits))
+                number = choose.randrange(keys)
+                yield Charge(buckets[number], (1,) * len(limits), "", series[number] if counted else ())
 
         return draw
 
@@ -131,12 +140,14 @@ def main() -> None:
         valkey.start()
         server = Server(valkey.url, valkey.port)
         print(f"{'us of CPU per decision':42} {'script':>8} {'process':>8}")
-        for what, charges in (
-            ("one limit, 10,000 keys", over(10_000, bucket)),
-            ("one limit, one key", over(1, bucket)),
-            ("bucket and quota, 10,000 keys", over(10_000, bucket, quota)),
+        for what, keys, limits in (
+            ("one limit, 10,000 keys", 10_000, (bucket,)),
+            ("one limit, 64 keys", 64, (bucket,)),
+            ("one limit, one key", 1, (bucket,)),
+            ("bucket and quota, 10,000 keys", 10_000, (bucket, quota)),
         ):
-            for name, state in (("string", None), ("hash", HASH)):
+            for name, state, counted in (("string", None, False), ("counted", None, True), ("hash", HASH, False)):
+                charges = over(keys, *limits, counted=counted)
                 for batch in (1, TOGETHER):
                     print(f"{what}, {name}, {batch:2} to a script".ljust(52), measure(server, state, charges, batch))
         server.close()

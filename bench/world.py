@@ -58,7 +58,7 @@ def open_world(count: int) -> Iterator[World]:
                 peppers=SecretStr(Peppers.generate()),
                 policy_cache_size=2 * count,  # room for all, and for those of the small plans
                 log_level="warning",
-                metrics_listen="",
+                operations_listen="",
             )
             upgrade(postgres.url)
             asyncio.run(_make_plans(settings))

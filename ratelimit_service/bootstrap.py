@@ -5,10 +5,11 @@ that a server serves. Both raise StartupError, with the remedy in its message, f
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import Final
 
 import structlog
 
@@ -33,9 +34,11 @@ from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
+from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
+from ratelimit_service.management.retention import Retention
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
@@ -43,14 +46,19 @@ from ratelimit_service.metrics import Counts, RoundTripCounts, Watched, WorkerMe
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
-from ratelimit_service.postgres.migrate import current, head
+from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
+from ratelimit_service.usage.query import UsageQueries
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
+
+_REPORT_CONNECTIONS: Final = 4
+"""Questions about usage that are answered at the same time."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -62,12 +70,15 @@ class Services:
     database: Database
     peppers: Peppers
     keys: KeyService
+    bulk_keys: BulkKeyService
     plans: PlanService
     overrides: OverrideService
     rules: RulesService
     audit: AuditService
     tokens: TokenService
     sessions: SessionService
+    retention: Retention
+    usage: UsageQueries
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,9 @@ class Planes:
     metrics: WorkerMetrics
     probes: Mapping[str, Probe]
     join: Callable[[], None]
+    control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
+    """Background work of the control plane, by its names: the operations process of each server keeps it running, so
+    work of which there may be only one chooses a leader."""
 
 
 @asynccontextmanager
@@ -98,26 +112,33 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open the services, and close their connections at the end.
 
     Raises StartupError when the peppers or the database's URL are invalid, when Postgres cannot be reached, and when
-    its schema is not the one that this version needs.
+    its schema is older than the one that this version needs.
     """
     clock = SystemClock()
     peppers = _peppers(settings)
     await _check_schema(settings)
     database = Database(settings.database_url.get_secret_value())
     transactions = PostgresTransactions(database)
+    reports = Database(  # a pool of its own: questions about usage must not keep keys or tokens from being looked up
+        settings.database_url.get_secret_value(), pool_size=_REPORT_CONNECTIONS, pool_overflow=0
+    )
     try:
         yield Services(
             database=database,
             peppers=peppers,
             keys=KeyService(transactions, peppers, clock, environment=settings.key_environment),
+            bulk_keys=BulkKeyService(transactions, peppers, clock, environment=settings.key_environment),
             plans=PlanService(transactions, clock),
             overrides=OverrideService(transactions, clock),
             rules=RulesService(transactions, clock),
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
             sessions=SessionService(transactions, clock),
+            retention=Retention(transactions, audit_days=settings.audit_retention),
+            usage=UsageQueries(PostgresUsageSource(reports), clock),
         )
     finally:
+        await reports.close()
         await database.close()
 
 
@@ -163,7 +184,14 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         yield Planes(
             rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),
             key_admin=KeyAdminService(
-                services.keys, services.plans, services.overrides, services.rules, services.audit, engine, clock
+                services.keys,
+                services.bulk_keys,
+                services.plans,
+                services.overrides,
+                services.rules,
+                services.audit,
+                engine,
+                clock,
             ),
             engine=engine,
             envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
@@ -212,7 +240,9 @@ async def _check_schema(settings: Settings) -> None:
         raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {error}") from error
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
-    if found != head():
+    if found is not None and is_newer(found):
+        _log.warning("the database's schema is newer than this program, which works on it", revision=found)
+    elif found != head():
         raise StartupError(
             f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
             "run `ratelimit-service migrate`"
@@ -238,7 +268,11 @@ async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> Asy
         raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
         store = open_bucket_store(
-            url, timeout=settings.store_timeout, request_window=settings.request_id_window, observer=round_trips
+            url,
+            timeout=settings.store_timeout,
+            request_window=settings.request_id_window,
+            usage_bytes=settings.usage_store_bytes,
+            observer=round_trips,
         )
     except ValueError as error:
         raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error

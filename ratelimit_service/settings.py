@@ -1,7 +1,8 @@
 """Every setting, in one place. Each is read from the environment variable RATELIMIT_<NAME>."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,9 +29,15 @@ class Settings(BaseSettings):
         "New secrets use the highest number; keep the others until no key needs them. `dev` makes its own.",
     )
     listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC port.")
-    metrics_listen: str = Field(
+    operations_listen: str = Field(
         default="127.0.0.1:9464",
-        description="Address of the Prometheus /metrics port. If empty, metrics are not served.",
+        description="Address of the operations port: `/metrics`, `/healthz`, `/readyz` and `/console`. If empty, there "
+        "is none.",
+    )
+    console_listen: str = Field(
+        default="",
+        description="Address of a port of its own for `/console`. If empty, the console is on the operations port. "
+        "Beyond loopback it is served by TLS only.",
     )
     console_hosts: str = Field(
         default="",
@@ -78,6 +85,18 @@ class Settings(BaseSettings):
         le=5,
         description="Seconds that a decision waits for Redis before on_store_failure applies.",
     )
+    usage_store_bytes: int = Field(
+        default=2**28,
+        ge=2**20,
+        description="Bytes that counts of usage may take in Redis until they are moved to Postgres, at least 1 MiB. "
+        "The fuller, the longer are the periods that are counted together; beyond it, resources count as `other`.",
+    )
+    audit_retention: int = Field(
+        default=1_095,
+        ge=0,
+        le=36_500,
+        description="Days that audit events are kept, three years by default. 0 keeps them forever.",
+    )
     policy_cache_size: int = Field(
         default=100_000,
         ge=1,
@@ -96,12 +115,26 @@ class Settings(BaseSettings):
         default=10, ge=0, le=300, description="Seconds that calls in progress get to complete after SIGTERM."
     )
     tls_certificate: Path | None = Field(
-        default=None, description="PEM file of the certificate chain. If empty, the port serves plain text."
+        default=None,
+        description="PEM file of the certificate chain. If empty, the ports serve plain text. With it, the gRPC port "
+        "serves TLS alone, the operations port plain text and TLS, and beyond loopback the console TLS alone.",
     )
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
     tls_client_ca: Path | None = Field(
         default=None,
-        description="PEM file of the CA that must have issued client certificates. If empty, clients need none.",
+        description="PEM file of the CA that must have issued the certificates of gRPC clients. If empty, clients need "
+        "none.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
+
+
+_RENAMED: Final = {"RATELIMIT_METRICS_LISTEN": "RATELIMIT_OPERATIONS_LISTEN"}
+"""Variables of earlier versions, and those that replaced them."""
+
+
+def renamed_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Each variable in ENVIRONMENT that has another name now, with what to write instead. None of them is a secret."""
+    for name, value in sorted(environment.items()):
+        if name.upper() in _RENAMED:
+            yield name, f"{_RENAMED[name.upper()]}={value}"

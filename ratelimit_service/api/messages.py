@@ -11,6 +11,9 @@ from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, Resource
 MAX_MESSAGE: Final = 64 * 1024
 """Maximum bytes of a request message."""
 
+MAX_ADMIN_MESSAGE: Final = 3 * 1024 * 1024
+"""The same for KeyAdminService, whose callers have a token: 1,000 keys as long as they may be fit."""
+
 MAX_STREAMS: Final = 1000
 """Maximum concurrent calls on one connection. More wait in the client."""
 
@@ -38,12 +41,12 @@ def malformed_message(data: bytes, message: type[Message]) -> InvalidArgument:
     )
 
 
-def message_too_large(size: int) -> ResourceExhausted:
-    """The error for a message of SIZE bytes, more than MAX_MESSAGE."""
+def message_too_large(size: int, limit: int = MAX_MESSAGE) -> ResourceExhausted:
+    """The error for a message of SIZE bytes, more than LIMIT."""
     return ResourceExhausted(
-        f"the message has {size} bytes; at most {MAX_MESSAGE} are accepted",
+        f"the message has {size} bytes; at most {limit} are accepted",
         reason="MESSAGE_TOO_LARGE",
-        metadata={"size": str(size), "limit": str(MAX_MESSAGE)},
+        metadata={"size": str(size), "limit": str(limit)},
     )
 
 

@@ -19,7 +19,7 @@ from ratelimit_service.cli.client import dialable
 from ratelimit_service.cli.environment import STORE_SETTINGS, database_errors, load_settings, variable_name
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
-from ratelimit_service.cli.serve import Listen, MetricsListen, TransportName, Workers, serve_until_stopped
+from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName, Workers, serve_until_stopped
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError
 from ratelimit_service.devstores.valkey import EmbeddedValkeyError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def dev(
     *,
     listen: Listen = None,
-    metrics_listen: MetricsListen = None,
+    operations_listen: OperationsListen = None,
     transport: TransportName = None,
     workers: Workers = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder of its state.")] = None,
@@ -47,7 +47,11 @@ def dev(
     """
     with report_errors(), _interruptible(), database_errors():
         settings = load_settings(
-            listen=listen, metrics_listen=metrics_listen, transport=transport, workers=workers, data_dir=data_dir
+            listen=listen,
+            operations_listen=operations_listen,
+            transport=transport,
+            workers=workers,
+            data_dir=data_dir,
         )
         for name in STORE_SETTINGS:
             if variable_name(name) in os.environ:
@@ -121,7 +125,8 @@ def _banner(settings: Settings, state: DevState, transport: Transport) -> str:
     """What is printed at the start, with commands that can be pasted as they are."""
     address = dialable(settings.listen)
     body = f'{{"api_key":"{state.api_key}","resource":"orders.create"}}'
-    metrics = f"metrics on http://{dialable(settings.metrics_listen)}/metrics; " if settings.metrics_listen else ""
+    operations = dialable(settings.operations_listen)
+    metrics = f"metrics on http://{operations}/metrics; " if settings.operations_listen else ""
     return f"""
 ratelimit-service serves on {settings.listen}. Transport {transport.name}: {transport.reason}.
 {metrics}state and secrets are in {settings.data_dir}/ (dev.json has the key and the admin token).

@@ -18,6 +18,10 @@ def migrate(
         before, wanted = schema.current(url), schema.head()
         if before == wanted:
             typer.echo(f"the schema is already at revision {wanted}")
+        elif before is not None and schema.is_newer(before):
+            typer.echo(
+                f"the schema is at revision {before}, newer than the {wanted} of this program, which works on it"
+            )
         elif dry_run:
             typer.echo(f"the schema is at revision {before or 'none'} and would be migrated to {wanted}")
         else:

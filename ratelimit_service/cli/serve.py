@@ -16,8 +16,13 @@ Listen = Annotated[
     str | None,
     typer.Option("--listen", metavar="HOST:PORT", help="Address of the gRPC port; port 0 is any free one."),
 ]
-MetricsListen = Annotated[
-    str | None, typer.Option("--metrics-listen", metavar="HOST:PORT", help="Address of /metrics. Empty disables it.")
+OperationsListen = Annotated[
+    str | None,
+    typer.Option(
+        "--operations-listen",
+        metavar="HOST:PORT",
+        help="Address of /metrics, /healthz, /readyz and /console. If empty, there is none.",
+    ),
 ]
 TransportName = Annotated[
     Literal["auto", "grpcio", "envoy"] | None, typer.Option("--transport", help="The gRPC transport.")
@@ -39,7 +44,7 @@ def serve_until_stopped(settings: Settings, ready: Callable[[Settings], None]) -
 def serve(
     *,
     listen: Listen = None,
-    metrics_listen: MetricsListen = None,
+    operations_listen: OperationsListen = None,
     transport: TransportName = None,
     workers: Workers = None,
 ) -> None:
@@ -48,7 +53,9 @@ def serve(
     SIGTERM drains and exits with 0; SIGHUP restarts the workers one by one.
     """
     with report_errors():
-        settings = load_settings(listen=listen, metrics_listen=metrics_listen, transport=transport, workers=workers)
+        settings = load_settings(
+            listen=listen, operations_listen=operations_listen, transport=transport, workers=workers
+        )
 
         def ready(in_effect: Settings) -> None:
             chosen = Transport.choose(settings.transport)

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ratelimit_service.console import formats
-from ratelimit_service.management.audit import AuditEvent, AuditService
+from ratelimit_service.management.audit import AuditEvent, AuditFilter, AuditService
 from ratelimit_service.management.documents import limit_from_document
 from ratelimit_service.management.paging import Paging
 
@@ -32,6 +32,9 @@ _VERBS: Final = {
     "token.create": "Token made",
     "token.revoke": "Token revoked",
 }
+ACTIONS: Final = tuple(_VERBS.items())
+"""Every action that is recorded, with its words."""
+
 _NAMES: Final = {"expire_time": "ends", "previous_secret_expire_time": "earlier secret ends"}
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 _KINDS: Final = {"plan": "plan", "rules": "plan", "override": "override", "key": "key", "token": "key"}
@@ -63,7 +66,9 @@ class Change:
 
 async def changes_of(audit: AuditService, *targets: str) -> list[Change]:
     """Read the newest changes of several targets. Raises ServiceError."""
-    pages = await asyncio.gather(*(audit.list(Paging(page_size=_SHOWN), target=target) for target in targets))
+    pages = await asyncio.gather(
+        *(audit.list(Paging(page_size=_SHOWN), AuditFilter(target=target)) for target in targets)
+    )
     events = sorted((event for page in pages for event in page.items), key=lambda event: -event.event_id)
     return [change_of(event) for event in events[:_SHOWN]]
 
@@ -72,7 +77,6 @@ def change_of(audited: AuditEvent) -> Change:
     """Describe an event."""
     event = audited.event
     noun, _, name = event.target.partition("/")
-    previous: Mapping[str, Any] = getattr(event, "previous", {})
     version = event.detail.get("version")
     what = _VERBS.get(event.action, event.action)
     return Change(
@@ -84,7 +88,7 @@ def change_of(audited: AuditEvent) -> Change:
         target=event.target,
         path=_path(noun, name),
         kind=_KINDS.get(event.action.partition(".")[0], "key"),
-        fields=tuple(_fields(previous, event.detail)),
+        fields=tuple(_fields(event.previous, event.detail)),
     )
 
 
@@ -98,8 +102,8 @@ def _fields(previous: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterable[
         old, new = previous.get(name), detail.get(name)
         if name == "version" or old == new:
             continue
-        if name == "limits":
-            yield from _limits(old or (), new or ())
+        if name in {"limits", "labels"}:
+            yield from _entries(_by_name(old), _by_name(new), _limit_words if name == "limits" else _words)
         elif name == "limit":
             yield _limit(old, new)
         else:
@@ -107,18 +111,26 @@ def _fields(previous: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterable[
             yield FieldChange(_NAMES.get(name, name.replace("_", " ")), words(old), words(new))
 
 
-def _limits(old: Iterable[Any], new: Iterable[Any]) -> Iterable[FieldChange]:
-    before = {limit["name"]: limit for limit in old if isinstance(limit, Mapping) and "name" in limit}
-    after = {limit["name"]: limit for limit in new if isinstance(limit, Mapping) and "name" in limit}
-    for name in (*before, *(name for name in after if name not in before)):
-        if before.get(name) != after.get(name):
-            yield FieldChange(name, _limit_words(before.get(name)), _limit_words(after.get(name)))
+def _entries(
+    old: Mapping[str, Any], new: Mapping[str, Any], words: Callable[[object], str | None]
+) -> Iterable[FieldChange]:
+    for name in (*old, *(name for name in new if name not in old)):
+        if old.get(name) != new.get(name):
+            yield FieldChange(name, words(old.get(name)), words(new.get(name)))
+
+
+def _by_name(limits: object) -> Mapping[str, Any]:
+    """Limits by their names: events of earlier versions have a list of them."""
+    if isinstance(limits, Mapping):
+        return limits
+    listed = limits if isinstance(limits, list) else []
+    return {str(limit["name"]): limit for limit in listed if isinstance(limit, Mapping) and "name" in limit}
 
 
 def _limit(old: object, new: object) -> FieldChange:
     named = new if new is not None else old
     name = named.get("name", "limit") if isinstance(named, Mapping) else str(named)
-    return FieldChange(str(name), _limit_words(old), _limit_words(new) if isinstance(new, Mapping) else None)
+    return FieldChange(str(name), _limit_words(old), _limit_words(new))
 
 
 def _limit_words(document: object) -> str | None:

@@ -142,6 +142,7 @@ def violations_of(error: ServiceError, names: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for violation in getattr(error, "violations", ()):
         for end, name in names.items():
-            if violation.field == end or violation.field.endswith(f".{end}"):
+            field = violation.field.partition("[")[0]
+            if field == end or field.endswith(f".{end}"):
                 found.setdefault(name, violation.description)
     return found

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
+from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
+from ratelimit_service.usage.query import UsageQueries
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +19,13 @@ class ConsoleServices:
     """The services, called in this process: never by gRPC, so that a page needs no token of its own."""
 
     keys: KeyService
+    bulk_keys: BulkKeyService
     plans: PlanService
     overrides: OverrideService
     rules: RulesService
     audit: AuditService
     sessions: SessionService
+    usage: UsageQueries
     engine: DecisionEngine
     clock: Clock
 

@@ -34,6 +34,11 @@ def chosen_time(form: Fields, name: str, now_us: int) -> int | None:
     return now_us + int(number) * _UNITS[unit] * MICRO
 
 
+def optional_time(text: str, field: str) -> int | None:
+    """Read a time in UTC, in microseconds since 1970. None if it is empty. Raises InvalidArgument (FIELD)."""
+    return _parse(text, field) if text else None
+
+
 def time_input(time_us: int) -> str:
     """A time as an input for times holds it: `2026-11-25T15:26`."""
     return f"{_EPOCH + timedelta(microseconds=time_us):%Y-%m-%dT%H:%M}"

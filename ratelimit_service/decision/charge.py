@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ratelimit_service.decision.limit import Limit
+from ratelimit_service.decision.usage import Series
 
 NEVER = -1
 """In place of a wait: no wait would help, because the cost is more than the limit ever holds."""
@@ -23,17 +24,35 @@ class Bucket:
     limit: Limit
 
 
+class Counted(NamedTuple):
+    """That a charge counts for a series: as a call (`calls` 1) unless it only refunds (0), with so many tokens.
+
+    `positions` are the indexes of the charge's buckets by which its denials are counted: one for each limit of the
+    series, in their order, perhaps repeated for a series that takes from several buckets by the same limits. None: all
+    the charge's buckets, in their order, and the cost is that of the first.
+    """
+
+    series: Series
+    cost: int
+    calls: int = 1
+    positions: tuple[int, ...] | None = None
+
+
 class Charge(NamedTuple):
     """Take `costs[i]` tokens from `buckets[i]`, for all of them or for none.
 
     A cost of 0 is a peek and always fits. A negative cost refunds tokens, at most up to an untouched bucket, and always
     fits. Costs are whole tokens between -1,000,000 and 1,000,000. `request` is empty, or the name under which the store
     keeps the result, so that the same charge again within the store's window gets the same result and charges nothing.
+
+    `counted` is what the store counts, in the same atomic step, when it makes or denies the charge: each series once.
+    Not when it recalls the result of a request. Empty for peeks, and for charges that their caller counts.
     """
 
     buckets: tuple[Bucket, ...]
     costs: tuple[int, ...]
     request: str = ""
+    counted: tuple[Counted, ...] = ()
 
 
 class LimitResult(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Charge
+from ratelimit_service.decision.charge import Charge, Counted
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import check_resource
 from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview
@@ -130,7 +130,7 @@ class DecisionEngine:
         prepared = _prepare(check._replace(request_id=""), policy)
         if isinstance(prepared, Decision):
             return Explanation(prepared, policy, Selection((), ()))
-        peek = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs))
+        peek = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs), counted=())
         try:
             (peek_result,) = await self._buckets.charge((peek,))
         except StoreUnavailable as error:
@@ -197,7 +197,8 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     if not selection.buckets:
         return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy)
     request = _request_name(policy.key_id, check) if check.request_id else ""
-    charge = Charge(selection.buckets, (cost,) * len(selection.buckets), request)
+    counted = (Counted(selection.series, cost),) if cost else ()
+    charge = Charge(selection.buckets, (cost,) * len(selection.buckets), request, counted)
     return PreparedCheck(policy, selection, charge, cost)
 
 

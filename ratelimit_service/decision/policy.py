@@ -9,6 +9,7 @@ from ratelimit_service.decision.limit import EXACT, Level, Limit, Mode, check_re
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
+from ratelimit_service.decision.usage import NO_SERIES, Series
 
 NO_EXPIRY = EXACT
 """In place of a time: valid until a change invalidates it."""
@@ -62,10 +63,11 @@ class Considered(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The rules for one resource, in the plan's order, and their buckets in the same order."""
+    """The rules for one resource, in the plan's order, their buckets in that order, and what its calls count for."""
 
     rules: tuple[Rule, ...]
     buckets: tuple[Bucket, ...]
+    series: Series = NO_SERIES
 
 
 class Policy:
@@ -109,7 +111,7 @@ class Policy:
             if not why_not
         )
         one_for_all = all(rule.limit.resource == "*" for rule in self.rules)
-        self._for_all_resources = _select(self.rules) if one_for_all else None
+        self._for_all_resources = (self.rules, _buckets(self.rules)) if one_for_all else None
         self._selections: dict[str, Selection] = {}
 
     def select(self, resource: str) -> Selection:
@@ -117,17 +119,22 @@ class Policy:
         selection = self._selections.get(resource)
         if selection is None:
             check_resource("resource", resource)
-            selection = self._for_all_resources or _select(
-                [rule for rule in self.rules if rule.limit.matches(resource)]
-            )
+            rules, buckets = self._for_all_resources or self._for_resource(resource)
+            reasons = [self.refusal.name] if self.refusal else [rule.limit.name for rule in rules]
+            series = Series.of_key(self.key_id, resource, self.subject, self.plan, reasons)
+            selection = Selection(rules, buckets, series)
             if len(self._selections) >= _MAX_RESOURCES:  # callers choose the names: do not keep them all
                 self._selections.clear()
             self._selections[resource] = selection
         return selection
 
+    def _for_resource(self, resource: str) -> tuple[tuple[Rule, ...], tuple[Bucket, ...]]:
+        rules = tuple(rule for rule in self.rules if rule.limit.matches(resource))
+        return rules, _buckets(rules)
 
-def _select(rules: Sequence[Rule]) -> Selection:
-    return Selection(tuple(rules), tuple(rule.bucket for rule in rules))
+
+def _buckets(rules: Sequence[Rule]) -> tuple[Bucket, ...]:
+    return tuple(rule.bucket for rule in rules)
 
 
 def _consider(record: PolicyRecord, now_us: int) -> list[Considered]:

@@ -1,16 +1,22 @@
 """The audit log: who changed what. It is append-only: a row is written in the transaction of the change it records."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ratelimit_service.decision.ports import Change
+from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.text import check_target
+from ratelimit_service.management.text import check_filter
 from ratelimit_service.management.transactions import Transactions
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_TARGET_BYTES = 272  # `domains/` and a domain of 256
+_MAX_NAME_BYTES = 64
+
+Fields = Mapping[str, Any]
+"""Fields of an object with their values: strings, whole numbers, booleans, lists and dicts only. Never a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +24,16 @@ class Event:
     """One change, as it is recorded.
 
     `action` is like `key.rotate`, `target` like `keys/<key_id>`. `detail` has the fields that changed, each with its
-    new value, and never a secret: strings, whole numbers, lists and dicts only. `time_us` is microseconds since 1970
-    UTC.
+    new value, `previous` the same fields with the values before; a field that is in one of them only was added or
+    removed. `time_us` is microseconds since 1970 UTC.
     """
 
     actor: str
     action: str
     target: str
-    detail: Mapping[str, Any]
+    detail: Fields
     time_us: int
+    previous: Fields = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +44,46 @@ class AuditEvent:
     event: Event
 
 
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which events to list: those that every filter matches. An empty text, and None, match all.
+
+    `target_prefix` is the beginning of a target, such as `plans/`. Times are microseconds since 1970 UTC: at or after
+    `start_us`, and before `end_us`.
+    """
+
+    target: str = ""
+    target_prefix: str = ""
+    actor: str = ""
+    action: str = ""
+    start_us: int | None = None
+    end_us: int | None = None
+
+    def check(self) -> None:
+        """Raise InvalidArgument for a text that no event can have, or an end that is not after the start."""
+        check_filter("target", self.target, _MAX_TARGET_BYTES)
+        check_filter("target_prefix", self.target_prefix, _MAX_TARGET_BYTES)
+        check_filter("actor", self.actor, _MAX_NAME_BYTES)
+        check_filter("action", self.action, _MAX_NAME_BYTES)
+        if self.start_us is not None and self.end_us is not None and self.end_us <= self.start_us:
+            raise InvalidArgument.of("end_time", "is not after start_time; choose a later end, or an earlier start")
+
+    @property
+    def list_name(self) -> tuple[str, ...]:
+        """Identify the list, for page tokens."""
+        others = (self.target_prefix, self.actor, self.action, self.start_us, self.end_us)
+        return "audit", self.target, *(map(str, others) if any(one not in {"", None} for one in others) else ())
+
+
+ALL_EVENTS = AuditFilter()
+"""Matches every event."""
+
+
 class AuditRepository(Protocol):
     """Reads the audit log. `UnitOfWork.record` writes it."""
 
-    async def list(self, *, before: int | None, count: int, target: str) -> Sequence[AuditEvent]:
-        """Read at most COUNT events, newest first, numbered below BEFORE (None: all), of TARGET unless it is empty."""
+    async def list(self, *, before: int | None, count: int, filters: AuditFilter) -> Sequence[AuditEvent]:
+        """Read at most COUNT events that FILTERS match, newest first, numbered below BEFORE (None: all)."""
         ...
 
 
@@ -50,6 +92,10 @@ class AuditedWork(Protocol):
 
     async def record(self, event: Event, *changes: Change) -> None:
         """Write what this transaction did to the audit log, and announce CHANGES to every server once it commits."""
+        ...
+
+    async def record_all(self, recorded: Sequence[tuple[Event, Change]]) -> None:
+        """Do the same for many changes at once."""
         ...
 
 
@@ -68,16 +114,51 @@ class AuditService:
     def __init__(self, transactions: Transactions[AuditWork]) -> None:
         self._transactions = transactions
 
-    async def list(self, paging: Paging, *, target: str = "") -> Page[AuditEvent]:
-        """Read changes, newest first: all, or those of one target (`keys/<key_id>`, `plans/<name>`).
+    async def list(self, paging: Paging, filters: AuditFilter = ALL_EVENTS) -> Page[AuditEvent]:
+        """Read the changes that FILTERS match, newest first.
 
         Raises InvalidArgument, which names the invalid argument, and Unavailable when Postgres is down.
         """
-        check_target(target)
-        count, before = paging.size + 1, paging.number("audit", target)
+        filters.check()
+        count, before = paging.size + 1, paging.number(*filters.list_name)
         async with self._transactions.reading() as work:
-            found = await work.audit.list(before=before, count=count, target=target)
-        return paging.page(found, [str(event.event_id) for event in found], "audit", target)
+            found = await work.audit.list(before=before, count=count, filters=filters)
+        return paging.page(found, [str(event.event_id) for event in found], *filters.list_name)
+
+
+def changed_fields(before: Fields, after: Fields) -> tuple[Fields, Fields]:
+    """The fields that differ: with their values BEFORE, and with those AFTER. For `Event.previous` and `detail`."""
+    return (
+        {name: value for name, value in before.items() if name not in after or after[name] != value},
+        {name: value for name, value in after.items() if name not in before or before[name] != value},
+    )
+
+
+class Difference(NamedTuple):
+    """One field that changed: its path (`limits.burst.token_bucket.capacity`), and its values; None for none."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+def differences(previous: Fields, detail: Fields) -> Sequence[Difference]:
+    """What an event changed, field by field, down to the parts of limits and the single labels.
+
+    Parts that are the same before and after are left out. Events that were recorded before there was `previous` have
+    no old values.
+    """
+    old, new = dict(_leaves(previous, "")), dict(_leaves(detail, ""))
+    paths = [*old, *(path for path in new if path not in old)]
+    return [Difference(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+
+
+def _leaves(fields: Fields, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def rfc3339(time_us: int) -> str:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from ratelimit_service.decision.api_key import check_key_id
 from ratelimit_service.decision.limit import NAME, Level
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import KeyState, Override
 from ratelimit_service.errors import InvalidArgument, NotFound
-from ratelimit_service.management.audit import AuditedWork, Event, rfc3339
+from ratelimit_service.management.audit import AuditedWork, Event, Fields, rfc3339
 from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.keys import Key, KeyRepository, key_not_found
 from ratelimit_service.management.text import check_ends, check_subject
@@ -43,6 +43,13 @@ class OverrideTarget:
         return Change(ChangeKind.KEY if self.level is Level.KEY else ChangeKind.SUBJECT, self.name)
 
 
+class StoredOverride(NamedTuple):
+    """An override that may not be valid: the document of its limit, and its end in microseconds since 1970 UTC."""
+
+    limit: Fields
+    expires_us: int | None
+
+
 class OverrideRepository(Protocol):
     """Stores the overrides of keys and subjects."""
 
@@ -54,8 +61,8 @@ class OverrideRepository(Protocol):
         """Insert an override, or replace the one of the same name."""
         ...
 
-    async def delete(self, target: OverrideTarget, limit: str) -> bool:
-        """Delete the override of this name. False if there is none."""
+    async def delete(self, target: OverrideTarget, limit: str) -> StoredOverride | None:
+        """Delete the override of this name and return it as it was stored. None if there is none."""
         ...
 
 
@@ -99,7 +106,7 @@ class OverrideService:
         name = override.limit.name
         async with self._transactions.writing() as work:
             key = await _key_to_change(work, target, now_us)
-            present = {other.limit.name for other in await work.overrides.list(target)}
+            present = {other.limit.name: other for other in await work.overrides.list(target)}
             if name not in present and len(present) >= MAX_OVERRIDES:
                 raise InvalidArgument.of(
                     "override.limit.name",
@@ -107,10 +114,10 @@ class OverrideService:
                     "have; delete one first",
                 )
             await work.overrides.put(target, override)
-            detail: dict[str, Any] = {"limit": limit_to_document(override.limit)}
-            if override.expires_us is not None:
-                detail["expire_time"] = rfc3339(override.expires_us)
-            await _record(work, key, target, Event(actor, "override.set", target.target, detail, now_us))
+            replaced = present.get(name)
+            detail, previous = _fields_of(override), _fields_of(replaced) if replaced else {}
+            event = Event(actor, "override.set", target.target, detail, now_us, previous)
+            await _record(work, key, target, event)
             return await work.overrides.list(target)
 
     async def list(self, target: OverrideTarget) -> Sequence[Override]:
@@ -127,14 +134,25 @@ class OverrideService:
             raise InvalidArgument.of("limit", f"is {limit[:80]!r}, which cannot be the name of a limit")
         async with self._transactions.writing() as work:
             key = await _key_to_change(work, target, now_us)
-            if not await work.overrides.delete(target, limit):
+            deleted = await work.overrides.delete(target, limit)
+            if deleted is None:
                 raise NotFound(
                     f"{target.target} has no override of the limit {limit}",
                     reason="OVERRIDE_NOT_FOUND",
                     metadata={"limit": limit, "key_id" if target.level is Level.KEY else "subject": target.name},
                 )
-            await _record(work, key, target, Event(actor, "override.delete", target.target, {"limit": limit}, now_us))
+            event = Event(actor, "override.delete", target.target, {}, now_us, _fields(*deleted))
+            await _record(work, key, target, event)
             return await work.overrides.list(target)
+
+
+def _fields_of(override: Override) -> Fields:
+    return _fields(limit_to_document(override.limit), override.expires_us)
+
+
+def _fields(limit: Fields, expires_us: int | None) -> Fields:
+    """The fields of an override for the audit log."""
+    return {"limit": limit} if expires_us is None else {"limit": limit, "expire_time": rfc3339(expires_us)}
 
 
 async def _key_to_change(work: OverrideWork, target: OverrideTarget, now_us: int) -> Key | None:

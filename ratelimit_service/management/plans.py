@@ -1,6 +1,6 @@
 """Plans: named, versioned sets of limits. Each method of the service is one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
 
@@ -8,7 +8,7 @@ from ratelimit_service.decision.limit import NAME, Limit
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
-from ratelimit_service.management.audit import AuditedWork, Event
+from ratelimit_service.management.audit import AuditedWork, Event, Fields, changed_fields
 from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
@@ -98,6 +98,10 @@ class PlanRepository(Protocol):
         """Read a version of a plan, 0 being the one in force."""
         ...
 
+    async def existing(self, names: Collection[str]) -> frozenset[str]:
+        """Which of these names a plan has."""
+        ...
+
     async def list(self, *, after: str, count: int) -> Sequence[Plan]:
         """Read at most COUNT plans, in the order of their names, whose name comes after AFTER."""
         ...
@@ -164,10 +168,7 @@ class PlanService:
                     metadata={"plan": plan.name},
                 )
             await work.plans.add(plan)
-            changes = PlanChanges(
-                limits=plan.limits, on_store_failure=plan.on_store_failure, description=plan.description
-            )
-            await work.record(Event(actor, "plan.create", plan.target, _detail(plan, changes), now_us), _change(plan))
+            await work.record(Event(actor, "plan.create", plan.target, _fields(plan), now_us), _change(plan))
         return plan
 
     async def get(self, name: str, *, version: int = 0) -> Plan:
@@ -204,9 +205,8 @@ class PlanService:
             check_etag(plan.target, sent=etag, current=plan.etag)
             updated = replace(plan, version=plan.version + 1, updated_us=now_us, **changes)
             await work.plans.add_version(updated)
-            await work.record(
-                Event(actor, "plan.update", plan.target, _detail(updated, changes), now_us), _change(plan)
-            )
+            previous, detail = _differences(plan, updated)
+            await work.record(Event(actor, "plan.update", plan.target, detail, now_us, previous), _change(plan))
         return updated
 
     async def delete(self, actor: str, name: str, *, etag: str = "") -> Plan:
@@ -228,9 +228,7 @@ class PlanService:
                     metadata={"plan": name, "keys": str(keys)},
                 )
             await work.plans.delete(plan, now_us)
-            await work.record(
-                Event(actor, "plan.delete", plan.target, {"version": plan.version}, now_us), _change(plan)
-            )
+            await work.record(Event(actor, "plan.delete", plan.target, {}, now_us, _fields(plan)), _change(plan))
         return plan
 
 
@@ -250,12 +248,25 @@ def _change(plan: Plan) -> Change:
     return Change(ChangeKind.PLAN, plan.name)
 
 
-def _detail(plan: Plan, changes: PlanChanges) -> dict[str, Any]:
-    detail: dict[str, Any] = {"version": plan.version}
-    if "limits" in changes:
-        detail["limits"] = [limit_to_document(limit) for limit in changes["limits"]]
-    if "on_store_failure" in changes:
-        detail["on_store_failure"] = changes["on_store_failure"].name
-    if "description" in changes:
-        detail["description"] = changes["description"]
-    return detail
+def _fields(plan: Plan) -> dict[str, Any]:
+    """The fields of a plan for the audit log, with its limits by name."""
+    return {
+        "version": plan.version,
+        "limits": {limit.name: limit_to_document(limit) for limit in plan.limits},
+        "on_store_failure": plan.on_store_failure.name,
+        "description": plan.description,
+    }
+
+
+def _differences(before: Plan, after: Plan) -> tuple[Fields, Fields]:
+    """The fields that differ, with their values before and after; of the limits, those that differ."""
+    old, new = _fields(before), _fields(after)
+    old_limits, new_limits = changed_fields(old.pop("limits"), new.pop("limits"))
+    names = [[limit.name for limit in plan.limits] for plan in (before, after)]
+    if names[0] != names[1] and set(names[0]) == set(names[1]):
+        old["limit_order"], new["limit_order"] = names
+    previous, detail = changed_fields(old, new)
+    return (
+        {**previous, "limits": old_limits} if old_limits else previous,
+        {**detail, "limits": new_limits} if new_limits else detail,
+    )

@@ -99,10 +99,11 @@ class RulesService:
         _check_names(rules)
         check_description(description)
         async with self._transactions.writing() as work:
-            successor = await self._successor(work, rules, description, etag)
-            await (work.rules.add if successor.version == 1 else work.rules.add_version)(successor)
+            before, successor = await self._successor(work, rules, description, etag)
+            await (work.rules.add_version if before else work.rules.add)(successor)
+            previous = _fields(before) if before else {}
             await work.record(
-                Event(actor, "rules.replace", successor.target, _detail(successor), successor.updated_us),
+                Event(actor, "rules.replace", successor.target, _fields(successor), successor.updated_us, previous),
                 _change(successor),
             )
         return successor
@@ -112,7 +113,7 @@ class RulesService:
         _check_names(rules)
         check_description(description)
         async with self._transactions.reading() as work:
-            return await self._successor(work, rules, description, etag)
+            return (await self._successor(work, rules, description, etag))[1]
 
     async def get(self, domain: str, *, version: int = 0) -> RuleSet:
         """Read a version of a domain's rules: a positive number, or 0 for the one in force."""
@@ -147,17 +148,18 @@ class RulesService:
                 raise rules_not_found(domain)
             check_etag(found.target, sent=etag, current=found.etag)
             await work.rules.delete(found, now_us)
-            await work.record(
-                Event(actor, "rules.delete", found.target, {"version": found.version}, now_us), _change(found)
-            )
+            await work.record(Event(actor, "rules.delete", found.target, {}, now_us, _fields(found)), _change(found))
         return found
 
-    async def _successor(self, work: RulesWork, rules: DomainRules, description: str, etag: str) -> RuleSet:
+    async def _successor(
+        self, work: RulesWork, rules: DomainRules, description: str, etag: str
+    ) -> tuple[RuleSet | None, RuleSet]:
+        """The rules of the domain that are in force, None if it has none, and those that follow them."""
         now_us = self._clock.now_us()
         before = await work.rules.get(rules.domain)
         check_etag(f"domains/{rules.domain}", sent=etag, current=before.etag if before else "")
         version, created_us = (before.version + 1, before.created_us) if before else (1, now_us)
-        return RuleSet(rules, version, description, created_us, now_us)
+        return before, RuleSet(rules, version, description, created_us, now_us)
 
 
 def _check_names(rules: DomainRules) -> None:
@@ -184,8 +186,8 @@ def _change(rules: RuleSet) -> Change:
     return Change(ChangeKind.DOMAIN, rules.domain)
 
 
-def _detail(rules: RuleSet) -> dict[str, Any]:
-    """What a replacement did, without the tree, which can be long: it is read as this version of the domain's rules."""
+def _fields(rules: RuleSet) -> dict[str, Any]:
+    """The fields for the audit log, without the tree, which can be long: it is read as this version of the rules."""
     return {
         "version": rules.version,
         "descriptors": sum(1 for _ in rules.rules.nodes()),

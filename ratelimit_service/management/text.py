@@ -1,13 +1,16 @@
-"""What texts that callers choose freely may hold: subjects, descriptions, and the ends of all names."""
+"""What texts that callers choose freely may hold: subjects, descriptions, labels, and the ends of all names."""
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from ratelimit_service.errors import InvalidArgument
 
 _MAX_SUBJECT_BYTES = 128
 _MAX_DESCRIPTION_BYTES = 256
-_MAX_TARGET_BYTES = 272  # `domains/` and a domain of 256
+_MAX_LABELS = 16
+_MAX_LABEL_BYTES = 64
+_LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INVISIBLE_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})  # white space, controls, zero width and bidi controls
@@ -34,9 +37,31 @@ def check_description(description: str) -> None:
     _check("description", description, _MAX_DESCRIPTION_BYTES)
 
 
-def check_target(target: str) -> None:
-    """Raise InvalidArgument (field `target`) unless TARGET can be that of an audit event, or is empty."""
-    _check("target", target, _MAX_TARGET_BYTES)
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise InvalidArgument (field `labels`) unless there are at most 16, each of the form that Key documents.
+
+    A name has 1 to 63 of `a-z 0-9 _ . -` and begins with a letter or digit. A value has at most 64 bytes and no control
+    characters, may be empty, and is stored as it was sent.
+    """
+    if len(labels) > _MAX_LABELS:
+        raise InvalidArgument.of("labels", f"has {len(labels)} entries; a key has at most {_MAX_LABELS} labels")
+    for name, value in labels.items():
+        if not _LABEL.fullmatch(name):
+            raise InvalidArgument.of(
+                "labels",
+                f"has the name {name[:80]!r}; use 1 to 63 of a-z 0-9 _ - . and begin with a letter or digit",
+            )
+        _check(f"labels[{name}]", value, _MAX_LABEL_BYTES)
+
+
+def check_subject_prefix(prefix: str) -> None:
+    """Raise InvalidArgument (field `subject_prefix`) unless a subject can begin with PREFIX, or it is empty."""
+    _check("subject_prefix", prefix, _MAX_SUBJECT_BYTES)
+
+
+def check_filter(field: str, text: str, max_bytes: int) -> None:
+    """Raise InvalidArgument unless TEXT has at most MAX_BYTES and no control characters. It may be empty."""
+    _check(field, text, max_bytes)
 
 
 def check_ends(field: str, name: str) -> None:

@@ -168,7 +168,8 @@ class TokenService:
             if token is None:
                 raise InvalidArgument.of("name", f"is {name[:80]!r}, which no token has; list them to see their names")
             await work.tokens.revoke(token.token_id, now_us)
-            await work.record(Event(LOCAL.name, "token.revoke", f"tokens/{name}", {}, now_us))
+            previous = {"role": token.role.value}
+            await work.record(Event(LOCAL.name, "token.revoke", f"tokens/{name}", {}, now_us, previous))
 
     async def list(self) -> Sequence[StoredToken]:
         """Read all tokens in the order of their names, revoked ones included."""

@@ -2,26 +2,20 @@
 
 Each worker counts in plain integers and writes the sums once a second to files that all workers of a server share (the
 multiprocess mode of `prometheus_client`, switched on by PROMETHEUS_MULTIPROC_DIR before that library is imported). The
-process above them adds the files up when it is scraped, so a scrape never reaches, or waits for, a worker.
+operations process adds the files up when it is scraped, so a scrape never reaches, or waits for, a worker.
 """
 
 from ratelimit_service.metrics.counts import CallCounts, Counts, RoundTripCounts
-from ratelimit_service.metrics.scrape import (
-    DIRECTORY_VARIABLE,
-    MetricsServer,
-    forget_worker,
-    serve_metrics,
-)
+from ratelimit_service.metrics.scrape import DIRECTORY_VARIABLE, Scraper, forget_worker
 from ratelimit_service.metrics.worker import Watched, WorkerMetrics
 
 __all__ = [
     "DIRECTORY_VARIABLE",
     "CallCounts",
     "Counts",
-    "MetricsServer",
     "RoundTripCounts",
+    "Scraper",
     "Watched",
     "WorkerMetrics",
     "forget_worker",
-    "serve_metrics",
 ]

@@ -1,52 +1,56 @@
-"""Serving the sum of all workers' metrics."""
+"""The sum of all workers' metrics."""
 
+import asyncio
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from time import monotonic
 from typing import Final
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-
-from ratelimit_service.errors import StartupError
+from prometheus_client.registry import Collector
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable with the workers' shared folder. Must be set when a worker's interpreter starts."""
 
-
-class MetricsServer:
-    """Serves `/metrics` of all workers that share a folder. Created by `serve_metrics`."""
-
-    def __init__(self, server: WSGIServer, thread: Thread) -> None:
-        self._server = server
-        self._thread = thread
-        self.port: int = server.server_port
-        """The port that it listens on."""
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+SHARED_SECONDS: Final = 0.5
+"""Age up to which a result also answers those who ask for it later. Workers write theirs once a second."""
 
 
-def serve_metrics(listen: str, directory: Path) -> MetricsServer:
-    """Serve `/metrics` on LISTEN (`host:port`; port 0 is any free one) from the files that workers keep in DIRECTORY.
+class Scraper:
+    """Adds up the metrics of all processes that share a folder: once at a time, however many ask."""
 
-    Raises StartupError if the address cannot be opened.
-    """
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
-    host, _, port = listen.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)  # noqa: S104 as asked
-    except (OSError, ValueError, OverflowError) as error:
-        raise StartupError(
-            f"the metrics port cannot be opened on {listen!r}: {error}; set RATELIMIT_METRICS_LISTEN to a free "
-            "host:port, or to an empty value for no metrics"
-        ) from error
-    return MetricsServer(server, thread)
+    def __init__(self, directory: Path, workers: Callable[[], int], now: Callable[[], float] = monotonic) -> None:
+        """WORKERS counts the workers that serve."""
+        self._registry = CollectorRegistry()
+        MultiProcessCollector(self._registry, str(directory))  # type: ignore[no-untyped-call]
+        self._registry.register(_Workers(workers))
+        self._now = now
+        self._latest: asyncio.Task[bytes] | None = None
+        self._fresh_until = 0.0
+
+    async def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        if self._latest is None or (self._latest.done() and self._now() >= self._fresh_until):
+            self._latest = asyncio.create_task(self._collect())
+        return await asyncio.shield(self._latest)
+
+    async def _collect(self) -> bytes:
+        text = await asyncio.to_thread(generate_latest, self._registry)
+        self._fresh_until = self._now() + SHARED_SECONDS
+        return text
+
+
+class _Workers(Collector):
+    """The number of workers that serve, which is known to none of them."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("ratelimit_workers", "Workers of this server that serve.", value=self._count())
 
 
 def forget_worker(pid: int, directory: Path) -> None:

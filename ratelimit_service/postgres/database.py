@@ -50,15 +50,23 @@ class Database:
     takes longer than `transaction_seconds` is aborted. Raises ValueError when the URL is malformed.
     """
 
-    def __init__(self, url: str, *, transaction_seconds: float = TRANSACTION_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        transaction_seconds: float = TRANSACTION_SECONDS,
+        pool_size: int = _POOL_SIZE,
+        pool_overflow: int = _POOL_OVERFLOW,
+    ) -> None:
+        """`pool_size` connections are kept open, and `pool_overflow` more are opened while they are needed."""
         self.url = parse_url(url)
         self._transaction_seconds = transaction_seconds
         self._timeout = HardTimeout()
         self._open: set[asyncio.Future[None]] = set()  # one for each transaction, done when it has ended
         self._engine = create_async_engine(
             self.url,
-            pool_size=_POOL_SIZE,
-            max_overflow=_POOL_OVERFLOW,
+            pool_size=pool_size,
+            max_overflow=pool_overflow,
             pool_timeout=CONNECT_SECONDS,
             pool_pre_ping=True,
             hide_parameters=True,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -18,14 +19,22 @@ _MIGRATORS = 0x726C_0002
 
 _CONNECT_SECONDS = 5
 
+_log = structlog.stdlib.get_logger(__name__)
+
 
 def upgrade(url: str) -> None:
     """Run the migrations that the database lacks, all in one transaction. Several servers may do so concurrently.
+
+    A schema that is newer than this version of the service is left as it is: see `is_newer`.
 
     Raises StoreUnavailable, and ValueError when the URL is malformed.
     """
     with _connected(url) as connection, connection.begin():
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATORS})
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found is not None and is_newer(found):
+            _log.warning("the database's schema is newer than this program and is left as it is", revision=found)
+            return
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -37,8 +46,16 @@ def current(url: str) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
+def is_newer(revision: str) -> bool:
+    """Whether a schema's revision is of a newer version of the service: one that this version does not know.
+
+    Migrations only expand, so this version works on it.
+    """
+    return all(script.revision != revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def head() -> str:
-    """Return the revision that this version of the service needs."""
+    """Return the revision that this version of the service needs, or a newer one."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     if revision is None:
         raise RuntimeError("this installation has no migrations; install the service again")

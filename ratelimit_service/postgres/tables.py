@@ -53,6 +53,7 @@ metadata = MetaData(
 )
 
 _NAME = Text(collation="C")  # names are listed in the order of their bytes, whatever the database's language
+_NO_FIELDS = text("'{}'::jsonb")
 
 plans = Table(
     "plans",
@@ -91,9 +92,14 @@ keys = Table(
     Column("create_time", Microseconds, nullable=False),
     Column("update_time", Microseconds, nullable=False),
     Column("expire_time", Microseconds),
+    Column("labels", JSONB, nullable=False, server_default=_NO_FIELDS, comment="Texts by name."),
     CheckConstraint("state IN ('active', 'suspended', 'revoked')", name="state"),
     Index(None, "subject", "number"),
     Index(None, "plan_id", "number"),
+    Index(None, "state", "number"),
+    Index("keys_subject_prefix_idx", "subject", postgresql_ops={"subject": "text_pattern_ops"}),
+    Index(None, "expire_time", postgresql_where=text("expire_time IS NOT NULL")),
+    Index(None, "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
 )
 
 key_secrets = Table(
@@ -152,7 +158,18 @@ audit_events = Table(
     Column("action", Text, nullable=False),
     Column("target", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
+    Column(
+        "previous",
+        JSONB,
+        nullable=False,
+        server_default=_NO_FIELDS,
+        comment="The values before, of the fields that changed.",
+    ),
     Index(None, "target", "event_id"),
+    Index(None, "actor", "event_id"),
+    Index(None, "action", "event_id"),
+    Index(None, "time"),
+    Index("audit_events_target_prefix_idx", "target", postgresql_ops={"target": "text_pattern_ops"}),
 )
 
 admin_tokens = Table(

@@ -3,10 +3,10 @@
 Changes are announced in an outbox, the table `changes`, with a notification that wakes `PostgresChangeFeed`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from sqlalchemy import BigInteger, cast, func, insert, select
+from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.ports import Change, StoreUnavailable
@@ -15,12 +15,12 @@ from ratelimit_service.management.audit import Event
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.repositories.audit import PostgresAuditRepository
 from ratelimit_service.postgres.repositories.keys import PostgresKeyRepository
+from ratelimit_service.postgres.repositories.outbox import PostgresOutbox
 from ratelimit_service.postgres.repositories.overrides import PostgresOverrideRepository
 from ratelimit_service.postgres.repositories.plans import PostgresPlanRepository
 from ratelimit_service.postgres.repositories.rules import PostgresRulesRepository
 from ratelimit_service.postgres.repositories.sessions import PostgresSessionRepository
 from ratelimit_service.postgres.repositories.tokens import PostgresTokenRepository
-from ratelimit_service.postgres.tables import CHANGES_CHANNEL, changes
 
 _WRITERS = 0x726C_0001
 """The advisory lock that writing transactions take in turn."""
@@ -37,15 +37,17 @@ class PostgresUnitOfWork:
         self.audit = PostgresAuditRepository(connection)
         self.tokens = PostgresTokenRepository(connection)
         self.sessions = PostgresSessionRepository(connection)
-        self._connection = connection
+        self.outbox = PostgresOutbox(connection)
 
     async def record(self, event: Event, *changed: Change) -> None:
         """Write the audit row and the outbox rows, and notify the servers once the transaction commits."""
-        await self.audit.add(event)
-        rows = [{"kind": change.kind.value, "name": change.name, "time": event.time_us} for change in changed]
-        if rows:
-            await self._connection.execute(insert(changes), rows)
-            await self._connection.execute(select(func.pg_notify(CHANGES_CHANNEL, "")))
+        await self.audit.add([event])
+        await self.outbox.add([(change, event.time_us) for change in changed])
+
+    async def record_all(self, recorded: Sequence[tuple[Event, Change]]) -> None:
+        """Do the same for many changes at once."""
+        await self.audit.add([event for event, _ in recorded])
+        await self.outbox.add([(change, event.time_us) for event, change in recorded])
 
 
 class PostgresTransactions:

@@ -21,14 +21,18 @@ _KILL_AFTER: Final = 5.0
 """Seconds that a process gets to end after SIGTERM, beside the time for its calls."""
 
 
-async def start(
+async def start(  # noqa: PLR0913  all that a process has
     name: str,
     module: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
+    *,
     on_ready: Callable[[], None] = lambda: None,
+    inherited: Sequence[int] = (),
 ) -> "Child":
     """Start MODULE of this Python as a process; ON_READY is called once it serves. Raises OSError.
+
+    INHERITED are file descriptors that it has under the same numbers.
 
     In a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which then drains. The module
     must tie itself to its parent's life with `die_with`; for that, the calling thread must be one that lasts.
@@ -43,7 +47,7 @@ async def start(
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             env={**environment, _REPORT_VARIABLE: str(report_write), _DRAIN_VARIABLE: str(drain_read)},
-            pass_fds=(report_write, drain_read),
+            pass_fds=(report_write, drain_read, *inherited),
             start_new_session=True,
         )
     except BaseException:

@@ -7,6 +7,7 @@ from ratelimit_service.api.authentication import decision_admission
 from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
+from ratelimit_service.operations.heartbeat import Heartbeat
 from ratelimit_service.server.child import SupervisorLink
 from ratelimit_service.server.grpc_process import tune_gc
 from ratelimit_service.settings import Settings
@@ -21,12 +22,19 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     set_up_logging(settings.log_level, settings.log_format)
     supervisor = SupervisorLink()
     drain = Drain()
-    supervisor.on_drain(drain.begin)
+    heartbeat = Heartbeat()
+
+    def begin_drain() -> None:
+        heartbeat.stop()
+        drain.begin()
+
+    supervisor.on_drain(begin_drain)
     try:
         async with open_planes(settings) as planes:
             admission = decision_admission(planes.authenticator, protect=settings.protect_checks)
             tune_gc()
             planes.join()
+            heartbeat.start()
             supervisor.report_ready()
             count = planes.counts.calls.count
             yield {

@@ -1,4 +1,4 @@
-"""The processes of the transport envoy: Envoys on the public port, and one control plane behind them."""
+"""The processes of the transport envoy: Envoys on the public port, one control plane and operations behind them."""
 
 import asyncio
 import itertools
@@ -27,8 +27,10 @@ _THREADS: Final = 1
 costs 31.6 us instead of 28, and a worker on two cores decides 47,000 calls a second instead of 57,000."""
 
 
-def envoy_supervisor(instance: Instance, certificates: Certificates | None, background: Background) -> Supervisor:
-    """The supervisor of `settings.workers` Envoys and of their control plane, with TLS if there are certificates."""
+def envoy_supervisor(
+    instance: Instance, operations: Slot, certificates: Certificates | None, background: Background
+) -> Supervisor:
+    """The supervisor of `settings.workers` Envoys, with TLS if there are certificates, and of what is behind them."""
     control = ControlPlane(instance)
     tls = None if certificates is None else _open_tls(instance, certificates, background)
     numbers = itertools.count(1)
@@ -55,7 +57,7 @@ def envoy_supervisor(instance: Instance, certificates: Certificates | None, back
         return Slot(start_envoy, instance.on_exit)
 
     front = [slot(f"envoy {n}") for n in range(1, instance.settings.workers + 1)]
-    return Supervisor(front=front, back=[Slot(control.start, instance.on_exit)])
+    return Supervisor(front=front, back=[Slot(control.start, instance.on_exit), operations])
 
 
 _POLL_SECONDS: Final = 0.02

@@ -25,7 +25,7 @@ def run_server(serve: Serve) -> None:
     set_up_logging(settings.log_level, settings.log_format)
     supervisor = SupervisorLink()
     try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(_run(serve, settings, supervisor))
     except StartupError as error:
         supervisor.report_error(str(error))
@@ -43,7 +43,8 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink) -> 
         await serve(planes, server, settings, supervisor, stop)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of a process of ours."""
     import uvloop  # noqa: PLC0415 not on every platform
 
     return uvloop.new_event_loop()

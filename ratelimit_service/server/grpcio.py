@@ -8,6 +8,7 @@ import os
 from typing import Final
 
 from ratelimit_service.bootstrap import Planes
+from ratelimit_service.operations.heartbeat import Heartbeat
 from ratelimit_service.server.child import Child, SupervisorLink, start
 from ratelimit_service.server.grpc_process import run_server
 from ratelimit_service.server.instance import Instance
@@ -18,8 +19,8 @@ from ratelimit_service.transport.grpcio.server import GrpcServer
 _MODULE: Final = "ratelimit_service.server.grpcio"
 
 
-def grpcio_supervisor(instance: Instance) -> Supervisor:
-    """The supervisor of `settings.workers` workers."""
+def grpcio_supervisor(instance: Instance, operations: Slot) -> Supervisor:
+    """The supervisor of `settings.workers` workers, and of the operations process."""
 
     def slot(name: str) -> Slot:
         async def start_worker() -> Child:
@@ -28,7 +29,7 @@ def grpcio_supervisor(instance: Instance) -> Supervisor:
 
         return Slot(start_worker, instance.on_exit)
 
-    return Supervisor(front=[slot(f"worker {n}") for n in range(1, instance.settings.workers + 1)], back=[])
+    return Supervisor(front=[slot(f"worker {n}") for n in range(1, instance.settings.workers + 1)], back=[operations])
 
 
 async def serve(
@@ -36,8 +37,11 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM, then drain."""
     planes.join()
+    heartbeat = Heartbeat()
+    heartbeat.start()
     supervisor.report_ready()
     await stop.wait()
+    heartbeat.stop()
     await server.drain(settings.drain_timeout)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
+from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, forget_heartbeat
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.settings import Settings
 
@@ -29,13 +30,20 @@ class Instance:
         """The folder where workers keep their metrics."""
         return self.folder / "metrics"
 
+    @property
+    def heartbeats(self) -> Path:
+        """The folder where workers show that they serve."""
+        return self.folder / "heartbeats"
+
     def environment(self, **changes: object) -> Mapping[str, str]:
         """The environment of a process with these settings, CHANGES apart."""
-        return child_environment(self.settings.model_copy(update=changes), self.metrics)
+        folders = {HEARTBEATS_VARIABLE: str(self.heartbeats)}
+        return child_environment(self.settings.model_copy(update=changes), self.metrics) | folders
 
     def on_exit(self, pid: int) -> None:
         """Clean up after the process with this id, which has ended."""
         forget_worker(pid, self.metrics)
+        forget_heartbeat(pid, self.heartbeats)
 
 
 @contextmanager
@@ -44,6 +52,7 @@ def open_instance(settings: Settings) -> Iterator[Instance]:
     with PortLock(settings.listen) as lock, tempfile.TemporaryDirectory(prefix="ratelimit-") as folder:
         instance = Instance(settings, lock, Path(folder))
         instance.metrics.mkdir()
+        instance.heartbeats.mkdir()
         yield instance
 
 

@@ -1,8 +1,8 @@
-"""The public port, exclusive to this server, however many workers share it."""
+"""The ports of a server: the public one, which its workers share, and those that one process serves."""
 
 import socket
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self, TypeAlias
 
 from ratelimit_service.errors import StartupError
 
@@ -20,6 +20,59 @@ def with_port(listen: str, port: int) -> str:
     return f"{listen.rpartition(':')[0]}:{port}"
 
 
+_Resolved: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]
+
+
+def resolve(listen: str, setting: str) -> _Resolved:
+    """Family, kind, protocol and address of LISTEN, the value of SETTING. Raises StartupError."""
+    try:
+        host, port = split_address(listen)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except StartupError as error:
+        raise StartupError(f"{setting}: {error}") from None
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {listen}: the host {host!r} is not known ({error.strerror}); correct {setting}"
+        ) from None
+    return family, kind, protocol, address
+
+
+def _bind(listen: str, setting: str) -> socket.socket:
+    """A socket on LISTEN, the value of SETTING, that nothing else holds. Raises StartupError."""
+    family, kind, protocol, address = resolve(listen, setting)
+    bound = socket.socket(family, kind, protocol)
+    try:
+        # Only for the bind: connections of an earlier server that linger in TIME_WAIT must not prevent it.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise StartupError(
+            f"cannot listen on {listen}: {error.strerror}; stop the process that holds the port, "
+            f"or set {setting} to another one"
+        ) from None
+    return bound
+
+
+_BACKLOG: Final = 128
+"""Connections that wait to be accepted, as while the process that serves the port is replaced."""
+
+
+def open_listener(listen: str, setting: str) -> socket.socket:
+    """Listen on LISTEN (`host:port`; port 0 is any free one), the value of SETTING, for a process that is given this.
+
+    Raises StartupError, which names SETTING, if the address is not available.
+    """
+    listener = _bind(listen, setting)
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot listen on {listen}: {error.strerror}; set {setting} to another address") from None
+    listener.settimeout(0)  # not blocking, for all who are passed it
+    return listener
+
+
 class PortLock:
     """Holds a TCP address without listening on it, so that no second server can share it unnoticed.
 
@@ -29,26 +82,12 @@ class PortLock:
     however it ends.
     """
 
-    def __init__(self, listen: str) -> None:
-        """Take LISTEN (`host:port`; port 0 is any free one). Raises StartupError if it is not available."""
-        host, port = split_address(listen)
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        except OSError as error:
-            raise StartupError(
-                f"cannot listen on {listen}: the host {host!r} is not known ({error.strerror})"
-            ) from None
-        self._socket = socket.socket(family, kind, protocol)
-        try:
-            # Only for the bind: connections of an earlier server that linger in TIME_WAIT must not prevent it.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(address)
-        except OSError as error:
-            self._socket.close()
-            raise StartupError(
-                f"cannot listen on {listen}: {error.strerror}; stop the process that holds the port, "
-                "or set RATELIMIT_LISTEN to another one"
-            ) from None
+    def __init__(self, listen: str, setting: str = "RATELIMIT_LISTEN") -> None:
+        """Take LISTEN (`host:port`; port 0 is any free one), the value of SETTING.
+
+        Raises StartupError, which names SETTING, if it is not available.
+        """
+        self._socket = _bind(listen, setting)
         # Without this a second lock, which sets it too, would be admitted.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,21 +1,26 @@
 """Running a server, from the first process to the last answer."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
+
+import structlog
 
 from ratelimit_service.background import Background
 from ratelimit_service.logs import set_up_logging
-from ratelimit_service.metrics import serve_metrics
 from ratelimit_service.server.grpcio import grpcio_supervisor
 from ratelimit_service.server.instance import Instance, open_instance
+from ratelimit_service.server.operations import Operations, console_obstacle, open_ports
 from ratelimit_service.server.port import with_port
-from ratelimit_service.server.supervisor import Supervisor
+from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.server.transport import Transport
-from ratelimit_service.settings import Settings
+from ratelimit_service.settings import Settings, renamed_variables
 from ratelimit_service.transport.grpcio.tls import Certificates, certificates
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 def run(settings: Settings, *, ready: Callable[[Settings], None]) -> None:
@@ -32,17 +37,15 @@ def run(settings: Settings, *, ready: Callable[[Settings], None]) -> None:
 async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     transport = Transport.choose(settings.transport)
     found = certificates(settings)  # bad ones are reported before anything is started
-    with open_instance(settings) as instance, ExitStack() as stack:
-        opened = {"listen": with_port(settings.listen, instance.lock.port)}
-        if settings.metrics_listen:
-            metrics = serve_metrics(settings.metrics_listen, instance.metrics)
-            stack.callback(metrics.close)
-            opened["metrics_listen"] = with_port(settings.metrics_listen, metrics.port)
+    _warn(settings)
+    with open_instance(settings) as instance, open_ports(settings) as ports:
+        opened = {"listen": with_port(settings.listen, instance.lock.port), **ports.opened(settings)}
+        operations = Slot(Operations(instance, ports).start, instance.on_exit)
         background = Background()
         if transport.name == "grpcio":
-            supervisor = grpcio_supervisor(instance)
+            supervisor = grpcio_supervisor(instance, operations)
         else:
-            supervisor = _envoy_supervisor(instance, found, background)
+            supervisor = _envoy_supervisor(instance, operations, found, background)
         try:
             await _supervise(supervisor, settings.drain_timeout, lambda: ready(settings.model_copy(update=opened)))
         finally:
@@ -50,11 +53,21 @@ async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
             await background.close()
 
 
-def _envoy_supervisor(instance: Instance, found: Certificates | None, background: Background) -> Supervisor:
+def _warn(settings: Settings) -> None:
+    """Log what the server starts with although it is most likely not meant."""
+    for name, instead in renamed_variables(os.environ):
+        _log.warning("setting renamed; the old one is ignored", setting=name, write=instead)
+    if obstacle := console_obstacle(settings):
+        _log.warning("the console is off", reason=obstacle)
+
+
+def _envoy_supervisor(
+    instance: Instance, operations: Slot, found: Certificates | None, background: Background
+) -> Supervisor:
     # Only now: the transport grpcio must open without what this one needs.
     from ratelimit_service.server.envoy import envoy_supervisor  # noqa: PLC0415
 
-    return envoy_supervisor(instance, found, background)
+    return envoy_supervisor(instance, operations, found, background)
 
 
 async def _supervise(supervisor: Supervisor, within: float, ready: Callable[[], None]) -> None:

@@ -56,7 +56,7 @@ def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> N
     own_dev_server.environment |= {
         "RATELIMIT_TRANSPORT": transport,
         "RATELIMIT_LISTEN": "127.0.0.1:0",
-        "RATELIMIT_METRICS_LISTEN": "127.0.0.1:0",
+        "RATELIMIT_OPERATIONS_LISTEN": "127.0.0.1:0",
     }
     own_dev_server.start()
     listen = own_dev_server.state["listen"]

@@ -36,7 +36,7 @@ def doctor(database_url: str, valkey_url: str, tmp_path: Path, monkeypatch: pyte
         "REDIS_URL": valkey_url,
         "PEPPERS": Peppers.generate(),
         "LISTEN": free_address(),
-        "METRICS_LISTEN": "",
+        "OPERATIONS_LISTEN": "",
         "DATA_DIR": str(tmp_path),
         "TRANSPORT": "grpcio",
     }
@@ -98,7 +98,7 @@ def test_a_missing_token_is_an_error(doctor: Doctor) -> None:
             "RATELIMIT_TRANSPORT is 'back': input should be 'auto', 'grpcio' or 'envoy'",
         ),
         ({"LISTEN": "here"}, "port", "'here' is not an address; write host:port"),
-        ({"METRICS_LISTEN": "127.0.0.1"}, "metrics port", "'127.0.0.1' is not an address"),
+        ({"OPERATIONS_LISTEN": "127.0.0.1"}, "operations port", "'127.0.0.1' is not an address"),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls", "RATELIMIT_TLS_KEY is not set"),
         ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "tls", "no such file: /nowhere.pem"),
     ],
@@ -118,16 +118,20 @@ def test_a_misspelt_setting_is_a_warning(doctor: Doctor) -> None:
     assert "RATELIMIT_WORKRES: unknown setting, ignored; did you mean RATELIMIT_WORKERS?" in found["variables"][1]
 
 
-def test_a_missing_schema_is_an_error(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
-    """An empty database is distinguished from one of another revision, and both from one of the right revision."""
+def test_a_missing_or_old_schema_is_an_error(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
+    """An empty database is distinguished from one of an older revision, and both from one that is as new or newer."""
     url = empty_database_url()
     assert doctor(DATABASE_URL=url)["schema"] == ("error", "missing; run `ratelimit-service migrate`")
     migrate.upgrade(url)
     assert doctor(DATABASE_URL=url)["schema"][0] == "ok"
     with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    severity, message = doctor(DATABASE_URL=url)["schema"]
+    assert (severity, message.startswith("is at revision 0001, this program needs ")) == ("error", True)
+    with psycopg.connect(url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'future'")
     severity, message = doctor(DATABASE_URL=url)["schema"]
-    assert (severity, message.startswith("is at revision future, this program needs ")) == ("error", True)
+    assert (severity, message.startswith("is at revision future, newer than the ")) == ("ok", True)
 
 
 def test_a_missing_database_is_reported(doctor: Doctor, database_url: str) -> None:
@@ -158,5 +162,5 @@ def test_a_taken_port_is_an_error(doctor: Doctor, taken_address: str) -> None:
     found = doctor(LISTEN=taken_address)
     assert found["port"][0] == "error"
     assert f"cannot listen on {taken_address}: Address already in use" in found["port"][1]
-    found = doctor(METRICS_LISTEN=taken_address)
-    assert "set RATELIMIT_METRICS_LISTEN to another one" in found["metrics port"][1]
+    found = doctor(OPERATIONS_LISTEN=taken_address)
+    assert "set RATELIMIT_OPERATIONS_LISTEN to another one" in found["operations port"][1]

@@ -27,7 +27,7 @@ def production(empty_database_url: Callable[[], str], valkey_url: str, tmp_path:
         "RATELIMIT_REDIS_URL": valkey_url,
         "RATELIMIT_PEPPERS": Peppers.generate(),
         "RATELIMIT_LISTEN": free_address(),
-        "RATELIMIT_METRICS_LISTEN": "",
+        "RATELIMIT_OPERATIONS_LISTEN": "",
         "RATELIMIT_DATA_DIR": str(tmp_path),
     }
 

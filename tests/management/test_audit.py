@@ -6,6 +6,7 @@ import pytest
 
 from fixtures.control_plane import ControlPlane, key_draft, plan_draft
 from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.audit import AuditFilter
 from ratelimit_service.management.paging import Paging
 
 
@@ -50,6 +51,6 @@ async def test_events_count_up_in_the_order_of_the_changes(control_plane: Contro
 async def test_a_bad_request_is_refused(control_plane: ControlPlane, paging: Paging, target: str, field: str) -> None:
     """A page or target that cannot be is refused; the error names the field."""
     with pytest.raises(InvalidArgument) as caught:
-        await control_plane.audit.list(paging, target=target)
+        await control_plane.audit.list(paging, AuditFilter(target=target))
 
     assert [violation.field for violation in caught.value.violations] == [field]

@@ -10,7 +10,8 @@ import pytest_asyncio
 from fixtures.control_plane import DAY, SECOND, START, ControlPlane, key_draft, plan_draft
 from ratelimit_service.decision.record import KeyState
 from ratelimit_service.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
-from ratelimit_service.management.keys import KeyChanges, Standing
+from ratelimit_service.management.audit import AuditFilter
+from ratelimit_service.management.keys import KeyChanges, KeyFilter, Standing
 from ratelimit_service.management.paging import Paging
 
 
@@ -138,7 +139,7 @@ async def test_a_list_is_narrowed_by_every_filter(plane: ControlPlane) -> None:
             made[subject, plan] = (await plane.keys.create("ada", key_draft(subject, plan)))[0].key_id
 
     async def ids(**filters: str) -> set[str]:
-        return {key.key_id for key in (await plane.keys.list(Paging(), **filters)).items}
+        return {key.key_id for key in (await plane.keys.list(Paging(), KeyFilter(**filters))).items}
 
     assert await ids(subject="a") == {made["a", "free"], made["a", "pro"]}
     assert await ids(plan="pro") == {made["a", "pro"], made["b", "pro"]}
@@ -149,7 +150,7 @@ async def test_a_list_is_narrowed_by_every_filter(plane: ControlPlane) -> None:
 async def test_a_filter_that_no_subject_matches_is_refused(plane: ControlPlane) -> None:
     """A list is not filtered by a subject with a blank at an end: it would be empty without a reason."""
     with pytest.raises(InvalidArgument, match=r"subject: .* 'acme '"):
-        await plane.keys.list(Paging(), subject="acme ")
+        await plane.keys.list(Paging(), KeyFilter(subject="acme "))
 
 
 async def test_a_description_keeps_its_blanks(plane: ControlPlane) -> None:
@@ -163,11 +164,11 @@ async def test_a_page_token_is_valid_for_its_own_list_only(plane: ControlPlane) 
     """A page token with other filters than it was made for is refused."""
     for _ in range(2):
         await plane.keys.create("ada", key_draft())
-    token = (await plane.keys.list(Paging(1), subject="acme")).next_page_token
+    token = (await plane.keys.list(Paging(1), KeyFilter(subject="acme"))).next_page_token
 
-    assert len((await plane.keys.list(Paging(1, token), subject="acme")).items) == 1
+    assert len((await plane.keys.list(Paging(1, token), KeyFilter(subject="acme"))).items) == 1
     with pytest.raises(InvalidArgument, match="page_token"):
-        await plane.keys.list(Paging(1, token), subject="other")
+        await plane.keys.list(Paging(1, token), KeyFilter(subject="other"))
 
 
 async def test_update_changes_what_is_named_only(plane: ControlPlane) -> None:
@@ -348,7 +349,8 @@ async def test_every_change_is_recorded_once(plane: ControlPlane) -> None:
     await plane.keys.revoke("ada", key.key_id)
     await plane.keys.get(key.key_id)
 
-    events = [recorded.event for recorded in (await plane.audit.list(Paging(), target=key.target)).items][::-1]
+    page = await plane.audit.list(Paging(), AuditFilter(target=key.target))
+    events = [recorded.event for recorded in page.items][::-1]
 
     assert [(event.actor, event.action) for event in events] == [
         ("ada", "key.create"),
@@ -366,7 +368,7 @@ async def test_no_secret_is_recorded(plane: ControlPlane) -> None:
     key, old = await plane.keys.create("ada", key_draft())
     _, new = await plane.keys.rotate("ada", key.key_id, overlap_us=SECOND)
 
-    recorded = str((await plane.audit.list(Paging(), target=key.target)).items)
+    recorded = str((await plane.audit.list(Paging(), AuditFilter(target=key.target))).items)
 
     assert old.secret not in recorded
     assert new.secret not in recorded

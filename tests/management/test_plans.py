@@ -9,6 +9,7 @@ from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Wi
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from ratelimit_service.management.audit import AuditFilter
 from ratelimit_service.management.keys import KeyChanges
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.plans import PlanChanges
@@ -239,7 +240,8 @@ async def test_every_change_is_recorded(control_plane: ControlPlane) -> None:
     await control_plane.plans.update("bob", "free", PlanChanges(on_store_failure=OnStoreFailure.ALLOW))
     await control_plane.plans.delete("ada", "free")
 
-    events = [recorded.event for recorded in (await control_plane.audit.list(Paging(), target="plans/free")).items]
+    page = await control_plane.audit.list(Paging(), AuditFilter(target="plans/free"))
+    events = [recorded.event for recorded in page.items]
 
     assert [(event.actor, event.action) for event in events] == [
         ("ada", "plan.delete"),
@@ -247,7 +249,7 @@ async def test_every_change_is_recorded(control_plane: ControlPlane) -> None:
         ("ada", "plan.create"),
     ]
     assert events[1].detail == {"version": 2, "on_store_failure": "ALLOW"}
-    assert events[2].detail["limits"][0]["token_bucket"]["capacity"] == 20
+    assert events[2].detail["limits"]["burst"]["token_bucket"]["capacity"] == 20
 
 
 async def test_every_change_is_announced(control_plane: ControlPlane) -> None:

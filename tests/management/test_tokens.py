@@ -5,6 +5,7 @@ import pytest
 
 from fixtures.control_plane import ControlPlane
 from ratelimit_service.errors import InvalidArgument, Unauthenticated
+from ratelimit_service.management.audit import AuditFilter
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.tokens import Caller, Role, Token
 
@@ -100,7 +101,8 @@ async def test_making_and_revoking_is_recorded(control_plane: ControlPlane) -> N
     await control_plane.tokens.create("console", Role.ADMIN)
     await control_plane.tokens.revoke("console")
 
-    events = [recorded.event for recorded in (await control_plane.audit.list(Paging(), target="tokens/console")).items]
+    page = await control_plane.audit.list(Paging(), AuditFilter(target="tokens/console"))
+    events = [recorded.event for recorded in page.items]
 
     assert [(event.actor, event.action) for event in events] == [("cli", "token.revoke"), ("cli", "token.create")]
     assert events[1].detail == {"role": "admin"}

@@ -1,4 +1,4 @@
-"""The metrics of a whole server, served by its supervisor."""
+"""The metrics of a whole server, served by its operations process."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as g
 
 def total(server: Server, metric: str) -> float:
     """The sum of a metric's samples with matching labels."""
-    url = f"http://{server.settings.metrics_listen}/metrics"
+    url = f"http://{server.settings.operations_listen}/metrics"
     with urllib.request.urlopen(url, timeout=5) as response:
         text = response.read().decode()
     return sum(float(value) for value in re.findall(rf"^{metric} (\S+)$", text, re.MULTILINE))
@@ -24,7 +24,7 @@ def total(server: Server, metric: str) -> float:
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_all_processes_are_summed_up(own_server: Callable[..., Server], transport: str) -> None:
     """Decisions of all workers and calls to the control plane are added up; a worker that dies stays counted."""
-    server = own_server(transport, workers=2, metrics_listen=free_address())
+    server = own_server(transport, workers=2, operations_listen=free_address())
     _, api_key = server.key("wide")
     for _ in range(20):
         with grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:

@@ -77,14 +77,16 @@ def test_an_invalid_address(
     assert listen in refusal("grpcio", empty_database_url(), valkey_url, tmp_path, listen=listen)
 
 
-def test_a_metrics_port_that_is_taken(empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
+def test_an_operations_port_that_is_taken(
+    empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+) -> None:
     """The message has the setting to change."""
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        output = refusal("grpcio", empty_database_url(), valkey_url, tmp_path, metrics_listen=address)
-    assert "RATELIMIT_METRICS_LISTEN" in output
+        output = refusal("grpcio", empty_database_url(), valkey_url, tmp_path, operations_listen=address)
+    assert "RATELIMIT_OPERATIONS_LISTEN" in output
 
 
 def test_the_python_inside_envoy_finds_this_package(tmp_path: Path) -> None:

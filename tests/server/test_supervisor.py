@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -49,7 +50,11 @@ async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, 
 def _serving(server: Server, without: int) -> list[str]:
     """The log lines of workers that serve, without those of one process."""
     lines = server.output.splitlines()
-    return [line for line in lines if " serves " in line and "control" not in line and f"pid={without} " not in line]
+    return [
+        line
+        for line in lines
+        if " serves " in line and not re.search("control|operations", line) and f"pid={without} " not in line
+    ]
 
 
 @both_transports

@@ -56,7 +56,7 @@ func withService(run func() int) (int, error) {
 		return 0, err
 	}
 	var output bytes.Buffer
-	dev := exec.Command(executable, "dev", "--listen", address, "--metrics-listen", "", "--data-dir", folder)
+	dev := exec.Command(executable, "dev", "--listen", address, "--operations-listen", "", "--data-dir", folder)
 	dev.Stdout, dev.Stderr = &output, &output
 	if err := dev.Start(); err != nil {
 		return 0, err

@@ -28,7 +28,7 @@ export class DevService {
     // Started by root, Postgres runs as another user, which must be able to reach its data.
     chmodSync(folder, 0o755);
     const target = await freeAddress();
-    const dev = spawn(executable, ["dev", "--listen", target, "--metrics-listen", "", "--data-dir", folder], {
+    const dev = spawn(executable, ["dev", "--listen", target, "--operations-listen", "", "--data-dir", folder], {
       stdio: ["ignore", "pipe", "pipe"],
     });
     let output = "";

@@ -6,6 +6,7 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ratelimit_service.api.authentication import require
@@ -71,6 +72,11 @@ def time_from_proto(time: Timestamp, field: str) -> int:
             f"is {time.seconds}s and {time.nanos}ns; it must be a time in the years 1 to 9999, nanos 0 to 999999999",
         )
     return time.seconds * MICRO + time.nanos // _NANOS
+
+
+def optional_time(message: Message, field: str, path: str = "") -> int | None:
+    """Return the time in a field, as `time_from_proto` does, or None when it is not set. PATH defaults to FIELD."""
+    return time_from_proto(getattr(message, field), path or field) if message.HasField(field) else None
 
 
 def time_to_proto(time_us: int | None) -> Timestamp | None:

@@ -9,6 +9,7 @@ from ratelimit_service.api.key_admin.manage_rules import ManageRules
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
+from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
@@ -21,6 +22,7 @@ class KeyAdminService:
     def __init__(  # noqa: PLR0913, PLR0917  one for each thing that is managed
         self,
         keys: KeyService,
+        bulk_keys: BulkKeyService,
         plans: PlanService,
         overrides: OverrideService,
         rules: RulesService,
@@ -28,7 +30,7 @@ class KeyAdminService:
         engine: DecisionEngine,
         clock: Clock,
     ) -> None:
-        self.manage_key = ManageKey(keys, clock)
+        self.manage_key = ManageKey(keys, bulk_keys, clock)
         self.manage_plan = ManagePlan(plans)
         self.manage_override = ManageOverride(overrides)
         self.manage_rules = ManageRules(rules)

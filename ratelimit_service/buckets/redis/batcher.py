@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import hiredis
 
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
-from ratelimit_service.buckets.redis.script import Encoded, Encoder, decode
+from ratelimit_service.buckets.redis.script import Encoded, Encoder, decode, usage_key
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.ports import StoreUnavailable
 
@@ -38,8 +38,9 @@ class Unobserved:
 MAX_CHARGES = 256
 """Charges in one script run, unless a single call has more. A run with 256 occupies Redis for about a millisecond."""
 
-MAX_BUCKETS = 2_000
-"""Buckets in one script run, unless a single call has more. They all go through Lua's stack, which holds 8,000."""
+MAX_SIZE = 2_000
+"""Buckets and series in one script run, unless a single charge has more. They all go through Lua's stack, which holds
+8,000."""
 
 # Error replies that come before anything is executed, so that the same command may be sent again.
 _NOT_EXECUTED = ("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
@@ -90,13 +91,14 @@ class _InFlightBatch:
 class Batcher:
     """Sends the charges for one server, or for one slot of a cluster.
 
-    `timeout` in seconds bounds each call from its submission to its result. A single call is sent in the next iteration
-    of the loop.
+    `tag` is that of the keys in which usage is counted. `timeout` in seconds bounds each call from its submission to
+    its result. A single call is sent in the next iteration of the loop.
     """
 
-    def __init__(self, route: Route, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
+    def __init__(self, route: Route, encoder: Encoder, tag: bytes, timeout: float, observer: RoundTripObserver) -> None:
         self._route = route
         self._encoder = encoder
+        self._usage = usage_key(tag)
         self._timeout = timeout
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -131,7 +133,7 @@ class Batcher:
             self._busy = False
             return
         try:
-            encoded = self._encoder.encode([charge for call in calls for charge in call.charges])
+            encoded = self._encoder.encode([charge for call in calls for charge in call.charges], self._usage)
         except (ValueError, OverflowError) as error:  # a charge that breaks its contract must not stop the batcher
             _fail_calls(calls, StoreUnavailable(f"a charge cannot be sent: {error}"))
             self._schedule_next()
@@ -148,13 +150,13 @@ class Batcher:
 
     def _take_from_queue(self) -> list[_Call]:
         calls: list[_Call] = []
-        charges = buckets = 0
+        charges = size = 0
         now = self._loop.time()
         while self._queue:
             call = self._queue[0]
             charges += len(call.charges)
-            buckets += sum([len(charge.buckets) for charge in call.charges])
-            if calls and (charges > MAX_CHARGES or buckets > MAX_BUCKETS):
+            size += sum([len(buckets) + len(counted) for buckets, _, _, counted in call.charges])
+            if calls and (charges > MAX_CHARGES or size > MAX_SIZE):
                 break
             self._queue.popleft()
             if call.future.done():  # a cancelled call is not charged

@@ -7,7 +7,7 @@ from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.redis.batcher import Batcher, RoundTripObserver
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
 from ratelimit_service.buckets.redis.connection import Address
-from ratelimit_service.buckets.redis.script import Encoder
+from ratelimit_service.buckets.redis.script import Encoder, partition_tag
 from ratelimit_service.buckets.redis.store import split_by_size
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.policy import PARTITIONS
@@ -94,7 +94,9 @@ class ClusterBucketStore(Closing):
         batcher = self._batchers.get(partition)
         if batcher is None:
             route = self.cluster.route(partition)
-            batcher = self._batchers[partition] = Batcher(route, self._encoder, self._timeout, self._observer)
+            batcher = self._batchers[partition] = Batcher(
+                route, self._encoder, partition_tag(partition), self._timeout, self._observer
+            )
         return batcher
 
 

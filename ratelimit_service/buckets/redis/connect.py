@@ -11,7 +11,7 @@ Sentinel and cluster take `rediss+...` for TLS. Connections to Sentinels are not
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ratelimit_service.buckets.breaker import GuardedStore
@@ -23,44 +23,58 @@ from ratelimit_service.buckets.redis.script import Encoder, Script, charge_scrip
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
+from ratelimit_service.decision.policy import PARTITIONS
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+USAGE_BYTES = 2**28
+"""What counts of usage may take in the store, by default: 256 MiB."""
+
 _OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentinel_password"}
 
 
 def open_bucket_store(
-    url: str, *, timeout: float, request_window: float, observer: RoundTripObserver
+    url: str, *, timeout: float, request_window: float, usage_bytes: int, observer: RoundTripObserver
 ) -> GuardedStore[None] | SpanningStore:
     """The store at URL, with a breaker for each node. Not yet connected: the first charge or `ping()` does that.
 
     `timeout`: seconds within which each call succeeds or fails. `request_window`: seconds for which the result of a
-    request is kept. `observer` is called for each round trip. Raises ValueError, without the password, when the URL is
-    not one of those above. Must be called in the running loop that is to use the store.
+    request is kept. `usage_bytes`: what counts of usage may take in the store. `observer` is called for each round
+    trip. Raises ValueError, without the password, when the URL is not one of those above. Must be called in the running
+    loop that is to use the store.
     """
-    store = _open(url, timeout, request_window, observer, charge_script())
+    store = _open(
+        url, timeout, observer, lambda tags: Encoder(charge_script(), request_window, max(usage_bytes // tags, 1))
+    )
     if isinstance(store, RedisBucketStore):
         return GuardedStore(store)
     return SpanningStore(GuardedStore(store), Refunder(store.cluster, request_window=request_window, timeout=timeout))
 
 
-def open_unguarded_store(
+def open_unguarded_store(  # noqa: PLR0913 each test needs other ones
     url: str,
     *,
     timeout: float,
     request_window: float,
+    usage_bytes: int = USAGE_BYTES,
     observer: RoundTripObserver | None = None,
     script: Script | None = None,
 ) -> RedisBucketStore | SpanningStore:
     """The same without breakers, for diagnosis and tests. `script` is for tests that control the time."""
-    store = _open(url, timeout, request_window, observer or Unobserved(), script or charge_script())
+    store = _open(
+        url,
+        timeout,
+        observer or Unobserved(),
+        lambda tags: Encoder(script or charge_script(), request_window, max(usage_bytes // tags, 1)),
+    )
     if isinstance(store, RedisBucketStore):
         return store
     return SpanningStore(store, Refunder(store.cluster, request_window=request_window, timeout=timeout))
 
 
 def _open(
-    url: str, timeout: float, request_window: float, observer: RoundTripObserver, script: Script
+    url: str, timeout: float, observer: RoundTripObserver, new_encoder: Callable[[int], Encoder]
 ) -> RedisBucketStore | ClusterBucketStore:
+    """The store at URL. NEW_ENCODER is called with the number of tags under which it counts usage."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         schemes = ", ".join(_SCHEMES)
@@ -68,7 +82,8 @@ def _open(
     options = dict(parse_qsl(parts.query))
     if unknown := options.keys() - _OPTIONS:
         raise ValueError(f"the bucket store's URL has the unknown options {', '.join(sorted(unknown))}")
-    encoder = Encoder(script, request_window)
+    is_cluster = parts.scheme.endswith("+cluster")
+    encoder = new_encoder(PARTITIONS if is_cluster else 1)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     tls = _tls(options) if parts.scheme.startswith("rediss") else None
@@ -78,7 +93,7 @@ def _open(
         login = Login(unquote(username), unquote(password), _database(options.get("db", "")))
         address = Address("", 0, unquote(parts.path))
         return RedisBucketStore(StandaloneRoute(address, login), encoder, timeout, observer)
-    if parts.scheme.endswith("+cluster"):
+    if is_cluster:
         login = Login(unquote(username), unquote(password), 0, tls)
         cluster = Cluster(_addresses(hosts, 6379), login)
         return ClusterBucketStore(cluster, encoder, timeout, observer)

@@ -5,8 +5,9 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
+from ratelimit_service.decision.usage import Series, parse_field
 
 _LUA = files(__package__) / "lua"
 # A script without flags is one that writes: a replica, and a server out of memory, reject it before it runs.
@@ -33,14 +34,23 @@ def charge_script(*, clock: str | None = None, state: str | None = None) -> Scri
     that decisions may use. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and benchmarks
     pass others.
     """
-    return Script(clock or part("clock"), part("windows"), state or part("state"), part("charge"))
+    return Script(clock or part("clock"), part("windows"), state or part("state"), part("usage"), part("charge"))
+
+
+def usage_script(name: str, *, clock: str | None = None) -> Script:
+    """A script on usage alone: `count` adds a worker's batch, `freeze` freezes a segment that is over."""
+    return Script(clock or part("clock"), part("usage"), part(name))
 
 
 MAX_CACHED_BUCKETS = 200_000
-"""Buckets with a cached encoding. At this number the cache is cleared; to encode a bucket costs a few microseconds."""
+"""Buckets, and series, with a cached encoding. At this number the cache is cleared; to encode one costs a few
+microseconds."""
+
+ONE_TAG = b"{u}"
+"""The tag of the keys of usage, but for a cluster: there each partition has its own."""
 
 _FIXINT_END = 128  # non-negative numbers below it are one byte in MessagePack
-_SMALL = 4_096  # above the number of keys of a script: at most batcher.MAX_BUCKETS buckets, and as many requests
+_SMALL = 4_096  # above the number of keys of a script: at most batcher.MAX_SIZE buckets, and as many requests
 
 
 def _pack(number: int) -> bytes:
@@ -49,13 +59,15 @@ def _pack(number: int) -> bytes:
 
 _NUMBERS = [_pack(number) for number in range(_SMALL)]
 _ONE_BUCKET = _pack(1) + _pack(0)  # and no request
+_NONE = _pack(0)
+_MAX_SHORT = 0xFFFF  # bytes of a MessagePack string with a length of 16 bits
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 
 
 class Encoded(NamedTuple):
-    """The arguments of one run of the script, encoded for the wire, and the number of its keys."""
+    """The arguments of one run of the script, encoded for the wire, and their number."""
 
-    keys: int
+    words: int
     arguments: bytes
 
 
@@ -67,51 +79,107 @@ class _EncodedBucket(NamedTuple):
 
 
 class Encoder:
-    """Encodes charges as commands. `request_window`: seconds for which the store keeps the result of a request."""
+    """Encodes charges as commands.
 
-    def __init__(self, script: Script, request_window: float) -> None:
+    `request_window`: seconds for which the store keeps the result of a request. `usage_bytes`: what counts of usage may
+    take in the store, for each tag.
+    """
+
+    def __init__(self, script: Script, request_window: float, usage_bytes: int) -> None:
         self._evalsha = _bulk(b"EVALSHA") + _bulk(script.sha)
         self._eval = _bulk(b"EVAL") + _bulk(script.text)
         self._window = _bulk(b"%d" % max(round(request_window * 1_000), 1))
+        self._usage_bytes = _bulk(b"%d" % usage_bytes)
         self._buckets: dict[Bucket, _EncodedBucket] = {}
+        self._series: dict[Series, bytes] = {}
 
-    def encode(self, charges: Sequence[Charge]) -> Encoded:
-        """Encode a batch. Keys that occur twice are sent once."""
+    def encode(self, charges: Sequence[Charge], usage: bytes) -> Encoded:
+        """Encode a batch. Keys and series that occur twice are sent once. USAGE is the key to count in."""
         keys: dict[bytes, int] = {}
+        fields: dict[bytes, int] = {}
         parts: list[bytes] = []
         size = 0
-        encoded_buckets, numbers = self._buckets, _NUMBERS
-        for buckets, costs, request in charges:
-            if len(buckets) == 1 and not request:  # the common case, without a loop
-                (bucket,), (cost,) = buckets, costs
-                key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
-                index = keys.setdefault(key, len(keys) + 1)
-                parts += (_ONE_BUCKET, numbers[index], numbers[cost] if 0 <= cost < _SMALL else _pack(cost), limit)
-                size += 8
-                continue
+        encoded_buckets, encoded_series, numbers = self._buckets, self._series, _NUMBERS
+        for buckets, costs, request, counted in charges:
+            if len(buckets) == 1 and not request and len(counted) == 1:  # the common case, without a loop
+                (bucket,), (cost,), ((series, spent, calls, positions),) = buckets, costs, counted
+                if positions is None and spent == cost and calls == 1:
+                    key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
+                    index = keys.setdefault(key, len(keys) + 1)
+                    field = encoded_series.get(series) or self._encode_series(series)
+                    which = fields.setdefault(field, len(fields) + 1)
+                    parts += (
+                        _ONE_BUCKET,
+                        numbers[which],
+                        numbers[index],
+                        numbers[cost] if 0 <= cost < _SMALL else _pack(cost),
+                        limit,
+                    )
+                    size += 9
+                    continue
             count = len(buckets)
-            size += 2 + 6 * count
+            size += 3 + 6 * count
             parts.append(numbers[count])
             index = 0
             if request:
                 key = request_key(buckets[0].partition if buckets else 0, request)
                 index = keys.setdefault(key, len(keys) + 1)
-            parts.append(numbers[index])
+            series_count, blocks = self._encode_counted(counted, costs, fields) if counted else (_NONE, ())
+            parts += (numbers[index], series_count)
             for bucket, cost in zip(buckets, costs, strict=True):
                 key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
                 index = keys.setdefault(key, len(keys) + 1)
                 parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else _pack(cost), limit)
+            parts += blocks
+            size += len(blocks)
         # A MessagePack array: its 32-bit length, then its elements.
         batch = b"\xdd%b%b" % (size.to_bytes(4), b"".join(parts))
-        return Encoded(len(keys), b"%b%b%b%b" % (_bulk(b"%d" % len(keys)), b"".join(keys), _bulk(batch), self._window))
+        if not fields:
+            arguments = (_bulk(b"%d" % len(keys)), *keys, _bulk(batch), self._window)
+            return Encoded(len(arguments), b"".join(arguments))
+        names = b"\xdd%b%b" % (len(fields).to_bytes(4), b"".join(fields))
+        arguments = (
+            _bulk(b"%d" % (len(keys) + 1)),
+            *keys,
+            _bulk(usage),
+            _bulk(batch),
+            self._window,
+            _bulk(names),
+            self._usage_bytes,
+        )
+        return Encoded(len(arguments), b"".join(arguments))
 
     def evalsha(self, encoded: Encoded) -> bytes:
         """The command that runs the script if the store has it loaded, and fails with NOSCRIPT if not."""
-        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._evalsha, encoded.arguments)
+        return b"*%d\r\n%b%b" % (encoded.words + 2, self._evalsha, encoded.arguments)
 
     def eval(self, encoded: Encoded) -> bytes:
         """The command that loads the script and runs it."""
-        return b"*%d\r\n%b%b" % (encoded.keys + 5, self._eval, encoded.arguments)
+        return b"*%d\r\n%b%b" % (encoded.words + 2, self._eval, encoded.arguments)
+
+    def _encode_counted(
+        self, counted: Sequence[Counted], costs: Sequence[int], fields: dict[bytes, int]
+    ) -> tuple[bytes, Sequence[bytes]]:
+        """The number in place of the series, and what follows the buckets."""
+        blocks: list[bytes] = []
+        for series, cost, calls, positions in counted:
+            field = self._series.get(series) or self._encode_series(series)
+            which = _pack(fields.setdefault(field, len(fields) + 1))
+            if positions is None and calls == 1 and len(counted) == 1 and costs and cost == costs[0]:
+                return which, ()
+            own = range(len(costs)) if positions is None else positions
+            numbers = (calls, cost, len(parse_field(series.field).limits), len(own), *own)
+            blocks += (which, *map(_pack, numbers))
+        return _pack(-len(counted)), blocks
+
+    def _encode_series(self, series: Series) -> bytes:
+        if len(self._series) >= MAX_CACHED_BUCKETS:
+            self._series.clear()
+        field = series.field
+        size = len(field)
+        header = b"\xda" + size.to_bytes(2) if size <= _MAX_SHORT else b"\xdb" + size.to_bytes(4)
+        encoded = self._series[series] = header + field
+        return encoded
 
     def _encode_bucket(self, bucket: Bucket) -> _EncodedBucket:
         if len(self._buckets) >= MAX_CACHED_BUCKETS:
@@ -133,7 +201,7 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
     results = []
     new = tuple.__new__  # half of what calling the class costs
     at = 0
-    for buckets, _, _ in charges:
+    for buckets, _, _, _ in charges:
         charged = reply[at] == 1
         end = at + 1 + 3 * len(buckets)
         if end == at + 4:  # the common case, without a loop
@@ -150,6 +218,16 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
 def bucket_key(bucket: Bucket) -> bytes:
     """The key of a bucket's state. The braces (a hash tag) put a partition into one slot of a Redis Cluster."""
     return b"{p%d}:b:%b" % (bucket.partition, bucket.name.encode())
+
+
+def usage_key(tag: bytes) -> bytes:
+    """The key of the open segment of usage."""
+    return tag + b":u:o"
+
+
+def partition_tag(partition: int) -> bytes:
+    """The tag of a partition's keys on a Redis Cluster."""
+    return b"{p%d}" % partition
 
 
 def request_key(partition: int, request: str) -> bytes:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ratelimit_service.buckets.closing import Closing
-from ratelimit_service.buckets.redis.batcher import MAX_BUCKETS, Batcher, RoundTripObserver, Route
-from ratelimit_service.buckets.redis.script import Encoder
+from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, RoundTripObserver, Route
+from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder
 from ratelimit_service.decision.charge import Charge, ChargeResult
 
 
@@ -30,7 +30,7 @@ class RedisBucketStore(Closing):
 
     def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
         self._route = route
-        self._batcher = Batcher(route, encoder, timeout, observer)
+        self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observer)
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order. Raises StoreUnavailable."""
@@ -58,14 +58,15 @@ class RedisBucketStore(Closing):
 
 def split_by_size(charges: Sequence[Charge]) -> list[Sequence[Charge]]:
     """Split CHARGES, in order, into the fewest parts that each fit into one script run."""
-    if sum([len(charge.buckets) for charge in charges]) <= MAX_BUCKETS:
+    if sum([len(buckets) + len(counted) for buckets, _, _, counted in charges]) <= MAX_SIZE:
         return [charges]
     parts: list[Sequence[Charge]] = []
     start = size = 0
     for end, charge in enumerate(charges):
-        if size + len(charge.buckets) > MAX_BUCKETS and end > start:
+        own = len(charge.buckets) + len(charge.counted)
+        if size + own > MAX_SIZE and end > start:
             parts.append(charges[start:end])
             start, size = end, 0
-        size += len(charge.buckets)
+        size += own
     parts.append(charges[start:])
     return parts

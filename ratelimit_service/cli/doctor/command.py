@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ratelimit_service.cli.doctor.findings import Finding, Severity
 from ratelimit_service.cli.doctor.settings import (
+    check_console,
     check_peppers,
     check_ports,
     check_tls,
@@ -60,5 +61,5 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from postgres
     if all(finding.severity is not Severity.ERROR for finding in postgres):
         yield from check_schema(settings)
-    for check in (check_redis, check_transport, check_tls, check_ports):
+    for check in (check_redis, check_transport, check_tls, check_ports, check_console):
         yield from check(settings)

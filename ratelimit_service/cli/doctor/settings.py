@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 
 import grpc
@@ -13,9 +14,10 @@ from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import variable_name
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
+from ratelimit_service.server.operations import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
-from ratelimit_service.settings import Settings
+from ratelimit_service.settings import Settings, renamed_variables
 
 _OF_COMMANDS = {"RATELIMIT_SERVER", "RATELIMIT_TOKEN", "RATELIMIT_API_KEY", "RATELIMIT_TRACEBACK"}
 _HEALTH_SECONDS = 2.0
@@ -25,8 +27,11 @@ def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Warn of each RATELIMIT_ variable that nothing reads, which is most often misspelt."""
     known = {variable_name(name) for name in Settings.model_fields} | _OF_COMMANDS
     known |= {f"RATELIMIT_SERVER_{name.upper()}" for name in TlsFiles.model_fields}
+    renamed = dict(renamed_variables(environment))
+    for name, instead in renamed.items():
+        yield Finding.warning("variables", f"{name}: renamed, ignored; write {instead}")
     for name in sorted(environment):
-        if name.upper().startswith("RATELIMIT_") and name.upper() not in known:
+        if name.upper().startswith("RATELIMIT_") and name.upper() not in known and name not in renamed:
             near = get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             yield Finding.warning("variables", f"{name}: unknown setting, ignored{hint}")
@@ -97,16 +102,25 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
             yield Finding.error("port", str(error))
         return
     yield Finding.ok("port", f"{settings.listen} is free")
-    if settings.metrics_listen:
-        yield _check_metrics_port(settings.metrics_listen)
+    if settings.operations_listen:
+        yield _check_port("operations port", settings.operations_listen, "RATELIMIT_OPERATIONS_LISTEN")
+    if settings.console_listen:
+        yield _check_port("console port", settings.console_listen, "RATELIMIT_CONSOLE_LISTEN")
 
 
-def _check_metrics_port(listen: str) -> Finding:
+def _check_port(subject: str, listen: str, setting: str) -> Finding:
     try:
-        PortLock(listen).close()
+        PortLock(listen, setting).close()
     except StartupError as error:
-        return Finding.error("metrics port", str(error).replace("RATELIMIT_LISTEN", "RATELIMIT_METRICS_LISTEN"))
-    return Finding.ok("metrics port", f"{listen} is free")
+        return Finding.error(subject, str(error))
+    return Finding.ok(subject, f"{listen} is free")
+
+
+def check_console(settings: Settings) -> Iterator[Finding]:
+    """Whether the console is served where it can be reached."""
+    with suppress(StartupError):  # an invalid address, which the check of the ports reports
+        if obstacle := console_obstacle(settings):
+            yield Finding.warning("console", f"off: {obstacle}")
 
 
 def _health(listen: str) -> str:

@@ -67,14 +67,17 @@ def check_schema(settings: Settings) -> Iterator[Finding]:
         found = migrate.current(settings.database_url.get_secret_value())
         if found is None:
             yield Finding.error("schema", "missing; run `ratelimit-service migrate`")
-        elif found != wanted:
+        elif found != wanted and not migrate.is_newer(found):
             yield Finding.error(
-                "schema",
-                f"is at revision {found}, this program needs {wanted}; run `ratelimit-service migrate`, or the newer "
-                "program if the schema is the newer one",
+                "schema", f"is at revision {found}, this program needs {wanted}; run `ratelimit-service migrate`"
             )
         else:
-            yield Finding.ok("schema", f"is at revision {wanted}, as this program needs")
+            yield Finding.ok(
+                "schema",
+                f"is at revision {wanted}, as this program needs"
+                if found == wanted
+                else f"is at revision {found}, newer than the {wanted} of this program, which works on it",
+            )
             yield _check_tokens(any_token=asyncio.run(_any_token(settings)))
     except (StoreUnavailable, Unavailable) as error:
         yield Finding.error("schema", str(error))

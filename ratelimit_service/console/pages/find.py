@@ -8,6 +8,7 @@ from starlette.responses import Response
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.limit import NAME
 from ratelimit_service.errors import InvalidArgument, NotFound
+from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.paging import Paging
 
 _KEY: Final = re.compile(r"(?:rlk_[a-z0-9]{1,12}_)?([0-9A-Za-z]{16})(?:_[0-9A-Za-z]*)?")
@@ -35,7 +36,7 @@ async def find(visit: Visit) -> Response:
         return visit.redirect("keys", wanted)
     if NAME.fullmatch(wanted) and await _is_plan(visit, wanted):
         return visit.redirect("plans", wanted)
-    page = await visit.services.keys.list(Paging(page_size=1), subject=wanted) if wanted else None
+    page = await visit.services.keys.list(Paging(page_size=1), KeyFilter(subject=wanted)) if wanted else None
     if page is not None and page.items:
         return visit.redirect("subjects", wanted)
     return visit.redirect("keys", q=wanted)

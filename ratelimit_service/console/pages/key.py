@@ -15,7 +15,7 @@ from ratelimit_service.decision.engine import MAX_COST, Check
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
-from ratelimit_service.management.keys import Key, Standing
+from ratelimit_service.management.keys import Key, KeyFilter, Standing
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
 
@@ -95,7 +95,7 @@ def _current(visit: Visit, overrides: Sequence[Override]) -> list[Override]:
 
 async def _sharing(visit: Visit, key: Key) -> tuple[list[Key], bool]:
     """The other keys of the subject that are not revoked, and whether there are more than those."""
-    page = await visit.services.keys.list(Paging(page_size=100), subject=key.subject)
+    page = await visit.services.keys.list(Paging(page_size=100), KeyFilter(subject=key.subject))
     others = [
         other
         for other in page.items

@@ -5,6 +5,7 @@ from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.labels import parse_labels, write_labels
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.security.once import form_sent_before
 from ratelimit_service.console.times import AT, NEVER, chosen_time, time_input
@@ -18,7 +19,9 @@ OVERLAPS: Final = (("0", "at once"), ("3600", "1 h"), ("86400", "24 h"), ("60480
 """How long the earlier secret may stay valid: seconds, and their words."""
 
 _TAIL: Final = 4
-_FIELDS: Final = {name: name for name in ("plan", "description", "expires", "expires_at")} | {"expire_time": "expires"}
+_FIELDS: Final = {name: name for name in ("plan", "description", "labels", "expires", "expires_at")} | {
+    "expire_time": "expires"
+}
 
 
 async def edit(visit: Visit) -> Response:
@@ -27,7 +30,7 @@ async def edit(visit: Visit) -> Response:
 
 
 async def save(visit: Visit) -> Response:
-    """Change a key's plan, description or expiry, unless somebody has changed it meanwhile."""
+    """Change a key's plan, description, labels or expiry, unless somebody has changed it meanwhile."""
     key, form = await _key(visit), visit.form
     try:
         changes = KeyChanges()
@@ -35,6 +38,9 @@ async def save(visit: Visit) -> Response:
             changes["plan"] = form.text("plan")
         if form.text("description") != key.description:
             changes["description"] = form.text("description")
+        labels = parse_labels(form.text("labels"))
+        if labels != key.labels:
+            changes["labels"] = labels
         if form.text("expires") != "as it is":
             changes["expires_us"] = chosen_time(form, "expires", visit.now_us)
         if changes:
@@ -55,6 +61,7 @@ async def _edit_form(visit: Visit, key: Key, error: ServiceError | None = None) 
         etag=key.etag,
         plan=visit.form.text("plan", key.plan),
         description=visit.form.text("description", key.description),
+        labels=visit.form.text("labels", write_labels(key.labels)),
         expires=visit.form.text("expires", "as it is"),
         expires_at=visit.form.text("expires_at", time_input(key.expires_us) if key.expires_us else ""),
         plans=[(plan.name, plan.name) for plan in plans],

@@ -1,62 +1,117 @@
 """Keys: which one is it, and is it in use? Also making a key, and suspending or revoking several."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.labels import parse_labels
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.pages.find import without_secret
 from ratelimit_service.console.security.once import form_sent_before
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.times import chosen_time
 from ratelimit_service.console.visit import Visit
-from ratelimit_service.errors import InvalidArgument, NotFound, ServiceError
-from ratelimit_service.management.keys import Key, KeyDraft
+from ratelimit_service.errors import InvalidArgument, ServiceError
+from ratelimit_service.management.bulk_keys import MAX_ITEMS
+from ratelimit_service.management.key_filter import public_part
+from ratelimit_service.management.keys import Key, KeyDraft, KeyFilter, Standing
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import Plan
 
-MAX_BULK: Final = 1_000
-"""Keys of one bulk action."""
-
 _PAGE: Final = 50
-_FIELDS: Final = {name: name for name in ("plan", "subject", "description", "expires", "expires_at")} | {
+_ID_LENGTH: Final = 16
+_MAX_SEARCH: Final = 256
+_FIELDS: Final = {name: name for name in ("plan", "subject", "description", "labels", "expires", "expires_at")} | {
     "expire_time": "expires"
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The filters in the address: `q` is what was searched for, without a secret."""
+
+    q: str
+    plan: str
+    state: str
+    never_used: bool
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The filters as the address has them."""
+        return {"q": self.q, "plan": self.plan, "state": self.state, "used": "never" if self.never_used else ""}
+
+    def __bool__(self) -> bool:
+        """Whether anything is filtered."""
+        return any(self.query.values())
+
+
 async def show(visit: Visit) -> Response:
     """List the keys that match the filters, which are those of the address."""
-    asked = visit.query.text("q")
-    wanted = without_secret(asked)
-    if wanted != asked:  # a key was pasted into the address: it goes no further
-        return visit.redirect("keys", q=wanted, plan=visit.query.text("plan"))
-    plan = visit.query.text("plan")
+    query = visit.query
+    asked = Asked(
+        without_secret(query.text("q"))[:_MAX_SEARCH],
+        query.text("plan"),
+        query.text("state"),
+        query.text("used") == "never",
+    )
+    if asked.q != query.text("q"):  # a key was pasted into the address: it goes no further
+        return visit.redirect("keys", **asked.query)
     return visit.page(
         "keys.html",
-        q=wanted,
-        plan=plan,
-        filtered=bool(wanted or plan),
-        found=await visit.section(_found(visit, wanted, plan)),
+        asked=asked,
+        found=await visit.section(_found(visit, asked)),
         plans=(await visit.section(_plans(visit))).value or (),
-        commands=_list_commands(wanted, plan),
+        commands=_list_commands(asked),
     )
 
 
 async def filter_keys(visit: Visit) -> Response:
     """Put the filters into the address, without the secret of a key that was pasted."""
-    return visit.redirect("keys", q=without_secret(visit.form.text("q"))[:256], plan=visit.form.text("plan")[:64])
+    form = visit.form
+    return visit.redirect(
+        "keys",
+        q=without_secret(form.text("q"))[:_MAX_SEARCH],
+        plan=form.text("plan")[:64],
+        state=form.text("state")[:16],
+        used=form.text("used")[:8],
+    )
 
 
-async def _found(visit: Visit, wanted: str, plan: str) -> Page[Key]:
+async def _found(visit: Visit, asked: Asked) -> Page[Key]:
+    """The keys whose subject begins with what was searched for, else those whose id does. `name=value` is a label."""
     paging = Paging(page_size=_PAGE, page_token=visit.query.text("page"))
-    if not paging.page_token and len(wanted) == 16 and wanted.isalnum():  # noqa: PLR2004  the length of a key id
-        try:
-            return Page((await visit.services.keys.get(wanted),), "")
-        except (NotFound, InvalidArgument):
-            pass
-    return await visit.services.keys.list(paging, subject=wanted, plan=plan)
+    filters = KeyFilter(plan=asked.plan, standing=_standing(asked.state), never_used=asked.never_used)
+    keys = visit.services.keys
+    if not asked.q:
+        return await keys.list(paging, filters)
+    if "=" in asked.q:
+        return await keys.list(paging, replace(filters, labels=parse_labels(asked.q, "q")))
+    by_id = replace(filters, key_id_prefix=_public_part(asked.q))
+    if by_id.key_id_prefix and (visit.query.text("by") == "id" or len(by_id.key_id_prefix) == _ID_LENGTH):
+        return await keys.list(paging, by_id)
+    page = await keys.list(paging, replace(filters, subject_prefix=asked.q))
+    if page.items or not by_id.key_id_prefix or paging.page_token:
+        return page
+    return await keys.list(paging, by_id)
+
+
+def _standing(state: str) -> Standing | None:
+    if not state:
+        return None
+    try:
+        return Standing(state)
+    except ValueError:
+        raise InvalidArgument.of("state", f"is {state[:16]!r}; choose one of the list") from None
+
+
+def _public_part(text: str) -> str:
+    try:
+        return public_part(text)
+    except InvalidArgument:
+        return ""
 
 
 async def _plans(visit: Visit) -> Sequence[Plan]:
@@ -79,6 +134,7 @@ async def create(visit: Visit) -> Response:
             subject=form.text("subject"),
             description=form.text("description"),
             expires_us=chosen_time(form, "expires", visit.now_us),
+            labels=parse_labels(form.text("labels")),
         )
         key, api_key = await visit.services.keys.create(visit.actor, draft)
     except ServiceError as error:
@@ -113,36 +169,32 @@ async def bulk(visit: Visit) -> Response:
     key_ids = list(dict.fromkeys(form.all("key_id")))
     if action not in {"suspend", "revoke"}:
         raise InvalidArgument.of("action", "is not one of suspend and revoke")
-    if not 1 <= len(key_ids) <= MAX_BULK:
-        raise InvalidArgument.of("key_id", f"names {len(key_ids)} keys; choose 1 to {MAX_BULK:,}")
+    if not 1 <= len(key_ids) <= MAX_ITEMS:
+        raise InvalidArgument.of("key_id", f"names {len(key_ids)} keys; choose 1 to {MAX_ITEMS:,}")
     phrase = f"{action} {len(key_ids)}"
     typed = form.text("confirm")
-    if typed != phrase:
-        return visit.page(
-            "keys_bulk.html",
-            action=action,
-            key_ids=key_ids,
-            phrase=phrase,
-            violations={"confirm": f"is not {phrase}"} if typed else {},
-            results=None,
-        )
-    results = [(key_id, await _apply(visit, action, key_id)) for key_id in key_ids]
-    return visit.page("keys_bulk.html", action=action, key_ids=key_ids, phrase=phrase, violations={}, results=results)
-
-
-async def _apply(visit: Visit, action: str, key_id: str) -> ServiceError | None:
-    keys = visit.services.keys
-    try:
-        await (keys.suspend if action == "suspend" else keys.revoke)(visit.actor, key_id)
-    except ServiceError as error:
-        return error
-    return None
-
-
-def _list_commands(wanted: str, plan: str) -> Terminal:
-    filters = {name: value for name, value in (("subject", wanted), ("plan", plan)) if value}
-    options = [word for name, value in filters.items() for word in (f"--{name}", value)]
-    return Terminal(
-        cli=(cli("keys", "list", *options),),
-        grpc=(grpcurl("ManageKey", {"list": filters}),),
+    results: list[tuple[str, Key | ServiceError]] | None = None
+    if typed == phrase:
+        keys = visit.services.bulk_keys
+        changed = await (keys.suspend if action == "suspend" else keys.revoke)(visit.actor, key_ids)
+        results = list(zip(key_ids, changed, strict=True))
+    return visit.page(
+        "keys_bulk.html",
+        action=action,
+        key_ids=key_ids,
+        phrase=phrase,
+        violations={"confirm": f"is not {phrase}"} if typed not in {"", phrase} else {},
+        results=results and [(key_id, one if isinstance(one, ServiceError) else None) for key_id, one in results],
     )
+
+
+def _list_commands(asked: Asked) -> Terminal:
+    filters = {"subject_prefix": asked.q, "plan": asked.plan, "state": asked.state}
+    if "=" in asked.q:
+        name, _, value = asked.q.partition("=")
+        filters = {**filters, "subject_prefix": "", "label": f"{name}={value}"}
+    options = [word for name, value in filters.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+    message: dict[str, object] = {
+        name: value for name, value in filters.items() if value and name not in {"state", "label"}
+    }
+    return Terminal(cli=(cli("keys", "list", *options),), grpc=(grpcurl("ManageKey", {"list": message}),))

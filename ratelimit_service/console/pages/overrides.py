@@ -14,6 +14,7 @@ from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.limit import MAX_TOKENS, Level, Limit, Quota, TokenBucket
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument, NotFound, ServiceError
+from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
 
@@ -90,7 +91,7 @@ async def _key_place(visit: Visit) -> _Place:
 
 async def _subject_place(visit: Visit) -> _Place:
     target = OverrideTarget(Level.SUBJECT, visit.part("subject"))
-    keys = (await visit.services.keys.list(Paging(page_size=1_000), subject=target.name)).items
+    keys = (await visit.services.keys.list(Paging(page_size=1_000), KeyFilter(subject=target.name))).items
     limits: list[Limit] = []
     for name in dict.fromkeys(key.plan for key in keys):
         limits += (await visit.services.plans.get(name)).limits

@@ -1,11 +1,12 @@
 """The audit log in Postgres."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ratelimit_service.management.audit import AuditEvent, Event
+from ratelimit_service.management.audit import AuditEvent, AuditFilter, Event
+from ratelimit_service.postgres.repositories.conditions import begins_with
 from ratelimit_service.postgres.tables import audit_events
 
 
@@ -15,25 +16,54 @@ class PostgresAuditRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def list(self, *, before: int | None, count: int, target: str) -> Sequence[AuditEvent]:
-        """Read at most COUNT events, newest first, numbered below BEFORE (None: all), of TARGET unless it is empty."""
-        statement = select(audit_events).order_by(audit_events.c.event_id.desc()).limit(count)
+    async def list(self, *, before: int | None, count: int, filters: AuditFilter) -> Sequence[AuditEvent]:
+        """Read at most COUNT events that FILTERS match, newest first, numbered below BEFORE (None: all)."""
+        statement = select(audit_events).where(*_conditions(filters)).order_by(audit_events.c.event_id.desc())
         if before is not None:
             statement = statement.where(audit_events.c.event_id < before)
-        if target:
-            statement = statement.where(audit_events.c.target == target)
         return [
-            AuditEvent(row.event_id, Event(row.actor, row.action, row.target, row.detail, row.time))
-            for row in await self._connection.execute(statement)
+            AuditEvent(row.event_id, Event(row.actor, row.action, row.target, row.detail, row.time, row.previous))
+            for row in await self._connection.execute(statement.limit(count))
         ]
 
-    async def add(self, event: Event) -> None:
-        """Append a change."""
-        values = {
-            "time": event.time_us,
-            "actor": event.actor,
-            "action": event.action,
-            "target": event.target,
-            "detail": dict(event.detail),
-        }
-        await self._connection.execute(insert(audit_events).values(values))
+    async def add(self, events: Sequence[Event]) -> None:
+        """Append changes, in this order."""
+        rows = [
+            {
+                "time": event.time_us,
+                "actor": event.actor,
+                "action": event.action,
+                "target": event.target,
+                "detail": dict(event.detail),
+                "previous": dict(event.previous),
+            }
+            for event in events
+        ]
+        if rows:
+            await self._connection.execute(insert(audit_events), rows)
+
+    async def prune(self, before_us: int, count: int) -> int:
+        """Delete at most COUNT of the oldest rows, those from before BEFORE_US only. Returns how many were deleted."""
+        old = (
+            select(audit_events.c.event_id)
+            .where(audit_events.c.time < before_us)
+            .order_by(audit_events.c.time)
+            .limit(count)
+        )
+        return (await self._connection.execute(delete(audit_events).where(audit_events.c.event_id.in_(old)))).rowcount
+
+
+def _conditions(filters: AuditFilter) -> Iterator[ColumnElement[bool]]:
+    columns = audit_events.c
+    if filters.target:
+        yield columns.target == filters.target
+    if filters.target_prefix:
+        yield from begins_with(columns.target, filters.target_prefix)
+    if filters.actor:
+        yield columns.actor == filters.actor
+    if filters.action:
+        yield columns.action == filters.action
+    if filters.start_us is not None:
+        yield columns.time >= filters.start_us
+    if filters.end_us is not None:
+        yield columns.time < filters.end_us

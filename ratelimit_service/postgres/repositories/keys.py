@@ -1,17 +1,20 @@
 """Keys in Postgres."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import KeyState, Override, SecretHash
-from ratelimit_service.management.keys import Key
+from ratelimit_service.management.key import Key, Standing
+from ratelimit_service.management.key_filter import KeyFilter
+from ratelimit_service.postgres.repositories.conditions import begins_with
 from ratelimit_service.postgres.repositories.overrides import read_override_rows, to_overrides
 from ratelimit_service.postgres.tables import key_secrets, keys, plans
+from ratelimit_service.postgres.usage_tables import key_last_used
 
 
 class PostgresKeyRepository:
@@ -25,28 +28,69 @@ class PostgresKeyRepository:
         found = await self._read(_SELECT.where(keys.c.key_id == key_id))
         return found[0][1] if found else None
 
-    async def list(self, *, after: int | None, count: int, subject: str, plan: str) -> Sequence[tuple[int, Key]]:
-        """Read at most COUNT keys in the order of their creation, each with its number, all numbered above AFTER."""
-        statement = _SELECT.order_by(keys.c.number).limit(count)
-        if after is not None:
-            statement = statement.where(keys.c.number > after)
-        if subject:
-            statement = statement.where(keys.c.subject == subject)
-        if plan:
-            statement = statement.where(keys.c.plan_id.in_(select(plans.c.plan_id).where(plans.c.name == plan)))
-        return await self._read(statement)
+    async def get_all(self, key_ids: Collection[str]) -> Mapping[str, Key]:
+        """Read those of these keys that exist, by their ids, without their overrides."""
+        rows = (await self._connection.execute(_SELECT.where(keys.c.key_id.in_(key_ids)))).all()
+        secrets = await read_secrets(self._connection, [row.key_id for row in rows])
+        return {row.key_id: _key(row, tuple(secrets.get(row.key_id, ())), ()) for row in rows}
+
+    async def list(
+        self, *, after: int | None, count: int, filters: KeyFilter, now_us: int
+    ) -> Sequence[tuple[int, Key]]:
+        """Read at most COUNT keys that FILTERS match at NOW_US, in the order of their creation, each with its number.
+
+        All are numbered above AFTER, unless it is None.
+        """
+        return await self._read(key_list(after=after, count=count, filters=filters, now_us=now_us))
 
     async def add(self, key: Key) -> None:
         """Insert a new key. Its plan exists."""
-        values = {**_values(key), "key_id": key.key_id, "subject": key.subject, "create_time": key.created_us}
-        await self._connection.execute(insert(keys).values(values))
-        await self._add_secrets(key)
+        await self.add_all([key])
+
+    async def add_all(self, new: Sequence[Key]) -> None:
+        """Insert new keys, in this order. Their plans exist."""
+        if not new:
+            return
+        named = select(plans.c.name, plans.c.plan_id).where(
+            plans.c.name.in_({key.plan for key in new}), plans.c.delete_time.is_(None)
+        )
+        plan_ids: dict[str, int] = {row.name: row.plan_id for row in await self._connection.execute(named)}
+        rows = [
+            {
+                **_values(key),
+                "plan_id": plan_ids[key.plan],
+                "key_id": key.key_id,
+                "subject": key.subject,
+                "create_time": key.created_us,
+            }
+            for key in new
+        ]
+        await self._connection.execute(insert(keys), rows)
+        await self._add_secrets(new)
 
     async def save(self, key: Key) -> None:
         """Update a key and replace its secrets. Its overrides stay as they are."""
-        await self._connection.execute(update(keys).where(keys.c.key_id == key.key_id).values(_values(key)))
+        plan_id = select(plans.c.plan_id).where(plans.c.name == key.plan, plans.c.delete_time.is_(None))
+        values = {**_values(key), "plan_id": plan_id.scalar_subquery()}
+        await self._connection.execute(update(keys).where(keys.c.key_id == key.key_id).values(values))
         await self._connection.execute(delete(key_secrets).where(key_secrets.c.key_id == key.key_id))
-        await self._add_secrets(key)
+        await self._add_secrets([key])
+
+    async def save_states(self, changed: Sequence[Key]) -> None:
+        """Update the state, revision and update time of keys, and nothing else."""
+        if not changed:
+            return
+        statement = update(keys).where(keys.c.key_id == bindparam("changed_key"))
+        rows = [
+            {
+                "changed_key": key.key_id,
+                "state": key.state.value,
+                "revision": key.revision,
+                "update_time": key.updated_us,
+            }
+            for key in changed
+        ]
+        await self._connection.execute(statement, rows)
 
     async def count_on_plan(self, plan: str) -> int:
         """Count the keys on a plan that are not revoked."""
@@ -58,7 +102,7 @@ class PostgresKeyRepository:
         )
         return (await self._connection.execute(statement)).scalar_one()
 
-    async def _add_secrets(self, key: Key) -> None:
+    async def _add_secrets(self, of: Sequence[Key]) -> None:
         await self._connection.execute(
             insert(key_secrets),
             [
@@ -68,6 +112,7 @@ class PostgresKeyRepository:
                     "pepper_version": secret.pepper_version,
                     "expire_time": secret.expires_us,
                 }
+                for key in of
                 for secret in key.secrets
             ],
         )
@@ -83,19 +128,64 @@ class PostgresKeyRepository:
         ]
 
 
-_SELECT = select(keys, plans.c.name.label("plan")).join(plans)
+_SELECT = (
+    select(keys, plans.c.name.label("plan"), key_last_used.c.last_used)
+    .join_from(keys, plans)
+    .outerjoin(key_last_used, key_last_used.c.key_id == keys.c.key_id)
+)
+
+
+def key_list(*, after: int | None, count: int, filters: KeyFilter, now_us: int) -> Select[Any]:
+    """The statement of `PostgresKeyRepository.list`."""
+    statement = _SELECT.where(*_conditions(filters, now_us)).order_by(keys.c.number).limit(count)
+    return statement if after is None else statement.where(keys.c.number > after)
+
+
+def _conditions(filters: KeyFilter, now_us: int) -> Iterator[ColumnElement[bool]]:
+    columns = keys.c
+    if filters.subject:
+        yield columns.subject == filters.subject
+    if filters.plan:
+        yield columns.plan_id.in_(select(plans.c.plan_id).where(plans.c.name == filters.plan))
+    if filters.standing is not None:
+        yield _stands(filters.standing, now_us)
+    if filters.subject_prefix:
+        yield from begins_with(columns.subject, filters.subject_prefix)
+    if filters.labels:
+        yield columns.labels.contains(dict(filters.labels))
+    if filters.expires_after_us is not None:
+        yield columns.expire_time >= filters.expires_after_us
+    if filters.expires_before_us is not None:
+        yield columns.expire_time < filters.expires_before_us
+    if filters.key_id_prefix:  # the column has the order of bytes, and ids are letters and digits
+        yield columns.key_id.between(filters.key_id_prefix, filters.key_id_prefix + "\x7f")
+    last_used = key_last_used.c.last_used
+    unused = [last_used < filters.used_before_us] if filters.used_before_us is not None else []
+    unused += [last_used.is_(None)] if filters.never_used else []
+    if unused:
+        yield or_(*unused)
+
+
+def _stands(standing: Standing, now_us: int) -> ColumnElement[bool]:
+    """That a key has this effective state."""
+    if standing is Standing.REVOKED:
+        return keys.c.state == KeyState.REVOKED.value
+    if standing is Standing.SUSPENDED:
+        return keys.c.state == KeyState.SUSPENDED.value
+    active = keys.c.state == KeyState.ACTIVE.value
+    if standing is Standing.EXPIRED:
+        return and_(active, keys.c.expire_time <= now_us)
+    return and_(active, or_(keys.c.expire_time > now_us, keys.c.expire_time.is_(None)))
 
 
 def _values(key: Key) -> dict[str, Any]:
     return {
-        "plan_id": select(plans.c.plan_id)
-        .where(plans.c.name == key.plan, plans.c.delete_time.is_(None))
-        .scalar_subquery(),
         "state": key.state.value,
         "description": key.description,
         "revision": key.revision,
         "update_time": key.updated_us,
         "expire_time": key.expires_us,
+        "labels": dict(key.labels),
     }
 
 
@@ -112,6 +202,8 @@ def _key(row: Row[*tuple[Any, ...]], secrets: tuple[SecretHash, ...], overrides:
         secrets=secrets,
         revision=row.revision,
         overrides=overrides,
+        labels=row.labels,
+        last_used_us=row.last_used,
     )
 
 

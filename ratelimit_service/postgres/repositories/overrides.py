@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
 from ratelimit_service.management.documents import limit_from_document, limit_to_document
-from ratelimit_service.management.overrides import OverrideTarget
+from ratelimit_service.management.overrides import OverrideTarget, StoredOverride
 from ratelimit_service.postgres.tables import overrides
 
 OverrideRow = Row[*tuple[Any, ...]]
@@ -59,11 +59,16 @@ class PostgresOverrideRepository:
         )
         await self._connection.execute(statement.on_conflict_do_update(constraint=overrides.primary_key, set_=content))
 
-    async def delete(self, target: OverrideTarget, limit: str) -> bool:
-        """Delete the override of this name. False if there is none."""
-        statement = delete(overrides).where(
-            overrides.c.level == target.level.value,
-            overrides.c.target == target.name,
-            overrides.c.limit_name == limit,
+    async def delete(self, target: OverrideTarget, limit: str) -> StoredOverride | None:
+        """Delete the override of this name and return it as it was stored. None if there is none."""
+        statement = (
+            delete(overrides)
+            .where(
+                overrides.c.level == target.level.value,
+                overrides.c.target == target.name,
+                overrides.c.limit_name == limit,
+            )
+            .returning(overrides.c.limit_document, overrides.c.expire_time)
         )
-        return (await self._connection.execute(statement)).rowcount > 0
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else StoredOverride(row.limit_document, row.expire_time)

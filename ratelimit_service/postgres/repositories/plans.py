@@ -1,6 +1,6 @@
 """Plans and their versions in Postgres."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Row, and_, insert, select, update
@@ -40,6 +40,11 @@ class PostgresPlanRepository:
         )
         row = (await self._connection.execute(statement)).one_or_none()
         return None if row is None else _plan(row)
+
+    async def existing(self, names: Collection[str]) -> frozenset[str]:
+        """Which of these names a plan has."""
+        statement = select(plans.c.name).where(plans.c.name.in_(names), plans.c.delete_time.is_(None))
+        return frozenset((await self._connection.execute(statement)).scalars())
 
     async def list(self, *, after: str, count: int) -> Sequence[Plan]:
         """Read at most COUNT plans, in the order of their names, whose name comes after AFTER."""

@@ -16,8 +16,12 @@ Request = TypeVar("Request")
 T = TypeVar("T")
 
 
-def unary(read: Callable[[bytes], Request], method: Callable[[Request, Caller], Awaitable[Serializable]]) -> Handler:
-    """A handler that passes what READ makes of the call's one message to METHOD.
+def unary(
+    read: Callable[[bytes], Request],
+    method: Callable[[Request, Caller], Awaitable[Serializable]],
+    max_message: int = MAX_MESSAGE,
+) -> Handler:
+    """A handler that passes what READ makes of the call's one message, of at most MAX_MESSAGE bytes, to METHOD.
 
     The deadline is checked when the message is there, before anything is charged.
     """
@@ -26,7 +30,7 @@ def unary(read: Callable[[bytes], Request], method: Callable[[Request, Caller], 
         data: bytes | object = await call.context.read()
         if not isinstance(data, bytes):
             raise missing_message(call.method)
-        request = read(_checked(data))
+        request = read(_checked(data, max_message))
         check_deadline(call.context)
         return (await method(request, call.caller)).SerializeToString()
 
@@ -42,7 +46,7 @@ def stream(service: RateLimitService) -> Handler:
 
     async def messages(context: Context) -> AsyncIterator[bytes]:
         while isinstance(data := await context.read(), bytes):  # else it is EOF
-            yield _checked(data)
+            yield _checked(data, MAX_MESSAGE)
 
     async def handle(call: Call) -> bytes:
         context = call.context
@@ -108,7 +112,7 @@ def check_deadline(context: Context) -> None:
         raise deadline_passed()
 
 
-def _checked(data: bytes) -> bytes:
-    if len(data) > MAX_MESSAGE:
-        raise message_too_large(len(data))
+def _checked(data: bytes, limit: int) -> bytes:
+    if len(data) > limit:
+        raise message_too_large(len(data), limit)
     return data

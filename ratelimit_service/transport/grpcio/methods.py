@@ -1,20 +1,22 @@
 """Every method that this transport serves, with its interceptors around it."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.api.authentication import Admission, Authenticator, decision_admission
+from ratelimit_service.api.authentication import Admission, Authenticator, Caller, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import not_served, parser
+from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser
 from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.handlers import stream, unary
 from ratelimit_service.transport.grpcio.interceptors import (
@@ -33,6 +35,11 @@ RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitSer
 ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_AUTHORIZATION_SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
 KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
+
+
+_Request = TypeVar("_Request", bound=Message)
+_Bound: TypeAlias = tuple[Callable[[str, Handler], Any], Handler]
+"""How a handler becomes a method of the library, and the handler."""
 
 
 class Methods(grpc.GenericRpcHandler):
@@ -85,32 +92,24 @@ def admin_methods(
     """The methods of KeyAdminService. They need a token of any role, and check themselves which an action needs."""
     admission = Admission(authenticator)
 
-    def intercept(handler: Handler) -> Handler:
-        return convert_errors(log_calls(count_calls(authenticate(handler, admission), counts)))
+    def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
+        handler = unary(parser(request), call, MAX_ADMIN_MESSAGE)
+        return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission), counts)))
 
     return _bound(
         KEY_ADMIN_SERVICE,
         {
-            "ManageKey": (_single, intercept(unary(parser(admin_pb2.ManageKeyRequest), service.manage_key))),
-            "ManagePlan": (_single, intercept(unary(parser(admin_pb2.ManagePlanRequest), service.manage_plan))),
-            "ManageOverride": (
-                _single,
-                intercept(unary(parser(admin_pb2.ManageOverrideRequest), service.manage_override)),
-            ),
-            "ManageRules": (_single, intercept(unary(parser(admin_pb2.ManageRulesRequest), service.manage_rules))),
-            "ExplainLimit": (_single, intercept(unary(parser(admin_pb2.ExplainLimitRequest), service.explain_limit))),
-            "ListAuditEvents": (
-                _single,
-                intercept(unary(parser(admin_pb2.ListAuditEventsRequest), service.list_audit_events)),
-            ),
+            "ManageKey": method(admin_pb2.ManageKeyRequest, service.manage_key),
+            "ManagePlan": method(admin_pb2.ManagePlanRequest, service.manage_plan),
+            "ManageOverride": method(admin_pb2.ManageOverrideRequest, service.manage_override),
+            "ManageRules": method(admin_pb2.ManageRulesRequest, service.manage_rules),
+            "ExplainLimit": method(admin_pb2.ExplainLimitRequest, service.explain_limit),
+            "ListAuditEvents": method(admin_pb2.ListAuditEventsRequest, service.list_audit_events),
         },
     )
 
 
-_Adapter = Callable[[str, Handler], Any]
-
-
-def _bound(service: str, methods: Mapping[str, tuple[_Adapter, Handler]]) -> dict[str, Any]:
+def _bound(service: str, methods: Mapping[str, _Bound]) -> dict[str, Any]:
     paths = {f"/{service}/{name}": bind for name, bind in methods.items()}
     return {path: adapt(path, handler) for path, (adapt, handler) in paths.items()}
 

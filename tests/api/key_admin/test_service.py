@@ -190,6 +190,7 @@ async def test_the_audit_record_names_actor_and_change(console: Console) -> None
         "action": "plan.update",
         "target": "plans/free",
         "detail": {"version": 2.0, "description": "new"},
+        "previous": {"version": 1.0, "description": ""},
     }
 
 

@@ -536,7 +536,9 @@ def _wait_for_replica(url: str) -> None:
 
 async def test_a_dead_node_affects_its_own_buckets_only(redis_cluster: LoopbackCluster, bucket: MakeBucket) -> None:
     """While one node of three hangs, charges on the others succeed at once, alone and in one call with its own."""
-    store = open_bucket_store(redis_cluster.url, timeout=0.1, request_window=60, observer=Unobserved())
+    store = open_bucket_store(
+        redis_cluster.url, timeout=0.1, request_window=60, usage_bytes=2**28, observer=Unobserved()
+    )
     partitions = [next(p for p in range(256) if key_slot(b"{p%d}" % p) * 3 // 16_384 == node) for node in range(3)]
     dead, *alive = [bucket(LARGE, partition=partition) for partition in partitions]
     on_all_nodes = [Charge((each,), (1,)) for each in (alive[0], dead, alive[1])]
@@ -572,7 +574,9 @@ async def test_a_call_that_fails_in_part_counts_for_the_dead_node_only(
     redis_cluster: LoopbackCluster, bucket: MakeBucket
 ) -> None:
     """Calls with buckets on all nodes open the breaker of the one that hangs, and of no other."""
-    store = open_bucket_store(redis_cluster.url, timeout=0.1, request_window=60, observer=Unobserved())
+    store = open_bucket_store(
+        redis_cluster.url, timeout=0.1, request_window=60, usage_bytes=2**28, observer=Unobserved()
+    )
     partitions = [next(p for p in range(256) if key_slot(b"{p%d}" % p) * 3 // 16_384 == node) for node in range(3)]
     buckets = [bucket(LARGE, partition=partition) for partition in partitions]
     async with store:

@@ -1,11 +1,10 @@
-"""Metrics: counted in workers' processes, served by the process above them."""
+"""Metrics: counted in workers' processes, added up in another."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,15 @@ from decision.descriptors.world import World
 from decision.memory import MemoryFeed
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.policy_cache import PolicyCache
-from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import (
     DIRECTORY_VARIABLE,
     Counts,
-    MetricsServer,
+    Scraper,
     Watched,
     WorkerMetrics,
     forget_worker,
-    serve_metrics,
 )
+from ratelimit_service.metrics.scrape import SHARED_SECONDS
 
 WORKER = """
 import sys, time
@@ -75,10 +73,9 @@ def end(worker: "subprocess.Popen[str]") -> None:
     worker.communicate()
 
 
-def scrape(server: MetricsServer) -> dict[tuple[str, ...], float]:
+async def scrape(directory: Path) -> dict[tuple[str, ...], float]:
     """Every sample by its name and its labels' values."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    text = (await Scraper(directory, lambda: 0).text()).decode()
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -92,18 +89,10 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def server(directory: Path) -> Iterator[MetricsServer]:
-    """The server of /metrics."""
-    server = serve_metrics("127.0.0.1:0", directory)
-    yield server
-    server.close()
-
-
-def test_workers_add_up(directory: Path, server: MetricsServer) -> None:
+async def test_workers_add_up(directory: Path) -> None:
     """Counters, histograms and sums over live workers are the sum of all workers'."""
     workers = [start_worker(directory) for _ in range(2)]
-    found = scrape(server)
+    found = await scrape(directory)
     for worker in workers:
         end(worker)
     assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 12
@@ -125,12 +114,12 @@ def test_workers_add_up(directory: Path, server: MetricsServer) -> None:
     assert found[("ratelimit_store_round_trip_charges_count",)] == 4
 
 
-def test_a_dead_worker_keeps_its_counters_but_not_its_gauges(directory: Path, server: MetricsServer) -> None:
+async def test_a_dead_worker_keeps_its_counters_but_not_its_gauges(directory: Path) -> None:
     """What a worker has counted outlives it; how many policies it held does not."""
     first, second = start_worker(directory), start_worker(directory)
     end(first)
     forget_worker(first.pid, directory)
-    found = scrape(server)
+    found = await scrape(directory)
     end(second)
     assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 12
     assert found[("ratelimit_policy_cache_policies",)] == 40
@@ -150,14 +139,38 @@ def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:
     assert ages == [0, 2, 9, 0, 2]
 
 
-def test_a_port_that_is_taken_is_reported(directory: Path, server: MetricsServer) -> None:
-    """The refusal names the address and the setting."""
-    with pytest.raises(StartupError, match=rf"127\.0\.0\.1:{server.port}.*RATELIMIT_METRICS_LISTEN"):
-        serve_metrics(f"127.0.0.1:{server.port}", directory)
+async def test_scrapes_share_one_result(directory: Path) -> None:
+    """Of many scrapes at once, and of those soon after them, the files are read once; later, they are read again."""
+    reads = 0
+    seconds = 0.0
+
+    def count() -> int:
+        nonlocal reads
+        reads += 1
+        return 2
+
+    scraper = Scraper(directory, count, lambda: seconds)
+    texts = set(await asyncio.gather(*(scraper.text() for _ in range(20))))
+    seconds = SHARED_SECONDS - 0.01
+    texts.add(await scraper.text())
+    assert (reads, len(texts)) == (1, 1)
+    assert b"\nratelimit_workers 2.0\n" in texts.pop()
+    seconds = SHARED_SECONDS
+    await scraper.text()
+    assert reads == 2
 
 
-@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999", "127.0.0.1:http"])
-def test_an_invalid_address_is_reported(directory: Path, listen: str) -> None:
-    """So does the refusal of an invalid address."""
-    with pytest.raises(StartupError, match="RATELIMIT_METRICS_LISTEN"):
-        serve_metrics(listen, directory)
+async def test_a_scrape_that_fails_is_not_shared(directory: Path) -> None:
+    """After one that failed, the next one reads the files again, at once."""
+    results = iter((OSError("no folder"), 1))
+
+    def count() -> int:
+        result = next(results)
+        if isinstance(result, OSError):
+            raise result
+        return result
+
+    scraper = Scraper(directory, count)
+    with pytest.raises(OSError, match="no folder"):
+        await scraper.text()
+    assert b"ratelimit_workers 1.0" in await scraper.text()

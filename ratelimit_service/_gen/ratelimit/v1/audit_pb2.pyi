@@ -30,6 +30,7 @@ class AuditEvent(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
     """Counts up in the order of the changes."""
     actor: _builtins.str
@@ -46,7 +47,15 @@ class AuditEvent(_message.Message):
 
     @_builtins.property
     def detail(self) -> _struct_pb2.Struct:
-        """The fields that changed, each with its new value. Never a secret."""
+        """The fields that changed, each with its new value; a field that is only in `previous` was removed. The limits of a
+        plan are under `limits` by their names. Never a secret.
+        """
+
+    @_builtins.property
+    def previous(self) -> _struct_pb2.Struct:
+        """The fields that changed, each with the value that it had before; a field that is only in `detail` is new. Empty for
+        what was created, and in events that were recorded before the service had this field. Never a secret.
+        """
 
     def __init__(
         self,
@@ -57,10 +66,11 @@ class AuditEvent(_message.Message):
         action: _builtins.str | None = ...,
         target: _builtins.str | None = ...,
         detail: _struct_pb2.Struct | None = ...,
+        previous: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "previous", b"previous", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "detail", b"detail", "event_id", b"event_id", "target", b"target", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "detail", b"detail", "event_id", b"event_id", "previous", b"previous", "target", b"target", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from . import audit_pb2 as _audit_pb2
+from . import errors_pb2 as _errors_pb2
 from . import key_pb2 as _key_pb2
 from . import limit_pb2 as _limit_pb2
 from . import plan_pb2 as _plan_pb2
@@ -39,10 +40,31 @@ class ManageKeyRequest(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
+        @_typing.final
+        class LabelsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str | None = ...,
+                value: _builtins.str | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         PLAN_FIELD_NUMBER: _builtins.int
         SUBJECT_FIELD_NUMBER: _builtins.int
         DESCRIPTION_FIELD_NUMBER: _builtins.int
         EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+        LABELS_FIELD_NUMBER: _builtins.int
         plan: _builtins.str
         """The plan. Required."""
         subject: _builtins.str
@@ -53,6 +75,10 @@ class ManageKeyRequest(_message.Message):
         def expire_time(self) -> _timestamp_pb2.Timestamp:
             """When the key expires. Absent means never; otherwise in the future."""
 
+        @_builtins.property
+        def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """As in Key."""
+
         def __init__(
             self,
             *,
@@ -60,10 +86,11 @@ class ManageKeyRequest(_message.Message):
             subject: _builtins.str | None = ...,
             description: _builtins.str | None = ...,
             expire_time: _timestamp_pb2.Timestamp | None = ...,
+            labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expire_time", b"expire_time", "plan", b"plan", "subject", b"subject"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expire_time", b"expire_time", "labels", b"labels", "plan", b"plan", "subject", b"subject"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -89,14 +116,42 @@ class ManageKeyRequest(_message.Message):
 
     @_typing.final
     class ListKeys(_message.Message):
-        """Lists keys in the order of their creation."""
+        """Lists keys in the order of their creation: those that every filter that is set matches."""
 
         DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class LabelsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str | None = ...,
+                value: _builtins.str | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
 
         SUBJECT_FIELD_NUMBER: _builtins.int
         PLAN_FIELD_NUMBER: _builtins.int
         PAGE_SIZE_FIELD_NUMBER: _builtins.int
         PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        SUBJECT_PREFIX_FIELD_NUMBER: _builtins.int
+        LABELS_FIELD_NUMBER: _builtins.int
+        EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
+        EXPIRES_BEFORE_FIELD_NUMBER: _builtins.int
+        LAST_USED_BEFORE_FIELD_NUMBER: _builtins.int
+        NEVER_USED_FIELD_NUMBER: _builtins.int
+        SEARCH_FIELD_NUMBER: _builtins.int
         subject: _builtins.str
         """Only keys of this subject. As in Key. Empty means all."""
         plan: _builtins.str
@@ -105,6 +160,34 @@ class ManageKeyRequest(_message.Message):
         """How many at most: 1 to 1000. 0 means 100."""
         page_token: _builtins.str
         """The `next_page_token` of the previous response, to continue from there. The other fields must be the same."""
+        state: _key_pb2.Key.State.ValueType
+        """Only keys in this state, EXPIRED included, as of now. STATE_UNSPECIFIED means all."""
+        subject_prefix: _builtins.str
+        """Only keys of subjects that begin with this: at most 128 bytes without control characters. Empty means all."""
+        never_used: _builtins.bool
+        """Only keys that were never used; with `last_used_before`, those of either kind."""
+        search: _builtins.str
+        """Only the keys that a public id names: the beginning of a `key_id`, or a text with `rlk_<env>_<id>` in it. A whole
+        API key may be pasted: its secret part is dropped at once. Empty means all.
+        """
+        @_builtins.property
+        def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Only keys that have all of these labels, with these values."""
+
+        @_builtins.property
+        def expires_after(self) -> _timestamp_pb2.Timestamp:
+            """Only keys that expire at this time or later. Absent means all."""
+
+        @_builtins.property
+        def expires_before(self) -> _timestamp_pb2.Timestamp:
+            """Only keys that expire, or have expired, before this time. Absent means all."""
+
+        @_builtins.property
+        def last_used_before(self) -> _timestamp_pb2.Timestamp:
+            """Only keys that were last used before this time; those that were never used are added by `never_used`. Absent
+            means all.
+            """
+
         def __init__(
             self,
             *,
@@ -112,10 +195,18 @@ class ManageKeyRequest(_message.Message):
             plan: _builtins.str | None = ...,
             page_size: _builtins.int | None = ...,
             page_token: _builtins.str | None = ...,
+            state: _key_pb2.Key.State.ValueType | None = ...,
+            subject_prefix: _builtins.str | None = ...,
+            labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            expires_after: _timestamp_pb2.Timestamp | None = ...,
+            expires_before: _timestamp_pb2.Timestamp | None = ...,
+            last_used_before: _timestamp_pb2.Timestamp | None = ...,
+            never_used: _builtins.bool | None = ...,
+            search: _builtins.str | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after", "expires_before", b"expires_before", "last_used_before", b"last_used_before"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "plan", b"plan", "subject", b"subject"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after", "expires_before", b"expires_before", "labels", b"labels", "last_used_before", b"last_used_before", "never_used", b"never_used", "page_size", b"page_size", "page_token", b"page_token", "plan", b"plan", "search", b"search", "state", b"state", "subject", b"subject", "subject_prefix", b"subject_prefix"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,8 +224,8 @@ class ManageKeyRequest(_message.Message):
 
         @_builtins.property
         def update_mask(self) -> _field_mask_pb2.FieldMask:
-            """Which fields to change: `plan`, `description`, `expire_time`. Required. A field in the mask that is absent from
-            the key is cleared.
+            """Which fields to change: `plan`, `description`, `expire_time`, `labels`. Required. A field in the mask that is
+            absent from the key is cleared. `labels` replaces them all.
             """
 
         def __init__(
@@ -235,6 +326,52 @@ class ManageKeyRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BulkCreateKeys(_message.Message):
+        """Creates keys. Each is created or not on its own, whatever becomes of the others."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEYS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManageKeyRequest.CreateKey]:
+            """1 to 1,000 of them."""
+
+        def __init__(
+            self,
+            *,
+            keys: _abc.Iterable[Global___ManageKeyRequest.CreateKey] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class BulkKeys(_message.Message):
+        """Changes the state of keys, as the action for a single key does. Each is changed or not on its own, in this order,
+        whatever becomes of the others.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_IDS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """1 to 1,000 of them."""
+
+        def __init__(
+            self,
+            *,
+            key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key_ids", b"key_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CREATE_FIELD_NUMBER: _builtins.int
     GET_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
@@ -243,6 +380,10 @@ class ManageKeyRequest(_message.Message):
     SUSPEND_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     REVOKE_FIELD_NUMBER: _builtins.int
+    BULK_CREATE_FIELD_NUMBER: _builtins.int
+    BULK_SUSPEND_FIELD_NUMBER: _builtins.int
+    BULK_RESUME_FIELD_NUMBER: _builtins.int
+    BULK_REVOKE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___ManageKeyRequest.CreateKey:
         """Creates a key."""
@@ -257,7 +398,7 @@ class ManageKeyRequest(_message.Message):
 
     @_builtins.property
     def update(self) -> Global___ManageKeyRequest.UpdateKey:
-        """Changes a key's plan, description or expire time."""
+        """Changes a key's plan, description, expire time or labels."""
 
     @_builtins.property
     def rotate(self) -> Global___ManageKeyRequest.RotateKey:
@@ -275,6 +416,22 @@ class ManageKeyRequest(_message.Message):
     def revoke(self) -> Global___ManageKeyRequest.RevokeKey:
         """Denies a key's calls permanently."""
 
+    @_builtins.property
+    def bulk_create(self) -> Global___ManageKeyRequest.BulkCreateKeys:
+        """Creates many keys."""
+
+    @_builtins.property
+    def bulk_suspend(self) -> Global___ManageKeyRequest.BulkKeys:
+        """Suspends many keys."""
+
+    @_builtins.property
+    def bulk_resume(self) -> Global___ManageKeyRequest.BulkKeys:
+        """Resumes many keys."""
+
+    @_builtins.property
+    def bulk_revoke(self) -> Global___ManageKeyRequest.BulkKeys:
+        """Revokes many keys."""
+
     def __init__(
         self,
         *,
@@ -286,12 +443,16 @@ class ManageKeyRequest(_message.Message):
         suspend: Global___ManageKeyRequest.SuspendKey | None = ...,
         resume: Global___ManageKeyRequest.ResumeKey | None = ...,
         revoke: Global___ManageKeyRequest.RevokeKey | None = ...,
+        bulk_create: Global___ManageKeyRequest.BulkCreateKeys | None = ...,
+        bulk_suspend: Global___ManageKeyRequest.BulkKeys | None = ...,
+        bulk_resume: Global___ManageKeyRequest.BulkKeys | None = ...,
+        bulk_revoke: Global___ManageKeyRequest.BulkKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke", "bulk_create", "bulk_suspend", "bulk_resume", "bulk_revoke"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -403,6 +564,162 @@ class ManageKeyResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BulkCreatedKeys(_message.Message):
+        """New keys, and those that were not created."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Result(_message.Message):
+            """What became of one of them."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            CREATED_FIELD_NUMBER: _builtins.int
+            ERROR_FIELD_NUMBER: _builtins.int
+            @_builtins.property
+            def created(self) -> Global___ManageKeyResponse.CreatedKey:
+                """The new key and its secret."""
+
+            @_builtins.property
+            def error(self) -> Global___ManageKeyResponse.BulkError:
+                """Why there is none."""
+
+            def __init__(
+                self,
+                *,
+                created: Global___ManageKeyResponse.CreatedKey | None = ...,
+                error: Global___ManageKeyResponse.BulkError | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["created", "error"]  # noqa: Y015
+            _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+            def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+        RESULTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManageKeyResponse.BulkCreatedKeys.Result]:
+            """One for each key of the request, in the same order."""
+
+        def __init__(
+            self,
+            *,
+            results: _abc.Iterable[Global___ManageKeyResponse.BulkCreatedKeys.Result] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class BulkResults(_message.Message):
+        """Keys that were changed, and those that were not."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Result(_message.Message):
+            """What became of one of them."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            ERROR_FIELD_NUMBER: _builtins.int
+            @_builtins.property
+            def key(self) -> _key_pb2.Key:
+                """The key as changed, without its overrides."""
+
+            @_builtins.property
+            def error(self) -> Global___ManageKeyResponse.BulkError:
+                """Why it was not changed."""
+
+            def __init__(
+                self,
+                *,
+                key: _key_pb2.Key | None = ...,
+                error: Global___ManageKeyResponse.BulkError | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key", b"key", "outcome", b"outcome"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key", b"key", "outcome", b"outcome"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["key", "error"]  # noqa: Y015
+            _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+            def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+        RESULTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManageKeyResponse.BulkResults.Result]:
+            """One for each key_id of the request, in the same order."""
+
+        def __init__(
+            self,
+            *,
+            results: _abc.Iterable[Global___ManageKeyResponse.BulkResults.Result] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class BulkError(_message.Message):
+        """Why a single item of a bulk action failed."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class MetadataEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str | None = ...,
+                value: _builtins.str | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        METADATA_FIELD_NUMBER: _builtins.int
+        reason: _errors_pb2.ErrorReason.ValueType
+        """The reason, as in the errors of calls. POLICY_STORE_UNAVAILABLE means that Postgres was lost meanwhile: it is not
+        known what became of the item.
+        """
+        message: _builtins.str
+        """The error in words."""
+        @_builtins.property
+        def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """As in the errors of calls: see ErrorReason."""
+
+        def __init__(
+            self,
+            *,
+            reason: _errors_pb2.ErrorReason.ValueType | None = ...,
+            message: _builtins.str | None = ...,
+            metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "metadata", b"metadata", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CREATE_FIELD_NUMBER: _builtins.int
     GET_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
@@ -411,6 +728,10 @@ class ManageKeyResponse(_message.Message):
     SUSPEND_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     REVOKE_FIELD_NUMBER: _builtins.int
+    BULK_CREATE_FIELD_NUMBER: _builtins.int
+    BULK_SUSPEND_FIELD_NUMBER: _builtins.int
+    BULK_RESUME_FIELD_NUMBER: _builtins.int
+    BULK_REVOKE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___ManageKeyResponse.CreatedKey:
         """The new key and its secret."""
@@ -443,6 +764,22 @@ class ManageKeyResponse(_message.Message):
     def revoke(self) -> Global___ManageKeyResponse.KeyResult:
         """The key as revoked."""
 
+    @_builtins.property
+    def bulk_create(self) -> Global___ManageKeyResponse.BulkCreatedKeys:
+        """What became of each."""
+
+    @_builtins.property
+    def bulk_suspend(self) -> Global___ManageKeyResponse.BulkResults:
+        """What became of each."""
+
+    @_builtins.property
+    def bulk_resume(self) -> Global___ManageKeyResponse.BulkResults:
+        """What became of each."""
+
+    @_builtins.property
+    def bulk_revoke(self) -> Global___ManageKeyResponse.BulkResults:
+        """What became of each."""
+
     def __init__(
         self,
         *,
@@ -454,12 +791,16 @@ class ManageKeyResponse(_message.Message):
         suspend: Global___ManageKeyResponse.KeyResult | None = ...,
         resume: Global___ManageKeyResponse.KeyResult | None = ...,
         revoke: Global___ManageKeyResponse.KeyResult | None = ...,
+        bulk_create: Global___ManageKeyResponse.BulkCreatedKeys | None = ...,
+        bulk_suspend: Global___ManageKeyResponse.BulkResults | None = ...,
+        bulk_resume: Global___ManageKeyResponse.BulkResults | None = ...,
+        bulk_revoke: Global___ManageKeyResponse.BulkResults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "result", b"result", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke", "bulk_create", "bulk_suspend", "bulk_resume", "bulk_revoke"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -1254,29 +1595,53 @@ Global___ExplainLimitResponse: _TypeAlias = ExplainLimitResponse  # noqa: Y015
 
 @_typing.final
 class ListAuditEventsRequest(_message.Message):
-    """Which changes to list."""
+    """Which changes to list: those that every filter that is set matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TARGET_PREFIX_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """Only changes of this target, as in AuditEvent. Empty means all."""
     page_size: _builtins.int
     """How many at most: 1 to 1000. 0 means 100."""
     page_token: _builtins.str
     """The `next_page_token` of the previous response, to continue from there. The other fields must be the same."""
+    target_prefix: _builtins.str
+    """Only changes of targets that begin with this, such as `plans/`. Empty means all."""
+    actor: _builtins.str
+    """Only changes made by this actor, as in AuditEvent. Empty means all."""
+    action: _builtins.str
+    """Only changes of this kind, as in AuditEvent. Empty means all."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only changes at this time or later. Absent means all."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only changes before this time. Absent means all."""
+
     def __init__(
         self,
         *,
         target: _builtins.str | None = ...,
         page_size: _builtins.int | None = ...,
         page_token: _builtins.str | None = ...,
+        target_prefix: _builtins.str | None = ...,
+        actor: _builtins.str | None = ...,
+        action: _builtins.str | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "target", b"target", "target_prefix", b"target_prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from . import limit_pb2 as ratelimit_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ratelimit/v1/key.proto\x12\x0cratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\x9f\x04\n\x03Key\x12\x16\n\x06key_id\x18\x01 \x01(\tR\x06key_id\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04plan\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.ratelimit.v1.Key.State\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12<\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63reate_time\x12<\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bupdate_time\x12<\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x65xpire_time\x12\\\n\x1bprevious_secret_expire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x1bprevious_secret_expire_time\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12)\n\toverrides\x18\x0b \x03(\x0b\x32\x16.ratelimit.v1.Override\"S\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\r\n\tSUSPENDED\x10\x02\x12\x0b\n\x07REVOKED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\x42\x42Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ratelimit/v1/key.proto\x12\x0cratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\xc1\x05\n\x03Key\x12\x16\n\x06key_id\x18\x01 \x01(\tR\x06key_id\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04plan\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.ratelimit.v1.Key.State\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12<\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63reate_time\x12<\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bupdate_time\x12<\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x65xpire_time\x12\\\n\x1bprevious_secret_expire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x1bprevious_secret_expire_time\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12)\n\toverrides\x18\x0b \x03(\x0b\x32\x16.ratelimit.v1.Override\x12-\n\x06labels\x18\x0c \x03(\x0b\x32\x1d.ratelimit.v1.Key.LabelsEntry\x12\x42\n\x0elast_used_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0elast_used_time\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\r\n\tSUSPENDED\x10\x02\x12\x0b\n\x07REVOKED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\x42\x42Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ratelimit.v1.key_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1'
+  _globals['_KEY_LABELSENTRY']._loaded_options = None
+  _globals['_KEY_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_KEY']._serialized_start=100
-  _globals['_KEY']._serialized_end=643
-  _globals['_KEY_STATE']._serialized_start=560
-  _globals['_KEY_STATE']._serialized_end=643
+  _globals['_KEY']._serialized_end=805
+  _globals['_KEY_LABELSENTRY']._serialized_start=675
+  _globals['_KEY_LABELSENTRY']._serialized_end=720
+  _globals['_KEY_STATE']._serialized_start=722
+  _globals['_KEY_STATE']._serialized_end=805
 # @@protoc_insertion_point(module_scope)

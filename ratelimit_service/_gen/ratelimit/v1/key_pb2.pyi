@@ -58,6 +58,26 @@ class Key(_message.Message):
     EXPIRED: Key.State.ValueType  # 4
     """Denied because its expire time has passed; a later expire time makes it valid again."""
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str | None = ...,
+            value: _builtins.str | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KEY_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
@@ -69,6 +89,8 @@ class Key(_message.Message):
     PREVIOUS_SECRET_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The public id: 16 characters of base62. Set by the server."""
     subject: _builtins.str
@@ -103,6 +125,19 @@ class Key(_message.Message):
     def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Override]:
         """The overrides for this key alone. Set by ManageOverride."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What its admins sort the key by, such as `team: search`: at most 16 labels. Names are 1 to 63 of `a-z 0-9 _ . -`
+        and begin with a letter or digit. Values are at most 64 bytes without control characters, and may be empty.
+        Decisions do not read them.
+        """
+
+    @_builtins.property
+    def last_used_time(self) -> _timestamp_pb2.Timestamp:
+        """When the key was last used, to the minute, from the counts of usage: a call shows a minute or so later. Absent when
+        it has not been used. Set by the server.
+        """
+
     def __init__(
         self,
         *,
@@ -117,10 +152,12 @@ class Key(_message.Message):
         previous_secret_expire_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str | None = ...,
         overrides: _abc.Iterable[_limit_pb2.Override] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        last_used_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "previous_secret_expire_time", b"previous_secret_expire_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "previous_secret_expire_time", b"previous_secret_expire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "expire_time", b"expire_time", "key_id", b"key_id", "overrides", b"overrides", "plan", b"plan", "previous_secret_expire_time", b"previous_secret_expire_time", "state", b"state", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "expire_time", b"expire_time", "key_id", b"key_id", "labels", b"labels", "last_used_time", b"last_used_time", "overrides", b"overrides", "plan", b"plan", "previous_secret_expire_time", b"previous_secret_expire_time", "state", b"state", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

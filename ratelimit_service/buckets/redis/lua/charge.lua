@@ -1,17 +1,24 @@
 -- Makes a batch of charges, in order, each with all of its buckets or with none. buckets/reference.py is the same in
 -- Python, without the care that doubles need.
 --
--- KEYS     the keys of all buckets and requests of the batch, each once.
+-- KEYS     the keys of all buckets and requests of the batch, each once; then that of usage, if anything is counted.
 -- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets; the index of the key that keeps
---          the result of its request (0: no request). Then per bucket: the index of the key that keeps its state; the cost
+--          the result of its request (0: no request); the index of the series that counts it (0: none; negative: the
+--          number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
 --          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; negative: shadow); its capacity in
---          micro-tokens; and its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota).
+--          micro-tokens; and its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota). Then, unless
+--          one series counts all buckets in their order at the cost of the first, per series: its index; the calls
+--          (0 for a refund); the tokens; the number of its limits; the number of its positions, and these: the indexes
+--          from 0 of its buckets, for one limit after another.
 -- ARGV[2]  the milliseconds for which the result of a request is kept.
+-- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
+-- ARGV[4]  the bytes that counts may take in the store.
 -- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
 --          microseconds to wait (-1: no wait helps); the microseconds until it is untouched.
 --
--- The parts before this one define `now`, `window_of`, and the state of the buckets. All numbers are integers below 2^53,
--- where doubles are exact. Nothing is written before everything is computed.
+-- The parts before this one define `now`, `window_of`, the state of the buckets, and usage. All numbers are integers below
+-- 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided now is counted last, and
+-- fails no charge.
 
 local MAX = 9007199254740991 -- 2^53 - 1
 
@@ -21,6 +28,8 @@ local dirty = {} -- the buckets that have changed, by key
 local results = {} -- of requests, packed, by key
 local opens, closes = {}, {} -- the windows that contain `now`, by kind
 local out = {}
+local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
+local decided, refunded = 0, false -- calls to count; whether there are refunds to count
 
 -- The time until AMOUNT micro-tokens have drained, of which DONE / DEN of one has already. Quotient and remainder are
 -- computed separately because AMOUNT * DEN may exceed 2^53, NUM * DEN does not.
@@ -36,9 +45,9 @@ local function window(kind, when)
 end
 
 -- Evaluates COUNT buckets from batch[p] on and writes their results to out[o] on. Charges each that fits, unless `undo` is
--- false; if `undo` is a table, appends the previous states to it. Returns whether all enforced ones fit.
+-- false; if `undo` is a table, appends the previous states to it. Returns whether all enforced ones fit, and whether all do.
 local function evaluate(p, o, count, undo)
-  local fits = true
+  local fits, all_fit = true, true
   for _ = 1, count do
     local k, cost, kind = batch[p], batch[p + 1] * 1000000, batch[p + 2]
     local capacity, num, den = batch[p + 3], batch[p + 4], batch[p + 5]
@@ -102,6 +111,7 @@ local function evaluate(p, o, count, undo)
         used[k], at[k], part[k], per[k], dirty[k] = u, when, done, den, true
       end
     else
+      all_fit = false
       if not shadow then fits = false end
       if cost > capacity then
         wait = -1
@@ -124,18 +134,51 @@ local function evaluate(p, o, count, undo)
     out[o + 2] = reset
     o = o + 3
   end
-  return fits
+  return fits, all_fit
+end
+
+-- Counts for a series that not all buckets have room: the charge with buckets from batch[p] on and its result at out[o].
+-- Those of the series are at the POSITIONS values from batch[b] on, or all of them if `b` is nil.
+local function count_limits(series, p, o, limits, positions, b)
+  local counts = more[series] or {0, 0, 0, 0, 0}
+  more[series] = counts
+  for i = #counts + 1, 5 + 2 * limits do counts[i] = 0 end
+  local seen, shadowed = {}, 0
+  for i = 0, positions - 1 do
+    local position = b and batch[b + i] or i
+    if out[o + 2 + 3 * position] ~= 0 then
+      local slot = 6 + 2 * (i % limits)
+      if batch[p + 2 + 6 * position] < 0 then slot, shadowed = slot + 1, 1 end
+      if not seen[slot] then counts[slot], seen[slot] = counts[slot] + 1, true end
+    end
+  end
+  counts[3], counts[4] = counts[3] + 1 - out[o], counts[4] + shadowed
+end
+
+-- Counts a charge for the COUNT series from batch[b] on.
+local function count_series(count, b, p, o, all_fit)
+  for _ = 1, count do
+    local series, calls, cost, limits, positions = unpack(batch, b, b + 4)
+    if out[o] == 1 then
+      allowed[series], spent[series] = (allowed[series] or 0) + calls, (spent[series] or 0) + cost
+      refunded = refunded or calls == 0
+    end
+    if calls == 1 and not all_fit then count_limits(series, p, o, limits, positions, b + 5) end
+    decided = decided + calls
+    b = b + 5 + positions
+  end
 end
 
 local p, o, size = 1, 1, #batch
 while p <= size do
-  local count, request = batch[p], batch[p + 1]
+  local count, request, series = batch[p], batch[p + 1], batch[p + 2]
+  p = p + 3
   local last = o + 3 * count
   local packed = request > 0 and (results[request] or stored[request]) or false
   local previous = packed and cmsgpack.unpack(packed)
   if not previous then
     local undo = count > 1 and {} or nil
-    local fits = evaluate(p + 2, o + 1, count, undo)
+    local fits, all_fit = evaluate(p, o + 1, count, undo)
     out[o] = fits and 1 or 0
     if undo and not fits then
       for i = #undo - 5, 1, -6 do
@@ -145,18 +188,28 @@ while p <= size do
       -- What remains is reset to before the charge. The waits are kept: they are right even for a bucket listed twice.
       local waits = {}
       for i = 1, count do waits[i] = out[o + 3 * i - 1] end
-      evaluate(p + 2, o + 1, count, false)
+      evaluate(p, o + 1, count, false)
       for i = 1, count do out[o + 3 * i - 1] = waits[i] end
+    end
+    if series > 0 then -- the common case
+      decided = decided + 1
+      if fits then
+        allowed[series], spent[series] = (allowed[series] or 0) + 1, (spent[series] or 0) + batch[p + 1]
+      end
+      if not all_fit then count_limits(series, p, o, count, count, nil) end
+    elseif series < 0 then
+      count_series(-series, p + 6 * count, p, o, all_fit)
     end
     if request > 0 then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
   elseif #previous == last - o + 1 then
     for i = o, last do out[i] = previous[i - o + 1] end
   else
     -- It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
-    evaluate(p + 2, o + 1, count, false)
+    evaluate(p, o + 1, count, false)
     out[o] = previous[1]
   end
-  p, o = p + 2 + 6 * count, last + 1
+  p, o = p + 6 * count, last + 1
+  for _ = 1, -series do p = p + 5 + batch[p + 4] end
 end
 
 for k = 1, #KEYS do
@@ -164,6 +217,13 @@ for k = 1, #KEYS do
     write(k)
   elseif results[k] then
     redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
+  end
+end
+
+if decided > 0 or refunded then
+  local key = KEYS[#KEYS]
+  if not pcall(usage_add, key, tonumber(ARGV[4]), cmsgpack.unpack(ARGV[3]), allowed, spent, more) then
+    usage_lost(key, decided)
   end
 end
 return out

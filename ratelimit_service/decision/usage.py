@@ -1,0 +1,186 @@
+"""What usage is counted of, and how counts are written down: the format that the store and all its readers share.
+
+Counts are kept by series. The store has them in a hash for each minute: the field is the series, the value its counts.
+`docs/adr/0011-usage-counting.md` tells why.
+"""
+
+import re
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+SEPARATOR = "\x1f"
+"""Between the parts of a series' field; no part has it."""
+
+MINUTE_SEPARATOR = "\x1e"
+"""After the minute that a field may begin with."""
+
+OTHER = "other"
+"""The resource that a key's calls count under, beyond the first MAX_RESOURCES resources of a UTC day."""
+
+MAX_RESOURCES = 100
+"""Resources of a key that are counted by name, in a UTC day."""
+
+BLOCKED = "BLOCKED"
+"""The limit that a rule's denials are counted under when the rule blocks: it has no bucket."""
+
+_KEY, _RULE = "K", "R"
+_SEPARATOR = SEPARATOR.encode()
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_KEY_PARTS, _RULE_PARTS = 5, 3
+
+
+class Series:
+    """What a count is of. Compared by identity: made once per policy and resource, or rule, and shared by their calls.
+
+    `field` encodes all of it: what the count is of, and the names of the limits that denials are counted by, in the
+    order of their counts.
+    """
+
+    __slots__ = ("field",)
+
+    def __init__(self, field: bytes) -> None:
+        self.field = field
+
+    @classmethod
+    def of_key(cls, key_id: str, resource: str, subject: str, plan: str, limits: Iterable[str]) -> "Series":
+        """Calls of an API key. LIMITS are the names of their limits, or the reason why no limit was evaluated."""
+        return cls(_encode(_KEY, key_id, resource, subject, plan, *limits))
+
+    @classmethod
+    def of_rule(cls, domain: str, rule: str, limits: Iterable[str]) -> "Series":
+        """Descriptors that are decided by a rule. RULE is its path as configured, never a caller's value."""
+        return cls(_encode(_RULE, domain, rule, *limits))
+
+    def with_limits(self, *limits: str) -> "Series":
+        """The same with other limits."""
+        parts = self.field.split(_SEPARATOR)
+        stem = parts[: _KEY_PARTS if parts[0] == _KEY.encode() else _RULE_PARTS]
+        return Series(_SEPARATOR.join([*stem, *map(_encode, limits)]))
+
+    def __repr__(self) -> str:
+        return f"Series({self.field!r})"
+
+
+NO_SERIES = Series(b"")
+"""In place of a series where nothing is counted."""
+
+
+class KeySeries(NamedTuple):
+    """What a series of API keys is of, as of the calls."""
+
+    key_id: str
+    resource: str
+    subject: str
+    plan: str
+
+
+class RuleSeries(NamedTuple):
+    """What a series of descriptors is of."""
+
+    domain: str
+    rule: str
+
+
+class ParsedField(NamedTuple):
+    """A field of a segment. `minute` is None for counts of the segment's own minute."""
+
+    minute: int | None
+    series: KeySeries | RuleSeries
+    limits: tuple[str, ...]
+
+
+def parse_field(field: bytes) -> ParsedField:
+    """Read a field of a segment; not the empty one, which holds its meta. Raises ValueError when it is malformed."""
+    text = field.decode("utf-8", "replace")
+    minute, separator, rest = text.partition(MINUTE_SEPARATOR)
+    kind, *parts = (rest if separator else text).split(SEPARATOR)
+    at = int(minute) if separator else None
+    if kind == _KEY and len(parts) >= _KEY_PARTS - 1:
+        return ParsedField(at, KeySeries(*parts[: _KEY_PARTS - 1]), tuple(parts[_KEY_PARTS - 1 :]))
+    if kind == _RULE and len(parts) >= _RULE_PARTS - 1:
+        return ParsedField(at, RuleSeries(*parts[: _RULE_PARTS - 1]), tuple(parts[_RULE_PARTS - 1 :]))
+    raise ValueError(f"{field[:80]!r} is not the field of a series")
+
+
+class Counts(NamedTuple):
+    """The counts of a series.
+
+    `allowed` and `denied` add up to the calls; `degraded` and `shadow_denied` are counted among them. `shadow_denied`:
+    calls for which a limit in shadow mode had no room. `cost`: tokens of the allowed calls, less what was refunded, so
+    it may be negative. `limits`: for each limit the calls that it denied, and those that it would have denied.
+    """
+
+    allowed: int = 0
+    cost: int = 0
+    denied: int = 0
+    shadow_denied: int = 0
+    degraded: int = 0
+    limits: tuple[tuple[int, int], ...] = ()
+
+    def pack(self) -> bytes:
+        """Encode it as a value of a segment."""
+        numbers = [number for pair in self.limits for number in pair]
+        return pack_numbers([*self[:5], *numbers])
+
+
+_TOTALS = len(Counts._fields) - 1
+
+
+def parse_counts(value: bytes, limits: int) -> Counts:
+    """Read a value of a segment, of a series with so many LIMITS. Raises ValueError when it is malformed."""
+    numbers = unpack_numbers(value)
+    size = _TOTALS + 2 * limits
+    if len(numbers) > size:
+        raise ValueError(f"{len(numbers)} counts of a series with {limits} limits")
+    numbers += [0] * (size - len(numbers))
+    allowed, cost, denied, shadow_denied, degraded, *rest = numbers
+    return Counts(allowed, cost, denied, shadow_denied, degraded, tuple(zip(rest[::2], rest[1::2], strict=True)))
+
+
+def pack_numbers(numbers: Sequence[int]) -> bytes:
+    """Encode counts, without trailing zeros."""
+    size = len(numbers)
+    while size and not numbers[size - 1]:
+        size -= 1
+    return struct.pack(f"<{size}d", *numbers[:size])
+
+
+def unpack_numbers(value: bytes) -> list[int]:
+    """Decode counts. Raises ValueError when VALUE is not a sequence of whole doubles."""
+    if len(value) % 8:
+        raise ValueError(f"{len(value)} bytes are no counts")
+    return [int(number) for number in struct.unpack(f"<{len(value) // 8}d", value)]
+
+
+class SegmentMeta(NamedTuple):
+    """What a segment's empty field holds.
+
+    `seq` and `created_us` name the segment. `minute`: the first one that it has counts of, in minutes since 1970.
+    `size`: its bytes in the store, an estimate. `overflow`: calls counted under OTHER because their key had
+    MAX_RESOURCES. `coarse`: whether it spans more than its minute.
+    """
+
+    seq: int
+    created_us: int
+    minute: int
+    size: int
+    overflow: int
+    coarse: bool
+
+
+_META = len(SegmentMeta._fields)
+
+
+def parse_meta(value: bytes) -> SegmentMeta:
+    """Read a segment's empty field. Raises ValueError when it is malformed."""
+    numbers = unpack_numbers(value)
+    if len(numbers) < _META:
+        raise ValueError(f"{len(numbers)} numbers are no meta of a segment")
+    seq, created_us, minute, size, overflow, coarse = numbers[:_META]
+    return SegmentMeta(seq, created_us, minute, size, overflow, bool(coarse))
+
+
+def _encode(*parts: str) -> bytes:
+    text = SEPARATOR.join([part if part.isprintable() else _CONTROL.sub("?", part) for part in parts])
+    return text.encode("utf-8", "replace")

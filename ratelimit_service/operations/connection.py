@@ -1,0 +1,100 @@
+"""One HTTP/1.1 connection: uvicorn's, with bounds on how long a peer may keep it without asking or reading."""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+REQUEST_SECONDS: Final = 10.0
+"""For a request to arrive in whole, from when the connection was opened or the answer before it was sent."""
+
+STALL_SECONDS: Final = 10.0
+"""For which a peer may read nothing of what was sent to it."""
+
+MAX_HEAD_BYTES: Final = 16 * 1024
+"""Of a request's line and headers together."""
+
+_IDLE_SECONDS: Final = 5
+"""For which a connection stays open between two requests. Beyond it the peer's next byte would be too late."""
+
+
+def http_config(limit_head: int = MAX_HEAD_BYTES) -> Config:
+    """The configuration of uvicorn's protocol, for any application: nothing of its server is used."""
+    config = Config(
+        _no_app,
+        http=HttpConnection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_keep_alive=_IDLE_SECONDS,
+        h11_max_incomplete_event_size=limit_head,
+    )
+    config.load()
+    return config
+
+
+async def _no_app(_scope: object, _receive: object, _send: object) -> None:
+    raise RuntimeError("each connection is given its application")
+
+
+class HttpConnection(H11Protocol):
+    """A connection that can be asked whether its peer takes too long."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        on_close: Callable[["HttpConnection"], None] = lambda _: None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._on_close = on_close
+        self._awaiting_since: float | None = monotonic()
+        """When it became the peer's turn to send a request; None while it is ours to answer."""
+        self._buffered = 0
+        self._read_at = monotonic()
+        """When the peer last read, as far as is known."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self._awaiting_since is not None
+
+    def overdue(self, now: float) -> bool:
+        """Whether the peer takes too long to send its request, or to read the answer."""
+        if self._awaiting_since is not None and now - self._awaiting_since > REQUEST_SECONDS:
+            return True
+        buffered = self.transport.get_write_buffer_size()
+        if buffered == 0 or buffered < self._buffered:
+            self._read_at = now
+        self._buffered = buffered
+        return now - self._read_at > STALL_SECONDS
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        super().data_received(data)
+        if not self._incomplete():
+            self._awaiting_since = None
+
+    def on_response_complete(self) -> None:
+        """Expect the next request, or the rest of this one."""
+        super().on_response_complete()
+        if self._incomplete():
+            self._awaiting_since = monotonic()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Clean up."""
+        super().connection_lost(exc)
+        self._on_close(self)
+
+    def _incomplete(self) -> bool:
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)

@@ -1,0 +1,82 @@
+"""Whether this server can decide, and in words why not."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
+
+Probe = Callable[[], Awaitable[None]]
+"""Returns when the component answers, raises any exception when it does not."""
+
+_PROBE_SECONDS: Final = 1.0
+"""Seconds between two probes of the components, and the longest that one may take to answer."""
+
+_CONSEQUENCES: Final = {
+    "redis": "redis does not answer, calls are decided by on_store_failure",
+    "postgres": "postgres does not answer, known keys are decided, unknown ones and changes are not",
+}
+_NOT_OPENED: Final = "the operations process could not open its stores, see its log"
+
+
+class Report(NamedTuple):
+    """What /readyz answers."""
+
+    ready: bool
+    text: str
+
+
+class Readiness:
+    """What is known of this server's workers and stores.
+
+    A server is ready while a worker of it serves and it does not drain. It decides without its stores: without one it
+    is degraded, and ready.
+    """
+
+    def __init__(self, workers: Callable[[], int], wanted: int) -> None:
+        """WORKERS counts the workers that serve; WANTED of them should."""
+        self._workers = workers
+        self._wanted = wanted
+        self._draining = False
+        self._silent: tuple[str, ...] | None = None
+        """The components that do not answer, None before the first probe."""
+
+    def drain(self) -> None:
+        """Not be ready any more: the server is about to end."""
+        self._draining = True
+
+    def report(self) -> Report:
+        """What is the case now."""
+        if self._draining:
+            return Report(ready=False, text="not ready: draining")
+        serving = self._workers()
+        if not serving:
+            return Report(ready=False, text="not ready: no worker serves")
+        if reasons := [*self._missing(serving), *self._failures()]:
+            return Report(ready=True, text=f"degraded: {'; '.join(reasons)}")
+        return Report(ready=True, text="ready")
+
+    async def probe(self, probes: Mapping[str, Probe]) -> None:
+        """Find out once which components answer."""
+        answers = await asyncio.gather(*(_answers(probe) for probe in probes.values()))
+        self._silent = tuple(name for name, answered in zip(probes, answers, strict=True) if not answered)
+
+    async def watch(self, probes: Mapping[str, Probe]) -> None:
+        """Find it out each second, until cancelled."""
+        while True:
+            await self.probe(probes)
+            await asyncio.sleep(_PROBE_SECONDS)
+
+    def _missing(self, serving: int) -> list[str]:
+        return [f"{serving} of {self._wanted} workers serve"] if serving < self._wanted else []
+
+    def _failures(self) -> list[str]:
+        if self._silent is None:
+            return [_NOT_OPENED]
+        return [_CONSEQUENCES.get(name, f"{name} does not answer") for name in self._silent]
+
+
+async def _answers(probe: Probe) -> bool:
+    try:
+        await asyncio.wait_for(probe(), _PROBE_SECONDS)
+    except Exception:  # noqa: BLE001 for whatever reason, the component does not answer
+        return False
+    return True

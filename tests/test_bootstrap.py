@@ -1,0 +1,57 @@
+"""Which schemas a server starts on: migrations only expand, so it may be the older of the two."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from fixtures.control_plane import key_draft, plan_draft
+from ratelimit_service.bootstrap import StartupError, open_services
+from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.management.paging import Paging
+from ratelimit_service.postgres.migrate import current, head, upgrade
+from ratelimit_service.settings import Settings
+
+
+@pytest.fixture
+def settings(empty_database_url: Callable[[], str]) -> Settings:
+    """Settings on a migrated database of its own."""
+    url = empty_database_url()
+    upgrade(url)
+    return Settings(database_url=SecretStr(url), peppers=SecretStr(Peppers.generate()))
+
+
+def execute(settings: Settings, statement: str) -> None:
+    """Run a statement on the database."""
+    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
+        connection.execute(statement.encode())
+
+
+async def test_an_older_server_works_on_a_newer_schema(settings: Settings) -> None:
+    """On a schema that a newer version has expanded, the services open, say so in the log, and read and write."""
+    execute(settings, "UPDATE alembic_version SET version_num = '9999'")
+    execute(settings, "ALTER TABLE keys ADD COLUMN added_later text NOT NULL DEFAULT ''")
+    with capture_logs() as logs:
+        async with open_services(settings) as services:
+            await services.plans.create("ada", plan_draft())
+            key, _ = await services.keys.create("ada", key_draft())
+            assert (await services.keys.list(Paging())).items == [key]
+    assert [(line["log_level"], line["revision"]) for line in logs] == [("warning", "9999")]
+
+
+async def test_an_older_schema_is_an_error(settings: Settings) -> None:
+    """On a schema that lacks a migration, the services do not open; the error says what to run."""
+    execute(settings, "UPDATE alembic_version SET version_num = '0002'")
+    with pytest.raises(StartupError, match=rf"at revision 0002, and this version needs {head()}; run"):
+        async with open_services(settings):
+            pass
+
+
+def test_a_newer_schema_is_not_migrated(settings: Settings) -> None:
+    """An older program that migrates leaves a newer schema as it is, so that it can start beside it."""
+    url = settings.database_url.get_secret_value()
+    execute(settings, "UPDATE alembic_version SET version_num = '9999'")
+    upgrade(url)
+    assert current(url) == "9999"
