@@ -6,7 +6,7 @@ from ratelimit_service.errors import InvalidArgument
 
 
 def parse_labels(text: str, field: str = "labels") -> dict[str, str]:
-    """Read labels, separated by commas. Raises InvalidArgument (FIELD) for one without `=`, or one that occurs twice."""
+    """Read labels, separated by commas. Raises InvalidArgument (FIELD) for one without `=` or that occurs twice."""
     labels: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
