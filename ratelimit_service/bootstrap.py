@@ -190,6 +190,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.overrides,
                 services.rules,
                 services.audit,
+                services.usage,
                 engine,
                 clock,
             ),

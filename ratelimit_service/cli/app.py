@@ -36,6 +36,7 @@ class Commands(TyperGroup):
         "plans": f"{_HERE}.plans:app",
         "overrides": f"{_HERE}.overrides:app",
         "rules": f"{_HERE}.rules:app",
+        "usage": f"{_HERE}.usage:usage",
         "audit": f"{_HERE}.audit:app",
         "admin-tokens": f"{_HERE}.admin_tokens:app",
     }

@@ -142,6 +142,10 @@ class Client(AbstractContextManager["Client"]):
         """List changes, newest first."""
         return self._call(self._admin.ListAuditEvents, request)
 
+    def query_usage(self, request: admin_pb2.QueryUsageRequest) -> admin_pb2.QueryUsageResponse:
+        """Count calls."""
+        return self._call(self._admin.QueryUsage, request)
+
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         try:
             return method(request, timeout=self._timeout, metadata=self._metadata)

@@ -6,6 +6,7 @@ from ratelimit_service.api.key_admin.manage_key import ManageKey
 from ratelimit_service.api.key_admin.manage_override import ManageOverride
 from ratelimit_service.api.key_admin.manage_plan import ManagePlan
 from ratelimit_service.api.key_admin.manage_rules import ManageRules
+from ratelimit_service.api.key_admin.query_usage import QueryUsage
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
@@ -14,6 +15,7 @@ from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
+from ratelimit_service.usage.query import UsageQueries
 
 
 class KeyAdminService:
@@ -27,6 +29,7 @@ class KeyAdminService:
         overrides: OverrideService,
         rules: RulesService,
         audit: AuditService,
+        usage: UsageQueries,
         engine: DecisionEngine,
         clock: Clock,
     ) -> None:
@@ -36,3 +39,4 @@ class KeyAdminService:
         self.manage_rules = ManageRules(rules)
         self.explain_limit = ExplainLimit(engine)
         self.list_audit_events = ListAuditEvents(audit)
+        self.query_usage = QueryUsage(usage)

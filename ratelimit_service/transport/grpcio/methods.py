@@ -105,6 +105,7 @@ def admin_methods(
             "ManageRules": method(admin_pb2.ManageRulesRequest, service.manage_rules),
             "ExplainLimit": method(admin_pb2.ExplainLimitRequest, service.explain_limit),
             "ListAuditEvents": method(admin_pb2.ListAuditEventsRequest, service.list_audit_events),
+            "QueryUsage": method(admin_pb2.QueryUsageRequest, service.query_usage),
         },
     )
 

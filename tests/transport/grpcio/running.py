@@ -27,6 +27,7 @@ METHODS = {
     f"{ADMIN}/ManageOverride": admin_pb2.ManageOverrideResponse,
     f"{ADMIN}/ExplainLimit": admin_pb2.ExplainLimitResponse,
     f"{ADMIN}/ListAuditEvents": admin_pb2.ListAuditEventsResponse,
+    f"{ADMIN}/QueryUsage": admin_pb2.QueryUsageResponse,
 }
 SECONDS = 10.0
 

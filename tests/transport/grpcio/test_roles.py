@@ -25,6 +25,7 @@ READS = {
     "plan list": ("ManagePlan", admin_pb2.ManagePlanRequest(list={})),
     "override list": ("ManageOverride", admin_pb2.ManageOverrideRequest(subject="s", list={})),
     "explain": ("ExplainLimit", admin_pb2.ExplainLimitRequest(key_id=ID)),
+    "usage": ("QueryUsage", admin_pb2.QueryUsageRequest()),
     "audit": ("ListAuditEvents", admin_pb2.ListAuditEventsRequest()),
 }
 CHANGES = {

@@ -10,6 +10,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from . import audit_pb2 as _audit_pb2
 from . import errors_pb2 as _errors_pb2
 from . import key_pb2 as _key_pb2
@@ -17,6 +18,7 @@ from . import limit_pb2 as _limit_pb2
 from . import plan_pb2 as _plan_pb2
 from . import rate_limit_service_pb2 as _rate_limit_service_pb2
 from . import rules_pb2 as _rules_pb2
+from . import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1674,3 +1676,260 @@ class ListAuditEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class QueryUsageRequest(_message.Message):
+    """A question about usage. Its counts are at most 75 seconds old as a rule; see `complete_until` of the response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Dimension:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[QueryUsageRequest._Dimension.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        DIMENSION_UNSPECIFIED: QueryUsageRequest._Dimension.ValueType  # 0
+        """Invalid."""
+        KEY: QueryUsageRequest._Dimension.ValueType  # 1
+        """The API key."""
+        SUBJECT: QueryUsageRequest._Dimension.ValueType  # 2
+        """The subject, as of the call."""
+        PLAN: QueryUsageRequest._Dimension.ValueType  # 3
+        """The plan, as of the call."""
+        RESOURCE: QueryUsageRequest._Dimension.ValueType  # 4
+        """The resource."""
+        LIMIT: QueryUsageRequest._Dimension.ValueType  # 5
+        """The limit that denied. Counts denials alone."""
+        DOMAIN: QueryUsageRequest._Dimension.ValueType  # 6
+        """The domain of the descriptor rules."""
+        RULE: QueryUsageRequest._Dimension.ValueType  # 7
+        """The rule."""
+
+    class Dimension(_Dimension, metaclass=_DimensionEnumTypeWrapper):
+        """What calls can be grouped by."""
+
+    DIMENSION_UNSPECIFIED: QueryUsageRequest.Dimension.ValueType  # 0
+    """Invalid."""
+    KEY: QueryUsageRequest.Dimension.ValueType  # 1
+    """The API key."""
+    SUBJECT: QueryUsageRequest.Dimension.ValueType  # 2
+    """The subject, as of the call."""
+    PLAN: QueryUsageRequest.Dimension.ValueType  # 3
+    """The plan, as of the call."""
+    RESOURCE: QueryUsageRequest.Dimension.ValueType  # 4
+    """The resource."""
+    LIMIT: QueryUsageRequest.Dimension.ValueType  # 5
+    """The limit that denied. Counts denials alone."""
+    DOMAIN: QueryUsageRequest.Dimension.ValueType  # 6
+    """The domain of the descriptor rules."""
+    RULE: QueryUsageRequest.Dimension.ValueType  # 7
+    """The rule."""
+
+    class _Measure:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[QueryUsageRequest._Measure.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MEASURE_UNSPECIFIED: QueryUsageRequest._Measure.ValueType  # 0
+        """CALLS."""
+        CALLS: QueryUsageRequest._Measure.ValueType  # 1
+        """All calls."""
+        ALLOWED: QueryUsageRequest._Measure.ValueType  # 2
+        """Calls that were allowed."""
+        DENIED: QueryUsageRequest._Measure.ValueType  # 3
+        """Calls that were denied."""
+        COST: QueryUsageRequest._Measure.ValueType  # 4
+        """Tokens that were charged."""
+        SHADOW_DENIED: QueryUsageRequest._Measure.ValueType  # 5
+        """Calls that a limit in shadow mode would have denied."""
+        DEGRADED: QueryUsageRequest._Measure.ValueType  # 6
+        """Calls that were decided without the bucket store."""
+
+    class Measure(_Measure, metaclass=_MeasureEnumTypeWrapper):
+        """What is counted."""
+
+    MEASURE_UNSPECIFIED: QueryUsageRequest.Measure.ValueType  # 0
+    """CALLS."""
+    CALLS: QueryUsageRequest.Measure.ValueType  # 1
+    """All calls."""
+    ALLOWED: QueryUsageRequest.Measure.ValueType  # 2
+    """Calls that were allowed."""
+    DENIED: QueryUsageRequest.Measure.ValueType  # 3
+    """Calls that were denied."""
+    COST: QueryUsageRequest.Measure.ValueType  # 4
+    """Tokens that were charged."""
+    SHADOW_DENIED: QueryUsageRequest.Measure.ValueType  # 5
+    """Calls that a limit in shadow mode would have denied."""
+    DEGRADED: QueryUsageRequest.Measure.ValueType  # 6
+    """Calls that were decided without the bucket store."""
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    INCLUDE_OTHERS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    top: _builtins.int
+    """How many groups at most: those with the highest `order_by`, highest first. 1 to 1000, and at most 5,000 rows
+    together. 0 means all, page by page, in the order of their values.
+    """
+    order_by: Global___QueryUsageRequest.Measure.ValueType
+    """What the top is of. Unspecified means CALLS."""
+    include_others: _builtins.bool
+    """Whether to add, with `top`, a row for each bin with the sum of all other groups. Not with `filter.outcome`."""
+    page_size: _builtins.int
+    """How many groups at most, without `top`: 1 to 1000; fewer if they have more than 5,000 rows together. 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the previous response, to continue from there. The other fields must be the same. The range
+    is then that of the first page.
+    """
+    @_builtins.property
+    def filter(self) -> _usage_pb2.UsageFilter:
+        """Which calls are counted. Absent means all."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The start of the range. Absent means 6 hours before `end_time`. It is moved back to the start of a bin, and forward to
+        what is kept: minutes for 7 days, hours for 90 days, days for 3 years, unless the server is set otherwise.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the range. Absent means now. It is moved forward to the end of a bin."""
+
+    @_builtins.property
+    def step(self) -> _duration_pb2.Duration:
+        """The length of a bin: whole minutes, at most 366 days, so long that the range has at most 2,000 bins. Bins begin at
+        multiples of it since 1970-01-01T00:00Z. Absent or 0 means a single bin.
+        """
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___QueryUsageRequest.Dimension.ValueType]:
+        """A group for each combination of values, in this order. Empty means a single group. KEY, SUBJECT, PLAN and RESOURCE
+        leave only calls with an API key, DOMAIN and RULE only descriptors; so they cannot be combined.
+        """
+
+    def __init__(
+        self,
+        *,
+        filter: _usage_pb2.UsageFilter | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        step: _duration_pb2.Duration | None = ...,
+        group_by: _abc.Iterable[Global___QueryUsageRequest.Dimension.ValueType] | None = ...,
+        top: _builtins.int | None = ...,
+        order_by: Global___QueryUsageRequest.Measure.ValueType | None = ...,
+        include_others: _builtins.bool | None = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "group_by", b"group_by", "include_others", b"include_others", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "step", b"step", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
+
+@_typing.final
+class QueryUsageResponse(_message.Message):
+    """The answer to a question about usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Level:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _LevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[QueryUsageResponse._Level.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        LEVEL_UNSPECIFIED: QueryUsageResponse._Level.ValueType  # 0
+        """Never sent."""
+        MINUTE: QueryUsageResponse._Level.ValueType  # 1
+        """By minute."""
+        HOUR: QueryUsageResponse._Level.ValueType  # 2
+        """By hour."""
+        DAY: QueryUsageResponse._Level.ValueType  # 3
+        """By day."""
+
+    class Level(_Level, metaclass=_LevelEnumTypeWrapper):
+        """How finely counts were read."""
+
+    LEVEL_UNSPECIFIED: QueryUsageResponse.Level.ValueType  # 0
+    """Never sent."""
+    MINUTE: QueryUsageResponse.Level.ValueType  # 1
+    """By minute."""
+    HOUR: QueryUsageResponse.Level.ValueType  # 2
+    """By hour."""
+    DAY: QueryUsageResponse.Level.ValueType  # 3
+    """By day."""
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    GROUP_COUNT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    group_count: _builtins.int
+    """How many groups there are in all."""
+    level: Global___QueryUsageResponse.Level.ValueType
+    """The counts that were read. They are the longest bins that divide `step`; without a step, minutes for a range of at most
+    2 hours, hours for at most 3 days, days for more.
+    """
+    next_page_token: _builtins.str
+    """Send it back to get the next page. Empty when this is the last."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageRow]:
+        """The counts by group, as requested, and then by time. Rows in which nothing was counted are left out."""
+
+    @_builtins.property
+    def total(self) -> _usage_pb2.UsageRow:
+        """The sum over all groups, also those on other pages or not in the top."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The start of the range that was counted. Equal to `end_time` if nothing of the range is kept."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the range that was counted. May be later than now."""
+
+    @_builtins.property
+    def complete_until(self) -> _timestamp_pb2.Timestamp:
+        """Counts before this time are complete, as far as is known: later ones may still grow, and earlier ones by what a
+        clock that was set back adds. Absent if nothing was counted yet.
+        """
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageLoss]:
+        """What was lost in the range, newest first, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[_usage_pb2.UsageRow] | None = ...,
+        total: _usage_pb2.UsageRow | None = ...,
+        group_count: _builtins.int | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        level: Global___QueryUsageResponse.Level.ValueType | None = ...,
+        complete_until: _timestamp_pb2.Timestamp | None = ...,
+        losses: _abc.Iterable[_usage_pb2.UsageLoss] | None = ...,
+        next_page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "end_time", b"end_time", "start_time", b"start_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "end_time", b"end_time", "group_count", b"group_count", "level", b"level", "losses", b"losses", "next_page_token", b"next_page_token", "rows", b"rows", "start_time", b"start_time", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryUsageResponse: _TypeAlias = QueryUsageResponse  # noqa: Y015

@@ -67,6 +67,11 @@ class KeyAdminServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ListAuditEventsRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ListAuditEventsResponse.FromString,
                 _registered_method=True)
+        self.QueryUsage = channel.unary_unary(
+                '/ratelimit.v1.KeyAdminService/QueryUsage',
+                request_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageResponse.FromString,
+                _registered_method=True)
 
 
 class KeyAdminServiceServicer:
@@ -117,6 +122,13 @@ class KeyAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryUsage(self, request, context):
+        """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +161,11 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEvents,
                     request_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ListAuditEventsRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'QueryUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryUsage,
+                    request_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +333,33 @@ class KeyAdminService:
             '/ratelimit.v1.KeyAdminService/ListAuditEvents',
             ratelimit_dot_v1_dot_key__admin__service__pb2.ListAuditEventsRequest.SerializeToString,
             ratelimit_dot_v1_dot_key__admin__service__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.KeyAdminService/QueryUsage',
+            ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageRequest.SerializeToString,
+            ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,8 @@ class KeyAdminServiceStub:
     """Returns everything that CheckLimit would evaluate for a key and a resource, without charging."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_key_admin_service_pb2.ListAuditEventsRequest, _key_admin_service_pb2.ListAuditEventsResponse]
     """Lists changes, newest first."""
+    QueryUsage: _grpc.UnaryUnaryMultiCallable[_key_admin_service_pb2.QueryUsageRequest, _key_admin_service_pb2.QueryUsageResponse]
+    """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
 
 @_typing.type_check_only
 class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
@@ -69,6 +71,8 @@ class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
     """Returns everything that CheckLimit would evaluate for a key and a resource, without charging."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_key_admin_service_pb2.ListAuditEventsRequest, _key_admin_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists changes, newest first."""
+    QueryUsage: _aio.UnaryUnaryMultiCallable[_key_admin_service_pb2.QueryUsageRequest, _key_admin_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
+    """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
 
 class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
@@ -123,5 +127,13 @@ class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_admin_service_pb2.ListAuditEventsResponse, _abc.Awaitable[_key_admin_service_pb2.ListAuditEventsResponse]]:
         """Lists changes, newest first."""
+
+    @_abc_1.abstractmethod
+    def QueryUsage(
+        self,
+        request: _key_admin_service_pb2.QueryUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_admin_service_pb2.QueryUsageResponse, _abc.Awaitable[_key_admin_service_pb2.QueryUsageResponse]]:
+        """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
 
 def add_KeyAdminServiceServicer_to_server(servicer: KeyAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
