@@ -49,7 +49,7 @@ def percent(share: float) -> str:
 
 
 def percent_left(share: float) -> str:
-    """A share of 1 that is left, rounded down: `100 %` is said only of what is untouched."""
+    """A share of 1 that is left, rounded down: `100 %` stands for what is untouched only."""
     return percent(math.floor(share * 1_000) / 1_000)
 
 
