@@ -48,12 +48,14 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
 from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.repositories.simulation import PostgresSimulationSource
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.simulation import SimulationService
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 
@@ -79,6 +81,7 @@ class Services:
     sessions: SessionService
     retention: Retention
     usage: UsageQueries
+    simulations: SimulationService
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +125,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     reports = Database(  # a pool of its own: questions about usage must not keep keys or tokens from being looked up
         settings.database_url.get_secret_value(), pool_size=_REPORT_CONNECTIONS, pool_overflow=0
     )
+    plans = PlanService(transactions, clock)
     try:
         yield Services(
             database=database,
             peppers=peppers,
             keys=KeyService(transactions, peppers, clock, environment=settings.key_environment),
             bulk_keys=BulkKeyService(transactions, peppers, clock, environment=settings.key_environment),
-            plans=PlanService(transactions, clock),
+            plans=plans,
             overrides=OverrideService(transactions, clock),
             rules=RulesService(transactions, clock),
             audit=AuditService(transactions),
@@ -136,6 +140,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             sessions=SessionService(transactions, clock),
             retention=Retention(transactions, audit_days=settings.audit_retention),
             usage=UsageQueries(PostgresUsageSource(reports), clock),
+            simulations=SimulationService(PostgresSimulationSource(reports), plans, clock),
         )
     finally:
         await reports.close()
@@ -191,6 +196,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.rules,
                 services.audit,
                 services.usage,
+                services.simulations,
                 engine,
                 clock,
             ),
