@@ -43,6 +43,7 @@ from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.retention import Retention
 from ratelimit_service.management.rules import RulesService
+from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
@@ -50,12 +51,14 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
 from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.repositories.simulation import PostgresSimulationSource
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.simulation import SimulationService
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 
@@ -78,8 +81,10 @@ class Services:
     rules: RulesService
     audit: AuditService
     tokens: TokenService
+    sessions: SessionService
     retention: Retention
     usage: UsageQueries
+    simulations: SimulationService
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ class Planes:
     envoy_rate_limit: EnvoyRateLimitService
     envoy_authorization: EnvoyAuthorizationService
     key_admin: KeyAdminService
+    engine: DecisionEngine
     authenticator: Authenticator
     services: Services
     buckets: ManagedStore
@@ -122,19 +128,22 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     reports = Database(  # a pool of its own: questions about usage must not keep keys or tokens from being looked up
         settings.database_url.get_secret_value(), pool_size=_REPORT_CONNECTIONS, pool_overflow=0
     )
+    plans = PlanService(transactions, clock)
     try:
         yield Services(
             database=database,
             peppers=peppers,
             keys=KeyService(transactions, peppers, clock, environment=settings.key_environment),
             bulk_keys=BulkKeyService(transactions, peppers, clock, environment=settings.key_environment),
-            plans=PlanService(transactions, clock),
+            plans=plans,
             overrides=OverrideService(transactions, clock),
             rules=RulesService(transactions, clock),
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
+            sessions=SessionService(transactions, clock),
             retention=Retention(transactions, audit_days=settings.audit_retention),
             usage=UsageQueries(PostgresUsageSource(reports), clock),
+            simulations=SimulationService(PostgresSimulationSource(reports), plans, clock),
         )
     finally:
         await reports.close()
@@ -195,9 +204,11 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.rules,
                 services.audit,
                 services.usage,
+                services.simulations,
                 engine,
                 clock,
             ),
+            engine=engine,
             envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
             authenticator=Authenticator(services.tokens),
