@@ -2,9 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +19,7 @@ from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.settings import Settings
 
 CALLS_PER_KEY: Final = 1_000
-"""Calls of a key in a day, on average. The busiest key of 10,000 makes a hundred times as many."""
+"""Calls of a key in a day, on average: the busiest of 10,000 keys makes a hundred times as many."""
 
 MINUTE_DAYS: Final = 7
 """Days for which minutes are kept, as in the service."""
@@ -27,8 +28,9 @@ AHEAD: Final = timedelta(hours=2)
 """How far usage goes beyond the start of the benchmark, so that there still is some now while it is measured."""
 
 _DAY: Final = timedelta(days=1)
+_LEVELS: Final = {"minute": "1 minute", "hour": "1 hour", "day": "1 day"}
 _COUNTS: Final = "allowed, denied, cost, shadow_denied, degraded"
-_SUMS: Final = "sum(allowed), sum(denied), sum(cost), sum(shadow_denied), sum(degraded)"
+_SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in _COUNTS.split(", "))
 
 _SERIES: Final = """
     INSERT INTO usage_series (digest, kind, key_id, resource, subject, plan, domain, rule)
@@ -39,49 +41,53 @@ _SERIES: Final = """
     FROM generate_series(1, %(keys)s) key CROSS JOIN LATERAL generate_series(1, 1 + key %% 5) resource;
 
     CREATE TABLE rates AS
-    SELECT series_id, plan,
-           %(keys)s * %(calls)s / 1440.0 * weight / sum(weight) OVER () AS per_minute,
-           CASE WHEN series_id %% 12 = 0 THEN 0.2 ELSE 0.004 END AS denied_share,
-           CASE WHEN series_id %% 3 = 0 THEN 'daily' ELSE 'burst' END AS limit_name
-    FROM (SELECT series_id, plan,
-                 power(('x' || right(key_id, 8))::bit(32)::bigint / 7919 + %(keys)s / 200.0, -0.9)
+    SELECT series_id,
+           (%(keys)s * %(calls)s / 1440.0 * weight / sum(weight) OVER ())::float8 AS per_minute,
+           (CASE WHEN series_id %% 12 = 0 THEN 0.2 ELSE 0.004 END)::float8 AS denied_share
+    FROM (SELECT series_id, 1 / (('x' || right(key_id, 8))::bit(32)::bigint / 7919 + 10.0)
                  / (1 + position(left(resource, 1) IN 'osuf')) AS weight
           FROM usage_series) weights;
-    ANALYZE usage_series;
 """
-"""Activity falls with about the 0.9th power of the rank, as it does between customers."""
+"""Activity falls with the rank, as it does between customers: Zipf's law."""
 
-_BY_TIME: Final = """
-    INSERT INTO {table} ({level}, series_id, {counts})
-    SELECT time, series_id, calls - denied, denied, calls - denied, denied / 10, (random() < 0.001)::int
-    FROM (SELECT time, series_id, calls, floor(calls * denied_share + random())::bigint AS denied
-          FROM (SELECT time, series_id, denied_share, greatest(1, round(rate * (0.5 + random())))::bigint AS calls
-                FROM generate_series(%(start)s::timestamptz, %(end)s::timestamptz - %(step)s::interval, %(step)s) time
-                CROSS JOIN LATERAL (
-                    SELECT *, per_minute * %(minutes)s * (1 + 0.6 * sin(extract(hour FROM time) * pi() / 12)) AS rate
-                    FROM rates) rated
-                WHERE random() < 1 - exp(-rate)) called) counted
-"""
+_MINUTES: Final = f"""
+    CREATE TABLE day_by_minute AS
+    WITH busy AS (
+        SELECT number, series_id, greatest(1, round(per_minute * busyness * (0.5 + random())))::bigint AS calls
+        FROM rates CROSS JOIN (SELECT number, 1 + 0.6 * sin(number * pi() / 720) AS busyness
+                               FROM generate_series(0, 1439) number) minutes
+        WHERE per_minute >= 2
+    ), quiet AS (
+        SELECT number, series_id, count(*) AS calls
+        FROM (SELECT series_id, floor(random() * 1440)::int AS number
+              FROM rates CROSS JOIN LATERAL generate_series(1, floor(per_minute * 1440 * 1.6 + random())::int)
+              WHERE per_minute < 2) calls
+        WHERE random() * 1.6 < 1 + 0.6 * sin(number * pi() / 720)
+        GROUP BY 1, 2
+    ), counted AS (
+        SELECT *, floor(calls * denied_share + random())::bigint AS denied
+        FROM (TABLE busy UNION ALL TABLE quiet) calls JOIN rates USING (series_id)
+    )
+    SELECT number, series_id, calls - denied AS allowed, denied, calls - denied AS cost, denied / 10 AS shadow_denied,
+           (random() < 0.001)::int::bigint AS degraded
+    FROM counted ORDER BY number;
 
-_LIMITS: Final = """
-    INSERT INTO usage_limit_{level} ({level}, series_id, limit_name, denied, shadow_denied)
-    SELECT {level}, series_id, limit_name, denied, shadow_denied
-    FROM usage_{level} JOIN rates USING (series_id)
-    WHERE {level} >= %(start)s AND {level} < %(end)s AND denied > 0
-    ORDER BY {level}
-"""
+    CREATE TABLE day_by_hour AS
+    SELECT number / 60 AS number, series_id, {_SUMS} FROM day_by_minute GROUP BY 1, 2 ORDER BY 1;
+    CREATE TABLE day_by_day AS
+    SELECT 0 AS number, series_id, {_SUMS} FROM day_by_hour GROUP BY 2;
+    ANALYZE;
+"""  # noqa: S608  made of the constants above
+"""One day of calls, which all days repeat: `number` counts the bins of the day."""
 
-_ROLL_UP: Final = """
-    INSERT INTO usage_{level} ({level}, series_id, {counts})
-    SELECT date_trunc('{level}', {below}, 'UTC'), series_id, {sums} FROM usage_{below}
-    WHERE {below} >= %(start)s AND {below} < %(end)s GROUP BY 1, 2 ORDER BY 1
-"""
-
-_PLANS: Final = """
-    INSERT INTO usage_plan_{level} ({level}, plan, domain, {counts})
-    SELECT {level}, plan, '', {sums} FROM usage_{level} JOIN rates USING (series_id)
-    WHERE {level} >= %(start)s AND {level} < %(end)s GROUP BY 1, 2
-"""
+_FILL: Final = {
+    "usage": "SELECT %(day)s + number * %(step)s::interval, series_id, {counts} FROM day_by_{level} {where}",
+    "usage_limit": "SELECT %(day)s + number * %(step)s::interval, series_id, "
+    "CASE WHEN series_id %% 3 = 0 THEN 'daily' ELSE 'burst' END, denied, shadow_denied "
+    "FROM day_by_{level} {where} AND denied > 0",
+    "usage_plan": "SELECT %(day)s + number * %(step)s::interval, plan, '', {sums} "
+    "FROM day_by_{level} JOIN usage_series USING (series_id) {where} GROUP BY number, plan",
+}
 
 
 class UsageWorld(NamedTuple):
@@ -124,53 +130,49 @@ def open_usage_world(keys: int, days: int) -> Iterator[UsageWorld]:
 
 def _generate(connection: "psycopg.Connection[Any]", keys: int, days: int) -> None:
     now = datetime.now(UTC)
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    first, minutes_from, end = midnight - days * _DAY, midnight - min(days, MINUTE_DAYS) * _DAY, now + AHEAD
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    end = (now + AHEAD).replace(minute=0, second=0, microsecond=0)
     connection.execute("SET timezone = 'UTC'")
-    connection.execute("SET work_mem = '256MB'")
-    _create_partitions(connection, first, end)
-    values = psycopg.ClientCursor(connection).mogrify(_SERIES, {"keys": keys, "calls": CALLS_PER_KEY})
-    connection.execute(values.encode())
-    for since, until in _pieces(minutes_from, end, _DAY):
-        for start, stop in _pieces(since, until, timedelta(hours=1)):  # as a flush would: in the order of time
-            _run(connection, _BY_TIME, start, stop, "minute", table="usage_minute", step="1 minute", minutes="1")
-        _run(connection, _ROLL_UP, since, until, "hour", below="minute")
-    for start, stop in _pieces(first, minutes_from, _DAY):
-        _run(connection, _BY_TIME, start, stop, "hour", table="usage_hour", step="1 hour", minutes="60")
-    for start, stop in _pieces(first, end, _DAY):
-        _run(connection, _ROLL_UP, start, stop, "day", below="hour")
-        for level in ("minute", "hour", "day"):
-            _run(connection, _LIMITS, start, stop, level)
-            _run(connection, _PLANS, start, stop, level)
-        print(f"generated {start:%Y-%m-%d}", flush=True)
+    connection.execute("SET work_mem = '512MB'")
+    connection.execute("SET maintenance_work_mem = '512MB'")
+    numbers = {"keys": keys, "calls": CALLS_PER_KEY}
+    connection.execute(psycopg.ClientCursor(connection).mogrify(_SERIES, numbers).encode())
+    connection.execute(_MINUTES.encode())
+    for level in _LEVELS:
+        first = today - (min(days, MINUTE_DAYS) if level == "minute" else days) * _DAY
+        every = [first + number * _DAY for number in range((end - first) // _DAY + 1)]
+        start_of = _same if level == "minute" else _first_of_month
+        for start, of_partition in groupby(every, start_of):
+            _fill(connection, level, start, list(of_partition), end)
+        print(f"generated usage by {level}", flush=True)
     connection.execute("VACUUM ANALYZE")
 
 
-def _create_partitions(connection: "psycopg.Connection[Any]", first: datetime, end: datetime) -> None:
-    """Create a partition a day for minutes, and one a month for hours and days, as the service does."""
-    days = [start for start, _ in _pieces(first, end + _DAY, _DAY)]
-    months = sorted({day.replace(day=1) for day in days})
-    for family in ("usage", "usage_limit", "usage_plan"):
-        for level, starts in (("minute", days), ("hour", months), ("day", months)):
-            for start in starts:
-                until = start + _DAY if level == "minute" else (start + 32 * _DAY).replace(day=1)
-                connection.execute(
-                    f"CREATE TABLE {family}_{level}_p{start:%Y%m%d} PARTITION OF {family}_{level} "
-                    f"FOR VALUES FROM ('{start.isoformat()}') TO ('{until.isoformat()}')".encode()
-                )
+def _same(day: datetime) -> datetime:
+    return day
 
 
-def _pieces(start: datetime, end: datetime, length: timedelta) -> Iterator[tuple[datetime, datetime]]:
-    while start < end:
-        yield start, min(start + length, end)
-        start += length
+def _first_of_month(day: datetime) -> datetime:
+    return day.replace(day=1)
 
 
-def _run(
-    connection: "psycopg.Connection[Any]", statement: str, start: datetime, end: datetime, level: str, **names: str
+def _fill(
+    connection: "psycopg.Connection[Any]", level: str, start: datetime, days: Sequence[datetime], end: datetime
 ) -> None:
-    numbers = {"start": start, "end": end, "step": names.get("step"), "minutes": int(names.get("minutes", 0))}
-    connection.execute(statement.format(level=level, counts=_COUNTS, sums=_SUMS, **names).encode(), numbers)
+    """Create the partitions that begin at START, a day for minutes and a month for others; indexes come last."""
+    until = start + _DAY if level == "minute" else (start + 32 * _DAY).replace(day=1)
+    for family, select in _FILL.items():
+        name = f"{family}_{level}_p{start.strftime('%Y%m%d' if level == 'minute' else '%Y%m')}"
+        connection.execute(f"CREATE TABLE {name} (LIKE {family}_{level})".encode())
+        for day in days:
+            last = (end - day) // timedelta(minutes={"minute": 1, "hour": 60, "day": 1440}[level])
+            where = f"WHERE number < {max(last, 1)}"
+            statement = f"INSERT INTO {name} " + select.format(level=level, where=where, counts=_COUNTS, sums=_SUMS)
+            connection.execute(statement.encode(), {"day": day, "step": _LEVELS[level]})
+        connection.execute(
+            f"ALTER TABLE {family}_{level} ATTACH PARTITION {name} "
+            f"FOR VALUES FROM ('{start.isoformat()}') TO ('{until.isoformat()}')".encode()
+        )
 
 
 def _contents(connection: "psycopg.Connection[Any]") -> tuple[dict[str, int], int]:
