@@ -36,7 +36,8 @@ class Cache:
     def __len__(self): return 40
 counts = Counts()
 class Descriptors: tally = [[0] * 4 for _ in range(10)]
-watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed())
+class Usage: bytes, lost, unconfirmed = 70, 8, 9
+watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed(), Usage())
 metrics = WorkerMetrics(watched, counts, lambda: True, time.monotonic)
 metrics.flush()
 Engine.tally[1][1] += 5
@@ -106,6 +107,9 @@ async def test_workers_add_up(directory: Path) -> None:
     assert found[("ratelimit_unreadable_policies_total",)] == 2
     assert found[("ratelimit_store_failures_total",)] == 2
     assert found[("ratelimit_policy_cache_policies",)] == 80
+    assert found[("ratelimit_usage_lost_total",)] == 16
+    assert found[("ratelimit_usage_unconfirmed_total",)] == 18
+    assert found[("ratelimit_usage_tally_bytes",)] == 140
     assert found[("ratelimit_store_breaker_open",)] == 1
     assert found["ratelimit_store_round_trip_seconds_bucket", "0.0005"] == 2
     assert found["ratelimit_store_round_trip_seconds_bucket", "1.0"] == 2
@@ -170,7 +174,8 @@ def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:
     """The age of the change feed is 0 while it can be read, and counts from the last time when it cannot."""
     world = World()
     invalidator = CacheInvalidator(MemoryFeed())
-    watched = Watched(world.engine, world.engine, PolicyCache(world.policies, world.clock), world.rules, invalidator)
+    cache = PolicyCache(world.policies, world.clock)
+    watched = Watched(world.engine, world.engine, cache, world.rules, invalidator, world.usage)
     metrics = WorkerMetrics(watched, Counts(), lambda: False, lambda: world.clock.time_us / 1_000_000)
     ages = []
     for pause, invalidator.current in ((1, True), (2, False), (7, False), (1, True), (2, False)):
