@@ -18,11 +18,13 @@ from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_p
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
 from ratelimit_service.cli.errors import CommandError, report_errors
 from ratelimit_service.devstores.state import DevState
 from ratelimit_service.settings import Settings
 
 DEFAULT_SERVER = "localhost:50051"
+_SIMULATION_SECONDS = 60.0  # one has a budget of 20, and may wait for another
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound here
 
 
@@ -146,9 +148,18 @@ class Client(AbstractContextManager["Client"]):
         """Count calls."""
         return self._call(self._admin.QueryUsage, request)
 
-    def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
+    def simulate_plan(self, request: SimulatePlanRequest) -> SimulatePlanResponse:
+        """Replay counted calls against other limits."""
+        return self._call(self._admin.SimulatePlan, request, at_least=_SIMULATION_SECONDS)
+
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]",
+        request: _Request,
+        at_least: float = 0.0,
+    ) -> _Response:
         try:
-            return method(request, timeout=self._timeout, metadata=self._metadata)
+            return method(request, timeout=max(self._timeout, at_least), metadata=self._metadata)
         except grpc.RpcError as error:
             raise CommandError.of_call(error, self._address) from None
 

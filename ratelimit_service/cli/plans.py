@@ -1,6 +1,7 @@
 """`ratelimit-service plans ...`: plans and their limits."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -8,12 +9,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest
 from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
+from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
+from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.message_file import read_message
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
 from ratelimit_service.cli.output import describe_limit, print_fields, print_json, print_next_page, print_table
-from ratelimit_service.cli.times import format_time
+from ratelimit_service.cli.times import format_time, parse_duration
 
 app = command_group("Create and change plans: named, versioned sets of limits.")
 
@@ -102,6 +105,79 @@ def delete(
         action = ManagePlanRequest.DeletePlan(name=name, etag=etag)
         plan = client.manage_plan(ManagePlanRequest(delete=action)).delete.plan
     (print_json if as_json else _print_plan)(plan)
+
+
+@app.command()
+def simulate(
+    name: Name,
+    *,
+    file: Annotated[
+        typer.FileText,
+        typer.Option(
+            metavar="FILE", help="The changed plan, as for update; its limits are tried. - is standard input."
+        ),
+    ],
+    last: Annotated[str, typer.Option(metavar="DURATION", help="Replay the calls since then: 24h, 7d, 30m.")] = "24h",
+    top: Annotated[int, typer.Option(min=0, max=1000, help="How many keys to list. 0 means 20.")] = 0,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what other limits would have denied of the calls that a plan's keys made. Changes nothing.
+
+    Counts have no times within a minute: the truth lies between the best case and the worst.
+    """
+    with connect(server, token) as client:
+        plan, _ = _read_plan(file)
+        request = SimulatePlanRequest(name=name, limits=plan.limits, top=top)
+        try:
+            request.start_time.FromDatetime(datetime.now(UTC) - parse_duration(last).ToTimedelta())
+        except (ValueError, OverflowError):
+            raise CommandError.usage(
+                f"--last: {last!r} is not a duration back from now; write 24h, 7d or 30m"
+            ) from None
+        found = client.simulate_plan(request)
+    (print_json if as_json else _print_simulation)(found)
+
+
+def _print_simulation(found: SimulatePlanResponse) -> None:
+    level = SimulatePlanResponse.Level.Name(found.level).lower()
+    print_fields(
+        [
+            ("from", format_time(found.start_time)),
+            ("until", f"{format_time(found.end_time)}, by {level}"),
+            ("calls", f"{found.effect.calls:,} by {found.key_count:,} keys"),
+            ("denied", f"{found.effect.denied:,}, as counted"),
+            ("would be", f"{_range(found.effect)} denied"),
+            ("first time", f"{found.first_time:,} to {found.perhaps_first_time:,} keys of which none was denied"),
+        ]
+    )
+    typer.echo()
+    print_table(
+        ("LIMIT", "CALLS", "DENIED", "WOULD BE"),
+        ((each.limit + " (shadow)" * each.shadow, *_columns(each.effect)) for each in found.limits),
+    )
+    if found.keys:
+        typer.echo()
+        print_table(
+            ("KEY", "SUBJECT", "CALLS", "DENIED", "WOULD BE", ""),
+            (
+                (each.key_id, each.subject, *_columns(each.effect), "first time" * each.first_time)
+                for each in found.keys
+            ),
+        )
+    for note in found.notes:
+        typer.echo(f"\n{note}")
+
+
+def _columns(effect: SimulatePlanResponse.Effect) -> tuple[str, str, str]:
+    return f"{effect.calls:,}", f"{effect.denied:,}", _range(effect)
+
+
+def _range(effect: SimulatePlanResponse.Effect) -> str:
+    if effect.best == effect.worst:
+        return f"{effect.best:,}"
+    return f"{effect.best:,} to {effect.worst:,}"
 
 
 def _read_plan(file: typer.FileText) -> tuple[Plan, frozenset[str]]:

@@ -66,18 +66,17 @@ class HttpConnection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self._awaiting_since is not None
+        """Whether no request is being answered, and no answer being read."""
+        return self._awaiting_since is not None and self.transport.get_write_buffer_size() == 0
 
     def overdue(self, now: float) -> bool:
         """Whether the peer takes too long to send its request, or to read the answer."""
-        if self._awaiting_since is not None and now - self._awaiting_since > REQUEST_SECONDS:
-            return True
-        buffered = self.transport.get_write_buffer_size()
-        if buffered == 0 or buffered < self._buffered:
+        before, self._buffered = self._buffered, self.transport.get_write_buffer_size()
+        if self._buffered == 0 or self._buffered < before:
             self._read_at = now
-        self._buffered = buffered
-        return now - self._read_at > STALL_SECONDS
+        if self._buffered:
+            return now - self._read_at > STALL_SECONDS
+        return self._awaiting_since is not None and now - self._awaiting_since > REQUEST_SECONDS
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""

@@ -23,6 +23,9 @@ MAX_CONNECTIONS: Final = 128
 _HANDSHAKE_SECONDS: Final = 5.0
 """For the first byte, and for the TLS handshake after it."""
 
+_SEND_BUFFER: Final = 64 * 1024
+"""Bytes that the kernel holds for a peer, which it doubles: with more, a peer that reads slowly would seem not to."""
+
 _SWEEP_SECONDS: Final = 1.0
 _FULL_PAUSE: Final = 0.1
 """Seconds without accepting, when this process may open no more files."""
@@ -108,6 +111,7 @@ class Listener:
     async def _open(self, accepted: socket.socket) -> None:
         """Find out whether the peer speaks TLS, and serve it."""
         loop = asyncio.get_running_loop()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         try:
             async with asyncio.timeout(2 * _HANDSHAKE_SECONDS):
                 context = await self._context(accepted)

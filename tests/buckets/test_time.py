@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from buckets.clocked import ClockedStore
 from buckets.limits import limits, tight_buckets, token_buckets
-from ratelimit_service.buckets.reference import ReferenceBuckets, span
+from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.charge import NEVER, Bucket, Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.window import span
 
 NOW_US = 1_800_000_000_000_000  # in January 2027
 _names = count()

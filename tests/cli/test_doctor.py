@@ -118,6 +118,28 @@ def test_a_misspelt_setting_is_a_warning(doctor: Doctor) -> None:
     assert "RATELIMIT_WORKRES: unknown setting, ignored; did you mean RATELIMIT_WORKERS?" in found["variables"][1]
 
 
+def test_a_renamed_setting_is_a_warning(doctor: Doctor) -> None:
+    """A variable of an earlier version is reported with what to write instead, and not as a misspelt one."""
+    found = doctor(METRICS_LISTEN="127.0.0.1:9999")
+    assert found["variables"] == (
+        "warning",
+        "RATELIMIT_METRICS_LISTEN: renamed, ignored; write RATELIMIT_OPERATIONS_LISTEN=127.0.0.1:9999",
+    )
+
+
+@pytest.mark.parametrize("name", ["OPERATIONS_LISTEN", "CONSOLE_LISTEN"])
+def test_a_console_without_tls_is_a_warning(doctor: Doctor, name: str) -> None:
+    """Beyond loopback the console is off without a certificate, on either port; on loopback it needs none."""
+    address = free_address()
+    assert "console" not in doctor(**{name: address})
+    severity, message = doctor(**{name: address.replace("127.0.0.1", "0.0.0.0")})["console"]
+    assert severity == "warning"
+    assert f"RATELIMIT_{name} is 0.0.0.0:" in message
+    assert "beyond loopback the console needs TLS; set RATELIMIT_TLS_CERTIFICATE" in message
+    files = {"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}
+    assert "console" not in doctor(**{name: "0.0.0.0:0"}, **files)
+
+
 def test_a_missing_or_old_schema_is_an_error(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
     """An empty database is distinguished from one of an older revision, and both from one that is as new or newer."""
     url = empty_database_url()
@@ -158,9 +180,10 @@ def taken_address() -> Iterator[str]:
 
 
 def test_a_taken_port_is_an_error(doctor: Doctor, taken_address: str) -> None:
-    """A port that another program holds is reported, for calls and for metrics."""
+    """A port that another program holds is reported, for calls, operations and the console."""
     found = doctor(LISTEN=taken_address)
     assert found["port"][0] == "error"
     assert f"cannot listen on {taken_address}: Address already in use" in found["port"][1]
-    found = doctor(OPERATIONS_LISTEN=taken_address)
-    assert "set RATELIMIT_OPERATIONS_LISTEN to another one" in found["operations port"][1]
+    for subject in ("operations", "console"):
+        found = doctor(**{f"{subject.upper()}_LISTEN": taken_address})
+        assert f"set RATELIMIT_{subject.upper()}_LISTEN to another one" in found[f"{subject} port"][1]

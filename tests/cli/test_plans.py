@@ -46,6 +46,21 @@ def test_a_plan_in_use_stays(dev_server: DevServer) -> None:
     assert "PLAN_IN_USE" in done.stderr
 
 
+def test_a_change_is_tried_on_the_last_day(dev_server: DevServer) -> None:
+    """`plans simulate` takes the file of an update, and prints each limit, its bounds and what they rest on."""
+    read = dev_server.run("plans", "get", "free", "--json").stdout
+    shown = dev_server.run("plans", "simulate", "free", "--file", "-", stdin=read)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^burst +\d", shown.stdout, re.MULTILINE)
+    assert "At best they were spread evenly" in shown.stdout
+    found = json.loads(dev_server.run("plans", "simulate", "free", "--file", "-", "--json", stdin=read).stdout)
+    assert [limit["limit"] for limit in found["limits"]] == ["burst", "daily"]
+    assert found["complete"] is True
+    wrong = dev_server.run("plans", "simulate", "free", "--file", "-", "--last", "soon", stdin=read)
+    assert (wrong.returncode, "--last" in wrong.stderr) == (2, True)
+    assert "PLAN_NOT_FOUND" in dev_server.run("plans", "simulate", "none", "--file", "-", stdin=read).stderr
+
+
 @pytest.mark.parametrize(
     ("plan", "message"),
     [

@@ -1,9 +1,6 @@
 """What callers see while Postgres is down, frozen, or restarted."""
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 
 import pytest
@@ -18,17 +15,6 @@ from ratelimit_service.management.tokens import Role
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    """Run a server that is this test's alone."""
-    home = Path(tempfile.mkdtemp(prefix="ratelimit-pg-"))
-    own = OwnPostgres(home)
-    yield own
-    own.thaw()
-    own.server.stop()
-    shutil.rmtree(home)
 
 
 @pytest_asyncio.fixture

@@ -7,6 +7,7 @@ from ratelimit_service.api.key_admin.manage_override import ManageOverride
 from ratelimit_service.api.key_admin.manage_plan import ManagePlan
 from ratelimit_service.api.key_admin.manage_rules import ManageRules
 from ratelimit_service.api.key_admin.query_usage import QueryUsage
+from ratelimit_service.api.key_admin.simulate_plan import SimulatePlan
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
@@ -16,6 +17,7 @@ from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.simulation import SimulationService
 
 
 class KeyAdminService:
@@ -30,6 +32,7 @@ class KeyAdminService:
         rules: RulesService,
         audit: AuditService,
         usage: UsageQueries,
+        simulations: SimulationService,
         engine: DecisionEngine,
         clock: Clock,
     ) -> None:
@@ -40,3 +43,4 @@ class KeyAdminService:
         self.explain_limit = ExplainLimit(engine)
         self.list_audit_events = ListAuditEvents(audit)
         self.query_usage = QueryUsage(usage)
+        self.simulate_plan = SimulatePlan(simulations)

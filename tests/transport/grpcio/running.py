@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
+from ratelimit_service._gen.ratelimit.v1 import simulation_pb2
 from ratelimit_service.api.status import DETAILS_KEY
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.management.tokens import Role
@@ -28,6 +29,7 @@ METHODS = {
     f"{ADMIN}/ExplainLimit": admin_pb2.ExplainLimitResponse,
     f"{ADMIN}/ListAuditEvents": admin_pb2.ListAuditEventsResponse,
     f"{ADMIN}/QueryUsage": admin_pb2.QueryUsageResponse,
+    f"{ADMIN}/SimulatePlan": simulation_pb2.SimulatePlanResponse,
 }
 SECONDS = 10.0
 

@@ -8,6 +8,7 @@ import pytest
 
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
+from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.management.tokens import Role
 from transport.grpcio.conftest import FREE, MakeSettings
@@ -27,6 +28,7 @@ READS = {
     "explain": ("ExplainLimit", admin_pb2.ExplainLimitRequest(key_id=ID)),
     "usage": ("QueryUsage", admin_pb2.QueryUsageRequest()),
     "audit": ("ListAuditEvents", admin_pb2.ListAuditEventsRequest()),
+    "simulate": ("SimulatePlan", SimulatePlanRequest(name="free")),
 }
 CHANGES = {
     "key create": ("ManageKey", admin_pb2.ManageKeyRequest(create={"plan": "free", "subject": "s"})),

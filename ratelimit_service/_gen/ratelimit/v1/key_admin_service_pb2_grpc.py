@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from . import key_admin_service_pb2 as ratelimit_dot_v1_dot_key__admin__service__pb2
+from . import simulation_pb2 as ratelimit_dot_v1_dot_simulation__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -72,6 +73,11 @@ class KeyAdminServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageResponse.FromString,
                 _registered_method=True)
+        self.SimulatePlan = channel.unary_unary(
+                '/ratelimit.v1.KeyAdminService/SimulatePlan',
+                request_serializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanResponse.FromString,
+                _registered_method=True)
 
 
 class KeyAdminServiceServicer:
@@ -129,6 +135,13 @@ class KeyAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SimulatePlan(self, request, context):
+        """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -166,6 +179,11 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
                     servicer.QueryUsage,
                     request_deserializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageResponse.SerializeToString,
+            ),
+            'SimulatePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulatePlan,
+                    request_deserializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -360,6 +378,33 @@ class KeyAdminService:
             '/ratelimit.v1.KeyAdminService/QueryUsage',
             ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageRequest.SerializeToString,
             ratelimit_dot_v1_dot_key__admin__service__pb2.QueryUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulatePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.KeyAdminService/SimulatePlan',
+            ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanRequest.SerializeToString,
+            ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ The control plane: keys, plans, overrides, descriptor rules, and explanations of
 from collections import abc as _abc
 from grpc import aio as _aio
 from . import key_admin_service_pb2 as _key_admin_service_pb2
+from . import simulation_pb2 as _simulation_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -50,6 +51,8 @@ class KeyAdminServiceStub:
     """Lists changes, newest first."""
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_key_admin_service_pb2.QueryUsageRequest, _key_admin_service_pb2.QueryUsageResponse]
     """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
+    SimulatePlan: _grpc.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePlanRequest, _simulation_pb2.SimulatePlanResponse]
+    """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
 
 @_typing.type_check_only
 class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
@@ -73,6 +76,8 @@ class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
     """Lists changes, newest first."""
     QueryUsage: _aio.UnaryUnaryMultiCallable[_key_admin_service_pb2.QueryUsageRequest, _key_admin_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
     """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
+    SimulatePlan: _aio.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePlanRequest, _simulation_pb2.SimulatePlanResponse]  # type: ignore[assignment]
+    """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
 
 class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
@@ -135,5 +140,13 @@ class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_admin_service_pb2.QueryUsageResponse, _abc.Awaitable[_key_admin_service_pb2.QueryUsageResponse]]:
         """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
+
+    @_abc_1.abstractmethod
+    def SimulatePlan(
+        self,
+        request: _simulation_pb2.SimulatePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_simulation_pb2.SimulatePlanResponse, _abc.Awaitable[_simulation_pb2.SimulatePlanResponse]]:
+        """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
 
 def add_KeyAdminServiceServicer_to_server(servicer: KeyAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,33 @@
+"""Calendar windows in UTC."""
+
+from datetime import UTC, datetime, timedelta
+
+from ratelimit_service.decision.limit import MICRO, Window
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DAY = 86_400 * MICRO
+
+LENGTHS = {Window.SECOND: MICRO, Window.MINUTE: 60 * MICRO, Window.HOUR: 3_600 * MICRO, Window.DAY: _DAY}
+"""The windows whose length does not depend on the calendar, in microseconds."""
+
+_MONDAY = 4 * _DAY  # 1970-01-05
+
+
+def span(window: Window, at_us: int) -> tuple[int, int]:
+    """The first microsecond of the window that contains AT_US, and that of the next one."""
+    length = LENGTHS.get(window)
+    if length is not None:
+        start = at_us - at_us % length
+        return start, start + length
+    if window is Window.WEEK:
+        start = at_us - (at_us - _MONDAY) % (7 * _DAY)
+        return start, start + 7 * _DAY
+    day = _EPOCH + timedelta(microseconds=at_us)
+    if window is Window.YEAR:
+        return _us(day.year, 1), _us(day.year + 1, 1)
+    return _us(day.year, day.month), _us(day.year + day.month // 12, day.month % 12 + 1)
+
+
+def _us(year: int, month: int) -> int:
+    return (datetime(year, month, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
