@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         description="Address of a port of its own for `/console`. If empty, the console is on the operations port. "
         "Beyond loopback it is served by TLS only.",
     )
+    console_hosts: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9.:,\[\] -]*$",
+        description="Names under which browsers may ask for the console, separated by commas, besides `localhost` and "
+        "the address that it is served on: `limits.example.com`.",
+    )
     transport: Literal["auto", "grpcio", "envoy"] = Field(
         default="auto", description="How calls are received. `auto` is `envoy` where it is installed, else `grpcio`."
     )
@@ -90,6 +96,18 @@ class Settings(BaseSettings):
         ge=0,
         le=36_500,
         description="Days that audit events are kept, three years by default. 0 keeps them forever.",
+    )
+    usage_minute_days: int = Field(
+        default=7, ge=1, le=3_660, description="Days for which usage is kept by minute. At least these, in whole days."
+    )
+    usage_hour_days: int = Field(
+        default=90, ge=1, le=3_660, description="Days for which usage is kept by hour. At least these, in whole months."
+    )
+    usage_day_days: int = Field(
+        default=1_096,
+        ge=1,
+        le=36_600,
+        description="Days for which usage is kept by day. At least these, in whole months.",
     )
     policy_cache_size: int = Field(
         default=100_000,
