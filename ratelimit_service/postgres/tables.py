@@ -185,6 +185,15 @@ admin_tokens = Table(
     Index("admin_tokens_name_key", "name", unique=True, postgresql_where=text("revoke_time IS NULL")),
 )
 
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True, comment="SHA-256 of the value in the cookie."),
+    Column("token_id", _NAME, ForeignKey("admin_tokens.token_id"), nullable=False),
+    Column("create_time", Microseconds, nullable=False),
+    Column("expire_time", Microseconds, nullable=False),
+)
+
 CHANGES_CHANNEL = "ratelimit_changes"
 """The channel that is notified when there are new rows in `changes`."""
 

@@ -19,6 +19,7 @@ from ratelimit_service.postgres.repositories.outbox import PostgresOutbox
 from ratelimit_service.postgres.repositories.overrides import PostgresOverrideRepository
 from ratelimit_service.postgres.repositories.plans import PostgresPlanRepository
 from ratelimit_service.postgres.repositories.rules import PostgresRulesRepository
+from ratelimit_service.postgres.repositories.sessions import PostgresSessionRepository
 from ratelimit_service.postgres.repositories.tokens import PostgresTokenRepository
 
 _WRITERS = 0x726C_0001
@@ -35,6 +36,7 @@ class PostgresUnitOfWork:
         self.rules = PostgresRulesRepository(connection)
         self.audit = PostgresAuditRepository(connection)
         self.tokens = PostgresTokenRepository(connection)
+        self.sessions = PostgresSessionRepository(connection)
         self.outbox = PostgresOutbox(connection)
 
     async def record(self, event: Event, *changed: Change) -> None:

@@ -30,6 +30,7 @@ from ratelimit_service.operations.listener import Listener, is_loopback
 from ratelimit_service.operations.readiness import Readiness
 from ratelimit_service.operations.tls import TlsFiles
 from ratelimit_service.server.child import Child, SupervisorLink, die_with, start
+from ratelimit_service.server.console import open_console
 from ratelimit_service.server.grpc_process import new_loop
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.port import open_listener, resolve, with_port
@@ -201,7 +202,7 @@ class _Process:
 
     async def _work(self, planes: Planes) -> None:
         await self.readiness.probe(planes.probes)
-        self._mount(open_console(planes))
+        self._mount(open_console(planes, self._settings))
         background = Background()
         background.start("readiness", partial(self.readiness.watch, planes.probes))
         for name, work in planes.control:
@@ -228,11 +229,6 @@ class _Process:
 
     def _listeners(self) -> list[Listener]:
         return [listener for listener in (self._operations, self._console) if listener is not None]
-
-
-def open_console(_planes: Planes) -> ASGIApp | None:
-    """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`."""
-    return None
 
 
 if __name__ == "__main__":

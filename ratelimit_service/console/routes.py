@@ -1,0 +1,40 @@
+"""Every route of the console and the role that it needs. A viewer's forms change nothing but their own session."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from ratelimit_service.console.guard import Route
+from ratelimit_service.console.pages import audit, find, key, key_actions, keys, overrides, sign_in
+from ratelimit_service.management.tokens import Role
+
+_ANY: Final = None
+_VIEWER: Final = Role.VIEWER
+_ADMIN: Final = Role.ADMIN
+
+ROUTES: Final[Sequence[Route]] = (
+    Route("GET", "/sign-in", _ANY, sign_in.show),
+    Route("POST", "/sign-in", _ANY, sign_in.sign_in, max_bytes=8_192),
+    Route("POST", "/sign-out", _VIEWER, sign_in.sign_out),
+    Route("POST", "/find", _VIEWER, find.find),
+    Route("GET", "/", _VIEWER, find.first_page),
+    Route("GET", "/keys", _VIEWER, keys.show),
+    Route("POST", "/keys/filter", _VIEWER, keys.filter_keys),
+    Route("GET", "/keys/new", _ADMIN, keys.new),
+    Route("POST", "/keys/new", _ADMIN, keys.create),
+    Route("POST", "/keys/bulk", _ADMIN, keys.bulk),
+    Route("GET", "/keys/{key_id}", _VIEWER, key.show),
+    Route("GET", "/keys/{key_id}/live", _VIEWER, key.live),
+    Route("GET", "/keys/{key_id}/edit", _ADMIN, key_actions.edit),
+    Route("POST", "/keys/{key_id}/edit", _ADMIN, key_actions.save),
+    Route("GET", "/keys/{key_id}/rotate", _ADMIN, key_actions.ask_rotate),
+    Route("POST", "/keys/{key_id}/rotate", _ADMIN, key_actions.rotate),
+    Route("GET", "/keys/{key_id}/suspend", _ADMIN, key_actions.ask_suspend),
+    Route("POST", "/keys/{key_id}/suspend", _ADMIN, key_actions.suspend),
+    Route("POST", "/keys/{key_id}/resume", _ADMIN, key_actions.resume),
+    Route("GET", "/keys/{key_id}/revoke", _ADMIN, key_actions.ask_revoke),
+    Route("POST", "/keys/{key_id}/revoke", _ADMIN, key_actions.revoke),
+    Route("GET", "/keys/{key_id}/override", _ADMIN, overrides.ask_for_key),
+    Route("POST", "/keys/{key_id}/override", _ADMIN, overrides.set_for_key),
+    Route("POST", "/keys/{key_id}/override/end", _ADMIN, overrides.end_for_key),
+    Route("GET", "/audit", _VIEWER, audit.show),
+)

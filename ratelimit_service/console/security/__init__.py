@@ -1,0 +1,1 @@
+"""What protects the console: headers, hosts, origins, sessions, and the pace of guessing."""

@@ -1,0 +1,45 @@
+"""What the console is made of: the services that its pages use, and what it has to know about the server."""
+
+from dataclasses import dataclass
+
+from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.ports import Clock
+from ratelimit_service.management.audit import AuditService
+from ratelimit_service.management.bulk_keys import BulkKeyService
+from ratelimit_service.management.keys import KeyService
+from ratelimit_service.management.overrides import OverrideService
+from ratelimit_service.management.plans import PlanService
+from ratelimit_service.management.rules import RulesService
+from ratelimit_service.management.sessions import SessionService
+from ratelimit_service.usage.query import UsageQueries
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleServices:
+    """The services, called in this process: never by gRPC, so that a page needs no token of its own."""
+
+    keys: KeyService
+    bulk_keys: BulkKeyService
+    plans: PlanService
+    overrides: OverrideService
+    rules: RulesService
+    audit: AuditService
+    sessions: SessionService
+    usage: UsageQueries
+    engine: DecisionEngine
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleConfig:
+    """What the console shows of the server and accepts from browsers.
+
+    `environment` is the <env> in keys. `server` is the address of the gRPC port, for the commands in the pages.
+    `listen` are the addresses that the console is served on, and `hosts` further names under which browsers may ask
+    for it.
+    """
+
+    environment: str
+    server: str
+    listen: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()

@@ -1,0 +1,143 @@
+"""One request of a page: who asks, what they sent, and how to answer."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+from starlette.datastructures import URL
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from ratelimit_service.console.assets import Assets
+from ratelimit_service.console.forms import Fields
+from ratelimit_service.console.rendering import Renderer
+from ratelimit_service.console.security.guessing import GuessLimiter
+from ratelimit_service.console.security.once import OneTimeForms
+from ratelimit_service.console.security.origin import form_token
+from ratelimit_service.console.security.sessions import SessionReader
+from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
+from ratelimit_service.errors import ServiceError
+from ratelimit_service.management.sessions import Session
+from ratelimit_service.management.tokens import Role
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What all visits share."""
+
+    services: ConsoleServices
+    config: ConsoleConfig
+    sessions: SessionReader
+    guesses: GuessLimiter
+    forms: OneTimeForms
+    assets: Assets
+    renderer: Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class Section(Generic[T]):
+    """A part of a page that was read by itself: its value, or the error that stands in its place."""
+
+    value: T | None = None
+    error: ServiceError | None = None
+
+
+@dataclass(slots=True)
+class Visit:
+    """A request for a page. `session` is None on pages that need none; `form` is empty unless one was sent."""
+
+    request: Request
+    console: Console
+    request_id: str
+    query: Fields
+    session: Session | None = None
+    session_value: str = field(default="", repr=False)
+    form: Fields = field(default_factory=Fields)
+
+    @property
+    def services(self) -> ConsoleServices:
+        """The services."""
+        return self.console.services
+
+    @property
+    def now_us(self) -> int:
+        """The time, in microseconds since 1970 UTC."""
+        return self.console.services.clock.now_us()
+
+    @property
+    def actor(self) -> str:
+        """The name of who is signed in, for the audit log."""
+        return self.session.caller.name if self.session else ""
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether who is signed in may change something."""
+        return self.session is not None and self.session.caller.role is Role.ADMIN
+
+    def part(self, name: str) -> str:
+        """A part of the path, such as the key id in `/keys/{key_id}`."""
+        return str(self.request.path_params[name])
+
+    def url(self, *parts: str, **query: str | int) -> str:
+        """The address of a page: `url("keys", key_id)`. What is empty in the query is left out."""
+        path = "".join(f"/{quote(part, safe='')}" for part in parts) or "/"
+        asked = {name: str(value) for name, value in query.items() if value not in ("", None)}
+        return f"{self.request.scope.get('root_path', '')}{path}" + (f"?{urlencode(asked)}" if asked else "")
+
+    def page(self, template: str, *, status: int = 200, **context: Any) -> Response:  # noqa: ANN401  what it shows
+        """Render a page."""
+        return HTMLResponse(self.render(template, **context), status_code=status)
+
+    def render(self, template: str, **context: Any) -> str:  # noqa: ANN401  what the template shows
+        """Render a template, or a part of a page."""
+        shared = {
+            "visit": self,
+            "url": self.url,
+            "now_us": self.now_us,
+            "csrf": form_token(self.session_value) if self.session else "",
+            "is_admin": self.is_admin,
+            "theme": self._theme,
+            "config": self.console.config,
+        }
+        return self.console.renderer.render(template, shared | context)
+
+    def redirect(self, *parts: str, **query: str | int) -> Response:
+        """Send the browser to a page of the console."""
+        return self.redirect_to(self.url(*parts, **query))
+
+    def redirect_to(self, target: str) -> Response:
+        """Send the browser to an address that `url` or `local` returned."""
+        return RedirectResponse(target, status_code=303)
+
+    async def section(self, reading: Coroutine[Any, Any, T]) -> Section[T]:
+        """Read what a part of the page shows; if it cannot be read, the rest of the page stays."""
+        try:
+            return Section(value=await reading)
+        except ServiceError as error:
+            return Section(error=error)
+
+    def asset(self, name: str) -> str:
+        """The address of a script, a style or the icons."""
+        return f"{self.request.scope.get('root_path', '')}{self.console.assets.path(name)}"
+
+    def local(self, target: str) -> str:
+        """TARGET if it is an address of a page of the console, else that of its first page."""
+        root = self.request.scope.get("root_path", "")
+        plain = target.isascii() and target.isprintable() and "\\" not in target
+        if plain and target.startswith(f"{root}/") and not target.startswith("//"):
+            parsed = URL(target)
+            if not parsed.scheme and not parsed.netloc and ".." not in parsed.path.split("/"):
+                return target
+        return self.url()
+
+    @property
+    def _theme(self) -> str:
+        theme = self.request.cookies.get("theme", "")
+        return theme if theme in {"light", "dark"} else ""
+
+
+Handler = Callable[[Visit], Awaitable[Response]]
+"""Answers a visit."""

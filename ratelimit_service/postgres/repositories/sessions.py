@@ -1,0 +1,38 @@
+"""Sessions of the console in Postgres."""
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ratelimit_service.management.sessions import StoredSession
+from ratelimit_service.postgres.tables import console_sessions
+
+
+class PostgresSessionRepository:
+    """As `management.sessions.SessionRepository` describes it."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(self, digest: bytes) -> StoredSession | None:
+        """Read a session, expired or not."""
+        statement = select(console_sessions).where(console_sessions.c.digest == digest)
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else StoredSession(bytes(row.digest), row.token_id, row.create_time, row.expire_time)
+
+    async def add(self, session: StoredSession) -> None:
+        """Insert a new session."""
+        values = {
+            "digest": session.digest,
+            "token_id": session.token_id,
+            "create_time": session.created_us,
+            "expire_time": session.expires_us,
+        }
+        await self._connection.execute(insert(console_sessions).values(values))
+
+    async def delete(self, digest: bytes) -> None:
+        """Delete a session, if there is one."""
+        await self._connection.execute(delete(console_sessions).where(console_sessions.c.digest == digest))
+
+    async def delete_expired(self, now_us: int) -> None:
+        """Delete the sessions that have expired."""
+        await self._connection.execute(delete(console_sessions).where(console_sessions.c.expire_time <= now_us))

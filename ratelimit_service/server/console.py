@@ -1,0 +1,42 @@
+"""The console of a server, wired from its planes."""
+
+import structlog
+from starlette.types import ASGIApp
+
+from ratelimit_service.bootstrap import Planes
+from ratelimit_service.clock import SystemClock
+from ratelimit_service.settings import Settings
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def open_console(planes: Planes, settings: Settings) -> ASGIApp | None:
+    """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`."""
+    try:
+        # jinja2 comes with the extra `console` only.
+        from ratelimit_service.console.app import ConsoleConfig, ConsoleServices, console_app  # noqa: PLC0415
+        from ratelimit_service.console.security.hosts import parse_hosts  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        _log.warning("no console; install ratelimit-service[console]", missing=error.name)
+        return None
+    services = planes.services
+    return console_app(
+        ConsoleServices(
+            keys=services.keys,
+            bulk_keys=services.bulk_keys,
+            plans=services.plans,
+            overrides=services.overrides,
+            rules=services.rules,
+            audit=services.audit,
+            sessions=services.sessions,
+            usage=services.usage,
+            engine=planes.engine,
+            clock=SystemClock(),
+        ),
+        ConsoleConfig(
+            environment=settings.key_environment,
+            server=settings.listen,
+            listen=(settings.operations_listen, settings.console_listen),
+            hosts=parse_hosts(settings.console_hosts),
+        ),
+    )
