@@ -15,14 +15,16 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.redis import usage_store
 from ratelimit_service.buckets.redis.batcher import RoundTripObserver, Unobserved
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
 from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
-from ratelimit_service.buckets.redis.script import Encoder, Script, charge_script
+from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_script, partition_tag
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
+from ratelimit_service.buckets.redis.usage_store import RedisUsageStore
 from ratelimit_service.decision.policy import PARTITIONS
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -71,10 +73,33 @@ def open_unguarded_store(  # noqa: PLR0913 each test needs other ones
     return SpanningStore(store, Refunder(store.cluster, request_window=request_window, timeout=timeout))
 
 
+def open_usage_store(
+    url: str, *, usage_bytes: int, timeout: float = usage_store.TIMEOUT, freeze: Script | None = None
+) -> RedisUsageStore:
+    """The segments of usage in the store at URL, on connections of its own.
+
+    `usage_bytes` as for `open_bucket_store`. `timeout`: seconds within which each command succeeds or fails. `freeze`
+    is for tests that control the time. Raises ValueError as `open_bucket_store` does.
+    """
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        routes = {partition_tag(n).decode(): route.route(n) for n in range(PARTITIONS)}
+        return RedisUsageStore(routes, route, max(usage_bytes // PARTITIONS, 1), timeout=timeout, freeze=freeze)
+    return RedisUsageStore({ONE_TAG.decode(): route}, route, usage_bytes, timeout=timeout, freeze=freeze)
+
+
 def _open(
     url: str, timeout: float, observer: RoundTripObserver, new_encoder: Callable[[int], Encoder]
 ) -> RedisBucketStore | ClusterBucketStore:
     """The store at URL. NEW_ENCODER is called with the number of tags under which it counts usage."""
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        return ClusterBucketStore(route, new_encoder(PARTITIONS), timeout, observer)
+    return RedisBucketStore(route, new_encoder(1), timeout, observer)
+
+
+def _open_route(url: str) -> StandaloneRoute | SentinelRoute | Cluster:
+    """How to reach the store at URL. Raises ValueError as `open_bucket_store` does."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         schemes = ", ".join(_SCHEMES)
@@ -82,8 +107,6 @@ def _open(
     options = dict(parse_qsl(parts.query))
     if unknown := options.keys() - _OPTIONS:
         raise ValueError(f"the bucket store's URL has the unknown options {', '.join(sorted(unknown))}")
-    is_cluster = parts.scheme.endswith("+cluster")
-    encoder = new_encoder(PARTITIONS if is_cluster else 1)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     tls = _tls(options) if parts.scheme.startswith("rediss") else None
@@ -91,21 +114,17 @@ def _open(
 
     if parts.scheme == "unix":
         login = Login(unquote(username), unquote(password), _database(options.get("db", "")))
-        address = Address("", 0, unquote(parts.path))
-        return RedisBucketStore(StandaloneRoute(address, login), encoder, timeout, observer)
-    if is_cluster:
-        login = Login(unquote(username), unquote(password), 0, tls)
-        cluster = Cluster(_addresses(hosts, 6379), login)
-        return ClusterBucketStore(cluster, encoder, timeout, observer)
+        return StandaloneRoute(Address("", 0, unquote(parts.path)), login)
+    if parts.scheme.endswith("+cluster"):
+        return Cluster(_addresses(hosts, 6379), Login(unquote(username), unquote(password), 0, tls))
     if parts.scheme.endswith("+sentinel"):
         if not path:
             raise ValueError("the bucket store's URL names no master; end it with /NAME, its name in the Sentinels")
         login = Login(unquote(username), unquote(password), _database("".join(path[1:2]) or options.get("db", "")), tls)
         sentinel_login = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
-        route = SentinelRoute(_addresses(hosts, 26379), path[0], login, sentinel_login)
-        return RedisBucketStore(route, encoder, timeout, observer)
+        return SentinelRoute(_addresses(hosts, 26379), path[0], login, sentinel_login)
     login = Login(unquote(username), unquote(password), _database("".join(path[:1]) or options.get("db", "")), tls)
-    return RedisBucketStore(StandaloneRoute(_addresses(hosts, 6379)[0], login), encoder, timeout, observer)
+    return StandaloneRoute(_addresses(hosts, 6379)[0], login)
 
 
 def _addresses(hosts: str, port: int) -> list[Address]:
