@@ -9,7 +9,7 @@ import structlog
 
 from ratelimit_service.alerts.alert import Delivery, DeliveryState
 from ratelimit_service.alerts.messages import after_attempt, headers_of
-from ratelimit_service.alerts.ports import AlertObserver, LeaderTransactions, Sender
+from ratelimit_service.alerts.ports import AlertObserver, LeaderTransactions, Webhook
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
 from ratelimit_service.usage.ports import Term
 
@@ -34,17 +34,15 @@ class AlertDispatcher:
     def __init__(
         self,
         transactions: LeaderTransactions,
-        sender: Sender | None,
-        secret: bytes,
+        webhook: Webhook | None,
         observer: AlertObserver,
         clock: Clock,
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """SENDER is None without a webhook: then nothing is sent, and old alerts are deleted all the same."""
+        """Without a webhook nothing is sent, and old alerts are deleted all the same."""
         self._transactions = transactions
-        self._sender = sender
-        self._secret = secret
+        self._webhook = webhook
         self._observer = observer
         self._clock = clock
         self._jitter = jitter
@@ -52,13 +50,16 @@ class AlertDispatcher:
 
     async def run(self, term: Term) -> None:
         """Send what is due until cancelled. Raises LeaseLost."""
-        while True:
-            try:
-                sent = await self.dispatch(term)
-            except StoreUnavailable:
-                sent = 0
-            if not sent:
-                await asyncio.sleep(_PAUSE_SECONDS)
+        try:
+            while True:
+                try:
+                    sent = await self.dispatch(term)
+                except StoreUnavailable:
+                    sent = 0
+                if not sent:
+                    await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            self._observer.pending(0)
 
     async def dispatch(self, term: Term) -> int:
         """Send the messages that are due, a few at a time, and return how many. Raises StoreUnavailable, LeaseLost."""
@@ -68,14 +69,14 @@ class AlertDispatcher:
                 await alerts.forget(now_us - _KEPT_US, _FORGET_AT_ONCE)
                 self._forget_us = now_us + _FORGET_EVERY_US
             self._observer.pending(await alerts.pending())
-            due = await alerts.due(now_us, _AT_ONCE) if self._sender is not None else []
-        if self._sender is not None:
-            await asyncio.gather(*(self._attempt(self._sender, delivery, term) for delivery in due))
+            due = await alerts.due(now_us, _AT_ONCE) if self._webhook is not None else []
+        if self._webhook is not None:
+            await asyncio.gather(*(self._attempt(self._webhook, delivery, term) for delivery in due))
         return len(due)
 
-    async def _attempt(self, sender: Sender, delivery: Delivery, term: Term) -> None:
-        headers = headers_of(delivery, self._secret, self._clock.now_us())
-        response = await sender.send(headers, delivery.body.encode())
+    async def _attempt(self, webhook: Webhook, delivery: Delivery, term: Term) -> None:
+        headers = headers_of(delivery, webhook.secret, self._clock.now_us())
+        response = await webhook.sender.send(headers, delivery.body.encode())
         attempted = after_attempt(delivery, response, self._clock.now_us(), self._jitter)
         async with self._transactions.leading(term) as alerts:
             await alerts.attempted(attempted)

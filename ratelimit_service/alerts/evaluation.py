@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -28,26 +28,33 @@ _MINUTE: Final = 60_000_000
 _log = structlog.stdlib.get_logger(__name__)
 
 
+class Observed(NamedTuple):
+    """Where the rules find what they need.
+
+    `ping` returns once the bucket store has answered, and raises StoreUnavailable otherwise.
+    """
+
+    usage: Usage
+    quotas: QuotaWatch
+    ping: Callable[[], Awaitable[None]]
+
+
 class AlertEvaluator:
     """Finds conditions that begin or end, and writes the change and its message in one transaction."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it reads, writes and is set to
         self,
         transactions: LeaderTransactions,
-        usage: Usage,
-        quotas: QuotaWatch,
-        ping: Callable[[], Awaitable[None]],
+        observed: Observed,
         observer: AlertObserver,
         clock: Clock,
         *,
         thresholds: Sequence[int],
         webhook: bool,
     ) -> None:
-        """PING returns once the bucket store has answered, and raises StoreUnavailable otherwise."""
+        """THRESHOLDS: percentages of quotas. WEBHOOK: whether there is one, so that messages are to be sent."""
         self._transactions = transactions
-        self._usage = usage
-        self._quotas = quotas
-        self._ping = ping
+        self._usage, self._quotas, self._ping = observed
         self._observer = observer
         self._clock = clock
         self._thresholds = tuple(sorted(thresholds))

@@ -125,6 +125,13 @@ class Sender(Protocol):
         ...
 
 
+class Webhook(NamedTuple):
+    """Where messages are sent to, and the secret that they are signed with."""
+
+    sender: Sender
+    secret: bytes
+
+
 class AlertObserver(Protocol):
     """Is notified of what metrics report."""
 

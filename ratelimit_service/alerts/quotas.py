@@ -8,7 +8,8 @@ from ratelimit_service.alerts.ports import QuotaFloor, Usage
 from ratelimit_service.alerts.rules import QuotaUse
 from ratelimit_service.decision.charge import Charge
 from ratelimit_service.decision.limit import MICRO, Level, Quota, Window
-from ratelimit_service.decision.policy import Policy, Rule as LimitRule
+from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.policy import Rule as LimitRule
 from ratelimit_service.decision.ports import BucketStore, Clock, PolicySource
 from ratelimit_service.decision.window import span
 from ratelimit_service.management.paging import Page, Paging
@@ -35,9 +36,7 @@ class Plans(Protocol):
 class QuotaWatch:
     """Finds the quotas that are nearly used up."""
 
-    def __init__(
-        self, usage: Usage, plans: Plans, policies: PolicySource, buckets: BucketStore, clock: Clock
-    ) -> None:
+    def __init__(self, usage: Usage, plans: Plans, policies: PolicySource, buckets: BucketStore, clock: Clock) -> None:
         self._usage = usage
         self._plans = plans
         self._policies = policies

@@ -63,7 +63,9 @@ def quota_conditions(uses: Iterable[QuotaUse], thresholds: Sequence[int]) -> lis
     return list(found.values())
 
 
-def denial_conditions(minutes: Iterable[PlanMinute], last: int, firing: Sequence[Alert], now_us: int) -> list[Condition]:
+def denial_conditions(
+    minutes: Iterable[PlanMinute], last: int, firing: Sequence[Alert], now_us: int
+) -> list[Condition]:
     """Plans whose share of denials in minute LAST is at least twice that of the minutes before, or still is.
 
     An alert that is firing stays so until the share was below twice its own baseline, or below the floors, for

@@ -18,9 +18,7 @@ alerts = Table(
     Column("start_time", Microseconds, nullable=False),
     Column("update_time", Microseconds, nullable=False),
     Column("end_time", Microseconds, comment="Absent while it is firing."),
-    Index(
-        "alerts_firing_key", "rule", "target", "limit_name", unique=True, postgresql_where=text("end_time IS NULL")
-    ),
+    Index("alerts_firing_key", "rule", "target", "limit_name", unique=True, postgresql_where=text("end_time IS NULL")),
     Index(None, "end_time", postgresql_where=text("end_time IS NOT NULL")),
 )
 
@@ -29,9 +27,7 @@ deliveries = Table(
     metadata,
     Column("delivery_id", Text(collation="C"), primary_key=True),
     Column("number", BigInteger, Identity(always=True), nullable=False, unique=True),
-    Column(
-        "alert_id", BigInteger, ForeignKey("alerts.alert_id", ondelete="CASCADE"), comment="Absent for a test."
-    ),
+    Column("alert_id", BigInteger, ForeignKey("alerts.alert_id", ondelete="CASCADE"), comment="Absent for a test."),
     Column("event", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("state", Text, nullable=False),

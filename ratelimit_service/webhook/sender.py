@@ -34,7 +34,7 @@ class WebhookSender:
         allow_private: bool = False,
         tls: ssl.SSLContext | None = None,
         resolver: Resolve = resolve,
-        timeout: float = TIMEOUT_SECONDS,  # noqa: ASYNC109  a setting of it
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         """TLS verifies the certificate against the URL's name; by default with the system's certificate authorities."""
         self._endpoint = endpoint
@@ -48,19 +48,25 @@ class WebhookSender:
         try:
             async with asyncio.timeout(self._timeout):
                 status = await self._post(headers, body)
-        except TimeoutError:
-            return Response(0, f"no response within {self._timeout:g} s")
-        except _RefusedError as error:
-            return Response(0, str(error))
-        except ssl.SSLError as error:
-            return Response(0, f"TLS failed: {error.reason or type(error).__name__}")
-        except OSError as error:
-            return Response(0, f"cannot be reached: {error.strerror or type(error).__name__}")
-        except h11.RemoteProtocolError:
-            return Response(0, "did not respond in HTTP/1.1")
+        except (OSError, h11.RemoteProtocolError, _RefusedError) as error:
+            return Response(0, self._why(error))
         if 200 <= status < 300:  # noqa: PLR2004  HTTP's class of success
             return Response(status)
         return Response(status, f"responded with status {status}")
+
+    def _why(self, error: Exception) -> str:
+        """Why a message could not be sent, without the URL."""
+        match error:
+            case TimeoutError():
+                return f"no response within {self._timeout:g} s"
+            case ssl.SSLError():
+                return f"TLS failed: {error.reason or type(error).__name__}"
+            case OSError():
+                return f"cannot be reached: {error.strerror or type(error).__name__}"
+            case h11.RemoteProtocolError():
+                return "did not respond in HTTP/1.1"
+            case _:
+                return str(error)
 
     async def _post(self, headers: Mapping[str, str], body: bytes) -> int:
         endpoint = self._endpoint

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from sqlalchemy import Row, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import Row, case, delete, func, insert, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.alerts.alert import Alert, Delivery, DeliveryEvent, DeliveryState, Rule
@@ -35,9 +35,7 @@ class PostgresAlertRepository:
         """Read at most COUNT alerts with messages: those that are firing first, the newest first."""
         statement = select(alerts).order_by(_IS_FIRING.desc(), alerts.c.alert_id.desc()).limit(count)
         if after is not None:
-            is_firing, number = after
-            same = and_(is_firing == _IS_FIRING, alerts.c.alert_id < number)
-            statement = statement.where(or_(same, is_firing > _IS_FIRING))
+            statement = statement.where(tuple_(_IS_FIRING, alerts.c.alert_id) < tuple_(*map(literal, after)))
         rows = (await self._connection.execute(statement)).all()
         messages = await self._messages([row.alert_id for row in rows])
         return [_alert(row, messages.get(row.alert_id, ())) for row in rows]
@@ -45,10 +43,7 @@ class PostgresAlertRepository:
     async def tests(self, count: int) -> Sequence[Delivery]:
         """Read at most COUNT test messages, the newest first."""
         statement = (
-            select(deliveries)
-            .where(deliveries.c.alert_id.is_(None))
-            .order_by(deliveries.c.number.desc())
-            .limit(count)
+            select(deliveries).where(deliveries.c.alert_id.is_(None)).order_by(deliveries.c.number.desc()).limit(count)
         )
         return [_delivery(row) for row in await self._connection.execute(statement)]
 
