@@ -61,7 +61,7 @@ def test(
         else:
             typer.echo(f"not sent yet; see `ratelimit-service alerts list --json`: {delivery_id}")
     if delivery.state != AlertDelivery.DELIVERED:
-        raise typer.Exit(Exit.NEGATIVE)
+        raise typer.Exit(Exit.NO)
 
 
 def _wait(client: Client, delivery_id: str, until: float) -> AlertDelivery:

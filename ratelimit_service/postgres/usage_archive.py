@@ -1,10 +1,8 @@
 """The archive of usage: one transaction for each flush (docs/adr/0013)."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from struct import Struct
 from typing import Final
 
 from psycopg import AsyncCursor, sql
@@ -20,7 +18,7 @@ from ratelimit_service.postgres.usage_series import SeriesNumbers
 from ratelimit_service.postgres.usage_session import cursor_of
 from ratelimit_service.postgres.usage_tables import COUNTS, LEVELS, LIMIT_COUNTS
 from ratelimit_service.usage.ports import Loss, Term
-from ratelimit_service.usage.segment import MINUTE_US, CountRow, LimitRow, Segment, SegmentRef, Series
+from ratelimit_service.usage.segment import CountRow, LimitRow, Segment, SegmentRef, Series
 
 FLUSH_SECONDS: Final = 30.0
 """How long a transaction may take on the client side."""
@@ -91,6 +89,17 @@ _ROLL_UP_LIMITS: Final = {
     "hour": [_aggregate(_FLUSHED_LIMITS, "usage_limit", "hour", _LIMIT, LIMIT_COUNTS)],
     "day": [_aggregate(_FLUSHED_LIMITS, "usage_limit", "day", _LIMIT, LIMIT_COUNTS)],
 }
+# Not by COPY: no timeout ends one whose client has stopped in the middle, and the lease would be locked for as long.
+_WRITE: Final = (
+    "INSERT INTO flushed SELECT to_timestamp(minute * 60), series_id, allowed, denied, cost, shadow_denied, degraded"
+    " FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])"
+    " AS f (minute, series_id, allowed, denied, cost, shadow_denied, degraded)"
+)
+_WRITE_LIMITS: Final = (
+    "INSERT INTO flushed_limits SELECT to_timestamp(minute * 60), series_id, limit_name, denied, shadow_denied FROM"
+    " unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[])"
+    " AS f (minute, series_id, limit_name, denied, shadow_denied)"
+)
 _MARK_USED: Final = (
     "INSERT INTO key_last_used AS t SELECT key_id, max(minute) FROM flushed JOIN usage_series USING (series_id)"
     " WHERE kind = 'key' AND allowed + denied > 0 GROUP BY key_id ORDER BY key_id"
@@ -98,13 +107,8 @@ _MARK_USED: Final = (
 )
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01, where Postgres counts from
-_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_TRAILER: Final = b"\xff\xff"
-_ROW: Final = Struct(">h" + "iq" * (2 + len(COUNTS)))
-_LIMIT_HEAD: Final = Struct(">hiqiqi")
-_LIMIT_TAIL: Final = Struct(">" + "iq" * len(LIMIT_COUNTS))
-_CHUNK_ROWS: Final = 2_000
+_CHUNK_ROWS: Final = 20_000
+"""Rows of one statement, a few megabytes."""
 
 
 class PostgresUsageArchive:
@@ -205,12 +209,12 @@ class PostgresFlush:
         with translate_failures():
             await self._create_partitions({row.minute for row in rows})
             self.numbers = await self._series.find(self._cursor, {row.series for row in rows})
-            await self._copy_rows(rows)
+            await self._write_rows(rows)
             for level in LEVELS:
                 await self._roll_up(level, _ROLL_UP)
             await self._cursor.execute(_MARK_USED, prepare=False)
             if limit_rows:
-                await self._copy_limit_rows(limit_rows)
+                await self._write_limit_rows(limit_rows)
                 for level in LEVELS:
                     await self._roll_up(level, _ROLL_UP_LIMITS)
 
@@ -228,55 +232,29 @@ class PostgresFlush:
         await create_partitions(self._cursor, needed)
         self.partitions |= needed
 
-    async def _copy_rows(self, rows: Sequence[CountRow]) -> None:
+    async def _write_rows(self, rows: Sequence[CountRow]) -> None:
         await self._cursor.execute("CREATE TEMP TABLE flushed (LIKE usage_minute) ON COMMIT DROP")
-        numbers = self.numbers
-        await self._copy(
-            "COPY flushed FROM STDIN (FORMAT BINARY)",
-            (
-                _ROW.pack(
-                    7,
-                    8,
-                    minute * MINUTE_US - _POSTGRES_EPOCH_US,
-                    8,
-                    numbers[series],
-                    8,
-                    allowed,
-                    8,
-                    denied,
-                    8,
-                    cost,
-                    8,
-                    shadow_denied,
-                    8,
-                    degraded,
-                )
-                for minute, series, allowed, denied, cost, shadow_denied, degraded in rows
-            ),
-        )
+        for at in range(0, len(rows), _CHUNK_ROWS):
+            minutes, series, *counts = zip(*rows[at : at + _CHUNK_ROWS], strict=True)
+            columns = [minutes, map(self.numbers.__getitem__, series), *counts]
+            await self._cursor.execute(_WRITE, [_array(column) for column in columns], prepare=False)
 
-    async def _copy_limit_rows(self, rows: Sequence[LimitRow]) -> None:
+    async def _write_limit_rows(self, rows: Sequence[LimitRow]) -> None:
         await self._cursor.execute("CREATE TEMP TABLE flushed_limits (LIKE usage_limit_minute) ON COMMIT DROP")
-        await self._copy("COPY flushed_limits FROM STDIN (FORMAT BINARY)", map(self._encode_limit_row, rows))
-
-    def _encode_limit_row(self, row: LimitRow) -> bytes:
-        name = row.limit.encode("utf-8", "replace")
-        start = _LIMIT_HEAD.pack(
-            5, 8, row.minute * MINUTE_US - _POSTGRES_EPOCH_US, 8, self.numbers[row.series], len(name)
-        )
-        return start + name + _LIMIT_TAIL.pack(8, row.denied, 8, row.shadow_denied)
-
-    async def _copy(self, statement: str, rows: Iterator[bytes]) -> None:
-        async with self._cursor.copy(statement) as copy:
-            await copy.write(_HEADER)
-            while chunk := b"".join(islice(rows, _CHUNK_ROWS)):
-                await copy.write(chunk)
-            await copy.write(_TRAILER)
+        for at in range(0, len(rows), _CHUNK_ROWS):
+            minutes, series, limits, *counts = zip(*rows[at : at + _CHUNK_ROWS], strict=True)
+            columns = [_array(minutes), _array(map(self.numbers.__getitem__, series)), list(limits)]
+            await self._cursor.execute(_WRITE_LIMITS, [*columns, *map(_array, counts)], prepare=False)
 
     async def _roll_up(self, level: str, statements: Mapping[str, Sequence[sql.Composed]]) -> None:
         for statement in statements[level]:
             # Not prepared: what the temporary table's name refers to is another table in each transaction.
             await self._cursor.execute(statement, (self._cutoffs[level],), prepare=False)
+
+
+def _array(numbers: Iterable[int]) -> str:
+    """The literal of an array: several times as fast as the driver's own."""
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _time(minute: int) -> datetime:

@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from ratelimit_service.buckets.redis.connection import Connection
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.postgres import usage_archive
+from ratelimit_service.postgres import usage_archive, usage_retention
 from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.usage.ports import LeaseLost
 from usage.world import UsageWorld
@@ -90,11 +90,8 @@ async def flush(redis_url: str, database_url: str, seconds: float) -> None:
 def run(at: int, signum: int, report: int) -> None:
     """Be the process."""
     # A process that is stopped in a transaction holds it for so long: shorter than outside of tests.
-    usage_archive._SESSION = text(
-        usage_archive._SESSION.text.replace(
-            "'idle_in_transaction_session_timeout', '5s'", "'idle_in_transaction_session_timeout', '500ms'"
-        )
-    )
+    for module, name in ((usage_archive, "_SESSION"), (usage_retention, "_PATIENCE")):
+        setattr(module, name, text(getattr(module, name).text.replace("timeout', '5s'", "timeout', '500ms'")))
     steps = Steps(at, signum)
     code = 0
     with steps.patched():
