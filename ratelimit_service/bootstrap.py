@@ -69,7 +69,7 @@ from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.usage.leader import Leader
 from ratelimit_service.usage.query import UsageQueries
 from ratelimit_service.usage.simulation import SimulationService
-from ratelimit_service.usage.tally import UsageTally
+from ratelimit_service.usage.tally import UsageTally as LeaderTally
 from ratelimit_service.webhook.open import open_webhook
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
@@ -259,7 +259,7 @@ def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock
     )
     dispatcher = AlertDispatcher(transactions, webhook, metrics, clock)
     works = {"alerts": evaluator.run, "alert messages": dispatcher.run}
-    return Leader(lease, works, UsageTally(clock.now_us()), clock)
+    return Leader(lease, works, LeaderTally(clock.now_us()), clock)
 
 
 def _webhook(settings: Settings) -> Webhook | None:

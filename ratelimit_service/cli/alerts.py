@@ -40,8 +40,8 @@ def list_alerts(
         typer.echo("\nno webhook is configured: alerts are listed here, and not sent", err=True)
 
 
-@app.command()
-def test(
+@app.command("test")
+def send_test(
     *,
     wait: Annotated[float, typer.Option(min=0, max=300, help="Seconds to wait for the first attempt.")] = 15.0,
     server: Server = None,
