@@ -71,8 +71,8 @@ def test_the_highest_threshold_that_was_passed(used: int, level: int) -> None:
 
 def test_degraded_decisions() -> None:
     """Any in the last five minutes count, older ones do not; and a store that does not respond now."""
-    recent = [PlanMinute("free", LAST - 4, 10, 0, 3)]
+    fresh = [PlanMinute("free", LAST - 4, 10, 0, 3)]
     old = [PlanMinute("free", LAST - 5, 10, 0, 3)]
-    assert [condition.detail["calls"] for condition in degraded_condition(recent, LAST, store_error="")] == [3]
+    assert [condition.detail["calls"] for condition in degraded_condition(fresh, LAST, store_error="")] == [3]
     assert degraded_condition(old, LAST, store_error="") == []
     assert "does not respond" in degraded_condition([], LAST, store_error="it is down")[0].summary
