@@ -158,7 +158,8 @@ def _conditions(filters: KeyFilter, now_us: int) -> Iterator[ColumnElement[bool]
     if filters.expires_before_us is not None:
         yield columns.expire_time < filters.expires_before_us
     if filters.key_id_prefix:  # the column has the order of bytes, and ids are letters and digits
-        yield columns.key_id.between(filters.key_id_prefix, filters.key_id_prefix + "\x7f")
+        yield columns.key_id >= filters.key_id_prefix
+        yield columns.key_id <= filters.key_id_prefix + "\x7f"
     last_used = key_last_used.c.last_used
     unused = [last_used < filters.used_before_us] if filters.used_before_us is not None else []
     unused += [last_used.is_(None)] if filters.never_used else []
