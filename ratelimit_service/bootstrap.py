@@ -5,11 +5,14 @@ that a server serves. Both raise StartupError, with the remedy in its message, f
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from socket import gethostname
 from time import monotonic
 from typing import Final
+from uuid import uuid4
 
 import structlog
 
@@ -22,7 +25,9 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.local import LocalBucketStore
-from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.batcher import Observers
+from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store, open_usage_writer
+from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
@@ -32,6 +37,7 @@ from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.usage_tally import UsageSender, UsageTally
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
@@ -42,9 +48,10 @@ from ratelimit_service.management.retention import Retention
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
-from ratelimit_service.metrics import Counts, RoundTripCounts, Watched, WorkerMetrics
+from ratelimit_service.metrics import Counts, FlushMetrics, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
 from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
@@ -52,10 +59,16 @@ from ratelimit_service.postgres.repositories.simulation import PostgresSimulatio
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
+from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
+from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
+from ratelimit_service.usage.flush import UsageFlush
+from ratelimit_service.usage.leader import Leader
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.retention import ArchiveRetention
 from ratelimit_service.usage.simulation import SimulationService
+from ratelimit_service.usage.tally import FlushTally
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 
@@ -161,7 +174,11 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         if needs_token:
             await _check_token(services.tokens)
         counts = Counts()
-        buckets = await stack.enter_async_context(_open_buckets(settings, counts.round_trips))
+        tally = UsageTally(clock)
+        sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
+        stack.push_async_callback(sender.close)
+        observers = Observers(counts.round_trips, tally)
+        buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         feed = PostgresChangeFeed(services.database)
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
@@ -177,15 +194,16 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         keys = KeyResolver(policies, services.peppers)
-        engine = DecisionEngine(keys, buckets, local)
-        descriptor_engine = DescriptorEngine(rules, keys, buckets, local)
+        engine = DecisionEngine(keys, buckets, local, tally)
+        descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         headers = LimitHeaders(settings.limit_headers)
-        watched = Watched(engine, descriptor_engine, policies, rules, invalidator)
+        watched = Watched(engine, descriptor_engine, policies, rules, invalidator, tally)
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
         background.start("cache invalidator", invalidator.run)
         background.start("metrics", metrics.keep)
+        background.start("usage", sender.run)
         yield Planes(
             rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),
             key_admin=KeyAdminService(
@@ -212,8 +230,29 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
+            control=(("usage flush", lambda: _flush_usage(settings, services, clock)),),
         )
         metrics.flush()
+
+
+async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:
+    """Compete for the lease of usage; while this process leads, flush usage, and delete what is too old."""
+    async with AsyncExitStack() as stack:
+        lease = PostgresLease(services.database, "usage", f"{gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
+        retained = Retained(settings.usage_minute_days, settings.usage_hour_days, settings.usage_day_days)
+        archive = PostgresUsageArchive(settings.database_url.get_secret_value(), lease, retained, clock)
+        stack.push_async_callback(archive.close)
+        store = open_usage_store(settings.redis_url.get_secret_value(), usage_bytes=settings.usage_store_bytes)
+        stack.push_async_callback(store.close)
+        tally = FlushTally(clock.now_us())
+        retention = ArchiveRetention(archive, [lambda: services.retention.prune(clock.now_us())])
+        works = {"usage flush": UsageFlush(store, archive, tally, clock).run, "retention": retention.run}
+        leader = Leader(lease, works, on_idle=lambda: tally.cover(clock.now_us()))
+        metrics = FlushMetrics(tally, store, lambda: leader.leading, clock.now_us)
+        background = Background()
+        stack.push_async_callback(background.close)
+        background.start("usage metrics", metrics.keep)
+        await leader.run()
 
 
 async def _load(rules: RulesCache) -> None:
@@ -269,20 +308,35 @@ async def _check_token(tokens: TokenService) -> None:
 
 
 @asynccontextmanager
-async def _open_buckets(settings: Settings, round_trips: RoundTripCounts) -> AsyncIterator[ManagedStore]:
+async def _open_usage_writer(settings: Settings) -> AsyncIterator[RedisUsageWriter]:
+    with _redis_url(settings) as url:
+        writer = open_usage_writer(url, usage_bytes=settings.usage_store_bytes)
+    async with writer:
+        yield writer
+
+
+@contextmanager
+def _redis_url(settings: Settings) -> Iterator[str]:
+    """The URL of the bucket store. Raises StartupError, with what to set, when there is none or it cannot be used."""
     url = settings.redis_url.get_secret_value()
     if not url:
         raise StartupError("RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
     try:
+        yield url
+    except ValueError as error:
+        raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error
+
+
+@asynccontextmanager
+async def _open_buckets(settings: Settings, observers: Observers) -> AsyncIterator[ManagedStore]:
+    with _redis_url(settings) as url:
         store = open_bucket_store(
             url,
             timeout=settings.store_timeout,
             request_window=settings.request_id_window,
             usage_bytes=settings.usage_store_bytes,
-            observer=round_trips,
+            observers=observers,
         )
-    except ValueError as error:
-        raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error
     async with store:
         try:
             await store.ping()

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from ratelimit_service.buckets.closing import Closing
+from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 
@@ -80,7 +81,12 @@ class GuardedStore(Closing, Generic[N]):
             return await self._store.charge(charges)
         except PartlyUnavailable as error:
             self._count_failure(
-                [charge for charge, result in zip(charges, error.results, strict=True) if result is None], error
+                [
+                    charge
+                    for charge, outcome in zip(charges, error.results, strict=True)
+                    if isinstance(outcome, StoreUnavailable)
+                ],
+                error,
             )
             raise
         except StoreUnavailable as error:
@@ -108,20 +114,10 @@ class GuardedStore(Closing, Generic[N]):
             by_node.setdefault(self._store.node_of(charge), []).append(index)
         calls = [self._charge_node(node, [charges[index] for index in indexes]) for node, indexes in by_node.items()]
         returned = await asyncio.gather(*calls, return_exceptions=True)
-        results: list[ChargeResult | None] = [None] * len(charges)
-        errors: list[StoreUnavailable] = []
+        outcomes: dict[int, Outcome] = {}
         for indexes, value in zip(by_node.values(), returned, strict=True):
-            if isinstance(value, StoreUnavailable):
-                errors.append(value)
-            elif isinstance(value, BaseException):
-                raise value
-            for index, result in zip(indexes, results_of(value, len(indexes)), strict=True):
-                results[index] = result
-        if not errors:
-            return [result for result in results if result is not None]
-        if all(result is None for result in results):
-            raise errors[0]
-        raise PartlyUnavailable(str(errors[0]), results)
+            outcomes.update(zip(indexes, outcomes_of(value, len(indexes)), strict=True))
+        return results_of([outcomes[index] for index in range(len(charges))])
 
     async def _charge_node(self, node: N, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         breaker = self._breakers.get(node)
@@ -156,10 +152,3 @@ class GuardedStore(Closing, Generic[N]):
             else:
                 break
         del self._breakers[node]
-
-
-def results_of(returned: Sequence[ChargeResult] | BaseException, count: int) -> Sequence[ChargeResult | None]:
-    """The results of a call that may have failed for all its COUNT charges, or for some: None for each that failed."""
-    if isinstance(returned, PartlyUnavailable):
-        return returned.results
-    return (None,) * count if isinstance(returned, BaseException) else returned

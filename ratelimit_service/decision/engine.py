@@ -13,11 +13,14 @@ from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
 MAX_COST = 1_000_000
 MAX_REQUEST_ID_BYTES = 128
 
+_DENIED = (0, 0, 1, 0, 0, 1)  # by the reason that its series has in place of limits
+_DEGRADED_DENIED = (0, 0, 1, 0, 1, 1)
 _UNKNOWN = Decision(allowed=False, reason=Reason.KEY_UNKNOWN, source=Source.POLICY)
 
 
@@ -64,13 +67,14 @@ class DecisionEngine:
     A call is prepared first, by its key's policy, and then decided by its buckets. A prepared check is valid for
     `decide` in the same iteration of the event loop, and later as long as its policy's `validity` is current. `buckets`
     are shared by all servers; `local` are this server's own, used while the shared ones are unavailable and the plan's
-    `on_store_failure` is LOCAL.
+    `on_store_failure` is LOCAL. `usage` gets what the shared ones do not count.
     """
 
-    def __init__(self, keys: KeyResolver, buckets: BucketStore, local: BucketStore) -> None:
+    def __init__(self, keys: KeyResolver, buckets: BucketStore, local: BucketStore, usage: UsageTally) -> None:
         self._keys = keys
         self._buckets = buckets
         self._local = local
+        self._usage = usage
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 
@@ -99,11 +103,12 @@ class DecisionEngine:
         """Charge one call."""
         if isinstance(prepared, Decision):
             decision = prepared
+            self._count(decision)
         else:
             try:
                 charge_results = await self._buckets.charge((prepared.charge,))
-            except StoreUnavailable:
-                decision = await self._decide_without_store(prepared)
+            except StoreUnavailable as error:
+                decision = await self._decide_without_store(prepared, error)
             else:
                 decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], Source.STORE)
         self.tally[decision.reason][decision.source] += 1
@@ -118,6 +123,9 @@ class DecisionEngine:
         if len(charged) < len(prepared):
             in_order = iter(charged)
             decisions = [next(in_order) if isinstance(item, PreparedCheck) else item for item in prepared]
+            for item in prepared:
+                if isinstance(item, Decision):
+                    self._count(item)
         tally = self.tally
         for decision in decisions:
             if isinstance(decision, Decision):
@@ -160,26 +168,40 @@ class DecisionEngine:
             charge_results = await self._buckets.charge([check.charge for check in checks])
         except PartlyUnavailable as error:
             return [
-                await self._decide_without_store(check)
-                if charge_result is None
-                else decide(check.policy, check.selection.rules, charge_result, Source.STORE)
-                for check, charge_result in zip(checks, error.results, strict=True)
+                await self._decide_without_store(check, outcome)
+                if isinstance(outcome, StoreUnavailable)
+                else decide(check.policy, check.selection.rules, outcome, Source.STORE)
+                for check, outcome in zip(checks, error.results, strict=True)
             ]
-        except StoreUnavailable:
-            return [await self._decide_without_store(check) for check in checks]
+        except StoreUnavailable as error:
+            return [await self._decide_without_store(check, error) for check in checks]
         return [
             decide(check.policy, check.selection.rules, charge_result, Source.STORE)
             for check, charge_result in zip(checks, charge_results, strict=True)
         ]
 
-    async def _decide_without_store(self, check: PreparedCheck) -> Decision:
+    def _count(self, decision: Decision) -> None:
+        """Count a decision that needed no bucket."""
+        if decision.counted is not None:
+            series, cost, *_ = decision.counted
+            self._usage.add(series, (1, cost) if decision.allowed else _DENIED)
+
+    async def _decide_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision:
         """Decide while the shared buckets are unavailable, by the plan's `on_store_failure`."""
         policy, selection, charge, cost = check
+        counts = charge.counted and not error.sent  # else the store counts it, or a late reply
         if policy.on_store_failure is OnStoreFailure.ALLOW:
+            if counts:
+                self._usage.add(selection.series, (1, cost, 0, 0, 1))
             return Decision(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
         if policy.on_store_failure is OnStoreFailure.DENY:
+            if counts:
+                self._usage.add(selection.series.with_limits(Reason.DEGRADED_DENIED.name), _DEGRADED_DENIED)
             return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
-        return decide_by_share(policy, selection.rules, (await self._local.charge((charge,)))[0], cost)
+        (charge_result,) = await self._local.charge((charge,))
+        if counts:
+            self._usage.charged(charge, charge_result, degraded=True)
+        return decide_by_share(policy, selection.rules, charge_result, cost)
 
 
 def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
@@ -192,13 +214,15 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         check_resource("resource", check.resource)
         return _UNKNOWN
     selection = policy.select(check.resource)
+    counted = Counted(selection.series, cost) if cost else None
     if policy.refusal is not None:
-        return Decision(allowed=False, reason=policy.refusal, source=Source.POLICY, policy=policy)
+        return Decision(allowed=False, reason=policy.refusal, source=Source.POLICY, policy=policy, counted=counted)
     if not selection.buckets:
-        return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy)
+        return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy, counted=counted)
     request = _request_name(policy.key_id, check) if check.request_id else ""
-    counted = (Counted(selection.series, cost),) if cost else ()
-    charge = Charge(selection.buckets, (cost,) * len(selection.buckets), request, counted)
+    charge = Charge(
+        selection.buckets, (cost,) * len(selection.buckets), request, (counted,) if counted is not None else ()
+    )
     return PreparedCheck(policy, selection, charge, cost)
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, ChargeResult, LimitResult
+from ratelimit_service.decision.charge import NEVER, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.reason import Reason, Source
@@ -13,6 +13,7 @@ class Decision(NamedTuple):
 
     `policy` is None when the key is unknown. `rules` were evaluated, each with its result in `results`; both are empty
     when no bucket was needed. `binding` is the index of the rule that determined the decision, -1 when none did.
+    `counted` is what the decision counts for if no bucket was needed.
     """
 
     allowed: bool
@@ -22,6 +23,7 @@ class Decision(NamedTuple):
     rules: tuple[Rule, ...] = ()
     results: tuple[LimitResult, ...] = ()
     binding: int = -1
+    counted: Counted | None = None
 
     @property
     def retry_after_us(self) -> int | None:
@@ -41,11 +43,11 @@ def decide(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult,
     charged, results = charge_result
     if charged:
         binding = _tightest(rules, results)
-        return _new(Decision, (True, _FITS, source, policy, rules, results, binding))
+        return _new(Decision, (True, _FITS, source, policy, rules, results, binding, None))
     binding = _slowest(rules, results)
     never = results[binding].wait_us == NEVER
     reason = Reason.COST_EXCEEDS_CAPACITY if never else Reason.OVER_LIMIT
-    return _new(Decision, (False, reason, source, policy, rules, results, binding))
+    return _new(Decision, (False, reason, source, policy, rules, results, binding, None))
 
 
 def decide_by_share(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, cost: int) -> Decision:

@@ -27,20 +27,31 @@ class Change:
 
 
 class Changes(NamedTuple):
-    """Changes, oldest first, and the position after the last of them. Positions count up in commit order."""
+    """Changes, oldest first, and the position after the last of them. Positions count up in commit order.
+
+    `complete` is False when there may have been others that the feed no longer has: everything has to be read again.
+    """
 
     position: int
     changes: Sequence[Change]
+    complete: bool = True
 
 
 class StoreUnavailable(Exception):
-    """A store could not be reached, or did not reply in time. The message has its name and the cause, no secrets."""
+    """A store could not be reached, or did not reply in time. The message has its name and the cause, no secrets.
+
+    `sent`: whether the command may have been executed all the same, since only the reply is missing.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class PartlyUnavailable(StoreUnavailable):
-    """Some charges of a call could not be made. `results` has None for each of them, and the results of the others."""
+    """Some charges of a call could not be made. `results` has an error for each, and the results of the others."""
 
-    def __init__(self, message: str, results: Sequence[ChargeResult | None]) -> None:
+    def __init__(self, message: str, results: "Sequence[ChargeResult | StoreUnavailable]") -> None:
         super().__init__(message)
         self.results = results
 

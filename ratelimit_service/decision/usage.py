@@ -1,7 +1,7 @@
 """What usage is counted of, and how counts are written down: the format that the store and all its readers share.
 
 Counts are kept by series. The store has them in a hash for each minute: the field is the series, the value its counts.
-`docs/adr/0011-usage-counting.md` tells why.
+The reasons are in docs/adr/0011-usage-counting.md.
 """
 
 import re

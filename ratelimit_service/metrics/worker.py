@@ -52,6 +52,25 @@ class Feed(Protocol):
         ...
 
 
+class Usage(Protocol):
+    """The part of the tally of usage that is read here."""
+
+    @property
+    def bytes(self) -> int:
+        """What the counts that are not in the store yet take in memory."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """The number of calls that could not be counted."""
+        ...
+
+    @property
+    def unconfirmed(self) -> int:
+        """The number of calls of which it is not known whether the store counted them."""
+        ...
+
+
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, and what it has in memory."""
 
@@ -60,6 +79,7 @@ class Watched(NamedTuple):
     policies: Cache
     rules: Rules
     feed: Feed
+    usage: Usage
 
 
 class _Histogram(Histogram):
@@ -110,7 +130,7 @@ class WorkerMetrics:
     def __init__(
         self, watched: Watched, counts: Counts, breaker_open: Callable[[], bool], now: Callable[[], float]
     ) -> None:
-        cache, rules = watched.policies, watched.rules
+        cache, rules, usage = watched.policies, watched.rules, watched.usage
         self.registry = CollectorRegistry()
         self._cache = cache
         self._feed = watched.feed
@@ -129,6 +149,12 @@ class WorkerMetrics:
             ("policy_cache_misses", lambda: cache.misses, "Policy look-ups that were not answered from memory."),
             ("unreadable_policies", lambda: cache.unreadable, "Rows read that are not a valid policy. Alert on it."),
             ("unreadable_rules", lambda: rules.unreadable, "Rows read that are not valid rules. Alert on it."),
+            ("usage_lost", lambda: usage.lost, "Calls that a worker could not count: its memory for counts was full."),
+            (
+                "usage_unconfirmed",
+                lambda: usage.unconfirmed,
+                "Calls sent to the bucket store and never answered: they may be counted or not.",
+            ),
             ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
         ):
             self._counters[(name,)] = _CounterExport(read, self._counter(name, text))
@@ -144,6 +170,10 @@ class WorkerMetrics:
             ),
         ]
         self._policies = self._gauge("policy_cache_policies", "Policies in memory.", "livesum")
+        self._usage = usage
+        self._tally_bytes = self._gauge(
+            "usage_tally_bytes", "Memory of counts that are not in the bucket store yet.", "livesum"
+        )
         self._feed_age = self._gauge(
             "change_feed_age_seconds", "Seconds since the change feed was last read.", "livemax"
         )
@@ -168,6 +198,7 @@ class WorkerMetrics:
             self._feed_seen = self._now()
         self._feed_age.set(self._now() - self._feed_seen)
         self._policies.set(len(self._cache))
+        self._tally_bytes.set(self._usage.bytes)
         self._breaker.set(self._breaker_open())
 
     async def keep(self) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 import redis
 
-from ratelimit_service.buckets.redis.connect import open_unguarded_store
+from ratelimit_service.buckets.redis.connect import USAGE_BYTES, open_unguarded_store
 from ratelimit_service.buckets.redis.script import Script, charge_script
 from ratelimit_service.decision.charge import Charge, ChargeResult
 
@@ -15,17 +15,31 @@ TIMEOUT = 5.0
 """Generous: the machine that runs the tests may be busy."""
 
 
+def clock_part(key: str) -> str:
+    """Lua that takes the value of KEY, in microseconds since 1970, as the time."""
+    return f"local now = tonumber(redis.call('GET', '{key}'))"
+
+
 def clocked_script(key: str) -> Script:
     """The charge script, with the value of KEY, in microseconds since 1970, as its time."""
-    return charge_script(clock=f"local now = tonumber(redis.call('GET', '{key}'))")
+    return charge_script(clock=clock_part(key))
 
 
 class ClockedStore:
     """A store and its clock, on a loop of their own, for tests that are not coroutines."""
 
-    def __init__(self, url: str, key: str = "clock", request_window: float = 3600) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str = "clock",
+        request_window: float = 3600,
+        usage_bytes: int = USAGE_BYTES,
+        client: redis.Redis | None = None,
+    ) -> None:
+        """CLIENT is one of the node that has KEY, if that is not at URL."""
         self._key = key
-        self.client = redis.Redis.from_url(url)
+        self._usage_bytes = usage_bytes
+        self.client = client or redis.Redis.from_url(url)
         self._runner = asyncio.Runner()
         self._store = self._runner.run(self._open(url, request_window))
 
@@ -39,6 +53,10 @@ class ClockedStore:
         self._runner.close()
         self.client.close()
 
+    def script(self) -> Script:
+        """The script that it charges with."""
+        return clocked_script(self._key)
+
     def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Charge at this time."""
         self.client.set(self._key, now_us)
@@ -46,7 +64,11 @@ class ClockedStore:
 
     async def _open(self, url: str, request_window: float):  # noqa: ANN202
         return open_unguarded_store(
-            url, timeout=TIMEOUT, request_window=request_window, script=clocked_script(self._key)
+            url,
+            timeout=TIMEOUT,
+            request_window=request_window,
+            usage_bytes=self._usage_bytes,
+            script=self.script(),
         )
 
     async def _charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:

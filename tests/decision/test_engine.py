@@ -13,9 +13,10 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
-from ratelimit_service.decision.ports import PartlyUnavailable
+from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
+from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
 
@@ -26,7 +27,8 @@ class World:
         self.clock, self.source, self.servers = ManualClock(), MemorySource(), servers
         self.buckets, local = MemoryBuckets(self.clock), LocalBucketStore(lambda: self.servers, self.clock.now_us)
         cache = PolicyCache(self.source, self.clock)
-        self.engine = DecisionEngine(KeyResolver(cache, PEPPERS), self.buckets, local)
+        self.usage = UsageTally(self.clock)
+        self.engine = DecisionEngine(KeyResolver(cache, PEPPERS), self.buckets, local, self.usage)
 
     def add(self, *limits: Limit, **fields: object) -> str:
         api_key = ApiKey.generate("live")
@@ -369,7 +371,7 @@ async def test_a_batch_that_fails_in_part_is_degraded_in_part(world: World) -> N
 
     async def fail_the_second(charges: Sequence[Charge]) -> Sequence[ChargeResult]:
         first, _, third = await charge(charges)
-        raise PartlyUnavailable("a node is down", [first, None, third])
+        raise PartlyUnavailable("a node is down", [first, StoreUnavailable("a node is down"), third])
 
     world.buckets.charge = fail_the_second  # type: ignore[method-assign]
     decisions = await world.check_all([Check(key) for key in keys])

@@ -62,7 +62,7 @@ class DecisionEncoder:
 
     def encode(self, decision: Decision) -> bytes:
         """The CheckLimitResponse for a decision."""
-        allowed, reason, source, policy, rules, results, binding = decision
+        allowed, reason, source, policy, rules, results, binding, _ = decision
         response = (_ALLOWED if allowed else b"") + _REASON_AND_SOURCE[reason][source]
         if policy is not None:
             identity = self._identities.get(policy.key_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import hiredis
@@ -25,6 +25,22 @@ class RoundTripObserver(Protocol):
         ...
 
 
+class UsageObserver(Protocol):
+    """Gets what the script cannot count, or may have counted although its callers got no result."""
+
+    def charged(self, charge: Charge, result: ChargeResult) -> None:
+        """A charge was decided by several runs, of which none counted it."""
+        ...
+
+    def answered_late(self, charges: Sequence[Charge]) -> None:
+        """These charges were decided after their calls had failed."""
+        ...
+
+    def unanswered(self, charges: Sequence[Charge]) -> None:
+        """Whether these charges were made, and counted, will never be known."""
+        ...
+
+
 class Unobserved:
     """An observer that does nothing."""
 
@@ -33,6 +49,26 @@ class Unobserved:
 
     def failed(self) -> None:
         """Do nothing."""
+
+    def charged(self, charge: Charge, result: ChargeResult) -> None:
+        """Do nothing."""
+
+    def answered_late(self, charges: Sequence[Charge]) -> None:
+        """Do nothing."""
+
+    def unanswered(self, charges: Sequence[Charge]) -> None:
+        """Do nothing."""
+
+
+class Observers(NamedTuple):
+    """The observers of a store."""
+
+    round_trips: RoundTripObserver = Unobserved()
+    usage: UsageObserver = Unobserved()
+
+
+UNOBSERVED = Observers()
+"""A store that nobody observes."""
 
 
 MAX_CHARGES = 256
@@ -78,6 +114,11 @@ class _InFlightBatch:
 
     __slots__ = ("calls", "connection", "encoded", "error", "retry", "started_at", "timer")
 
+    @property
+    def counted(self) -> list[Charge]:
+        """The charges that the script counts."""
+        return [charge for call in self.calls for charge in call.charges if charge.counted]
+
     def __init__(self, calls: list[_Call], encoded: Encoded, started_at: float) -> None:
         self.started_at = started_at
         self.calls = calls
@@ -95,16 +136,18 @@ class Batcher:
     its result. A single call is sent in the next iteration of the loop.
     """
 
-    def __init__(self, route: Route, encoder: Encoder, tag: bytes, timeout: float, observer: RoundTripObserver) -> None:
+    def __init__(self, route: Route, encoder: Encoder, tag: bytes, timeout: float, observers: Observers) -> None:
         self._route = route
         self._encoder = encoder
         self._usage = usage_key(tag)
         self._timeout = timeout
-        self._observer = observer
+        self._observer = observers.round_trips
+        self._usage_observer = observers.usage
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Call] = deque()
         self._busy = False  # a batch is in flight, or will be in the next iteration
         self._in_flight: _InFlightBatch | None = None
+        self._given_up: set[Connection] = set()  # open for late replies
 
     def submit(self, charges: Sequence[Charge]) -> asyncio.Future[list[ChargeResult]]:
         """Queue one call's CHARGES. The future raises StoreUnavailable. If cancelled before the send, none is made."""
@@ -119,13 +162,17 @@ class Batcher:
     def close(self) -> None:
         """Fail all calls that have no result yet."""
         batch = self._in_flight
-        calls = [*(batch.calls if batch else ()), *self._queue]
-        self._queue.clear()
         if batch is not None and batch.retry is not None:
             batch.retry.cancel()
         if batch is not None and batch.timer is not None:
             batch.timer.cancel()
-        _fail_calls(calls, StoreUnavailable("the bucket store was closed"))
+        if batch is not None:
+            sent = batch.connection is not None
+            _fail_calls(batch.calls, StoreUnavailable("the bucket store was closed", sent=sent))
+        _fail_calls(self._queue, StoreUnavailable("the bucket store was closed"))
+        self._queue.clear()
+        for connection in self._given_up:
+            connection.close("the bucket store was closed")
 
     def _send_batch(self) -> None:
         calls = self._take_from_queue()
@@ -174,7 +221,9 @@ class Batcher:
             batch.connection = None
             self._retry(batch, str(reply))
         elif isinstance(reply, ConnectionLost):
-            self._fail(batch, reply)
+            if batch.counted:
+                reply.late = lambda late: self._on_late_reply(batch, late)
+            self._fail(batch, StoreUnavailable(str(reply), sent=True))
         else:
             self._fail(batch, StoreUnavailable(f"Redis rejected the charge script: {reply}"))
 
@@ -183,7 +232,7 @@ class Batcher:
         try:
             results = decode([charge for call in calls for charge in call.charges], reply)
         except (ValueError, IndexError) as error:
-            self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}"))
+            self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
         if results:  # a ping has none
             self._observer.answered(len(results), self._loop.time() - batch.started_at)
@@ -243,10 +292,19 @@ class Batcher:
             cause = f"last reply was {batch.error!r}" if batch.error else "no connection could be made"
             self._fail(batch, StoreUnavailable(f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"))
         elif batch.connection is not None:
-            batch.connection.close(f"Redis at {batch.connection.address} did not reply within {self._timeout:g} s")
+            connection = batch.connection
+            self._given_up = {given_up for given_up in self._given_up if not given_up.closed}
+            self._given_up.add(connection)
+            connection.give_up(f"Redis at {connection.address} did not reply within {self._timeout:g} s")
+
+    def _on_late_reply(self, batch: _InFlightBatch, reply: object) -> None:
+        if isinstance(reply, list):
+            self._usage_observer.answered_late(batch.counted)
+        else:
+            self._usage_observer.unanswered(batch.counted)
 
 
-def _fail_calls(calls: Sequence[_Call], error: StoreUnavailable) -> None:
+def _fail_calls(calls: Iterable[_Call], error: StoreUnavailable) -> None:
     for call in calls:
         if not call.future.done():
-            call.future.set_exception(StoreUnavailable(str(error)))
+            call.future.set_exception(StoreUnavailable(str(error), sent=error.sent))

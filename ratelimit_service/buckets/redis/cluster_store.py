@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Sequence
 
 from ratelimit_service.buckets.closing import Closing
-from ratelimit_service.buckets.redis.batcher import Batcher, RoundTripObserver
+from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
+from ratelimit_service.buckets.redis.batcher import Batcher, Observers
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
 from ratelimit_service.buckets.redis.connection import Address
 from ratelimit_service.buckets.redis.script import Encoder, partition_tag
 from ratelimit_service.buckets.redis.store import split_by_size
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.policy import PARTITIONS
-from ratelimit_service.decision.ports import PartlyUnavailable
 
 
 class ClusterBucketStore(Closing):
@@ -24,12 +24,12 @@ class ClusterBucketStore(Closing):
     breaker_open = False
     """It has no breaker."""
 
-    def __init__(self, cluster: Cluster, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
+    def __init__(self, cluster: Cluster, encoder: Encoder, timeout: float, observers: Observers) -> None:
         self.cluster = cluster
         """The topology and connections."""
         self._encoder = encoder
         self._timeout = timeout
-        self._observer = observer
+        self._observers = observers
         self._batchers: dict[int, Batcher] = {}
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
@@ -51,19 +51,10 @@ class ClusterBucketStore(Closing):
                 futures.append(self._batcher(partition).submit(part))
                 parts.append(indexes[start : start + len(part)])
                 start += len(part)
-        results: list[ChargeResult | None] = [None] * len(charges)
-        errors: list[BaseException] = []
+        outcomes: dict[int, Outcome] = {}
         for indexes, returned in zip(parts, await asyncio.gather(*futures, return_exceptions=True), strict=True):
-            if isinstance(returned, BaseException):
-                errors.append(returned)
-                continue
-            for index, result in zip(indexes, returned, strict=True):
-                results[index] = result
-        if len(errors) == len(parts):
-            raise errors[0]
-        if errors:
-            raise PartlyUnavailable(str(errors[0]), results)
-        return [result for result in results if result is not None]
+            outcomes.update(zip(indexes, outcomes_of(returned, len(indexes)), strict=True))
+        return results_of([outcomes[index] for index in range(len(charges))])
 
     def node_of(self, charge: Charge) -> Address | None:
         """The node that has the charge's partition, None as long as it is unknown."""
@@ -95,7 +86,7 @@ class ClusterBucketStore(Closing):
         if batcher is None:
             route = self.cluster.route(partition)
             batcher = self._batchers[partition] = Batcher(
-                route, self._encoder, partition_tag(partition), self._timeout, self._observer
+                route, self._encoder, partition_tag(partition), self._timeout, self._observers
             )
         return batcher
 

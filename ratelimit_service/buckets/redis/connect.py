@@ -15,14 +15,17 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ratelimit_service.buckets.breaker import GuardedStore
-from ratelimit_service.buckets.redis.batcher import RoundTripObserver, Unobserved
+from ratelimit_service.buckets.redis import usage_store
+from ratelimit_service.buckets.redis.batcher import UNOBSERVED, Observers
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
 from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
-from ratelimit_service.buckets.redis.script import Encoder, Script, charge_script
+from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_script, partition_tag
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
+from ratelimit_service.buckets.redis.usage_store import RedisUsageStore
+from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter, TaggedRoute
 from ratelimit_service.decision.policy import PARTITIONS
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -33,21 +36,23 @@ _OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentine
 
 
 def open_bucket_store(
-    url: str, *, timeout: float, request_window: float, usage_bytes: int, observer: RoundTripObserver
+    url: str, *, timeout: float, request_window: float, usage_bytes: int, observers: Observers
 ) -> GuardedStore[None] | SpanningStore:
     """The store at URL, with a breaker for each node. Not yet connected: the first charge or `ping()` does that.
 
     `timeout`: seconds within which each call succeeds or fails. `request_window`: seconds for which the result of a
-    request is kept. `usage_bytes`: what counts of usage may take in the store. `observer` is called for each round
+    request is kept. `usage_bytes`: what counts of usage may take in the store. `observers` are called for each round
     trip. Raises ValueError, without the password, when the URL is not one of those above. Must be called in the running
     loop that is to use the store.
     """
     store = _open(
-        url, timeout, observer, lambda tags: Encoder(charge_script(), request_window, max(usage_bytes // tags, 1))
+        url, timeout, observers, lambda tags: Encoder(charge_script(), request_window, max(usage_bytes // tags, 1))
     )
     if isinstance(store, RedisBucketStore):
         return GuardedStore(store)
-    return SpanningStore(GuardedStore(store), Refunder(store.cluster, request_window=request_window, timeout=timeout))
+    return SpanningStore(
+        GuardedStore(store), Refunder(store.cluster, request_window=request_window, timeout=timeout), observers.usage
+    )
 
 
 def open_unguarded_store(  # noqa: PLR0913 each test needs other ones
@@ -56,25 +61,62 @@ def open_unguarded_store(  # noqa: PLR0913 each test needs other ones
     timeout: float,
     request_window: float,
     usage_bytes: int = USAGE_BYTES,
-    observer: RoundTripObserver | None = None,
+    observers: Observers = UNOBSERVED,
     script: Script | None = None,
 ) -> RedisBucketStore | SpanningStore:
     """The same without breakers, for diagnosis and tests. `script` is for tests that control the time."""
     store = _open(
         url,
         timeout,
-        observer or Unobserved(),
+        observers,
         lambda tags: Encoder(script or charge_script(), request_window, max(usage_bytes // tags, 1)),
     )
     if isinstance(store, RedisBucketStore):
         return store
-    return SpanningStore(store, Refunder(store.cluster, request_window=request_window, timeout=timeout))
+    return SpanningStore(
+        store, Refunder(store.cluster, request_window=request_window, timeout=timeout), observers.usage
+    )
+
+
+def open_usage_writer(url: str, *, usage_bytes: int) -> RedisUsageWriter:
+    """What adds counts of usage to those in the store at URL, on connections of its own.
+
+    `usage_bytes` as for `open_bucket_store`. Raises ValueError as that does.
+    """
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        routes = [TaggedRoute(partition_tag(number), route.route(number)) for number in range(PARTITIONS)]
+        return RedisUsageWriter(routes, route, max(usage_bytes // PARTITIONS, 1))
+    return RedisUsageWriter([TaggedRoute(ONE_TAG, route)], route, usage_bytes)
+
+
+def open_usage_store(
+    url: str, *, usage_bytes: int, timeout: float = usage_store.TIMEOUT, freeze: Script | None = None
+) -> RedisUsageStore:
+    """The segments of usage in the store at URL, on connections of its own.
+
+    `usage_bytes` as for `open_bucket_store`. `timeout`: seconds within which each command succeeds or fails. `freeze`
+    is for tests that control the time. Raises ValueError as `open_bucket_store` does.
+    """
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        routes = {partition_tag(number).decode(): route.route(number) for number in range(PARTITIONS)}
+        return RedisUsageStore(routes, route, max(usage_bytes // PARTITIONS, 1), timeout=timeout, freeze=freeze)
+    return RedisUsageStore({ONE_TAG.decode(): route}, route, usage_bytes, timeout=timeout, freeze=freeze)
 
 
 def _open(
-    url: str, timeout: float, observer: RoundTripObserver, new_encoder: Callable[[int], Encoder]
+    url: str, timeout: float, observers: Observers, new_encoder: Callable[[int], Encoder]
 ) -> RedisBucketStore | ClusterBucketStore:
     """The store at URL. NEW_ENCODER is called with the number of tags under which it counts usage."""
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        return ClusterBucketStore(route, new_encoder(PARTITIONS), timeout, observers)
+    return RedisBucketStore(route, new_encoder(1), timeout, observers)
+
+
+def _open_route(url: str) -> StandaloneRoute | SentinelRoute | Cluster:
+    """How to reach the store at URL. Raises ValueError as `open_bucket_store` does."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         schemes = ", ".join(_SCHEMES)
@@ -82,8 +124,6 @@ def _open(
     options = dict(parse_qsl(parts.query))
     if unknown := options.keys() - _OPTIONS:
         raise ValueError(f"the bucket store's URL has the unknown options {', '.join(sorted(unknown))}")
-    is_cluster = parts.scheme.endswith("+cluster")
-    encoder = new_encoder(PARTITIONS if is_cluster else 1)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     tls = _tls(options) if parts.scheme.startswith("rediss") else None
@@ -91,21 +131,17 @@ def _open(
 
     if parts.scheme == "unix":
         login = Login(unquote(username), unquote(password), _database(options.get("db", "")))
-        address = Address("", 0, unquote(parts.path))
-        return RedisBucketStore(StandaloneRoute(address, login), encoder, timeout, observer)
-    if is_cluster:
-        login = Login(unquote(username), unquote(password), 0, tls)
-        cluster = Cluster(_addresses(hosts, 6379), login)
-        return ClusterBucketStore(cluster, encoder, timeout, observer)
+        return StandaloneRoute(Address("", 0, unquote(parts.path)), login)
+    if parts.scheme.endswith("+cluster"):
+        return Cluster(_addresses(hosts, 6379), Login(unquote(username), unquote(password), 0, tls))
     if parts.scheme.endswith("+sentinel"):
         if not path:
             raise ValueError("the bucket store's URL names no master; end it with /NAME, its name in the Sentinels")
         login = Login(unquote(username), unquote(password), _database("".join(path[1:2]) or options.get("db", "")), tls)
         sentinel_login = Login(options.get("sentinel_username", ""), options.get("sentinel_password", ""), 0, tls)
-        route = SentinelRoute(_addresses(hosts, 26379), path[0], login, sentinel_login)
-        return RedisBucketStore(route, encoder, timeout, observer)
+        return SentinelRoute(_addresses(hosts, 26379), path[0], login, sentinel_login)
     login = Login(unquote(username), unquote(password), _database("".join(path[:1]) or options.get("db", "")), tls)
-    return RedisBucketStore(StandaloneRoute(_addresses(hosts, 6379)[0], login), encoder, timeout, observer)
+    return StandaloneRoute(_addresses(hosts, 6379)[0], login)
 
 
 def _addresses(hosts: str, port: int) -> list[Address]:

@@ -16,7 +16,12 @@ from ratelimit_service.decision.ports import StoreUnavailable
 
 
 class ConnectionLost(StoreUnavailable):
-    """The connection ended before the reply came. The command may have been executed."""
+    """The connection ended, or was given up, before the reply came. The command may have been executed.
+
+    Who gets it may set `late`, which then gets the reply if it comes late, or another ConnectionLost if it never does.
+    """
+
+    late: "OnReply | None" = None
 
 
 class Address(NamedTuple):
@@ -49,6 +54,9 @@ _T = TypeVar("_T")
 OnReply = Callable[[object], None]
 """Gets the reply as parsed by hiredis, perhaps a hiredis.ReplyError, or a ConnectionLost."""
 
+LATE_SECONDS: Final = 5.0
+"""How long a connection that was given up stays open for late replies."""
+
 RETRY_PAUSE: Final = 0.01
 """Seconds before a command is sent again to a server that was not ready."""
 
@@ -61,6 +69,9 @@ class Connection(asyncio.Protocol):
     def __init__(self, address: Address) -> None:
         self.address = address
         self.open = False
+        """Whether commands may be sent."""
+        self.closed = False
+        """Whether it has ended: late replies cannot come any more either."""
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[OnReply] = deque()
         self._transport: asyncio.Transport | None = None
@@ -91,7 +102,23 @@ class Connection(asyncio.Protocol):
         self.open = False
         if self._transport is not None:
             self._transport.abort()
-        self._fail(ConnectionLost(reason))
+        self._fail(reason)
+
+    def give_up(self, reason: str) -> None:
+        """Send no more commands. Those that wait for their replies get a ConnectionLost with REASON as its message now.
+
+        Stays open for late replies that somebody wants, until the last has come or LATE_SECONDS have passed.
+        """
+        self.open = False
+        waiting, self._waiting = self._waiting, deque()
+        errors = [ConnectionLost(reason) for _ in waiting]
+        for on_reply, error in zip(waiting, errors, strict=True):
+            on_reply(error)
+        self._waiting.extend([error.late or _ignore for error in errors])
+        if any(error.late for error in errors):
+            asyncio.get_running_loop().call_later(LATE_SECONDS, self.close, reason)
+        else:
+            self.close(reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -108,17 +135,28 @@ class Connection(asyncio.Protocol):
                     self.close(f"Redis at {self.address} sent an unexpected message")
                     return
                 self._waiting.popleft()(reply)
+                if not self.open and not self._waiting:
+                    self.close("the last late reply came")
+                    return
         except hiredis.ProtocolError as error:
             self.close(f"Redis at {self.address} violated the Redis protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self.open = False
-        self._fail(ConnectionLost(f"the connection to Redis at {self.address} was lost{f': {exc}' if exc else ''}"))
+        self._fail(f"the connection to Redis at {self.address} was lost{f': {exc}' if exc else ''}")
 
-    def _fail(self, error: ConnectionLost) -> None:
+    def _fail(self, reason: str) -> None:
+        self.closed = True
         while self._waiting:
+            error = ConnectionLost(reason)
             self._waiting.popleft()(error)
+            if error.late:
+                error.late(error)
+
+
+def _ignore(_reply: object) -> None:
+    """Take a late reply that nobody wants."""
 
 
 def pack(*words: str | bytes | int) -> bytes:

@@ -1,6 +1,6 @@
 """The charge script: its text, and the encoding of its arguments and its reply, which `lua/charge.lua` documents."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
@@ -49,18 +49,30 @@ microseconds."""
 ONE_TAG = b"{u}"
 """The tag of the keys of usage, but for a cluster: there each partition has its own."""
 
+_MAX_SHORT = 0xFFFF  # bytes of a MessagePack string with a length of 16 bits
 _FIXINT_END = 128  # non-negative numbers below it are one byte in MessagePack
 _SMALL = 4_096  # above the number of keys of a script: at most batcher.MAX_SIZE buckets, and as many requests
 
 
-def _pack(number: int) -> bytes:
+def pack_number(number: int) -> bytes:
+    """Encode a whole number in MessagePack."""
     return bytes([number]) if 0 <= number < _FIXINT_END else b"\xd3" + number.to_bytes(8, signed=True)
 
 
-_NUMBERS = [_pack(number) for number in range(_SMALL)]
-_ONE_BUCKET = _pack(1) + _pack(0)  # and no request
-_NONE = _pack(0)
-_MAX_SHORT = 0xFFFF  # bytes of a MessagePack string with a length of 16 bits
+def pack_text(text: bytes) -> bytes:
+    """Encode UTF-8 as a MessagePack string."""
+    size = len(text)
+    return (b"\xda" + size.to_bytes(2) if size <= _MAX_SHORT else b"\xdb" + size.to_bytes(4)) + text
+
+
+def pack_array(elements: Collection[bytes]) -> bytes:
+    """Encode encoded elements as a MessagePack array: its 32-bit length, then they."""
+    return b"\xdd%b%b" % (len(elements).to_bytes(4), b"".join(elements))
+
+
+_NUMBERS = [pack_number(number) for number in range(_SMALL)]
+_ONE_BUCKET = pack_number(1) + pack_number(0)  # and no request
+_NONE = pack_number(0)
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 
 
@@ -112,7 +124,7 @@ class Encoder:
                         _ONE_BUCKET,
                         numbers[which],
                         numbers[index],
-                        numbers[cost] if 0 <= cost < _SMALL else _pack(cost),
+                        numbers[cost] if 0 <= cost < _SMALL else pack_number(cost),
                         limit,
                     )
                     size += 9
@@ -129,7 +141,7 @@ class Encoder:
             for bucket, cost in zip(buckets, costs, strict=True):
                 key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
                 index = keys.setdefault(key, len(keys) + 1)
-                parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else _pack(cost), limit)
+                parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else pack_number(cost), limit)
             parts += blocks
             size += len(blocks)
         # A MessagePack array: its 32-bit length, then its elements.
@@ -137,14 +149,13 @@ class Encoder:
         if not fields:
             arguments = (_bulk(b"%d" % len(keys)), *keys, _bulk(batch), self._window)
             return Encoded(len(arguments), b"".join(arguments))
-        names = b"\xdd%b%b" % (len(fields).to_bytes(4), b"".join(fields))
         arguments = (
             _bulk(b"%d" % (len(keys) + 1)),
             *keys,
             _bulk(usage),
             _bulk(batch),
             self._window,
-            _bulk(names),
+            _bulk(pack_array(fields)),
             self._usage_bytes,
         )
         return Encoded(len(arguments), b"".join(arguments))
@@ -164,21 +175,18 @@ class Encoder:
         blocks: list[bytes] = []
         for series, cost, calls, positions in counted:
             field = self._series.get(series) or self._encode_series(series)
-            which = _pack(fields.setdefault(field, len(fields) + 1))
+            which = pack_number(fields.setdefault(field, len(fields) + 1))
             if positions is None and calls == 1 and len(counted) == 1 and costs and cost == costs[0]:
                 return which, ()
             own = range(len(costs)) if positions is None else positions
             numbers = (calls, cost, len(parse_field(series.field).limits), len(own), *own)
-            blocks += (which, *map(_pack, numbers))
-        return _pack(-len(counted)), blocks
+            blocks += (which, *map(pack_number, numbers))
+        return pack_number(-len(counted)), blocks
 
     def _encode_series(self, series: Series) -> bytes:
         if len(self._series) >= MAX_CACHED_BUCKETS:
             self._series.clear()
-        field = series.field
-        size = len(field)
-        header = b"\xda" + size.to_bytes(2) if size <= _MAX_SHORT else b"\xdb" + size.to_bytes(4)
-        encoded = self._series[series] = header + field
+        encoded = self._series[series] = pack_text(series.field)
         return encoded
 
     def _encode_bucket(self, bucket: Bucket) -> _EncodedBucket:
@@ -191,7 +199,7 @@ class Encoder:
         else:
             kind, rate = _KINDS[algorithm.window], (0, 0)
         sign = 1 if limit.mode is Mode.ENFORCE else -1
-        packed = b"".join(_pack(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
+        packed = b"".join(pack_number(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
         encoded = self._buckets[bucket] = _EncodedBucket(_bulk(bucket_key(bucket)), packed)
         return encoded
 

@@ -7,15 +7,17 @@ from uuid import uuid4
 
 import hiredis
 
-from ratelimit_service.buckets.breaker import ManagedStore, results_of
+from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.closing import Closing
+from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
+from ratelimit_service.buckets.redis.batcher import UsageObserver
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.connection import ConnectionLost
 from ratelimit_service.buckets.redis.script import Script, bucket_key, part
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket
 from ratelimit_service.decision.outcome import wait_for
-from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.ports import StoreUnavailable
 
 
 class Taken(NamedTuple):
@@ -93,12 +95,14 @@ class SpanningStore(Closing):
     are refunded. So no limit is ever exceeded; but from the charge to the refund, about one round trip, a bucket holds
     less than it should, and a concurrent call may be denied. What drained in that time is lost.
 
-    Charges of one partition are passed on unchanged. Those of several have no request name. Closes the store.
+    Charges of one partition are passed on unchanged. Those of several have no request name, and are counted by `usage`:
+    no single run of the script decides them. Closes the store.
     """
 
-    def __init__(self, store: ManagedStore, refund: Refunder) -> None:
+    def __init__(self, store: ManagedStore, refund: Refunder, usage: UsageObserver) -> None:
         self._store = store
         self._refund = refund
+        self._usage = usage
         self._tasks: set[asyncio.Task[Any]] = set()
         self.refunded = 0
         """Charges so far of which a part had to be refunded."""
@@ -121,27 +125,17 @@ class SpanningStore(Closing):
         plain = [index for index, charge in enumerate(charges) if not _spans(charge)]
         # Not cancelled half-way with its caller: what was taken must be refunded.
         tasks = [asyncio.shield(self._start(self._charge_spanning(charges[index]))) for index in spanning]
-        results: list[ChargeResult | None] = [None] * len(charges)
-        errors: list[BaseException] = []
+        outcomes: dict[int, Outcome] = {}
         if plain:
             returned: Sequence[ChargeResult] | StoreUnavailable
             try:
                 returned = await self._store.charge([charges[index] for index in plain])
             except StoreUnavailable as error:
-                errors.append(error)
                 returned = error
-            for index, result in zip(plain, results_of(returned, len(plain)), strict=True):
-                results[index] = result
+            outcomes.update(zip(plain, outcomes_of(returned, len(plain)), strict=True))
         for index, value in zip(spanning, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
-            if isinstance(value, BaseException):
-                errors.append(value)
-            else:
-                results[index] = value
-        if not errors:
-            return [result for result in results if result is not None]
-        if len(charges) > 1 and all(isinstance(error, StoreUnavailable) for error in errors):
-            raise PartlyUnavailable(str(errors[0]), results)
-        raise errors[0]
+            (outcomes[index],) = outcomes_of(value if isinstance(value, BaseException) else (value,), 1)
+        return results_of([outcomes[index] for index in range(len(charges))])
 
     async def ping(self) -> None:
         """Succeed if a charge would. Raises StoreUnavailable."""
@@ -162,6 +156,15 @@ class SpanningStore(Closing):
     async def _charge_spanning(self, charge: Charge) -> ChargeResult:
         if charge.request:
             raise ValueError("a charge of several partitions cannot have a request name")
+        try:
+            result = await self._charge_parts(charge)
+        except StoreUnavailable as error:
+            raise StoreUnavailable(str(error)) from error  # no part of it was counted, whether it was made or not
+        if charge.counted:
+            self._usage.charged(charge, result)
+        return result
+
+    async def _charge_parts(self, charge: Charge) -> ChargeResult:
         positive = [index for index, cost in enumerate(charge.costs) if cost > 0]
         others = [index for index, cost in enumerate(charge.costs) if cost <= 0]
         results: dict[int, LimitResult] = {}

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ratelimit_service.buckets.closing import Closing
-from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, RoundTripObserver, Route
+from ratelimit_service.buckets.outcomes import outcomes_of, results_of
+from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, Observers, Route
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder
 from ratelimit_service.decision.charge import Charge, ChargeResult
 
@@ -28,16 +29,23 @@ class RedisBucketStore(Closing):
     breaker_open = False
     """It has no breaker."""
 
-    def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observer: RoundTripObserver) -> None:
+    def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observers: Observers) -> None:
         self._route = route
-        self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observer)
+        self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observers)
 
     async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
-        """Make each charge or none of it, atomically and in this order. Raises StoreUnavailable."""
-        futures = [self._batcher.submit(part) for part in split_by_size(charges)]
+        """Make each charge or none of it, atomically and in this order.
+
+        Raises StoreUnavailable, and PartlyUnavailable when they were so many that they took several runs, of which only
+        some were made.
+        """
+        parts = split_by_size(charges)
+        futures = [self._batcher.submit(part) for part in parts]
         if len(futures) == 1:
             return await futures[0]
-        return [result for results in await asyncio.gather(*futures) for result in results]
+        returned = await asyncio.gather(*futures, return_exceptions=True)
+        outcomes = map(outcomes_of, returned, map(len, parts))
+        return results_of([outcome for part in outcomes for outcome in part])
 
     def node_of(self, charge: Charge) -> None:
         """There is one node for all charges."""

@@ -22,6 +22,7 @@ from ratelimit_service.decision.descriptors.request import (
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import AppliedLimit, LimitSet, RuleTree
+from ratelimit_service.decision.descriptors.usage import Decided, Part, counted, counts_of
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.lru import LruCache
@@ -30,6 +31,8 @@ from ratelimit_service.decision.policy import Policy, Selection, Validity
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.usage import NO_SERIES, Series
+from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, Unavailable
 
 _EXPIRED = Validity(0)
@@ -47,7 +50,16 @@ class _Pending(NamedTuple):
 
     limit_set: LimitSet
     hits: int
+    series: Series
     policy: Policy | None = None
+
+
+class _Settled(NamedTuple):
+    """A descriptor that needs no bucket, and what it counts for."""
+
+    status: DescriptorStatus
+    hits: int
+    series: Series = NO_SERIES
 
 
 class _MergedBuckets(NamedTuple):
@@ -58,7 +70,7 @@ class _MergedBuckets(NamedTuple):
     indexes: tuple[Sequence[int], ...]
 
 
-_Item = _Pending | DescriptorStatus
+_Item = _Pending | _Settled
 
 
 class PreparedRequest(NamedTuple):
@@ -82,10 +94,14 @@ class DescriptorEngine:
 
     A descriptor with an `api_key` entry is decided by the plan of that key, every other by the rules of its domain. All
     its errors are ServiceErrors; nothing has been charged when one is raised. `buckets` are shared by all servers and
-    must accept charges of several partitions; `local` are this server's own.
+    must accept charges of several partitions; `local` are this server's own. `usage` gets what the shared ones do not
+    count.
     """
 
-    def __init__(self, rules: RulesCache, keys: KeyResolver, buckets: BucketStore, local: BucketStore) -> None:
+    def __init__(
+        self, rules: RulesCache, keys: KeyResolver, buckets: BucketStore, local: BucketStore, usage: UsageTally
+    ) -> None:
+        self._usage = usage
         self._rules = rules
         self._keys = keys
         self._buckets = buckets
@@ -124,9 +140,11 @@ class DescriptorEngine:
         try:
             charge_results = await self._buckets.charge((charge,)) if charge.buckets else _NO_BUCKETS
         except StoreUnavailable as error:
-            statuses = await self._decide_without_store(prepared.items, error)
+            statuses = await self._decide_without_store(prepared, error)
         else:
             statuses = _decide_statuses(prepared, charge_results[0].limit_results, Source.STORE)
+            if not charge.counted:
+                self._count(prepared.items, statuses)
         allowed = True
         for status in statuses:
             self.tally[status.reason][status.source] += 1
@@ -146,41 +164,52 @@ class DescriptorEngine:
 
     def _by_plan(self, policy: Policy | None, resource: str, hits: int) -> _Item:
         if policy is None:
-            return refused(Reason.KEY_UNKNOWN, Source.POLICY)
-        if policy.refusal is not None:
-            return refused(policy.refusal, Source.POLICY, policy)
+            return _Settled(refused(Reason.KEY_UNKNOWN, Source.POLICY), hits)
         selection = policy.select(clip_resource(resource))
+        if policy.refusal is not None:
+            return _Settled(refused(policy.refusal, Source.POLICY, policy), hits, selection.series)
         if not selection.buckets:
-            return passed(policy)
+            return _Settled(passed(policy), hits, selection.series)
         limit_set = self._plan_limit_sets.get(selection.buckets)
         if limit_set is None:
             limit_set = _plan_limit_set(selection, policy.on_store_failure)
             self._plan_limit_sets.put(selection.buckets, limit_set)
-        return _Pending(limit_set, hits, policy)
+        return _Pending(limit_set, hits, selection.series, policy)
+
+    def _count(self, items: Sequence[_Item], statuses: Sequence[DescriptorStatus]) -> None:
+        """Count a request that no script has counted."""
+        decided = [Decided(item.series, item.hits, status) for item, status in zip(items, statuses, strict=True)]
+        for series, counts in counts_of(decided):
+            self._usage.add(series, counts)
 
     async def _decide_without_store(
-        self, items: Sequence[_Item], error: StoreUnavailable
+        self, shared: PreparedRequest, error: StoreUnavailable
     ) -> tuple[DescriptorStatus, ...]:
         """Decide while the shared buckets are unavailable, by `on_store_failure` of the plans and rules."""
+        items = shared.items
         for item in items:
             if isinstance(item, _Pending) and item.limit_set.on_store_failure is RuleOnStoreFailure.FAIL:
                 raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
         prepared = _prepared([_degrade(item) for item in items])
         charge = prepared.charge
         charge_results = await self._local.charge((charge,)) if charge.buckets else _NO_BUCKETS
-        return _decide_statuses(prepared, charge_results[0].limit_results, Source.DEGRADED)
+        statuses = _decide_statuses(prepared, charge_results[0].limit_results, Source.DEGRADED)
+        if not (shared.charge.counted and error.sent):  # else the store counts it, or a late reply
+            self._count(prepared.items, statuses)
+        return statuses
 
 
 def _is_denied(items: Sequence[_Item]) -> bool:
-    return any(isinstance(item, DescriptorStatus) and not item.allowed for item in items)
+    return any(isinstance(item, _Settled) and not item.status.allowed for item in items)
 
 
 def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
     entries, hits, override = descriptor
     limit_set = tree.match(entries) if override is None else tree.override(entries, override)
     if limit_set.buckets:
-        return _Pending(limit_set, hits)
-    return uncounted(limit_set.limits[0], hits) if limit_set.limits else passed()
+        return _Pending(limit_set, hits, limit_set.series)
+    status = uncounted(limit_set.limits[0], hits) if limit_set.limits else passed()
+    return _Settled(status, hits, limit_set.series)
 
 
 def _plan_limit_set(selection: Selection, on_store_failure: OnStoreFailure) -> LimitSet:
@@ -196,39 +225,51 @@ def _apply_replacements(items: list[_Item]) -> list[_Item]:
     for item in items:
         if isinstance(item, _Pending):
             replaced |= item.limit_set.replaces
-        elif item.limit is not None:
-            replaced.update(item.limit.replaces)
+        elif item.status.limit is not None:
+            replaced.update(item.status.limit.replaces)
     return [_remove_replaced(item, replaced) for item in items] if replaced else items
 
 
 def _remove_replaced(item: _Item, replaced: set[str]) -> _Item:
+    if isinstance(item, _Settled):
+        status = item.status
+        if status.policy is None and status.limit is not None and status.limit.name in replaced:
+            return _Settled(passed(), item.hits, item.series.with_limits())
+        return item
     if item.policy is not None:
         return item
-    if isinstance(item, DescriptorStatus):
-        return passed() if item.limit is not None and item.limit.name in replaced else item
     limit_set = item.limit_set.excluding(replaced)
-    return item._replace(limit_set=limit_set) if limit_set.limits else passed()
+    if not limit_set.limits:
+        return _Settled(passed(), item.hits, limit_set.series)
+    return item._replace(limit_set=limit_set, series=limit_set.series)
 
 
 def _prepared(items: Sequence[_Item], validities: tuple[Validity, ...] = ()) -> PreparedRequest:
     merged = _merge_buckets(items)
     denied = _is_denied(items)
     costs = (0,) * len(merged.buckets) if denied else merged.costs
+    # What is denied already only peeks, and without buckets there is no script: the engine counts both.
+    counts = () if denied or not merged.buckets else counted(_parts(items, merged))
     single = items[0] if len(items) == 1 and isinstance(items[0], _Pending) else None
-    return PreparedRequest(items, single, merged, denied, Charge(merged.buckets, costs), validities)
+    return PreparedRequest(items, single, merged, denied, Charge(merged.buckets, costs, "", counts), validities)
+
+
+def _parts(items: Sequence[_Item], merged: _MergedBuckets) -> list[Part]:
+    indexes = iter(merged.indexes)
+    return [Part(item.series, item.hits, next(indexes) if isinstance(item, _Pending) else ()) for item in items]
 
 
 def _merge_buckets(items: Sequence[_Item]) -> _MergedBuckets:
     pending = [item for item in items if isinstance(item, _Pending)]
     if len(pending) == 1:
-        limit_set, hits, _ = pending[0]
+        limit_set, hits, *_ = pending[0]
         count = len(limit_set.buckets)
         return _MergedBuckets(limit_set.buckets, (hits,) * count, (range(count),))
     buckets: list[Bucket] = []
     costs: list[int] = []
     by_name: dict[str, int] = {}
     indexes: list[Sequence[int]] = []
-    for limit_set, hits, _ in pending:
+    for limit_set, hits, *_ in pending:
         own: list[int] = []
         for bucket in limit_set.buckets:
             index = by_name.setdefault(bucket.name, len(buckets))
@@ -260,8 +301,8 @@ def _decide_statuses(
     indexes = iter(prepared.merged.indexes)
     statuses = []
     for item in prepared.items:
-        if isinstance(item, DescriptorStatus):
-            statuses.append(item)
+        if isinstance(item, _Settled):
+            statuses.append(item.status)
             continue
         own = next(indexes)
         own_results = results if len(own) == len(results) else tuple([results[index] for index in own])
@@ -288,11 +329,13 @@ def _fits_once_back(item: _Pending) -> bool:
 
 def _degrade(item: _Item) -> _Item:
     """Apply `on_store_failure`: the descriptor is decided, or stays pending for this server's own buckets."""
-    if isinstance(item, DescriptorStatus):
+    if isinstance(item, _Settled):
         return item
-    limit_set, hits, policy = item
+    limit_set, hits, series, policy = item
     if limit_set.on_store_failure is RuleOnStoreFailure.LOCAL:
         return item
     if limit_set.on_store_failure is RuleOnStoreFailure.DENY and limit_set.enforced and hits > 0:
-        return refused(Reason.DEGRADED_DENIED, Source.DEGRADED, policy)
-    return DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
+        status = refused(Reason.DEGRADED_DENIED, Source.DEGRADED, policy)
+        return _Settled(status, hits, series.with_limits(Reason.DEGRADED_DENIED.name))
+    status = DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
+    return _Settled(status, hits, series)

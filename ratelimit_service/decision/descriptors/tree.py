@@ -22,6 +22,7 @@ from ratelimit_service.decision.descriptors.rules import (
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.policy import PARTITIONS, Validity
+from ratelimit_service.decision.usage import BLOCKED, NO_SERIES, Series
 
 
 class Wildcard:
@@ -69,13 +70,17 @@ class LimitSet:
 
     `buckets` are those of the limits, in their order. A limit without a bucket is the only one, so there are as many
     buckets as limits, or none. `replaces` are the names of limits that do not apply to a request to which these do.
+    `series` is what the descriptor counts for.
     """
 
-    __slots__ = ("buckets", "enforced", "limits", "on_store_failure", "replaces")
+    __slots__ = ("buckets", "enforced", "limits", "on_store_failure", "replaces", "series")
 
-    def __init__(self, limits: tuple[AppliedLimit, ...], on_store_failure: RuleOnStoreFailure) -> None:
+    def __init__(
+        self, limits: tuple[AppliedLimit, ...], on_store_failure: RuleOnStoreFailure, series: Series = NO_SERIES
+    ) -> None:
         self.limits = limits
         self.on_store_failure = on_store_failure
+        self.series = series
         self.buckets: tuple[Bucket, ...] = tuple(limit.bucket for limit in limits if limit.bucket is not None)
         self.enforced: bool = any(limit.enforced for limit in limits)
         self.replaces: frozenset[str] = frozenset(name for limit in limits for name in limit.replaces)
@@ -83,18 +88,28 @@ class LimitSet:
     def excluding(self, names: Collection[str]) -> "LimitSet":
         """The same without the limits of these names."""
         limits = tuple(limit for limit in self.limits if limit.name not in names)
-        return self if len(limits) == len(self.limits) else LimitSet(limits, self.on_store_failure)
+        if len(limits) == len(self.limits):
+            return self
+        return LimitSet(limits, self.on_store_failure, self.series.with_limits(*(limit.name for limit in limits)))
 
 
 class _Node:
-    """A compiled RuleNode. `shared_value` is what stands for all its values in names of buckets, "" if they differ."""
+    """A compiled RuleNode.
 
-    __slots__ = ("any_value", "exact", "limits", "on_store_failure", "shared_value", "wildcards")
+    `shared_value` is what stands for all its values in names of buckets, "" if they differ. `series` is what its
+    descriptors count for: the domain, and `path`, the configured keys and values from the root on.
+    """
 
-    def __init__(self, limits: tuple[RuleLimit, ...], on_store_failure: RuleOnStoreFailure, shared_value: str) -> None:
+    __slots__ = ("any_value", "exact", "limits", "on_store_failure", "path", "series", "shared_value", "wildcards")
+
+    def __init__(
+        self, domain: str, path: str, limits: tuple[RuleLimit, ...], on_store_failure: RuleOnStoreFailure, shared: str
+    ) -> None:
+        self.path = path
         self.limits = limits
         self.on_store_failure = on_store_failure
-        self.shared_value = shared_value
+        self.shared_value = shared
+        self.series = _series(domain, path, limits) if path else NO_SERIES
         self.exact: dict[tuple[str, str], _Node] = {}
         self.wildcards: dict[str, list[tuple[Wildcard, _Node]]] = {}
         self.any_value: dict[str, _Node] = {}
@@ -117,8 +132,8 @@ class RuleTree:
     def __init__(self, rules: DomainRules) -> None:
         self.domain = rules.domain
         self.validity = Validity()
-        self._root = _Node((), rules.on_store_failure, "")
-        _add_children(self._root, rules.descriptors)
+        self._root = _Node(rules.domain, "", (), rules.on_store_failure, "")
+        _add_children(rules.domain, self._root, rules.descriptors)
         self._matches: LruCache[Entries, LimitSet] = LruCache(_MAX_CACHED)
         self._overrides: LruCache[tuple[Entries, Quota], LimitSet] = LruCache(_MAX_CACHED)
 
@@ -128,7 +143,7 @@ class RuleTree:
         if found is None:
             node, path = self._find(entries)
             limits = tuple(_apply(self.domain, path, limit) for limit in node.limits) if path else ()
-            found = LimitSet(limits, node.on_store_failure)
+            found = LimitSet(limits, node.on_store_failure, node.series)
             if _is_cacheable(entries):
                 self._matches.put(entries, found)
         return found
@@ -137,19 +152,24 @@ class RuleTree:
         """The limits of a descriptor that brings its own: that one, enforced, in place of the rules'.
 
         Its bucket is that of the descriptor's limit without a name, so what was consumed stays consumed when the
-        request's limit changes.
+        request's limit changes. It counts for the rule that it replaces; without one, for the keys of its entries.
         """
         if isinstance(algorithm, Blocked):
-            return LimitSet(
-                (AppliedLimit("", algorithm, enforced=True, bucket=None),), self.match(entries).on_store_failure
-            )
+            blocked = AppliedLimit("", algorithm, enforced=True, bucket=None)
+            return LimitSet((blocked,), self.match(entries).on_store_failure, self._override_series(entries, BLOCKED))
         found = self._overrides.get((entries, algorithm))
         if found is None:
             limit = _apply(self.domain, entries, RuleLimit(algorithm))
-            found = LimitSet((limit,), self.match(entries).on_store_failure)
+            series = self._override_series(entries, limit.name)
+            found = LimitSet((limit,), self.match(entries).on_store_failure, series)
             if _is_cacheable(entries):
                 self._overrides.put((entries, algorithm), found)
         return found
+
+    def _override_series(self, entries: Entries, limit: str) -> Series:
+        node, _ = self._find(entries)
+        path = node.path or "/".join(key for key, _ in entries)
+        return Series.of_rule(self.domain, path, [limit])
 
     def _find(self, entries: Entries) -> tuple[_Node, Entries]:
         """The node whose path the entries match, and that path; the domain's root and () when there is none."""
@@ -164,10 +184,21 @@ class RuleTree:
         return node, tuple(path)
 
 
-def _add_children(parent: _Node, children: Iterable[RuleNode]) -> None:
+def _series(domain: str, path: str, limits: tuple[RuleLimit, ...]) -> Series:
+    if len(limits) == 1 and isinstance(limits[0].algorithm, Unlimited | Blocked):
+        return Series.of_rule(domain, path, [BLOCKED] if isinstance(limits[0].algorithm, Blocked) else [])
+    return Series.of_rule(domain, path, [limit.name for limit in limits])
+
+
+def _add_children(domain: str, parent: _Node, children: Iterable[RuleNode]) -> None:
     for rule in children:
+        name = f"{rule.key}={rule.value}" if rule.value else rule.key
         node = _Node(
-            rule.limits, rule.on_store_failure or parent.on_store_failure, rule.value if rule.share_threshold else ""
+            domain,
+            f"{parent.path}/{name}" if parent.path else name,
+            rule.limits,
+            rule.on_store_failure or parent.on_store_failure,
+            rule.value if rule.share_threshold else "",
         )
         if rule.is_wildcard:
             parent.wildcards.setdefault(rule.key, []).append((Wildcard(rule.value), node))
@@ -175,7 +206,7 @@ def _add_children(parent: _Node, children: Iterable[RuleNode]) -> None:
             parent.exact[rule.key, rule.value] = node
         else:
             parent.any_value[rule.key] = node
-        _add_children(node, rule.descriptors)
+        _add_children(domain, node, rule.descriptors)
 
 
 def _apply(domain: str, path: Entries, limit: RuleLimit) -> AppliedLimit:

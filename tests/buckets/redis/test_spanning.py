@@ -17,9 +17,11 @@ from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.buckets.redis.script import bucket_key
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore, Taken
+from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.usage_tally import UsageTally
 
 DAY_US = 86_400 * MICRO
 # They refill too slowly to matter while a test runs.
@@ -64,7 +66,8 @@ class World:
         assert isinstance(inner, ClusterBucketStore)
         self.under = Interfering(inner)
         self.refund: Refunder = store._refund
-        self.store = SpanningStore(self.under, self.refund)
+        self.usage = UsageTally(SystemClock())
+        self.store = SpanningStore(self.under, self.refund, self.usage)
         self.other = other
 
 
@@ -199,12 +202,13 @@ async def test_a_failure_beside_a_spanning_charge(
     async def fail() -> None:
         if made is None:
             raise StoreUnavailable("the nodes are down")
-        raise PartlyUnavailable("one node is down", [made, None])
+        raise PartlyUnavailable("one node is down", [made, StoreUnavailable("one node is down")])
 
     world.under.before[1] = fail
     with pytest.raises(PartlyUnavailable, match="down") as error:
         await world.store.charge((Charge(three[:1], (1,)), Charge(three[1:2], (1,)), Charge(three, (2, 2, 2))))
-    assert [result and result.charged for result in error.value.results] == [made and True, None, True]
+    charged = [isinstance(result, ChargeResult) for result in error.value.results]
+    assert charged == [made is not None, False, True]
     assert await used(world.other, *three) == [2, 2, 2]
 
 
@@ -338,7 +342,7 @@ async def test_a_refund_is_sent_again(world: World, redis_cluster: LoopbackClust
 async def test_a_failed_refund_is_counted(world: World, three: tuple[Bucket, ...]) -> None:
     """When the cluster is unavailable for the refund, the denial stands, and what was taken stays taken."""
     unreachable = Cluster([Address("127.0.0.1", 1)], Login())
-    store = SpanningStore(world.under, Refunder(unreachable, request_window=WINDOW, timeout=1.0))
+    store = SpanningStore(world.under, Refunder(unreachable, request_window=WINDOW, timeout=1.0), world.usage)
     world.under.after[1] = lambda: take(world.other, (three[1], 3))
     assert not (await take(store, *((each, 1) for each in three))).charged
     assert (store.refunded, store.failed_refunds) == (1, 2)

@@ -3,10 +3,17 @@
 from typing import NamedTuple
 
 import redis
+from redis.crc import key_slot
 
+from fixtures.redis_cluster import LoopbackCluster
 from ratelimit_service.decision.usage import Counts, SegmentMeta, parse_counts, parse_field, parse_meta
 
 MINUTE_US = 60_000_000
+
+
+def node_with(cluster: LoopbackCluster, tag: str) -> redis.Redis:
+    """A client of the node that has the keys with this tag."""
+    return cluster.clients[key_slot(tag.encode()) * len(cluster.clients) // 16_384]
 
 
 class Segment(NamedTuple):

@@ -21,6 +21,7 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.usage_tally import UsageTally
 
 
 def quota(amount: int, window: Window = Window.DAY, **fields: object) -> RuleLimit:
@@ -93,7 +94,8 @@ class World:
         self.source = MemoryRules(DomainRules("shop", nodes, on_store_failure))
         self.rules = RulesCache(self.source)
         cache = PolicyCache(self.policies, self.clock)
-        self.engine = DescriptorEngine(self.rules, KeyResolver(cache, PEPPERS), self.buckets, local)
+        self.usage = UsageTally(self.clock)
+        self.engine = DescriptorEngine(self.rules, KeyResolver(cache, PEPPERS), self.buckets, local, self.usage)
 
     def add_key(self, *limits: object, **fields: object) -> ApiKey:
         """Make a key, on a plan with these limits."""

@@ -1,7 +1,7 @@
 -- Adds a worker's batch of counts, once.
 --
 -- KEYS[1]  the open segment.
--- KEYS[2]  what tells that the batch was added.
+-- KEYS[2]  what shows that the batch was added.
 -- ARGV[1]  the bytes that counts may take in the store.
 -- ARGV[2]  MessagePack: a flat array. Per row: its minute, in minutes since 1970; the field of its series; the number of its
 --          counts, and these.

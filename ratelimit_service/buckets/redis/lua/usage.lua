@@ -166,7 +166,7 @@ local function usage_add(key, cap, fields, allowed, spent, more)
   if meta and meta.dirty then redis.call('HSET', key, '', struct.pack(META, unpack(meta, 1, 9))) end
 end
 
--- Notes that CALLS could not be counted, so that a metric tells it. Fails never: a charge must not fail because of its count.
+-- Notes that CALLS could not be counted, which a metric reports. Never fails: no charge fails because of its count.
 local function usage_lost(key, calls)
   redis.pcall('HINCRBY', string.sub(key, 1, -2) .. 'n', 'lost', string.format('%.0f', calls))
 end
