@@ -48,9 +48,8 @@ def healthy(health: Health, overview: Overview | None) -> list[Piece]:
     if overview is not None and overview.now.calls:
         pieces.append(Piece(f" {formats.rate(overview.now.calls / (NOW_US / MICRO))} decisions/s,"))
         degraded = overview.now.degraded
-        pieces.append(
-            Piece(f" {formats.percent(degraded / overview.now.calls)} of them degraded." if degraded else " all of them exact.")
-        )
+        share = formats.percent(degraded / overview.now.calls)
+        pieces.append(Piece(f" {share} of them degraded." if degraded else " all of them exact."))
     elif overview is not None:
         pieces.append(Piece(" No call was counted in the last 5 min."))
     for component in health.failing[:2]:
@@ -108,10 +107,11 @@ def changed(overview: Overview, changes: Sequence[Change], now_us: int) -> list[
         return [Piece(f"Nothing in the last {words}.", strong=True), *_rise(overview, now_us)]
     last = changes[0]
     count = f"{len(changes)}{' or more' if overview.more_changes else ''}"
+    only = len(changes) == 1
     pieces = [
         Piece(f"{_what(last)} at {formats.clock_time(last.time_us, now_us)}", strong=True),
         Piece(f", by {last.actor}."),
-        Piece(f" It is the only change in the last {words}." if len(changes) == 1 else f" {count} changes in the last {words}."),
+        Piece(f" It is the only change in the last {words}." if only else f" {count} changes in the last {words}."),
     ]
     return [*pieces, *_rise(overview, now_us)]
 
@@ -125,7 +125,8 @@ def _cause(overview: Overview, named: Change, now_us: int) -> list[Piece]:
     if one is not None:
         was = f" from {one.old}" if one.old else ""
         now = f" to {one.new}" if one.new else ", which is gone"
-        pieces += [Piece(" changed ", strong=True), Piece(limit, strong=True, limit=True), Piece(f"{was}{now}.", strong=True)]
+        pieces += [Piece(" changed ", strong=True), Piece(limit, strong=True, limit=True)]
+        pieces.append(Piece(f"{was}{now}.", strong=True))
     else:
         pieces.append(Piece("."))
     verb = "began" if cause.began else "doubled"

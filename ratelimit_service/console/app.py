@@ -20,6 +20,8 @@ from ratelimit_service.console.security.hosts import HostCheck, allowed_hosts
 from ratelimit_service.console.security.once import OneTimeForms
 from ratelimit_service.console.security.sessions import SessionReader
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
+from ratelimit_service.console.shared import Shared
+from ratelimit_service.console.streams import Streams
 from ratelimit_service.console.visit import Console
 
 __all__ = ["ConsoleConfig", "ConsoleServices", "console_app"]
@@ -36,6 +38,8 @@ def console_app(services: ConsoleServices, config: ConsoleConfig) -> ASGIApp:
         forms=OneTimeForms(),
         assets=assets,
         renderer=Renderer(),
+        streams=Streams(),
+        shared=Shared(),
     )
 
     async def static(request: Request) -> Response:

@@ -72,9 +72,9 @@ def find_cause(suspect: Suspect, denied: Mapping[int, int], complete_until_us: i
     if not after or sum(after.values()) < _LEAST:
         return None
     # What goes up for a minute and down again has neither begun nor doubled: the rest counts as well.
-    for start in after:
+    for start, denials in after.items():
         rest = [count for at, count in after.items() if at >= start]
-        risen = after[start] > 0 if not mean else after[start] >= 2 * mean
+        risen = denials > 0 if not mean else denials >= 2 * mean
         if risen and sum(rest) / len(rest) >= max(2 * mean, 1e-9):
             end_us = max(0, start + MINUTE - suspect.time_us)
             return Cause(suspect, began=mean == 0, after_us=min(end_us, CAUSE_US))

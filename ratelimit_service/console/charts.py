@@ -12,7 +12,7 @@ from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A range of time that can be chosen, and its bins, in microseconds. `name` is in the address, `words` on the page."""
+    """A range that can be chosen, and its bins, in microseconds. `name` is in the address, `words` on the page."""
 
     name: str
     words: str
@@ -109,8 +109,9 @@ class Series:
         allowed = [each.allowed for each in self.bins]
         denied = [each.denied for each in self.bins]
         return (
-            f"Allowed between {formats.rate(min(allowed))} and {formats.rate(max(allowed))} per second, refused between "
-            f"{formats.rate(min(denied))} and {formats.rate(max(denied))}. Left and right arrow keys read single values."
+            f"Allowed between {formats.rate(min(allowed))} and {formats.rate(max(allowed))} per second, "
+            f"refused between {formats.rate(min(denied))} and {formats.rate(max(denied))}. "
+            "Left and right arrow keys read single values."
         )
 
 

@@ -7,27 +7,18 @@ session has ended.
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import structlog
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ratelimit_service.console.streams import Streams
 from ratelimit_service.console.visit import Visit
-
-T = TypeVar("T")
-
-MAX_STREAMS: Final = 200
-"""Streams of a process at the same time."""
-
-MAX_STREAMS_OF_SESSION: Final = 12
-"""Streams of one session at the same time: as many visible windows."""
 
 _STREAM_SECONDS: Final = 300.0
 """Length of one stream; the browser then opens the next one."""
@@ -36,27 +27,6 @@ _log = structlog.stdlib.get_logger(__name__)
 
 Parts = Mapping[str, str]
 """Parts of a page by the names in their `data-part`, each as HTML."""
-
-
-class Streams:
-    """Counts the open streams, of each session and in all."""
-
-    def __init__(self) -> None:
-        self._open: Counter[str] = Counter()
-
-    def is_full(self, session: str) -> bool:
-        """Whether there is no room for one more stream of this session."""
-        return self._open.total() >= MAX_STREAMS or self._open[session] >= MAX_STREAMS_OF_SESSION
-
-    @contextmanager
-    def held(self, session: str) -> Iterator[None]:
-        """Count a stream for the length of the block."""
-        self._open[session] += 1
-        try:
-            yield
-        finally:
-            self._open[session] -= 1
-            self._open += Counter()  # forgets those at zero
 
 
 class _Stream(StreamingResponse):
@@ -97,25 +67,3 @@ async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: f
         sent.update(changed)
         yield f"data: {json.dumps(changed)}\n\n" if changed else "event: same\ndata:\n\n"
         await asyncio.sleep(seconds)
-
-
-class Shared:
-    """Results that are read once for all who look at the same, and are kept for a while."""
-
-    def __init__(self, now: Callable[[], float] = monotonic) -> None:
-        self._now = now
-        self._found: dict[object, tuple[float, asyncio.Task[Any]]] = {}
-
-    async def get(self, name: object, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
-        """Return what READ returned, at most SECONDS ago. NAME is one of a bounded number. Raises what READ raises."""
-        until, task = self._found.get(name, (0.0, None))
-        if task is None or (task.done() and (self._now() >= until or task.cancelled() or task.exception())):
-            task = asyncio.ensure_future(_awaited(read))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._found[name] = (self._now() + seconds, task)
-        found: T = await asyncio.shield(task)
-        return found
-
-
-async def _awaited(read: Callable[[], Awaitable[T]]) -> T:
-    return await read()

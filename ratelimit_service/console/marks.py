@@ -1,7 +1,7 @@
 """What happened in the time of a chart: changes and faults, each with the letter that chart and list share."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ratelimit_service.console.changes import Change
@@ -33,18 +33,20 @@ class Mark:
 
 def marks(changes: Iterable[Change], series: Series) -> list[Mark]:
     """The newest events within the chart, the newest first, lettered from the oldest on."""
+    length = max(series.end_us - series.start_us, 1)
+
+    def mark(kind: str, time_us: int, change: Change | None = None, end_us: int = 0, degraded: int = 0) -> Mark:
+        at = min(1.0, (time_us - series.start_us) / length)
+        return Mark("", kind, time_us, at, change, end_us, degraded)
+
     found = [
-        (change.time_us, change.kind, change, 0, 0)
+        mark(change.kind, change.time_us, change)
         for change in changes
         if change.action in _MARKED and change.time_us >= series.start_us
     ]
-    found += [(start_us, "fault", None, end_us, degraded) for start_us, end_us, degraded in _faults(series.bins)]
-    newest = sorted(found, key=lambda event: event[0])[-MAX_MARKS:]
-    length = max(series.end_us - series.start_us, 1)
-    return [
-        Mark(chr(ord("A") + position), kind, time_us, min(1.0, (time_us - series.start_us) / length), *rest)
-        for position, (time_us, kind, *rest) in enumerate(newest)
-    ][::-1]
+    found += [mark("fault", start_us, None, end_us, degraded) for start_us, end_us, degraded in _faults(series.bins)]
+    newest = sorted(found, key=lambda event: event.time_us)[-MAX_MARKS:]
+    return [replace(event, letter=chr(ord("A") + position)) for position, event in enumerate(newest)][::-1]
 
 
 def letters(found: Sequence[Mark]) -> Mapping[int, str]:

@@ -142,6 +142,7 @@ class OverviewReader:
             self._cause([event for event in events.items if event.event.time_us >= series.start_us], end_us),
         )
         by_limit = _by_subject(limits)
+        seconds = NOW_US / MICRO
         refused = [
             Refused(
                 row.group[0],
@@ -168,8 +169,9 @@ class OverviewReader:
             others=now.total.minus(listed),
             by_rules=by_rules.total,
             busiest=[
-                Busy(*row.group, described.get(row.group[0], ""), row.counts.calls / (NOW_US / MICRO), of_keys[row.group[0]])
+                Busy(key_id, subject, plan, described.get(key_id, ""), row.counts.calls / seconds, of_keys[key_id])
                 for row in busiest.rows
+                for key_id, subject, plan in [row.group]
             ],
             keys=busiest.groups,
             changes=shown[:_SHOWN_CHANGES],
@@ -220,16 +222,19 @@ class OverviewReader:
 
         async def tested(position: int) -> tuple[Cause, float] | None:
             suspect = suspected[position]
-            values = {"plan": suspect.plan, "subject": suspect.subject, "key": suspect.key_id}
-            where = UsageFilter.of(limit=suspect.limit, **{name: value for name, value in values.items() if value})
+            values = {
+                Dimension.LIMIT: suspect.limit,
+                Dimension.PLAN: suspect.plan,
+                Dimension.SUBJECT: suspect.subject,
+                Dimension.KEY: suspect.key_id,
+            }
+            where = UsageFilter({dimension: (value,) for dimension, value in values.items() if value})
             minute = suspect.time_us // MINUTE * MINUTE
             request = UsageRequest(
                 where, start_us=minute - BEFORE_US, end_us=minute + CAUSE_US + MINUTE, step_us=MINUTE
             )
             now = UsageRequest(where, start_us=end_us - NOW_US, end_us=end_us)
-            then, current = await asyncio.gather(
-                self._services.usage.query(request), self._services.usage.query(now)
-            )
+            then, current = await asyncio.gather(self._services.usage.query(request), self._services.usage.query(now))
             denied = {row.start_us: row.counts.denied for row in then.rows}
             cause = find_cause(suspect, denied, end_us)
             return None if cause is None else (cause, current.total.denied / (NOW_US / MICRO))
@@ -277,7 +282,5 @@ def _usual(history: UsageReport, now_us: int) -> float | None:
     """The share of calls refused in this hour of the day, on the days before."""
     hour = now_us // HOUR % 24
     current = now_us // HOUR * HOUR
-    total = add_up(
-        row.counts for row in history.rows if row.start_us // HOUR % 24 == hour and row.start_us < current
-    )
+    total = add_up(row.counts for row in history.rows if row.start_us // HOUR % 24 == hour and row.start_us < current)
     return total.denied / total.calls if total.calls else None

@@ -1,4 +1,4 @@
-"""Quotas that run out soon: from counts who is near, from the buckets how near, by the rate of the last minutes when."""
+"""Quotas that run out soon: from counts who is near, from the buckets how near, by the present rate when."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +96,7 @@ def _watched(plans: Iterable[Plan], now_us: int) -> Iterable[_Watched]:
 
 async def _near(services: ConsoleServices, watched: _Watched, end_us: int) -> list[Forecast]:
     """The subjects that use most of a quota of a plan, if it would run out."""
-    where = {Dimension.PLAN: (watched.plan,)}
+    where: dict[Dimension, tuple[str, ...]] = {Dimension.PLAN: (watched.plan,)}
     if watched.limit.resource != "*":
         resources = await _resources(services, watched)
         if not resources:

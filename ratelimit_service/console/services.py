@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ratelimit_service.console.health import HealthReader
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
@@ -27,6 +28,7 @@ class ConsoleServices:
     sessions: SessionService
     usage: UsageQueries
     engine: DecisionEngine
+    health: HealthReader
     clock: Clock
 
 

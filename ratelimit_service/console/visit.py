@@ -17,6 +17,8 @@ from ratelimit_service.console.security.once import OneTimeForms
 from ratelimit_service.console.security.origin import form_token
 from ratelimit_service.console.security.sessions import SessionReader
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
+from ratelimit_service.console.shared import Shared
+from ratelimit_service.console.streams import Streams
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.sessions import Session
 from ratelimit_service.management.tokens import Role
@@ -35,6 +37,8 @@ class Console:
     forms: OneTimeForms
     assets: Assets
     renderer: Renderer
+    streams: Streams
+    shared: Shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The console of a server, wired from its planes."""
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 from starlette.types import ASGIApp
 
@@ -10,16 +12,23 @@ from ratelimit_service.settings import Settings
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def open_console(planes: Planes, settings: Settings) -> ASGIApp | None:
-    """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`."""
+def open_console(
+    planes: Planes, settings: Settings, *, scrape: Callable[[], Awaitable[bytes]], workers: Callable[[], int]
+) -> ASGIApp | None:
+    """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`.
+
+    SCRAPE returns the metrics of this server, WORKERS counts those that serve.
+    """
     try:
         # jinja2 comes with the extra `console` only.
         from ratelimit_service.console.app import ConsoleConfig, ConsoleServices, console_app  # noqa: PLC0415
         from ratelimit_service.console.security.hosts import parse_hosts  # noqa: PLC0415
+        from ratelimit_service.server.console_health import ServerHealth  # noqa: PLC0415
     except ModuleNotFoundError as error:
         _log.warning("no console; install ratelimit-service[console]", missing=error.name)
         return None
     services = planes.services
+    clock = SystemClock()
     return console_app(
         ConsoleServices(
             keys=services.keys,
@@ -31,7 +40,8 @@ def open_console(planes: Planes, settings: Settings) -> ASGIApp | None:
             sessions=services.sessions,
             usage=services.usage,
             engine=planes.engine,
-            clock=SystemClock(),
+            health=ServerHealth(planes.probes, scrape, workers, settings.workers, clock),
+            clock=clock,
         ),
         ConsoleConfig(
             environment=settings.key_environment,

@@ -71,7 +71,11 @@ class ServerHealth:
     def _serving(self, now_us: int) -> Component:
         serving = self._workers()
         state = State.OK if serving >= self._wanted else State.DEGRADED if serving else State.DOWN
-        effect = "" if state is State.OK else "the workers that serve have more to do" if serving else "no call is decided"
+        effect = {
+            State.OK: "",
+            State.DEGRADED: "the workers that serve have more to do",
+            State.DOWN: "no call is decided",
+        }[state]
         return Component("Workers", state, f"{serving} of {self._wanted}", "of this server", now_us, effect)
 
     async def _metrics(self) -> dict[str, float]:
@@ -110,9 +114,10 @@ def _usage(lag: float | None, metrics: Mapping[str, float], now_us: int) -> Comp
         return Component("Usage drain", State.DEGRADED, "not known", "no process reports", now_us, "figures are old")
     late = lag > _BEHIND
     lost = sum(metrics.get(f"ratelimit_usage_{name}", 0.0) for name in ("lost_calls_total", "store_lost_calls"))
-    effect = f"figures are {duration(round(lag * MICRO))} old; decisions are not affected" if late else ""
+    behind = duration(round(lag) * MICRO)
+    effect = f"figures are {behind} old; decisions are not affected" if late else ""
     state = State.DEGRADED if late or lost else State.OK
-    return Component("Usage drain", state, f"{lag:.0f} s behind" if lag < _BEHIND else f"{duration(round(lag * MICRO))} behind", f"{lost:,.0f} lost", now_us, effect)
+    return Component("Usage drain", state, f"{behind} behind", f"{lost:,.0f} lost", now_us, effect)
 
 
 def _short(took_us: int) -> str:

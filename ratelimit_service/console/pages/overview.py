@@ -1,10 +1,10 @@
 """The overview: is it healthy, who is refused and why, what changed?"""
 
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
-from ratelimit_service.console.answers import anchor, changed, healthy, refused
+from ratelimit_service.console.answers import REASONS, anchor, changed, healthy, refused
 from ratelimit_service.console.charts import SPANS, Span, chosen_span
 from ratelimit_service.console.health import Health
 from ratelimit_service.console.live import Parts, live
@@ -46,7 +46,7 @@ async def stream(visit: Visit) -> Response:
     return live(visit, parts, seconds=_TICK)
 
 
-async def _read(visit: Visit, span: Span) -> dict[str, object]:
+async def _read(visit: Visit, span: Span) -> dict[str, Any]:
     """What the parts show. All who look at the same range share one reading of it."""
     shared, services = visit.console.shared, visit.services
     health: Health = await shared.get("health", _HEALTH_SECONDS, services.health.read)
@@ -60,6 +60,7 @@ async def _read(visit: Visit, span: Span) -> dict[str, object]:
     return {
         "health": health,
         "anchor": anchor,
+        "reasons": REASONS,
         "figures": figures,
         "quotas": quotas,
         "letters": letters(found.marks) if found else {},
