@@ -7,3 +7,5 @@ export * from "./ratelimit/v1/limit_pb.js";
 export * from "./ratelimit/v1/plan_pb.js";
 export * from "./ratelimit/v1/rate_limit_service_pb.js";
 export * from "./ratelimit/v1/rules_pb.js";
+export * from "./ratelimit/v1/simulation_pb.js";
+export * from "./ratelimit/v1/usage_pb.js";
