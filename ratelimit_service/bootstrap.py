@@ -5,11 +5,14 @@ that a server serves. Both raise StartupError, with the remedy in its message, f
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from socket import gethostname
 from time import monotonic
 from typing import Final
+from uuid import uuid4
 
 import structlog
 
@@ -23,7 +26,7 @@ from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.batcher import Observers
-from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_writer
+from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store, open_usage_writer
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
@@ -45,9 +48,10 @@ from ratelimit_service.management.retention import Retention
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
-from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
+from ratelimit_service.metrics import Counts, FlushMetrics, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
 from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
@@ -55,10 +59,16 @@ from ratelimit_service.postgres.repositories.simulation import PostgresSimulatio
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
+from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
+from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
+from ratelimit_service.usage.flush import UsageFlush
+from ratelimit_service.usage.leader import Leader
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.retention import ArchiveRetention
 from ratelimit_service.usage.simulation import SimulationService
+from ratelimit_service.usage.tally import FlushTally
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 
@@ -220,8 +230,29 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
+            control=(("usage flush", lambda: _flush_usage(settings, services, clock)),),
         )
         metrics.flush()
+
+
+async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:
+    """Compete for the lease of usage; while this process leads, flush usage, and delete what is too old."""
+    async with AsyncExitStack() as stack:
+        lease = PostgresLease(services.database, "usage", f"{gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
+        retained = Retained(settings.usage_minute_days, settings.usage_hour_days, settings.usage_day_days)
+        archive = PostgresUsageArchive(settings.database_url.get_secret_value(), lease, retained, clock)
+        stack.push_async_callback(archive.close)
+        store = open_usage_store(settings.redis_url.get_secret_value(), usage_bytes=settings.usage_store_bytes)
+        stack.push_async_callback(store.close)
+        tally = FlushTally(clock.now_us())
+        retention = ArchiveRetention(archive, [lambda: services.retention.prune(clock.now_us())])
+        works = {"usage flush": UsageFlush(store, archive, tally, clock).run, "retention": retention.run}
+        leader = Leader(lease, works, on_idle=lambda: tally.cover(clock.now_us()))
+        metrics = FlushMetrics(tally, store, lambda: leader.leading, clock.now_us)
+        background = Background()
+        stack.push_async_callback(background.close)
+        background.start("usage metrics", metrics.keep)
+        await leader.run()
 
 
 async def _load(rules: RulesCache) -> None:

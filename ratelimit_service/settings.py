@@ -97,6 +97,18 @@ class Settings(BaseSettings):
         le=36_500,
         description="Days that audit events are kept, three years by default. 0 keeps them forever.",
     )
+    usage_minute_days: int = Field(
+        default=7, ge=1, le=3_660, description="Days for which usage is kept by minute. At least these, in whole days."
+    )
+    usage_hour_days: int = Field(
+        default=90, ge=1, le=3_660, description="Days for which usage is kept by hour. At least these, in whole months."
+    )
+    usage_day_days: int = Field(
+        default=1_096,
+        ge=1,
+        le=36_600,
+        description="Days for which usage is kept by day. At least these, in whole months.",
+    )
     policy_cache_size: int = Field(
         default=100_000,
         ge=1,

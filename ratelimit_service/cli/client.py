@@ -25,6 +25,9 @@ from ratelimit_service.settings import Settings
 
 DEFAULT_SERVER = "localhost:50051"
 _SIMULATION_SECONDS = 60.0  # one has a budget of 20, and may wait for another
+_MAX_RECEIVED = 32 * 1024 * 1024
+"""Bytes of a response: 1,000 keys, each with as many labels and overrides as it may have."""
+
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound here
 
 
@@ -98,10 +101,11 @@ class Client(AbstractContextManager["Client"]):
         self._address = target.address
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {target.token}"),) if target.token else ()
+        options = [("grpc.max_receive_message_length", _MAX_RECEIVED)]
         self._channel = (
-            grpc.secure_channel(target.address, target.credentials)
+            grpc.secure_channel(target.address, target.credentials, options)
             if target.credentials
-            else grpc.insecure_channel(target.address)
+            else grpc.insecure_channel(target.address, options)
         )
         self._decision = RateLimitServiceStub(self._channel)
         self._admin = KeyAdminServiceStub(self._channel)

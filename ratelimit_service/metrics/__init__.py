@@ -7,6 +7,7 @@ operations process adds the files up when it is scraped, so a scrape never reach
 
 from ratelimit_service.metrics.counts import CallCounts, Counts, RoundTripCounts
 from ratelimit_service.metrics.ended import forget_worker
+from ratelimit_service.metrics.flush import FlushMetrics
 from ratelimit_service.metrics.scrape import DIRECTORY_VARIABLE, Scraper
 from ratelimit_service.metrics.worker import Watched, WorkerMetrics
 
@@ -14,6 +15,7 @@ __all__ = [
     "DIRECTORY_VARIABLE",
     "CallCounts",
     "Counts",
+    "FlushMetrics",
     "RoundTripCounts",
     "Scraper",
     "Watched",

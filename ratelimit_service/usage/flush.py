@@ -10,7 +10,7 @@ import structlog
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
 from ratelimit_service.usage.ports import Loss, Queue, SegmentStore, Term, UsageArchive
 from ratelimit_service.usage.segment import MINUTE_US, Segment, SegmentRef
-from ratelimit_service.usage.tally import UsageTally
+from ratelimit_service.usage.tally import FlushTally
 
 PAUSE_SECONDS: Final = 2.0
 """Between two passes over the store."""
@@ -41,7 +41,7 @@ class UsageFlush:
         self,
         store: SegmentStore,
         archive: UsageArchive,
-        tally: UsageTally,
+        tally: FlushTally,
         clock: Clock,
         *,
         pause: float = PAUSE_SECONDS,

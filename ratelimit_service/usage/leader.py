@@ -8,9 +8,8 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from ratelimit_service.decision.ports import Clock, StoreUnavailable
+from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.usage.ports import Lease, LeaseLost, Term
-from ratelimit_service.usage.tally import UsageTally
 
 RENEW_SECONDS: Final = 1.0
 """Between two renewals, and between two attempts to acquire the lease."""
@@ -31,17 +30,17 @@ class Leader:
         self,
         lease: Lease,
         works: Mapping[str, Work],
-        tally: UsageTally,
-        clock: Clock,
         *,
+        on_idle: Callable[[], None] = lambda: None,
         renew_seconds: float = RENEW_SECONDS,
     ) -> None:
-        """`works` by name, for the log."""
+        """`works` by name, for the log. ON_IDLE is called whenever it turns out that another process leads."""
         self._lease = lease
         self._works = works
-        self._tally = tally
-        self._clock = clock
+        self._on_idle = on_idle
         self._renew_seconds = renew_seconds
+        self.leading = False
+        """Whether this process leads, as far as it knows."""
 
     async def run(self) -> None:
         """Lead whenever no other process does, until cancelled."""
@@ -50,20 +49,21 @@ class Leader:
                 term = await self._lease.acquire()
                 if term is not None:
                     await self._lead(term)
-                self._tally.covered_us = self._clock.now_us()  # another process leads, and has its own figure
+                else:
+                    self._on_idle()
             await asyncio.sleep(self._renew_seconds)
 
     async def _lead(self, term: Term) -> None:
         _log.info("leads", number=term.number)
         tasks = [asyncio.create_task(self._work(name, work, term), name=name) for name, work in self._works.items()]
         renewal = asyncio.create_task(self._renew(term))
-        self._tally.leading = True
+        self.leading = True
         lost = False
         try:
             await asyncio.wait([renewal, *tasks], return_when=asyncio.FIRST_COMPLETED)
             lost = True
         finally:
-            self._tally.leading = False
+            self.leading = False
             for task in (running := [renewal, *tasks]):
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)

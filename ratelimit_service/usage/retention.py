@@ -22,7 +22,7 @@ Prune: TypeAlias = Callable[[], Awaitable[object]]
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Retention:
+class ArchiveRetention:
     """Keeps the archive within its retention, once an hour."""
 
     def __init__(self, archive: UsageArchive, prunes: Sequence[Prune] = (), *, seconds: float = TIDY_SECONDS) -> None:

@@ -3,12 +3,10 @@
 from collections import Counter
 
 
-class UsageTally:
+class FlushTally:
     """Plain numbers. Those that only grow begin at 0 with the process."""
 
     def __init__(self, now_us: int) -> None:
-        self.leading = False
-        """Whether this process flushes now."""
         self.covered_us = now_us
         """The time up to which all that was counted is in the archive, but for open minutes; as far as is known."""
         self.backlog_segments = 0
@@ -30,3 +28,8 @@ class UsageTally:
         """Transactions that moved segments."""
         self.flush_seconds = 0.0
         """The time that they took, from the first read to the last removal."""
+
+    def cover(self, now_us: int) -> None:
+        """Another process leads, and reports what it has not flushed: there is nothing to report here."""
+        self.covered_us = now_us
+        self.backlog_segments = self.backlog_bytes = 0

@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from sqlalchemy import text
 
-from fixtures.control_plane import ManualClock
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.usage.leader import Leader, Work
 from ratelimit_service.usage.ports import LeaseLost, Term
-from ratelimit_service.usage.tally import UsageTally
 
 SECONDS = 0.5
 RENEW = 0.1
+IDLE: list[str] = []
+"""Who found that another process leads."""
 
 
 class Recorder:
@@ -36,13 +36,12 @@ class Recorder:
 
 
 @asynccontextmanager
-async def leading(database: Database, holder: str, **works: Work) -> AsyncIterator[UsageTally]:
+async def leading(database: Database, holder: str, **works: Work) -> AsyncIterator[Leader]:
     """Run a process's leader."""
-    tally = UsageTally(0)
     lease = PostgresLease(database, "test", holder, seconds=SECONDS)
-    leader = Leader(lease, works, tally, ManualClock(), renew_seconds=RENEW)
+    leader = Leader(lease, works, on_idle=lambda: IDLE.append(holder), renew_seconds=RENEW)
     task = asyncio.create_task(leader.run())
-    yield tally
+    yield leader
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
@@ -50,6 +49,7 @@ async def leading(database: Database, holder: str, **works: Work) -> AsyncIterat
 
 async def test_one_leads_and_the_next_takes_over(database: Database) -> None:
     """The works run once, and go on elsewhere at once when a leader ends in good order."""
+    IDLE.clear()
     work = Recorder()
     async with leading(database, "one", work=work.run) as one:
         await asyncio.wait_for(work.begun.wait(), 5)
@@ -57,7 +57,7 @@ async def test_one_leads_and_the_next_takes_over(database: Database) -> None:
             await asyncio.sleep(2 * SECONDS)
             assert [term.holder for term in work.running] == ["one"]
             assert (one.leading, two.leading) == (True, False)
-            assert two.covered_us == ManualClock().us  # whoever does not lead has nothing to report
+            assert set(IDLE) == {"two"}
             work.begun.clear()
             await _take(database)
             await asyncio.wait_for(work.begun.wait(), 5)
@@ -74,14 +74,14 @@ async def _take(database: Database) -> None:
 async def test_the_lease_is_lost_while_working(database: Database) -> None:
     """Works are cancelled within a renewal of the lease passing to another process, and run again once it is free."""
     work = Recorder()
-    async with leading(database, "one", work=work.run) as tally:
+    async with leading(database, "one", work=work.run) as leader:
         await asyncio.wait_for(work.begun.wait(), 5)
         (term,) = work.running
         work.begun.clear()
         await _take(database)
         await asyncio.sleep(3 * RENEW)
         assert work.running == []
-        assert not tally.leading
+        assert not leader.leading
         await asyncio.wait_for(work.begun.wait(), 5)
         assert work.running[0].number == term.number + 2
 

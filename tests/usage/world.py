@@ -21,7 +21,7 @@ from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.usage.flush import UsageFlush
 from ratelimit_service.usage.ports import Term
 from ratelimit_service.usage.segment import MINUTE_US
-from ratelimit_service.usage.tally import UsageTally
+from ratelimit_service.usage.tally import FlushTally
 
 NOW_US = 1_795_500_000 * 1_000_000
 MINUTE = NOW_US // MINUTE_US
@@ -80,7 +80,7 @@ class UsageWorld:
         self.lease = PostgresLease(self.database, "usage", self.holder, seconds=self.lease_seconds)
         self.archive = PostgresUsageArchive(self.database_url, self.lease, self.retained, self.clock)
         self.store: RedisUsageStore = open_usage_store(self.redis_url, usage_bytes=2**28)
-        self.tally = UsageTally(self.clock.now_us())
+        self.tally = FlushTally(self.clock.now_us())
         self.flush = UsageFlush(self.store, self.archive, self.tally, self.clock, pause=0.05, max_rows=self.max_rows)
         self.client = redis.Redis.from_url(self.redis_url.replace("redis+cluster", "redis").split(",")[0])
         return self
