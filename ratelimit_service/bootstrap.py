@@ -66,6 +66,7 @@ from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.usage.flush import UsageFlush
 from ratelimit_service.usage.leader import Leader
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.query_range import DAY, Kept
 from ratelimit_service.usage.retention import ArchiveRetention
 from ratelimit_service.usage.simulation import SimulationService
 from ratelimit_service.usage.tally import FlushTally
@@ -152,7 +153,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             tokens=TokenService(transactions, clock),
             sessions=SessionService(transactions, clock),
             retention=Retention(transactions, audit_days=settings.audit_retention),
-            usage=UsageQueries(PostgresUsageSource(reports), clock),
+            usage=UsageQueries(PostgresUsageSource(reports), clock, _kept(settings)),
             simulations=SimulationService(PostgresSimulationSource(reports), plans, clock),
         )
     finally:
@@ -253,6 +254,10 @@ async def _flush_usage(settings: Settings, services: Services, clock: SystemCloc
         stack.push_async_callback(background.close)
         background.start("usage metrics", metrics.keep)
         await leader.run()
+
+
+def _kept(settings: Settings) -> Kept:
+    return Kept(settings.usage_minute_days * DAY, settings.usage_hour_days * DAY, settings.usage_day_days * DAY)
 
 
 async def _load(rules: RulesCache) -> None:
