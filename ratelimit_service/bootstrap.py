@@ -163,14 +163,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             tokens=TokenService(transactions, clock),
             sessions=SessionService(transactions, clock),
             retention=Retention(transactions, audit_days=settings.audit_retention),
-<<<<<<< HEAD
-            usage=UsageQueries(PostgresUsageSource(reports), clock, _kept(settings)),
-            simulations=SimulationService(PostgresSimulationSource(reports), plans, clock),
-=======
             usage=UsageQueries(PostgresUsageSource(reports), clock, kept),
             alerts=AlertService(transactions, clock, webhook=bool(settings.alert_webhook_url.get_secret_value())),
             simulations=SimulationService(PostgresSimulationSource(reports), plans, clock, kept=kept),
->>>>>>> main
         )
     finally:
         await reports.close()
@@ -303,10 +298,6 @@ async def _flush_usage(settings: Settings, services: Services, clock: SystemCloc
         stack.push_async_callback(background.close)
         background.start("usage metrics", metrics.keep)
         await leader.run()
-
-
-def _kept(settings: Settings) -> Kept:
-    return Kept(settings.usage_minute_days * DAY, settings.usage_hour_days * DAY, settings.usage_day_days * DAY)
 
 
 async def _load(rules: RulesCache) -> None:
