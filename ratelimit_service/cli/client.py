@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
@@ -151,6 +152,14 @@ class Client(AbstractContextManager["Client"]):
     def query_usage(self, request: admin_pb2.QueryUsageRequest) -> admin_pb2.QueryUsageResponse:
         """Count calls."""
         return self._call(self._admin.QueryUsage, request)
+
+    def list_alerts(self, request: alerts_pb2.ListAlertsRequest) -> alerts_pb2.ListAlertsResponse:
+        """List alerts, those that are firing first."""
+        return self._call(self._admin.ListAlerts, request)
+
+    def test_alert(self) -> alerts_pb2.TestAlertResponse:
+        """Send a test message to the webhook."""
+        return self._call(self._admin.TestAlert, alerts_pb2.TestAlertRequest())
 
     def simulate_plan(self, request: SimulatePlanRequest) -> SimulatePlanResponse:
         """Replay counted calls against other limits."""
