@@ -12,6 +12,7 @@ from ratelimit_service.console.changes import Change
 from ratelimit_service.console.health import Health, State
 from ratelimit_service.console.overview import NOW_US, Overview, Refused
 from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.usage.query_range import MINUTE
 
 REASONS: Final[Mapping[str, str]] = {
     "KEY_REVOKED": "a key that is revoked",
@@ -130,7 +131,7 @@ def _cause(overview: Overview, named: Change, now_us: int) -> list[Piece]:
     else:
         pieces.append(Piece("."))
     verb = "began" if cause.began else "doubled"
-    after = formats.duration(max(cause.after_us, MICRO))
+    after = formats.duration(max(1, -(-cause.after_us // MINUTE)) * MINUTE)
     pieces += [Piece(" Refusals by "), Piece(limit, limit=True)]
     pieces.append(Piece(f" {verb} within {after} of it and are at {formats.rate(overview.cause_per_second)}/s now. "))
     if named.path:

@@ -101,6 +101,12 @@ class Overview:
     empty: bool
 
     @property
+    def log(self) -> list[Change | Mark]:
+        """Changes and faults together, the newest first."""
+        faults = [mark for mark in self.marks if mark.change is None]
+        return sorted((*self.changes, *faults), key=lambda event: -event.time_us)
+
+    @property
     def share(self) -> float:
         """The share of calls that are refused now."""
         return self.now.denied / self.now.calls if self.now.calls else 0.0

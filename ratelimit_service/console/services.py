@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ratelimit_service.alerts.service import AlertService
 from ratelimit_service.console.health import HealthReader
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
@@ -13,6 +14,7 @@ from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.simulation import SimulationService
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class ConsoleServices:
     usage: UsageQueries
     engine: DecisionEngine
     health: HealthReader
+    alerts: AlertService
+    simulations: SimulationService
     clock: Clock
 
 

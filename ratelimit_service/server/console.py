@@ -40,7 +40,11 @@ def open_console(
             sessions=services.sessions,
             usage=services.usage,
             engine=planes.engine,
-            health=ServerHealth(planes.probes, scrape, workers, settings.workers, clock),
+            health=ServerHealth(
+                services, clock, probes=planes.probes, scrape=scrape, workers=workers, wanted=settings.workers
+            ),
+            alerts=services.alerts,
+            simulations=services.simulations,
             clock=clock,
         ),
         ConsoleConfig(

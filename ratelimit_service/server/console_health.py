@@ -8,10 +8,13 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from ratelimit_service.bootstrap import Services
 from ratelimit_service.console.formats import duration
 from ratelimit_service.console.health import Component, Health, State
-from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock
+from ratelimit_service.errors import ServiceError
+from ratelimit_service.management.paging import Paging
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
 _PROBE_SECONDS: Final = 1.0
@@ -37,15 +40,18 @@ class _Answer:
 class ServerHealth:
     """Reads the components of one server. Implements `console.health.HealthReader`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it reads
         self,
+        services: Services,
+        clock: Clock,
+        *,
         probes: Mapping[str, Probe],
         scrape: Callable[[], Awaitable[bytes]],
         workers: Callable[[], int],
         wanted: int,
-        clock: Clock,
     ) -> None:
         """SCRAPE returns the metrics of all processes. WORKERS counts those that serve; WANTED of them should."""
+        self._services = services
         self._probes = probes
         self._scrape = scrape
         self._workers = workers
@@ -54,8 +60,12 @@ class ServerHealth:
 
     async def read(self) -> Health:
         """Read all of them. Never raises."""
-        redis, postgres, metrics = await asyncio.gather(
-            _ask(self._probes[REDIS]), _ask(self._probes[POSTGRES]), self._metrics()
+        redis, postgres, metrics, webhook, enforcement = await asyncio.gather(
+            _ask(self._probes[REDIS]),
+            _ask(self._probes[POSTGRES]),
+            self._metrics(),
+            self._webhook(),
+            self._enforcement(),
         )
         now_us = self._clock.now_us()
         lag = metrics.get("ratelimit_usage_lag_seconds")
@@ -65,6 +75,8 @@ class ServerHealth:
             self._serving(now_us),
             _policies(metrics.get("ratelimit_change_feed_age_seconds"), now_us),
             _usage(lag, metrics, now_us),
+            webhook,
+            enforcement,
         ]
         return Health(components, None if lag is None else round(lag * MICRO))
 
@@ -77,6 +89,31 @@ class ServerHealth:
             State.DOWN: "no call is decided",
         }[state]
         return Component("Workers", state, f"{serving} of {self._wanted}", "of this server", now_us, effect)
+
+    async def _webhook(self) -> Component:
+        alerts, now_us = self._services.alerts, self._clock.now_us()
+        if not alerts.webhook:
+            return Component("Alert webhook", State.OK, "not set up", "alerts stand in the console", now_us)
+        try:
+            number, first = await alerts.waiting()
+        except ServiceError:
+            return Component("Alert webhook", State.DEGRADED, "not known", "Postgres does not answer", now_us)
+        if any(delivery.attempts for delivery in first):
+            effect = "nobody is told of alerts; decisions are not affected"
+            return Component("Alert webhook", State.DEGRADED, f"retrying, {number:,} queued", "", now_us, effect)
+        return Component("Alert webhook", State.OK, f"{number:,} queued" if number else "all delivered", "", now_us)
+
+    async def _enforcement(self) -> Component:
+        now_us = self._clock.now_us()
+        try:
+            plans = (await self._services.plans.list(Paging(page_size=1_000))).items
+        except ServiceError:
+            return Component("Enforcement", State.OK, "on", "limits as last read", now_us)
+        shadows = sum(limit.mode is Mode.SHADOW for plan in plans for limit in plan.limits)
+        words = (
+            f"{shadows} {'limit' if shadows == 1 else 'limits'} of plans in shadow" if shadows else "no limit in shadow"
+        )
+        return Component("Enforcement", State.OK, "on", words, now_us)
 
     async def _metrics(self) -> dict[str, float]:
         """Gauges and counters without labels, and the sum over labels of those that have some."""

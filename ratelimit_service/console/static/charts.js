@@ -312,7 +312,7 @@
     const now = draw(figure);
     if (!now) { drawn.delete(figure); return; }
     drawn.set(figure, now);
-    now.read.show(at ?? Infinity);
+    requestAnimationFrame(() => now.read.show(at ?? Infinity)); /* uPlot has laid itself out by then */
   };
 
   const sizes = new ResizeObserver((entries) => {
