@@ -53,7 +53,7 @@ def live(visit: Visit, read: Callable[[], Awaitable[Parts]], *, seconds: float) 
 async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: float) -> AsyncIterator[str]:
     sent: dict[str, str] = {}
     ends = monotonic() + _STREAM_SECONDS
-    yield "retry: 3000\n\n"
+    retry = "retry: 3000\n"
     while monotonic() < ends:
         if await visit.console.sessions.get(visit.session_value) is None:
             yield "event: end\ndata: \n\n"
@@ -65,5 +65,6 @@ async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: f
             return
         changed = {name: text for name, text in parts.items() if sent.get(name) != text}
         sent.update(changed)
-        yield f"data: {json.dumps(changed)}\n\n" if changed else "event: same\ndata:\n\n"
+        yield retry + (f"data: {json.dumps(changed)}\n\n" if changed else "event: same\ndata:\n\n")
+        retry = ""
         await asyncio.sleep(seconds)

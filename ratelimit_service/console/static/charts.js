@@ -278,7 +278,8 @@
       const left = plots[0].valToPos(start + data.step / 2, "x");
       for (const plot of plots) plot.setCursor({ left, top: 1 }, false);
       tag.textContent = cells[0];
-      tag.style.left = `${AXIS + left}px`;
+      const half = tag.offsetWidth / 2;
+      tag.style.left = `${Math.min(AXIS + left, box.clientWidth - half)}px`;
     };
     const pick = (event) => {
       const bounds = plots[0].over.getBoundingClientRect();
