@@ -99,13 +99,15 @@ def usage(
 
 
 def _repeat(show: Callable[[], None], *, watch: bool) -> None:
-    show()
+    if not watch:
+        show()
+        return
     try:
-        while watch:
-            time.sleep(_WATCH_SECONDS)
+        while True:
             if sys.stdout.isatty():
                 typer.echo(_CLEAR, nl=False)
             show()
+            time.sleep(_WATCH_SECONDS)
     except KeyboardInterrupt:
         raise typer.Exit from None
 

@@ -5,14 +5,19 @@ multiprocess mode of `prometheus_client`, switched on by PROMETHEUS_MULTIPROC_DI
 operations process adds the files up when it is scraped, so a scrape never reaches, or waits for, a worker.
 """
 
+from ratelimit_service.metrics.alerts import AlertMetrics
 from ratelimit_service.metrics.counts import CallCounts, Counts, RoundTripCounts
-from ratelimit_service.metrics.scrape import DIRECTORY_VARIABLE, Scraper, forget_worker
+from ratelimit_service.metrics.ended import forget_worker
+from ratelimit_service.metrics.flush import FlushMetrics
+from ratelimit_service.metrics.scrape import DIRECTORY_VARIABLE, Scraper
 from ratelimit_service.metrics.worker import Watched, WorkerMetrics
 
 __all__ = [
     "DIRECTORY_VARIABLE",
+    "AlertMetrics",
     "CallCounts",
     "Counts",
+    "FlushMetrics",
     "RoundTripCounts",
     "Scraper",
     "Watched",

@@ -1,7 +1,6 @@
 """The sum of all workers' metrics."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -9,8 +8,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from ratelimit_service.metrics.ended import settled
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable with the workers' shared folder. Must be set when a worker's interpreter starts."""
@@ -24,6 +25,7 @@ class Scraper:
 
     def __init__(self, directory: Path, workers: Callable[[], int], now: Callable[[], float] = monotonic) -> None:
         """WORKERS counts the workers that serve."""
+        self._directory = directory
         self._registry = CollectorRegistry()
         MultiProcessCollector(self._registry, str(directory))  # type: ignore[no-untyped-call]
         self._registry.register(_Workers(workers))
@@ -38,9 +40,13 @@ class Scraper:
         return await asyncio.shield(self._latest)
 
     async def _collect(self) -> bytes:
-        text = await asyncio.to_thread(generate_latest, self._registry)
+        text = await asyncio.to_thread(self._read)
         self._fresh_until = self._now() + SHARED_SECONDS
         return text
+
+    def _read(self) -> bytes:
+        with settled(self._directory):
+            return generate_latest(self._registry)
 
 
 class _Workers(Collector):
@@ -51,8 +57,3 @@ class _Workers(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         yield GaugeMetricFamily("ratelimit_workers", "Workers of this server that serve.", value=self._count())
-
-
-def forget_worker(pid: int, directory: Path) -> None:
-    """Drop the gauges of the worker that had this process id; its counters still count."""
-    mark_process_dead(pid, os.fspath(directory))  # type: ignore[no-untyped-call]

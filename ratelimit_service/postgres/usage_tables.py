@@ -142,7 +142,7 @@ segments = Table(
     Column("flush_time", Microseconds, nullable=False),
     PrimaryKeyConstraint("tag", "name"),
     Index(None, "flush_time"),
-    Index(None, "tag", "number"),
+    Index("usage_segments_tag_flush_time_number_idx", "tag", "flush_time", "number"),
     comment="The segments of the bucket store that were flushed, each once.",
 )
 

@@ -121,6 +121,10 @@ class UsageSnapshot(Protocol):
         """
         ...
 
+    async def few(self, request: UsageRequest, within: TimeRange) -> Sequence[UsageRow] | None:
+        """Read the counts of each group and bin, in the order of time, if that is quick. None if it is not."""
+        ...
+
     async def bins(self, request: UsageRequest, within: TimeRange) -> Sequence[UsageRow]:
         """Read the counts of each group and bin, in the order of time."""
         ...
@@ -172,7 +176,7 @@ class UsageQueries:
                 rows, found = await reading.ungrouped()
             elif within.bins:
                 after = position.after if position else None
-                found = await snapshot.groups(request, within, after=after, count=count + (not request.top))
+                found = await reading.groups(after, count + (not request.top))
                 page = _page(found, request, within, count)
                 rows, next_page_token = await reading.grouped(page.items, found.total), page.next_page_token
             return UsageReport(
@@ -207,6 +211,7 @@ class _Reading:
         self._snapshot = snapshot
         self._request = request
         self._within = within
+        self._known: Sequence[UsageRow] | None = None
 
     async def ungrouped(self) -> tuple[Sequence[UsageRow], Groups]:
         """The rows of all together, and their sum as the only group."""
@@ -216,6 +221,13 @@ class _Reading:
         if outcome is not None and not total.get(outcome):
             return [], Groups([], Counts(), 0)
         return rows, Groups([((), total)], total, int(any(total)))
+
+    async def groups(self, after: tuple[str, ...] | None, count: int) -> Groups:
+        """Find at most COUNT groups, in the order that is asked for."""
+        self._known = await self._snapshot.few(self._request, self._within)
+        if self._known is None:
+            return await self._snapshot.groups(self._request, self._within, after=after, count=count)
+        return _rank(self._known, self._request, after, count)
 
     async def grouped(self, groups: Sequence[tuple[tuple[str, ...], Counts]], total: Counts) -> Sequence[UsageRow]:
         """The rows of GROUPS, whose counts over the whole range are known; and those of the others, if asked for."""
@@ -233,7 +245,9 @@ class _Reading:
         if not groups:
             return []
         rank = {values: position for position, values in enumerate(groups)}
-        found = await self._snapshot.bins(self._request.narrowed(groups), self._within)
+        found = self._known
+        if found is None:
+            found = await self._snapshot.bins(self._request.narrowed(groups), self._within)
         return sorted((row for row in found if row.group in rank), key=lambda row: (rank[row.group], row.start_us))
 
 
@@ -269,6 +283,24 @@ def _page(found: Groups, request: UsageRequest, within: TimeRange, count: int) -
         return Page(found.found, "")
     positions = [json.dumps([within.start_us, within.end_us, within.level.value, *values]) for values, _ in found.found]
     return Paging(count).page(found.found, positions, "usage", repr(request))
+
+
+def _rank(rows: Sequence[UsageRow], request: UsageRequest, after: tuple[str, ...] | None, count: int) -> Groups:
+    """The first COUNT groups of all ROWS, and the sum and number of all."""
+    counts: dict[tuple[str, ...], Counts] = defaultdict(Counts)
+    for row in rows:
+        counts[row.group] = counts[row.group].plus(row.counts)
+    outcome, measure = request.where.outcome, request.order_by
+    groups = sorted((group, found) for group, found in counts.items() if outcome is None or found.get(outcome))
+    total = Counts()
+    for _, found in groups:
+        total = total.plus(found)
+    number = len(groups)
+    if request.top:
+        groups.sort(key=lambda each: -each[1].get(measure))
+    elif after is not None:
+        groups = [each for each in groups if each[0] > after]
+    return Groups(groups[:count], total, number)
 
 
 def _others(everything: Sequence[UsageRow], rows: Sequence[UsageRow]) -> list[UsageRow]:

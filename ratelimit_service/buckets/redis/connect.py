@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.redis import usage_store
 from ratelimit_service.buckets.redis.batcher import UNOBSERVED, Observers
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
@@ -23,6 +24,7 @@ from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, cha
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
+from ratelimit_service.buckets.redis.usage_store import RedisUsageStore
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter, TaggedRoute
 from ratelimit_service.decision.policy import PARTITIONS
 
@@ -86,6 +88,21 @@ def open_usage_writer(url: str, *, usage_bytes: int) -> RedisUsageWriter:
         routes = [TaggedRoute(partition_tag(number), route.route(number)) for number in range(PARTITIONS)]
         return RedisUsageWriter(routes, route, max(usage_bytes // PARTITIONS, 1))
     return RedisUsageWriter([TaggedRoute(ONE_TAG, route)], route, usage_bytes)
+
+
+def open_usage_store(
+    url: str, *, usage_bytes: int, timeout: float = usage_store.TIMEOUT, freeze: Script | None = None
+) -> RedisUsageStore:
+    """The segments of usage in the store at URL, on connections of its own.
+
+    `usage_bytes` as for `open_bucket_store`. `timeout`: seconds within which each command succeeds or fails. `freeze`
+    is for tests that control the time. Raises ValueError as `open_bucket_store` does.
+    """
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        routes = {partition_tag(number).decode(): route.route(number) for number in range(PARTITIONS)}
+        return RedisUsageStore(routes, route, max(usage_bytes // PARTITIONS, 1), timeout=timeout, freeze=freeze)
+    return RedisUsageStore({ONE_TAG.decode(): route}, route, usage_bytes, timeout=timeout, freeze=freeze)
 
 
 def _open(

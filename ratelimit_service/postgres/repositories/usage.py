@@ -5,8 +5,9 @@ series and limit. The smallest family that can answer is read, on the level that
 in `usage_series`; its counts are summed by number first, and only the sums meet the names.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any, Final
@@ -25,7 +26,6 @@ from sqlalchemy import (
     false,
     func,
     literal,
-    or_,
     select,
     text,
     true,
@@ -55,11 +55,16 @@ from ratelimit_service.usage.query_request import OF_KEYS, OF_RULES, Dimension, 
 MAX_LISTED: Final = 2_000
 """Maximum series that are looked up by number. More are found by reading the counts of all."""
 
+MAX_FEW: Final = 50_000
+"""Maximum series, each times the bins, of which all groups are read at once."""
+
 _SESSION: Final = text(
     "SELECT set_config('jit', 'off', true), set_config('work_mem', '32MB', true),"
-    " set_config('plan_cache_mode', 'force_custom_plan', true)"
+    " set_config('plan_cache_mode', 'force_custom_plan', true), set_config('random_page_cost', '1.1', true),"
+    " set_config('max_parallel_workers_per_gather', '0', true)"
 )
-"""Compiling takes longer than these queries; plans must know the range to leave out partitions."""
+"""Compiling takes longer than these queries; plans must know the range to leave out partitions; what is asked for is
+in memory or on a disk without heads; and one question must not take all cores."""
 
 _NAMES: Final = {
     Dimension.KEY: series.c.key_id,
@@ -106,10 +111,21 @@ class PostgresUsage:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
+    async def few(self, request: UsageRequest, within: TimeRange) -> Sequence[UsageRow] | None:
+        """Read the counts of each group and bin. None if they are made of more than MAX_FEW."""
+        if _family(request) is _Family.SUMMED or not request.where.dimensions - {Dimension.LIMIT}:
+            return None
+        numbers = await self._numbers(request)
+        if numbers is None or len(numbers) * within.bins > MAX_FEW:
+            return None
+        return await self.bins(request, within) if numbers else []
+
     async def groups(
         self, request: UsageRequest, within: TimeRange, *, after: tuple[str, ...] | None, count: int
     ) -> Groups:
         """Read groups with their counts, and the sum over all of them."""
+        if request.top and _family(request) is _Family.SERIES and _has_summed_total(request):
+            return await self._top(request, within)
         counted = await self._counted(request, within, by_bin=False)
         if counted is None:
             return Groups([], Counts(), 0)
@@ -120,6 +136,21 @@ class PostgresUsage:
             return Groups([], Counts(), 0)
         *total, number = rows[0][width + len(COUNTS) :]
         return Groups(found, Counts(*total), number)
+
+    async def _top(self, request: UsageRequest, within: TimeRange) -> Groups:
+        """Rank all groups by one measure, which is quicker than to sum all counts, and read those of the best alone."""
+        statement = _from_series(request, within, None, family=_Family.SERIES, by_bin=False, names=_measured(request))
+        ranked = statement.subquery("groups")
+        values = [ranked.c[dimension.value] for dimension in request.group_by]
+        best = select(*values, func.count().over()).order_by(ranked.c.measure.desc(), *values).limit(request.top)
+        rows = (await self._connection.execute(best)).all()
+        if not rows:
+            return Groups([], Counts(), 0)
+        groups = [tuple(row[:-1]) for row in rows]
+        whole = replace(within, step_us=0)
+        counts = {row.group: row.counts for row in await self.bins(request.narrowed(groups), whole)}
+        [total] = await self.bins(request.together(), whole)
+        return Groups([(group, counts.get(group, Counts())) for group in groups], total.counts, rows[0][-1])
 
     async def bins(self, request: UsageRequest, within: TimeRange) -> Sequence[UsageRow]:
         """Read the counts of each group and bin."""
@@ -191,6 +222,19 @@ def _family(request: UsageRequest) -> _Family:
     return _Family.SUMMED if request.dimensions <= _SUMMED else _Family.SERIES
 
 
+def _has_summed_total(request: UsageRequest) -> bool:
+    """Whether the sum over all groups is in the tables of plans and domains."""
+    return request.where.outcome is None and request.where.dimensions <= _SUMMED
+
+
+def _measured(request: UsageRequest) -> Mapping[str, Callable[[FromClause], ColumnElement[int]]]:
+    """The measure that groups are ranked by, under the name `measure`."""
+    measure = request.order_by
+    if measure is Measure.CALLS:
+        return {"measure": lambda table: table.c.allowed + table.c.denied}
+    return {"measure": lambda table: table.c[measure.value]}
+
+
 def _from_summed(request: UsageRequest, within: TimeRange, *, by_bin: bool) -> Select[Any]:
     table = plan_counts_by[within.level.value]
     columns: dict[Dimension, ColumnElement[str]] = {Dimension.PLAN: table.c.plan, Dimension.DOMAIN: table.c.domain}
@@ -206,26 +250,39 @@ def _from_summed(request: UsageRequest, within: TimeRange, *, by_bin: bool) -> S
     return statement.group_by(*keys, *bins) if keys or bins else statement.having(func.count() > 0)
 
 
-def _from_series(
-    request: UsageRequest, within: TimeRange, numbers: list[int] | None, *, family: _Family, by_bin: bool
+def _from_series(  # noqa: PLR0913  what is read, of what, and how far it is summed
+    request: UsageRequest,
+    within: TimeRange,
+    numbers: list[int] | None,
+    *,
+    family: _Family,
+    by_bin: bool,
+    names: Mapping[str, Callable[[FromClause], ColumnElement[int]]] | None = None,
 ) -> Select[Any]:
-    counted = _by_number(request, within, numbers, family=family, by_bin=by_bin).cte("counted")
+    names = names or _ALL
+    counted = _by_number(request, within, numbers, family=family, by_bin=by_bin, names=names).cte("counted")
     keys = [
         (counted.c.limit_name if dimension is Dimension.LIMIT else _NAMES[dimension]).label(dimension.value)
         for dimension in request.group_by
     ]
     bins = [counted.c.bin] if by_bin else []
-    statement = select(*keys, *(_sum(counted.c[name], name) for name in COUNTS), *bins)
+    statement = select(*keys, *(_sum(counted.c[name], name) for name in names), *bins)
     if request.dimensions - {Dimension.LIMIT}:
         statement = statement.select_from(counted.join(series, series.c.series_id == counted.c.series_id))
-        statement = statement.where(_matches(request) if numbers is None else true())
+        statement = statement.where(_matches(request) if numbers is None else _one_of(series.c.series_id, numbers))
     else:
         statement = statement.select_from(counted)
     return statement.group_by(*keys, *bins) if keys or bins else statement.having(func.count() > 0)
 
 
-def _by_number(
-    request: UsageRequest, within: TimeRange, numbers: list[int] | None, *, family: _Family, by_bin: bool
+def _by_number(  # noqa: PLR0913  as above
+    request: UsageRequest,
+    within: TimeRange,
+    numbers: list[int] | None,
+    *,
+    family: _Family,
+    by_bin: bool,
+    names: Mapping[str, Callable[[FromClause], ColumnElement[int]]],
 ) -> Select[Any]:
     """Sum the counts of each series, limit and bin, as far as these are needed."""
     by_limit = family is _Family.LIMITS
@@ -233,15 +290,17 @@ def _by_number(
     keys: list[ColumnElement[Any]] = [table.c.series_id]
     conditions: list[ColumnElement[bool]] = [_inside(table, within)]
     if numbers is not None:
-        conditions.append(table.c.series_id == any_(bindparam(None, numbers, type_=ARRAY(BigInteger))))
+        conditions.append(_one_of(table.c.series_id, numbers))
+    elif request.where.dimensions - {Dimension.LIMIT}:
+        conditions.append(table.c.series_id.in_(select(series.c.series_id).where(_matches(request))))
     if Dimension.LIMIT in request.group_by:
         keys.append(table.c.limit_name)
     if Dimension.LIMIT in request.where.dimensions:
         conditions.append(_in(table.c.limit_name, request.where.get(Dimension.LIMIT)))
     bins = [_bin(table.c[within.level.value], within)] if by_bin else []
     sums = [
-        _sum(table.c[name], name) if not by_limit or name in LIMIT_COUNTS else cast(literal(0), BigInteger).label(name)
-        for name in COUNTS
+        _sum(column(table), name) if not by_limit or name in LIMIT_COUNTS else cast(literal(0), BigInteger).label(name)
+        for name, column in names.items()
     ]
     return select(*keys, *sums, *bins).where(*conditions).group_by(*keys, *bins)
 
@@ -252,7 +311,7 @@ def _ranked(counted: Select[Any], request: UsageRequest, after: tuple[str, ...] 
     totals = [cast(func.sum(groups.c[name]).over(), BigInteger).label(f"total_{name}") for name in COUNTS]
     every = select(groups, *totals, func.count().over().label("number"))
     outcome = request.where.outcome
-    every = every.where(groups.c[outcome.value] > 0 if outcome else or_(*(groups.c[name] != 0 for name in COUNTS)))
+    every = every.where(groups.c[outcome.value] > 0 if outcome else true())
     found = every.subquery("found")
     values = [found.c[dimension.value] for dimension in request.group_by]
     statement = select(found).limit(count)
@@ -285,6 +344,18 @@ def _inside(table: FromClause, within: TimeRange) -> ColumnElement[bool]:
 
 def _in(column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
     return column == values[0] if len(values) == 1 else column.in_(values) if values else false()
+
+
+def _one_of(column: ColumnElement[int], numbers: Sequence[int]) -> ColumnElement[bool]:
+    return column == any_(bindparam(None, numbers, type_=ARRAY(BigInteger)))
+
+
+def _column(name: str) -> Callable[[FromClause], ColumnElement[int]]:
+    return lambda table: table.c[name]
+
+
+_ALL: Final = {name: _column(name) for name in COUNTS}
+"""Every count, as a column of a table."""
 
 
 def _bin(time: ColumnElement[int], within: TimeRange) -> ColumnElement[int]:

@@ -20,6 +20,7 @@ from ratelimit_service.metrics import (
     Scraper,
     Watched,
     WorkerMetrics,
+    ended,
     forget_worker,
 )
 from ratelimit_service.metrics.scrape import SHARED_SECONDS
@@ -66,6 +67,11 @@ def start_worker(directory: Path) -> "subprocess.Popen[str]":
     assert worker.stdout is not None
     assert worker.stdout.readline() == "flushed\n"
     return worker
+
+
+def files(directory: Path) -> set[str]:
+    """The names of the files but for the gauges'."""
+    return {file.name for file in directory.iterdir() if not file.name.startswith("gauge_")}
 
 
 def end(worker: "subprocess.Popen[str]") -> None:
@@ -127,6 +133,45 @@ async def test_a_dead_worker_keeps_its_counters_but_not_its_gauges(directory: Pa
     end(second)
     assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 12
     assert found[("ratelimit_policy_cache_policies",)] == 40
+
+
+async def test_ended_workers_share_a_file(directory: Path) -> None:
+    """However many workers have ended, what they counted is in one file of each kind, and counted once."""
+    for total in range(1, 4):
+        worker = start_worker(directory)
+        end(worker)
+        forget_worker(worker.pid, directory)
+        found = await scrape(directory)
+        assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 6 * total
+        assert found["ratelimit_store_round_trip_seconds_bucket", "+Inf"] == 2 * total
+        assert found[("ratelimit_store_round_trip_seconds_sum",)] == pytest.approx(2.0004 * total)
+    assert files(directory) == {"counter_ended.db", "histogram_ended.db", "lock"}
+
+
+@pytest.mark.parametrize("step", ["copyfile", "rename", "unlink", "replace"])
+async def test_a_scrape_that_is_killed_while_it_folds(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whatever it was doing, the next one counts every ended worker once."""
+    for _ in range(2):
+        worker = start_worker(directory)
+        end(worker)
+        forget_worker(worker.pid, directory)
+        assert await scrape(directory)
+    worker = start_worker(directory)
+    end(worker)
+    forget_worker(worker.pid, directory)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ended if step == "copyfile" else Path, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            ended._fold_ended(directory)
+    found = await scrape(directory)
+    assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 18
+    assert found[("ratelimit_store_round_trip_charges_count",)] == 6
 
 
 def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:

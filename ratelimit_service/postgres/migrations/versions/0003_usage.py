@@ -106,7 +106,7 @@ def upgrade() -> None:
         );
         COMMENT ON TABLE usage_segments IS 'The segments of the bucket store that were flushed, each once.';
         CREATE INDEX usage_segments_flush_time_idx ON usage_segments (flush_time);
-        CREATE INDEX usage_segments_tag_number_idx ON usage_segments (tag, number);
+        CREATE INDEX usage_segments_tag_flush_time_number_idx ON usage_segments (tag, flush_time, number);
 
         CREATE TABLE usage_losses (
             loss_id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT usage_losses_pkey PRIMARY KEY,

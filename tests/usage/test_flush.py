@@ -1,0 +1,221 @@
+"""The flush: what the store has counted is in the archive, at each level, once."""
+
+import pytest
+
+from ratelimit_service.usage.flush import GAP, RESTARTED, UNREADABLE, VANISHED, WENT_BACK
+from ratelimit_service.usage.segment import MINUTE_US
+from usage.world import (
+    MINUTE,
+    UsageWorld,
+    leftovers,
+    limit_totals,
+    losses,
+    of_key,
+    of_rule,
+    plan_totals,
+    query,
+    totals,
+    write_segment,
+)
+
+LEVELS = ("minute", "hour", "day")
+
+
+async def test_counts_are_moved(world: UsageWorld) -> None:
+    """Every level has the counts of keys and rules, by limit and by plan too, and the store has no segment left."""
+    write_segment(
+        world.client, {of_key("k1", "burst", "daily"): [7, 9, 3, 1, 2, 3, 0, 0, 1], of_rule("edge", "a=b"): [4]}
+    )
+    write_segment(
+        world.client, {of_key("k1", "burst", "daily"): [1, 1], of_key("k2"): [5, -2]}, number=2, minute=MINUTE + 1
+    )
+
+    await world.flush_all()
+
+    for level in LEVELS:
+        assert totals(world.database_url, level) == {
+            "k1": (8, 3, 10, 1, 2),
+            "a=b": (4, 0, 0, 0, 0),
+            "k2": (5, 0, -2, 0, 0),
+        }
+        assert limit_totals(world.database_url, level) == {"burst": (3, 0), "daily": (0, 1)}
+        assert plan_totals(world.database_url, level) == {("free", ""): 16, ("", "edge"): 4}
+    assert leftovers(world.client) == {"segments": 0, "queues": 0, "bytes": 0}
+    assert losses(world.database_url) == []
+    assert (world.tally.rows, world.tally.segments, world.tally.flushes) == (4, 2, 1)
+
+
+async def test_bins_begin_at_whole_minutes_hours_and_days(world: UsageWorld) -> None:
+    """Times are the starts of bins in UTC, and a key was last used in the last minute in which it was called."""
+    write_segment(world.client, {of_key("k1"): [1]}, minute=MINUTE - 1)
+    write_segment(world.client, {of_key("k1"): [1], of_key("k2"): [0, -5]}, number=2)
+
+    await world.flush_all()
+
+    starts = {
+        level: [
+            str(row[0]) for row in query(world.database_url, f"SELECT DISTINCT {level} FROM usage_{level} ORDER BY 1")
+        ]
+        for level in LEVELS
+    }
+    assert starts["minute"] == ["2026-11-24 05:59:00+00:00", "2026-11-24 06:00:00+00:00"]
+    assert starts["hour"] == ["2026-11-24 05:00:00+00:00", "2026-11-24 06:00:00+00:00"]
+    assert starts["day"] == ["2026-11-24 00:00:00+00:00"]
+    used = [(key, str(time)) for key, time in query(world.database_url, "SELECT * FROM key_last_used")]
+    assert used == [("k1", "2026-11-24 06:00:00+00:00")]  # a refund is no use
+
+
+async def test_late_counts_go_to_their_own_minute(world: UsageWorld) -> None:
+    """A field with a minute counts in that one, and never moves `last_used` back."""
+    late = b"%d\x1e" % (MINUTE - 90) + of_key("k1")
+    write_segment(world.client, {of_key("k1"): [1], late: [10]})
+
+    await world.flush_all()
+
+    rows = query(world.database_url, "SELECT minute::text, allowed FROM usage_minute ORDER BY 1")
+    assert rows == [("2026-11-24 04:30:00+00", 10), ("2026-11-24 06:00:00+00", 1)]
+    assert query(world.database_url, "SELECT last_used::text FROM key_last_used") == [("2026-11-24 06:00:00+00",)]
+
+
+async def test_a_coarse_segment_counts_in_its_first_minute(world: UsageWorld) -> None:
+    """Minutes that the store merged are one minute in the archive, and a metric says so; so it does of `other`."""
+    write_segment(world.client, {of_key("k1"): [600]}, coarse=True, overflow=40)
+
+    await world.flush_all()
+
+    assert query(world.database_url, "SELECT minute::text, allowed FROM usage_minute") == [
+        ("2026-11-24 06:00:00+00", 600)
+    ]
+    assert (world.tally.merged_segments, world.tally.other_calls) == (1, 40)
+
+
+async def test_a_segment_is_added_once(world: UsageWorld) -> None:
+    """One that was flushed but not removed is removed by the next flush, without being added or reported."""
+    write_segment(world.client, {of_key("k1"): [3]})
+    await world.flush_all()
+    write_segment(world.client, {of_key("k1"): [3]})
+
+    await world.flush_all()
+
+    assert totals(world.database_url, "day") == {"k1": (3, 0, 0, 0, 0)}
+    assert leftovers(world.client) == {"segments": 0, "queues": 0, "bytes": 0}
+    assert losses(world.database_url) == []
+
+
+async def test_a_store_that_went_back_and_counted_on_is_reported(world: UsageWorld) -> None:
+    """What was counted in a segment after its flush is not added, but reported as lost, once."""
+    write_segment(world.client, {of_key("k1"): [3]})
+    await world.flush_all()
+    write_segment(world.client, {of_key("k1"): [5]})
+    await world.flush_all()
+    write_segment(world.client, {of_key("k1"): [5]})
+
+    await world.flush_all()
+
+    assert totals(world.database_url, "day") == {"k1": (3, 0, 0, 0, 0)}
+    assert losses(world.database_url) == [(WENT_BACK, 2)]
+    assert (world.tally.losses, world.tally.lost_calls) == ({WENT_BACK: 1}, 2)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "causes"),
+    [
+        ([1, 2, 3], []),
+        ([1, 2, 5, 6], [GAP]),
+        ([7, 8, 1, 2], [RESTARTED]),
+        ([7, 8, 6, 7], [WENT_BACK]),
+        ([40, 41], []),  # the first that this database ever sees
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+async def test_numbers_without_gaps(world: UsageWorld, numbers: list[int], causes: list[str], together: bool) -> None:
+    """A number that is missing, or goes back, is a loss that is reported once; what is there is counted."""
+    for at, number in enumerate(numbers):
+        write_segment(world.client, {of_key("k1"): [1]}, number=number, minute=MINUTE + at)
+        if not together:
+            await world.flush_all()
+
+    await world.flush_all()
+
+    assert losses(world.database_url) == [(cause, 0) for cause in causes]
+    assert totals(world.database_url, "minute") == {"k1": (len(numbers), 0, 0, 0, 0)}
+
+
+async def test_a_gap_is_seen_by_another_leader_too(world: UsageWorld) -> None:
+    """The last number is known from the database: a process that has just begun to lead misses no gap."""
+    write_segment(world.client, {of_key("k1"): [1]}, number=8)
+    await world.flush_all()
+    write_segment(world.client, {of_key("k1"): [1]}, number=10, minute=MINUTE + 2)
+
+    async with UsageWorld(world.redis_url, world.database_url, holder="another") as another:
+        await another.flush_all()
+
+    assert losses(world.database_url) == [(GAP, 0)]
+    (row,) = query(world.database_url, "SELECT start_time::text, end_time::text FROM usage_losses")
+    assert row == ("2026-11-24 06:00:00.000005+00", "2026-11-24 06:02:00.000005+00")
+
+
+async def test_a_segment_that_vanished_is_reported(world: UsageWorld) -> None:
+    """A name in the queue without its segment is a loss, unless the segment was flushed before."""
+    vanished = write_segment(world.client, {of_key("k1"): [1]})
+    world.client.delete(f"{{u}}:u:s:{vanished}")
+    await world.flush_all()
+    flushed = write_segment(world.client, {of_key("k1"): [1]}, number=2)
+    await world.flush_all()
+    world.client.rpush("{u}:u:q", flushed)
+
+    await world.flush_all()
+
+    assert losses(world.database_url) == [(VANISHED, 0)]
+    assert leftovers(world.client) == {"segments": 0, "queues": 0, "bytes": 0}
+    assert totals(world.database_url, "hour") == {"k1": (1, 0, 0, 0, 0)}
+
+
+async def test_a_field_that_cannot_be_read_harms_itself_alone(world: UsageWorld) -> None:
+    """A malformed field is reported; the other fields of its segment are counted."""
+    bad = {
+        b"X\x1fwhat": [1.0],
+        of_key("k2"): [float("nan")],
+        b"9999999999999\x1e" + of_key("k3"): [1.0],
+        of_key("k4"): [1e300],
+    }
+    write_segment(world.client, {of_key("k1"): [2], of_key("nul\0"): [1], **bad})
+
+    await world.flush_all()
+
+    assert losses(world.database_url) == [(UNREADABLE, 0)]
+    assert world.tally.unreadable == 4
+    assert totals(world.database_url, "day") == {"k1": (2, 0, 0, 0, 0), "nul\ufffd": (1, 0, 0, 0, 0)}
+
+
+async def test_large_segments_and_backlogs(world: UsageWorld) -> None:
+    """A segment of many thousand fields, and a queue longer than one reading, are moved whole."""
+    write_segment(world.client, {of_key(f"k{number}", "burst"): [1, 2, 3, 0, 0, 3] for number in range(5_000)})
+    for number in range(2, 602):
+        write_segment(world.client, {of_key("k0", "burst"): [1]}, number=number, minute=MINUTE + number)
+    world.flush._max_rows = 700
+
+    await world.flush_all()
+
+    moved = totals(world.database_url, "minute")
+    assert len(moved) == 5_000
+    assert moved["k0"] == (601, 3, 2, 0, 0)
+    assert moved["k4999"] == (1, 3, 2, 0, 0)
+    assert limit_totals(world.database_url, "minute") == {"burst": (15_000, 0)}
+    assert losses(world.database_url) == []
+    assert leftovers(world.client) == {"segments": 0, "queues": 0, "bytes": 0}
+
+
+async def test_the_backlog_is_measured(world: UsageWorld) -> None:
+    """What is covered ends before the oldest minute that is not flushed; with nothing left it is up to now."""
+    for number in range(3):
+        write_segment(world.client, {of_key("k1"): [1]}, number=number + 1, minute=MINUTE + number)
+
+    queues = await world.store.freeze()
+    world.flush._report_backlog(queues, world.clock.now_us())
+
+    assert (world.tally.backlog_segments, world.tally.backlog_bytes) == (3, 300)
+    assert world.tally.covered_us == (MINUTE + 1) * MINUTE_US
+    await world.flush_all()
+    assert (world.tally.backlog_segments, world.tally.backlog_bytes) == (0, 0)
+    assert world.tally.covered_us == world.clock.now_us()
