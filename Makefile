@@ -22,7 +22,7 @@ AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 # No effect on a main that has them: remove it then.
 EXCEPTED := -e 's/WeighedLimit/LimitResult/' -e 's/optional uint32 cost = 4;/optional uint64 cost = 4;/'
 
-.PHONY: help setup run test test-tools check check-code check-proto proto docs lock soak bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak bench clients test-clients bench-clients clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ lock: ## Update requirements.lock to the newest versions that pyproject.toml all
 
 soak: setup test-tools ## Count a million decisions under kills and restarts, and kill every step of a flush.
 	RATELIMIT_SOAK=1000000 $(BIN)/pytest -s --timeout 3600 tests/soak tests/usage/test_killed.py
+
+screenshots: setup test-tools ## Renew docs/screenshots from a server with made-up data.
+	$(BIN)/pytest -q -p no:cacheprovider tests/browser/screenshots.py
 
 bench: setup test-tools ## Benchmark the transports; figures go to the screen and to bench/results/.
 	$(BIN)/python -m bench $(ARGS)

@@ -16,6 +16,11 @@ from uuid import uuid4
 
 import structlog
 
+from ratelimit_service.alerts.dispatch import AlertDispatcher
+from ratelimit_service.alerts.evaluation import AlertEvaluator, Observed
+from ratelimit_service.alerts.ports import Webhook
+from ratelimit_service.alerts.quotas import QuotaWatch
+from ratelimit_service.alerts.service import AlertService
 from ratelimit_service.api.authentication import Authenticator
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
@@ -48,13 +53,15 @@ from ratelimit_service.management.retention import Retention
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
-from ratelimit_service.metrics import Counts, FlushMetrics, Watched, WorkerMetrics
+from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
 from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
+from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
 from ratelimit_service.postgres.repositories.simulation import PostgresSimulationSource
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
@@ -66,9 +73,11 @@ from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.usage.flush import UsageFlush
 from ratelimit_service.usage.leader import Leader
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.query_range import DAY, Kept
 from ratelimit_service.usage.retention import ArchiveRetention
 from ratelimit_service.usage.simulation import SimulationService
 from ratelimit_service.usage.tally import FlushTally
+from ratelimit_service.webhook.open import open_webhook
 
 __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 
@@ -94,6 +103,7 @@ class Services:
     sessions: SessionService
     retention: Retention
     usage: UsageQueries
+    alerts: AlertService
     simulations: SimulationService
 
 
@@ -139,6 +149,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         settings.database_url.get_secret_value(), pool_size=_REPORT_CONNECTIONS, pool_overflow=0
     )
     plans = PlanService(transactions, clock)
+    kept = Kept(settings.usage_minute_days * DAY, settings.usage_hour_days * DAY, settings.usage_day_days * DAY)
     try:
         yield Services(
             database=database,
@@ -152,8 +163,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             tokens=TokenService(transactions, clock),
             sessions=SessionService(transactions, clock),
             retention=Retention(transactions, audit_days=settings.audit_retention),
-            usage=UsageQueries(PostgresUsageSource(reports), clock),
-            simulations=SimulationService(PostgresSimulationSource(reports), plans, clock),
+            usage=UsageQueries(PostgresUsageSource(reports), clock, kept),
+            alerts=AlertService(transactions, clock, webhook=bool(settings.alert_webhook_url.get_secret_value())),
+            simulations=SimulationService(PostgresSimulationSource(reports), plans, clock, kept=kept),
         )
     finally:
         await reports.close()
@@ -191,6 +203,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         rules = RulesCache(PostgresRulesSource(services.database))
         await _load(rules)
         invalidator = CacheInvalidator(feed, policies, rules)
+        alerts = _alerts(settings, services, buckets, clock)
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         keys = KeyResolver(policies, services.peppers)
@@ -215,6 +228,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.audit,
                 services.usage,
                 services.simulations,
+                services.alerts,
                 engine,
                 clock,
             ),
@@ -230,9 +244,40 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             metrics=metrics,
             probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
-            control=(("usage flush", lambda: _flush_usage(settings, services, clock)),),
+            control=(("usage flush", lambda: _flush_usage(settings, services, clock)), ("alerts", alerts.run)),
         )
         metrics.flush()
+
+
+def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:
+    """The evaluation of alerts and the sending of messages, on whichever process leads."""
+    webhook, metrics = _webhook(settings), AlertMetrics()
+    lease = PostgresLease(services.database, "alerts", uuid4().hex)
+    transactions = PostgresLeaderTransactions(services.database, lease)
+    usage = PostgresAlertUsage(services.database)
+    policies = PostgresPolicySource(services.database)
+    quotas = QuotaWatch(usage, services.plans, policies, buckets, clock)
+    evaluator = AlertEvaluator(
+        transactions,
+        Observed(usage, quotas, buckets.ping),
+        metrics,
+        clock,
+        thresholds=[int(percent) for percent in settings.alert_quota_percent.split(",") if percent],
+        webhook=webhook is not None,
+    )
+    dispatcher = AlertDispatcher(transactions, webhook, metrics, clock)
+    works = {"alerts": evaluator.run, "alert messages": dispatcher.run}
+    return Leader(lease, works)
+
+
+def _webhook(settings: Settings) -> Webhook | None:
+    secret = settings.alert_webhook_secret.get_secret_value()
+    url = settings.alert_webhook_url.get_secret_value()
+    try:
+        sender = open_webhook(url, secret, allow_private=settings.alert_webhook_allow_private)
+    except ValueError as error:
+        raise StartupError(str(error)) from error
+    return None if sender is None else Webhook(sender, secret.encode())
 
 
 async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:

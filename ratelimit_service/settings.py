@@ -91,6 +91,25 @@ class Settings(BaseSettings):
         description="Bytes that counts of usage may take in Redis until they are moved to Postgres, at least 1 MiB. "
         "The fuller, the longer are the periods that are counted together; beyond it, resources count as `other`.",
     )
+    alert_webhook_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="Where alerts are sent: `https://host/path`. If empty, they are not sent, but listed and in the "
+        "metrics all the same.",
+    )
+    alert_webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="The HMAC key that messages to the webhook are signed with, at least 16 characters.",
+    )
+    alert_webhook_allow_private: bool = Field(
+        default=False,
+        description="Whether the webhook may be at an address that is not public, and use http.",
+    )
+    alert_quota_percent: str = Field(
+        default="80,90,100",
+        pattern="^(|([1-9][0-9]?|100)(,([1-9][0-9]?|100))*)$",
+        description="Percentages of a quota of an hour or longer that raise an alert when a subject passes them. If "
+        "empty, quotas raise none.",
+    )
     audit_retention: int = Field(
         default=1_095,
         ge=0,

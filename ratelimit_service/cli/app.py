@@ -37,6 +37,7 @@ class Commands(TyperGroup):
         "overrides": f"{_HERE}.overrides:app",
         "rules": f"{_HERE}.rules:app",
         "usage": f"{_HERE}.usage:usage",
+        "alerts": f"{_HERE}.alerts:app",
         "audit": f"{_HERE}.audit:app",
         "admin-tokens": f"{_HERE}.admin_tokens:app",
     }

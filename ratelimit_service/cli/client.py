@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
@@ -25,6 +26,9 @@ from ratelimit_service.settings import Settings
 
 DEFAULT_SERVER = "localhost:50051"
 _SIMULATION_SECONDS = 60.0  # one has a budget of 20, and may wait for another
+_MAX_RECEIVED = 32 * 1024 * 1024
+"""Bytes of a response: 1,000 keys, each with as many labels and overrides as it may have."""
+
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound here
 
 
@@ -98,10 +102,11 @@ class Client(AbstractContextManager["Client"]):
         self._address = target.address
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {target.token}"),) if target.token else ()
+        options = [("grpc.max_receive_message_length", _MAX_RECEIVED)]
         self._channel = (
-            grpc.secure_channel(target.address, target.credentials)
+            grpc.secure_channel(target.address, target.credentials, options)
             if target.credentials
-            else grpc.insecure_channel(target.address)
+            else grpc.insecure_channel(target.address, options)
         )
         self._decision = RateLimitServiceStub(self._channel)
         self._admin = KeyAdminServiceStub(self._channel)
@@ -147,6 +152,14 @@ class Client(AbstractContextManager["Client"]):
     def query_usage(self, request: admin_pb2.QueryUsageRequest) -> admin_pb2.QueryUsageResponse:
         """Count calls."""
         return self._call(self._admin.QueryUsage, request)
+
+    def list_alerts(self, request: alerts_pb2.ListAlertsRequest) -> alerts_pb2.ListAlertsResponse:
+        """List alerts, those that are firing first."""
+        return self._call(self._admin.ListAlerts, request)
+
+    def test_alert(self) -> alerts_pb2.TestAlertResponse:
+        """Send a test message to the webhook."""
+        return self._call(self._admin.TestAlert, alerts_pb2.TestAlertRequest())
 
     def simulate_plan(self, request: SimulatePlanRequest) -> SimulatePlanResponse:
         """Replay counted calls against other limits."""

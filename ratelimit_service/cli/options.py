@@ -1,5 +1,6 @@
 """The options that several commands share."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.times import parse_time
+from ratelimit_service.cli.times import parse_past_time, parse_time
 
 Server = Annotated[
     str | None,
@@ -39,7 +40,21 @@ Expires = Annotated[
 
 def parse_expires(value: str) -> Timestamp:
     """The time that --expires names. Raises CommandError if it is not a time."""
+    return parse_option_time("--expires", value)
+
+
+def parse_option_time(option: str, value: str, *, past: bool = False) -> Timestamp:
+    """The time that OPTION names; a duration is from now on, or ago if PAST. Raises CommandError for another text."""
     try:
-        return parse_time(value, datetime.now(UTC))
+        return (parse_past_time if past else parse_time)(value, datetime.now(UTC))
     except ValueError as error:
-        raise CommandError.usage(f"--expires: {error}") from None
+        raise CommandError.usage(f"{option}: {error}") from None
+
+
+def parse_labels(values: Sequence[str]) -> dict[str, str]:
+    """The labels that --label options name. Raises CommandError for one without `=`."""
+    labels = dict(value.partition("=")[::2] for value in values)
+    wrong = next((value for value in values if "=" not in value), None)
+    if wrong is not None:
+        raise CommandError.usage(f"--label: {wrong!r} is not a label; write name=value")
+    return labels

@@ -56,6 +56,23 @@ def parse_time(text: str, now: datetime) -> Timestamp:
     return timestamp
 
 
+def parse_past_time(text: str, now: datetime) -> Timestamp:
+    """Read `2027-01-31T12:00:00Z` (UTC where no zone is given), or how long before NOW, such as `30d`.
+
+    Raises ValueError with the text and the accepted forms.
+    """
+    timestamp = Timestamp()
+    try:
+        ago = parse_duration(text)
+    except ValueError:
+        try:
+            return parse_time(text, now)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a time; write 2027-01-31T12:00:00Z, or 30d for so long ago") from None
+    timestamp.FromMicroseconds(round(now.timestamp() * 1_000_000) - ago.ToMicroseconds())
+    return timestamp
+
+
 def format_time(time: Timestamp) -> str:
     """The time in UTC, to the second; empty for one that is not set."""
     if not (time.seconds or time.nanos):

@@ -37,6 +37,12 @@ ACTIONS: Final = tuple(_VERBS.items())
 
 _NAMES: Final = {"expire_time": "ends", "previous_secret_expire_time": "earlier secret ends"}
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
+_PATHS: Final[Mapping[str, tuple[str, ...]]] = {
+    "keys": ("keys",),
+    "plans": ("plans",),
+    "subjects": ("subject",),
+    "domains": ("rules", "domain"),
+}
 _KINDS: Final = {"plan": "plan", "rules": "plan", "override": "override", "key": "key", "token": "key"}
 
 
@@ -60,6 +66,7 @@ class Change:
     what: str
     target: str
     path: tuple[str, ...]
+    query: Mapping[str, str]
     kind: str
     fields: tuple[FieldChange, ...]
 
@@ -86,15 +93,11 @@ def change_of(audited: AuditEvent) -> Change:
         action=event.action,
         what=f"{what}, v{version}" if version and event.action.startswith(("plan.", "rules.")) else what,
         target=event.target,
-        path=_path(noun, name),
+        path=_PATHS.get(noun, ()) + ((name,) if noun in {"keys", "plans"} else ()),
+        query={"name": name} if noun in {"subjects", "domains"} else {},
         kind=_KINDS.get(event.action.partition(".")[0], "key"),
         fields=tuple(_fields(event.previous, event.detail)),
     )
-
-
-def _path(noun: str, name: str) -> tuple[str, ...]:
-    pages = {"keys": "keys", "plans": "plans", "subjects": "subjects", "domains": "rules"}
-    return (pages[noun], name) if noun in pages and name else ()
 
 
 def _fields(previous: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterable[FieldChange]:

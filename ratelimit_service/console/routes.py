@@ -3,8 +3,21 @@
 from collections.abc import Sequence
 from typing import Final
 
+from ratelimit_service.console.forms import MAX_DOCUMENT_BYTES
 from ratelimit_service.console.guard import Route
-from ratelimit_service.console.pages import audit, find, key, key_actions, keys, overrides, sign_in
+from ratelimit_service.console.pages import (
+    audit,
+    find,
+    key,
+    key_actions,
+    keys,
+    overrides,
+    plan_edit,
+    plans,
+    rules,
+    sign_in,
+    subject,
+)
 from ratelimit_service.management.tokens import Role
 
 _ANY: Final = None
@@ -36,5 +49,23 @@ ROUTES: Final[Sequence[Route]] = (
     Route("GET", "/keys/{key_id}/override", _ADMIN, overrides.ask_for_key),
     Route("POST", "/keys/{key_id}/override", _ADMIN, overrides.set_for_key),
     Route("POST", "/keys/{key_id}/override/end", _ADMIN, overrides.end_for_key),
+    Route("GET", "/subject", _VIEWER, subject.show),
+    Route("GET", "/subject/override", _ADMIN, overrides.ask_for_subject),
+    Route("POST", "/subject/override", _ADMIN, overrides.set_for_subject),
+    Route("POST", "/subject/override/end", _ADMIN, overrides.end_for_subject),
+    Route("GET", "/plans", _VIEWER, plans.show),
+    Route("GET", "/plans/new", _ADMIN, plan_edit.new),
+    Route("POST", "/plans/new", _ADMIN, plan_edit.change_new),
+    Route("GET", "/plans/{name}", _VIEWER, plans.plan),
+    Route("GET", "/plans/{name}/edit", _ADMIN, plan_edit.edit),
+    Route("POST", "/plans/{name}/edit", _ADMIN, plan_edit.change),
+    Route("GET", "/plans/{name}/delete", _ADMIN, plans.ask_delete),
+    Route("POST", "/plans/{name}/delete", _ADMIN, plans.delete),
+    Route("GET", "/rules", _VIEWER, rules.show),
+    Route("GET", "/rules/domain", _VIEWER, rules.domain),
+    Route("GET", "/rules/edit", _ADMIN, rules.edit),
+    Route("POST", "/rules/edit", _ADMIN, rules.change, max_bytes=MAX_DOCUMENT_BYTES),
+    Route("GET", "/rules/delete", _ADMIN, rules.ask_delete),
+    Route("POST", "/rules/delete", _ADMIN, rules.delete),
     Route("GET", "/audit", _VIEWER, audit.show),
 )

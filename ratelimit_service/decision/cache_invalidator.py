@@ -48,7 +48,10 @@ class CacheInvalidator:
             for cache in self._caches:
                 await cache.refresh_all()
             self._position = position
-        position, changes = await self._feed.wait(self._position)
+        position, changes, complete = await self._feed.wait(self._position)
+        if not complete:  # it was away for so long that the feed has dropped changes: begin again
+            self._position = None
+            return
         if changes:
             for cache in self._caches:
                 await cache.apply(changes)

@@ -27,10 +27,14 @@ class Change:
 
 
 class Changes(NamedTuple):
-    """Changes, oldest first, and the position after the last of them. Positions count up in commit order."""
+    """Changes, oldest first, and the position after the last of them. Positions count up in commit order.
+
+    `complete` is False when there may have been others that the feed no longer has: everything has to be read again.
+    """
 
     position: int
     changes: Sequence[Change]
+    complete: bool = True
 
 
 class StoreUnavailable(Exception):

@@ -143,14 +143,14 @@ class Difference(NamedTuple):
 
 
 def differences(previous: Fields, detail: Fields) -> Sequence[Difference]:
-    """What an event changed, field by field, down to the parts of limits and the single labels.
+    """What an event changed, field by field in the order of their paths, down to parts of limits and single labels.
 
     Parts that are the same before and after are left out. Events that were recorded before there was `previous` have
     no old values.
     """
     old, new = dict(_leaves(previous, "")), dict(_leaves(detail, ""))
-    paths = [*old, *(path for path in new if path not in old)]
-    return [Difference(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+    changed = [Difference(path, old.get(path), new.get(path)) for path in sorted({*old, *new})]
+    return [one for one in changed if one.old != one.new]
 
 
 def _leaves(fields: Fields, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -167,11 +167,12 @@ def modification(actor: str, action: str, before: Key, after: Key) -> Event:
 
 
 def _fields(key: Key) -> dict[str, Any]:
-    return {
+    """The fields of a key for the audit log."""
+    fields = {
         "plan": key.plan,
         "subject": key.subject,
         "state": key.state.name,
         "description": key.description,
-        "expire_time": "" if key.expires_us is None else rfc3339(key.expires_us),
         "labels": dict(key.labels),
     }
+    return fields if key.expires_us is None else {**fields, "expire_time": rfc3339(key.expires_us)}

@@ -5,6 +5,7 @@ multiprocess mode of `prometheus_client`, switched on by PROMETHEUS_MULTIPROC_DI
 operations process adds the files up when it is scraped, so a scrape never reaches, or waits for, a worker.
 """
 
+from ratelimit_service.metrics.alerts import AlertMetrics
 from ratelimit_service.metrics.counts import CallCounts, Counts, RoundTripCounts
 from ratelimit_service.metrics.ended import forget_worker
 from ratelimit_service.metrics.flush import FlushMetrics
@@ -13,6 +14,7 @@ from ratelimit_service.metrics.worker import Watched, WorkerMetrics
 
 __all__ = [
     "DIRECTORY_VARIABLE",
+    "AlertMetrics",
     "CallCounts",
     "Counts",
     "FlushMetrics",

@@ -16,6 +16,11 @@ _POLL_SECONDS = 0.9
 
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
+_FIRST = 1  # the number of the first change ever
+_READ = (
+    "SELECT number, kind, name, (SELECT min(number) FROM changes) FROM changes "
+    "WHERE number > %s ORDER BY number LIMIT %s"
+)
 
 
 class PostgresChangeFeed:
@@ -54,10 +59,12 @@ class PostgresChangeFeed:
             await connection.close()
 
     async def _read_changes(self, after: int) -> Changes:
-        rows = await self._query(
-            "SELECT number, kind, name FROM changes WHERE number > %s ORDER BY number LIMIT %s", after, _MAX_PER_READ
-        )
-        return Changes(rows[-1][0] if rows else after, [Change(ChangeKind(kind), name) for _, kind, name in rows])
+        rows = await self._query(_READ, after, _MAX_PER_READ)
+        if not rows:
+            return Changes(after, [])
+        # Retention deletes from the oldest on: as long as there is a row that the reader has seen, it has missed none.
+        complete = rows[0][3] <= max(after, _FIRST)
+        return Changes(rows[-1][0], [Change(ChangeKind(kind), name) for _, kind, name, _ in rows], complete)
 
     async def _is_woken(self) -> bool:
         """Wait for a notification until it is time to poll. False when none came."""

@@ -13,6 +13,7 @@ from ratelimit_service.decision.ports import Change, StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.audit import Event
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.repositories.alerts import PostgresAlertRepository
 from ratelimit_service.postgres.repositories.audit import PostgresAuditRepository
 from ratelimit_service.postgres.repositories.keys import PostgresKeyRepository
 from ratelimit_service.postgres.repositories.outbox import PostgresOutbox
@@ -36,6 +37,7 @@ class PostgresUnitOfWork:
         self.rules = PostgresRulesRepository(connection)
         self.audit = PostgresAuditRepository(connection)
         self.tokens = PostgresTokenRepository(connection)
+        self.alerts = PostgresAlertRepository(connection)
         self.sessions = PostgresSessionRepository(connection)
         self.outbox = PostgresOutbox(connection)
 

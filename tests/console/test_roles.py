@@ -50,7 +50,8 @@ def contents(server: Server) -> dict[str, list[tuple[Any, ...]]]:
 def fill(path: str, key_id: str) -> str:
     """A path with the names of what there is."""
     names = {"key_id": key_id, "subject": "acme", "name": "free", "domain": "edge", "version": "1"}
-    return re.sub(r"\{(\w+)\}", lambda part: names[part[1]], path)
+    filled = re.sub(r"\{(\w+)\}", lambda part: names[part[1]], path)
+    return f"{filled}?name=acme"
 
 
 @pytest.mark.parametrize("method", METHODS)

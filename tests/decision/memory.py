@@ -53,6 +53,7 @@ class MemoryFeed:
         self.changes: list[Change] = []
         self.news = asyncio.Event()
         self.down = False
+        self.dropped = 0
 
     def announce(self, kind: ChangeKind, name: str) -> None:
         self.changes.append(Change(kind, name))
@@ -67,7 +68,7 @@ class MemoryFeed:
         if len(self.changes) <= after:
             self.news.clear()
             await self.news.wait()
-        return Changes(len(self.changes), self.changes[after:])
+        return Changes(len(self.changes), self.changes[max(after, self.dropped) :], after >= self.dropped)
 
 
 class MemoryBuckets:

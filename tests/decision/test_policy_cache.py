@@ -224,6 +224,27 @@ async def test_a_change_during_the_first_refresh_is_not_lost() -> None:
     assert policy.refusal is not None
 
 
+async def test_changes_that_the_feed_has_dropped_are_not_missed(world: World) -> None:
+    """A reader that was away until changes were dropped from the feed reads all that it holds again, and goes on."""
+    held, other = world.add(), world.add()
+    for key_id in (held, other):
+        await world.cache.get(key_id)
+    world.source.records[held] = replace(world.source.records[held], state=KeyState.REVOKED)
+    world.feed.changes += [Change(ChangeKind.KEY, held)] * 3
+    world.feed.dropped = 3
+    world.feed.announce(ChangeKind.KEY, other)
+    await world.settle()
+    policy = await world.cache.get(held)
+    assert policy is not None
+    assert policy.refusal is Reason.KEY_REVOKED
+    world.source.records[other] = replace(world.source.records[other], state=KeyState.REVOKED)
+    world.feed.announce(ChangeKind.KEY, other)
+    await world.settle()
+    later = await world.cache.get(other)
+    assert later is not None
+    assert later.refusal is Reason.KEY_REVOKED
+
+
 async def test_known_keys_stay_in_force_while_postgres_is_down(world: World) -> None:
     """With the source down, known keys come from memory and unknown ones raise; afterwards both are returned."""
     known, unseen = world.add(), world.add()

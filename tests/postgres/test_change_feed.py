@@ -56,6 +56,22 @@ async def test_changes_come_in_order_with_kind_and_name(control_plane: ControlPl
     assert await feed.position() == found.position
 
 
+async def test_a_reader_that_was_away_too_long_learns_of_it(
+    control_plane: ControlPlane, feed: PostgresChangeFeed, database_url: str
+) -> None:
+    """Changes are complete while the last one that was read is kept, and incomplete once others may be deleted too."""
+    await control_plane.plans.create("ada", plan_draft())
+    read = await feed.position()
+    for _ in range(3):
+        await control_plane.keys.create("ada", key_draft())
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM changes WHERE number < %s", (read,))
+    assert (await _next(feed, read)).complete
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM changes WHERE number <= %s", (read + 1,))
+    assert not (await _next(feed, read)).complete
+
+
 async def test_positions_count_up_without_skipping_a_change(
     control_plane: ControlPlane, feed: PostgresChangeFeed
 ) -> None:

@@ -11,7 +11,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.postgres import usage_tables  # noqa: F401  adds its tables to the metadata
+from ratelimit_service.postgres import alert_tables, usage_tables  # noqa: F401  add their tables to the metadata
 from ratelimit_service.postgres.database import parse_url
 from ratelimit_service.postgres.migrate import _config, current, head, upgrade
 from ratelimit_service.postgres.tables import metadata

@@ -72,7 +72,7 @@ class ManageRules:
         require_message("rules", present=request.HasField("rules"))
         message = request.rules
         with under("rules"):
-            rules = _rules_from_proto(message)
+            rules = rules_from_proto(message)
             if request.validate_only:
                 return await self._rules.check(rules, description=message.description, etag=message.etag)
             return await self._rules.replace(caller.name, rules, description=message.description, etag=message.etag)
@@ -91,7 +91,7 @@ def _result(rules: RuleSet) -> ManageRulesResponse.RulesResult:
     return ManageRulesResponse.RulesResult(rules=_rule_set_to_proto(rules))
 
 
-def _rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
+def rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
     """The rules of a message. Raises InvalidArgument with the path of each invalid field."""
     violations: list[FieldViolation] = []
     nodes = _nodes_from_proto(message.descriptors, MAX_DEPTH, violations)

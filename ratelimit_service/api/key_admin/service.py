@@ -1,5 +1,7 @@
 """The methods of KeyAdminService, on any transport."""
 
+from ratelimit_service.alerts.service import AlertService
+from ratelimit_service.api.key_admin.alerts import ListAlerts, TestAlert
 from ratelimit_service.api.key_admin.audit import ListAuditEvents
 from ratelimit_service.api.key_admin.explain_limit import ExplainLimit
 from ratelimit_service.api.key_admin.manage_key import ManageKey
@@ -33,6 +35,7 @@ class KeyAdminService:
         audit: AuditService,
         usage: UsageQueries,
         simulations: SimulationService,
+        alerts: AlertService,
         engine: DecisionEngine,
         clock: Clock,
     ) -> None:
@@ -44,3 +47,5 @@ class KeyAdminService:
         self.list_audit_events = ListAuditEvents(audit)
         self.query_usage = QueryUsage(usage)
         self.simulate_plan = SimulatePlan(simulations)
+        self.list_alerts = ListAlerts(alerts)
+        self.test_alert = TestAlert(alerts)

@@ -18,6 +18,7 @@ from ratelimit_service.server.operations import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
+from ratelimit_service.webhook.open import open_webhook
 
 _OF_COMMANDS = {"RATELIMIT_SERVER", "RATELIMIT_TOKEN", "RATELIMIT_API_KEY", "RATELIMIT_TRACEBACK"}
 _HEALTH_SECONDS = 2.0
@@ -121,6 +122,19 @@ def check_console(settings: Settings) -> Iterator[Finding]:
     with suppress(StartupError):  # an invalid address, which the check of the ports reports
         if obstacle := console_obstacle(settings):
             yield Finding.warning("console", f"off: {obstacle}")
+
+
+def check_webhook(settings: Settings) -> Iterator[Finding]:
+    """Whether alerts can be sent, as far as the settings say; `alerts test` sends one."""
+    url, secret = settings.alert_webhook_url.get_secret_value(), settings.alert_webhook_secret.get_secret_value()
+    if not url:
+        return
+    try:
+        open_webhook(url, secret, allow_private=settings.alert_webhook_allow_private)
+    except ValueError as error:
+        yield Finding.error("webhook", str(error))
+    else:
+        yield Finding.ok("webhook", "alerts are sent; `ratelimit-service alerts test` tries it")
 
 
 def _health(listen: str) -> str:

@@ -38,7 +38,7 @@ async def find(visit: Visit) -> Response:
         return visit.redirect("plans", wanted)
     page = await visit.services.keys.list(Paging(page_size=1), KeyFilter(subject=wanted)) if wanted else None
     if page is not None and page.items:
-        return visit.redirect("subjects", wanted)
+        return visit.redirect("subject", name=wanted)
     return visit.redirect("keys", q=wanted)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import Final
 
 from starlette.responses import Response
 
@@ -40,7 +40,8 @@ class _Place:
     """Whose override it is, its page, and the limits that it may replace, as they are in force."""
 
     target: OverrideTarget
-    path: tuple[str, str]
+    path: tuple[str, ...]
+    query: dict[str, str]
     limits: dict[str, Limit]
 
     @property
@@ -63,7 +64,9 @@ async def set_for_key(visit: Visit) -> Response:
 
 async def end_for_key(visit: Visit) -> Response:
     """End an override of a key now."""
-    return await _end(visit, Level.KEY, "key_id", "keys")
+    target = OverrideTarget(Level.KEY, visit.part("key_id"))
+    await _end(visit, target)
+    return visit.redirect("keys", target.name)
 
 
 async def ask_for_subject(visit: Visit) -> Response:
@@ -78,7 +81,9 @@ async def set_for_subject(visit: Visit) -> Response:
 
 async def end_for_subject(visit: Visit) -> Response:
     """End an override of a subject now."""
-    return await _end(visit, Level.SUBJECT, "subject", "subjects")
+    target = OverrideTarget(Level.SUBJECT, visit.query.text("name"))
+    await _end(visit, target)
+    return visit.redirect("subject", name=target.name)
 
 
 async def _key_place(visit: Visit) -> _Place:
@@ -86,17 +91,17 @@ async def _key_place(visit: Visit) -> _Place:
     subject = await visit.services.overrides.list(OverrideTarget(Level.SUBJECT, key.subject))
     plan = await visit.services.plans.get(key.plan)
     limits = _in_force(visit, plan.limits, subject, key.overrides)
-    return _Place(OverrideTarget(Level.KEY, key.key_id), ("keys", key.key_id), limits)
+    return _Place(OverrideTarget(Level.KEY, key.key_id), ("keys", key.key_id), {}, limits)
 
 
 async def _subject_place(visit: Visit) -> _Place:
-    target = OverrideTarget(Level.SUBJECT, visit.part("subject"))
+    target = OverrideTarget(Level.SUBJECT, visit.query.text("name"))
     keys = (await visit.services.keys.list(Paging(page_size=1_000), KeyFilter(subject=target.name))).items
     limits: list[Limit] = []
     for name in dict.fromkeys(key.plan for key in keys):
         limits += (await visit.services.plans.get(name)).limits
     in_force = _in_force(visit, limits, await visit.services.overrides.list(target))
-    return _Place(target, ("subjects", target.name), in_force)
+    return _Place(target, ("subject",), {"name": target.name}, in_force)
 
 
 def _in_force(visit: Visit, limits: Iterable[Limit], *levels: Sequence[Override]) -> dict[str, Limit]:
@@ -116,15 +121,11 @@ async def _set(visit: Visit, place: _Place) -> Response:
         await visit.services.overrides.set(visit.actor, place.target, override)
     except ServiceError as error:
         return _form(visit, place, error)
-    return visit.redirect(*place.path)
+    return visit.redirect(*place.path, **place.query)
 
 
-async def _end(
-    visit: Visit, level: Literal[Level.KEY, Level.SUBJECT], part: str, page: Literal["keys", "subjects"]
-) -> Response:
-    target = OverrideTarget(level, visit.part(part))
+async def _end(visit: Visit, target: OverrideTarget) -> None:
     await visit.services.overrides.delete(visit.actor, target, visit.form.text("limit"))
-    return visit.redirect(page, target.name)
 
 
 def _limit(form: Fields, limits: dict[str, Limit]) -> Limit:

@@ -1,8 +1,9 @@
 """The audit log in Postgres."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select
+from sqlalchemy import ColumnElement, Select, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.management.audit import AuditEvent, AuditFilter, Event
@@ -18,12 +19,9 @@ class PostgresAuditRepository:
 
     async def list(self, *, before: int | None, count: int, filters: AuditFilter) -> Sequence[AuditEvent]:
         """Read at most COUNT events that FILTERS match, newest first, numbered below BEFORE (None: all)."""
-        statement = select(audit_events).where(*_conditions(filters)).order_by(audit_events.c.event_id.desc())
-        if before is not None:
-            statement = statement.where(audit_events.c.event_id < before)
         return [
             AuditEvent(row.event_id, Event(row.actor, row.action, row.target, row.detail, row.time, row.previous))
-            for row in await self._connection.execute(statement.limit(count))
+            for row in await self._connection.execute(event_list(before=before, count=count, filters=filters))
         ]
 
     async def add(self, events: Sequence[Event]) -> None:
@@ -51,6 +49,12 @@ class PostgresAuditRepository:
             .limit(count)
         )
         return (await self._connection.execute(delete(audit_events).where(audit_events.c.event_id.in_(old)))).rowcount
+
+
+def event_list(*, before: int | None, count: int, filters: AuditFilter) -> Select[Any]:
+    """The statement of `PostgresAuditRepository.list`."""
+    statement = select(audit_events).where(*_conditions(filters)).order_by(audit_events.c.event_id.desc()).limit(count)
+    return statement if before is None else statement.where(audit_events.c.event_id < before)
 
 
 def _conditions(filters: AuditFilter) -> Iterator[ColumnElement[bool]]:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.limit import Level
@@ -13,7 +13,7 @@ from ratelimit_service.management.key import Key, Standing
 from ratelimit_service.management.key_filter import KeyFilter
 from ratelimit_service.postgres.repositories.conditions import begins_with
 from ratelimit_service.postgres.repositories.overrides import read_override_rows, to_overrides
-from ratelimit_service.postgres.tables import key_secrets, keys, plans
+from ratelimit_service.postgres.tables import Microseconds, key_secrets, keys, plans
 from ratelimit_service.postgres.usage_tables import key_last_used
 
 
@@ -135,6 +135,13 @@ _SELECT = (
 )
 
 
+# Looked up for each key in the order of their numbers: a page of unused keys is full long before all keys were joined.
+_LAST_USED = (
+    select(key_last_used.c.last_used).where(key_last_used.c.key_id == keys.c.key_id).correlate(keys).scalar_subquery()
+)
+_EPOCH = literal(0, Microseconds)
+
+
 def key_list(*, after: int | None, count: int, filters: KeyFilter, now_us: int) -> Select[Any]:
     """The statement of `PostgresKeyRepository.list`."""
     statement = _SELECT.where(*_conditions(filters, now_us)).order_by(keys.c.number).limit(count)
@@ -158,12 +165,19 @@ def _conditions(filters: KeyFilter, now_us: int) -> Iterator[ColumnElement[bool]
     if filters.expires_before_us is not None:
         yield columns.expire_time < filters.expires_before_us
     if filters.key_id_prefix:  # the column has the order of bytes, and ids are letters and digits
-        yield columns.key_id.between(filters.key_id_prefix, filters.key_id_prefix + "\x7f")
-    last_used = key_last_used.c.last_used
-    unused = [last_used < filters.used_before_us] if filters.used_before_us is not None else []
-    unused += [last_used.is_(None)] if filters.never_used else []
-    if unused:
-        yield or_(*unused)
+        yield columns.key_id >= filters.key_id_prefix
+        yield columns.key_id < filters.key_id_prefix + "\x7f"
+    yield from _unused(filters)
+
+
+def _unused(filters: KeyFilter) -> Iterator[ColumnElement[bool]]:
+    """That a key was not used for long enough, or never."""
+    if filters.used_before_us is not None and filters.never_used:
+        yield func.coalesce(_LAST_USED, _EPOCH) < filters.used_before_us
+    elif filters.used_before_us is not None:
+        yield key_last_used.c.last_used < filters.used_before_us
+    elif filters.never_used:
+        yield _LAST_USED.is_(None)
 
 
 def _stands(standing: Standing, now_us: int) -> ColumnElement[bool]:

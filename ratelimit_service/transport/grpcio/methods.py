@@ -8,9 +8,9 @@ from google.protobuf.message import Message
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service._gen.ratelimit.v1 import simulation_pb2
 from ratelimit_service.api.authentication import Admission, Authenticator, Caller, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
@@ -108,6 +108,8 @@ def admin_methods(
             "ListAuditEvents": method(admin_pb2.ListAuditEventsRequest, service.list_audit_events),
             "QueryUsage": method(admin_pb2.QueryUsageRequest, service.query_usage),
             "SimulatePlan": method(simulation_pb2.SimulatePlanRequest, service.simulate_plan),
+            "ListAlerts": method(alerts_pb2.ListAlertsRequest, service.list_alerts),
+            "TestAlert": method(alerts_pb2.TestAlertRequest, service.test_alert),
         },
     )
 

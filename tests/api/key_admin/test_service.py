@@ -24,6 +24,7 @@ VIEWER = Caller("vera", Role.VIEWER)
 GATEWAY = Caller("edge", Role.GATEWAY)
 UNKNOWN = "0123456789abcdef"
 PAST = "2020-01-01T00:00:00Z"
+LATER, LATEST = "2098-01-01T00:00:00Z", "2099-01-01T00:00:00Z"
 FREE = {
     "name": "free",
     "limits": [
@@ -51,7 +52,7 @@ class Console:
         response = await call(ParseDict(request, message()), caller)
         return MessageToDict(response, preserving_proto_field_name=True)
 
-    async def key(self, **draft: str) -> dict[str, Any]:
+    async def key(self, **draft: object) -> dict[str, Any]:
         """Make a key on the plan free, and return it."""
         created = await self("key", {"create": {"plan": "free", "subject": "acme"} | draft})
         key: dict[str, Any] = created["create"]["key"]
@@ -383,3 +384,95 @@ async def test_a_secret_sent_as_an_id_is_not_repeated(console: Console) -> None:
         with pytest.raises(InvalidArgument) as caught:
             await console(method, request)
         assert api_key.secret not in caught.value.message
+
+
+async def test_a_key_s_labels_are_managed(console: Console) -> None:
+    """Labels are created, listed by, and replaced by a mask that names them."""
+    key = await console.key(labels={"team": "search", "tier": "1"})
+    await console.key(labels={"team": "ads"})
+    assert key["labels"] == {"team": "search", "tier": "1"}
+    assert (await console("key", {"list": {"labels": {"team": "search"}}}))["list"]["keys"] == [key]
+    change = {"key": {"key_id": key["key_id"], "labels": {"tier": "2"}}, "update_mask": "labels"}
+    assert (await console("key", {"update": change}))["update"]["key"]["labels"] == {"tier": "2"}
+    assert await console.invalid_fields("key", {"list": {"labels": {"Team": ""}}}) == ["list.labels"]
+
+
+async def test_keys_are_listed_by_every_filter(console: Console) -> None:
+    """Each filter of the request reaches the list: state, prefix, expiry, last use and search."""
+    made = (await console("key", {"create": {"plan": "free", "subject": "acme", "expire_time": LATER}}))["create"]
+    key, other = made["key"], await console.key(subject="other")
+    await console("key", {"suspend": {"key_id": other["key_id"]}})
+
+    async def ids(**filters: object) -> list[str]:
+        page = (await console("key", {"list": filters}))["list"]
+        return [one["key_id"] for one in page.get("keys", [])]
+
+    assert await ids(state="ACTIVE") == await ids(expires_before=LATEST) == await ids(expires_after=LATER)
+    assert await ids(state="ACTIVE") == await ids(subject_prefix="ac") == await ids(search=made["secret"])
+    assert await ids(state="ACTIVE") == [key["key_id"]]
+    assert await ids(state="SUSPENDED") == await ids(search=other["key_id"][:8]) == [other["key_id"]]
+    assert await ids(never_used=True) == await ids(never_used=True, last_used_before=PAST)
+    assert await ids(last_used_before=LATEST) == await ids(expires_after=LATEST) == []
+    assert await console.invalid_fields("key", {"list": {"state": 9}}) == ["list.state"]
+
+
+async def test_a_pasted_secret_is_in_no_error(console: Console) -> None:
+    """A search without a public part, such as a secret alone, is an error that does not repeat it."""
+    made = (await console("key", {"create": {"plan": "free", "subject": "acme"}}))["create"]
+    secret = made["secret"].rpartition("_")[2]
+    with pytest.raises(InvalidArgument, match=r"list\.search: has no key id") as caught:
+        await console("key", {"list": {"search": secret}})
+    assert secret not in str(caught.value)
+
+
+async def test_many_keys_are_created_and_changed(console: Console) -> None:
+    """A bulk action has a result for each item, in order: the key, or the reason why not, in words and metadata."""
+    drafts = [
+        {"plan": "free", "subject": "a", "labels": {"team": "x"}},
+        {"plan": "gold", "subject": "b"},
+        {"plan": "free", "subject": "c", "expire_time": {"nanos": -1}},
+    ]
+    request = pb.ManageKeyRequest()
+    for draft in drafts:
+        item = request.bulk_create.keys.add(plan=draft["plan"], subject=draft["subject"], labels=draft.get("labels"))
+        if "expire_time" in draft:
+            item.expire_time.nanos = -1
+    response = await console.plane.service.manage_key(request, ADMIN)
+    created, unknown, unread = MessageToDict(response, preserving_proto_field_name=True)["bulk_create"]["results"]
+
+    key = created["created"]["key"]
+    assert (key["subject"], key["labels"]) == ("a", {"team": "x"})
+    assert ApiKey.parse(created["created"]["secret"]).key_id == key["key_id"]
+    assert (unknown["error"]["reason"], unknown["error"]["metadata"]) == ("PLAN_NOT_FOUND", {"plan": "gold"})
+    assert (unread["error"]["reason"], unread["error"]["message"][:11]) == ("INVALID_FIELD", "expire_time")
+
+    for action, state in (("bulk_suspend", "SUSPENDED"), ("bulk_resume", "ACTIVE"), ("bulk_revoke", "REVOKED")):
+        results = (await console("key", {action: {"key_ids": [key["key_id"], UNKNOWN]}}))[action]["results"]
+        assert results[0]["key"]["state"] == state
+        assert results[1]["error"] == {
+            "reason": "KEY_NOT_FOUND",
+            "message": f"there is no key {UNKNOWN}",
+            "metadata": {"key_id": UNKNOWN},
+        }
+
+
+@pytest.mark.parametrize("action", ["bulk_create", "bulk_suspend", "bulk_resume", "bulk_revoke"])
+async def test_a_bulk_action_needs_an_admin_and_an_item(console: Console, action: str) -> None:
+    """A viewer may not change many keys either, and a bulk action without an item names its field."""
+    with pytest.raises(PermissionDenied):
+        await console("key", {action: {}}, VIEWER)
+    field = "keys" if action == "bulk_create" else "key_ids"
+    assert await console.invalid_fields("key", {action: {}}) == [f"{action}.{field}"]
+
+
+async def test_audit_events_are_listed_by_every_filter(console: Console) -> None:
+    """Each filter of the request reaches the list: prefix, actor, action and time."""
+    await console.key()
+
+    async def actions(**filters: object) -> list[str]:
+        return [event["action"] for event in (await console("audit", filters)).get("events", [])]
+
+    assert await actions(target_prefix="plans/") == await actions(action="plan.create") == ["plan.create"]
+    assert await actions(actor="ada") == await actions(start_time=PAST, end_time=LATEST)
+    assert await actions(actor="eve") == await actions(start_time=LATER) == await actions(end_time=PAST) == []
+    assert await console.invalid_fields("audit", {"start_time": PAST, "end_time": PAST}) == ["end_time"]

@@ -9,9 +9,9 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service._gen.ratelimit.v1 import simulation_pb2
 from ratelimit_service.api.status import DETAILS_KEY
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.management.tokens import Role
@@ -30,6 +30,8 @@ METHODS = {
     f"{ADMIN}/ListAuditEvents": admin_pb2.ListAuditEventsResponse,
     f"{ADMIN}/QueryUsage": admin_pb2.QueryUsageResponse,
     f"{ADMIN}/SimulatePlan": simulation_pb2.SimulatePlanResponse,
+    f"{ADMIN}/ListAlerts": alerts_pb2.ListAlertsResponse,
+    f"{ADMIN}/TestAlert": alerts_pb2.TestAlertResponse,
 }
 SECONDS = 10.0
 

@@ -217,12 +217,13 @@ async def test_a_plan_in_use_is_not_deleted(running: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-async def test_a_message_over_64_kib_is_refused(running: RunningServer, method: str) -> None:
-    """64 KiB and a byte are RESOURCE_EXHAUSTED with both sizes, at every method."""
-    answer = await running.send(method, b"\x22" * 65_537, running.tokens[Role.ADMIN])
+async def test_a_message_over_the_bound_is_refused(running: RunningServer, method: str) -> None:
+    """A byte more than 64 KiB, or than 3 MiB for admins, is RESOURCE_EXHAUSTED with both sizes, at every method."""
+    limit = 3_145_728 if "KeyAdminService" in method else 65_536
+    answer = await running.send(method, b"\x22" * (limit + 1), running.tokens[Role.ADMIN])
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
-    assert dict(answer.info.metadata) == {"size": "65537", "limit": "65536"}
+    assert dict(answer.info.metadata) == {"size": str(limit + 1), "limit": str(limit)}
 
 
 async def test_a_message_of_64_kib_is_read(running: RunningServer, api_key: str) -> None:

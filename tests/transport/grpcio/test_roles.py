@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest
@@ -28,6 +29,7 @@ READS = {
     "explain": ("ExplainLimit", admin_pb2.ExplainLimitRequest(key_id=ID)),
     "usage": ("QueryUsage", admin_pb2.QueryUsageRequest()),
     "audit": ("ListAuditEvents", admin_pb2.ListAuditEventsRequest()),
+    "alerts": ("ListAlerts", alerts_pb2.ListAlertsRequest()),
     "simulate": ("SimulatePlan", SimulatePlanRequest(name="free")),
 }
 CHANGES = {
@@ -40,6 +42,7 @@ CHANGES = {
     "plan create": ("ManagePlan", admin_pb2.ManagePlanRequest(create={"plan": FREE | {"name": "roles"}})),
     "plan update": ("ManagePlan", admin_pb2.ManagePlanRequest(update={"plan": {"name": "free"}})),
     "plan delete": ("ManagePlan", admin_pb2.ManagePlanRequest(delete={"name": "no-such"})),
+    "alert test": ("TestAlert", alerts_pb2.TestAlertRequest()),
     "override set": ("ManageOverride", admin_pb2.ManageOverrideRequest(subject="s", set={})),
     "override delete": ("ManageOverride", admin_pb2.ManageOverrideRequest(subject="s", delete={"limit": "x"})),
 }

@@ -39,8 +39,12 @@ type AuditEvent struct {
 	// The object that was changed: `keys/<key_id>`, `plans/<name>`, `subjects/<subject>`, `domains/<domain>`,
 	// `tokens/<name>`.
 	Target string `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
-	// The fields that changed, each with its new value. Never a secret.
-	Detail        *structpb.Struct `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The fields that changed, each with its new value; a field that is only in `previous` was removed. The limits of a
+	// plan are under `limits` by their names. Never a secret.
+	Detail *structpb.Struct `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The fields that changed, each with the value that it had before; a field that is only in `detail` is new. Empty for
+	// what was created, and in events that were recorded before the service had this field. Never a secret.
+	Previous      *structpb.Struct `protobuf:"bytes,7,opt,name=previous,proto3" json:"previous,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,11 +121,18 @@ func (x *AuditEvent) GetDetail() *structpb.Struct {
 	return nil
 }
 
+func (x *AuditEvent) GetPrevious() *structpb.Struct {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
 var File_ratelimit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x18ratelimit/v1/audit.proto\x12\fratelimit.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x01\n" +
+	"\x18ratelimit/v1/audit.proto\x12\fratelimit.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x02\n" +
 	"\n" +
 	"AuditEvent\x12\x1a\n" +
 	"\bevent_id\x18\x01 \x01(\x03R\bevent_id\x12.\n" +
@@ -129,7 +140,8 @@ const file_ratelimit_v1_audit_proto_rawDesc = "" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06action\x18\x04 \x01(\tR\x06action\x12\x16\n" +
 	"\x06target\x18\x05 \x01(\tR\x06target\x12/\n" +
-	"\x06detail\x18\x06 \x01(\v2\x17.google.protobuf.StructR\x06detailBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x06detail\x18\x06 \x01(\v2\x17.google.protobuf.StructR\x06detail\x123\n" +
+	"\bprevious\x18\a \x01(\v2\x17.google.protobuf.StructR\bpreviousBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_audit_proto_rawDescOnce sync.Once
@@ -152,11 +164,12 @@ var file_ratelimit_v1_audit_proto_goTypes = []any{
 var file_ratelimit_v1_audit_proto_depIdxs = []int32{
 	1, // 0: ratelimit.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
 	2, // 1: ratelimit.v1.AuditEvent.detail:type_name -> google.protobuf.Struct
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 2: ratelimit.v1.AuditEvent.previous:type_name -> google.protobuf.Struct
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_audit_proto_init() }

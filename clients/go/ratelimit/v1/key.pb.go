@@ -110,7 +110,14 @@ type Key struct {
 	// Changes with every change of the key. Send it back with an update to be refused if it was modified concurrently.
 	Etag string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
 	// The overrides for this key alone. Set by ManageOverride.
-	Overrides     []*Override `protobuf:"bytes,11,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	Overrides []*Override `protobuf:"bytes,11,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// What its admins sort the key by, such as `team: search`: at most 16 labels. Names are 1 to 63 of `a-z 0-9 _ . -`
+	// and begin with a letter or digit. Values are at most 64 bytes without control characters, and may be empty.
+	// Decisions do not read them.
+	Labels map[string]string `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When the key was last used, to the minute, from the counts of usage: a call shows a minute or so later. Absent when
+	// it has not been used. Set by the server.
+	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_used_time,proto3" json:"last_used_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -222,11 +229,25 @@ func (x *Key) GetOverrides() []*Override {
 	return nil
 }
 
+func (x *Key) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Key) GetLastUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedTime
+	}
+	return nil
+}
+
 var File_ratelimit_v1_key_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_key_proto_rawDesc = "" +
 	"\n" +
-	"\x16ratelimit/v1/key.proto\x12\fratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\xd3\x04\n" +
+	"\x16ratelimit/v1/key.proto\x12\fratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\x89\x06\n" +
 	"\x03Key\x12\x16\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x12\n" +
@@ -239,7 +260,12 @@ const file_ratelimit_v1_key_proto_rawDesc = "" +
 	"\x1bprevious_secret_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x1bprevious_secret_expire_time\x12\x12\n" +
 	"\x04etag\x18\n" +
 	" \x01(\tR\x04etag\x124\n" +
-	"\toverrides\x18\v \x03(\v2\x16.ratelimit.v1.OverrideR\toverrides\"S\n" +
+	"\toverrides\x18\v \x03(\v2\x16.ratelimit.v1.OverrideR\toverrides\x125\n" +
+	"\x06labels\x18\f \x03(\v2\x1d.ratelimit.v1.Key.LabelsEntryR\x06labels\x12B\n" +
+	"\x0elast_used_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0elast_used_time\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -261,25 +287,28 @@ func file_ratelimit_v1_key_proto_rawDescGZIP() []byte {
 }
 
 var file_ratelimit_v1_key_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ratelimit_v1_key_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_ratelimit_v1_key_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_ratelimit_v1_key_proto_goTypes = []any{
 	(Key_State)(0),                // 0: ratelimit.v1.Key.State
 	(*Key)(nil),                   // 1: ratelimit.v1.Key
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
-	(*Override)(nil),              // 3: ratelimit.v1.Override
+	nil,                           // 2: ratelimit.v1.Key.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*Override)(nil),              // 4: ratelimit.v1.Override
 }
 var file_ratelimit_v1_key_proto_depIdxs = []int32{
 	0, // 0: ratelimit.v1.Key.state:type_name -> ratelimit.v1.Key.State
-	2, // 1: ratelimit.v1.Key.create_time:type_name -> google.protobuf.Timestamp
-	2, // 2: ratelimit.v1.Key.update_time:type_name -> google.protobuf.Timestamp
-	2, // 3: ratelimit.v1.Key.expire_time:type_name -> google.protobuf.Timestamp
-	2, // 4: ratelimit.v1.Key.previous_secret_expire_time:type_name -> google.protobuf.Timestamp
-	3, // 5: ratelimit.v1.Key.overrides:type_name -> ratelimit.v1.Override
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	3, // 1: ratelimit.v1.Key.create_time:type_name -> google.protobuf.Timestamp
+	3, // 2: ratelimit.v1.Key.update_time:type_name -> google.protobuf.Timestamp
+	3, // 3: ratelimit.v1.Key.expire_time:type_name -> google.protobuf.Timestamp
+	3, // 4: ratelimit.v1.Key.previous_secret_expire_time:type_name -> google.protobuf.Timestamp
+	4, // 5: ratelimit.v1.Key.overrides:type_name -> ratelimit.v1.Override
+	2, // 6: ratelimit.v1.Key.labels:type_name -> ratelimit.v1.Key.LabelsEntry
+	3, // 7: ratelimit.v1.Key.last_used_time:type_name -> google.protobuf.Timestamp
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_key_proto_init() }
@@ -294,7 +323,7 @@ func file_ratelimit_v1_key_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_key_proto_rawDesc), len(file_ratelimit_v1_key_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

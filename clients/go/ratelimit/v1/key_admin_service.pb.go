@@ -26,6 +26,205 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What calls can be grouped by.
+type QueryUsageRequest_Dimension int32
+
+const (
+	// Invalid.
+	QueryUsageRequest_DIMENSION_UNSPECIFIED QueryUsageRequest_Dimension = 0
+	// The API key.
+	QueryUsageRequest_KEY QueryUsageRequest_Dimension = 1
+	// The subject, as of the call.
+	QueryUsageRequest_SUBJECT QueryUsageRequest_Dimension = 2
+	// The plan, as of the call.
+	QueryUsageRequest_PLAN QueryUsageRequest_Dimension = 3
+	// The resource.
+	QueryUsageRequest_RESOURCE QueryUsageRequest_Dimension = 4
+	// The limit that denied. Counts denials alone.
+	QueryUsageRequest_LIMIT QueryUsageRequest_Dimension = 5
+	// The domain of the descriptor rules.
+	QueryUsageRequest_DOMAIN QueryUsageRequest_Dimension = 6
+	// The rule.
+	QueryUsageRequest_RULE QueryUsageRequest_Dimension = 7
+)
+
+// Enum value maps for QueryUsageRequest_Dimension.
+var (
+	QueryUsageRequest_Dimension_name = map[int32]string{
+		0: "DIMENSION_UNSPECIFIED",
+		1: "KEY",
+		2: "SUBJECT",
+		3: "PLAN",
+		4: "RESOURCE",
+		5: "LIMIT",
+		6: "DOMAIN",
+		7: "RULE",
+	}
+	QueryUsageRequest_Dimension_value = map[string]int32{
+		"DIMENSION_UNSPECIFIED": 0,
+		"KEY":                   1,
+		"SUBJECT":               2,
+		"PLAN":                  3,
+		"RESOURCE":              4,
+		"LIMIT":                 5,
+		"DOMAIN":                6,
+		"RULE":                  7,
+	}
+)
+
+func (x QueryUsageRequest_Dimension) Enum() *QueryUsageRequest_Dimension {
+	p := new(QueryUsageRequest_Dimension)
+	*p = x
+	return p
+}
+
+func (x QueryUsageRequest_Dimension) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (QueryUsageRequest_Dimension) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_key_admin_service_proto_enumTypes[0].Descriptor()
+}
+
+func (QueryUsageRequest_Dimension) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_key_admin_service_proto_enumTypes[0]
+}
+
+func (x QueryUsageRequest_Dimension) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use QueryUsageRequest_Dimension.Descriptor instead.
+func (QueryUsageRequest_Dimension) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{12, 0}
+}
+
+// What is counted.
+type QueryUsageRequest_Measure int32
+
+const (
+	// CALLS.
+	QueryUsageRequest_MEASURE_UNSPECIFIED QueryUsageRequest_Measure = 0
+	// All calls.
+	QueryUsageRequest_CALLS QueryUsageRequest_Measure = 1
+	// Calls that were allowed.
+	QueryUsageRequest_ALLOWED QueryUsageRequest_Measure = 2
+	// Calls that were denied.
+	QueryUsageRequest_DENIED QueryUsageRequest_Measure = 3
+	// Tokens that were charged.
+	QueryUsageRequest_COST QueryUsageRequest_Measure = 4
+	// Calls that a limit in shadow mode would have denied.
+	QueryUsageRequest_SHADOW_DENIED QueryUsageRequest_Measure = 5
+	// Calls that were decided without the bucket store.
+	QueryUsageRequest_DEGRADED QueryUsageRequest_Measure = 6
+)
+
+// Enum value maps for QueryUsageRequest_Measure.
+var (
+	QueryUsageRequest_Measure_name = map[int32]string{
+		0: "MEASURE_UNSPECIFIED",
+		1: "CALLS",
+		2: "ALLOWED",
+		3: "DENIED",
+		4: "COST",
+		5: "SHADOW_DENIED",
+		6: "DEGRADED",
+	}
+	QueryUsageRequest_Measure_value = map[string]int32{
+		"MEASURE_UNSPECIFIED": 0,
+		"CALLS":               1,
+		"ALLOWED":             2,
+		"DENIED":              3,
+		"COST":                4,
+		"SHADOW_DENIED":       5,
+		"DEGRADED":            6,
+	}
+)
+
+func (x QueryUsageRequest_Measure) Enum() *QueryUsageRequest_Measure {
+	p := new(QueryUsageRequest_Measure)
+	*p = x
+	return p
+}
+
+func (x QueryUsageRequest_Measure) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (QueryUsageRequest_Measure) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_key_admin_service_proto_enumTypes[1].Descriptor()
+}
+
+func (QueryUsageRequest_Measure) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_key_admin_service_proto_enumTypes[1]
+}
+
+func (x QueryUsageRequest_Measure) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use QueryUsageRequest_Measure.Descriptor instead.
+func (QueryUsageRequest_Measure) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{12, 1}
+}
+
+// How finely counts were read.
+type QueryUsageResponse_Level int32
+
+const (
+	// Never sent.
+	QueryUsageResponse_LEVEL_UNSPECIFIED QueryUsageResponse_Level = 0
+	// By minute.
+	QueryUsageResponse_MINUTE QueryUsageResponse_Level = 1
+	// By hour.
+	QueryUsageResponse_HOUR QueryUsageResponse_Level = 2
+	// By day.
+	QueryUsageResponse_DAY QueryUsageResponse_Level = 3
+)
+
+// Enum value maps for QueryUsageResponse_Level.
+var (
+	QueryUsageResponse_Level_name = map[int32]string{
+		0: "LEVEL_UNSPECIFIED",
+		1: "MINUTE",
+		2: "HOUR",
+		3: "DAY",
+	}
+	QueryUsageResponse_Level_value = map[string]int32{
+		"LEVEL_UNSPECIFIED": 0,
+		"MINUTE":            1,
+		"HOUR":              2,
+		"DAY":               3,
+	}
+)
+
+func (x QueryUsageResponse_Level) Enum() *QueryUsageResponse_Level {
+	p := new(QueryUsageResponse_Level)
+	*p = x
+	return p
+}
+
+func (x QueryUsageResponse_Level) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (QueryUsageResponse_Level) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_key_admin_service_proto_enumTypes[2].Descriptor()
+}
+
+func (QueryUsageResponse_Level) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_key_admin_service_proto_enumTypes[2]
+}
+
+func (x QueryUsageResponse_Level) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use QueryUsageResponse_Level.Descriptor instead.
+func (QueryUsageResponse_Level) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{13, 0}
+}
+
 // One action on a key.
 type ManageKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -41,6 +240,10 @@ type ManageKeyRequest struct {
 	//	*ManageKeyRequest_Suspend
 	//	*ManageKeyRequest_Resume
 	//	*ManageKeyRequest_Revoke
+	//	*ManageKeyRequest_BulkCreate
+	//	*ManageKeyRequest_BulkSuspend
+	//	*ManageKeyRequest_BulkResume
+	//	*ManageKeyRequest_BulkRevoke
 	Action        isManageKeyRequest_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -155,6 +358,42 @@ func (x *ManageKeyRequest) GetRevoke() *ManageKeyRequest_RevokeKey {
 	return nil
 }
 
+func (x *ManageKeyRequest) GetBulkCreate() *ManageKeyRequest_BulkCreateKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkCreate); ok {
+			return x.BulkCreate
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest) GetBulkSuspend() *ManageKeyRequest_BulkKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkSuspend); ok {
+			return x.BulkSuspend
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest) GetBulkResume() *ManageKeyRequest_BulkKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkResume); ok {
+			return x.BulkResume
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest) GetBulkRevoke() *ManageKeyRequest_BulkKeys {
+	if x != nil {
+		if x, ok := x.Action.(*ManageKeyRequest_BulkRevoke); ok {
+			return x.BulkRevoke
+		}
+	}
+	return nil
+}
+
 type isManageKeyRequest_Action interface {
 	isManageKeyRequest_Action()
 }
@@ -175,7 +414,7 @@ type ManageKeyRequest_List struct {
 }
 
 type ManageKeyRequest_Update struct {
-	// Changes a key's plan, description or expire time.
+	// Changes a key's plan, description, expire time or labels.
 	Update *ManageKeyRequest_UpdateKey `protobuf:"bytes,4,opt,name=update,proto3,oneof"`
 }
 
@@ -199,6 +438,26 @@ type ManageKeyRequest_Revoke struct {
 	Revoke *ManageKeyRequest_RevokeKey `protobuf:"bytes,8,opt,name=revoke,proto3,oneof"`
 }
 
+type ManageKeyRequest_BulkCreate struct {
+	// Creates many keys.
+	BulkCreate *ManageKeyRequest_BulkCreateKeys `protobuf:"bytes,9,opt,name=bulk_create,proto3,oneof"`
+}
+
+type ManageKeyRequest_BulkSuspend struct {
+	// Suspends many keys.
+	BulkSuspend *ManageKeyRequest_BulkKeys `protobuf:"bytes,10,opt,name=bulk_suspend,proto3,oneof"`
+}
+
+type ManageKeyRequest_BulkResume struct {
+	// Resumes many keys.
+	BulkResume *ManageKeyRequest_BulkKeys `protobuf:"bytes,11,opt,name=bulk_resume,proto3,oneof"`
+}
+
+type ManageKeyRequest_BulkRevoke struct {
+	// Revokes many keys.
+	BulkRevoke *ManageKeyRequest_BulkKeys `protobuf:"bytes,12,opt,name=bulk_revoke,proto3,oneof"`
+}
+
 func (*ManageKeyRequest_Create) isManageKeyRequest_Action() {}
 
 func (*ManageKeyRequest_Get) isManageKeyRequest_Action() {}
@@ -215,6 +474,14 @@ func (*ManageKeyRequest_Resume) isManageKeyRequest_Action() {}
 
 func (*ManageKeyRequest_Revoke) isManageKeyRequest_Action() {}
 
+func (*ManageKeyRequest_BulkCreate) isManageKeyRequest_Action() {}
+
+func (*ManageKeyRequest_BulkSuspend) isManageKeyRequest_Action() {}
+
+func (*ManageKeyRequest_BulkResume) isManageKeyRequest_Action() {}
+
+func (*ManageKeyRequest_BulkRevoke) isManageKeyRequest_Action() {}
+
 // The result of the action of the same name.
 type ManageKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -230,6 +497,10 @@ type ManageKeyResponse struct {
 	//	*ManageKeyResponse_Suspend
 	//	*ManageKeyResponse_Resume
 	//	*ManageKeyResponse_Revoke
+	//	*ManageKeyResponse_BulkCreate
+	//	*ManageKeyResponse_BulkSuspend
+	//	*ManageKeyResponse_BulkResume
+	//	*ManageKeyResponse_BulkRevoke
 	Result        isManageKeyResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -344,6 +615,42 @@ func (x *ManageKeyResponse) GetRevoke() *ManageKeyResponse_KeyResult {
 	return nil
 }
 
+func (x *ManageKeyResponse) GetBulkCreate() *ManageKeyResponse_BulkCreatedKeys {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkCreate); ok {
+			return x.BulkCreate
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse) GetBulkSuspend() *ManageKeyResponse_BulkResults {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkSuspend); ok {
+			return x.BulkSuspend
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse) GetBulkResume() *ManageKeyResponse_BulkResults {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkResume); ok {
+			return x.BulkResume
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse) GetBulkRevoke() *ManageKeyResponse_BulkResults {
+	if x != nil {
+		if x, ok := x.Result.(*ManageKeyResponse_BulkRevoke); ok {
+			return x.BulkRevoke
+		}
+	}
+	return nil
+}
+
 type isManageKeyResponse_Result interface {
 	isManageKeyResponse_Result()
 }
@@ -388,6 +695,26 @@ type ManageKeyResponse_Revoke struct {
 	Revoke *ManageKeyResponse_KeyResult `protobuf:"bytes,8,opt,name=revoke,proto3,oneof"`
 }
 
+type ManageKeyResponse_BulkCreate struct {
+	// What became of each.
+	BulkCreate *ManageKeyResponse_BulkCreatedKeys `protobuf:"bytes,9,opt,name=bulk_create,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkSuspend struct {
+	// What became of each.
+	BulkSuspend *ManageKeyResponse_BulkResults `protobuf:"bytes,10,opt,name=bulk_suspend,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkResume struct {
+	// What became of each.
+	BulkResume *ManageKeyResponse_BulkResults `protobuf:"bytes,11,opt,name=bulk_resume,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkRevoke struct {
+	// What became of each.
+	BulkRevoke *ManageKeyResponse_BulkResults `protobuf:"bytes,12,opt,name=bulk_revoke,proto3,oneof"`
+}
+
 func (*ManageKeyResponse_Create) isManageKeyResponse_Result() {}
 
 func (*ManageKeyResponse_Get) isManageKeyResponse_Result() {}
@@ -403,6 +730,14 @@ func (*ManageKeyResponse_Suspend) isManageKeyResponse_Result() {}
 func (*ManageKeyResponse_Resume) isManageKeyResponse_Result() {}
 
 func (*ManageKeyResponse_Revoke) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkCreate) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkSuspend) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkResume) isManageKeyResponse_Result() {}
+
+func (*ManageKeyResponse_BulkRevoke) isManageKeyResponse_Result() {}
 
 // One action on a plan.
 type ManagePlanRequest struct {
@@ -1349,7 +1684,7 @@ func (x *ExplainLimitResponse) GetLimits() []*ExplainLimitResponse_ConsideredLim
 	return nil
 }
 
-// Which changes to list.
+// Which changes to list: those that every filter that is set matches.
 type ListAuditEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only changes of this target, as in AuditEvent. Empty means all.
@@ -1357,7 +1692,17 @@ type ListAuditEventsRequest struct {
 	// How many at most: 1 to 1000. 0 means 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,proto3" json:"page_size,omitempty"`
 	// The `next_page_token` of the previous response, to continue from there. The other fields must be the same.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	// Only changes of targets that begin with this, such as `plans/`. Empty means all.
+	TargetPrefix string `protobuf:"bytes,4,opt,name=target_prefix,proto3" json:"target_prefix,omitempty"`
+	// Only changes made by this actor, as in AuditEvent. Empty means all.
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Only changes of this kind, as in AuditEvent. Empty means all.
+	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	// Only changes at this time or later. Absent means all.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,proto3" json:"start_time,omitempty"`
+	// Only changes before this time. Absent means all.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time,proto3" json:"end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1411,6 +1756,41 @@ func (x *ListAuditEventsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListAuditEventsRequest) GetTargetPrefix() string {
+	if x != nil {
+		return x.TargetPrefix
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ListAuditEventsRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
 }
 
 // One page of changes.
@@ -1468,6 +1848,258 @@ func (x *ListAuditEventsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// A question about usage. Its counts are at most 75 seconds old as a rule; see `complete_until` of the response.
+type QueryUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which calls are counted. Absent means all.
+	Filter *UsageFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// The start of the range. Absent means 6 hours before `end_time`. It is moved back to the start of a bin, and forward to
+	// what is kept: minutes for 7 days, hours for 90 days, days for 3 years, unless the server is set otherwise.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,proto3" json:"start_time,omitempty"`
+	// The end of the range. Absent means now. It is moved forward to the end of a bin.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,proto3" json:"end_time,omitempty"`
+	// The length of a bin: whole minutes, at most 366 days, so long that the range has at most 2,000 bins. Bins begin at
+	// multiples of it since 1970-01-01T00:00Z. Absent or 0 means a single bin.
+	Step *durationpb.Duration `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	// A group for each combination of values, in this order. Empty means a single group. KEY, SUBJECT, PLAN and RESOURCE
+	// leave only calls with an API key, DOMAIN and RULE only descriptors; so they cannot be combined.
+	GroupBy []QueryUsageRequest_Dimension `protobuf:"varint,5,rep,packed,name=group_by,proto3,enum=ratelimit.v1.QueryUsageRequest_Dimension" json:"group_by,omitempty"`
+	// How many groups at most: those with the highest `order_by`, highest first. 1 to 1000, and at most 5,000 rows
+	// together. 0 means all, page by page, in the order of their values.
+	Top int32 `protobuf:"varint,6,opt,name=top,proto3" json:"top,omitempty"`
+	// What the top is of. Unspecified means CALLS.
+	OrderBy QueryUsageRequest_Measure `protobuf:"varint,7,opt,name=order_by,proto3,enum=ratelimit.v1.QueryUsageRequest_Measure" json:"order_by,omitempty"`
+	// Whether to add, with `top`, a row for each bin with the sum of all other groups. Not with `filter.outcome`.
+	IncludeOthers bool `protobuf:"varint,8,opt,name=include_others,proto3" json:"include_others,omitempty"`
+	// How many groups at most, without `top`: 1 to 1000; fewer if they have more than 5,000 rows together. 0 means 100.
+	PageSize int32 `protobuf:"varint,9,opt,name=page_size,proto3" json:"page_size,omitempty"`
+	// The `next_page_token` of the previous response, to continue from there. The other fields must be the same. The range
+	// is then that of the first page.
+	PageToken     string `protobuf:"bytes,10,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryUsageRequest) Reset() {
+	*x = QueryUsageRequest{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryUsageRequest) ProtoMessage() {}
+
+func (x *QueryUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryUsageRequest.ProtoReflect.Descriptor instead.
+func (*QueryUsageRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *QueryUsageRequest) GetFilter() *UsageFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *QueryUsageRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *QueryUsageRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *QueryUsageRequest) GetStep() *durationpb.Duration {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+func (x *QueryUsageRequest) GetGroupBy() []QueryUsageRequest_Dimension {
+	if x != nil {
+		return x.GroupBy
+	}
+	return nil
+}
+
+func (x *QueryUsageRequest) GetTop() int32 {
+	if x != nil {
+		return x.Top
+	}
+	return 0
+}
+
+func (x *QueryUsageRequest) GetOrderBy() QueryUsageRequest_Measure {
+	if x != nil {
+		return x.OrderBy
+	}
+	return QueryUsageRequest_MEASURE_UNSPECIFIED
+}
+
+func (x *QueryUsageRequest) GetIncludeOthers() bool {
+	if x != nil {
+		return x.IncludeOthers
+	}
+	return false
+}
+
+func (x *QueryUsageRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *QueryUsageRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// The answer to a question about usage.
+type QueryUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The counts by group, as requested, and then by time. Rows in which nothing was counted are left out.
+	Rows []*UsageRow `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	// The sum over all groups, also those on other pages or not in the top.
+	Total *UsageRow `protobuf:"bytes,2,opt,name=total,proto3" json:"total,omitempty"`
+	// How many groups there are in all.
+	GroupCount int64 `protobuf:"varint,3,opt,name=group_count,proto3" json:"group_count,omitempty"`
+	// The start of the range that was counted. Equal to `end_time` if nothing of the range is kept.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,proto3" json:"start_time,omitempty"`
+	// The end of the range that was counted. May be later than now.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,proto3" json:"end_time,omitempty"`
+	// The counts that were read. They are the longest bins that divide `step`; without a step, minutes for a range of at most
+	// 2 hours, hours for at most 3 days, days for more.
+	Level QueryUsageResponse_Level `protobuf:"varint,6,opt,name=level,proto3,enum=ratelimit.v1.QueryUsageResponse_Level" json:"level,omitempty"`
+	// Counts before this time are complete, as far as is known: later ones may still grow, and earlier ones by what a
+	// clock that was set back adds. Absent if nothing was counted yet.
+	CompleteUntil *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=complete_until,proto3" json:"complete_until,omitempty"`
+	// What was lost in the range, newest first, at most 100.
+	Losses []*UsageLoss `protobuf:"bytes,8,rep,name=losses,proto3" json:"losses,omitempty"`
+	// Send it back to get the next page. Empty when this is the last.
+	NextPageToken string `protobuf:"bytes,9,opt,name=next_page_token,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryUsageResponse) Reset() {
+	*x = QueryUsageResponse{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryUsageResponse) ProtoMessage() {}
+
+func (x *QueryUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryUsageResponse.ProtoReflect.Descriptor instead.
+func (*QueryUsageResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *QueryUsageResponse) GetRows() []*UsageRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *QueryUsageResponse) GetTotal() *UsageRow {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *QueryUsageResponse) GetGroupCount() int64 {
+	if x != nil {
+		return x.GroupCount
+	}
+	return 0
+}
+
+func (x *QueryUsageResponse) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *QueryUsageResponse) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *QueryUsageResponse) GetLevel() QueryUsageResponse_Level {
+	if x != nil {
+		return x.Level
+	}
+	return QueryUsageResponse_LEVEL_UNSPECIFIED
+}
+
+func (x *QueryUsageResponse) GetCompleteUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteUntil
+	}
+	return nil
+}
+
+func (x *QueryUsageResponse) GetLosses() []*UsageLoss {
+	if x != nil {
+		return x.Losses
+	}
+	return nil
+}
+
+func (x *QueryUsageResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // Creates a key.
 type ManageKeyRequest_CreateKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1478,14 +2110,16 @@ type ManageKeyRequest_CreateKey struct {
 	// Free text. As in Key.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	// When the key expires. Absent means never; otherwise in the future.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,proto3" json:"expire_time,omitempty"`
+	// As in Key.
+	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManageKeyRequest_CreateKey) Reset() {
 	*x = ManageKeyRequest_CreateKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[12]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +2131,7 @@ func (x *ManageKeyRequest_CreateKey) String() string {
 func (*ManageKeyRequest_CreateKey) ProtoMessage() {}
 
 func (x *ManageKeyRequest_CreateKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[12]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,6 +2175,13 @@ func (x *ManageKeyRequest_CreateKey) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ManageKeyRequest_CreateKey) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // Reads a key.
 type ManageKeyRequest_GetKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1552,7 +2193,7 @@ type ManageKeyRequest_GetKey struct {
 
 func (x *ManageKeyRequest_GetKey) Reset() {
 	*x = ManageKeyRequest_GetKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[13]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +2205,7 @@ func (x *ManageKeyRequest_GetKey) String() string {
 func (*ManageKeyRequest_GetKey) ProtoMessage() {}
 
 func (x *ManageKeyRequest_GetKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[13]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +2228,7 @@ func (x *ManageKeyRequest_GetKey) GetKeyId() string {
 	return ""
 }
 
-// Lists keys in the order of their creation.
+// Lists keys in the order of their creation: those that every filter that is set matches.
 type ManageKeyRequest_ListKeys struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only keys of this subject. As in Key. Empty means all.
@@ -1597,14 +2238,32 @@ type ManageKeyRequest_ListKeys struct {
 	// How many at most: 1 to 1000. 0 means 100.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,proto3" json:"page_size,omitempty"`
 	// The `next_page_token` of the previous response, to continue from there. The other fields must be the same.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	// Only keys in this state, EXPIRED included, as of now. STATE_UNSPECIFIED means all.
+	State Key_State `protobuf:"varint,5,opt,name=state,proto3,enum=ratelimit.v1.Key_State" json:"state,omitempty"`
+	// Only keys of subjects that begin with this: at most 128 bytes without control characters. Empty means all.
+	SubjectPrefix string `protobuf:"bytes,6,opt,name=subject_prefix,proto3" json:"subject_prefix,omitempty"`
+	// Only keys that have all of these labels, with these values.
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Only keys that expire at this time or later. Absent means all.
+	ExpiresAfter *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_after,proto3" json:"expires_after,omitempty"`
+	// Only keys that expire, or have expired, before this time. Absent means all.
+	ExpiresBefore *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires_before,proto3" json:"expires_before,omitempty"`
+	// Only keys that were last used before this time; those that were never used are added by `never_used`. Absent
+	// means all.
+	LastUsedBefore *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_used_before,proto3" json:"last_used_before,omitempty"`
+	// Only keys that were never used; with `last_used_before`, those of either kind.
+	NeverUsed bool `protobuf:"varint,11,opt,name=never_used,proto3" json:"never_used,omitempty"`
+	// Only the keys that a public id names: the beginning of a `key_id`, or a text with `rlk_<env>_<id>` in it. A whole
+	// API key may be pasted: its secret part is dropped at once. Empty means all.
+	Search        string `protobuf:"bytes,12,opt,name=search,proto3" json:"search,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManageKeyRequest_ListKeys) Reset() {
 	*x = ManageKeyRequest_ListKeys{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[14]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +2275,7 @@ func (x *ManageKeyRequest_ListKeys) String() string {
 func (*ManageKeyRequest_ListKeys) ProtoMessage() {}
 
 func (x *ManageKeyRequest_ListKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[14]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,13 +2319,69 @@ func (x *ManageKeyRequest_ListKeys) GetPageToken() string {
 	return ""
 }
 
+func (x *ManageKeyRequest_ListKeys) GetState() Key_State {
+	if x != nil {
+		return x.State
+	}
+	return Key_STATE_UNSPECIFIED
+}
+
+func (x *ManageKeyRequest_ListKeys) GetSubjectPrefix() string {
+	if x != nil {
+		return x.SubjectPrefix
+	}
+	return ""
+}
+
+func (x *ManageKeyRequest_ListKeys) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetExpiresAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAfter
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetExpiresBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresBefore
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetLastUsedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedBefore
+	}
+	return nil
+}
+
+func (x *ManageKeyRequest_ListKeys) GetNeverUsed() bool {
+	if x != nil {
+		return x.NeverUsed
+	}
+	return false
+}
+
+func (x *ManageKeyRequest_ListKeys) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
+}
+
 // Changes a key.
 type ManageKeyRequest_UpdateKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key's `key_id`, the new values, and optionally the `etag` that was read. Required.
 	Key *Key `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// Which fields to change: `plan`, `description`, `expire_time`. Required. A field in the mask that is absent from
-	// the key is cleared.
+	// Which fields to change: `plan`, `description`, `expire_time`, `labels`. Required. A field in the mask that is
+	// absent from the key is cleared. `labels` replaces them all.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1674,7 +2389,7 @@ type ManageKeyRequest_UpdateKey struct {
 
 func (x *ManageKeyRequest_UpdateKey) Reset() {
 	*x = ManageKeyRequest_UpdateKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[15]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +2401,7 @@ func (x *ManageKeyRequest_UpdateKey) String() string {
 func (*ManageKeyRequest_UpdateKey) ProtoMessage() {}
 
 func (x *ManageKeyRequest_UpdateKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[15]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +2444,7 @@ type ManageKeyRequest_RotateKey struct {
 
 func (x *ManageKeyRequest_RotateKey) Reset() {
 	*x = ManageKeyRequest_RotateKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[16]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +2456,7 @@ func (x *ManageKeyRequest_RotateKey) String() string {
 func (*ManageKeyRequest_RotateKey) ProtoMessage() {}
 
 func (x *ManageKeyRequest_RotateKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[16]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +2497,7 @@ type ManageKeyRequest_SuspendKey struct {
 
 func (x *ManageKeyRequest_SuspendKey) Reset() {
 	*x = ManageKeyRequest_SuspendKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[17]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +2509,7 @@ func (x *ManageKeyRequest_SuspendKey) String() string {
 func (*ManageKeyRequest_SuspendKey) ProtoMessage() {}
 
 func (x *ManageKeyRequest_SuspendKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[17]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +2543,7 @@ type ManageKeyRequest_ResumeKey struct {
 
 func (x *ManageKeyRequest_ResumeKey) Reset() {
 	*x = ManageKeyRequest_ResumeKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[18]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +2555,7 @@ func (x *ManageKeyRequest_ResumeKey) String() string {
 func (*ManageKeyRequest_ResumeKey) ProtoMessage() {}
 
 func (x *ManageKeyRequest_ResumeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[18]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2589,7 @@ type ManageKeyRequest_RevokeKey struct {
 
 func (x *ManageKeyRequest_RevokeKey) Reset() {
 	*x = ManageKeyRequest_RevokeKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[19]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2601,7 @@ func (x *ManageKeyRequest_RevokeKey) String() string {
 func (*ManageKeyRequest_RevokeKey) ProtoMessage() {}
 
 func (x *ManageKeyRequest_RevokeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[19]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,6 +2624,99 @@ func (x *ManageKeyRequest_RevokeKey) GetKeyId() string {
 	return ""
 }
 
+// Creates keys. Each is created or not on its own, whatever becomes of the others.
+type ManageKeyRequest_BulkCreateKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000 of them.
+	Keys          []*ManageKeyRequest_CreateKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyRequest_BulkCreateKeys) Reset() {
+	*x = ManageKeyRequest_BulkCreateKeys{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyRequest_BulkCreateKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyRequest_BulkCreateKeys) ProtoMessage() {}
+
+func (x *ManageKeyRequest_BulkCreateKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyRequest_BulkCreateKeys.ProtoReflect.Descriptor instead.
+func (*ManageKeyRequest_BulkCreateKeys) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{0, 8}
+}
+
+func (x *ManageKeyRequest_BulkCreateKeys) GetKeys() []*ManageKeyRequest_CreateKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// Changes the state of keys, as the action for a single key does. Each is changed or not on its own, in this order,
+// whatever becomes of the others.
+type ManageKeyRequest_BulkKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000 of them.
+	KeyIds        []string `protobuf:"bytes,1,rep,name=key_ids,proto3" json:"key_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyRequest_BulkKeys) Reset() {
+	*x = ManageKeyRequest_BulkKeys{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyRequest_BulkKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyRequest_BulkKeys) ProtoMessage() {}
+
+func (x *ManageKeyRequest_BulkKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyRequest_BulkKeys.ProtoReflect.Descriptor instead.
+func (*ManageKeyRequest_BulkKeys) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{0, 9}
+}
+
+func (x *ManageKeyRequest_BulkKeys) GetKeyIds() []string {
+	if x != nil {
+		return x.KeyIds
+	}
+	return nil
+}
+
 // A key.
 type ManageKeyResponse_KeyResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1920,7 +2728,7 @@ type ManageKeyResponse_KeyResult struct {
 
 func (x *ManageKeyResponse_KeyResult) Reset() {
 	*x = ManageKeyResponse_KeyResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2740,7 @@ func (x *ManageKeyResponse_KeyResult) String() string {
 func (*ManageKeyResponse_KeyResult) ProtoMessage() {}
 
 func (x *ManageKeyResponse_KeyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[20]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2776,7 @@ type ManageKeyResponse_CreatedKey struct {
 
 func (x *ManageKeyResponse_CreatedKey) Reset() {
 	*x = ManageKeyResponse_CreatedKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2788,7 @@ func (x *ManageKeyResponse_CreatedKey) String() string {
 func (*ManageKeyResponse_CreatedKey) ProtoMessage() {}
 
 func (x *ManageKeyResponse_CreatedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[21]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2831,7 @@ type ManageKeyResponse_RotatedKey struct {
 
 func (x *ManageKeyResponse_RotatedKey) Reset() {
 	*x = ManageKeyResponse_RotatedKey{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[22]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2843,7 @@ func (x *ManageKeyResponse_RotatedKey) String() string {
 func (*ManageKeyResponse_RotatedKey) ProtoMessage() {}
 
 func (x *ManageKeyResponse_RotatedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[22]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2886,7 @@ type ManageKeyResponse_KeyPage struct {
 
 func (x *ManageKeyResponse_KeyPage) Reset() {
 	*x = ManageKeyResponse_KeyPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[23]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2898,7 @@ func (x *ManageKeyResponse_KeyPage) String() string {
 func (*ManageKeyResponse_KeyPage) ProtoMessage() {}
 
 func (x *ManageKeyResponse_KeyPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[23]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,6 +2928,339 @@ func (x *ManageKeyResponse_KeyPage) GetNextPageToken() string {
 	return ""
 }
 
+// New keys, and those that were not created.
+type ManageKeyResponse_BulkCreatedKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each key of the request, in the same order.
+	Results       []*ManageKeyResponse_BulkCreatedKeys_Result `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) Reset() {
+	*x = ManageKeyResponse_BulkCreatedKeys{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkCreatedKeys.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkCreatedKeys) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 4}
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys) GetResults() []*ManageKeyResponse_BulkCreatedKeys_Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// Keys that were changed, and those that were not.
+type ManageKeyResponse_BulkResults struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each key_id of the request, in the same order.
+	Results       []*ManageKeyResponse_BulkResults_Result `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkResults) Reset() {
+	*x = ManageKeyResponse_BulkResults{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkResults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkResults) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkResults) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkResults.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkResults) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 5}
+}
+
+func (x *ManageKeyResponse_BulkResults) GetResults() []*ManageKeyResponse_BulkResults_Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// Why a single item of a bulk action failed.
+type ManageKeyResponse_BulkError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The reason, as in the errors of calls. POLICY_STORE_UNAVAILABLE means that Postgres was lost meanwhile: it is not
+	// known what became of the item.
+	Reason ErrorReason `protobuf:"varint,1,opt,name=reason,proto3,enum=ratelimit.v1.ErrorReason" json:"reason,omitempty"`
+	// The error in words.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// As in the errors of calls: see ErrorReason.
+	Metadata      map[string]string `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkError) Reset() {
+	*x = ManageKeyResponse_BulkError{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkError) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkError) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkError.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkError) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 6}
+}
+
+func (x *ManageKeyResponse_BulkError) GetReason() ErrorReason {
+	if x != nil {
+		return x.Reason
+	}
+	return ErrorReason_ERROR_REASON_UNSPECIFIED
+}
+
+func (x *ManageKeyResponse_BulkError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ManageKeyResponse_BulkError) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+// What became of one of them.
+type ManageKeyResponse_BulkCreatedKeys_Result struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is set.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*ManageKeyResponse_BulkCreatedKeys_Result_Created
+	//	*ManageKeyResponse_BulkCreatedKeys_Result_Error
+	Outcome       isManageKeyResponse_BulkCreatedKeys_Result_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) Reset() {
+	*x = ManageKeyResponse_BulkCreatedKeys_Result{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys_Result) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkCreatedKeys_Result.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkCreatedKeys_Result) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 4, 0}
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) GetOutcome() isManageKeyResponse_BulkCreatedKeys_Result_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) GetCreated() *ManageKeyResponse_CreatedKey {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkCreatedKeys_Result_Created); ok {
+			return x.Created
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkCreatedKeys_Result) GetError() *ManageKeyResponse_BulkError {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkCreatedKeys_Result_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isManageKeyResponse_BulkCreatedKeys_Result_Outcome interface {
+	isManageKeyResponse_BulkCreatedKeys_Result_Outcome()
+}
+
+type ManageKeyResponse_BulkCreatedKeys_Result_Created struct {
+	// The new key and its secret.
+	Created *ManageKeyResponse_CreatedKey `protobuf:"bytes,1,opt,name=created,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkCreatedKeys_Result_Error struct {
+	// Why there is none.
+	Error *ManageKeyResponse_BulkError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys_Result_Created) isManageKeyResponse_BulkCreatedKeys_Result_Outcome() {
+}
+
+func (*ManageKeyResponse_BulkCreatedKeys_Result_Error) isManageKeyResponse_BulkCreatedKeys_Result_Outcome() {
+}
+
+// What became of one of them.
+type ManageKeyResponse_BulkResults_Result struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is set.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*ManageKeyResponse_BulkResults_Result_Key
+	//	*ManageKeyResponse_BulkResults_Result_Error
+	Outcome       isManageKeyResponse_BulkResults_Result_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) Reset() {
+	*x = ManageKeyResponse_BulkResults_Result{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageKeyResponse_BulkResults_Result) ProtoMessage() {}
+
+func (x *ManageKeyResponse_BulkResults_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageKeyResponse_BulkResults_Result.ProtoReflect.Descriptor instead.
+func (*ManageKeyResponse_BulkResults_Result) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{1, 5, 0}
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) GetOutcome() isManageKeyResponse_BulkResults_Result_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) GetKey() *Key {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkResults_Result_Key); ok {
+			return x.Key
+		}
+	}
+	return nil
+}
+
+func (x *ManageKeyResponse_BulkResults_Result) GetError() *ManageKeyResponse_BulkError {
+	if x != nil {
+		if x, ok := x.Outcome.(*ManageKeyResponse_BulkResults_Result_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isManageKeyResponse_BulkResults_Result_Outcome interface {
+	isManageKeyResponse_BulkResults_Result_Outcome()
+}
+
+type ManageKeyResponse_BulkResults_Result_Key struct {
+	// The key as changed, without its overrides.
+	Key *Key `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
+}
+
+type ManageKeyResponse_BulkResults_Result_Error struct {
+	// Why it was not changed.
+	Error *ManageKeyResponse_BulkError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*ManageKeyResponse_BulkResults_Result_Key) isManageKeyResponse_BulkResults_Result_Outcome() {}
+
+func (*ManageKeyResponse_BulkResults_Result_Error) isManageKeyResponse_BulkResults_Result_Outcome() {}
+
 // Creates a plan.
 type ManagePlanRequest_CreatePlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2131,7 +3272,7 @@ type ManagePlanRequest_CreatePlan struct {
 
 func (x *ManagePlanRequest_CreatePlan) Reset() {
 	*x = ManagePlanRequest_CreatePlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[24]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +3284,7 @@ func (x *ManagePlanRequest_CreatePlan) String() string {
 func (*ManagePlanRequest_CreatePlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_CreatePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[24]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +3320,7 @@ type ManagePlanRequest_GetPlan struct {
 
 func (x *ManagePlanRequest_GetPlan) Reset() {
 	*x = ManagePlanRequest_GetPlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[25]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +3332,7 @@ func (x *ManagePlanRequest_GetPlan) String() string {
 func (*ManagePlanRequest_GetPlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_GetPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[25]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +3375,7 @@ type ManagePlanRequest_ListPlans struct {
 
 func (x *ManagePlanRequest_ListPlans) Reset() {
 	*x = ManagePlanRequest_ListPlans{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +3387,7 @@ func (x *ManagePlanRequest_ListPlans) String() string {
 func (*ManagePlanRequest_ListPlans) ProtoMessage() {}
 
 func (x *ManagePlanRequest_ListPlans) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[26]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +3430,7 @@ type ManagePlanRequest_UpdatePlan struct {
 
 func (x *ManagePlanRequest_UpdatePlan) Reset() {
 	*x = ManagePlanRequest_UpdatePlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +3442,7 @@ func (x *ManagePlanRequest_UpdatePlan) String() string {
 func (*ManagePlanRequest_UpdatePlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_UpdatePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[27]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +3485,7 @@ type ManagePlanRequest_DeletePlan struct {
 
 func (x *ManagePlanRequest_DeletePlan) Reset() {
 	*x = ManagePlanRequest_DeletePlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +3497,7 @@ func (x *ManagePlanRequest_DeletePlan) String() string {
 func (*ManagePlanRequest_DeletePlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_DeletePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[28]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +3538,7 @@ type ManagePlanResponse_PlanResult struct {
 
 func (x *ManagePlanResponse_PlanResult) Reset() {
 	*x = ManagePlanResponse_PlanResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +3550,7 @@ func (x *ManagePlanResponse_PlanResult) String() string {
 func (*ManagePlanResponse_PlanResult) ProtoMessage() {}
 
 func (x *ManagePlanResponse_PlanResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[29]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +3586,7 @@ type ManagePlanResponse_PlanPage struct {
 
 func (x *ManagePlanResponse_PlanPage) Reset() {
 	*x = ManagePlanResponse_PlanPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +3598,7 @@ func (x *ManagePlanResponse_PlanPage) String() string {
 func (*ManagePlanResponse_PlanPage) ProtoMessage() {}
 
 func (x *ManagePlanResponse_PlanPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[30]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +3639,7 @@ type ManageOverrideRequest_SetOverride struct {
 
 func (x *ManageOverrideRequest_SetOverride) Reset() {
 	*x = ManageOverrideRequest_SetOverride{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +3651,7 @@ func (x *ManageOverrideRequest_SetOverride) String() string {
 func (*ManageOverrideRequest_SetOverride) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_SetOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[31]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +3683,7 @@ type ManageOverrideRequest_ListOverrides struct {
 
 func (x *ManageOverrideRequest_ListOverrides) Reset() {
 	*x = ManageOverrideRequest_ListOverrides{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +3695,7 @@ func (x *ManageOverrideRequest_ListOverrides) String() string {
 func (*ManageOverrideRequest_ListOverrides) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_ListOverrides) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[32]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +3722,7 @@ type ManageOverrideRequest_DeleteOverride struct {
 
 func (x *ManageOverrideRequest_DeleteOverride) Reset() {
 	*x = ManageOverrideRequest_DeleteOverride{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[33]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +3734,7 @@ func (x *ManageOverrideRequest_DeleteOverride) String() string {
 func (*ManageOverrideRequest_DeleteOverride) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_DeleteOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[33]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +3768,7 @@ type ManageOverrideResponse_Overrides struct {
 
 func (x *ManageOverrideResponse_Overrides) Reset() {
 	*x = ManageOverrideResponse_Overrides{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +3780,7 @@ func (x *ManageOverrideResponse_Overrides) String() string {
 func (*ManageOverrideResponse_Overrides) ProtoMessage() {}
 
 func (x *ManageOverrideResponse_Overrides) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[34]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +3817,7 @@ type ManageRulesRequest_ReplaceRules struct {
 
 func (x *ManageRulesRequest_ReplaceRules) Reset() {
 	*x = ManageRulesRequest_ReplaceRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[35]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +3829,7 @@ func (x *ManageRulesRequest_ReplaceRules) String() string {
 func (*ManageRulesRequest_ReplaceRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ReplaceRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[35]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +3872,7 @@ type ManageRulesRequest_GetRules struct {
 
 func (x *ManageRulesRequest_GetRules) Reset() {
 	*x = ManageRulesRequest_GetRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +3884,7 @@ func (x *ManageRulesRequest_GetRules) String() string {
 func (*ManageRulesRequest_GetRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_GetRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[36]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3927,7 @@ type ManageRulesRequest_ListRules struct {
 
 func (x *ManageRulesRequest_ListRules) Reset() {
 	*x = ManageRulesRequest_ListRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +3939,7 @@ func (x *ManageRulesRequest_ListRules) String() string {
 func (*ManageRulesRequest_ListRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ListRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[37]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3982,7 @@ type ManageRulesRequest_DeleteRules struct {
 
 func (x *ManageRulesRequest_DeleteRules) Reset() {
 	*x = ManageRulesRequest_DeleteRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3994,7 @@ func (x *ManageRulesRequest_DeleteRules) String() string {
 func (*ManageRulesRequest_DeleteRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_DeleteRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[38]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +4035,7 @@ type ManageRulesResponse_RulesResult struct {
 
 func (x *ManageRulesResponse_RulesResult) Reset() {
 	*x = ManageRulesResponse_RulesResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +4047,7 @@ func (x *ManageRulesResponse_RulesResult) String() string {
 func (*ManageRulesResponse_RulesResult) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[39]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +4083,7 @@ type ManageRulesResponse_RulesPage struct {
 
 func (x *ManageRulesResponse_RulesPage) Reset() {
 	*x = ManageRulesResponse_RulesPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +4095,7 @@ func (x *ManageRulesResponse_RulesPage) String() string {
 func (*ManageRulesResponse_RulesPage) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +4144,7 @@ type ExplainLimitResponse_ConsideredLimit struct {
 
 func (x *ExplainLimitResponse_ConsideredLimit) Reset() {
 	*x = ExplainLimitResponse_ConsideredLimit{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +4156,7 @@ func (x *ExplainLimitResponse_ConsideredLimit) String() string {
 func (*ExplainLimitResponse_ConsideredLimit) ProtoMessage() {}
 
 func (x *ExplainLimitResponse_ConsideredLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +4211,7 @@ var File_ratelimit_v1_key_admin_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\"\xa1\t\n" +
+	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19ratelimit/v1/alerts.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\x1a\x1dratelimit/v1/simulation.proto\x1a\x18ratelimit/v1/usage.proto\"\xc2\x11\n" +
 	"\x10ManageKeyRequest\x12B\n" +
 	"\x06create\x18\x01 \x01(\v2(.ratelimit.v1.ManageKeyRequest.CreateKeyH\x00R\x06create\x129\n" +
 	"\x03get\x18\x02 \x01(\v2%.ratelimit.v1.ManageKeyRequest.GetKeyH\x00R\x03get\x12=\n" +
@@ -3079,21 +4220,44 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x06rotate\x18\x05 \x01(\v2(.ratelimit.v1.ManageKeyRequest.RotateKeyH\x00R\x06rotate\x12E\n" +
 	"\asuspend\x18\x06 \x01(\v2).ratelimit.v1.ManageKeyRequest.SuspendKeyH\x00R\asuspend\x12B\n" +
 	"\x06resume\x18\a \x01(\v2(.ratelimit.v1.ManageKeyRequest.ResumeKeyH\x00R\x06resume\x12B\n" +
-	"\x06revoke\x18\b \x01(\v2(.ratelimit.v1.ManageKeyRequest.RevokeKeyH\x00R\x06revoke\x1a\x99\x01\n" +
+	"\x06revoke\x18\b \x01(\v2(.ratelimit.v1.ManageKeyRequest.RevokeKeyH\x00R\x06revoke\x12Q\n" +
+	"\vbulk_create\x18\t \x01(\v2-.ratelimit.v1.ManageKeyRequest.BulkCreateKeysH\x00R\vbulk_create\x12M\n" +
+	"\fbulk_suspend\x18\n" +
+	" \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\fbulk_suspend\x12K\n" +
+	"\vbulk_resume\x18\v \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\vbulk_resume\x12K\n" +
+	"\vbulk_revoke\x18\f \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\vbulk_revoke\x1a\xa2\x02\n" +
 	"\tCreateKey\x12\x12\n" +
 	"\x04plan\x18\x01 \x01(\tR\x04plan\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12<\n" +
-	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vexpire_time\x1a \n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vexpire_time\x12L\n" +
+	"\x06labels\x18\x05 \x03(\v24.ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a \n" +
 	"\x06GetKey\x12\x16\n" +
-	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1av\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1a\xdb\x04\n" +
 	"\bListKeys\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\tR\x04plan\x12\x1c\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\tpage_size\x12\x1e\n" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\n" +
-	"page_token\x1an\n" +
+	"page_token\x12-\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x17.ratelimit.v1.Key.StateR\x05state\x12&\n" +
+	"\x0esubject_prefix\x18\x06 \x01(\tR\x0esubject_prefix\x12K\n" +
+	"\x06labels\x18\a \x03(\v23.ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntryR\x06labels\x12@\n" +
+	"\rexpires_after\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\rexpires_after\x12B\n" +
+	"\x0eexpires_before\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0eexpires_before\x12F\n" +
+	"\x10last_used_before\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x10last_used_before\x12\x1e\n" +
+	"\n" +
+	"never_used\x18\v \x01(\bR\n" +
+	"never_used\x12\x16\n" +
+	"\x06search\x18\f \x01(\tR\x06search\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1an\n" +
 	"\tUpdateKey\x12#\n" +
 	"\x03key\x18\x01 \x01(\v2\x11.ratelimit.v1.KeyR\x03key\x12<\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\vupdate_mask\x1aX\n" +
@@ -3106,8 +4270,12 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\tResumeKey\x12\x16\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1a#\n" +
 	"\tRevokeKey\x12\x16\n" +
-	"\x06key_id\x18\x01 \x01(\tR\x06key_idB\b\n" +
-	"\x06action\"\xe1\x06\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x06key_id\x1aN\n" +
+	"\x0eBulkCreateKeys\x12<\n" +
+	"\x04keys\x18\x01 \x03(\v2(.ratelimit.v1.ManageKeyRequest.CreateKeyR\x04keys\x1a$\n" +
+	"\bBulkKeys\x12\x18\n" +
+	"\akey_ids\x18\x01 \x03(\tR\akey_idsB\b\n" +
+	"\x06action\"\xfc\x0e\n" +
 	"\x11ManageKeyResponse\x12D\n" +
 	"\x06create\x18\x01 \x01(\v2*.ratelimit.v1.ManageKeyResponse.CreatedKeyH\x00R\x06create\x12=\n" +
 	"\x03get\x18\x02 \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x03get\x12=\n" +
@@ -3116,7 +4284,12 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x06rotate\x18\x05 \x01(\v2*.ratelimit.v1.ManageKeyResponse.RotatedKeyH\x00R\x06rotate\x12E\n" +
 	"\asuspend\x18\x06 \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\asuspend\x12C\n" +
 	"\x06resume\x18\a \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x06resume\x12C\n" +
-	"\x06revoke\x18\b \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x06revoke\x1a0\n" +
+	"\x06revoke\x18\b \x01(\v2).ratelimit.v1.ManageKeyResponse.KeyResultH\x00R\x06revoke\x12S\n" +
+	"\vbulk_create\x18\t \x01(\v2/.ratelimit.v1.ManageKeyResponse.BulkCreatedKeysH\x00R\vbulk_create\x12Q\n" +
+	"\fbulk_suspend\x18\n" +
+	" \x01(\v2+.ratelimit.v1.ManageKeyResponse.BulkResultsH\x00R\fbulk_suspend\x12O\n" +
+	"\vbulk_resume\x18\v \x01(\v2+.ratelimit.v1.ManageKeyResponse.BulkResultsH\x00R\vbulk_resume\x12O\n" +
+	"\vbulk_revoke\x18\f \x01(\v2+.ratelimit.v1.ManageKeyResponse.BulkResultsH\x00R\vbulk_revoke\x1a0\n" +
 	"\tKeyResult\x12#\n" +
 	"\x03key\x18\x01 \x01(\v2\x11.ratelimit.v1.KeyR\x03key\x1aI\n" +
 	"\n" +
@@ -3129,7 +4302,26 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x1aZ\n" +
 	"\aKeyPage\x12%\n" +
 	"\x04keys\x18\x01 \x03(\v2\x11.ratelimit.v1.KeyR\x04keys\x12(\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_tokenB\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_token\x1a\x84\x02\n" +
+	"\x0fBulkCreatedKeys\x12P\n" +
+	"\aresults\x18\x01 \x03(\v26.ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.ResultR\aresults\x1a\x9e\x01\n" +
+	"\x06Result\x12F\n" +
+	"\acreated\x18\x01 \x01(\v2*.ratelimit.v1.ManageKeyResponse.CreatedKeyH\x00R\acreated\x12A\n" +
+	"\x05error\x18\x02 \x01(\v2).ratelimit.v1.ManageKeyResponse.BulkErrorH\x00R\x05errorB\t\n" +
+	"\aoutcome\x1a\xda\x01\n" +
+	"\vBulkResults\x12L\n" +
+	"\aresults\x18\x01 \x03(\v22.ratelimit.v1.ManageKeyResponse.BulkResults.ResultR\aresults\x1a}\n" +
+	"\x06Result\x12%\n" +
+	"\x03key\x18\x01 \x01(\v2\x11.ratelimit.v1.KeyH\x00R\x03key\x12A\n" +
+	"\x05error\x18\x02 \x01(\v2).ratelimit.v1.ManageKeyResponse.BulkErrorH\x00R\x05errorB\t\n" +
+	"\aoutcome\x1a\xea\x01\n" +
+	"\tBulkError\x121\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x19.ratelimit.v1.ErrorReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12S\n" +
+	"\bmetadata\x18\x03 \x03(\v27.ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
 	"\x06result\"\xd1\x05\n" +
 	"\x11ManagePlanRequest\x12D\n" +
 	"\x06create\x18\x01 \x01(\v2*.ratelimit.v1.ManagePlanRequest.CreatePlanH\x00R\x06create\x12;\n" +
@@ -3238,16 +4430,76 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x05level\x18\x02 \x01(\x0e2\x18.ratelimit.v1.LimitLevelR\x05level\x12\x18\n" +
 	"\aapplies\x18\x03 \x01(\bR\aapplies\x12\x18\n" +
 	"\awhy_not\x18\x04 \x01(\tR\awhy_not\x12\x16\n" +
-	"\x06bucket\x18\x05 \x01(\tR\x06bucket\"n\n" +
+	"\x06bucket\x18\x05 \x01(\tR\x06bucket\"\xb6\x02\n" +
 	"\x16ListAuditEventsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1c\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\tpage_size\x12\x1e\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tR\n" +
-	"page_token\"u\n" +
+	"page_token\x12$\n" +
+	"\rtarget_prefix\x18\x04 \x01(\tR\rtarget_prefix\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06action\x18\x06 \x01(\tR\x06action\x12:\n" +
+	"\n" +
+	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"start_time\x126\n" +
+	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bend_time\"u\n" +
 	"\x17ListAuditEventsResponse\x120\n" +
 	"\x06events\x18\x01 \x03(\v2\x18.ratelimit.v1.AuditEventR\x06events\x12(\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_token2\x98\x04\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_token\"\xd7\x05\n" +
+	"\x11QueryUsageRequest\x121\n" +
+	"\x06filter\x18\x01 \x01(\v2\x19.ratelimit.v1.UsageFilterR\x06filter\x12:\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"start_time\x126\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bend_time\x12-\n" +
+	"\x04step\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04step\x12E\n" +
+	"\bgroup_by\x18\x05 \x03(\x0e2).ratelimit.v1.QueryUsageRequest.DimensionR\bgroup_by\x12\x10\n" +
+	"\x03top\x18\x06 \x01(\x05R\x03top\x12C\n" +
+	"\border_by\x18\a \x01(\x0e2'.ratelimit.v1.QueryUsageRequest.MeasureR\border_by\x12&\n" +
+	"\x0einclude_others\x18\b \x01(\bR\x0einclude_others\x12\x1c\n" +
+	"\tpage_size\x18\t \x01(\x05R\tpage_size\x12\x1e\n" +
+	"\n" +
+	"page_token\x18\n" +
+	" \x01(\tR\n" +
+	"page_token\"u\n" +
+	"\tDimension\x12\x19\n" +
+	"\x15DIMENSION_UNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03KEY\x10\x01\x12\v\n" +
+	"\aSUBJECT\x10\x02\x12\b\n" +
+	"\x04PLAN\x10\x03\x12\f\n" +
+	"\bRESOURCE\x10\x04\x12\t\n" +
+	"\x05LIMIT\x10\x05\x12\n" +
+	"\n" +
+	"\x06DOMAIN\x10\x06\x12\b\n" +
+	"\x04RULE\x10\a\"q\n" +
+	"\aMeasure\x12\x17\n" +
+	"\x13MEASURE_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05CALLS\x10\x01\x12\v\n" +
+	"\aALLOWED\x10\x02\x12\n" +
+	"\n" +
+	"\x06DENIED\x10\x03\x12\b\n" +
+	"\x04COST\x10\x04\x12\x11\n" +
+	"\rSHADOW_DENIED\x10\x05\x12\f\n" +
+	"\bDEGRADED\x10\x06\"\xa0\x04\n" +
+	"\x12QueryUsageResponse\x12*\n" +
+	"\x04rows\x18\x01 \x03(\v2\x16.ratelimit.v1.UsageRowR\x04rows\x12,\n" +
+	"\x05total\x18\x02 \x01(\v2\x16.ratelimit.v1.UsageRowR\x05total\x12 \n" +
+	"\vgroup_count\x18\x03 \x01(\x03R\vgroup_count\x12:\n" +
+	"\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"start_time\x126\n" +
+	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bend_time\x12<\n" +
+	"\x05level\x18\x06 \x01(\x0e2&.ratelimit.v1.QueryUsageResponse.LevelR\x05level\x12B\n" +
+	"\x0ecomplete_until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0ecomplete_until\x12/\n" +
+	"\x06losses\x18\b \x03(\v2\x17.ratelimit.v1.UsageLossR\x06losses\x12(\n" +
+	"\x0fnext_page_token\x18\t \x01(\tR\x0fnext_page_token\"=\n" +
+	"\x05Level\x12\x15\n" +
+	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06MINUTE\x10\x01\x12\b\n" +
+	"\x04HOUR\x10\x02\x12\a\n" +
+	"\x03DAY\x10\x032\xdf\x06\n" +
 	"\x0fKeyAdminService\x12L\n" +
 	"\tManageKey\x12\x1e.ratelimit.v1.ManageKeyRequest\x1a\x1f.ratelimit.v1.ManageKeyResponse\x12O\n" +
 	"\n" +
@@ -3255,7 +4507,13 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x0eManageOverride\x12#.ratelimit.v1.ManageOverrideRequest\x1a$.ratelimit.v1.ManageOverrideResponse\x12R\n" +
 	"\vManageRules\x12 .ratelimit.v1.ManageRulesRequest\x1a!.ratelimit.v1.ManageRulesResponse\x12U\n" +
 	"\fExplainLimit\x12!.ratelimit.v1.ExplainLimitRequest\x1a\".ratelimit.v1.ExplainLimitResponse\x12^\n" +
-	"\x0fListAuditEvents\x12$.ratelimit.v1.ListAuditEventsRequest\x1a%.ratelimit.v1.ListAuditEventsResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x0fListAuditEvents\x12$.ratelimit.v1.ListAuditEventsRequest\x1a%.ratelimit.v1.ListAuditEventsResponse\x12O\n" +
+	"\n" +
+	"QueryUsage\x12\x1f.ratelimit.v1.QueryUsageRequest\x1a .ratelimit.v1.QueryUsageResponse\x12U\n" +
+	"\fSimulatePlan\x12!.ratelimit.v1.SimulatePlanRequest\x1a\".ratelimit.v1.SimulatePlanResponse\x12O\n" +
+	"\n" +
+	"ListAlerts\x12\x1f.ratelimit.v1.ListAlertsRequest\x1a .ratelimit.v1.ListAlertsResponse\x12L\n" +
+	"\tTestAlert\x12\x1e.ratelimit.v1.TestAlertRequest\x1a\x1f.ratelimit.v1.TestAlertResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_key_admin_service_proto_rawDescOnce sync.Once
@@ -3269,143 +4527,216 @@ func file_ratelimit_v1_key_admin_service_proto_rawDescGZIP() []byte {
 	return file_ratelimit_v1_key_admin_service_proto_rawDescData
 }
 
-var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_ratelimit_v1_key_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_ratelimit_v1_key_admin_service_proto_goTypes = []any{
-	(*ManageKeyRequest)(nil),                     // 0: ratelimit.v1.ManageKeyRequest
-	(*ManageKeyResponse)(nil),                    // 1: ratelimit.v1.ManageKeyResponse
-	(*ManagePlanRequest)(nil),                    // 2: ratelimit.v1.ManagePlanRequest
-	(*ManagePlanResponse)(nil),                   // 3: ratelimit.v1.ManagePlanResponse
-	(*ManageOverrideRequest)(nil),                // 4: ratelimit.v1.ManageOverrideRequest
-	(*ManageOverrideResponse)(nil),               // 5: ratelimit.v1.ManageOverrideResponse
-	(*ManageRulesRequest)(nil),                   // 6: ratelimit.v1.ManageRulesRequest
-	(*ManageRulesResponse)(nil),                  // 7: ratelimit.v1.ManageRulesResponse
-	(*ExplainLimitRequest)(nil),                  // 8: ratelimit.v1.ExplainLimitRequest
-	(*ExplainLimitResponse)(nil),                 // 9: ratelimit.v1.ExplainLimitResponse
-	(*ListAuditEventsRequest)(nil),               // 10: ratelimit.v1.ListAuditEventsRequest
-	(*ListAuditEventsResponse)(nil),              // 11: ratelimit.v1.ListAuditEventsResponse
-	(*ManageKeyRequest_CreateKey)(nil),           // 12: ratelimit.v1.ManageKeyRequest.CreateKey
-	(*ManageKeyRequest_GetKey)(nil),              // 13: ratelimit.v1.ManageKeyRequest.GetKey
-	(*ManageKeyRequest_ListKeys)(nil),            // 14: ratelimit.v1.ManageKeyRequest.ListKeys
-	(*ManageKeyRequest_UpdateKey)(nil),           // 15: ratelimit.v1.ManageKeyRequest.UpdateKey
-	(*ManageKeyRequest_RotateKey)(nil),           // 16: ratelimit.v1.ManageKeyRequest.RotateKey
-	(*ManageKeyRequest_SuspendKey)(nil),          // 17: ratelimit.v1.ManageKeyRequest.SuspendKey
-	(*ManageKeyRequest_ResumeKey)(nil),           // 18: ratelimit.v1.ManageKeyRequest.ResumeKey
-	(*ManageKeyRequest_RevokeKey)(nil),           // 19: ratelimit.v1.ManageKeyRequest.RevokeKey
-	(*ManageKeyResponse_KeyResult)(nil),          // 20: ratelimit.v1.ManageKeyResponse.KeyResult
-	(*ManageKeyResponse_CreatedKey)(nil),         // 21: ratelimit.v1.ManageKeyResponse.CreatedKey
-	(*ManageKeyResponse_RotatedKey)(nil),         // 22: ratelimit.v1.ManageKeyResponse.RotatedKey
-	(*ManageKeyResponse_KeyPage)(nil),            // 23: ratelimit.v1.ManageKeyResponse.KeyPage
-	(*ManagePlanRequest_CreatePlan)(nil),         // 24: ratelimit.v1.ManagePlanRequest.CreatePlan
-	(*ManagePlanRequest_GetPlan)(nil),            // 25: ratelimit.v1.ManagePlanRequest.GetPlan
-	(*ManagePlanRequest_ListPlans)(nil),          // 26: ratelimit.v1.ManagePlanRequest.ListPlans
-	(*ManagePlanRequest_UpdatePlan)(nil),         // 27: ratelimit.v1.ManagePlanRequest.UpdatePlan
-	(*ManagePlanRequest_DeletePlan)(nil),         // 28: ratelimit.v1.ManagePlanRequest.DeletePlan
-	(*ManagePlanResponse_PlanResult)(nil),        // 29: ratelimit.v1.ManagePlanResponse.PlanResult
-	(*ManagePlanResponse_PlanPage)(nil),          // 30: ratelimit.v1.ManagePlanResponse.PlanPage
-	(*ManageOverrideRequest_SetOverride)(nil),    // 31: ratelimit.v1.ManageOverrideRequest.SetOverride
-	(*ManageOverrideRequest_ListOverrides)(nil),  // 32: ratelimit.v1.ManageOverrideRequest.ListOverrides
-	(*ManageOverrideRequest_DeleteOverride)(nil), // 33: ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	(*ManageOverrideResponse_Overrides)(nil),     // 34: ratelimit.v1.ManageOverrideResponse.Overrides
-	(*ManageRulesRequest_ReplaceRules)(nil),      // 35: ratelimit.v1.ManageRulesRequest.ReplaceRules
-	(*ManageRulesRequest_GetRules)(nil),          // 36: ratelimit.v1.ManageRulesRequest.GetRules
-	(*ManageRulesRequest_ListRules)(nil),         // 37: ratelimit.v1.ManageRulesRequest.ListRules
-	(*ManageRulesRequest_DeleteRules)(nil),       // 38: ratelimit.v1.ManageRulesRequest.DeleteRules
-	(*ManageRulesResponse_RulesResult)(nil),      // 39: ratelimit.v1.ManageRulesResponse.RulesResult
-	(*ManageRulesResponse_RulesPage)(nil),        // 40: ratelimit.v1.ManageRulesResponse.RulesPage
-	(*ExplainLimitResponse_ConsideredLimit)(nil), // 41: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	(*CheckLimitResponse)(nil),                   // 42: ratelimit.v1.CheckLimitResponse
-	(*AuditEvent)(nil),                           // 43: ratelimit.v1.AuditEvent
-	(*timestamppb.Timestamp)(nil),                // 44: google.protobuf.Timestamp
-	(*Key)(nil),                                  // 45: ratelimit.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),                // 46: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),                  // 47: google.protobuf.Duration
-	(*Plan)(nil),                                 // 48: ratelimit.v1.Plan
-	(*Override)(nil),                             // 49: ratelimit.v1.Override
-	(*DomainRules)(nil),                          // 50: ratelimit.v1.DomainRules
-	(*Limit)(nil),                                // 51: ratelimit.v1.Limit
-	(LimitLevel)(0),                              // 52: ratelimit.v1.LimitLevel
+	(QueryUsageRequest_Dimension)(0),                 // 0: ratelimit.v1.QueryUsageRequest.Dimension
+	(QueryUsageRequest_Measure)(0),                   // 1: ratelimit.v1.QueryUsageRequest.Measure
+	(QueryUsageResponse_Level)(0),                    // 2: ratelimit.v1.QueryUsageResponse.Level
+	(*ManageKeyRequest)(nil),                         // 3: ratelimit.v1.ManageKeyRequest
+	(*ManageKeyResponse)(nil),                        // 4: ratelimit.v1.ManageKeyResponse
+	(*ManagePlanRequest)(nil),                        // 5: ratelimit.v1.ManagePlanRequest
+	(*ManagePlanResponse)(nil),                       // 6: ratelimit.v1.ManagePlanResponse
+	(*ManageOverrideRequest)(nil),                    // 7: ratelimit.v1.ManageOverrideRequest
+	(*ManageOverrideResponse)(nil),                   // 8: ratelimit.v1.ManageOverrideResponse
+	(*ManageRulesRequest)(nil),                       // 9: ratelimit.v1.ManageRulesRequest
+	(*ManageRulesResponse)(nil),                      // 10: ratelimit.v1.ManageRulesResponse
+	(*ExplainLimitRequest)(nil),                      // 11: ratelimit.v1.ExplainLimitRequest
+	(*ExplainLimitResponse)(nil),                     // 12: ratelimit.v1.ExplainLimitResponse
+	(*ListAuditEventsRequest)(nil),                   // 13: ratelimit.v1.ListAuditEventsRequest
+	(*ListAuditEventsResponse)(nil),                  // 14: ratelimit.v1.ListAuditEventsResponse
+	(*QueryUsageRequest)(nil),                        // 15: ratelimit.v1.QueryUsageRequest
+	(*QueryUsageResponse)(nil),                       // 16: ratelimit.v1.QueryUsageResponse
+	(*ManageKeyRequest_CreateKey)(nil),               // 17: ratelimit.v1.ManageKeyRequest.CreateKey
+	(*ManageKeyRequest_GetKey)(nil),                  // 18: ratelimit.v1.ManageKeyRequest.GetKey
+	(*ManageKeyRequest_ListKeys)(nil),                // 19: ratelimit.v1.ManageKeyRequest.ListKeys
+	(*ManageKeyRequest_UpdateKey)(nil),               // 20: ratelimit.v1.ManageKeyRequest.UpdateKey
+	(*ManageKeyRequest_RotateKey)(nil),               // 21: ratelimit.v1.ManageKeyRequest.RotateKey
+	(*ManageKeyRequest_SuspendKey)(nil),              // 22: ratelimit.v1.ManageKeyRequest.SuspendKey
+	(*ManageKeyRequest_ResumeKey)(nil),               // 23: ratelimit.v1.ManageKeyRequest.ResumeKey
+	(*ManageKeyRequest_RevokeKey)(nil),               // 24: ratelimit.v1.ManageKeyRequest.RevokeKey
+	(*ManageKeyRequest_BulkCreateKeys)(nil),          // 25: ratelimit.v1.ManageKeyRequest.BulkCreateKeys
+	(*ManageKeyRequest_BulkKeys)(nil),                // 26: ratelimit.v1.ManageKeyRequest.BulkKeys
+	nil,                                              // 27: ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
+	nil,                                              // 28: ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
+	(*ManageKeyResponse_KeyResult)(nil),              // 29: ratelimit.v1.ManageKeyResponse.KeyResult
+	(*ManageKeyResponse_CreatedKey)(nil),             // 30: ratelimit.v1.ManageKeyResponse.CreatedKey
+	(*ManageKeyResponse_RotatedKey)(nil),             // 31: ratelimit.v1.ManageKeyResponse.RotatedKey
+	(*ManageKeyResponse_KeyPage)(nil),                // 32: ratelimit.v1.ManageKeyResponse.KeyPage
+	(*ManageKeyResponse_BulkCreatedKeys)(nil),        // 33: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys
+	(*ManageKeyResponse_BulkResults)(nil),            // 34: ratelimit.v1.ManageKeyResponse.BulkResults
+	(*ManageKeyResponse_BulkError)(nil),              // 35: ratelimit.v1.ManageKeyResponse.BulkError
+	(*ManageKeyResponse_BulkCreatedKeys_Result)(nil), // 36: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
+	(*ManageKeyResponse_BulkResults_Result)(nil),     // 37: ratelimit.v1.ManageKeyResponse.BulkResults.Result
+	nil,                                          // 38: ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
+	(*ManagePlanRequest_CreatePlan)(nil),         // 39: ratelimit.v1.ManagePlanRequest.CreatePlan
+	(*ManagePlanRequest_GetPlan)(nil),            // 40: ratelimit.v1.ManagePlanRequest.GetPlan
+	(*ManagePlanRequest_ListPlans)(nil),          // 41: ratelimit.v1.ManagePlanRequest.ListPlans
+	(*ManagePlanRequest_UpdatePlan)(nil),         // 42: ratelimit.v1.ManagePlanRequest.UpdatePlan
+	(*ManagePlanRequest_DeletePlan)(nil),         // 43: ratelimit.v1.ManagePlanRequest.DeletePlan
+	(*ManagePlanResponse_PlanResult)(nil),        // 44: ratelimit.v1.ManagePlanResponse.PlanResult
+	(*ManagePlanResponse_PlanPage)(nil),          // 45: ratelimit.v1.ManagePlanResponse.PlanPage
+	(*ManageOverrideRequest_SetOverride)(nil),    // 46: ratelimit.v1.ManageOverrideRequest.SetOverride
+	(*ManageOverrideRequest_ListOverrides)(nil),  // 47: ratelimit.v1.ManageOverrideRequest.ListOverrides
+	(*ManageOverrideRequest_DeleteOverride)(nil), // 48: ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	(*ManageOverrideResponse_Overrides)(nil),     // 49: ratelimit.v1.ManageOverrideResponse.Overrides
+	(*ManageRulesRequest_ReplaceRules)(nil),      // 50: ratelimit.v1.ManageRulesRequest.ReplaceRules
+	(*ManageRulesRequest_GetRules)(nil),          // 51: ratelimit.v1.ManageRulesRequest.GetRules
+	(*ManageRulesRequest_ListRules)(nil),         // 52: ratelimit.v1.ManageRulesRequest.ListRules
+	(*ManageRulesRequest_DeleteRules)(nil),       // 53: ratelimit.v1.ManageRulesRequest.DeleteRules
+	(*ManageRulesResponse_RulesResult)(nil),      // 54: ratelimit.v1.ManageRulesResponse.RulesResult
+	(*ManageRulesResponse_RulesPage)(nil),        // 55: ratelimit.v1.ManageRulesResponse.RulesPage
+	(*ExplainLimitResponse_ConsideredLimit)(nil), // 56: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	(*CheckLimitResponse)(nil),                   // 57: ratelimit.v1.CheckLimitResponse
+	(*timestamppb.Timestamp)(nil),                // 58: google.protobuf.Timestamp
+	(*AuditEvent)(nil),                           // 59: ratelimit.v1.AuditEvent
+	(*UsageFilter)(nil),                          // 60: ratelimit.v1.UsageFilter
+	(*durationpb.Duration)(nil),                  // 61: google.protobuf.Duration
+	(*UsageRow)(nil),                             // 62: ratelimit.v1.UsageRow
+	(*UsageLoss)(nil),                            // 63: ratelimit.v1.UsageLoss
+	(Key_State)(0),                               // 64: ratelimit.v1.Key.State
+	(*Key)(nil),                                  // 65: ratelimit.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),                // 66: google.protobuf.FieldMask
+	(ErrorReason)(0),                             // 67: ratelimit.v1.ErrorReason
+	(*Plan)(nil),                                 // 68: ratelimit.v1.Plan
+	(*Override)(nil),                             // 69: ratelimit.v1.Override
+	(*DomainRules)(nil),                          // 70: ratelimit.v1.DomainRules
+	(*Limit)(nil),                                // 71: ratelimit.v1.Limit
+	(LimitLevel)(0),                              // 72: ratelimit.v1.LimitLevel
+	(*SimulatePlanRequest)(nil),                  // 73: ratelimit.v1.SimulatePlanRequest
+	(*ListAlertsRequest)(nil),                    // 74: ratelimit.v1.ListAlertsRequest
+	(*TestAlertRequest)(nil),                     // 75: ratelimit.v1.TestAlertRequest
+	(*SimulatePlanResponse)(nil),                 // 76: ratelimit.v1.SimulatePlanResponse
+	(*ListAlertsResponse)(nil),                   // 77: ratelimit.v1.ListAlertsResponse
+	(*TestAlertResponse)(nil),                    // 78: ratelimit.v1.TestAlertResponse
 }
 var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
-	12, // 0: ratelimit.v1.ManageKeyRequest.create:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
-	13, // 1: ratelimit.v1.ManageKeyRequest.get:type_name -> ratelimit.v1.ManageKeyRequest.GetKey
-	14, // 2: ratelimit.v1.ManageKeyRequest.list:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys
-	15, // 3: ratelimit.v1.ManageKeyRequest.update:type_name -> ratelimit.v1.ManageKeyRequest.UpdateKey
-	16, // 4: ratelimit.v1.ManageKeyRequest.rotate:type_name -> ratelimit.v1.ManageKeyRequest.RotateKey
-	17, // 5: ratelimit.v1.ManageKeyRequest.suspend:type_name -> ratelimit.v1.ManageKeyRequest.SuspendKey
-	18, // 6: ratelimit.v1.ManageKeyRequest.resume:type_name -> ratelimit.v1.ManageKeyRequest.ResumeKey
-	19, // 7: ratelimit.v1.ManageKeyRequest.revoke:type_name -> ratelimit.v1.ManageKeyRequest.RevokeKey
-	21, // 8: ratelimit.v1.ManageKeyResponse.create:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
-	20, // 9: ratelimit.v1.ManageKeyResponse.get:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	23, // 10: ratelimit.v1.ManageKeyResponse.list:type_name -> ratelimit.v1.ManageKeyResponse.KeyPage
-	20, // 11: ratelimit.v1.ManageKeyResponse.update:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	22, // 12: ratelimit.v1.ManageKeyResponse.rotate:type_name -> ratelimit.v1.ManageKeyResponse.RotatedKey
-	20, // 13: ratelimit.v1.ManageKeyResponse.suspend:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	20, // 14: ratelimit.v1.ManageKeyResponse.resume:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	20, // 15: ratelimit.v1.ManageKeyResponse.revoke:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
-	24, // 16: ratelimit.v1.ManagePlanRequest.create:type_name -> ratelimit.v1.ManagePlanRequest.CreatePlan
-	25, // 17: ratelimit.v1.ManagePlanRequest.get:type_name -> ratelimit.v1.ManagePlanRequest.GetPlan
-	26, // 18: ratelimit.v1.ManagePlanRequest.list:type_name -> ratelimit.v1.ManagePlanRequest.ListPlans
-	27, // 19: ratelimit.v1.ManagePlanRequest.update:type_name -> ratelimit.v1.ManagePlanRequest.UpdatePlan
-	28, // 20: ratelimit.v1.ManagePlanRequest.delete:type_name -> ratelimit.v1.ManagePlanRequest.DeletePlan
-	29, // 21: ratelimit.v1.ManagePlanResponse.create:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	29, // 22: ratelimit.v1.ManagePlanResponse.get:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	30, // 23: ratelimit.v1.ManagePlanResponse.list:type_name -> ratelimit.v1.ManagePlanResponse.PlanPage
-	29, // 24: ratelimit.v1.ManagePlanResponse.update:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	29, // 25: ratelimit.v1.ManagePlanResponse.delete:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	31, // 26: ratelimit.v1.ManageOverrideRequest.set:type_name -> ratelimit.v1.ManageOverrideRequest.SetOverride
-	32, // 27: ratelimit.v1.ManageOverrideRequest.list:type_name -> ratelimit.v1.ManageOverrideRequest.ListOverrides
-	33, // 28: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	34, // 29: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	34, // 30: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	34, // 31: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	35, // 32: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
-	36, // 33: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
-	37, // 34: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
-	38, // 35: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
-	39, // 36: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	39, // 37: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	40, // 38: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
-	39, // 39: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	42, // 40: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	41, // 41: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	43, // 42: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
-	44, // 43: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
-	45, // 44: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
-	46, // 45: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
-	47, // 46: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
-	45, // 47: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
-	45, // 48: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
-	45, // 49: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
-	45, // 50: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
-	48, // 51: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
-	48, // 52: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
-	46, // 53: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
-	48, // 54: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
-	48, // 55: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
-	49, // 56: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
-	49, // 57: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
-	50, // 58: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
-	50, // 59: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
-	50, // 60: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
-	51, // 61: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
-	52, // 62: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
-	0,  // 63: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
-	2,  // 64: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
-	4,  // 65: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
-	6,  // 66: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
-	8,  // 67: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
-	10, // 68: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
-	1,  // 69: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
-	3,  // 70: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
-	5,  // 71: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
-	7,  // 72: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
-	9,  // 73: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
-	11, // 74: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
-	69, // [69:75] is the sub-list for method output_type
-	63, // [63:69] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	17,  // 0: ratelimit.v1.ManageKeyRequest.create:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
+	18,  // 1: ratelimit.v1.ManageKeyRequest.get:type_name -> ratelimit.v1.ManageKeyRequest.GetKey
+	19,  // 2: ratelimit.v1.ManageKeyRequest.list:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys
+	20,  // 3: ratelimit.v1.ManageKeyRequest.update:type_name -> ratelimit.v1.ManageKeyRequest.UpdateKey
+	21,  // 4: ratelimit.v1.ManageKeyRequest.rotate:type_name -> ratelimit.v1.ManageKeyRequest.RotateKey
+	22,  // 5: ratelimit.v1.ManageKeyRequest.suspend:type_name -> ratelimit.v1.ManageKeyRequest.SuspendKey
+	23,  // 6: ratelimit.v1.ManageKeyRequest.resume:type_name -> ratelimit.v1.ManageKeyRequest.ResumeKey
+	24,  // 7: ratelimit.v1.ManageKeyRequest.revoke:type_name -> ratelimit.v1.ManageKeyRequest.RevokeKey
+	25,  // 8: ratelimit.v1.ManageKeyRequest.bulk_create:type_name -> ratelimit.v1.ManageKeyRequest.BulkCreateKeys
+	26,  // 9: ratelimit.v1.ManageKeyRequest.bulk_suspend:type_name -> ratelimit.v1.ManageKeyRequest.BulkKeys
+	26,  // 10: ratelimit.v1.ManageKeyRequest.bulk_resume:type_name -> ratelimit.v1.ManageKeyRequest.BulkKeys
+	26,  // 11: ratelimit.v1.ManageKeyRequest.bulk_revoke:type_name -> ratelimit.v1.ManageKeyRequest.BulkKeys
+	30,  // 12: ratelimit.v1.ManageKeyResponse.create:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
+	29,  // 13: ratelimit.v1.ManageKeyResponse.get:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	32,  // 14: ratelimit.v1.ManageKeyResponse.list:type_name -> ratelimit.v1.ManageKeyResponse.KeyPage
+	29,  // 15: ratelimit.v1.ManageKeyResponse.update:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	31,  // 16: ratelimit.v1.ManageKeyResponse.rotate:type_name -> ratelimit.v1.ManageKeyResponse.RotatedKey
+	29,  // 17: ratelimit.v1.ManageKeyResponse.suspend:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	29,  // 18: ratelimit.v1.ManageKeyResponse.resume:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	29,  // 19: ratelimit.v1.ManageKeyResponse.revoke:type_name -> ratelimit.v1.ManageKeyResponse.KeyResult
+	33,  // 20: ratelimit.v1.ManageKeyResponse.bulk_create:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys
+	34,  // 21: ratelimit.v1.ManageKeyResponse.bulk_suspend:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults
+	34,  // 22: ratelimit.v1.ManageKeyResponse.bulk_resume:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults
+	34,  // 23: ratelimit.v1.ManageKeyResponse.bulk_revoke:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults
+	39,  // 24: ratelimit.v1.ManagePlanRequest.create:type_name -> ratelimit.v1.ManagePlanRequest.CreatePlan
+	40,  // 25: ratelimit.v1.ManagePlanRequest.get:type_name -> ratelimit.v1.ManagePlanRequest.GetPlan
+	41,  // 26: ratelimit.v1.ManagePlanRequest.list:type_name -> ratelimit.v1.ManagePlanRequest.ListPlans
+	42,  // 27: ratelimit.v1.ManagePlanRequest.update:type_name -> ratelimit.v1.ManagePlanRequest.UpdatePlan
+	43,  // 28: ratelimit.v1.ManagePlanRequest.delete:type_name -> ratelimit.v1.ManagePlanRequest.DeletePlan
+	44,  // 29: ratelimit.v1.ManagePlanResponse.create:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	44,  // 30: ratelimit.v1.ManagePlanResponse.get:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	45,  // 31: ratelimit.v1.ManagePlanResponse.list:type_name -> ratelimit.v1.ManagePlanResponse.PlanPage
+	44,  // 32: ratelimit.v1.ManagePlanResponse.update:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	44,  // 33: ratelimit.v1.ManagePlanResponse.delete:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	46,  // 34: ratelimit.v1.ManageOverrideRequest.set:type_name -> ratelimit.v1.ManageOverrideRequest.SetOverride
+	47,  // 35: ratelimit.v1.ManageOverrideRequest.list:type_name -> ratelimit.v1.ManageOverrideRequest.ListOverrides
+	48,  // 36: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	49,  // 37: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	49,  // 38: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	49,  // 39: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	50,  // 40: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
+	51,  // 41: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
+	52,  // 42: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
+	53,  // 43: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
+	54,  // 44: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	54,  // 45: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	55,  // 46: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
+	54,  // 47: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	57,  // 48: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	56,  // 49: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	58,  // 50: ratelimit.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	58,  // 51: ratelimit.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	59,  // 52: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
+	60,  // 53: ratelimit.v1.QueryUsageRequest.filter:type_name -> ratelimit.v1.UsageFilter
+	58,  // 54: ratelimit.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	58,  // 55: ratelimit.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	61,  // 56: ratelimit.v1.QueryUsageRequest.step:type_name -> google.protobuf.Duration
+	0,   // 57: ratelimit.v1.QueryUsageRequest.group_by:type_name -> ratelimit.v1.QueryUsageRequest.Dimension
+	1,   // 58: ratelimit.v1.QueryUsageRequest.order_by:type_name -> ratelimit.v1.QueryUsageRequest.Measure
+	62,  // 59: ratelimit.v1.QueryUsageResponse.rows:type_name -> ratelimit.v1.UsageRow
+	62,  // 60: ratelimit.v1.QueryUsageResponse.total:type_name -> ratelimit.v1.UsageRow
+	58,  // 61: ratelimit.v1.QueryUsageResponse.start_time:type_name -> google.protobuf.Timestamp
+	58,  // 62: ratelimit.v1.QueryUsageResponse.end_time:type_name -> google.protobuf.Timestamp
+	2,   // 63: ratelimit.v1.QueryUsageResponse.level:type_name -> ratelimit.v1.QueryUsageResponse.Level
+	58,  // 64: ratelimit.v1.QueryUsageResponse.complete_until:type_name -> google.protobuf.Timestamp
+	63,  // 65: ratelimit.v1.QueryUsageResponse.losses:type_name -> ratelimit.v1.UsageLoss
+	58,  // 66: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
+	27,  // 67: ratelimit.v1.ManageKeyRequest.CreateKey.labels:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
+	64,  // 68: ratelimit.v1.ManageKeyRequest.ListKeys.state:type_name -> ratelimit.v1.Key.State
+	28,  // 69: ratelimit.v1.ManageKeyRequest.ListKeys.labels:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
+	58,  // 70: ratelimit.v1.ManageKeyRequest.ListKeys.expires_after:type_name -> google.protobuf.Timestamp
+	58,  // 71: ratelimit.v1.ManageKeyRequest.ListKeys.expires_before:type_name -> google.protobuf.Timestamp
+	58,  // 72: ratelimit.v1.ManageKeyRequest.ListKeys.last_used_before:type_name -> google.protobuf.Timestamp
+	65,  // 73: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
+	66,  // 74: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
+	61,  // 75: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
+	17,  // 76: ratelimit.v1.ManageKeyRequest.BulkCreateKeys.keys:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
+	65,  // 77: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
+	65,  // 78: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
+	65,  // 79: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
+	65,  // 80: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
+	36,  // 81: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
+	37,  // 82: ratelimit.v1.ManageKeyResponse.BulkResults.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults.Result
+	67,  // 83: ratelimit.v1.ManageKeyResponse.BulkError.reason:type_name -> ratelimit.v1.ErrorReason
+	38,  // 84: ratelimit.v1.ManageKeyResponse.BulkError.metadata:type_name -> ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
+	30,  // 85: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.created:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
+	35,  // 86: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	65,  // 87: ratelimit.v1.ManageKeyResponse.BulkResults.Result.key:type_name -> ratelimit.v1.Key
+	35,  // 88: ratelimit.v1.ManageKeyResponse.BulkResults.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	68,  // 89: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
+	68,  // 90: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
+	66,  // 91: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
+	68,  // 92: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
+	68,  // 93: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
+	69,  // 94: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
+	69,  // 95: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
+	70,  // 96: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
+	70,  // 97: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
+	70,  // 98: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
+	71,  // 99: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
+	72,  // 100: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
+	3,   // 101: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
+	5,   // 102: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
+	7,   // 103: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
+	9,   // 104: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
+	11,  // 105: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
+	13,  // 106: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
+	15,  // 107: ratelimit.v1.KeyAdminService.QueryUsage:input_type -> ratelimit.v1.QueryUsageRequest
+	73,  // 108: ratelimit.v1.KeyAdminService.SimulatePlan:input_type -> ratelimit.v1.SimulatePlanRequest
+	74,  // 109: ratelimit.v1.KeyAdminService.ListAlerts:input_type -> ratelimit.v1.ListAlertsRequest
+	75,  // 110: ratelimit.v1.KeyAdminService.TestAlert:input_type -> ratelimit.v1.TestAlertRequest
+	4,   // 111: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
+	6,   // 112: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
+	8,   // 113: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
+	10,  // 114: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
+	12,  // 115: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
+	14,  // 116: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
+	16,  // 117: ratelimit.v1.KeyAdminService.QueryUsage:output_type -> ratelimit.v1.QueryUsageResponse
+	76,  // 118: ratelimit.v1.KeyAdminService.SimulatePlan:output_type -> ratelimit.v1.SimulatePlanResponse
+	77,  // 119: ratelimit.v1.KeyAdminService.ListAlerts:output_type -> ratelimit.v1.ListAlertsResponse
+	78,  // 120: ratelimit.v1.KeyAdminService.TestAlert:output_type -> ratelimit.v1.TestAlertResponse
+	111, // [111:121] is the sub-list for method output_type
+	101, // [101:111] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_key_admin_service_proto_init() }
@@ -3413,12 +4744,16 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 	if File_ratelimit_v1_key_admin_service_proto != nil {
 		return
 	}
+	file_ratelimit_v1_alerts_proto_init()
 	file_ratelimit_v1_audit_proto_init()
+	file_ratelimit_v1_errors_proto_init()
 	file_ratelimit_v1_key_proto_init()
 	file_ratelimit_v1_limit_proto_init()
 	file_ratelimit_v1_plan_proto_init()
 	file_ratelimit_v1_rate_limit_service_proto_init()
 	file_ratelimit_v1_rules_proto_init()
+	file_ratelimit_v1_simulation_proto_init()
+	file_ratelimit_v1_usage_proto_init()
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[0].OneofWrappers = []any{
 		(*ManageKeyRequest_Create)(nil),
 		(*ManageKeyRequest_Get)(nil),
@@ -3428,6 +4763,10 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManageKeyRequest_Suspend)(nil),
 		(*ManageKeyRequest_Resume)(nil),
 		(*ManageKeyRequest_Revoke)(nil),
+		(*ManageKeyRequest_BulkCreate)(nil),
+		(*ManageKeyRequest_BulkSuspend)(nil),
+		(*ManageKeyRequest_BulkResume)(nil),
+		(*ManageKeyRequest_BulkRevoke)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*ManageKeyResponse_Create)(nil),
@@ -3438,6 +4777,10 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManageKeyResponse_Suspend)(nil),
 		(*ManageKeyResponse_Resume)(nil),
 		(*ManageKeyResponse_Revoke)(nil),
+		(*ManageKeyResponse_BulkCreate)(nil),
+		(*ManageKeyResponse_BulkSuspend)(nil),
+		(*ManageKeyResponse_BulkResume)(nil),
+		(*ManageKeyResponse_BulkRevoke)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[2].OneofWrappers = []any{
 		(*ManagePlanRequest_Create)(nil),
@@ -3481,18 +4824,27 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ExplainLimitRequest_ApiKey)(nil),
 		(*ExplainLimitRequest_KeyId)(nil),
 	}
+	file_ratelimit_v1_key_admin_service_proto_msgTypes[33].OneofWrappers = []any{
+		(*ManageKeyResponse_BulkCreatedKeys_Result_Created)(nil),
+		(*ManageKeyResponse_BulkCreatedKeys_Result_Error)(nil),
+	}
+	file_ratelimit_v1_key_admin_service_proto_msgTypes[34].OneofWrappers = []any{
+		(*ManageKeyResponse_BulkResults_Result_Key)(nil),
+		(*ManageKeyResponse_BulkResults_Result_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_key_admin_service_proto_rawDesc), len(file_ratelimit_v1_key_admin_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   42,
+			NumEnums:      3,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_ratelimit_v1_key_admin_service_proto_goTypes,
 		DependencyIndexes: file_ratelimit_v1_key_admin_service_proto_depIdxs,
+		EnumInfos:         file_ratelimit_v1_key_admin_service_proto_enumTypes,
 		MessageInfos:      file_ratelimit_v1_key_admin_service_proto_msgTypes,
 	}.Build()
 	File_ratelimit_v1_key_admin_service_proto = out.File

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from . import alerts_pb2 as ratelimit_dot_v1_dot_alerts__pb2
 from . import key_admin_service_pb2 as ratelimit_dot_v1_dot_key__admin__service__pb2
 from . import simulation_pb2 as ratelimit_dot_v1_dot_simulation__pb2
 
@@ -78,6 +79,16 @@ class KeyAdminServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanResponse.FromString,
                 _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/ratelimit.v1.KeyAdminService/ListAlerts',
+                request_serializer=ratelimit_dot_v1_dot_alerts__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_alerts__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.TestAlert = channel.unary_unary(
+                '/ratelimit.v1.KeyAdminService/TestAlert',
+                request_serializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertResponse.FromString,
+                _registered_method=True)
 
 
 class KeyAdminServiceServicer:
@@ -142,6 +153,20 @@ class KeyAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAlerts(self, request, context):
+        """Lists alerts, those that are firing first, with the messages about them. Needs role viewer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestAlert(self, request, context):
+        """Sends a test message to the webhook.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -184,6 +209,16 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
                     servicer.SimulatePlan,
                     request_deserializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=ratelimit_dot_v1_dot_alerts__pb2.ListAlertsRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_alerts__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'TestAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestAlert,
+                    request_deserializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -405,6 +440,60 @@ class KeyAdminService:
             '/ratelimit.v1.KeyAdminService/SimulatePlan',
             ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanRequest.SerializeToString,
             ratelimit_dot_v1_dot_simulation__pb2.SimulatePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.KeyAdminService/ListAlerts',
+            ratelimit_dot_v1_dot_alerts__pb2.ListAlertsRequest.SerializeToString,
+            ratelimit_dot_v1_dot_alerts__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.KeyAdminService/TestAlert',
+            ratelimit_dot_v1_dot_alerts__pb2.TestAlertRequest.SerializeToString,
+            ratelimit_dot_v1_dot_alerts__pb2.TestAlertResponse.FromString,
             options,
             channel_credentials,
             insecure,

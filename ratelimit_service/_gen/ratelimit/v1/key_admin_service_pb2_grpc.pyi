@@ -5,6 +5,7 @@ The control plane: keys, plans, overrides, descriptor rules, and explanations of
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from . import alerts_pb2 as _alerts_pb2
 from . import key_admin_service_pb2 as _key_admin_service_pb2
 from . import simulation_pb2 as _simulation_pb2
 import abc as _abc_1
@@ -53,6 +54,10 @@ class KeyAdminServiceStub:
     """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
     SimulatePlan: _grpc.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePlanRequest, _simulation_pb2.SimulatePlanResponse]
     """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]
+    """Lists alerts, those that are firing first, with the messages about them. Needs role viewer."""
+    TestAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.TestAlertRequest, _alerts_pb2.TestAlertResponse]
+    """Sends a test message to the webhook."""
 
 @_typing.type_check_only
 class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
@@ -78,6 +83,10 @@ class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
     """Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule."""
     SimulatePlan: _aio.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePlanRequest, _simulation_pb2.SimulatePlanResponse]  # type: ignore[assignment]
     """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """Lists alerts, those that are firing first, with the messages about them. Needs role viewer."""
+    TestAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.TestAlertRequest, _alerts_pb2.TestAlertResponse]  # type: ignore[assignment]
+    """Sends a test message to the webhook."""
 
 class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
@@ -148,5 +157,21 @@ class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_simulation_pb2.SimulatePlanResponse, _abc.Awaitable[_simulation_pb2.SimulatePlanResponse]]:
         """Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer."""
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _alerts_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.ListAlertsResponse, _abc.Awaitable[_alerts_pb2.ListAlertsResponse]]:
+        """Lists alerts, those that are firing first, with the messages about them. Needs role viewer."""
+
+    @_abc_1.abstractmethod
+    def TestAlert(
+        self,
+        request: _alerts_pb2.TestAlertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.TestAlertResponse, _abc.Awaitable[_alerts_pb2.TestAlertResponse]]:
+        """Sends a test message to the webhook."""
 
 def add_KeyAdminServiceServicer_to_server(servicer: KeyAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

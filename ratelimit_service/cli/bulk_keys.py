@@ -1,0 +1,103 @@
+"""Many keys at once on the command line: in calls of at most 1,000, with a line for each key."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
+
+import typer
+
+from ratelimit_service._gen.ratelimit.v1.errors_pb2 import ErrorReason
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest, ManageKeyResponse
+from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
+from ratelimit_service.cli.client import Client
+from ratelimit_service.cli.errors import CommandError, Exit
+from ratelimit_service.cli.output import print_json, print_table
+
+_MAX_ITEMS = 1000
+
+T = TypeVar("T")
+
+
+def create_keys(client: Client, drafts: Sequence[ManageKeyRequest.CreateKey], *, as_json: bool) -> None:
+    """Create keys and print them with their secrets, also when a later call fails.
+
+    Raises CommandError when some were not created.
+    """
+    created = ManageKeyResponse.BulkCreatedKeys()
+
+    def call(chunk: Sequence[ManageKeyRequest.CreateKey]) -> None:
+        request = ManageKeyRequest(bulk_create=ManageKeyRequest.BulkCreateKeys(keys=chunk))
+        created.MergeFrom(client.manage_key(request).bulk_create)
+
+    failure = _call_all(drafts, call)
+    if as_json:
+        print_json(created)
+    else:
+        print_table(
+            ("KEY_ID", "SUBJECT", "PLAN", "API_KEY", "ERROR"),
+            (_created_row(draft, result) for draft, result in zip(drafts, created.results, strict=False)),
+        )
+        typer.echo("\nThe API keys are shown now and never again.", err=True)
+    failed = sum(result.HasField("error") for result in created.results)
+    _report(len(drafts), failed, len(created.results), "created", failure)
+
+
+def change_keys(
+    client: Client, action: Literal["suspend", "resume", "revoke"], key_ids: Sequence[str], *, as_json: bool
+) -> None:
+    """Change the state of keys and print them. Raises CommandError when some were not changed."""
+    changed = ManageKeyResponse.BulkResults()
+
+    def call(chunk: Sequence[str]) -> None:
+        request = ManageKeyRequest()
+        getattr(request, f"bulk_{action}").key_ids.extend(chunk)
+        changed.MergeFrom(getattr(client.manage_key(request), f"bulk_{action}"))
+
+    failure = _call_all(key_ids, call)
+    if as_json:
+        print_json(changed)
+    else:
+        print_table(
+            ("KEY_ID", "SUBJECT", "PLAN", "STATE", "ERROR"),
+            (_changed_row(key_id, result) for key_id, result in zip(key_ids, changed.results, strict=False)),
+        )
+    failed = sum(result.HasField("error") for result in changed.results)
+    _report(len(key_ids), failed, len(changed.results), "changed", failure)
+
+
+def _call_all(items: Sequence[T], call: Callable[[Sequence[T]], None]) -> CommandError | None:
+    """Make the calls until one of them fails, and return its error."""
+    for chunk in _chunks(items):
+        try:
+            call(chunk)
+        except CommandError as error:
+            return error
+    return None
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[start : start + _MAX_ITEMS] for start in range(0, len(items), _MAX_ITEMS))
+
+
+def _created_row(draft: ManageKeyRequest.CreateKey, result: ManageKeyResponse.BulkCreatedKeys.Result) -> Sequence[str]:
+    made = result.created
+    return made.key.key_id, draft.subject, draft.plan, made.secret, _error(result.error)
+
+
+def _changed_row(key_id: str, result: ManageKeyResponse.BulkResults.Result) -> Sequence[str]:
+    if result.HasField("error"):
+        return key_id, "", "", "", _error(result.error)
+    return key_id, result.key.subject, result.key.plan, Key.State.Name(result.key.state), ""
+
+
+def _error(error: ManageKeyResponse.BulkError) -> str:
+    return f"{ErrorReason.Name(error.reason)}: {error.message}" if error.reason else ""
+
+
+def _report(total: int, failed: int, answered: int, done: str, failure: CommandError | None) -> None:
+    """Raise CommandError unless all of the items succeeded."""
+    if failure is not None:
+        unknown = total - answered
+        line = f"{failed} of the first {answered} keys were not {done}; the call for the other {unknown} failed:"
+        raise CommandError(failure.exit_code, *([line] if answered else []), *failure.lines)
+    if failed:
+        raise CommandError(Exit.REFUSED, f"{failed} of {total} keys were not {done}")

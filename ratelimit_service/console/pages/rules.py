@@ -1,0 +1,147 @@
+"""Rules: which descriptor meets which limit? A tree for each domain, a test that shows the path, and replacing."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from starlette.responses import Response
+
+from ratelimit_service.console.changes import changes_of
+from ratelimit_service.console.documents import difference, read_rules, rules_yaml
+from ratelimit_service.console.rules_path import Route, parse_entries, route_of
+from ratelimit_service.console.terminal import Terminal, cli, grpcurl
+from ratelimit_service.console.visit import Section, Visit
+from ratelimit_service.decision.descriptors.rules import DomainRules
+from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, ServiceError
+from ratelimit_service.management.paging import Page, Paging
+from ratelimit_service.management.rules import RuleSet
+
+_PAGE: Final = 50
+_FIRST: Final = """\
+domain: edge
+description: Limits for the edge proxy
+on_store_failure: FAIL
+descriptors:
+  # each address by itself
+  - key: remote_address
+    limits:
+      - {name: burst, token_bucket: {capacity: 20, refill_tokens: 10, refill_period: 1s}}
+"""
+"""What the editor of a new domain begins with."""
+
+
+async def show(visit: Visit) -> Response:
+    """List the domains."""
+    return visit.page(
+        "rules.html",
+        found=await visit.section(_found(visit)),
+        commands=Terminal(
+            cli=(cli("rules", "list"), cli("rules", "replace", "rules.yaml")),
+            grpc=(grpcurl("ManageRules", {"list": {}}),),
+        ),
+    )
+
+
+async def _found(visit: Visit) -> Page[RuleSet]:
+    return await visit.services.rules.list(Paging(page_size=_PAGE, page_token=visit.query.text("page")))
+
+
+async def domain(visit: Visit) -> Response:
+    """Show the rules of a domain, and the path of a descriptor through them."""
+    name = visit.query.text("name")
+    rules = await visit.services.rules.get(name, version=visit.query.whole("version") or 0)
+    entries = visit.query.text("entries")
+    return visit.page(
+        "domain.html",
+        rules=rules,
+        name=name,
+        entries=entries,
+        route=await visit.section(_route(rules.rules, entries)) if entries else Section(),
+        changes=await visit.section(changes_of(visit.services.audit, rules.target)),
+        commands=Terminal(
+            cli=(cli("rules", "get", name), cli("rules", "replace", "rules.yaml")),
+            grpc=(grpcurl("ManageRules", {"get": {"domain": name}}),),
+        ),
+    )
+
+
+async def _route(rules: DomainRules, entries: str) -> Route:
+    return route_of(rules, parse_entries(entries))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A document that is edited, with the version in force that it would replace."""
+
+    text: str
+    current: RuleSet | None
+
+
+async def edit(visit: Visit) -> Response:
+    """Begin a draft from the rules in force, or for a new domain."""
+    name = visit.query.text("name")
+    current = await visit.services.rules.get(name) if name else None
+    text = rules_yaml(current.rules, current.description) if current else _FIRST
+    return _editor(visit, _Draft(text, current))
+
+
+async def change(visit: Visit) -> Response:
+    """Show what a document would change, or put it in force."""
+    text = visit.form.raw("document").replace("\r\n", "\n")
+    name = visit.query.text("name")
+    current = await _current(visit, name) if name else None
+    try:
+        rules, description = read_rules(text)
+        if current is None:
+            current = await _current(visit, rules.domain)
+        if name and rules.domain != name:
+            raise InvalidArgument.of("document", f"is for the domain {rules.domain!r}, not {name!r}")
+        etag = visit.form.text("etag") or (current.etag if current else "")
+        await visit.services.rules.check(rules, description=description, etag=etag)
+        if visit.form.text("do") == "save":
+            await visit.services.rules.replace(visit.actor, rules, description=description, etag=etag)
+            return visit.redirect("rules", "domain", name=rules.domain)
+    except ServiceError as error:
+        return _editor(visit, _Draft(text, current), error)
+    return _editor(visit, _Draft(text, current), reviewed=rules_yaml(rules, description))
+
+
+async def ask_delete(visit: Visit) -> Response:
+    """Say what deleting the rules of a domain does, and ask for its name."""
+    return visit.page(
+        "domain_delete.html", rules=await visit.services.rules.get(visit.query.text("name")), violations={}
+    )
+
+
+async def delete(visit: Visit) -> Response:
+    """Delete the rules of a domain, once its name was typed."""
+    rules = await visit.services.rules.get(visit.query.text("name"))
+    if visit.form.text("confirm") != rules.domain:
+        violations = {"confirm": f"is not {rules.domain}; nothing was deleted"}
+        return visit.page("domain_delete.html", status=HTTPStatus.BAD_REQUEST, rules=rules, violations=violations)
+    await visit.services.rules.delete(visit.actor, rules.domain, etag=visit.form.text("etag"))
+    return visit.redirect("rules")
+
+
+async def _current(visit: Visit, name: str) -> RuleSet | None:
+    try:
+        return await visit.services.rules.get(name)
+    except NotFound:
+        return None
+
+
+def _editor(visit: Visit, draft: _Draft, error: ServiceError | None = None, *, reviewed: str | None = None) -> Response:
+    conflict = isinstance(error, Aborted)
+    status = HTTPStatus.CONFLICT if conflict else HTTPStatus.BAD_REQUEST if error else HTTPStatus.OK
+    current = draft.current
+    before = rules_yaml(current.rules, current.description) if current else ""
+    return visit.page(
+        "domain_edit.html",
+        status=status,
+        current=current,
+        text=draft.text,
+        reviewed=reviewed is not None,
+        lines=difference(before, reviewed) if reviewed is not None else [],
+        error=None if conflict else error,
+        conflict=error if conflict else None,
+    )

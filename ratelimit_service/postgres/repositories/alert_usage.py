@@ -1,0 +1,108 @@
+"""What alerts need of the counts in Postgres."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ARRAY, BigInteger, Text, bindparam, text
+
+from ratelimit_service.alerts.ports import PlanMinute, QuotaFloor
+from ratelimit_service.decision.limit import Window
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.tables import Microseconds
+from ratelimit_service.usage.query_range import MINUTE, Level
+
+_KEYS_OF_SUBJECT: Final = 20
+"""Keys of one subject that are read: they share its buckets, unless they have overrides of their own."""
+
+_FIRST: Final = bindparam("first", type_=Microseconds)
+_LEVELS: Final[Mapping[Window, Level]] = {
+    Window.HOUR: Level.HOUR,
+    Window.DAY: Level.HOUR,
+    Window.WEEK: Level.DAY,
+    Window.MONTH: Level.DAY,
+    Window.YEAR: Level.DAY,
+}
+"""The level whose bins make up a window."""
+
+_PLAN_MINUTES: Final = text("""
+    SELECT plan, (extract(epoch FROM minute) / 60)::bigint, allowed + denied, denied, degraded
+    FROM usage_plan_minute WHERE minute >= :first AND minute <= :last ORDER BY minute
+""").bindparams(_FIRST, bindparam("last", type_=Microseconds))
+
+_ACTIVE: Final = text("""
+    SELECT DISTINCT s.subject FROM usage_minute m JOIN usage_series s USING (series_id)
+    WHERE m.minute >= :first AND s.kind = 'key'
+""").bindparams(_FIRST)
+
+_NEAR: Final = {
+    level: text(f"""
+        SELECT s.subject
+        FROM usage_series s
+        JOIN unnest(CAST(:plans AS text[]), CAST(:costs AS bigint[])) AS f(plan, cost) ON f.plan = s.plan
+        JOIN usage_{level} c ON c.series_id = s.series_id AND c.{level} >= :start
+        WHERE s.kind = 'key' AND s.subject = ANY(:subjects)
+        GROUP BY s.subject HAVING sum(c.cost) >= min(f.cost)
+        ORDER BY sum(c.cost) / min(f.cost) DESC LIMIT :count
+    """).bindparams(  # noqa: S608  no caller's text
+        bindparam("start", type_=Microseconds),
+        bindparam("plans", type_=ARRAY(Text)),
+        bindparam("costs", type_=ARRAY(BigInteger)),
+        bindparam("subjects", type_=ARRAY(Text)),
+    )
+    for level in (Level.HOUR, Level.DAY)
+}
+
+_OVERRIDDEN: Final = text("""
+    SELECT target FROM overrides
+    WHERE level = 'subject' AND target = ANY(:subjects) AND jsonb_exists(limit_document, 'quota')
+    UNION
+    SELECT k.subject FROM overrides o JOIN keys k ON k.key_id = o.target
+    WHERE o.level = 'key' AND k.subject = ANY(:subjects) AND jsonb_exists(o.limit_document, 'quota')
+    LIMIT :count
+""").bindparams(bindparam("subjects", type_=ARRAY(Text)))
+
+_KEYS: Final = text("""
+    SELECT key_id FROM (
+        SELECT k.key_id, row_number() OVER (
+            PARTITION BY k.subject ORDER BY (o.target IS NULL), k.number
+        ) AS position
+        FROM keys k
+        LEFT JOIN (SELECT DISTINCT target FROM overrides WHERE level = 'key') o ON o.target = k.key_id
+        WHERE k.subject = ANY(:subjects) AND k.state <> 'revoked'
+    ) ranked WHERE position <= :count
+""").bindparams(bindparam("subjects", type_=ARRAY(Text)))
+
+
+class PostgresAlertUsage:
+    """As `alerts.ports.Usage` describes it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def plan_minutes(self, first: int, last: int) -> Sequence[PlanMinute]:
+        """Read the calls of each plan in the minutes with these numbers. Raises StoreUnavailable."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(_PLAN_MINUTES, {"first": first * MINUTE, "last": last * MINUTE})
+            return [PlanMinute._make(row) for row in rows]
+
+    async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Collection[str]:
+        """Read keys of subjects that may be near a quota. Raises StoreUnavailable."""
+        async with self._database.reading() as connection:
+            active = list((await connection.scalars(_ACTIVE, {"first": first * MINUTE})).all())
+            if not active:
+                return []
+            near: set[str] = set()
+            for window, start_us in sorted({(floor.window.value, floor.start_us) for floor in floors}):
+                same = [floor for floor in floors if floor.window.value == window]
+                values: dict[str, Any] = {
+                    "start": start_us,
+                    "plans": [floor.plan for floor in same],
+                    "costs": [max(floor.cost, 1) for floor in same],
+                    "subjects": active,
+                    "count": count,
+                }
+                near |= set((await connection.scalars(_NEAR[_LEVELS[Window(window)]], values)).all())
+            values = {"subjects": active, "count": count}
+            near |= set((await connection.scalars(_OVERRIDDEN, values)).all())
+            values = {"subjects": sorted(near)[:count], "count": _KEYS_OF_SUBJECT}
+            return list((await connection.scalars(_KEYS, values)).all())

@@ -1,0 +1,1 @@
+"""The webhook's HTTP client: one POST to an address that was checked, and to no other."""

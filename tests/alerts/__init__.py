@@ -1,0 +1,1 @@
+"""Alerts: rules, episodes, messages and their delivery."""

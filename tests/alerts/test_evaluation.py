@@ -1,0 +1,162 @@
+"""Episodes of alerts on a real Postgres: once for each, and the message in the same transaction."""
+
+from datetime import timedelta
+
+import pytest
+
+from alerts.conftest import NOW, Alerting
+from fixtures.control_plane import SECOND, START, ControlPlane, key_draft, plan_draft
+from fixtures.usage import Counted, Series, UsageWriter
+from ratelimit_service.alerts.alert import Alert, AlertState, DeliveryEvent, Rule
+from ratelimit_service.decision.charge import Charge
+from ratelimit_service.decision.limit import Limit, Quota, Window
+from ratelimit_service.decision.policy import Policy
+from ratelimit_service.errors import FailedPrecondition
+from ratelimit_service.management.paging import Paging
+from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.usage.ports import LeaseLost
+from ratelimit_service.usage.query import Counts
+
+MINUTE = timedelta(minutes=1)
+QUOTA = Limit("daily", Quota(100, Window.DAY))
+
+
+async def listed(plane: ControlPlane) -> list[Alert]:
+    """All alerts."""
+    return list((await plane.alerts.list(Paging())).items)
+
+
+async def charge(alerting: Alerting, key_id: str, tokens: int) -> None:
+    """Use up tokens of a key's limits."""
+    fetched = await PostgresPolicySource(alerting.plane.database).fetch([key_id])
+    rules = Policy(fetched.records[key_id], START).rules
+    buckets = tuple(rule.bucket for rule in rules)
+    await alerting.buckets.charge([Charge(buckets, (tokens,) * len(buckets))])
+
+
+def later(alerting: Alerting, minutes: int) -> None:
+    """Let time pass."""
+    alerting.plane.clock.us += minutes * 60 * SECOND
+
+
+async def test_a_quota_is_reported_as_it_fills(alerting: Alerting, usage: UsageWriter) -> None:
+    """One alert for the day: at 80 %, again at 100 %, resolved on the next day; the use is that of the bucket."""
+    plane = alerting.plane
+    await plane.plans.create("ada", plan_draft("free", QUOTA))
+    key, _ = await plane.keys.create("ada", key_draft("acme"))
+    series = Series(key.key_id, "orders", "acme", "free")
+    usage.write([Counted(NOW - 2 * MINUTE, series, Counts(allowed=85, cost=85))])
+    await charge(alerting, key.key_id, 85)
+    term = await alerting.lead()
+    await alerting.evaluator.evaluate(term)
+    await alerting.evaluator.evaluate(term)
+    (alert,) = await listed(plane)
+    assert (alert.rule, alert.target, alert.limit, alert.level) == (Rule.QUOTA, "subjects/acme", "daily", 80)
+    assert (alert.detail["used"], alert.detail["amount"]) == (85, 100)
+    assert alerting.observer.counts == {Rule.QUOTA: 1}
+    await charge(alerting, key.key_id, 15)
+    later(alerting, 2)
+    await alerting.evaluator.evaluate(term)
+    later(alerting, 24 * 60)
+    await alerting.evaluator.evaluate(term)
+    (alert,) = await listed(plane)
+    assert (alert.level, alert.state) == (100, AlertState.RESOLVED)
+    events = [delivery.event for delivery in reversed(alert.deliveries)]
+    assert events == [DeliveryEvent.FIRING, DeliveryEvent.FIRING, DeliveryEvent.RESOLVED]
+
+
+async def test_counts_say_who_is_near_and_buckets_how(alerting: Alerting, usage: UsageWriter) -> None:
+    """A subject whose bucket is nearly used up but made no call lately is not read; one far off by counts neither."""
+    plane = alerting.plane
+    await plane.plans.create("ada", plan_draft("free", QUOTA))
+    idle, _ = await plane.keys.create("ada", key_draft("idle"))
+    far, _ = await plane.keys.create("ada", key_draft("far"))
+    usage.write(
+        [
+            Counted(NOW - 60 * MINUTE, Series(idle.key_id, "", "idle", "free"), Counts(allowed=95, cost=95)),
+            Counted(NOW - 2 * MINUTE, Series(far.key_id, "", "far", "free"), Counts(allowed=10, cost=10)),
+        ]
+    )
+    for key in (idle, far):
+        await charge(alerting, key.key_id, 95)
+    await alerting.evaluator.evaluate(await alerting.lead())
+    assert await listed(plane) == []
+
+
+async def test_denials_and_degraded_decisions(alerting: Alerting, usage: UsageWriter) -> None:
+    """A plan's share that doubles, and calls decided without the store, each fire once and are resolved after calm."""
+    plane = alerting.plane
+    series = Series("k", "", "acme", "free")
+    usage.write(
+        [
+            *(Counted(NOW - number * MINUTE, series, Counts(allowed=100, denied=1)) for number in range(3, 18)),
+            Counted(NOW - 2 * MINUTE, series, Counts(allowed=50, denied=50, degraded=7)),
+        ]
+    )
+    term = await alerting.lead()
+    await alerting.evaluator.evaluate(term)
+    await alerting.evaluator.evaluate(term)
+    found = {alert.rule: alert for alert in await listed(plane)}
+    assert set(found) == {Rule.DENIALS, Rule.DEGRADED}
+    assert found[Rule.DENIALS].target == "plans/free"
+    assert found[Rule.DEGRADED].detail["calls"] == 7
+    later(alerting, 6)
+    await alerting.evaluator.evaluate(term)
+    assert {alert.state for alert in await listed(plane)} == {AlertState.RESOLVED}
+    assert [len(alert.deliveries) for alert in await listed(plane)] == [2, 2]
+
+
+async def test_a_store_that_does_not_respond_fires_at_once(alerting: Alerting) -> None:
+    """Without waiting for counts, which come when the store is back; quotas keep their state meanwhile."""
+    alerting.store_error = "Redis is unavailable"
+    term = await alerting.lead()
+    await alerting.evaluator.evaluate(term)
+    (alert,) = await listed(alerting.plane)
+    assert (alert.rule, alert.target, alert.state) == (Rule.DEGRADED, "service", AlertState.FIRING)
+    alerting.store_error = ""
+    await alerting.evaluator.evaluate(term)
+    (alert,) = await listed(alerting.plane)
+    assert alert.state is AlertState.RESOLVED
+
+
+async def test_a_restarted_leader_goes_on(alerting: Alerting) -> None:
+    """A new process finds the alert that is firing, and does not report it again; the former one can write nothing."""
+    alerting.store_error = "Redis is unavailable"
+    former = await alerting.lead()
+    await alerting.evaluator.evaluate(former)
+    await alerting.lease.release(former)
+    successor = Alerting(alerting.plane)
+    successor.store_error = alerting.store_error
+    await successor.evaluator.evaluate(await successor.lead())
+    (alert,) = await listed(alerting.plane)
+    assert len(alert.deliveries) == 1
+    with pytest.raises(LeaseLost):
+        await alerting.evaluator.evaluate(former)
+
+
+async def test_alerts_are_listed_firing_first(alerting: Alerting) -> None:
+    """Those that are firing come first, then the others, in both the newest first, page by page."""
+    plane = alerting.plane
+    async with plane.transactions.writing() as work:
+        for number in range(5):
+            ended = START + number if number % 2 else None
+            alert = Alert(0, Rule.QUOTA, f"subjects/{number}", "daily", 80, "", {}, START, START, ended)
+            await work.alerts.add(alert)
+    found, token = [], ""
+    while True:
+        page = await plane.alerts.list(Paging(2, token))
+        found += [alert.target for alert in page.items]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == [f"subjects/{number}" for number in (4, 2, 0, 3, 1)]
+
+
+async def test_a_test_needs_a_webhook(control_plane: ControlPlane) -> None:
+    """Without one it is refused; with one the message is in the outbox and the change in the audit log."""
+    delivery = await control_plane.alerts.test("ada")
+    assert [test.delivery_id for test in await control_plane.alerts.tests()] == [delivery.delivery_id]
+    assert (await control_plane.audit.list(Paging())).items[0].event.action == "alert.test"
+    control_plane.alerts.webhook = False
+    with pytest.raises(FailedPrecondition):
+        await control_plane.alerts.test("ada")

@@ -1,0 +1,1 @@
+"""The console, seen in a real browser."""
