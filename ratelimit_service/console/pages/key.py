@@ -57,9 +57,7 @@ async def live(visit: Visit) -> Response:
     """Send what is left, once a second, whenever it has changed."""
     key = await visit.services.keys.get(visit.part("key_id"))
     visit.console.streams.check(visit.session_value)
-    return StreamingResponse(
-        _stream(visit, key), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-    )
+    return StreamingResponse(_stream(visit, key), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 async def _stream(visit: Visit, key: Key) -> AsyncIterator[str]:
