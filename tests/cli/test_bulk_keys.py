@@ -168,8 +168,8 @@ def test_filters_by_time(dev_server: DevServer) -> None:
     )
     assert read(dev_server, *timed, "--expires-before", "9d")["keys"] == []
     assert read(dev_server, *timed, "--last-used-before", "0s")["keys"] == []
-    recent = read(dev_server, "audit", "list", "--since", "1h", "--action", "key.create", "--actor", "dev")["events"]
-    assert {event["action"] for event in recent} == {"key.create"}
+    listed = read(dev_server, "audit", "list", "--since", "1h", "--action", "key.create", "--actor", "dev")["events"]
+    assert {event["action"] for event in listed} == {"key.create"}
     assert read(dev_server, "audit", "list", "--until", "1h")["events"] == []
     assert {
         event["target"][:6] for event in read(dev_server, "audit", "list", "--target-prefix", "plans/")["events"]

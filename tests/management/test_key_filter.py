@@ -239,3 +239,14 @@ async def test_labels_at_their_bounds_are_kept(plane: ControlPlane) -> None:
     labels = {f"{n:02}" + "a" * 61: "ä" * 32 for n in range(15)} | {"0_.-": ""}
     key = await make(plane, labels=labels)
     assert (await plane.keys.get(key.key_id)).labels == labels
+
+
+async def test_a_key_of_an_older_server_has_no_labels(plane: ControlPlane, database_url: str) -> None:
+    """A row that a server of the version before has written is read, without labels, and can be given some."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO keys (key_id, subject, plan_id, state, description, revision, create_time, update_time) "
+            "SELECT '0123456789abcdef', 'acme', plan_id, 'active', '', 1, now(), now() FROM plans"
+        )
+    assert [key.labels for key in (await plane.keys.list(Paging())).items] == [{}]
+    assert (await plane.bulk_keys.suspend("ada", ["0123456789abcdef"]))[0] == await plane.keys.get("0123456789abcdef")

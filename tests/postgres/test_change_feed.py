@@ -56,7 +56,7 @@ async def test_changes_come_in_order_with_kind_and_name(control_plane: ControlPl
     assert await feed.position() == found.position
 
 
-async def test_a_reader_that_was_away_too_long_is_told(
+async def test_a_reader_that_was_away_too_long_learns_of_it(
     control_plane: ControlPlane, feed: PostgresChangeFeed, database_url: str
 ) -> None:
     """Changes are complete while the last one that was read is kept, and incomplete once others may be deleted too."""
