@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from random import Random
 from statistics import median
+from time import monotonic_ns
 
 import grpc
 from rich.console import Console
@@ -90,7 +91,7 @@ def _measure_all(ask: Ask, keys: int, seconds: float, random: Random) -> Sequenc
 
 async def _make_token(settings: Settings) -> str:
     async with open_services(settings) as services:
-        return await services.tokens.create("bench-usage", Role.VIEWER)
+        return await services.tokens.create(f"bench-usage-{monotonic_ns()}", Role.VIEWER)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ const (
 	ErrorReason_NOT_SERVED ErrorReason = 18
 	// NOT_FOUND. Metadata: `domain`.
 	ErrorReason_RULES_NOT_FOUND ErrorReason = 19
+	// FAILED_PRECONDITION. No webhook is configured, so no alert can be sent.
+	ErrorReason_WEBHOOK_NOT_CONFIGURED ErrorReason = 20
 )
 
 // Enum value maps for ErrorReason.
@@ -94,6 +96,7 @@ var (
 		17: "MESSAGE_TOO_LARGE",
 		18: "NOT_SERVED",
 		19: "RULES_NOT_FOUND",
+		20: "WEBHOOK_NOT_CONFIGURED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED": 0,
@@ -116,6 +119,7 @@ var (
 		"MESSAGE_TOO_LARGE":        17,
 		"NOT_SERVED":               18,
 		"RULES_NOT_FOUND":          19,
+		"WEBHOOK_NOT_CONFIGURED":   20,
 	}
 )
 
@@ -150,7 +154,7 @@ var File_ratelimit_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xb9\x03\n" +
+	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xd5\x03\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rINVALID_FIELD\x10\x01\x12\x11\n" +
@@ -173,7 +177,8 @@ const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\x11MESSAGE_TOO_LARGE\x10\x11\x12\x0e\n" +
 	"\n" +
 	"NOT_SERVED\x10\x12\x12\x13\n" +
-	"\x0fRULES_NOT_FOUND\x10\x13BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x0fRULES_NOT_FOUND\x10\x13\x12\x1a\n" +
+	"\x16WEBHOOK_NOT_CONFIGURED\x10\x14BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_errors_proto_rawDescOnce sync.Once

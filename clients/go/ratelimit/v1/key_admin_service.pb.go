@@ -4211,7 +4211,7 @@ var File_ratelimit_v1_key_admin_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\x1a\x1dratelimit/v1/simulation.proto\x1a\x18ratelimit/v1/usage.proto\"\xc2\x11\n" +
+	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19ratelimit/v1/alerts.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\x1a\x1dratelimit/v1/simulation.proto\x1a\x18ratelimit/v1/usage.proto\"\xc2\x11\n" +
 	"\x10ManageKeyRequest\x12B\n" +
 	"\x06create\x18\x01 \x01(\v2(.ratelimit.v1.ManageKeyRequest.CreateKeyH\x00R\x06create\x129\n" +
 	"\x03get\x18\x02 \x01(\v2%.ratelimit.v1.ManageKeyRequest.GetKeyH\x00R\x03get\x12=\n" +
@@ -4499,7 +4499,7 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\n" +
 	"\x06MINUTE\x10\x01\x12\b\n" +
 	"\x04HOUR\x10\x02\x12\a\n" +
-	"\x03DAY\x10\x032\xc0\x05\n" +
+	"\x03DAY\x10\x032\xdf\x06\n" +
 	"\x0fKeyAdminService\x12L\n" +
 	"\tManageKey\x12\x1e.ratelimit.v1.ManageKeyRequest\x1a\x1f.ratelimit.v1.ManageKeyResponse\x12O\n" +
 	"\n" +
@@ -4510,7 +4510,10 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x0fListAuditEvents\x12$.ratelimit.v1.ListAuditEventsRequest\x1a%.ratelimit.v1.ListAuditEventsResponse\x12O\n" +
 	"\n" +
 	"QueryUsage\x12\x1f.ratelimit.v1.QueryUsageRequest\x1a .ratelimit.v1.QueryUsageResponse\x12U\n" +
-	"\fSimulatePlan\x12!.ratelimit.v1.SimulatePlanRequest\x1a\".ratelimit.v1.SimulatePlanResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\fSimulatePlan\x12!.ratelimit.v1.SimulatePlanRequest\x1a\".ratelimit.v1.SimulatePlanResponse\x12O\n" +
+	"\n" +
+	"ListAlerts\x12\x1f.ratelimit.v1.ListAlertsRequest\x1a .ratelimit.v1.ListAlertsResponse\x12L\n" +
+	"\tTestAlert\x12\x1e.ratelimit.v1.TestAlertRequest\x1a\x1f.ratelimit.v1.TestAlertResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_key_admin_service_proto_rawDescOnce sync.Once
@@ -4601,7 +4604,11 @@ var file_ratelimit_v1_key_admin_service_proto_goTypes = []any{
 	(*Limit)(nil),                                // 71: ratelimit.v1.Limit
 	(LimitLevel)(0),                              // 72: ratelimit.v1.LimitLevel
 	(*SimulatePlanRequest)(nil),                  // 73: ratelimit.v1.SimulatePlanRequest
-	(*SimulatePlanResponse)(nil),                 // 74: ratelimit.v1.SimulatePlanResponse
+	(*ListAlertsRequest)(nil),                    // 74: ratelimit.v1.ListAlertsRequest
+	(*TestAlertRequest)(nil),                     // 75: ratelimit.v1.TestAlertRequest
+	(*SimulatePlanResponse)(nil),                 // 76: ratelimit.v1.SimulatePlanResponse
+	(*ListAlertsResponse)(nil),                   // 77: ratelimit.v1.ListAlertsResponse
+	(*TestAlertResponse)(nil),                    // 78: ratelimit.v1.TestAlertResponse
 }
 var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	17,  // 0: ratelimit.v1.ManageKeyRequest.create:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
@@ -4713,16 +4720,20 @@ var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	13,  // 106: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
 	15,  // 107: ratelimit.v1.KeyAdminService.QueryUsage:input_type -> ratelimit.v1.QueryUsageRequest
 	73,  // 108: ratelimit.v1.KeyAdminService.SimulatePlan:input_type -> ratelimit.v1.SimulatePlanRequest
-	4,   // 109: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
-	6,   // 110: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
-	8,   // 111: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
-	10,  // 112: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
-	12,  // 113: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
-	14,  // 114: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
-	16,  // 115: ratelimit.v1.KeyAdminService.QueryUsage:output_type -> ratelimit.v1.QueryUsageResponse
-	74,  // 116: ratelimit.v1.KeyAdminService.SimulatePlan:output_type -> ratelimit.v1.SimulatePlanResponse
-	109, // [109:117] is the sub-list for method output_type
-	101, // [101:109] is the sub-list for method input_type
+	74,  // 109: ratelimit.v1.KeyAdminService.ListAlerts:input_type -> ratelimit.v1.ListAlertsRequest
+	75,  // 110: ratelimit.v1.KeyAdminService.TestAlert:input_type -> ratelimit.v1.TestAlertRequest
+	4,   // 111: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
+	6,   // 112: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
+	8,   // 113: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
+	10,  // 114: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
+	12,  // 115: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
+	14,  // 116: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
+	16,  // 117: ratelimit.v1.KeyAdminService.QueryUsage:output_type -> ratelimit.v1.QueryUsageResponse
+	76,  // 118: ratelimit.v1.KeyAdminService.SimulatePlan:output_type -> ratelimit.v1.SimulatePlanResponse
+	77,  // 119: ratelimit.v1.KeyAdminService.ListAlerts:output_type -> ratelimit.v1.ListAlertsResponse
+	78,  // 120: ratelimit.v1.KeyAdminService.TestAlert:output_type -> ratelimit.v1.TestAlertResponse
+	111, // [111:121] is the sub-list for method output_type
+	101, // [101:111] is the sub-list for method input_type
 	101, // [101:101] is the sub-list for extension type_name
 	101, // [101:101] is the sub-list for extension extendee
 	0,   // [0:101] is the sub-list for field type_name
@@ -4733,6 +4744,7 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 	if File_ratelimit_v1_key_admin_service_proto != nil {
 		return
 	}
+	file_ratelimit_v1_alerts_proto_init()
 	file_ratelimit_v1_audit_proto_init()
 	file_ratelimit_v1_errors_proto_init()
 	file_ratelimit_v1_key_proto_init()

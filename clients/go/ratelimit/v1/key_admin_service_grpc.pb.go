@@ -29,6 +29,8 @@ const (
 	KeyAdminService_ListAuditEvents_FullMethodName = "/ratelimit.v1.KeyAdminService/ListAuditEvents"
 	KeyAdminService_QueryUsage_FullMethodName      = "/ratelimit.v1.KeyAdminService/QueryUsage"
 	KeyAdminService_SimulatePlan_FullMethodName    = "/ratelimit.v1.KeyAdminService/SimulatePlan"
+	KeyAdminService_ListAlerts_FullMethodName      = "/ratelimit.v1.KeyAdminService/ListAlerts"
+	KeyAdminService_TestAlert_FullMethodName       = "/ratelimit.v1.KeyAdminService/TestAlert"
 )
 
 // KeyAdminServiceClient is the client API for KeyAdminService service.
@@ -55,6 +57,10 @@ type KeyAdminServiceClient interface {
 	QueryUsage(ctx context.Context, in *QueryUsageRequest, opts ...grpc.CallOption) (*QueryUsageResponse, error)
 	// Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer.
 	SimulatePlan(ctx context.Context, in *SimulatePlanRequest, opts ...grpc.CallOption) (*SimulatePlanResponse, error)
+	// Lists alerts, those that are firing first, with the messages about them. Needs role viewer.
+	ListAlerts(ctx context.Context, in *ListAlertsRequest, opts ...grpc.CallOption) (*ListAlertsResponse, error)
+	// Sends a test message to the webhook.
+	TestAlert(ctx context.Context, in *TestAlertRequest, opts ...grpc.CallOption) (*TestAlertResponse, error)
 }
 
 type keyAdminServiceClient struct {
@@ -145,6 +151,26 @@ func (c *keyAdminServiceClient) SimulatePlan(ctx context.Context, in *SimulatePl
 	return out, nil
 }
 
+func (c *keyAdminServiceClient) ListAlerts(ctx context.Context, in *ListAlertsRequest, opts ...grpc.CallOption) (*ListAlertsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAlertsResponse)
+	err := c.cc.Invoke(ctx, KeyAdminService_ListAlerts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *keyAdminServiceClient) TestAlert(ctx context.Context, in *TestAlertRequest, opts ...grpc.CallOption) (*TestAlertResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TestAlertResponse)
+	err := c.cc.Invoke(ctx, KeyAdminService_TestAlert_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // KeyAdminServiceServer is the server API for KeyAdminService service.
 // All implementations must embed UnimplementedKeyAdminServiceServer
 // for forward compatibility.
@@ -169,6 +195,10 @@ type KeyAdminServiceServer interface {
 	QueryUsage(context.Context, *QueryUsageRequest) (*QueryUsageResponse, error)
 	// Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer.
 	SimulatePlan(context.Context, *SimulatePlanRequest) (*SimulatePlanResponse, error)
+	// Lists alerts, those that are firing first, with the messages about them. Needs role viewer.
+	ListAlerts(context.Context, *ListAlertsRequest) (*ListAlertsResponse, error)
+	// Sends a test message to the webhook.
+	TestAlert(context.Context, *TestAlertRequest) (*TestAlertResponse, error)
 	mustEmbedUnimplementedKeyAdminServiceServer()
 }
 
@@ -202,6 +232,12 @@ func (UnimplementedKeyAdminServiceServer) QueryUsage(context.Context, *QueryUsag
 }
 func (UnimplementedKeyAdminServiceServer) SimulatePlan(context.Context, *SimulatePlanRequest) (*SimulatePlanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SimulatePlan not implemented")
+}
+func (UnimplementedKeyAdminServiceServer) ListAlerts(context.Context, *ListAlertsRequest) (*ListAlertsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAlerts not implemented")
+}
+func (UnimplementedKeyAdminServiceServer) TestAlert(context.Context, *TestAlertRequest) (*TestAlertResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TestAlert not implemented")
 }
 func (UnimplementedKeyAdminServiceServer) mustEmbedUnimplementedKeyAdminServiceServer() {}
 func (UnimplementedKeyAdminServiceServer) testEmbeddedByValue()                         {}
@@ -368,6 +404,42 @@ func _KeyAdminService_SimulatePlan_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KeyAdminService_ListAlerts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAlertsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeyAdminServiceServer).ListAlerts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KeyAdminService_ListAlerts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeyAdminServiceServer).ListAlerts(ctx, req.(*ListAlertsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KeyAdminService_TestAlert_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TestAlertRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeyAdminServiceServer).TestAlert(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KeyAdminService_TestAlert_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeyAdminServiceServer).TestAlert(ctx, req.(*TestAlertRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // KeyAdminService_ServiceDesc is the grpc.ServiceDesc for KeyAdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -406,6 +478,14 @@ var KeyAdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SimulatePlan",
 			Handler:    _KeyAdminService_SimulatePlan_Handler,
+		},
+		{
+			MethodName: "ListAlerts",
+			Handler:    _KeyAdminService_ListAlerts_Handler,
+		},
+		{
+			MethodName: "TestAlert",
+			Handler:    _KeyAdminService_TestAlert_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

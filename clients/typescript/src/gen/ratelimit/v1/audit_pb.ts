@@ -14,7 +14,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/audit.proto.
  */
 export const file_ratelimit_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("ChhyYXRlbGltaXQvdjEvYXVkaXQucHJvdG8SDHJhdGVsaW1pdC52MSKqAQoKQXVkaXRFdmVudBIaCghldmVudF9pZBgBIAEoA1IIZXZlbnRfaWQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFYWN0b3IYAyABKAkSDgoGYWN0aW9uGAQgASgJEg4KBnRhcmdldBgFIAEoCRInCgZkZXRhaWwYBiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0QkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChhyYXRlbGltaXQvdjEvYXVkaXQucHJvdG8SDHJhdGVsaW1pdC52MSLVAQoKQXVkaXRFdmVudBIaCghldmVudF9pZBgBIAEoA1IIZXZlbnRfaWQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFYWN0b3IYAyABKAkSDgoGYWN0aW9uGAQgASgJEg4KBnRhcmdldBgFIAEoCRInCgZkZXRhaWwYBiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EikKCHByZXZpb3VzGAcgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEJCWkBnaXRodWIuY29tL3JhdGVsaW1pdC1zZXJ2aWNlL2NsaWVudHMvZ28vcmF0ZWxpbWl0L3YxO3JhdGVsaW1pdHYxYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * One change, written in the same transaction as the change itself.
@@ -59,11 +59,20 @@ export type AuditEvent = Message<"ratelimit.v1.AuditEvent"> & {
   target: string;
 
   /**
-   * The fields that changed, each with its new value. Never a secret.
+   * The fields that changed, each with its new value; a field that is only in `previous` was removed. The limits of a
+   * plan are under `limits` by their names. Never a secret.
    *
    * @generated from field: google.protobuf.Struct detail = 6;
    */
   detail?: JsonObject | undefined;
+
+  /**
+   * The fields that changed, each with the value that it had before; a field that is only in `detail` is new. Empty for
+   * what was created, and in events that were recorded before the service had this field. Never a secret.
+   *
+   * @generated from field: google.protobuf.Struct previous = 7;
+   */
+  previous?: JsonObject | undefined;
 };
 
 /**

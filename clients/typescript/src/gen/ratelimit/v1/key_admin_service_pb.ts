@@ -4,13 +4,17 @@
 // @generated from file ratelimit/v1/key_admin_service.proto (package ratelimit.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { ListAlertsRequestSchema, ListAlertsResponseSchema, TestAlertRequestSchema, TestAlertResponseSchema } from "./alerts_pb.js";
+import { file_ratelimit_v1_alerts } from "./alerts_pb.js";
 import type { AuditEvent } from "./audit_pb.js";
 import { file_ratelimit_v1_audit } from "./audit_pb.js";
-import type { Key } from "./key_pb.js";
+import type { ErrorReason } from "./errors_pb.js";
+import { file_ratelimit_v1_errors } from "./errors_pb.js";
+import type { Key, Key_State } from "./key_pb.js";
 import { file_ratelimit_v1_key } from "./key_pb.js";
 import type { Limit, LimitLevel, Override } from "./limit_pb.js";
 import { file_ratelimit_v1_limit } from "./limit_pb.js";
@@ -20,13 +24,17 @@ import type { CheckLimitResponse } from "./rate_limit_service_pb.js";
 import { file_ratelimit_v1_rate_limit_service } from "./rate_limit_service_pb.js";
 import type { DomainRules } from "./rules_pb.js";
 import { file_ratelimit_v1_rules } from "./rules_pb.js";
+import type { SimulatePlanRequestSchema, SimulatePlanResponseSchema } from "./simulation_pb.js";
+import { file_ratelimit_v1_simulation } from "./simulation_pb.js";
+import type { UsageFilter, UsageLoss, UsageRow } from "./usage_pb.js";
+import { file_ratelimit_v1_usage } from "./usage_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file ratelimit/v1/key_admin_service.proto.
  */
 export const file_ratelimit_v1_key_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRyYXRlbGltaXQvdjEva2V5X2FkbWluX3NlcnZpY2UucHJvdG8SDHJhdGVsaW1pdC52MSKrCAoQTWFuYWdlS2V5UmVxdWVzdBI6CgZjcmVhdGUYASABKAsyKC5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5DcmVhdGVLZXlIABI0CgNnZXQYAiABKAsyJS5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5HZXRLZXlIABI3CgRsaXN0GAMgASgLMicucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QuTGlzdEtleXNIABI6CgZ1cGRhdGUYBCABKAsyKC5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5VcGRhdGVLZXlIABI6CgZyb3RhdGUYBSABKAsyKC5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5Sb3RhdGVLZXlIABI8CgdzdXNwZW5kGAYgASgLMikucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QuU3VzcGVuZEtleUgAEjoKBnJlc3VtZRgHIAEoCzIoLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXF1ZXN0LlJlc3VtZUtleUgAEjoKBnJldm9rZRgIIAEoCzIoLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXF1ZXN0LlJldm9rZUtleUgAGn0KCUNyZWF0ZUtleRIMCgRwbGFuGAEgASgJEg8KB3N1YmplY3QYAiABKAkSEwoLZGVzY3JpcHRpb24YAyABKAkSPAoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgtleHBpcmVfdGltZRogCgZHZXRLZXkSFgoGa2V5X2lkGAEgASgJUgZrZXlfaWQaZwoITGlzdEtleXMSDwoHc3ViamVjdBgBIAEoCRIMCgRwbGFuGAIgASgJEhwKCXBhZ2Vfc2l6ZRgDIAEoBVIJcGFnZV9zaXplEh4KCnBhZ2VfdG9rZW4YBCABKAlSCnBhZ2VfdG9rZW4aaQoJVXBkYXRlS2V5Eh4KA2tleRgBIAEoCzIRLnJhdGVsaW1pdC52MS5LZXkSPAoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrUgt1cGRhdGVfbWFzaxpPCglSb3RhdGVLZXkSFgoGa2V5X2lkGAEgASgJUgZrZXlfaWQSKgoHb3ZlcmxhcBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhokCgpTdXNwZW5kS2V5EhYKBmtleV9pZBgBIAEoCVIGa2V5X2lkGiMKCVJlc3VtZUtleRIWCgZrZXlfaWQYASABKAlSBmtleV9pZBojCglSZXZva2VLZXkSFgoGa2V5X2lkGAEgASgJUgZrZXlfaWRCCAoGYWN0aW9uIoAGChFNYW5hZ2VLZXlSZXNwb25zZRI8CgZjcmVhdGUYASABKAsyKi5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuQ3JlYXRlZEtleUgAEjgKA2dldBgCIAEoCzIpLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5LZXlSZXN1bHRIABI3CgRsaXN0GAMgASgLMicucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLktleVBhZ2VIABI7CgZ1cGRhdGUYBCABKAsyKS5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuS2V5UmVzdWx0SAASPAoGcm90YXRlGAUgASgLMioucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLlJvdGF0ZWRLZXlIABI8CgdzdXNwZW5kGAYgASgLMikucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLktleVJlc3VsdEgAEjsKBnJlc3VtZRgHIAEoCzIpLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5LZXlSZXN1bHRIABI7CgZyZXZva2UYCCABKAsyKS5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuS2V5UmVzdWx0SAAaKwoJS2V5UmVzdWx0Eh4KA2tleRgBIAEoCzIRLnJhdGVsaW1pdC52MS5LZXkaPAoKQ3JlYXRlZEtleRIeCgNrZXkYASABKAsyES5yYXRlbGltaXQudjEuS2V5Eg4KBnNlY3JldBgCIAEoCRo8CgpSb3RhdGVkS2V5Eh4KA2tleRgBIAEoCzIRLnJhdGVsaW1pdC52MS5LZXkSDgoGc2VjcmV0GAIgASgJGlQKB0tleVBhZ2USHwoEa2V5cxgBIAMoCzIRLnJhdGVsaW1pdC52MS5LZXkSKAoPbmV4dF9wYWdlX3Rva2VuGAIgASgJUg9uZXh0X3BhZ2VfdG9rZW5CCAoGcmVzdWx0IocFChFNYW5hZ2VQbGFuUmVxdWVzdBI8CgZjcmVhdGUYASABKAsyKi5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlcXVlc3QuQ3JlYXRlUGxhbkgAEjYKA2dldBgCIAEoCzInLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVxdWVzdC5HZXRQbGFuSAASOQoEbGlzdBgDIAEoCzIpLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVxdWVzdC5MaXN0UGxhbnNIABI8CgZ1cGRhdGUYBCABKAsyKi5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlcXVlc3QuVXBkYXRlUGxhbkgAEjwKBmRlbGV0ZRgFIAEoCzIqLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVxdWVzdC5EZWxldGVQbGFuSAAaLgoKQ3JlYXRlUGxhbhIgCgRwbGFuGAEgASgLMhIucmF0ZWxpbWl0LnYxLlBsYW4aKAoHR2V0UGxhbhIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKAMaSQoJTGlzdFBsYW5zEhwKCXBhZ2Vfc2l6ZRgBIAEoBVIJcGFnZV9zaXplEh4KCnBhZ2VfdG9rZW4YAiABKAlSCnBhZ2VfdG9rZW4abAoKVXBkYXRlUGxhbhIgCgRwbGFuGAEgASgLMhIucmF0ZWxpbWl0LnYxLlBsYW4SPAoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrUgt1cGRhdGVfbWFzaxooCgpEZWxldGVQbGFuEgwKBG5hbWUYASABKAkSDAoEZXRhZxgCIAEoCUIICgZhY3Rpb24i2wMKEk1hbmFnZVBsYW5SZXNwb25zZRI9CgZjcmVhdGUYASABKAsyKy5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlc3BvbnNlLlBsYW5SZXN1bHRIABI6CgNnZXQYAiABKAsyKy5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlc3BvbnNlLlBsYW5SZXN1bHRIABI5CgRsaXN0GAMgASgLMikucmF0ZWxpbWl0LnYxLk1hbmFnZVBsYW5SZXNwb25zZS5QbGFuUGFnZUgAEj0KBnVwZGF0ZRgEIAEoCzIrLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVzcG9uc2UuUGxhblJlc3VsdEgAEj0KBmRlbGV0ZRgFIAEoCzIrLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVzcG9uc2UuUGxhblJlc3VsdEgAGi4KClBsYW5SZXN1bHQSIAoEcGxhbhgBIAEoCzISLnJhdGVsaW1pdC52MS5QbGFuGlcKCFBsYW5QYWdlEiEKBXBsYW5zGAEgAygLMhIucmF0ZWxpbWl0LnYxLlBsYW4SKAoPbmV4dF9wYWdlX3Rva2VuGAIgASgJUg9uZXh0X3BhZ2VfdG9rZW5CCAoGcmVzdWx0IowDChVNYW5hZ2VPdmVycmlkZVJlcXVlc3QSGAoGa2V5X2lkGAEgASgJSABSBmtleV9pZBIRCgdzdWJqZWN0GAIgASgJSAASPgoDc2V0GAMgASgLMi8ucmF0ZWxpbWl0LnYxLk1hbmFnZU92ZXJyaWRlUmVxdWVzdC5TZXRPdmVycmlkZUgBEkEKBGxpc3QYBCABKAsyMS5yYXRlbGltaXQudjEuTWFuYWdlT3ZlcnJpZGVSZXF1ZXN0Lkxpc3RPdmVycmlkZXNIARJECgZkZWxldGUYBSABKAsyMi5yYXRlbGltaXQudjEuTWFuYWdlT3ZlcnJpZGVSZXF1ZXN0LkRlbGV0ZU92ZXJyaWRlSAEaNwoLU2V0T3ZlcnJpZGUSKAoIb3ZlcnJpZGUYASABKAsyFi5yYXRlbGltaXQudjEuT3ZlcnJpZGUaDwoNTGlzdE92ZXJyaWRlcxofCg5EZWxldGVPdmVycmlkZRINCgVsaW1pdBgBIAEoCUIICgZ0YXJnZXRCCAoGYWN0aW9uIpsCChZNYW5hZ2VPdmVycmlkZVJlc3BvbnNlEj0KA3NldBgBIAEoCzIuLnJhdGVsaW1pdC52MS5NYW5hZ2VPdmVycmlkZVJlc3BvbnNlLk92ZXJyaWRlc0gAEj4KBGxpc3QYAiABKAsyLi5yYXRlbGltaXQudjEuTWFuYWdlT3ZlcnJpZGVSZXNwb25zZS5PdmVycmlkZXNIABJACgZkZWxldGUYAyABKAsyLi5yYXRlbGltaXQudjEuTWFuYWdlT3ZlcnJpZGVSZXNwb25zZS5PdmVycmlkZXNIABo2CglPdmVycmlkZXMSKQoJb3ZlcnJpZGVzGAEgAygLMhYucmF0ZWxpbWl0LnYxLk92ZXJyaWRlQggKBnJlc3VsdCKbBAoSTWFuYWdlUnVsZXNSZXF1ZXN0EkAKB3JlcGxhY2UYASABKAsyLS5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXF1ZXN0LlJlcGxhY2VSdWxlc0gAEjgKA2dldBgCIAEoCzIpLnJhdGVsaW1pdC52MS5NYW5hZ2VSdWxlc1JlcXVlc3QuR2V0UnVsZXNIABI6CgRsaXN0GAMgASgLMioucmF0ZWxpbWl0LnYxLk1hbmFnZVJ1bGVzUmVxdWVzdC5MaXN0UnVsZXNIABI+CgZkZWxldGUYBCABKAsyLC5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXF1ZXN0LkRlbGV0ZVJ1bGVzSAAaXgoMUmVwbGFjZVJ1bGVzEigKBXJ1bGVzGAEgASgLMhkucmF0ZWxpbWl0LnYxLkRvbWFpblJ1bGVzEiQKDXZhbGlkYXRlX29ubHkYAiABKAhSDXZhbGlkYXRlX29ubHkaKwoIR2V0UnVsZXMSDgoGZG9tYWluGAEgASgJEg8KB3ZlcnNpb24YAiABKAMaSQoJTGlzdFJ1bGVzEhwKCXBhZ2Vfc2l6ZRgBIAEoBVIJcGFnZV9zaXplEh4KCnBhZ2VfdG9rZW4YAiABKAlSCnBhZ2VfdG9rZW4aKwoLRGVsZXRlUnVsZXMSDgoGZG9tYWluGAEgASgJEgwKBGV0YWcYAiABKAlCCAoGYWN0aW9uIrkDChNNYW5hZ2VSdWxlc1Jlc3BvbnNlEkAKB3JlcGxhY2UYASABKAsyLS5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXNwb25zZS5SdWxlc1Jlc3VsdEgAEjwKA2dldBgCIAEoCzItLnJhdGVsaW1pdC52MS5NYW5hZ2VSdWxlc1Jlc3BvbnNlLlJ1bGVzUmVzdWx0SAASOwoEbGlzdBgDIAEoCzIrLnJhdGVsaW1pdC52MS5NYW5hZ2VSdWxlc1Jlc3BvbnNlLlJ1bGVzUGFnZUgAEj8KBmRlbGV0ZRgEIAEoCzItLnJhdGVsaW1pdC52MS5NYW5hZ2VSdWxlc1Jlc3BvbnNlLlJ1bGVzUmVzdWx0SAAaNwoLUnVsZXNSZXN1bHQSKAoFcnVsZXMYASABKAsyGS5yYXRlbGltaXQudjEuRG9tYWluUnVsZXMaYQoJUnVsZXNQYWdlEioKB2RvbWFpbnMYASADKAsyGS5yYXRlbGltaXQudjEuRG9tYWluUnVsZXMSKAoPbmV4dF9wYWdlX3Rva2VuGAIgASgJUg9uZXh0X3BhZ2VfdG9rZW5CCAoGcmVzdWx0IocBChNFeHBsYWluTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBAUIMCgpjcmVkZW50aWFsQgcKBV9jb3N0Is4CChRFeHBsYWluTGltaXRSZXNwb25zZRIyCghkZWNpc2lvbhgBIAEoCzIgLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2USIgoMcGxhbl92ZXJzaW9uGAIgASgDUgxwbGFuX3ZlcnNpb24SQgoGbGltaXRzGAMgAygLMjIucmF0ZWxpbWl0LnYxLkV4cGxhaW5MaW1pdFJlc3BvbnNlLkNvbnNpZGVyZWRMaW1pdBqZAQoPQ29uc2lkZXJlZExpbWl0EiIKBWxpbWl0GAEgASgLMhMucmF0ZWxpbWl0LnYxLkxpbWl0EicKBWxldmVsGAIgASgOMhgucmF0ZWxpbWl0LnYxLkxpbWl0TGV2ZWwSDwoHYXBwbGllcxgDIAEoCBIYCgd3aHlfbm90GAQgASgJUgd3aHlfbm90Eg4KBmJ1Y2tldBgFIAEoCSJmChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0Eg4KBnRhcmdldBgBIAEoCRIcCglwYWdlX3NpemUYAiABKAVSCXBhZ2Vfc2l6ZRIeCgpwYWdlX3Rva2VuGAMgASgJUgpwYWdlX3Rva2VuIm0KF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEigKBmV2ZW50cxgBIAMoCzIYLnJhdGVsaW1pdC52MS5BdWRpdEV2ZW50EigKD25leHRfcGFnZV90b2tlbhgCIAEoCVIPbmV4dF9wYWdlX3Rva2VuMpgECg9LZXlBZG1pblNlcnZpY2USTAoJTWFuYWdlS2V5Eh4ucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QaHy5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2USTwoKTWFuYWdlUGxhbhIfLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVxdWVzdBogLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVzcG9uc2USWwoOTWFuYWdlT3ZlcnJpZGUSIy5yYXRlbGltaXQudjEuTWFuYWdlT3ZlcnJpZGVSZXF1ZXN0GiQucmF0ZWxpbWl0LnYxLk1hbmFnZU92ZXJyaWRlUmVzcG9uc2USUgoLTWFuYWdlUnVsZXMSIC5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXF1ZXN0GiEucmF0ZWxpbWl0LnYxLk1hbmFnZVJ1bGVzUmVzcG9uc2USVQoMRXhwbGFpbkxpbWl0EiEucmF0ZWxpbWl0LnYxLkV4cGxhaW5MaW1pdFJlcXVlc3QaIi5yYXRlbGltaXQudjEuRXhwbGFpbkxpbWl0UmVzcG9uc2USXgoPTGlzdEF1ZGl0RXZlbnRzEiQucmF0ZWxpbWl0LnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaJS5yYXRlbGltaXQudjEuTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2VCQlpAZ2l0aHViLmNvbS9yYXRlbGltaXQtc2VydmljZS9jbGllbnRzL2dvL3JhdGVsaW1pdC92MTtyYXRlbGltaXR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_ratelimit_v1_audit, file_ratelimit_v1_key, file_ratelimit_v1_limit, file_ratelimit_v1_plan, file_ratelimit_v1_rate_limit_service, file_ratelimit_v1_rules]);
+  fileDesc("CiRyYXRlbGltaXQvdjEva2V5X2FkbWluX3NlcnZpY2UucHJvdG8SDHJhdGVsaW1pdC52MSKQEAoQTWFuYWdlS2V5UmVxdWVzdBI6CgZjcmVhdGUYASABKAsyKC5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5DcmVhdGVLZXlIABI0CgNnZXQYAiABKAsyJS5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5HZXRLZXlIABI3CgRsaXN0GAMgASgLMicucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QuTGlzdEtleXNIABI6CgZ1cGRhdGUYBCABKAsyKC5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5VcGRhdGVLZXlIABI6CgZyb3RhdGUYBSABKAsyKC5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5Sb3RhdGVLZXlIABI8CgdzdXNwZW5kGAYgASgLMikucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QuU3VzcGVuZEtleUgAEjoKBnJlc3VtZRgHIAEoCzIoLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXF1ZXN0LlJlc3VtZUtleUgAEjoKBnJldm9rZRgIIAEoCzIoLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXF1ZXN0LlJldm9rZUtleUgAElEKC2J1bGtfY3JlYXRlGAkgASgLMi0ucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QuQnVsa0NyZWF0ZUtleXNIAFILYnVsa19jcmVhdGUSTQoMYnVsa19zdXNwZW5kGAogASgLMicucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QuQnVsa0tleXNIAFIMYnVsa19zdXNwZW5kEksKC2J1bGtfcmVzdW1lGAsgASgLMicucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlcXVlc3QuQnVsa0tleXNIAFILYnVsa19yZXN1bWUSSwoLYnVsa19yZXZva2UYDCABKAsyJy5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5CdWxrS2V5c0gAUgtidWxrX3Jldm9rZRryAQoJQ3JlYXRlS2V5EgwKBHBsYW4YASABKAkSDwoHc3ViamVjdBgCIAEoCRITCgtkZXNjcmlwdGlvbhgDIAEoCRI8CgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSC2V4cGlyZV90aW1lEkQKBmxhYmVscxgFIAMoCzI0LnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXF1ZXN0LkNyZWF0ZUtleS5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGiAKBkdldEtleRIWCgZrZXlfaWQYASABKAlSBmtleV9pZBqpBAoITGlzdEtleXMSDwoHc3ViamVjdBgBIAEoCRIMCgRwbGFuGAIgASgJEhwKCXBhZ2Vfc2l6ZRgDIAEoBVIJcGFnZV9zaXplEh4KCnBhZ2VfdG9rZW4YBCABKAlSCnBhZ2VfdG9rZW4SJgoFc3RhdGUYBSABKA4yFy5yYXRlbGltaXQudjEuS2V5LlN0YXRlEiYKDnN1YmplY3RfcHJlZml4GAYgASgJUg5zdWJqZWN0X3ByZWZpeBJDCgZsYWJlbHMYByADKAsyMy5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVxdWVzdC5MaXN0S2V5cy5MYWJlbHNFbnRyeRJACg1leHBpcmVzX2FmdGVyGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFINZXhwaXJlc19hZnRlchJCCg5leHBpcmVzX2JlZm9yZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSDmV4cGlyZXNfYmVmb3JlEkYKEGxhc3RfdXNlZF9iZWZvcmUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUhBsYXN0X3VzZWRfYmVmb3JlEh4KCm5ldmVyX3VzZWQYCyABKAhSCm5ldmVyX3VzZWQSDgoGc2VhcmNoGAwgASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaaQoJVXBkYXRlS2V5Eh4KA2tleRgBIAEoCzIRLnJhdGVsaW1pdC52MS5LZXkSPAoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrUgt1cGRhdGVfbWFzaxpPCglSb3RhdGVLZXkSFgoGa2V5X2lkGAEgASgJUgZrZXlfaWQSKgoHb3ZlcmxhcBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhokCgpTdXNwZW5kS2V5EhYKBmtleV9pZBgBIAEoCVIGa2V5X2lkGiMKCVJlc3VtZUtleRIWCgZrZXlfaWQYASABKAlSBmtleV9pZBojCglSZXZva2VLZXkSFgoGa2V5X2lkGAEgASgJUgZrZXlfaWQaSAoOQnVsa0NyZWF0ZUtleXMSNgoEa2V5cxgBIAMoCzIoLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXF1ZXN0LkNyZWF0ZUtleRokCghCdWxrS2V5cxIYCgdrZXlfaWRzGAEgAygJUgdrZXlfaWRzQggKBmFjdGlvbiLGDQoRTWFuYWdlS2V5UmVzcG9uc2USPAoGY3JlYXRlGAEgASgLMioucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLkNyZWF0ZWRLZXlIABI4CgNnZXQYAiABKAsyKS5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuS2V5UmVzdWx0SAASNwoEbGlzdBgDIAEoCzInLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5LZXlQYWdlSAASOwoGdXBkYXRlGAQgASgLMikucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLktleVJlc3VsdEgAEjwKBnJvdGF0ZRgFIAEoCzIqLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5Sb3RhdGVkS2V5SAASPAoHc3VzcGVuZBgGIAEoCzIpLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5LZXlSZXN1bHRIABI7CgZyZXN1bWUYByABKAsyKS5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuS2V5UmVzdWx0SAASOwoGcmV2b2tlGAggASgLMikucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLktleVJlc3VsdEgAElMKC2J1bGtfY3JlYXRlGAkgASgLMi8ucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLkJ1bGtDcmVhdGVkS2V5c0gAUgtidWxrX2NyZWF0ZRJRCgxidWxrX3N1c3BlbmQYCiABKAsyKy5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuQnVsa1Jlc3VsdHNIAFIMYnVsa19zdXNwZW5kEk8KC2J1bGtfcmVzdW1lGAsgASgLMisucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLkJ1bGtSZXN1bHRzSABSC2J1bGtfcmVzdW1lEk8KC2J1bGtfcmV2b2tlGAwgASgLMisucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlLkJ1bGtSZXN1bHRzSABSC2J1bGtfcmV2b2tlGisKCUtleVJlc3VsdBIeCgNrZXkYASABKAsyES5yYXRlbGltaXQudjEuS2V5GjwKCkNyZWF0ZWRLZXkSHgoDa2V5GAEgASgLMhEucmF0ZWxpbWl0LnYxLktleRIOCgZzZWNyZXQYAiABKAkaPAoKUm90YXRlZEtleRIeCgNrZXkYASABKAsyES5yYXRlbGltaXQudjEuS2V5Eg4KBnNlY3JldBgCIAEoCRpUCgdLZXlQYWdlEh8KBGtleXMYASADKAsyES5yYXRlbGltaXQudjEuS2V5EigKD25leHRfcGFnZV90b2tlbhgCIAEoCVIPbmV4dF9wYWdlX3Rva2VuGusBCg9CdWxrQ3JlYXRlZEtleXMSRwoHcmVzdWx0cxgBIAMoCzI2LnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5CdWxrQ3JlYXRlZEtleXMuUmVzdWx0Go4BCgZSZXN1bHQSPQoHY3JlYXRlZBgBIAEoCzIqLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5DcmVhdGVkS2V5SAASOgoFZXJyb3IYAiABKAsyKS5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuQnVsa0Vycm9ySABCCQoHb3V0Y29tZRrFAQoLQnVsa1Jlc3VsdHMSQwoHcmVzdWx0cxgBIAMoCzIyLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5CdWxrUmVzdWx0cy5SZXN1bHQacQoGUmVzdWx0EiAKA2tleRgBIAEoCzIRLnJhdGVsaW1pdC52MS5LZXlIABI6CgVlcnJvchgCIAEoCzIpLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXNwb25zZS5CdWxrRXJyb3JIAEIJCgdvdXRjb21lGsMBCglCdWxrRXJyb3ISKQoGcmVhc29uGAEgASgOMhkucmF0ZWxpbWl0LnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSSQoIbWV0YWRhdGEYAyADKAsyNy5yYXRlbGltaXQudjEuTWFuYWdlS2V5UmVzcG9uc2UuQnVsa0Vycm9yLk1ldGFkYXRhRW50cnkaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQggKBnJlc3VsdCKHBQoRTWFuYWdlUGxhblJlcXVlc3QSPAoGY3JlYXRlGAEgASgLMioucmF0ZWxpbWl0LnYxLk1hbmFnZVBsYW5SZXF1ZXN0LkNyZWF0ZVBsYW5IABI2CgNnZXQYAiABKAsyJy5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlcXVlc3QuR2V0UGxhbkgAEjkKBGxpc3QYAyABKAsyKS5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlcXVlc3QuTGlzdFBsYW5zSAASPAoGdXBkYXRlGAQgASgLMioucmF0ZWxpbWl0LnYxLk1hbmFnZVBsYW5SZXF1ZXN0LlVwZGF0ZVBsYW5IABI8CgZkZWxldGUYBSABKAsyKi5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlcXVlc3QuRGVsZXRlUGxhbkgAGi4KCkNyZWF0ZVBsYW4SIAoEcGxhbhgBIAEoCzISLnJhdGVsaW1pdC52MS5QbGFuGigKB0dldFBsYW4SDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgDGkkKCUxpc3RQbGFucxIcCglwYWdlX3NpemUYASABKAVSCXBhZ2Vfc2l6ZRIeCgpwYWdlX3Rva2VuGAIgASgJUgpwYWdlX3Rva2VuGmwKClVwZGF0ZVBsYW4SIAoEcGxhbhgBIAEoCzISLnJhdGVsaW1pdC52MS5QbGFuEjwKC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFza1ILdXBkYXRlX21hc2saKAoKRGVsZXRlUGxhbhIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAlCCAoGYWN0aW9uItsDChJNYW5hZ2VQbGFuUmVzcG9uc2USPQoGY3JlYXRlGAEgASgLMisucmF0ZWxpbWl0LnYxLk1hbmFnZVBsYW5SZXNwb25zZS5QbGFuUmVzdWx0SAASOgoDZ2V0GAIgASgLMisucmF0ZWxpbWl0LnYxLk1hbmFnZVBsYW5SZXNwb25zZS5QbGFuUmVzdWx0SAASOQoEbGlzdBgDIAEoCzIpLnJhdGVsaW1pdC52MS5NYW5hZ2VQbGFuUmVzcG9uc2UuUGxhblBhZ2VIABI9CgZ1cGRhdGUYBCABKAsyKy5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlc3BvbnNlLlBsYW5SZXN1bHRIABI9CgZkZWxldGUYBSABKAsyKy5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlc3BvbnNlLlBsYW5SZXN1bHRIABouCgpQbGFuUmVzdWx0EiAKBHBsYW4YASABKAsyEi5yYXRlbGltaXQudjEuUGxhbhpXCghQbGFuUGFnZRIhCgVwbGFucxgBIAMoCzISLnJhdGVsaW1pdC52MS5QbGFuEigKD25leHRfcGFnZV90b2tlbhgCIAEoCVIPbmV4dF9wYWdlX3Rva2VuQggKBnJlc3VsdCKMAwoVTWFuYWdlT3ZlcnJpZGVSZXF1ZXN0EhgKBmtleV9pZBgBIAEoCUgAUgZrZXlfaWQSEQoHc3ViamVjdBgCIAEoCUgAEj4KA3NldBgDIAEoCzIvLnJhdGVsaW1pdC52MS5NYW5hZ2VPdmVycmlkZVJlcXVlc3QuU2V0T3ZlcnJpZGVIARJBCgRsaXN0GAQgASgLMjEucmF0ZWxpbWl0LnYxLk1hbmFnZU92ZXJyaWRlUmVxdWVzdC5MaXN0T3ZlcnJpZGVzSAESRAoGZGVsZXRlGAUgASgLMjIucmF0ZWxpbWl0LnYxLk1hbmFnZU92ZXJyaWRlUmVxdWVzdC5EZWxldGVPdmVycmlkZUgBGjcKC1NldE92ZXJyaWRlEigKCG92ZXJyaWRlGAEgASgLMhYucmF0ZWxpbWl0LnYxLk92ZXJyaWRlGg8KDUxpc3RPdmVycmlkZXMaHwoORGVsZXRlT3ZlcnJpZGUSDQoFbGltaXQYASABKAlCCAoGdGFyZ2V0QggKBmFjdGlvbiKbAgoWTWFuYWdlT3ZlcnJpZGVSZXNwb25zZRI9CgNzZXQYASABKAsyLi5yYXRlbGltaXQudjEuTWFuYWdlT3ZlcnJpZGVSZXNwb25zZS5PdmVycmlkZXNIABI+CgRsaXN0GAIgASgLMi4ucmF0ZWxpbWl0LnYxLk1hbmFnZU92ZXJyaWRlUmVzcG9uc2UuT3ZlcnJpZGVzSAASQAoGZGVsZXRlGAMgASgLMi4ucmF0ZWxpbWl0LnYxLk1hbmFnZU92ZXJyaWRlUmVzcG9uc2UuT3ZlcnJpZGVzSAAaNgoJT3ZlcnJpZGVzEikKCW92ZXJyaWRlcxgBIAMoCzIWLnJhdGVsaW1pdC52MS5PdmVycmlkZUIICgZyZXN1bHQimwQKEk1hbmFnZVJ1bGVzUmVxdWVzdBJACgdyZXBsYWNlGAEgASgLMi0ucmF0ZWxpbWl0LnYxLk1hbmFnZVJ1bGVzUmVxdWVzdC5SZXBsYWNlUnVsZXNIABI4CgNnZXQYAiABKAsyKS5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXF1ZXN0LkdldFJ1bGVzSAASOgoEbGlzdBgDIAEoCzIqLnJhdGVsaW1pdC52MS5NYW5hZ2VSdWxlc1JlcXVlc3QuTGlzdFJ1bGVzSAASPgoGZGVsZXRlGAQgASgLMiwucmF0ZWxpbWl0LnYxLk1hbmFnZVJ1bGVzUmVxdWVzdC5EZWxldGVSdWxlc0gAGl4KDFJlcGxhY2VSdWxlcxIoCgVydWxlcxgBIAEoCzIZLnJhdGVsaW1pdC52MS5Eb21haW5SdWxlcxIkCg12YWxpZGF0ZV9vbmx5GAIgASgIUg12YWxpZGF0ZV9vbmx5GisKCEdldFJ1bGVzEg4KBmRvbWFpbhgBIAEoCRIPCgd2ZXJzaW9uGAIgASgDGkkKCUxpc3RSdWxlcxIcCglwYWdlX3NpemUYASABKAVSCXBhZ2Vfc2l6ZRIeCgpwYWdlX3Rva2VuGAIgASgJUgpwYWdlX3Rva2VuGisKC0RlbGV0ZVJ1bGVzEg4KBmRvbWFpbhgBIAEoCRIMCgRldGFnGAIgASgJQggKBmFjdGlvbiK5AwoTTWFuYWdlUnVsZXNSZXNwb25zZRJACgdyZXBsYWNlGAEgASgLMi0ucmF0ZWxpbWl0LnYxLk1hbmFnZVJ1bGVzUmVzcG9uc2UuUnVsZXNSZXN1bHRIABI8CgNnZXQYAiABKAsyLS5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXNwb25zZS5SdWxlc1Jlc3VsdEgAEjsKBGxpc3QYAyABKAsyKy5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXNwb25zZS5SdWxlc1BhZ2VIABI/CgZkZWxldGUYBCABKAsyLS5yYXRlbGltaXQudjEuTWFuYWdlUnVsZXNSZXNwb25zZS5SdWxlc1Jlc3VsdEgAGjcKC1J1bGVzUmVzdWx0EigKBXJ1bGVzGAEgASgLMhkucmF0ZWxpbWl0LnYxLkRvbWFpblJ1bGVzGmEKCVJ1bGVzUGFnZRIqCgdkb21haW5zGAEgAygLMhkucmF0ZWxpbWl0LnYxLkRvbWFpblJ1bGVzEigKD25leHRfcGFnZV90b2tlbhgCIAEoCVIPbmV4dF9wYWdlX3Rva2VuQggKBnJlc3VsdCKHAQoTRXhwbGFpbkxpbWl0UmVxdWVzdBIaCgdhcGlfa2V5GAEgASgJSABSB2FwaV9rZXkSGAoGa2V5X2lkGAIgASgJSABSBmtleV9pZBIQCghyZXNvdXJjZRgDIAEoCRIRCgRjb3N0GAQgASgESAGIAQFCDAoKY3JlZGVudGlhbEIHCgVfY29zdCLOAgoURXhwbGFpbkxpbWl0UmVzcG9uc2USMgoIZGVjaXNpb24YASABKAsyIC5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlEiIKDHBsYW5fdmVyc2lvbhgCIAEoA1IMcGxhbl92ZXJzaW9uEkIKBmxpbWl0cxgDIAMoCzIyLnJhdGVsaW1pdC52MS5FeHBsYWluTGltaXRSZXNwb25zZS5Db25zaWRlcmVkTGltaXQamQEKD0NvbnNpZGVyZWRMaW1pdBIiCgVsaW1pdBgBIAEoCzITLnJhdGVsaW1pdC52MS5MaW1pdBInCgVsZXZlbBgCIAEoDjIYLnJhdGVsaW1pdC52MS5MaW1pdExldmVsEg8KB2FwcGxpZXMYAyABKAgSGAoHd2h5X25vdBgEIAEoCVIHd2h5X25vdBIOCgZidWNrZXQYBSABKAkinwIKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSDgoGdGFyZ2V0GAEgASgJEhwKCXBhZ2Vfc2l6ZRgCIAEoBVIJcGFnZV9zaXplEh4KCnBhZ2VfdG9rZW4YAyABKAlSCnBhZ2VfdG9rZW4SJAoNdGFyZ2V0X3ByZWZpeBgEIAEoCVINdGFyZ2V0X3ByZWZpeBINCgVhY3RvchgFIAEoCRIOCgZhY3Rpb24YBiABKAkSOgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCnN0YXJ0X3RpbWUSNgoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUghlbmRfdGltZSJtChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIoCgZldmVudHMYASADKAsyGC5yYXRlbGltaXQudjEuQXVkaXRFdmVudBIoCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAlSD25leHRfcGFnZV90b2tlbiLEBQoRUXVlcnlVc2FnZVJlcXVlc3QSKQoGZmlsdGVyGAEgASgLMhkucmF0ZWxpbWl0LnYxLlVzYWdlRmlsdGVyEjoKCnN0YXJ0X3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgpzdGFydF90aW1lEjYKCGVuZF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIIZW5kX3RpbWUSJwoEc3RlcBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhJFCghncm91cF9ieRgFIAMoDjIpLnJhdGVsaW1pdC52MS5RdWVyeVVzYWdlUmVxdWVzdC5EaW1lbnNpb25SCGdyb3VwX2J5EgsKA3RvcBgGIAEoBRJDCghvcmRlcl9ieRgHIAEoDjInLnJhdGVsaW1pdC52MS5RdWVyeVVzYWdlUmVxdWVzdC5NZWFzdXJlUghvcmRlcl9ieRImCg5pbmNsdWRlX290aGVycxgIIAEoCFIOaW5jbHVkZV9vdGhlcnMSHAoJcGFnZV9zaXplGAkgASgFUglwYWdlX3NpemUSHgoKcGFnZV90b2tlbhgKIAEoCVIKcGFnZV90b2tlbiJ1CglEaW1lbnNpb24SGQoVRElNRU5TSU9OX1VOU1BFQ0lGSUVEEAASBwoDS0VZEAESCwoHU1VCSkVDVBACEggKBFBMQU4QAxIMCghSRVNPVVJDRRAEEgkKBUxJTUlUEAUSCgoGRE9NQUlOEAYSCAoEUlVMRRAHInEKB01lYXN1cmUSFwoTTUVBU1VSRV9VTlNQRUNJRklFRBAAEgkKBUNBTExTEAESCwoHQUxMT1dFRBACEgoKBkRFTklFRBADEggKBENPU1QQBBIRCg1TSEFET1dfREVOSUVEEAUSDAoIREVHUkFERUQQBiKEBAoSUXVlcnlVc2FnZVJlc3BvbnNlEiQKBHJvd3MYASADKAsyFi5yYXRlbGltaXQudjEuVXNhZ2VSb3cSJQoFdG90YWwYAiABKAsyFi5yYXRlbGltaXQudjEuVXNhZ2VSb3cSIAoLZ3JvdXBfY291bnQYAyABKANSC2dyb3VwX2NvdW50EjoKCnN0YXJ0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgpzdGFydF90aW1lEjYKCGVuZF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIIZW5kX3RpbWUSNQoFbGV2ZWwYBiABKA4yJi5yYXRlbGltaXQudjEuUXVlcnlVc2FnZVJlc3BvbnNlLkxldmVsEkIKDmNvbXBsZXRlX3VudGlsGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIOY29tcGxldGVfdW50aWwSJwoGbG9zc2VzGAggAygLMhcucmF0ZWxpbWl0LnYxLlVzYWdlTG9zcxIoCg9uZXh0X3BhZ2VfdG9rZW4YCSABKAlSD25leHRfcGFnZV90b2tlbiI9CgVMZXZlbBIVChFMRVZFTF9VTlNQRUNJRklFRBAAEgoKBk1JTlVURRABEggKBEhPVVIQAhIHCgNEQVkQAzLfBgoPS2V5QWRtaW5TZXJ2aWNlEkwKCU1hbmFnZUtleRIeLnJhdGVsaW1pdC52MS5NYW5hZ2VLZXlSZXF1ZXN0Gh8ucmF0ZWxpbWl0LnYxLk1hbmFnZUtleVJlc3BvbnNlEk8KCk1hbmFnZVBsYW4SHy5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlcXVlc3QaIC5yYXRlbGltaXQudjEuTWFuYWdlUGxhblJlc3BvbnNlElsKDk1hbmFnZU92ZXJyaWRlEiMucmF0ZWxpbWl0LnYxLk1hbmFnZU92ZXJyaWRlUmVxdWVzdBokLnJhdGVsaW1pdC52MS5NYW5hZ2VPdmVycmlkZVJlc3BvbnNlElIKC01hbmFnZVJ1bGVzEiAucmF0ZWxpbWl0LnYxLk1hbmFnZVJ1bGVzUmVxdWVzdBohLnJhdGVsaW1pdC52MS5NYW5hZ2VSdWxlc1Jlc3BvbnNlElUKDEV4cGxhaW5MaW1pdBIhLnJhdGVsaW1pdC52MS5FeHBsYWluTGltaXRSZXF1ZXN0GiIucmF0ZWxpbWl0LnYxLkV4cGxhaW5MaW1pdFJlc3BvbnNlEl4KD0xpc3RBdWRpdEV2ZW50cxIkLnJhdGVsaW1pdC52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GiUucmF0ZWxpbWl0LnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEk8KClF1ZXJ5VXNhZ2USHy5yYXRlbGltaXQudjEuUXVlcnlVc2FnZVJlcXVlc3QaIC5yYXRlbGltaXQudjEuUXVlcnlVc2FnZVJlc3BvbnNlElUKDFNpbXVsYXRlUGxhbhIhLnJhdGVsaW1pdC52MS5TaW11bGF0ZVBsYW5SZXF1ZXN0GiIucmF0ZWxpbWl0LnYxLlNpbXVsYXRlUGxhblJlc3BvbnNlEk8KCkxpc3RBbGVydHMSHy5yYXRlbGltaXQudjEuTGlzdEFsZXJ0c1JlcXVlc3QaIC5yYXRlbGltaXQudjEuTGlzdEFsZXJ0c1Jlc3BvbnNlEkwKCVRlc3RBbGVydBIeLnJhdGVsaW1pdC52MS5UZXN0QWxlcnRSZXF1ZXN0Gh8ucmF0ZWxpbWl0LnYxLlRlc3RBbGVydFJlc3BvbnNlQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_ratelimit_v1_alerts, file_ratelimit_v1_audit, file_ratelimit_v1_errors, file_ratelimit_v1_key, file_ratelimit_v1_limit, file_ratelimit_v1_plan, file_ratelimit_v1_rate_limit_service, file_ratelimit_v1_rules, file_ratelimit_v1_simulation, file_ratelimit_v1_usage]);
 
 /**
  * One action on a key.
@@ -65,7 +73,7 @@ export type ManageKeyRequest = Message<"ratelimit.v1.ManageKeyRequest"> & {
     case: "list";
   } | {
     /**
-     * Changes a key's plan, description or expire time.
+     * Changes a key's plan, description, expire time or labels.
      *
      * @generated from field: ratelimit.v1.ManageKeyRequest.UpdateKey update = 4;
      */
@@ -103,6 +111,38 @@ export type ManageKeyRequest = Message<"ratelimit.v1.ManageKeyRequest"> & {
      */
     value: ManageKeyRequest_RevokeKey;
     case: "revoke";
+  } | {
+    /**
+     * Creates many keys.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyRequest.BulkCreateKeys bulk_create = 9 [json_name = "bulk_create"];
+     */
+    value: ManageKeyRequest_BulkCreateKeys;
+    case: "bulkCreate";
+  } | {
+    /**
+     * Suspends many keys.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyRequest.BulkKeys bulk_suspend = 10 [json_name = "bulk_suspend"];
+     */
+    value: ManageKeyRequest_BulkKeys;
+    case: "bulkSuspend";
+  } | {
+    /**
+     * Resumes many keys.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyRequest.BulkKeys bulk_resume = 11 [json_name = "bulk_resume"];
+     */
+    value: ManageKeyRequest_BulkKeys;
+    case: "bulkResume";
+  } | {
+    /**
+     * Revokes many keys.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyRequest.BulkKeys bulk_revoke = 12 [json_name = "bulk_revoke"];
+     */
+    value: ManageKeyRequest_BulkKeys;
+    case: "bulkRevoke";
   } | { case: undefined; value?: undefined };
 };
 
@@ -146,6 +186,13 @@ export type ManageKeyRequest_CreateKey = Message<"ratelimit.v1.ManageKeyRequest.
    * @generated from field: google.protobuf.Timestamp expire_time = 4 [json_name = "expire_time"];
    */
   expireTime?: Timestamp | undefined;
+
+  /**
+   * As in Key.
+   *
+   * @generated from field: map<string, string> labels = 5;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
@@ -177,7 +224,7 @@ export const ManageKeyRequest_GetKeySchema: GenMessage<ManageKeyRequest_GetKey> 
   messageDesc(file_ratelimit_v1_key_admin_service, 0, 1);
 
 /**
- * Lists keys in the order of their creation.
+ * Lists keys in the order of their creation: those that every filter that is set matches.
  *
  * @generated from message ratelimit.v1.ManageKeyRequest.ListKeys
  */
@@ -209,6 +256,64 @@ export type ManageKeyRequest_ListKeys = Message<"ratelimit.v1.ManageKeyRequest.L
    * @generated from field: string page_token = 4 [json_name = "page_token"];
    */
   pageToken: string;
+
+  /**
+   * Only keys in this state, EXPIRED included, as of now. STATE_UNSPECIFIED means all.
+   *
+   * @generated from field: ratelimit.v1.Key.State state = 5;
+   */
+  state: Key_State;
+
+  /**
+   * Only keys of subjects that begin with this: at most 128 bytes without control characters. Empty means all.
+   *
+   * @generated from field: string subject_prefix = 6 [json_name = "subject_prefix"];
+   */
+  subjectPrefix: string;
+
+  /**
+   * Only keys that have all of these labels, with these values.
+   *
+   * @generated from field: map<string, string> labels = 7;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * Only keys that expire at this time or later. Absent means all.
+   *
+   * @generated from field: google.protobuf.Timestamp expires_after = 8 [json_name = "expires_after"];
+   */
+  expiresAfter?: Timestamp | undefined;
+
+  /**
+   * Only keys that expire, or have expired, before this time. Absent means all.
+   *
+   * @generated from field: google.protobuf.Timestamp expires_before = 9 [json_name = "expires_before"];
+   */
+  expiresBefore?: Timestamp | undefined;
+
+  /**
+   * Only keys that were last used before this time; those that were never used are added by `never_used`. Absent
+   * means all.
+   *
+   * @generated from field: google.protobuf.Timestamp last_used_before = 10 [json_name = "last_used_before"];
+   */
+  lastUsedBefore?: Timestamp | undefined;
+
+  /**
+   * Only keys that were never used; with `last_used_before`, those of either kind.
+   *
+   * @generated from field: bool never_used = 11 [json_name = "never_used"];
+   */
+  neverUsed: boolean;
+
+  /**
+   * Only the keys that a public id names: the beginning of a `key_id`, or a text with `rlk_<env>_<id>` in it. A whole
+   * API key may be pasted: its secret part is dropped at once. Empty means all.
+   *
+   * @generated from field: string search = 12;
+   */
+  search: string;
 };
 
 /**
@@ -232,8 +337,8 @@ export type ManageKeyRequest_UpdateKey = Message<"ratelimit.v1.ManageKeyRequest.
   key?: Key | undefined;
 
   /**
-   * Which fields to change: `plan`, `description`, `expire_time`. Required. A field in the mask that is absent from
-   * the key is cleared.
+   * Which fields to change: `plan`, `description`, `expire_time`, `labels`. Required. A field in the mask that is
+   * absent from the key is cleared. `labels` replaces them all.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2 [json_name = "update_mask"];
    */
@@ -339,6 +444,49 @@ export const ManageKeyRequest_RevokeKeySchema: GenMessage<ManageKeyRequest_Revok
   messageDesc(file_ratelimit_v1_key_admin_service, 0, 7);
 
 /**
+ * Creates keys. Each is created or not on its own, whatever becomes of the others.
+ *
+ * @generated from message ratelimit.v1.ManageKeyRequest.BulkCreateKeys
+ */
+export type ManageKeyRequest_BulkCreateKeys = Message<"ratelimit.v1.ManageKeyRequest.BulkCreateKeys"> & {
+  /**
+   * 1 to 1,000 of them.
+   *
+   * @generated from field: repeated ratelimit.v1.ManageKeyRequest.CreateKey keys = 1;
+   */
+  keys: ManageKeyRequest_CreateKey[];
+};
+
+/**
+ * Describes the message ratelimit.v1.ManageKeyRequest.BulkCreateKeys.
+ * Use `create(ManageKeyRequest_BulkCreateKeysSchema)` to create a new message.
+ */
+export const ManageKeyRequest_BulkCreateKeysSchema: GenMessage<ManageKeyRequest_BulkCreateKeys> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 0, 8);
+
+/**
+ * Changes the state of keys, as the action for a single key does. Each is changed or not on its own, in this order,
+ * whatever becomes of the others.
+ *
+ * @generated from message ratelimit.v1.ManageKeyRequest.BulkKeys
+ */
+export type ManageKeyRequest_BulkKeys = Message<"ratelimit.v1.ManageKeyRequest.BulkKeys"> & {
+  /**
+   * 1 to 1,000 of them.
+   *
+   * @generated from field: repeated string key_ids = 1 [json_name = "key_ids"];
+   */
+  keyIds: string[];
+};
+
+/**
+ * Describes the message ratelimit.v1.ManageKeyRequest.BulkKeys.
+ * Use `create(ManageKeyRequest_BulkKeysSchema)` to create a new message.
+ */
+export const ManageKeyRequest_BulkKeysSchema: GenMessage<ManageKeyRequest_BulkKeys> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 0, 9);
+
+/**
  * The result of the action of the same name.
  *
  * @generated from message ratelimit.v1.ManageKeyResponse
@@ -413,6 +561,38 @@ export type ManageKeyResponse = Message<"ratelimit.v1.ManageKeyResponse"> & {
      */
     value: ManageKeyResponse_KeyResult;
     case: "revoke";
+  } | {
+    /**
+     * What became of each.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys bulk_create = 9 [json_name = "bulk_create"];
+     */
+    value: ManageKeyResponse_BulkCreatedKeys;
+    case: "bulkCreate";
+  } | {
+    /**
+     * What became of each.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyResponse.BulkResults bulk_suspend = 10 [json_name = "bulk_suspend"];
+     */
+    value: ManageKeyResponse_BulkResults;
+    case: "bulkSuspend";
+  } | {
+    /**
+     * What became of each.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyResponse.BulkResults bulk_resume = 11 [json_name = "bulk_resume"];
+     */
+    value: ManageKeyResponse_BulkResults;
+    case: "bulkResume";
+  } | {
+    /**
+     * What became of each.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyResponse.BulkResults bulk_revoke = 12 [json_name = "bulk_revoke"];
+     */
+    value: ManageKeyResponse_BulkResults;
+    case: "bulkRevoke";
   } | { case: undefined; value?: undefined };
 };
 
@@ -527,6 +707,158 @@ export type ManageKeyResponse_KeyPage = Message<"ratelimit.v1.ManageKeyResponse.
  */
 export const ManageKeyResponse_KeyPageSchema: GenMessage<ManageKeyResponse_KeyPage> = /*@__PURE__*/
   messageDesc(file_ratelimit_v1_key_admin_service, 1, 3);
+
+/**
+ * New keys, and those that were not created.
+ *
+ * @generated from message ratelimit.v1.ManageKeyResponse.BulkCreatedKeys
+ */
+export type ManageKeyResponse_BulkCreatedKeys = Message<"ratelimit.v1.ManageKeyResponse.BulkCreatedKeys"> & {
+  /**
+   * One for each key of the request, in the same order.
+   *
+   * @generated from field: repeated ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result results = 1;
+   */
+  results: ManageKeyResponse_BulkCreatedKeys_Result[];
+};
+
+/**
+ * Describes the message ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.
+ * Use `create(ManageKeyResponse_BulkCreatedKeysSchema)` to create a new message.
+ */
+export const ManageKeyResponse_BulkCreatedKeysSchema: GenMessage<ManageKeyResponse_BulkCreatedKeys> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 1, 4);
+
+/**
+ * What became of one of them.
+ *
+ * @generated from message ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
+ */
+export type ManageKeyResponse_BulkCreatedKeys_Result = Message<"ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result"> & {
+  /**
+   * Exactly one is set.
+   *
+   * @generated from oneof ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.outcome
+   */
+  outcome: {
+    /**
+     * The new key and its secret.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyResponse.CreatedKey created = 1;
+     */
+    value: ManageKeyResponse_CreatedKey;
+    case: "created";
+  } | {
+    /**
+     * Why there is none.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyResponse.BulkError error = 2;
+     */
+    value: ManageKeyResponse_BulkError;
+    case: "error";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.
+ * Use `create(ManageKeyResponse_BulkCreatedKeys_ResultSchema)` to create a new message.
+ */
+export const ManageKeyResponse_BulkCreatedKeys_ResultSchema: GenMessage<ManageKeyResponse_BulkCreatedKeys_Result> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 1, 4, 0);
+
+/**
+ * Keys that were changed, and those that were not.
+ *
+ * @generated from message ratelimit.v1.ManageKeyResponse.BulkResults
+ */
+export type ManageKeyResponse_BulkResults = Message<"ratelimit.v1.ManageKeyResponse.BulkResults"> & {
+  /**
+   * One for each key_id of the request, in the same order.
+   *
+   * @generated from field: repeated ratelimit.v1.ManageKeyResponse.BulkResults.Result results = 1;
+   */
+  results: ManageKeyResponse_BulkResults_Result[];
+};
+
+/**
+ * Describes the message ratelimit.v1.ManageKeyResponse.BulkResults.
+ * Use `create(ManageKeyResponse_BulkResultsSchema)` to create a new message.
+ */
+export const ManageKeyResponse_BulkResultsSchema: GenMessage<ManageKeyResponse_BulkResults> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 1, 5);
+
+/**
+ * What became of one of them.
+ *
+ * @generated from message ratelimit.v1.ManageKeyResponse.BulkResults.Result
+ */
+export type ManageKeyResponse_BulkResults_Result = Message<"ratelimit.v1.ManageKeyResponse.BulkResults.Result"> & {
+  /**
+   * Exactly one is set.
+   *
+   * @generated from oneof ratelimit.v1.ManageKeyResponse.BulkResults.Result.outcome
+   */
+  outcome: {
+    /**
+     * The key as changed, without its overrides.
+     *
+     * @generated from field: ratelimit.v1.Key key = 1;
+     */
+    value: Key;
+    case: "key";
+  } | {
+    /**
+     * Why it was not changed.
+     *
+     * @generated from field: ratelimit.v1.ManageKeyResponse.BulkError error = 2;
+     */
+    value: ManageKeyResponse_BulkError;
+    case: "error";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message ratelimit.v1.ManageKeyResponse.BulkResults.Result.
+ * Use `create(ManageKeyResponse_BulkResults_ResultSchema)` to create a new message.
+ */
+export const ManageKeyResponse_BulkResults_ResultSchema: GenMessage<ManageKeyResponse_BulkResults_Result> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 1, 5, 0);
+
+/**
+ * Why a single item of a bulk action failed.
+ *
+ * @generated from message ratelimit.v1.ManageKeyResponse.BulkError
+ */
+export type ManageKeyResponse_BulkError = Message<"ratelimit.v1.ManageKeyResponse.BulkError"> & {
+  /**
+   * The reason, as in the errors of calls. POLICY_STORE_UNAVAILABLE means that Postgres was lost meanwhile: it is not
+   * known what became of the item.
+   *
+   * @generated from field: ratelimit.v1.ErrorReason reason = 1;
+   */
+  reason: ErrorReason;
+
+  /**
+   * The error in words.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+
+  /**
+   * As in the errors of calls: see ErrorReason.
+   *
+   * @generated from field: map<string, string> metadata = 3;
+   */
+  metadata: { [key: string]: string };
+};
+
+/**
+ * Describes the message ratelimit.v1.ManageKeyResponse.BulkError.
+ * Use `create(ManageKeyResponse_BulkErrorSchema)` to create a new message.
+ */
+export const ManageKeyResponse_BulkErrorSchema: GenMessage<ManageKeyResponse_BulkError> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 1, 6);
 
 /**
  * One action on a plan.
@@ -1427,7 +1759,7 @@ export const ExplainLimitResponse_ConsideredLimitSchema: GenMessage<ExplainLimit
   messageDesc(file_ratelimit_v1_key_admin_service, 9, 0);
 
 /**
- * Which changes to list.
+ * Which changes to list: those that every filter that is set matches.
  *
  * @generated from message ratelimit.v1.ListAuditEventsRequest
  */
@@ -1452,6 +1784,41 @@ export type ListAuditEventsRequest = Message<"ratelimit.v1.ListAuditEventsReques
    * @generated from field: string page_token = 3 [json_name = "page_token"];
    */
   pageToken: string;
+
+  /**
+   * Only changes of targets that begin with this, such as `plans/`. Empty means all.
+   *
+   * @generated from field: string target_prefix = 4 [json_name = "target_prefix"];
+   */
+  targetPrefix: string;
+
+  /**
+   * Only changes made by this actor, as in AuditEvent. Empty means all.
+   *
+   * @generated from field: string actor = 5;
+   */
+  actor: string;
+
+  /**
+   * Only changes of this kind, as in AuditEvent. Empty means all.
+   *
+   * @generated from field: string action = 6;
+   */
+  action: string;
+
+  /**
+   * Only changes at this time or later. Absent means all.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 7 [json_name = "start_time"];
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Only changes before this time. Absent means all.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 8 [json_name = "end_time"];
+   */
+  endTime?: Timestamp | undefined;
 };
 
 /**
@@ -1488,6 +1855,346 @@ export type ListAuditEventsResponse = Message<"ratelimit.v1.ListAuditEventsRespo
  */
 export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> = /*@__PURE__*/
   messageDesc(file_ratelimit_v1_key_admin_service, 11);
+
+/**
+ * A question about usage. Its counts are at most 75 seconds old as a rule; see `complete_until` of the response.
+ *
+ * @generated from message ratelimit.v1.QueryUsageRequest
+ */
+export type QueryUsageRequest = Message<"ratelimit.v1.QueryUsageRequest"> & {
+  /**
+   * Which calls are counted. Absent means all.
+   *
+   * @generated from field: ratelimit.v1.UsageFilter filter = 1;
+   */
+  filter?: UsageFilter | undefined;
+
+  /**
+   * The start of the range. Absent means 6 hours before `end_time`. It is moved back to the start of a bin, and forward to
+   * what is kept: minutes for 7 days, hours for 90 days, days for 3 years, unless the server is set otherwise.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 2 [json_name = "start_time"];
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * The end of the range. Absent means now. It is moved forward to the end of a bin.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 3 [json_name = "end_time"];
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * The length of a bin: whole minutes, at most 366 days, so long that the range has at most 2,000 bins. Bins begin at
+   * multiples of it since 1970-01-01T00:00Z. Absent or 0 means a single bin.
+   *
+   * @generated from field: google.protobuf.Duration step = 4;
+   */
+  step?: Duration | undefined;
+
+  /**
+   * A group for each combination of values, in this order. Empty means a single group. KEY, SUBJECT, PLAN and RESOURCE
+   * leave only calls with an API key, DOMAIN and RULE only descriptors; so they cannot be combined.
+   *
+   * @generated from field: repeated ratelimit.v1.QueryUsageRequest.Dimension group_by = 5 [json_name = "group_by"];
+   */
+  groupBy: QueryUsageRequest_Dimension[];
+
+  /**
+   * How many groups at most: those with the highest `order_by`, highest first. 1 to 1000, and at most 5,000 rows
+   * together. 0 means all, page by page, in the order of their values.
+   *
+   * @generated from field: int32 top = 6;
+   */
+  top: number;
+
+  /**
+   * What the top is of. Unspecified means CALLS.
+   *
+   * @generated from field: ratelimit.v1.QueryUsageRequest.Measure order_by = 7 [json_name = "order_by"];
+   */
+  orderBy: QueryUsageRequest_Measure;
+
+  /**
+   * Whether to add, with `top`, a row for each bin with the sum of all other groups. Not with `filter.outcome`.
+   *
+   * @generated from field: bool include_others = 8 [json_name = "include_others"];
+   */
+  includeOthers: boolean;
+
+  /**
+   * How many groups at most, without `top`: 1 to 1000; fewer if they have more than 5,000 rows together. 0 means 100.
+   *
+   * @generated from field: int32 page_size = 9 [json_name = "page_size"];
+   */
+  pageSize: number;
+
+  /**
+   * The `next_page_token` of the previous response, to continue from there. The other fields must be the same. The range
+   * is then that of the first page.
+   *
+   * @generated from field: string page_token = 10 [json_name = "page_token"];
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message ratelimit.v1.QueryUsageRequest.
+ * Use `create(QueryUsageRequestSchema)` to create a new message.
+ */
+export const QueryUsageRequestSchema: GenMessage<QueryUsageRequest> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 12);
+
+/**
+ * What calls can be grouped by.
+ *
+ * @generated from enum ratelimit.v1.QueryUsageRequest.Dimension
+ */
+export enum QueryUsageRequest_Dimension {
+  /**
+   * Invalid.
+   *
+   * @generated from enum value: DIMENSION_UNSPECIFIED = 0;
+   */
+  DIMENSION_UNSPECIFIED = 0,
+
+  /**
+   * The API key.
+   *
+   * @generated from enum value: KEY = 1;
+   */
+  KEY = 1,
+
+  /**
+   * The subject, as of the call.
+   *
+   * @generated from enum value: SUBJECT = 2;
+   */
+  SUBJECT = 2,
+
+  /**
+   * The plan, as of the call.
+   *
+   * @generated from enum value: PLAN = 3;
+   */
+  PLAN = 3,
+
+  /**
+   * The resource.
+   *
+   * @generated from enum value: RESOURCE = 4;
+   */
+  RESOURCE = 4,
+
+  /**
+   * The limit that denied. Counts denials alone.
+   *
+   * @generated from enum value: LIMIT = 5;
+   */
+  LIMIT = 5,
+
+  /**
+   * The domain of the descriptor rules.
+   *
+   * @generated from enum value: DOMAIN = 6;
+   */
+  DOMAIN = 6,
+
+  /**
+   * The rule.
+   *
+   * @generated from enum value: RULE = 7;
+   */
+  RULE = 7,
+}
+
+/**
+ * Describes the enum ratelimit.v1.QueryUsageRequest.Dimension.
+ */
+export const QueryUsageRequest_DimensionSchema: GenEnum<QueryUsageRequest_Dimension> = /*@__PURE__*/
+  enumDesc(file_ratelimit_v1_key_admin_service, 12, 0);
+
+/**
+ * What is counted.
+ *
+ * @generated from enum ratelimit.v1.QueryUsageRequest.Measure
+ */
+export enum QueryUsageRequest_Measure {
+  /**
+   * CALLS.
+   *
+   * @generated from enum value: MEASURE_UNSPECIFIED = 0;
+   */
+  MEASURE_UNSPECIFIED = 0,
+
+  /**
+   * All calls.
+   *
+   * @generated from enum value: CALLS = 1;
+   */
+  CALLS = 1,
+
+  /**
+   * Calls that were allowed.
+   *
+   * @generated from enum value: ALLOWED = 2;
+   */
+  ALLOWED = 2,
+
+  /**
+   * Calls that were denied.
+   *
+   * @generated from enum value: DENIED = 3;
+   */
+  DENIED = 3,
+
+  /**
+   * Tokens that were charged.
+   *
+   * @generated from enum value: COST = 4;
+   */
+  COST = 4,
+
+  /**
+   * Calls that a limit in shadow mode would have denied.
+   *
+   * @generated from enum value: SHADOW_DENIED = 5;
+   */
+  SHADOW_DENIED = 5,
+
+  /**
+   * Calls that were decided without the bucket store.
+   *
+   * @generated from enum value: DEGRADED = 6;
+   */
+  DEGRADED = 6,
+}
+
+/**
+ * Describes the enum ratelimit.v1.QueryUsageRequest.Measure.
+ */
+export const QueryUsageRequest_MeasureSchema: GenEnum<QueryUsageRequest_Measure> = /*@__PURE__*/
+  enumDesc(file_ratelimit_v1_key_admin_service, 12, 1);
+
+/**
+ * The answer to a question about usage.
+ *
+ * @generated from message ratelimit.v1.QueryUsageResponse
+ */
+export type QueryUsageResponse = Message<"ratelimit.v1.QueryUsageResponse"> & {
+  /**
+   * The counts by group, as requested, and then by time. Rows in which nothing was counted are left out.
+   *
+   * @generated from field: repeated ratelimit.v1.UsageRow rows = 1;
+   */
+  rows: UsageRow[];
+
+  /**
+   * The sum over all groups, also those on other pages or not in the top.
+   *
+   * @generated from field: ratelimit.v1.UsageRow total = 2;
+   */
+  total?: UsageRow | undefined;
+
+  /**
+   * How many groups there are in all.
+   *
+   * @generated from field: int64 group_count = 3 [json_name = "group_count"];
+   */
+  groupCount: bigint;
+
+  /**
+   * The start of the range that was counted. Equal to `end_time` if nothing of the range is kept.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4 [json_name = "start_time"];
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * The end of the range that was counted. May be later than now.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 5 [json_name = "end_time"];
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * The counts that were read. They are the longest bins that divide `step`; without a step, minutes for a range of at most
+   * 2 hours, hours for at most 3 days, days for more.
+   *
+   * @generated from field: ratelimit.v1.QueryUsageResponse.Level level = 6;
+   */
+  level: QueryUsageResponse_Level;
+
+  /**
+   * Counts before this time are complete, as far as is known: later ones may still grow, and earlier ones by what a
+   * clock that was set back adds. Absent if nothing was counted yet.
+   *
+   * @generated from field: google.protobuf.Timestamp complete_until = 7 [json_name = "complete_until"];
+   */
+  completeUntil?: Timestamp | undefined;
+
+  /**
+   * What was lost in the range, newest first, at most 100.
+   *
+   * @generated from field: repeated ratelimit.v1.UsageLoss losses = 8;
+   */
+  losses: UsageLoss[];
+
+  /**
+   * Send it back to get the next page. Empty when this is the last.
+   *
+   * @generated from field: string next_page_token = 9 [json_name = "next_page_token"];
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message ratelimit.v1.QueryUsageResponse.
+ * Use `create(QueryUsageResponseSchema)` to create a new message.
+ */
+export const QueryUsageResponseSchema: GenMessage<QueryUsageResponse> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_key_admin_service, 13);
+
+/**
+ * How finely counts were read.
+ *
+ * @generated from enum ratelimit.v1.QueryUsageResponse.Level
+ */
+export enum QueryUsageResponse_Level {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: LEVEL_UNSPECIFIED = 0;
+   */
+  LEVEL_UNSPECIFIED = 0,
+
+  /**
+   * By minute.
+   *
+   * @generated from enum value: MINUTE = 1;
+   */
+  MINUTE = 1,
+
+  /**
+   * By hour.
+   *
+   * @generated from enum value: HOUR = 2;
+   */
+  HOUR = 2,
+
+  /**
+   * By day.
+   *
+   * @generated from enum value: DAY = 3;
+   */
+  DAY = 3,
+}
+
+/**
+ * Describes the enum ratelimit.v1.QueryUsageResponse.Level.
+ */
+export const QueryUsageResponse_LevelSchema: GenEnum<QueryUsageResponse_Level> = /*@__PURE__*/
+  enumDesc(file_ratelimit_v1_key_admin_service, 13, 0);
 
 /**
  * Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
@@ -1556,6 +2263,46 @@ export const KeyAdminService: GenService<{
     methodKind: "unary";
     input: typeof ListAuditEventsRequestSchema;
     output: typeof ListAuditEventsResponseSchema;
+  },
+  /**
+   * Returns how many calls were counted, by time and by key, subject, plan, resource, limit, domain or rule.
+   *
+   * @generated from rpc ratelimit.v1.KeyAdminService.QueryUsage
+   */
+  queryUsage: {
+    methodKind: "unary";
+    input: typeof QueryUsageRequestSchema;
+    output: typeof QueryUsageResponseSchema;
+  },
+  /**
+   * Replays counted calls of a plan's keys against other limits. Changes nothing, and needs role viewer.
+   *
+   * @generated from rpc ratelimit.v1.KeyAdminService.SimulatePlan
+   */
+  simulatePlan: {
+    methodKind: "unary";
+    input: typeof SimulatePlanRequestSchema;
+    output: typeof SimulatePlanResponseSchema;
+  },
+  /**
+   * Lists alerts, those that are firing first, with the messages about them. Needs role viewer.
+   *
+   * @generated from rpc ratelimit.v1.KeyAdminService.ListAlerts
+   */
+  listAlerts: {
+    methodKind: "unary";
+    input: typeof ListAlertsRequestSchema;
+    output: typeof ListAlertsResponseSchema;
+  },
+  /**
+   * Sends a test message to the webhook.
+   *
+   * @generated from rpc ratelimit.v1.KeyAdminService.TestAlert
+   */
+  testAlert: {
+    methodKind: "unary";
+    input: typeof TestAlertRequestSchema;
+    output: typeof TestAlertResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_ratelimit_v1_key_admin_service, 0);

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/key.proto.
  */
 export const file_ratelimit_v1_key: GenFile = /*@__PURE__*/
-  fileDesc("ChZyYXRlbGltaXQvdjEva2V5LnByb3RvEgxyYXRlbGltaXQudjEinwQKA0tleRIWCgZrZXlfaWQYASABKAlSBmtleV9pZBIPCgdzdWJqZWN0GAIgASgJEgwKBHBsYW4YAyABKAkSJgoFc3RhdGUYBCABKA4yFy5yYXRlbGltaXQudjEuS2V5LlN0YXRlEhMKC2Rlc2NyaXB0aW9uGAUgASgJEjwKC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILY3JlYXRlX3RpbWUSPAoLdXBkYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgt1cGRhdGVfdGltZRI8CgtleHBpcmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSC2V4cGlyZV90aW1lElwKG3ByZXZpb3VzX3NlY3JldF9leHBpcmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSG3ByZXZpb3VzX3NlY3JldF9leHBpcmVfdGltZRIMCgRldGFnGAogASgJEikKCW92ZXJyaWRlcxgLIAMoCzIWLnJhdGVsaW1pdC52MS5PdmVycmlkZSJTCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEgoKBkFDVElWRRABEg0KCVNVU1BFTkRFRBACEgsKB1JFVk9LRUQQAxILCgdFWFBJUkVEEARCQlpAZ2l0aHViLmNvbS9yYXRlbGltaXQtc2VydmljZS9jbGllbnRzL2dvL3JhdGVsaW1pdC92MTtyYXRlbGltaXR2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_ratelimit_v1_limit]);
+  fileDesc("ChZyYXRlbGltaXQvdjEva2V5LnByb3RvEgxyYXRlbGltaXQudjEiwQUKA0tleRIWCgZrZXlfaWQYASABKAlSBmtleV9pZBIPCgdzdWJqZWN0GAIgASgJEgwKBHBsYW4YAyABKAkSJgoFc3RhdGUYBCABKA4yFy5yYXRlbGltaXQudjEuS2V5LlN0YXRlEhMKC2Rlc2NyaXB0aW9uGAUgASgJEjwKC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILY3JlYXRlX3RpbWUSPAoLdXBkYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgt1cGRhdGVfdGltZRI8CgtleHBpcmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSC2V4cGlyZV90aW1lElwKG3ByZXZpb3VzX3NlY3JldF9leHBpcmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSG3ByZXZpb3VzX3NlY3JldF9leHBpcmVfdGltZRIMCgRldGFnGAogASgJEikKCW92ZXJyaWRlcxgLIAMoCzIWLnJhdGVsaW1pdC52MS5PdmVycmlkZRItCgZsYWJlbHMYDCADKAsyHS5yYXRlbGltaXQudjEuS2V5LkxhYmVsc0VudHJ5EkIKDmxhc3RfdXNlZF90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIObGFzdF91c2VkX3RpbWUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJTCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEgoKBkFDVElWRRABEg0KCVNVU1BFTkRFRBACEgsKB1JFVk9LRUQQAxILCgdFWFBJUkVEEARCQlpAZ2l0aHViLmNvbS9yYXRlbGltaXQtc2VydmljZS9jbGllbnRzL2dvL3JhdGVsaW1pdC92MTtyYXRlbGltaXR2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_ratelimit_v1_limit]);
 
 /**
  * An API key, without its secret.
@@ -101,6 +101,23 @@ export type Key = Message<"ratelimit.v1.Key"> & {
    * @generated from field: repeated ratelimit.v1.Override overrides = 11;
    */
   overrides: Override[];
+
+  /**
+   * What its admins sort the key by, such as `team: search`: at most 16 labels. Names are 1 to 63 of `a-z 0-9 _ . -`
+   * and begin with a letter or digit. Values are at most 64 bytes without control characters, and may be empty.
+   * Decisions do not read them.
+   *
+   * @generated from field: map<string, string> labels = 12;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * When the key was last used, to the minute, from the counts of usage: a call shows a minute or so later. Absent when
+   * it has not been used. Set by the server.
+   *
+   * @generated from field: google.protobuf.Timestamp last_used_time = 13 [json_name = "last_used_time"];
+   */
+  lastUsedTime?: Timestamp | undefined;
 };
 
 /**
