@@ -22,7 +22,7 @@ AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 # No effect on a main that has them: remove it then.
 EXCEPTED := -e 's/WeighedLimit/LimitResult/' -e 's/optional uint32 cost = 4;/optional uint64 cost = 4;/'
 
-.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak bench clients test-clients bench-clients clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ lock: ## Update requirements.lock to the newest versions that pyproject.toml all
 		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,embedded,dev,envoy]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
+
+soak: setup test-tools ## Count a million decisions under kills and restarts, and kill every step of a flush.
+	RATELIMIT_SOAK=1000000 $(BIN)/pytest -s --timeout 3600 tests/soak tests/usage/test_killed.py
 
 screenshots: setup test-tools ## Renew docs/screenshots from a server with made-up data.
 	$(BIN)/pytest -q -p no:cacheprovider tests/browser/screenshots.py

@@ -19,9 +19,9 @@ from ratelimit_service.console.security.headers import SecurityHeaders
 from ratelimit_service.console.security.hosts import HostCheck, allowed_hosts
 from ratelimit_service.console.security.once import OneTimeForms
 from ratelimit_service.console.security.sessions import SessionReader
+from ratelimit_service.console.security.streams import Streams
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
 from ratelimit_service.console.shared import Shared
-from ratelimit_service.console.streams import Streams
 from ratelimit_service.console.visit import Console
 
 __all__ = ["ConsoleConfig", "ConsoleServices", "console_app"]
@@ -36,9 +36,9 @@ def console_app(services: ConsoleServices, config: ConsoleConfig) -> ASGIApp:
         sessions=SessionReader(services.sessions, services.clock),
         guesses=GuessLimiter(),
         forms=OneTimeForms(),
+        streams=Streams(),
         assets=assets,
         renderer=Renderer(),
-        streams=Streams(),
         shared=Shared(),
     )
 

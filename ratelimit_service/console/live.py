@@ -8,16 +8,12 @@ session has ended.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from hashlib import sha256
-from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
 import structlog
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
-from ratelimit_service.console.streams import Streams
 from ratelimit_service.console.visit import Visit
 
 _STREAM_SECONDS: Final = 300.0
@@ -29,28 +25,20 @@ Parts = Mapping[str, str]
 """Parts of a page by the names in their `data-part`, each as HTML."""
 
 
-class _Stream(StreamingResponse):
-    """A response that counts while it is sent."""
-
-    def __init__(self, events: AsyncIterator[str], streams: Streams, session: str) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-        self._streams = streams
-        self._session = session
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._streams.held(self._session):
-            await super().__call__(scope, receive, send)
-
-
 def live(visit: Visit, read: Callable[[], Awaitable[Parts]], *, seconds: float) -> Response:
-    """Send the parts that READ renders, now and each SECONDS. Answers 503 if too many streams are open."""
-    session = sha256(visit.session_value.encode("utf-8", "replace")).hexdigest()
-    if visit.console.streams.is_full(session):
-        return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": "10"})
-    return _Stream(_events(visit, read, seconds), visit.console.streams, session)
+    """Send the parts that READ renders, now and each SECONDS. Raises Unavailable if too many streams are open."""
+    visit.console.streams.check(visit.session_value)
+    events = _events(visit, read, seconds)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: float) -> AsyncIterator[str]:
+    with visit.console.streams.count(visit.session_value):
+        async for event in _ticks(visit, read, seconds):
+            yield event
+
+
+async def _ticks(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: float) -> AsyncIterator[str]:
     sent: dict[str, str] = {}
     ends = monotonic() + _STREAM_SECONDS
     retry = "retry: 3000\n"

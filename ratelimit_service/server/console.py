@@ -1,6 +1,6 @@
 """The console of a server, wired from its planes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 from starlette.types import ASGIApp
@@ -13,11 +13,17 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 def open_console(
-    planes: Planes, settings: Settings, *, scrape: Callable[[], Awaitable[bytes]], workers: Callable[[], int]
+    planes: Planes,
+    settings: Settings,
+    *,
+    silent: Callable[[], Collection[str]],
+    scrape: Callable[[], Awaitable[bytes]],
+    workers: Callable[[], int],
 ) -> ASGIApp | None:
     """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`.
 
-    SCRAPE returns the metrics of this server, WORKERS counts those that serve.
+    `silent` names the components that do not answer now. `scrape` returns the metrics of this server, and `workers`
+    counts those that serve.
     """
     try:
         # jinja2 comes with the extra `console` only.
@@ -46,6 +52,7 @@ def open_console(
             alerts=services.alerts,
             simulations=services.simulations,
             clock=clock,
+            silent=silent,
         ),
         ConsoleConfig(
             environment=settings.key_environment,

@@ -203,7 +203,14 @@ class _Process:
 
     async def _work(self, planes: Planes) -> None:
         await self.readiness.probe(planes.probes)
-        self._mount(open_console(planes, self._settings, scrape=self._scraper.text, workers=self._workers))
+        console = open_console(
+            planes,
+            self._settings,
+            silent=self.readiness.silent,
+            scrape=self._scraper.text,
+            workers=self._workers,
+        )
+        self._mount(console)
         background = Background()
         background.start("readiness", partial(self.readiness.watch, planes.probes))
         for name, work in planes.control:

@@ -15,7 +15,7 @@ from ratelimit_service.usage.tally import FlushTally
 PAUSE_SECONDS: Final = 2.0
 """Between two passes over the store."""
 
-MAX_ROWS: Final = 20_000
+MAX_ROWS: Final = 50_000
 """Rows of one transaction, unless a single segment has more."""
 
 MAX_SEGMENTS: Final = 512

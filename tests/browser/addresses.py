@@ -1,7 +1,5 @@
 """The addresses of all pages, as the console's own table of routes has them."""
 
-import re
-
 from fixtures.demo import Demo
 from ratelimit_service.console.routes import ROUTES
 
@@ -10,14 +8,11 @@ _STREAM = "/live"
 PATHS = sorted({route.path for route in ROUTES if route.method == "GET" and not route.path.endswith(_STREAM)})
 """Every page, its parameters in braces."""
 
+_QUERIES = {"/subject": "name=acme-retail", "/rules/": "name=shop"}
+
 
 def address(path: str, demo: Demo) -> str:
     """A page of PATH with something to show."""
-    values = {
-        "key_id": demo.key_ids["acme-retail/checkout-eu"],
-        "plan": "pro",
-        "subject": "acme-retail",
-        "domain": "shop",
-        "name": {"/plans": "pro", "/subjects": "acme-retail", "/rules": "shop"}.get(path.partition("/{")[0], ""),
-    }
-    return re.sub(r"\{(\w+)(?::\w+)?\}", lambda found: values[found[1]], path)
+    query = next((query for start, query in _QUERIES.items() if path.startswith(start)), "")
+    filled = path.format(key_id=demo.key_ids["acme-retail/checkout-eu"], name="pro")
+    return f"{filled}?{query}" if query else filled

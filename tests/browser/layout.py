@@ -30,13 +30,12 @@ _TARGETS = """(least) => {
   const found = [];
   const seen = new Set();
   for (const element of document.querySelectorAll("a[href], button, summary, select, input, textarea")) {
-    if (element.type === "hidden" || element.disabled) continue;
+    if (element.type === "hidden" || element.disabled || element.matches(".vh")) continue;
     if (!element.checkVisibility({ visibilityProperty: true })) continue;
-    const box = element.getBoundingClientRect();
-    if (box.width < 2 || box.height < 2 || box.bottom < 0) continue;  // for screen readers and keyboards only
+    if (element.getBoundingClientRect().bottom < 0 || clipped(element)) continue;  // for keyboards, screen readers
     element.scrollIntoView({ block: "center", inline: "nearest", behavior: "instant" });
     const within = element.closest("p, li, td, th, dd, h1, h2, h3, .note, .soft, .crumbs, ol, ul.log");
-    const inText = element.localName === "a" && within && !element.matches(".btn, .go") && !element.closest("nav");
+    const inText = element.localName === "a" && within && !element.matches(".btn") && !element.closest("nav");
     const least_high = inText ? 24 : least;
     const [width, height] = [reach(element, 1, 0), reach(element, 0, 1)];
     if (height < least_high || (!inText && width < least)) {
@@ -48,6 +47,14 @@ _TARGETS = """(least) => {
   }
   scrollTo(0, 0);
   return found;
+
+  function clipped(element) {
+    for (let node = element; node; node = node.parentElement) {
+      const box = node.getBoundingClientRect();
+      if ((box.width < 2 || box.height < 2) && getComputedStyle(node).overflow !== "visible") return true;
+    }
+    return false;
+  }
 
   /* How many pixels around the middle belong to the element or its label, in one direction. */
   function reach(element, dx, dy) {
