@@ -17,7 +17,8 @@ CAUSE_US: Final = 10 * MINUTE
 BEFORE_US: Final = 10 * MINUTE
 """The time before a change that the rise is compared with, in microseconds."""
 
-_LEAST: Final = 10
+_LAST: Final = 3
+_MIN_REFUSALS: Final = 10
 """Refusals in the time after the change below which nothing has begun: that much is noise."""
 
 
@@ -68,8 +69,9 @@ def find_cause(suspect: Suspect, denied: Mapping[int, int], complete_until_us: i
     before = [denied.get(start, 0) for start in range(minute - BEFORE_US, minute, MINUTE)]
     last = min(minute + CAUSE_US, complete_until_us - MINUTE)
     after = {start: denied.get(start, 0) for start in range(minute, last + 1, MINUTE)}
-    mean = sum(before) / len(before)
-    if not after or sum(after.values()) < _LEAST:
+    # What rose already in the last minutes before the change is no effect of it.
+    mean = max(sum(before) / len(before), sum(before[-_LAST:]) / _LAST)
+    if not after or sum(after.values()) < _MIN_REFUSALS:
         return None
     # What goes up for a minute and down again has neither begun nor doubled: the rest counts as well.
     for start, denials in after.items():

@@ -102,7 +102,7 @@ async def _near(services: ConsoleServices, watched: _Watched, end_us: int) -> li
         if not resources:
             return []
         where[Dimension.RESOURCE] = resources
-    used, recent = await asyncio.gather(
+    used, lately = await asyncio.gather(
         _costs(services, where, watched.start_us, watched.ends_us), _costs(services, where, end_us - RATE_US, end_us)
     )
     forecasts = (
@@ -112,7 +112,7 @@ async def _near(services: ConsoleServices, watched: _Watched, end_us: int) -> li
             watched.limit.name,
             used=cost,
             amount=watched.quota.amount,
-            per_us=recent.get(subject, 0) / RATE_US,
+            per_us=lately.get(subject, 0) / RATE_US,
             at_us=end_us,
             ends_us=watched.ends_us,
         )

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Results that are read once for all who look at the same, and are kept for a while."""
+    """Results that are read once for all that show them, and are kept for a while."""
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self._now = now

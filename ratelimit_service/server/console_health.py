@@ -99,7 +99,7 @@ class ServerHealth:
         except ServiceError:
             return Component("Alert webhook", State.DEGRADED, "not known", "Postgres does not answer", now_us)
         if any(delivery.attempts for delivery in first):
-            effect = "nobody is told of alerts; decisions are not affected"
+            effect = "alerts do not arrive; decisions are not affected"
             return Component("Alert webhook", State.DEGRADED, f"retrying, {number:,} queued", "", now_us, effect)
         return Component("Alert webhook", State.OK, f"{number:,} queued" if number else "all delivered", "", now_us)
 

@@ -47,7 +47,7 @@ async def stream(visit: Visit) -> Response:
 
 
 async def _read(visit: Visit, span: Span) -> dict[str, Any]:
-    """What the parts show. All who look at the same range share one reading of it."""
+    """What the parts show. All pages of the same range share one reading."""
     shared, services = visit.console.shared, visit.services
     health: Health = await shared.get("health", _HEALTH_SECONDS, services.health.read)
     reader = OverviewReader(services, span, health.usage_lag_us)

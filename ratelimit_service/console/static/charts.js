@@ -24,7 +24,7 @@
 
   const faded = (colour, share) => colour.replace(/^rgb\((.*)\)$/, `rgba($1, ${share})`);
 
-  /* Stripes, so that refused calls are not told by colour alone. */
+  /* Stripes, so that refused calls do not differ by colour alone. */
   const stripes = (context, colours) => {
     const ratio = devicePixelRatio || 1;
     const tile = document.createElement("canvas");
