@@ -53,6 +53,7 @@ ROUTES: Final[Sequence[Route]] = (
     Route("POST", "/keys/{key_id}/override", _ADMIN, overrides.set_for_key),
     Route("POST", "/keys/{key_id}/override/end", _ADMIN, overrides.end_for_key),
     Route("GET", "/subject", _VIEWER, subject.show),
+    Route("GET", "/subject/live", _VIEWER, subject.stream),
     Route("GET", "/subject/override", _ADMIN, overrides.ask_for_subject),
     Route("POST", "/subject/override", _ADMIN, overrides.set_for_subject),
     Route("POST", "/subject/override/end", _ADMIN, overrides.end_for_subject),
