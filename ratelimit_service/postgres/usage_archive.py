@@ -47,6 +47,10 @@ _NEWEST: Final = (
 _REPORT: Final = (
     "INSERT INTO usage_losses (time, start_time, end_time, cause, calls) VALUES (clock_timestamp(), %s, %s, %s, %s)"
 )
+_COVER: Final = text(
+    "INSERT INTO usage_coverage (complete_until) VALUES (to_timestamp(:seconds))"
+    " ON CONFLICT (only_row) DO UPDATE SET complete_until = EXCLUDED.complete_until"
+)
 
 
 def _aggregate(
@@ -133,6 +137,14 @@ class PostgresUsageArchive:
             yield flush
         self._series.remember(flush.numbers)
         self._partitions |= flush.partitions
+
+    async def cover(self, term: Term, until_us: int) -> None:
+        """Write down that what was counted before this time is in the archive. Raises StoreUnavailable and LeaseLost.
+
+        It goes back if the store does, to segments that it had before.
+        """
+        async with self._lease.writing(self._database, term, _SESSION) as connection:
+            await connection.execute(_COVER, {"seconds": until_us / 1e6})
 
     async def newest(self) -> Mapping[str, SegmentRef]:
         """Return the segment of each tag that was flushed last. Raises StoreUnavailable.

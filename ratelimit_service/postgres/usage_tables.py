@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Identity,
@@ -157,6 +158,15 @@ losses = Table(
     Column("calls", BigInteger, nullable=False, comment="How many, 0 when that is not known."),
     Index(None, "end_time"),
     comment="Counts that the bucket store lost with its data.",
+)
+
+coverage = Table(
+    "usage_coverage",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("complete_until", Microseconds, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    comment="The time before which all that the bucket store has counted is in these tables.",
 )
 
 key_last_used = Table(

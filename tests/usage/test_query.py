@@ -64,18 +64,14 @@ ROWS = make_rows(Random(20261125))
 
 @pytest.fixture(scope="module")
 def usage_url(empty_database_url: Callable[[], str]) -> str:
-    """The URL of a database that holds ROWS, a flush and losses."""
+    """The URL of a database that holds ROWS, how far they are complete, and a loss."""
     url = empty_database_url()
     upgrade(url)
     with connect(url) as connection:
         add_partitions(connection, NOW - timedelta(days=DAYS), DAYS + 2)
         UsageWriter(connection).write(ROWS)
         minute = NOW.replace(second=0, microsecond=0)
-        for tag, ago in (("{p0}", 2), ("{p1}", 3), ("{p2}", 600)):  # nothing came from the last for ten hours
-            connection.execute(
-                "INSERT INTO usage_segments VALUES (%s, '1.1', 1, %s, 5, 5, %s)",
-                (tag, minute - timedelta(minutes=ago), NOW - timedelta(minutes=ago - 1)),
-            )
+        connection.execute("INSERT INTO usage_coverage VALUES (true, %s)", (minute - timedelta(minutes=2),))
         connection.execute(
             "INSERT INTO usage_losses (time, start_time, end_time, cause, calls) VALUES (%s, %s, %s, 'gone', 7)",
             (NOW, NOW - timedelta(hours=5), NOW - timedelta(hours=4)),
@@ -278,7 +274,7 @@ async def test_many_bins_make_small_pages(usage: UsageQueries) -> None:
 
 
 async def test_what_is_known_about_completeness(usage: UsageQueries) -> None:
-    """The answer has the minute up to which lately active tags were flushed, and the losses that overlap its range."""
+    """The answer has the time that the flush wrote down, and the losses that overlap its range."""
     report = await usage.query(UsageRequest())
     minute_us = NOW_US // MINUTE * MINUTE
     assert report.complete_until_us == minute_us - 2 * MINUTE

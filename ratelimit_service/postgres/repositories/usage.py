@@ -41,15 +41,15 @@ from ratelimit_service.postgres.usage_tables import (
     COUNTS,
     LIMIT_COUNTS,
     counts_by,
+    coverage,
     key_last_used,
     limit_counts_by,
     losses,
     plan_counts_by,
-    segments,
     series,
 )
 from ratelimit_service.usage.query import Counts, Groups, Loss, UsageRow
-from ratelimit_service.usage.query_range import MINUTE, TimeRange
+from ratelimit_service.usage.query_range import TimeRange
 from ratelimit_service.usage.query_request import OF_KEYS, OF_RULES, Dimension, Measure, UsageRequest
 
 MAX_LISTED: Final = 2_000
@@ -77,7 +77,6 @@ _NAMES: Final = {
 _SUMMED: Final = {Dimension.PLAN, Dimension.DOMAIN}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_LOSSES: Final = 100
-_LATEST_FLUSHES_US: Final = 15 * MINUTE
 
 
 class _Family(Enum):
@@ -167,18 +166,8 @@ class PostgresUsage:
         return sorted((row for row in found if any(row.counts)), key=lambda row: row.start_us)
 
     async def complete_until(self) -> int | None:
-        """Return the end of the minute that is flushed from each tag that was flushed lately."""
-        newest = (await self._connection.execute(select(func.max(segments.c.flush_time)))).scalar()
-        if newest is None:
-            return None
-        latest = (
-            select(func.max(segments.c.first_minute).label("minute"))
-            .where(segments.c.flush_time > newest - _LATEST_FLUSHES_US)
-            .group_by(segments.c.tag)
-            .subquery()
-        )
-        minute = (await self._connection.execute(select(func.min(latest.c.minute)))).scalar_one()
-        return int(minute) + MINUTE
+        """Return the time that the flush wrote down."""
+        return (await self._connection.execute(select(coverage.c.complete_until))).scalar()
 
     async def losses(self, within: TimeRange) -> Sequence[Loss]:
         """Read the losses that overlap the range."""
