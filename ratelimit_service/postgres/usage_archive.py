@@ -58,6 +58,13 @@ def _aggregate(
 ) -> sql.Composed:
     """Adds the rows of SOURCE, from a time on, to those of TABLE with the same bin and KEY."""
     names = sql.SQL(", ").join(map(sql.Identifier, key))
+    sums: list[sql.Composable] = [sql.SQL("usage_sum({})").format(sql.Identifier(count)) for count in counts]
+    additions: list[sql.Composable] = [
+        sql.SQL("{0} = t.{0} + EXCLUDED.{0}").format(sql.Identifier(count)) for count in counts
+    ]
+    if (table, level) == ("usage", "day"):
+        sums.append(sql.SQL("bit_or(1 << extract(hour FROM minute AT TIME ZONE 'UTC')::integer)"))
+        additions.append(sql.SQL("hours = t.hours | EXCLUDED.hours"))
     return sql.SQL(
         "INSERT INTO {table} AS t SELECT date_trunc({level}, minute, 'UTC') AS bin, {key}, {sums} FROM {source}"
         " WHERE minute >= %s GROUP BY bin, {key} ORDER BY {key}, bin"
@@ -66,12 +73,10 @@ def _aggregate(
         table=sql.Identifier(f"{table}_{level}"),
         level=sql.Literal(level),
         key=names,
-        sums=sql.SQL(", ").join(sql.SQL("sum({})::bigint").format(sql.Identifier(count)) for count in counts),
+        sums=sql.SQL(", ").join(sums),
         source=source,
         bin=sql.Identifier(level),
-        additions=sql.SQL(", ").join(
-            sql.SQL("{0} = t.{0} + EXCLUDED.{0}").format(sql.Identifier(count)) for count in counts
-        ),
+        additions=sql.SQL(", ").join(additions),
     )
 
 

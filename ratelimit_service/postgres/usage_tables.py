@@ -9,6 +9,7 @@ from sqlalchemy import (
     Column,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     PrimaryKeyConstraint,
     Table,
@@ -26,6 +27,9 @@ COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded")
 
 LIMIT_COUNTS: Final = ("denied", "shadow_denied")
 """The columns of counts by limit."""
+
+ALL_HOURS: Final = 2**24 - 1
+"""A bit for each hour of a day."""
 
 _NAME = Text(collation="C")
 
@@ -77,12 +81,22 @@ def _counts(level: str) -> Table:
         constraints.append(Index(None, "series_id", level))
     else:
         constraints.append(PrimaryKeyConstraint("series_id", level))
+    hours = (
+        Column(
+            "hours",
+            Integer,
+            nullable=False,
+            server_default=text(str(ALL_HOURS)),
+            comment="The hours of the day that have counts: bit 0 is that from midnight.",
+        ),
+    )
     return Table(
         f"usage_{level}",
         metadata,
         Column(level, Microseconds, nullable=False),
         Column("series_id", BigInteger, nullable=False),
         *_count_columns(*COUNTS),
+        *(hours if level == "day" else ()),
         *constraints,
         postgresql_partition_by=f"RANGE ({level})",
         comment="Several rows of one minute and series add up." if level == "minute" else None,
