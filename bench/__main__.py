@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.bars import Bar, memory, ratios, sharing
+from bench.bars import Bar, counting, memory, ratios, sharing, without_counting
 from bench.cases import Case, batched, compared, empty, of_peer, others, streamed, unary
 from bench.front import FRONTS, front
 from bench.load import Load
@@ -16,6 +16,7 @@ from bench.target import empty as empty_server
 from bench.world import World, open_world
 
 TRANSPORTS = ("envoy", "grpcio")
+COUNTING = "counting"
 
 
 class Bench:
@@ -32,15 +33,21 @@ class Bench:
 
         The cases take turns, since a shared machine is faster at some times than at others.
         """
-        for case in cases:
+        self.take_turns([(case, target) for case in cases], load)
+
+    def take_turns(self, cases: Sequence[tuple[Case, Target]], load: Load | None = None) -> None:
+        """The same with a target for each case."""
+        for case, target in cases:
             case.load_keys(target.port)
         rounds = [
-            [measure(case, target, self._redis_pid, load or self.load) for case in cases] for _ in range(self._repeats)
+            [measure(case, target, self._redis_pid, load or self.load) for case, target in cases]
+            for _ in range(self._repeats)
         ]
         for repeats in zip(*rounds, strict=True):
             self.measures.append(median(repeats))
-            rate = self.measures[-1].decisions_per_second
-            print(f"{target.transport} x{target.workers} {repeats[0].case}: {rate:,.0f}/s", flush=True)
+            found = self.measures[-1]
+            rate = found.decisions_per_second
+            print(f"{found.transport} x{found.workers} {found.case}: {rate:,.0f}/s", flush=True)
 
 
 def main() -> None:
@@ -52,18 +59,42 @@ def main() -> None:
     parser.add_argument(
         "--calls", type=int, default=1_000_000, help="calls over which memory growth is measured; 0: skip"
     )
-    parser.add_argument("--only", default="", help="only cases with this in their name, and no bars")
+    parser.add_argument(
+        "--only",
+        default="",
+        help=f"only cases with this in their name, and no bars; `{COUNTING}`: what it costs to count usage",
+    )
     parser.add_argument("--peer", type=int, help="port of another rate limit service to compare with")
     arguments = parser.parse_args()
     facts = machine()
     with tempfile.TemporaryDirectory() as folder, open_world(arguments.keys) as world:
         bench = Bench(Load(seconds=arguments.seconds), arguments.repeats, world.valkey_pid)
-        if arguments.only:
+        if arguments.only == COUNTING:
+            bars = _counting(bench, world)
+        elif arguments.only:
             bars = _some(bench, world, Path(folder), arguments.only, arguments.peer)
         else:
             bars = _all(bench, world, Path(folder), arguments.calls, arguments.peer)
     show(facts, bench.measures, bars)
     print(save(facts, bench.measures, bars))
+
+
+def _counting(bench: Bench, world: World) -> list[Bar]:
+    """What it costs to count usage: a server that counts beside one that does not, in turns."""
+    cases = [unary(world), batched(world)]
+    for transport in TRANSPORTS:
+        with (
+            serving(world.settings, transport, 1) as target,
+            serving(world.settings, transport, 1, counted=False) as uncounted,
+        ):
+            bench.take_turns(
+                [
+                    pair
+                    for case in cases
+                    for pair in ((case, target), (case._replace(name=without_counting(case.name)), uncounted))
+                ]
+            )
+    return list(counting(bench.measures))
 
 
 def _some(bench: Bench, world: World, folder: Path, name: str, peer: int | None) -> list[Bar]:
@@ -94,6 +125,7 @@ def _through_fronts(world: World, folder: Path, target: Target, peer: int | None
 
 def _all(bench: Bench, world: World, folder: Path, calls: int, peer: int | None) -> list[Bar]:
     bars: list[Bar] = []
+    bars += _counting(bench, world)
     for transport in TRANSPORTS:
         with empty_server(transport) as target:
             bench.run([empty()], target)

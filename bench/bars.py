@@ -47,6 +47,23 @@ def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
     yield Bar("failed calls", sum(one.failed for one in measures), "<=", 0)
 
 
+def without_counting(name: str) -> str:
+    """The name of a case on a server that counts no usage."""
+    return f"{name}, uncounted"
+
+
+def counting(measures: Sequence[Measure]) -> Iterator[Bar]:
+    """The bars for the cost of counting usage: in throughput, where Redis and workers share the cores, and in CPU."""
+    found = {(one.transport, one.case): one for one in measures}
+    for (transport, case), measure in found.items():
+        uncounted = found.get((transport, without_counting(case)))
+        if uncounted is not None:
+            ratio = measure.decisions_per_second / uncounted.decisions_per_second
+            yield Bar(f"{case}: counted / uncounted, {transport}", ratio, ">=", 0.9 if "unary" in case else 0.85)
+            cpu = (measure.server_cpu + measure.redis_cpu) / (uncounted.server_cpu + uncounted.redis_cpu)
+            yield Bar(f"{case}: CPU counted / uncounted, {transport}", cpu, "<=", 1.1 if "unary" in case else 1.2)
+
+
 def memory(case: Case, target: Target, calls: int) -> Iterator[Bar]:
     """How much more memory the server has resident after CALLS calls, warmed up by a fifth as many before."""
     case.run(target.port, Load(calls=calls // 5))

@@ -19,6 +19,7 @@ from ratelimit_service.console.security.headers import SecurityHeaders
 from ratelimit_service.console.security.hosts import HostCheck, allowed_hosts
 from ratelimit_service.console.security.once import OneTimeForms
 from ratelimit_service.console.security.sessions import SessionReader
+from ratelimit_service.console.security.streams import Streams
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
 from ratelimit_service.console.visit import Console
 
@@ -34,6 +35,7 @@ def console_app(services: ConsoleServices, config: ConsoleConfig) -> ASGIApp:
         sessions=SessionReader(services.sessions, services.clock),
         guesses=GuessLimiter(),
         forms=OneTimeForms(),
+        streams=Streams(),
         assets=assets,
         renderer=Renderer(),
     )

@@ -1,5 +1,6 @@
 """What the console is made of: the services that its pages use, and what it has to know about the server."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ratelimit_service.decision.engine import DecisionEngine
@@ -28,6 +29,8 @@ class ConsoleServices:
     usage: UsageQueries
     engine: DecisionEngine
     clock: Clock
+    silent: Callable[[], Collection[str]] = tuple
+    """The components, `postgres` and `redis`, that do not answer now."""
 
 
 @dataclass(frozen=True, slots=True)

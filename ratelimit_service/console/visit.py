@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 from starlette.datastructures import URL
@@ -10,18 +10,23 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ratelimit_service.console.assets import Assets
+from ratelimit_service.console.banners import banners_of
 from ratelimit_service.console.forms import Fields
 from ratelimit_service.console.rendering import Renderer
 from ratelimit_service.console.security.guessing import GuessLimiter
 from ratelimit_service.console.security.once import OneTimeForms
 from ratelimit_service.console.security.origin import form_token
 from ratelimit_service.console.security.sessions import SessionReader
+from ratelimit_service.console.security.streams import Streams
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.sessions import Session
 from ratelimit_service.management.tokens import Role
 
 T = TypeVar("T")
+
+WELCOME: Final = "welcome"
+"""The cookie of a browser that has just signed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Console:
     sessions: SessionReader
     guesses: GuessLimiter
     forms: OneTimeForms
+    streams: Streams
     assets: Assets
     renderer: Renderer
 
@@ -68,6 +74,11 @@ class Visit:
         return self.console.services.clock.now_us()
 
     @property
+    def root(self) -> str:
+        """The path that the console is mounted at, without a slash at its end."""
+        return str(self.request.scope.get("root_path", ""))
+
+    @property
     def actor(self) -> str:
         """The name of who is signed in, for the audit log."""
         return self.session.caller.name if self.session else ""
@@ -85,11 +96,14 @@ class Visit:
         """The address of a page: `url("keys", key_id)`. What is empty in the query is left out."""
         path = "".join(f"/{quote(part, safe='')}" for part in parts) or "/"
         asked = {name: str(value) for name, value in query.items() if value not in ("", None)}
-        return f"{self.request.scope.get('root_path', '')}{path}" + (f"?{urlencode(asked)}" if asked else "")
+        return f"{self.root}{path}" + (f"?{urlencode(asked)}" if asked else "")
 
     def page(self, template: str, *, status: int = 200, **context: Any) -> Response:  # noqa: ANN401  what it shows
         """Render a page."""
-        return HTMLResponse(self.render(template, **context), status_code=status)
+        response = HTMLResponse(self.render(template, **context), status_code=status)
+        if self.session is not None and WELCOME in self.request.cookies:  # what it says is said once
+            response.delete_cookie(WELCOME, path=self.root or "/", samesite="strict")
+        return response
 
     def render(self, template: str, **context: Any) -> str:  # noqa: ANN401  what the template shows
         """Render a template, or a part of a page."""
@@ -101,6 +115,8 @@ class Visit:
             "is_admin": self.is_admin,
             "theme": self._theme,
             "config": self.console.config,
+            "banners": banners_of(self.services.silent()),
+            "is_new_viewer": not self.is_admin and WELCOME in self.request.cookies,
         }
         return self.console.renderer.render(template, shared | context)
 
@@ -121,11 +137,11 @@ class Visit:
 
     def asset(self, name: str) -> str:
         """The address of a script, a style or the icons."""
-        return f"{self.request.scope.get('root_path', '')}{self.console.assets.path(name)}"
+        return f"{self.root}{self.console.assets.path(name)}"
 
     def local(self, target: str) -> str:
         """TARGET if it is an address of a page of the console, else that of its first page."""
-        root = self.request.scope.get("root_path", "")
+        root = self.root
         plain = target.isascii() and target.isprintable() and "\\" not in target
         if plain and target.startswith(f"{root}/") and not target.startswith("//"):
             parsed = URL(target)

@@ -54,6 +54,10 @@ class Readiness:
             return Report(ready=True, text=f"degraded: {'; '.join(reasons)}")
         return Report(ready=True, text="ready")
 
+    def silent(self) -> tuple[str, ...]:
+        """The components that did not answer the last time, as far as is known."""
+        return self._silent or ()
+
     async def probe(self, probes: Mapping[str, Probe]) -> None:
         """Find out once which components answer."""
         answers = await asyncio.gather(*(_answers(probe) for probe in probes.values()))

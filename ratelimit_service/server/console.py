@@ -1,5 +1,7 @@
 """The console of a server, wired from its planes."""
 
+from collections.abc import Callable, Collection
+
 import structlog
 from starlette.types import ASGIApp
 
@@ -10,8 +12,11 @@ from ratelimit_service.settings import Settings
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def open_console(planes: Planes, settings: Settings) -> ASGIApp | None:
-    """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`."""
+def open_console(planes: Planes, settings: Settings, silent: Callable[[], Collection[str]]) -> ASGIApp | None:
+    """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`.
+
+    `silent` names the components that do not answer now.
+    """
     try:
         # jinja2 comes with the extra `console` only.
         from ratelimit_service.console.app import ConsoleConfig, ConsoleServices, console_app  # noqa: PLC0415
@@ -32,6 +37,7 @@ def open_console(planes: Planes, settings: Settings) -> ASGIApp | None:
             usage=services.usage,
             engine=planes.engine,
             clock=SystemClock(),
+            silent=silent,
         ),
         ConsoleConfig(
             environment=settings.key_environment,

@@ -202,7 +202,7 @@ class _Process:
 
     async def _work(self, planes: Planes) -> None:
         await self.readiness.probe(planes.probes)
-        self._mount(open_console(planes, self._settings))
+        self._mount(open_console(planes, self._settings, self.readiness.silent))
         background = Background()
         background.start("readiness", partial(self.readiness.watch, planes.probes))
         for name, work in planes.control:

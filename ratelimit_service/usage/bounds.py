@@ -36,10 +36,11 @@ class Bounds(Protocol):
         """The upper bound so far, in micro-tokens that were demanded and not admitted."""
         ...
 
-    def add(self, number: int, demand: int, grain: int) -> None:
+    def add(self, number: int, demand: int, grain: int) -> bool:
         """Add DEMAND micro-tokens in the bin with this number, which is its start divided by its length.
 
-        GRAIN: what each call costs, if all calls of the bucket so far cost the same; otherwise 1.
+        GRAIN: what each call costs, if all calls of the bucket so far cost the same; otherwise 1. Returns whether a
+        bound has changed.
         """
         ...
 
@@ -92,7 +93,7 @@ class _TokenBucketBounds:
     def worst(self) -> int:
         return self._worst // self._scale
 
-    def add(self, number: int, demand: int, grain: int) -> None:
+    def add(self, number: int, demand: int, grain: int) -> bool:
         capacity, drain, best, worst = self._capacity, self._drain, self._best, self._worst
         amount, unit = demand * self._scale, grain * self._scale
         idle = (number - self._number - 1) * drain
@@ -107,6 +108,7 @@ class _TokenBucketBounds:
         denied = touching + amount - capacity - worst
         if denied > 0:
             self._worst = worst + min(_up(denied, unit), amount)
+        return denied > 0 or self._best > best
 
     def used(self, number: int) -> tuple[int, int]:
         idle = (number - self._number - 1) * self._drain
@@ -146,7 +148,7 @@ class _QuotaBounds:
     def worst(self) -> int:
         return self._worst + self._window_worst
 
-    def add(self, number: int, demand: int, grain: int) -> None:
+    def add(self, number: int, demand: int, grain: int) -> bool:
         if number * self._bin_us >= self._end:
             self._end = span(self._window, number * self._bin_us)[1]
             self._used = (0, 0)
@@ -156,6 +158,7 @@ class _QuotaBounds:
         least, most = self._used
         self._window_worst = min(_up(max(asked + most - self._capacity, 0), grain), asked)
         self._window_best = min(_up(max(asked + least - self._capacity, 0), grain), asked)
+        return self._window_worst > 0
 
     def used(self, number: int) -> tuple[int, int]:
         if number * self._bin_us >= self._end:
@@ -174,11 +177,12 @@ class _ShortQuotaBounds:
         self._windows = windows
         self.best = self.worst = 0
 
-    def add(self, number: int, demand: int, grain: int) -> None:
+    def add(self, number: int, demand: int, grain: int) -> bool:
         del number
         admitted = self._capacity // grain * grain
         self.best += max(demand - self._windows * admitted, 0)
         self.worst += max(demand - admitted, 0)
+        return demand > admitted
 
     def used(self, number: int) -> tuple[int, int]:
         del number

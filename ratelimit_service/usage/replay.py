@@ -336,8 +336,8 @@ class _Bucket:
         """Note the cost of a series, in micro-tokens."""
         self.grain = cost if self.grain in {0, cost} else 1
 
-    def flush(self, number: int) -> None:
-        """Add the calls of this bin to the bounds."""
+    def flush(self, number: int) -> bool:
+        """Add the calls of this bin to the bounds. Returns whether they have changed."""
         frame = self._frame
         bounds = self._bounds or self._begin()
         if number >= frame.start:
@@ -350,12 +350,14 @@ class _Bucket:
             self._worst_before += self.never
             self._best_before += 0 if self.blurred else self.never
         self._bounds = bounds
+        changed = self.never > 0 or self.blurred or self.grain == 1
         if self.blurred:
             self._blur(number)
-        elif self.demand:
-            bounds.add(number, self.demand, self.grain)
+        elif self.demand and bounds.add(number, self.demand, self.grain):
+            changed = True
         self.calls = self.demand = self.never = 0
         self.blurred = False
+        return changed
 
     def found(self) -> tuple[int, int]:
         """The bounds so far, in calls of the range."""
@@ -407,6 +409,7 @@ class _Subject:
         self.best = self.worst = 0
         self._by_limit: dict[tuple[str, Limit], _Bucket] = {}
         self._calls_in_range = 0
+        self._capped = False  # whether more calls alone could raise the upper bound
         self._frame = frame
         self._points = points
 
@@ -430,31 +433,35 @@ class _Subject:
         if not self.calls:
             return
         frame, number = self._frame, self.number
+        changed = False
         for bucket in self.buckets:
             if bucket.calls or bucket.never:
-                bucket.flush(number)
+                changed |= bucket.flush(number)
         if number >= frame.start:
             self._calls_in_range += self.calls
             point = self._points[(number - frame.start) // frame.step]
             point[0] += self.calls
             point[1] += self.denied
-            point[2] -= self.best
-            point[3] -= self.worst
-            self._sum()
-            point[2] += self.best
-            point[3] += self.worst
+            if changed or self._capped:
+                point[2] -= self.best
+                point[3] -= self.worst
+                self._sum()
+                point[2] += self.best
+                point[3] += self.worst
         self.calls = self.denied = 0
 
     def _sum(self) -> None:
         """Add up the lower bounds of buckets that have no calls in common, and all the upper ones."""
-        worst = 0
+        worst, capped = 0, False
         lower: list[tuple[int, _Bucket]] = []
         for bucket in self.buckets:
             if bucket.enforced:
                 bucket_best, bucket_worst = bucket.found()
                 worst += bucket_worst
+                capped |= bucket_worst >= bucket.calls_in_range > 0
                 if bucket_best:
                     lower.append((bucket_best, bucket))
+        self._capped = capped or worst >= self._calls_in_range
         self.worst = max(self.worst, min(worst, self._calls_in_range))
         if len(lower) > 1:
             lower.sort(key=_by_bound, reverse=True)

@@ -33,7 +33,7 @@ _DEFAULT_RANGE: Final = DAY
 _MINUTES_FOR: Final = 7 * DAY
 _MAX_POINTS: Final = 150
 _STEPS: Final = (1, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440)
-_CHUNK_ROWS: Final = 40_000
+_CHUNK_ROWS: Final = 10_000
 _TURN_ROWS: Final = 1_000
 """Rows that are replayed before others get their turn on the event loop: a few milliseconds' worth."""
 

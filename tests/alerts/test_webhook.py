@@ -113,12 +113,13 @@ async def test_a_response_without_end_is_cut() -> None:
 async def test_what_does_not_answer_is_given_up() -> None:
     """A server that accepts and says nothing, or nothing of HTTP, or is not there, is an error in words."""
 
-    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(5)
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client gives up
+        writer.close()
 
-    async def babble(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-x\r\n\r\n")
-        await writer.drain()
+        await reader.read()
         writer.close()
 
     errors = []
@@ -129,6 +130,7 @@ async def test_what_does_not_answer_is_given_up() -> None:
         client = WebhookSender(endpoint, allow_private=True, resolver=Names([LOCAL]), timeout=0.5)
         errors.append((await client.send({}, b"{}")).error)
         server.close()
+        await server.wait_closed()
     endpoint = Endpoint.parse(f"http://hooks.test:{port}/", allow_private=True)
     errors.append((await WebhookSender(endpoint, allow_private=True, resolver=Names([LOCAL])).send({}, b"{}")).error)
     assert errors[:2] == ["no response within 0.5 s", "did not respond in HTTP/1.1"]

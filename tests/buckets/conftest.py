@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, redis_cluster, redis_sentinel
-from ratelimit_service.buckets.redis.batcher import Observers, RoundTripObserver, Unobserved
+from ratelimit_service.buckets.redis.batcher import Observers, RoundTripObserver, Unobserved, UsageObserver
 from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
@@ -39,11 +39,14 @@ async def open_store() -> AsyncIterator[OpenStore]:
     async with AsyncExitStack() as stores:
 
         def start(
-            url: str, timeout: float = 5.0, request_window: float = 60.0, observer: RoundTripObserver | None = None
+            url: str,
+            timeout: float = 5.0,
+            request_window: float = 60.0,
+            observer: RoundTripObserver | None = None,
+            usage: UsageObserver | None = None,
         ) -> RedisBucketStore | SpanningStore:
-            store = open_unguarded_store(
-                url, timeout=timeout, request_window=request_window, observers=Observers(observer or Unobserved())
-            )
+            observers = Observers(observer or Unobserved(), usage or Unobserved())
+            store = open_unguarded_store(url, timeout=timeout, request_window=request_window, observers=observers)
             stores.push_async_callback(store.close)
             return store
 

@@ -2,6 +2,7 @@
 
 import html
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -18,7 +19,7 @@ class Browser:
     """One person's browser. `base` is the console's address, without a slash at its end."""
 
     base: str
-    verify: str | bool = True
+    verify: ssl.SSLContext | bool = True
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:

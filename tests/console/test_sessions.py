@@ -1,14 +1,19 @@
 """Signing in and out: the cookie, what ends a session, and the pace of guessing."""
 
 import re
+import ssl
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
+import httpx
 import pytest
 
 from console.browser import Browser
 from console.conftest import Browse, Manage
-from fixtures.served import Server
+from fixtures.dev_server import free_address
+from fixtures.served import Serve, Server
 from ratelimit_service.console.security.guessing import (
     FREE,
     MAX_ADDRESSES,
@@ -17,7 +22,10 @@ from ratelimit_service.console.security.guessing import (
     GuessLimiter,
     network_of,
 )
+from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, Streams
+from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import Role, Token
+from server.certificates import Authority
 
 WRONG = "rlt_AAAAAAAAAAAA_" + "B" * 32
 
@@ -25,7 +33,7 @@ WRONG = "rlt_AAAAAAAAAAAA_" + "B" * 32
 def test_the_cookie_is_out_of_reach(anyone: Browser, server: Server) -> None:
     """The session's cookie cannot be read by scripts, is not sent from other sites, and only to the console."""
     answer = anyone.post("/sign-in", {"token": server.tokens[Role.ADMIN]})
-    cookie = answer.headers["set-cookie"]
+    cookie = answer.headers.get_list("set-cookie")[0]
     assert re.search(r"; HttpOnly(;|$)", cookie)
     assert re.search(r"; SameSite=strict(;|$)", cookie)
     assert re.search(r"; Path=/console(;|$)", cookie)
@@ -65,7 +73,7 @@ def test_signing_out_ends_the_session_on_every_server(viewer: Browser, manage: M
     """A session that another server closed is over within a second or so."""
     assert viewer.is_signed_in
     manage(lambda services: services.sessions.close(viewer.session_cookie))
-    _soon(lambda: not viewer.is_signed_in)
+    soon(lambda: not viewer.is_signed_in)
 
 
 def test_revoking_the_token_ends_its_sessions(anyone: Browser, manage: Manage[str]) -> None:
@@ -74,7 +82,7 @@ def test_revoking_the_token_ends_its_sessions(anyone: Browser, manage: Manage[st
     anyone.sign_in(token)
     assert anyone.is_signed_in
     manage(lambda services: services.tokens.revoke("leaver"))
-    _soon(lambda: not anyone.is_signed_in)
+    soon(lambda: not anyone.is_signed_in)
 
 
 def test_a_gateway_cannot_sign_in(anyone: Browser, server: Server) -> None:
@@ -164,8 +172,57 @@ def test_one_network_is_one_address(peer: str, network: str) -> None:
     assert network_of(peer) == network
 
 
-def _soon(happens: Callable[[], bool]) -> None:
+def soon(happens: Callable[[], bool]) -> None:
+    """Return once something happens, within a few seconds."""
     deadline = time.monotonic() + 5
     while not happens():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_under_tls_the_cookie_is_secure(serve: Serve, tmp_path: Path) -> None:
+    """Under TLS the cookie is sent by TLS only, and its name keeps other hosts and paths from setting it."""
+    authority = Authority(tmp_path)
+    pair = authority.issue("server")
+    server = serve("grpcio", operations_listen=free_address(), tls_certificate=pair.certificate, tls_key=pair.key)
+    browser = Browser(
+        f"https://{server.settings.operations_listen}/console", ssl.create_default_context(cafile=authority.certificate)
+    )
+    try:
+        answer = browser.post("/sign-in", {"token": server.tokens[Role.ADMIN]})
+        cookie = answer.headers.get_list("set-cookie")[0]
+        assert cookie.startswith("__Host-ratelimit-session=")
+        assert re.search(r"; Secure(;|$)", cookie)
+        assert re.search(r"; HttpOnly(;|$)", cookie)
+        assert re.search(r"; Path=/(;|$)", cookie)
+        assert browser.is_signed_in
+        weak = {"cookie": f"ratelimit-session={browser.session_cookie}"}
+        assert httpx.get(f"{browser.base}/keys", headers=weak, verify=browser.verify).status_code == 303
+    finally:
+        browser.client.close()
+        server.close()
+
+
+def test_a_viewer_hears_once_what_they_are(browse: Browse, server: Server) -> None:
+    """The first page after signing in says what a viewer may do, and no page after it."""
+    viewer = browse().sign_in(server.tokens[Role.VIEWER])
+    assert "change nothing" in viewer.get("/keys").text
+    assert "change nothing" not in viewer.get("/keys").text
+    assert "change nothing" not in browse().sign_in(server.tokens[Role.ADMIN]).get("/keys").text
+
+
+def test_streams_are_bounded() -> None:
+    """A session, and the server, have a bounded number of streams at one time; those that ended do not count."""
+    streams = Streams()
+    with ExitStack() as open_streams:
+        for _ in range(MAX_STREAMS_HERE):
+            streams.check("one")
+            open_streams.enter_context(streams.count("one"))
+        with pytest.raises(Unavailable):
+            streams.check("one")
+        streams.check("another")
+        for number in range(MAX_STREAMS - MAX_STREAMS_HERE):
+            open_streams.enter_context(streams.count(f"session {number}"))
+        with pytest.raises(Unavailable):
+            streams.check("another")
+    streams.check("one")

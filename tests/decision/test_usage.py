@@ -79,6 +79,6 @@ def test_malformed_counts_are_rejected(value: bytes) -> None:
 
 
 def test_short_meta_is_rejected() -> None:
-    """A segment whose meta has too few numbers is not read as one of minute 0."""
+    """A segment whose meta has too few numbers is rejected rather than taken for one of minute 0."""
     with pytest.raises(ValueError, match="meta"):
         parse_meta(b"\0" * 40)

@@ -71,6 +71,8 @@ class Fleet:
         self.client = redis.Redis.from_url(redis_url)
         self.denied = 0
         """Decisions that callers saw denied by a limit."""
+        self.killed: list[str] = []
+        """What was killed."""
         self.stop = asyncio.Event()
 
     async def call(self, server: Server) -> None:
@@ -105,12 +107,16 @@ class Fleet:
         states = self.client.mget(keys) if keys else []
         return round(sum(struct.unpack("<d", state[:8])[0] for state in states if state) / 1e6)
 
-    def kill_one(self) -> None:
-        """Kill a worker or the operations process of a server."""
+    def kill_one(self) -> bool:
+        """Kill a worker or the operations process of a server. False if it had just ended."""
         server = random.choice(self.servers)
-        with suppress(psutil.NoSuchProcess, ValueError, IndexError):
-            process = random.choice([server.operations(), random.choice(server.workers())])
-            process.send_signal(signal.SIGKILL)
+        workers, operations = server.processes()
+        for process in random.sample([*workers, *operations], 1) if workers and operations else []:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+                self.killed.append("worker" if process in workers else "operations")
+                return True
+        return False
 
 
 @asynccontextmanager
@@ -153,10 +159,9 @@ async def test_exact_under_kills_and_restarts(
         kills = [DECISIONS * number // (KILLS + 1) for number in range(1, KILLS + 1)]
         restarts = [DECISIONS * number // (RESTARTS + 1) + 1 for number in range(1, RESTARTS + 1)]
         began = time.monotonic()
-        while (decided := running.decided()) < DECISIONS:
-            if kills and decided > kills[0]:
+        while (decided := running.decided()) < DECISIONS or kills or restarts:
+            if kills and decided > kills[0] and running.kill_one():
                 kills.pop(0)
-                running.kill_one()
             if restarts and decided > restarts[0]:
                 restarts.pop(0)
                 await asyncio.to_thread(_restart, postgres, port)
@@ -176,7 +181,9 @@ async def test_exact_under_kills_and_restarts(
         decided = running.decided()
         found = {level: _totals(postgres.server.url, level) for level in ("minute", "hour", "day")}
         report = f"{decided} allowed in {seconds:.0f} s, {running.denied} seen denied; archive: {found}"
+        report += f"; killed {len(running.killed)} ({running.killed.count('operations')} operations processes)"
         print(report)  # noqa: T201  the figures of `make soak`
+        assert (len(running.killed), restarts) == (KILLS, [])
         assert {allowed for allowed, _, _ in found.values()} == {decided}, report
         assert {cost for _, cost, _ in found.values()} == {decided}, report
         assert len({denied for _, _, denied in found.values()}) == 1, report

@@ -113,13 +113,18 @@ class Encoder:
         size = 0
         encoded_buckets, encoded_series, numbers = self._buckets, self._series, _NUMBERS
         for buckets, costs, request, counted in charges:
-            if len(buckets) == 1 and not request and len(counted) == 1:  # the common case, without a loop
-                (bucket,), (cost,), ((series, spent, calls, positions),) = buckets, costs, counted
-                if positions is None and spent == cost and calls == 1:
-                    key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
-                    index = keys.setdefault(key, len(keys) + 1)
+            if len(buckets) == 1 and not request and len(counted) <= 1:  # the common case, without a loop
+                (bucket,), (cost,) = buckets, costs
+                if counted:
+                    ((series, spent, calls, positions),) = counted
+                    simple = positions is None and spent == cost and calls == 1
                     field = encoded_series.get(series) or self._encode_series(series)
                     which = fields.setdefault(field, len(fields) + 1)
+                else:
+                    simple, which = True, 0
+                if simple:
+                    key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
+                    index = keys.setdefault(key, len(keys) + 1)
                     parts += (
                         _ONE_BUCKET,
                         numbers[which],

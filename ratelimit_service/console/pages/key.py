@@ -56,23 +56,31 @@ async def show(visit: Visit) -> Response:
 async def live(visit: Visit) -> Response:
     """Send what is left, once a second, whenever it has changed."""
     key = await visit.services.keys.get(visit.part("key_id"))
-    return StreamingResponse(
-        _stream(visit, key.key_id), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-    )
+    visit.console.streams.check(visit.session_value)
+    return StreamingResponse(_stream(visit, key), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def _stream(visit: Visit, key_id: str) -> AsyncIterator[str]:
+async def _stream(visit: Visit, key: Key) -> AsyncIterator[str]:
     sent = ""
-    for _ in range(_STREAM_TICKS):
-        if await visit.console.sessions.get(visit.session_value) is None:
-            yield "event: end\ndata: \n\n"
-            return
-        key = await visit.services.keys.get(key_id)
-        limits = await visit.section(_limits(visit, key, await _overrides_of_subject(visit, key)))
-        shown = visit.render("key_live.html", limits=limits, key=key, resource=visit.query.text("resource"))
-        yield "event: same\ndata:\n\n" if shown == sent else f"data: {json.dumps(shown)}\n\n"
-        sent = shown
-        await asyncio.sleep(_TICK)
+    with visit.console.streams.count(visit.session_value):
+        for _ in range(_STREAM_TICKS):
+            if await visit.console.sessions.get(visit.session_value) is None:
+                yield "event: end\ndata: \n\n"
+                return
+            shown = await _live_part(visit, key)
+            yield "event: same\ndata:\n\n" if shown == sent else f"data: {json.dumps(shown)}\n\n"
+            sent = shown
+            await asyncio.sleep(_TICK)
+
+
+async def _live_part(visit: Visit, key: Key) -> str:
+    limits = await visit.section(_read_again(visit, key.key_id))
+    return visit.render("key_live.html", limits=limits, key=key, resource=visit.query.text("resource"))
+
+
+async def _read_again(visit: Visit, key_id: str) -> LimitsNow:
+    key = await visit.services.keys.get(key_id)
+    return await _limits(visit, key, await _overrides_of_subject(visit, key))
 
 
 async def _limits(visit: Visit, key: Key, subject_overrides: Sequence[Override]) -> LimitsNow:

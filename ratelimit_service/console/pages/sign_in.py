@@ -7,7 +7,7 @@ import structlog
 from starlette.responses import Response
 
 from ratelimit_service.console.security.sessions import clear_session_cookie, set_session_cookie
-from ratelimit_service.console.visit import Visit
+from ratelimit_service.console.visit import WELCOME, Visit
 from ratelimit_service.errors import PermissionDenied, Unauthenticated
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -51,6 +51,7 @@ async def sign_in(visit: Visit) -> Response:
         visit.console.sessions.close(visit.session_value)
     response = visit.redirect_to(following)
     set_session_cookie(visit.request, response, value)
+    response.set_cookie(WELCOME, "1", max_age=60, path=visit.root or "/", httponly=True, samesite="strict")
     return response
 
 

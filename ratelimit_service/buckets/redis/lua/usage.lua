@@ -13,6 +13,7 @@
 -- A segment is frozen when its minute is over. The fuller the space for frozen segments, the longer they get: ten minutes,
 -- an hour, then without end. So minutes merge while they are counted, and what is frozen never changes.
 local META = '<ddddddddd'
+local pack_doubles, unpack_doubles = struct.pack, struct.unpack
 local US_PER_MINUTE, MINUTES_PER_DAY = 60000000, 1440
 local MAX_STEP_BACK = 10 -- minutes: an open segment that is further ahead of the clock is frozen, or it would be for ever
 local MAX_RESOURCES, DIGEST = 100, 6
@@ -31,7 +32,7 @@ end
 local function usage_turn(key, cap, packed, begin)
   local prefix = string.sub(key, 1, -2)
   local minute, seq = math.floor(now / US_PER_MINUTE), 0
-  local meta = packed and {struct.unpack(META, packed)}
+  local meta = packed and {unpack_doubles(META, packed)}
   if meta then
     local first, pending = meta[3], number_of(prefix .. 'n', 'bytes')
     local length = pending < cap / 2 and 1 or pending < cap * 3 / 4 and 10 or pending < cap * 7 / 8 and 60
@@ -96,12 +97,12 @@ end
 -- The packed counts PACKED (false: none) plus those of `counts`, a dense array.
 local function usage_sum(packed, counts)
   local n = packed and #packed / 8 or 0
-  local sum = n > 0 and {struct.unpack(DOUBLES[n], packed)} or {}
+  local sum = n > 0 and {unpack_doubles(DOUBLES[n], packed)} or {}
   sum[n + 1] = nil -- struct.unpack also returns the position after the last
   for i = 1, #counts do sum[i] = (sum[i] or 0) + counts[i] end
   n = #sum
   while n > 0 and sum[n] == 0 do n = n - 1 end
-  return struct.pack(DOUBLES[n], unpack(sum, 1, n))
+  return pack_doubles(DOUBLES[n], unpack(sum, 1, n))
 end
 
 -- Adds to the series FIELDS, each once: `allowed[i]` calls that cost `spent[i]`, and the counts of `more[i]` (an array in the
@@ -110,7 +111,7 @@ local function usage_add(key, cap, fields, allowed, spent, more)
   local have = redis.call('HMGET', key, '', unpack(fields))
   local packed = have[1]
   local meta
-  local _, _, minute = struct.unpack('<ddd', packed or string.rep('\0', 24))
+  local _, _, minute = unpack_doubles('<ddd', packed or string.rep('\0', 24))
   local ahead = now / US_PER_MINUTE - minute
   if ahead >= 1 or ahead < -MAX_STEP_BACK then
     meta = usage_turn(key, cap, packed, true)
@@ -123,7 +124,7 @@ local function usage_add(key, cap, fields, allowed, spent, more)
     if a or counts then
       local field = fields[i]
       if not old then
-        meta = meta or {struct.unpack(META, packed)}
+        meta = meta or {unpack_doubles(META, packed)}
         local calls = (a or 0) + (counts and (counts[1] + counts[3]) or 0)
         field = usage_field(string.sub(key, 1, -2), cap, meta, field, calls)
         if not field then
@@ -139,10 +140,10 @@ local function usage_add(key, cap, fields, allowed, spent, more)
       if field then
         local value
         if not counts and old and #old == 16 then
-          local calls, cost = struct.unpack('<dd', old)
-          value = struct.pack('<dd', calls + a, cost + spent[i])
+          local calls, cost = unpack_doubles('<dd', old)
+          value = pack_doubles('<dd', calls + a, cost + spent[i])
         elseif not counts and not old then
-          value = struct.pack('<dd', a, spent[i])
+          value = pack_doubles('<dd', a, spent[i])
         else
           value = old
           if a then value = usage_sum(value, {a, spent[i]}) end
@@ -163,7 +164,7 @@ local function usage_add(key, cap, fields, allowed, spent, more)
     if more[i] then value = usage_sum(value, more[i]) end
     redis.call('HSET', key, field, value)
   end
-  if meta and meta.dirty then redis.call('HSET', key, '', struct.pack(META, unpack(meta, 1, 9))) end
+  if meta and meta.dirty then redis.call('HSET', key, '', pack_doubles(META, unpack(meta, 1, 9))) end
 end
 
 -- Notes that CALLS could not be counted, which a metric reports. Never fails: no charge fails because of its count.

@@ -1,0 +1,44 @@
+"""Banners and sections while a store does not answer: the rest of a page stays."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from console.browser import Browser
+from console.test_sessions import soon
+from fixtures.dev_server import free_address
+from fixtures.served import Serve, Server
+from fixtures.valkey import StartValkey
+from ratelimit_service.console.banners import banners_of
+from ratelimit_service.management.tokens import Role
+
+
+@pytest.fixture
+def without_redis(serve: Serve, valkey: StartValkey) -> Iterator[tuple[Server, Browser, str]]:
+    """A server whose Redis was stopped, an admin's browser, and a key."""
+    store = valkey()
+    server = serve("grpcio", operations_listen=free_address(), redis_url=store.url)
+    key_id, _ = server.key("free")
+    browser = Browser(f"http://{server.settings.operations_listen}/console").sign_in(server.tokens[Role.ADMIN])
+    store.stop()
+    yield server, browser, key_id
+    browser.client.close()
+    server.close()
+
+
+def test_without_redis_pages_stay(without_redis: tuple[Server, Browser, str]) -> None:
+    """Only the limits of a key cannot be read, with a reason and what to do; every page says what is wrong."""
+    _, browser, key_id = without_redis
+    soon(lambda: "Redis does not answer" in browser.get("/keys").text)
+    page = browser.get(f"/keys/{key_id}")
+    assert page.status_code == 200
+    assert "Limits could not be read" in page.text
+    assert "BUCKET_STORE_UNAVAILABLE" in page.text
+    assert "Key made" in page.text  # its changes
+    assert browser.submit(f"/keys/{key_id}/suspend").status_code == 303
+
+
+def test_the_loudest_banner_comes_first() -> None:
+    """What is not done at all goes before what is done in another way."""
+    assert [banner.kind for banner in banners_of({"redis", "postgres"})] == ["down", "fault"]
+    assert banners_of(()) == []
