@@ -69,6 +69,11 @@ def duration(time_us: int) -> str:
     return f"{whole // _DAY} days"
 
 
+def whole_minutes(time_us: int) -> int:
+    """A duration in microseconds, rounded down to whole minutes: what is counted by the minute is known no better."""
+    return time_us // (_MINUTE * MICRO) * _MINUTE * MICRO
+
+
 def _two(seconds: int, unit: int, name: str, part: int, part_name: str) -> str:
     rest = seconds % unit // part
     return f"{seconds // unit} {name}" + (f" {rest} {part_name}" if rest else "")

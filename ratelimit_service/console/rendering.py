@@ -38,6 +38,7 @@ class Renderer:
             "percent_left": formats.percent_left,
             "duration": formats.duration,
             "whole_tokens": formats.whole_tokens,
+            "whole_minutes": formats.whole_minutes,
             "full_time": formats.full_time,
             "second_time": formats.second_time,
             "machine_time": formats.machine_time,
@@ -52,8 +53,10 @@ class Renderer:
         return self._environment.get_template(template).render(context)
 
 
-def _command(lines: tuple[str, ...]) -> Markup:
-    """Commands as text, those that begin with # as comments."""
+def _command(lines: tuple[str, ...], *, plaintext: bool = False) -> Markup:
+    """Commands as text, those that begin with # as comments. PLAINTEXT: grpcurl needs to know that there is no TLS."""
+    if plaintext:
+        lines = tuple(line.replace("grpcurl ", "grpcurl -plaintext ", 1) for line in lines)
     shown = (
         Markup('<span class="c">{}</span>').format(line) if line.startswith("#") else escape(line) for line in lines
     )

@@ -101,7 +101,7 @@ class Visit:
     def page(self, template: str, *, status: int = 200, **context: Any) -> Response:  # noqa: ANN401  what it shows
         """Render a page."""
         response = HTMLResponse(self.render(template, **context), status_code=status)
-        if self.session is not None and WELCOME in self.request.cookies:  # what it says is said once
+        if self.session is not None and WELCOME in self.request.cookies:  # it is read once
             response.delete_cookie(WELCOME, path=self.root or "/", samesite="strict")
         return response
 

@@ -42,6 +42,7 @@ def open_console(planes: Planes, settings: Settings, silent: Callable[[], Collec
         ConsoleConfig(
             environment=settings.key_environment,
             server=settings.listen,
+            plaintext=settings.tls_certificate is None,
             listen=(settings.operations_listen, settings.console_listen),
             hosts=parse_hosts(settings.console_hosts),
         ),

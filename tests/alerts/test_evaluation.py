@@ -66,7 +66,7 @@ async def test_a_quota_is_reported_as_it_fills(alerting: Alerting, usage: UsageW
 
 
 async def test_counts_say_who_is_near_and_buckets_how(alerting: Alerting, usage: UsageWriter) -> None:
-    """A subject whose bucket is nearly used up but made no call lately is not read; one far off by counts neither."""
+    """A subject whose bucket is nearly used up but made no call lately is left out; one far off by counts neither."""
     plane = alerting.plane
     await plane.plans.create("ada", plan_draft("free", QUOTA))
     idle, _ = await plane.keys.create("ada", key_draft("idle"))

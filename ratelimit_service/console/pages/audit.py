@@ -50,5 +50,7 @@ def _filter(query: Fields) -> AuditFilter:
 
 def _commands(asked: dict[str, str]) -> Terminal:
     filters = {name: asked[name] for name in ("target", "actor", "action") if asked[name]}
-    options = [word for name, value in filters.items() for word in (f"--{name}", value)]
+    if filters.get("target", "").endswith(("/", "*")):
+        filters["target_prefix"] = filters.pop("target").removesuffix("*")
+    options = [word for name, value in filters.items() for word in (f"--{name.replace('_', '-')}", value)]
     return Terminal(cli=(cli("audit", "list", *options),), grpc=(grpcurl("ListAuditEvents", filters),))

@@ -189,12 +189,22 @@ async def bulk(visit: Visit) -> Response:
 
 
 def _list_commands(asked: Asked) -> Terminal:
-    filters = {"subject_prefix": asked.q, "plan": asked.plan, "state": asked.state}
-    if "=" in asked.q:
-        name, _, value = asked.q.partition("=")
-        filters = {**filters, "subject_prefix": "", "label": f"{name}={value}"}
-    options = [word for name, value in filters.items() if value for word in (f"--{name.replace('_', '-')}", value)]
-    message: dict[str, object] = {
-        name: value for name, value in filters.items() if value and name not in {"state", "label"}
-    }
+    options: list[str] = []
+    message: dict[str, object] = {}
+    name, equals, value = asked.q.partition("=")
+    if equals:
+        options += ["--label", asked.q]
+        message["labels"] = {name: value}
+    elif asked.q:
+        options += ["--subject-prefix", asked.q]
+        message["subject_prefix"] = asked.q
+    if asked.plan:
+        options += ["--plan", asked.plan]
+        message["plan"] = asked.plan
+    if asked.state:
+        options += ["--status", asked.state.lower()]
+        message["state"] = asked.state
+    if asked.never_used:
+        options.append("--never-used")
+        message["never_used"] = True
     return Terminal(cli=(cli("keys", "list", *options),), grpc=(grpcurl("ManageKey", {"list": message}),))

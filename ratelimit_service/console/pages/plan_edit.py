@@ -23,7 +23,7 @@ _NEW = Draft(
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a draft would change. `limits` is None while the form has errors, which `error` tells of."""
+    """What a draft would change. `limits` is None while the form has errors, which are in `error`."""
 
     limits: tuple[Limit, ...] | None
     error: ServiceError | None
