@@ -14,6 +14,7 @@ from ratelimit_service.management.transactions import Transactions
 
 _LIST: Final = "alerts"
 _MAX_TESTS: Final = 10
+_FAR_US: Final = 30 * 86_400_000_000
 
 
 class AlertService:
@@ -39,6 +40,12 @@ class AlertService:
         """Read the last test messages, the newest first."""
         async with self._transactions.reading() as work:
             return await work.alerts.tests(_MAX_TESTS)
+
+    async def waiting(self) -> tuple[int, Sequence[Delivery]]:
+        """Return how many messages are still to be delivered, and those that are due first."""
+        async with self._transactions.reading() as work:
+            first = await work.alerts.due(self._clock.now_us() + _FAR_US, _MAX_TESTS)
+            return await work.alerts.pending(), first
 
     async def test(self, actor: str) -> Delivery:
         """Send a test message, soon after. Raises FailedPrecondition without a webhook."""

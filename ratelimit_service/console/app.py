@@ -21,6 +21,7 @@ from ratelimit_service.console.security.once import OneTimeForms
 from ratelimit_service.console.security.sessions import SessionReader
 from ratelimit_service.console.security.streams import Streams
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
+from ratelimit_service.console.shared import Shared
 from ratelimit_service.console.visit import Console
 
 __all__ = ["ConsoleConfig", "ConsoleServices", "console_app"]
@@ -38,6 +39,7 @@ def console_app(services: ConsoleServices, config: ConsoleConfig) -> ASGIApp:
         streams=Streams(),
         assets=assets,
         renderer=Renderer(),
+        shared=Shared(),
     )
 
     async def static(request: Request) -> Response:

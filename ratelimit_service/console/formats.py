@@ -37,7 +37,11 @@ def rate(per_second: float) -> str:
     """A rate without its unit: `119`, `67.7`, `0.04`."""
     if per_second >= _LARGE_RATE:
         return f"{per_second:,.0f}"
-    return f"{per_second:.1f}" if per_second >= 1 or per_second == 0 else f"{per_second:.2f}"
+    if per_second == 0:
+        return "0"
+    if per_second < 0.005:  # noqa: PLR2004  what two digits can show
+        return "< 0.01"
+    return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2f}"
 
 
 def percent(share: float) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from ratelimit_service.alerts.service import AlertService
+from ratelimit_service.console.health import HealthReader
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
@@ -13,6 +15,7 @@ from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.usage.query import UsageQueries
+from ratelimit_service.usage.simulation import SimulationService
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,9 @@ class ConsoleServices:
     sessions: SessionService
     usage: UsageQueries
     engine: DecisionEngine
+    health: HealthReader
+    alerts: AlertService
+    simulations: SimulationService
     clock: Clock
     silent: Callable[[], Collection[str]] = tuple
     """The components, `postgres` and `redis`, that do not answer now."""

@@ -19,6 +19,7 @@ from ratelimit_service.console.security.origin import form_token
 from ratelimit_service.console.security.sessions import SessionReader
 from ratelimit_service.console.security.streams import Streams
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
+from ratelimit_service.console.shared import Shared
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.sessions import Session
 from ratelimit_service.management.tokens import Role
@@ -41,6 +42,7 @@ class Console:
     streams: Streams
     assets: Assets
     renderer: Renderer
+    shared: Shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The console of a server, wired from its planes."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 from starlette.types import ASGIApp
@@ -12,19 +12,29 @@ from ratelimit_service.settings import Settings
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def open_console(planes: Planes, settings: Settings, silent: Callable[[], Collection[str]]) -> ASGIApp | None:
+def open_console(
+    planes: Planes,
+    settings: Settings,
+    *,
+    silent: Callable[[], Collection[str]],
+    scrape: Callable[[], Awaitable[bytes]],
+    workers: Callable[[], int],
+) -> ASGIApp | None:
     """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`.
 
-    `silent` names the components that do not answer now.
+    `silent` names the components that do not answer now. `scrape` returns the metrics of this server, and `workers`
+    counts those that serve.
     """
     try:
         # jinja2 comes with the extra `console` only.
         from ratelimit_service.console.app import ConsoleConfig, ConsoleServices, console_app  # noqa: PLC0415
         from ratelimit_service.console.security.hosts import parse_hosts  # noqa: PLC0415
+        from ratelimit_service.server.console_health import ServerHealth  # noqa: PLC0415
     except ModuleNotFoundError as error:
         _log.warning("no console; install ratelimit-service[console]", missing=error.name)
         return None
     services = planes.services
+    clock = SystemClock()
     return console_app(
         ConsoleServices(
             keys=services.keys,
@@ -36,7 +46,12 @@ def open_console(planes: Planes, settings: Settings, silent: Callable[[], Collec
             sessions=services.sessions,
             usage=services.usage,
             engine=planes.engine,
-            clock=SystemClock(),
+            health=ServerHealth(
+                services, clock, probes=planes.probes, scrape=scrape, workers=workers, wanted=settings.workers
+            ),
+            alerts=services.alerts,
+            simulations=services.simulations,
+            clock=clock,
             silent=silent,
         ),
         ConsoleConfig(

@@ -166,6 +166,7 @@ class _Process:
         ports = Ports.inherited()
         workers = partial(serving_workers, Path(os.environ[HEARTBEATS_VARIABLE]))
         self._settings = settings
+        self._workers = workers
         self._scraper = Scraper(Path(os.environ[DIRECTORY_VARIABLE]), workers)
         self.readiness = Readiness(workers, settings.workers)
         self.attempted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -202,7 +203,14 @@ class _Process:
 
     async def _work(self, planes: Planes) -> None:
         await self.readiness.probe(planes.probes)
-        self._mount(open_console(planes, self._settings, self.readiness.silent))
+        console = open_console(
+            planes,
+            self._settings,
+            silent=self.readiness.silent,
+            scrape=self._scraper.text,
+            workers=self._workers,
+        )
+        self._mount(console)
         background = Background()
         background.start("readiness", partial(self.readiness.watch, planes.probes))
         for name, work in planes.control:

@@ -42,11 +42,6 @@ async def find(visit: Visit) -> Response:
     return visit.redirect("keys", q=wanted)
 
 
-async def first_page(visit: Visit) -> Response:
-    """Open the first page."""
-    return visit.redirect("keys")
-
-
 async def _is_key(visit: Visit, key_id: str) -> bool:
     try:
         await visit.services.keys.get(key_id)

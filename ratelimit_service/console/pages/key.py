@@ -1,14 +1,13 @@
 """A key: what it may do now, why it is refused, and what changed."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from ratelimit_service.console.changes import changes_of
 from ratelimit_service.console.limits import LimitsNow, limits_now
+from ratelimit_service.console.live import Parts, live
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.engine import MAX_COST, Check
@@ -21,9 +20,6 @@ from ratelimit_service.management.paging import Paging
 
 _TICK: Final = 1.0
 """Seconds between two readings of what is left."""
-
-_STREAM_TICKS: Final = 300
-"""Readings of one stream; the browser then opens the next one."""
 
 _SHARING: Final = 8
 """Other keys of the subject that are named."""
@@ -53,34 +49,18 @@ async def show(visit: Visit) -> Response:
     )
 
 
-async def live(visit: Visit) -> Response:
+async def stream(visit: Visit) -> Response:
     """Send what is left, once a second, whenever it has changed."""
-    key = await visit.services.keys.get(visit.part("key_id"))
-    visit.console.streams.check(visit.session_value)
-    return StreamingResponse(_stream(visit, key), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    key_id = visit.part("key_id")
+    await visit.services.keys.get(key_id)
 
+    async def parts() -> Parts:
+        key = await visit.services.keys.get(key_id)
+        limits = await visit.section(_limits(visit, key, await _overrides_of_subject(visit, key)))
+        context = {"limits": limits, "key": key, "resource": visit.query.text("resource")}
+        return {name: visit.render("key_live.html", part=name, **context) for name in ("verdict", "limits")}
 
-async def _stream(visit: Visit, key: Key) -> AsyncIterator[str]:
-    sent = ""
-    with visit.console.streams.count(visit.session_value):
-        for _ in range(_STREAM_TICKS):
-            if await visit.console.sessions.get(visit.session_value) is None:
-                yield "event: end\ndata: \n\n"
-                return
-            shown = await _live_part(visit, key)
-            yield "event: same\ndata:\n\n" if shown == sent else f"data: {json.dumps(shown)}\n\n"
-            sent = shown
-            await asyncio.sleep(_TICK)
-
-
-async def _live_part(visit: Visit, key: Key) -> str:
-    limits = await visit.section(_read_again(visit, key.key_id))
-    return visit.render("key_live.html", limits=limits, key=key, resource=visit.query.text("resource"))
-
-
-async def _read_again(visit: Visit, key_id: str) -> LimitsNow:
-    key = await visit.services.keys.get(key_id)
-    return await _limits(visit, key, await _overrides_of_subject(visit, key))
+    return live(visit, parts, seconds=_TICK)
 
 
 async def _limits(visit: Visit, key: Key, subject_overrides: Sequence[Override]) -> LimitsNow:

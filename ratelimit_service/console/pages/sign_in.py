@@ -51,7 +51,9 @@ async def sign_in(visit: Visit) -> Response:
         visit.console.sessions.close(visit.session_value)
     response = visit.redirect_to(following)
     set_session_cookie(visit.request, response, value)
-    response.set_cookie(WELCOME, "1", max_age=60, path=visit.root or "/", httponly=True, samesite="strict")
+    secure = visit.request.url.scheme == "https"
+    path = visit.root or "/"
+    response.set_cookie(WELCOME, "1", max_age=60, path=path, secure=secure, httponly=True, samesite="strict")
     return response
 
 

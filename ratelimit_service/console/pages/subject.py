@@ -6,8 +6,9 @@ from starlette.responses import Response
 
 from ratelimit_service.console.changes import changes_of
 from ratelimit_service.console.limits import LimitsNow, limits_now
+from ratelimit_service.console.live import Parts, live
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
-from ratelimit_service.console.visit import Visit
+from ratelimit_service.console.visit import Section, Visit
 from ratelimit_service.decision.engine import Check
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
@@ -17,6 +18,7 @@ from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Page, Paging
 
 _PAGE = 50
+_TICK = 1.0  # seconds between two readings of what is left
 
 
 async def show(visit: Visit) -> Response:
@@ -34,9 +36,7 @@ async def show(visit: Visit) -> Response:
         "subject.html",
         name=name,
         keys=keys,
-        limits=[
-            (plan, await visit.section(_limits(visit, key, overrides))) for plan, key in _one_of_each_plan(visit, keys)
-        ],
+        limits=await _limits_by_plan(visit, keys, overrides),
         overrides=[one for one in overrides if one.expires_us is None or one.expires_us > now_us],
         changes=await visit.section(changes_of(visit.services.audit, target.target)),
         commands=Terminal(
@@ -47,6 +47,26 @@ async def show(visit: Visit) -> Response:
             grpc=(grpcurl("ManageOverride", {"subject": name, "list": {}}),),
         ),
     )
+
+
+async def stream(visit: Visit) -> Response:
+    """Send what is left, once a second, whenever it has changed."""
+    name = visit.query.text("name")
+    target = OverrideTarget(Level.SUBJECT, name)
+
+    async def parts() -> Parts:
+        keys = await visit.services.keys.list(Paging(page_size=_PAGE), KeyFilter(subject=name))
+        limits = await _limits_by_plan(visit, keys, await visit.services.overrides.list(target))
+        return {"limits": visit.render("subject_limits.html", name=name, limits=limits)}
+
+    return live(visit, parts, seconds=_TICK)
+
+
+async def _limits_by_plan(
+    visit: Visit, keys: Page[Key], overrides: Sequence[Override]
+) -> list[tuple[str, Section[LimitsNow]]]:
+    chosen = _one_of_each_plan(visit, keys)
+    return [(plan, await visit.section(_limits(visit, key, overrides))) for plan, key in chosen]
 
 
 def _one_of_each_plan(visit: Visit, keys: Page[Key]) -> list[tuple[str, Key]]:

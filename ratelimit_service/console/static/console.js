@@ -49,6 +49,7 @@
     all("time[datetime]", within).forEach(nameZone);
     all("[data-confirm]", within).forEach(confirmTyped);
     all("[data-shown-by]", within).forEach(showBy);
+    globalThis.consoleCharts?.draw(within);
   };
 
   /* ---- Dialogs: each is a page of its own, whose form is shown over this one --------------------------------------------- */
@@ -83,43 +84,79 @@
     form.querySelector("[autofocus], input:not([type=hidden]), select, .acts > *")?.focus();
   };
 
-  /* ---- Live parts: the server sends them again when they change; a hidden tab closes its stream -------------------------- */
+  /* ---- Live parts: the server sends those that have changed; a hidden tab closes its stream ----------------------------- */
 
   const STALE_MS = 10_000;
+  const RETRY_MS = 5_000;
   const live = document.querySelector("[data-live]");
   const streamed = document.querySelector("[data-stream]");
+  const banner = document.querySelector("[data-stale]");
+  const shownParts = new Map(all("[data-part]").map((part) => [part.dataset.part, part.innerHTML.trim()]));
+  const waiting = new Map();
   let stream = null;
   let heard = 0;
   let watch = 0;
+  let retry = 0;
 
-  const replaceParts = (html) => {
-    const sent = new DOMParser().parseFromString(html, "text/html");
-    for (const part of all("[data-part]", sent)) {
-      const shown = document.querySelector(`main [data-part="${part.dataset.part}"]`);
-      if (!shown || shown.contains(document.activeElement) || shown.dataset.sent === part.innerHTML) continue;
-      shown.dataset.sent = part.innerHTML;
-      shown.replaceChildren(...part.childNodes);
-      prepare(shown);
+  /* A part is not replaced under the pointer or the focus: what it has become is shown once they have left it. */
+  const isBusy = (part) => part.contains(document.activeElement) || (matchMedia("(hover: hover)").matches && part.matches(":hover"));
+  const replaceParts = () => {
+    for (const [name, html] of waiting) {
+      const part = document.querySelector(`main [data-part="${CSS.escape(name)}"]`);
+      if (part && isBusy(part)) continue;
+      waiting.delete(name);
+      const sent = new DOMParser().parseFromString(html, "text/html").body;
+      const text = sent.innerHTML.trim();
+      if (!part || shownParts.get(name) === text) continue;
+      const open = all("details", part).map((box) => box.open);
+      shownParts.set(name, text);
+      part.replaceChildren(...sent.childNodes);
+      all("details", part).forEach((box, position) => { box.open = open[position] ?? box.open; });
+      prepare(part);
     }
   };
+  const ageWords = () => {
+    const seconds = Math.round((Date.now() - heard) / 1000);
+    return seconds < 120 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
+  };
   const setStale = (stale) => {
-    streamed.classList.toggle("stale", stale);
-    live.lastElementChild.textContent = !live.hasAttribute("data-on") ? "Paused" : stale ? `${Math.round((Date.now() - heard) / 1000)} s old` : "Live";
+    for (const part of all("main [data-part]")) part.classList.toggle("stale", stale);
+    live.hidden = stale;
+    if (!banner) return;
+    banner.hidden = !stale;
+    if (stale) banner.querySelector("strong").textContent = `Figures are from ${new Date(heard).toISOString().slice(11, 19)} UTC, ${ageWords()} ago.`;
   };
   const hear = () => { heard = Date.now(); setStale(false); };
-  const closeStream = () => { stream?.close(); stream = null; clearInterval(watch); };
+  const closeStream = () => { stream?.close(); stream = null; clearInterval(watch); clearTimeout(retry); };
+  /* A stream that was not accepted is asked for again, unless the session has ended: then the page shows the sign-in. */
+  const askAgain = async () => {
+    if (stream?.readyState !== EventSource.CLOSED) return;
+    stream = null;
+    try {
+      const answer = await fetch(location.href, { method: "HEAD", redirect: "manual" });
+      if (answer.type === "opaqueredirect") { location.reload(); return; }
+    } catch { /* the server is away */ }
+    retry = setTimeout(openStream, RETRY_MS);
+  };
   const openStream = () => {
     if (!streamed || stream || document.hidden || !live.hasAttribute("data-on")) return;
     heard ||= Date.now();
     stream = new EventSource(streamed.dataset.stream);
-    stream.addEventListener("message", (event) => { hear(); replaceParts(JSON.parse(event.data)); });
-    stream.addEventListener("same", hear);
+    stream.addEventListener("message", (event) => {
+      for (const [name, html] of Object.entries(JSON.parse(event.data))) waiting.set(name, html);
+      hear();
+      replaceParts();
+    });
+    stream.addEventListener("same", () => { hear(); replaceParts(); });
     stream.addEventListener("end", () => { closeStream(); location.reload(); });
-    watch = setInterval(() => { if (Date.now() - heard > STALE_MS) setStale(true); }, 1000);
+    stream.addEventListener("error", askAgain);
+    clearInterval(watch);
+    watch = setInterval(() => { replaceParts(); if (Date.now() - heard > STALE_MS) setStale(true); }, 1000);
   };
   const toggleLive = () => {
     const on = live.toggleAttribute("data-on");
-    if (on) openStream(); else closeStream();
+    live.lastElementChild.textContent = on ? "Live" : "Paused";
+    if (on) { heard = Date.now(); openStream(); } else closeStream();
     setStale(false);
   };
 
@@ -214,7 +251,10 @@
 
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", onClick);
-  document.addEventListener("visibilitychange", () => (document.hidden ? closeStream() : openStream()));
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) closeStream();
+    else { heard = Date.now(); openStream(); }
+  });
   addEventListener("pagehide", closeStream);
   for (const box of all("[data-single-keys]")) {
     box.checked = singleKeys;

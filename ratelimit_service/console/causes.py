@@ -1,0 +1,90 @@
+"""Which change, if any, may be named as the cause of refusals.
+
+A change is named only if refusals by a limit that it changed began, or doubled, within CAUSE_US after it. Otherwise a
+page gives the time and no cause.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ratelimit_service.management.audit import AuditEvent
+from ratelimit_service.usage.query_range import MINUTE
+
+CAUSE_US: Final = 10 * MINUTE
+"""For how long after a change a rise of refusals is taken as its effect, in microseconds."""
+
+BEFORE_US: Final = 10 * MINUTE
+"""The time before a change that the rise is compared with, in microseconds."""
+
+_LAST: Final = 3
+_MIN_REFUSALS: Final = 10
+"""Refusals in the time after the change below which nothing has begun: that much is noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A change of a limit: by `plan`, or of the subject or key that an override is for; the others are empty."""
+
+    event_id: int
+    time_us: int
+    limit: str
+    plan: str = ""
+    subject: str = ""
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A change and the rise that followed it: refusals `began`, or else doubled, `after_us` after it."""
+
+    suspect: Suspect
+    began: bool
+    after_us: int
+
+
+def suspects(event: AuditEvent) -> list[Suspect]:
+    """The limits that an event has changed, in the order of their names."""
+    action, target = event.event.action, event.event.target
+    noun, _, name = target.partition("/")
+    if action == "plan.update":
+        old, new = _limits(event.event.previous.get("limits")), _limits(event.event.detail.get("limits"))
+        changed = sorted(limit for limit in old.keys() | new.keys() if old.get(limit) != new.get(limit))
+        return [Suspect(event.event_id, event.event.time_us, limit, plan=name) for limit in changed]
+    if action in {"override.set", "override.delete"}:
+        limit = event.event.detail.get("limit") or event.event.previous.get("limit")
+        named = limit.get("name") if isinstance(limit, Mapping) else limit
+        field = {"subjects": "subject", "keys": "key_id"}.get(noun)
+        if isinstance(named, str) and field:
+            return [Suspect(event.event_id, event.event.time_us, named, **{field: name})]
+    return []
+
+
+def find_cause(suspect: Suspect, denied: Mapping[int, int], complete_until_us: int) -> Cause | None:
+    """Return the rise that followed a change, or None.
+
+    DENIED are the refusals by the limit of the suspect, by the start of each minute that has some.
+    """
+    minute = suspect.time_us // MINUTE * MINUTE
+    before = [denied.get(start, 0) for start in range(minute - BEFORE_US, minute, MINUTE)]
+    last = min(minute + CAUSE_US, complete_until_us - MINUTE)
+    after = {start: denied.get(start, 0) for start in range(minute, last + 1, MINUTE)}
+    # What rose already in the last minutes before the change is no effect of it.
+    mean = max(sum(before) / len(before), sum(before[-_LAST:]) / _LAST)
+    if not after or sum(after.values()) < _MIN_REFUSALS:
+        return None
+    # What goes up for a minute and down again has neither begun nor doubled: the rest counts as well.
+    for start, denials in after.items():
+        rest = [count for at, count in after.items() if at >= start]
+        risen = denials > 0 if not mean else denials >= 2 * mean
+        if risen and sum(rest) / len(rest) >= max(2 * mean, 1e-9):
+            end_us = max(0, start + MINUTE - suspect.time_us)
+            return Cause(suspect, began=mean == 0, after_us=min(end_us, CAUSE_US))
+    return None
+
+
+def _limits(limits: object) -> Mapping[str, object]:
+    if isinstance(limits, Mapping):
+        return limits
+    listed: Sequence[object] = limits if isinstance(limits, list) else []
+    return {str(limit["name"]): limit for limit in listed if isinstance(limit, Mapping) and "name" in limit}
