@@ -75,8 +75,9 @@ class PostgresLease:
     ) -> AsyncIterator[AsyncConnection]:
         """Begin a transaction in which the lease is held in this TERM, by nobody else until it has ended.
 
-        SETTINGS are statements that run first. SECONDS are as for `Database.writing`. A long transaction keeps the lease:
-        it is extended at the end. Raises StoreUnavailable, and LeaseLost if another process has acquired the lease since.
+        SETTINGS are statements that run first. SECONDS are as for `Database.writing`. A long transaction keeps the
+        lease: it is extended at the end. Raises StoreUnavailable, and LeaseLost if another process has acquired the
+        lease since.
         """
         async with database.writing(seconds) as connection:
             for setting in settings:

@@ -61,8 +61,8 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
 def is_public(address: Address) -> bool:
     """Whether an address is one of the public internet, also the IPv4 address that an IPv6 address stands for.
 
-    Of IPv6 that is global unicast alone, and the well-known prefix of NAT64: there are more ways to write an IPv4 address
-    in the rest (IPv4-compatible, translated, a NAT64 prefix of a site's own) than Python knows to be private.
+    Of IPv6 that is global unicast alone, and the well-known prefix of NAT64: there are more ways to write an IPv4
+    address in the rest (IPv4-compatible, translated, a NAT64 prefix of a site's own) than Python knows to be private.
     """
     if isinstance(address, IPv4Address):
         return address.is_global and not address.is_multicast
