@@ -6,6 +6,7 @@ from typing import Final
 from ratelimit_service.console.forms import MAX_DOCUMENT_BYTES
 from ratelimit_service.console.guard import Route
 from ratelimit_service.console.pages import (
+    alerts,
     audit,
     find,
     key,
@@ -70,5 +71,8 @@ ROUTES: Final[Sequence[Route]] = (
     Route("POST", "/rules/edit", _ADMIN, rules.change, max_bytes=MAX_DOCUMENT_BYTES),
     Route("GET", "/rules/delete", _ADMIN, rules.ask_delete),
     Route("POST", "/rules/delete", _ADMIN, rules.delete),
+    Route("GET", "/alerts", _VIEWER, alerts.show),
+    Route("GET", "/alerts/live", _VIEWER, alerts.stream),
+    Route("POST", "/alerts/test", _ADMIN, alerts.test),
     Route("GET", "/audit", _VIEWER, audit.show),
 )

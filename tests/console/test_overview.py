@@ -206,10 +206,12 @@ def test_streams_are_bounded(browse: Callable[..., Browser], server: Server) -> 
         stream = browse(browser.session_cookie).client.stream("GET", path)
         answer = stream.__enter__()
         assert answer.status_code == 200
-        next(answer.iter_lines())
-        opened.append(stream)
-    assert browser.get("/overview/live").status_code == 503
-    for stream in opened:
+        lines = answer.iter_lines()
+        next(lines)
+        opened.append((stream, lines))  # what nobody holds is closed
+    with browser.client.stream("GET", path) as answer:
+        assert answer.status_code == 503
+    for stream, _ in opened:
         stream.__exit__(None, None, None)
     for _ in range(40):
         with browser.client.stream("GET", path) as answer:

@@ -15,7 +15,7 @@ from ratelimit_service.postgres.tables import metadata
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PATHS = tuple(dict.fromkeys(route.path for route in ROUTES))
-ENDLESS = {"/keys/{key_id}/live", "/subject/live", "/overview/live"}
+ENDLESS = {route.path for route in ROUTES if route.path.endswith("/live")}
 OWN_SESSION = {"/sign-in", "/sign-out"}
 """Paths whose forms open or close the session that sends them, and nothing else."""
 

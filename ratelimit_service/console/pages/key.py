@@ -5,7 +5,9 @@ from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.calls import calls_of
 from ratelimit_service.console.changes import changes_of
+from ratelimit_service.console.charts import SPANS
 from ratelimit_service.console.limits import LimitsNow, limits_now
 from ratelimit_service.console.live import Parts, live
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
@@ -17,6 +19,7 @@ from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.keys import Key, KeyFilter, Standing
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
+from ratelimit_service.usage.query_request import Dimension
 
 _TICK: Final = 1.0
 """Seconds between two readings of what is left."""
@@ -44,6 +47,7 @@ async def show(visit: Visit) -> Response:
         changes=await visit.section(
             changes_of(visit.services.audit, f"keys/{key.key_id}", f"subjects/{key.subject}", f"plans/{key.plan}")
         ),
+        calls=await calls_of(visit, Dimension.KEY, key.key_id, SPANS["24h"]),
         live=visit.url("keys", key.key_id, "live", resource=resource, cost=visit.query.text("cost")),
         commands=_commands(key, resource),
     )

@@ -1,5 +1,6 @@
 """The overview: is it healthy, who is refused and why, what changed?"""
 
+import asyncio
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -13,10 +14,15 @@ from ratelimit_service.console.overview import Overview, OverviewReader
 from ratelimit_service.console.quotas import Quotas, running_out
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Section, Visit
+from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.usage.query_range import MINUTE
 
 _HEALTH_SECONDS: Final = 1.0
 _FIGURES_SECONDS: Final = 10.0
 """How long figures are kept: rows come in another order no sooner than that."""
+
+_SETTLED_US: Final = 75 * MICRO
+"""After which counts of a minute have arrived, as a rule."""
 
 _TICK: Final = 2.0
 
@@ -51,12 +57,14 @@ async def _read(visit: Visit, span: Span) -> dict[str, Any]:
     shared, services = visit.console.shared, visit.services
     health: Health = await shared.get("health", _HEALTH_SECONDS, services.health.read)
     reader = OverviewReader(services, span, health.usage_lag_us)
-    figures: Section[Overview] = await visit.section(shared.get(("overview", span.name), _FIGURES_SECONDS, reader.read))
-    quotas: Section[Quotas] = Section(error=figures.error)
+    complete_us = (services.clock.now_us() - _SETTLED_US) // MINUTE * MINUTE
+    figures: Section[Overview]
+    quotas: Section[Quotas]
+    figures, quotas = await asyncio.gather(
+        visit.section(shared.get(("overview", span.name), _FIGURES_SECONDS, reader.read)),
+        visit.section(shared.get("quotas", _FIGURES_SECONDS, lambda: running_out(services, complete_us))),
+    )
     found = figures.value
-    if found is not None:
-        end_us = found.now_end_us
-        quotas = await visit.section(shared.get("quotas", _FIGURES_SECONDS, lambda: running_out(services, end_us)))
     return {
         "health": health,
         "anchor": anchor,

@@ -1,14 +1,16 @@
 """Editing a plan: the draft stays in the form, with a difference and what it would do, until it is saved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from starlette.responses import Response
 
+from ratelimit_service.console.charts import SPANS, Span, chosen_span
 from ratelimit_service.console.documents import Line, difference, plan_yaml
 from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Draft, Effect, Row, effects
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
+from ratelimit_service.console.what_if import what_if
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import Aborted, InvalidArgument, ServiceError
@@ -38,7 +40,7 @@ class Review:
 
 async def new(visit: Visit) -> Response:
     """Begin a plan."""
-    return _editor(visit, None, _NEW)
+    return await _editor(visit, None, _NEW)
 
 
 async def edit(visit: Visit) -> Response:
@@ -46,14 +48,14 @@ async def edit(visit: Visit) -> Response:
     plan = await visit.services.plans.get(visit.part("name"))
     version = visit.query.whole("from") or 0
     source = await visit.services.plans.get(plan.name, version=version) if version else plan
-    return _editor(visit, plan, _draft_of(source))
+    return await _editor(visit, plan, _draft_of(source))
 
 
 async def change_new(visit: Visit) -> Response:
     """Change the draft of a new plan, or make the plan."""
     draft, what = Draft.read(visit.form), visit.form.text("do")
     if what != "save":
-        return _editor(visit, None, _changed(draft, what))
+        return await _editor(visit, None, _changed(draft, what))
     try:
         plan = await visit.services.plans.create(
             visit.actor,
@@ -65,7 +67,7 @@ async def change_new(visit: Visit) -> Response:
             ),
         )
     except ServiceError as error:
-        return _editor(visit, None, draft, error)
+        return await _editor(visit, None, draft, error)
     return visit.redirect("plans", plan.name)
 
 
@@ -73,18 +75,20 @@ async def change(visit: Visit) -> Response:
     """Change the draft, show what it would do, or save it as the next version."""
     plan = await visit.services.plans.get(visit.part("name"))
     draft, what = Draft.read(visit.form), visit.form.text("do")
+    if what == "shadow":
+        return await _editor(visit, plan, _in_shadow(plan, draft))
     if what != "save":
-        return _editor(visit, plan, _changed(draft, what))
+        return await _editor(visit, plan, _changed(draft, what))
     review = review_of(plan, draft)
     if review.limits is None or not review.lines:
-        return _editor(visit, plan, draft, review.error)
+        return await _editor(visit, plan, draft, review.error)
     if review.is_cut and visit.form.text("confirm") != plan.name:
-        return _editor(visit, plan, draft, unconfirmed=True)
+        return await _editor(visit, plan, draft, unconfirmed=True)
     changes = PlanChanges(limits=review.limits, on_store_failure=draft.on_store_failure, description=draft.description)
     try:
         await visit.services.plans.update(visit.actor, plan.name, changes, etag=visit.form.text("etag"))
     except ServiceError as error:
-        return _editor(visit, await visit.services.plans.get(plan.name), draft, error)
+        return await _editor(visit, await visit.services.plans.get(plan.name), draft, error)
     return visit.redirect("plans", plan.name)
 
 
@@ -115,10 +119,25 @@ def _changed(draft: Draft, what: str) -> Draft:
     return draft
 
 
-def _editor(
+def _in_shadow(plan: Plan, draft: Draft) -> Draft:
+    """The same with each limit that would refuse more in shadow, where it only reports."""
+    cuts = {effect.name for effect in review_of(plan, draft).effects if effect.is_cut}
+    return replace(draft, rows=tuple(replace(row, mode="shadow") if row.name in cuts else row for row in draft.rows))
+
+
+def _span(visit: Visit) -> Span:
+    what = visit.form.text("do")
+    return chosen_span(what.partition(":")[2] if what.startswith("range:") else visit.form.text("range"), "24h")
+
+
+async def _editor(
     visit: Visit, plan: Plan | None, draft: Draft, error: ServiceError | None = None, *, unconfirmed: bool = False
 ) -> Response:
     review = review_of(plan, draft)
+    span = _span(visit)
+    replay = None
+    if plan is not None and review.limits is not None and review.lines:
+        replay = await what_if(visit, plan.name, review.limits, span)
     shown = error or (review.error if visit.form.text("do") in {"review", "save"} else None)
     violations = {one.field: one.description for one in getattr(shown, "violations", ())}
     if unconfirmed and plan:
@@ -135,6 +154,9 @@ def _editor(
         draft=draft,
         before={limit.name: Row.of(limit) for limit in plan.limits} if plan else {},
         review=review,
+        replay=replay,
+        span=span,
+        spans=[SPANS["6h"], SPANS["24h"], SPANS["7d"]],
         violations=violations,
         conflict=conflict,
         # What belongs to no input of the form stands above it.

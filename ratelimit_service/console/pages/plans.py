@@ -4,13 +4,16 @@ from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.calls import calls_of
 from ratelimit_service.console.changes import changes_of
+from ratelimit_service.console.charts import SPANS
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import Plan
+from ratelimit_service.usage.query_request import Dimension
 
 MAX_COUNTED: Final = 1_000
 """Keys that are counted; of more, the page says so."""
@@ -49,6 +52,7 @@ async def plan(visit: Visit) -> Response:
         current=current,
         keys=await visit.section(keys_on(visit, name)),
         counted=MAX_COUNTED,
+        calls=await calls_of(visit, Dimension.PLAN, name, SPANS["24h"]),
         changes=await visit.section(changes_of(visit.services.audit, f"plans/{name}")),
         commands=Terminal(
             cli=(cli("plans", "get", name), cli("keys", "list", "--plan", name)),
