@@ -21,10 +21,17 @@ from ratelimit_service.usage.ports import Loss, Term
 from ratelimit_service.usage.segment import CountRow, LimitRow, Segment, SegmentRef, Series
 
 FLUSH_SECONDS: Final = 30.0
-"""How long a transaction may take on the client side."""
+"""How long a transaction may take on the client side, beside the time for its rows."""
+
+STATEMENT_SECONDS: Final = 10.0
+"""How long a statement may take, beside the time for the transaction's rows."""
+
+ROWS_PER_SECOND: Final = 1_000
+"""At least. One segment is one transaction, and may have a million rows: if they had to be written within a fixed time,
+it would be begun again and again, and nothing behind it would be written either."""
 
 _SESSION: Final = text(
-    "SELECT set_config('statement_timeout', '10s', true), set_config('lock_timeout', '2s', true),"
+    "SELECT set_config('statement_timeout', :statement_timeout, true), set_config('lock_timeout', '2s', true),"
     # A process that is stopped in the middle of a transaction must not keep the lease locked.
     " set_config('idle_in_transaction_session_timeout', '5s', true)"
 )
@@ -134,9 +141,12 @@ class PostgresUsageArchive:
         self._partitions: set[Partition] = set()
 
     @asynccontextmanager
-    async def flushing(self, term: Term) -> AsyncIterator["PostgresFlush"]:
-        """Begin a transaction. Raises StoreUnavailable and LeaseLost."""
-        async with self._lease.writing(self._database, term, _SESSION) as connection:
+    async def flushing(self, term: Term, rows: int) -> AsyncIterator["PostgresFlush"]:
+        """Begin a transaction for so many ROWS. Raises StoreUnavailable and LeaseLost."""
+        more = rows / ROWS_PER_SECOND
+        session = _SESSION.bindparams(statement_timeout=f"{round((STATEMENT_SECONDS + more) * 1_000)}ms")
+        seconds = FLUSH_SECONDS + more
+        async with self._lease.writing(self._database, term, session, seconds=seconds) as connection:
             cursor = await cursor_of(connection)
             flush = PostgresFlush(cursor, self._series, self._partitions, self._retained.cutoffs(self._clock.now_us()))
             yield flush

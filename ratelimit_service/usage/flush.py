@@ -129,7 +129,8 @@ class UsageFlush:
         newest = self._newest
         if newest is None:
             newest = self._newest = dict(await self._archive.newest())
-        async with self._archive.flushing(term) as flush:
+        size = sum(len(segment.rows) + len(segment.limit_rows) for segment in batch)
+        async with self._archive.flushing(term, size) as flush:
             known = await flush.mark(batch)
             fresh = [segment for segment in batch if segment.ref not in known]
             losses = [*_find_losses(fresh, newest), *_find_differences(batch, known)]

@@ -108,8 +108,11 @@ class ArchiveFlush(Protocol):
 class UsageArchive(Protocol):
     """Where usage is kept."""
 
-    def flushing(self, term: Term) -> AbstractAsyncContextManager[ArchiveFlush]:
-        """Begin a transaction. Raises StoreUnavailable, and LeaseLost unless the lease is held in this TERM."""
+    def flushing(self, term: Term, rows: int) -> AbstractAsyncContextManager[ArchiveFlush]:
+        """Begin a transaction that writes so many ROWS, and may take the longer the more there are.
+
+        Raises StoreUnavailable, and LeaseLost unless the lease is held in this TERM.
+        """
         ...
 
     async def cover(self, term: Term, until_us: int) -> None:

@@ -1,6 +1,7 @@
 """The segments of usage in Redis or Valkey: frozen, read and removed for the flush (docs/adr/0013)."""
 
 import asyncio
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -25,6 +26,8 @@ SCAN_COUNT: Final = 1_000
 
 _PARALLEL: Final = 16
 """Tags that are asked at the same time."""
+
+_NAME: Final = re.compile(rb"[0-9]{1,16}\.[0-9]{1,17}")  # its number, and microseconds before the year 5138
 
 _NO_SCRIPT: Final = "NOSCRIPT"
 
@@ -140,16 +143,29 @@ class RedisUsageStore:
         """The queue of a tag, and the minute of its open segment, -1 if there is none."""
         # First the open segment, then the queue: one that is frozen in between is in the queue.
         minute = await self._run(tag, self._freeze, (f"{tag}:u:o",), self._usage_bytes)
-        names = await self._execute(tag, "LRANGE", f"{tag}:u:q", 0, NAMES - 1)
+        names = await self._names(tag)
         segments = await self._execute(tag, "LLEN", f"{tag}:u:q")
         numbers = await self._execute(tag, "HMGET", f"{tag}:u:n", "bytes", "lost", "squeezed")
-        if not isinstance(minute, int) or not isinstance(segments, int):
-            raise StoreUnavailable("Redis sent an invalid reply about usage")
-        if not isinstance(names, list) or not isinstance(numbers, list):
+        if not (isinstance(minute, int) and isinstance(segments, int) and isinstance(numbers, list)):
             raise StoreUnavailable("Redis sent an invalid reply about usage")
         self._numbers[tag] = _Numbers(*(int(float(number or 0)) for number in numbers))
-        queue = Queue(tag, [name.decode() for name in names], segments, max(self._numbers[tag].bytes, 0))
+        queue = Queue(tag, names, segments, max(self._numbers[tag].bytes, 0))
         return queue, minute
+
+    async def _names(self, tag: str) -> Sequence[str]:
+        """The first names of the queue. One that names no segment is removed: nothing behind it could be flushed."""
+        found = await self._execute(tag, "LRANGE", f"{tag}:u:q", 0, NAMES - 1)
+        if not isinstance(found, list):
+            raise StoreUnavailable("Redis sent an invalid reply about usage")
+        names = []
+        for name in found:
+            if _NAME.fullmatch(name):
+                names.append(name.decode())
+            else:
+                _log.error("usage was lost", cause="a segment has an invalid name", tag=tag, name=repr(name[:80]))
+                await self._execute(tag, "LREM", f"{tag}:u:q", 0, name)
+                await self._execute(tag, "UNLINK", f"{tag}:u:s:".encode() + name)
+        return names
 
     async def _run(self, tag: str, script: Script, keys: Sequence[str], *arguments: str | int) -> object:
         try:
