@@ -168,8 +168,9 @@ def _generate(url: str, keys: int, days: int) -> None:
             partitions += [(family, level, listed) for family in _FILL]
     partitions.sort(key=lambda each: (each[0] != "usage", -len(each[2]) * (each[1] == "hour")))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(lambda partition: _fill(url, *partition, end), partitions):
-            pass
+        filling = [pool.submit(_fill, url, family, level, listed, end) for family, level, listed in partitions]
+        for filled in filling:
+            filled.result()
     with _connect(url) as connection:
         connection.execute("ANALYZE")
 

@@ -158,7 +158,8 @@ class PostgresUsageArchive:
 
         It goes back if the store does, to segments that it had before.
         """
-        async with self._lease.writing(self._database, term, _SESSION) as connection:
+        session = _SESSION.bindparams(statement_timeout=f"{round(STATEMENT_SECONDS * 1_000)}ms")
+        async with self._lease.writing(self._database, term, session) as connection:
             await connection.execute(_COVER, {"seconds": until_us / 1e6})
 
     async def newest(self) -> Mapping[str, SegmentRef]:
