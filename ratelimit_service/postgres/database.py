@@ -83,12 +83,12 @@ class Database:
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
+    async def writing(self, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
         """Provide a connection in a transaction, which commits at the end and rolls back when the block raises.
 
-        Raises StoreUnavailable.
+        It may take SECONDS in place of `transaction_seconds`. Raises StoreUnavailable.
         """
-        async with self._transaction(self._engine) as connection:
+        async with self._transaction(self._engine, seconds) as connection:
             yield connection
 
     @asynccontextmanager
@@ -115,10 +115,10 @@ class Database:
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, engine: AsyncEngine, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
         async with self._turn():
             with translate_failures(), self._tracked():
-                async with self._connected(engine) as connection:
+                async with self._connected(engine, seconds or self._transaction_seconds) as connection:
                     yield connection
 
     @asynccontextmanager
@@ -140,13 +140,13 @@ class Database:
             self._turns.release()
 
     @asynccontextmanager
-    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async def _connected(self, engine: AsyncEngine, seconds: float) -> AsyncIterator[AsyncConnection]:
         connection = await self._timeout.run(CONNECT_SECONDS, _connect(engine))
         try:
             driver = (await connection.get_raw_connection()).driver_connection
             if not isinstance(driver, psycopg.AsyncConnection):
                 raise TypeError(f"the driver is {type(driver)}; its connections cannot be shut down")
-            with ConnectionTimeout(driver, self._transaction_seconds):
+            with ConnectionTimeout(driver, seconds):
                 async with connection.begin():
                     yield connection
         finally:

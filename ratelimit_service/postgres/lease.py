@@ -70,13 +70,16 @@ class PostgresLease:
             await connection.execute(_RELEASE, self._values(term))
 
     @asynccontextmanager
-    async def writing(self, database: Database, term: Term, *settings: Executable) -> AsyncIterator[AsyncConnection]:
+    async def writing(
+        self, database: Database, term: Term, *settings: Executable, seconds: float | None = None
+    ) -> AsyncIterator[AsyncConnection]:
         """Begin a transaction in which the lease is held in this TERM, by nobody else until it has ended.
 
-        SETTINGS are statements that run first. A long transaction keeps the lease: it is extended at the end. Raises
-        StoreUnavailable, and LeaseLost if another process has acquired the lease since.
+        SETTINGS are statements that run first. SECONDS are as for `Database.writing`. A long transaction keeps the
+        lease: it is extended at the end. Raises StoreUnavailable, and LeaseLost if another process has acquired the
+        lease since.
         """
-        async with database.writing() as connection:
+        async with database.writing(seconds) as connection:
             for setting in settings:
                 await connection.execute(setting)
             if not await connection.scalar(_CHECK, self._values(term)):

@@ -11,6 +11,9 @@ from ratelimit_service.usage.segment import Series
 MAX_CACHED: Final = 200_000
 """Series whose numbers are kept in memory: about 100 MB at most."""
 
+_CHUNK: Final = 20_000
+"""Series of one statement, a few megabytes."""
+
 _FIND: Final = "SELECT digest, series_id FROM usage_series WHERE digest = ANY(%s)"
 _INSERT: Final = (
     "INSERT INTO usage_series (digest, kind, key_id, resource, subject, plan, domain, rule)"
@@ -39,21 +42,24 @@ class SeriesNumbers:
                 missing[digest_of(one)] = one
             else:
                 found[one] = number
-        if missing:
-            await cursor.execute(_FIND, (list(missing),))
+        digests = sorted(missing)
+        for at in range(0, len(digests), _CHUNK):
+            chunk = digests[at : at + _CHUNK]
+            await cursor.execute(_FIND, (chunk,))
             self._take(await cursor.fetchall(), missing, found)
-        if missing:
-            digests = sorted(missing)
-            columns = zip(*(missing[digest] for digest in digests), strict=True)
-            await cursor.execute(_INSERT, (digests, *map(list, columns)))
-            self._take(await cursor.fetchall(), missing, found)
+            new = [digest for digest in chunk if digest in missing]
+            if new:
+                columns = zip(*(missing[digest] for digest in new), strict=True)
+                await cursor.execute(_INSERT, (new, *map(list, columns)))
+                self._take(await cursor.fetchall(), missing, found)
         return found
 
     def remember(self, found: Mapping[Series, int]) -> None:
         """Keep these numbers in memory: they are committed."""
         if len(self._known) + len(found) > MAX_CACHED:
             self._known.clear()
-        self._known.update(found)
+        if len(found) <= MAX_CACHED:
+            self._known.update(found)
 
     def forget(self) -> None:
         """Forget all numbers: series may have been deleted since."""

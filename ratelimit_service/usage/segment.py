@@ -13,8 +13,8 @@ MAX_INTERNED: Final = 100_000
 _REPLACEMENT: Final = "\ufffd".encode()
 """In place of a NUL, which is valid in a text of the store, and is not in Postgres."""
 
-_MAX_MINUTE: Final = 253_402_300_800 // 60  # the year 10000
-_MAX_COUNT: Final = 2**62
+_MAX_COUNT: Final = 2**53  # above it a count is not exact, and the sum of some would be too large for Postgres
+_MAX_NAME: Final = 600  # characters, of up to 4 bytes each: a longer one fits into no index of Postgres
 
 
 class SegmentRef(NamedTuple):
@@ -115,6 +115,8 @@ class SegmentParser:
             series = Series("key", *parsed.series)
         else:
             series = Series("rule", domain=parsed.series.domain, rule=parsed.series.rule)
+        if any(len(name) > _MAX_NAME for name in (*series[:-1], *parsed.limits)):  # `rule` is in no index
+            raise ValueError("a name is too long")
         if len(self._series) >= MAX_INTERNED:
             self._series.clear()
         self._series[field] = found = series, parsed.limits
@@ -176,8 +178,8 @@ class SegmentBuilder:
         if b"\x1e" in field:
             prefix, _, field = field.partition(b"\x1e")
             minute = int(prefix)
-            if not 0 <= minute < _MAX_MINUTE:
-                raise ValueError("not a minute")
+            if not 0 <= minute <= self._ref.first_minute:  # it is there because it was over when it was counted
+                raise ValueError("not an earlier minute")
         series, limits = self._parse_series(field)
         numbers = unpack_numbers(value)
         if max(numbers, default=0) > _MAX_COUNT or min(numbers, default=0) < -_MAX_COUNT:

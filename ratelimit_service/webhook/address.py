@@ -12,7 +12,9 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[Address]]]
 """Returns the addresses of a name. Raises OSError if it has none."""
 
+_UNICAST: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_MAX_LABEL: Final = 63  # characters between the dots of a name
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -38,6 +40,8 @@ class Endpoint:
             raise ValueError(f"begins with no {' or '.join(f'{scheme}://' for scheme in schemes)}")
         if not parts.hostname or parts.username is not None or not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("must be https://host/path in ASCII, without a user name and blanks")
+        if not all(0 < len(label) <= _MAX_LABEL for label in parts.hostname.removesuffix(".").split(".")):
+            raise ValueError(f"names a host with an empty label, or one of more than {_MAX_LABEL} characters")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return cls(parts.scheme == "https", parts.hostname, port or _PORTS[parts.scheme], target)
 
@@ -55,13 +59,16 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public internet, also the IPv4 address that an IPv6 address stands for."""
-    if isinstance(address, IPv6Address):
-        inside = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if inside is None and address in _NAT64:
-            inside = IPv4Address(int(address) & 0xFFFF_FFFF)
-        if inside is not None and not is_public(inside):
-            return False
-        if address.ipv4_mapped is not None:
-            return True
-    return address.is_global and not address.is_multicast
+    """Whether an address is one of the public internet, also the IPv4 address that an IPv6 address stands for.
+
+    Of IPv6 that is global unicast alone, and the well-known prefix of NAT64: there are more ways to write an IPv4
+    address in the rest (IPv4-compatible, translated, a NAT64 prefix of a site's own) than Python knows to be private.
+    """
+    if isinstance(address, IPv4Address):
+        return address.is_global and not address.is_multicast
+    if address.ipv4_mapped is not None:
+        return is_public(address.ipv4_mapped)
+    if address in _NAT64:
+        return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
+    inside = address.sixtofour or (address.teredo or (None, None))[1]
+    return address in _UNICAST and address.is_global and (inside is None or is_public(inside))

@@ -48,7 +48,7 @@ class WebhookSender:
         try:
             async with asyncio.timeout(self._timeout):
                 status = await self._post(headers, body)
-        except (OSError, h11.RemoteProtocolError, _RefusedError) as error:
+        except (OSError, ValueError, h11.ProtocolError, _RefusedError) as error:
             return Response(0, self._why(error))
         if 200 <= status < 300:  # noqa: PLR2004  HTTP's class of success
             return Response(status)
@@ -65,6 +65,8 @@ class WebhookSender:
                 return f"cannot be reached: {error.strerror or type(error).__name__}"
             case h11.RemoteProtocolError():
                 return "did not respond in HTTP/1.1"
+            case ValueError() | h11.LocalProtocolError():  # of the URL: a name that no resolver takes, for example
+                return "cannot be sent to this URL; correct RATELIMIT_ALERT_WEBHOOK_URL"
             case _:
                 return str(error)
 

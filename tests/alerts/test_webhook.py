@@ -137,6 +137,15 @@ async def test_what_does_not_answer_is_given_up() -> None:
     assert errors[2].startswith("cannot be reached")
 
 
+async def test_a_name_that_no_resolver_takes_is_an_attempt_that_failed() -> None:
+    """Sending never raises, or the message would be sent again at once, for ever."""
+    for host in ("a..test", "a" * 64):
+        client = WebhookSender(Endpoint(secure=False, host=host, port=80, target="/"), allow_private=True)
+        response = await client.send({}, b"{}")
+        assert response.status == 0
+        assert "correct RATELIMIT_ALERT_WEBHOOK_URL" in response.error
+
+
 @pytest.mark.parametrize(
     ("address", "public"),
     [
@@ -158,7 +167,13 @@ async def test_what_does_not_answer_is_given_up() -> None:
         ("::ffff:10.0.0.1", False),
         ("::ffff:93.184.215.14", True),
         ("64:ff9b::a00:1", False),
+        ("64:ff9b::5db8:d70e", True),
         ("2002:a00:1::", False),
+        ("2001:0:a00:1::f5ff:fffe", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("fec0::1", False),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
@@ -168,7 +183,17 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://a.test/", "ftp://a.test/", "https:///x", "https://user:pw@a.test/", "https://a.test:x/", "https://a b/"],
+    [
+        "http://a.test/",
+        "ftp://a.test/",
+        "https:///x",
+        "https://user:pw@a.test/",
+        "https://a.test:x/",
+        "https://a b/",
+        "https://a..test/",
+        "https://.test/",
+        f"https://{'a' * 64}.test/",
+    ],
 )
 def test_a_url_that_cannot_be_used(url: str) -> None:
     """It is refused with a reason that does not repeat it."""
