@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from browser.conftest import DESKTOP, PHONE, Console, Open, Theme
+from browser.conftest import PHONE, Console, Open, Theme
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
 SHOTS: dict[str, tuple[str, tuple[int, int], Theme]] = {
-    "keys-dark": ("/keys", DESKTOP, "dark"),
-    "key-light": ("/keys/{key}", DESKTOP, "light"),
-    "phone": ("/keys/{key}", PHONE, "dark"),
+    "overview-dark": ("/", (1440, 1000), "dark"),
+    "overview-light": ("/", (1440, 1000), "light"),
+    "key-light": ("/keys/{key}", (1440, 1000), "light"),
+    "phone": ("/", PHONE, "dark"),
 }
 
 
@@ -19,7 +20,7 @@ async def test_a_page_is_shot(open_page: Open, console: Console, name: str) -> N
     """A page as a picture."""
     path, size, theme = SHOTS[name]
     FOLDER.mkdir(exist_ok=True)
-    key = console.demo.key_ids["acme-retail/batch-sync"]
+    key = console.demo.key_ids["acme-retail/checkout-eu"]
     page = await open_page(path.format(key=key), size=size, theme=theme, reduced_motion="reduce")
     await page.wait_for_timeout(1_500)  # until live figures have come
-    await page.screenshot(path=FOLDER / f"{name}.png", scale="css" if size == DESKTOP else "device")
+    await page.screenshot(path=FOLDER / f"{name}.png", scale="device" if size == PHONE else "css")

@@ -44,7 +44,9 @@ async def test_the_list_of_keys_opens_and_closes(open_page: Open) -> None:
     assert await page.evaluate("document.activeElement.textContent.trim()") == "Audit"
 
 
-@pytest.mark.parametrize(("letter", "path"), [("k", "/keys"), ("p", "/plans"), ("r", "/rules"), ("a", "/audit")])
+@pytest.mark.parametrize(
+    ("letter", "path"), [("o", "/"), ("k", "/keys"), ("p", "/plans"), ("r", "/rules"), ("a", "/audit")]
+)
 async def test_two_letters_open_a_page(open_page: Open, console: Console, letter: str, path: str) -> None:
     """`g` and a letter open each page of the navigation."""
     page = await open_page("/audit" if path != "/audit" else "/keys")

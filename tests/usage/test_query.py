@@ -64,18 +64,14 @@ ROWS = make_rows(Random(20261125))
 
 @pytest.fixture(scope="module")
 def usage_url(empty_database_url: Callable[[], str]) -> str:
-    """The URL of a database that holds ROWS, a flush and losses."""
+    """The URL of a database that holds ROWS, how far they are complete, and a loss."""
     url = empty_database_url()
     upgrade(url)
     with connect(url) as connection:
         add_partitions(connection, NOW - timedelta(days=DAYS), DAYS + 2)
         UsageWriter(connection).write(ROWS)
         minute = NOW.replace(second=0, microsecond=0)
-        for tag, ago in (("{p0}", 2), ("{p1}", 3), ("{p2}", 600)):  # nothing came from the last for ten hours
-            connection.execute(
-                "INSERT INTO usage_segments VALUES (%s, '1.1', 1, %s, 5, 5, %s)",
-                (tag, minute - timedelta(minutes=ago), NOW - timedelta(minutes=ago - 1)),
-            )
+        connection.execute("INSERT INTO usage_coverage VALUES (true, %s)", (minute - timedelta(minutes=2),))
         connection.execute(
             "INSERT INTO usage_losses (time, start_time, end_time, cause, calls) VALUES (%s, %s, %s, 'gone', 7)",
             (NOW, NOW - timedelta(hours=5), NOW - timedelta(hours=4)),
@@ -314,8 +310,26 @@ async def test_many_bins_make_small_pages(usage: UsageQueries) -> None:
         await usage.query(UsageRequest(group_by=(K,), start_us=NOW_US - DAY, step_us=MINUTE, top=4))
 
 
+@pytest.mark.parametrize("hours", [3, 6, 30, 71])
+@pytest.mark.parametrize("group_by", [(K,), (K, S, P), (R,)])
+@pytest.mark.parametrize("measure", [Measure.CALLS, Measure.DENIED, Measure.COST])
+async def test_the_best_of_some_hours(
+    usage: UsageQueries, monkeypatch: pytest.MonkeyPatch, hours: int, group_by: tuple[Dimension, ...], measure: Measure
+) -> None:
+    """The best are those of the hours, however much others have in the rest of their days; all groups are counted."""
+    for bounds in (1_000, 4, 1):  # the fewer, the more often all groups have to be read
+        monkeypatch.setattr("ratelimit_service.postgres.repositories.usage.MAX_BOUNDS", bounds)
+        for top in (1, 3):
+            request = UsageRequest(group_by=group_by, start_us=NOW_US - hours * HOUR, top=top, order_by=measure)
+            report = await usage.query(request)
+            rows = expected(report, request)
+            order = sorted(rows, key=lambda place: (-rows[place].get(measure), place[1]))
+            assert [(row.group, row.counts) for row in report.rows] == [(key[1], rows[key]) for key in order[:top]]
+            assert report.groups == len(rows)
+
+
 async def test_what_is_known_about_completeness(usage: UsageQueries) -> None:
-    """The answer has the minute up to which lately active tags were flushed, and the losses that overlap its range."""
+    """The answer has the time that the flush wrote down, and the losses that overlap its range."""
     report = await usage.query(UsageRequest())
     minute_us = NOW_US // MINUTE * MINUTE
     assert report.complete_until_us == minute_us - 2 * MINUTE

@@ -54,6 +54,15 @@
 
   /* ---- Dialogs: each is a page of its own, whose form is shown over this one --------------------------------------------- */
 
+  /* The page beneath may have the same ids, and a label belongs to the first element that has its. */
+  const ownIds = (form) => {
+    const own = (text) => text.split(" ").map((id) => (form.querySelector(`#${CSS.escape(id)}`) ? `dlg-${id}` : id)).join(" ");
+    for (const name of ["for", "aria-describedby", "aria-labelledby", "data-copy"]) {
+      for (const part of all(`[${name}]`, form)) part.setAttribute(name, own(part.getAttribute(name)));
+    }
+    for (const part of all("[id]:not(#dlg-h)", form)) part.id = `dlg-${part.id}`;
+  };
+
   const openPage = async (link) => {
     const dialog = document.getElementById("dlg");
     let form = null;
@@ -68,6 +77,7 @@
     heading.id = "dlg-h";
     heading.append(...title.childNodes);
     title.replaceWith(heading);
+    ownIds(form);
     dialog.replaceChildren(form);
     prepare(dialog);
     if (!dialog.open) dialog.showModal();
