@@ -1,8 +1,10 @@
 """A database with generated usage: keys of very different activity, hours of the day, denials of some."""
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -75,7 +77,7 @@ _MINUTES: Final = f"""
     CREATE TABLE day_by_hour AS
     SELECT number / 60 AS number, series_id, {_SUMS} FROM day_by_minute GROUP BY 1, 2 ORDER BY 1;
     CREATE TABLE day_by_day AS
-    SELECT 0 AS number, series_id, {_SUMS} FROM day_by_hour GROUP BY 2;
+    SELECT 0 AS number, series_id, {_SUMS}, bit_or(1 << number) AS hours FROM day_by_hour GROUP BY 2;
     ANALYZE;
 """  # noqa: S608  made of the constants above
 """One day of calls, which all days repeat: `number` counts the bins of the day."""
@@ -87,6 +89,26 @@ _FILL: Final = {
     "FROM day_by_{level} {where} AND denied > 0",
     "usage_plan": "SELECT %(day)s + number * %(step)s::interval, plan, '', {sums} "
     "FROM day_by_{level} JOIN usage_series USING (series_id) {where} GROUP BY number, plan",
+}
+
+_INDEXES: Final = {
+    ("usage", True): ["minute", "series_id, minute"],
+    ("usage", False): ["!series_id, {level}", "{level}"],
+    ("usage_limit", True): ["minute", "series_id, minute"],
+    ("usage_limit", False): ["!series_id, limit_name, {level}", "{level}"],
+    ("usage_plan", True): ["!{level}, plan, domain"],
+    ("usage_plan", False): ["!{level}, plan, domain"],
+}
+"""The columns of the indexes of a family, for minutes or not; `!` makes a primary key. Attached as they are."""
+
+_POSTGRES: Final = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "wal_level": "minimal",  # what is filled in the transaction that creates it is not logged
+    "max_wal_senders": "0",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "autovacuum": "off",  # or it would begin while questions are measured
 }
 
 
@@ -105,8 +127,7 @@ def open_usage_world(keys: int, days: int) -> Iterator[UsageWorld]:
     """Start the stores with the usage of KEYS keys over DAYS days. Everything is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="ratelimit-bench-usage-") as folder, ExitStack() as stack:
         Path(folder).chmod(0o755)  # for Postgres, which never runs as root
-        settings = {"shared_buffers": "1GB", "max_wal_size": "8GB", "fsync": "off", "synchronous_commit": "off"}
-        postgres = EmbeddedPostgres(Path(folder, "postgres"), settings=settings)
+        postgres = EmbeddedPostgres(Path(folder, "postgres"), settings=_POSTGRES)
         valkey = EmbeddedValkey(Path(folder, "valkey"))
         stack.callback(postgres.stop)
         stack.callback(valkey.stop)
@@ -114,8 +135,8 @@ def open_usage_world(keys: int, days: int) -> Iterator[UsageWorld]:
         valkey.start()
         upgrade(postgres.url)
         began = time.monotonic()
-        with psycopg.connect(postgres.url, autocommit=True) as connection:
-            _generate(connection, keys, days)
+        _generate(postgres.url, keys, days)
+        with _connect(postgres.url) as connection:
             rows, calls = _contents(connection)
         seconds = time.monotonic() - began
         settings_ = Settings(
@@ -128,24 +149,38 @@ def open_usage_world(keys: int, days: int) -> Iterator[UsageWorld]:
         yield UsageWorld(settings_, postgres.url, rows, calls, seconds)
 
 
-def _generate(connection: "psycopg.Connection[Any]", keys: int, days: int) -> None:
+def _generate(url: str, keys: int, days: int) -> None:
+    """Fill the tables, several partitions at once."""
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     end = (now + AHEAD).replace(minute=0, second=0, microsecond=0)
-    connection.execute("SET timezone = 'UTC'")
-    connection.execute("SET work_mem = '512MB'")
-    connection.execute("SET maintenance_work_mem = '512MB'")
-    numbers = {"keys": keys, "calls": CALLS_PER_KEY}
-    connection.execute(psycopg.ClientCursor(connection).mogrify(_SERIES, numbers).encode())
-    connection.execute(_MINUTES.encode())
-    for level in _LEVELS:
+    with _connect(url) as connection:
+        numbers = {"keys": keys, "calls": CALLS_PER_KEY}
+        connection.execute(psycopg.ClientCursor(connection).mogrify(_SERIES, numbers).encode())
+        connection.execute(_MINUTES.encode())
+    print("generated a day", flush=True)
+    partitions: list[tuple[str, str, list[datetime]]] = []
+    for level in ("hour", "minute", "day"):  # the longest first
         first = today - (min(days, MINUTE_DAYS) if level == "minute" else days) * _DAY
         every = [first + number * _DAY for number in range((end - first) // _DAY + 1)]
-        start_of = _same if level == "minute" else _first_of_month
-        for start, of_partition in groupby(every, start_of):
-            _fill(connection, level, start, list(of_partition), end)
-        print(f"generated usage by {level}", flush=True)
-    connection.execute("VACUUM ANALYZE")
+        for _, of_partition in groupby(every, _same if level == "minute" else _first_of_month):
+            listed = list(of_partition)
+            partitions += [(family, level, listed) for family in _FILL]
+    partitions.sort(key=lambda each: (each[0] != "usage", -len(each[2]) * (each[1] == "hour")))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        filling = [pool.submit(_fill, url, family, level, listed, end) for family, level, listed in partitions]
+        for filled in filling:
+            filled.result()
+    with _connect(url) as connection:
+        connection.execute("ANALYZE")
+
+
+def _connect(url: str) -> "psycopg.Connection[Any]":
+    connection = psycopg.connect(url, autocommit=True)
+    connection.execute("SET timezone = 'UTC'")
+    connection.execute("SET work_mem = '256MB'")
+    connection.execute("SET maintenance_work_mem = '512MB'")
+    return connection
 
 
 def _same(day: datetime) -> datetime:
@@ -156,19 +191,34 @@ def _first_of_month(day: datetime) -> datetime:
     return day.replace(day=1)
 
 
-def _fill(
-    connection: "psycopg.Connection[Any]", level: str, start: datetime, days: Sequence[datetime], end: datetime
-) -> None:
-    """Create the partitions that begin at START, a day for minutes and a month for others; indexes come last."""
+def _fill(url: str, family: str, level: str, days: Sequence[datetime], end: datetime) -> None:
+    """Create the partition that has DAYS: a day for minutes, a month for others.
+
+    It is filled before it has indexes, in the transaction that creates it, so that nothing is written to the log.
+    """
+    start = _same(days[0]) if level == "minute" else _first_of_month(days[0])
     until = start + _DAY if level == "minute" else (start + 32 * _DAY).replace(day=1)
-    for family, select in _FILL.items():
-        name = f"{family}_{level}_p{start.strftime('%Y%m%d' if level == 'minute' else '%Y%m')}"
-        connection.execute(f"CREATE TABLE {name} (LIKE {family}_{level})".encode())
-        for day in days:
-            last = (end - day) // timedelta(minutes={"minute": 1, "hour": 60, "day": 1440}[level])
-            where = f"WHERE number < {max(last, 1)}"
-            statement = f"INSERT INTO {name} " + select.format(level=level, where=where, counts=_COUNTS, sums=_SUMS)
-            connection.execute(statement.encode(), {"day": day, "step": _LEVELS[level]})
+    name = f"{family}_{level}_p{start.strftime('%Y%m%d' if level == 'minute' else '%Y%m')}"
+    with _connect(url) as connection:
+        with connection.transaction():
+            connection.execute(f"CREATE TABLE {name} (LIKE {family}_{level} INCLUDING DEFAULTS)".encode())
+            for day in days:
+                last = (end - day) // timedelta(minutes={"minute": 1, "hour": 60, "day": 1440}[level])
+                counts = _COUNTS
+                if (family, level) == ("usage", "day"):
+                    counts += f", hours & {(1 << min((end - day) // timedelta(hours=1), 24)) - 1}"
+                select = _FILL[family].format(
+                    level=level, where=f"WHERE number < {max(last, 1)}", counts=counts, sums=_SUMS
+                )
+                values = {"day": day, "step": _LEVELS[level]}
+                connection.execute(f"INSERT INTO {name} {select}".encode(), values)
+        for columns in _INDEXES[family, level == "minute"]:
+            kind = "ADD PRIMARY KEY" if columns.startswith("!") else "INDEX"
+            listed = columns.lstrip("!").format(level=level)
+            statement = (
+                f"ALTER TABLE {name} {kind} ({listed})" if kind != "INDEX" else f"CREATE INDEX ON {name} ({listed})"
+            )
+            connection.execute(statement.encode())
         connection.execute(
             f"ALTER TABLE {family}_{level} ATTACH PARTITION {name} "
             f"FOR VALUES FROM ('{start.isoformat()}') TO ('{until.isoformat()}')".encode()

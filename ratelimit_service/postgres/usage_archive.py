@@ -54,6 +54,10 @@ _NEWEST: Final = (
 _REPORT: Final = (
     "INSERT INTO usage_losses (time, start_time, end_time, cause, calls) VALUES (clock_timestamp(), %s, %s, %s, %s)"
 )
+_COVER: Final = text(
+    "INSERT INTO usage_coverage (complete_until) VALUES (to_timestamp(:seconds))"
+    " ON CONFLICT (only_row) DO UPDATE SET complete_until = EXCLUDED.complete_until"
+)
 
 
 def _aggregate(
@@ -61,6 +65,13 @@ def _aggregate(
 ) -> sql.Composed:
     """Adds the rows of SOURCE, from a time on, to those of TABLE with the same bin and KEY."""
     names = sql.SQL(", ").join(map(sql.Identifier, key))
+    sums: list[sql.Composable] = [sql.SQL("usage_sum({})").format(sql.Identifier(count)) for count in counts]
+    additions: list[sql.Composable] = [
+        sql.SQL("{0} = t.{0} + EXCLUDED.{0}").format(sql.Identifier(count)) for count in counts
+    ]
+    if (table, level) == ("usage", "day"):
+        sums.append(sql.SQL("bit_or(1 << extract(hour FROM minute AT TIME ZONE 'UTC')::integer)"))
+        additions.append(sql.SQL("hours = t.hours | EXCLUDED.hours"))
     return sql.SQL(
         "INSERT INTO {table} AS t SELECT date_trunc({level}, minute, 'UTC') AS bin, {key}, {sums} FROM {source}"
         " WHERE minute >= %s GROUP BY bin, {key} ORDER BY {key}, bin"
@@ -69,12 +80,10 @@ def _aggregate(
         table=sql.Identifier(f"{table}_{level}"),
         level=sql.Literal(level),
         key=names,
-        sums=sql.SQL(", ").join(sql.SQL("sum({})::bigint").format(sql.Identifier(count)) for count in counts),
+        sums=sql.SQL(", ").join(sums),
         source=source,
         bin=sql.Identifier(level),
-        additions=sql.SQL(", ").join(
-            sql.SQL("{0} = t.{0} + EXCLUDED.{0}").format(sql.Identifier(count)) for count in counts
-        ),
+        additions=sql.SQL(", ").join(additions),
     )
 
 
@@ -143,6 +152,15 @@ class PostgresUsageArchive:
             yield flush
         self._series.remember(flush.numbers)
         self._partitions |= flush.partitions
+
+    async def cover(self, term: Term, until_us: int) -> None:
+        """Write down that what was counted before this time is in the archive. Raises StoreUnavailable and LeaseLost.
+
+        It goes back if the store does, to segments that it had before.
+        """
+        session = _SESSION.bindparams(statement_timeout=f"{round(STATEMENT_SECONDS * 1_000)}ms")
+        async with self._lease.writing(self._database, term, session) as connection:
+            await connection.execute(_COVER, {"seconds": until_us / 1e6})
 
     async def newest(self) -> Mapping[str, SegmentRef]:
         """Return the segment of each tag that was flushed last. Raises StoreUnavailable.

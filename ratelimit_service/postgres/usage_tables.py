@@ -4,10 +4,12 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     PrimaryKeyConstraint,
     Table,
@@ -25,6 +27,9 @@ COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded")
 
 LIMIT_COUNTS: Final = ("denied", "shadow_denied")
 """The columns of counts by limit."""
+
+ALL_HOURS: Final = 2**24 - 1
+"""A bit for each hour of a day."""
 
 _NAME = Text(collation="C")
 
@@ -76,12 +81,22 @@ def _counts(level: str) -> Table:
         constraints.append(Index(None, "series_id", level))
     else:
         constraints.append(PrimaryKeyConstraint("series_id", level))
+    hours = (
+        Column(
+            "hours",
+            Integer,
+            nullable=False,
+            server_default=text(str(ALL_HOURS)),
+            comment="The hours of the day that have counts: bit 0 is that from midnight.",
+        ),
+    )
     return Table(
         f"usage_{level}",
         metadata,
         Column(level, Microseconds, nullable=False),
         Column("series_id", BigInteger, nullable=False),
         *_count_columns(*COUNTS),
+        *(hours if level == "day" else ()),
         *constraints,
         postgresql_partition_by=f"RANGE ({level})",
         comment="Several rows of one minute and series add up." if level == "minute" else None,
@@ -157,6 +172,15 @@ losses = Table(
     Column("calls", BigInteger, nullable=False, comment="How many, 0 when that is not known."),
     Index(None, "end_time"),
     comment="Counts that the bucket store lost with its data.",
+)
+
+coverage = Table(
+    "usage_coverage",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("complete_until", Microseconds, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    comment="The time before which all that the bucket store has counted is in these tables.",
 )
 
 key_last_used = Table(

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
-from ratelimit_service.usage.ports import Loss, Queue, SegmentStore, Term, UsageArchive
+from ratelimit_service.usage.ports import Frozen, Loss, Queue, SegmentStore, Term, UsageArchive
 from ratelimit_service.usage.segment import MINUTE_US, Segment, SegmentRef
 from ratelimit_service.usage.tally import FlushTally
 
@@ -57,11 +57,12 @@ class UsageFlush:
         self._max_rows = max_rows
         self._now = now
         self._newest: dict[str, SegmentRef] | None = None
+        self._covered_minute: int | None = None
         self._failing = False
 
     async def run(self, term: Term) -> None:
         """Flush until cancelled. Raises LeaseLost once another process leads."""
-        self._newest = None
+        self._newest = self._covered_minute = None
         while True:
             try:
                 await self.flush_all(term)
@@ -79,15 +80,26 @@ class UsageFlush:
         """Flush all minutes that are over. Raises StoreUnavailable and LeaseLost."""
         while True:
             started_us = self._clock.now_us()
-            queues = await self._store.freeze()
-            self._report_backlog(queues, started_us)
-            if not queues:
+            frozen = await self._store.freeze()
+            self._report_backlog(frozen.queues, started_us)
+            await self._cover(term, frozen, started_us // MINUTE_US)
+            if not frozen.queues:
                 return
             try:
-                await self._flush_queues(term, queues)
+                await self._flush_queues(term, frozen.queues)
             except BaseException:
                 self._newest = None  # it is not known what has been committed
                 raise
+
+    async def _cover(self, term: Term, frozen: Frozen, minute: int) -> None:
+        """Write down before which minute nothing is left in the store, MINUTE at most: also when nothing is counted."""
+        if not frozen.complete:
+            return
+        oldest = [SegmentRef(queue.tag, queue.names[0]).first_minute for queue in frozen.queues]
+        covered = min([minute, *oldest] + ([] if frozen.open_minute is None else [frozen.open_minute]))
+        if covered != self._covered_minute:
+            await self._archive.cover(term, covered * MINUTE_US)
+            self._covered_minute = covered
 
     async def _flush_queues(self, term: Term, queues: Sequence[Queue]) -> None:
         batch: list[Segment] = []

@@ -46,13 +46,25 @@ class Queue(NamedTuple):
     bytes: int
 
 
+class Frozen(NamedTuple):
+    """What there is to flush: the queues that are not empty.
+
+    `open_minute` is the first minute (minutes since 1970) of the oldest segment that is still open, None if none is.
+    `complete` is whether every tag was reached.
+    """
+
+    queues: Sequence[Queue]
+    open_minute: int | None = None
+    complete: bool = True
+
+
 class SegmentStore(Protocol):
     """The segments in the bucket store. All methods raise StoreUnavailable."""
 
-    async def freeze(self) -> Sequence[Queue]:
-        """Freeze the open segments whose minute is over, and return the queues that are not empty.
+    async def freeze(self) -> Frozen:
+        """Freeze the open segments whose minute is over, and return what there is to flush.
 
-        Those that cannot be reached are left out, unless that is all of them.
+        Tags that cannot be reached are left out, unless that is all of them.
         """
         ...
 
@@ -100,6 +112,13 @@ class UsageArchive(Protocol):
         """Begin a transaction that writes so many ROWS, and may take the longer the more there are.
 
         Raises StoreUnavailable, and LeaseLost unless the lease is held in this TERM.
+        """
+        ...
+
+    async def cover(self, term: Term, until_us: int) -> None:
+        """Write down that what was counted before this time (microseconds since 1970 UTC) is in the archive.
+
+        Raises StoreUnavailable and LeaseLost.
         """
         ...
 

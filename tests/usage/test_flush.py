@@ -1,13 +1,15 @@
 """The flush: what the store has counted is in the archive, at each level, once."""
 
 import asyncio
+import struct
 
 import psycopg
 import pytest
 
 from ratelimit_service.postgres import usage_archive
 from ratelimit_service.usage.flush import GAP, RESTARTED, UNREADABLE, VANISHED, WENT_BACK
-from ratelimit_service.usage.segment import MINUTE_US
+from ratelimit_service.usage.ports import Frozen, Queue
+from ratelimit_service.usage.segment import MINUTE_US, SegmentRef
 from usage.world import (
     MINUTE,
     UsageWorld,
@@ -198,14 +200,17 @@ async def test_a_field_that_cannot_be_read_harms_itself_alone(world: UsageWorld)
 
 
 async def test_a_queue_with_an_invalid_name_is_flushed(world: UsageWorld) -> None:
-    """What names no segment is removed, and what is behind it is flushed."""
-    for name in ("nan.nan", "1", "one.2", "1." + "9" * 18, "\xff"):
+    """What names no segment is removed, and what is behind it is flushed, also if its meta is damaged."""
+    for name in ("nan.nan", "1", "one.2", "1." + "9" * 18, b"\xff"):
         world.client.rpush("{u}:u:q", name)
-    write_segment(world.client, {of_key("k1"): [2]})
+    damaged = [b"short", struct.pack("<9d", *[float("nan")] * 9), struct.pack("<9d", 3, 5, 5, 1e300, 0, 0, 0, 0, 0)]
+    for number, meta in enumerate(damaged, start=1):
+        name = write_segment(world.client, {of_key("k1"): [2]}, number=number)
+        world.client.hset(f"{{u}}:u:s:{name}", "", meta)
 
     await world.flush_all()
 
-    assert totals(world.database_url, "day") == {"k1": (2, 0, 0, 0, 0)}
+    assert totals(world.database_url, "day") == {"k1": (6, 0, 0, 0, 0)}
     assert leftovers(world.client) == {"segments": 0, "queues": 0, "bytes": 0}
 
 
@@ -245,13 +250,47 @@ async def test_large_segments_and_backlogs(world: UsageWorld) -> None:
     assert leftovers(world.client) == {"segments": 0, "queues": 0, "bytes": 0}
 
 
+def complete_until(world: UsageWorld) -> int:
+    """The minute (since 1970) before which the archive has all counts, as the last flush wrote it down."""
+    ((seconds,),) = query(world.database_url, "SELECT extract(epoch FROM complete_until)::bigint FROM usage_coverage")
+    return int(seconds) // 60
+
+
+async def test_how_far_usage_is_complete_without_calls(world: UsageWorld) -> None:
+    """Each flush writes down up to which minute all is moved: it advances with the clock though nothing is counted."""
+    write_segment(world.client, {of_key("k1"): [1]})
+
+    for _ in range(3):
+        await world.flush_all()
+        assert complete_until(world) == world.clock.now_us() // MINUTE_US
+        world.clock.us += MINUTE_US
+
+
+async def test_usage_is_complete_up_to_what_is_left(world: UsageWorld) -> None:
+    """What is not moved yet, of any tag, bounds it: a queue's oldest segment, an open one, and a tag out of reach."""
+    now = world.clock.now_us() // MINUTE_US
+    ref = SegmentRef("{p7}", f"1.{(now - 4) * MINUTE_US}")
+    queue = Queue(ref.tag, [ref.name], 1, 100)
+    answers = [
+        (Frozen([], now - 3), now - 3),
+        (Frozen([queue], now - 1), now - 4),
+        (Frozen([], now - 1, complete=False), now - 4),
+        (Frozen([], now), now),
+        (Frozen([], None), now),
+    ]
+    term = await world.lead()
+    for frozen, expected in answers:
+        await world.flush._cover(term, frozen, now)
+        assert complete_until(world) == expected
+
+
 async def test_the_backlog_is_measured(world: UsageWorld) -> None:
     """What is covered ends before the oldest minute that is not flushed; with nothing left it is up to now."""
     for number in range(3):
         write_segment(world.client, {of_key("k1"): [1]}, number=number + 1, minute=MINUTE + number)
 
-    queues = await world.store.freeze()
-    world.flush._report_backlog(queues, world.clock.now_us())
+    frozen = await world.store.freeze()
+    world.flush._report_backlog(frozen.queues, world.clock.now_us())
 
     assert (world.tally.backlog_segments, world.tally.backlog_bytes) == (3, 300)
     assert world.tally.covered_us == (MINUTE + 1) * MINUTE_US

@@ -16,7 +16,7 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.usage.query import Counts, Loss, UsageQueries, UsageReport
-from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
+from ratelimit_service.usage.query_range import DAY, HOUR, LAST_US, MINUTE
 from ratelimit_service.usage.query_request import Dimension, Measure, UsageFilter, UsageRequest
 
 NOW = datetime(2026, 11, 25, 14, 26, 31, tzinfo=UTC)
@@ -64,18 +64,14 @@ ROWS = make_rows(Random(20261125))
 
 @pytest.fixture(scope="module")
 def usage_url(empty_database_url: Callable[[], str]) -> str:
-    """The URL of a database that holds ROWS, a flush and losses."""
+    """The URL of a database that holds ROWS, how far they are complete, and a loss."""
     url = empty_database_url()
     upgrade(url)
     with connect(url) as connection:
         add_partitions(connection, NOW - timedelta(days=DAYS), DAYS + 2)
         UsageWriter(connection).write(ROWS)
         minute = NOW.replace(second=0, microsecond=0)
-        for tag, ago in (("{p0}", 2), ("{p1}", 3), ("{p2}", 600)):  # nothing came from the last for ten hours
-            connection.execute(
-                "INSERT INTO usage_segments VALUES (%s, '1.1', 1, %s, 5, 5, %s)",
-                (tag, minute - timedelta(minutes=ago), NOW - timedelta(minutes=ago - 1)),
-            )
+        connection.execute("INSERT INTO usage_coverage VALUES (true, %s)", (minute - timedelta(minutes=2),))
         connection.execute(
             "INSERT INTO usage_losses (time, start_time, end_time, cause, calls) VALUES (%s, %s, %s, 'gone', 7)",
             (NOW, NOW - timedelta(hours=5), NOW - timedelta(hours=4)),
@@ -267,6 +263,43 @@ async def test_a_page_keeps_its_range_as_time_passes(usage: UsageQueries, usage_
     await database.close()
 
 
+@pytest.mark.parametrize(
+    "position",
+    [
+        "no JSON",
+        "[]",
+        "[1]",
+        '{"a": 1}',
+        '[0, 86400000000, "week", "x"]',
+        '["a", "b", "day", "x"]',
+        '[null, 86400000000, "day", "x"]',
+        '[0, 86400000000, "day"]',
+        '[0, 86400000000, "day", 5]',
+        '[0, 86400000000, "day", "a", "b"]',
+        '[0, 86400000000, "day", "\\u0000"]',
+        '[0, 86400000000, "day", "\\ud800"]',
+        '[0, 1000000000000000000000000000000, "day", "x"]',
+        '[1e999, 1e999, "day", "x"]',
+        '[0, 252000000000000000, "minute", "x"]',
+        '[86400000000, 0, "day", "x"]',
+    ],
+)
+async def test_a_forged_page_token_is_refused(usage: UsageQueries, position: str) -> None:
+    """A token with a right check around whatever it may be is an invalid argument, and reaches no table."""
+    request = UsageRequest(group_by=(K,), step_us=5 * MINUTE)
+    token = Paging(1).page([1, 2], [position, ""], "usage", repr(request)).next_page_token
+    with pytest.raises(InvalidArgument, match="page_token"):
+        await usage.query(request, Paging(5, token))
+
+
+@pytest.mark.parametrize("step_us", [0, MINUTE, 366 * DAY])
+async def test_a_range_at_the_end_of_time(usage: UsageQueries, step_us: int) -> None:
+    """The last time that may be asked for can be, though its bin ends later; a later one is refused."""
+    assert (await usage.query(UsageRequest(end_us=LAST_US, step_us=step_us))).rows == []
+    with pytest.raises(InvalidArgument, match="end_time"):
+        await usage.query(UsageRequest(end_us=LAST_US + 1, step_us=step_us))
+
+
 async def test_many_bins_make_small_pages(usage: UsageQueries) -> None:
     """However many groups a page may have, its rows are bounded; what does not fit follows on the next page."""
     request = UsageRequest(group_by=(K,), start_us=NOW_US - DAY, step_us=MINUTE)
@@ -277,8 +310,26 @@ async def test_many_bins_make_small_pages(usage: UsageQueries) -> None:
         await usage.query(UsageRequest(group_by=(K,), start_us=NOW_US - DAY, step_us=MINUTE, top=4))
 
 
+@pytest.mark.parametrize("hours", [3, 6, 30, 71])
+@pytest.mark.parametrize("group_by", [(K,), (K, S, P), (R,)])
+@pytest.mark.parametrize("measure", [Measure.CALLS, Measure.DENIED, Measure.COST])
+async def test_the_best_of_some_hours(
+    usage: UsageQueries, monkeypatch: pytest.MonkeyPatch, hours: int, group_by: tuple[Dimension, ...], measure: Measure
+) -> None:
+    """The best are those of the hours, however much others have in the rest of their days; all groups are counted."""
+    for bounds in (1_000, 4, 1):  # the fewer, the more often all groups have to be read
+        monkeypatch.setattr("ratelimit_service.postgres.repositories.usage.MAX_BOUNDS", bounds)
+        for top in (1, 3):
+            request = UsageRequest(group_by=group_by, start_us=NOW_US - hours * HOUR, top=top, order_by=measure)
+            report = await usage.query(request)
+            rows = expected(report, request)
+            order = sorted(rows, key=lambda place: (-rows[place].get(measure), place[1]))
+            assert [(row.group, row.counts) for row in report.rows] == [(key[1], rows[key]) for key in order[:top]]
+            assert report.groups == len(rows)
+
+
 async def test_what_is_known_about_completeness(usage: UsageQueries) -> None:
-    """The answer has the minute up to which lately active tags were flushed, and the losses that overlap its range."""
+    """The answer has the time that the flush wrote down, and the losses that overlap its range."""
     report = await usage.query(UsageRequest())
     minute_us = NOW_US // MINUTE * MINUTE
     assert report.complete_until_us == minute_us - 2 * MINUTE

@@ -28,12 +28,12 @@ GENERATE = """
     SELECT sha256(convert_to(n::text, 'UTF8')), 'key', 'key' || n / 2, CASE n %% 2 WHEN 0 THEN 'list' ELSE 'create' END,
            'subject' || n / 8, 'plan' || n %% 5, '', '' FROM generate_series(1, %(series)s) n;
     INSERT INTO usage_minute
-    SELECT %(start)s + minute * interval '1 minute', series_id, 5, 1, 5, 0, 0
+    SELECT %(start)s + minute * interval '1 minute', series_id, 5 + 90000 / (series_id + 9), 1, 5, 0, 0
     FROM generate_series(0, %(minutes)s) minute
     CROSS JOIN LATERAL generate_series(1 + (minute * 7) %% 97, %(series)s, 97) series_id;
     INSERT INTO usage_limit_minute SELECT minute, series_id, 'burst', 1, 0 FROM usage_minute WHERE series_id %% 4 = 0;
     INSERT INTO usage_hour
-    SELECT date_trunc('hour', minute, 'UTC'), series_id, 5 * count(*), count(*), 5 * count(*), 0, 0
+    SELECT date_trunc('hour', minute, 'UTC'), series_id, sum(allowed), count(*), 5 * count(*), 0, 0
     FROM usage_minute GROUP BY 1, 2 ORDER BY 1;
     INSERT INTO usage_limit_hour SELECT hour, series_id, 'burst', denied, 0 FROM usage_hour WHERE series_id %% 4 = 0;
     INSERT INTO usage_day SELECT date_trunc('day', hour, 'UTC'), series_id, sum(allowed), sum(denied), sum(cost), 0, 0
@@ -76,7 +76,7 @@ class Plans:
                     row = self.connection.execute(explain, parameters).fetchone()
                     assert row is not None
                     found += walk(row[0][0]["Plan"])
-        return [scan for scan in found if not scan.table.startswith(("usage_segments", "usage_losses"))]
+        return [scan for scan in found if not scan.table.startswith(("usage_coverage", "usage_losses"))]
 
 
 def walk(node: dict[str, Any]) -> Iterator[Scan]:
@@ -143,8 +143,8 @@ QUESTIONS = {
     ),
     "busiest keys": (
         UsageRequest(group_by=(Dimension.KEY,), top=10),
-        {"usage_hour_p202611", "usage_plan_hour_p202611"},
-        7 * SERIES,
+        {"usage_day_p202611", "usage_hour_p202611", "usage_plan_hour_p202611"},
+        1.5 * SERIES,
     ),
     "a key, 6 hours": (UsageRequest(KEY, step_us=5 * MINUTE), {TODAY}, 2 * 361 / 90),
     "a key, a day": (

@@ -1,6 +1,8 @@
 """The segments in the store: frozen when their minute is over, read whole, removed once; on every kind of store."""
 
 import asyncio
+import struct
+import time
 
 import pytest
 import redis
@@ -11,7 +13,7 @@ from ratelimit_service.buckets.redis.cluster import slot_of
 from ratelimit_service.buckets.redis.connect import open_usage_store
 from ratelimit_service.buckets.redis.usage_store import NAMES, SCAN_COUNT
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.usage.segment import SegmentRef
+from ratelimit_service.usage.segment import MINUTE_US, SegmentRef
 from usage.world import MINUTE, UsageWorld, losses, of_key, of_rule, totals, write_segment
 
 
@@ -38,7 +40,7 @@ async def test_removed_once(world: UsageWorld) -> None:
     for _ in range(3):
         await world.store.remove([ref])
 
-    (queue,) = await world.store.freeze()
+    (queue,) = (await world.store.freeze()).queues
     assert (queue.names, queue.segments, queue.bytes) == ([names[1]], 1, 100)
 
 
@@ -47,10 +49,23 @@ async def test_long_queues_are_read_in_parts(world: UsageWorld) -> None:
     for number in range(1, NAMES + 11):
         write_segment(world.client, {of_key("k1"): [1]}, number=number, minute=MINUTE + number)
 
-    (queue,) = await world.store.freeze()
+    (queue,) = (await world.store.freeze()).queues
 
     assert (len(queue.names), queue.segments) == (NAMES, NAMES + 10)
     assert queue.names[0].startswith("1.")
+
+
+async def test_what_is_open(world: UsageWorld) -> None:
+    """The minute of a segment that is still open is reported, so that nothing claims to have its counts."""
+    assert (await world.store.freeze()).open_minute is None
+    now_us = time.time_ns() // 1_000
+    minute = now_us // MINUTE_US
+    world.client.hset("{u}:u:o", "", struct.pack("<9d", 1, now_us, minute, 100, 0, 0, 0, 0, 0))
+
+    frozen = await world.store.freeze()
+
+    assert frozen.open_minute == minute or [queue.segments for queue in frozen.queues] == [1]  # the minute has ended
+    assert frozen.complete
 
 
 async def test_a_cluster(redis_cluster: LoopbackCluster, world: UsageWorld) -> None:
@@ -80,7 +95,7 @@ async def test_a_store_that_is_away(valkey: StartValkey) -> None:
     store = open_usage_store(server.url, usage_bytes=2**20, timeout=0.5)
     with redis.Redis.from_url(server.url) as client:
         write_segment(client, {of_rule("edge", "a"): [1]})
-    assert len(await store.freeze()) == 1
+    assert len((await store.freeze()).queues) == 1
     port = server.port
     server.stop()
     with pytest.raises(StoreUnavailable):
@@ -92,7 +107,7 @@ async def test_a_store_that_is_away(valkey: StartValkey) -> None:
     async with asyncio.timeout(10):
         while True:
             try:
-                queues = await store.freeze()
+                queues = (await store.freeze()).queues
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.05)

@@ -12,7 +12,7 @@ from ratelimit_service.buckets.redis.batcher import Route
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
 from ratelimit_service.buckets.redis.script import Script, part, usage_script
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.usage.ports import Queue
+from ratelimit_service.usage.ports import Frozen, Queue
 from ratelimit_service.usage.segment import Segment, SegmentParser, SegmentRef
 
 TIMEOUT: Final = 5.0
@@ -86,14 +86,14 @@ class RedisUsageStore:
         """Calls that it counted as resource `other` because there was no room, since its data began."""
         return sum(numbers.squeezed for numbers in self._numbers.values())
 
-    async def freeze(self) -> Sequence[Queue]:
-        """Freeze what is over, and return the queues that are not empty.
+    async def freeze(self) -> Frozen:
+        """Freeze what is over, and return what there is to flush.
 
         Tags that cannot be reached are left out. Raises StoreUnavailable when that is all of them.
         """
         gate = asyncio.Semaphore(_PARALLEL)
 
-        async def freeze(tag: str) -> Queue:
+        async def freeze(tag: str) -> tuple[Queue, int]:
             async with gate:
                 return await self._freeze_tag(tag)
 
@@ -104,7 +104,12 @@ class RedisUsageStore:
             raise unexpected or errors[0]
         if errors:
             _log.warning("usage of some tags cannot be read now", tags=len(errors), error=str(errors[0]))
-        return [result for result in results if isinstance(result, Queue) and result.names]
+        reached = [result for result in results if not isinstance(result, BaseException)]
+        return Frozen(
+            queues=[queue for queue, _ in reached if queue.names],
+            open_minute=min((minute for _, minute in reached if minute >= 0), default=None),
+            complete=not errors,
+        )
 
     async def read(self, ref: SegmentRef) -> Segment | None:
         """Read a frozen segment. None if it does not exist. Raises StoreUnavailable."""
@@ -134,15 +139,18 @@ class RedisUsageStore:
         """Close the connections."""
         await self._connections.close()
 
-    async def _freeze_tag(self, tag: str) -> Queue:
-        await self._run(tag, self._freeze, (f"{tag}:u:o",), self._usage_bytes)
+    async def _freeze_tag(self, tag: str) -> tuple[Queue, int]:
+        """The queue of a tag, and the minute of its open segment, -1 if there is none."""
+        # First the open segment, then the queue: one that is frozen in between is in the queue.
+        minute = await self._run(tag, self._freeze, (f"{tag}:u:o",), self._usage_bytes)
         names = await self._names(tag)
         segments = await self._execute(tag, "LLEN", f"{tag}:u:q")
         numbers = await self._execute(tag, "HMGET", f"{tag}:u:n", "bytes", "lost", "squeezed")
-        if not (isinstance(segments, int) and isinstance(numbers, list)):
+        if not (isinstance(minute, int) and isinstance(segments, int) and isinstance(numbers, list)):
             raise StoreUnavailable("Redis sent an invalid reply about usage")
         self._numbers[tag] = _Numbers(*(int(float(number or 0)) for number in numbers))
-        return Queue(tag, names, segments, max(self._numbers[tag].bytes, 0))
+        queue = Queue(tag, names, segments, max(self._numbers[tag].bytes, 0))
+        return queue, minute
 
     async def _names(self, tag: str) -> Sequence[str]:
         """The first names of the queue. One that names no segment is removed: nothing behind it could be flushed."""
@@ -155,11 +163,13 @@ class RedisUsageStore:
                 names.append(name.decode())
             else:
                 _log.error("usage was lost", cause="a segment has an invalid name", tag=tag, name=repr(name[:80]))
-                await self._execute(tag, "LREM", f"{tag}:u:q", 0, name)
-                await self._execute(tag, "UNLINK", f"{tag}:u:s:".encode() + name)
+                keys = (f"{tag}:u:s:".encode() + name, f"{tag}:u:q", f"{tag}:u:n")
+                await self._run(tag, self._remove, keys, name)
         return names
 
-    async def _run(self, tag: str, script: Script, keys: Sequence[str], *arguments: str | int) -> object:
+    async def _run(
+        self, tag: str, script: Script, keys: Sequence[str | bytes], *arguments: str | bytes | int
+    ) -> object:
         try:
             return await self._execute(tag, "EVALSHA", script.sha, len(keys), *keys, *arguments)
         except _Unloaded:
