@@ -117,7 +117,7 @@ def test_a_known_error_stays_what_it_is() -> None:
 
 
 def test_the_proto_lists_every_reason_that_the_code_uses() -> None:
-    """No reason in the code is missing in ratelimit.v1.ErrorReason, but for those that only pages of the console show."""
+    """No reason in the code, pages of the console apart, is missing in ratelimit.v1.ErrorReason."""
     used = set()
     for file in (Path(errors.__file__).parent).rglob("*.py"):
         if not {"_gen", "console"} & set(file.parts):
