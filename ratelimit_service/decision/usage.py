@@ -82,6 +82,15 @@ class RuleSeries(NamedTuple):
     rule: str
 
 
+def as_other(field: bytes) -> bytes:
+    """The field of the same series with OTHER as its resource; the same field for a series of a rule."""
+    kind, *parts = field.split(_SEPARATOR)
+    if kind != _KEY.encode():
+        return field
+    parts[1] = OTHER.encode()
+    return _SEPARATOR.join([kind, *parts])
+
+
 class ParsedField(NamedTuple):
     """A field of a segment. `minute` is None for counts of the segment's own minute."""
 

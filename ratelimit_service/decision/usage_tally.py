@@ -9,11 +9,15 @@ from uuid import uuid4
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
-from ratelimit_service.decision.usage import Series, parse_field
+from ratelimit_service.decision.usage import Series, as_other, parse_field
 
 FLUSH_SECONDS: Final = 1.0
 MAX_BYTES: Final = 16 * 2**20
 """What counts may take in this worker's memory while the store is unavailable."""
+
+NAMED_SHARE: Final = 0.8
+"""Of these bytes, the part up to which resources are counted by name. Callers choose the names: whoever sends a new one
+with each call must not take the room of all other keys, so after it they count as `other`."""
 
 MAX_ROWS: Final = 1_000
 """Rows of one batch. The store adds it in one script run, which takes a few milliseconds."""
@@ -91,6 +95,9 @@ class UsageTally:
 
     def _add(self, key: tuple[int, bytes], counts: Sequence[int]) -> None:
         row = self._rows.get(key)
+        if row is None and self.bytes + _size(key[1]) > NAMED_SHARE * self._max_bytes:
+            key = key[0], as_other(key[1])
+            row = self._rows.get(key)
         if row is None:
             size = _size(key[1])
             if self.bytes + size > self._max_bytes:

@@ -51,8 +51,8 @@ class Paging:
             check, position = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:].decode()
         except (binascii.Error, UnicodeError):
             check, position = b"", ""
-        if not position or check != _check(filters, position):
-            raise _invalid_token()
+        if not position or "\0" in position or check != _check(filters, position):
+            raise invalid_token()
         return position
 
     def number(self, *filters: str) -> int | None:
@@ -61,7 +61,7 @@ class Paging:
         if not position:
             return None
         if not position.isdecimal() or int(position) >= _MAX_NUMBER:
-            raise _invalid_token()
+            raise invalid_token()
         return int(position)
 
     def page(self, found: Sequence[T], positions: Sequence[str], *filters: str) -> Page[T]:
@@ -79,7 +79,8 @@ def _check(filters: Sequence[str], position: str) -> bytes:
     return sha256("\0".join([*filters, position]).encode()).digest()[:_CHECK_BYTES]
 
 
-def _invalid_token() -> InvalidArgument:
+def invalid_token() -> InvalidArgument:
+    """Return the error for a token that was not issued for the list."""
     return InvalidArgument.of(
         "page_token",
         "was not issued for this list; send the next_page_token of the previous response, with the other fields "

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple, Protocol, Self
 
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import InvalidArgument
-from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.usage.query_range import Kept, Level, TimeRange, choose_range
+from ratelimit_service.management.paging import Page, Paging, invalid_token
+from ratelimit_service.usage.query_range import LAST_US, MAX_BINS, MAX_STEP, Kept, Level, TimeRange, choose_range
 from ratelimit_service.usage.query_request import Measure, UsageRequest
 
 MAX_ROWS: Final = 5_000
@@ -43,7 +43,13 @@ class Counts(NamedTuple):
 
     def plus(self, other: "Counts") -> "Counts":
         """The sum of each."""
-        return Counts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Counts(
+            self.allowed + other.allowed,
+            self.denied + other.denied,
+            self.cost + other.cost,
+            self.shadow_denied + other.shadow_denied,
+            self.degraded + other.degraded,
+        )
 
     def minus(self, other: "Counts") -> "Counts":
         """The difference of each."""
@@ -264,8 +270,19 @@ class _Position:
         text = paging.position("usage", repr(request))
         if not text:
             return None
-        start_us, end_us, level, *after = json.loads(text)
-        return cls(TimeRange(start_us, end_us, request.step_us, Level(level)), tuple(after))
+        try:
+            start_us, end_us, level, *after = json.loads(text)
+            within = TimeRange(int(start_us), int(end_us), request.step_us, Level(level))
+            named = len(after) == len(request.group_by) and b"\0" not in "".join(after).encode()
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+        ):  # a check is no signature: whoever computes one may write whatever they like
+            raise invalid_token() from None
+        if not (named and 0 <= within.start_us < within.end_us <= LAST_US + MAX_STEP and within.bins <= MAX_BINS):
+            raise invalid_token()
+        return cls(within, tuple(after))
 
 
 def _groups_at_once(request: UsageRequest, within: TimeRange, paging: Paging) -> int:

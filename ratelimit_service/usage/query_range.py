@@ -29,7 +29,9 @@ MAX_STEP: Final = 366 * DAY
 DEFAULT_RANGE: Final = 6 * HOUR
 """How long before its end a range begins if no start is given, in microseconds."""
 
-_LAST_US: Final = 253_402_300_799_000_000  # 9999-12-31T23:59:59Z
+LAST_US: Final = 253_339_228_799_000_000
+"""9997-12-31T23:59:59Z, in microseconds since 1970 UTC: the end of the bin that has it is before the year 10000."""
+
 _MINUTES_UNTIL: Final = 2 * HOUR
 _HOURS_UNTIL: Final = 3 * DAY
 
@@ -101,8 +103,8 @@ def choose_range(start_us: int | None, end_us: int | None, step_us: int, *, now_
     if start_us is None:
         start_us = max(0, end_us - DEFAULT_RANGE)
     for field, time_us in (("end_time", end_us), ("start_time", start_us)):
-        if not 0 <= time_us <= _LAST_US:
-            raise InvalidArgument.of(field, "is out of bounds; it must be a time in the years 1970 to 9999")
+        if not 0 <= time_us <= LAST_US:
+            raise InvalidArgument.of(field, "is out of bounds; it must be a time in the years 1970 to 9997")
     if start_us >= end_us:
         raise InvalidArgument.of("start_time", "is not before end_time (now, if that is absent)")
     if not 0 <= step_us <= MAX_STEP or step_us % MINUTE:

@@ -11,13 +11,16 @@ from ratelimit_service.decision.limit import Limit, Mode, TokenBucket, Window
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.record import Override
 from ratelimit_service.decision.window import span
-from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.errors import InvalidArgument, Unavailable
 from ratelimit_service.management.plans import Plan, check_limits
 from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE, Kept, Level
 from ratelimit_service.usage.replay import BinEffect, Counted, Effect, Frame, KeyEffect, LimitEffect, Replay, Series
 
 BUDGET_SECONDS: Final = 20.0
 """For one simulation. What was replayed until then is returned, and it says that it is not all."""
+
+MAX_WAITING: Final = 4
+"""Simulations that run or wait in a process. Each may take BUDGET_SECONDS of a worker that also decides calls."""
 
 MAX_SERIES: Final = 50_000
 """Maximum series (keys and their resources) of one simulation."""
@@ -130,7 +133,7 @@ class Simulation:
 
 
 class SimulationService:
-    """Replays counted usage. One simulation runs at a time in a process; others wait for it."""
+    """Replays counted usage. One simulation runs at a time in a process; a few others wait for it."""
 
     def __init__(
         self,
@@ -147,13 +150,14 @@ class SimulationService:
         self._kept = kept or Kept()
         self._budget = budget
         self._running = asyncio.Lock()
+        self._waiting = 0
 
     async def simulate(self, request: SimulationRequest) -> Simulation:
         """Replay counted calls. Nothing is changed.
 
         The range is widened to whole minutes, or hours if it is longer than 7 days, begins earlier than minutes are
         kept, or has more rows than can be replayed. Raises InvalidArgument, NotFound for a plan that does not exist,
-        and Unavailable.
+        and Unavailable, also if MAX_WAITING are not done yet.
         """
         check_limits(request.limits)
         if not 0 <= request.top <= MAX_TOP:
@@ -162,10 +166,18 @@ class SimulationService:
         start_us, end_us = self._range(request.start_us, request.end_us, now_us)
         await self._plans.get(request.plan)
         minutes = end_us - start_us <= _MINUTES_FOR and start_us >= self._kept.since(Level.MINUTE, now_us)
-        async with self._running:
-            deadline = monotonic() + self._budget
-            run = _Run(self._source, request, lambda: monotonic() >= deadline)
-            return await run.simulate(start_us, end_us, may_use_minutes=minutes)
+        if self._waiting >= MAX_WAITING:
+            raise Unavailable(
+                f"{MAX_WAITING} simulations are not done yet; try again later", reason="POLICY_STORE_UNAVAILABLE"
+            )
+        self._waiting += 1
+        try:
+            async with self._running:
+                deadline = monotonic() + self._budget
+                run = _Run(self._source, request, lambda: monotonic() >= deadline)
+                return await run.simulate(start_us, end_us, may_use_minutes=minutes)
+        finally:
+            self._waiting -= 1
 
     def _range(self, start_us: int | None, end_us: int | None, now_us: int) -> tuple[int, int]:
         end_us = now_us if end_us is None else min(end_us, now_us)

@@ -7,7 +7,7 @@ import pytest
 from decision.memory import START_US, ManualClock, burst
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.decision.usage import Series
+from ratelimit_service.decision.usage import OTHER, Series
 from ratelimit_service.decision.usage_tally import MAX_ROWS, UsageRow, UsageSender, UsageTally
 
 MINUTE = START_US // 60_000_000
@@ -45,7 +45,7 @@ def test_counts_are_summed_by_minute_and_series() -> None:
 
 def test_what_does_not_fit_is_lost_visibly() -> None:
     """Beyond the cap new series are lost calls, those that have a row count on, and what was sent makes room."""
-    tally = UsageTally(ManualClock(), max_bytes=600)
+    tally = UsageTally(ManualClock(), max_bytes=700)
     tally.add(ONE, (1, 1))
     tally.add(TWO, (0, 0, 1, 0, 1))
     tally.add(TWO, (2, 9))
@@ -60,6 +60,21 @@ def test_what_does_not_fit_is_lost_visibly() -> None:
     tally.add(TWO, (1, 1))
     assert tally.lost == 4
     assert tally.bytes > 0
+
+
+def test_a_key_with_ever_new_resources_takes_no_room_of_others() -> None:
+    """While the store is away a caller who sends a new resource with each call loses their names, and nobody a call."""
+    tally = UsageTally(ManualClock(), max_bytes=100_000)
+    for number in range(1_000):
+        tally.add(Series.of_key("k1", f"resource-{number}", "acme", "free", ["burst"]), (1, 2))
+    for number in range(20):
+        tally.add(Series.of_key(f"other-{number}", "orders", "globex", "free", ["burst"]), (0, 0, 1, 0, 0, 1))
+    rows = {row.field: list(row.counts) for row in tally.take(1_000)}
+    assert tally.lost == 0
+    assert sum(counts[0] for counts in rows.values()) == 1_000
+    assert rows[Series.of_key("k1", OTHER, "acme", "free", ["burst"]).field][0] > 500
+    assert sum(counts[2] for field, counts in rows.items() if b"globex" in field) == 20
+    assert tally.bytes <= 100_000
 
 
 async def test_all_rows_are_sent_in_batches() -> None:

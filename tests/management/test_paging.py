@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.paging import Paging
 
+_CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
+
 
 def _token(position: str, *filters: str) -> str:
     return Paging(1).page([1, 2], [position, "unused"], *filters).next_page_token
 
 
-@given(st.text(min_size=1, max_size=64), st.lists(st.text(max_size=16), max_size=3))
+@given(st.text(_CHARACTERS, min_size=1, max_size=64), st.lists(st.text(max_size=16), max_size=3))
 def test_a_token_returns_its_position(position: str, filters: list[str]) -> None:
     """The token of a page, sent back with the same filters, gives the position it was made from."""
     assert Paging(1, _token(position, *filters)).position(*filters) == position
@@ -40,6 +42,12 @@ def test_a_position_that_is_no_number_is_refused(position: str) -> None:
     assert Paging(1, forged).position("keys") == position
     with pytest.raises(InvalidArgument, match="page_token"):
         Paging(1, forged).number("keys")
+
+
+def test_a_position_with_a_nul_is_refused() -> None:
+    """A forged position with a NUL, which Postgres refuses to compare with, is an invalid argument."""
+    with pytest.raises(InvalidArgument, match="page_token"):
+        Paging(1, _token("a\0b", "keys")).position("keys")
 
 
 @pytest.mark.parametrize(("requested", "size"), [(0, 100), (1, 1), (1000, 1000)])

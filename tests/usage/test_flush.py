@@ -1,6 +1,7 @@
 """The flush: what the store has counted is in the archive, at each level, once."""
 
 import asyncio
+import struct
 
 import psycopg
 import pytest
@@ -199,14 +200,17 @@ async def test_a_field_that_cannot_be_read_harms_itself_alone(world: UsageWorld)
 
 
 async def test_a_queue_with_an_invalid_name_is_flushed(world: UsageWorld) -> None:
-    """What names no segment is removed, and what is behind it is flushed."""
-    for name in ("nan.nan", "1", "one.2", "1." + "9" * 18, "\xff"):
+    """What names no segment is removed, and what is behind it is flushed, also if its meta is damaged."""
+    for name in ("nan.nan", "1", "one.2", "1." + "9" * 18, b"\xff"):
         world.client.rpush("{u}:u:q", name)
-    write_segment(world.client, {of_key("k1"): [2]})
+    damaged = [b"short", struct.pack("<9d", *[float("nan")] * 9), struct.pack("<9d", 3, 5, 5, 1e300, 0, 0, 0, 0, 0)]
+    for number, meta in enumerate(damaged, start=1):
+        name = write_segment(world.client, {of_key("k1"): [2]}, number=number)
+        world.client.hset(f"{{u}}:u:s:{name}", "", meta)
 
     await world.flush_all()
 
-    assert totals(world.database_url, "day") == {"k1": (2, 0, 0, 0, 0)}
+    assert totals(world.database_url, "day") == {"k1": (6, 0, 0, 0, 0)}
     assert leftovers(world.client) == {"segments": 0, "queues": 0, "bytes": 0}
 
 

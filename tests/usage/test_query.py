@@ -16,7 +16,7 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.usage.query import Counts, Loss, UsageQueries, UsageReport
-from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
+from ratelimit_service.usage.query_range import DAY, HOUR, LAST_US, MINUTE
 from ratelimit_service.usage.query_request import Dimension, Measure, UsageFilter, UsageRequest
 
 NOW = datetime(2026, 11, 25, 14, 26, 31, tzinfo=UTC)
@@ -261,6 +261,43 @@ async def test_a_page_keeps_its_range_as_time_passes(usage: UsageQueries, usage_
     with pytest.raises(InvalidArgument, match="page_token"):
         await later.query(UsageRequest(group_by=(S,), step_us=5 * MINUTE), Paging(5, first.next_page_token))
     await database.close()
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        "no JSON",
+        "[]",
+        "[1]",
+        '{"a": 1}',
+        '[0, 86400000000, "week", "x"]',
+        '["a", "b", "day", "x"]',
+        '[null, 86400000000, "day", "x"]',
+        '[0, 86400000000, "day"]',
+        '[0, 86400000000, "day", 5]',
+        '[0, 86400000000, "day", "a", "b"]',
+        '[0, 86400000000, "day", "\\u0000"]',
+        '[0, 86400000000, "day", "\\ud800"]',
+        '[0, 1000000000000000000000000000000, "day", "x"]',
+        '[1e999, 1e999, "day", "x"]',
+        '[0, 252000000000000000, "minute", "x"]',
+        '[86400000000, 0, "day", "x"]',
+    ],
+)
+async def test_a_forged_page_token_is_refused(usage: UsageQueries, position: str) -> None:
+    """A token with a right check around whatever it may be is an invalid argument, and reaches no table."""
+    request = UsageRequest(group_by=(K,), step_us=5 * MINUTE)
+    token = Paging(1).page([1, 2], [position, ""], "usage", repr(request)).next_page_token
+    with pytest.raises(InvalidArgument, match="page_token"):
+        await usage.query(request, Paging(5, token))
+
+
+@pytest.mark.parametrize("step_us", [0, MINUTE, 366 * DAY])
+async def test_a_range_at_the_end_of_time(usage: UsageQueries, step_us: int) -> None:
+    """The last time that may be asked for can be, though its bin ends later; a later one is refused."""
+    assert (await usage.query(UsageRequest(end_us=LAST_US, step_us=step_us))).rows == []
+    with pytest.raises(InvalidArgument, match="end_time"):
+        await usage.query(UsageRequest(end_us=LAST_US + 1, step_us=step_us))
 
 
 async def test_many_bins_make_small_pages(usage: UsageQueries) -> None:

@@ -1,5 +1,6 @@
 """What-if on a real Postgres: which counts are replayed, and what is reported."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -10,12 +11,12 @@ from fixtures.usage import Counted, Series, UsageWriter, add_partitions, connect
 from ratelimit_service.decision.limit import Level as LimitLevel
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
-from ratelimit_service.errors import InvalidArgument, NotFound
+from ratelimit_service.errors import InvalidArgument, NotFound, Unavailable
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.usage.query import Counts
 from ratelimit_service.usage.query_range import Level
 from ratelimit_service.usage.replay import Effect
-from ratelimit_service.usage.simulation import SimulationRequest
+from ratelimit_service.usage.simulation import MAX_WAITING, Simulation, SimulationRequest
 
 NOW = datetime.fromtimestamp(START // SECOND, UTC)
 HOUR = timedelta(hours=1)
@@ -162,6 +163,19 @@ async def test_a_simulation_out_of_time_says_so(control_plane: ControlPlane, usa
     assert not found.complete
     assert found.effect.calls == 0
     assert "only a part" in found.notes[-1]
+
+
+async def test_few_simulations_wait(control_plane: ControlPlane, usage: UsageWriter) -> None:
+    """Of many at once a few are done, one after another, and the others are to try again; later all can."""
+    await control_plane.plans.create("ada", plan_draft())
+    usage.write([calls(NOW - HOUR, 10)])
+    wanted = request(Limit("daily", Quota(1, Window.DAY)))
+    many = [control_plane.simulations.simulate(wanted) for _ in range(3 * MAX_WAITING)]
+    results = await asyncio.gather(*many, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, Unavailable)]
+    done = [result for result in results if isinstance(result, Simulation)]
+    assert (len(done), len(refused)) == (MAX_WAITING, 2 * MAX_WAITING)
+    assert (await control_plane.simulations.simulate(wanted)).complete
 
 
 @pytest.mark.parametrize(

@@ -163,11 +163,13 @@ class RedisUsageStore:
                 names.append(name.decode())
             else:
                 _log.error("usage was lost", cause="a segment has an invalid name", tag=tag, name=repr(name[:80]))
-                await self._execute(tag, "LREM", f"{tag}:u:q", 0, name)
-                await self._execute(tag, "UNLINK", f"{tag}:u:s:".encode() + name)
+                keys = (f"{tag}:u:s:".encode() + name, f"{tag}:u:q", f"{tag}:u:n")
+                await self._run(tag, self._remove, keys, name)
         return names
 
-    async def _run(self, tag: str, script: Script, keys: Sequence[str], *arguments: str | int) -> object:
+    async def _run(
+        self, tag: str, script: Script, keys: Sequence[str | bytes], *arguments: str | bytes | int
+    ) -> object:
         try:
             return await self._execute(tag, "EVALSHA", script.sha, len(keys), *keys, *arguments)
         except _Unloaded:
