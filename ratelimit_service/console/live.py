@@ -30,13 +30,16 @@ Parts = Mapping[str, str]
 
 def live(visit: Visit, read: Callable[[], Awaitable[Parts]], *, seconds: float) -> Response:
     """Send the parts that READ renders, now and each SECONDS. Raises Unavailable if too many streams are open."""
-    visit.console.streams.check(visit.session_value)
+    visit.console.streams.check(visit.session_value, visit.token_id)
     events = _events(visit, read, seconds)
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: float) -> AsyncIterator[str]:
-    with visit.console.streams.count(visit.session_value):
+    streams = visit.console.streams
+    if streams.is_full(visit.session_value, visit.token_id):  # others that were let in meanwhile were faster
+        return
+    with streams.count(visit.session_value, visit.token_id):
         async for event in _ticks(visit, read, seconds):
             yield event
 

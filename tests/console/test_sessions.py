@@ -22,7 +22,7 @@ from ratelimit_service.console.security.guessing import (
     GuessLimiter,
     network_of,
 )
-from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, Streams
+from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, MAX_STREAMS_OF_TOKEN, Streams
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import Role, Token
 from server.certificates import Authority
@@ -212,17 +212,22 @@ def test_a_viewer_hears_once_what_they_are(browse: Browse, server: Server) -> No
 
 
 def test_streams_are_bounded() -> None:
-    """A session, and the server, have a bounded number of streams at one time; those that ended do not count."""
+    """A session, a token, and the server, have a bounded number of streams; those that ended do not count."""
     streams = Streams()
     with ExitStack() as open_streams:
         for _ in range(MAX_STREAMS_HERE):
-            streams.check("one")
-            open_streams.enter_context(streams.count("one"))
+            streams.check("one", "token")
+            open_streams.enter_context(streams.count("one", "token"))
         with pytest.raises(Unavailable):
-            streams.check("one")
-        streams.check("another")
-        for number in range(MAX_STREAMS - MAX_STREAMS_HERE):
-            open_streams.enter_context(streams.count(f"session {number}"))
+            streams.check("one", "token")
+        for number in range(MAX_STREAMS_OF_TOKEN - MAX_STREAMS_HERE):
+            streams.check(f"session {number}", "token")
+            open_streams.enter_context(streams.count(f"session {number}", "token"))
         with pytest.raises(Unavailable):
-            streams.check("another")
-    streams.check("one")
+            streams.check("another", "token")
+        streams.check("another", "another token")
+        for number in range(MAX_STREAMS - MAX_STREAMS_OF_TOKEN):
+            open_streams.enter_context(streams.count(f"session {number}", f"token {number}"))
+        with pytest.raises(Unavailable):
+            streams.check("another", "another token")
+    streams.check("one", "token")
