@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from ratelimit_service.console.calls import calls_of
 from ratelimit_service.console.changes import changes_of
-from ratelimit_service.console.charts import SPANS
+from ratelimit_service.console.charts import SPANS, chosen_span
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.errors import ServiceError
@@ -52,7 +52,8 @@ async def plan(visit: Visit) -> Response:
         current=current,
         keys=await visit.section(keys_on(visit, name)),
         counted=MAX_COUNTED,
-        calls=await calls_of(visit, Dimension.PLAN, name, SPANS["24h"]),
+        calls=await calls_of(visit, Dimension.PLAN, name, chosen_span(visit.query.text("range"))),
+        ranges=[(span, visit.url("plans", name, range=span.name)) for span in SPANS.values()],
         changes=await visit.section(changes_of(visit.services.audit, f"plans/{name}")),
         commands=Terminal(
             cli=(cli("plans", "get", name), cli("keys", "list", "--plan", name)),
