@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import usage, usage_flush
 from bench.bars import Bar, counting, memory, ratios, sharing, without_counting
 from bench.cases import Case, batched, compared, empty, of_peer, others, streamed, unary
 from bench.front import FRONTS, front
@@ -17,6 +18,7 @@ from bench.world import World, open_world
 
 TRANSPORTS = ("envoy", "grpcio")
 COUNTING = "counting"
+USAGE_SIZES = "1000x7"
 
 
 class Bench:
@@ -62,10 +64,17 @@ def main() -> None:
     parser.add_argument(
         "--only",
         default="",
-        help=f"only cases with this in their name, and no bars; `{COUNTING}`: what it costs to count usage",
+        help=f"only cases with this in their name, and no bars; `{COUNTING}`: what it costs to count usage; `flush`: "
+        "how fast usage is moved to Postgres; `usage`: how long questions about it take",
     )
     parser.add_argument("--peer", type=int, help="port of another rate limit service to compare with")
     arguments = parser.parse_args()
+    if arguments.only == "flush":
+        usage_flush.run()
+        return
+    if arguments.only == "usage":
+        usage.run(USAGE_SIZES, arguments.seconds, arguments.repeats)
+        return
     facts = machine()
     with tempfile.TemporaryDirectory() as folder, open_world(arguments.keys) as world:
         bench = Bench(Load(seconds=arguments.seconds), arguments.repeats, world.valkey_pid)

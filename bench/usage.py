@@ -38,12 +38,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="seconds per measure")
     parser.add_argument("--repeats", type=int, default=3, help="measures of each question")
     arguments = parser.parse_args()
+    run(arguments.sizes, arguments.seconds, arguments.repeats)
+
+
+def run(sizes: str, seconds: float, repeats: int) -> None:
+    """Measure each of SIZES, as the command line has them, and save what was found."""
     found = []
-    for size in arguments.sizes.split(","):
+    for size in sizes.split(","):
         keys, days = (int(number) for number in size.split("x"))
         with open_usage_world(keys, days) as world:
             show_world(world, keys, days)
-            found += run(world.settings, keys, days, arguments.seconds, arguments.repeats)
+            found += measure_size(world.settings, keys, days, seconds, repeats)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"usage-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     path.write_text(json.dumps({"machine": machine(), "timings": found}, indent=1) + "\n")
@@ -56,7 +61,7 @@ def show_world(world: UsageWorld, keys: int, days: int) -> None:
     print(f"{keys:,} keys, {days} days: {world.calls:,} calls, generated in {world.seconds:.0f} s; rows: {rows}")
 
 
-def run(settings: Settings, keys: int, days: int, seconds: float, repeats: int) -> list[dict[str, object]]:
+def measure_size(settings: Settings, keys: int, days: int, seconds: float, repeats: int) -> list[dict[str, object]]:
     """Measure every question REPEATS times, and print the median and the worst of the repeats."""
     token = asyncio.run(_make_token(settings))
     with serving(settings, "grpcio", 1) as target, grpc.insecure_channel(f"127.0.0.1:{target.port}") as channel:
@@ -65,7 +70,7 @@ def run(settings: Settings, keys: int, days: int, seconds: float, repeats: int) 
         def ask(request: QueryUsageRequest) -> QueryUsageResponse:
             return stub.QueryUsage(request, metadata=(("authorization", f"Bearer {token}"),), timeout=20)
 
-        rounds = [_measure_all(ask, keys, seconds, Random(number)) for number in range(repeats)]  # noqa: S311
+        rounds = [_measure_questions(ask, keys, seconds, Random(number)) for number in range(repeats)]  # noqa: S311
     table = Table("question", title=f"{keys:,} keys, {days} days; milliseconds; median and worst of {repeats} measures")
     for name in ("p50", "p99", "worst p99", "rows", ""):
         table.add_column(name, justify="right")
@@ -82,7 +87,7 @@ def run(settings: Settings, keys: int, days: int, seconds: float, repeats: int) 
     return found
 
 
-def _measure_all(ask: Ask, keys: int, seconds: float, random: Random) -> Sequence[Timing]:
+def _measure_questions(ask: Ask, keys: int, seconds: float, random: Random) -> Sequence[Timing]:
     return [
         *(measure(ask, question, seconds, random) for question in questions(keys)),
         measure_overview(ask, keys, seconds, random),

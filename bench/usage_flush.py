@@ -86,6 +86,11 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=10_000, help="series of each minute")
     parser.add_argument("--minutes", type=int, default=20, help="minutes of backlog")
     arguments = parser.parse_args()
+    run(arguments.series, arguments.minutes)
+
+
+def run(series: int = 10_000, minutes: int = 20) -> None:
+    """Measure, and print what was found."""
     with tempfile.TemporaryDirectory(prefix="ratelimit-bench-") as folder:
         Path(folder).chmod(0o755)  # for Postgres, which never runs as root
         postgres, valkey = EmbeddedPostgres(Path(folder, "postgres")), EmbeddedValkey(Path(folder, "valkey"))
@@ -93,7 +98,7 @@ def main() -> None:
             postgres.start()
             valkey.start()
             upgrade(postgres.url)
-            asyncio.run(_measure(valkey.url, postgres, arguments.series, arguments.minutes))
+            asyncio.run(_measure(valkey.url, postgres, series, minutes))
         finally:
             valkey.stop()
             postgres.stop()

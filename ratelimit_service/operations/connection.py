@@ -69,6 +69,11 @@ class HttpConnection(H11Protocol):
         """Whether no request is being answered, and no answer being read."""
         return self._awaiting_since is not None and self.transport.get_write_buffer_size() == 0
 
+    @property
+    def unread(self) -> bool:
+        """Whether the peer has not read all that was sent to it."""
+        return self.transport.get_write_buffer_size() > 0
+
     def overdue(self, now: float) -> bool:
         """Whether the peer takes too long to send its request, or to read the answer."""
         before, self._buffered = self._buffered, self.transport.get_write_buffer_size()

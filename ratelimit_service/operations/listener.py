@@ -18,7 +18,8 @@ from ratelimit_service.operations.connection import HttpConnection, http_config
 from ratelimit_service.operations.tls import TlsFiles
 
 MAX_CONNECTIONS: Final = 128
-"""At a time. When there are as many, the one that has been idle for longest gives way to a new one."""
+"""At a time. When there are as many, the one that has been idle for longest gives way to a new one; if none is idle,
+the oldest whose peer has not read all that was sent to it."""
 
 _HANDSHAKE_SECONDS: Final = 5.0
 """For the first byte, and for the TLS handshake after it."""
@@ -96,17 +97,21 @@ class Listener:
             opening.add_done_callback(self._forget)
 
     def _make_room(self) -> bool:
-        """Close the connection that has waited for a request for longest. Returns False if there is none."""
-        for each in self._connections:
-            if isinstance(each, asyncio.Task):
-                each.cancel()
-            elif each.idle:
-                each.transport.abort()
-            else:
-                continue
-            self._forget(each)
-            return True
-        return False
+        """Close the connection that has waited for a request for longest, or else one whose peer is slow to read.
+
+        Returns False if there is none: peers that read slowly must not keep out those who ask whether we are ready.
+        """
+        idle = (each for each in self._connections if isinstance(each, asyncio.Task) or each.idle)
+        slow = (each for each in self._http() if each.unread)
+        leaving = next(idle, None) or next(slow, None)
+        if leaving is None:
+            return False
+        if isinstance(leaving, asyncio.Task):
+            leaving.cancel()
+        else:
+            leaving.transport.abort()
+        self._forget(leaving)
+        return True
 
     async def _open(self, accepted: socket.socket) -> None:
         """Find out whether the peer speaks TLS, and serve it."""

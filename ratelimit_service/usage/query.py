@@ -43,7 +43,13 @@ class Counts(NamedTuple):
 
     def plus(self, other: "Counts") -> "Counts":
         """The sum of each."""
-        return Counts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Counts(
+            self.allowed + other.allowed,
+            self.denied + other.denied,
+            self.cost + other.cost,
+            self.shadow_denied + other.shadow_denied,
+            self.degraded + other.degraded,
+        )
 
     def minus(self, other: "Counts") -> "Counts":
         """The difference of each."""

@@ -174,6 +174,19 @@ async def test_the_number_of_connections(port: Port, monkeypatch: pytest.MonkeyP
         writer.close()
 
 
+async def test_peers_that_read_slowly_do_not_keep_others_out(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all connections are being read slowly, the oldest gives way to who asks for something else."""
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connection, "STALL_SECONDS", 10.0)
+    slow = [await port.send(HEAD + b"\r\n") for _ in range(3)]
+    for reader, _ in slow:
+        await reader.readexactly(20)
+    assert (await port.ask("/healthz")).endswith("ok\n")
+    assert len(await slow[1][0].readexactly(len(LARGE))) == len(LARGE)
+    for _, writer in slow:
+        writer.close()
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [

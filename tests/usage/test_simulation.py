@@ -166,7 +166,7 @@ async def test_a_simulation_out_of_time_says_so(control_plane: ControlPlane, usa
 
 
 async def test_few_simulations_wait(control_plane: ControlPlane, usage: UsageWriter) -> None:
-    """Of many at once a few are done, one after another, and the others are told to try again; later all can."""
+    """Of many at once a few are done, one after another, and the others are to try again; later all can."""
     await control_plane.plans.create("ada", plan_draft())
     usage.write([calls(NOW - HOUR, 10)])
     wanted = request(Limit("daily", Quota(1, Window.DAY)))

@@ -123,7 +123,8 @@ def _report_to_proto(report: UsageReport, group_by: tuple[Dimension, ...]) -> Qu
 
 def _row_to_proto(row: UsageRow, group_by: tuple[Dimension, ...]) -> usage_pb2.UsageRow:
     counts = row.counts
-    message = usage_pb2.UsageRow(
+    values = {_FIELDS[dimension]: value for dimension, value in zip(group_by, row.group, strict=False)}
+    return usage_pb2.UsageRow(  # the others have no values
         start_time=time_to_proto(row.start_us),
         others=row.others,
         allowed=counts.allowed,
@@ -131,10 +132,8 @@ def _row_to_proto(row: UsageRow, group_by: tuple[Dimension, ...]) -> usage_pb2.U
         cost=counts.cost,
         shadow_denied=counts.shadow_denied,
         degraded=counts.degraded,
+        **values,
     )
-    for dimension, value in zip(group_by, row.group, strict=False):  # the others have no values
-        setattr(message, _FIELDS[dimension], value)
-    return message
 
 
 def _loss_to_proto(loss: Loss) -> usage_pb2.UsageLoss:

@@ -17,9 +17,9 @@ _numbers = count()
 
 
 @pytest.fixture
-def store(valkey_url: str) -> Iterator[ClockedStore]:
+def store(emptied_valkey_url: str) -> Iterator[ClockedStore]:
     """A store with nothing in it, and a clock."""
-    with ClockedStore(valkey_url, "clock:usage") as clocked:
+    with ClockedStore(emptied_valkey_url, "clock:usage") as clocked:
         clocked.client.flushdb()
         yield clocked
 
@@ -145,9 +145,9 @@ def test_a_count_that_fails_fails_no_charge(store: ClockedStore, usage: UsageRea
 
 
 @pytest.fixture
-def small(valkey_url: str) -> Iterator[ClockedStore]:
+def small(emptied_valkey_url: str) -> Iterator[ClockedStore]:
     """A store with room for about 100 series."""
-    with ClockedStore(valkey_url, "clock:usage", usage_bytes=20_000) as clocked:
+    with ClockedStore(emptied_valkey_url, "clock:usage", usage_bytes=20_000) as clocked:
         clocked.client.flushdb()
         yield clocked
 

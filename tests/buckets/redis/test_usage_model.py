@@ -126,9 +126,9 @@ def _run(examples: int) -> None:
 
 
 @pytest.mark.timeout(170)
-def test_script_and_model_count_alike(valkey_url: str) -> None:
+def test_script_and_model_count_alike(emptied_valkey_url: str) -> None:
     """Several limits, shadows, denials, repeats, refunds, peeks, resources and clock steps: each call counts once."""
-    with FewResources(valkey_url, "clock:usage-model") as store:
+    with FewResources(emptied_valkey_url, "clock:usage-model") as store:
         Agreement.store, Agreement.client, Agreement.tag = store, store.client, "{u}"
         _run(100)
 

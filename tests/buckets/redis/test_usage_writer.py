@@ -24,17 +24,17 @@ DENIED = (0, 0, 1, 0, 0, 1)
 
 
 @pytest.fixture
-def client(valkey_url: str) -> redis.Redis:
+def client(emptied_valkey_url: str) -> redis.Redis:
     """A client of a store with nothing in it."""
-    client = redis.Redis.from_url(valkey_url)
+    client = redis.Redis.from_url(emptied_valkey_url)
     client.flushdb()
     return client
 
 
 @pytest_asyncio.fixture
-async def writer(valkey_url: str) -> AsyncIterator[RedisUsageWriter]:
+async def writer(emptied_valkey_url: str) -> AsyncIterator[RedisUsageWriter]:
     """A writer to that store."""
-    async with open_usage_writer(valkey_url, usage_bytes=2**28) as opened:
+    async with open_usage_writer(emptied_valkey_url, usage_bytes=2**28) as opened:
         yield opened
 
 
