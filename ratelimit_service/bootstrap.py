@@ -84,6 +84,9 @@ __all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
 _REPORT_CONNECTIONS: Final = 4
 """Questions about usage that are answered at the same time."""
 
+_REPORT_QUEUE_SECONDS: Final = 3.0
+"""For which one more waits for its turn: one page asks several, and they must not fail by each other."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -146,7 +149,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     database = Database(settings.database_url.get_secret_value())
     transactions = PostgresTransactions(database)
     reports = Database(  # a pool of its own: questions about usage must not keep keys or tokens from being looked up
-        settings.database_url.get_secret_value(), pool_size=_REPORT_CONNECTIONS, pool_overflow=0
+        settings.database_url.get_secret_value(),
+        pool_size=_REPORT_CONNECTIONS,
+        pool_overflow=0,
+        queue_seconds=_REPORT_QUEUE_SECONDS,
     )
     plans = PlanService(transactions, clock)
     kept = Kept(settings.usage_minute_days * DAY, settings.usage_hour_days * DAY, settings.usage_day_days * DAY)

@@ -9,7 +9,7 @@ from typing import Final
 
 from ratelimit_service.console import formats
 from ratelimit_service.console.changes import Change
-from ratelimit_service.console.health import Health, State
+from ratelimit_service.console.health import Component, Health, State
 from ratelimit_service.console.overview import NOW_US, Overview, Refused
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.usage.query_range import MINUTE
@@ -39,13 +39,17 @@ class Piece:
     anchor: str = ""
 
 
-def healthy(health: Health, overview: Overview | None) -> list[Piece]:
+def healthy(health: Health, overview: Overview | None, now_us: int) -> list[Piece]:
     """Is it healthy? The worst component first, then what decisions there are."""
-    down = [component for component in health.failing if component.state is State.DOWN]
-    lead = "Deciding normally." if not health.failing else "Deciding, but not all is well."
-    if down:
-        lead = f"{down[0].name} does not answer." if down[0].name != "Workers" else "No worker serves."
-    pieces = [Piece(lead, strong=True)]
+    failing = health.failing[:2]
+    if failing and failing[0].state is State.DOWN:
+        pieces = [piece for component in failing for piece in _failing(component)]
+        if overview is not None and overview.now.calls:
+            # Counts are a minute old: they say how it was, not how it is now.
+            rate = formats.rate(overview.now.calls / (NOW_US / MICRO))
+            pieces.append(Piece(f"Until {formats.clock_time(overview.now_end_us, now_us)}: {rate} decisions/s."))
+        return pieces
+    pieces = [Piece("Deciding, but not all is well." if failing else "Deciding normally.", strong=True)]
     if overview is not None and overview.now.calls:
         pieces.append(Piece(f" {formats.rate(overview.now.calls / (NOW_US / MICRO))} decisions/s,"))
         degraded = overview.now.degraded
@@ -53,11 +57,17 @@ def healthy(health: Health, overview: Overview | None) -> list[Piece]:
         pieces.append(Piece(f" {share} of them degraded." if degraded else " all of them exact."))
     elif overview is not None:
         pieces.append(Piece(" No call was counted in the last 5 min."))
-    for component in health.failing[:2]:
-        pieces += [Piece(" "), Piece(component.name, anchor=anchor(component.name))]
-        effect = f": {component.effect}" if component.effect else ""
-        pieces.append(Piece(f" {component.value}{effect}."))
-    return pieces
+    return [*pieces, Piece(" "), *(piece for component in failing for piece in _failing(component))]
+
+
+def _failing(component: Component) -> list[Piece]:
+    down = component.state is State.DOWN
+    effect = f": {component.effect}. " if component.effect else ". "
+    return [
+        Piece(component.name, strong=down, anchor=anchor(component.name)),
+        Piece(f" {component.value}", strong=down),
+        Piece(effect),
+    ]
 
 
 def anchor(name: str) -> str:

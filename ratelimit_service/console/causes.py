@@ -4,7 +4,7 @@ A change is named only if refusals by a limit that it changed began, or doubled,
 page gives the time and no cause.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ CAUSE_US: Final = 10 * MINUTE
 BEFORE_US: Final = 10 * MINUTE
 """The time before a change that the rise is compared with, in microseconds."""
 
+_AMOUNTS: Final = {"token_bucket": ("capacity", "refill_tokens"), "quota": ("amount",)}
 _LAST: Final = 3
 _MIN_REFUSALS: Final = 10
 """Refusals in the time after the change below which nothing has begun: that much is noise."""
@@ -32,6 +33,9 @@ class Suspect:
     plan: str = ""
     subject: str = ""
     key_id: str = ""
+    old: object = None
+    """The override before the change and the one since, as documents. None: what the plan says applied, or applies."""
+    new: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +48,42 @@ class Cause:
 
 
 def suspects(event: AuditEvent) -> list[Suspect]:
-    """The limits that an event has changed, in the order of their names."""
+    """The limits that an event has changed and may refuse more by, in the order of their names."""
     action, target = event.event.action, event.event.target
     noun, _, name = target.partition("/")
     if action == "plan.update":
         old, new = _limits(event.event.previous.get("limits")), _limits(event.event.detail.get("limits"))
-        changed = sorted(limit for limit in old.keys() | new.keys() if old.get(limit) != new.get(limit))
+        changed = sorted(limit for limit in old.keys() | new.keys() if not loosens(old.get(limit), new.get(limit)))
         return [Suspect(event.event_id, event.event.time_us, limit, plan=name) for limit in changed]
     if action in {"override.set", "override.delete"}:
         limit = event.event.detail.get("limit") or event.event.previous.get("limit")
         named = limit.get("name") if isinstance(limit, Mapping) else limit
         field = {"subjects": "subject", "keys": "key_id"}.get(noun)
         if isinstance(named, str) and field:
-            return [Suspect(event.event_id, event.event.time_us, named, **{field: name})]
+            was, now = event.event.previous.get("limit"), event.event.detail.get("limit")
+            found = Suspect(event.event_id, event.event.time_us, named, old=was, new=now, **{field: name})
+            return [] if was and now and loosens(was, now) else [found]
     return []
+
+
+def loosens(old: object, new: object) -> bool:
+    """Whether a limit, as a document, lets through all that it did before. False if that is not known for certain."""
+    if old == new or not isinstance(new, Mapping):
+        return True
+    if not isinstance(old, Mapping):
+        return False
+    if new.get("mode") == "shadow":
+        return True
+    if old.get("mode") != new.get("mode") or old.get("resource") != new.get("resource"):
+        return False
+    return any(_at_least(old.get(kind), new.get(kind), amounts) for kind, amounts in _AMOUNTS.items())
+
+
+def _at_least(old: object, new: object, amounts: Collection[str]) -> bool:
+    """Whether each amount is as high as before, and all else the same."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or old.keys() != new.keys():
+        return False
+    return all(new[name] >= old[name] if name in amounts else new[name] == old[name] for name in old)
 
 
 def find_cause(suspect: Suspect, denied: Mapping[int, int], complete_until_us: int) -> Cause | None:

@@ -20,6 +20,9 @@ from ratelimit_service.errors import Unavailable
 _STREAM_SECONDS: Final = 300.0
 """Length of one stream; the browser then opens the next one."""
 
+BANNERS: Final = "banners"
+"""The part that every page has: what concerns all of them, until its cause is gone."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 Parts = Mapping[str, str]
@@ -54,7 +57,7 @@ async def _ticks(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: fl
             yield "event: end\ndata: \n\n"
             return
         try:
-            parts = await read()
+            parts = {**await read(), BANNERS: visit.render("_banners.html")}
         except Exception:  # noqa: BLE001  the page shows how old its figures are, and the log why
             _log.exception("live figures could not be read", path=visit.request.url.path, request=visit.request_id)
             return

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ratelimit_service.console.causes import BEFORE_US, CAUSE_US, Cause, find_cause, suspects
+from ratelimit_service.console.causes import BEFORE_US, CAUSE_US, Cause, Suspect, find_cause, loosens, suspects
 from ratelimit_service.console.changes import Change, change_of
 from ratelimit_service.console.charts import Bin, Series, Span, Spark, add_up, spark
 from ratelimit_service.console.marks import Mark, marks
 from ratelimit_service.console.services import ConsoleServices
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.management.audit import AuditEvent, AuditFilter
+from ratelimit_service.management.documents import limit_to_document
+from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.usage.query import Counts, UsageReport
 from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
@@ -243,10 +245,26 @@ class OverviewReader:
             then, current = await asyncio.gather(self._services.usage.query(request), self._services.usage.query(now))
             denied = {row.start_us: row.counts.denied for row in then.rows}
             cause = find_cause(suspect, denied, end_us)
-            return None if cause is None else (cause, current.total.denied / (NOW_US / MICRO))
+            if cause is None or await self._is_boost(suspect):
+                return None
+            return cause, current.total.denied / (NOW_US / MICRO)
 
         found = await asyncio.gather(*(tested(position) for position in range(len(suspected))))
         return next((each for each in found if each is not None), None)
+
+    async def _is_boost(self, suspect: Suspect) -> bool:
+        """Whether an override lets through at least what the plan does, so that it refuses nobody."""
+        if not (suspect.subject or suspect.key_id):
+            return False
+        keys, plans = self._services.keys, self._services.plans
+        if suspect.key_id:
+            names = {(await keys.get(suspect.key_id)).plan}
+        else:
+            page = await keys.list(Paging(page_size=_EVENTS), KeyFilter(subject=suspect.subject))
+            names = {key.plan for key in page.items}
+        limits = [limit for name in names for limit in (await plans.get(name)).limits if limit.name == suspect.limit]
+        documents = [limit_to_document(limit) for limit in limits]
+        return bool(documents) and all(loosens(suspect.old or each, suspect.new or each) for each in documents)
 
 
 async def sparks(

@@ -10,7 +10,7 @@ from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ratelimit_service.postgres.failures import ConnectionTimeout, HardTimeout, translate_failures
+from ratelimit_service.postgres.failures import ConnectionTimeout, HardTimeout, TooManyAtOnce, translate_failures
 
 CONNECT_SECONDS = 0.8
 """How long to wait for a connection that answers, so that a dead Postgres is reported within a second."""
@@ -57,10 +57,17 @@ class Database:
         transaction_seconds: float = TRANSACTION_SECONDS,
         pool_size: int = _POOL_SIZE,
         pool_overflow: int = _POOL_OVERFLOW,
+        queue_seconds: float = 0.0,
     ) -> None:
-        """`pool_size` connections are kept open, and `pool_overflow` more are opened while they are needed."""
+        """`pool_size` connections are kept open, and `pool_overflow` more are opened while they are needed.
+
+        While all are in use, one more transaction waits for its turn for `queue_seconds`, and then raises
+        TooManyAtOnce. 0: it waits as long as for a Postgres that does not answer, and is told the same.
+        """
         self.url = parse_url(url)
         self._transaction_seconds = transaction_seconds
+        self._queue_seconds = queue_seconds
+        self._turns = asyncio.Semaphore(pool_size + pool_overflow)
         self._timeout = HardTimeout()
         self._open: set[asyncio.Future[None]] = set()  # one for each transaction, done when it has ended
         self._engine = create_async_engine(
@@ -109,17 +116,41 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
-        with translate_failures(), self._tracked():
-            connection = await self._timeout.run(CONNECT_SECONDS, _connect(engine))
-            try:
-                driver = (await connection.get_raw_connection()).driver_connection
-                if not isinstance(driver, psycopg.AsyncConnection):
-                    raise TypeError(f"the driver is {type(driver)}; its connections cannot be shut down")
-                with ConnectionTimeout(driver, seconds or self._transaction_seconds):
-                    async with connection.begin():
-                        yield connection
-            finally:
-                await connection.close()
+        async with self._turn():
+            with translate_failures(), self._tracked():
+                async with self._connected(engine, seconds or self._transaction_seconds) as connection:
+                    yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until a connection is free, if transactions queue here at all."""
+        if not self._queue_seconds:
+            yield
+            return
+        try:
+            async with asyncio.timeout(self._queue_seconds):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise TooManyAtOnce(
+                f"too many queries at once: no connection was free for this one within {self._queue_seconds:g} s"
+            ) from None
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine, seconds: float) -> AsyncIterator[AsyncConnection]:
+        connection = await self._timeout.run(CONNECT_SECONDS, _connect(engine))
+        try:
+            driver = (await connection.get_raw_connection()).driver_connection
+            if not isinstance(driver, psycopg.AsyncConnection):
+                raise TypeError(f"the driver is {type(driver)}; its connections cannot be shut down")
+            with ConnectionTimeout(driver, seconds):
+                async with connection.begin():
+                    yield connection
+        finally:
+            await connection.close()
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:

@@ -17,6 +17,10 @@ from ratelimit_service.decision.ports import StoreUnavailable
 T = TypeVar("T")
 
 
+class TooManyAtOnce(StoreUnavailable):
+    """All connections of a small pool are in use, and none came free in time: Postgres itself may be well."""
+
+
 @contextmanager
 def translate_failures() -> Iterator[None]:
     """Raise StoreUnavailable in place of any error that means that Postgres is unavailable.

@@ -1,5 +1,6 @@
 """Banners and sections while a store does not answer: the rest of a page stays."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,9 @@ from console.test_sessions import soon
 from fixtures.dev_server import free_address
 from fixtures.served import Serve, Server
 from fixtures.valkey import StartValkey
+from ratelimit_service.console.answers import healthy
 from ratelimit_service.console.banners import banners_of
+from ratelimit_service.console.health import Component, Health, State
 from ratelimit_service.management.tokens import Role
 
 
@@ -36,6 +39,27 @@ def test_without_redis_pages_stay(without_redis: tuple[Server, Browser, str]) ->
     assert "BUCKET_STORE_UNAVAILABLE" in page.text
     assert "Key made" in page.text  # its changes
     assert browser.submit(f"/keys/{key_id}/suspend").status_code == 303
+
+
+def test_banners_come_and_go_live(without_redis: tuple[Server, Browser, str]) -> None:
+    """An open page says what is wrong, and no longer when it is not: the stream has the banners too."""
+    server, _, key_id = without_redis
+    browser = Browser(f"http://{server.settings.operations_listen}/console").sign_in(server.tokens[Role.VIEWER])
+    soon(lambda: "Redis does not answer" in browser.get("/keys").text)
+    for path in ("/overview/live", f"/keys/{key_id}/live", "/alerts/live"):
+        with browser.client.stream("GET", f"{browser.base}{path}") as answer:
+            first = next(line for line in answer.iter_lines() if line.startswith("data: "))
+        assert "Redis does not answer. Limits are kept" in json.loads(first.removeprefix("data: "))["banners"]
+    browser.client.close()
+
+
+def test_a_dead_store_is_named_once_and_old_figures_have_their_time() -> None:
+    """With Redis down, the answer says what that does to calls, once, and of when its figures are."""
+    redis = Component("Redis", State.DOWN, "does not answer", "", 0, "calls are decided by on_store_failure")
+    old = Component("Policies", State.DEGRADED, "9 s old", "", 0, "changes are not in force yet")
+    said = "".join(piece.text for piece in healthy(Health([old, redis], 0), None, 0))
+    assert said.startswith("Redis does not answer: calls are decided by on_store_failure. ")
+    assert said.endswith(" Policies 9 s old: changes are not in force yet. ")
 
 
 def test_the_loudest_banner_comes_first() -> None:

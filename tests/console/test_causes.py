@@ -2,7 +2,7 @@
 
 import pytest
 
-from ratelimit_service.console.causes import Suspect, find_cause, suspects
+from ratelimit_service.console.causes import Suspect, find_cause, loosens, suspects
 from ratelimit_service.management.audit import AuditEvent, Event
 from ratelimit_service.usage.query_range import HOUR, MINUTE
 
@@ -56,7 +56,7 @@ def test_minutes_that_are_not_complete_do_not_count() -> None:
 
 def test_only_limits_that_changed_are_suspected() -> None:
     """A change of a plan is suspected of the limits that differ, one of an override of that limit, others of none."""
-    same, old, new = {"amount": 5}, {"amount": 10}, {"amount": 3}
+    same, old, new = {"quota": {"amount": 5}}, {"quota": {"amount": 10}}, {"quota": {"amount": 3}}
     event = Event(
         "mara",
         "plan.update",
@@ -67,5 +67,34 @@ def test_only_limits_that_changed_are_suspected() -> None:
     )
     assert suspects(AuditEvent(1, event)) == [Suspect(1, CHANGED, "b", plan="pro")]
     override = Event("mara", "override.set", "subjects/acme", {"limit": {"name": "burst"}}, CHANGED)
-    assert suspects(AuditEvent(2, override)) == [Suspect(2, CHANGED, "burst", subject="acme")]
+    assert suspects(AuditEvent(2, override)) == [Suspect(2, CHANGED, "burst", subject="acme", new={"name": "burst"})]
     assert suspects(AuditEvent(3, Event("mara", "key.rotate", "keys/abc", {}, CHANGED))) == []
+
+
+BUCKET = {"token_bucket": {"capacity": 20, "refill_tokens": 10, "refill_period_us": 1_000_000}, "mode": "enforce"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "loose"),
+    [
+        ({"capacity": 40}, True),
+        ({"capacity": 40, "refill_tokens": 20}, True),
+        ({"capacity": 40, "refill_tokens": 9}, False),
+        ({"refill_period_us": 2_000_000}, False),
+    ],
+)
+def test_a_limit_that_was_raised_is_not_suspected(changed: dict[str, int], loose: bool) -> None:
+    """A boost refuses nobody: a limit whose every amount is as high as before is no cause, whatever rose then."""
+    new = BUCKET | {"token_bucket": {**BUCKET["token_bucket"], **changed}}  # type: ignore[dict-item]
+    plan = Event("mara", "plan.update", "plans/pro", {"limits": {"b": new}}, CHANGED, {"limits": {"b": BUCKET}})
+    assert bool(suspects(AuditEvent(1, plan))) is not loose
+    override = Event("mara", "override.set", "keys/abc", {"limit": new | {"name": "b"}}, CHANGED, {"limit": BUCKET})
+    assert bool(suspects(AuditEvent(2, override))) is not loose
+
+
+def test_a_limit_in_shadow_or_gone_is_not_suspected() -> None:
+    """What is in shadow, or is there no more, refuses nothing; what is new, or enforced now, does."""
+    assert loosens(BUCKET, None)
+    assert loosens(BUCKET, BUCKET | {"mode": "shadow"})
+    assert not loosens(None, BUCKET)
+    assert not loosens(BUCKET | {"mode": "shadow"}, BUCKET)

@@ -3,9 +3,11 @@
 import asyncio
 
 import psycopg
+import pytest
 from sqlalchemy import event, text
 
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import TooManyAtOnce
 
 
 async def test_closing_leaves_no_connection_of_cancelled_work(database_url: str) -> None:
@@ -46,3 +48,23 @@ async def test_closing_leaves_no_connection_that_came_too_late(database_url: str
     await database.close()
 
     assert driver.closed
+
+
+async def test_work_beyond_the_pool_waits_for_its_turn(database_url: str) -> None:
+    """Many small queries at once all get their turn; one that none comes to is told so, and Postgres is not blamed."""
+    database = Database(database_url, pool_size=1, pool_overflow=0, queue_seconds=1.5)
+
+    async def work(seconds: float) -> None:
+        async with database.reading() as connection:
+            await connection.execute(text(f"SELECT pg_sleep({seconds})"))
+
+    try:
+        await asyncio.gather(*(work(0.3) for _ in range(4)))  # together longer than one waits for a connection
+        long = asyncio.create_task(work(2.5))
+        await asyncio.sleep(0.2)
+        with pytest.raises(TooManyAtOnce, match="too many queries at once"):
+            await work(0)
+        await long
+        await work(0)
+    finally:
+        await database.close()

@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.formats import algorithm
 from ratelimit_service.console.labels import parse_labels
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.pages.find import without_secret
@@ -151,7 +152,7 @@ async def _new_form(visit: Visit, error: ServiceError | None = None) -> Response
         form=visit.form,
         subject=visit.form.text("subject", visit.query.text("subject")),
         plan=visit.form.text("plan", visit.query.text("plan")),
-        plans=[(plan.name, plan.name) for plan in plans],
+        plans=[(plan.name, f"{plan.name}: {_allows(plan)}") for plan in plans],
         error=None if violations else error,
         violations=violations,
         once=visit.console.forms.number(),
@@ -160,6 +161,10 @@ async def _new_form(visit: Visit, error: ServiceError | None = None) -> Response
             grpc=(grpcurl("ManageKey", {"create": {"plan": "free", "subject": "acme"}}),),
         ),
     )
+
+
+def _allows(plan: Plan) -> str:
+    return "; ".join(f"{limit.name} {algorithm(limit.algorithm)}" for limit in plan.limits) or "no limits"
 
 
 async def bulk(visit: Visit) -> Response:

@@ -73,7 +73,7 @@ async def _read(visit: Visit, span: Span) -> dict[str, Any]:
         "quotas": quotas,
         "letters": letters(found.marks) if found else {},
         "answers": {
-            "Healthy?": healthy(health, found),
+            "Healthy?": healthy(health, found, visit.now_us),
             "Who is refused, and why?": refused(found) if found else [],
             "What changed?": changed(found, found.changes, visit.now_us) if found else [],
         },

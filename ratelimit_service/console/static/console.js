@@ -102,7 +102,7 @@
   const isBusy = (part) => part.contains(document.activeElement) || (matchMedia("(hover: hover)").matches && part.matches(":hover"));
   const replaceParts = () => {
     for (const [name, html] of waiting) {
-      const part = document.querySelector(`main [data-part="${CSS.escape(name)}"]`);
+      const part = document.querySelector(`[data-part="${CSS.escape(name)}"]`);
       if (part && isBusy(part)) continue;
       waiting.delete(name);
       const sent = new DOMParser().parseFromString(html, "text/html").body;
