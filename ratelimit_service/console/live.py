@@ -37,10 +37,8 @@ def live(visit: Visit, read: Callable[[], Awaitable[Parts]], *, seconds: float) 
 
 
 async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: float) -> AsyncIterator[str]:
-    try:
-        visit.console.streams.check(
-            visit.session_value
-        )  # again: many that came at once may have passed the first check
+    try:  # again: many that came at once may have passed the first check
+        visit.console.streams.check(visit.session_value)
     except Unavailable:
         return
     with visit.console.streams.count(visit.session_value):

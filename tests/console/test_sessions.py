@@ -243,7 +243,7 @@ async def test_streams_that_come_at_once_are_bounded() -> None:
         return {"part": "html"}
 
     console = SimpleNamespace(streams=Streams(), sessions=SimpleNamespace(get=found))
-    visit = cast(Visit, SimpleNamespace(console=console, session_value="one"))
+    visit = cast(Visit, SimpleNamespace(console=console, session_value="one", render=lambda _template: ""))
     answers = [live(visit, read, seconds=60) for _ in range(2 * MAX_STREAMS_HERE)]
     events = [cast(AsyncGenerator[str, None], cast(StreamingResponse, answer).body_iterator) for answer in answers]
     begun = [await anext(stream, None) for stream in events]
