@@ -53,6 +53,7 @@ from ratelimit_service.management.retention import Retention
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
+from ratelimit_service.management.totals import TotalsReader
 from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
@@ -63,6 +64,7 @@ from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
 from ratelimit_service.postgres.repositories.simulation import PostgresSimulationSource
+from ratelimit_service.postgres.repositories.totals import PostgresTotals
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
@@ -108,6 +110,7 @@ class Services:
     usage: UsageQueries
     alerts: AlertService
     simulations: SimulationService
+    totals: TotalsReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             usage=UsageQueries(PostgresUsageSource(reports), clock, kept),
             alerts=AlertService(transactions, clock, webhook=bool(settings.alert_webhook_url.get_secret_value())),
             simulations=SimulationService(PostgresSimulationSource(reports), plans, clock, kept=kept),
+            totals=PostgresTotals(database),
         )
     finally:
         await reports.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ratelimit_service.console import formats
+from ratelimit_service.decision.limit import Limit
 from ratelimit_service.management.audit import AuditEvent, AuditFilter, AuditService
 from ratelimit_service.management.documents import limit_from_document
 from ratelimit_service.management.paging import Paging
@@ -143,6 +144,11 @@ def _limit_words(document: object) -> str | None:
         limit = limit_from_document(document)
     except Exception:  # noqa: BLE001  an old or foreign document is shown as it is
         return _words(document)
+    return limit_words(limit)
+
+
+def limit_words(limit: Limit) -> str:
+    """What a limit allows, for what, and whether it is in shadow, in words."""
     words = formats.algorithm(limit.algorithm)
     if limit.resource != "*":
         words += f" for {limit.resource}"

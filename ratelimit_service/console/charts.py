@@ -1,6 +1,6 @@
 """What charts and sparklines are drawn from. All of it is counts and times: no text of a caller gets into a path."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,7 +81,10 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The bins of a chart, in the order of time, without gaps."""
+    """The bins of a chart, in the order of time, without gaps. All are of `step_us`, but the last may be shorter.
+
+    The last bin ends with the newest minute that is complete, and its rates are those of the part until then.
+    """
 
     bins: Sequence[Bin]
     step_us: int
@@ -95,6 +98,12 @@ class Series:
     def end_us(self) -> int:
         """Where it ends."""
         return self.bins[-1].end_us if self.bins else 0
+
+    @property
+    def short_us(self) -> int:
+        """The length of the last bin if that is not over yet, else 0."""
+        length = self.bins[-1].end_us - self.bins[-1].start_us if self.bins else 0
+        return length if length < self.step_us else 0
 
     @property
     def total(self) -> Counts:
@@ -113,6 +122,18 @@ class Series:
             f"refused between {formats.rate(min(denied))} and {formats.rate(max(denied))}. "
             "Left and right arrow keys read single values."
         )
+
+
+def bin_starts(end_us: int, length_us: int, step_us: int) -> range:
+    """Where the bins begin of a chart of about LENGTH_US: the last is the one that END_US, not included, is in."""
+    last_us = (end_us - 1) // step_us * step_us
+    return range(last_us - (length_us // step_us - 1) * step_us, last_us + 1, step_us)
+
+
+def series_of(counts: Mapping[int, Counts], last: Counts, starts: range, end_us: int) -> Series:
+    """A chart until END_US. COUNTS are those of the bins by their starts; LAST those of the last bin until END_US."""
+    bins = [Bin(start, start + starts.step, counts.get(start, Counts())) for start in starts[:-1]]
+    return Series([*bins, Bin(starts[-1], end_us, last)], starts.step)
 
 
 def add_up(counts: Iterable[Counts]) -> Counts:
@@ -136,8 +157,14 @@ class Spark:
     total: Counts
 
 
-def spark(counts: Sequence[Counts], step_us: int) -> Spark:
-    """Draw calls, and those that were refused among them, as steps from the zero line."""
+def spark(counts: Sequence[Counts], step_us: int, last_us: int = 0) -> Spark:
+    """Draw calls, and those that were refused among them, as steps from the zero line.
+
+    LAST_US is the length of the last bin if it is not over yet: it is drawn as high as if it went on like that.
+    """
+    total = add_up(counts)
+    if last_us and counts:
+        counts = [*counts[:-1], Counts(*(round(each * step_us / last_us) for each in counts[-1]))]
     height = max((each.calls for each in counts), default=0)
     denied = [each.denied for each in counts]
     seconds = step_us / MICRO
@@ -152,7 +179,7 @@ def spark(counts: Sequence[Counts], step_us: int) -> Spark:
         line=f"M0 {counts[0].calls}{steps[steps.index('h') :]}" if height else "",
         refused=_islands(denied),
         words=f"{at_most}, now {formats.rate(counts[-1].calls / seconds)}" if counts else "no calls",
-        total=add_up(counts),
+        total=total,
     )
 
 

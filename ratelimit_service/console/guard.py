@@ -96,6 +96,8 @@ async def _admit(visit: Visit, route: Route) -> Response:
         require(visit.session.caller, route.role)
     if route.method == "POST":
         await _check_form(visit, route)
+    if visit.session is not None and not route.path.endswith("/live"):
+        await visit.count_totals()
     return await route.handler(visit)
 
 

@@ -7,7 +7,8 @@ from typing import Final
 
 from ratelimit_service.console.causes import BEFORE_US, CAUSE_US, Cause, Suspect, find_cause, loosens, suspects
 from ratelimit_service.console.changes import Change, change_of
-from ratelimit_service.console.charts import Bin, Series, Span, Spark, add_up, spark
+from ratelimit_service.console.charts import Series, Span, Spark, add_up, bin_starts, series_of, spark
+from ratelimit_service.console.complete import complete_minute
 from ratelimit_service.console.marks import Mark, marks
 from ratelimit_service.console.services import ConsoleServices
 from ratelimit_service.decision.limit import MICRO
@@ -22,8 +23,6 @@ from ratelimit_service.usage.query_request import OF_KEYS, Dimension, Measure, U
 NOW_US: Final = 5 * MINUTE
 """The length of "now": the last whole minutes that are complete, in microseconds."""
 
-_LATE_US: Final = 180 * MICRO
-_SETTLED_US: Final = 75 * MICRO
 _REFUSED: Final = 5
 _BUSIEST: Final = 8
 _SUSPECTS: Final = 4
@@ -130,10 +129,11 @@ class OverviewReader:
             self._ask(start_us=start_us, step_us=self._span.step_us),
             self._services.audit.list(Paging(page_size=_EVENTS), AuditFilter(start_us=start_us)),
         )
-        end_us = self._complete(report)
+        end_us = complete_minute(self._now_us, report.complete_until_us or 0, self._lag_us)
         since_us = end_us - NOW_US
-        series = _series(report, self._span, end_us)
-        now, by_rules, subjects, limits, busiest, history = await asyncio.gather(
+        starts = bin_starts(end_us, self._span.length_us, self._span.step_us)
+        last, now, by_rules, subjects, limits, busiest, history = await asyncio.gather(
+            self._ask(start_us=starts[-1], end_us=end_us),
             self._ask(start_us=since_us, end_us=end_us),
             self._ask(start_us=since_us, end_us=end_us, among=frozenset({Dimension.DOMAIN})),
             self._top(since_us, end_us, (Dimension.SUBJECT,), _REFUSED, Measure.DENIED),
@@ -141,6 +141,7 @@ class OverviewReader:
             self._top(since_us, end_us, (Dimension.KEY, Dimension.SUBJECT, Dimension.PLAN), _BUSIEST, Measure.CALLS),
             self._ask(start_us=self._now_us - _USUAL_DAYS * DAY, step_us=HOUR),
         )
+        series = series_of({row.start_us: row.counts for row in report.rows}, last.total, starts, end_us)
         names = tuple(dict.fromkeys(row.group[0] for row in subjects.rows))
         key_ids = tuple(dict.fromkeys(row.group[0] for row in busiest.rows))
         of_subjects, of_keys, described, cause = await asyncio.gather(
@@ -190,17 +191,6 @@ class OverviewReader:
             loss_count=len(report.losses),
             empty=report.complete_until_us is None,
         )
-
-    def _complete(self, report: UsageReport) -> int:
-        """The end of the last minute that is complete: as far as is known, or else as it is by rule.
-
-        Counts that are late are not there, so nothing after them is shown. While nobody calls, minutes are complete
-        too, although nothing arrives.
-        """
-        arrived_us = report.complete_until_us or 0
-        late = self._lag_us is None or self._lag_us > _LATE_US
-        expected_us = self._now_us - _SETTLED_US
-        return (arrived_us if late and arrived_us else max(arrived_us, expected_us)) // MINUTE * MINUTE
 
     async def _ask(
         self, start_us: int, end_us: int | None = None, step_us: int = 0, among: frozenset[Dimension] = frozenset()
@@ -270,27 +260,15 @@ class OverviewReader:
 async def sparks(
     services: ConsoleServices, span: Span, dimension: Dimension, names: Sequence[str], end_us: int
 ) -> Mapping[str, Spark]:
-    """A sparkline for each of NAMES, over a range that ends at END_US or a bin before."""
-    step_us = span.spark_us
-    end_us = end_us // step_us * step_us
+    """A sparkline for each of NAMES, until END_US, with all that was counted in these bins."""
+    starts = bin_starts(end_us, span.length_us, span.spark_us)
     where = UsageFilter({dimension: tuple(names)})
     among = frozenset({Dimension.PLAN}) if dimension in OF_KEYS else frozenset()
-    request = UsageRequest(
-        where, (dimension,), end_us - span.length_us // step_us * step_us, end_us, step_us, among=among
-    )
+    request = UsageRequest(where, (dimension,), starts[0], end_us, span.spark_us, among=among)
     report = await services.usage.query(request, Paging(page_size=len(names)))
     found = report.series()
     nothing = [Counts()] * report.range.bins
-    return {name: spark(found.get((name,), nothing), step_us) for name in names}
-
-
-def _series(report: UsageReport, span: Span, end_us: int) -> Series:
-    """The bins that are complete: of the last one, only the whole."""
-    step_us = span.step_us
-    counts = {row.start_us: row.counts for row in report.rows}
-    last_us = end_us // step_us * step_us
-    starts = range(last_us - span.length_us // step_us * step_us, last_us, step_us)
-    return Series([Bin(start, start + step_us, counts.get(start, Counts())) for start in starts], step_us)
+    return {name: spark(found.get((name,), nothing), span.spark_us, end_us - starts[-1]) for name in names}
 
 
 def _by_subject(report: UsageReport) -> dict[str, tuple[str, str, int]]:

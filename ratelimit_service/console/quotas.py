@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ratelimit_service.console.limits import LimitRow
 from ratelimit_service.console.services import ConsoleServices
 from ratelimit_service.decision.engine import Check
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, Window
@@ -193,3 +194,66 @@ async def _read(services: ConsoleServices, found: Forecast, end_us: int) -> Fore
                 exact=True,
             )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaUse:
+    """What a subject has used of a quota in force, and what it uses until the window ends at its present rate.
+
+    Amounts are tokens, read from the bucket. `full_us` is when all of it is used, None if that does not happen before
+    `ends_us`; `per_second` is the rate of the last RATE_US.
+    """
+
+    plan: str
+    limit: Limit
+    used: int
+    amount: int
+    per_second: float
+    at_end: int
+    full_us: int | None
+    ends_us: int
+
+    @property
+    def share(self) -> float:
+        """The share that is used, at most 1."""
+        return min(1.0, self.used / self.amount)
+
+    @property
+    def share_at_end(self) -> float:
+        """The share that is used when the window ends, up to 1.25, which is where meters end."""
+        return min(1.25, self.at_end / self.amount)
+
+
+async def uses_of(
+    services: ConsoleServices, subject: str, plan: str, rows: Sequence[LimitRow], end_us: int
+) -> list[QuotaUse]:
+    """The quotas among the limits of a subject, with the rate of its calls that each is for until END_US."""
+    quotas = [row for row in rows if isinstance(row.limit.algorithm, Quota) and row.left is not None]
+    if not quotas:
+        return []
+    where = UsageFilter({Dimension.SUBJECT: (subject,), Dimension.PLAN: (plan,)})
+    request = UsageRequest(where, (Dimension.RESOURCE,), end_us - RATE_US, end_us, top=1_000)
+    cost_of = {row.group[0]: row.counts.cost for row in (await services.usage.query(request)).rows}
+    now_us = services.clock.now_us()
+    return [_use(plan, row, sum(_matching(row.limit, cost_of)), now_us) for row in quotas]
+
+
+def _matching(limit: Limit, cost_of: Mapping[str, int]) -> Iterable[int]:
+    pattern = limit.resource
+    for resource, cost in cost_of.items():
+        if resource.startswith(pattern.removesuffix("*")) if pattern.endswith("*") else resource == pattern:
+            yield cost
+
+
+def _use(plan: str, row: LimitRow, lately: int, now_us: int) -> QuotaUse:
+    algorithm = row.limit.algorithm
+    assert isinstance(algorithm, Quota)  # noqa: S101  the caller has chosen
+    ends_us = span(algorithm.window, now_us)[1]
+    amount = row.limit.capacity
+    used = max(0, amount - int(row.left or 0))
+    per_us = lately / RATE_US
+    full_us = None
+    if per_us and used < amount and now_us + (amount - used) / per_us < ends_us:
+        full_us = now_us + round((amount - used) / per_us)
+    at_end = used + round(per_us * (ends_us - now_us))
+    return QuotaUse(plan, row.limit, used, amount, per_us * MICRO, at_end, full_us, ends_us)

@@ -14,6 +14,7 @@ from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
 from ratelimit_service.management.sessions import SessionService
+from ratelimit_service.management.totals import TotalsReader
 from ratelimit_service.usage.query import UsageQueries
 from ratelimit_service.usage.simulation import SimulationService
 
@@ -34,6 +35,7 @@ class ConsoleServices:
     health: HealthReader
     alerts: AlertService
     simulations: SimulationService
+    totals: TotalsReader
     clock: Clock
     silent: Callable[[], Collection[str]] = tuple
     """The components, `postgres` and `redis`, that do not answer now."""

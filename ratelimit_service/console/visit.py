@@ -1,5 +1,6 @@
 """One request of a page: who asks, what they sent, and how to answer."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
@@ -23,8 +24,12 @@ from ratelimit_service.console.shared import Shared
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.sessions import Session
 from ratelimit_service.management.tokens import Role
+from ratelimit_service.management.totals import Totals
 
 T = TypeVar("T")
+
+_TOTALS_SECONDS: Final = 5.0
+_TOTALS_WAIT: Final = 0.2
 
 WELCOME: Final = "welcome"
 """The cookie of a browser that has just signed in."""
@@ -55,7 +60,10 @@ class Section(Generic[T]):
 
 @dataclass(slots=True)
 class Visit:
-    """A request for a page. `session` is None on pages that need none; `form` is empty unless one was sent."""
+    """A request for a page. `session` is None on pages that need none; `form` is empty unless one was sent.
+
+    `totals` are the counts in the navigation, None while they are not known.
+    """
 
     request: Request
     console: Console
@@ -64,6 +72,7 @@ class Visit:
     session: Session | None = None
     session_value: str = field(default="", repr=False)
     form: Fields = field(default_factory=Fields)
+    totals: Totals | None = None
 
     @property
     def services(self) -> ConsoleServices:
@@ -117,6 +126,7 @@ class Visit:
             "is_admin": self.is_admin,
             "theme": self._theme,
             "config": self.console.config,
+            "totals": self.totals,
             "banners": banners_of(self.services.silent()),
             "is_new_viewer": not self.is_admin and WELCOME in self.request.cookies,
         }
@@ -136,6 +146,21 @@ class Visit:
             return Section(value=await reading)
         except ServiceError as error:
             return Section(error=error)
+
+    async def count_totals(self) -> None:
+        """Read the counts of the navigation, at most five seconds old. A page does not wait long for them."""
+        shared = self.console.shared
+        try:
+            async with asyncio.timeout(_TOTALS_WAIT):
+                self.totals = await shared.get("totals", _TOTALS_SECONDS, self._read_totals)
+        except TimeoutError:
+            self.totals = None
+
+    async def _read_totals(self) -> Totals | None:
+        try:
+            return await self.services.totals.read()
+        except ServiceError:
+            return None
 
     def asset(self, name: str) -> str:
         """The address of a script, a style or the icons."""

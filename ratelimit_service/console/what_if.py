@@ -1,6 +1,8 @@
 """What a draft of a plan would have refused: counted calls replayed, for the page that edits the plan."""
 
 import asyncio
+import csv
+import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ _SECONDS: Final = 10.0
 """How long a page waits. A longer replay is for the command line."""
 
 _SHOWN: Final = 12
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,16 @@ class SubjectEffect:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """A replay as the page shows it. `others` are the calls of all that is not in `subjects`, `more` how many.
+    """A replay as the page shows it. `everyone` are the subjects with a change, `subjects` the first of them.
+
+    `others` are the calls of all that is not in `subjects`, `more` how many.
 
     Of the others only calls and what was counted are known: bounds of keys that share a bucket do not add up.
     """
 
     span: Span
     found: Simulation
+    everyone: Sequence[SubjectEffect]
     subjects: Sequence[SubjectEffect]
     others: Effect
     more: int
@@ -76,6 +82,19 @@ class WhatIf:
         return largest if largest is not None and largest.effect.best > largest.effect.denied else None
 
 
+def csv_of(effects: Sequence[SubjectEffect]) -> str:
+    """Who would be refused, as a file: a line for each subject. No cell is a formula to a spreadsheet."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(("subject", "keys", "calls", "refused_counted", "refused_best", "refused_worst", "first_time"))
+    for one in effects:
+        effect = one.effect
+        name = f"'{one.subject}" if one.subject.startswith(_FORMULAS) else one.subject
+        first = "yes" if one.first_time else "no"
+        writer.writerow((name, one.keys, effect.calls, effect.denied, effect.best, effect.worst, first))
+    return file.getvalue()
+
+
 async def what_if(visit: Visit, plan: str, limits: Sequence[Limit], span: Span) -> Section[WhatIf]:
     """Replay the last hours or days, for as long as a page may take. One replay runs at a time in a process."""
     return await visit.section(_replayed(visit, plan, limits, span))
@@ -103,4 +122,4 @@ async def _replayed(visit: Visit, plan: str, limits: Sequence[Limit], span: Span
         total.calls - listed.calls,
         total.denied - listed.denied,
     )
-    return WhatIf(span, found, shown, others, found.subjects - len(shown))
+    return WhatIf(span, found, subjects, shown, others, found.subjects - len(shown))

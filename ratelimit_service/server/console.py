@@ -51,6 +51,7 @@ def open_console(
             ),
             alerts=services.alerts,
             simulations=services.simulations,
+            totals=services.totals,
             clock=clock,
             silent=silent,
         ),

@@ -195,6 +195,11 @@ class UsageQueries:
                 next_page_token=next_page_token,
             )
 
+    async def complete_until(self) -> int | None:
+        """Return the time before which all counts have arrived, as far as is known. Raises Unavailable."""
+        async with self._source.reading() as snapshot:
+            return await snapshot.complete_until()
+
     async def last_used(self, key_ids: Collection[str]) -> Mapping[str, int]:
         """Return when each of the keys was last used: the start of the minute, in microseconds since 1970 UTC.
 

@@ -128,6 +128,8 @@ class Totals:
     subjects: int = 0
     first_time: int = 0
     perhaps_first_time: int = 0
+    subjects_first_time: int = 0
+    subjects_perhaps_first_time: int = 0
     mixed_costs: bool = False
     other_resources: bool = False
     limits: dict[tuple[str, bool], Effect] = field(default_factory=dict)
@@ -256,8 +258,11 @@ class Replay:
         if not calls:
             return
         buckets = [bucket for bucket in subject.buckets if bucket.calls_in_range]
-        totals.effect += Effect(calls, sum(denied_of.values()), subject.best, subject.worst)
+        denied = sum(denied_of.values())
+        totals.effect += Effect(calls, denied, subject.best, subject.worst)
         totals.subjects += 1
+        totals.subjects_first_time += denied == 0 and subject.best > 0
+        totals.subjects_perhaps_first_time += denied == 0 and subject.worst > 0
         for bucket in buckets:
             totals.mixed_costs |= bucket.grain == 1
             best, worst = bucket.found()

@@ -130,6 +130,9 @@ class Simulation:
     perhaps_first_time: int
     complete: bool
     notes: Sequence[str]
+    subjects_first_time: int = 0
+    subjects_perhaps_first_time: int = 0
+    """As `first_time` and `perhaps_first_time`, of subjects: none of their keys was denied."""
 
 
 class SimulationService:
@@ -238,6 +241,8 @@ class _Run:
             perhaps_first_time=totals.perhaps_first_time,
             complete=self._complete,
             notes=tuple(self._notes(replay, level, chosen=may_use_minutes and level is Level.HOUR)),
+            subjects_first_time=totals.subjects_first_time,
+            subjects_perhaps_first_time=totals.subjects_perhaps_first_time,
         )
 
     async def _replay(self, replay: Replay, chunk: Sequence[Listed], frame: Frame, level: Level) -> None:

@@ -88,6 +88,29 @@ def test_a_boost_is_in_force_at_once(admin: Browser, server: Server, manage: Man
     _until(lambda: explained("20 of 20"))
 
 
+def test_a_limit_with_a_new_name_is_added(admin: Browser, server: Server, manage: Manage[object]) -> None:
+    """An override may be a further limit, of a key or of all keys of a subject; a name that is taken is explained."""
+    key_id, _ = server.key("free")
+    subject = manage(lambda services: services.keys.get(key_id)).subject  # type: ignore[attr-defined]
+    form = {"limit_name": "nightly", "resource": "exports.*", "kind": "quota", "amount": "70", "window": "hour"}
+    for path, page in (
+        (f"/keys/{key_id}/override/new", f"/keys/{key_id}"),
+        (f"/subject/override/new?name={subject}", f"/subject?name={subject}"),
+    ):
+        assert 'name="limit_name"' in admin.get(path).text
+        bad = admin.submit(path, **{**form, "amount": "none"}, ends="1h")
+        assert bad.status_code == 400
+        assert 'id="e-amount"' in bad.text
+        assert admin.submit(path, **form, mode="shadow", ends="1h").status_code == 303
+        _until(lambda page=page: "70 per hour" in admin.get(page).text)  # type: ignore[misc]
+        taken = admin.submit(path, **{**form, "limit_name": "burst"}, ends="1h")
+        assert taken.status_code == 400
+        assert 'id="e-limit_name"' in taken.text
+        form = {**form, "limit_name": "of-all"}
+    (override,) = manage(lambda services: services.overrides.list(OverrideTarget(Level.KEY, key_id)))
+    assert override.limit == Limit("nightly", Quota(70, Window.HOUR), "exports.*", Mode.SHADOW)
+
+
 def test_a_boost_that_cannot_be_is_refused(admin: Browser, server: Server) -> None:
     """An amount that no limit can have is explained at its field."""
     key_id, _ = server.key("free")

@@ -1,5 +1,6 @@
 """Editing a plan: what the draft would have refused stands there before it is saved; alerts have a page."""
 
+import csv
 import re
 from datetime import timedelta
 
@@ -7,10 +8,12 @@ from console.browser import Browser
 from console.conftest import Manage
 from console.test_overview import Counter, base, counter, now, overview_server, server
 from fixtures.usage import Counted, Series
+from ratelimit_service.console.what_if import SubjectEffect, csv_of
 from ratelimit_service.decision.limit import Limit, Quota, Window
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.management.plans import PlanDraft
 from ratelimit_service.usage.query import Counts
+from ratelimit_service.usage.replay import Effect
 
 __all__ = ["base", "counter", "overview_server", "server"]
 
@@ -44,8 +47,13 @@ def test_a_draft_shows_what_it_would_have_refused(
     shown = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert "200 calls, 66.7 % of 300" in shown
     assert "1 key would be refused for the first time" in shown
+    assert "v2 refuses more: 1 subject for the first time." in shown
     assert "<img" not in page
     assert "&lt;img src=x&gt;subject" in page
+    answer = admin.submit("/plans/what-if/edit", do="csv", **DRAFT)
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert 'filename="what-if-v2-refused.csv"' in answer.headers["content-disposition"]
+    assert list(csv.reader(answer.text.splitlines()))[1:] == [[XSS, "1", "300", "0", "200", "200", "yes"]]
     shadow = admin.submit("/plans/what-if/edit", do="shadow", **DRAFT).text
     assert re.search(r"<option[^>]* selected[^>]*>shadow", shadow)
     etag = re.search(r'name="etag" value="([^"]+)"', page)
@@ -68,3 +76,9 @@ def test_alerts_have_a_page(admin: Browser, viewer: Browser) -> None:
     assert answer.status_code == 409
     assert "WEBHOOK_NOT_CONFIGURED" in answer.text
     assert viewer.submit("/alerts/test").status_code == 403
+
+
+def test_no_subject_is_a_formula_in_a_file() -> None:
+    """A subject that begins as formulas do is text in the file of who would be refused."""
+    lines = csv_of([SubjectEffect(name, 1, Effect(1, 0, 1, 1)) for name in ("=1+1", "@x", "plain")]).splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["'=1+1", "'@x", "plain"]

@@ -5,6 +5,7 @@ from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.calls import now_of
 from ratelimit_service.console.labels import parse_labels, write_labels
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.security.once import form_sent_before
@@ -14,6 +15,7 @@ from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import Aborted, InvalidArgument, ServiceError
 from ratelimit_service.management.keys import Key, KeyChanges
 from ratelimit_service.management.paging import Paging
+from ratelimit_service.usage.query_request import Dimension
 
 OVERLAPS: Final = (("0", "at once"), ("3600", "1 h"), ("86400", "24 h"), ("604800", "7 d"), ("2592000", "30 d"))
 """How long the earlier secret may stay valid: seconds, and their words."""
@@ -106,7 +108,8 @@ async def rotate(visit: Visit) -> Response:
 
 async def ask_suspend(visit: Visit) -> Response:
     """Say what suspending does."""
-    return visit.page("key_suspend.html", key=await _key(visit))
+    key = await _key(visit)
+    return visit.page("key_suspend.html", key=key, now=await now_of(visit, Dimension.KEY, key.key_id))
 
 
 async def suspend(visit: Visit) -> Response:
@@ -124,7 +127,8 @@ async def resume(visit: Visit) -> Response:
 async def ask_revoke(visit: Visit) -> Response:
     """Say what revoking does, and ask for the end of the key's id."""
     key = await _key(visit)
-    return visit.page("key_revoke.html", key=key, tail=key.key_id[-_TAIL:], violations={})
+    now = await now_of(visit, Dimension.KEY, key.key_id)
+    return visit.page("key_revoke.html", key=key, now=now, tail=key.key_id[-_TAIL:], violations={})
 
 
 async def revoke(visit: Visit) -> Response:
@@ -136,6 +140,7 @@ async def revoke(visit: Visit) -> Response:
             "key_revoke.html",
             status=HTTPStatus.BAD_REQUEST,
             key=key,
+            now=await now_of(visit, Dimension.KEY, key.key_id),
             tail=tail,
             violations={"confirm": f"is not {tail}; nothing was revoked"},
         )

@@ -1,12 +1,15 @@
 """Keys: which one is it, and is it in use? Also making a key, and suspending or revoking several."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.calls import Part, sparks_of
+from ratelimit_service.console.charts import SPANS
 from ratelimit_service.console.formats import algorithm
 from ratelimit_service.console.labels import parse_labels
 from ratelimit_service.console.limits import violations_of
@@ -14,13 +17,14 @@ from ratelimit_service.console.pages.find import without_secret
 from ratelimit_service.console.security.once import form_sent_before
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.times import chosen_time
-from ratelimit_service.console.visit import Visit
+from ratelimit_service.console.visit import Section, Visit
 from ratelimit_service.errors import InvalidArgument, ServiceError
 from ratelimit_service.management.bulk_keys import MAX_ITEMS
 from ratelimit_service.management.key_filter import public_part
 from ratelimit_service.management.keys import Key, KeyDraft, KeyFilter, Standing
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import Plan
+from ratelimit_service.usage.query_request import Dimension
 
 _PAGE: Final = 50
 _ID_LENGTH: Final = 16
@@ -60,11 +64,17 @@ async def show(visit: Visit) -> Response:
     )
     if asked.q != query.text("q"):  # a key was pasted into the address: it goes no further
         return visit.redirect("keys", **asked.query)
+    found, plans = await asyncio.gather(visit.section(_found(visit, asked)), visit.section(_plans(visit)))
+    calls: Section[Mapping[str, Part]] = Section()
+    if found.value:
+        key_ids = [key.key_id for key in found.value.items]
+        calls = await sparks_of(visit, Dimension.KEY, key_ids, SPANS["6h"])
     return visit.page(
         "keys.html",
         asked=asked,
-        found=await visit.section(_found(visit, asked)),
-        plans=(await visit.section(_plans(visit))).value or (),
+        found=found,
+        parts_of=calls.value or {},
+        plans=plans.value or (),
         commands=_list_commands(asked),
     )
 

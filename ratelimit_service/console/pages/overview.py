@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from ratelimit_service.console.answers import REASONS, anchor, changed, healthy, refused
 from ratelimit_service.console.charts import SPANS, Span, chosen_span
+from ratelimit_service.console.complete import HEALTH_SECONDS
 from ratelimit_service.console.health import Health
 from ratelimit_service.console.live import Parts, live
 from ratelimit_service.console.marks import letters
@@ -17,7 +18,6 @@ from ratelimit_service.console.visit import Section, Visit
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.usage.query_range import MINUTE
 
-_HEALTH_SECONDS: Final = 1.0
 _FIGURES_SECONDS: Final = 10.0
 """How long figures are kept: rows come in another order no sooner than that."""
 
@@ -55,7 +55,7 @@ async def stream(visit: Visit) -> Response:
 async def _read(visit: Visit, span: Span) -> dict[str, Any]:
     """What the parts show. All pages of the same range share one reading."""
     shared, services = visit.console.shared, visit.services
-    health: Health = await shared.get("health", _HEALTH_SECONDS, services.health.read)
+    health: Health = await shared.get("health", HEALTH_SECONDS, services.health.read)
     reader = OverviewReader(services, span, health.usage_lag_us)
     complete_us = (services.clock.now_us() - _SETTLED_US) // MINUTE * MINUTE
     figures: Section[Overview]

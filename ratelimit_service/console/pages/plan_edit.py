@@ -10,7 +10,7 @@ from ratelimit_service.console.documents import Line, difference, plan_yaml
 from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Draft, Effect, Row, effects
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
-from ratelimit_service.console.what_if import what_if
+from ratelimit_service.console.what_if import csv_of, what_if
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import Aborted, InvalidArgument, ServiceError
@@ -75,10 +75,10 @@ async def change(visit: Visit) -> Response:
     """Change the draft, show what it would do, or save it as the next version."""
     plan = await visit.services.plans.get(visit.part("name"))
     draft, what = Draft.read(visit.form), visit.form.text("do")
-    if what == "shadow":
-        return await _editor(visit, plan, _in_shadow(plan, draft))
+    if what == "csv":
+        return await _file(visit, plan, draft)
     if what != "save":
-        return await _editor(visit, plan, _changed(draft, what))
+        return await _editor(visit, plan, _in_shadow(plan, draft) if what == "shadow" else _changed(draft, what))
     review = review_of(plan, draft)
     if review.limits is None or not review.lines:
         return await _editor(visit, plan, draft, review.error)
@@ -90,6 +90,19 @@ async def change(visit: Visit) -> Response:
     except ServiceError as error:
         return await _editor(visit, await visit.services.plans.get(plan.name), draft, error)
     return visit.redirect("plans", plan.name)
+
+
+async def _file(visit: Visit, plan: Plan, draft: Draft) -> Response:
+    """Who would be refused under the draft, as a file."""
+    review = review_of(plan, draft)
+    if review.limits is None:
+        return await _editor(visit, plan, draft, review.error)
+    replay = await what_if(visit, plan.name, review.limits, _span(visit))
+    if replay.value is None:
+        return await _editor(visit, plan, draft, replay.error)
+    name = f"{plan.name}-v{plan.version + 1}-refused.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(csv_of(replay.value.everyone), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def review_of(plan: Plan | None, draft: Draft) -> Review:

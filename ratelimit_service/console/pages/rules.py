@@ -1,12 +1,15 @@
 """Rules: which descriptor meets which limit? A tree for each domain, a test that shows the path, and replacing."""
 
+import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.calls import parts_of
 from ratelimit_service.console.changes import changes_of
+from ratelimit_service.console.charts import SPANS, chosen_span
 from ratelimit_service.console.documents import difference, read_rules, rules_yaml
 from ratelimit_service.console.rules_path import Route, parse_entries, route_of
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
@@ -15,6 +18,9 @@ from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, ServiceError
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.rules import RuleSet
+from ratelimit_service.usage.query import Counts
+from ratelimit_service.usage.query_range import DAY
+from ratelimit_service.usage.query_request import MAX_TOP, Dimension, UsageFilter, UsageRequest
 
 _PAGE: Final = 50
 _FIRST: Final = """\
@@ -35,6 +41,7 @@ async def show(visit: Visit) -> Response:
     return visit.page(
         "rules.html",
         found=await visit.section(_found(visit)),
+        counts=(await visit.section(_counts(visit))).value,
         commands=Terminal(
             cli=(cli("rules", "list"), cli("rules", "replace", "rules.yaml")),
             grpc=(grpcurl("ManageRules", {"list": {}}),),
@@ -46,18 +53,33 @@ async def _found(visit: Visit) -> Page[RuleSet]:
     return await visit.services.rules.list(Paging(page_size=_PAGE, page_token=visit.query.text("page")))
 
 
+async def _counts(visit: Visit) -> dict[str, Counts]:
+    """What was counted of each domain in the last 24 hours or a little more."""
+    request = UsageRequest(group_by=(Dimension.DOMAIN,), start_us=visit.now_us - DAY, top=MAX_TOP)
+    return {row.group[0]: row.counts for row in (await visit.services.usage.query(request)).rows}
+
+
 async def domain(visit: Visit) -> Response:
     """Show the rules of a domain, and the path of a descriptor through them."""
     name = visit.query.text("name")
     rules = await visit.services.rules.get(name, version=visit.query.whole("version") or 0)
     entries = visit.query.text("entries")
+    span = chosen_span(visit.query.text("range"))
+    where = UsageFilter({Dimension.DOMAIN: (name,)})
+    hits, changes = await asyncio.gather(
+        parts_of(visit, where, (Dimension.RULE,), span, groups=_PAGE),
+        visit.section(changes_of(visit.services.audit, rules.target)),
+    )
     return visit.page(
         "domain.html",
         rules=rules,
         name=name,
         entries=entries,
         route=await visit.section(_route(rules.rules, entries)) if entries else Section(),
-        changes=await visit.section(changes_of(visit.services.audit, rules.target)),
+        changes=changes,
+        hits=hits,
+        span=span,
+        ranges=[(one, visit.url("rules", "domain", name=name, range=one.name)) for one in SPANS.values()],
         commands=Terminal(
             cli=(cli("rules", "get", name), cli("rules", "replace", "rules.yaml")),
             grpc=(grpcurl("ManageRules", {"get": {"domain": name}}),),

@@ -1,12 +1,17 @@
 """A subject: what is left for this customer, and which keys use it?"""
 
+import asyncio
 from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from ratelimit_service.console.calls import calls_of, parts_of
 from ratelimit_service.console.changes import changes_of
+from ratelimit_service.console.charts import SPANS, chosen_span
+from ratelimit_service.console.complete import complete_until
 from ratelimit_service.console.limits import LimitsNow, limits_now
 from ratelimit_service.console.live import Parts, live
+from ratelimit_service.console.quotas import QuotaUse, uses_of
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Section, Visit
 from ratelimit_service.decision.engine import Check
@@ -16,6 +21,7 @@ from ratelimit_service.errors import NotFound
 from ratelimit_service.management.keys import Key, KeyFilter, Standing
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Page, Paging
+from ratelimit_service.usage.query_request import Dimension, UsageFilter
 
 _PAGE = 50
 _TICK = 1.0  # seconds between two readings of what is left
@@ -32,13 +38,26 @@ async def show(visit: Visit) -> Response:
     if not keys.items and not overrides:
         raise NotFound(f"there is no key of the subject {name}", reason="SUBJECT_NOT_FOUND", metadata={"subject": name})
     now_us = visit.now_us
+    span = chosen_span(visit.query.text("range"))
+    where = UsageFilter({Dimension.SUBJECT: (name,)})
+    limits, calls, parts, changes = await asyncio.gather(
+        _limits_by_plan(visit, keys, overrides),
+        calls_of(visit, Dimension.SUBJECT, name, span),
+        parts_of(visit, where, (Dimension.KEY,), span, groups=_PAGE),
+        visit.section(changes_of(visit.services.audit, target.target)),
+    )
+    forecasts = await visit.section(_forecasts(visit, name, limits))
     return visit.page(
         "subject.html",
         name=name,
         keys=keys,
-        limits=await _limits_by_plan(visit, keys, overrides),
+        limits=limits,
+        calls=calls,
+        ranges=[(one, visit.url("subject", name=name, range=one.name)) for one in SPANS.values()],
+        parts_of={part.group[0]: part for part in parts.value or ()},
+        forecasts=forecasts,
         overrides=[one for one in overrides if one.expires_us is None or one.expires_us > now_us],
-        changes=await visit.section(changes_of(visit.services.audit, target.target)),
+        changes=changes,
         commands=Terminal(
             cli=(
                 cli("keys", "list", "--subject", name),
@@ -47,6 +66,16 @@ async def show(visit: Visit) -> Response:
             grpc=(grpcurl("ManageOverride", {"subject": name, "list": {}}),),
         ),
     )
+
+
+async def _forecasts(visit: Visit, name: str, limits: Sequence[tuple[str, Section[LimitsNow]]]) -> list[QuotaUse]:
+    """The quotas in force, and how much of each is used when its window ends if calls go on as they do now."""
+    end_us = await complete_until(visit)
+    found: list[QuotaUse] = []
+    for plan, now in limits:
+        if now.value:
+            found += await uses_of(visit.services, name, plan, now.value.rows, end_us)
+    return found
 
 
 async def stream(visit: Visit) -> Response:

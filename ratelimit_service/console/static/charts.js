@@ -59,14 +59,15 @@
 
   /* ---- The data: one row of the table is one bar --------------------------------------------------------------------------- */
 
-  const readRows = (table) => {
+  const readRows = (table, { step: stated, end: until }) => {
     const rows = all("tbody tr", table).map((row) => ({
       start: Number(row.dataset.t),
       values: row.dataset.v.split(" ").map(Number),
       cells: [...row.cells].map((cell) => cell.textContent),
     }));
-    const step = rows.length > 1 ? rows[1].start - rows[0].start : 60;
-    return { rows, step, first: rows[0].start, end: rows[rows.length - 1].start + step };
+    const step = Number(stated) || (rows.length > 1 ? rows[1].start - rows[0].start : 60);
+    const end = Number(until) || rows[rows.length - 1].start + step; /* the last bar may not be over yet */
+    return { rows, step, first: rows[0].start, end, middle: (start) => (start + Math.min(start + step, end)) / 2 };
   };
   /* Steps need the end of the last bar as well. */
   const column = (data, read) => [...data.rows.map(read), read(data.rows[data.rows.length - 1])];
@@ -79,7 +80,7 @@
     for (const row of data.rows) {
       if (!(row.values[position] > 0)) continue;
       const left = plot.valToPos(row.start, "x", true);
-      const width = plot.valToPos(row.start + data.step, "x", true) - left;
+      const width = plot.valToPos(Math.min(row.start + data.step, data.end), "x", true) - left;
       ctx.fillStyle = faded(colours["fault-line"], 0.28);
       ctx.fillRect(left, bbox.top, width, bbox.height);
       ctx.fillStyle = colours["fault-line"];
@@ -190,7 +191,7 @@
           if (left < 0) return [left, at];
           const bar = Math.floor((plot.posToVal(left, "x") - data.first) / data.step);
           const held = Math.max(0, Math.min(data.rows.length - 1, bar));
-          return [plot.valToPos(data.first + (held + 0.5) * data.step, "x"), at];
+          return [plot.valToPos(data.middle(data.rows[held].start), "x"), at];
         },
       },
       hooks,
@@ -275,7 +276,7 @@
       at = Math.max(0, Math.min(data.rows.length - 1, index));
       const { cells, start } = data.rows[at];
       for (const slot of slots) slot.textContent = slot.dataset.k === "0" ? `${cells[0]} to ${cells[1]}` : cells[Number(slot.dataset.k)];
-      const left = plots[0].valToPos(start + data.step / 2, "x");
+      const left = plots[0].valToPos(data.middle(start), "x");
       for (const plot of plots) plot.setCursor({ left, top: 1 }, false);
       tag.textContent = cells[0];
       const half = tag.offsetWidth / 2;
@@ -283,7 +284,7 @@
     };
     const pick = (event) => {
       const bounds = plots[0].over.getBoundingClientRect();
-      show(Math.floor(((event.clientX - bounds.left) / bounds.width) * data.rows.length));
+      show(Math.floor((((event.clientX - bounds.left) / bounds.width) * (data.end - data.first)) / data.step));
     };
     for (const plot of plots) {
       plot.over.addEventListener("pointermove", pick);
@@ -297,7 +298,7 @@
     const table = document.getElementById(figure.dataset.table);
     const box = figure.querySelector("[data-plots]");
     if (!table?.tBodies[0].rows.length || !globalThis.uPlot || !box.clientWidth) return null;
-    const data = readRows(table);
+    const data = readRows(table, figure.dataset);
     const colours = paint(figure);
     const events = all("[data-marks] li", figure).map((item) => ({ at: Number(item.dataset.at), kind: item.dataset.kind, letter: item.dataset.letter }));
     box.replaceChildren();
