@@ -15,6 +15,7 @@ import structlog
 from starlette.responses import Response, StreamingResponse
 
 from ratelimit_service.console.visit import Visit
+from ratelimit_service.errors import Unavailable
 
 _STREAM_SECONDS: Final = 300.0
 """Length of one stream; the browser then opens the next one."""
@@ -36,6 +37,10 @@ def live(visit: Visit, read: Callable[[], Awaitable[Parts]], *, seconds: float) 
 
 
 async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: float) -> AsyncIterator[str]:
+    try:  # again: many that came at once may have passed the first check
+        visit.console.streams.check(visit.session_value)
+    except Unavailable:
+        return
     with visit.console.streams.count(visit.session_value):
         async for event in _ticks(visit, read, seconds):
             yield event

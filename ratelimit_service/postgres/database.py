@@ -62,7 +62,7 @@ class Database:
         """`pool_size` connections are kept open, and `pool_overflow` more are opened while they are needed.
 
         While all are in use, one more transaction waits for its turn for `queue_seconds`, and then raises
-        TooManyAtOnce. 0: it waits as long as for a Postgres that does not answer, and is told the same.
+        TooManyAtOnce. 0: it waits as long as for a Postgres that does not answer, and fails alike.
         """
         self.url = parse_url(url)
         self._transaction_seconds = transaction_seconds

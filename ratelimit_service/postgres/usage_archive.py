@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from psycopg import AsyncCursor, sql
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.postgres.database import Database
@@ -26,6 +26,9 @@ FLUSH_SECONDS: Final = 30.0
 STATEMENT_SECONDS: Final = 10.0
 """How long a statement may take, beside the time for the transaction's rows."""
 
+IDLE_SECONDS: Final = 5.0
+"""How long the transaction may be without a statement, beside a tenth of the time for its rows."""
+
 ROWS_PER_SECOND: Final = 1_000
 """At least. One segment is one transaction, and may have a million rows: if they had to be written within a fixed time,
 it would be begun again and again, and nothing behind it would be written either."""
@@ -33,7 +36,7 @@ it would be begun again and again, and nothing behind it would be written either
 _SESSION: Final = text(
     "SELECT set_config('statement_timeout', :statement_timeout, true), set_config('lock_timeout', '2s', true),"
     # A process that is stopped in the middle of a transaction must not keep the lease locked.
-    " set_config('idle_in_transaction_session_timeout', '5s', true)"
+    " set_config('idle_in_transaction_session_timeout', :idle_timeout, true)"
 )
 _MARK: Final = (
     "INSERT INTO usage_segments (tag, name, number, first_minute, calls, fields, flush_time)"
@@ -144,7 +147,7 @@ class PostgresUsageArchive:
     async def flushing(self, term: Term, rows: int) -> AsyncIterator["PostgresFlush"]:
         """Begin a transaction for so many ROWS. Raises StoreUnavailable and LeaseLost."""
         more = rows / ROWS_PER_SECOND
-        session = _SESSION.bindparams(statement_timeout=f"{round((STATEMENT_SECONDS + more) * 1_000)}ms")
+        session = _session(more)
         seconds = FLUSH_SECONDS + more
         async with self._lease.writing(self._database, term, session, seconds=seconds) as connection:
             cursor = await cursor_of(connection)
@@ -158,7 +161,7 @@ class PostgresUsageArchive:
 
         It goes back if the store does, to segments that it had before.
         """
-        session = _SESSION.bindparams(statement_timeout=f"{round(STATEMENT_SECONDS * 1_000)}ms")
+        session = _session()
         async with self._lease.writing(self._database, term, session) as connection:
             await connection.execute(_COVER, {"seconds": until_us / 1e6})
 
@@ -278,6 +281,14 @@ class PostgresFlush:
         for statement in statements[level]:
             # Not prepared: what the temporary table's name refers to is another table in each transaction.
             await self._cursor.execute(statement, (self._cutoffs[level],), prepare=False)
+
+
+def _session(more: float = 0.0) -> TextClause:
+    """The limits of a transaction that may take so many MORE seconds for its rows."""
+    return _SESSION.bindparams(
+        statement_timeout=f"{round((STATEMENT_SECONDS + more) * 1_000)}ms",
+        idle_timeout=f"{round((IDLE_SECONDS + more / 10) * 1_000)}ms",
+    )
 
 
 def _array(numbers: Iterable[int]) -> str:

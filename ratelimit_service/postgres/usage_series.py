@@ -11,7 +11,7 @@ from ratelimit_service.usage.segment import Series
 MAX_CACHED: Final = 200_000
 """Series whose numbers are kept in memory: about 100 MB at most."""
 
-_CHUNK: Final = 20_000
+CHUNK: Final = 20_000
 """Series of one statement, a few megabytes."""
 
 _FIND: Final = "SELECT digest, series_id FROM usage_series WHERE digest = ANY(%s)"
@@ -40,19 +40,23 @@ class SeriesNumbers:
             number = known.get(one)
             if number is None:
                 missing[digest_of(one)] = one
+                if len(missing) == CHUNK:  # not all at once: the transaction must not be idle for long
+                    await self._number(cursor, missing, found)
             else:
                 found[one] = number
-        digests = sorted(missing)
-        for at in range(0, len(digests), _CHUNK):
-            chunk = digests[at : at + _CHUNK]
-            await cursor.execute(_FIND, (chunk,))
-            self._take(await cursor.fetchall(), missing, found)
-            new = [digest for digest in chunk if digest in missing]
-            if new:
-                columns = zip(*(missing[digest] for digest in new), strict=True)
-                await cursor.execute(_INSERT, (new, *map(list, columns)))
-                self._take(await cursor.fetchall(), missing, found)
+        if missing:
+            await self._number(cursor, missing, found)
         return found
+
+    async def _number(self, cursor: AsyncCursor, missing: dict[bytes, Series], found: dict[Series, int]) -> None:
+        """Move MISSING to FOUND, each with its number."""
+        await cursor.execute(_FIND, (list(missing),))
+        self._take(await cursor.fetchall(), missing, found)
+        if missing:
+            digests = sorted(missing)
+            columns = zip(*(missing[digest] for digest in digests), strict=True)
+            await cursor.execute(_INSERT, (digests, *map(list, columns)))
+            self._take(await cursor.fetchall(), missing, found)
 
     def remember(self, found: Mapping[Series, int]) -> None:
         """Keep these numbers in memory: they are committed."""

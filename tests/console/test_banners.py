@@ -57,9 +57,9 @@ def test_a_dead_store_is_named_once_and_old_figures_have_their_time() -> None:
     """With Redis down, the answer says what that does to calls, once, and of when its figures are."""
     redis = Component("Redis", State.DOWN, "does not answer", "", 0, "calls are decided by on_store_failure")
     old = Component("Policies", State.DEGRADED, "9 s old", "", 0, "changes are not in force yet")
-    said = "".join(piece.text for piece in healthy(Health([old, redis], 0), None, 0))
-    assert said.startswith("Redis does not answer: calls are decided by on_store_failure. ")
-    assert said.endswith(" Policies 9 s old: changes are not in force yet. ")
+    banner = "".join(piece.text for piece in healthy(Health([old, redis], 0), None, 0))
+    assert banner.startswith("Redis does not answer: calls are decided by on_store_failure. ")
+    assert banner.endswith(" Policies 9 s old: changes are not in force yet. ")
 
 
 def test_the_loudest_banner_comes_first() -> None:

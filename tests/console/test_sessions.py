@@ -3,17 +3,21 @@
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import httpx
 import pytest
+from starlette.responses import StreamingResponse
 
 from console.browser import Browser
 from console.conftest import Browse, Manage
 from fixtures.dev_server import free_address
 from fixtures.served import Serve, Server
+from ratelimit_service.console.live import live
 from ratelimit_service.console.security.guessing import (
     FREE,
     MAX_ADDRESSES,
@@ -23,6 +27,7 @@ from ratelimit_service.console.security.guessing import (
     network_of,
 )
 from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, Streams
+from ratelimit_service.console.visit import Visit
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import Role, Token
 from server.certificates import Authority
@@ -226,3 +231,22 @@ def test_streams_are_bounded() -> None:
         with pytest.raises(Unavailable):
             streams.check("another")
     streams.check("one")
+
+
+async def test_streams_that_come_at_once_are_bounded() -> None:
+    """Streams that were all asked for before the first of them began are bounded too."""
+
+    async def found(_session_value: str) -> object:
+        return object()
+
+    async def read() -> dict[str, str]:
+        return {"part": "html"}
+
+    console = SimpleNamespace(streams=Streams(), sessions=SimpleNamespace(get=found))
+    visit = cast(Visit, SimpleNamespace(console=console, session_value="one", render=lambda _template: ""))
+    answers = [live(visit, read, seconds=60) for _ in range(2 * MAX_STREAMS_HERE)]
+    events = [cast(AsyncGenerator[str, None], cast(StreamingResponse, answer).body_iterator) for answer in answers]
+    begun = [await anext(stream, None) for stream in events]
+    assert sum(event is not None for event in begun) == MAX_STREAMS_HERE
+    for stream in events:
+        await stream.aclose()

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from starlette.types import Receive, Scope, Send
 
+from ratelimit_service.console.security.streams import MAX_STREAMS
 from ratelimit_service.operations import connection, listener
 from ratelimit_service.operations.app import console_app, operations_app
 from ratelimit_service.operations.listener import Listener, is_loopback
@@ -185,6 +186,11 @@ async def test_peers_that_read_slowly_do_not_keep_others_out(port: Port, monkeyp
     assert len(await slow[1][0].readexactly(len(LARGE))) == len(LARGE)
     for _, writer in slow:
         writer.close()
+
+
+def test_streams_of_the_console_leave_room() -> None:
+    """A stream is a connection that is never idle: all that the console allows are half of those that are accepted."""
+    assert 2 * MAX_STREAMS <= listener.MAX_CONNECTIONS
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ async def test_closing_leaves_no_connection_that_came_too_late(database_url: str
 
 
 async def test_work_beyond_the_pool_waits_for_its_turn(database_url: str) -> None:
-    """Many small queries at once all get their turn; one that none comes to is told so, and Postgres is not blamed."""
+    """Many small queries at once all get their turn; one that gets none fails, and Postgres is not blamed."""
     database = Database(database_url, pool_size=1, pool_overflow=0, queue_seconds=1.5)
 
     async def work(seconds: float) -> None:

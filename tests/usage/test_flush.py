@@ -2,14 +2,16 @@
 
 import asyncio
 import struct
+import time
 
 import psycopg
 import pytest
 
-from ratelimit_service.postgres import usage_archive
+from ratelimit_service.postgres import usage_archive, usage_series
+from ratelimit_service.postgres.usage_series import digest_of
 from ratelimit_service.usage.flush import GAP, RESTARTED, UNREADABLE, VANISHED, WENT_BACK
 from ratelimit_service.usage.ports import Frozen, Queue
-from ratelimit_service.usage.segment import MINUTE_US, SegmentRef
+from ratelimit_service.usage.segment import MINUTE_US, SegmentRef, Series
 from usage.world import (
     MINUTE,
     UsageWorld,
@@ -230,6 +232,23 @@ async def test_a_large_segment_gets_more_time(world: UsageWorld, monkeypatch: py
         await task
 
     assert len(totals(world.database_url, "minute")) == 9_000
+
+
+async def test_a_transaction_is_not_idle_for_long(world: UsageWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New series are numbered some at a time: to prepare them all takes longer than Postgres waits for a statement."""
+
+    def slow_digest(series: Series) -> bytes:
+        time.sleep(0.001)
+        return digest_of(series)
+
+    monkeypatch.setattr(usage_archive, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(usage_series, "CHUNK", 100)
+    monkeypatch.setattr(usage_series, "digest_of", slow_digest)
+    write_segment(world.client, {of_key(f"k{number}"): [1] for number in range(2_000)})
+
+    await world.flush_all()
+
+    assert len(totals(world.database_url, "minute")) == 2_000
 
 
 async def test_large_segments_and_backlogs(world: UsageWorld) -> None:

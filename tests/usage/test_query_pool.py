@@ -48,6 +48,6 @@ async def test_other_work_does_not_wait_for_heavy_questions(
                 assert (await services.tokens.authenticate(token)) is not None
                 await services.keys.list(Paging(10))
         assert not any(question.done() for question in questions)
-        with pytest.raises(Unavailable, match="too many queries at once"):  # one more is told so, after a while
+        with pytest.raises(Unavailable, match="too many queries at once"):  # one more is refused, after a while
             await services.usage.query(UsageRequest())
         await asyncio.gather(*questions)

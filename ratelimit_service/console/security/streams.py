@@ -7,8 +7,9 @@ from typing import Final
 
 from ratelimit_service.errors import Unavailable
 
-MAX_STREAMS: Final = 200
-"""Streams of one server."""
+MAX_STREAMS: Final = 64
+"""Streams of one server: half of the connections that its port accepts, so that those who open pages with live figures,
+who may sign in as often as they like, leave room for probes and for pages."""
 
 MAX_STREAMS_HERE: Final = 12
 """Streams of one session: tabs that are in front at one time."""

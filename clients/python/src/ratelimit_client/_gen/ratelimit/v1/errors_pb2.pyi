@@ -64,6 +64,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED. Unknown method, or an encoding that is not supported. Metadata: `method` or `encoding`."""
     RULES_NOT_FOUND: _ErrorReason.ValueType  # 19
     """NOT_FOUND. Metadata: `domain`."""
+    WEBHOOK_NOT_CONFIGURED: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. No webhook is configured, so no alert can be sent."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
@@ -112,4 +114,6 @@ NOT_SERVED: ErrorReason.ValueType  # 18
 """UNIMPLEMENTED. Unknown method, or an encoding that is not supported. Metadata: `method` or `encoding`."""
 RULES_NOT_FOUND: ErrorReason.ValueType  # 19
 """NOT_FOUND. Metadata: `domain`."""
+WEBHOOK_NOT_CONFIGURED: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. No webhook is configured, so no alert can be sent."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
