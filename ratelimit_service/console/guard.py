@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import quote, urlencode
 
 import structlog
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from starlette.responses import Response
 
 from ratelimit_service.api.authentication import require
 from ratelimit_service.console.forms import MAX_FORM_BYTES, Fields, FormTooLarge, NotAForm, read_form, read_query
+from ratelimit_service.console.pasted import has_secret, without_secret
 from ratelimit_service.console.security.origin import is_form_token, is_same_origin
 from ratelimit_service.console.security.sessions import session_value
 from ratelimit_service.console.visit import Console, Handler, Visit
@@ -88,6 +90,8 @@ async def _admit(visit: Visit, route: Route) -> Response:
         visit.query = read_query(request)
     except (FormTooLarge, NotAForm):
         raise InvalidArgument.of("query", "is too long or not UTF-8; open the page from its link") from None
+    if route.method == "GET" and _has_secrets(visit):
+        return visit.redirect_to(_without_secrets(visit))
     visit.session_value = session_value(request)
     visit.session = await visit.console.sessions.get(visit.session_value)
     if route.role is not None:
@@ -99,6 +103,19 @@ async def _admit(visit: Visit, route: Route) -> Response:
     if visit.session is not None and not route.path.endswith("/live"):
         await visit.count_totals()
     return await route.handler(visit)
+
+
+def _has_secrets(visit: Visit) -> bool:
+    values = (value for name, those in visit.query.names().items() for value in (name, *those))
+    return has_secret(visit.request.url.path) or any(map(has_secret, values))
+
+
+def _without_secrets(visit: Visit) -> str:
+    """The address that was asked for, without the secrets that were pasted into it."""
+    path = without_secret(visit.request.url.path)
+    names = visit.query.names()
+    kept = [(name, without_secret(value)) for name, those in names.items() for value in those if not has_secret(name)]
+    return (quote(path) if path else visit.url()) + (f"?{urlencode(kept)}" if kept else "")
 
 
 async def _check_form(visit: Visit, route: Route) -> None:

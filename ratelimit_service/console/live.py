@@ -15,7 +15,6 @@ import structlog
 from starlette.responses import Response, StreamingResponse
 
 from ratelimit_service.console.visit import Visit
-from ratelimit_service.errors import Unavailable
 
 _STREAM_SECONDS: Final = 300.0
 """Length of one stream; the browser then opens the next one."""
@@ -31,17 +30,16 @@ Parts = Mapping[str, str]
 
 def live(visit: Visit, read: Callable[[], Awaitable[Parts]], *, seconds: float) -> Response:
     """Send the parts that READ renders, now and each SECONDS. Raises Unavailable if too many streams are open."""
-    visit.console.streams.check(visit.session_value)
+    visit.console.streams.check(visit.session_value, visit.token_id)
     events = _events(visit, read, seconds)
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 async def _events(visit: Visit, read: Callable[[], Awaitable[Parts]], seconds: float) -> AsyncIterator[str]:
-    try:  # again: many that came at once may have passed the first check
-        visit.console.streams.check(visit.session_value)
-    except Unavailable:
+    streams = visit.console.streams
+    if streams.is_full(visit.session_value, visit.token_id):  # others that were let in meanwhile were faster
         return
-    with visit.console.streams.count(visit.session_value):
+    with streams.count(visit.session_value, visit.token_id):
         async for event in _ticks(visit, read, seconds):
             yield event
 

@@ -80,4 +80,5 @@ ROUTES: Final[Sequence[Route]] = (
     Route("GET", "/alerts/live", _VIEWER, alerts.stream),
     Route("POST", "/alerts/test", _ADMIN, alerts.test),
     Route("GET", "/audit", _VIEWER, audit.show),
+    Route("POST", "/audit/filter", _VIEWER, audit.filter_changes),
 )

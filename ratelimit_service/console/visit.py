@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from starlette.datastructures import URL
 from starlette.requests import Request
@@ -95,6 +95,11 @@ class Visit:
         return self.session.caller.name if self.session else ""
 
     @property
+    def token_id(self) -> str:
+        """The token that who is signed in used; empty if nobody is."""
+        return self.session.token_id if self.session else ""
+
+    @property
     def is_admin(self) -> bool:
         """Whether who is signed in may change something."""
         return self.session is not None and self.session.caller.role is Role.ADMIN
@@ -172,7 +177,7 @@ class Visit:
         plain = target.isascii() and target.isprintable() and "\\" not in target
         if plain and target.startswith(f"{root}/") and not target.startswith("//"):
             parsed = URL(target)
-            if not parsed.scheme and not parsed.netloc and ".." not in parsed.path.split("/"):
+            if not parsed.scheme and not parsed.netloc and ".." not in unquote(parsed.path).split("/"):
                 return target
         return self.url()
 

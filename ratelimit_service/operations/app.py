@@ -14,6 +14,7 @@ CONSOLE: str = "/console"
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_TWO_LENGTHS = "A request has Content-Length or Transfer-Encoding, not both.\n"
 _OFF = "The console is off on this port: beyond loopback it needs TLS.\n"
 
 
@@ -73,12 +74,19 @@ class _TlsOnly:
 
 
 class _UnreadBodies:
-    """Closes the connection after the answer to a request with a body, but for the console's: it is never read."""
+    """Closes the connection after the answer to a request with a body, but for the console's: it is never read.
+
+    A body with both lengths is refused: a proxy before us may take the other one, and what follows as a request.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _has_two_lengths(scope):
+            answer = PlainTextResponse(_TWO_LENGTHS, 400, headers={**_HEADERS, "connection": "close"})
+            await answer(scope, receive, send)
+            return
         if scope["path"].startswith(f"{CONSOLE}/") or not _has_body(scope):
             await self._app(scope, receive, send)
             return
@@ -89,6 +97,11 @@ class _UnreadBodies:
             await send(message)
 
         await self._app(scope, receive, closing)
+
+
+def _has_two_lengths(scope: Scope) -> bool:
+    names = {name for name, _ in scope["headers"]}
+    return {b"transfer-encoding", b"content-length"} <= names
 
 
 def _has_body(scope: Scope) -> bool:

@@ -1,25 +1,30 @@
 """Attacks on the console, each of which works if its defence is taken away."""
 
 import socket
+import time
 from collections.abc import Mapping
 from html.parser import HTMLParser
 
+import httpx
 import pytest
 
 from console.browser import Browser
-from console.conftest import Manage
+from console.conftest import Browse, Manage
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service.bootstrap import Services
 from ratelimit_service.console.forms import MAX_FIELDS, MAX_FORM_BYTES, MAX_QUERY_BYTES
+from ratelimit_service.console.security.guessing import MAX_WAITING
 from ratelimit_service.console.security.headers import CONTENT_SECURITY_POLICY
+from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, MAX_STREAMS_OF_TOKEN
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
 from ratelimit_service.decision.limit import Limit, Quota, Window
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.management.keys import KeyDraft
 from ratelimit_service.management.plans import PlanDraft
 from ratelimit_service.management.tokens import Role
+from ratelimit_service.operations.listener import MAX_CONNECTIONS
 
 EVIL = "https://evil.example"
 MARKUP = """<xss onload=alert(1)>"'`"""
@@ -173,6 +178,8 @@ def test_no_page_needs_what_the_policy_forbids(admin: Browser) -> None:
         "/\\evil.example",
         "/console/\\evil.example",
         "/console/../../evil",
+        "/console/%2e%2e/metrics",
+        "/console/.%2E//evil.example",
         "/console@evil.example",
         "javascript:alert(1)",
         "/console/\r\nlocation: https://evil.example",
@@ -194,7 +201,20 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(anyone: Browser, server
     assert answer.headers["location"] == "/console/keys?plan=free"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", ""])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "",
+        "localhost:80@evil.example",
+        "localhost:evil",
+        "[::1].evil.example",
+        "[::1]evil",
+    ],
+)
 def test_other_hosts_get_no_page(server: Server, host: str) -> None:
     """Host header, DNS rebinding: the console answers to its own names only."""
     assert _status(server, f"Host: {host}") == 421
@@ -227,9 +247,66 @@ def test_what_is_sent_is_bounded(admin: Browser) -> None:
     assert answer.status_code == 400
 
 
+def test_a_body_of_two_lengths_is_refused(server: Server) -> None:
+    """Smuggling: what a proxy may take for a body, and we for the next request, ends the connection."""
+    host, _, port = server.settings.operations_listen.rpartition(":")
+    for path in ("/console/sign-in", "/healthz"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n"
+                "0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
+            answers = connection.makefile("rb").read()
+        assert answers.startswith(b"HTTP/1.1 400 ")
+        assert answers.count(b"HTTP/1.1 ") == 1
+
+
 def _status(server: Server, header: str) -> int:
     """The status of the page for signing in, asked for with this `Host` header."""
     host, _, port = server.settings.operations_listen.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(f"GET /console/sign-in HTTP/1.1\r\n{header}\r\nConnection: close\r\n\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])
+
+
+def test_a_planted_cookie_opens_no_session(anyone: Browser, admin: Browser, viewer: Browser) -> None:
+    """Cookie tossing: beside a session's cookie, one of the same name that another port set leads into no session."""
+    own, planted = (f"ratelimit-session={browser.session_cookie}" for browser in (admin, viewer))
+    assert anyone.get("/keys", cookie=own).status_code == 200
+    assert anyone.get("/keys", cookie=f"{own}; {own}").status_code == 200
+    for both in (f"{own}; {planted}", f"{planted}; {own}"):
+        assert anyone.get("/keys", cookie=both).status_code == 303
+
+
+def test_one_token_leaves_connections_to_probes(browse: Browse, server: Server) -> None:
+    """Exhaustion: with streams of as many sessions as it likes, a viewer's token cannot take the port's connections."""
+    host, _, port = server.settings.operations_listen.rpartition(":")
+    opened: list[socket.socket] = []
+    for _ in range(MAX_CONNECTIONS // MAX_STREAMS_HERE + 1):
+        cookie = browse().sign_in(server.tokens[Role.VIEWER]).session_cookie
+        for _ in range(MAX_STREAMS_HERE):
+            opened.append(socket.create_connection((host, int(port)), timeout=20))
+            asked = (
+                f"GET /console/alerts/live HTTP/1.1\r\nHost: localhost\r\nCookie: ratelimit-session={cookie}\r\n\r\n"
+            )
+            opened[-1].sendall(asked.encode())
+    time.sleep(2)
+    live = sum(_sent_so_far(connection).startswith(b"HTTP/1.1 200") for connection in opened)
+    assert live >= MAX_STREAMS_OF_TOKEN
+    assert httpx.get(f"http://{host}:{port}/readyz").status_code == 200
+    assert browse().sign_in(server.tokens[Role.VIEWER]).is_signed_in
+    for connection in opened:
+        connection.close()
+
+
+def _sent_so_far(connection: socket.socket) -> bytes:
+    connection.settimeout(5)
+    try:
+        return connection.recv(65536)
+    except (TimeoutError, ConnectionError):
+        return b""
+
+
+def test_bounds_leave_room_on_the_port() -> None:
+    """All streams and all answers that wait, together, are fewer than the port's connections, with room for others."""
+    assert MAX_STREAMS + MAX_WAITING <= MAX_CONNECTIONS * 3 // 4

@@ -15,9 +15,12 @@ from console.conftest import Manage
 from fixtures.dev_server import free_address
 from fixtures.served import Serve, Server
 from fixtures.usage import Counted, Series, UsageWriter, add_partitions, connect, microseconds
+from ratelimit_service.bootstrap import Services
 from ratelimit_service.console.security.streams import MAX_STREAMS_HERE
-from ratelimit_service.decision.limit import Limit, TokenBucket
-from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.limit import Level, Limit, TokenBucket
+from ratelimit_service.decision.record import OnStoreFailure, Override
+from ratelimit_service.management.keys import KeyDraft
+from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import PlanChanges, PlanDraft
 from ratelimit_service.management.tokens import Role
 from ratelimit_service.usage.query import Counts
@@ -167,6 +170,43 @@ def test_a_change_is_named_only_if_refusals_followed_it(admin: Browser, counter:
     page = settled(admin, lambda page: "Refusals by" in page, "/?range=24h")
     assert "changed burst from 100, +100/s to 100, +10/s." in text_of(page)
     assert re.search(r"Refusals by burst began within \d+ min of it", text_of(page))
+
+
+def test_a_boost_is_never_named_as_the_cause(admin: Browser, counter: Counter, manage: Manage[None]) -> None:
+    """Refusals that began when a key was boosted were the reason for the boost, not its effect; a cut is an effect."""
+    limits = (Limit("burst", TokenBucket(100, 100, 1_000_000)),)
+
+    async def change(services: Services) -> None:
+        plan = PlanDraft(name="boosted", limits=limits, on_store_failure=OnStoreFailure.LOCAL, description="")
+        await services.plans.create("mara", plan)
+        draft = KeyDraft(plan="boosted", subject="boosted-subject", description="", expires_us=None)
+        await services.keys.create("mara", draft)
+        target = OverrideTarget(Level.SUBJECT, "boosted-subject")
+        for capacity in (777, 55):
+            override = Override(Limit("burst", TokenBucket(capacity, 100, 1_000_000)), None)
+            await services.overrides.set("mara", target, override)
+            await services.overrides.delete("mara", target, "burst")
+
+    manage(change)
+    with connect(counter.url) as connection:  # the changes were made seven minutes ago, the boost last
+        connection.execute(
+            "UPDATE audit_events SET time = time - interval '7 minutes' WHERE target = 'subjects/boosted-subject'"
+        )
+        connection.execute(
+            "DELETE FROM audit_events WHERE target = 'subjects/boosted-subject' AND action = 'override.delete'"
+        )
+    series = Series(key="E" * 16, resource="r", subject="boosted-subject", plan="boosted")
+    counter.add(
+        *(Counted(now() - ago * MINUTE, series, Counts(100, 30, 100), (("burst", 30, 0),)) for ago in range(2, 7))
+    )
+    page = text_of(settled(admin, lambda page: "boosted-subject" in page and "to 55" in text_of(page), "/?range=24h"))
+    assert "Override set at" in page
+    assert "changed burst to 55, +100/s. Refusals by burst began" in page
+    with connect(counter.url) as connection:
+        connection.execute("DELETE FROM audit_events WHERE detail::text LIKE '%55%' AND action = 'override.set'")
+    page = text_of(settled(admin, lambda page: "to 55" not in text_of(page), "/?range=24h"))
+    assert "burst 777, +100/s" in page  # it stands among the changes
+    assert "changed burst to 777" not in page
 
 
 def test_the_stream_sends_what_has_changed(admin: Browser, counter: Counter) -> None:

@@ -11,6 +11,7 @@ import pytest
 from console.browser import Browser
 from console.conftest import Manage
 from fixtures.served import Server
+from ratelimit_service.bootstrap import Services
 from ratelimit_service.console.documents import difference, read_rules
 from ratelimit_service.console.rules_path import parse_entries, route_of
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
@@ -18,6 +19,7 @@ from ratelimit_service.decision.descriptors.tree import RuleTree
 from ratelimit_service.decision.limit import Level, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.keys import KeyDraft
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import PlanDraft
 
@@ -86,6 +88,22 @@ def test_a_boost_is_in_force_at_once(admin: Browser, server: Server, manage: Man
     assert override.expires_us is not None
     admin.submit(f"/keys/{key_id}/override/end", limit="burst")
     _until(lambda: explained("20 of 20"))
+
+
+def test_a_boost_offers_the_limit_that_refuses(admin: Browser, manage: Manage[str]) -> None:
+    """Who is refused by the second limit of the plan is offered that one, by the key's page and by the subject's."""
+
+    async def make(services: Services) -> str:
+        limits = (Limit("ample", Quota(900, Window.DAY)), Limit("tight", Quota(1, Window.DAY)))
+        plan = PlanDraft(name="two-limits", limits=limits, on_store_failure=OnStoreFailure.LOCAL, description="")
+        await services.plans.create("admin", plan)
+        draft = KeyDraft(plan="two-limits", subject="two-limits", description="", expires_us=None)
+        key, _ = await services.keys.create("admin", draft)
+        return key.key_id
+
+    key_id = manage(make)
+    for path in (f"/keys/{key_id}/override", "/subject/override?name=two-limits"):
+        assert 'name="limit" value="tight"' in admin.get(path).text
 
 
 def test_a_limit_with_a_new_name_is_added(admin: Browser, server: Server, manage: Manage[object]) -> None:

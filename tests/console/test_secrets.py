@@ -4,6 +4,7 @@ import base64
 import re
 
 import psycopg
+import pytest
 
 from console.browser import Browser
 from console.conftest import Manage
@@ -51,6 +52,21 @@ def test_a_pasted_key_goes_no_further(admin: Browser, server: Server) -> None:
         assert key_id in answer.headers["location"]
         assert secret not in answer.headers["location"] + answer.text
     assert secret not in server.output
+
+
+@pytest.mark.parametrize(
+    "path", ["/audit?target=", "/subject?name=", "/keys?plan=", "/sign-in?next=/console/keys?q=", "/plans/", "/keys/"]
+)
+def test_a_key_in_any_field_goes_no_further(admin: Browser, server: Server, path: str) -> None:
+    """A key in an address is taken out of it at once, whatever field it was pasted into, and never shown."""
+    key_id, api_key = server.key("free")
+    secret = api_key.rpartition("_")[2]
+    answer = admin.get(f"{path}{api_key}")
+    assert answer.status_code == 303
+    assert key_id in answer.headers["location"]
+    assert secret not in answer.headers["location"] + answer.text
+    answer = admin.submit("/audit/filter", target=f"keys/{api_key}")
+    assert answer.headers["location"] == f"/console/audit?target=keys%2F{key_id}"
 
 
 def test_no_secret_is_in_any_page(admin: Browser, server: Server, manage: Manage[str]) -> None:

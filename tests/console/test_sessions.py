@@ -26,7 +26,7 @@ from ratelimit_service.console.security.guessing import (
     GuessLimiter,
     network_of,
 )
-from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, Streams
+from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, MAX_STREAMS_OF_TOKEN, Streams
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import Role, Token
@@ -217,20 +217,25 @@ def test_a_viewer_hears_once_what_they_are(browse: Browse, server: Server) -> No
 
 
 def test_streams_are_bounded() -> None:
-    """A session, and the server, have a bounded number of streams at one time; those that ended do not count."""
+    """A session, a token, and the server, have a bounded number of streams; those that ended do not count."""
     streams = Streams()
     with ExitStack() as open_streams:
         for _ in range(MAX_STREAMS_HERE):
-            streams.check("one")
-            open_streams.enter_context(streams.count("one"))
+            streams.check("one", "token")
+            open_streams.enter_context(streams.count("one", "token"))
         with pytest.raises(Unavailable):
-            streams.check("one")
-        streams.check("another")
-        for number in range(MAX_STREAMS - MAX_STREAMS_HERE):
-            open_streams.enter_context(streams.count(f"session {number}"))
+            streams.check("one", "token")
+        for number in range(MAX_STREAMS_OF_TOKEN - MAX_STREAMS_HERE):
+            streams.check(f"session {number}", "token")
+            open_streams.enter_context(streams.count(f"session {number}", "token"))
         with pytest.raises(Unavailable):
-            streams.check("another")
-    streams.check("one")
+            streams.check("another", "token")
+        streams.check("another", "another token")
+        for number in range(MAX_STREAMS - MAX_STREAMS_OF_TOKEN):
+            open_streams.enter_context(streams.count(f"session {number}", f"token {number}"))
+        with pytest.raises(Unavailable):
+            streams.check("another", "another token")
+    streams.check("one", "token")
 
 
 async def test_streams_that_come_at_once_are_bounded() -> None:
@@ -243,7 +248,9 @@ async def test_streams_that_come_at_once_are_bounded() -> None:
         return {"part": "html"}
 
     console = SimpleNamespace(streams=Streams(), sessions=SimpleNamespace(get=found))
-    visit = cast(Visit, SimpleNamespace(console=console, session_value="one", render=lambda _template: ""))
+    visit = cast(
+        Visit, SimpleNamespace(console=console, session_value="one", token_id="token", render=lambda _template: "")
+    )
     answers = [live(visit, read, seconds=60) for _ in range(2 * MAX_STREAMS_HERE)]
     events = [cast(AsyncGenerator[str, None], cast(StreamingResponse, answer).body_iterator) for answer in answers]
     begun = [await anext(stream, None) for stream in events]

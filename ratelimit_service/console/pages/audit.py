@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from ratelimit_service.console.changes import ACTIONS, Change, change_of
 from ratelimit_service.console.forms import Fields
+from ratelimit_service.console.pasted import without_secret
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.times import optional_time
 from ratelimit_service.console.visit import Visit
@@ -13,6 +14,7 @@ from ratelimit_service.management.audit import AuditFilter
 from ratelimit_service.management.paging import Page, Paging
 
 _PAGE: Final = 50
+_MAX_FILTER: Final = 272
 _NAMES: Final = ("target", "actor", "action", "start", "end")
 
 
@@ -27,6 +29,11 @@ async def show(visit: Visit) -> Response:
         found=await visit.section(_found(visit)),
         commands=_commands(asked),
     )
+
+
+async def filter_changes(visit: Visit) -> Response:
+    """Put the filters into the address, without the secret of a key that was pasted."""
+    return visit.redirect("audit", **{name: without_secret(visit.form.text(name))[:_MAX_FILTER] for name in _NAMES})
 
 
 async def _found(visit: Visit) -> Page[Change]:

@@ -1,38 +1,19 @@
 """Finding a key, a subject or a plan by what was typed or pasted."""
 
-import re
-from typing import Final
-
 from starlette.responses import Response
 
+from ratelimit_service.console.pasted import KEY, without_secret
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.limit import NAME
 from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.paging import Paging
 
-_KEY: Final = re.compile(r"(?:rlk_[a-z0-9]{1,12}_)?([0-9A-Za-z]{16})(?:_[0-9A-Za-z]*)?")
-_TOKEN: Final = re.compile(r"rlt_[0-9A-Za-z]{12}_[0-9A-Za-z]*")
-
-
-def without_secret(text: str) -> str:
-    """Return what may be repeated of a search: of an API key its public id, of a token nothing.
-
-    People paste keys in full. The secret is dropped here, before anything is looked up, shown or put into an address.
-    """
-    text = text.strip()
-    if _TOKEN.search(text):
-        return ""
-    key = _KEY.fullmatch(text)
-    if key is not None:
-        return key[1]
-    return re.sub(r"rlk_[a-z0-9]{1,12}_([0-9A-Za-z]{16})_[0-9A-Za-z]*", r"\1", text)
-
 
 async def find(visit: Visit) -> Response:
     """Open the key or the plan of this name, or else the keys that match."""
     wanted = without_secret(visit.form.text("q"))[:256]
-    if _KEY.fullmatch(wanted) and await _is_key(visit, wanted):
+    if KEY.fullmatch(wanted) and await _is_key(visit, wanted):
         return visit.redirect("keys", wanted)
     if NAME.fullmatch(wanted) and await _is_plan(visit, wanted):
         return visit.redirect("plans", wanted)

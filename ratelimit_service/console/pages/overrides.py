@@ -11,10 +11,11 @@ from ratelimit_service.console.forms import Fields
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.times import AT, NEVER, chosen_time
 from ratelimit_service.console.visit import Visit
+from ratelimit_service.decision.engine import Check
 from ratelimit_service.decision.limit import MAX_TOKENS, Level, Limit, Quota, TokenBucket
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument, NotFound, ServiceError
-from ratelimit_service.management.keys import KeyFilter
+from ratelimit_service.management.keys import KeyFilter, Standing
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
 
@@ -43,6 +44,8 @@ class _Place:
     path: tuple[str, ...]
     query: dict[str, str]
     limits: dict[str, Limit]
+    key_id: str = ""
+    """A key that it is for; empty if there is none."""
 
     @property
     def words(self) -> str:
@@ -54,7 +57,7 @@ class _Place:
 
 async def ask_for_key(visit: Visit) -> Response:
     """Ask for an override of a key."""
-    return _form(visit, await _key_place(visit))
+    return await _ask(visit, await _key_place(visit))
 
 
 async def set_for_key(visit: Visit) -> Response:
@@ -71,7 +74,7 @@ async def end_for_key(visit: Visit) -> Response:
 
 async def ask_for_subject(visit: Visit) -> Response:
     """Ask for an override of a subject."""
-    return _form(visit, await _subject_place(visit))
+    return await _ask(visit, await _subject_place(visit))
 
 
 async def set_for_subject(visit: Visit) -> Response:
@@ -91,7 +94,7 @@ async def _key_place(visit: Visit) -> _Place:
     subject = await visit.services.overrides.list(OverrideTarget(Level.SUBJECT, key.subject))
     plan = await visit.services.plans.get(key.plan)
     limits = _in_force(visit, plan.limits, subject, key.overrides)
-    return _Place(OverrideTarget(Level.KEY, key.key_id), ("keys", key.key_id), {}, limits)
+    return _Place(OverrideTarget(Level.KEY, key.key_id), ("keys", key.key_id), {}, limits, key.key_id)
 
 
 async def _subject_place(visit: Visit) -> _Place:
@@ -101,7 +104,18 @@ async def _subject_place(visit: Visit) -> _Place:
     for name in dict.fromkeys(key.plan for key in keys):
         limits += (await visit.services.plans.get(name)).limits
     in_force = _in_force(visit, limits, await visit.services.overrides.list(target))
-    return _Place(target, ("subject",), {"name": target.name}, in_force)
+    active = (key.key_id for key in keys if key.standing(visit.now_us) is Standing.ACTIVE)
+    return _Place(target, ("subject",), {"name": target.name}, in_force, next(active, ""))
+
+
+async def _ask(visit: Visit, place: _Place) -> Response:
+    """Offer the limit that decides calls now: who is refused is helped by no other."""
+    try:
+        decision = (await visit.services.engine.explain(Check(key_id=place.key_id))).decision
+    except ServiceError:
+        return _form(visit, place)
+    tightest = decision.rules[decision.binding].limit.name if decision.binding >= 0 else ""
+    return _form(visit, place, offered=tightest)
 
 
 def _in_force(visit: Visit, limits: Iterable[Limit], *levels: Sequence[Override]) -> dict[str, Limit]:
@@ -154,8 +168,9 @@ def _tokens(form: Fields, name: str) -> int:
     return tokens
 
 
-def _form(visit: Visit, place: _Place, error: ServiceError | None = None) -> Response:
-    name = visit.form.text("limit") or visit.query.text("limit") or next(iter(place.limits), "")
+def _form(visit: Visit, place: _Place, error: ServiceError | None = None, *, offered: str = "") -> Response:
+    first = offered if offered in place.limits else next(iter(place.limits), "")
+    name = visit.form.text("limit") or visit.query.text("limit") or first
     base = place.limits.get(name)
     violations = violations_of(error, _FIELDS) if error else {}
     return visit.page(

@@ -15,8 +15,10 @@ from typing import Final
 MAX_ADDRESSES: Final = 4096
 """Addresses that are remembered; beyond that the one that has not guessed for longest is forgotten."""
 
-MAX_WAITING: Final = 256
-"""Answers that wait at one time, of all addresses: beyond that the answer comes at once, and says to wait."""
+MAX_WAITING: Final = 32
+"""Answers that wait at one time, of all addresses: beyond that the answer comes at once, and says to wait.
+
+A quarter of the connections of the port: whoever guesses from many addresses leaves room for pages and probes."""
 
 MAX_WAITING_HERE: Final = 8
 """The same of one address."""

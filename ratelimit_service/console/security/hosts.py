@@ -4,6 +4,7 @@ A page of somebody else's can give its own host name our address (DNS rebinding)
 So a request whose `Host` is not one of ours gets no page.
 """
 
+import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Final
@@ -33,6 +34,14 @@ def allowed_hosts(listen: Iterable[str], extra: Iterable[str]) -> frozenset[str]
     return LOOPBACK | frozenset(host for host in hosts if not _is_wildcard(host)) | frozenset(map(host_of, extra))
 
 
+_HOST_HEADER: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@?#\s]+)(?::[0-9]{0,5})?", re.IGNORECASE)
+
+
+def _asked_host(header: str) -> str | None:
+    """The host of a `Host` header, None if it is not one of a browser: its port must be a number."""
+    return host_of(header) if _HOST_HEADER.fullmatch(header) else None
+
+
 class HostCheck:
     """Refuses requests for other hosts with status 421."""
 
@@ -44,7 +53,7 @@ class HostCheck:
         """Serve a request."""
         if scope["type"] == "http":
             sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-            if len(sent) != 1 or host_of(sent[0]) not in self._hosts:
+            if len(sent) != 1 or _asked_host(sent[0]) not in self._hosts:
                 answer = PlainTextResponse(
                     "The console is not served under this name. Add it to RATELIMIT_CONSOLE_HOSTS.\n", status_code=421
                 )

@@ -102,8 +102,16 @@ def _cookie_name(connection: HTTPConnection) -> str:
 
 
 def session_value(connection: HTTPConnection) -> str:
-    """Return what the session cookie holds, or "". Under TLS only the cookie that TLS alone can set counts."""
-    return connection.cookies.get(_cookie_name(connection), "")
+    """Return what the session cookie holds, or "". Under TLS only the cookie that TLS alone can set counts.
+
+    Another server of this host, on another port, may set a cookie of the same name beside ours, such as that of a
+    session of its own. Two different ones are no session: nobody is led to act in somebody else's.
+    """
+    wanted = _cookie_name(connection)
+    sent = "; ".join(connection.headers.getlist("cookie"))
+    pairs = (part.partition("=") for part in sent.split(";"))
+    found = {value.strip() for name, _, value in pairs if name.strip() == wanted}
+    return found.pop() if len(found) == 1 else ""
 
 
 def set_session_cookie(connection: HTTPConnection, response: Response, value: str) -> None:
