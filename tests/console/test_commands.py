@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
 
 from console.browser import Browser
 from fixtures.served import Server
@@ -54,7 +55,7 @@ def check_grpcurl(line: str) -> None:
     words = shlex.split(line)
     method = words[-1].removeprefix("ratelimit.v1.KeyAdminService/")
     service = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"]
-    message = getattr(admin_pb2, service.methods_by_name[method].input_type.name)()
+    message = GetMessageClass(service.methods_by_name[method].input_type)()
     ParseDict(json.loads(words[words.index("-d") + 1]), message)
 
 
