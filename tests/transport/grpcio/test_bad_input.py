@@ -243,12 +243,16 @@ async def test_a_huge_message_is_refused_by_the_library(running: RunningServer) 
     assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+_NOT_UTF_8 = b"\x0a\x02\xc3\x28"
+_WITHOUT_TEXT = {"/ratelimit.v1.KeyAdminService/ListAlerts", "/ratelimit.v1.KeyAdminService/TestAlert"}
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize(
-    "data", [b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x02\xc3\x28"], ids=["garbage", "cut", "utf-8"]
-)
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x05abc", _NOT_UTF_8], ids=["garbage", "cut", "utf-8"])
 async def test_invalid_messages_are_refused(running: RunningServer, method: str, data: bytes) -> None:
     """Garbage, a message cut short and text that is not UTF-8 are INVALID_ARGUMENT at every method."""
+    if data == _NOT_UTF_8 and method in _WITHOUT_TEXT:
+        data = b"\x0a\x05"  # their first field is no text, so that this one is unknown to them: cut it short too
     answer = await running.send(method, data, running.tokens[Role.ADMIN])
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.reason, answer.fields) == (INVALID, "INVALID_FIELD", ["message"])
