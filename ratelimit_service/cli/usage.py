@@ -15,8 +15,8 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import QueryUsage
 from ratelimit_service._gen.ratelimit.v1.usage_pb2 import UsageFilter
 from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.options import AsJson, Server, Token
-from ratelimit_service.cli.times import parse_duration, parse_time
+from ratelimit_service.cli.options import AsJson, Server, Token, parse_option_time
+from ratelimit_service.cli.times import parse_duration
 from ratelimit_service.cli.usage_output import Report, print_csv, print_report, print_report_json, spark_step
 
 _WATCH_SECONDS: Final = 5.0
@@ -52,7 +52,7 @@ def _values(name: str, what: str) -> object:
 def usage(
     *,
     last: Annotated[str, typer.Option(help="How long a range, up to now: 30m, 6h, 7d. Default: 6h.")] = "",
-    since: Annotated[str, typer.Option("--from", help="The start: 2026-11-25T08:00Z, or -6h.")] = "",
+    since: Annotated[str, typer.Option("--from", help="The start: 2026-11-25T08:00Z, or so long ago: 6h.")] = "",
     until: Annotated[str, typer.Option("--to", help="The end, like --from. Default: now.")] = "",
     step: Annotated[str, typer.Option(help="A row for each 5m, 1h, 1d, ... Default: one row a group.")] = "",
     by: Annotated[str, typer.Option(help="Groups: key,subject,plan,resource,limit or domain,rule,limit.")] = "",
@@ -152,9 +152,9 @@ def _set_range(request: QueryUsageRequest, last: str, since: str, until: str, st
         raise CommandError.usage("--last and --from contradict each other; give one of them")
     now = datetime.now(UTC)
     if until:
-        request.end_time.CopyFrom(_time("--to", until, now))
+        request.end_time.CopyFrom(_past("--to", until))
     if since:
-        request.start_time.CopyFrom(_time("--from", since, now))
+        request.start_time.CopyFrom(_past("--from", since))
     elif last:
         end = request.end_time.ToDatetime(UTC) if until else now
         request.start_time.FromDatetime(end - _duration("--last", last).ToTimedelta())
@@ -169,15 +169,8 @@ def _duration(option: str, value: str) -> Duration:
         raise CommandError.usage(f"{option}: {error}") from None
 
 
-def _time(option: str, value: str, now: datetime) -> Timestamp:
-    if value.startswith("-"):
-        before = Timestamp()
-        before.FromDatetime(now - _duration(option, value[1:]).ToTimedelta())
-        return before
-    try:
-        return parse_time(value, now)
-    except ValueError as error:
-        raise CommandError.usage(f"{option}: {error}") from None
+def _past(option: str, value: str) -> Timestamp:
+    return parse_option_time(option, value.removeprefix("-"), past=True)
 
 
 def _dimension(name: str) -> QueryUsageRequest.Dimension.ValueType:

@@ -37,7 +37,7 @@ class Endpoint:
             raise ValueError("is not a URL; write https://host/path") from None
         schemes = ("https", "http") if allow_private else ("https",)
         if parts.scheme not in schemes:
-            raise ValueError(f"begins with no {' or '.join(f'{scheme}://' for scheme in schemes)}")
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         if not parts.hostname or parts.username is not None or not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("must be https://host/path in ASCII, without a user name and blanks")
         if not all(0 < len(label) <= _MAX_LABEL for label in parts.hostname.removesuffix(".").split(".")):

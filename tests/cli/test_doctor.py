@@ -100,7 +100,7 @@ def test_a_missing_token_is_an_error(doctor: Doctor) -> None:
         ({"LISTEN": "here"}, "port", "'here' is not an address; write host:port"),
         ({"OPERATIONS_LISTEN": "127.0.0.1"}, "operations port", "'127.0.0.1' is not an address"),
         ({"ALERT_WEBHOOK_URL": "https://hush.test/hush"}, "webhook", "RATELIMIT_ALERT_WEBHOOK_SECRET has 0 characters"),
-        ({"ALERT_WEBHOOK_URL": "http://hush.test/"}, "webhook", "begins with no https://"),
+        ({"ALERT_WEBHOOK_URL": "http://hush.test/"}, "webhook", "it must begin with https://"),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls", "RATELIMIT_TLS_KEY is not set"),
         ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "tls", "no such file: /nowhere.pem"),
     ],

@@ -97,6 +97,16 @@ def test_nothing_counted(counted: DevServer) -> None:
     assert (done.returncode, done.stdout) == (0, "nothing was counted\n")
 
 
+@pytest.mark.parametrize("start", ["2h", "-2h"])
+def test_a_range_may_begin_so_long_ago(counted: DevServer, start: str) -> None:
+    """--from takes how long ago, as `audit list --since` does, with or without a minus."""
+    done = counted.run("usage", "--subject", "cli-acme", "--from", start, "--json")
+    report = json.loads(done.stdout)
+    begin, end = (datetime.fromisoformat(report[name]) for name in ("start_time", "end_time"))
+    assert timedelta(hours=2) <= end - begin <= timedelta(hours=4)  # moved outward to whole bins
+    assert report["rows"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
