@@ -18,7 +18,7 @@ from bench.world import World, open_world
 
 TRANSPORTS = ("envoy", "grpcio")
 COUNTING = "counting"
-USAGE_SIZES = "1000x7"
+SMALL_USAGE, FULL_USAGE = "1000x7", "10000x30"
 
 
 class Bench:
@@ -73,7 +73,7 @@ def main() -> None:
         usage_flush.run()
         return
     if arguments.only == "usage":
-        usage.run(USAGE_SIZES, arguments.seconds, arguments.repeats)
+        usage.run(SMALL_USAGE, arguments.seconds, arguments.repeats)
         return
     facts = machine()
     with tempfile.TemporaryDirectory() as folder, open_world(arguments.keys) as world:
@@ -86,6 +86,9 @@ def main() -> None:
             bars = _all(bench, world, Path(folder), arguments.calls, arguments.peer)
     show(facts, bench.measures, bars)
     print(save(facts, bench.measures, bars))
+    if not arguments.only:
+        usage_flush.run()
+        usage.run(FULL_USAGE, arguments.seconds, arguments.repeats)
 
 
 def _counting(bench: Bench, world: World) -> list[Bar]:

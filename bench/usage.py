@@ -1,7 +1,8 @@
 """How long questions about usage take: `python -m bench.usage`, for some numbers of keys and days.
 
 The database is generated, so it takes some minutes for each size before anything is measured. Questions are calls of
-QueryUsage to the whole service on the transport grpcio, one at a time; the overview is all of its questions at once.
+QueryUsage to the whole service on the transport grpcio, one at a time; the overview is all of its questions at once,
+and then the page itself, over HTTP.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import RESULTS, machine
-from bench.target import serving
+from bench.target import free_port, serving
+from bench.usage_pages import measure_pages
 from bench.usage_questions import Ask, Timing, measure, measure_overview, questions
 from bench.usage_world import UsageWorld, open_usage_world
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import QueryUsageRequest, QueryUsageResponse
@@ -64,18 +66,21 @@ def show_world(world: UsageWorld, keys: int, days: int) -> None:
 def measure_size(settings: Settings, keys: int, days: int, seconds: float, repeats: int) -> list[dict[str, object]]:
     """Measure every question REPEATS times, and print the median and the worst of the repeats."""
     token = asyncio.run(_make_token(settings))
-    with serving(settings, "grpcio", 1) as target, grpc.insecure_channel(f"127.0.0.1:{target.port}") as channel:
+    operations = f"127.0.0.1:{free_port()}"
+    served = settings.model_copy(update={"operations_listen": operations})
+    with serving(served, "grpcio", 1) as target, grpc.insecure_channel(f"127.0.0.1:{target.port}") as channel:
         stub = KeyAdminServiceStub(channel)
 
         def ask(request: QueryUsageRequest) -> QueryUsageResponse:
             return stub.QueryUsage(request, metadata=(("authorization", f"Bearer {token}"),), timeout=20)
 
         rounds = [_measure_questions(ask, keys, seconds, Random(number)) for number in range(repeats)]  # noqa: S311
+        page = measure_pages(operations, token)
     table = Table("question", title=f"{keys:,} keys, {days} days; milliseconds; median and worst of {repeats} measures")
     for name in ("p50", "p99", "worst p99", "rows", ""):
         table.add_column(name, justify="right")
     found: list[dict[str, object]] = []
-    for timings in zip(*rounds, strict=True):
+    for timings in (*zip(*rounds, strict=True), (page,)):
         p50 = median(timing.p50_ms for timing in timings)
         p99 = median(timing.p99_ms for timing in timings)
         worst = max(timing.p99_ms for timing in timings)
