@@ -82,8 +82,8 @@ lock: ## Update requirements.lock to the newest versions that pyproject.toml all
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
-soak: setup test-tools ## Count a million decisions under kills and restarts, and kill every step of a flush.
-	RATELIMIT_SOAK=1000000 $(BIN)/pytest -s --timeout 3600 tests/soak tests/usage/test_killed.py
+soak: setup test-tools ## Count a million decisions under kills, kill every step of a flush, count an hour without Postgres.
+	RATELIMIT_SOAK=1000000 $(BIN)/pytest -s --timeout 3600 tests/soak tests/usage/test_killed.py tests/usage/test_away.py
 
 screenshots: setup test-tools ## Renew docs/screenshots from a server with made-up data.
 	$(BIN)/pytest -q -p no:cacheprovider tests/browser/screenshots.py
