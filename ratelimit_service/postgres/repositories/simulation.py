@@ -8,10 +8,9 @@ from sqlalchemy import ARRAY, BigInteger, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.limit import Level as LimitLevel
-from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.record import Override
-from ratelimit_service.errors import Unavailable
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import raise_unavailable
 from ratelimit_service.postgres.repositories.overrides import read_override_rows, to_overrides
 from ratelimit_service.postgres.tables import Microseconds
 from ratelimit_service.usage.query_range import DAY, Level
@@ -93,14 +92,10 @@ class PostgresSimulationSource:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator["PostgresSimulation"]:
         """Begin a transaction that reads one snapshot."""
-        try:
+        with raise_unavailable("try again, or choose a shorter range"):
             async with self._database.reading() as connection:
                 await connection.execute(_SESSION)
                 yield PostgresSimulation(connection)
-        except StoreUnavailable as error:
-            raise Unavailable(
-                f"{error}; try again, or choose a shorter range", reason="POLICY_STORE_UNAVAILABLE"
-            ) from error
 
 
 class PostgresSimulation:
