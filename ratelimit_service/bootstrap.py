@@ -262,7 +262,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
 def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:
     """The evaluation of alerts and the sending of messages, on whichever process leads."""
     webhook, metrics = _webhook(settings), AlertMetrics()
-    lease = PostgresLease(services.database, "alerts", uuid4().hex)
+    lease = _lease(services, "alerts")
     transactions = PostgresLeaderTransactions(services.database, lease)
     usage = PostgresAlertUsage(services.database)
     policies = PostgresPolicySource(services.database)
@@ -280,6 +280,11 @@ def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock
     return Leader(lease, works)
 
 
+def _lease(services: Services, name: str) -> PostgresLease:
+    """The lease NAME for this process, which its row names as its holder."""
+    return PostgresLease(services.database, name, f"{gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
+
+
 def _webhook(settings: Settings) -> Webhook | None:
     secret = settings.alert_webhook_secret.get_secret_value()
     url = settings.alert_webhook_url.get_secret_value()
@@ -293,7 +298,7 @@ def _webhook(settings: Settings) -> Webhook | None:
 async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:
     """Compete for the lease of usage; while this process leads, flush usage, and delete what is too old."""
     async with AsyncExitStack() as stack:
-        lease = PostgresLease(services.database, "usage", f"{gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
+        lease = _lease(services, "usage")
         retained = Retained(settings.usage_minute_days, settings.usage_hour_days, settings.usage_day_days)
         archive = PostgresUsageArchive(settings.database_url.get_secret_value(), lease, retained, clock)
         stack.push_async_callback(archive.close)
