@@ -8,6 +8,7 @@ from sqlalchemy import ARRAY, BigInteger, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.limit import Level as LimitLevel
+from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import Override
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import raise_unavailable
@@ -17,7 +18,7 @@ from ratelimit_service.usage.query_range import DAY, Level
 from ratelimit_service.usage.replay import Counted, Series
 from ratelimit_service.usage.simulation import Listed
 
-REFUSALS: Final = ("KEY_EXPIRED", "KEY_REVOKED", "KEY_SUSPENDED")
+REFUSALS: Final = (Reason.KEY_EXPIRED.name, Reason.KEY_REVOKED.name, Reason.KEY_SUSPENDED.name)
 """In place of a limit's name: calls that were denied because of their key, whatever its limits."""
 
 _DAYS_FROM: Final = 3 * DAY
