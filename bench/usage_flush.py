@@ -26,8 +26,8 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
-from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.usage.flush import UsageFlush
+from ratelimit_service.usage.query_range import Kept
 from ratelimit_service.usage.segment import MINUTE_US
 from ratelimit_service.usage.tally import FlushTally
 
@@ -56,7 +56,7 @@ async def _measure(redis_url: str, postgres: EmbeddedPostgres, series: int, minu
     clock = SystemClock()
     database = Database(database_url)
     lease = PostgresLease(database, "usage", "bench")
-    archive = PostgresUsageArchive(database_url, lease, Retained(), clock)
+    archive = PostgresUsageArchive(database_url, lease, Kept(), clock)
     store = open_usage_store(redis_url, usage_bytes=2**30)
     tally = FlushTally(clock.now_us())
     flush = UsageFlush(store, archive, tally, clock)

@@ -19,7 +19,7 @@ class Background:
 
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run WORK, which does not return by itself, until `close`."""
-        task = asyncio.create_task(_run(name, work), name=name)
+        task = asyncio.create_task(keep_running(name, work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -31,10 +31,15 @@ class Background:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _run(name: str, work: Callable[[], Awaitable[None]]) -> None:
+async def keep_running(
+    name: str, work: Callable[[], Awaitable[None]], *, until: tuple[type[Exception], ...] = ()
+) -> None:
+    """Run WORK, and restart it, with a line in the log, whenever it fails or returns. Returns once it raises UNTIL."""
     while True:
         try:
             await work()
+        except until:
+            return
         except Exception:  # noqa: BLE001 for whatever reason, the work must be restarted
             _log.exception("background work failed; restarting it", work=name)
         else:

@@ -69,7 +69,6 @@ from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
-from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.usage.flush import UsageFlush
@@ -158,7 +157,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queue_seconds=_REPORT_QUEUE_SECONDS,
     )
     plans = PlanService(transactions, clock)
-    kept = Kept(settings.usage_minute_days * DAY, settings.usage_hour_days * DAY, settings.usage_day_days * DAY)
+    kept = _kept(settings)
     try:
         yield Services(
             database=database,
@@ -262,7 +261,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
 def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:
     """The evaluation of alerts and the sending of messages, on whichever process leads."""
     webhook, metrics = _webhook(settings), AlertMetrics()
-    lease = PostgresLease(services.database, "alerts", uuid4().hex)
+    lease = _lease(services, "alerts")
     transactions = PostgresLeaderTransactions(services.database, lease)
     usage = PostgresAlertUsage(services.database)
     policies = PostgresPolicySource(services.database)
@@ -280,6 +279,15 @@ def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock
     return Leader(lease, works)
 
 
+def _lease(services: Services, name: str) -> PostgresLease:
+    """The lease NAME for this process, which its row names as its holder."""
+    return PostgresLease(services.database, name, f"{gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
+
+
+def _kept(settings: Settings) -> Kept:
+    return Kept(settings.usage_minute_days * DAY, settings.usage_hour_days * DAY, settings.usage_day_days * DAY)
+
+
 def _webhook(settings: Settings) -> Webhook | None:
     secret = settings.alert_webhook_secret.get_secret_value()
     url = settings.alert_webhook_url.get_secret_value()
@@ -293,9 +301,8 @@ def _webhook(settings: Settings) -> Webhook | None:
 async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:
     """Compete for the lease of usage; while this process leads, flush usage, and delete what is too old."""
     async with AsyncExitStack() as stack:
-        lease = PostgresLease(services.database, "usage", f"{gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
-        retained = Retained(settings.usage_minute_days, settings.usage_hour_days, settings.usage_day_days)
-        archive = PostgresUsageArchive(settings.database_url.get_secret_value(), lease, retained, clock)
+        lease = _lease(services, "usage")
+        archive = PostgresUsageArchive(settings.database_url.get_secret_value(), lease, _kept(settings), clock)
         stack.push_async_callback(archive.close)
         store = open_usage_store(settings.redis_url.get_secret_value(), usage_bytes=settings.usage_store_bytes)
         stack.push_async_callback(store.close)

@@ -12,14 +12,15 @@ from ratelimit_service.alerts.messages import after_attempt, headers_of
 from ratelimit_service.alerts.ports import AlertObserver, LeaderTransactions, Webhook
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
 from ratelimit_service.usage.ports import Term
+from ratelimit_service.usage.query_range import DAY, MINUTE
 
 _PAUSE_SECONDS: Final = 1.0
 _AT_ONCE: Final = 4
-_KEPT_US: Final = 90 * 86_400_000_000
+_KEPT_US: Final = 90 * DAY
 """For which an alert that has ended is kept."""
 
 _FORGET_AT_ONCE: Final = 1_000
-_FORGET_EVERY_US: Final = 600_000_000
+_FORGET_EVERY_US: Final = 10 * MINUTE
 
 _log = structlog.stdlib.get_logger(__name__)
 

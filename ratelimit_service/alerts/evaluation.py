@@ -16,14 +16,13 @@ from ratelimit_service.alerts.rules import WATCHED_MINUTES, degraded_condition, 
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.usage.ports import Term
+from ratelimit_service.usage.query_range import MINUTE
 
 EVALUATE_SECONDS: Final = 10.0
 """Between two evaluations."""
 
-SETTLE_US: Final = 75_000_000
+SETTLE_US: Final = MINUTE * 5 // 4
 """After which the counts of a minute that has begun are in Postgres, as a rule."""
-
-_MINUTE: Final = 60_000_000
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -76,7 +75,7 @@ class AlertEvaluator:
     async def evaluate(self, term: Term) -> None:
         """Evaluate all rules once. Raises StoreUnavailable, Unavailable and LeaseLost."""
         now_us = self._clock.now_us()
-        last = (now_us - SETTLE_US) // _MINUTE
+        last = (now_us - SETTLE_US) // MINUTE
         minutes = await self._usage.plan_minutes(last - WATCHED_MINUTES + 1, last)
         async with self._transactions.leading(term) as alerts:
             firing = await alerts.firing()

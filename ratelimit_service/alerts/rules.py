@@ -6,6 +6,7 @@ from typing import Final
 
 from ratelimit_service.alerts.alert import Alert, Condition, Rule
 from ratelimit_service.alerts.ports import PlanMinute
+from ratelimit_service.usage.query_range import HOUR
 
 MIN_CALLS: Final = 50
 """Calls of a plan in a minute below which its share of denials is no news."""
@@ -22,7 +23,7 @@ BASELINE_MINUTES: Final = 15
 CALM_MINUTES: Final = 5
 """Minutes in which a condition has to be absent before its alert is resolved."""
 
-MAX_EPISODE_US: Final = 3_600_000_000
+MAX_EPISODE_US: Final = HOUR
 """After which a raised share of denials is no news any more: its alert is resolved."""
 
 WATCHED_MINUTES: Final = BASELINE_MINUTES + 1

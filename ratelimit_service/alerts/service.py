@@ -11,10 +11,11 @@ from ratelimit_service.errors import FailedPrecondition
 from ratelimit_service.management.audit import Event
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.usage.query_range import DAY
 
 _LIST: Final = "alerts"
 _MAX_TESTS: Final = 10
-_FAR_US: Final = 30 * 86_400_000_000
+_FAR_US: Final = 30 * DAY
 
 
 class AlertService:

@@ -1,9 +1,8 @@
 """Usage as a table with sparklines, as JSON with numbers, and as CSV."""
 
-import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, timedelta
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import QueryUsage
 from ratelimit_service._gen.ratelimit.v1.usage_pb2 import UsageFilter, UsageRow
 from ratelimit_service.cli.output import print_table
 from ratelimit_service.cli.times import format_time
+from ratelimit_service.csv_text import write_csv
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN: Final = "_.:-=+*#"
@@ -167,15 +167,13 @@ def _with_numbers(value: Any) -> Any:  # noqa: ANN401  JSON
 
 
 def print_csv(report: Report) -> None:
-    """Print a line for each row, under the names of its fields. Times are RFC 3339."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["start_time", *report.fields, *report.counts, *["others"] * bool(report.fields)])
+    """Print a line for each row, under the names of its fields. Times are RFC 3339. No cell is a formula."""
+    write_csv(sys.stdout, _csv_rows(report), line_end="\n")
+
+
+def _csv_rows(report: Report) -> Iterator[Sequence[object]]:
+    yield ["start_time", *report.fields, *report.counts, *["others"] * bool(report.fields)]
     for row in report.response.rows:
         counts = [getattr(row, name) for name in report.counts]
         others = [str(row.others).lower()] * bool(report.fields)
-        writer.writerow([row.start_time.ToJsonString(), *map(_harmless, report.values(row)), *counts, *others])
-
-
-def _harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+        yield [row.start_time.ToJsonString(), *report.values(row), *counts, *others]

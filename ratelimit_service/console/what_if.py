@@ -1,15 +1,15 @@
 """What a draft of a plan would have refused: counted calls replayed, for the page that edits the plan."""
 
 import asyncio
-import csv
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ratelimit_service.console.charts import Span
 from ratelimit_service.console.visit import Section, Visit
+from ratelimit_service.csv_text import write_csv
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.usage.replay import BinEffect, Effect, LimitEffect
@@ -19,7 +19,6 @@ _SECONDS: Final = 10.0
 """How long a page waits. A longer replay is for the command line."""
 
 _SHOWN: Final = 12
-_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +84,16 @@ class WhatIf:
 def csv_of(effects: Sequence[SubjectEffect]) -> str:
     """Who would be refused, as a file: a line for each subject. No cell is a formula to a spreadsheet."""
     file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(("subject", "keys", "calls", "refused_counted", "refused_best", "refused_worst", "first_time"))
+    write_csv(file, _csv_rows(effects))
+    return file.getvalue()
+
+
+def _csv_rows(effects: Sequence[SubjectEffect]) -> Iterator[Sequence[object]]:
+    yield "subject", "keys", "calls", "refused_counted", "refused_best", "refused_worst", "first_time"
     for one in effects:
         effect = one.effect
-        name = f"'{one.subject}" if one.subject.startswith(_FORMULAS) else one.subject
         first = "yes" if one.first_time else "no"
-        writer.writerow((name, one.keys, effect.calls, effect.denied, effect.best, effect.worst, first))
-    return file.getvalue()
+        yield one.subject, one.keys, effect.calls, effect.denied, effect.best, effect.worst, first
 
 
 async def what_if(visit: Visit, plan: str, limits: Sequence[Limit], span: Span) -> Section[WhatIf]:

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from functools import partial
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-FLUSH_SECONDS: Final = 1.0
-"""Between two exports."""
+from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport
 
 
 class Tally(Protocol):
@@ -51,10 +51,8 @@ class FlushMetrics:
     def __init__(self, tally: Tally, store: Store, leading: Callable[[], bool], now_us: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self._tally = tally
-        self._leading = leading
         self._now_us = now_us
-        self._counters: list[tuple[Counter, Callable[[], float]]] = []
-        self._exported: dict[Counter, float] = {}
+        self._counters: list[CounterExport] = []
         self._count("rows_flushed", "Counts of a series in a minute that were moved to Postgres.", lambda: tally.rows)
         self._count("segments_flushed", "Segments that were moved to Postgres.", lambda: tally.segments)
         self._count(
@@ -81,7 +79,7 @@ class FlushMetrics:
             ["cause"],
             registry=self.registry,
         )
-        self._exported_losses: dict[str, int] = {}
+        self._losses_by_cause: dict[str, CounterExport] = {}
         self._gauges = [
             (self._gauge(name, text), read)
             for name, text, read in (
@@ -110,18 +108,16 @@ class FlushMetrics:
         """Export once a second, until cancelled."""
         while True:
             self.export()
-            await asyncio.sleep(FLUSH_SECONDS)
+            await asyncio.sleep(EXPORT_SECONDS)
 
     def export(self) -> None:
         """Bring the metrics up to date."""
-        for counter, read in self._counters:
-            value = read()
-            if value > self._exported[counter]:
-                counter.inc(value - self._exported[counter])
-                self._exported[counter] = value
-        for cause, count in self._tally.losses.items():
-            self._losses.labels(cause).inc(count - self._exported_losses.get(cause, 0))
-            self._exported_losses[cause] = count
+        losses = self._tally.losses
+        for cause in losses.keys() - self._losses_by_cause.keys():
+            counter = self._losses.labels(cause)
+            self._losses_by_cause[cause] = CounterExport(partial(losses.__getitem__, cause), counter)
+        for each in (*self._counters, *self._losses_by_cause.values()):
+            each.export()
         for gauge, read in self._gauges:
             gauge.set(read())
 
@@ -130,8 +126,7 @@ class FlushMetrics:
 
     def _count(self, name: str, text: str, read: Callable[[], float]) -> None:
         counter = Counter(f"ratelimit_usage_{name}", text, registry=self.registry)
-        self._counters.append((counter, read))
-        self._exported[counter] = 0.0
+        self._counters.append(CounterExport(read, counter))
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"ratelimit_usage_{name}", text, registry=self.registry, multiprocess_mode="livemax")

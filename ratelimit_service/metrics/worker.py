@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Distribution
-
-FLUSH_SECONDS: Final = 1.0
+from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport
 
 
 class Engine(Protocol):
@@ -101,27 +100,12 @@ class _DistributionExport:
         self._counts = [0] * len(distribution.counts)
         self._total = 0.0
 
-    def flush(self) -> None:
+    def export(self) -> None:
         counts, total = list(self._distribution.counts), self._distribution.total
         if counts != self._counts:
             added = [now - before for now, before in zip(counts, self._counts, strict=True)]
             self._histogram.add(added, total - self._total)
             self._counts, self._total = counts, total
-
-
-class _CounterExport:
-    """Copies a number that only increases to a counter."""
-
-    def __init__(self, read: Callable[[], int], counter: Counter) -> None:
-        self._read = read
-        self._counter = counter
-        self._flushed = 0
-
-    def flush(self) -> None:
-        now = self._read()
-        if now != self._flushed:
-            self._counter.inc(now - self._flushed)
-            self._flushed = now
 
 
 class WorkerMetrics:
@@ -139,7 +123,7 @@ class WorkerMetrics:
         self._breaker_open = breaker_open
         self._now = now
         self._feed_seen = now()
-        self._counters: dict[tuple[str, ...], _CounterExport] = {}
+        self._counters: dict[tuple[str, ...], CounterExport] = {}
         self._count_decisions(watched.checks, "decisions", "Decisions on API keys.")
         self._count_decisions(
             watched.descriptors, "descriptor_decisions", "Decisions on descriptors, one per descriptor."
@@ -157,7 +141,7 @@ class WorkerMetrics:
             ),
             ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
         ):
-            self._counters[(name,)] = _CounterExport(read, self._counter(name, text))
+            self._counters[(name,)] = CounterExport(read, self._counter(name, text))
         self._histograms = [
             _DistributionExport(
                 round_trips.seconds,
@@ -186,14 +170,14 @@ class WorkerMetrics:
         for method, code in list(self._calls.by_method):
             key = ("calls", method, code.name)
             if key not in self._counters:
-                self._counters[key] = _CounterExport(
+                self._counters[key] = CounterExport(
                     lambda method=method, code=code: self._calls.by_method[method, code],  # type: ignore[misc]
                     self._call_counter.labels(method, code.name),
                 )
         for counter in self._counters.values():
-            counter.flush()
+            counter.export()
         for histogram in self._histograms:
-            histogram.flush()
+            histogram.export()
         if self._feed.current:
             self._feed_seen = self._now()
         self._feed_age.set(self._now() - self._feed_seen)
@@ -205,13 +189,13 @@ class WorkerMetrics:
         """Flush once a second, until cancelled."""
         while True:
             self.flush()
-            await asyncio.sleep(FLUSH_SECONDS)
+            await asyncio.sleep(EXPORT_SECONDS)
 
     def _count_decisions(self, engine: Engine, name: str, text: str) -> None:
         counter = self._counter(name, text, "reason", "source")
         for reason in Reason:
             for source in Source:
-                self._counters[name, reason.name, source.name] = _CounterExport(
+                self._counters[name, reason.name, source.name] = CounterExport(
                     lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
                     counter.labels(reason.name, source.name),
                 )

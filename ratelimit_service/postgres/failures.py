@@ -13,6 +13,7 @@ from psycopg import errors as sqlstate
 from sqlalchemy import exc
 
 from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -34,6 +35,16 @@ def translate_failures() -> Iterator[None]:
         if why is None:
             raise
         raise StoreUnavailable(f"Postgres is unavailable: {why}") from error
+
+
+@contextmanager
+def raise_unavailable(advice: str = "try again") -> Iterator[None]:
+    """Raise Unavailable, for the caller of an API, in place of StoreUnavailable. ADVICE: what the caller can do."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        reason = "TOO_MANY_AT_ONCE" if isinstance(error, TooManyAtOnce) else "POLICY_STORE_UNAVAILABLE"
+        raise Unavailable(f"{error}; {advice}", reason=reason) from error
 
 
 def _why_unavailable(error: Exception) -> str | None:

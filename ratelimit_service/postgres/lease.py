@@ -46,15 +46,15 @@ class PostgresLease:
     def __init__(self, database: Database, name: str, holder: str, *, seconds: float = LEASE_SECONDS) -> None:
         """HOLDER names this process, and no other that ever runs."""
         self._database = database
-        self._name = name
+        self.name = name
         self._holder = holder
         self.seconds = seconds
 
     async def acquire(self) -> Term | None:
         """Take it if nobody holds it. Raises StoreUnavailable."""
         async with self._database.writing() as connection:
-            await connection.execute(_CREATE, {"name": self._name})
-            values = {"name": self._name, "holder": self._holder, "seconds": self.seconds}
+            await connection.execute(_CREATE, {"name": self.name})
+            values = {"name": self.name, "holder": self._holder, "seconds": self.seconds}
             number = await connection.scalar(_ACQUIRE, values)
         return None if number is None else Term(number, self._holder)
 
@@ -83,7 +83,7 @@ class PostgresLease:
             for setting in settings:
                 await connection.execute(setting)
             if not await connection.scalar(_CHECK, self._values(term)):
-                raise LeaseLost(f"the lease {self._name} is held by another process")
+                raise LeaseLost(f"the lease {self.name} is held by another process")
             yield connection
             await self._extend(connection, term)
 
@@ -91,4 +91,4 @@ class PostgresLease:
         await connection.execute(_RENEW, {**self._values(term), "seconds": self.seconds})
 
     def _values(self, term: Term) -> dict[str, Any]:
-        return {"name": self._name, "number": term.number, "holder": term.holder}
+        return {"name": self.name, "number": term.number, "holder": term.holder}

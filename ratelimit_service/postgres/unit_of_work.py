@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ratelimit_service.decision.ports import Change, StoreUnavailable
-from ratelimit_service.errors import Unavailable
+from ratelimit_service.decision.ports import Change
 from ratelimit_service.management.audit import Event
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import raise_unavailable
 from ratelimit_service.postgres.repositories.alerts import PostgresAlertRepository
 from ratelimit_service.postgres.repositories.audit import PostgresAuditRepository
 from ratelimit_service.postgres.repositories.keys import PostgresKeyRepository
@@ -61,11 +61,9 @@ class PostgresTransactions:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[PostgresUnitOfWork]:
         """Begin a transaction that only reads, in one snapshot."""
-        try:
+        with raise_unavailable():
             async with self._database.reading() as connection:
                 yield PostgresUnitOfWork(connection)
-        except StoreUnavailable as error:
-            raise _unavailable(error) from error
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[PostgresUnitOfWork]:
@@ -74,13 +72,7 @@ class PostgresTransactions:
         Postgres releases the lock only after the commit is visible. Hence a reader that has seen a number in the
         outbox, or a position in a list of keys or events, has seen all that come before it.
         """
-        try:
+        with raise_unavailable():
             async with self._database.writing() as connection:
                 await connection.execute(select(func.pg_advisory_xact_lock(cast(_WRITERS, BigInteger))))
                 yield PostgresUnitOfWork(connection)
-        except StoreUnavailable as error:
-            raise _unavailable(error) from error
-
-
-def _unavailable(error: StoreUnavailable) -> Unavailable:
-    return Unavailable(f"{error}; try again", reason="POLICY_STORE_UNAVAILABLE")

@@ -13,11 +13,12 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.usage_partitions import Partition, create_partitions
-from ratelimit_service.postgres.usage_retention import Retained, tidy
+from ratelimit_service.postgres.usage_retention import cutoffs_of, tidy
 from ratelimit_service.postgres.usage_series import SeriesNumbers
 from ratelimit_service.postgres.usage_session import cursor_of
 from ratelimit_service.postgres.usage_tables import COUNTS, LEVELS, LIMIT_COUNTS
 from ratelimit_service.usage.ports import Loss, Term
+from ratelimit_service.usage.query_range import Kept
 from ratelimit_service.usage.segment import CountRow, LimitRow, Segment, SegmentRef, Series
 
 FLUSH_SECONDS: Final = 30.0
@@ -133,12 +134,12 @@ _CHUNK_ROWS: Final = 20_000
 class PostgresUsageArchive:
     """As `usage.ports.UsageArchive` describes it. Close it at the end."""
 
-    def __init__(self, url: str, lease: PostgresLease, retained: Retained, clock: Clock) -> None:
+    def __init__(self, url: str, lease: PostgresLease, kept: Kept, clock: Clock) -> None:
         """LEASE is that of the leader. Raises ValueError when the URL is malformed."""
         # Connections of its own: the limits of those that calls use are for calls.
         self._database = Database(url, transaction_seconds=FLUSH_SECONDS)
         self._lease = lease
-        self._retained = retained
+        self._kept = kept
         self._clock = clock
         self._series = SeriesNumbers()
         self._partitions: set[Partition] = set()
@@ -151,7 +152,7 @@ class PostgresUsageArchive:
         seconds = FLUSH_SECONDS + more
         async with self._lease.writing(self._database, term, session, seconds=seconds) as connection:
             cursor = await cursor_of(connection)
-            flush = PostgresFlush(cursor, self._series, self._partitions, self._retained.cutoffs(self._clock.now_us()))
+            flush = PostgresFlush(cursor, self._series, self._partitions, cutoffs_of(self._kept, self._clock.now_us()))
             yield flush
         self._series.remember(flush.numbers)
         self._partitions |= flush.partitions
@@ -180,7 +181,7 @@ class PostgresUsageArchive:
 
     async def tidy(self, term: Term) -> None:
         """Create partitions ahead, and drop what is older than its retention. Raises StoreUnavailable and LeaseLost."""
-        changed = await tidy(self._database, self._lease, term, self._retained, self._clock.now_us())
+        changed = await tidy(self._database, self._lease, term, self._kept, self._clock.now_us())
         if changed:
             self._series.forget()
             self._partitions.clear()

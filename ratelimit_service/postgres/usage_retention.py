@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from psycopg import errors as sqlstate
@@ -19,6 +19,7 @@ from ratelimit_service.postgres.usage_partitions import (
 from ratelimit_service.postgres.usage_session import cursor_of
 from ratelimit_service.postgres.usage_tables import LEVELS
 from ratelimit_service.usage.ports import Term
+from ratelimit_service.usage.query_range import Kept, Level
 
 MARKER_DAYS: Final = 8
 """How long it is known which segments were flushed, in case the bucket store goes back to an earlier state."""
@@ -46,27 +47,19 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Retained(NamedTuple):
-    """For how many days counts by minute, by hour and by day are kept, each at least 1."""
-
-    minute_days: int = 7
-    hour_days: int = 90
-    day_days: int = 1_096
-
-    def cutoffs(self, now_us: int) -> Mapping[str, datetime]:
-        """Of each level the time before which nothing need be kept."""
-        now = _EPOCH + timedelta(microseconds=now_us)
-        return {level: now - timedelta(days=days) for level, days in zip(LEVELS, self, strict=True)}
+def cutoffs_of(kept: Kept, now_us: int) -> Mapping[str, datetime]:
+    """Of each level the time before which nothing need be kept."""
+    return {level.value: _EPOCH + timedelta(microseconds=now_us - kept.length(level)) for level in Level}
 
 
-async def tidy(database: Database, lease: PostgresLease, term: Term, retained: Retained, now_us: int) -> bool:
+async def tidy(database: Database, lease: PostgresLease, term: Term, kept: Kept, now_us: int) -> bool:
     """Create partitions ahead, and drop what is older than its retention. Returns whether anything was dropped.
 
     Each step is a transaction of its own. A partition that is in use is left for the next time. Raises StoreUnavailable
     and LeaseLost.
     """
     now = _EPOCH + timedelta(microseconds=now_us)
-    cutoffs = retained.cutoffs(now_us)
+    cutoffs = cutoffs_of(kept, now_us)
     ahead = {Partition.at(level, now + timedelta(days=days)) for level in LEVELS for days in AHEAD_DAYS}
     async with lease.writing(database, term, _PATIENCE) as connection:
         cursor = await cursor_of(connection)

@@ -3,19 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Final, TypeAlias
 
 import structlog
 
+from ratelimit_service.background import keep_running
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.usage.ports import Lease, LeaseLost, Term
 
 RENEW_SECONDS: Final = 1.0
 """Between two renewals, and between two attempts to acquire the lease."""
-
-_PAUSE_SECONDS: Final = 1.0
-"""Before work that failed is restarted."""
 
 Work: TypeAlias = Callable[[Term], Awaitable[None]]
 """Runs until it is cancelled or raises LeaseLost. What it writes must check the term in the same transaction."""
@@ -54,8 +53,11 @@ class Leader:
             await asyncio.sleep(self._renew_seconds)
 
     async def _lead(self, term: Term) -> None:
-        _log.info("leads", number=term.number)
-        tasks = [asyncio.create_task(self._work(name, work, term), name=name) for name, work in self._works.items()]
+        _log.info("acquired the lease", lease=self._lease.name, number=term.number)
+        tasks = [
+            asyncio.create_task(keep_running(name, partial(work, term), until=(LeaseLost,)), name=name)
+            for name, work in self._works.items()
+        ]
         renewal = asyncio.create_task(self._renew(term))
         self.leading = True
         lost = False
@@ -70,7 +72,7 @@ class Leader:
             if not lost:
                 with suppress(StoreUnavailable):
                     await self._lease.release(term)
-        _log.warning("leads no longer", number=term.number)
+        _log.warning("lost the lease", lease=self._lease.name, number=term.number)
 
     async def _renew(self, term: Term) -> None:
         """Renew the lease until it is lost, or could not be renewed for as long as it lasts."""
@@ -82,15 +84,3 @@ class Leader:
                 if not await self._lease.renew(term):
                     return
                 held_until = began + self._lease.seconds
-
-    async def _work(self, name: str, work: Work, term: Term) -> None:
-        while True:
-            try:
-                await work(term)
-            except LeaseLost:
-                return
-            except Exception:  # noqa: BLE001 for whatever reason, the work must be restarted
-                _log.exception("background work failed; restarting it", work=name)
-            else:
-                _log.error("background work ended; restarting it", work=name)
-            await asyncio.sleep(_PAUSE_SECONDS)

@@ -21,6 +21,9 @@ class Term(NamedTuple):
 class Lease(Protocol):
     """A lease in a row of the database: who holds it leads, and alone writes. All methods raise StoreUnavailable."""
 
+    name: str
+    """Which lease it is, for the log."""
+
     seconds: float
     """How long it is held after it was acquired or renewed, by the database's clock."""
 

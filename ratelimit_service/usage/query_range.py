@@ -62,8 +62,11 @@ class Kept:
 
     def since(self, level: Level, now_us: int) -> int:
         """The first bin of LEVEL that is kept, in microseconds since 1970 UTC."""
-        lengths = {Level.MINUTE: self.minute_us, Level.HOUR: self.hour_us, Level.DAY: self.day_us}
-        return max(0, _down(now_us - lengths[level], level.us))
+        return max(0, _down(now_us - self.length(level), level.us))
+
+    def length(self, level: Level) -> int:
+        """For how long counts of LEVEL are kept, in microseconds."""
+        return {Level.MINUTE: self.minute_us, Level.HOUR: self.hour_us, Level.DAY: self.day_us}[level]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord
+from ratelimit_service.decision.usage import OTHER
 from ratelimit_service.usage.bounds import Bounds, bounds_of
 
 
@@ -253,7 +254,7 @@ class Replay:
         for series in members:
             calls_of[series.source.key_id] += series.calls_in_range
             denied_of[series.source.key_id] += series.denied_in_range
-            totals.other_resources |= series.source.resource == OTHER_RESOURCE
+            totals.other_resources |= series.source.resource == OTHER
         calls = sum(calls_of.values())
         if not calls:
             return
@@ -287,10 +288,6 @@ class Replay:
             heapq.heappush(self._largest, entry)
         elif self._top:
             heapq.heappushpop(self._largest, entry)
-
-
-OTHER_RESOURCE = "other"
-"""The resource of calls beyond the first 100 resources of a key in a day."""
 
 
 def _of_key(key_id: str, calls: int, subject: "_Subject", buckets: Sequence["_Bucket"]) -> tuple[int, int]:

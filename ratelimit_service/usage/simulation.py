@@ -160,7 +160,7 @@ class SimulationService:
 
         The range is widened to whole minutes, or hours if it is longer than 7 days, begins earlier than minutes are
         kept, or has more rows than can be replayed. Raises InvalidArgument, NotFound for a plan that does not exist,
-        and Unavailable, also if MAX_WAITING are not done yet.
+        and Unavailable, also (TOO_MANY_AT_ONCE) if MAX_WAITING are not done yet.
         """
         check_limits(request.limits)
         if not 0 <= request.top <= MAX_TOP:
@@ -171,7 +171,8 @@ class SimulationService:
         minutes = end_us - start_us <= _MINUTES_FOR and start_us >= self._kept.since(Level.MINUTE, now_us)
         if self._waiting >= MAX_WAITING:
             raise Unavailable(
-                f"{MAX_WAITING} simulations are not done yet; try again later", reason="POLICY_STORE_UNAVAILABLE"
+                f"{MAX_WAITING} simulations are running or waiting already; try again in a few seconds",
+                reason="TOO_MANY_AT_ONCE",
             )
         self._waiting += 1
         try:

@@ -6,8 +6,10 @@ import psycopg
 import pytest
 from sqlalchemy import event, text
 
+from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.errors import Unavailable
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.failures import TooManyAtOnce
+from ratelimit_service.postgres.failures import TooManyAtOnce, raise_unavailable
 
 
 async def test_closing_leaves_no_connection_of_cancelled_work(database_url: str) -> None:
@@ -68,3 +70,14 @@ async def test_work_beyond_the_pool_waits_for_its_turn(database_url: str) -> Non
         await work(0)
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(StoreUnavailable("down"), "POLICY_STORE_UNAVAILABLE"), (TooManyAtOnce("down"), "TOO_MANY_AT_ONCE")],
+)
+def test_callers_are_told_whether_postgres_is_to_blame(error: StoreUnavailable, reason: str) -> None:
+    """The reason of what callers get tells a Postgres that is down from too many queries; the message what to do."""
+    with pytest.raises(Unavailable, match=r"^down; ask for less$") as caught, raise_unavailable("ask for less"):
+        raise error
+    assert caught.value.reason == reason

@@ -21,8 +21,8 @@ from sqlalchemy import text
 from ratelimit_service.buckets.redis.connection import Connection
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.postgres import usage_archive, usage_retention
-from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.usage.ports import LeaseLost
+from ratelimit_service.usage.query_range import DAY, Kept
 from usage.world import UsageWorld
 
 LOST = 3
@@ -79,8 +79,8 @@ class Steps:
 async def flush(redis_url: str, database_url: str, seconds: float) -> None:
     """Acquire the lease, flush what there is, and tidy."""
     holder = f"process {os.getpid()}"
-    retained = Retained(100_000, 100_000, 100_000)
-    async with UsageWorld(redis_url, database_url, lease_seconds=seconds, retained=retained, holder=holder) as world:
+    kept = Kept(100_000 * DAY, 100_000 * DAY, 100_000 * DAY)
+    async with UsageWorld(redis_url, database_url, lease_seconds=seconds, kept=kept, holder=holder) as world:
         term = await world.lead()
         await world.flush.flush_all(term)
         await world.archive.tidy(term)

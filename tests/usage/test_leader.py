@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.postgres.database import Database
@@ -123,3 +124,17 @@ async def test_a_leader_without_postgres_stops(database: Database, monkeypatch: 
 async def _fail(*_: object) -> AsyncIterator[None]:
     raise StoreUnavailable("Postgres is unavailable: for a test")
     yield
+
+
+async def test_the_log_says_which_lease(database: Database) -> None:
+    """The log names the lease that was acquired, and that which was lost: a process may compete for several."""
+    work = Recorder()
+    with capture_logs() as lines:
+        async with leading(database, "one", work=work.run):
+            await asyncio.wait_for(work.begun.wait(), 5)
+            await _take(database)
+            await asyncio.sleep(3 * RENEW)
+    assert [(line["event"], line["lease"]) for line in lines[:2]] == [
+        ("acquired the lease", "test"),
+        ("lost the lease", "test"),
+    ]

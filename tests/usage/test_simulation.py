@@ -175,6 +175,7 @@ async def test_few_simulations_wait(control_plane: ControlPlane, usage: UsageWri
     refused = [result for result in results if isinstance(result, Unavailable)]
     done = [result for result in results if isinstance(result, Simulation)]
     assert (len(done), len(refused)) == (MAX_WAITING, 2 * MAX_WAITING)
+    assert {error.reason for error in refused} == {"TOO_MANY_AT_ONCE"}
     assert (await control_plane.simulations.simulate(wanted)).complete
 
 

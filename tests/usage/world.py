@@ -17,9 +17,9 @@ from ratelimit_service.buckets.redis.usage_store import RedisUsageStore
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
-from ratelimit_service.postgres.usage_retention import Retained
 from ratelimit_service.usage.flush import UsageFlush
 from ratelimit_service.usage.ports import Term
+from ratelimit_service.usage.query_range import Kept
 from ratelimit_service.usage.segment import MINUTE_US
 from ratelimit_service.usage.tally import FlushTally
 
@@ -70,7 +70,7 @@ class UsageWorld:
     redis_url: str
     database_url: str
     lease_seconds: float = 5.0
-    retained: Retained = field(default_factory=Retained)
+    kept: Kept = field(default_factory=Kept)
     max_rows: int = 20_000
     holder: str = "tests"
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOW_US + 10 * MINUTE_US))
@@ -78,7 +78,7 @@ class UsageWorld:
     async def __aenter__(self) -> Self:
         self.database = Database(self.database_url)
         self.lease = PostgresLease(self.database, "usage", self.holder, seconds=self.lease_seconds)
-        self.archive = PostgresUsageArchive(self.database_url, self.lease, self.retained, self.clock)
+        self.archive = PostgresUsageArchive(self.database_url, self.lease, self.kept, self.clock)
         self.store: RedisUsageStore = open_usage_store(self.redis_url, usage_bytes=2**28)
         self.tally = FlushTally(self.clock.now_us())
         self.flush = UsageFlush(self.store, self.archive, self.tally, self.clock, pause=0.05, max_rows=self.max_rows)

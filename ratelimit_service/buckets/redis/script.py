@@ -139,7 +139,7 @@ class Encoder:
             parts.append(numbers[count])
             index = 0
             if request:
-                key = request_key(buckets[0].partition if buckets else 0, request)
+                key = _bulk(request_key(buckets[0].partition if buckets else 0, request))
                 index = keys.setdefault(key, len(keys) + 1)
             series_count, blocks = self._encode_counted(counted, costs, fields) if counted else (_NONE, ())
             parts += (numbers[index], series_count)
@@ -244,8 +244,8 @@ def partition_tag(partition: int) -> bytes:
 
 
 def request_key(partition: int, request: str) -> bytes:
-    """The key of a request's result, encoded for the wire."""
-    return _bulk(b"{p%d}:r:%b" % (partition, request.encode()))
+    """The key of a request's result."""
+    return b"{p%d}:r:%b" % (partition, request.encode())
 
 
 def _bulk(word: bytes) -> bytes:

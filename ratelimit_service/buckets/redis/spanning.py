@@ -5,15 +5,13 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-import hiredis
-
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.buckets.redis.batcher import UsageObserver
 from ratelimit_service.buckets.redis.cluster import Cluster
-from ratelimit_service.buckets.redis.connection import ConnectionLost
-from ratelimit_service.buckets.redis.script import Script, bucket_key, part
+from ratelimit_service.buckets.redis.command import run_script
+from ratelimit_service.buckets.redis.script import Script, bucket_key, part, request_key
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket
 from ratelimit_service.decision.outcome import wait_for
@@ -39,7 +37,7 @@ class Refunder:
         self._cluster = cluster
         self._window_ms = max(round(request_window * 1_000), 1)
         self._timeout = timeout
-        self._script = Script(part("refund")).text
+        self._script = Script(part("refund"))
 
     async def __call__(self, request: str, taken: Sequence[Taken]) -> bool:
         """Refund the charge of this request, with all its buckets in one partition. Returns whether this call did it.
@@ -48,24 +46,11 @@ class Refunder:
         perhaps nothing was refunded, and what was taken drains like any other charge.
         """
         partition = taken[0].bucket.partition
-        keys = [b"{p%d}:r:%b" % (partition, request.encode()), *(bucket_key(item.bucket) for item in taken)]
+        keys = [request_key(partition, request), *(bucket_key(item.bucket) for item in taken)]
         numbers = [self._window_ms, *(number for item in taken for number in _numbers(item))]
+        failure = "a charge could not be refunded"
         route = self._cluster.route(partition)
-        cause = "no connection could be made"
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = route.connection() or await route.recover("")
-                while True:
-                    try:
-                        return await connection.execute("EVAL", self._script, len(keys), *keys, *numbers) == 1
-                    except hiredis.ReplyError as error:
-                        cause = str(error)
-                        connection = await route.recover(cause)
-                    except ConnectionLost as error:
-                        cause = str(error)
-                        connection = await route.recover("")
-        except TimeoutError:
-            raise StoreUnavailable(f"a charge could not be refunded within {self._timeout:g} s: {cause}") from None
+        return await run_script(route, self._script, keys, *numbers, seconds=self._timeout, failure=failure) == 1
 
 
 def _numbers(taken: Taken) -> tuple[int, int, int, int, int]:

@@ -3,13 +3,13 @@
 import asyncio
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-import hiredis
 import structlog
 
 from ratelimit_service.buckets.redis.batcher import Route
-from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
+from ratelimit_service.buckets.redis.command import Closable, Word, execute, run_script
+from ratelimit_service.buckets.redis.connection import Connection
 from ratelimit_service.buckets.redis.script import Script, part, usage_script
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.usage.ports import Frozen, Queue
@@ -29,17 +29,9 @@ _PARALLEL: Final = 16
 
 _NAME: Final = re.compile(rb"[0-9]{1,16}\.[0-9]{1,17}")  # its number, and microseconds before the year 5138
 
-_NO_SCRIPT: Final = "NOSCRIPT"
+_FAILURE: Final = "usage could not be read"
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-class Closable(Protocol):
-    """What has the connections."""
-
-    async def close(self) -> None:
-        """Close them."""
-        ...
 
 
 class _Numbers(NamedTuple):
@@ -167,45 +159,16 @@ class RedisUsageStore:
                 await self._run(tag, self._remove, keys, name)
         return names
 
-    async def _run(
-        self, tag: str, script: Script, keys: Sequence[str | bytes], *arguments: str | bytes | int
-    ) -> object:
-        try:
-            return await self._execute(tag, "EVALSHA", script.sha, len(keys), *keys, *arguments)
-        except _Unloaded:
-            return await self._execute(tag, "EVAL", script.text, len(keys), *keys, *arguments)
+    async def _run(self, tag: str, script: Script, keys: Sequence[str | bytes], *arguments: Word) -> object:
+        route = self._routes[tag]
+        return await run_script(route, script, keys, *arguments, seconds=self._timeout, failure=_FAILURE)
 
-    async def _execute(self, tag: str, *words: str | bytes | int) -> object:
+    async def _execute(self, tag: str, *words: Word) -> object:
         reply, _ = await self._ask(tag, *words)
         return reply
 
-    async def _ask(self, tag: str, *words: str | bytes | int) -> tuple[object, Connection]:
-        """Send a command to the node that has TAG, until it is answered. Returns the reply, and where it came from.
-
-        Raises StoreUnavailable when it has not been answered in time.
-        """
-        route = self._routes[tag]
-        cause = "no connection could be made"
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = route.connection() or await route.recover("")
-                while True:
-                    try:
-                        return await connection.execute(*words), connection
-                    except hiredis.ReplyError as error:
-                        cause = str(error)
-                        if cause.startswith(_NO_SCRIPT):
-                            raise _Unloaded from error
-                        connection = await route.recover(cause)
-                    except ConnectionLost as error:
-                        cause = str(error)
-                        connection = await route.recover("")
-        except TimeoutError:
-            raise StoreUnavailable(f"usage could not be read within {self._timeout:g} s: {cause}") from None
-
-
-class _Unloaded(Exception):
-    """The store does not know the script."""
+    async def _ask(self, tag: str, *words: Word) -> tuple[object, Connection]:
+        return await execute(self._routes[tag], *words, seconds=self._timeout, failure=_FAILURE)
 
 
 def _segment_key(ref: SegmentRef) -> str:

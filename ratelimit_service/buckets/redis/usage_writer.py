@@ -1,30 +1,18 @@
 """Adds the counts that workers keep to those of the charge script (`lua/count.lua`)."""
 
-import asyncio
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
-
-import hiredis
+from typing import Final, NamedTuple
 
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.redis.batcher import Route
-from ratelimit_service.buckets.redis.connection import ConnectionLost
+from ratelimit_service.buckets.redis.command import Closable, run_script
 from ratelimit_service.buckets.redis.script import pack_array, pack_number, pack_text, usage_key, usage_script
-from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.usage_tally import UsageRow
 
 _KNOWN_MS: Final = 86_400_000
 """For how long the store knows that it has added a batch."""
 
 _TIMEOUT: Final = 2.0
-
-
-class Closable(Protocol):
-    """What has the connections."""
-
-    async def close(self) -> None:
-        """Close them."""
-        ...
 
 
 class TaggedRoute(NamedTuple):
@@ -59,27 +47,8 @@ class RedisUsageWriter(Closing):
         tag, route = self._routes[int(batch_id, 16) % len(self._routes)]
         keys = usage_key(tag), tag + b":u:b:" + batch_id.encode()
         arguments = (self._usage_bytes, _encode(rows), _KNOWN_MS)
-        command: tuple[bytes | int, ...] = (b"EVALSHA", self._script.sha, len(keys), *keys, *arguments)
-        cause = "no connection could be made"
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = route.connection() or await route.recover("")
-                while True:
-                    try:
-                        await connection.execute(*command)
-                    except hiredis.ReplyError as error:
-                        cause = str(error)
-                        if cause.startswith("NOSCRIPT"):
-                            command = (b"EVAL", self._script.text, len(keys), *keys, *arguments)
-                        else:
-                            connection = await route.recover(cause)
-                    except ConnectionLost as error:
-                        cause = str(error)
-                        connection = await route.recover("")
-                    else:
-                        return
-        except TimeoutError:
-            raise StoreUnavailable(f"usage could not be added within {self._timeout:g} s: {cause}") from None
+        failure = "usage could not be added"
+        await run_script(route, self._script, keys, *arguments, seconds=self._timeout, failure=failure)
 
     async def close(self) -> None:
         """Close the connections."""

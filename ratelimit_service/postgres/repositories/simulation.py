@@ -8,17 +8,17 @@ from sqlalchemy import ARRAY, BigInteger, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.limit import Level as LimitLevel
-from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import Override
-from ratelimit_service.errors import Unavailable
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import raise_unavailable
 from ratelimit_service.postgres.repositories.overrides import read_override_rows, to_overrides
 from ratelimit_service.postgres.tables import Microseconds
 from ratelimit_service.usage.query_range import DAY, Level
 from ratelimit_service.usage.replay import Counted, Series
 from ratelimit_service.usage.simulation import Listed
 
-REFUSALS: Final = ("KEY_EXPIRED", "KEY_REVOKED", "KEY_SUSPENDED")
+REFUSALS: Final = (Reason.KEY_EXPIRED.name, Reason.KEY_REVOKED.name, Reason.KEY_SUSPENDED.name)
 """In place of a limit's name: calls that were denied because of their key, whatever its limits."""
 
 _DAYS_FROM: Final = 3 * DAY
@@ -93,14 +93,10 @@ class PostgresSimulationSource:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator["PostgresSimulation"]:
         """Begin a transaction that reads one snapshot."""
-        try:
+        with raise_unavailable("try again, or choose a shorter range"):
             async with self._database.reading() as connection:
                 await connection.execute(_SESSION)
                 yield PostgresSimulation(connection)
-        except StoreUnavailable as error:
-            raise Unavailable(
-                f"{error}; try again, or choose a shorter range", reason="POLICY_STORE_UNAVAILABLE"
-            ) from error
 
 
 class PostgresSimulation:

@@ -4,12 +4,11 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy import func, select
 
-from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.record import KeyState
-from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.totals import KeyCounts, Totals
 from ratelimit_service.postgres.alert_tables import alerts
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import raise_unavailable
 from ratelimit_service.postgres.tables import keys, plans, rule_domains
 
 _REVOKED = keys.c.state == KeyState.REVOKED.value
@@ -30,11 +29,9 @@ class PostgresTotals:
 
     async def read(self) -> Totals:
         """Count what there is."""
-        try:
+        with raise_unavailable():
             async with self._database.reading() as connection:
                 return Totals(*(await connection.execute(_TOTALS)).one())
-        except StoreUnavailable as error:
-            raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error
 
     async def keys_on(self, names: Collection[str]) -> Mapping[str, KeyCounts]:
         """Count the keys on each of these plans, those of deleted plans of the same name included."""
@@ -44,8 +41,6 @@ class PostgresTotals:
             .where(plans.c.name.in_(list(names)))
             .group_by(plans.c.name)
         )
-        try:
+        with raise_unavailable():
             async with self._database.reading() as connection:
                 return {name: KeyCounts(*counts) for name, *counts in await connection.execute(statement)}
-        except StoreUnavailable as error:
-            raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error

@@ -36,9 +36,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.errors import Unavailable
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import raise_unavailable
 from ratelimit_service.postgres.tables import Microseconds
 from ratelimit_service.postgres.usage_tables import (
     COUNTS,
@@ -108,12 +107,10 @@ class PostgresUsageSource:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator["PostgresUsage"]:
         """Begin a transaction that reads one snapshot."""
-        try:
+        with raise_unavailable("try again, or ask for less"):
             async with self._database.reading() as connection:
                 await connection.execute(_SESSION)
                 yield PostgresUsage(connection)
-        except StoreUnavailable as error:
-            raise Unavailable(f"{error}; try again, or ask for less", reason="POLICY_STORE_UNAVAILABLE") from error
 
 
 class PostgresUsage:

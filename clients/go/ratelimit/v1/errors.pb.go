@@ -71,6 +71,9 @@ const (
 	ErrorReason_RULES_NOT_FOUND ErrorReason = 19
 	// FAILED_PRECONDITION. No webhook is configured, so no alert can be sent.
 	ErrorReason_WEBHOOK_NOT_CONFIGURED ErrorReason = 20
+	// UNAVAILABLE. Too many simulations, or queries of usage, are running at once; both stores may be well.
+	// `google.rpc.RetryInfo` has the retry delay.
+	ErrorReason_TOO_MANY_AT_ONCE ErrorReason = 21
 )
 
 // Enum value maps for ErrorReason.
@@ -97,6 +100,7 @@ var (
 		18: "NOT_SERVED",
 		19: "RULES_NOT_FOUND",
 		20: "WEBHOOK_NOT_CONFIGURED",
+		21: "TOO_MANY_AT_ONCE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED": 0,
@@ -120,6 +124,7 @@ var (
 		"NOT_SERVED":               18,
 		"RULES_NOT_FOUND":          19,
 		"WEBHOOK_NOT_CONFIGURED":   20,
+		"TOO_MANY_AT_ONCE":         21,
 	}
 )
 
@@ -154,7 +159,7 @@ var File_ratelimit_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xd5\x03\n" +
+	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xeb\x03\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rINVALID_FIELD\x10\x01\x12\x11\n" +
@@ -178,7 +183,8 @@ const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"NOT_SERVED\x10\x12\x12\x13\n" +
 	"\x0fRULES_NOT_FOUND\x10\x13\x12\x1a\n" +
-	"\x16WEBHOOK_NOT_CONFIGURED\x10\x14BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x16WEBHOOK_NOT_CONFIGURED\x10\x14\x12\x14\n" +
+	"\x10TOO_MANY_AT_ONCE\x10\x15BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_errors_proto_rawDescOnce sync.Once

@@ -66,6 +66,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. Metadata: `domain`."""
     WEBHOOK_NOT_CONFIGURED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. No webhook is configured, so no alert can be sent."""
+    TOO_MANY_AT_ONCE: _ErrorReason.ValueType  # 21
+    """UNAVAILABLE. Too many simulations, or queries of usage, are running at once; both stores may be well.
+    `google.rpc.RetryInfo` has the retry delay.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
@@ -116,4 +120,8 @@ RULES_NOT_FOUND: ErrorReason.ValueType  # 19
 """NOT_FOUND. Metadata: `domain`."""
 WEBHOOK_NOT_CONFIGURED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. No webhook is configured, so no alert can be sent."""
+TOO_MANY_AT_ONCE: ErrorReason.ValueType  # 21
+"""UNAVAILABLE. Too many simulations, or queries of usage, are running at once; both stores may be well.
+`google.rpc.RetryInfo` has the retry delay.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
