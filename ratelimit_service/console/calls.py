@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ratelimit_service.console.charts import Series, Span, Spark, bin_starts, series_of, spark
+from ratelimit_service.console.charts import Series, Span, Spark, bin_starts, series_of, share, spark
 from ratelimit_service.console.complete import complete_until
 from ratelimit_service.console.visit import Section, Visit
 from ratelimit_service.decision.limit import MICRO
@@ -64,11 +64,6 @@ class Part:
     def share(self) -> float:
         """The share of calls that was refused."""
         return share(self.counts)
-
-
-def share(counts: Counts) -> float:
-    """The share of calls that was refused, 0 without calls."""
-    return counts.denied / counts.calls if counts.calls else 0.0
 
 
 async def calls_of(visit: Visit, dimension: Dimension, name: str, span: Span, since_us: int = 0) -> Section[Calls]:

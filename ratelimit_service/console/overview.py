@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ratelimit_service.console.calls import NOW_US
 from ratelimit_service.console.causes import BEFORE_US, CAUSE_US, Cause, Suspect, find_cause, loosens, suspects
 from ratelimit_service.console.changes import Change, change_of
-from ratelimit_service.console.charts import Series, Span, Spark, add_up, bin_starts, series_of, spark
+from ratelimit_service.console.charts import Series, Span, Spark, add_up, bin_starts, series_of, share, spark
 from ratelimit_service.console.complete import complete_minute
 from ratelimit_service.console.marks import Mark, marks
 from ratelimit_service.console.services import ConsoleServices
@@ -19,9 +20,6 @@ from ratelimit_service.management.paging import Paging
 from ratelimit_service.usage.query import Counts, UsageReport
 from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
 from ratelimit_service.usage.query_request import OF_KEYS, Dimension, Measure, UsageFilter, UsageRequest
-
-NOW_US: Final = 5 * MINUTE
-"""The length of "now": the last whole minutes that are complete, in microseconds."""
 
 _REFUSED: Final = 5
 _BUSIEST: Final = 8
@@ -51,7 +49,7 @@ class Refused:
     @property
     def of_calls(self) -> float:
         """The share of its calls that are refused."""
-        return self.counts.denied / self.counts.calls if self.counts.calls else 0.0
+        return share(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,7 @@ class Busy:
     @property
     def share(self) -> float:
         """The share of its calls that were refused in the whole range."""
-        total = self.spark.total
-        return total.denied / total.calls if total.calls else 0.0
+        return share(self.spark.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +107,7 @@ class Overview:
     @property
     def share(self) -> float:
         """The share of calls that are refused now."""
-        return self.now.denied / self.now.calls if self.now.calls else 0.0
+        return share(self.now)
 
 
 class OverviewReader:
@@ -285,4 +282,4 @@ def _usual(history: UsageReport, now_us: int) -> float | None:
     hour = now_us // HOUR % 24
     current = now_us // HOUR * HOUR
     total = add_up(row.counts for row in history.rows if row.start_us // HOUR % 24 == hour and row.start_us < current)
-    return total.denied / total.calls if total.calls else None
+    return share(total) if total.calls else None
