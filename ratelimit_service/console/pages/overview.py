@@ -49,8 +49,8 @@ async def stream(visit: Visit) -> Response:
 
 async def _read(visit: Visit, span: Span) -> dict[str, Any]:
     """What the parts show. All pages of the same range share one reading."""
-    shared, services = visit.console.shared, visit.services
-    health: Health = await shared.get("health", HEALTH_SECONDS, services.health.read)
+    cache, services = visit.console.cache, visit.services
+    health: Health = await cache.get("health", HEALTH_SECONDS, services.health.read)
     reader = OverviewReader(services, span, health.usage_lag_us)
 
     async def read_quotas() -> Quotas:
@@ -59,8 +59,8 @@ async def _read(visit: Visit, span: Span) -> dict[str, Any]:
     figures: Section[Overview]
     quotas: Section[Quotas]
     figures, quotas = await asyncio.gather(
-        visit.section(shared.get(("overview", span.name), _FIGURES_SECONDS, reader.read)),
-        visit.section(shared.get("quotas", _FIGURES_SECONDS, read_quotas)),
+        visit.section(cache.get(("overview", span.name), _FIGURES_SECONDS, reader.read)),
+        visit.section(cache.get("quotas", _FIGURES_SECONDS, read_quotas)),
     )
     found = figures.value
     return {
