@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ratelimit_service.console.calls import NOW_US
+from ratelimit_service.console.calls import NOW_US, sparks_until
 from ratelimit_service.console.causes import BEFORE_US, CAUSE_US, Cause, Suspect, find_cause, loosens, suspects
 from ratelimit_service.console.changes import Change, change_of
-from ratelimit_service.console.charts import Series, Span, Spark, add_up, bin_starts, series_of, share, spark
+from ratelimit_service.console.charts import Series, Span, Spark, add_up, bin_starts, series_of, share
 from ratelimit_service.console.complete import complete_minute
 from ratelimit_service.console.marks import Mark, marks
 from ratelimit_service.console.services import ConsoleServices
@@ -19,7 +19,7 @@ from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.usage.query import Counts, UsageReport
 from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
-from ratelimit_service.usage.query_request import OF_KEYS, Dimension, Measure, UsageFilter, UsageRequest
+from ratelimit_service.usage.query_request import Dimension, Measure, UsageFilter, UsageRequest
 
 _REFUSED: Final = 5
 _BUSIEST: Final = 8
@@ -142,8 +142,8 @@ class OverviewReader:
         names = tuple(dict.fromkeys(row.group[0] for row in subjects.rows))
         key_ids = tuple(dict.fromkeys(row.group[0] for row in busiest.rows))
         of_subjects, of_keys, described, cause = await asyncio.gather(
-            self._sparks(Dimension.SUBJECT, names, end_us),
-            self._sparks(Dimension.KEY, key_ids, end_us),
+            sparks_until(self._services, end_us, Dimension.SUBJECT, names, self._span),
+            sparks_until(self._services, end_us, Dimension.KEY, key_ids, self._span),
             self._describe(key_ids),
             self._cause([event for event in events.items if event.event.time_us >= series.start_us], end_us),
         )
@@ -202,11 +202,6 @@ class OverviewReader:
         request = UsageRequest(where, group_by, start_us, end_us, top=top, order_by=order_by)
         return await self._services.usage.query(request)
 
-    async def _sparks(self, dimension: Dimension, names: Sequence[str], end_us: int) -> Mapping[str, Spark]:
-        if not names:
-            return {}
-        return await sparks(self._services, self._span, dimension, names, end_us)
-
     async def _describe(self, key_ids: Sequence[str]) -> Mapping[str, str]:
         found = await asyncio.gather(*(self._services.keys.get(key_id) for key_id in key_ids), return_exceptions=True)
         return {key.key_id: key.description for key in found if not isinstance(key, BaseException)}
@@ -252,20 +247,6 @@ class OverviewReader:
         limits = [limit for name in names for limit in (await plans.get(name)).limits if limit.name == suspect.limit]
         documents = [limit_to_document(limit) for limit in limits]
         return bool(documents) and all(loosens(suspect.old or each, suspect.new or each) for each in documents)
-
-
-async def sparks(
-    services: ConsoleServices, span: Span, dimension: Dimension, names: Sequence[str], end_us: int
-) -> Mapping[str, Spark]:
-    """A sparkline for each of NAMES, until END_US, with all that was counted in these bins."""
-    starts = bin_starts(end_us, span.length_us, span.spark_us)
-    where = UsageFilter({dimension: tuple(names)})
-    among = frozenset({Dimension.PLAN}) if dimension in OF_KEYS else frozenset()
-    request = UsageRequest(where, (dimension,), starts[0], end_us, span.spark_us, among=among)
-    report = await services.usage.query(request, Paging(page_size=len(names)))
-    found = report.series()
-    nothing = [Counts()] * report.range.bins
-    return {name: spark(found.get((name,), nothing), span.spark_us, end_us - starts[-1]) for name in names}
 
 
 def _by_subject(report: UsageReport) -> dict[str, tuple[str, str, int]]:
