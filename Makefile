@@ -18,10 +18,6 @@ LANGUAGES ?= python go typescript
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-# One-time exception to `buf breaking` (see CHANGELOG.md, Changed): older protos are compared as if they had these two changes.
-# No effect on a main that has them: remove it then.
-EXCEPTED := -e 's/WeighedLimit/LimitResult/' -e 's/optional uint32 cost = 4;/optional uint64 cost = 4;/'
-
 .PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak bench clients test-clients bench-clients clean
 
 help: ## List the targets.
@@ -63,7 +59,6 @@ check-proto: setup
 	@test -n "$(AGAINST)" || { echo "not a git checkout: no protos to compare with" >&2; exit 1; }
 	@base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
 		git archive --format=tar $(AGAINST) buf.yaml protos | tar -x -C "$$base" && \
-		sed -i.bak $(EXCEPTED) "$$base"/protos/ratelimit/v1/*.proto && \
 		echo "$(BIN)/buf breaking --against $(AGAINST)" && $(BIN)/buf breaking --against "$$base"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(BIN)/python protos/generate.py "$$fresh" && \
 		diff -r -x __pycache__ ratelimit_service/_gen "$$fresh" || \

@@ -1,7 +1,7 @@
 """Many keys at once on the command line: in calls of at most 1,000, with a line for each key."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import typer
 
@@ -15,6 +15,9 @@ from ratelimit_service.cli.output import print_json, print_table
 _MAX_ITEMS = 1000
 
 T = TypeVar("T")
+
+StateChange: TypeAlias = Literal["suspend", "resume", "revoke"]
+"""What a command does to the state of keys: the name of its action, which for many keys begins with `bulk_`."""
 
 
 def create_keys(client: Client, drafts: Sequence[ManageKeyRequest.CreateKey], *, as_json: bool) -> None:
@@ -41,9 +44,7 @@ def create_keys(client: Client, drafts: Sequence[ManageKeyRequest.CreateKey], *,
     _report(len(drafts), failed, len(created.results), "created", failure)
 
 
-def change_keys(
-    client: Client, action: Literal["suspend", "resume", "revoke"], key_ids: Sequence[str], *, as_json: bool
-) -> None:
+def change_keys(client: Client, action: StateChange, key_ids: Sequence[str], *, as_json: bool) -> None:
     """Change the state of keys and print them. Raises CommandError when some were not changed."""
     changed = ManageKeyResponse.BulkResults()
 

@@ -10,7 +10,7 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyR
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Override
 from ratelimit_service.cli.app import command_group
-from ratelimit_service.cli.bulk_keys import change_keys, create_keys
+from ratelimit_service.cli.bulk_keys import StateChange, change_keys, create_keys
 from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.key_files import read_drafts, read_key_ids
@@ -247,13 +247,7 @@ def suspend(
     as_json: AsJson = False,
 ) -> None:
     """Deny the calls of a key, or of many, until they are resumed."""
-    with connect(server, token) as client:
-        if (key_id := _single(key_ids, file)) is None:
-            change_keys(client, "suspend", _all_ids(key_ids, file), as_json=as_json)
-            return
-        action = ManageKeyRequest.SuspendKey(key_id=key_id)
-        key = client.manage_key(ManageKeyRequest(suspend=action)).suspend.key
-    (print_json if as_json else _print_key)(key)
+    _change_state("suspend", key_ids, file, server, token, as_json=as_json)
 
 
 @app.command()
@@ -266,12 +260,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """End the suspension of a key, or of many."""
-    with connect(server, token) as client:
-        if (key_id := _single(key_ids, file)) is None:
-            change_keys(client, "resume", _all_ids(key_ids, file), as_json=as_json)
-            return
-        key = client.manage_key(ManageKeyRequest(resume=ManageKeyRequest.ResumeKey(key_id=key_id))).resume.key
-    (print_json if as_json else _print_key)(key)
+    _change_state("resume", key_ids, file, server, token, as_json=as_json)
 
 
 @app.command()
@@ -284,11 +273,25 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Deny the calls of a key, or of many, permanently."""
+    _change_state("revoke", key_ids, file, server, token, as_json=as_json)
+
+
+def _change_state(
+    action: StateChange,
+    key_ids: Sequence[str] | None,
+    file: typer.FileText | None,
+    server: str | None,
+    token: str | None,
+    *,
+    as_json: bool,
+) -> None:
     with connect(server, token) as client:
         if (key_id := _single(key_ids, file)) is None:
-            change_keys(client, "revoke", _all_ids(key_ids, file), as_json=as_json)
+            change_keys(client, action, _all_ids(key_ids, file), as_json=as_json)
             return
-        key = client.manage_key(ManageKeyRequest(revoke=ManageKeyRequest.RevokeKey(key_id=key_id))).revoke.key
+        request = ManageKeyRequest()
+        getattr(request, action).key_id = key_id
+        key = getattr(client.manage_key(request), action).key
     (print_json if as_json else _print_key)(key)
 
 

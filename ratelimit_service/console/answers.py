@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ratelimit_service.console import formats
+from ratelimit_service.console.calls import NOW_US
 from ratelimit_service.console.changes import Change
 from ratelimit_service.console.health import Component, Health, State
-from ratelimit_service.console.overview import NOW_US, Overview, Refused
+from ratelimit_service.console.overview import Overview, Refused
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.usage.query_range import MINUTE
 

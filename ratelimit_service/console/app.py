@@ -12,16 +12,16 @@ from starlette.types import ASGIApp
 
 from ratelimit_service.console.assets import Assets
 from ratelimit_service.console.guard import guarded
+from ratelimit_service.console.read_cache import ReadCache
 from ratelimit_service.console.rendering import Renderer
 from ratelimit_service.console.routes import ROUTES
 from ratelimit_service.console.security.guessing import GuessLimiter
 from ratelimit_service.console.security.headers import SecurityHeaders
 from ratelimit_service.console.security.hosts import HostCheck, allowed_hosts
-from ratelimit_service.console.security.once import OneTimeForms
+from ratelimit_service.console.security.one_time_forms import OneTimeForms
 from ratelimit_service.console.security.sessions import SessionReader
 from ratelimit_service.console.security.streams import Streams
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
-from ratelimit_service.console.shared import Shared
 from ratelimit_service.console.visit import Console
 
 __all__ = ["ConsoleConfig", "ConsoleServices", "console_app"]
@@ -39,7 +39,7 @@ def console_app(services: ConsoleServices, config: ConsoleConfig) -> ASGIApp:
         streams=Streams(),
         assets=assets,
         renderer=Renderer(),
-        shared=Shared(),
+        cache=ReadCache(),
     )
 
     async def static(request: Request) -> Response:

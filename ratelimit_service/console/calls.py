@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ratelimit_service.console.charts import Series, Span, Spark, bin_starts, series_of, spark
+from ratelimit_service.console.charts import Series, Span, Spark, bin_starts, series_of, share, spark
 from ratelimit_service.console.complete import complete_until
+from ratelimit_service.console.services import ConsoleServices
 from ratelimit_service.console.visit import Section, Visit
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.management.paging import Paging
@@ -64,11 +65,6 @@ class Part:
     def share(self) -> float:
         """The share of calls that was refused."""
         return share(self.counts)
-
-
-def share(counts: Counts) -> float:
-    """The share of calls that was refused, 0 without calls."""
-    return counts.denied / counts.calls if counts.calls else 0.0
 
 
 async def calls_of(visit: Visit, dimension: Dimension, name: str, span: Span, since_us: int = 0) -> Section[Calls]:
@@ -132,22 +128,26 @@ async def _parts(
 
 
 async def _sparks(visit: Visit, dimension: Dimension, names: Sequence[str], span: Span) -> Mapping[str, Part]:
+    found = await sparks_until(visit.services, await complete_until(visit), dimension, names, span)
+    return {name: Part((name,), line) for name, line in found.items()}
+
+
+async def sparks_until(
+    services: ConsoleServices, end_us: int, dimension: Dimension, names: Sequence[str], span: Span
+) -> Mapping[str, Spark]:
+    """Read the calls until END_US of each of NAMES, as `sparks_of` does. DIMENSION is one of calls with a key."""
     if not names:
         return {}
-    end_us = await complete_until(visit)
     starts = bin_starts(end_us, span.length_us, span.spark_us)
     where, paging = UsageFilter({dimension: tuple(names)}), Paging(page_size=len(names))
     among = frozenset({Dimension.PLAN})
     before = UsageRequest(where, (dimension,), starts[0], starts[-1], span.spark_us, among=among)
     last = UsageRequest(where, (dimension,), starts[-1], end_us, among=among)
     found = _merged(
-        *await asyncio.gather(visit.services.usage.query(before, paging), visit.services.usage.query(last, paging)),
-        starts=starts,
+        *await asyncio.gather(services.usage.query(before, paging), services.usage.query(last, paging)), starts=starts
     )
     nothing = [Counts()] * len(starts)
-    return {
-        name: Part((name,), spark(found.get((name,), nothing), span.spark_us, end_us - starts[-1])) for name in names
-    }
+    return {name: spark(found.get((name,), nothing), span.spark_us, end_us - starts[-1]) for name in names}
 
 
 def _merged(before: UsageReport, last: UsageReport, starts: range) -> dict[tuple[str, ...], list[Counts]]:

@@ -4,10 +4,11 @@ A change is named only if refusals by a limit that it changed began, or doubled,
 page gives the time and no cause.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ratelimit_service.console.changes import limits_by_name
 from ratelimit_service.management.audit import AuditEvent
 from ratelimit_service.usage.query_range import MINUTE
 
@@ -52,7 +53,7 @@ def suspects(event: AuditEvent) -> list[Suspect]:
     action, target = event.event.action, event.event.target
     noun, _, name = target.partition("/")
     if action == "plan.update":
-        old, new = _limits(event.event.previous.get("limits")), _limits(event.event.detail.get("limits"))
+        old, new = limits_by_name(event.event.previous.get("limits")), limits_by_name(event.event.detail.get("limits"))
         changed = sorted(limit for limit in old.keys() | new.keys() if not loosens(old.get(limit), new.get(limit)))
         return [Suspect(event.event_id, event.event.time_us, limit, plan=name) for limit in changed]
     if action in {"override.set", "override.delete"}:
@@ -107,10 +108,3 @@ def find_cause(suspect: Suspect, denied: Mapping[int, int], complete_until_us: i
             end_us = max(0, start + MINUTE - suspect.time_us)
             return Cause(suspect, began=mean == 0, after_us=min(end_us, CAUSE_US))
     return None
-
-
-def _limits(limits: object) -> Mapping[str, object]:
-    if isinstance(limits, Mapping):
-        return limits
-    listed: Sequence[object] = limits if isinstance(limits, list) else []
-    return {str(limit["name"]): limit for limit in listed if isinstance(limit, Mapping) and "name" in limit}

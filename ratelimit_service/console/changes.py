@@ -107,7 +107,7 @@ def _fields(previous: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterable[
         if name == "version" or old == new:
             continue
         if name in {"limits", "labels"}:
-            yield from _entries(_by_name(old), _by_name(new), _limit_words if name == "limits" else _words)
+            yield from _entries(limits_by_name(old), limits_by_name(new), _limit_words if name == "limits" else _words)
         elif name == "limit":
             yield _limit(old, new)
         else:
@@ -123,7 +123,7 @@ def _entries(
             yield FieldChange(name, words(old.get(name)), words(new.get(name)))
 
 
-def _by_name(limits: object) -> Mapping[str, Any]:
+def limits_by_name(limits: object) -> Mapping[str, Any]:
     """Limits by their names: events of earlier versions have a list of them."""
     if isinstance(limits, Mapping):
         return limits

@@ -76,7 +76,7 @@ class Bin:
     @property
     def share(self) -> float:
         """The share of calls that were refused."""
-        return self.counts.denied / self.counts.calls if self.counts.calls else 0.0
+        return share(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,11 @@ def series_of(counts: Mapping[int, Counts], last: Counts, starts: range, end_us:
     """A chart until END_US. COUNTS are those of the bins by their starts; LAST those of the last bin until END_US."""
     bins = [Bin(start, start + starts.step, counts.get(start, Counts())) for start in starts[:-1]]
     return Series([*bins, Bin(starts[-1], end_us, last)], starts.step)
+
+
+def share(counts: Counts) -> float:
+    """The share of calls that was refused, 0 without calls."""
+    return counts.denied / counts.calls if counts.calls else 0.0
 
 
 def add_up(counts: Iterable[Counts]) -> Counts:

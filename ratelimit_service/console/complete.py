@@ -28,9 +28,9 @@ def complete_minute(now_us: int, arrived_us: int, lag_us: int | None) -> int:
 
 async def complete_until(visit: Visit) -> int:
     """Read it, at most two seconds old. Raises Unavailable."""
-    shared, services = visit.console.shared, visit.services
+    cache, services = visit.console.cache, visit.services
     health, arrived_us = await asyncio.gather(
-        shared.get("health", HEALTH_SECONDS, services.health.read),
-        shared.get("arrived", _ARRIVED_SECONDS, services.usage.complete_until),
+        cache.get("health", HEALTH_SECONDS, services.health.read),
+        cache.get("arrived", _ARRIVED_SECONDS, services.usage.complete_until),
     )
     return complete_minute(visit.now_us, arrived_us or 0, health.usage_lag_us)

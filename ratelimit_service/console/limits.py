@@ -96,6 +96,11 @@ async def limits_now(engine: DecisionEngine, check: Check, overrides: Mapping[Le
     return LimitsNow(asked.decision, tuple(_rows(asked, results, applying, ends)), check.cost)
 
 
+def not_expired(overrides: Iterable[Override], now_us: int) -> list[Override]:
+    """The overrides that are in force at NOW_US."""
+    return [each for each in overrides if each.expires_us is None or each.expires_us > now_us]
+
+
 def _others(explanation: Explanation) -> list[str]:
     """For each limit of other resources, a resource that it is for: the engine reads the limits of one at a time."""
     policy = explanation.policy

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ratelimit_service.console.calls import NOW_US, sparks_until
 from ratelimit_service.console.causes import BEFORE_US, CAUSE_US, Cause, Suspect, find_cause, loosens, suspects
 from ratelimit_service.console.changes import Change, change_of
-from ratelimit_service.console.charts import Series, Span, Spark, add_up, bin_starts, series_of, spark
+from ratelimit_service.console.charts import Series, Span, Spark, add_up, bin_starts, series_of, share
 from ratelimit_service.console.complete import complete_minute
 from ratelimit_service.console.marks import Mark, marks
 from ratelimit_service.console.services import ConsoleServices
@@ -18,10 +19,7 @@ from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.usage.query import Counts, UsageReport
 from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
-from ratelimit_service.usage.query_request import OF_KEYS, Dimension, Measure, UsageFilter, UsageRequest
-
-NOW_US: Final = 5 * MINUTE
-"""The length of "now": the last whole minutes that are complete, in microseconds."""
+from ratelimit_service.usage.query_request import Dimension, Measure, UsageFilter, UsageRequest
 
 _REFUSED: Final = 5
 _BUSIEST: Final = 8
@@ -51,7 +49,7 @@ class Refused:
     @property
     def of_calls(self) -> float:
         """The share of its calls that are refused."""
-        return self.counts.denied / self.counts.calls if self.counts.calls else 0.0
+        return share(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,7 @@ class Busy:
     @property
     def share(self) -> float:
         """The share of its calls that were refused in the whole range."""
-        total = self.spark.total
-        return total.denied / total.calls if total.calls else 0.0
+        return share(self.spark.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +107,7 @@ class Overview:
     @property
     def share(self) -> float:
         """The share of calls that are refused now."""
-        return self.now.denied / self.now.calls if self.now.calls else 0.0
+        return share(self.now)
 
 
 class OverviewReader:
@@ -145,8 +142,8 @@ class OverviewReader:
         names = tuple(dict.fromkeys(row.group[0] for row in subjects.rows))
         key_ids = tuple(dict.fromkeys(row.group[0] for row in busiest.rows))
         of_subjects, of_keys, described, cause = await asyncio.gather(
-            self._sparks(Dimension.SUBJECT, names, end_us),
-            self._sparks(Dimension.KEY, key_ids, end_us),
+            sparks_until(self._services, end_us, Dimension.SUBJECT, names, self._span),
+            sparks_until(self._services, end_us, Dimension.KEY, key_ids, self._span),
             self._describe(key_ids),
             self._cause([event for event in events.items if event.event.time_us >= series.start_us], end_us),
         )
@@ -205,11 +202,6 @@ class OverviewReader:
         request = UsageRequest(where, group_by, start_us, end_us, top=top, order_by=order_by)
         return await self._services.usage.query(request)
 
-    async def _sparks(self, dimension: Dimension, names: Sequence[str], end_us: int) -> Mapping[str, Spark]:
-        if not names:
-            return {}
-        return await sparks(self._services, self._span, dimension, names, end_us)
-
     async def _describe(self, key_ids: Sequence[str]) -> Mapping[str, str]:
         found = await asyncio.gather(*(self._services.keys.get(key_id) for key_id in key_ids), return_exceptions=True)
         return {key.key_id: key.description for key in found if not isinstance(key, BaseException)}
@@ -257,20 +249,6 @@ class OverviewReader:
         return bool(documents) and all(loosens(suspect.old or each, suspect.new or each) for each in documents)
 
 
-async def sparks(
-    services: ConsoleServices, span: Span, dimension: Dimension, names: Sequence[str], end_us: int
-) -> Mapping[str, Spark]:
-    """A sparkline for each of NAMES, until END_US, with all that was counted in these bins."""
-    starts = bin_starts(end_us, span.length_us, span.spark_us)
-    where = UsageFilter({dimension: tuple(names)})
-    among = frozenset({Dimension.PLAN}) if dimension in OF_KEYS else frozenset()
-    request = UsageRequest(where, (dimension,), starts[0], end_us, span.spark_us, among=among)
-    report = await services.usage.query(request, Paging(page_size=len(names)))
-    found = report.series()
-    nothing = [Counts()] * report.range.bins
-    return {name: spark(found.get((name,), nothing), span.spark_us, end_us - starts[-1]) for name in names}
-
-
 def _by_subject(report: UsageReport) -> dict[str, tuple[str, str, int]]:
     """For each subject the limit with most of its refusals, the plan, and the number of its other limits."""
     found: dict[str, list[tuple[str, str]]] = {}
@@ -285,4 +263,4 @@ def _usual(history: UsageReport, now_us: int) -> float | None:
     hour = now_us // HOUR % 24
     current = now_us // HOUR * HOUR
     total = add_up(row.counts for row in history.rows if row.start_us // HOUR % 24 == hour and row.start_us < current)
-    return total.denied / total.calls if total.calls else None
+    return share(total) if total.calls else None

@@ -49,11 +49,6 @@ class Forecast:
         return min(1.0, self.used / self.amount)
 
     @property
-    def forecast(self) -> float:
-        """The share that would be used at the end of the window, up to 1.25, which is where meters end."""
-        return 1.25
-
-    @property
     def order(self) -> tuple[int, float]:
         """Those that are used up first, then by time."""
         return (0, -self.used / self.amount) if self.full_us is None else (1, self.full_us)
@@ -145,15 +140,13 @@ def forecast(  # noqa: PLR0913  a quota, its use, and times
 
 async def _resources(services: ConsoleServices, watched: _Watched) -> tuple[str, ...]:
     """The resources that were called in the window and that the limit is for."""
-    pattern = watched.limit.resource
-    if not pattern.endswith("*"):
-        return (pattern,)
+    if not watched.limit.resource.endswith("*"):
+        return (watched.limit.resource,)
     request = UsageRequest(
         UsageFilter.of(plan=watched.plan), (Dimension.RESOURCE,), watched.start_us, watched.ends_us, top=500
     )
     report = await services.usage.query(request)
-    prefix = pattern.removesuffix("*")
-    return tuple(row.group[0] for row in report.rows if row.group[0].startswith(prefix))[:_RESOURCES]
+    return tuple(row.group[0] for row in report.rows if watched.limit.matches(row.group[0]))[:_RESOURCES]
 
 
 async def _costs(
@@ -235,14 +228,10 @@ async def uses_of(
     request = UsageRequest(where, (Dimension.RESOURCE,), end_us - RATE_US, end_us, top=1_000)
     cost_of = {row.group[0]: row.counts.cost for row in (await services.usage.query(request)).rows}
     now_us = services.clock.now_us()
-    return [_use(plan, row, sum(_matching(row.limit, cost_of)), now_us) for row in quotas]
-
-
-def _matching(limit: Limit, cost_of: Mapping[str, int]) -> Iterable[int]:
-    pattern = limit.resource
-    for resource, cost in cost_of.items():
-        if resource.startswith(pattern.removesuffix("*")) if pattern.endswith("*") else resource == pattern:
-            yield cost
+    return [
+        _use(plan, row, sum(cost for resource, cost in cost_of.items() if row.limit.matches(resource)), now_us)
+        for row in quotas
+    ]
 
 
 def _use(plan: str, row: LimitRow, lately: int, now_us: int) -> QuotaUse:

@@ -43,9 +43,9 @@ class Renderer:
             "second_time": formats.second_time,
             "machine_time": formats.machine_time,
             "algorithm": formats.algorithm,
+            "period": formats.period,
             "command": _command,
         }
-        self._environment.filters["period"] = formats.period
         self._environment.globals |= {"clock_time": formats.clock_time, "navigation": NAVIGATION}
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:

@@ -13,14 +13,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from ratelimit_service.console.assets import Assets
 from ratelimit_service.console.banners import banners_of
 from ratelimit_service.console.forms import Fields
+from ratelimit_service.console.read_cache import ReadCache
 from ratelimit_service.console.rendering import Renderer
 from ratelimit_service.console.security.guessing import GuessLimiter
-from ratelimit_service.console.security.once import OneTimeForms
+from ratelimit_service.console.security.one_time_forms import OneTimeForms
 from ratelimit_service.console.security.origin import form_token
 from ratelimit_service.console.security.sessions import SessionReader
 from ratelimit_service.console.security.streams import Streams
 from ratelimit_service.console.services import ConsoleConfig, ConsoleServices
-from ratelimit_service.console.shared import Shared
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.sessions import Session
 from ratelimit_service.management.tokens import Role
@@ -47,7 +47,7 @@ class Console:
     streams: Streams
     assets: Assets
     renderer: Renderer
-    shared: Shared
+    cache: ReadCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +154,10 @@ class Visit:
 
     async def count_totals(self) -> None:
         """Read the counts of the navigation, at most five seconds old. A page does not wait long for them."""
-        shared = self.console.shared
+        cache = self.console.cache
         try:
             async with asyncio.timeout(_TOTALS_WAIT):
-                self.totals = await shared.get("totals", _TOTALS_SECONDS, self._read_totals)
+                self.totals = await cache.get("totals", _TOTALS_SECONDS, self._read_totals)
         except TimeoutError:
             self.totals = None
 

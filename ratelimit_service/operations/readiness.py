@@ -10,10 +10,12 @@ Probe = Callable[[], Awaitable[None]]
 _PROBE_SECONDS: Final = 1.0
 """Seconds between two probes of the components, and the longest that one may take to answer."""
 
-_CONSEQUENCES: Final = {
-    "redis": "redis does not answer, calls are decided by on_store_failure",
-    "postgres": "postgres does not answer, known keys are decided, unknown ones and changes are not",
+EFFECTS: Final = {
+    "redis": "calls are decided by on_store_failure",
+    "postgres": "known keys are decided, unknown ones and changes are not",
 }
+"""What it does to decisions that a component does not answer."""
+
 _NOT_OPENED: Final = "the operations process could not open its stores, see its log"
 
 
@@ -75,7 +77,7 @@ class Readiness:
     def _failures(self) -> list[str]:
         if self._silent is None:
             return [_NOT_OPENED]
-        return [_CONSEQUENCES.get(name, f"{name} does not answer") for name in self._silent]
+        return [f"{name} does not answer, {EFFECTS[name]}" for name in self._silent]
 
 
 async def _answers(probe: Probe) -> bool:

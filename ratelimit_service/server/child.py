@@ -5,11 +5,13 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from ratelimit_service.errors import StartupError
+from ratelimit_service.logs import set_up_logging
+from ratelimit_service.settings import Settings
 
 _REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
 _DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
@@ -159,6 +161,29 @@ class SupervisorLink:
             callback()
 
         loop.add_reader(self._drain_pipe, drain)
+
+
+def run_child(main: Callable[[Settings, SupervisorLink], Coroutine[Any, Any, None]]) -> None:
+    """Run MAIN in this process, until it returns or the parent, whose id is the first argument, ends.
+
+    A StartupError that it raises is reported to the supervisor.
+    """
+    die_with(int(sys.argv[1]))
+    settings = Settings()
+    set_up_logging(settings.log_level, settings.log_format)
+    supervisor = SupervisorLink()
+    try:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(main(settings, supervisor))
+    except StartupError as error:
+        supervisor.report_error(str(error))
+        raise SystemExit(1) from None
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 not on every platform
+
+    return uvloop.new_event_loop()
 
 
 _PR_SET_PDEATHSIG = 1

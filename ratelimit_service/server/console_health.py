@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -15,6 +14,7 @@ from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.paging import Paging
+from ratelimit_service.operations.readiness import EFFECTS
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
 _PROBE_SECONDS: Final = 1.0
@@ -23,18 +23,6 @@ _OLD_POLICIES: Final = 5.0
 
 _BEHIND: Final = 180.0
 """Seconds from which on usage counts as late: it is queryable after 75 s as a rule."""
-
-_EFFECTS: Final = {
-    REDIS: "calls are decided by on_store_failure",
-    POSTGRES: "known keys are decided, unknown ones and changes are not",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """How long a probe took, in microseconds. None if it failed."""
-
-    took_us: int | None
 
 
 class ServerHealth:
@@ -129,12 +117,12 @@ class ServerHealth:
         return await asyncio.to_thread(parse)
 
 
-def _store(title: str, name: str, answer: _Answer, now_us: int, *, breaker_open: bool = False) -> Component:
-    if answer.took_us is None:
-        return Component(title, State.DOWN, "does not answer", "", now_us, _EFFECTS[name])
+def _store(title: str, name: str, took_us: int | None, now_us: int, *, breaker_open: bool = False) -> Component:
+    if took_us is None:
+        return Component(title, State.DOWN, "does not answer", "", now_us, EFFECTS[name])
     if breaker_open:
-        return Component(title, State.DEGRADED, "breaker open", "answers again", now_us, _EFFECTS[name])
-    return Component(title, State.OK, f"answers in {_short(answer.took_us)}", "", now_us)
+        return Component(title, State.DEGRADED, "breaker open", "answers again", now_us, EFFECTS[name])
+    return Component(title, State.OK, f"answers in {_short(took_us)}", "", now_us)
 
 
 def _policies(age: float | None, now_us: int) -> Component:
@@ -161,10 +149,11 @@ def _short(took_us: int) -> str:
     return f"{took_us / 1_000:.1f} ms" if took_us < MICRO else duration(took_us)
 
 
-async def _ask(probe: Probe) -> _Answer:
+async def _ask(probe: Probe) -> int | None:
+    """How long a probe takes, in microseconds. None if it fails."""
     began = perf_counter()
     try:
         await asyncio.wait_for(probe(), _PROBE_SECONDS)
     except Exception:  # noqa: BLE001  for whatever reason, the component does not answer
-        return _Answer(None)
-    return _Answer(round((perf_counter() - began) * MICRO))
+        return None
+    return round((perf_counter() - began) * MICRO)

@@ -3,14 +3,12 @@
 import asyncio
 import gc
 import signal
-import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 from ratelimit_service.bootstrap import Planes, open_planes
-from ratelimit_service.errors import StartupError
-from ratelimit_service.logs import set_up_logging
-from ratelimit_service.server.child import SupervisorLink, die_with
+from ratelimit_service.server.child import SupervisorLink, run_child
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
 
@@ -20,16 +18,7 @@ Serve: TypeAlias = Callable[[Planes, GrpcServer, Settings, SupervisorLink, async
 
 def run_server(serve: Serve) -> None:
     """Run a process with one server, until SERVE returns or the parent, whose id is the first argument, ends."""
-    die_with(int(sys.argv[1]))
-    settings = Settings()
-    set_up_logging(settings.log_level, settings.log_format)
-    supervisor = SupervisorLink()
-    try:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(_run(serve, settings, supervisor))
-    except StartupError as error:
-        supervisor.report_error(str(error))
-        raise SystemExit(1) from None
+    run_child(partial(_run, serve))
 
 
 async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink) -> None:
@@ -41,13 +30,6 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink) -> 
         await server.start()
         tune_gc()
         await serve(planes, server, settings, supervisor, stop)
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of a process of ours."""
-    import uvloop  # noqa: PLC0415 not on every platform
-
-    return uvloop.new_event_loop()
 
 
 _YOUNG_OBJECTS: Final = 50_000

@@ -8,7 +8,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,16 +21,14 @@ from starlette.types import ASGIApp
 from ratelimit_service.background import Background
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.errors import StartupError
-from ratelimit_service.logs import set_up_logging
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, Scraper
 from ratelimit_service.operations.app import console_app, operations_app
 from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, serving_workers
 from ratelimit_service.operations.listener import Listener, is_loopback
 from ratelimit_service.operations.readiness import Readiness
 from ratelimit_service.operations.tls import TlsFiles
-from ratelimit_service.server.child import Child, SupervisorLink, die_with, start
+from ratelimit_service.server.child import Child, SupervisorLink, run_child, start
 from ratelimit_service.server.console import open_console
-from ratelimit_service.server.grpc_process import new_loop
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.port import open_listener, resolve, with_port
 from ratelimit_service.settings import Settings
@@ -125,16 +122,7 @@ class Operations:
 
 def main() -> None:
     """Run the process until SIGTERM, or until the parent, whose id is the first argument, ends."""
-    die_with(int(sys.argv[1]))
-    settings = Settings()
-    set_up_logging(settings.log_level, settings.log_format)
-    supervisor = SupervisorLink()
-    try:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(_run(settings, supervisor))
-    except StartupError as error:
-        supervisor.report_error(str(error))
-        raise SystemExit(1) from None
+    run_child(_run)
 
 
 async def _run(settings: Settings, supervisor: SupervisorLink) -> None:

@@ -25,7 +25,7 @@ import redis
 
 from fixtures.dev_server import free_address
 from fixtures.postgres import OwnPostgres
-from fixtures.served import Server, _seed, launch, make_settings
+from fixtures.served import Server, launch, make_settings, seed
 from fixtures.valkey import StartValkey
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
@@ -124,7 +124,7 @@ async def fleet(postgres: OwnPostgres, valkey_url: str, folder: Path) -> AsyncIt
     """Start two servers, each with a worker and an operations process, and create the keys."""
     upgrade(postgres.server.url)
     settings = make_settings(postgres.server.url, valkey_url, "grpcio", store_timeout=1)
-    tokens = await _seed(settings)
+    tokens = await seed(settings)
     servers = [
         launch(settings.model_copy(update={"listen": free_address()}), tokens, folder / f"log{number}")
         for number in range(2)

@@ -1,7 +1,7 @@
 """Alerts: what fires, and was it delivered?"""
 
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -49,7 +49,7 @@ async def test(visit: Visit) -> Response:
     return visit.redirect("alerts")
 
 
-async def _read(visit: Visit) -> dict[str, object]:
+async def _read(visit: Visit) -> dict[str, Any]:
     alerts = visit.services.alerts
     paging = Paging(page_size=_PAGE, page_token=visit.query.text("page"))
     return {
@@ -61,18 +61,14 @@ async def _read(visit: Visit) -> dict[str, object]:
 
 
 async def _page(visit: Visit, error: ServiceError | None = None) -> Response:
-    context = await _read(visit)
     return visit.page(
         "alerts.html",
         status=HTTPStatus.OK if error is None else HTTPStatus.CONFLICT,
-        found=context["found"],
-        tests=context["tests"],
-        webhook=context["webhook"],
-        remedies=context["remedies"],
         error=error,
         live=visit.url("alerts", "live", page=visit.query.text("page")),
         commands=Terminal(
             cli=(cli("alerts", "list"), "# a test message to the webhook", cli("alerts", "test")),
             grpc=(grpcurl("ListAlerts", {}),),
         ),
+        **await _read(visit),
     )

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ratelimit_service.console.calls import calls_of, parts_of
 from ratelimit_service.console.changes import changes_of
 from ratelimit_service.console.charts import SPANS, Span, chosen_span
-from ratelimit_service.console.limits import LimitsNow, limits_now
+from ratelimit_service.console.limits import LimitsNow, limits_now, not_expired
 from ratelimit_service.console.live import Parts, live
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
@@ -57,8 +57,8 @@ async def show(visit: Visit) -> Response:
         resource=resource,
         cost=visit.query.text("cost", "1"),
         limits=await visit.section(_limits(visit, key, subject_overrides.value or ())),
-        overrides=_current(visit, key.overrides),
-        subject_overrides=_current(visit, subject_overrides.value or ()),
+        overrides=not_expired(key.overrides, visit.now_us),
+        subject_overrides=not_expired(subject_overrides.value or (), visit.now_us),
         previous_secret_us=key.previous_secret_expires_us(visit.now_us),
         sharing=sharing,
         changes=changes,
@@ -145,11 +145,6 @@ async def _limits(visit: Visit, key: Key, subject_overrides: Sequence[Override])
 
 async def _overrides_of_subject(visit: Visit, key: Key) -> Sequence[Override]:
     return await visit.services.overrides.list(OverrideTarget(Level.SUBJECT, key.subject))
-
-
-def _current(visit: Visit, overrides: Sequence[Override]) -> list[Override]:
-    now_us = visit.now_us
-    return [override for override in overrides if override.expires_us is None or override.expires_us > now_us]
 
 
 async def _sharing(visit: Visit, key: Key) -> tuple[list[Key], bool]:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from ratelimit_service.console.calls import now_of
 from ratelimit_service.console.labels import parse_labels, write_labels
 from ratelimit_service.console.limits import violations_of
-from ratelimit_service.console.security.once import form_sent_before
+from ratelimit_service.console.security.one_time_forms import form_sent_before
 from ratelimit_service.console.times import AT, NEVER, chosen_time, time_input
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.limit import MICRO

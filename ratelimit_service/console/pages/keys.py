@@ -14,7 +14,7 @@ from ratelimit_service.console.formats import algorithm
 from ratelimit_service.console.labels import parse_labels
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.pasted import without_secret
-from ratelimit_service.console.security.once import form_sent_before
+from ratelimit_service.console.security.one_time_forms import form_sent_before
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.times import chosen_time
 from ratelimit_service.console.visit import Section, Visit

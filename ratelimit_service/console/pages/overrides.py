@@ -1,5 +1,6 @@
 """Overrides: a limit of one key or one subject in place of the plan's, until it ends. The boost for an hour is one."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -8,7 +9,7 @@ from typing import Final
 from starlette.responses import Response
 
 from ratelimit_service.console.forms import Fields
-from ratelimit_service.console.limits import violations_of
+from ratelimit_service.console.limits import not_expired, violations_of
 from ratelimit_service.console.times import AT, NEVER, chosen_time
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.engine import Check
@@ -122,9 +123,8 @@ def _in_force(visit: Visit, limits: Iterable[Limit], *levels: Sequence[Override]
     found: dict[str, Limit] = {}
     for limit in limits:
         found.setdefault(limit.name, limit)
-    for override in (one for level in levels for one in level):
-        if override.expires_us is None or override.expires_us > visit.now_us:
-            found[override.limit.name] = override.limit
+    for override in not_expired(itertools.chain(*levels), visit.now_us):
+        found[override.limit.name] = override.limit
     return found
 
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from ratelimit_service.console.answers import REASONS, anchor, changed, healthy, refused
 from ratelimit_service.console.charts import SPANS, Span, chosen_span
-from ratelimit_service.console.complete import HEALTH_SECONDS
+from ratelimit_service.console.complete import HEALTH_SECONDS, complete_until
 from ratelimit_service.console.health import Health
 from ratelimit_service.console.live import Parts, live
 from ratelimit_service.console.marks import letters
@@ -15,14 +15,9 @@ from ratelimit_service.console.overview import Overview, OverviewReader
 from ratelimit_service.console.quotas import Quotas, running_out
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Section, Visit
-from ratelimit_service.decision.limit import MICRO
-from ratelimit_service.usage.query_range import MINUTE
 
 _FIGURES_SECONDS: Final = 10.0
 """How long figures are kept: rows come in another order no sooner than that."""
-
-_SETTLED_US: Final = 75 * MICRO
-"""After which counts of a minute have arrived, as a rule."""
 
 _TICK: Final = 2.0
 
@@ -54,15 +49,18 @@ async def stream(visit: Visit) -> Response:
 
 async def _read(visit: Visit, span: Span) -> dict[str, Any]:
     """What the parts show. All pages of the same range share one reading."""
-    shared, services = visit.console.shared, visit.services
-    health: Health = await shared.get("health", HEALTH_SECONDS, services.health.read)
+    cache, services = visit.console.cache, visit.services
+    health: Health = await cache.get("health", HEALTH_SECONDS, services.health.read)
     reader = OverviewReader(services, span, health.usage_lag_us)
-    complete_us = (services.clock.now_us() - _SETTLED_US) // MINUTE * MINUTE
+
+    async def read_quotas() -> Quotas:
+        return await running_out(services, await complete_until(visit))
+
     figures: Section[Overview]
     quotas: Section[Quotas]
     figures, quotas = await asyncio.gather(
-        visit.section(shared.get(("overview", span.name), _FIGURES_SECONDS, reader.read)),
-        visit.section(shared.get("quotas", _FIGURES_SECONDS, lambda: running_out(services, complete_us))),
+        visit.section(cache.get(("overview", span.name), _FIGURES_SECONDS, reader.read)),
+        visit.section(cache.get("quotas", _FIGURES_SECONDS, read_quotas)),
     )
     found = figures.value
     return {

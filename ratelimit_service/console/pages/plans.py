@@ -8,9 +8,9 @@ from typing import Final
 
 from starlette.responses import Response
 
-from ratelimit_service.console.calls import calls_of, share
+from ratelimit_service.console.calls import calls_of
 from ratelimit_service.console.changes import FieldChange, changes_of, limit_words
-from ratelimit_service.console.charts import SPANS, chosen_span
+from ratelimit_service.console.charts import SPANS, chosen_span, share
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.limit import Limit

@@ -9,7 +9,7 @@ from ratelimit_service.console.calls import calls_of, parts_of
 from ratelimit_service.console.changes import changes_of
 from ratelimit_service.console.charts import SPANS, chosen_span
 from ratelimit_service.console.complete import complete_until
-from ratelimit_service.console.limits import LimitsNow, limits_now
+from ratelimit_service.console.limits import LimitsNow, limits_now, not_expired
 from ratelimit_service.console.live import Parts, live
 from ratelimit_service.console.quotas import QuotaUse, uses_of
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
@@ -37,7 +37,6 @@ async def show(visit: Visit) -> Response:
     overrides = await visit.services.overrides.list(target)
     if not keys.items and not overrides:
         raise NotFound(f"there is no key of the subject {name}", reason="SUBJECT_NOT_FOUND", metadata={"subject": name})
-    now_us = visit.now_us
     span = chosen_span(visit.query.text("range"))
     where = UsageFilter({Dimension.SUBJECT: (name,)})
     limits, calls, parts, changes = await asyncio.gather(
@@ -56,7 +55,7 @@ async def show(visit: Visit) -> Response:
         ranges=[(one, visit.url("subject", name=name, range=one.name)) for one in SPANS.values()],
         parts_of={part.group[0]: part for part in parts.value or ()},
         forecasts=forecasts,
-        overrides=[one for one in overrides if one.expires_us is None or one.expires_us > now_us],
+        overrides=not_expired(overrides, visit.now_us),
         changes=changes,
         commands=Terminal(
             cli=(

@@ -171,7 +171,7 @@
     ];
   };
 
-  const plotOf = (figure, box, data, options) => {
+  const plotOf = (box, data, options) => {
     const { colours, height, most, count, write, top, withTime, series, values, hooks } = options;
     const scaleTop = ticks(most, count).at(-1);
     return new uPlot({
@@ -203,22 +203,21 @@
   const dashed = (label, colours) => ({ label, stroke: colours["shadow-line"], width: 1.5, dash: [4, 3], paths: steps(), points: { show: false } });
 
   /* Decisions: how many, above; the share refused, below. */
-  const decisions = (figure, box, data, events, colours) => {
-    const most = Math.max(...data.rows.map((row) => row.values[0] + 0, 0), ...data.rows.map((row) => row.values[1]));
+  const decisions = (box, data, events, colours) => {
+    const most = Math.max(...data.rows.flatMap((row) => row.values.slice(0, 2)));
     const shadow = (row) => (row.values[0] + row.values[1] ? row.values[3] / (row.values[0] + row.values[1]) : 0);
     const mostShare = Math.min(1, Math.max(...data.rows.map((row) => Math.max(row.values[2], shadow(row)))));
     const striped = (plot) => stripes(plot.ctx, colours);
     return [
-      plotOf(figure, box, data, {
+      plotOf(box, data, {
         colours, height: 226, most, count: 3, write: plain, top: 28, withTime: false,
         series: [area("allowed", colours["allowed-line"], colours["allowed-fill"]), area("refused", colours["refused-line"], striped)],
         values: [column(data, (row) => row.values[0]), column(data, (row) => row.values[1])],
         hooks: {
-          drawSeries: [],
           draw: [(plot) => { drawFaults(plot, data, 4, colours); drawStems(plot, events, colours, 20); drawMarks(plot, events, colours); }],
         },
       }),
-      plotOf(figure, box, data, {
+      plotOf(box, data, {
         colours, height: 126, most: mostShare, count: 2, write: percent, top: 24, withTime: true,
         series: [area("refused", colours["refused-line"], striped), dashed("shadow", colours)],
         values: [column(data, (row) => row.values[2]), column(data, shadow)],
@@ -240,10 +239,10 @@
   };
 
   /* What-if: what was refused, and what would have been, from best to worst. */
-  const whatIf = (figure, box, data, events, colours) => {
+  const whatIf = (box, data, events, colours) => {
     const most = Math.max(...data.rows.flatMap((row) => row.values));
     const striped = (plot) => stripes(plot.ctx, colours);
-    return [plotOf(figure, box, data, {
+    return [plotOf(box, data, {
       colours, height: 190, most, count: 2, write: plain, top: 24, withTime: true,
       series: [area("refused", colours["refused-line"], striped), dashed("worst", colours), dashed("best", colours)],
       values: [column(data, (row) => row.values[0]), column(data, (row) => row.values[2]), column(data, (row) => row.values[1])],
@@ -302,7 +301,7 @@
     const colours = paint(figure);
     const events = all("[data-marks] li", figure).map((item) => ({ at: Number(item.dataset.at), kind: item.dataset.kind, letter: item.dataset.letter }));
     box.replaceChildren();
-    const plots = kinds[figure.dataset.chart](figure, box, data, events, colours);
+    const plots = kinds[figure.dataset.chart](box, data, events, colours);
     const read = readout(figure, box, data, plots);
     return { plots, read, width: box.clientWidth };
   };

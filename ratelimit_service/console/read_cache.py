@@ -1,4 +1,4 @@
-"""Results that many pages show, read once for all of them."""
+"""A cache of what many pages show: read once for all that ask at a time, and kept for a while."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Shared:
+class ReadCache:
     """Results that are read once for all that show them, and are kept for a while."""
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
