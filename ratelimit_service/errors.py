@@ -147,6 +147,26 @@ class Unavailable(ServiceError):
         self.retry_after = retry_after
 
 
+class Overloaded(Unavailable):
+    """The server has more calls than it can decide in time. The call was refused before anything was read or charged.
+
+    The clients do not retry it, and a gateway's own failure mode decides.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message, reason="OVERLOADED", retry_after=retry_after)
+
+
+class LookupDeferred(Unavailable):
+    """A token has to be looked up, and its turn did not come in time: unknown ones are too many.
+
+    The methods that decide respond with a decision in place of it, DEGRADED_DENIED.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="TOO_MANY_AT_ONCE")
+
+
 class Internal(ServiceError):
     """An internal error. `incident` is the id under which the server's log has the cause."""
 

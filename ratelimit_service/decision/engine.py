@@ -78,23 +78,28 @@ class DecisionEngine:
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 
-    async def check(self, check: Check) -> Decision:
+    async def check(self, check: Check, deadline: float | None = None) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
-        return await self.decide(await self.prepare(check))
+        return await self.decide(await self.prepare(check, deadline))
 
-    async def prepare(self, check: Check) -> PreparedCheck | Decision:
-        """Find the limits of a call, or decide it where no bucket is needed."""
+    async def prepare(self, check: Check, deadline: float | None = None) -> PreparedCheck | Decision:
+        """Find the limits of a call, or decide it where no bucket is needed.
+
+        The caller waits until DEADLINE, a monotonic time in seconds; None: for any time.
+        """
         policy = self._keys.verified(check.api_key)
         if policy is None:
-            policy = await self._resolve(check)
+            policy = await self._resolve(check, deadline)
         return _prepare(check, policy)
 
-    async def prepare_all(self, checks: Sequence[Check]) -> list[PreparedCheck | Decision | ServiceError]:
+    async def prepare_all(
+        self, checks: Sequence[Check], deadline: float | None = None
+    ) -> list[PreparedCheck | Decision | ServiceError]:
         """Prepare independent calls, in their order. Where one fails, its error is its result."""
         policies: list[Policy | ServiceError | None] = [self._keys.verified(check.api_key) for check in checks]
         if None in policies:  # the new ones all at once, so that they are read from Postgres together
             new = [index for index, policy in enumerate(policies) if policy is None]
-            found = await gather(*(self._try_resolve(checks[index]) for index in new))
+            found = await gather(*(self._try_resolve(checks[index], deadline) for index in new))
             for index, policy in zip(new, found, strict=True):
                 policies[index] = policy
         return list(map(_try_prepare, checks, policies))
@@ -134,7 +139,7 @@ class DecisionEngine:
 
     async def explain(self, check: Check) -> Explanation:
         """Report what `check` would decide now, without charging. Raises Unavailable when a store is unavailable."""
-        policy = self._keys.verified(check.api_key) or await self._resolve(check)
+        policy = self._keys.verified(check.api_key) or await self._resolve(check, None)
         prepared = _prepare(check._replace(request_id=""), policy)
         if isinstance(prepared, Decision):
             return Explanation(prepared, policy, Selection((), ()))
@@ -148,16 +153,16 @@ class DecisionEngine:
         decision = decide(prepared.policy, rules, charge_result, Source.STORE)
         return Explanation(decision, policy, prepared.selection)
 
-    async def _resolve(self, check: Check) -> Policy | None:
+    async def _resolve(self, check: Check, deadline: float | None) -> Policy | None:
         if check.key_id:
-            return await self._keys.resolve_id(check.key_id)
+            return await self._keys.resolve_id(check.key_id, deadline)
         if not check.api_key:
             raise InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
-        return await self._keys.resolve(check.api_key)
+        return await self._keys.resolve(check.api_key, deadline)
 
-    async def _try_resolve(self, check: Check) -> Policy | ServiceError | None:
+    async def _try_resolve(self, check: Check, deadline: float | None) -> Policy | ServiceError | None:
         try:
-            return await self._resolve(check)
+            return await self._resolve(check, deadline)
         except ServiceError as error:
             return error
 

@@ -20,13 +20,13 @@ class KeyResolver:
         """The policy of a key that was verified before: no await, no parsing."""
         return self._policies.verified(_digest_of(api_key))
 
-    async def resolve(self, api_key: str) -> Policy | None:
+    async def resolve(self, api_key: str, deadline: float | None = None) -> Policy | None:
         """Verify a key and return its policy, or None if it is unknown or its secret is wrong.
 
         A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read.
         """
         parsed = ApiKey.parse(api_key)
-        policy = None if parsed is None else await self._read(parsed.key_id)
+        policy = None if parsed is None else await self._read(parsed.key_id, deadline)
         if parsed is None or policy is None:
             return None
         if not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
@@ -34,17 +34,17 @@ class KeyResolver:
         self._policies.add_verified(_digest_of(api_key), policy)
         return policy
 
-    async def resolve_id(self, key_id: str) -> Policy | None:
+    async def resolve_id(self, key_id: str, deadline: float | None = None) -> Policy | None:
         """The policy of a key by its id, for a caller that verified the secret itself. None if there is no such key.
 
         Raises InvalidArgument when the id is malformed, and Unavailable when its policy cannot be read.
         """
         check_key_id(key_id)
-        return await self._read(key_id)
+        return await self._read(key_id, deadline)
 
-    async def _read(self, key_id: str) -> Policy | None:
+    async def _read(self, key_id: str, deadline: float | None) -> Policy | None:
         try:
-            return await self._policies.get(key_id)
+            return await self._policies.get(key_id, deadline)
         except StoreUnavailable as error:
             raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error
 

@@ -99,7 +99,7 @@ class PolicyCache:
             entry.digests.append(digest)
             self._by_digest[digest] = entry
 
-    async def get(self, key_id: str) -> Policy | None:
+    async def get(self, key_id: str, _deadline: float | None = None) -> Policy | None:
         """The policy in force, or None if there is no such key. Raises StoreUnavailable when it cannot be read."""
         now_us = self._clock.now_us()
         entry = self._entries.get(key_id)

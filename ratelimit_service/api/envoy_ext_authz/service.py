@@ -24,8 +24,8 @@ class EnvoyAuthorizationService:
         self._read_key = key_reader(key_header)
         self._encoder = CheckResponseEncoder(headers, key_header)
 
-    async def check(self, request: CheckRequest, _caller: Caller) -> CheckResponse:
-        """Decide one request of any caller."""
+    async def check(self, request: CheckRequest, _caller: Caller, deadline: float | None = None) -> CheckResponse:
+        """Decide one request of any caller, who waits until DEADLINE."""
         attributes = request.attributes
         http = attributes.request.http
         resource, cost = resource_of(attributes), cost_of(attributes)
@@ -33,7 +33,7 @@ class EnvoyAuthorizationService:
         api_key = self._read_key(header_of(http, self._key_header))
         if not api_key:
             return self._encoder.encode_denial(NO_KEY, render)
-        decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost))
+        decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost), deadline)
         if cost == 0 and decision.allowed and decision.policy is not None:
             return self._encoder.encode_identity(decision.policy, decision.reason)
         return self._encoder.encode(decision, render)

@@ -38,11 +38,13 @@ class EnvoyRateLimitService:
         digest = digest_of(data)
         return self._cache.get(digest) or NewRequest(read_request(parse(data, RateLimitRequest)), digest)
 
-    async def should_rate_limit(self, request: NewRequest | PreparedRequest, _caller: Caller) -> Encoded:
-        """Decide one request of any caller. Returns a RateLimitResponse."""
+    async def should_rate_limit(
+        self, request: NewRequest | PreparedRequest, _caller: Caller, deadline: float | None = None
+    ) -> Encoded:
+        """Decide one request of any caller, who waits until DEADLINE. Returns a RateLimitResponse."""
         if isinstance(request, PreparedRequest):
             prepared = request
         else:
-            prepared = await self._engine.prepare(request.request)
+            prepared = await self._engine.prepare(request.request, deadline)
             self._cache.put(request.digest, prepared.validities, prepared)
         return Encoded(self._encoder.encode(await self._engine.decide(prepared)))

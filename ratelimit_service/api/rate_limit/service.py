@@ -19,6 +19,8 @@ P = TypeVar("P", bound=PreparedCheck | Decision | ServiceError)
 class RateLimitService:
     """The methods of RateLimitService. Every error that they raise is a ServiceError.
 
+    A deadline is the monotonic time in seconds until which the caller waits, None if it waits for any time.
+
     Checks are those that `reader` has read in the same iteration of the event loop. Between the latest
     `cached_requests` and twice as many are kept prepared, each with its policy and in some 900 bytes more.
     """
@@ -29,37 +31,43 @@ class RateLimitService:
         self._encoder = DecisionEncoder()
         self.reader = CheckReader(self._cache)
 
-    async def check_limit(self, check: NewCheck | PreparedCheck, caller: Caller) -> Encoded:
-        """Decide one call. Returns a CheckLimitResponse."""
-        prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller)
+    async def check_limit(
+        self, check: NewCheck | PreparedCheck, caller: Caller, deadline: float | None = None
+    ) -> Encoded:
+        """Decide one call, of which the caller waits until DEADLINE. Returns a CheckLimitResponse."""
+        prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller, deadline)
         return Encoded(self._encoder.encode(await self._engine.decide(prepared)))
 
-    async def batch_check_limit(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> Encoded:
+    async def batch_check_limit(
+        self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None = None
+    ) -> Encoded:
         """Decide 1 to 256 calls in one round trip to the buckets. Returns a BatchCheckLimitResponse in their order."""
-        return Encoded(b"".join(await self.decide_group(checks, caller)))
+        return Encoded(b"".join(await self.decide_group(checks, caller, deadline)))
 
-    async def decide_group(self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller) -> list[bytes]:
+    async def decide_group(
+        self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None = None
+    ) -> list[bytes]:
         """Decide calls, such as those that arrived together on a stream, in one round trip to the buckets.
 
         An error of one check, such as a missing permission, is the result of that check only. Returns for each, in
         their order, a StreamCheckLimitResponse, which is also a field of a BatchCheckLimitResponse.
         """
-        results = await self._engine.decide_all(await self._prepare_all(checks, caller))
+        results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline))
         return [self._encoder.encode_result(result) for result in results]
 
-    async def _prepare(self, new: NewCheck, caller: Caller) -> PreparedCheck | Decision:
+    async def _prepare(self, new: NewCheck, caller: Caller, deadline: float | None) -> PreparedCheck | Decision:
         if not _may_check(new.check, caller):
             raise _gateway_only(caller)
-        return self._cached(new, await self._engine.prepare(new.check))
+        return self._cached(new, await self._engine.prepare(new.check, deadline))
 
     async def _prepare_all(
-        self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller
+        self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None
     ) -> list[PreparedCheck | Decision | ServiceError]:
         new = [check for check in checks if isinstance(check, NewCheck)]
         if not new:
             return [check for check in checks if isinstance(check, PreparedCheck)]
         allowed = [check.check for check in new if _may_check(check.check, caller)]
-        in_order = iter(await self._engine.prepare_all(allowed))
+        in_order = iter(await self._engine.prepare_all(allowed, deadline))
         prepared: list[PreparedCheck | Decision | ServiceError] = []
         for check in checks:
             if isinstance(check, PreparedCheck):

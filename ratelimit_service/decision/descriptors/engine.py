@@ -110,9 +110,10 @@ class DescriptorEngine:
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Statuses so far, by reason and then by source."""
 
-    async def prepare(self, request: DescribedRequest) -> PreparedRequest:
+    async def prepare(self, request: DescribedRequest, deadline: float | None = None) -> PreparedRequest:
         """Find the limits of a request. The result is valid for `decide` in the same iteration of the event loop.
 
+        The caller waits until DEADLINE, a monotonic time in seconds; None: for any time.
         Raises InvalidArgument with the path of the invalid field, and Unavailable when a policy cannot be read.
         """
         check_request(request)
@@ -122,7 +123,7 @@ class DescriptorEngine:
         for index, descriptor in enumerate(request.descriptors):
             if descriptor.names_key:
                 api_key, resource = key_and_resource(index, descriptor)
-                policy = self._keys.verified(api_key) or await self._keys.resolve(api_key)
+                policy = self._keys.verified(api_key) or await self._keys.resolve(api_key, deadline)
                 validities.append(policy.validity if policy else _EXPIRED)
                 items.append(self._by_plan(policy, resource, descriptor.hits))
             else:

@@ -43,7 +43,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
                 check_deadline(deadline)
                 checks, error = read(messages)
                 if checks:
-                    await responses.write(b"".join(map(frame, await decide(checks, caller))))
+                    await responses.write(b"".join(map(frame, await decide(checks, caller, deadline))))
                 if error is not None:
                     raise error
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Caller
+from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.messages import missing_message
 from ratelimit_service.api.wire import Serializable
-from ratelimit_service.errors import Code
+from ratelimit_service.errors import Code, ServiceError
 from ratelimit_service.transport.envoy.framing import (
     App,
     FrameReader,
@@ -29,18 +30,21 @@ Count: TypeAlias = Callable[[str, Code], None]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method that is served: its full name, who may call it, and where its calls are counted."""
+    """A method that is served: its full name, who may call it, where calls are counted, what replaces errors."""
 
     name: str
     admission: Admission
     count: Count
+    fallback: Fallback = no_fallback
 
 
 Request = TypeVar("Request")
 
 
 def unary(
-    method: Method, read: Callable[[bytes], Request], call: Callable[[Request, Caller], Awaitable[Serializable]]
+    method: Method,
+    read: Callable[[bytes], Request],
+    call: Callable[[Request, Caller, float | None], Awaitable[Serializable]],
 ) -> App:
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
@@ -56,13 +60,14 @@ def unary(
         caller = ANONYMOUS if authorization is None and not token_required else await admission.admit(authorization)
         request = read(data)
         check_deadline(deadline)
-        return frame((await call(request, caller)).SerializeToString())
+        return frame((await call(request, caller, deadline)).SerializeToString())
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             framed = await respond(scope, receive)
         except Exception as error:  # noqa: BLE001 the last place that can respond
-            code = await send_error(send, error, name)
+            message = method.fallback(error) if isinstance(error, ServiceError) else None
+            code = await (send_error(send, error, name) if message is None else send_response(send, frame(message)))
         else:
             code = await send_response(send, framed)
         count(name, code)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from time import monotonic
 from typing import TypeVar
 
 from ratelimit_service.api.authentication import Caller
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 def unary(
     read: Callable[[bytes], Request],
-    method: Callable[[Request, Caller], Awaitable[Serializable]],
+    method: Callable[[Request, Caller, float | None], Awaitable[Serializable]],
     max_message: int = MAX_MESSAGE,
 ) -> Handler:
     """A handler that passes what READ makes of the call's one message, of at most MAX_MESSAGE bytes, to METHOD.
@@ -31,8 +32,8 @@ def unary(
         if not isinstance(data, bytes):
             raise missing_message(call.method)
         request = read(_checked(data, max_message))
-        check_deadline(call.context)
-        return (await method(request, call.caller)).SerializeToString()
+        deadline = deadline_of(call.context)
+        return (await method(request, call.caller, deadline)).SerializeToString()
 
     return handle
 
@@ -50,11 +51,11 @@ def stream(service: RateLimitService) -> Handler:
 
     async def handle(call: Call) -> bytes:
         context = call.context
-        check_deadline(context)
+        deadline = deadline_of(context)
         async with aclosing(in_groups(messages(context), max_size=MAX_BATCH)) as groups:
             async for group in groups:
                 checks, error = read(group)
-                for response in await decide(checks, call.caller):
+                for response in await decide(checks, call.caller, deadline):
                     await context.write(response)
                 if error is not None:
                     raise error
@@ -105,11 +106,17 @@ async def in_groups(items: AsyncIterator[T], *, max_size: int) -> AsyncGenerator
             reader.exception()  # retrieved, or asyncio would warn: its caller has gone
 
 
-def check_deadline(context: Context) -> None:
-    """Raise DeadlineExceeded if the deadline has passed: the caller no longer waits."""
+def deadline_of(context: Context) -> float | None:
+    """The monotonic time in seconds until which the caller waits, None if for any time.
+
+    Raises DeadlineExceeded if it has passed.
+    """
     remaining: float | None = context.time_remaining()
-    if remaining is not None and remaining <= 0:
+    if remaining is None:
+        return None
+    if remaining <= 0:
         raise deadline_passed()
+    return monotonic() + remaining
 
 
 def _checked(data: bytes, limit: int) -> bytes:

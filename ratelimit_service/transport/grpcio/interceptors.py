@@ -12,6 +12,7 @@ import grpc
 import structlog
 
 from ratelimit_service.api.authentication import ANONYMOUS, Admission
+from ratelimit_service.api.fallback import Fallback
 from ratelimit_service.api.status import clip, to_metadata, to_service_error
 from ratelimit_service.errors import Code, ServiceError
 from ratelimit_service.metrics import CallCounts
@@ -33,8 +34,6 @@ class Call:
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
 """Handles one call: reads from its context, and returns the response, or writes responses to it if it is a stream."""
 
-Interceptor: TypeAlias = Callable[[Handler], Handler]
-
 STATUS_CODES: Final = {code: next(status for status in grpc.StatusCode if status.value[0] == code) for code in Code}
 """The library's name for each of our codes."""
 
@@ -55,6 +54,21 @@ def convert_errors(handler: Handler) -> Handler:
         except Exception as caught:  # noqa: BLE001 the last place that can respond
             error = to_service_error(caught, call.method)
             await call.context.abort(STATUS_CODES[error.code], clip(error.message), to_metadata(error))
+
+    return handle
+
+
+def replace_errors(handler: Handler, fallback: Fallback) -> Handler:
+    """Respond as FALLBACK does in place of errors of HANDLER."""
+
+    async def handle(call: Call) -> bytes:
+        try:
+            return await handler(call)
+        except ServiceError as error:
+            response = fallback(error)
+            if response is None:
+                raise
+            return response
 
     return handle
 

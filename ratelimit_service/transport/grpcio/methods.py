@@ -1,7 +1,7 @@
 """Every method that this transport serves, with its interceptors around it."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -14,6 +14,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks
 from ratelimit_service.api.authentication import Admission, Authenticator, Caller, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
+from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -24,12 +25,12 @@ from ratelimit_service.transport.grpcio.interceptors import (
     Call,
     Context,
     Handler,
-    Interceptor,
     authenticate,
     convert_errors,
     count_calls,
     log_calls,
     log_failures,
+    replace_errors,
 )
 
 RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -41,6 +42,14 @@ KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminServic
 _Request = TypeVar("_Request", bound=Message)
 _Bound: TypeAlias = tuple[Callable[[str, Handler], Any], Handler]
 """How a handler becomes a method of the library, and the handler."""
+
+
+class DecisionInterceptor(Protocol):
+    """Puts all interceptors around the handler of a method that decides."""
+
+    def __call__(self, handler: Handler, fallback: Fallback = no_fallback) -> Handler:
+        """HANDLER with its interceptors, and with FALLBACK in place of errors."""
+        ...
 
 
 class Methods(grpc.GenericRpcHandler):
@@ -55,14 +64,19 @@ class Methods(grpc.GenericRpcHandler):
         return self._handlers.get(method) or _streamed(method, convert_errors(_not_served))
 
 
-def decision_interceptor(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> Interceptor:
+def decision_interceptor(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> DecisionInterceptor:
     """All interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
     admission = decision_admission(authenticator, protect=protect)
-    return lambda handler: convert_errors(log_failures(count_calls(authenticate(handler, admission), counts)))
+
+    def intercept(handler: Handler, fallback: Fallback = no_fallback) -> Handler:
+        replaced = replace_errors(authenticate(handler, admission), fallback)
+        return convert_errors(log_failures(count_calls(replaced, counts)))
+
+    return intercept
 
 
 def decision_methods(
-    service: RateLimitService, intercept: Interceptor
+    service: RateLimitService, intercept: DecisionInterceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = service.reader
@@ -77,7 +91,7 @@ def decision_methods(
 
 
 def envoy_methods(
-    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, intercept: Interceptor
+    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, intercept: DecisionInterceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
     should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit))
@@ -94,7 +108,7 @@ def admin_methods(
     admission = Admission(authenticator)
 
     def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
-        handler = unary(parser(request), call, MAX_ADMIN_MESSAGE)
+        handler = unary(parser(request), lambda read, caller, _deadline: call(read, caller), MAX_ADMIN_MESSAGE)
         return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission), counts)))
 
     return _bound(

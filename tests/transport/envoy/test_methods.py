@@ -54,14 +54,14 @@ class Exchange:
     async def stream(self) -> Code:
         """Call a method with a stream of requests."""
 
-        async def call(requests: Sequence[bytes], caller: Caller) -> list[bytes]:
-            return [(await self._call(request, caller)).SerializeToString() for request in requests]
+        async def call(requests: Sequence[bytes], caller: Caller, deadline: float | None) -> list[bytes]:
+            return [(await self._call(request, caller, deadline)).SerializeToString() for request in requests]
 
         reader = SimpleNamespace(stream=lambda messages: (messages, None))
         service = SimpleNamespace(reader=reader, decide_group=call)
         return await self.run(stream(self.method, service, Drain()))  # type: ignore[arg-type]
 
-    async def _call(self, request: bytes, caller: Caller) -> Encoded:
+    async def _call(self, request: bytes, caller: Caller, _deadline: float | None) -> Encoded:
         assert caller is ANONYMOUS
         self.called.append(request)
         return Encoded(request)

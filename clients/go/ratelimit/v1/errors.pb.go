@@ -71,9 +71,12 @@ const (
 	ErrorReason_RULES_NOT_FOUND ErrorReason = 19
 	// FAILED_PRECONDITION. No webhook is configured, so no alert can be sent.
 	ErrorReason_WEBHOOK_NOT_CONFIGURED ErrorReason = 20
-	// UNAVAILABLE. Too many simulations, or queries of usage, are running at once; both stores may be well.
-	// `google.rpc.RetryInfo` has the retry delay.
+	// UNAVAILABLE. Too many simulations, queries of usage, or look-ups of unknown tokens are running at once; both stores
+	// may be well. `google.rpc.RetryInfo` has the retry delay.
 	ErrorReason_TOO_MANY_AT_ONCE ErrorReason = 21
+	// UNAVAILABLE. The server has more calls than it can decide in time; this one was refused before anything was read,
+	// and nothing was charged. Clients do not retry it. `google.rpc.RetryInfo` has the retry delay.
+	ErrorReason_OVERLOADED ErrorReason = 22
 )
 
 // Enum value maps for ErrorReason.
@@ -101,6 +104,7 @@ var (
 		19: "RULES_NOT_FOUND",
 		20: "WEBHOOK_NOT_CONFIGURED",
 		21: "TOO_MANY_AT_ONCE",
+		22: "OVERLOADED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED": 0,
@@ -125,6 +129,7 @@ var (
 		"RULES_NOT_FOUND":          19,
 		"WEBHOOK_NOT_CONFIGURED":   20,
 		"TOO_MANY_AT_ONCE":         21,
+		"OVERLOADED":               22,
 	}
 )
 
@@ -159,7 +164,7 @@ var File_ratelimit_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xeb\x03\n" +
+	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xfb\x03\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rINVALID_FIELD\x10\x01\x12\x11\n" +
@@ -184,7 +189,9 @@ const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"NOT_SERVED\x10\x12\x12\x13\n" +
 	"\x0fRULES_NOT_FOUND\x10\x13\x12\x1a\n" +
 	"\x16WEBHOOK_NOT_CONFIGURED\x10\x14\x12\x14\n" +
-	"\x10TOO_MANY_AT_ONCE\x10\x15BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x10TOO_MANY_AT_ONCE\x10\x15\x12\x0e\n" +
+	"\n" +
+	"OVERLOADED\x10\x16BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_errors_proto_rawDescOnce sync.Once

@@ -11,7 +11,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file ratelimit/v1/errors.proto.
  */
 export const file_ratelimit_v1_errors: GenFile = /*@__PURE__*/
-  fileDesc("ChlyYXRlbGltaXQvdjEvZXJyb3JzLnByb3RvEgxyYXRlbGltaXQudjEq6wMKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEhEKDUlOVkFMSURfRklFTEQQARIRCg1UT0tFTl9NSVNTSU5HEAISEQoNVE9LRU5fSU5WQUxJRBADEhUKEVJPTEVfSU5TVUZGSUNJRU5UEAQSEQoNS0VZX05PVF9GT1VORBAFEhIKDlBMQU5fTk9UX0ZPVU5EEAYSDwoLUExBTl9FWElTVFMQBxIPCgtQTEFOX0lOX1VTRRAIEhEKDUVUQUdfTUlTTUFUQ0gQCRIWChJLRVlfU1RBVEVfQ09ORkxJQ1QQChIWChJPVkVSUklERV9OT1RfRk9VTkQQCxIcChhQT0xJQ1lfU1RPUkVfVU5BVkFJTEFCTEUQDBIcChhCVUNLRVRfU1RPUkVfVU5BVkFJTEFCTEUQDRIWChJERUFETElORV9UT09fU0hPUlQQDhIMCghEUkFJTklORxAPEhIKDklOVEVSTkFMX0ZBVUxUEBASFQoRTUVTU0FHRV9UT09fTEFSR0UQERIOCgpOT1RfU0VSVkVEEBISEwoPUlVMRVNfTk9UX0ZPVU5EEBMSGgoWV0VCSE9PS19OT1RfQ09ORklHVVJFRBAUEhQKEFRPT19NQU5ZX0FUX09OQ0UQFUJCWkBnaXRodWIuY29tL3JhdGVsaW1pdC1zZXJ2aWNlL2NsaWVudHMvZ28vcmF0ZWxpbWl0L3YxO3JhdGVsaW1pdHYxYgZwcm90bzM");
+  fileDesc("ChlyYXRlbGltaXQvdjEvZXJyb3JzLnByb3RvEgxyYXRlbGltaXQudjEq+wMKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEhEKDUlOVkFMSURfRklFTEQQARIRCg1UT0tFTl9NSVNTSU5HEAISEQoNVE9LRU5fSU5WQUxJRBADEhUKEVJPTEVfSU5TVUZGSUNJRU5UEAQSEQoNS0VZX05PVF9GT1VORBAFEhIKDlBMQU5fTk9UX0ZPVU5EEAYSDwoLUExBTl9FWElTVFMQBxIPCgtQTEFOX0lOX1VTRRAIEhEKDUVUQUdfTUlTTUFUQ0gQCRIWChJLRVlfU1RBVEVfQ09ORkxJQ1QQChIWChJPVkVSUklERV9OT1RfRk9VTkQQCxIcChhQT0xJQ1lfU1RPUkVfVU5BVkFJTEFCTEUQDBIcChhCVUNLRVRfU1RPUkVfVU5BVkFJTEFCTEUQDRIWChJERUFETElORV9UT09fU0hPUlQQDhIMCghEUkFJTklORxAPEhIKDklOVEVSTkFMX0ZBVUxUEBASFQoRTUVTU0FHRV9UT09fTEFSR0UQERIOCgpOT1RfU0VSVkVEEBISEwoPUlVMRVNfTk9UX0ZPVU5EEBMSGgoWV0VCSE9PS19OT1RfQ09ORklHVVJFRBAUEhQKEFRPT19NQU5ZX0FUX09OQ0UQFRIOCgpPVkVSTE9BREVEEBZCQlpAZ2l0aHViLmNvbS9yYXRlbGltaXQtc2VydmljZS9jbGllbnRzL2dvL3JhdGVsaW1pdC92MTtyYXRlbGltaXR2MWIGcHJvdG8z");
 
 /**
  * The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
@@ -169,12 +169,20 @@ export enum ErrorReason {
   WEBHOOK_NOT_CONFIGURED = 20,
 
   /**
-   * UNAVAILABLE. Too many simulations, or queries of usage, are running at once; both stores may be well.
-   * `google.rpc.RetryInfo` has the retry delay.
+   * UNAVAILABLE. Too many simulations, queries of usage, or look-ups of unknown tokens are running at once; both stores
+   * may be well. `google.rpc.RetryInfo` has the retry delay.
    *
    * @generated from enum value: TOO_MANY_AT_ONCE = 21;
    */
   TOO_MANY_AT_ONCE = 21,
+
+  /**
+   * UNAVAILABLE. The server has more calls than it can decide in time; this one was refused before anything was read,
+   * and nothing was charged. Clients do not retry it. `google.rpc.RetryInfo` has the retry delay.
+   *
+   * @generated from enum value: OVERLOADED = 22;
+   */
+  OVERLOADED = 22,
 }
 
 /**

@@ -67,8 +67,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     WEBHOOK_NOT_CONFIGURED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. No webhook is configured, so no alert can be sent."""
     TOO_MANY_AT_ONCE: _ErrorReason.ValueType  # 21
-    """UNAVAILABLE. Too many simulations, or queries of usage, are running at once; both stores may be well.
-    `google.rpc.RetryInfo` has the retry delay.
+    """UNAVAILABLE. Too many simulations, queries of usage, or look-ups of unknown tokens are running at once; both stores
+    may be well. `google.rpc.RetryInfo` has the retry delay.
+    """
+    OVERLOADED: _ErrorReason.ValueType  # 22
+    """UNAVAILABLE. The server has more calls than it can decide in time; this one was refused before anything was read,
+    and nothing was charged. Clients do not retry it. `google.rpc.RetryInfo` has the retry delay.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -121,7 +125,11 @@ RULES_NOT_FOUND: ErrorReason.ValueType  # 19
 WEBHOOK_NOT_CONFIGURED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. No webhook is configured, so no alert can be sent."""
 TOO_MANY_AT_ONCE: ErrorReason.ValueType  # 21
-"""UNAVAILABLE. Too many simulations, or queries of usage, are running at once; both stores may be well.
-`google.rpc.RetryInfo` has the retry delay.
+"""UNAVAILABLE. Too many simulations, queries of usage, or look-ups of unknown tokens are running at once; both stores
+may be well. `google.rpc.RetryInfo` has the retry delay.
+"""
+OVERLOADED: ErrorReason.ValueType  # 22
+"""UNAVAILABLE. The server has more calls than it can decide in time; this one was refused before anything was read,
+and nothing was charged. Clients do not retry it. `google.rpc.RetryInfo` has the retry delay.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
