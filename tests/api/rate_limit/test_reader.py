@@ -53,7 +53,7 @@ class World:
     async def decide(self, data: bytes) -> Decision:
         check = self.reader.check(data)
         return await self.engine.decide(
-            check if isinstance(check, PreparedCheck) else await self.service._prepare(check, GATEWAY)
+            check if isinstance(check, PreparedCheck) else await self.service._prepare(check, GATEWAY, None)
         )
 
     async def change(self, kind: ChangeKind = ChangeKind.KEY, **fields: object) -> None:
