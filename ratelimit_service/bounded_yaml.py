@@ -34,8 +34,8 @@ _LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
 _NO_NUMBER: Final = re.compile(r"[-+]?\.(inf|Inf|INF|nan|NaN|NAN)")
 _MERGE: Final = "<<"
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_ESCAPED_PAIR: Final = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
-"""How JSON in ASCII writes a character beyond U+FFFF, such as an emoji. YAML has no such pairs."""
+_ESCAPED_PAIR: Final = re.compile(r"\\(?:(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+"""Any escape; the group is how JSON in ASCII writes a character beyond U+FFFF, such as an emoji. YAML has no pairs."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 20 times as fast, and may be missing
 
@@ -108,7 +108,7 @@ def read_yaml(text: str, max_bytes: int = MAX_BYTES) -> Node | None:
         raise YamlError(text.count("\n", 0, surrogate.start()) + 1, "has half of a surrogate pair")
     max_nodes = MAX_NODES * max(1, max_bytes // MAX_BYTES)
     if text.lstrip()[:1] in {"{", "[", '"'}:
-        text = _ESCAPED_PAIR.sub(lambda pair: json.loads(f'"{pair[0]}"'), text)
+        text = _ESCAPED_PAIR.sub(lambda escape: json.loads(f'"{escape[0]}"') if escape[1] else escape[0], text)
     try:
         return _tree(yaml.parse(text, Loader=_Loader), max_nodes)
     except yaml.MarkedYAMLError as error:
