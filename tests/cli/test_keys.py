@@ -109,7 +109,7 @@ def test_suspension_and_revocation(dev_server: DevServer) -> None:
         (["list", "--page-token", "x"], 2, "list.page_token: "),
         (["list", "--token", "rlt_nonsense"], 3, "UNAUTHENTICATED TOKEN_INVALID"),
         (["list", "--server", "127.0.0.1:1"], 4, "cannot reach a server at 127.0.0.1:1"),
-        (["list", "--server", "http://127.0.0.1:1"], 2, "write HOST:PORT, or https://HOST:PORT"),
+        (["list", "--server", "http://127.0.0.1:1"], 2, "write HOST:PORT for a server on this machine, https"),
     ],
 )
 def test_errors_are_reported_in_a_few_lines(
