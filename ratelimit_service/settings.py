@@ -160,8 +160,9 @@ class Settings(BaseSettings):
     gateway_certificates: str = Field(
         default="",
         description="Clients whose certificate makes them gateways, as with a token of that role: the DNS names and "
-        "URIs in it as subject alternative names, separated by commas: `gateway.example.com,spiffe://example.com/gateway`. "
-        "Needs RATELIMIT_TLS_CLIENT_CA. A certificate without any of them has no role.",
+        "URIs in it as subject alternative names, separated by commas: "
+        "`gateway.example.com,spiffe://example.com/gateway`. Needs RATELIMIT_TLS_CLIENT_CA. "
+        "A certificate without any of them has no role.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
