@@ -149,7 +149,7 @@ def test_a_console_without_tls_is_a_warning(doctor: Doctor, name: str) -> None:
 
 
 def test_what_is_open_is_said(doctor: Doctor) -> None:
-    """A line says who may do what; what a server refuses is an error, what a setting allows beyond loopback a warning."""
+    """A line says who may do what. What a server refuses is an error, what a setting allows is a warning."""
     address = free_address()
     assert doctor(LISTEN=address)["open"] == (
         "ok",
