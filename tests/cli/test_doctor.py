@@ -148,7 +148,7 @@ def test_a_console_without_tls_is_a_warning(doctor: Doctor, name: str) -> None:
     assert "console" not in doctor(**{name: "0.0.0.0:0"}, **files)
 
 
-def test_what_is_open_is_said(doctor: Doctor) -> None:
+def test_what_is_open_is_reported(doctor: Doctor) -> None:
     """A line says who may do what. What a server refuses is an error, what a setting allows is a warning."""
     address = free_address()
     assert doctor(LISTEN=address)["open"] == (

@@ -82,7 +82,7 @@ def test_the_address_decides_whether_checks_are_protected(listen: str, protected
     assert effective(allowed).protect_checks is False
 
 
-def test_a_process_that_was_not_told_protects() -> None:
+def test_a_process_without_the_setting_protects() -> None:
     """Where the address has not decided it, as in a process that no server started, callers need a token."""
     assert settings().checks_protected
 
