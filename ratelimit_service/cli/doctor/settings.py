@@ -14,6 +14,7 @@ from ratelimit_service.cli.environment import variable_name
 from ratelimit_service.cli.target import TlsFiles, dialable
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
+from ratelimit_service.server.exposure import check_gateways, open_ports
 from ratelimit_service.server.operations import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
@@ -59,6 +60,11 @@ def check_peppers(settings: Settings) -> Iterator[Finding]:
 def check_tls(settings: Settings) -> Iterator[Finding]:
     """Whether the files exist, are readable, and match."""
     certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    try:
+        check_gateways(settings)
+    except StartupError as error:
+        yield Finding.error("tls", str(error))
+        return
     if not (certificate or key or client_ca):
         return
     if not (certificate and key):
@@ -115,6 +121,16 @@ def _check_port(subject: str, listen: str, setting: str) -> Finding:
     except StartupError as error:
         return Finding.error(subject, str(error))
     return Finding.ok(subject, f"{listen} is free")
+
+
+def check_open_ports(settings: Settings) -> Iterator[Finding]:
+    """What is open to whom, what is risky in it, and whether a server refuses to open it."""
+    with suppress(StartupError):  # an invalid address, which the check of the ports reports
+        for port in open_ports(settings):
+            if not port.refusals:
+                yield Finding.ok("open", str(port))
+            yield from (Finding.warning("open", line) for line in port.accepted)
+            yield from (Finding.error("open", line) for line in port.refusals)
 
 
 def check_console(settings: Settings) -> Iterator[Finding]:
