@@ -89,7 +89,7 @@ OTHERS = [
     *("dns:example.com:1", "dns:///example.com:1", "unix:/tmp/x", "ipv4:203.0.113.9:1", "127.0.0.1@example.com:1"),
     *("http://127.0.0.1:1", "https://u:p@h:1", "https://h:1/path", "https://h:99999", "localhost", ":1"),
 ]
-"""Addresses of other hosts, and those that only look like this one."""
+"""Addresses of other hosts, and those that merely resemble this one."""
 
 
 @pytest.mark.usefixtures("dev")

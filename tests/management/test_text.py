@@ -142,7 +142,7 @@ def test_every_text_is_accepted_or_named(text: str) -> None:
 
 
 def test_the_names_of_plans_and_limits_are_quoted_with_their_code_point() -> None:
-    """A name that only looks like ASCII is refused with the code point of the letter that is not."""
+    """A name that merely resembles ASCII is refused with the code point of the letter that is not."""
     with pytest.raises(InvalidArgument, match=r"with U\+0435 CYRILLIC SMALL LETTER IE; use 1 to 64"):
         Limit("daily-fr\u0435e", Quota(1, Window.DAY))
 
