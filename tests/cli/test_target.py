@@ -138,7 +138,7 @@ def test_what_others_can_write_is_not_trusted(tmp_path: Path, file_mode: int, fo
     tmp_path.chmod(folder_mode)
     assert message in refusal()
     assert message in refusal(token="rlt_real")
-    assert Target.choose("localhost:1", "rlt_real").address == "localhost:1"  # named, it is not read
+    assert Target.choose("localhost:1", "rlt_real").address == "localhost:1"  # a server that is named needs no file
 
 
 @pytest.mark.usefixtures("dev")
