@@ -1,0 +1,70 @@
+"""The long form: `python -m fuzz.long RUNS FOLDER [NAME...]`, under atheris, one target after the other.
+
+FOLDER keeps each target's corpus, to go on from, and its figures: runs, hangs, the slowest run, growth of memory. Exits
+with 1 for a crash, whose input is in FOLDER with its traceback, for a hang of a second, and for growth.
+"""
+
+import atexit
+import gc
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["ratelimit_service"]):
+    from fuzz import calls, documents, texts
+    from fuzz.harness import Measured
+
+TARGETS = {target.name: target for target in [*texts.TARGETS, *documents.TARGETS, *calls.TARGETS]}
+
+
+def fuzz_all(runs: int, folder: Path, names: list[str]) -> int:
+    """Fuzz these targets, or all, each in a process of its own. Returns the exit code."""
+    failed = []
+    for name in names or TARGETS:
+        report, log = folder / f"{name}.txt", folder / f"{name}.log"
+        folder.mkdir(parents=True, exist_ok=True)
+        report.unlink(missing_ok=True)
+        with log.open("wb") as output:
+            command = [sys.executable, "-m", "fuzz.long", str(runs), str(folder), name, "--here"]
+            subprocess.run(command, stdout=output, stderr=output, check=False)
+        text = report.read_text() if report.exists() else ""
+        if f"{runs:,} runs, 0 hangs" in text and "grew" not in text:
+            sys.stdout.write(text)
+        else:
+            failed.append(name)
+            sys.stdout.write(f"{name}: FAILED, see {log}; {text or 'no figures'}\n")
+        sys.stdout.flush()
+    return bool(failed)
+
+
+def fuzz_here(runs: int, folder: Path, name: str) -> None:
+    """Fuzz one target in this process, which libFuzzer ends."""
+    logging.disable()
+    target = TARGETS[name]
+    corpus = folder / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(target.seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    measured = Measured(target, runs, folder / f"{name}.txt")
+    atexit.register(measured.write)
+    gc.freeze()
+    flags = [
+        f"-max_len={target.max_bytes}",
+        "-timeout=30",
+        "-rss_limit_mb=4096",
+        "-verbosity=0",
+        f"-atheris_runs={runs}",
+    ]
+    atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={folder}/{name}-", str(corpus)], measured)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if arguments[-1] == "--here":
+        fuzz_here(int(arguments[0]), Path(arguments[1]), arguments[2])
+    else:
+        sys.exit(fuzz_all(int(arguments[0]), Path(arguments[1]), arguments[2:]))
