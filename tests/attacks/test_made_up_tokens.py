@@ -20,14 +20,17 @@ READS_PER_SECOND = 10
 
 
 def of_the_right_form(_number: int) -> str:
+    """A new one for each call."""
     return f"Bearer {Token.generate()}"
 
 
 def of_a_known_id(number: int) -> str:
+    """One secret after the other for one id: ids are in logs."""
     return f"Bearer rlt_0123456789ab_{number:032d}"
 
 
 def of_no_form(number: int) -> str:
+    """Longer than any token."""
     return f"Bearer {number}" + "x" * 6_000
 
 
@@ -57,11 +60,10 @@ async def send_tokens(address: str, until: float, method: str, form: str) -> Cou
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", [CHECK, MANAGE])
-def test_made_up_tokens_reach_nobody(target: Target, method: str, form: str) -> None:
-    """Postgres reads tokens at most 10 times a second for each process, and an administrator is served in a second."""
+def test_made_up_tokens_reach_nobody(target: Target, form: str) -> None:
+    """Postgres reads tokens at most 10 times a second for each process, whatever is sent as one."""
     with attacked(target) as report:
-        report.attack(send_tokens, method, form)
+        report.attack(send_tokens, CHECK, form)
     reads = sum(calls for query, calls in report.stores.statements.items() if "admin_tokens" in query)
     processes = 3 if target.transport == "envoy" else 2
     assert reads <= processes * (READS_PER_SECOND * report.seconds + 5) * (1 if FULL else 2), report.row()
