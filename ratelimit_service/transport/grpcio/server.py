@@ -95,7 +95,7 @@ class GrpcServer:
         present = present_proxied if behind_envoy else present_direct
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        admission = decision_admission(planes.authenticator, protect=settings.protect_checks)
+        admission = decision_admission(planes.authenticator, protect=settings.checks_protected)
         intercept = decision_interceptor(admission, calls, present)
         self._handlers = (
             decision_methods(planes.rate_limit, admission, intercept)
