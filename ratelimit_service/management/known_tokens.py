@@ -24,7 +24,7 @@ it is valid. Waiting calls are answered all at once, while all others wait."""
 _REFRESH_AFTER: Final = 0.5
 """Seconds after which tokens that are used are read again, while calls go on with those that are known."""
 
-_LONGEST_WAIT: Final = 1.0
+_MAX_WAIT: Final = 1.0
 """Seconds that a call without a deadline waits for its turn."""
 
 _RETRY_AFTER: Final = 0.5
@@ -40,7 +40,7 @@ none is asked for before it exists, but by who guesses."""
 _MAX_UNKNOWN: Final = 5_000  # at most twice as many, in some 100 bytes each
 
 _WATCH_SECONDS: Final = 0.2
-"""Seconds between two looks at whether the tokens of open streams have to be read again."""
+"""Seconds between two checks of whether the tokens of open streams have to be read again."""
 
 
 class TokenTable(NamedTuple):
@@ -137,7 +137,7 @@ class KnownTokens:
     def watch(self, token: Token, on_end: Callable[[], None]) -> Callable[[], None]:
         """Call ON_END once when TOKEN is no longer valid, at most TOKEN_TTL seconds later. Returns what ends the watch.
 
-        However many tokens are watched, they are looked at only when one was revoked, and read as often as for calls.
+        However many tokens are watched, they are checked only when one was made or revoked, and read as often as for calls.
         """
         key = object()
         self._watched[key] = (token, on_end)
@@ -152,7 +152,7 @@ class KnownTokens:
     async def load(self) -> None:
         """Read the tokens before the first call. If that is not possible now, calls will try."""
         with suppress(Unavailable):
-            await self._begin().wait("", _LONGEST_WAIT)
+            await self._begin().wait("", _MAX_WAIT)
 
     async def close(self) -> None:
         """Read no more. Calls that wait are deferred."""
@@ -183,7 +183,7 @@ class KnownTokens:
     async def _wait(self, token_id: str, deadline: float | None, most: float = inf) -> None:
         """Wait for a read that begins from now on, unless calls with MOST other tokens do."""
         read = self._begin()
-        seconds = _LONGEST_WAIT if deadline is None else min(deadline - monotonic(), _LONGEST_WAIT)
+        seconds = _MAX_WAIT if deadline is None else min(deadline - monotonic(), _MAX_WAIT)
         try:
             if len(read.waiting) >= most and token_id not in read.waiting:
                 raise _deferred()

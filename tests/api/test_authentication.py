@@ -65,7 +65,7 @@ async def test_a_missing_token_has_its_own_reason(
         "Bearer " + "x" * 100_000,
     ],
 )
-async def test_what_is_no_token_is_not_looked_up(
+async def test_what_is_no_token_costs_no_read(
     authenticator: Authenticator, source: Source, header: str | bytes
 ) -> None:
     """A header that is too long, several at once, or of another form is refused by its form alone."""
