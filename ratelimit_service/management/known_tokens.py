@@ -137,7 +137,7 @@ class KnownTokens:
     def watch(self, token: Token, on_end: Callable[[], None]) -> Callable[[], None]:
         """Call ON_END once when TOKEN is no longer valid, at most TOKEN_TTL seconds later. Returns what ends the watch.
 
-        However many tokens are watched, they are checked only when one was made or revoked, and read as often as for calls.
+        However many are watched, they are checked only when one was made or revoked, and read as often as for calls.
         """
         key = object()
         self._watched[key] = (token, on_end)
