@@ -13,6 +13,9 @@ SLOW = 1.0
 MAX_GROWTH = 0.05
 """Of the blocks of Python's memory, in the second half of the runs."""
 
+_WRITE_EVERY = 10.0
+"""Seconds after which the figures are written again."""
+
 _WAIT = 0.5
 """Seconds for which a run may wait without computing before that counts as its own."""
 
@@ -31,7 +34,7 @@ class Target:
 class Measured:
     """Runs a target, and keeps its figures. `samples` are blocks of Python's memory after each twentieth of the runs.
 
-    The figures are written to `report` at each of these, so that a run that is ended early has some as well.
+    The figures are written to `report` every few seconds, so that a run that is ended early has some as well.
     """
 
     target: Target
@@ -40,6 +43,7 @@ class Measured:
     runs: int = 0
     slowest: float = 0.0
     hangs: int = 0
+    written: float = 0.0
     samples: list[int] = field(default_factory=list)
 
     def __call__(self, data: bytes) -> None:
@@ -54,6 +58,8 @@ class Measured:
         if self.runs % max(1, self.total // 20) == 0:
             gc.collect()
             self.samples.append(sys.getallocatedblocks())
+        if start - self.written > _WRITE_EVERY:
+            self.written = start
             self.write()
 
     @property

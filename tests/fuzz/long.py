@@ -7,8 +7,10 @@ with 1 for a crash, whose input is in FOLDER with its traceback, for a hang of a
 import atexit
 import gc
 import logging
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import atheris
@@ -17,13 +19,19 @@ with atheris.instrument_imports(include=["ratelimit_service"]):
     from fuzz import calls, documents, texts
     from fuzz.harness import Measured
 
+FRAMES = "frames"
+"""The public port by frames, on real servers, which are attacked from seeds: `test_frames.py`."""
+
 TARGETS = {target.name: target for target in [*texts.TARGETS, *documents.TARGETS, *calls.TARGETS]}
 
 
 def fuzz_all(runs: int, folder: Path, names: list[str]) -> int:
     """Fuzz these targets, or all, each in a process of its own. Returns the exit code."""
     failed = []
-    for name in names or TARGETS:
+    for name in names or [*TARGETS, FRAMES]:
+        if name == FRAMES:
+            failed += [FRAMES] * _fuzz_frames(runs)
+            continue
         report, log = folder / f"{name}.txt", folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
         report.unlink(missing_ok=True)
@@ -38,6 +46,16 @@ def fuzz_all(runs: int, folder: Path, names: list[str]) -> int:
             sys.stdout.write(f"{name}: FAILED, see {log}; {text or 'no figures'}\n")
         sys.stdout.flush()
     return bool(failed)
+
+
+def _fuzz_frames(runs: int) -> bool:
+    """Attack both transports by frames. Returns whether that failed."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", str(Path(__file__).with_name("test_frames.py"))]
+    environment = {**os.environ, "RATELIMIT_FUZZ_RUNS": str(runs)}
+    code = subprocess.run(command, env=environment, check=False).returncode
+    sys.stdout.write(f"{FRAMES}: {runs:,} runs on each transport in {time.monotonic() - started:,.0f} s, code {code}\n")
+    return code != 0
 
 
 def fuzz_here(runs: int, folder: Path, name: str) -> None:

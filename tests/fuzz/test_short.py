@@ -11,7 +11,7 @@ from fuzz import calls, documents, texts
 from fuzz.harness import SLOW, Target
 
 TARGETS = {target.name: target for target in [*texts.TARGETS, *documents.TARGETS, *calls.TARGETS]}
-MUTATIONS = 300
+MUTATIONS = 200
 FINDINGS: dict[str, list[bytes]] = {}
 """Inputs that were once a fault, by target."""
 
@@ -20,7 +20,7 @@ FINDINGS: dict[str, list[bytes]] = {}
 def test_any_bytes_are_survived(target: Target) -> None:
     """Random bytes, those that Hypothesis finds hard, and former findings end in no fault, each within a second."""
 
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.binary(max_size=min(target.max_bytes, 400)))
     def survives(data: bytes) -> None:
         _run(target, data)

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from api.tokens import Source, Time, bearer
 from decision.descriptors.world import BLOCKED, UNLIMITED, MemoryRules, bucket, node, quota
-from decision.memory import PEPPERS, START_US, ManualClock, MemorySource, burst, record
-from ratelimit_service.api.authentication import ANONYMOUS, Authenticator, Caller, Role, decision_admission
+from decision.memory import PEPPERS, ManualClock, MemorySource, burst, record
+from ratelimit_service.api.authentication import Authenticator, Role, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls import service as envoy_rls
 from ratelimit_service.api.headers import LimitHeaders
@@ -22,7 +23,8 @@ from ratelimit_service.decision.limit import Limit, Quota, Window
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.record import KeyState
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import Code, Unauthenticated
+from ratelimit_service.errors import Code
+from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.transport.envoy.app import decision_methods, envoy_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
@@ -30,7 +32,6 @@ from ratelimit_service.transport.envoy.framing import App
 KEY, REVOKED, UNKNOWN = (ApiKey("live", f"{name:0>16}", "s" * 27) for name in ("key", "revoked", "unknown"))
 """Keys whose text is the same in every run, as fuzzers need it."""
 
-GATEWAY_TOKEN = "rlt_0123456789AB_" + "s" * 32
 DOMAIN = "edge"
 HEADERS = "ietf,x-ratelimit"
 
@@ -43,15 +44,6 @@ _NODES = (
 _LIMITS = (burst(20), Limit("daily", Quota(10, Window.DAY), "GET /orders*"))
 _CACHED = 500  # requests; the real bounds would fill for the whole length of a run
 _TAKEN = 1_000  # runs from one flush of what was counted to the next
-
-
-class _Tokens:
-    """Knows one token, of a gateway."""
-
-    async def authenticate(self, text: str) -> Caller:
-        if text == GATEWAY_TOKEN:
-            return Caller("edge", Role.GATEWAY)
-        raise Unauthenticated("the token is not known", reason="TOKEN_INVALID")
 
 
 async def _drain() -> Drain:
@@ -81,7 +73,9 @@ class World:
         self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, headers, self.clock)
         self.authorization = EnvoyAuthorizationService(engine, headers, "authorization")
         self.checks = RateLimitService(engine, self.clock, cached_requests=_CACHED)
-        admission = decision_admission(Authenticator(_Tokens()), protect=False)
+        tokens = Source()
+        self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
+        admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)
         self.methods: Mapping[str, App] = {
             **envoy_methods(self.rate_limits, self.authorization, admission, self._count),
             **decision_methods(self.checks, admission, self._count, self.run(_drain())),
@@ -94,7 +88,7 @@ class World:
         """
         headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
         if gateway:
-            headers.append((b"authorization", f"Bearer {GATEWAY_TOKEN}".encode()))
+            headers.append((b"authorization", self._gateway))
         scope = {"type": "http", "path": path, "method": "POST", "headers": headers, "client": ("127.0.0.1", 1)}
         sent: list[dict[str, Any]] = []
         bodies = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -130,6 +124,3 @@ class World:
         if self._runs % _TAKEN == 0:
             while rows := self.usage.take(_TAKEN):
                 self.usage.release(rows)
-
-
-__all__ = ["ANONYMOUS", "DOMAIN", "GATEWAY_TOKEN", "KEY", "REVOKED", "START_US", "UNKNOWN", "World"]
