@@ -29,8 +29,15 @@ _MAX_PATH: Final = 12 * MAX_RESOURCE_BYTES
 """Characters of a path that are decoded. Each byte of a resource comes from at most 12, four escapes: more of the path
 cannot become part of the resource, and may be 64 KiB."""
 
-_ATTRIBUTES, _REQUEST, _HTTP, _NONE = 0x0A, 0x22, 0x12, 0  # the fields that contain one another, and none
 _OTHER_FIELDS: Final = 64  # of any of the messages, those that we do not know included
+_BOUNDS: Final = (
+    (0x0A, 0),  # the attributes in a message
+    (0x22, MAX_EXTENSIONS),  # the request in the attributes
+    (0x12, 0),  # the HTTP request in the request
+    (0x6A, MAX_HEADERS),  # the header map in the HTTP request
+    (0, MAX_HEADERS),  # nothing in that
+)
+"""The fields that contain one another, and how many others may be beside each."""
 
 _COST: Final = "cost"
 _RESOURCE: Final = "resource"
@@ -106,7 +113,7 @@ def _check_counts(data: bytes) -> None:
     """Raise InvalidArgument if a large message has more headers, or entries from the route, than are read."""
     try:
         outer = [(0, len(data))]
-        for tag, most in ((_ATTRIBUTES, 0), (_REQUEST, MAX_EXTENSIONS), (_HTTP, 0), (_NONE, MAX_HEADERS)):
+        for tag, most in _BOUNDS:
             outer = [span for start, end in outer for span in spans(data, start, end, tag, most + _OTHER_FIELDS)]
     except TooManyFields:
         raise _too_many_headers() from None
