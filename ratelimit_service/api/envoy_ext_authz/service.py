@@ -19,6 +19,8 @@ from ratelimit_service.api.fallback import DETAIL, REASON, OutOfBounds
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.outcome import UNDECIDED
+from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
 from ratelimit_service.management.tokens import Caller
 
 METHOD: Final = "Check"
@@ -55,15 +57,15 @@ class EnvoyAuthorizationService:
         self.read = read_request
         """The attributes in the bytes of a CheckRequest. Raises InvalidArgument."""
 
-    async def check(
-        self, attributes: AttributeContext, _caller: Caller, deadline: float | None = None
-    ) -> CheckResponse:
+    async def check(self, attributes: AttributeContext, caller: Caller, deadline: float | None = None) -> CheckResponse:
         """Decide one request of any caller, who waits until DEADLINE. Nothing else is read of one without a key."""
         key_value, content_type = headers_of(attributes.request.http, self._key_header, "content-type")
         api_key = self._read_key(key_value)
         render = renderer_for(content_type)
         if not api_key:
             return self._encoder.encode_denial(NO_KEY, render)
+        if caller is TOKEN_UNDECIDED:
+            return self._encoder.encode(UNDECIDED, render)
         resource, cost = resource_of(attributes), cost_of(attributes)
         decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost), deadline)
         if cost == 0 and decision.allowed and decision.policy is not None:

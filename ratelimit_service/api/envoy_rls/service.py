@@ -1,5 +1,6 @@
 """What ShouldRateLimit does, on any transport."""
 
+from collections.abc import Sized
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -12,10 +13,11 @@ from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine, PreparedRequest
-from ratelimit_service.decision.descriptors.request import DescribedRequest
+from ratelimit_service.decision.descriptors.outcome import RequestDecision, undecided
+from ratelimit_service.decision.descriptors.request import DescribedRequest, check_request
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import InvalidArgument
-from ratelimit_service.management.tokens import Caller, Role
+from ratelimit_service.management.tokens import UNDECIDED, Caller, Role
 
 METHOD: Final = "ShouldRateLimit"
 
@@ -76,6 +78,8 @@ class EnvoyRateLimitService:
         self, request: NewRequest | GatewayRequest | PreparedRequest, caller: Caller, deadline: float | None = None
     ) -> Encoded:
         """Decide one request of any caller, who waits until DEADLINE. Returns a RateLimitResponse."""
+        if caller is UNDECIDED:
+            return Encoded(self._undecided(request))
         if isinstance(request, PreparedRequest):
             prepared = request
         else:
@@ -115,3 +119,12 @@ class EnvoyRateLimitService:
                 descriptor._replace(hits=max(descriptor.hits, 0), override=None) for descriptor in request.descriptors
             ]
         )
+
+    def _undecided(self, request: NewRequest | GatewayRequest | PreparedRequest) -> bytes:
+        """The response to a caller whose token was not looked up in time. Raises InvalidArgument."""
+        if isinstance(request, PreparedRequest):
+            parts: Sized = request.items
+        else:
+            check_request(request.read.request)
+            parts = request.read.request.descriptors
+        return self._encoder.encode(RequestDecision(allowed=False, statuses=(undecided(),) * len(parts)))
