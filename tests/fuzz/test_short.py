@@ -12,7 +12,10 @@ from fuzz.harness import SLOW, Target
 
 TARGETS = {target.name: target for target in [*texts.TARGETS, *documents.TARGETS, *calls.TARGETS]}
 MUTATIONS = 200
-FINDINGS: dict[str, list[bytes]] = {}
+FINDINGS: dict[str, list[bytes]] = {
+    "keys": [b"rlk_ve_rlk_ve_0123456790ABCDEF_0123556790ABCDEF_" + b"s" * 33],
+    "documents": [b'"\\ud800\\udc00"', b'{"a\\\\\\ud800\\udc00": 1}'],
+}
 """Inputs that were once a fault, by target."""
 
 

@@ -12,6 +12,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls import service as envoy_rls
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
@@ -42,7 +43,7 @@ _NODES = (
     node("shared", "*", quota(4), share_threshold=True),
 )
 _LIMITS = (burst(20), Limit("daily", Quota(10, Window.DAY), "GET /orders*"))
-_CACHED = 500  # requests; the real bounds would fill for the whole length of a run
+_CACHED = 500  # requests and buckets; the real bounds would fill for the whole length of a run
 _TAKEN = 1_000  # runs from one flush of what was counted to the next
 
 
@@ -63,15 +64,16 @@ class World:
         source.records[KEY.key_id] = record(KEY, *_LIMITS)
         source.records[REVOKED.key_id] = record(REVOKED, state=KeyState.REVOKED)
         resolver = KeyResolver(PolicyCache(source, self.clock), PEPPERS)
-        buckets = LocalBucketStore(lambda: 1, self.clock.now_us)
+        buckets = LocalBucketStore(lambda: 1, self.clock.now_us, size=_CACHED)
         rules = RulesCache(MemoryRules(DomainRules(DOMAIN, _NODES)))
         self.loop.run_until_complete(rules.refresh_all())
         engine = DecisionEngine(resolver, buckets, buckets, self.usage)
         descriptors = DescriptorEngine(rules, resolver, buckets, buckets, self.usage)
         headers = LimitHeaders(HEADERS)
-        envoy_rls._CACHED_REQUESTS = _CACHED
-        self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, headers, self.clock)
-        self.authorization = EnvoyAuthorizationService(engine, headers, "authorization")
+        envoy_rls._CACHED_REQUESTS = envoy_rls._CACHED_GATEWAY_REQUESTS = _CACHED
+        refused = ReasonCounts("denied a request that is too large or malformed")
+        self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, headers, self.clock, refused)
+        self.authorization = EnvoyAuthorizationService(engine, headers, "authorization", refused)
         self.checks = RateLimitService(engine, self.clock, cached_requests=_CACHED)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
