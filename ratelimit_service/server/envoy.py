@@ -47,6 +47,7 @@ def envoy_supervisor(
                 control_socket=control.socket,
                 max_connection_age=instance.settings.max_connection_age,
                 tls=tls,
+                gateways=sorted(instance.settings.gateways),
             )
             config = own.with_suffix(".json")
             config.write_text(json.dumps(envoy_config(options)))

@@ -4,7 +4,7 @@ The hot paths run in the embedded Python; every other path is proxied to the con
 dictionaries, because Envoy's Python protos cannot be installed together with the wheel that contains Envoy itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -13,6 +13,7 @@ from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
+from ratelimit_service.transport.envoy.certificates import identity_filters
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
@@ -52,6 +53,8 @@ class EnvoyOptions:
     max_connection_age: float
     """Seconds, plus or minus a tenth, after which a connection is closed gracefully (GOAWAY)."""
     tls: Tls | None
+    gateways: Collection[str] = ()
+    """The names of certificates that make their callers gateways."""
 
 
 def envoy_config(options: EnvoyOptions) -> Json:
@@ -74,6 +77,8 @@ def envoy_config(options: EnvoyOptions) -> Json:
     http |= _http_options(options)
     http["route_config"]["virtual_hosts"][0]["routes"] = [_control_route()]
     _match_only(http["http_filters"][0], options.hot_paths)
+    if options.gateways:
+        http["http_filters"][:0] = identity_filters(options.gateways)
     resources["clusters"] = [_control_cluster(options.control_socket)]
     config["admin"] = {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}}
     config["node"] = {
