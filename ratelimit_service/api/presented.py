@@ -14,7 +14,7 @@ PEER_HEADER: Final = "x-ratelimit-peer"
 
 CERTIFICATE_HEADER: Final = "x-ratelimit-certificate"
 """The header in which our Envoy gives the name of a gateway that the certificate has. What a caller sent is removed, if
-any names are listed; if not, the header is not read."""
+any names are listed; if none are, the header is ignored."""
 
 
 class Presented(NamedTuple):
