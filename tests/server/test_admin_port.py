@@ -66,9 +66,9 @@ def test_admin_methods_are_served_on_their_port_alone(server: Server, admin: grp
             assert error.details().endswith(
                 "is served at an address of its own, and not here; call it at the server's RATELIMIT_ADMIN_LISTEN"
             )
-            told = repr((error.details(), error.trailing_metadata()))
-            assert "NOT_SERVED" in told
-            assert server.settings.admin_listen.rpartition(":")[2] not in told
+            shown = repr((error.details(), error.trailing_metadata()))
+            assert "NOT_SERVED" in shown
+            assert server.settings.admin_listen.rpartition(":")[2] not in shown
 
 
 def test_the_admin_port_decides_nothing(server: Server, admin: grpc.Channel) -> None:
