@@ -93,8 +93,8 @@ def envoy_methods(
     rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, intercept: DecisionInterceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
-    should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit))
-    check = intercept(unary(parser(external_auth_pb2.CheckRequest), authorization.check))
+    should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit), rate_limits.fallback)
+    check = intercept(unary(authorization.read, authorization.check), authorization.fallback)
     return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
     )
