@@ -1,6 +1,6 @@
 """Certificates as identities: how Envoy says which caller has the certificate of a gateway."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, TypeAlias
 
 from ratelimit_service.api.presented import CERTIFICATE_HEADER
@@ -9,6 +9,13 @@ Json: TypeAlias = dict[str, Any]
 
 _FILTERS: Final = "type.googleapis.com/envoy.extensions.filters.http"
 _POLICIES: Final = "envoy.filters.http.rbac"
+
+
+def add_identity_filters(listeners: Iterable[Json], gateways: Collection[str]) -> None:
+    """Put the filters of `identity_filters` before all others of each of the LISTENERS, since all are relied on."""
+    for listener in listeners:
+        for connections in listener["filter_chains"][0]["filters"]:
+            connections["typed_config"]["http_filters"][:0] = identity_filters(gateways)
 
 
 def identity_filters(gateways: Iterable[str]) -> list[Json]:

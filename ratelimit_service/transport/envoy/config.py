@@ -13,7 +13,8 @@ from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
-from ratelimit_service.transport.envoy.certificates import identity_filters
+from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
+from ratelimit_service.transport.envoy.certificates import add_identity_filters
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
@@ -55,6 +56,8 @@ class EnvoyOptions:
     tls: Tls | None
     gateways: Collection[str] = ()
     """The names of certificates that make their callers gateways."""
+    admin_methods: AdminPort | None = None
+    """The port of the admin methods, if they have one of their own."""
 
 
 def envoy_config(options: EnvoyOptions) -> Json:
@@ -77,9 +80,11 @@ def envoy_config(options: EnvoyOptions) -> Json:
     http |= _http_options(options)
     http["route_config"]["virtual_hosts"][0]["routes"] = [_control_route()]
     _match_only(http["http_filters"][0], options.hot_paths)
-    if options.gateways:
-        http["http_filters"][:0] = identity_filters(options.gateways)
     resources["clusters"] = [_control_cluster(options.control_socket)]
+    if options.admin_methods is not None:
+        add_admin_port(resources, options.admin_methods)
+    if options.gateways:
+        add_identity_filters(resources["listeners"], options.gateways)
     config["admin"] = {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}}
     config["node"] = {
         "id": "ratelimit-service",
