@@ -10,6 +10,7 @@ import pytest_asyncio
 from decision.memory import ManualClock, MemoryFeed, MemorySource, burst, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
+from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
 from ratelimit_service.decision.reason import Reason
@@ -21,7 +22,8 @@ class World:
 
     def __init__(self, *, size: int = 1_000) -> None:
         self.clock, self.source, self.feed = ManualClock(), MemorySource(), MemoryFeed()
-        self.cache = PolicyCache(self.source, self.clock, size=size, unknown_ttl=5)
+        ample = LookupBudget(per_second=1e6, burst=1e6)
+        self.cache = PolicyCache(self.source, self.clock, size=size, unknown_ttl=5, budget=ample)
         self.invalidator = CacheInvalidator(self.feed, self.cache)
 
     def add(self, **fields: object) -> str:
