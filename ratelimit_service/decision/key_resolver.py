@@ -24,7 +24,7 @@ class KeyResolver:
         """Verify a key and return its policy, or None if it is unknown or its secret is wrong.
 
         A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read, and
-        LookupDeferred when it is not read before DEADLINE, a monotonic time in seconds; None: within a second.
+        LookupDeferred when it could not be before DEADLINE, a monotonic time in seconds; None: within a second.
         """
         parsed = ApiKey.parse(api_key)
         policy = None if parsed is None else await self._read(parsed.key_id, deadline)

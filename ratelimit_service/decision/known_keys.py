@@ -1,4 +1,4 @@
-"""The ids of all keys, compactly: what tells a key that was not used lately from one that somebody made up."""
+"""The ids of all keys, compactly: to distinguish one that was not used lately from one that somebody made up."""
 
 import asyncio
 from collections.abc import Collection, Sequence

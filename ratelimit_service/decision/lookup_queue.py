@@ -91,7 +91,7 @@ class LookupQueue:
 
 
 def deferred() -> LookupDeferred:
-    """The error of a call for an id that is not read in time."""
+    """The error of a call for an id that could not be read in time."""
     return LookupDeferred(
         "the key could not be looked up in time, because too many unknown ones are waiting; try again"
     )

@@ -105,7 +105,7 @@ class PolicyCache:
         self._entries: dict[str, _Entry] = {}
         self._by_digest: dict[bytes, _Entry] = {}
         self._unknown: dict[str, int] = {}  # until when each id counts as unknown
-        self._unreadable: dict[str, int] = {}  # until when each key, without a policy from before, is not read again
+        self._unreadable: dict[str, int] = {}  # until when each key, without a policy from before, stays unreadable
         self._queue = LookupQueue(self._budget)
         self._reading: dict[str, Lookup] = {}  # being read
         self._changes = _ChangesDuringRead()
@@ -141,7 +141,7 @@ class PolicyCache:
     async def get(self, key_id: str, deadline: float | None = None) -> Policy | None:
         """The policy in force, or None if there is no such key.
 
-        Raises StoreUnavailable when it cannot be read, and LookupDeferred when it is not read before DEADLINE, a
+        Raises StoreUnavailable when it cannot be read, and LookupDeferred when it could not be before DEADLINE, a
         monotonic time in seconds; None: within a second.
         """
         now_us = self._clock.now_us()

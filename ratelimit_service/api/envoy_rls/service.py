@@ -46,5 +46,5 @@ class EnvoyRateLimitService:
             prepared = request
         else:
             prepared = await self._engine.prepare(request.request, deadline)
-            self._cache.put(request.digest, prepared.validities, prepared)
+            self._cache.put(request.digest, prepared.validities, prepared, prepared.key_id)
         return Encoded(self._encoder.encode(await self._engine.decide(prepared)))

@@ -94,6 +94,12 @@ class PreparedRequest(NamedTuple):
     charge: Charge
     validities: tuple[Validity, ...] = ()
 
+    @property
+    def key_id(self) -> str:
+        """The key that the request is of, if it is one descriptor with an API key; else empty."""
+        single = self.single
+        return single.policy.key_id if single is not None and single.policy is not None else ""
+
 
 class DescriptorEngine:
     """Decides requests that are described by descriptors, as Envoy's rate limit protocol has them.
