@@ -11,7 +11,7 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.api.authentication import Admission, Authenticator, Caller, decision_admission
+from ratelimit_service.api.authentication import Admission, Authenticator, Caller
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
@@ -64,11 +64,8 @@ class Methods(grpc.GenericRpcHandler):
         return self._handlers.get(method) or _streamed(method, convert_errors(_not_served))
 
 
-def decision_interceptor(
-    authenticator: Authenticator, counts: CallCounts, present: Present, *, protect: bool
-) -> DecisionInterceptor:
-    """All interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
-    admission = decision_admission(authenticator, protect=protect)
+def decision_interceptor(admission: Admission, counts: CallCounts, present: Present) -> DecisionInterceptor:
+    """All interceptors of methods that decide, for callers that ADMISSION admits by what PRESENT finds."""
 
     def intercept(handler: Handler, fallback: Fallback = no_fallback) -> Handler:
         replaced = replace_errors(authenticate(handler, admission, present), fallback)
@@ -78,7 +75,7 @@ def decision_interceptor(
 
 
 def decision_methods(
-    service: RateLimitService, intercept: DecisionInterceptor
+    service: RateLimitService, admission: Admission, intercept: DecisionInterceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = service.reader
@@ -87,7 +84,7 @@ def decision_methods(
         {
             "CheckLimit": (_single, intercept(unary(read.check, service.check_limit))),
             "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit))),
-            "StreamCheckLimit": (_streamed, intercept(stream(service))),
+            "StreamCheckLimit": (_streamed, intercept(stream(service, admission))),
         },
     )
 
