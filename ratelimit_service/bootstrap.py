@@ -27,6 +27,7 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.local import LocalBucketStore
@@ -227,7 +228,11 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         engine = DecisionEngine(keys, buckets, local, tally)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         headers = LimitHeaders(settings.limit_headers)
-        watched = Watched(engine, descriptor_engine, policies, rules, invalidator, tally)
+        out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
+        envoy_rate_limit = EnvoyRateLimitService(descriptor_engine, headers, clock, out_of_bounds)
+        watched = Watched(
+            engine, descriptor_engine, policies, rules, invalidator, tally, out_of_bounds, envoy_rate_limit.ignored
+        )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
@@ -250,8 +255,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 clock,
             ),
             engine=engine,
-            envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
-            envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
+            envoy_rate_limit=envoy_rate_limit,
+            envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
             authenticator=Authenticator(tokens),
             services=services,
             buckets=buckets,

@@ -35,6 +35,11 @@ class Settings(BaseSettings):
         "New secrets use the highest number; keep the others until no key needs them. `dev` makes its own.",
     )
     listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC port.")
+    admin_listen: str = Field(
+        default="",
+        description="Address of a port of its own for the admin methods (KeyAdminService), in a network without "
+        "gateways or on loopback: `127.0.0.1:50052`. The gRPC port then does not serve them. If empty, it does.",
+    )
     operations_listen: str = Field(
         default="127.0.0.1:9464",
         description="Address of the operations port: `/metrics`, `/healthz`, `/readyz` and `/console`. If empty, there "
