@@ -12,7 +12,7 @@ OURS = ["envoy.filters.http.rbac", "envoy.filters.http.header_mutation"]
 
 @pytest.mark.parametrize("gateways", [(), ("gateway.example.com",)])
 def test_every_listener_names_certificates(tmp_path: Path, gateways: tuple[str, ...]) -> None:
-    """Where names are listed, no port leaves the header that names a certificate to the caller: its filters are first."""
+    """Where names are listed, no port leaves the header that names a certificate to the caller."""
     options = EnvoyOptions(
         app="a:b",
         hot_paths=["/a/B"],
