@@ -19,7 +19,7 @@ _WRITE_EVERY = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing that is fuzzed. `run` takes any bytes, and raises only for a fault of ours."""
+    """One thing that is fuzzed. `run` takes any bytes, and raises only for an internal error."""
 
     name: str
     run: Callable[[bytes], object]
