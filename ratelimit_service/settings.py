@@ -18,6 +18,11 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Postgres: `postgresql://user:password@host:5432/name`. `dev` starts its own.",
     )
+    decision_database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="The same Postgres for decisions alone, by a role that only reads: see `migrate --print-grants`. "
+        "If empty, RATELIMIT_DATABASE_URL is used.",
+    )
     redis_url: SecretStr = Field(
         default=SecretStr(""),
         description="Redis or Valkey: `redis://host:6379/0`, `rediss://...`, "

@@ -91,6 +91,7 @@ def _run(settings: Settings, stores: "DevStores", transport: Transport) -> None:
     served = settings.model_copy(
         update={
             "database_url": SecretStr(stores.database_url),
+            "decision_database_url": SecretStr(""),
             "redis_url": SecretStr(stores.redis_url),
             "peppers": SecretStr(ensure_peppers(settings.data_dir)),
         }
