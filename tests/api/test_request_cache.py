@@ -52,7 +52,7 @@ def test_bounded() -> None:
 
 
 def test_large_requests_are_few() -> None:
-    """Requests of many descriptors, a kilobyte of memory each, are kept for a 64th of the number, and evict no other."""
+    """Requests of many descriptors, a kilobyte of memory each, are kept for a 64th of the number, beside the others."""
     cache: RequestCache[int] = RequestCache(ManualClock(), 640)
     validity = Validity()
     for _ in range(2):
