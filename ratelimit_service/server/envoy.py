@@ -49,6 +49,7 @@ def envoy_supervisor(
                 control_socket=control.socket,
                 max_connection_age=instance.settings.max_connection_age,
                 tls=tls,
+                gateways=sorted(instance.settings.gateways),
                 admin_methods=None if admin is None else AdminPort(admin.host, admin.port, control.admin_socket),
             )
             config = own.with_suffix(".json")

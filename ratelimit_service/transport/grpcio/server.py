@@ -20,7 +20,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.grpcio.context import present_direct, present_proxied
+from ratelimit_service.transport.grpcio.context import direct, proxied
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
     ENVOY_AUTHORIZATION_SERVICE,
@@ -128,10 +128,12 @@ class GrpcServer:
     def __init__(self, settings: Settings, planes: Planes, *, behind_envoy: bool = False) -> None:
         """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
         self._settings = settings
-        present = present_proxied if behind_envoy else present_direct
+        present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        admission = decision_admission(planes.authenticator, protect=settings.checks_protected)
+        admission = decision_admission(
+            planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
+        )
         intercept = decision_interceptor(admission, calls, present)
         decisions = decision_methods(planes.rate_limit, admission, intercept) | envoy_methods(
             planes.envoy_rate_limit, planes.envoy_authorization, intercept
