@@ -19,7 +19,7 @@ SECONDS: Final = 300
 
 
 def audit() -> tuple[str, str]:
-    """What pip-audit reports as JSON, and what it says; empty JSON if it could not work."""
+    """What pip-audit reports as JSON, and what it prints; empty JSON if it could not work."""
     options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "5", "--format", "json"]
     command = [str(AUDITOR), "--requirement", str(ROOT / "requirements.lock"), *options]
     try:
@@ -29,12 +29,12 @@ def audit() -> tuple[str, str]:
     return done.stdout, done.stderr.strip().rpartition("\n")[2]
 
 
-def report(output: str, said: str) -> tuple[int, list[str]]:
+def report(output: str, message: str) -> tuple[int, list[str]]:
     """The exit code and the lines for what pip-audit reported."""
     try:
         packages: Sequence[Mapping[str, Any]] = json.loads(output)["dependencies"]
     except (ValueError, KeyError):
-        return 0, [f"dependencies were NOT checked for vulnerabilities: {said or 'pip-audit did not work'}"]
+        return 0, [f"dependencies were NOT checked for vulnerabilities: {message or 'pip-audit did not work'}"]
     lines = [
         f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or 'none'}"
         for package in packages
