@@ -8,7 +8,7 @@ from typing import Final
 
 _CONNECTIONS: Final = "http.ingress_http.downstream_cx_active"
 _CALLS: Final = "http.ingress_http.downstream_rq_active"
-_PROXIED: Final = "cluster.control.upstream_rq_active"
+_PROXIED: Final = ("cluster.control.upstream_rq_active", "cluster.control_streams.upstream_rq_active")
 _TIMEOUT: Final = 2.0
 
 
@@ -35,7 +35,7 @@ class EnvoyAdmin:
         """How many connections it has, and how many calls that it answers itself."""
         _, body = await self._request("GET", "/stats?filter=_(cx|rq)_active$")
         counts = dict(line.split(": ", 1) for line in body.splitlines())
-        return int(counts[_CONNECTIONS]), int(counts[_CALLS]) - int(counts[_PROXIED])
+        return int(counts[_CONNECTIONS]), int(counts[_CALLS]) - sum(int(counts[name]) for name in _PROXIED)
 
     async def _request(self, verb: str, path: str) -> tuple[int, str]:
         return await asyncio.to_thread(self._request_and_wait, verb, path)

@@ -29,6 +29,9 @@ AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
 PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
 """In the order in which Envoy matches them: first those that carry one decision each."""
 
+STREAMS: Final = (STREAM,)
+"""Those of them that may stay open for any time."""
+
 
 def envoy_methods(
     rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, admission: Admission, count: Count
