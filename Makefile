@@ -18,7 +18,7 @@ LANGUAGES ?= python go typescript
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak attacks bench clients test-clients bench-clients clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ lock: ## Update requirements.lock to the newest versions that pyproject.toml all
 
 soak: setup test-tools ## Count a million decisions under kills, kill every step of a flush, count an hour without Postgres.
 	RATELIMIT_SOAK=1000000 $(BIN)/pytest -s --timeout 3600 tests/soak tests/usage/test_killed.py tests/usage/test_away.py
+
+attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim, and print what it cost. Wants a quiet machine.
+	RATELIMIT_ATTACKS=full $(BIN)/pytest tests/attacks $(ARGS)
 
 screenshots: setup test-tools ## Renew docs/screenshots from a server with made-up data.
 	$(BIN)/pytest -q -p no:cacheprovider tests/browser/screenshots.py

@@ -1,10 +1,11 @@
 """Every setting, in one place. Each is read from the environment variable RATELIMIT_<NAME>."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -156,8 +157,45 @@ class Settings(BaseSettings):
         description="PEM file of the CA that must have issued the certificates of gRPC clients. If empty, clients need "
         "none.",
     )
+    gateway_certificates: str = Field(
+        default="",
+        description="Clients whose certificate makes them gateways, as with a token of that role: the DNS names and "
+        "URIs in it as subject alternative names, separated by commas: "
+        "`gateway.example.com,spiffe://example.com/gateway`. Needs RATELIMIT_TLS_CLIENT_CA. "
+        "A certificate without any of them has no role.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
+
+    @field_validator("gateway_certificates")
+    @classmethod
+    def _check_gateways(cls, text: str) -> str:
+        parse_gateways(text)
+        return text
+
+    @property
+    def gateways(self) -> frozenset[str]:
+        """The names of gateway_certificates: DNS names in lower case, and URIs, which have a colon, as they are."""
+        return parse_gateways(self.gateway_certificates)
+
+
+_DNS_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*")
+_URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-+\--~]{1,2000}")
+
+
+def parse_gateways(text: str) -> frozenset[str]:
+    """Read RATELIMIT_GATEWAY_CERTIFICATES. Raises ValueError for what is neither a DNS name nor a URI."""
+    names = {part.strip() for part in text.split(",")} if text.strip() else set()
+    return frozenset(_gateway(name) for name in names)
+
+
+def _gateway(name: str) -> str:
+    if _URI.fullmatch(name) and "*" not in name:
+        return name
+    if _DNS_NAME.fullmatch(lower := name.lower()):
+        return lower
+    reason = "patterns are not matched: name each gateway" if "*" in name else "it is neither a DNS name nor a URI"
+    raise ValueError(f"{name!r}: {reason}; write gateway.example.com or spiffe://example.com/gateway")
 
 
 _RENAMED: Final = {"RATELIMIT_METRICS_LISTEN": "RATELIMIT_OPERATIONS_LISTEN"}

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = ["setup", "run", "test", "check", "proto", "bench", "clients", "test-clients", "bench-clients"]
+TARGETS = ["setup", "run", "test", "check", "proto", "attacks", "bench", "clients", "test-clients", "bench-clients"]
 
 # In pieces, so that this file does not contain them.
 HOSTS = [

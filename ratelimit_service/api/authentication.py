@@ -6,10 +6,21 @@ from hashlib import sha256
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
+from ratelimit_service.api.presented import Presented
 from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
 from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 
-__all__ = ["ANONYMOUS", "Admission", "Authenticator", "Caller", "Role", "Tokens", "decision_admission", "require"]
+__all__ = [
+    "ANONYMOUS",
+    "Admission",
+    "Authenticator",
+    "Caller",
+    "Presented",
+    "Role",
+    "Tokens",
+    "decision_admission",
+    "require",
+]
 
 TOKEN_TTL: Final = 1.0
 """Seconds for which a valid token is cached, and so the maximum time that a revoked one is still accepted."""
@@ -94,11 +105,14 @@ class Admission:
         self._role = role
         self.token_required = token_required
 
-    async def admit(self, authorization: str | bytes | None) -> Caller:
-        """The caller that sent this `authorization` header. Raises Unauthenticated, PermissionDenied, Unavailable."""
-        if authorization is None and not self.token_required:
+    async def admit(self, presented: Presented, deadline: float | None = None) -> Caller:  # noqa: ARG002  for lookups
+        """The caller that PRESENTED this and waits until DEADLINE (monotonic seconds, None: for any time).
+
+        Raises Unauthenticated, PermissionDenied, Unavailable.
+        """
+        if presented.authorization is None and not self.token_required:
             return ANONYMOUS
-        caller = await self._authenticator.authenticate(authorization)
+        caller = await self._authenticator.authenticate(presented.authorization)
         if self._role is not None:
             require(caller, self._role)
         return caller

@@ -31,7 +31,8 @@ def describe_setting_errors(error: ValidationError) -> list[str]:
     for each in error.errors(include_url=False, include_context=False):
         name = str(each["loc"][0])
         value = "" if Settings.model_fields[name].annotation is SecretStr else f" is {each['input']!r}"
-        lines.append(f"{variable_name(name)}{value}: {each['msg'][0].lower()}{each['msg'][1:]}")
+        message = each["msg"].removeprefix("Value error, ")  # of our own validators
+        lines.append(f"{variable_name(name)}{value}: {message[0].lower()}{message[1:]}")
     return lines
 
 

@@ -1,6 +1,6 @@
 """The decision on a check, and how it follows from the results of its buckets."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ratelimit_service.decision.charge import NEVER, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
@@ -11,9 +11,9 @@ from ratelimit_service.decision.reason import Reason, Source
 class Decision(NamedTuple):
     """Whether a call is allowed, and why.
 
-    `policy` is None when the key is unknown. `rules` were evaluated, each with its result in `results`; both are empty
-    when no bucket was needed. `binding` is the index of the rule that determined the decision, -1 when none did.
-    `counted` is what the decision counts for if no bucket was needed.
+    `policy` is None when the key is unknown, and in UNDECIDED. `rules` were evaluated, each with its result in
+    `results`; both are empty when no bucket was needed. `binding` is the index of the rule that determined
+    the decision, -1 when none did. `counted` is what the decision counts for if no bucket was needed.
     """
 
     allowed: bool
@@ -29,10 +29,20 @@ class Decision(NamedTuple):
     def retry_after_us(self) -> int | None:
         """Microseconds until the same call fits, or None when it was allowed or no wait would help."""
         if self.allowed or self.binding < 0:
-            return None
+            undecided = self.policy is None and self.reason is Reason.DEGRADED_DENIED
+            return UNDECIDED_RETRY_US if undecided else None
         wait = self.results[self.binding].wait_us
         return None if wait == NEVER else wait
 
+
+UNDECIDED_RETRY_US: Final = MICRO
+"""Microseconds after which to repeat a call that was not decided in time."""
+
+UNDECIDED: Final = Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED)
+"""The decision on a call for which something had to be looked up whose turn did not come in time.
+
+A denial and no error, because a gateway may let calls through on errors. Nothing was charged, and it is not cached.
+"""
 
 _FITS = Reason.WITHIN_LIMIT
 _new = tuple.__new__  # a third of what calling the class costs, which is done for every call

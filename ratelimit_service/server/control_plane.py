@@ -65,4 +65,4 @@ async def _announce(server: GrpcServer, draining: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    run_server(serve)
+    run_server(serve, behind_envoy=True)

@@ -16,14 +16,17 @@ Serve: TypeAlias = Callable[[Planes, GrpcServer, Settings, SupervisorLink, async
 """What a process does once its server is open: reports that, waits for the event (SIGTERM), and stops the server."""
 
 
-def run_server(serve: Serve) -> None:
-    """Run a process with one server, until SERVE returns or the parent, whose id is the first argument, ends."""
-    run_child(partial(_run, serve))
+def run_server(serve: Serve, *, behind_envoy: bool = False) -> None:
+    """Run a process with one server, until SERVE returns or the parent, whose id is the first argument, ends.
+
+    BEHIND_ENVOY: whether all its calls come through our Envoy.
+    """
+    run_child(partial(_run, serve, behind_envoy=behind_envoy))
 
 
-async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink) -> None:
+async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, behind_envoy: bool) -> None:
     async with open_planes(settings) as planes:
-        server = GrpcServer(settings, planes)
+        server = GrpcServer(settings, planes, behind_envoy=behind_envoy)
         stop = asyncio.Event()
         # Only now: up to here no call can be lost, and SIGTERM ends the process at once.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from ratelimit_service.api.authentication import TOKEN_TTL, Admission, Authenticator, decision_admission, require
+from ratelimit_service.api.presented import Presented
 from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
 from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 
@@ -149,10 +150,10 @@ async def test_admission(authenticator: Authenticator, tokens: Tokens) -> None:
     ):
         for authorization, caller in zip((None, admin, gateway, unknown), expected, strict=True):
             if isinstance(caller, Caller):
-                assert await admission.admit(authorization) == caller
+                assert await admission.admit(Presented(authorization)) == caller
             else:
                 with pytest.raises(caller):
-                    await admission.admit(authorization)
+                    await admission.admit(Presented(authorization))
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,12 @@ def test_a_missing_token_is_an_error(doctor: Doctor) -> None:
         ({"ALERT_WEBHOOK_URL": "http://hush.test/"}, "webhook", "it must begin with https://"),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls", "RATELIMIT_TLS_KEY is not set"),
         ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "tls", "no such file: /nowhere.pem"),
+        ({"GATEWAY_CERTIFICATES": "gw.test"}, "tls", "clients need no certificate; set RATELIMIT_TLS_CLIENT_CA"),
+        (
+            {"GATEWAY_CERTIFICATES": "*.test"},
+            "settings",
+            "RATELIMIT_GATEWAY_CERTIFICATES is '*.test': '*.test': patterns",
+        ),
     ],
 )
 def test_each_error_is_explained(doctor: Doctor, settings: dict[str, str], subject: str, message: str) -> None:

@@ -76,8 +76,8 @@ async def test_work_beyond_the_pool_waits_for_its_turn(database_url: str) -> Non
     ("error", "reason"),
     [(StoreUnavailable("down"), "POLICY_STORE_UNAVAILABLE"), (TooManyAtOnce("down"), "TOO_MANY_AT_ONCE")],
 )
-def test_callers_are_told_whether_postgres_is_to_blame(error: StoreUnavailable, reason: str) -> None:
-    """The reason of what callers get tells a Postgres that is down from too many queries; the message what to do."""
+def test_callers_learn_whether_postgres_is_down(error: StoreUnavailable, reason: str) -> None:
+    """The reason differs between a Postgres that is down and too many queries, and the message advises what to do."""
     with pytest.raises(Unavailable, match=r"^down; ask for less$") as caught, raise_unavailable("ask for less"):
         raise error
     assert caught.value.reason == reason

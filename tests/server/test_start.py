@@ -67,6 +67,15 @@ def test_half_of_tls(transport: str, empty_database_url: Callable[[], str], valk
     assert "half set up" in refusal(transport, empty_database_url(), valkey_url, tmp_path, tls_certificate=certificate)
 
 
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_gateways_without_a_ca(
+    transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+) -> None:
+    """Certificates that nobody has to show make no gateways: the server does not start, and names what is missing."""
+    output = refusal(transport, empty_database_url(), valkey_url, tmp_path, gateway_certificates="gateway.test")
+    assert "set RATELIMIT_TLS_CLIENT_CA" in output
+
+
 @pytest.mark.parametrize(
     "listen", ["50051", "localhost", "127.0.0.1:http", "127.0.0.1:70000", "no.such.host.invalid:1"]
 )

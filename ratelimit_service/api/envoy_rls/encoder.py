@@ -123,7 +123,7 @@ class RateLimitResponseEncoder:
         allowed, _, _, limit, remaining, reset_us, wait_us, _, _, _ = status
         code = _OK if allowed else _OVER_LIMIT
         if limit is None:
-            return code
+            return code + duration(_RESET, wait_us) if wait_us > 0 else code
         encoded = self._limits.get(id(limit)) or self._encode_limit(limit)
         if encoded.spec is None:
             return code + encoded.current_limit

@@ -11,7 +11,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckErro
 from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.limit import MICRO, Limit, window_us
-from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US, Decision
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.errors import InvalidArgument, ServiceError
@@ -30,6 +30,7 @@ _REASON_AND_SOURCE: Final = [
     [_REASON + varint(reason) + _SOURCE + varint(source) for source in range(max(Source) + 1)]
     for reason in range(max(Reason) + 1)
 ]
+_UNDECIDED_RETRY: Final = duration(_RETRY_AFTER, UNDECIDED_RETRY_US)
 _MAX_KEYS = 100_000
 _MAX_LIMITS = 10_000
 
@@ -69,6 +70,8 @@ class DecisionEncoder:
             if identity is None or identity.plan != policy.plan or identity.subject != policy.subject:
                 identity = self._encode_identity(policy)
             response += identity.fields
+        elif reason is Reason.DEGRADED_DENIED:  # undecided: no limit says when to try again
+            response += _UNDECIDED_RETRY
         for index, rule in enumerate(rules):
             remaining, wait_us, reset_us = results[index]
             _, result, name = self._limits.get(id(rule.limit)) or self._encode_limit(rule)

@@ -14,6 +14,7 @@ from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import variable_name
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
+from ratelimit_service.server.exposure import check_gateways
 from ratelimit_service.server.operations import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
@@ -59,6 +60,11 @@ def check_peppers(settings: Settings) -> Iterator[Finding]:
 def check_tls(settings: Settings) -> Iterator[Finding]:
     """Whether the files exist, are readable, and match."""
     certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    try:
+        check_gateways(settings)
+    except StartupError as error:
+        yield Finding.error("tls", str(error))
+        return
     if not (certificate or key or client_ca):
         return
     if not (certificate and key):

@@ -6,6 +6,7 @@ from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.descriptors.rules import Blocked
 from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason, Source
 
@@ -58,6 +59,11 @@ def passed(policy: Policy | None = None) -> DescriptorStatus:
 def refused(reason: Reason, source: Source, policy: Policy | None = None) -> DescriptorStatus:
     """The status of a descriptor that is denied regardless of its buckets."""
     return DescriptorStatus(allowed=False, reason=reason, source=source, wait_us=NEVER, policy=policy)
+
+
+def undecided() -> DescriptorStatus:
+    """The status of a descriptor whose key was not looked up in time, as `decision.outcome.UNDECIDED`."""
+    return refused(Reason.DEGRADED_DENIED, Source.DEGRADED)._replace(wait_us=UNDECIDED_RETRY_US)
 
 
 def uncounted(limit: AppliedLimit, hits: int) -> DescriptorStatus:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
+from ratelimit_service.api.presented import PEER_HEADER
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
@@ -172,6 +173,7 @@ def _http_options(options: EnvoyOptions) -> Json:
         "stream_idle_timeout": "0s",  # a stream of checks may be idle for any time
         "drain_timeout": "1s",  # between GOAWAY and refusing new calls
         "server_header_transformation": "PASS_THROUGH",
+        "use_remote_address": True,  # the peer is the other end of the connection, whatever X-Forwarded-For says
         "skip_xff_append": True,
         "normalize_path": False,
     }
@@ -215,6 +217,12 @@ def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False)
             "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 3},
             **({} if seconds is None else {"max_stream_duration": {"max_stream_duration": f"{seconds}s"}}),
         },
+        "request_headers_to_add": [
+            {
+                "header": {"key": PEER_HEADER, "value": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from time import monotonic
 from typing import Any, Final, TypeAlias
 
 from ratelimit_service.api.messages import MAX_MESSAGE, deadline_passed, message_too_large
+from ratelimit_service.api.presented import Presented
 from ratelimit_service.errors import ResourceExhausted, Unimplemented
 
 Event: TypeAlias = MutableMapping[str, Any]
@@ -52,6 +53,14 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     if headers.get(b"te") != b"trailers":
         raise ProtocolError("the header `te: trailers` is missing")
     return headers
+
+
+def presented_by(scope: Scope, authorization: bytes | None) -> Presented:
+    """What a call presents of its caller, with its header AUTHORIZATION, of which Envoy makes one if there are several.
+
+    The peer is the other end of the connection itself: our Envoy takes it from no header.
+    """
+    return Presented(authorization, scope.get("client") or "")
 
 
 def deadline_of(headers: dict[bytes, bytes]) -> float | None:

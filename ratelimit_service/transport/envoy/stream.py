@@ -21,6 +21,7 @@ from ratelimit_service.transport.envoy.framing import (
     deadline_of,
     frame,
     headers_of,
+    presented_by,
 )
 from ratelimit_service.transport.envoy.responses import ResponseStream
 from ratelimit_service.transport.envoy.unary import Method
@@ -37,7 +38,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
-        caller = await method.admission.admit(headers.get(b"authorization"))
+        caller = await method.admission.admit(presented_by(scope, headers.get(b"authorization")), deadline)
         async with aclosing(_groups(receive, headers.get(b"grpc-encoding"), drain)) as groups:
             async for messages in groups:
                 check_deadline(deadline)

@@ -20,6 +20,7 @@ from ratelimit_service.transport.envoy.framing import (
     deadline_of,
     frame,
     headers_of,
+    presented_by,
     single_message,
 )
 from ratelimit_service.transport.envoy.responses import send_error, send_response
@@ -57,7 +58,10 @@ def unary(
         # suspending until the call has joined a batch (except for a token that is not cached).
         data = await _read_message(receive, headers.get(b"grpc-encoding"), name)
         authorization = headers.get(b"authorization")
-        caller = ANONYMOUS if authorization is None and not token_required else await admission.admit(authorization)
+        if authorization is None and not token_required:
+            caller = ANONYMOUS
+        else:
+            caller = await admission.admit(presented_by(scope, authorization), deadline)
         request = read(data)
         check_deadline(deadline)
         return frame((await call(request, caller, deadline)).SerializeToString())

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from time import monotonic
 from typing import TypeVar
 
 from ratelimit_service.api.authentication import Caller
-from ratelimit_service.api.messages import MAX_MESSAGE, deadline_passed, message_too_large, missing_message
+from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large, missing_message
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
-from ratelimit_service.transport.grpcio.interceptors import Call, Context, Handler
+from ratelimit_service.transport.grpcio.context import Context, deadline_of
+from ratelimit_service.transport.grpcio.interceptors import Call, Handler
 
 Request = TypeVar("Request")
 T = TypeVar("T")
@@ -104,19 +104,6 @@ async def in_groups(items: AsyncIterator[T], *, max_size: int) -> AsyncGenerator
         await asyncio.wait((reader,))
         if not reader.cancelled():
             reader.exception()  # retrieved, or asyncio would warn: its caller has gone
-
-
-def deadline_of(context: Context) -> float | None:
-    """The monotonic time in seconds until which the caller waits, None if for any time.
-
-    Raises DeadlineExceeded if it has passed.
-    """
-    remaining: float | None = context.time_remaining()
-    if remaining is None:
-        return None
-    if remaining <= 0:
-        raise deadline_passed()
-    return monotonic() + remaining
 
 
 def _checked(data: bytes, limit: int) -> bytes:

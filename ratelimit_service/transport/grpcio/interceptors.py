@@ -11,24 +11,27 @@ from typing import Final, TypeAlias
 import grpc
 import structlog
 
-from ratelimit_service.api.authentication import ANONYMOUS, Admission
+from ratelimit_service.api.authentication import ANONYMOUS, Admission, Presented
 from ratelimit_service.api.fallback import Fallback
 from ratelimit_service.api.status import clip, to_metadata, to_service_error
 from ratelimit_service.errors import Code, ServiceError
 from ratelimit_service.metrics import CallCounts
-
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+from ratelimit_service.transport.grpcio.context import Context, Present, deadline_of
 
 
 class Call:
-    """One call: its full method name (`/ratelimit.v1.KeyAdminService/ManageKey`), its context and its caller."""
+    """One call: its full method name (`/ratelimit.v1.KeyAdminService/ManageKey`), its context and its caller.
 
-    __slots__ = ("caller", "context", "method")
+    `presented` is what it presents of its caller, known once it was authenticated.
+    """
+
+    __slots__ = ("caller", "context", "method", "presented")
 
     def __init__(self, method: str, context: Context) -> None:
         self.method = method
         self.context = context
         self.caller = ANONYMOUS
+        self.presented = Presented()
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
@@ -94,21 +97,15 @@ def count_calls(handler: Handler, counts: CallCounts) -> Handler:
     return handle
 
 
-def authenticate(handler: Handler, admission: Admission) -> Handler:
-    """Identify callers, and admit only those that ADMISSION allows."""
+def authenticate(handler: Handler, admission: Admission, present: Present) -> Handler:
+    """Identify callers by what PRESENT finds that they present, and admit only those that ADMISSION allows."""
 
     async def handle(call: Call) -> bytes:
-        call.caller = await admission.admit(_authorization(call.context))
+        call.presented = present(call.context)
+        call.caller = await admission.admit(call.presented, deadline_of(call.context))
         return await handler(call)
 
     return handle
-
-
-def _authorization(context: Context) -> str | bytes | None:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            return value
-    return None
 
 
 def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
@@ -131,7 +128,7 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
                 "call",
                 method=call.method,
                 caller=call.caller.name,
-                peer=call.context.peer(),
+                peer=call.presented.peer_text,
                 code=code.name,
                 reason=reason,
                 milliseconds=round((now() - began) * 1000, 1),

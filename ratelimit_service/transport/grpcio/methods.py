@@ -20,10 +20,10 @@ from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
+from ratelimit_service.transport.grpcio.context import Context, Present
 from ratelimit_service.transport.grpcio.handlers import stream, unary
 from ratelimit_service.transport.grpcio.interceptors import (
     Call,
-    Context,
     Handler,
     authenticate,
     convert_errors,
@@ -64,12 +64,14 @@ class Methods(grpc.GenericRpcHandler):
         return self._handlers.get(method) or _streamed(method, convert_errors(_not_served))
 
 
-def decision_interceptor(authenticator: Authenticator, counts: CallCounts, *, protect: bool) -> DecisionInterceptor:
+def decision_interceptor(
+    authenticator: Authenticator, counts: CallCounts, present: Present, *, protect: bool
+) -> DecisionInterceptor:
     """All interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
     admission = decision_admission(authenticator, protect=protect)
 
     def intercept(handler: Handler, fallback: Fallback = no_fallback) -> Handler:
-        replaced = replace_errors(authenticate(handler, admission), fallback)
+        replaced = replace_errors(authenticate(handler, admission, present), fallback)
         return convert_errors(log_failures(count_calls(replaced, counts)))
 
     return intercept
@@ -102,14 +104,14 @@ def envoy_methods(
 
 
 def admin_methods(
-    service: KeyAdminService, authenticator: Authenticator, counts: CallCounts
+    service: KeyAdminService, authenticator: Authenticator, counts: CallCounts, present: Present
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService. They need a token of any role, and check themselves which an action needs."""
     admission = Admission(authenticator)
 
     def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
         handler = unary(parser(request), lambda read, caller, _deadline: call(read, caller), MAX_ADMIN_MESSAGE)
-        return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission), counts)))
+        return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission, present), counts)))
 
     return _bound(
         KEY_ADMIN_SERVICE,

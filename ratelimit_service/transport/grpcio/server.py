@@ -18,6 +18,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
+from ratelimit_service.transport.grpcio.context import present_direct, present_proxied
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
     ENVOY_AUTHORIZATION_SERVICE,
@@ -88,15 +89,17 @@ class GrpcServer:
     Several processes may open the same port (SO_REUSEPORT); the kernel spreads connections over them.
     """
 
-    def __init__(self, settings: Settings, planes: Planes) -> None:
+    def __init__(self, settings: Settings, planes: Planes, *, behind_envoy: bool = False) -> None:
+        """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
         self._settings = settings
+        present = present_proxied if behind_envoy else present_direct
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        intercept = decision_interceptor(planes.authenticator, calls, protect=settings.protect_checks)
+        intercept = decision_interceptor(planes.authenticator, calls, present, protect=settings.protect_checks)
         self._handlers = (
             decision_methods(planes.rate_limit, intercept)
             | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept)
-            | admin_methods(planes.key_admin, planes.authenticator, calls)
+            | admin_methods(planes.key_admin, planes.authenticator, calls, present)
         )
         self._server: grpc.aio.Server | None = None
         self._notify: Notify = send_goaway

@@ -16,6 +16,7 @@ from ratelimit_service.decision.descriptors.outcome import (
     passed,
     refused,
     uncounted,
+    undecided,
 )
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
 from ratelimit_service.decision.descriptors.tree import AppliedLimit
@@ -51,6 +52,7 @@ REFUSED = st.sampled_from([Reason.KEY_UNKNOWN, Reason.KEY_REVOKED, Reason.KEY_SU
 STATUSES = st.one_of(
     counted(),
     st.just(passed()),
+    st.just(undecided()),
     st.builds(lambda reason: refused(reason, Source.POLICY), REFUSED),
     st.builds(
         lambda name, algorithm, hits: uncounted(AppliedLimit(name, algorithm, enforced=True, bucket=None), hits),
@@ -81,12 +83,25 @@ def test_a_decision_reads_back(statuses: list[DescriptorStatus]) -> None:
         assert json.loads(response.raw_body)["reason"] in denied
 
 
+def test_a_descriptor_that_was_not_decided_in_time() -> None:
+    """OVER_LIMIT, never an error; the status and Retry-After name a second, and the body the reason."""
+    data = _encoder.encode(RequestDecision(allowed=False, statuses=(undecided(),)))
+    response = RateLimitResponse.FromString(data)
+    assert response.overall_code == response.statuses[0].code == RateLimitResponse.OVER_LIMIT
+    assert response.statuses[0].duration_until_reset.ToSeconds() == 1
+    assert {header.key: header.value for header in response.response_headers_to_add}["retry-after"] == "1"
+    assert json.loads(response.raw_body)["reason"] == "DEGRADED_DENIED"
+
+
 def check(message: RateLimitResponse.DescriptorStatus, status: DescriptorStatus) -> None:
     """The message has all fields of the status."""
     assert message.code == (RateLimitResponse.OK if status.allowed else RateLimitResponse.OVER_LIMIT)
     limit = status.limit
     if limit is None:
-        assert message == RateLimitResponse.DescriptorStatus(code=message.code)
+        assert message.limit_remaining == 0
+        assert not message.HasField("current_limit")
+        assert message.HasField("duration_until_reset") == (status.wait_us > 0)
+        assert message.duration_until_reset.ToMicroseconds() == max(0, status.wait_us)
         return
     if isinstance(limit.algorithm, Unlimited):
         assert message == RateLimitResponse.DescriptorStatus(code=message.code, limit_remaining=UINT32_MAX)

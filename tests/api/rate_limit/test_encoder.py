@@ -26,7 +26,7 @@ from ratelimit_service.decision.limit import (
     Window,
     window_us,
 )
-from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason, Source
 
@@ -103,3 +103,13 @@ def test_same_as_protobuf(several: list[Decision]) -> None:
         assert StreamCheckLimitResponse.FromString(encoder.encode_result(decision)).result == result
         both = encoder.encode_result(decision) * 2
         assert list(BatchCheckLimitResponse.FromString(both).results) == [result, result]
+
+
+def test_a_call_that_was_not_decided_in_time() -> None:
+    """A denial from a degraded service, without a policy, to be repeated in a second."""
+    response = CheckLimitResponse.FromString(DecisionEncoder().encode(UNDECIDED))
+    assert response == CheckLimitResponse(
+        reason=CheckLimitResponse.Reason.DEGRADED_DENIED,
+        source=CheckLimitResponse.Source.DEGRADED,
+        retry_after=span(1 * MICRO),
+    )

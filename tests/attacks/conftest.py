@@ -1,0 +1,102 @@
+"""Servers to attack, and the table of what attacks did."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from attacks.attacked import REPORTS, Target
+from attacks.sizes import FULL
+from attacks.watch import Watch
+from fixtures.served import Serve
+from ratelimit_service.devstores.postgres import EmbeddedPostgres
+from ratelimit_service.devstores.valkey import EmbeddedValkey
+
+TRANSPORTS = ("envoy", "grpcio")
+HERE = Path(__file__).parent
+
+StartTarget = Callable[..., Target]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the attacks the time that their full size takes."""
+    for item in items:
+        if FULL and HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(900))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what each attack did."""
+    if not REPORTS:
+        return
+    rows = [report.row() for report in REPORTS]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    terminalreporter.section("attacks (ms, MiB)")
+    for row in ({name: name for name in widths}, *rows):
+        terminalreporter.write_line("  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
+
+
+@pytest.fixture(scope="session")
+def new_database() -> Iterator[Callable[[], str]]:
+    """Create an empty database on a server of the attacks' own, which counts statements, and return its URL."""
+    home = Path(tempfile.mkdtemp(prefix="ratelimit-pg-"))
+    settings = {"fsync": "off", "synchronous_commit": "off", "shared_preload_libraries": "pg_stat_statements"}
+    server = EmbeddedPostgres(home, settings=settings)
+    server.start()
+    numbers = count(1)
+
+    def make() -> str:
+        name = f"attacked_{next(numbers)}"
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+        return f"{server.url.rpartition('/')[0]}/{name}"
+
+    yield make
+    server.stop()
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def target(
+    request: pytest.FixtureRequest,
+    serve: Serve,
+    new_database: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Target]:
+    """A server with default settings on each transport, with stores of its own, for all attacks of a module."""
+    with running_target(serve, new_database(), tmp_path_factory.mktemp("valkey"), request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def start_target(
+    serve: Serve, new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartTarget]:
+    """Start a server of the test's own: `start_target("envoy", workers=2)`."""
+    with ExitStack() as stack:
+
+        def start(transport: str, **changes: object) -> Target:
+            folder = tmp_path_factory.mktemp("valkey")
+            return stack.enter_context(running_target(serve, new_database(), folder, transport, **changes))
+
+        yield start
+
+
+@contextmanager
+def running_target(
+    serve: Serve, database_url: str, folder: Path, transport: str, **changes: object
+) -> Iterator[Target]:
+    """A server on a database and a Valkey that nobody else uses."""
+    valkey = EmbeddedValkey(folder)
+    valkey.start()
+    server = serve(transport, database_url=database_url, redis_url=valkey.url, **changes)
+    watch = Watch(server.process.pid, database_url, valkey.url)
+    yield Target(server, watch, transport)
+    watch.close()
+    server.close()
+    valkey.stop()

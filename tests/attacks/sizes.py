@@ -1,0 +1,22 @@
+"""How long and how strict the attacks are: short with generous bounds in CI, the bars themselves by `make attacks`."""
+
+import os
+from typing import Final
+
+FULL: Final = os.environ.get("RATELIMIT_ATTACKS") == "full"
+"""Whether figures are wanted: `make attacks` on a quiet machine."""
+
+BEFORE_SECONDS: Final = 30.0 if FULL else 2.0
+"""For which the victim is watched before an attack. In CI once for each server."""
+
+ATTACK_SECONDS: Final = 30.0 if FULL else 5.0
+"""For which an attack lasts."""
+
+SETTLE_SECONDS: Final = 60.0 if FULL else 10.0
+"""Within which memory has to be back after an attack; it is not waited for longer than that takes."""
+
+LATENCY_FACTOR: Final = 1.0 if FULL else 10.0
+"""By which the victim's p99 may exceed its bar, 2 x what it was before + 2 ms."""
+
+MEMORY_MB: Final = 30.0 if FULL else 300.0
+"""By which resident memory may grow during an attack."""
