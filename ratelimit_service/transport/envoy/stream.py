@@ -1,8 +1,9 @@
 """Methods with a stream of requests and a stream of responses."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -25,6 +26,7 @@ from ratelimit_service.transport.envoy.framing import (
 )
 from ratelimit_service.transport.envoy.responses import ResponseStream
 from ratelimit_service.transport.envoy.unary import Method
+from ratelimit_service.transport.envoy.unfinished import Wait
 
 
 def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
@@ -39,7 +41,11 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
         caller = await method.admission.admit(presented_by(scope, headers.get(b"authorization")), deadline)
-        async with aclosing(_groups(receive, headers.get(b"grpc-encoding"), drain)) as groups:
+        async with aclosing(
+            _groups(
+                receive, headers.get(b"grpc-encoding"), drain, partial(method.unfinished.begin, scope.get("client"))
+            )
+        ) as groups:
             async for messages in groups:
                 check_deadline(deadline)
                 checks, error = read(messages)
@@ -61,16 +67,27 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     return handle
 
 
-async def _groups(receive: Receive, encoding: bytes | None, drain: Drain) -> AsyncGenerator[list[bytes], None]:
+async def _groups(
+    receive: Receive, encoding: bytes | None, drain: Drain, begin: Callable[[], Wait]
+) -> AsyncGenerator[list[bytes], None]:
     """Yield the messages that have arrived, 1 to MAX_BATCH, until the caller has closed its side.
 
-    Raises, after those before it, the error of a message or of the stream, and Unavailable if the process drains.
+    A stream may be quiet for any time between two messages, but not within one, for which BEGIN begins to wait. Raises,
+    after those before it, the error of a message or of the stream, and Unavailable if the process drains.
     """
     frames = FrameReader(encoding)
     more = True
     while more:
-        body, more = body_of(await _next(receive, drain))
-        messages = frames.feed(body)
+        if frames.incomplete:
+            with begin() as wait:
+                messages: list[bytes] = []
+                while more and not messages and frames.error is None:
+                    rest = frames.incomplete
+                    body, more = body_of(await _next(wait.next(receive, rest), drain))
+                    messages = frames.feed(body)
+        else:
+            body, more = body_of(await _next(receive(), drain))
+            messages = frames.feed(body)
         for start in range(0, len(messages), MAX_BATCH):
             yield messages[start : start + MAX_BATCH]
         if frames.error is not None:
@@ -79,9 +96,9 @@ async def _groups(receive: Receive, encoding: bytes | None, drain: Drain) -> Asy
         raise ProtocolError("the stream was closed in the middle of a message")
 
 
-async def _next(receive: Receive, drain: Drain) -> Event:
+async def _next(awaited: Awaitable[Event], drain: Drain) -> Event:
     """The next event of the stream. Raises Unavailable if the process drains first."""
-    event = asyncio.ensure_future(receive())
+    event = asyncio.ensure_future(awaited)
     if not await drain.wait(event):
         raise Unavailable("this server is draining; open the stream again, another one will answer", reason="DRAINING")
     return event.result()

@@ -1,0 +1,161 @@
+"""Whoever begins and does not finish: connections, headers, messages. Quiet streams, which are none of them, live on."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from attacks import frames
+from attacks.attacked import Target, attacked
+from attacks.connection import CHECK, STREAM, Connection, data, open_call
+from attacks.sizes import FULL
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
+
+BLOCK = frames.header_block(CHECK)
+ALL_OF_IT = b"\0\0\1\0\0"
+"""The prefix of a message of 64 KiB."""
+BODIES = 200
+
+
+def hold_bodies(address: str, until: float, block: bytes) -> Counter[str]:
+    """Open as many calls as are allowed, send nearly all of a message on each, and wait; then open more."""
+    counts: Counter[str] = Counter()
+    while time.monotonic() < until:
+        with Connection(address) as connection:
+            connection.drain(0.3)
+            streams = range(1, 2 * min(BODIES, connection.theirs.get(frames.MAX_CONCURRENT_STREAMS, BODIES)), 2)
+            for stream in streams:
+                connection.send(open_call(stream, block) + data(stream, ALL_OF_IT))
+            for _ in range(4):
+                for stream in streams:
+                    if not connection.send(data(stream, b"x" * 14_000), max(until - time.monotonic(), 0.01)):
+                        break
+                    counts["KiB"] += 14
+                    connection.drain()
+            connection.wait_closed(min(10.0, max(until - time.monotonic(), 0.0)))
+            counts["ended"] += len(connection.ended)
+    return counts
+
+
+def test_unfinished_messages(target: Target) -> None:
+    """Messages that are never finished hold little memory, and the victim is served."""
+    with attacked(target, "unfinished messages") as report:
+        report.attack(hold_bodies, BLOCK)
+    assert report.memory_growth_mb <= (30 if target.transport == "envoy" else 120)
+
+
+def test_unfinished_messages_of_streams(target: Target) -> None:
+    """The same on streams, of each of which half a message has arrived."""
+    with attacked(target, "unfinished messages of streams") as report:
+        report.attack(hold_bodies, frames.header_block(STREAM))
+    assert report.memory_growth_mb <= (30 if target.transport == "envoy" else 120)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0", ALL_OF_IT + b"x"], ids=["nothing", "one byte", "a part"])
+def test_a_call_that_is_not_finished_is_ended(target: Target, sent: bytes) -> None:
+    """A call of one message that does not arrive is ended within 12 seconds, and others on the connection are not."""
+    with Connection(target.address) as connection:
+        connection.send(open_call(1, BLOCK) + (data(1, sent) if sent else b""))
+        began = time.monotonic()
+        assert connection.wait_ended(1, 12)
+        assert time.monotonic() - began > 3
+        connection.send(open_call(3, frames.header_block("/no/Method"), end=True))
+        assert connection.wait_ended(3, 5)
+        assert not connection.closed
+
+
+def test_a_stream_with_half_a_message_is_ended(target: Target) -> None:
+    """On the transport envoy, within 8 seconds; grpc.aio reports nothing of a message before it is whole."""
+    if target.transport != "envoy":
+        pytest.skip("grpc.aio hides it")
+    with Connection(target.address) as connection:
+        connection.send(open_call(1, frames.header_block(STREAM)) + data(1, ALL_OF_IT + b"x"))
+        assert connection.wait_ended(1, 8)
+        assert not connection.closed
+
+
+def test_a_quiet_stream_lives_on(target: Target) -> None:
+    """A stream is open and answers after a silence longer than any timeout, with or without a message before it."""
+    _, api_key = target.server.key("wide")
+    check = frames.message(StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString())
+    with Connection(target.address) as connection:
+        block = frames.header_block(STREAM)
+        connection.send(open_call(1, block) + open_call(3, block) + data(3, check))
+        connection.drain(14)
+        assert not connection.ended
+        connection.send(data(1, check, end=True) + data(3, check, end=True))
+        assert connection.wait_ended(1, 5)
+        assert connection.wait_ended(3, 5)
+        assert connection.received[frames.DATA] >= 3
+        assert not connection.resets
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + frames.frame(frames.HEADERS, 0, 1, BLOCK),
+        frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + frames.frame(frames.HEADERS, 4, 1, BLOCK)[:20],
+    ],
+    ids=["no end of headers", "half a frame"],
+)
+def test_headers_that_are_not_finished(target: Target, greeting: bytes) -> None:
+    """On the transport envoy the connection is closed, or its call ended, within 15 seconds."""
+    if target.transport != "envoy":
+        pytest.skip("grpc.aio waits for its keepalive; what it waits with is bounded by its metadata size")
+    with Connection(target.address, greeting) as connection:
+        assert connection.wait_ended(1, 15)
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", b"\x16\x03\x01\0\xff"]
+)
+def test_other_protocols_are_closed(target: Target, greeting: bytes) -> None:
+    """What is not HTTP/2 is not served: the connection is closed at once."""
+    with Connection(target.address, greeting + bytes(64)) as connection:
+        assert connection.wait_closed(3)
+
+
+def wait_idle(address: str, until: float) -> Counter[str]:
+    """Hold connections that do nothing."""
+    held = []
+    try:
+        for _ in range(700 if FULL else 200):
+            held.append(Connection(address))
+            if time.monotonic() >= until:
+                break
+        time.sleep(max(0.0, until - time.monotonic()))
+    finally:
+        for connection in held:
+            connection.close()
+    return Counter({"connections": len(held)})
+
+
+def test_idle_connections(target: Target) -> None:
+    """2,000 connections that do nothing, or 600 in CI, cost some memory each, and their descriptors come back."""
+    bound_mb = 2_100 * 0.1 if FULL else 600 * 0.1
+    with attacked(target, "idle connections", check=False) as report:
+        report.attack(wait_idle)
+    assert report.memory_growth_mb < bound_mb, report.row()
+    assert not report.during.errors, report.row()
+    assert report.during.p99_ms <= report.p99_bar_ms, report.row()
+    assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()
+
+
+def open_and_close(address: str, until: float) -> Counter[str]:
+    """Open connections, and close them at once."""
+    counts: Counter[str] = Counter()
+    most = 17_000 if FULL else 2_000
+    while time.monotonic() < until and counts["connections"] < most:
+        try:
+            Connection(address).close()
+        except OSError:
+            counts["refused"] += 1
+        counts["connections"] += 1
+    return counts
+
+
+def test_connections_that_are_opened_and_closed(target: Target) -> None:
+    """50,000 of them, or some thousands in CI, leave no descriptor and no memory behind, and the victim is served."""
+    with attacked(target, "connections opened and closed") as report:
+        report.attack(open_and_close)
+    assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()
