@@ -1,4 +1,4 @@
-"""Resets: a gateway that gives up on its calls keeps its connection, and an attacker who does nothing else is cut off."""
+"""Resets: a gateway that gives up on its calls keeps its connection, and an attacker is cut off."""
 
 import time
 from collections import Counter, deque

@@ -1,4 +1,4 @@
-"""Whoever begins and does not finish: connections, headers, messages. Quiet streams, which are none of them, live on."""
+"""Whoever begins and does not finish: connections, headers, messages. Quiet streams live on."""
 
 import time
 from collections import Counter
