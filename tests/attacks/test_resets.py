@@ -60,6 +60,6 @@ def test_who_only_resets_is_cut_off(target: Target) -> None:
     """Whoever resets as fast as he can loses the connection, and the victim is served meanwhile."""
     names: Sequence[str] = ("resets",)
     with attacked(target, "rapid resets") as report:
-        report.attack(flood, names, seconds=max(ATTACK_SECONDS, 8))
+        report.attack(flood, names, connections=1, seconds=max(ATTACK_SECONDS, 12))
     if target.transport == "envoy":
         assert report.attackers["cut off"] >= 1, report.row()

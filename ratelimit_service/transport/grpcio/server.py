@@ -7,7 +7,7 @@ from typing import Final, Protocol
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ratelimit_service.api.authentication import Authenticator
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
@@ -31,6 +31,7 @@ from ratelimit_service.transport.grpcio.methods import (
     decision_methods,
     envoy_methods,
 )
+from ratelimit_service.transport.grpcio.open_streams import OpenStreams, Reflection
 from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
@@ -104,7 +105,8 @@ class GrpcServer:
         """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
         self._settings = settings
         present = present_proxied if behind_envoy else present_direct
-        self._health = Health(planes.probes)
+        self._streams = OpenStreams(present)
+        self._health = Health(planes.probes, self._streams)
         calls = planes.counts.calls
         intercept = decision_interceptor(planes.authenticator, calls, present, protect=settings.checks_protected)
         unfinished = Unfinished()
@@ -124,7 +126,8 @@ class GrpcServer:
         self.port = self._open(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         ours = (KEY_ADMIN_SERVICE, RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE)
-        reflection.enable_server_reflection((*ours, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        described = Reflection((*ours, health.SERVICE_NAME, reflection.SERVICE_NAME), self._streams)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)
         server.add_generic_rpc_handlers((Methods(self._handlers),))
         await self._health.start()  # last, because nothing can fail after it
         await server.start()

@@ -1,0 +1,1 @@
+"""Fuzzers: whatever comes in, nothing crashes, hangs or grows."""
