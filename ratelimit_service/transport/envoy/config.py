@@ -58,7 +58,7 @@ HANDSHAKE_SECONDS: Final = 5
 """Seconds in which a TLS handshake must be complete."""
 
 UNARY_SECONDS: Final = 10
-"""Seconds in which a call of one message must have sent it and been answered. Decisions take milliseconds."""
+"""Seconds for which nothing may arrive or be sent on a call of one message. Decisions take milliseconds."""
 
 ADMIN_SECONDS: Final = 120
 """The same for the methods that are proxied to the control plane, but for those that stream."""
@@ -207,7 +207,7 @@ def _routes(options: EnvoyOptions) -> list[Json]:
 
 
 def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False) -> Json:
-    """Where calls of PATH, or of all that begin so, go, and within how many seconds they end; None if they need not."""
+    """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle; None for any time."""
     return {
         "match": {"path" if exact else "prefix": path},
         "route": {
@@ -215,7 +215,8 @@ def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False)
             "timeout": "0s",  # the caller's own deadline is forwarded
             # Only calls that the control plane cannot have begun, as while it restarts.
             "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 3},
-            **({} if seconds is None else {"max_stream_duration": {"max_stream_duration": f"{seconds}s"}}),
+            # Not max_stream_duration: with it, Envoy takes the caller's deadline out of the headers.
+            "idle_timeout": f"{seconds or 0}s",
         },
         "request_headers_to_add": [
             {
