@@ -27,6 +27,7 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.local import LocalBucketStore
@@ -47,6 +48,7 @@ from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.keys import KeyService
+from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.retention import Retention
@@ -67,6 +69,7 @@ from ratelimit_service.postgres.repositories.simulation import PostgresSimulatio
 from ratelimit_service.postgres.repositories.totals import PostgresTotals
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
+from ratelimit_service.postgres.token_source import PostgresTokenSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
 from ratelimit_service.settings import Settings
@@ -215,11 +218,20 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         alerts = _alerts(settings, services, buckets, clock)
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
+        token_source = PostgresTokenSource(settings.database_url.get_secret_value())
+        stack.push_async_callback(token_source.close)
+        tokens = KnownTokens(token_source)
+        stack.push_async_callback(tokens.close)
+        await tokens.load()
         keys = KeyResolver(policies, services.peppers)
         engine = DecisionEngine(keys, buckets, local, tally)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         headers = LimitHeaders(settings.limit_headers)
-        watched = Watched(engine, descriptor_engine, policies, rules, invalidator, tally)
+        out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
+        envoy_rate_limit = EnvoyRateLimitService(descriptor_engine, headers, clock, out_of_bounds)
+        watched = Watched(
+            engine, descriptor_engine, policies, rules, invalidator, tally, out_of_bounds, envoy_rate_limit.ignored
+        )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
@@ -242,9 +254,9 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 clock,
             ),
             engine=engine,
-            envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
-            envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
-            authenticator=Authenticator(services.tokens),
+            envoy_rate_limit=envoy_rate_limit,
+            envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
+            authenticator=Authenticator(tokens),
             services=services,
             buckets=buckets,
             policies=policies,

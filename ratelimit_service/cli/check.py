@@ -14,6 +14,7 @@ from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.cli.options import AsJson, Server, Token
 from ratelimit_service.cli.output import describe_limit, print_json, print_table
 from ratelimit_service.cli.times import format_duration
+from ratelimit_service.decision.engine import MAX_COST
 
 ApiKey = Annotated[
     str | None,
@@ -26,7 +27,7 @@ ApiKey = Annotated[
 Resource = Annotated[str, typer.Option("--resource", help="The resource, as the gateway names it: orders.create.")]
 Cost = Annotated[
     int | None,
-    typer.Option("--cost", min=0, max=1_000_000, help="Tokens that the call takes; 0 only peeks. Default: 1."),
+    typer.Option("--cost", min=0, max=MAX_COST, help="Tokens that the call takes; 0 only peeks. Default: 1."),
 ]
 RequestId = Annotated[
     str, typer.Option("--request-id", help="Makes retries idempotent: charged once, with the same response.")

@@ -16,11 +16,12 @@ import typer
 from pydantic import SecretStr
 
 from ratelimit_service.bootstrap import open_services
-from ratelimit_service.cli.client import dialable
 from ratelimit_service.cli.environment import STORE_SETTINGS, database_errors, load_settings, variable_name
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName, Workers, serve_until_stopped
+from ratelimit_service.cli.target import dialable
+from ratelimit_service.devstores.private_files import make_private_folder
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError
 from ratelimit_service.devstores.valkey import EmbeddedValkeyError
@@ -63,7 +64,7 @@ def dev(
             settings = effective(settings)
             PortLock(settings.listen).close()
             chosen = Transport.choose(settings.transport)
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            make_private_folder(settings.data_dir)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
             with DevLock(settings.data_dir), _stores(settings.data_dir) as stores:
                 _run(settings, stores, chosen)

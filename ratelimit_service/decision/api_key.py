@@ -20,6 +20,9 @@ _FORM = re.compile(
     rf"rlk_([a-z0-9]{{1,12}})_([0-9A-Za-z]{{{_ID_LENGTH}}})"
     rf"_([0-9A-Za-z]{{{_SECRET_LENGTH}}})[0-9A-Za-z]{{{_CRC_LENGTH}}}"
 )
+MAX_LENGTH = len("rlk_") + 12 + 1 + _ID_LENGTH + 1 + _SECRET_LENGTH + _CRC_LENGTH
+"""Characters of a key."""
+
 _ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge, Counted
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import check_resource
+from ratelimit_service.decision.limit import MAX_TOKENS, check_resource
 from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
@@ -16,7 +16,9 @@ from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
 
-MAX_COST = 1_000_000
+MAX_COST = MAX_TOKENS
+"""Of one call, in tokens: as much as the largest limit has."""
+
 MAX_REQUEST_ID_BYTES = 128
 
 _DENIED = (0, 0, 1, 0, 0, 1)  # by the reason that its series has in place of limits
@@ -28,7 +30,7 @@ class Check(NamedTuple):
     """One call to decide.
 
     Exactly one of `api_key` (as the caller presented it) and `key_id` (for callers that verified the secret themselves)
-    is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to 1,000,000 tokens; 0 is a peek.
+    is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to MAX_COST tokens; 0 is a peek.
     `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated.
     """
 

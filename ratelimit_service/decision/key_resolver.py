@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from ratelimit_service.decision.api_key import ApiKey, Peppers, check_key_id
+from ratelimit_service.decision.api_key import MAX_LENGTH, ApiKey, Peppers, check_key_id
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
@@ -17,7 +17,9 @@ class KeyResolver:
         self._peppers = peppers
 
     def verified(self, api_key: str) -> Policy | None:
-        """The policy of a key that was verified before: no await, no parsing."""
+        """The policy of a key that was verified before: no await, no parsing, and no digest of what is no key."""
+        if len(api_key) > MAX_LENGTH:
+            return None
         return self._policies.verified(_digest_of(api_key))
 
     async def resolve(self, api_key: str, deadline: float | None = None) -> Policy | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -70,8 +71,14 @@ class Usage(Protocol):
         ...
 
 
+class Reasons(Protocol):
+    """Counts by method and reason."""
+
+    counts: dict[tuple[str, str], int]
+
+
 class Watched(NamedTuple):
-    """The sources of one worker's metrics: its two engines, and what it has in memory."""
+    """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
     checks: Engine
     descriptors: Engine
@@ -79,6 +86,8 @@ class Watched(NamedTuple):
     rules: Rules
     feed: Feed
     usage: Usage
+    out_of_bounds: Reasons | None = None
+    ignored: Reasons | None = None
 
 
 class _Histogram(Histogram):
@@ -142,6 +151,22 @@ class WorkerMetrics:
             ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
         ):
             self._counters[(name,)] = CounterExport(read, self._counter(name, text))
+        self._reasons = [
+            (name, reasons, self._counter(name, text, "method", "reason"))
+            for name, reasons, text in (
+                (
+                    "out_of_bounds_requests",
+                    watched.out_of_bounds,
+                    "Requests of Envoy's methods that were denied because they are too large or malformed.",
+                ),
+                (
+                    "ignored_fields",
+                    watched.ignored,
+                    "Refunds and overrides of callers without role gateway: decided as peeks, and ignored.",
+                ),
+            )
+            if reasons is not None
+        ]
         self._histograms = [
             _DistributionExport(
                 round_trips.seconds,
@@ -174,6 +199,11 @@ class WorkerMetrics:
                     lambda method=method, code=code: self._calls.by_method[method, code],  # type: ignore[misc]
                     self._call_counter.labels(method, code.name),
                 )
+        for name, reasons, family in self._reasons:
+            for labels in list(reasons.counts):
+                if (name, *labels) not in self._counters:
+                    read = partial(reasons.counts.__getitem__, labels)
+                    self._counters[name, *labels] = CounterExport(read, family.labels(*labels))
         for counter in self._counters.values():
             counter.export()
         for histogram in self._histograms:

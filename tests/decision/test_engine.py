@@ -8,7 +8,7 @@ from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, Memor
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.engine import MAX_COST, Check, DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.outcome import Decision
@@ -203,7 +203,7 @@ async def test_no_key_is_an_error(world: World) -> None:
     [
         ({"resource": "x" * 257}, "resource"),
         ({"resource": "a\x00"}, "resource"),
-        ({"cost": 1_000_001}, "cost"),
+        ({"cost": MAX_COST + 1}, "cost"),
         ({"cost": -1}, "cost"),
         ({"request_id": "é" * 65}, "request_id"),
     ],
@@ -219,7 +219,9 @@ async def test_bad_input_is_named_and_charges_nothing(world: World, check: dict[
 
 async def test_bounds_are_inclusive(world: World) -> None:
     """The longest resource, the highest cost and the longest request id are valid."""
-    assert (await world.check(world.add(burst(1_000_000)), "x" * 256, 1_000_000, "é" * 64)).allowed
+    key = world.add(Limit("yearly", Quota(MAX_COST, Window.YEAR)))
+    assert (await world.check(key, "x" * 256, MAX_COST, "é" * 64)).allowed
+    assert not (await world.check(key)).allowed
 
 
 async def test_no_limit_for_the_resource(world: World) -> None:

@@ -9,9 +9,9 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from ratelimit_service.cli.client import TlsFiles, dialable
 from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import variable_name
+from ratelimit_service.cli.target import TlsFiles, dialable
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
 from ratelimit_service.server.exposure import check_gateways, open_ports

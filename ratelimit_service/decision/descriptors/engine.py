@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
+from ratelimit_service.decision.charge import MAX_BUCKETS, NEVER, Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.descriptors.outcome import (
     DescriptorStatus,
     RequestDecision,
@@ -279,18 +279,18 @@ def _merge_buckets(items: Sequence[_Item]) -> _MergedBuckets:
                 buckets.append(bucket)
                 costs.append(hits)
             else:  # two descriptors with one bucket: a store would evaluate each cost by itself
-                costs[index] = _add_hits(costs[index], hits)
+                costs[index] += hits
         indexes.append(own)
-    return _MergedBuckets(tuple(buckets), tuple(costs), tuple(indexes))
-
-
-def _add_hits(hits: int, more: int) -> int:
-    total = hits + more
-    if abs(total) > MAX_HITS:
+    if len(buckets) > MAX_BUCKETS:  # only by plans that overrides have given more limits than plans may have
         raise InvalidArgument.of(
-            "descriptors", f"have {total} hits for one limit in total; at most {MAX_HITS} are allowed in a request"
+            "descriptors", f"have {len(buckets)} limits in total; at most {MAX_BUCKETS} can be charged at once"
         )
-    return total
+    return _MergedBuckets(tuple(buckets), tuple([_bounded(cost) for cost in costs]), tuple(indexes))
+
+
+def _bounded(cost: int) -> int:
+    """A sum of hits as a cost that stores compute with, and with the same result: MAX_HITS + 1 never fit either."""
+    return max(min(cost, MAX_HITS + 1), -MAX_HITS)
 
 
 def _decide_statuses(

@@ -6,11 +6,10 @@ from typing import Final
 
 import structlog
 
-from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
-from ratelimit_service.api.messages import not_served, parser
+from ratelimit_service.api.messages import not_served
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.drain import Drain
@@ -44,12 +43,14 @@ def envoy_methods(
     """The methods of Envoy's own protocols, by path."""
     return {
         SHOULD_RATE_LIMIT: unary(
-            Method(SHOULD_RATE_LIMIT, admission, count, unfinished=unfinished),
+            Method(SHOULD_RATE_LIMIT, admission, count, rate_limits.fallback, unfinished),
             rate_limits.read,
             rate_limits.should_rate_limit,
         ),
         AUTHORIZE: unary(
-            Method(AUTHORIZE, admission, count, unfinished=unfinished), parser(CheckRequest), authorization.check
+            Method(AUTHORIZE, admission, count, authorization.fallback, unfinished),
+            authorization.read,
+            authorization.check,
         ),
     }
 

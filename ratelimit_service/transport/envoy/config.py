@@ -207,7 +207,7 @@ def _routes(options: EnvoyOptions) -> list[Json]:
 
 
 def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False) -> Json:
-    """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle; None for any time."""
+    """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle; None: for any."""
     return {
         "match": {"path" if exact else "prefix": path},
         "route": {

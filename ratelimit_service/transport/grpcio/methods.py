@@ -11,7 +11,7 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.api.authentication import Admission, Authenticator, Caller, decision_admission
+from ratelimit_service.api.authentication import Admission, Authenticator, Caller
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
@@ -65,11 +65,8 @@ class Methods(grpc.GenericRpcHandler):
         return self._handlers.get(method) or _streamed(method, convert_errors(_not_served))
 
 
-def decision_interceptor(
-    authenticator: Authenticator, counts: CallCounts, present: Present, *, protect: bool
-) -> DecisionInterceptor:
-    """All interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
-    admission = decision_admission(authenticator, protect=protect)
+def decision_interceptor(admission: Admission, counts: CallCounts, present: Present) -> DecisionInterceptor:
+    """All interceptors of methods that decide, for callers that ADMISSION admits by what PRESENT finds."""
 
     def intercept(handler: Handler, fallback: Fallback = no_fallback) -> Handler:
         replaced = replace_errors(authenticate(handler, admission, present), fallback)
@@ -79,7 +76,7 @@ def decision_interceptor(
 
 
 def decision_methods(
-    service: RateLimitService, intercept: DecisionInterceptor, unfinished: Unfinished
+    service: RateLimitService, admission: Admission, intercept: DecisionInterceptor, unfinished: Unfinished
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = service.reader
@@ -88,7 +85,7 @@ def decision_methods(
         {
             "CheckLimit": (_single, intercept(unary(read.check, service.check_limit, unfinished))),
             "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit, unfinished))),
-            "StreamCheckLimit": (_streamed, intercept(stream(service))),
+            "StreamCheckLimit": (_streamed, intercept(stream(service, admission))),
         },
     )
 
@@ -100,8 +97,10 @@ def envoy_methods(
     unfinished: Unfinished,
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
-    should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit, unfinished))
-    check = intercept(unary(parser(external_auth_pb2.CheckRequest), authorization.check, unfinished))
+    should_rate_limit = intercept(
+        unary(rate_limits.read, rate_limits.should_rate_limit, unfinished), rate_limits.fallback
+    )
+    check = intercept(unary(authorization.read, authorization.check, unfinished), authorization.fallback)
     return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
     )

@@ -9,7 +9,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from ratelimit_service.api.authentication import Authenticator
+from ratelimit_service.api.authentication import Authenticator, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
@@ -108,10 +108,11 @@ class GrpcServer:
         self._streams = OpenStreams(present)
         self._health = Health(planes.probes, self._streams)
         calls = planes.counts.calls
-        intercept = decision_interceptor(planes.authenticator, calls, present, protect=settings.checks_protected)
+        admission = decision_admission(planes.authenticator, protect=settings.checks_protected)
+        intercept = decision_interceptor(admission, calls, present)
         unfinished = Unfinished()
         self._handlers = (
-            decision_methods(planes.rate_limit, intercept, unfinished)
+            decision_methods(planes.rate_limit, admission, intercept, unfinished)
             | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished)
             | admin_methods(planes.key_admin, planes.authenticator, calls, present, unfinished)
         )

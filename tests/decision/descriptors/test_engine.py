@@ -20,7 +20,7 @@ from decision.descriptors.world import (
 from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
-from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
+from ratelimit_service.decision.descriptors.request import MAX_HITS, DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit
 from ratelimit_service.decision.limit import Quota, Window
 from ratelimit_service.decision.reason import Reason, Source
@@ -191,9 +191,20 @@ async def test_one_bucket_twice() -> None:
     assert await world.left(A) == 5
     assert (await world.decide(describe(A, hits=3), describe(A, hits=2))).allowed
     assert await world.left(A) == 0
-    for hits in (1_000_000, -1_000_000):
-        with pytest.raises(InvalidArgument, match=f"have {2 * hits} hits"):
-            await world.decide(describe(A, hits=hits), describe(A, hits=hits))
+
+
+async def test_hits_of_one_bucket_beyond_what_stores_compute_with() -> None:
+    """The hits of many descriptors for one limit are summed exactly: a sum that no limit holds is denied for ever."""
+    world = World(node("a", "", RuleLimit(Quota(MAX_HITS, Window.YEAR))))
+    most, refund = describe(A, hits=MAX_HITS), describe(A, hits=-MAX_HITS)
+    for denied in ([most, describe(A)], [most] * 128, [describe(A), most, *[refund, most] * 60]):
+        decision = await world.decide(*denied)
+        assert (decision.allowed, decision.statuses[0].wait_us) == (False, NEVER)
+    assert await world.left(A) == MAX_HITS
+    assert (await world.decide(most, refund, describe(A))).allowed
+    assert await world.left(A) == MAX_HITS - 1
+    assert (await world.decide(*[refund] * 128)).allowed
+    assert await world.left(A) == MAX_HITS
 
 
 async def test_override_of_the_request() -> None:
@@ -290,14 +301,14 @@ async def test_a_resource_of_any_length_is_limited() -> None:
     ("descriptors", "field"),
     [
         ((), "descriptors"),
-        ((describe(A),) * 33, "descriptors"),
+        ((describe(A),) * 129, "descriptors"),
         ((describe(),), "descriptors[0].entries"),
         ((describe(A), describe(*(A,) * 17)), "descriptors[1].entries"),
         ((describe(A, ("", "1")),), "descriptors[0].entries[1].key"),
         ((describe(("k" * 257, "1")),), "descriptors[0].entries[0].key"),
         ((describe(("\u00e9" * 129, "1")),), "descriptors[0].entries[0].key"),
-        ((describe(A, hits=1_000_001),), "descriptors[0].hits_addend"),
-        ((describe(A, hits=-1_000_001),), "descriptors[0].hits_addend"),
+        ((describe(A, hits=MAX_HITS + 1),), "descriptors[0].hits_addend"),
+        ((describe(A, hits=-MAX_HITS - 1),), "descriptors[0].hits_addend"),
         ((describe(("api_key", "x"), A),), "descriptors[0].entries[1].key"),
         ((describe(("api_key", "x"), ("api_key", "y")),), "descriptors[0].entries[1].key"),
         ((describe(("api_key", "x"), override=Quota(1, Window.DAY)),), "descriptors[0].limit"),
