@@ -71,7 +71,10 @@ after 25 s; whoever resets as fast as he can, in one or two.
 """
 
 RECEIVE_BUFFER: Final = 16 * 1024
-"""Bytes that the kernel buffers for one connection, beyond which the sender waits."""
+"""Bytes that the kernel buffers of what one connection sends, beyond which the sender waits."""
+
+SEND_BUFFER: Final = 128 * 1024
+"""Bytes that the kernel buffers for a caller that does not read; by default it would be 4 MiB for each."""
 
 MAX_ADMIN_CALLS: Final = 256
 """Maximum calls that are proxied to the control plane at a time, but for those that stream; more get UNAVAILABLE."""
@@ -120,7 +123,7 @@ def envoy_config(options: EnvoyOptions) -> Json:
         "tcp_backlog_size": 4096,  # a fleet of gateways that reconnect at once; the kernel's own bound applies too
         "max_connections_to_accept_per_socket_event": ACCEPTED_PER_TURN,
         "per_connection_buffer_limit_bytes": READ_PER_TURN,
-        "socket_options": [_receive_buffer()],
+        "socket_options": [_buffer(socket.SO_RCVBUF, RECEIVE_BUFFER), _buffer(socket.SO_SNDBUF, SEND_BUFFER)],
     }
     chain = listener["filter_chains"][0]
     chain["transport_socket_connect_timeout"] = f"{HANDSHAKE_SECONDS}s"
@@ -179,9 +182,9 @@ def _http_options(options: EnvoyOptions) -> Json:
     }
 
 
-def _receive_buffer() -> Json:
-    """The kernel's receive buffer of a connection, which it doubles for its own bookkeeping."""
-    return {"level": socket.SOL_SOCKET, "name": socket.SO_RCVBUF, "int_value": RECEIVE_BUFFER, "state": "STATE_PREBIND"}
+def _buffer(name: int, size: int) -> Json:
+    """A buffer of the kernel's for each connection, which it doubles for its own bookkeeping."""
+    return {"level": socket.SOL_SOCKET, "name": name, "int_value": size, "state": "STATE_PREBIND"}
 
 
 def _match_only(composite: Json, paths: Sequence[str]) -> None:

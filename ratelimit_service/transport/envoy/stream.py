@@ -30,8 +30,7 @@ from ratelimit_service.transport.envoy.responses import ResponseStream
 from ratelimit_service.transport.envoy.unary import Method
 from ratelimit_service.transport.envoy.unfinished import Wait
 
-
-GROUPS_AT_ONCE: Final = 2
+GROUPS_AT_ONCE: Final = 1
 """Groups of checks, each of up to MAX_BATCH, that are decided at a time for the streams of one connection."""
 
 
@@ -85,7 +84,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
 
 
 class Turns:
-    """Whose turn it is among the streams of one connection: GROUPS_AT_ONCE of them are decided for at a time.
+    """Whose turn it is among the streams of one connection: GROUPS_AT_ONCE of them decide at a time.
 
     The others are not read meanwhile, so that what a connection may have under way does not grow with its streams.
     """

@@ -18,10 +18,10 @@ from ratelimit_service.transport.envoy.framing import Event, Receive
 MESSAGE_SECONDS: Final = 5.0
 """Seconds in which a message must be whole once its first byte has arrived."""
 
-CONNECTION_BYTES: Final = 4 * 1024 * 1024
+CONNECTION_BYTES: Final = 2 * 1024 * 1024
 """Bytes of unfinished messages of one connection, beyond which no more of its calls are waited for."""
 
-PROCESS_BYTES: Final = 16 * 1024 * 1024
+PROCESS_BYTES: Final = 8 * 1024 * 1024
 """The same for all connections, beyond which the calls that have been waiting the longest are given up."""
 
 _CALL_BYTES: Final = 16 * 1024
