@@ -8,13 +8,13 @@ from typing import NamedTuple
 from ratelimit_service.decision.charge import Charge, Counted
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, check_resource
-from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview
+from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
 
 MAX_COST = MAX_TOKENS
 """Of one call, in tokens: as much as the largest limit has."""
@@ -91,7 +91,10 @@ class DecisionEngine:
         """
         policy = self._keys.verified(check.api_key)
         if policy is None:
-            policy = await self._resolve(check, deadline)
+            try:
+                policy = await self._resolve(check, deadline)
+            except LookupDeferred:
+                return UNDECIDED
         return _prepare(check, policy)
 
     async def prepare_all(
@@ -234,6 +237,8 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:
+    if isinstance(policy, LookupDeferred):
+        return UNDECIDED
     if isinstance(policy, ServiceError):
         return policy
     try:

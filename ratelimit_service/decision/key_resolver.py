@@ -25,7 +25,8 @@ class KeyResolver:
     async def resolve(self, api_key: str, deadline: float | None = None) -> Policy | None:
         """Verify a key and return its policy, or None if it is unknown or its secret is wrong.
 
-        A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read.
+        A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read, and
+        LookupDeferred when it could not be before DEADLINE, a monotonic time in seconds; None: within a second.
         """
         parsed = ApiKey.parse(api_key)
         policy = None if parsed is None else await self._read(parsed.key_id, deadline)
@@ -39,7 +40,7 @@ class KeyResolver:
     async def resolve_id(self, key_id: str, deadline: float | None = None) -> Policy | None:
         """The policy of a key by its id, for a caller that verified the secret itself. None if there is no such key.
 
-        Raises InvalidArgument when the id is malformed, and Unavailable when its policy cannot be read.
+        Raises InvalidArgument when the id is malformed, and else as `resolve` does.
         """
         check_key_id(key_id)
         return await self._read(key_id, deadline)

@@ -27,6 +27,11 @@ class Cache(Protocol):
         ...
 
     @property
+    def deferred(self) -> int:
+        """The number of calls whose key was not read in time."""
+        ...
+
+    @property
     def unreadable(self) -> int:
         """The number of rows read that were not a valid policy."""
         ...
@@ -140,6 +145,11 @@ class WorkerMetrics:
         self._call_counter = self._counter("calls", "Calls answered.", "method", "code")
         for name, read, text in (
             ("policy_cache_misses", lambda: cache.misses, "Policy look-ups that were not answered from memory."),
+            (
+                "lookups_deferred",
+                lambda: cache.deferred,
+                "Calls denied because their key could not be looked up in time: too many unknown ones are waiting.",
+            ),
             ("unreadable_policies", lambda: cache.unreadable, "Rows read that are not a valid policy. Alert on it."),
             ("unreadable_rules", lambda: rules.unreadable, "Rows read that are not valid rules. Alert on it."),
             ("usage_lost", lambda: usage.lost, "Calls that a worker could not count: its memory for counts was full."),

@@ -1,6 +1,8 @@
 """The decision: reasons, binding limits, idempotency and degraded decisions."""
 
+import asyncio
 from collections.abc import Sequence
+from time import monotonic
 
 import pytest
 
@@ -11,13 +13,13 @@ from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.engine import MAX_COST, Check, DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
 
 
 class World:
@@ -382,3 +384,22 @@ async def test_a_batch_that_fails_in_part_is_degraded_in_part(world: World) -> N
         (Reason.DEGRADED_DENIED, Source.DEGRADED),
         (Reason.WITHIN_LIMIT, Source.STORE),
     ]
+
+
+async def test_a_key_that_cannot_be_read_in_time_is_denied(world: World) -> None:
+    """Alone and in a batch: DEGRADED_DENIED, to be tried again in a second, and never an error; others are decided."""
+    known = world.add()
+    assert (await world.check(known)).allowed
+    world.source.before_answer = asyncio.Event()
+    unseen = Check(world.add())
+    soon = monotonic() + 0.02
+    alone = await world.engine.check(unseen, soon)
+    batch = await world.engine.decide_all(await world.engine.prepare_all([unseen, Check(known)], soon))
+    assert [alone, batch[0]] == [UNDECIDED] * 2
+    assert alone.retry_after_us == 1_000_000
+    assert isinstance(batch[1], Decision)
+    assert batch[1].allowed
+    assert world.engine.tally[Reason.DEGRADED_DENIED][Source.DEGRADED] == 2
+    with pytest.raises(LookupDeferred):
+        await world.engine.explain(Check(str(ApiKey.generate("live"))))
+    world.source.before_answer.set()

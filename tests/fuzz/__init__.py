@@ -1,1 +1,1 @@
-"""Fuzzers: whatever comes in, nothing crashes, hangs or grows."""
+"""Fuzzing: whatever bytes come, no crash, no hang, no INTERNAL, no growth. `make fuzz` runs the long form."""

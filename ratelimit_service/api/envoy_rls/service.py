@@ -93,7 +93,7 @@ class EnvoyRateLimitService:
         if not gateway_only:
             prepared = await self._engine.prepare(described, deadline)
             if isinstance(request, NewRequest):
-                self._cache.put(request.digest, prepared.validities, prepared)
+                self._cache.put(request.digest, prepared.validities, prepared, prepared.key_id)
             return prepared
         if caller.role is not Role.GATEWAY:  # not cached: the same bytes may come from a gateway
             return await self._engine.prepare(self._restricted(described, malformed), deadline)

@@ -5,7 +5,7 @@ dictionaries, because Envoy's Python protos cannot be installed together with th
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -14,6 +14,8 @@ from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
+from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
+from ratelimit_service.transport.envoy.certificates import add_identity_filters
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
@@ -108,6 +110,10 @@ class EnvoyOptions:
     max_connection_age: float
     """Seconds, plus or minus a tenth, after which a connection is closed gracefully (GOAWAY)."""
     tls: Tls | None
+    gateways: Collection[str] = ()
+    """The names of certificates that make their callers gateways."""
+    admin_methods: AdminPort | None = None
+    """The port of the admin methods, if they have one of their own."""
 
 
 def envoy_config(options: EnvoyOptions) -> Json:
@@ -137,6 +143,10 @@ def envoy_config(options: EnvoyOptions) -> Json:
         _control_cluster(_CONTROL, options.control_socket, MAX_ADMIN_CALLS),
         _control_cluster(_STREAMS, options.control_socket, MAX_CONTROL_STREAMS),
     ]
+    if options.admin_methods is not None:
+        add_admin_port(resources, options.admin_methods)
+    if options.gateways:
+        add_identity_filters(resources["listeners"], options.gateways)
     config["admin"] = {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}}
     config["node"] = {
         "id": "ratelimit-service",

@@ -47,7 +47,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
-        presented = presented_by(scope, headers.get(b"authorization"))
+        presented = presented_by(scope, headers, certificates=admission.certificates)
         caller = await admission.admit(presented, deadline)
         with admission.watching(presented) as revoked, turns.of(scope.get("client")) as turn:
             async with aclosing(

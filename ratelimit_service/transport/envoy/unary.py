@@ -54,7 +54,7 @@ def unary(
 ) -> App:
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
-    token_required = admission.token_required
+    is_open, certificates = admission.is_open, admission.certificates
 
     async def respond(scope: Scope, receive: Receive) -> bytes:
         headers = headers_of(scope)
@@ -65,11 +65,10 @@ def unary(
         data = None if more else single_message(body)
         if data is None:
             data = await _gather(method, scope, receive, first, headers.get(b"grpc-encoding"))
-        authorization = headers.get(b"authorization")
-        if authorization is None and not token_required:
+        if is_open and headers.get(b"authorization") is None:
             caller = ANONYMOUS
         else:
-            caller = await admission.admit(presented_by(scope, authorization), deadline)
+            caller = await admission.admit(presented_by(scope, headers, certificates=certificates), deadline)
         request = read(data)
         check_deadline(deadline)
         return frame((await call(request, caller, deadline)).SerializeToString())

@@ -1,6 +1,6 @@
 """Every method that this transport serves, with its interceptors around it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -16,7 +16,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser
+from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser, served_elsewhere
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
@@ -135,6 +135,11 @@ def admin_methods(
     )
 
 
+def methods_elsewhere(methods: Iterable[str]) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """METHODS that are served at another address, and here only say so, to callers with a token or without."""
+    return {method: _streamed(method, convert_errors(_served_elsewhere)) for method in methods}
+
+
 def _bound(service: str, methods: Mapping[str, _Bound]) -> dict[str, Any]:
     paths = {f"/{service}/{name}": bind for name, bind in methods.items()}
     return {path: adapt(path, handler) for path, (adapt, handler) in paths.items()}
@@ -164,3 +169,7 @@ def _streamed(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, by
 
 async def _not_served(call: Call) -> bytes:
     raise not_served(call.method)
+
+
+async def _served_elsewhere(call: Call) -> bytes:
+    raise served_elsewhere(call.method)

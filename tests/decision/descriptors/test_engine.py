@@ -1,5 +1,8 @@
 """Decisions on descriptors: one charge for a request, and a status for each descriptor."""
 
+import asyncio
+from time import monotonic
+
 import pytest
 
 from decision.descriptors.world import (
@@ -455,3 +458,21 @@ async def test_statuses_are_counted() -> None:
     assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
     assert world.engine.tally[Reason.WITHIN_LIMIT][Source.STORE] == 1
     assert world.engine.tally[Reason.WITHIN_LIMIT][Source.POLICY] == 3
+
+
+async def test_keys_that_cannot_be_read_in_time_are_denied() -> None:
+    """All the keys of a request are read together; those that are not read in time are denied, for a second."""
+    world = World()
+    keys = [world.add_key() for _ in range(3)]
+    request = DescribedRequest("shop", [describe(("api_key", str(key))) for key in keys])
+    await world.rules.refresh_all()
+    world.policies.before_answer = asyncio.Event()
+    decision = await world.engine.decide(await world.engine.prepare(request, monotonic() + 0.02))
+    assert not decision.allowed
+    assert decision.retry_after_us == 1_000_000
+    assert {(status.reason, status.source) for status in decision.statuses} == {
+        (Reason.DEGRADED_DENIED, Source.DEGRADED)
+    }
+    assert [len(fetch) for fetch in world.policies.fetches] == [3]
+    world.policies.before_answer.set()
+    assert (await world.engine.decide(await world.engine.prepare(request))).allowed
