@@ -1,4 +1,4 @@
-"""A connection of an attacker: it sends whatever bytes it is told to, and counts the frames that come back."""
+"""A connection of an attacker: it sends whatever bytes it is given, and counts the frames that come back."""
 
 import select
 import socket

@@ -12,6 +12,7 @@ from attacks import frames
 from attacks.attacked import Target, attacked
 from attacks.conftest import StartTarget
 from attacks.connection import Connection, data, open_call
+from attacks.sizes import FULL
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 
 ADMIN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey")
@@ -46,7 +47,7 @@ def hold_control_plane(address: str, until: float) -> Counter[str]:
 def test_calls_that_hold_the_control_plane(target: Target) -> None:
     """While strangers hold all they can, the victim is served, and so are an admin and a health check."""
     server = target.server
-    with attacked(target, "control plane held") as report:
+    with attacked(target, "control plane held", check=FULL) as report:
         report.attack(hold_control_plane)
         admin = server.manage().ManageKey(
             admin_pb2.ManageKeyRequest(list={"page_size": 1}), metadata=server.as_admin, timeout=10
@@ -69,7 +70,7 @@ def test_a_health_watch_lives_on(target: Target) -> None:
 
 
 def test_a_watcher_who_does_not_read(start_target: StartTarget) -> None:
-    """It does not keep others from being told that the server drains."""
+    """It does not keep others from learning that the server drains."""
     target = start_target("grpcio")
     closed_window = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
     with (

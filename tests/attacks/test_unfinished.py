@@ -37,29 +37,29 @@ def hold_bodies(address: str, until: float, block: bytes) -> Counter[str]:
 
 def test_unfinished_messages(target: Target) -> None:
     """Messages that are never finished hold little memory, and the victim is served."""
-    with attacked(target, "unfinished messages") as report:
+    with attacked(target, "unfinished messages", check=FULL) as report:
         report.attack(hold_bodies, BLOCK)
-    assert report.memory_growth_mb <= (30 if target.transport == "envoy" else 120)
+    assert report.memory_growth_mb <= (30 if target.transport == "envoy" and FULL else 120), report.row()
 
 
 def test_unfinished_messages_of_streams(target: Target) -> None:
     """The same on streams, of each of which half a message has arrived."""
-    with attacked(target, "unfinished messages of streams") as report:
+    with attacked(target, "unfinished messages of streams", check=FULL) as report:
         report.attack(hold_bodies, frames.header_block(STREAM))
-    assert report.memory_growth_mb <= (30 if target.transport == "envoy" else 120)
+    assert report.memory_growth_mb <= (30 if target.transport == "envoy" and FULL else 120), report.row()
 
 
 HALF_A_BLOCK = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + frames.frame(frames.HEADERS, 0, 1, BLOCK)
 HALF_A_FRAME = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + open_call(1, BLOCK)[:20]
-LONGEST = 14
+AFTER_ALL_TIMEOUTS = 14
 """Seconds, longer than all timeouts."""
 
 
 def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) -> None:
     """Calls whose message does not arrive are ended in time; streams are not, but for those within a message.
 
-    On the transport envoy, also connections whose headers do not arrive. grpc.aio reports nothing of a message before
-    it is whole, so that it cannot tell a quiet stream from one within a message, and waits for headers as long as
+    On the transport envoy, also connections whose headers do not arrive. grpc.aio passes nothing of a message before
+    it is whole, so that it cannot distinguish a quiet stream from one within a message, and waits for headers as long as
     the connection lives.
     """
     envoy = target.transport == "envoy"
@@ -78,7 +78,7 @@ def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) 
         connection.send(open_call(9, stream) + open_call(11, stream) + data(11, check))
         connection.drain(3)
         assert not connection.ended
-        connection.drain(LONGEST - 3)
+        connection.drain(AFTER_ALL_TIMEOUTS - 3)
         assert connection.ended == ({1, 3, 5, 7} if envoy else {1, 3, 5})
         assert not connection.closed
         if envoy:
@@ -120,7 +120,7 @@ def test_idle_connections(target: Target) -> None:
         report.attack(wait_idle)
     assert report.memory_growth_mb < bound_mb, report.row()
     assert not report.during.errors, report.row()
-    assert report.during.p99_ms <= report.p99_bar_ms, report.row()
+    assert not FULL or report.during.p99_ms <= report.p99_bar_ms, report.row()
     assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()
 
 
@@ -139,6 +139,6 @@ def open_and_close(address: str, until: float) -> Counter[str]:
 
 def test_connections_that_are_opened_and_closed(target: Target) -> None:
     """50,000 of them, or some thousands in CI, leave no descriptor and no memory behind, and the victim is served."""
-    with attacked(target, "connections opened and closed") as report:
+    with attacked(target, "connections opened and closed", check=FULL) as report:
         report.attack(open_and_close)
     assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()

@@ -17,7 +17,7 @@ RUNS: Final = int(os.environ.get("RATELIMIT_FUZZ_RUNS", "400"))
 """Attacks on each transport; `make fuzz` makes 1,000,000."""
 FIRST: Final = int(os.environ.get("RATELIMIT_FUZZ_SEED", "1"))
 BLOCK: Final = 200
-"""Attacks between two looks at the server."""
+"""Attacks between two checks of the server."""
 HANG_SECONDS: Final = 1.0 if "RATELIMIT_FUZZ_RUNS" in os.environ else 10.0
 MEMORY_MB: Final = 60
 FAULTS: Final = ("Traceback", "internal error", "incident", "Exception in", "Assert", "panicked", "Segmentation")

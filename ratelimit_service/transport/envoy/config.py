@@ -99,8 +99,6 @@ class EnvoyOptions:
     """The embedded application, `module:attribute`."""
     hot_paths: Sequence[str]
     """The paths that the embedded application serves."""
-    streams: Sequence[str]
-    """Those of them that may stay open for any time."""
     host: str
     port: int
     """The public address. Several Envoys may share it: the kernel distributes connections among them."""
@@ -110,6 +108,8 @@ class EnvoyOptions:
     max_connection_age: float
     """Seconds, plus or minus a tenth, after which a connection is closed gracefully (GOAWAY)."""
     tls: Tls | None
+    streams: Sequence[str] = ()
+    """The paths of `hot_paths` that may stay open for any time."""
     gateways: Collection[str] = ()
     """The names of certificates that make their callers gateways."""
     admin_methods: AdminPort | None = None

@@ -128,7 +128,7 @@ class FrameReader:
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
-                return []  # nothing that has been looked at is looked at again, however small the parts
+                return []  # nothing is scanned twice, however small the parts
             data = bytes(self._rest)
         messages: list[bytes] = []
         start, end = 0, len(data)

@@ -1,7 +1,7 @@
 """Messages that are waited for: for how long, and how many.
 
 The library collects a message, of at most MAX_RECEIVED bytes, and hands it over when it is whole; until then nothing
-can be told of it. So what is bounded here is the waiting, and the calls that have waited the longest give way.
+is known of it. So what is bounded here is the waiting, and the calls that have waited the longest give way.
 """
 
 import asyncio
