@@ -59,8 +59,8 @@ def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) 
     """Calls whose message does not arrive are ended in time; streams are not, but for those within a message.
 
     On the transport envoy, also connections whose headers do not arrive. grpc.aio passes nothing of a message before
-    it is whole, so that it cannot distinguish a quiet stream from one within a message, and waits for headers as long as
-    the connection lives.
+    it is whole, and waits for headers as long as
+    the connection lives, so that a quiet stream and one within a message look the same.
     """
     envoy = target.transport == "envoy"
     _, api_key = target.server.key("wide")
