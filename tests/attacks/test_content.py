@@ -120,7 +120,7 @@ def flood_values(address: str, until: float, length: int) -> Counter[str]:
 
 
 @pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("length", [64, 800, 20_000])
+@pytest.mark.parametrize("length", [64, 800])
 def test_values_that_are_new_each_time(target: Target, length: int) -> None:
     """What is cached of values that clients choose is bounded, also in bytes."""
     with attacked(target, name=f"new values of {length}") as report:

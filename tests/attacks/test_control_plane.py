@@ -83,16 +83,3 @@ def test_a_watcher_who_does_not_read(start_target: StartTarget) -> None:
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         target.server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def test_watches_of_one_connection_are_bounded(target: Target) -> None:
-    """One connection has at most 16; those of others are not affected."""
-    with Connection(target.address) as connection:
-        for stream in range(1, 81, 2):
-            connection.send(open_call(stream, WATCH) + data(stream, frames.message(b""), end=True))
-        connection.drain(2)
-        assert len(connection.ended) == 40 - 16
-        with grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
-            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-            watch.cancel()

@@ -13,7 +13,7 @@ from ratelimit_service.transport.grpcio.methods import (
     KEY_ADMIN_SERVICE,
     RATE_LIMIT_SERVICE,
 )
-from ratelimit_service.transport.grpcio.open_streams import HealthService, OpenStreams
+from ratelimit_service.transport.grpcio.open_streams import HealthService
 
 Probe = Callable[[], Awaitable[None]]
 """Returns when the component answers, raises any exception when it does not."""
@@ -38,17 +38,17 @@ class Health:
     server drains; then nothing does.
     """
 
-    def __init__(self, probes: Mapping[str, Probe], streams: OpenStreams) -> None:
-        self.servicer = HealthService(streams)
+    def __init__(self, probes: Mapping[str, Probe]) -> None:
+        self.servicer = HealthService()
         self._probes = probes
         self._serving: dict[str, bool] = {}
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Probe once, then keep probing."""
-        self.servicer.report("", _SERVING)
+        self.servicer.set("", _SERVING)
         for service in (RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE):
-            self.servicer.report(service, _SERVING)
+            self.servicer.set(service, _SERVING)
         await self._probe_all()
         self._watching = asyncio.create_task(self._watch())
 
@@ -83,9 +83,9 @@ class Health:
                 _log.info("component answers again", component=component)
             self._serving[component] = serving
         status = _SERVING if serving else _NOT_SERVING
-        self.servicer.report(component, status)
+        self.servicer.set(component, status)
         if component == POSTGRES:
-            self.servicer.report(KEY_ADMIN_SERVICE, status)
+            self.servicer.set(KEY_ADMIN_SERVICE, status)
 
 
 async def _probe_error(probe: Probe) -> Exception | None:

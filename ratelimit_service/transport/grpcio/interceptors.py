@@ -43,6 +43,9 @@ STATUS_CODES: Final = {code: next(status for status in grpc.StatusCode if status
 _SERVER_ERRORS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
 """The codes of the server's failures, as opposed to a caller's mistakes."""
 
+MAX_STRANGERS: Final = 10
+"""Lines a second about calls without a valid token."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -109,7 +112,23 @@ def authenticate(handler: Handler, admission: Admission, present: Present) -> Ha
 
 
 def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
-    """Log a line for each call: for the methods that change things and are called by people."""
+    """Log a line for each call: for the methods that change things and are called by people.
+
+    Of calls without a valid token, which anybody can make, at most MAX_STRANGERS a second are logged, and then
+    how many were not.
+    """
+    second, strangers = 0.0, 0
+
+    def admits(code: Code) -> bool:
+        nonlocal second, strangers
+        if code is not Code.UNAUTHENTICATED:
+            return True
+        if now() - second >= 1.0:
+            if strangers > MAX_STRANGERS:
+                _log.warning("calls without a valid token not logged", calls=strangers - MAX_STRANGERS)
+            second, strangers = now(), 0
+        strangers += 1
+        return strangers <= MAX_STRANGERS
 
     async def handle(call: Call) -> bytes:
         began = now()
@@ -124,15 +143,16 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
             code = Code.INTERNAL
             raise
         finally:
-            _log.info(
-                "call",
-                method=call.method,
-                caller=call.caller.name,
-                peer=call.presented.peer_text,
-                code=code.name,
-                reason=reason,
-                milliseconds=round((now() - began) * 1000, 1),
-            )
+            if admits(code):
+                _log.info(
+                    "call",
+                    method=call.method,
+                    caller=call.caller.name,
+                    peer=call.presented.peer_text,
+                    code=code.name,
+                    reason=reason,
+                    milliseconds=round((now() - began) * 1000, 1),
+                )
         return response
 
     return handle

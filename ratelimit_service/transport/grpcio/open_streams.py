@@ -1,126 +1,109 @@
-"""Streams that anybody may open and keep for as long as he likes: health watches and server reflection."""
+"""Health and reflection as anybody may call them: the streams of both are bounded, and nobody's silence holds others.
+
+The library's own health service writes to a watcher under the lock by which statuses are set: one that does not read
+would keep every status as it is, and the server from draining.
+"""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
-from ratelimit_service.errors import ResourceExhausted
-from ratelimit_service.transport.grpcio.context import Context, Present
+MAX_WATCHES: Final = 1_000
+"""Watches of health that one process keeps at a time, some 20 KiB each. One more is RESOURCE_EXHAUSTED."""
 
-MAX_OF_CONNECTION: Final = 16
-"""Streams of one connection, more than a client needs: one for the server, one for each service."""
+MAX_REFLECTIONS: Final = 50
+"""The same for streams of reflection, which last as long as a client lists methods."""
 
-MAX_OPEN: Final = 512
-"""Streams of one process."""
-
-_Status = health_pb2.HealthCheckResponse
+_Status: TypeAlias = "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
 
 
-class OpenStreams:
-    """Counts the streams that are open."""
+class _Bound:
+    """Counts streams, and refuses those beyond a bound."""
 
-    def __init__(self, present: Present) -> None:
-        """PRESENT finds whose connection a call came on."""
-        self._present = present
-        self._of_connection: Counter[str] = Counter()
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open = 0
 
     @contextmanager
-    def opened(self, context: Context) -> Iterator[None]:
-        """Count the stream of CONTEXT while the block lasts. Raises ResourceExhausted."""
-        connection = self._present(context).peer_text
-        if self._of_connection[connection] >= MAX_OF_CONNECTION or self._of_connection.total() >= MAX_OPEN:
-            raise ResourceExhausted("too many streams are open; close some", reason="TOO_MANY_AT_ONCE")
-        self._of_connection[connection] += 1
+    def stream(self) -> Iterator[bool]:
+        """Whether one more stream may be served until the block ends."""
+        self._open += 1
         try:
-            yield
+            yield self._open <= self._most
         finally:
-            self._of_connection[connection] -= 1
-            if not self._of_connection[connection]:
-                del self._of_connection[connection]
+            self._open -= 1
 
 
-class HealthService:
-    """The health service of gRPC.
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no types for it
+    """The statuses of the components of this server, which are few; nothing is kept of names that nobody serves."""
 
-    The library's own writes to watchers under a lock that it needs to report a change: one watcher who does not read
-    stops the reports to all others, and the drain.
-    """
-
-    def __init__(self, streams: OpenStreams) -> None:
-        self._streams = streams
-        self._statuses: dict[str, int] = {}
+    def __init__(self) -> None:
+        self._statuses: dict[str, _Status] = {}
+        self._final = False
         self._changed = asyncio.Event()
-        self._drained = False
+        self._bound = _Bound(MAX_WATCHES)
 
-    def report(self, service: str, status: int) -> None:
-        """Report the status of SERVICE, and to those who watch it. Does nothing once `drain` was called."""
-        if not self._drained and self._statuses.get(service) != status:
-            self._statuses[service] = status
-            self._notify()
+    def set(self, component: str, status: _Status) -> None:
+        """Set the status of a component. Ignored once the server drains."""
+        if not self._final and self._statuses.get(component) != status:
+            self._statuses[component] = status
+            self._wake()
 
     def drain(self) -> None:
-        """Report every service as not serving, from now on."""
-        self._drained = True
-        self._statuses = dict.fromkeys(self._statuses, _Status.NOT_SERVING)
-        self._notify()
+        """Report every component as not serving, for good."""
+        self._final = True
+        self._statuses = dict.fromkeys(self._statuses, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._wake()
 
-    async def Check(  # noqa: N802 the library calls it by this name
-        self, request: health_pb2.HealthCheckRequest, context: Context
-    ) -> health_pb2.HealthCheckResponse:
-        """The status of one service."""
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802  the library's
+        """Return the status of a component; NOT_FOUND if there is no such component."""
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND)
-        return _Status(status=status)
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service; send the name of one, or an empty one")
+        return health_pb2.HealthCheckResponse(status=status)
 
-    async def List(  # noqa: N802
-        self, _request: health_pb2.HealthListRequest, _context: Context
-    ) -> health_pb2.HealthListResponse:
-        """The statuses of all services."""
-        return health_pb2.HealthListResponse(
-            statuses={service: _Status(status=status) for service, status in self._statuses.items()}
-        )
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: ANN401, N802  the library's
+        """Send the status of a component now and whenever it changes."""
+        component = request.service if request.service in self._statuses else None
+        del request  # it may be long, and this may last
+        with self._bound.stream() as admitted:
+            if not admitted:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_WATCHES} watches are open")
+            sent = None
+            while True:
+                changed = self._changed
+                unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+                status = unknown if component is None else self._statuses[component]
+                if status != sent:
+                    await context.write(health_pb2.HealthCheckResponse(status=status))
+                    sent = status
+                await changed.wait()
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802
-        """The status of one service, and then each that it changes to; those that change back unseen are left out."""
-        try:
-            with self._streams.opened(context):
-                reported = None
-                while True:
-                    changed = self._changed
-                    status = self._statuses.get(request.service, _Status.SERVICE_UNKNOWN)
-                    if status != reported:
-                        reported = status
-                        await context.write(_Status(status=status))
-                    await changed.wait()
-        except ResourceExhausted as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
 
-class Reflection:
-    """Server reflection, on so many streams."""
+class ReflectionService(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the library has no types for it
+    """The library's reflection, for a bounded number of clients at a time."""
 
-    def __init__(self, services: Sequence[str], streams: OpenStreams) -> None:
-        self._described = reflection.aio.ReflectionServicer(services)
-        self._streams = streams
+    _bound = _Bound(MAX_REFLECTIONS)
 
-    async def ServerReflectionInfo(  # noqa: N802
-        self, request_iterator: AsyncIterable[reflection_pb2.ServerReflectionRequest], context: Context
-    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        """Answer the requests of one stream."""
-        try:
-            with self._streams.opened(context):
-                async for response in self._described.ServerReflectionInfo(request_iterator, context):
-                    yield response
-        except ResourceExhausted as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
+    async def ServerReflectionInfo(  # noqa: N802  the library's
+        self,
+        request_iterator: AsyncIterable[Any],
+        context: Any,  # noqa: ANN401
+    ) -> AsyncIterator[Any]:
+        """Answer questions about services and messages."""
+        with self._bound.stream() as admitted:
+            if not admitted:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_REFLECTIONS} streams of reflection are open"
+                )
+            async for response in super().ServerReflectionInfo(request_iterator, context):
+                yield response

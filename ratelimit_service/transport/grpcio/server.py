@@ -34,7 +34,7 @@ from ratelimit_service.transport.grpcio.methods import (
     envoy_methods,
     methods_elsewhere,
 )
-from ratelimit_service.transport.grpcio.open_streams import OpenStreams, Reflection
+from ratelimit_service.transport.grpcio.open_streams import ReflectionService
 from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
@@ -141,8 +141,7 @@ class GrpcServer:
         """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
         self._settings = settings
         present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
-        self._streams = OpenStreams(present)
-        self._health = Health(planes.probes, self._streams)
+        self._health = Health(planes.probes)
         unfinished = Unfinished()
         calls = planes.counts.calls
         admission = decision_admission(
@@ -218,8 +217,8 @@ class GrpcServer:
             ) from error
         port.number = 0 if port.listen.startswith("unix:") else number
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        described = Reflection((*port.services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._streams)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)
+        listed = (*port.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionService(listed), server)
         server.add_generic_rpc_handlers((Methods(port.methods),))
         return server
 
