@@ -37,6 +37,18 @@ def to_service_error(caught: BaseException, method: str) -> ServiceError:
     return Internal(incident)
 
 
+def release(error: BaseException) -> None:
+    """Have ERROR, of a call that is over, and what it came from let go of the frames that they passed through.
+
+    These hold the call and its message, and often the error again: a cycle, which would stay until the garbage
+    collector finds it, and that is made to run seldom.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
+
+
 def to_status(error: ServiceError) -> status_pb2.Status:
     """The status with its details: ErrorInfo always, and what else `ratelimit.v1.ErrorReason` documents."""
     status = status_pb2.Status(code=int(error.code), message=clip(error.message))
