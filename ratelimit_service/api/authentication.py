@@ -6,6 +6,7 @@ from hashlib import sha256
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
+from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.presented import Presented
 from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
 from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
@@ -61,7 +62,7 @@ class Authenticator:
         Raises Unauthenticated if there is no such header or the token is not valid, Unavailable if that is not known.
         """
         token = _bearer(authorization)
-        digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
+        digest = _digest(token)
         verified = self._verified.get(digest)
         if verified is not None and self._now() < verified.until:
             return verified.caller
@@ -70,6 +71,17 @@ class Authenticator:
             pending = self._pending[digest] = asyncio.create_task(self._verify(token, digest))
             pending.add_done_callback(lambda task: self._settled(digest, task))
         return await asyncio.shield(pending)
+
+    def known(self, authorization: str | bytes | None) -> str:
+        """The name of the caller, if its token is cached, else empty."""
+        if authorization is None:
+            return ""
+        try:
+            token = _bearer(authorization)
+        except Unauthenticated:
+            return ""
+        verified = self._verified.get(_digest(token))
+        return "" if verified is None else verified.caller.name
 
     async def _verify(self, token: str, digest: bytes) -> Caller:
         try:
@@ -117,6 +129,10 @@ class Admission:
             require(caller, self._role)
         return caller
 
+    def share_of(self, presented: Presented) -> Share:
+        """Whose share of the server a call uses, as far as that is known without a look-up."""
+        return Share(self._authenticator.known(presented.authorization), presented.peer)
+
 
 def decision_admission(authenticator: Authenticator, *, protect: bool) -> Admission:
     """The admission of the methods that decide: with PROTECT, only of callers with a token of role gateway."""
@@ -134,6 +150,10 @@ def require(caller: Caller, needed: Role) -> None:
         reason="ROLE_INSUFFICIENT",
         metadata={"role": held, "needed": needed.value},
     )
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def _bearer(authorization: str | bytes | None) -> str:

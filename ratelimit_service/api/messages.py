@@ -14,7 +14,7 @@ MAX_MESSAGE: Final = 64 * 1024
 MAX_ADMIN_MESSAGE: Final = 3 * 1024 * 1024
 """The same for KeyAdminService, whose callers have a token: 1,000 keys as long as they may be fit."""
 
-MAX_STREAMS: Final = 1000
+MAX_STREAMS: Final = 32
 """Maximum concurrent calls on one connection. More wait in the client."""
 
 Request = TypeVar("Request", bound=Message)

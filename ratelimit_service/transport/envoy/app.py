@@ -10,7 +10,10 @@ from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import Check
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
+from ratelimit_service.api.fallback import no_fallback
 from ratelimit_service.api.messages import not_served, parser
+from ratelimit_service.api.overload.control import OverloadControl
+from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.drain import Drain
@@ -31,24 +34,30 @@ PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
 
 
 def envoy_methods(
-    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, admission: Admission, count: Count
+    rate_limits: EnvoyRateLimitService,
+    authorization: EnvoyAuthorizationService,
+    admission: Admission,
+    count: Count,
+    overload: OverloadControl,
 ) -> dict[str, App]:
     """The methods of Envoy's own protocols, by path."""
+    rls = Method(SHOULD_RATE_LIMIT, admission, count, overload, overload.fallback(no_fallback, OVER_LIMIT))
+    ext_authz = Method(AUTHORIZE, admission, count, overload, overload.fallback(no_fallback, SERVICE_UNAVAILABLE))
     return {
-        SHOULD_RATE_LIMIT: unary(
-            Method(SHOULD_RATE_LIMIT, admission, count), rate_limits.read, rate_limits.should_rate_limit
-        ),
-        AUTHORIZE: unary(Method(AUTHORIZE, admission, count), parser(CheckRequest), authorization.check),
+        SHOULD_RATE_LIMIT: unary(rls, rate_limits.read, rate_limits.should_rate_limit),
+        AUTHORIZE: unary(ext_authz, parser(CheckRequest), authorization.check),
     }
 
 
-def decision_methods(service: RateLimitService, admission: Admission, count: Count, drain: Drain) -> dict[str, App]:
+def decision_methods(
+    service: RateLimitService, admission: Admission, count: Count, drain: Drain, overload: OverloadControl
+) -> dict[str, App]:
     """The methods of RateLimitService, by path."""
     read = service.reader
     return {
-        CHECK: unary(Method(CHECK, admission, count), read.check, service.check_limit),
-        BATCH: unary(Method(BATCH, admission, count), read.batch, service.batch_check_limit),
-        STREAM: stream(Method(STREAM, admission, count), service, drain),
+        CHECK: unary(Method(CHECK, admission, count, overload), read.check, service.check_limit),
+        BATCH: unary(Method(BATCH, admission, count, overload), read.batch, service.batch_check_limit),
+        STREAM: stream(Method(STREAM, admission, count, overload), service, drain),
     }
 
 

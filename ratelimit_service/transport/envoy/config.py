@@ -13,6 +13,7 @@ from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
+from ratelimit_service.transport.envoy.shed import local_replies, shed_filter
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
@@ -74,6 +75,7 @@ def envoy_config(options: EnvoyOptions) -> Json:
     http |= _http_options(options)
     http["route_config"]["virtual_hosts"][0]["routes"] = [_control_route()]
     _match_only(http["http_filters"][0], options.hot_paths)
+    http["http_filters"].insert(0, shed_filter())
     resources["clusters"] = [_control_cluster(options.control_socket)]
     config["admin"] = {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}}
     config["node"] = {
@@ -101,6 +103,7 @@ def _http_options(options: EnvoyOptions) -> Json:
         },
         "stream_idle_timeout": "0s",  # a stream of checks may be idle for any time
         "drain_timeout": "1s",  # between GOAWAY and refusing new calls
+        "local_reply_config": local_replies(),
         "server_header_transformation": "PASS_THROUGH",
         "use_remote_address": True,  # the peer is the other end of the connection, whatever X-Forwarded-For says
         "skip_xff_append": True,
@@ -166,7 +169,7 @@ def _runtime() -> Json:
         "http": {"max_requests_per_io_cycle": REQUESTS_PER_TURN},
         "envoy.reloadable_features.http2_use_oghttp2": True,
     }
-    return {"layers": [{"name": "service", "static_layer": layer}]}
+    return {"layers": [{"name": "service", "static_layer": layer}, {"name": "shed", "admin_layer": {}}]}
 
 
 def _overload_manager() -> Json:

@@ -51,6 +51,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         responses = ResponseStream(send)
         try:
+            method.overload.check_open(method.admission.share_of(presented_by(scope, None)))
             await respond(scope, receive, responses)
         except Exception as error:  # noqa: BLE001 the last place that can respond
             code = await responses.fail(error, method.name)
