@@ -56,10 +56,21 @@ class Settings(BaseSettings):
     key_environment: str = Field(
         default="live", pattern="^[a-z0-9]{1,12}$", description="The <env> in new keys: `rlk_<env>_<id>_<secret>`."
     )
-    protect_checks: bool = Field(
+    protect_checks: bool | None = Field(
+        default=None,
+        description="Whether CheckLimit and Envoy's protocols need a caller of role gateway: a token, or a certificate "
+        "of RATELIMIT_GATEWAY_CERTIFICATES. Only such a caller may send key_id. By default `true` if RATELIMIT_LISTEN "
+        "is beyond loopback, else `false`.",
+    )
+    allow_anonymous: bool = Field(
         default=False,
-        description="Whether CheckLimit and Envoy's protocols need a token of role gateway. Only such a caller may "
-        "send key_id.",
+        description="Whether a server starts beyond loopback with RATELIMIT_PROTECT_CHECKS=false: everyone who reaches "
+        "the port may request decisions. For networks that only gateways can reach.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="Whether a server starts beyond loopback without TLS: tokens and keys can be read on the way. "
+        "For networks that encrypt by themselves, as a service mesh does.",
     )
     key_header: str = Field(
         default="x-api-key",
@@ -177,6 +188,11 @@ class Settings(BaseSettings):
     def _check_gateways(cls, text: str) -> str:
         parse_gateways(text)
         return text
+
+    @property
+    def checks_protected(self) -> bool:
+        """What protect_checks comes to: a server decides it by its address before its processes start."""
+        return self.protect_checks is not False
 
     @property
     def gateways(self) -> frozenset[str]:

@@ -1,18 +1,12 @@
-"""Calls to a server: its address and credentials, and its errors as CommandErrors."""
+"""Calls to a server, and its errors as CommandErrors."""
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf.message import Message
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
@@ -21,75 +15,11 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAd
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
 from ratelimit_service.cli.errors import CommandError, report_errors
-from ratelimit_service.devstores.state import DevState
-from ratelimit_service.settings import Settings
+from ratelimit_service.cli.target import Target
 
-DEFAULT_SERVER = "localhost:50051"
 _SIMULATION_SECONDS = 60.0  # one has a budget of 20, and may wait for another
 _MAX_RECEIVED = 32 * 1024 * 1024
 """Bytes of a response: 1,000 keys, each with as many labels and overrides as it may have."""
-
-_EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound here
-
-
-def dialable(listen: str) -> str:
-    """The address at which to call a server that listens on LISTEN, also when that means every interface."""
-    host, _, port = listen.rpartition(":")
-    return f"{_EVERY_INTERFACE.get(host, host)}:{port}"
-
-
-class TlsFiles(BaseSettings):
-    """The PEM files for a server with TLS, from RATELIMIT_SERVER_CA and so on. Without a CA, the system's are used."""
-
-    model_config = SettingsConfigDict(env_prefix="RATELIMIT_SERVER_", extra="ignore", frozen=True)
-
-    ca: Path | None = Field(default=None)
-    certificate: Path | None = Field(default=None)
-    key: Path | None = Field(default=None)
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files. Raises CommandError for one that cannot be read."""
-        try:
-            ca, certificate, key = (
-                path.read_bytes() if path else None for path in (self.ca, self.certificate, self.key)
-            )
-        except OSError as error:
-            raise CommandError.usage(f"cannot read {error.filename}: {error.strerror}") from None
-        return grpc.ssl_channel_credentials(ca, key, certificate)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A server's address, the bearer token to send, and credentials if it serves TLS."""
-
-    address: str
-    token: str = field(default="", repr=False)
-    credentials: grpc.ChannelCredentials | None = None
-
-    @classmethod
-    def choose(cls, server: str | None, token: str | None) -> "Target":
-        """The given server and token. Without a server: the one that `dev` started here, with its token by default.
-
-        That token is sent to no other server.
-        """
-        dev = None if server else _dev_server()
-        address = server or (dialable(dev.listen) if dev else DEFAULT_SERVER)
-        sent = token or (dev.admin_token if dev else "")
-        if "://" not in address:
-            return cls(address, sent)
-        url = urlsplit(address)
-        if url.scheme != "https" or not url.netloc:
-            raise CommandError.usage(f"--server {address}: write HOST:PORT, or https://HOST:PORT for a server with TLS")
-        return cls(url.netloc, sent, TlsFiles().credentials())
-
-
-def _dev_server() -> DevState | None:
-    data_dir = Path(os.environ.get("RATELIMIT_DATA_DIR") or Settings.model_fields["data_dir"].default)
-    try:
-        return DevState.read(data_dir)
-    except ValueError as error:
-        raise CommandError.usage(str(error)) from None
-
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
@@ -106,7 +36,8 @@ class Client(AbstractContextManager["Client"]):
         self._channel = (
             grpc.secure_channel(target.address, target.credentials, options)
             if target.credentials
-            else grpc.insecure_channel(target.address, options)
+            # a proxy of the environment would be another host that reads the token
+            else grpc.insecure_channel(target.address, [*options, ("grpc.enable_http_proxy", 0)])
         )
         self._decision = RateLimitServiceStub(self._channel)
         self._admin = KeyAdminServiceStub(self._channel)

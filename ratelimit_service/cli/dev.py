@@ -16,16 +16,18 @@ import typer
 from pydantic import SecretStr
 
 from ratelimit_service.bootstrap import open_services
-from ratelimit_service.cli.client import dialable
 from ratelimit_service.cli.environment import STORE_SETTINGS, database_errors, load_settings, variable_name
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName, Workers, serve_until_stopped
+from ratelimit_service.cli.target import dialable
+from ratelimit_service.devstores.private_files import make_private_folder
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError
 from ratelimit_service.devstores.valkey import EmbeddedValkeyError
 from ratelimit_service.errors import StartupError
 from ratelimit_service.postgres import migrate
+from ratelimit_service.server.exposure import effective, open_ports
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
@@ -58,14 +60,16 @@ def dev(
             if variable_name(name) in os.environ:
                 typer.echo(f"{variable_name(name)} is set but ignored: dev uses its own", err=True)
         try:
-            PortLock(settings.listen).close()  # check it before starting anything
+            # What a server would refuse is reported before anything is started.
+            settings = effective(settings)
+            PortLock(settings.listen).close()
             chosen = Transport.choose(settings.transport)
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            make_private_folder(settings.data_dir)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
             with DevLock(settings.data_dir), _stores(settings.data_dir) as stores:
                 _run(settings, stores, chosen)
         except (StartupError, EmbeddedPostgresError, EmbeddedValkeyError) as error:
-            raise CommandError(Exit.FAILED, str(error)) from None
+            raise CommandError(Exit.FAILED, *str(error).splitlines()) from None
         except OSError as error:
             raise CommandError.usage(f"cannot use {error.filename or settings.data_dir}: {error.strerror}") from None
 
@@ -124,27 +128,41 @@ def _interruptible() -> Iterator[None]:
 
 def _banner(settings: Settings, state: DevState, transport: Transport) -> str:
     """What is printed at the start, with commands that can be pasted as they are."""
-    address = dialable(settings.listen)
-    body = f'{{"api_key":"{state.api_key}","resource":"orders.create"}}'
     operations = dialable(settings.operations_listen)
     metrics = f"metrics on http://{operations}/metrics; " if settings.operations_listen else ""
     listen = settings.console_listen or settings.operations_listen
     console = ""
     if listen and find_spec("jinja2") is not None:  # of the extra `console`
         console = f"The console, for the admin token:\n  http://{dialable(listen)}/console/\n\n"
+    ports = "\n".join(f"open: {port}" for port in open_ports(settings))
     return f"""
 ratelimit-service serves on {settings.listen}. Transport {transport.name}: {transport.reason}.
+{ports}
 {metrics}state and secrets are in {settings.data_dir}/ (dev.json has the key and the admin token).
 
 {console}The demo key, on plan free:
   {state.api_key}
 
-Request a decision:
-  grpcurl -plaintext -d '{body}' {address} ratelimit.v1.RateLimitService/CheckLimit
-  {_command(settings)} check {state.api_key} --resource orders.create
+{_how_to_call(settings, state.api_key)}
 
 Ctrl-C stops it; the next start keeps all data.
 """
+
+
+def _how_to_call(settings: Settings, key: str) -> str:
+    """Commands that request a decision on KEY."""
+    command = _command(settings)
+    header, token, lead = "", "", "Request a decision:"
+    if settings.checks_protected:
+        header, token = "-H 'authorization: Bearer TOKEN' ", " --token TOKEN"
+        lead = (
+            f"Request a decision, which needs a gateway's TOKEN:\n  {command} admin-tokens create NAME --role gateway"
+        )
+    body = f'{{"api_key":"{key}","resource":"orders.create"}}'
+    method = "ratelimit.v1.RateLimitService/CheckLimit"
+    return f"""{lead}
+  grpcurl -plaintext {header}-d '{body}' {dialable(settings.listen)} {method}
+  {command} check {key} --resource orders.create{token}"""
 
 
 def _command(settings: Settings) -> str:

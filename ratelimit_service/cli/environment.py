@@ -55,7 +55,7 @@ def with_dev_stores(settings: Settings) -> Settings:
             "redis_url": dev.redis_url,
             "peppers": read_peppers(settings.data_dir),
         }
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise CommandError.usage(str(error)) from None
     unset = [name for name in STORE_SETTINGS if not getattr(settings, name).get_secret_value()]
     return settings.model_copy(update={name: SecretStr(kept[name]) for name in unset})

@@ -2,20 +2,25 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
-from typing import Any
+from datetime import datetime
 
 import typer
-import yaml
-from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.json_format import ParseDict
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
+from ratelimit_service.bounded_yaml import Plain
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.message_file import file_name
+from ratelimit_service.cli.message_file import UNREADABLE, file_name, parse_file, read_text
 from ratelimit_service.cli.options import parse_expires
 
 _LABEL = "label."
+_MAX_BYTES = 32 * 1024 * 1024
+"""Size of a file: a hundred thousand keys and more."""
+
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9:.]+ ?([Zz]|[-+][0-9:]+)?)?")
+_TIMES = ("expire_time", "expireTime")
 _COLUMNS = ("subject", "plan", "description", "expires")
 
 
@@ -27,10 +32,7 @@ def read_drafts(file: typer.FileText, defaults: ManageKeyRequest.CreateKey) -> l
     with that list under `keys`. Raises CommandError with the line or field that is invalid.
     """
     name = file_name(file)
-    try:
-        text = file.read()
-    except UnicodeDecodeError:
-        raise CommandError.usage(f"{name}: is not UTF-8 text") from None
+    text = read_text(file, _MAX_BYTES)
     drafts = list(_csv_drafts(name, text) if name.endswith(".csv") else _yaml_drafts(name, text))
     if not drafts:
         raise CommandError.usage(f"{name}: names no key")
@@ -39,10 +41,7 @@ def read_drafts(file: typer.FileText, defaults: ManageKeyRequest.CreateKey) -> l
 
 def read_key_ids(file: typer.FileText) -> list[str]:
     """The ids in FILE: the first word of each line that has one and does not begin with `#`."""
-    try:
-        words = [line.split() for line in file]
-    except UnicodeDecodeError:
-        raise CommandError.usage(f"{file_name(file)}: is not UTF-8 text") from None
+    words = [line.split() for line in read_text(file, _MAX_BYTES).splitlines()]
     return [found[0] for found in words if found and not found[0].startswith("#")]
 
 
@@ -92,13 +91,7 @@ def _csv_draft(where: str, row: Mapping[str, str]) -> ManageKeyRequest.CreateKey
 
 
 def _yaml_drafts(name: str, text: str) -> Iterator[ManageKeyRequest.CreateKey]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise CommandError.usage(f"{name}, line {line}: {error.problem}") from None
-    except yaml.YAMLError:
-        raise CommandError.usage(f"{name}: is neither YAML nor JSON") from None
+    content = parse_file(name, text, _MAX_BYTES)
     if isinstance(content, dict) and set(content) == {"keys"}:
         content = content["keys"]
     if not isinstance(content, list):
@@ -107,16 +100,19 @@ def _yaml_drafts(name: str, text: str) -> Iterator[ManageKeyRequest.CreateKey]:
         where = f"{name}, key {position + 1}"
         if not isinstance(item, dict):
             raise CommandError.usage(f"{where}: must be an object, not {type(item).__name__}")
+        content = {name: _text_of_time(value) if name in _TIMES else value for name, value in item.items()}
         try:
-            yield ParseDict(
-                {field: _text_of_time(value) for field, value in item.items()}, ManageKeyRequest.CreateKey()
-            )
-        except (ParseError, AttributeError, TypeError) as error:
-            raise CommandError.usage(f"{where}: {error}") from None
+            yield ParseDict(content, ManageKeyRequest.CreateKey())
+        except UNREADABLE as error:
+            raise CommandError.usage(f"{where}: {str(error)[:500]}") from None
 
 
-def _text_of_time(value: Any) -> Any:  # noqa: ANN401  whatever YAML holds
-    """A time that YAML has read as one, as text again."""
-    if isinstance(value, datetime):
-        return value.isoformat() + ("" if value.tzinfo else "Z")
-    return f"{value.isoformat()}T00:00:00Z" if isinstance(value, date) else value
+def _text_of_time(value: Plain) -> Plain:
+    """A time as YAML may have it, with a blank or of a day alone, as proto3 JSON has it: in UTC unless it says more."""
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        return value
+    try:
+        time = datetime.fromisoformat(value.upper().replace(" Z", "Z"))
+    except ValueError:
+        return value
+    return time.isoformat() + ("" if time.tzinfo else "Z")

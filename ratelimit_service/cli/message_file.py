@@ -1,11 +1,16 @@
 """A protobuf message in a YAML or JSON file."""
 
 import typer
-import yaml
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
+from ratelimit_service.bounded_yaml import MAX_BYTES, Plain, YamlError, plain, read_yaml
 from ratelimit_service.cli.errors import CommandError
+
+UNREADABLE = (ParseError, AttributeError, TypeError, ValueError, OverflowError)
+"""What `ParseDict` raises for content that does not fit a message."""
+
+_MAX_SHOWN = 500
 
 
 def read_message(file: typer.FileText, message: Message, what: str) -> frozenset[str]:
@@ -15,20 +20,34 @@ def read_message(file: typer.FileText, message: Message, what: str) -> frozenset
     Raises CommandError with the invalid line or field.
     """
     name = file_name(file)
-    try:
-        content = yaml.safe_load(file)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise CommandError.usage(f"{name}, line {line}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise CommandError.usage(f"{name}: is neither YAML nor JSON") from None
+    content = parse_file(name, read_text(file, MAX_BYTES), MAX_BYTES)
     if not isinstance(content, dict):
         raise CommandError.usage(f"{name}: must hold {what}, not {type(content).__name__}")
     try:
         ParseDict(content, message)
-    except (ParseError, AttributeError, TypeError) as error:
-        raise CommandError.usage(f"{name}: {error}") from None
-    return frozenset(str(field) for field in content)
+    except UNREADABLE as error:
+        raise CommandError.usage(f"{name}: {str(error)[:_MAX_SHOWN]}") from None
+    return frozenset(content)
+
+
+def read_text(file: typer.FileText, max_bytes: int) -> str:
+    """The text of a file of at most MAX_BYTES; no more is read. Raises CommandError for another encoding and beyond."""
+    name = file_name(file)
+    try:
+        text = file.read(max_bytes + 1)
+    except UnicodeDecodeError:
+        raise CommandError.usage(f"{name}: is not UTF-8 text") from None
+    if len(text.encode("utf-8", "surrogatepass")) > max_bytes:
+        raise CommandError.usage(f"{name}: has more than the {max_bytes:,} bytes allowed")
+    return text
+
+
+def parse_file(name: str, text: str, max_bytes: int) -> Plain:
+    """The YAML or JSON that TEXT is. Raises CommandError with the line of what is invalid or not supported."""
+    try:
+        return plain(read_yaml(text, max_bytes))
+    except YamlError as error:
+        raise CommandError.usage(f"{name}, line {error.line}: {error.problem}") from None
 
 
 def file_name(file: typer.FileText) -> str:

@@ -16,8 +16,8 @@ Server = Annotated[
         "--server",
         envvar="RATELIMIT_SERVER",
         metavar="HOST:PORT",
-        help="The server to call; https://HOST:PORT for TLS. Default: the one that `dev` started here, otherwise "
-        "localhost:50051.",
+        help="The server to call: HOST:PORT on this machine, https://HOST:PORT with TLS, plaintext://HOST:PORT to send "
+        "tokens and keys unencrypted. Default: the one that `dev` started here, otherwise localhost:50051.",
     ),
 ]
 Token = Annotated[
@@ -26,7 +26,8 @@ Token = Annotated[
         "--token",
         envvar="RATELIMIT_TOKEN",
         metavar="TOKEN",
-        help="Bearer token to send. Default: that of the server that `dev` started here.",
+        help="Bearer token to send, or @FILE to read it from a file: other users see command lines. Default: that of "
+        "the server that `dev` started here.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

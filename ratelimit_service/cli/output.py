@@ -11,6 +11,9 @@ from rich.table import Table
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Quota
 from ratelimit_service.cli.times import format_duration
 
+_KEPT = "\n\u00a0\u200c\u200d\u3000"
+"""What is not printable by itself, and yet belongs to texts: line ends, wide blanks, and what joins letters."""
+
 _PIPE_WIDTH = 10_000
 """Columns of output that is not a terminal: nothing is wrapped there, so that each record stays on one line."""
 
@@ -26,7 +29,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        table.add_row(*(_shown(cell) for cell in row))
     _print(table)
 
 
@@ -37,7 +40,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         if value:
-            table.add_row(name, value.replace("[", r"\["))
+            table.add_row(name, _shown(value))
     _print(table)
 
 
@@ -67,6 +70,16 @@ def _describe_algorithm(limit: Limit) -> str:
     bucket = limit.token_bucket
     period = format_duration(bucket.refill_period)
     return f"{bucket.capacity:,} tokens, {bucket.refill_tokens:,} more every {period}"
+
+
+def _shown(text: str) -> str:
+    """TEXT as a terminal may have it: markup as it is, and what would reorder, hide or erase other text by its escape.
+
+    Callers choose resources, and versions before this one stored names that are refused today.
+    """
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() or one in _KEPT else ascii(one)[1:-1] for one in text)
+    return text.replace("[", r"\[")
 
 
 def _print(table: Table) -> None:

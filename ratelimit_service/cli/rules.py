@@ -10,10 +10,11 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRule
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit
 from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DescriptorLimit, DescriptorRule, DomainRules
 from ratelimit_service.api.key_admin.manage_rules import rules_to_proto
+from ratelimit_service.bounded_yaml import MAX_BYTES
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
-from ratelimit_service.cli.message_file import file_name, read_message
+from ratelimit_service.cli.message_file import file_name, read_message, read_text
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
 from ratelimit_service.cli.output import describe_limit, print_fields, print_json, print_next_page, print_table
 from ratelimit_service.cli.times import format_time
@@ -145,12 +146,7 @@ def import_rules(
 
 
 def _read(files: list[typer.FileText], convert: Conversion) -> list[DomainRules]:
-    texts = []
-    for file in files:
-        try:
-            texts.append((file_name(file), file.read()))
-        except UnicodeDecodeError:
-            raise CommandError.usage(f"{file_name(file)}: is not UTF-8") from None
+    texts = [(file_name(file), read_text(file, MAX_BYTES)) for file in files]
     findings = Findings()
     imported = import_files(texts, convert, findings)
     if findings.has_errors:

@@ -8,6 +8,7 @@ import typer
 from ratelimit_service.cli.environment import load_settings
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.errors import StartupError
+from ratelimit_service.server.exposure import open_ports
 from ratelimit_service.server.run import run
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
@@ -38,7 +39,7 @@ def serve_until_stopped(settings: Settings, ready: Callable[[Settings], None]) -
     try:
         run(settings, ready=ready)
     except StartupError as error:
-        raise CommandError(Exit.FAILED, str(error)) from None
+        raise CommandError(Exit.FAILED, *str(error).splitlines()) from None
 
 
 def serve(
@@ -62,5 +63,7 @@ def serve(
             typer.echo(
                 f"ratelimit-service serves on {in_effect.listen}. Transport {chosen.name}: {chosen.reason}.", err=True
             )
+            for port in open_ports(in_effect):
+                typer.echo(f"open: {port}", err=True)
 
         serve_until_stopped(settings, ready)

@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from ratelimit_service._gen.ratelimit.v1 import plan_pb2, rules_pb2
 from ratelimit_service.api.key_admin.limit_messages import limit_to_proto
 from ratelimit_service.api.key_admin.manage_rules import rules_from_proto, rules_to_proto
+from ratelimit_service.bounded_yaml import YamlError, plain, read_yaml
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.record import OnStoreFailure
@@ -41,29 +42,16 @@ def read_rules(text: str) -> tuple[DomainRules, str]:
     """Read the rules of a domain and their description. Raises InvalidArgument, with field `document` for the whole."""
     message = rules_pb2.DomainRules()
     try:
-        content = yaml.load(text, _PlainLoader)  # noqa: S506  a safe loader, that refuses aliases as well
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidArgument.of("document", f"is no YAML: line {line}, {error.problem}") from None
-    except yaml.YAMLError:
-        raise InvalidArgument.of("document", "is neither YAML nor JSON") from None
+        content = plain(read_yaml(text))
+    except YamlError as error:
+        raise InvalidArgument.of("document", f"line {error.line}: {error.problem}") from None
     if not isinstance(content, dict):
         raise InvalidArgument.of("document", "holds no rules; begin with `domain:`")
     try:
         ParseDict(content, message)
-    except (ParseError, AttributeError, TypeError, RecursionError) as error:
+    except (ParseError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument.of("document", str(error)[:300]) from None
     return rules_from_proto(message), message.description
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Loads no aliases: a few lines of them stand for more than there is memory."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  its interface
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
 
 
 def _to_yaml(message: plan_pb2.Plan | rules_pb2.DomainRules) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import gcd
 
+from ratelimit_service.decision.text import check_text, quoted
 from ratelimit_service.errors import InvalidArgument
 
 MICRO = 1_000_000
@@ -15,8 +16,6 @@ EXACT = 2**53
 
 MAX_TOKENS = EXACT // MICRO
 """The largest capacity or amount, in tokens: 9,007,199,254."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 MAX_PERIOD_US = 31 * 86_400 * MICRO
 MIN_PERIOD_US = 1_000
@@ -121,7 +120,7 @@ class Limit:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise InvalidArgument.of(
-                "name", f"is {self.name[:80]!r}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
+                "name", f"is {quoted(self.name)}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
             )
         check_resource("resource", self.resource)
         if "*" in self.resource[:-1]:
@@ -140,11 +139,7 @@ class Limit:
 
 def check_resource(field: str, resource: str) -> None:
     """Raise InvalidArgument unless RESOURCE is at most 256 bytes of UTF-8 without control characters."""
-    size = len(resource) if resource.isascii() else len(resource.encode("utf-8", "surrogatepass"))
-    if size > MAX_RESOURCE_BYTES:
-        raise InvalidArgument.of(field, f"has {size} bytes; at most {MAX_RESOURCE_BYTES} are allowed")
-    if _CONTROL.search(resource):
-        raise InvalidArgument.of(field, "has control characters; remove them")
+    check_text(field, resource, MAX_RESOURCE_BYTES)
 
 
 def clip_resource(resource: str) -> str:

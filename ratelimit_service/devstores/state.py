@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.devstores.private_files import read_private, write_private
 
 _LOCK_FILE = "dev.lock"
 
@@ -47,14 +48,11 @@ _PEPPERS_FILE = "peppers"
 
 
 def read_peppers(data_dir: Path) -> str:
-    """The peppers kept in the folder, empty if there are none yet. Raises ValueError if they are another user's."""
-    path = data_dir / _PEPPERS_FILE
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return ""
-    except PermissionError:
-        raise ValueError(f"{path} belongs to another user") from None
+    """The peppers kept in the folder, empty if there are none yet.
+
+    Raises ValueError if the file or its folder is not this user's alone, as `read_private` has it.
+    """
+    return (read_private(data_dir / _PEPPERS_FILE) or "").strip()
 
 
 def ensure_peppers(data_dir: Path) -> str:
@@ -65,10 +63,7 @@ def ensure_peppers(data_dir: Path) -> str:
     peppers = read_peppers(data_dir)
     if not peppers:
         peppers = Peppers.generate()
-        new = data_dir / f"{_PEPPERS_FILE}.{os.getpid()}.new"
-        new.touch(mode=0o600)
-        new.write_text(peppers + "\n")
-        new.replace(data_dir / _PEPPERS_FILE)
+        write_private(data_dir / _PEPPERS_FILE, peppers + "\n")
     try:
         Peppers.parse(peppers)
     except ValueError as error:
@@ -89,24 +84,28 @@ class DevState:
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
 
+    @staticmethod
+    def path(data_dir: Path) -> Path:
+        """The file in the folder."""
+        return data_dir / _STATE_FILE
+
     @classmethod
     def read(cls, data_dir: Path) -> "DevState | None":
-        """What was written last, None if nothing was. Raises ValueError if the file is damaged or cannot be read."""
-        path = data_dir / _STATE_FILE
-        try:
-            fields_read = json.loads(path.read_text())
-            return cls(**{each.name: str(fields_read[each.name]) for each in fields(cls)})
-        except FileNotFoundError:
+        """What was written last, None if nothing was.
+
+        Raises ValueError if the file is damaged, or it or its folder is not this user's alone, as `read_private` has
+        it: whoever wrote it chooses where tokens are sent.
+        """
+        path = cls.path(data_dir)
+        text = read_private(path)
+        if text is None:
             return None
-        except PermissionError:
-            raise ValueError(f"{path} belongs to another user; name the server with --server") from None
-        except (ValueError, KeyError, TypeError):
+        try:
+            fields_read = json.loads(text)
+            return cls(**{each.name: str(fields_read[each.name]) for each in fields(cls)})
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path} is damaged; remove it, and `ratelimit-service dev` writes a new one") from None
 
     def write(self, data_dir: Path) -> None:
         """Replace the file atomically, so that no reader sees half of it. Only the owner may read it."""
-        path = data_dir / _STATE_FILE
-        new = path.with_suffix(f".{os.getpid()}.new")
-        new.touch(mode=0o600)
-        new.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        new.replace(path)
+        write_private(data_dir / _STATE_FILE, json.dumps(asdict(self), indent=2) + "\n")

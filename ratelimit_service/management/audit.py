@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 from ratelimit_service.decision.ports import Change
+from ratelimit_service.decision.text import check_text
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.text import check_filter
 from ratelimit_service.management.transactions import Transactions
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,10 +61,10 @@ class AuditFilter:
 
     def check(self) -> None:
         """Raise InvalidArgument for a text that no event can have, or an end that is not after the start."""
-        check_filter("target", self.target, _MAX_TARGET_BYTES)
-        check_filter("target_prefix", self.target_prefix, _MAX_TARGET_BYTES)
-        check_filter("actor", self.actor, _MAX_NAME_BYTES)
-        check_filter("action", self.action, _MAX_NAME_BYTES)
+        check_text("target", self.target, _MAX_TARGET_BYTES)
+        check_text("target_prefix", self.target_prefix, _MAX_TARGET_BYTES)
+        check_text("actor", self.actor, _MAX_NAME_BYTES)
+        check_text("action", self.action, _MAX_NAME_BYTES)
         if self.start_us is not None and self.end_us is not None and self.end_us <= self.start_us:
             raise InvalidArgument.of("end_time", "is not after start_time; choose a later end, or an earlier start")
 

@@ -136,14 +136,14 @@ def check_draft(draft: KeyDraft, now_us: int) -> None:
     check_expiry(draft["expires_us"], now_us)
 
 
-def check_changes(changes: KeyChanges, now_us: int) -> None:
-    """Raise InvalidArgument, which names the field, unless a key can be given these values."""
+def check_changes(key: Key, changes: KeyChanges, now_us: int) -> None:
+    """Raise InvalidArgument, which names the field, unless KEY can be given these values. Texts that it has pass."""
     if "plan" in changes:
         check_plan_name("plan", changes["plan"])
     if "description" in changes:
-        check_description(changes["description"])
+        check_description(changes["description"], stored=[key.description])
     if "labels" in changes:
-        check_labels(changes["labels"])
+        check_labels(changes["labels"], stored=list(key.labels.values()))
     if "expires_us" in changes:
         check_expiry(changes["expires_us"], now_us)
 

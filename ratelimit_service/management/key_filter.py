@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.key import Standing
 from ratelimit_service.management.plans import check_plan_name
-from ratelimit_service.management.text import check_labels, check_subject, check_subject_prefix
+from ratelimit_service.management.text import check_labels, check_stored_subject, check_subject_prefix
 
 _MAX_SEARCH = 512
 _ID_OF_KEY = re.compile(r"rlk_[a-z0-9]{1,12}_([0-9A-Za-z]{1,16})(?![0-9A-Za-z])")
@@ -38,11 +38,11 @@ class KeyFilter:
     def check(self) -> None:
         """Raise InvalidArgument, which names the field, for a filter that no key can match."""
         if self.subject:
-            check_subject(self.subject)
+            check_stored_subject(self.subject)
         if self.plan:
             check_plan_name("plan", self.plan)
         check_subject_prefix(self.subject_prefix)
-        check_labels(self.labels)
+        check_labels(self.labels, stored=list(self.labels.values()))
         if self.key_id_prefix and not _ID.fullmatch(self.key_id_prefix):
             raise _no_public_part()
 

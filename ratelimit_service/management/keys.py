@@ -26,6 +26,7 @@ from ratelimit_service.management.key import (
 from ratelimit_service.management.key_filter import ALL_KEYS, KeyFilter
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import PlanRepository, plan_not_found
+from ratelimit_service.management.text import check_subject
 from ratelimit_service.management.transactions import Transactions
 
 __all__ = [
@@ -140,6 +141,8 @@ class KeyService:
         now_us = self._clock.now_us()
         async with self._transactions.reading() as work:
             found = await work.keys.list(after=after, count=count, filters=filters, now_us=now_us)
+        if filters.subject and not found:
+            check_subject(filters.subject)  # no key is of it, and none will be
         return paging.page([key for _, key in found], [str(number) for number, _ in found], *filters.list_name)
 
     async def update(self, actor: str, key_id: str, changes: KeyChanges, *, etag: str = "") -> Key:
@@ -149,12 +152,12 @@ class KeyService:
         """
         now_us = self._clock.now_us()
         check_key_id(key_id)
-        check_changes(changes, now_us)
         async with self._transactions.writing() as work:
             key = await _require_key(work, key_id)
             check_etag(key.target, sent=etag, current=key.etag)
             if key.state is KeyState.REVOKED:
                 raise key.conflict("update", now_us)
+            check_changes(key, changes, now_us)
             if "plan" in changes:
                 await _require_plan(work, changes["plan"])
             changed = _revised(replace(key, **changes), now_us)

@@ -11,8 +11,9 @@ from ratelimit_service.decision.record import KeyState, Override
 from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event, Fields, rfc3339
 from ratelimit_service.management.documents import limit_to_document
+from ratelimit_service.management.key_filter import KeyFilter
 from ratelimit_service.management.keys import Key, KeyRepository, key_not_found
-from ratelimit_service.management.text import check_ends, check_subject
+from ratelimit_service.management.text import check_name, check_stored_subject, check_subject
 from ratelimit_service.management.transactions import Transactions
 
 MAX_OVERRIDES = 16
@@ -23,14 +24,14 @@ MAX_OVERRIDES = 16
 class OverrideTarget:
     """What overrides are set for: a key by its id, or a subject.
 
-    Raises InvalidArgument (field `key_id` or `subject`) for a name that cannot be one.
+    Raises InvalidArgument (field `key_id` or `subject`) for a name that cannot be stored as one.
     """
 
     level: Literal[Level.KEY, Level.SUBJECT]
     name: str
 
     def __post_init__(self) -> None:
-        (check_key_id if self.level is Level.KEY else check_subject)(self.name)
+        (check_key_id if self.level is Level.KEY else check_stored_subject)(self.name)
 
     @property
     def target(self) -> str:
@@ -94,11 +95,10 @@ class OverrideService:
     async def set(self, actor: str, target: OverrideTarget, override: Override) -> Sequence[Override]:
         """Add an override or replace the one of the same name. Returns all of the target's.
 
-        Raises InvalidArgument for an expire time that has passed, for a resource with a blank at an end, and for a
-        seventeenth override.
+        Raises InvalidArgument for an expire time that has passed, for a subject or a resource that is no name, as
+        `check_name` has it, and is not stored yet, and for a seventeenth override.
         """
         now_us = self._clock.now_us()
-        check_ends("override.limit.resource", override.limit.resource)
         if override.expires_us is not None and override.expires_us <= now_us:
             raise InvalidArgument.of(
                 "override.expire_time", f"is {rfc3339(override.expires_us)}, which has passed; choose a later time"
@@ -107,6 +107,10 @@ class OverrideService:
         async with self._transactions.writing() as work:
             key = await _key_to_change(work, target, now_us)
             present = {other.limit.name: other for other in await work.overrides.list(target)}
+            if not present:
+                await _check_new_target(work, target, now_us)
+            resources = [other.limit.resource for other in present.values()]
+            check_name("override.limit.resource", override.limit.resource, stored=resources)
             if name not in present and len(present) >= MAX_OVERRIDES:
                 raise InvalidArgument.of(
                     "override.limit.name",
@@ -165,6 +169,17 @@ async def _key_to_change(work: OverrideWork, target: OverrideTarget, now_us: int
     if key.state is KeyState.REVOKED:
         raise key.conflict("override", now_us)
     return key
+
+
+async def _check_new_target(work: OverrideWork, target: OverrideTarget, now_us: int) -> None:
+    """Raise InvalidArgument for a subject that no key can be given, unless one has it already."""
+    if target.level is not Level.SUBJECT:
+        return
+    try:
+        check_subject(target.name)
+    except InvalidArgument:
+        if not await work.keys.list(after=None, count=1, filters=KeyFilter(target.name), now_us=now_us):
+            raise
 
 
 async def _record(work: OverrideWork, key: Key | None, target: OverrideTarget, event: Event) -> None:

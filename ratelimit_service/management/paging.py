@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +16,9 @@ _DEFAULT_SIZE = 100
 _MAX_SIZE = 1000
 _CHECK_BYTES = 8
 _MAX_NUMBER = 2**63
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_MAX_TOKEN = 32_768
+"""Characters of a token. The longest that are issued name a group of usage: a few texts of a few hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Paging:
         """
         if not self.page_token:
             return ""
+        if len(self.page_token) > _MAX_TOKEN:
+            raise invalid_token()
         try:
             raw = base64.b64decode(self.page_token.encode("ascii"), altchars=b"-_", validate=True)
             check, position = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:].decode()
@@ -60,7 +66,7 @@ class Paging:
         position = self.position(*filters)
         if not position:
             return None
-        if not position.isdecimal() or int(position) >= _MAX_NUMBER:
+        if not _NUMBER.fullmatch(position) or int(position) >= _MAX_NUMBER:
             raise invalid_token()
         return int(position)
 

@@ -7,12 +7,13 @@ from typing import Any, Protocol, TypedDict
 from ratelimit_service.decision.limit import NAME, Limit
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.text import quoted
 from ratelimit_service.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event, Fields, changed_fields
 from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.text import check_description, check_ends
+from ratelimit_service.management.text import check_description, check_name
 from ratelimit_service.management.transactions import Transactions
 
 MAX_LIMITS = 16
@@ -65,7 +66,7 @@ def check_plan_name(field: str, name: str) -> None:
         raise InvalidArgument.of(field, "is empty; name a plan")
     if not NAME.fullmatch(name):
         raise InvalidArgument.of(
-            field, f"is {name[:80]!r}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
+            field, f"is {quoted(name)}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
         )
 
 
@@ -197,12 +198,10 @@ class PlanService:
         check_plan_name("name", name)
         if "limits" in changes:
             check_limits(changes["limits"])
-            _check_resources(changes["limits"])
-        if "description" in changes:
-            check_description(changes["description"])
         async with self._transactions.writing() as work:
             plan = await _require(work, name)
             check_etag(plan.target, sent=etag, current=plan.etag)
+            _check_texts(plan, changes)
             updated = replace(plan, version=plan.version + 1, updated_us=now_us, **changes)
             await work.plans.add_version(updated)
             previous, detail = _differences(plan, updated)
@@ -239,9 +238,17 @@ async def _require(work: PlanWork, name: str) -> Plan:
     return plan
 
 
-def _check_resources(limits: Sequence[Limit]) -> None:
+def _check_resources(limits: Sequence[Limit], *, stored: Collection[str] = ()) -> None:
     for position, limit in enumerate(limits):
-        check_ends(f"limits[{position}].resource", limit.resource)
+        check_name(f"limits[{position}].resource", limit.resource, stored=stored)
+
+
+def _check_texts(plan: Plan, changes: PlanChanges) -> None:
+    """Check the texts that a change brings. Those that the plan has pass."""
+    if "limits" in changes:
+        _check_resources(changes["limits"], stored={limit.resource for limit in plan.limits})
+    if "description" in changes:
+        check_description(changes["description"], stored=[plan.description])
 
 
 def _change(plan: Plan) -> Change:

@@ -1,6 +1,6 @@
 """Versions of a domain's descriptor rules. Each method of the service is one transaction."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
-from ratelimit_service.management.text import check_description, check_ends
+from ratelimit_service.management.text import check_description, check_name
 from ratelimit_service.management.transactions import Transactions
 
 
@@ -96,8 +96,6 @@ class RulesService:
         An etag that is not empty must be that of the domain's rules, else raises Aborted, as it does when there are
         none.
         """
-        _check_names(rules)
-        check_description(description)
         async with self._transactions.writing() as work:
             before, successor = await self._successor(work, rules, description, etag)
             await (work.rules.add_version if before else work.rules.add)(successor)
@@ -110,8 +108,6 @@ class RulesService:
 
     async def check(self, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
         """Return what `replace` would put in force now, and change nothing. Raises what it would raise."""
-        _check_names(rules)
-        check_description(description)
         async with self._transactions.reading() as work:
             return (await self._successor(work, rules, description, etag))[1]
 
@@ -158,15 +154,21 @@ class RulesService:
         now_us = self._clock.now_us()
         before = await work.rules.get(rules.domain)
         check_etag(f"domains/{rules.domain}", sent=etag, current=before.etag if before else "")
+        _check_names(rules, stored={name for _, name in _all_names(before.rules)} if before else ())
+        check_description(description, stored=[before.description] if before else ())
         version, created_us = (before.version + 1, before.created_us) if before else (1, now_us)
         return before, RuleSet(rules, version, description, created_us, now_us)
 
 
-def _check_names(rules: DomainRules) -> None:
-    """Apply `check_ends` to all names of new rules. Stored rules with such names stay in force and can be deleted."""
-    check_ends("domain", rules.domain)
-    for field, name in _names(rules.descriptors, ""):
-        check_ends(field, name)
+def _check_names(rules: DomainRules, *, stored: Collection[str]) -> None:
+    """Apply `check_name` to all names of new rules. Those that the domain's rules in force have pass."""
+    for field, name in _all_names(rules):
+        check_name(field, name, stored=stored)
+
+
+def _all_names(rules: DomainRules) -> Iterator[tuple[str, str]]:
+    yield "domain", rules.domain
+    yield from _names(rules.descriptors, "")
 
 
 def _names(nodes: Iterable[RuleNode], prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,98 +1,90 @@
-"""YAML with line numbers: each value knows its place, and reports an error there if it has the wrong type."""
+"""A document with line numbers: each value knows its place, and reports an error there if it has the wrong type."""
 
-import yaml
-
+from ratelimit_service.bounded_yaml import Node, YamlError, read_yaml
 from ratelimit_service.rules_import.findings import Findings, Place
 
-_TAG = "tag:yaml.org,2002:"
-_TRUE = {"true", "yes", "on"}
+_TRUE = frozenset({"true", "yes", "on"})
+_FALSE = frozenset({"false", "no", "off"})
 _MAX_SHOWN = 80
-
-_Pairs = list[tuple[yaml.Node, yaml.Node]]
 
 
 class Value:
     """One value of a document. The methods that read it as a type add an error if it has another type."""
 
-    def __init__(self, node: yaml.Node, document: "Document") -> None:
+    def __init__(self, node: Node, document: "Document") -> None:
         self._node = node
         self._document = document
-        self.place = Place(document.file, node.start_mark.line + 1)
+        self.place = Place(document.file, node.line)
 
     @property
     def is_null(self) -> bool:
         """Whether it is null: an empty value, `~` or `null`."""
-        return self._node.tag == f"{_TAG}null"
+        return self._node.is_null
 
     def text(self, name: str) -> str:
         """The text as written, even if it is a number or a boolean; empty for null."""
         if self.is_null:
             return ""
-        if not isinstance(self._node, yaml.ScalarNode):
+        if self._node.kind != "scalar":
             self._wrong_type(name, "a string")
             return ""
-        return str(self._node.value)
+        return self._node.text
 
     def boolean(self, name: str) -> bool:
-        """Whether it is true. False for null."""
+        """Whether it is true, as envoyproxy/ratelimit reads it: `yes` and `on` are. False for null."""
         if self.is_null:
             return False
-        if self._node.tag != f"{_TAG}bool":
+        text = self._node.text.lower()
+        if self._node.kind != "scalar" or self._node.quoted or text not in _TRUE | _FALSE:
             self._wrong_type(name, "true or false")
             return False
-        return str(self._node.value).lower() in _TRUE
+        return text in _TRUE
 
     def number(self, name: str) -> int:
         """The integer. 0 for null."""
         if self.is_null:
             return 0
-        if not isinstance(self._node, yaml.ScalarNode) or self._node.tag != f"{_TAG}int":
+        try:
+            value = self._node.value if self._node.kind == "scalar" else None
+        except YamlError as error:
+            self._document.findings.error(self.place, f"{name}: {error.problem}")
+            return 0
+        if not isinstance(value, int) or isinstance(value, bool):
             self._wrong_type(name, "an integer")
             return 0
-        return self._document.number(self._node)
+        return value
 
     def items(self, name: str) -> list["Value"]:
         """The values of a list. Empty for null."""
         if self.is_null:
             return []
-        if not isinstance(self._node, yaml.SequenceNode):
+        if self._node.kind != "list":
             self._wrong_type(name, "a list")
             return []
-        return [Value(node, self._document) for node in self._node.value]
+        return [Value(node, self._document) for node in self._node.items]
 
     def fields(self, name: str) -> dict[str, "Field"]:
-        """The fields of a mapping by name, each of which may be given once. Empty for null."""
+        """The fields of a mapping by name. Empty for null."""
         if self.is_null:
             return {}
-        if not isinstance(self._node, yaml.MappingNode):
+        if self._node.kind != "mapping":
             self._wrong_type(name, "a mapping")
             return {}
-        merged, own = self._document.pairs(self._node)
-        found: dict[str, Field] = {}
-        for key, value in own:
-            field = Field(value, self._document, key)
-            if field.name in found:
-                self._document.findings.error(
-                    field.place, f"{field.name} is given twice, first in line {found[field.name].place.line}"
-                )
-            found[field.name] = field
-        return {field.name: field for key, value in merged for field in (Field(value, self._document, key),)} | found
+        return {key.text: Field(value, self._document, key) for key, value in self._node.pairs}
 
     def _wrong_type(self, name: str, wanted: str) -> None:
-        if isinstance(self._node, yaml.ScalarNode):
-            what = repr(str(self._node.value)[:_MAX_SHOWN])
-        else:
-            what = "a list" if isinstance(self._node, yaml.SequenceNode) else "a mapping"
+        kind = self._node.kind
+        what = repr(self._node.text[:_MAX_SHOWN]) if kind == "scalar" else f"a {kind}"
         self._document.findings.error(self.place, f"{name} is {what}; it must be {wanted}")
 
 
 class Field(Value):
     """A named value of a mapping. Its place is that of its name."""
 
-    def __init__(self, node: yaml.Node, document: "Document", key: yaml.Node) -> None:
+    def __init__(self, node: Node, document: "Document", key: Node) -> None:
         super().__init__(node, document)
-        self.place = Place(document.file, key.start_mark.line + 1)
-        self.name = str(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+        self.place = Place(document.file, key.line)
+        self.name = key.text
 
 
 class Document:
@@ -102,38 +94,15 @@ class Document:
         self.file = file
         self.findings = findings
         self._text = text
-        self._loader = yaml.SafeLoader("")
-        self._pairs: dict[yaml.MappingNode, tuple[_Pairs, _Pairs]] = {}
 
     def root(self) -> Value | None:
-        """The value of the whole file. None, with an error, if it is not a single YAML document."""
+        """The value of the whole file. None, with an error, if it is not a single document within bounds."""
         try:
-            self._loader = yaml.SafeLoader(self._text)
-            node = self._loader.get_single_node()
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            self.findings.error(Place(self.file, mark.line + 1 if mark else 1), f"not YAML: {error.problem}")
-            return None
-        except yaml.YAMLError as error:
-            self.findings.error(Place(self.file, 1), f"not YAML: {error}")
+            node = read_yaml(self._text)
+        except YamlError as error:
+            self.findings.error(Place(self.file, error.line), error.problem)
             return None
         if node is None:
             self.findings.error(Place(self.file, 1), "the file is empty")
             return None
         return Value(node, self)
-
-    def pairs(self, node: yaml.MappingNode) -> tuple[_Pairs, _Pairs]:
-        """The keys and values that a mapping merges with `<<`, and its own."""
-        if node not in self._pairs:  # merging changes the node, and an alias passes it again
-            own = [(key, value) for key, value in node.value if key.tag != f"{_TAG}merge"]
-            try:
-                self._loader.flatten_mapping(node)
-            except yaml.MarkedYAMLError as error:
-                mark = error.problem_mark or node.start_mark
-                self.findings.error(Place(self.file, mark.line + 1), f"not YAML: {error.problem}")
-            self._pairs[node] = (node.value[: len(node.value) - len(own)], own)
-        return self._pairs[node]
-
-    def number(self, node: yaml.ScalarNode) -> int:
-        """An integer in any of YAML's forms."""
-        return int(self._loader.construct_yaml_int(node))

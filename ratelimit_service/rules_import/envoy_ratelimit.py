@@ -16,7 +16,7 @@ from ratelimit_service.decision.descriptors.rules import (
 )
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.errors import InvalidArgument
-from ratelimit_service.management.text import check_ends
+from ratelimit_service.management.text import check_name
 from ratelimit_service.rules_import.document import Document, Field, Value
 from ratelimit_service.rules_import.findings import Findings, Place
 
@@ -75,7 +75,7 @@ class EnvoyRatelimitReader:
         name = domain.text("domain")
         try:
             check_domain("domain", name)
-            check_ends("domain", name)
+            check_name("domain", name)
         except InvalidArgument as error:
             self._findings.error(domain.place, error.message)
             return None
@@ -118,8 +118,8 @@ class EnvoyRatelimitReader:
             self._findings.note(place, "share_threshold has no meaning for a value without a *")
             shares = False
         try:
-            check_ends("key", key)
-            check_ends("value", text)
+            check_name("key", key)
+            check_name("value", text)
             return RuleNode(
                 key, text, () if limit is None else (limit,), tuple(placed.node for placed in below), shares
             )
@@ -167,9 +167,9 @@ class EnvoyRatelimitReader:
         if algorithm is None:
             return None
         try:
-            check_ends("name", name)
+            check_name("name", name)
             for position, replaced in enumerate(replaces):
-                check_ends(f"replaces[{position}]", replaced)
+                check_name(f"replaces[{position}]", replaced)
             return RuleLimit(algorithm, name, Mode.SHADOW if shadow else Mode.ENFORCE, replaces)
         except InvalidArgument as error:
             place = fields["name"].place if error.violations[0].field == "name" else fields["replaces"].place

@@ -25,16 +25,21 @@ _Resolved: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, tuple
 
 def resolve(listen: str, setting: str) -> _Resolved:
     """Family, kind, protocol and address of LISTEN, the value of SETTING. Raises StartupError."""
+    return resolve_all(listen, setting)[0]
+
+
+def resolve_all(listen: str, setting: str) -> list[_Resolved]:
+    """The same for each address that the host of LISTEN has: the first one is listened on."""
     try:
         host, port = split_address(listen)
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except StartupError as error:
         raise StartupError(f"{setting}: {error}") from None
     except OSError as error:
         raise StartupError(
             f"cannot listen on {listen}: the host {host!r} is not known ({error.strerror}); correct {setting}"
         ) from None
-    return family, kind, protocol, address
+    return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
 
 
 def _bind(listen: str, setting: str) -> socket.socket:

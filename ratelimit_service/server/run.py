@@ -11,7 +11,7 @@ import structlog
 
 from ratelimit_service.background import Background
 from ratelimit_service.logs import set_up_logging
-from ratelimit_service.server.exposure import check_gateways
+from ratelimit_service.server.exposure import effective
 from ratelimit_service.server.grpcio import grpcio_supervisor
 from ratelimit_service.server.instance import Instance, open_instance
 from ratelimit_service.server.operations import Operations, console_obstacle, open_ports
@@ -38,7 +38,7 @@ def run(settings: Settings, *, ready: Callable[[Settings], None]) -> None:
 async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     transport = Transport.choose(settings.transport)
     found = certificates(settings)  # bad ones are reported before anything is started
-    check_gateways(settings)
+    settings = effective(settings)
     _warn(settings)
     with open_instance(settings) as instance, open_ports(settings) as ports:
         opened = {"listen": with_port(settings.listen, instance.lock.port), **ports.opened(settings)}

@@ -277,12 +277,15 @@ class _Position:
             return None
         try:
             start_us, end_us, level, *after = json.loads(text)
-            within = TimeRange(int(start_us), int(end_us), request.step_us, Level(level))
+            if type(start_us) is not int or type(end_us) is not int:
+                raise invalid_token()
+            within = TimeRange(start_us, end_us, request.step_us, Level(level))
             named = len(after) == len(request.group_by) and b"\0" not in "".join(after).encode()
         except (
             ValueError,
             TypeError,
             OverflowError,
+            RecursionError,
         ):  # a check is no signature: whoever computes one may write whatever they like
             raise invalid_token() from None
         if not (named and 0 <= within.start_us < within.end_us <= LAST_US + MAX_STEP and within.bins <= MAX_BINS):

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Final
 
 from attacks.sizes import ATTACK_SECONDS, BEFORE_SECONDS, FULL, LATENCY_FACTOR, MEMORY_MB, SETTLE_SECONDS
@@ -25,7 +27,7 @@ NICENESS: Final = 5
 """Of attackers: they would have a machine of their own, and here they share two cores with server and victim."""
 
 _NOTHING = Sample(0.0, 0, 0)
-_SPAWN = multiprocessing.get_context("spawn")
+_PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @dataclass
@@ -80,11 +82,12 @@ class Report:
         a mapping of counts. Each process opens one connection, unless the attack is about connections. The processes
         are started first; only then the attack begins. Raises AssertionError, with the traceback, when one fails.
         """
+        _start_fork_server()
         pipes: list[Connection] = []
         processes = []
         for _ in range(connections):
-            ours, theirs = _SPAWN.Pipe()
-            process = _SPAWN.Process(target=_attacker, args=(theirs, function, self.target.address, arguments))
+            ours, theirs = _PROCESSES.Pipe()
+            process = _PROCESSES.Process(target=_attacker, args=(theirs, function, self.target.address, arguments))
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -223,6 +226,21 @@ def _settle(watch: Watch, bound_mb: float) -> Sample:
     while (sample := watch.sample()).memory_mb > bound_mb and time.monotonic() < until:
         time.sleep(0.25)
     return sample
+
+
+def _start_fork_server() -> None:
+    """Start the process that attackers are forked from, once: each is there at once, and its imports cost nothing."""
+    before = os.environ.get("PYTHONPATH")
+    tests = Path(__file__).parents[1]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests.parent)])
+    try:
+        forkserver.set_forkserver_preload([__name__, "grpc.aio", "pytest"])
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _attacker(pipe: Connection, function: Callable[..., Any], address: str, arguments: tuple[object, ...]) -> None:

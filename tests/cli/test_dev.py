@@ -97,6 +97,35 @@ def test_a_taken_port_is_refused_before_anything_starts(own_dev_server: DevServe
     assert not own_dev_server.data_dir.exists()
 
 
+def test_what_is_open_beyond_loopback_is_refused_before_anything_starts(own_dev_server: DevServer) -> None:
+    """Plain text and anonymous callers are a line each, with what to set instead, and no store is started."""
+    refused = own_dev_server.run("dev", RATELIMIT_LISTEN="0.0.0.0:0", RATELIMIT_PROTECT_CHECKS="false")
+    assert refused.returncode == 4
+    plaintext, anonymous = refused.stderr.splitlines()
+    assert plaintext.startswith("RATELIMIT_LISTEN is 0.0.0.0:0, which is beyond loopback: tokens and keys are sent to")
+    assert "RATELIMIT_ALLOW_PLAINTEXT=true" in plaintext
+    assert anonymous.startswith("RATELIMIT_LISTEN is 0.0.0.0:0, which is beyond loopback: everyone who can connect may")
+    assert "RATELIMIT_ALLOW_ANONYMOUS=true" in anonymous
+    assert not own_dev_server.data_dir.exists()
+
+
+def test_beyond_loopback_a_decision_needs_a_token(own_dev_server: DevServer) -> None:
+    """Where plain text is allowed, dev says what is open and how to call it: with a token of role gateway."""
+    port = own_dev_server.listen.rpartition(":")[2]
+    own_dev_server.environment |= {"RATELIMIT_LISTEN": f"0.0.0.0:{port}", "RATELIMIT_ALLOW_PLAINTEXT": "true"}
+    own_dev_server.start()
+    assert f"\nopen: 0.0.0.0:{port} plain text: decisions for gateways; admin methods for" in own_dev_server.output
+    assert "admin-tokens create NAME --role gateway\n" in own_dev_server.output
+    assert "-H 'authorization: Bearer TOKEN' -d" in own_dev_server.output
+    key = own_dev_server.state["api_key"]
+    refused = own_dev_server.run("check", key)
+    assert (refused.returncode, "ROLE_INSUFFICIENT" in refused.stderr) == (3, True)
+    token = json.loads(own_dev_server.run("admin-tokens", "create", "gw", "--role", "gateway", "--json").stdout)[
+        "token"
+    ]
+    assert own_dev_server.run("check", key, "--token", token).returncode == 0
+
+
 def test_other_stores_are_not_used(own_dev_server: DevServer) -> None:
     """A database that is set for other commands gets no demo key: dev reports that it uses its own."""
     own_dev_server.environment["RATELIMIT_DATABASE_URL"] = "postgresql://user@127.0.0.1:1/production"

@@ -148,6 +148,32 @@ def test_a_console_without_tls_is_a_warning(doctor: Doctor, name: str) -> None:
     assert "console" not in doctor(**{name: "0.0.0.0:0"}, **files)
 
 
+def test_what_is_open_is_reported(doctor: Doctor) -> None:
+    """A line says who may do what. What a server refuses is an error, what a setting allows is a warning."""
+    address = free_address()
+    assert doctor(LISTEN=address)["open"] == (
+        "ok",
+        f"{address} plain text: decisions for anyone; admin methods for tokens",
+    )
+    beyond = {"LISTEN": address.replace("127.0.0.1", "0.0.0.0")}
+    where = f"RATELIMIT_LISTEN is {beyond['LISTEN']}, which is beyond loopback: "
+    severity, message = doctor(**beyond)["open"]
+    assert severity == "error"
+    assert message.startswith(f"{where}tokens and keys are sent to it in plain text; set RATELIMIT_TLS_CERTIFICATE and")
+    assert message.endswith("or RATELIMIT_ALLOW_PLAINTEXT=true if the network encrypts, as a service mesh does")
+    severity, message = doctor(**beyond, ALLOW_PLAINTEXT="true", PROTECT_CHECKS="false")["open"]
+    assert severity == "error"
+    assert message.startswith(f"{where}everyone who can connect may request decisions and use up limits; remove RATE")
+    allowed = {"ALLOW_PLAINTEXT": "true", "ALLOW_ANONYMOUS": "true", "PROTECT_CHECKS": "false"}
+    severity, message = doctor(**beyond, **allowed)["open"]
+    assert (severity, message.startswith(where)) == ("warning", True)
+    files = {"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}
+    assert doctor(**beyond, **files)["open"] == (
+        "ok",
+        f"{beyond['LISTEN']} TLS: decisions for gateways; admin methods for tokens",
+    )
+
+
 def test_a_missing_or_old_schema_is_an_error(doctor: Doctor, empty_database_url: Callable[[], str]) -> None:
     """An empty database is distinguished from one of an older revision, and both from one that is as new or newer."""
     url = empty_database_url()

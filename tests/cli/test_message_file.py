@@ -50,7 +50,7 @@ def test_reads_json() -> None:
         ("name: x\nlimits: 5", "plan.yaml: "),
         ("name: x\nlimits: [5]", "plan.yaml: "),
         ("name: !!python/object:os.system x", "plan.yaml, line 1:"),
-        ("name: \x00", "neither YAML nor JSON"),
+        ("name: x\nversion: \x00", "plan.yaml, line 2: not YAML"),
     ],
 )
 def test_names_the_invalid_line_or_field(text: str, message: str) -> None:

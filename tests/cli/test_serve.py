@@ -103,8 +103,14 @@ def test_a_served_call(served: tuple[subprocess.Popen[bytes], str], run: Run, pr
         ([], {"RATELIMIT_DATABASE_URL": ""}, "RATELIMIT_DATABASE_URL is not set"),
         ([], {"RATELIMIT_PEPPERS": ""}, "RATELIMIT_PEPPERS is not set"),
         ([], {"RATELIMIT_DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/d"}, "Postgres is unavailable"),
+        ([], {"RATELIMIT_LISTEN": "0.0.0.0:1"}, "0.0.0.0:1, which is beyond loopback: tokens and keys are sent"),
+        (
+            [],
+            {"RATELIMIT_LISTEN": "[::]:1", "RATELIMIT_PROTECT_CHECKS": "false", "RATELIMIT_ALLOW_PLAINTEXT": "true"},
+            "[::]:1, which is beyond loopback: everyone who can connect may request decisions",
+        ),
     ],
-    ids=["no schema", "no token", "no database", "no peppers", "database down"],
+    ids=["no schema", "no token", "no database", "no peppers", "database down", "plain text", "anonymous"],
 )
 def test_refuses_to_start_with_an_explanation(
     run: Run, commands: list[str], variables: dict[str, str], message: str

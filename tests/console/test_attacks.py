@@ -1,5 +1,6 @@
 """Attacks on the console, each of which works if its defence is taken away."""
 
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -310,3 +311,29 @@ def _sent_so_far(connection: socket.socket) -> bytes:
 def test_bounds_leave_room_on_the_port() -> None:
     """All streams and all answers that wait, together, are fewer than the port's connections, with room for others."""
     assert MAX_STREAMS + MAX_WAITING <= MAX_CONNECTIONS * 3 // 4
+
+
+def test_what_misleads_is_refused_beside_its_input(admin: Browser, manage: Manage[str]) -> None:
+    """A text that looks like another is refused in the form, with its code point, and never shown raw in the error."""
+
+    async def plan(services: Services) -> str:
+        limits = (Limit("daily", Quota(5, Window.DAY)),)
+        draft = PlanDraft(name="typed", limits=limits, on_store_failure=OnStoreFailure.LOCAL, description="")
+        return (await services.plans.create("admin", draft)).name
+
+    name = manage(plan)
+    override = "U+202E RIGHT-TO-LEFT OVERRIDE at character 3"
+    fields = {"plan": name, "expires": "never", "subject": "acme"}
+    for typed in ({"subject": "ac\u202eme"}, {"description": "ac\u202eme"}, {"labels": "team=ac\u202eme"}):
+        answer = admin.submit("/keys/new", once=admin.once("/keys/new"), **fields | typed)
+        assert answer.status_code == 400
+        (field,) = typed
+        assert re.search(rf'id="e-{field}">.*{re.escape(override)}', answer.text), field
+    row = {"l0.name": "daily", "l0.kind": "quota", "l0.amount": "6", "l0.window": "day", "l0.resource": "ac\u202eme"}
+    answer = admin.submit(f"/plans/{name}/edit", do="save", confirm=name, **row)
+    assert answer.status_code == 400
+    assert re.search(rf'id="e-l0.resource">.*{re.escape(override)}', answer.text)
+    document = 'domain: shop\ndescriptors:\n- key: "ac\u202eme"\n'
+    answer = admin.submit("/rules/edit", do="review", document=document)
+    assert answer.status_code == 400
+    assert "descriptors[0].key" in answer.text

@@ -68,11 +68,17 @@ async def test_keys_are_listed_by_their_state_now(plane: ControlPlane) -> None:
         ("z", []),
     ],
 )
-async def test_a_subject_prefix_is_taken_byte_by_byte(plane: ControlPlane, prefix: str, subjects: list[str]) -> None:
+async def test_a_subject_prefix_is_taken_byte_by_byte(
+    plane: ControlPlane, database_url: str, prefix: str, subjects: list[str]
+) -> None:
     """A prefix finds the subjects that begin with exactly its bytes: no case is folded, no wildcard expanded."""
     made = {}
-    for subject in ("acme", "acme-2", "Acme", "a%b", "äon", "acme\U0010ffff\U0010ffff", "other"):
+    for subject in ("acme", "acme-2", "Acme", "a%b", "äon", "last", "other"):
         made[(await make(plane, subject)).key_id] = subject
+    last = "acme\U0010ffff\U0010ffff"  # no name today, but stored from before
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE keys SET subject = %s WHERE subject = 'last'", [last])
+    made = {key_id: last if subject == "last" else subject for key_id, subject in made.items()}
 
     assert [made[key_id] for key_id in await found(plane, KeyFilter(subject_prefix=prefix))] == subjects
 

@@ -33,7 +33,7 @@ def test_a_token_that_was_not_issued_is_refused(text: str) -> None:
         assert Paging(1, text).position("keys") == ""
 
 
-@pytest.mark.parametrize("position", ["x", "-1", str(2**63), "1.5"])
+@pytest.mark.parametrize("position", ["x", "-1", str(2**63), "1.5", "9" * 5_000, "\u0663", "1_0"])
 def test_a_position_that_is_no_number_is_refused(position: str) -> None:
     """In a list ordered by numbers a forged position that is none, or too large for Postgres, is refused."""
     raw = sha256(f"keys\0{position}".encode()).digest()[:8] + position.encode()
@@ -42,6 +42,12 @@ def test_a_position_that_is_no_number_is_refused(position: str) -> None:
     assert Paging(1, forged).position("keys") == position
     with pytest.raises(InvalidArgument, match="page_token"):
         Paging(1, forged).number("keys")
+
+
+def test_a_token_of_any_length_is_refused_at_once() -> None:
+    """A token that is longer than any that was issued is refused before it is decoded, even if its check is right."""
+    with pytest.raises(InvalidArgument, match="page_token"):
+        Paging(1, _token("9" * 1_000_000, "keys")).position("keys")
 
 
 def test_a_position_with_a_nul_is_refused() -> None:

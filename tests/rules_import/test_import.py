@@ -87,50 +87,33 @@ descriptors:
     ]
 
 
-def test_anchors_and_merges() -> None:
-    """Anchors, aliases and merge keys are read as YAML has them."""
-    rules, output = read("""
-domain: d
-descriptors:
-- key: a
-  rate_limit: &slow {unit: day, requests_per_unit: 5}
-- key: b
-  rate_limit: *slow
-- key: c
-  rate_limit: {<<: *slow, requests_per_unit: 6}
-""")
-    assert output == []
-    limits = [one.limits[0].algorithm for one in rules[0].descriptors]
-    assert limits == [Quota(5, Window.DAY), Quota(5, Window.DAY), Quota(6, Window.DAY)]
-
-
 @pytest.mark.parametrize(
     ("text", "output"),
     [
         ("", ["1: error: the file is empty"]),
         ("domain: [", ["1: error: not YAML: "]),
         ("a: b\n c: d", ["2: error: not YAML: "]),
-        ("domain: d\n---\ndomain: e", ["2: error: not YAML: "]),
+        ("domain: d\n---\ndomain: e", ["2: error: a second document"]),
         ("domain: a\x01b", ["1: error: not YAML: "]),
         ("- a", ["1: error: the file is a list; it must be a mapping", "1: error: domain is missing"]),
         ("descriptors: []", ["1: error: domain is missing"]),
         ("domain:", ["1: error: domain: is empty; name the domain"]),
         ("domain: [a]", ["1: error: domain is a list; it must be a string"]),
         ('domain: "a\\tb"', ["1: error: domain: has control characters"]),
-        ('domain: " d"', ["1: error: domain: begins or ends with a blank"]),
-        ('domain: d\ndescriptors:\n- key: "k\\u200b"', ["3: error: key: begins or ends with a blank"]),
-        ('domain: d\ndescriptors:\n- key: k\n  value: "v "', ["3: error: value: begins or ends with a blank"]),
+        ('domain: " d"', ["1: error: domain: begins with U+0020 SPACE"]),
+        ('domain: d\ndescriptors:\n- key: "k\\u200b"', ["3: error: key: has U+200B ZERO WIDTH SPACE"]),
+        ('domain: d\ndescriptors:\n- key: k\n  value: "v "', ["3: error: value: ends with U+0020 SPACE"]),
         ("domain: d\nrules: 1", ["2: error: unknown key 'rules' in the file"]),
         ("domain: d\ndomain: e", ["2: error: domain is given twice, first in line 1"]),
-        ("domain: d\n[a]: 1", ["2: error: unknown key 'a list or mapping' in the file"]),
+        ("domain: d\n[a]: 1", ["2: error: a list as a key"]),
         ("domain: d\ndescriptors: 5", ["2: error: descriptors is '5'; it must be a list"]),
         ("domain: d\ndescriptors:\n- 5", ["3: error: a descriptor is '5'"]),
         ("domain: d\ndescriptors:\n- value: v", ["3: error: key: is empty"]),
         ("domain: d\ndescriptors:\n- key: k\n- key: b\n- key: k", ["5: error: the same key and value as in line 3"]),
         ("domain: d\ndescriptors:\n- key: k\n  shadow_mode: maybe\n  rate_limit: {unlimited: true}",
          ["4: error: shadow_mode is 'maybe'; it must be true or false"]),
-        ("domain: d\ndescriptors: &x\n- key: k\n  descriptors: *x", ["4: error: more than 16 levels"]),
-        ("domain: &d\n  <<: *d\n", ["1: error: "]),
+        ("domain: d\ndescriptors: &x\n- key: k\n  descriptors: *x", ["4: error: aliases are not supported"]),
+        ("domain: &d\n  <<: *d\n", ["2: error: aliases are not supported"]),
     ],
 )  # fmt: skip
 def test_errors_name_the_line(text: str, output: list[str]) -> None:
@@ -155,8 +138,8 @@ def test_errors_name_the_line(text: str, output: list[str]) -> None:
         ('{unit: day, requests_per_unit: "5"}', "error: requests_per_unit is '5'; it must be an integer"),
         ("{unlimited: true, unit: day}", "error: an unlimited rate_limit must have no unit"),
         ("{unit: day, requests_per_unit: 1, name: it's}", 'error: name: is "it\'s"; use at most 64'),
-        ('{unit: day, requests_per_unit: 1, name: "n "}', "error: name: begins or ends with a blank"),
-        ('{unit: day, requests_per_unit: 1, replaces: [{name: " m"}]}', "error: replaces[0]: begins or ends with"),
+        ('{unit: day, requests_per_unit: 1, name: "n "}', "error: name: ends with U+0020 SPACE"),
+        ('{unit: day, requests_per_unit: 1, replaces: [{name: " m"}]}', "error: replaces[0]: begins with U+0020"),
         ("{unit: day, requests_per_unit: 1, replaces: [{}]}", "error: an entry of replaces needs a name"),
         ("{unit: day, requests_per_unit: 1, replaces: [{name: ''}]}", "error: replaces[0]: is empty"),
         ("{unit: day, requests_per_unit: 1, name: n, replaces: [{name: n}]}", "error: replaces[0]: is 'n'"),
@@ -237,7 +220,7 @@ def test_files_of_one_domain_are_merged() -> None:
 
 
 def test_at_most_a_thousand_descriptors() -> None:
-    """A domain with too many descriptors is an error, whether they are in one file, in several, or from aliases."""
+    """A domain with too many descriptors is an error, whether they are in one file or in several."""
     many = "".join(f"- key: k{n}\n" for n in range(1_000))
     assert read(f"domain: d\ndescriptors:\n{many}")[1] == []
     assert read(f"domain: d\ndescriptors:\n{many}- key: last\n")[1] == [
@@ -247,9 +230,3 @@ def test_at_most_a_thousand_descriptors() -> None:
     files = [("one", f"domain: d\ndescriptors:\n{many}"), ("two", "domain: d\ndescriptors: [{key: last}]")]
     import_files(files, to_quota, findings)
     assert "has 1001 descriptors" in str(findings.all[-1])
-    levels = ["a0: &a0 [{key: k}]"]
-    for n in range(1, 10):
-        nodes = ", ".join(f"{{key: k{m}, descriptors: *a{n - 1}}}" for m in range(9))
-        levels += [f"a{n}: &a{n} [{nodes}]"]
-    bomb = "domain: d\n" + "\n".join(levels) + "\ndescriptors: *a9\n"
-    assert any("more than 1000 descriptors" in line for line in read(bomb)[1])

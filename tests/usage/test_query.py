@@ -282,6 +282,11 @@ async def test_a_page_keeps_its_range_as_time_passes(usage: UsageQueries, usage_
         '[1e999, 1e999, "day", "x"]',
         '[0, 252000000000000000, "minute", "x"]',
         '[86400000000, 0, "day", "x"]',
+        f'[{"9" * 5_000}, 1, "day", "x"]',
+        f'["{"9" * 5_000}", 1, "day", "x"]',
+        '[0.5, 86400000000, "day", "x"]',
+        "[" * 6_000,
+        '[0, 86400000000, "day", ' + '{"a":' * 3_000,
     ],
 )
 async def test_a_forged_page_token_is_refused(usage: UsageQueries, position: str) -> None:

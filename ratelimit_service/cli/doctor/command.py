@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ratelimit_service.cli.doctor.findings import Finding, Severity
 from ratelimit_service.cli.doctor.settings import (
     check_console,
+    check_open_ports,
     check_peppers,
     check_ports,
     check_tls,
@@ -62,5 +63,5 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from postgres
     if all(finding.severity is not Severity.ERROR for finding in postgres):
         yield from check_schema(settings)
-    for check in (check_redis, check_transport, check_tls, check_ports, check_console, check_webhook):
+    for check in (check_redis, check_transport, check_tls, check_ports, check_open_ports, check_console, check_webhook):
         yield from check(settings)

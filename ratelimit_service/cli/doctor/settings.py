@@ -9,12 +9,12 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from ratelimit_service.cli.client import TlsFiles, dialable
 from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import variable_name
+from ratelimit_service.cli.target import TlsFiles, dialable
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
-from ratelimit_service.server.exposure import check_gateways
+from ratelimit_service.server.exposure import check_gateways, open_ports
 from ratelimit_service.server.operations import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
@@ -121,6 +121,16 @@ def _check_port(subject: str, listen: str, setting: str) -> Finding:
     except StartupError as error:
         return Finding.error(subject, str(error))
     return Finding.ok(subject, f"{listen} is free")
+
+
+def check_open_ports(settings: Settings) -> Iterator[Finding]:
+    """What is open to whom, what is risky in it, and whether a server refuses to open it."""
+    with suppress(StartupError):  # an invalid address, which the check of the ports reports
+        for port in open_ports(settings):
+            if not port.refusals:
+                yield Finding.ok("open", str(port))
+            yield from (Finding.warning("open", line) for line in port.accepted)
+            yield from (Finding.error("open", line) for line in port.refusals)
 
 
 def check_console(settings: Settings) -> Iterator[Finding]:

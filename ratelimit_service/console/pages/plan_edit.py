@@ -1,7 +1,9 @@
 """Editing a plan: the draft stays in the form, with a difference and what it would do, until it is saved."""
 
+import re
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import Final
 
 from starlette.responses import Response
 
@@ -15,6 +17,9 @@ from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import Aborted, InvalidArgument, ServiceError
 from ratelimit_service.management.plans import Plan, PlanChanges, PlanDraft, check_limits
+
+_LIMIT: Final = re.compile(r"^limits\[(\d+)\]\.")
+"""How the service names a limit; the form names it by the number of its row."""
 
 _NEW = Draft(
     (Row(name="burst", capacity="20", refill_tokens="10"), Row(name="daily", kind=QUOTA, amount="10,000")),
@@ -152,7 +157,7 @@ async def _editor(
     if plan is not None and review.limits is not None and review.lines:
         replay = await what_if(visit, plan.name, review.limits, span)
     shown = error or (review.error if visit.form.text("do") in {"review", "save"} else None)
-    violations = {one.field: one.description for one in getattr(shown, "violations", ())}
+    violations = {_LIMIT.sub(r"l\1.", one.field): one.description for one in getattr(shown, "violations", ())}
     if unconfirmed and plan:
         violations["confirm"] = f"type {plan.name} to confirm the cut"
     conflict = isinstance(error, Aborted)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket
+from ratelimit_service.decision.text import check_text, quoted
 from ratelimit_service.errors import InvalidArgument
 
 MAX_NODES = 1_000
@@ -29,7 +30,6 @@ MAX_TEXT_BYTES = 256
 
 # A limit's name goes unescaped into a quoted header field of the proxy.
 _LIMIT_NAME = re.compile(r"""[ !#-&(-\[\]-~]{0,64}""")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class RuleNode:
     def __post_init__(self) -> None:
         if not self.key:
             raise InvalidArgument.of("key", "is empty; each descriptor needs a key")
-        _check_text("key", self.key)
-        _check_text("value", self.value)
+        check_text("key", self.key, MAX_TEXT_BYTES)
+        check_text("value", self.value, MAX_TEXT_BYTES)
         if self.share_threshold and not self.is_wildcard:
             raise InvalidArgument.of(
                 "share_threshold", f"needs a value with a *; {self.value!r} has only one bucket or one per value"
@@ -158,7 +158,7 @@ def check_domain(field: str, domain: str) -> None:
     """Raise InvalidArgument unless DOMAIN has 1 to 256 bytes and no control characters."""
     if not domain:
         raise InvalidArgument.of(field, "is empty; name the domain")
-    _check_text(field, domain)
+    check_text(field, domain, MAX_TEXT_BYTES)
 
 
 def check_limit_name(field: str, name: str) -> None:
@@ -166,7 +166,7 @@ def check_limit_name(field: str, name: str) -> None:
     if not _LIMIT_NAME.fullmatch(name):
         raise InvalidArgument.of(
             field,
-            f"is {name[:80]!r}; use at most 64 printable ASCII characters without quotes and backslashes, because it "
+            f"is {quoted(name)}; use at most 64 printable ASCII characters without quotes and backslashes, because it "
             "is put into a header unescaped",
         )
 
@@ -195,11 +195,3 @@ def _check_limits(limits: tuple[RuleLimit, ...]) -> None:
             problem = f"is {limit.name!r} like an earlier one" if limit.name else "is empty like an earlier one"
             raise InvalidArgument.of(f"limits[{position}].name", f"{problem}; name each differently")
         seen.add(limit.name)
-
-
-def _check_text(field: str, text: str) -> None:
-    size = len(text.encode("utf-8", "surrogatepass"))
-    if size > MAX_TEXT_BYTES:
-        raise InvalidArgument.of(field, f"has {size} bytes; at most {MAX_TEXT_BYTES} are allowed")
-    if _CONTROL.search(text):
-        raise InvalidArgument.of(field, "has control characters; remove them")

@@ -95,7 +95,7 @@ class GrpcServer:
         present = present_proxied if behind_envoy else present_direct
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        intercept = decision_interceptor(planes.authenticator, calls, present, protect=settings.protect_checks)
+        intercept = decision_interceptor(planes.authenticator, calls, present, protect=settings.checks_protected)
         self._handlers = (
             decision_methods(planes.rate_limit, intercept)
             | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept)

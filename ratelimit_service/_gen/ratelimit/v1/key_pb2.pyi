@@ -94,15 +94,18 @@ class Key(_message.Message):
     key_id: _builtins.str
     """The public id: 16 characters of base62. Set by the server."""
     subject: _builtins.str
-    """The subject that the limits apply to: 1 to 128 bytes, no control characters, and no blank or invisible character at
-    either end. Keys of one subject share its buckets.
+    """The subject that the limits apply to: 1 to 128 bytes, in Unicode normalization form C, with no blank but U+0020
+    and none at its ends, no controls, and no characters that cannot be seen or reorder what is read. Keys of one subject
+    share its buckets.
     """
     plan: _builtins.str
     """The plan that sets the key's limits."""
     state: Global___Key.State.ValueType
     """Whether the key may be used. Set by the server."""
     description: _builtins.str
-    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
+    """Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+    that cannot be seen or reorder what is read.
+    """
     etag: _builtins.str
     """Changes with every change of the key. Send it back with an update to be refused if it was modified concurrently."""
     @_builtins.property
@@ -128,8 +131,8 @@ class Key(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What its admins sort the key by, such as `team: search`: at most 16 labels. Names are 1 to 63 of `a-z 0-9 _ . -`
-        and begin with a letter or digit. Values are at most 64 bytes without control characters, and may be empty.
-        Decisions do not read them.
+        and begin with a letter or digit. Values are at most 64 bytes, of the form of a subject, and may be
+        empty. Decisions do not read them.
         """
 
     @_builtins.property

@@ -69,7 +69,9 @@ class Plan(_message.Message):
     on_store_failure: Global___Plan.OnStoreFailure.ValueType
     """What callers see while the bucket store is unavailable. Zero means LOCAL."""
     description: _builtins.str
-    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
+    """Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+    that cannot be seen or reorder what is read.
+    """
     etag: _builtins.str
     """Changes with every version. Send it back with an update to be refused if the plan was modified concurrently."""
     @_builtins.property

@@ -67,15 +67,15 @@ class DomainRules(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
-    """Unique: 1 to 256 bytes without control characters, and no blank or invisible character at either end. The proxy
-    names it in each request.
-    """
+    """Unique: 1 to 256 bytes, of the form of a subject (`ratelimit.v1.Key`). The proxy names it in each request."""
     version: _builtins.int
     """Counts up from 1 with every replacement. Set by the server."""
     on_store_failure: Global___DomainRules.OnStoreFailure.ValueType
     """Default for the descriptors that do not set it. Zero means FAIL."""
     description: _builtins.str
-    """Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included."""
+    """Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+    that cannot be seen or reorder what is read.
+    """
     etag: _builtins.str
     """Changes with every version. Send it back with a replacement to be refused if the rules were modified concurrently."""
     @_builtins.property
@@ -128,11 +128,10 @@ class DescriptorRule(_message.Message):
     ON_STORE_FAILURE_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The key of the entry: 1 to 256 bytes without control characters, and no blank or invisible character at either end."""
+    """The key of the entry: 1 to 256 bytes, of the form of a subject."""
     value: _builtins.str
     """The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, matches
-    any characters or none. At most 256 bytes without control characters, and no blank or invisible character at either
-    end. Each value that matches counts for itself.
+    any characters or none. At most 256 bytes, of the form of a subject. Each value that matches counts for itself.
     """
     share_threshold: _builtins.bool
     """Whether all values that a wildcard matches count together. Only for a value with a `*`."""

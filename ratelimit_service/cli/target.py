@@ -1,0 +1,132 @@
+"""Which server a command calls, and what it may send there: a token goes to this machine, or by TLS."""
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import grpc
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.devstores.state import DevState
+from ratelimit_service.settings import Settings
+
+DEFAULT_SERVER: Final = "localhost:50051"
+
+_EVERY_INTERFACE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  nothing is bound
+_TLS: Final = "https"
+_PLAINTEXT: Final = "plaintext"
+"""The scheme of a server to which everything is sent in plain text over a network, token and API keys included."""
+
+_MAX_TOKEN: Final = 4_096
+_FORMS: Final = (
+    "write HOST:PORT for a server on this machine, https://HOST:PORT for one with TLS, or "
+    f"{_PLAINTEXT}://HOST:PORT to send tokens and keys unencrypted"
+)
+
+
+def dialable(listen: str) -> str:
+    """The address at which to call a server that listens on LISTEN, also when that means every interface."""
+    host, _, port = listen.rpartition(":")
+    return f"{_EVERY_INTERFACE.get(host, host)}:{port}"
+
+
+class TlsFiles(BaseSettings):
+    """The PEM files for a server with TLS, from RATELIMIT_SERVER_CA and so on. Without a CA, the system's are used."""
+
+    model_config = SettingsConfigDict(env_prefix="RATELIMIT_SERVER_", extra="ignore", frozen=True)
+
+    ca: Path | None = Field(default=None)
+    certificate: Path | None = Field(default=None)
+    key: Path | None = Field(default=None)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files. Raises CommandError for one that cannot be read."""
+        try:
+            ca, certificate, key = (
+                path.read_bytes() if path else None for path in (self.ca, self.certificate, self.key)
+            )
+        except OSError as error:
+            raise CommandError.usage(f"cannot read {error.filename}: {error.strerror}") from None
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server's address, the bearer token to send, and credentials if it serves TLS."""
+
+    address: str
+    token: str = field(default="", repr=False)
+    credentials: grpc.ChannelCredentials | None = None
+
+    @classmethod
+    def choose(cls, server: str | None, token: str | None) -> "Target":
+        """The given server and token. Without a server: the one that `dev` started here, with its token by default.
+
+        That token is sent to no other server, and in plain text only to loopback addresses, unless the scheme
+        `plaintext` says so. TOKEN may be `@FILE`. Raises CommandError, which never repeats a token.
+        """
+        dev = None if server else _dev_server()
+        address = server or (dialable(dev.listen) if dev else DEFAULT_SERVER)
+        sent = _read_token(token) if token else (dev.admin_token if dev else "")
+        if "://" not in address:
+            if not _is_loopback(address):
+                where = "" if server else f", which {DevState.path(_data_dir())} names,"
+                raise CommandError.usage(f"{address}{where} is not on this machine: {_FORMS}")
+            return cls(address, sent)
+        url = _split(address)
+        if url is None or url.scheme not in {_TLS, _PLAINTEXT}:
+            raise CommandError.usage(f"--server {address}: {_FORMS}")
+        return cls(url.netloc, sent, TlsFiles().credentials() if url.scheme == _TLS else None)
+
+
+def _split(address: str) -> SplitResult | None:
+    """The parts of a URL that has a host, and nothing but a port beside it. None for any other."""
+    try:
+        url = urlsplit(address)
+        _ = url.port
+    except ValueError:
+        return None
+    return url if url.hostname and "@" not in url.netloc and not (url.path or url.query or url.fragment) else None
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether HOST:PORT is this machine, whatever a name server says."""
+    host, _, port = address.rpartition(":")
+    if not (port.isascii() and port.isdigit()):
+        return False
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_token(text: str) -> str:
+    """The token that --token names, without blanks at its ends: itself, or what is in a file."""
+    if text.startswith("@"):
+        try:
+            with Path(text[1:]).open(encoding="utf-8") as file:
+                text = file.read(_MAX_TOKEN + 1)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError.usage(f"cannot read the token from {text[1:]}: {type(error).__name__}") from None
+    token = text.strip()
+    if not 0 < len(token) <= _MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise CommandError.usage("--token or RATELIMIT_TOKEN: is no token, which has letters, digits and _ only")
+    return token
+
+
+def _data_dir() -> Path:
+    return Path(os.environ.get("RATELIMIT_DATA_DIR") or Settings.model_fields["data_dir"].default)
+
+
+def _dev_server() -> DevState | None:
+    try:
+        return DevState.read(_data_dir())
+    except (ValueError, OSError) as error:
+        raise CommandError.usage(f"{error}; or name the server with --server") from None

@@ -1,0 +1,24 @@
+"""What the command line prints of texts that callers and earlier versions chose."""
+
+import pytest
+
+from ratelimit_service.cli.output import print_fields, print_table
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("acme\u202ephp.live", "acme\\u202ephp.live"),
+        ("a\u200bb", "a\\u200bb"),
+        ("a\x1b[2Jb", "a\\x1b[2Jb"),
+        ("a\U000e0041b", "a\\U000e0041b"),
+        ("[bold]ä 株\u3000x", "[bold]ä 株\u3000x"),
+    ],
+)
+def test_no_text_changes_what_is_around_it(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Characters that reorder, hide or erase are printed as their escapes; all others as they are."""
+    print_table(("SUBJECT", "PLAN"), [(text, "free")])
+    print_fields([("subject", text)])
+    printed = capsys.readouterr().out
+    assert printed.count(shown) == 2
+    assert not {"\u202e", "\u200b", "\x1b"} & set(printed)
