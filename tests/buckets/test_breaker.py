@@ -36,7 +36,7 @@ class Nodes:
     def node_of(self, charge: Charge) -> int:
         return charge.buckets[0].partition // 10
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         for charge in charges:
             if charge.buckets[0].partition in self.gates:
                 await self.gates[charge.buckets[0].partition].wait()

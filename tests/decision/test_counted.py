@@ -25,7 +25,7 @@ class RecordingBuckets(MemoryBuckets):
         self.counted: list[Counted] = []
         self.sent = False
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         if self.down:
             raise StoreUnavailable("Redis is down", sent=self.sent)
         self.counted += [counted for charge in charges for counted in charge.counted]

@@ -47,4 +47,4 @@ class EnvoyRateLimitService:
         else:
             prepared = await self._engine.prepare(request.request, deadline)
             self._cache.put(request.digest, prepared.validities, prepared)
-        return Encoded(self._encoder.encode(await self._engine.decide(prepared)))
+        return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))

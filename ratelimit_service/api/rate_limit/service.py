@@ -36,7 +36,7 @@ class RateLimitService:
     ) -> Encoded:
         """Decide one call, of which the caller waits until DEADLINE. Returns a CheckLimitResponse."""
         prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller, deadline)
-        return Encoded(self._encoder.encode(await self._engine.decide(prepared)))
+        return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
 
     async def batch_check_limit(
         self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None = None
@@ -52,7 +52,7 @@ class RateLimitService:
         An error of one check, such as a missing permission, is the result of that check only. Returns for each, in
         their order, a StreamCheckLimitResponse, which is also a field of a BatchCheckLimitResponse.
         """
-        results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline))
+        results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline), deadline)
         return [self._encoder.encode_result(result) for result in results]
 
     async def _prepare(self, new: NewCheck, caller: Caller, deadline: float | None) -> PreparedCheck | Decision:

@@ -14,6 +14,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import MAX_STREAMS
+from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
@@ -73,6 +74,11 @@ class Planes(Protocol):
         ...
 
     @property
+    def overload(self) -> OverloadControl:
+        """Decides which calls begin."""
+        ...
+
+    @property
     def counts(self) -> Counts:
         """Counts calls."""
         ...
@@ -95,10 +101,12 @@ class GrpcServer:
         present = present_proxied if behind_envoy else present_direct
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        intercept = decision_interceptor(planes.authenticator, calls, present, protect=settings.checks_protected)
+        intercept = decision_interceptor(
+            planes.authenticator, calls, present, planes.overload, protect=settings.checks_protected
+        )
         self._handlers = (
             decision_methods(planes.rate_limit, intercept)
-            | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept)
+            | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, planes.overload)
             | admin_methods(planes.key_admin, planes.authenticator, calls, present)
         )
         self._server: grpc.aio.Server | None = None
