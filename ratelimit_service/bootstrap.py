@@ -48,6 +48,7 @@ from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.keys import KeyService
+from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.retention import Retention
@@ -68,6 +69,7 @@ from ratelimit_service.postgres.repositories.simulation import PostgresSimulatio
 from ratelimit_service.postgres.repositories.totals import PostgresTotals
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
+from ratelimit_service.postgres.token_source import PostgresTokenSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
 from ratelimit_service.settings import Settings
@@ -218,6 +220,11 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         alerts = _alerts(settings, services, buckets, clock)
         servers = PostgresLiveServers(services.database, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
+        token_source = PostgresTokenSource(settings.database_url.get_secret_value())
+        stack.push_async_callback(token_source.close)
+        tokens = KnownTokens(token_source)
+        stack.push_async_callback(tokens.close)
+        await tokens.load()
         keys = KeyResolver(policies, services.peppers)
         engine = DecisionEngine(keys, buckets, local, tally)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
@@ -248,7 +255,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             engine=engine,
             envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
-            authenticator=Authenticator(services.tokens),
+            authenticator=Authenticator(tokens),
             overload=overload,
             services=services,
             buckets=buckets,

@@ -1,18 +1,23 @@
-"""Who calls, and whether they may: bearer tokens, roles, and what each method requires of its callers."""
+"""Who calls, and whether they may: bearer tokens, certificates, roles, and what each method requires of its callers."""
 
 import asyncio
-from collections.abc import Callable
-from hashlib import sha256
-from time import monotonic
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
+from ratelimit_service.api.guessing import GuessLimiter
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.presented import Presented
-from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
-from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
+from ratelimit_service.decision.lru import LruCache
+from ratelimit_service.errors import LookupDeferred, PermissionDenied, Unauthenticated
+from ratelimit_service.management.known_tokens import TOKEN_TTL
+from ratelimit_service.management.tokens import ANONYMOUS, UNDECIDED, Caller, Role, StoredToken, Token
 
 __all__ = [
     "ANONYMOUS",
+    "TOKEN_TTL",
+    "UNDECIDED",
     "Admission",
     "Authenticator",
     "Caller",
@@ -23,120 +28,175 @@ __all__ = [
     "require",
 ]
 
-TOKEN_TTL: Final = 1.0
-"""Seconds for which a valid token is cached, and so the maximum time that a revoked one is still accepted."""
+MAX_AUTHORIZATION: Final = 256
+"""Bytes of an `authorization` header. A longer one has no token of ours in it, and is neither read nor hashed."""
 
-_MAX_CACHED: Final = 1024
+_MAX_VERIFIED: Final = 1_024  # at most twice as many headers that were found to be right
 
 
 class Tokens(Protocol):
-    """Looks up tokens."""
+    """The valid tokens, as `management.known_tokens.KnownTokens` has them."""
 
-    async def authenticate(self, text: str, /) -> Caller:
-        """The holder of a token. Raises Unauthenticated if it is not valid, Unavailable if it cannot be looked up."""
+    @property
+    def generation(self) -> int:
+        """Changes whenever the tokens do."""
+        ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the tokens need not be read again yet."""
+        ...
+
+    async def find(self, token_id: str, deadline: float | None = None) -> StoredToken | None:
+        """The valid token with this id, or None. Raises LookupDeferred, Unavailable."""
+        ...
+
+    def watch(self, token: Token, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Call ON_END once when TOKEN is no longer valid. Returns what ends the watch."""
         ...
 
 
 class _Verified(NamedTuple):
     caller: Caller
-    until: float
+    generation: int
 
 
 class Authenticator:
-    """Turns an `authorization` header into a caller.
+    """Turns what a call presents into a caller.
 
-    A valid token is cached, by its digest, for TOKEN_TTL seconds. While tokens cannot be looked up, one that was valid
-    the last time stays valid: a gateway must not be cut off because Postgres is down. Calls that wait for the same
-    token share one lookup.
+    A header that was found to be right is remembered, by a digest, until tokens change. Answers to wrong tokens come
+    later and later, by the address that sends them; those to right ones never do.
     """
 
-    def __init__(self, tokens: Tokens, now: Callable[[], float] = monotonic) -> None:
+    def __init__(self, tokens: Tokens, guesses: GuessLimiter | None = None) -> None:
         self._tokens = tokens
-        self._now = now
-        self._verified: dict[bytes, _Verified] = {}
-        self._pending: dict[bytes, asyncio.Task[Caller]] = {}
+        self._guesses = guesses or GuessLimiter()
+        self._verified: LruCache[bytes, _Verified] = LruCache(_MAX_VERIFIED)
+        self._gateways: dict[str, Caller] = {}
 
-    async def authenticate(self, authorization: str | bytes | None) -> Caller:
-        """The holder of the token in the header `authorization: Bearer <token>`.
+    async def authenticate(self, presented: Presented, deadline: float | None = None) -> Caller:
+        """The holder of the token in the header `authorization: Bearer <token>`, or else of the certificate.
 
-        Raises Unauthenticated if there is no such header or the token is not valid, Unavailable if that is not known.
+        Waits at most until DEADLINE (monotonic seconds). Raises Unauthenticated if there is no such header or the token
+        is not valid, LookupDeferred if its turn to be looked up did not come, Unavailable if that is not possible.
         """
-        token = _bearer(authorization)
-        digest = _digest(token)
+        authorization = presented.authorization
+        if authorization is None and presented.certificate:
+            return self._gateway(presented.certificate)
+        if isinstance(authorization, str):
+            authorization = authorization.encode("utf-8", "replace")
+        if authorization is not None and len(authorization) > MAX_AUTHORIZATION:
+            raise _invalid()
+        digest = blake2b(authorization or b"", digest_size=16).digest()
         verified = self._verified.get(digest)
-        if verified is not None and self._now() < verified.until:
+        if verified is not None and verified.generation == self._tokens.generation and self._tokens.fresh:
             return verified.caller
-        pending = self._pending.get(digest)
-        if pending is None:
-            pending = self._pending[digest] = asyncio.create_task(self._verify(token, digest))
-            pending.add_done_callback(lambda task: self._settled(digest, task))
-        return await asyncio.shield(pending)
+        token = _bearer(authorization)
+        stored = await self._tokens.find(token.token_id, deadline)
+        if stored is None or not stored.accepts(token):
+            await self._guesses.wrong(presented.address, deadline)
+            raise _invalid()
+        self._verified.put(digest, _Verified(stored.holder, self._tokens.generation))
+        return stored.holder
 
-    def known(self, authorization: str | bytes | None) -> str:
-        """The name of the caller, if its token is cached, else empty."""
+    def known(self, presented: Presented) -> str:
+        """The name of the caller, if that is known without a look-up, else empty."""
+        authorization = presented.authorization
         if authorization is None:
+            return presented.certificate
+        if isinstance(authorization, str):
+            authorization = authorization.encode("utf-8", "replace")
+        if len(authorization) > MAX_AUTHORIZATION:
             return ""
-        try:
-            token = _bearer(authorization)
-        except Unauthenticated:
-            return ""
-        verified = self._verified.get(_digest(token))
+        verified = self._verified.get(blake2b(authorization, digest_size=16).digest())
         return "" if verified is None else verified.caller.name
 
-    async def _verify(self, token: str, digest: bytes) -> Caller:
-        try:
-            caller = await self._tokens.authenticate(token)
-        except Unauthenticated:
-            self._verified.pop(digest, None)
-            raise
-        except Unavailable:
-            verified = self._verified.get(digest)
-            if verified is None:
-                raise
-            caller = verified.caller
-        self._verified.pop(digest, None)
-        while len(self._verified) >= _MAX_CACHED:
-            self._verified.pop(next(iter(self._verified)))
-        self._verified[digest] = _Verified(caller, self._now() + TOKEN_TTL)
-        return caller
+    def watch(self, presented: Presented, on_end: Callable[[], None]) -> Callable[[], None]:
+        """Call ON_END once when the token that a call PRESENTED is no longer valid. Returns what ends the watch.
 
-    def _settled(self, digest: bytes, task: "asyncio.Task[Caller]") -> None:
-        del self._pending[digest]
-        if not task.cancelled():
-            task.exception()  # if every caller that waited has gone, it was never retrieved: not worth a warning
+        Never called for a call that presented none.
+        """
+        authorization = presented.authorization
+        if authorization is None:
+            return lambda: None
+        if isinstance(authorization, str):
+            authorization = authorization.encode("utf-8", "replace")
+        return self._tokens.watch(_bearer(authorization), on_end)
+
+    def _gateway(self, name: str) -> Caller:
+        """The caller with a certificate with this NAME, one of those that are listed."""
+        caller = self._gateways.get(name)
+        if caller is None:
+            caller = self._gateways[name] = Caller(name, Role.GATEWAY)
+        return caller
 
 
 class Admission:
     """What a method requires of its callers: nothing, a valid token, or one of ROLE.
 
-    A token that is sent must be valid in any case. If none is required, a caller without one is ANONYMOUS.
+    A token that is sent must be valid in any case. If none is required, a caller with neither a token nor a certificate
+    of a gateway is ANONYMOUS. With DECIDES, as for the methods that decide, a caller whose token was not looked up in
+    time is UNDECIDED: for them that is no error.
     """
 
-    def __init__(self, authenticator: Authenticator, *, token_required: bool = True, role: Role | None = None) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        *,
+        token_required: bool = True,
+        role: Role | None = None,
+        decides: bool = False,
+    ) -> None:
         self._authenticator = authenticator
         self._role = role
+        self._decides = decides
         self.token_required = token_required
 
-    async def admit(self, presented: Presented, deadline: float | None = None) -> Caller:  # noqa: ARG002  for lookups
+    async def admit(self, presented: Presented, deadline: float | None = None) -> Caller:
         """The caller that PRESENTED this and waits until DEADLINE (monotonic seconds, None: for any time).
 
         Raises Unauthenticated, PermissionDenied, Unavailable.
         """
-        if presented.authorization is None and not self.token_required:
+        if presented.authorization is None and not presented.certificate and not self.token_required:
             return ANONYMOUS
-        caller = await self._authenticator.authenticate(presented.authorization)
+        try:
+            caller = await self._authenticator.authenticate(presented, deadline)
+        except LookupDeferred:
+            if self._decides:
+                return UNDECIDED
+            raise
         if self._role is not None:
             require(caller, self._role)
         return caller
 
     def share_of(self, presented: Presented) -> Share:
         """Whose share of the server a call uses, as far as that is known without a look-up."""
-        return Share(self._authenticator.known(presented.authorization), presented.peer)
+        return Share(self._authenticator.known(presented), presented.peer)
+
+    @contextmanager
+    def watching(self, presented: Presented) -> Iterator["asyncio.Future[None]"]:
+        """A future for a stream of the caller that was admitted as it PRESENTED this, until the block ends.
+
+        It is failed with Unauthenticated once the caller's token is no longer valid, at most TOKEN_TTL seconds later,
+        and is done for no other reason. A stream costs nothing by it while it is idle.
+        """
+        revoked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end() -> None:
+            if not revoked.done():
+                revoked.set_exception(_revoked())
+                revoked.exception()  # marks it as retrieved: the stream may be ending already
+
+        unwatch = self._authenticator.watch(presented, end)
+        try:
+            yield revoked
+        finally:
+            unwatch()
 
 
 def decision_admission(authenticator: Authenticator, *, protect: bool) -> Admission:
     """The admission of the methods that decide: with PROTECT, only of callers with a token of role gateway."""
-    return Admission(authenticator, token_required=protect, role=Role.GATEWAY if protect else None)
+    return Admission(authenticator, token_required=protect, role=Role.GATEWAY if protect else None, decides=True)
 
 
 def require(caller: Caller, needed: Role) -> None:
@@ -152,19 +212,30 @@ def require(caller: Caller, needed: Role) -> None:
     )
 
 
-def _digest(token: str) -> bytes:
-    return sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def _bearer(authorization: str | bytes | None) -> str:
-    if isinstance(authorization, bytes):
-        authorization = authorization.decode("utf-8", "replace")
-    scheme, _, token = (authorization or "").strip().partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
+def _bearer(authorization: bytes | None) -> Token:
+    """The token in a header, by its form alone. Raises Unauthenticated."""
+    scheme, _, text = (authorization or b"").strip().partition(b" ")
+    text = text.strip()
+    if scheme.lower() != b"bearer" or not text:
         raise Unauthenticated(
             "no token was sent with the call; send the header `authorization: Bearer <token>`, with a token created by "
             "`ratelimit-service admin-tokens create`",
             reason="TOKEN_MISSING",
         )
+    token = Token.parse(text.decode("ascii", "replace"))
+    if token is None:
+        raise _invalid()
     return token
+
+
+def _invalid() -> Unauthenticated:
+    return Unauthenticated(
+        "the token is not known, or was revoked; make one with `ratelimit-service admin-tokens create`",
+        reason="TOKEN_INVALID",
+    )
+
+
+def _revoked() -> Unauthenticated:
+    return Unauthenticated(
+        "the token with which the stream was opened was revoked; open it again with another", reason="TOKEN_INVALID"
+    )

@@ -10,12 +10,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
+from ratelimit_service.api.guessing import GuessLimiter
 from ratelimit_service.console.assets import Assets
 from ratelimit_service.console.guard import guarded
 from ratelimit_service.console.read_cache import ReadCache
 from ratelimit_service.console.rendering import Renderer
 from ratelimit_service.console.routes import ROUTES
-from ratelimit_service.console.security.guessing import GuessLimiter
 from ratelimit_service.console.security.headers import SecurityHeaders
 from ratelimit_service.console.security.hosts import HostCheck, allowed_hosts
 from ratelimit_service.console.security.one_time_forms import OneTimeForms

@@ -10,12 +10,12 @@ from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from ratelimit_service.api.guessing import GuessLimiter
 from ratelimit_service.console.assets import Assets
 from ratelimit_service.console.banners import banners_of
 from ratelimit_service.console.forms import Fields
 from ratelimit_service.console.read_cache import ReadCache
 from ratelimit_service.console.rendering import Renderer
-from ratelimit_service.console.security.guessing import GuessLimiter
 from ratelimit_service.console.security.one_time_forms import OneTimeForms
 from ratelimit_service.console.security.origin import form_token
 from ratelimit_service.console.security.sessions import SessionReader

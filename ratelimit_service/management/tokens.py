@@ -40,6 +40,10 @@ class Caller:
 ANONYMOUS = Caller("", None)
 """A caller without a token."""
 
+UNDECIDED = Caller("undecided", None)
+"""A caller with a token that was not looked up in time. The methods that decide deny them, until it was; see
+`decision.outcome.UNDECIDED`."""
+
 LOCAL = Caller("cli", Role.ADMIN)
 """The user of the command line on the server's own machine, who has the database's URL."""
 

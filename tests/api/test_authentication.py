@@ -1,50 +1,29 @@
-"""From a header to a caller."""
+"""From what a call presents to a caller."""
 
 import asyncio
 
 import pytest
 
-from ratelimit_service.api.authentication import TOKEN_TTL, Admission, Authenticator, decision_admission, require
+from api.tokens import Source, Time, bearer
+from ratelimit_service.api.authentication import (
+    MAX_AUTHORIZATION,
+    Admission,
+    Authenticator,
+    decision_admission,
+    require,
+)
 from ratelimit_service.api.presented import Presented
-from ratelimit_service.errors import PermissionDenied, Unauthenticated, Unavailable
-from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
+from ratelimit_service.errors import LookupDeferred, PermissionDenied, Unauthenticated, Unavailable
+from ratelimit_service.management.known_tokens import TOKEN_TTL, KnownTokens
+from ratelimit_service.management.tokens import ANONYMOUS, UNDECIDED, Caller, Role, Token
 
 ALICE = Caller("alice", Role.ADMIN)
 
 
-class Tokens:
-    """Tokens of a test: one is valid until it is removed, and lookups are counted."""
-
-    def __init__(self) -> None:
-        self.valid = {"rlt_valid": ALICE}
-        self.down = False
-        self.lookups = 0
-
-    async def authenticate(self, text: str, /) -> Caller:
-        """Look it up."""
-        self.lookups += 1
-        await asyncio.sleep(0)
-        if self.down:
-            raise Unavailable("Postgres is down", reason="POLICY_STORE_UNAVAILABLE")
-        if text not in self.valid:
-            raise Unauthenticated("the token is not known", reason="TOKEN_INVALID")
-        return self.valid[text]
-
-
-class Time:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def tokens() -> Tokens:
-    """The tokens."""
-    return Tokens()
+def source() -> Source:
+    """The stored tokens."""
+    return Source()
 
 
 @pytest.fixture
@@ -54,95 +33,104 @@ def time() -> Time:
 
 
 @pytest.fixture
-def authenticator(tokens: Tokens, time: Time) -> Authenticator:
+def authenticator(source: Source, time: Time) -> Authenticator:
     """An authenticator of these tokens by this clock."""
-    return Authenticator(tokens, time)
+    return Authenticator(KnownTokens(source, time))
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic rlt_valid", "rlt_valid"])
+async def identify(authenticator: Authenticator, authorization: str | bytes | None) -> Caller:
+    """The caller that sends this header."""
+    return await authenticator.authenticate(Presented(authorization, ("192.0.2.1", 1)))
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic {}", "{}"])
 async def test_a_missing_token_has_its_own_reason(
-    authenticator: Authenticator, tokens: Tokens, header: str | None
+    authenticator: Authenticator, source: Source, header: str | None
 ) -> None:
     """Without a bearer token the reason is TOKEN_MISSING, and nothing is looked up."""
     with pytest.raises(Unauthenticated) as caught:
-        await authenticator.authenticate(header)
+        await identify(authenticator, header and header.format(source.make()))
     assert caught.value.reason == "TOKEN_MISSING"
-    assert tokens.lookups == 0
+    assert source.reads == 0
 
 
-@pytest.mark.parametrize("header", ["Bearer rlt_valid", "bearer rlt_valid", "BEARER   rlt_valid "])
-async def test_a_valid_token_is_its_holder(authenticator: Authenticator, header: str) -> None:
-    """The scheme's case and the spaces do not matter."""
-    assert await authenticator.authenticate(header) == ALICE
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer x",
+        "Bearer rlt_0123456789ab_short",
+        b"Bearer rlt_\xff",
+        "Bearer {},Bearer {}",
+        "Bearer {}".ljust(MAX_AUTHORIZATION + 1),
+        "Bearer " + "x" * 100_000,
+    ],
+)
+async def test_what_is_no_token_costs_no_read(
+    authenticator: Authenticator, source: Source, header: str | bytes
+) -> None:
+    """A header that is too long, several at once, or of another form is refused by its form alone."""
+    token = source.make()
+    with pytest.raises(Unauthenticated) as caught:
+        await identify(authenticator, header.format(token, token) if isinstance(header, str) else header)
+    assert caught.value.reason == "TOKEN_INVALID"
+    assert source.reads == 0
 
 
-async def test_an_invalid_token_is_not_cached(authenticator: Authenticator, tokens: Tokens) -> None:
-    """An invalid token is rejected each time, so one that becomes valid works at once."""
-    with pytest.raises(Unauthenticated):
-        await authenticator.authenticate("Bearer rlt_new")
-    tokens.valid["rlt_new"] = ALICE
-    assert await authenticator.authenticate("Bearer rlt_new") == ALICE
+@pytest.mark.parametrize("header", ["Bearer {}", "bearer {}", "BEARER   {} "])
+async def test_a_valid_token_is_its_holder(authenticator: Authenticator, source: Source, header: str) -> None:
+    """The scheme's case and the spaces do not matter, and the header may be text or bytes."""
+    text = header.format(source.make())
+    assert await identify(authenticator, text) == ALICE
+    assert await identify(authenticator, text.encode()) == ALICE
 
 
-async def test_a_valid_token_is_cached_for_a_second(authenticator: Authenticator, tokens: Tokens, time: Time) -> None:
-    """Within TOKEN_TTL it is looked up once; after it, again."""
-    for _ in range(5):
-        await authenticator.authenticate("Bearer rlt_valid")
-    assert tokens.lookups == 1
-    time.now += TOKEN_TTL
-    await authenticator.authenticate("Bearer rlt_valid")
-    assert tokens.lookups == 2
+async def test_a_wrong_secret_is_refused_without_a_read(authenticator: Authenticator, source: Source) -> None:
+    """Whoever knows the id of a token, which is in logs, can guess at its secret without reaching Postgres."""
+    token = source.make()
+    await identify(authenticator, bearer(token))
+    for _ in range(3):
+        with pytest.raises(Unauthenticated):
+            await identify(authenticator, bearer(Token(token.token_id, Token.generate().secret)))
+    assert source.reads == 1
 
 
-async def test_a_revoked_token_ends_within_a_second(authenticator: Authenticator, tokens: Tokens, time: Time) -> None:
+async def test_a_new_token_works_at_once(authenticator: Authenticator, source: Source) -> None:
+    """A token that was made after the last read is found by the next one."""
+    await identify(authenticator, bearer(source.make()))
+    assert await identify(authenticator, bearer(source.make("bob"))) == Caller("bob", Role.ADMIN)
+
+
+async def test_a_revoked_token_ends_within_a_second(authenticator: Authenticator, source: Source, time: Time) -> None:
     """After TOKEN_TTL a token that was removed is rejected, and stays so when Postgres is down."""
-    await authenticator.authenticate("Bearer rlt_valid")
-    del tokens.valid["rlt_valid"]
+    token = source.make()
+    await identify(authenticator, bearer(token))
+    source.revoke(token)
     time.now += TOKEN_TTL
     with pytest.raises(Unauthenticated):
-        await authenticator.authenticate("Bearer rlt_valid")
-    tokens.down = True
+        await identify(authenticator, bearer(token))
+    source.away = True
+    time.now += 10
     with pytest.raises(Unavailable):
-        await authenticator.authenticate("Bearer rlt_valid")
+        await identify(authenticator, bearer(token))
 
 
-async def test_a_valid_token_outlives_postgres(authenticator: Authenticator, tokens: Tokens, time: Time) -> None:
+async def test_a_valid_token_outlives_postgres(authenticator: Authenticator, source: Source, time: Time) -> None:
     """While tokens cannot be looked up, one that was valid stays valid, and one never seen is UNAVAILABLE."""
-    await authenticator.authenticate("Bearer rlt_valid")
-    tokens.down = True
+    token = source.make()
+    await identify(authenticator, bearer(token))
+    source.away = True
     for _ in range(3):
         time.now += TOKEN_TTL
-        assert await authenticator.authenticate("Bearer rlt_valid") == ALICE
+        assert await identify(authenticator, bearer(token)) == ALICE
     with pytest.raises(Unavailable):
-        await authenticator.authenticate("Bearer rlt_other")
+        await identify(authenticator, bearer(Token.generate()))
 
 
-async def test_calls_with_one_token_share_a_lookup(authenticator: Authenticator, tokens: Tokens) -> None:
-    """A hundred calls at once look the token up once, and one that is cancelled cancels no other."""
-    calls = [asyncio.create_task(authenticator.authenticate("Bearer rlt_valid")) for _ in range(100)]
-    await asyncio.sleep(0)
-    calls[0].cancel()
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(results[0], asyncio.CancelledError)
-    assert results[1:] == [ALICE] * 99
-    assert tokens.lookups == 1
-
-
-async def test_cached_tokens_are_bounded(authenticator: Authenticator, tokens: Tokens) -> None:
-    """Of more valid tokens than are cached the newest stay, and the oldest is looked up again."""
-    names = [f"rlt_{number}" for number in range(2_000)]
-    tokens.valid.update(dict.fromkeys(names, ALICE))
-    for name in (*names, names[-1]):
-        await authenticator.authenticate(f"Bearer {name}")
-    assert tokens.lookups == len(names)
-    await authenticator.authenticate(f"Bearer {names[0]}")
-    assert tokens.lookups == len(names) + 1
-
-
-async def test_admission(authenticator: Authenticator, tokens: Tokens) -> None:
+async def test_admission(authenticator: Authenticator, source: Source) -> None:
     """A method is open, needs any valid token, or one of a role; a token that is sent must be valid in any case."""
-    tokens.valid["rlt_gateway"] = edge = Caller("edge", Role.GATEWAY)
-    admin, gateway, unknown = b"Bearer rlt_valid", b"Bearer rlt_gateway", b"Bearer rlt_\xff"
+    edge = Caller("edge", Role.GATEWAY)
+    admin, gateway = bearer(source.make()).encode(), bearer(source.make("edge", Role.GATEWAY)).encode()
+    unknown = b"Bearer rlt_\xff"
     for admission, expected in (
         (decision_admission(authenticator, protect=False), (ANONYMOUS, ALICE, edge, Unauthenticated)),
         (decision_admission(authenticator, protect=True), (Unauthenticated, PermissionDenied, edge, Unauthenticated)),
@@ -154,6 +142,51 @@ async def test_admission(authenticator: Authenticator, tokens: Tokens) -> None:
             else:
                 with pytest.raises(caller):
                     await admission.admit(Presented(authorization))
+
+
+async def test_a_listed_certificate_is_a_gateway(authenticator: Authenticator, source: Source) -> None:
+    """A certificate of a gateway stands for a token of that role, and a token that is sent takes its place."""
+    name = "gateway.example.com"
+    for admission in (Admission(authenticator), decision_admission(authenticator, protect=True)):
+        assert await admission.admit(Presented(certificate=name)) == Caller(name, Role.GATEWAY)
+        with pytest.raises(Unauthenticated):
+            await admission.admit(Presented(bearer(Token.generate()), certificate=name))
+    token = bearer(source.make())
+    assert await Admission(authenticator).admit(Presented(token, certificate=name)) == ALICE
+
+
+async def test_a_token_whose_turn_does_not_come(authenticator: Authenticator, source: Source) -> None:
+    """It is UNDECIDED for the methods that decide, and an error for the others."""
+    source.seconds = 0.3
+    deadline = asyncio.get_running_loop().time() + 0.02
+    presented = Presented(bearer(source.make("edge", Role.GATEWAY)))
+    assert await decision_admission(authenticator, protect=True).admit(presented, deadline) is UNDECIDED
+    with pytest.raises(LookupDeferred):
+        await Admission(authenticator).admit(presented, deadline)
+    assert (await decision_admission(authenticator, protect=True).admit(presented)).name == "edge"
+
+
+async def test_a_stream_learns_of_a_revocation(source: Source) -> None:
+    """What watches a caller's token fails within TOKEN_TTL after it was revoked; another token's does not."""
+    authenticator = Authenticator(KnownTokens(source))
+    admission = decision_admission(authenticator, protect=False)
+    revoked, kept = source.make("one"), source.make("other")
+    one, other = Presented(bearer(revoked)), Presented(bearer(kept).encode())
+    for presented in (one, other):
+        await admission.admit(presented)
+    with (
+        admission.watching(one) as ended,
+        admission.watching(other) as goes_on,
+        admission.watching(Presented()) as open_,
+    ):
+        await asyncio.sleep(0.7)
+        assert not ended.done()
+        source.revoke(revoked)
+        with pytest.raises(Unauthenticated):
+            await asyncio.wait_for(ended, TOKEN_TTL)
+        assert not goes_on.done()
+        assert not open_.done()
+    assert source.reads < 10
 
 
 @pytest.mark.parametrize(
@@ -180,7 +213,8 @@ def test_roles(role: Role, needed: Role, allowed: bool) -> None:
     assert caught.value.metadata == {"role": role.value, "needed": needed.value}
 
 
-def test_an_anonymous_caller_has_no_role() -> None:
-    """A caller without a token may do nothing that needs a role."""
+@pytest.mark.parametrize("caller", [ANONYMOUS, UNDECIDED])
+def test_a_caller_without_a_known_token_has_no_role(caller: Caller) -> None:
+    """A caller without a token, or with one that was not looked up, may do nothing that needs a role."""
     with pytest.raises(PermissionDenied):
-        require(ANONYMOUS, Role.VIEWER)
+        require(caller, Role.VIEWER)

@@ -14,9 +14,9 @@ from console.conftest import Browse, Manage
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
+from ratelimit_service.api.guessing import MAX_WAITING
 from ratelimit_service.bootstrap import Services
 from ratelimit_service.console.forms import MAX_FIELDS, MAX_FORM_BYTES, MAX_QUERY_BYTES
-from ratelimit_service.console.security.guessing import MAX_WAITING
 from ratelimit_service.console.security.headers import CONTENT_SECURITY_POLICY
 from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, MAX_STREAMS_OF_TOKEN
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode

@@ -17,8 +17,7 @@ from console.browser import Browser
 from console.conftest import Browse, Manage
 from fixtures.dev_server import free_address
 from fixtures.served import Serve, Server
-from ratelimit_service.console.live import live
-from ratelimit_service.console.security.guessing import (
+from ratelimit_service.api.guessing import (
     FREE,
     MAX_ADDRESSES,
     MAX_DELAY,
@@ -26,6 +25,7 @@ from ratelimit_service.console.security.guessing import (
     GuessLimiter,
     network_of,
 )
+from ratelimit_service.console.live import live
 from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, MAX_STREAMS_OF_TOKEN, Streams
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.errors import Unavailable

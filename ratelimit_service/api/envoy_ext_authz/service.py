@@ -6,6 +6,8 @@ from ratelimit_service.api.envoy_ext_authz.encoder import CheckResponseEncoder
 from ratelimit_service.api.envoy_ext_authz.reader import cost_of, header_of, key_reader, resource_of
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.outcome import UNDECIDED
+from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
 from ratelimit_service.management.tokens import Caller
 
 
@@ -24,7 +26,7 @@ class EnvoyAuthorizationService:
         self._read_key = key_reader(key_header)
         self._encoder = CheckResponseEncoder(headers, key_header)
 
-    async def check(self, request: CheckRequest, _caller: Caller, deadline: float | None = None) -> CheckResponse:
+    async def check(self, request: CheckRequest, caller: Caller, deadline: float | None = None) -> CheckResponse:
         """Decide one request of any caller, who waits until DEADLINE."""
         attributes = request.attributes
         http = attributes.request.http
@@ -33,6 +35,8 @@ class EnvoyAuthorizationService:
         api_key = self._read_key(header_of(http, self._key_header))
         if not api_key:
             return self._encoder.encode_denial(NO_KEY, render)
+        if caller is TOKEN_UNDECIDED:
+            return self._encoder.encode(UNDECIDED, render)
         decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost), deadline)
         if cost == 0 and decision.allowed and decision.policy is not None:
             return self._encoder.encode_identity(decision.policy, decision.reason)

@@ -8,9 +8,10 @@ from ratelimit_service.api.rate_limit.reader import CheckReader, NewCheck
 from ratelimit_service.api.request_cache import RequestCache
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
-from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import PermissionDenied, ServiceError
+from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
 from ratelimit_service.management.tokens import Caller, Role
 
 P = TypeVar("P", bound=PreparedCheck | Decision | ServiceError)
@@ -35,6 +36,8 @@ class RateLimitService:
         self, check: NewCheck | PreparedCheck, caller: Caller, deadline: float | None = None
     ) -> Encoded:
         """Decide one call, of which the caller waits until DEADLINE. Returns a CheckLimitResponse."""
+        if caller is TOKEN_UNDECIDED:
+            return Encoded(self._encoder.encode(UNDECIDED))
         prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller, deadline)
         return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
 
@@ -52,6 +55,8 @@ class RateLimitService:
         An error of one check, such as a missing permission, is the result of that check only. Returns for each, in
         their order, a StreamCheckLimitResponse, which is also a field of a BatchCheckLimitResponse.
         """
+        if caller is TOKEN_UNDECIDED:
+            return [self._encoder.encode_result(UNDECIDED) for _ in checks]
         results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline), deadline)
         return [self._encoder.encode_result(result) for result in results]
 

@@ -16,11 +16,12 @@ from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
+from ratelimit_service.transport.envoy.admission import Count, Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.responses import send_error
 from ratelimit_service.transport.envoy.stream import stream
-from ratelimit_service.transport.envoy.unary import Count, Method, unary
+from ratelimit_service.transport.envoy.unary import unary
 
 CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
 BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ratelimit_service.api.authentication import UNDECIDED
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import Unavailable
+from ratelimit_service.transport.envoy.admission import Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import (
     App,
@@ -24,7 +26,6 @@ from ratelimit_service.transport.envoy.framing import (
     presented_by,
 )
 from ratelimit_service.transport.envoy.responses import ResponseStream
-from ratelimit_service.transport.envoy.unary import Method
 
 
 def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
@@ -34,19 +35,24 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     responses, until Envoy stops reading from the caller.
     """
     read, decide = service.reader.stream, service.decide_group
+    admission = method.admission
 
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
-        caller = await method.admission.admit(presented_by(scope, headers.get(b"authorization")), deadline)
-        async with aclosing(_groups(receive, headers.get(b"grpc-encoding"), drain)) as groups:
-            async for messages in groups:
-                check_deadline(deadline)
-                checks, error = read(messages)
-                if checks:
-                    await responses.write(b"".join(map(frame, await decide(checks, caller, deadline))))
-                if error is not None:
-                    raise error
+        presented = presented_by(scope, headers.get(b"authorization"))
+        caller = await admission.admit(presented, deadline)
+        with admission.watching(presented) as revoked:
+            async with aclosing(_groups(receive, headers.get(b"grpc-encoding"), drain, revoked)) as groups:
+                async for messages in groups:
+                    check_deadline(deadline)
+                    if caller is UNDECIDED:
+                        caller = await admission.admit(presented, deadline)
+                    checks, error = read(messages)
+                    if checks:
+                        await responses.write(b"".join(map(frame, await decide(checks, caller, deadline))))
+                    if error is not None:
+                        raise error
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         responses = ResponseStream(send)
@@ -62,15 +68,18 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     return handle
 
 
-async def _groups(receive: Receive, encoding: bytes | None, drain: Drain) -> AsyncGenerator[list[bytes], None]:
+async def _groups(
+    receive: Receive, encoding: bytes | None, drain: Drain, revoked: "asyncio.Future[None]"
+) -> AsyncGenerator[list[bytes], None]:
     """Yield the messages that have arrived, 1 to MAX_BATCH, until the caller has closed its side.
 
-    Raises, after those before it, the error of a message or of the stream, and Unavailable if the process drains.
+    Raises, after those before it, the error of a message or of the stream, Unavailable if the process drains, and what
+    REVOKED has failed with.
     """
     frames = FrameReader(encoding)
     more = True
     while more:
-        body, more = body_of(await _next(receive, drain))
+        body, more = body_of(await _next(receive, drain, revoked))
         messages = frames.feed(body)
         for start in range(0, len(messages), MAX_BATCH):
             yield messages[start : start + MAX_BATCH]
@@ -80,9 +89,9 @@ async def _groups(receive: Receive, encoding: bytes | None, drain: Drain) -> Asy
         raise ProtocolError("the stream was closed in the middle of a message")
 
 
-async def _next(receive: Receive, drain: Drain) -> Event:
-    """The next event of the stream. Raises Unavailable if the process drains first."""
+async def _next(receive: Receive, drain: Drain, revoked: "asyncio.Future[None]") -> Event:
+    """The next event of the stream. Raises Unavailable if the process drains first, and what REVOKED fails with."""
     event = asyncio.ensure_future(receive())
-    if not await drain.wait(event):
+    if not await drain.wait(event, revoked):
         raise Unavailable("this server is draining; open the stream again, another one will answer", reason="DRAINING")
     return event.result()

@@ -1,17 +1,15 @@
 """Methods with one request and one response."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from time import monotonic
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-from ratelimit_service.api.authentication import ANONYMOUS, Admission, Caller
-from ratelimit_service.api.fallback import Fallback, no_fallback
+from ratelimit_service.api.authentication import ANONYMOUS, Caller
 from ratelimit_service.api.messages import missing_message
-from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
-from ratelimit_service.api.overload.fair_queue import Generation, Turn
+from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.errors import Code, ServiceError
+from ratelimit_service.transport.envoy.admission import Method, admitted
 from ratelimit_service.transport.envoy.framing import (
     App,
     FrameReader,
@@ -21,28 +19,12 @@ from ratelimit_service.transport.envoy.framing import (
     body_of,
     check_deadline,
     deadline_of,
-    expected_deadline,
     frame,
     headers_of,
     presented_by,
     single_message,
 )
-from ratelimit_service.transport.envoy.responses import Refusal, send_error, send_response
-
-Count: TypeAlias = Callable[[str, Code], None]
-"""Counts one call, by full method name and the code that its caller received."""
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method that is served: its full name, who may call it, where calls are counted, what replaces errors."""
-
-    name: str
-    admission: Admission
-    count: Count
-    overload: OverloadControl
-    fallback: Fallback = no_fallback
-
+from ratelimit_service.transport.envoy.responses import send_error, send_response
 
 Request = TypeVar("Request")
 
@@ -55,8 +37,7 @@ def unary(
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
     token_required = admission.token_required
-    begin, end = method.overload.begin, method.overload.end
-    refusal = Refusal(OVERLOADED, method.fallback(OVERLOADED), name)
+    end = method.overload.end
 
     async def respond(scope: Scope, receive: Receive) -> bytes:
         headers = headers_of(scope)
@@ -90,33 +71,7 @@ def unary(
                 method.overload.count_wasted(scope.get("client"))
         count(name, code)
 
-    async def wait(turn: Turn, scope: Scope, receive: Receive, send: Send) -> None:
-        generation = await turn
-        if generation is None:
-            count(name, refusal.code)
-            await refusal.send(send)
-        else:
-            await handle(scope, receive, send, generation)
-
-    def admit(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Before anything is read of a call, and before it has a task of its own."""
-        generation = begin()
-        if generation is not None:
-            return handle(scope, receive, send, generation)
-        turn = _queued(method, scope)
-        if turn is not None:
-            return wait(turn, scope, receive, send)
-        count(name, refusal.code)
-        return refusal.send(send)
-
-    return admit
-
-
-def _queued(method: Method, scope: Scope) -> "Turn | None":
-    """The turn of a call that has to wait, None if it is refused at once."""
-    headers = dict(scope["headers"])
-    share = method.admission.share_of(presented_by(scope, headers.get(b"authorization")))
-    return method.overload.wait(share, expected_deadline(headers))
+    return admitted(method, handle)
 
 
 async def _read_message(receive: Receive, encoding: bytes | None, method: str) -> bytes:

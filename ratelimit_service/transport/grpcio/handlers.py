@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
-from ratelimit_service.api.authentication import Caller
+from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller
 from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large, missing_message
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -38,10 +38,11 @@ def unary(
     return handle
 
 
-def stream(service: RateLimitService) -> Handler:
+def stream(service: RateLimitService, admission: Admission) -> Handler:
     """A handler that has SERVICE decide the checks of a stream, those that arrived meanwhile together, in order.
 
-    Writing waits while the caller does not read, and so do the decisions.
+    Writing waits while the caller does not read, and so do the decisions. ADMISSION, by which the stream was admitted,
+    also ends it when its caller's token is revoked.
     """
     read, decide = service.reader.stream, service.decide_group
 
@@ -52,23 +53,28 @@ def stream(service: RateLimitService) -> Handler:
     async def handle(call: Call) -> bytes:
         context = call.context
         deadline = deadline_of(context)
-        async with aclosing(in_groups(messages(context), max_size=MAX_BATCH)) as groups:
-            async for group in groups:
-                checks, error = read(group)
-                for response in await decide(checks, call.caller, deadline):
-                    await context.write(response)
-                if error is not None:
-                    raise error
+        with admission.watching(call.presented) as revoked:
+            async with aclosing(in_groups(messages(context), max_size=MAX_BATCH, stop=revoked)) as groups:
+                async for group in groups:
+                    if call.caller is UNDECIDED:
+                        call.caller = await admission.admit(call.presented, deadline)
+                    checks, error = read(group)
+                    for response in await decide(checks, call.caller, deadline):
+                        await context.write(response)
+                    if error is not None:
+                        raise error
         return b""
 
     return handle
 
 
-async def in_groups(items: AsyncIterator[T], *, max_size: int) -> AsyncGenerator[list[T], None]:
+async def in_groups(
+    items: AsyncIterator[T], *, max_size: int, stop: "asyncio.Future[None] | None" = None
+) -> AsyncGenerator[list[T], None]:
     """Yield what has arrived since the last group, 1 to MAX_SIZE items, in order, without waiting for more.
 
     Reading stops while MAX_SIZE items are waiting, so that the transport applies back pressure to a fast sender. An
-    error of ITEMS is raised after all that came before it.
+    error of ITEMS is raised after all that came before it. What STOP fails with is raised at once.
     """
     waiting: list[T] = []
     changed = asyncio.Condition()
@@ -88,10 +94,14 @@ async def in_groups(items: AsyncIterator[T], *, max_size: int) -> AsyncGenerator
                 changed.notify_all()
 
     reader = asyncio.create_task(read())
+    if stop is not None:
+        stop.add_done_callback(lambda _stop: reader.cancel())
     try:
         while True:
             async with changed:
                 await changed.wait_for(lambda: waiting or ended)
+                if stop is not None and stop.done():
+                    stop.result()
                 group = waiting.copy()
                 waiting.clear()
                 changed.notify_all()

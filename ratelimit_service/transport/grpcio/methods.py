@@ -11,7 +11,7 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.api.authentication import Admission, Authenticator, Caller, decision_admission
+from ratelimit_service.api.authentication import Admission, Authenticator, Caller
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
@@ -69,10 +69,9 @@ class Methods(grpc.GenericRpcHandler):
 
 
 def decision_interceptor(
-    authenticator: Authenticator, counts: CallCounts, present: Present, overload: OverloadControl, *, protect: bool
+    admission: Admission, counts: CallCounts, present: Present, overload: OverloadControl
 ) -> DecisionInterceptor:
-    """All interceptors of methods that decide. PROTECT: whether callers need a token of role gateway."""
-    admission = decision_admission(authenticator, protect=protect)
+    """All interceptors of methods that decide, for callers that ADMISSION admits by what PRESENT finds."""
 
     def intercept(handler: Handler, fallback: Fallback = no_fallback, *, stream: bool = False) -> Handler:
         begin = open_stream if stream else admit
@@ -84,7 +83,7 @@ def decision_interceptor(
 
 
 def decision_methods(
-    service: RateLimitService, intercept: DecisionInterceptor
+    service: RateLimitService, admission: Admission, intercept: DecisionInterceptor
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = service.reader
@@ -93,7 +92,7 @@ def decision_methods(
         {
             "CheckLimit": (_single, intercept(unary(read.check, service.check_limit))),
             "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit))),
-            "StreamCheckLimit": (_streamed, intercept(stream(service), stream=True)),
+            "StreamCheckLimit": (_streamed, intercept(stream(service, admission), stream=True)),
         },
     )
 

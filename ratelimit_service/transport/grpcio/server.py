@@ -9,7 +9,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from ratelimit_service.api.authentication import Authenticator
+from ratelimit_service.api.authentication import Authenticator, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
@@ -101,11 +101,10 @@ class GrpcServer:
         present = present_proxied if behind_envoy else present_direct
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        intercept = decision_interceptor(
-            planes.authenticator, calls, present, planes.overload, protect=settings.checks_protected
-        )
+        admission = decision_admission(planes.authenticator, protect=settings.checks_protected)
+        intercept = decision_interceptor(admission, calls, present, planes.overload)
         self._handlers = (
-            decision_methods(planes.rate_limit, intercept)
+            decision_methods(planes.rate_limit, admission, intercept)
             | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, planes.overload)
             | admin_methods(planes.key_admin, planes.authenticator, calls, present)
         )

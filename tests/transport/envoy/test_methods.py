@@ -6,22 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from api.tokens import Source
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authenticator, Caller
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.errors import Code
+from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Event, frame
 from ratelimit_service.transport.envoy.stream import stream
 from ratelimit_service.transport.envoy.unary import Method, unary
 
 HEADERS = {b"content-type": b"application/grpc", b"te": b"trailers"}
-
-
-class Tokens:
-    """No call of these tests has a token, so none may be checked."""
-
-    async def authenticate(self, text: str, /) -> Caller:
-        raise AssertionError(f"a token was checked: {text}")
 
 
 class Exchange:
@@ -37,7 +32,7 @@ class Exchange:
         self.counted: list[Code] = []
         self.called: list[bytes] = []
         self.before_event: Callable[[int], float] = lambda _number: 0
-        admission = Admission(Authenticator(Tokens()), token_required=False)
+        admission = Admission(Authenticator(KnownTokens(Source())), token_required=False)
         self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code))
 
     async def run(self, app: App) -> Code:

@@ -7,12 +7,15 @@ import grpc
 import pytest
 
 from api.rate_limit.world import World
+from api.tokens import Source
 from decision.memory import burst
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     StreamCheckLimitRequest,
     StreamCheckLimitResponse,
 )
+from ratelimit_service.api.authentication import Admission, Authenticator
+from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.transport.grpcio.handlers import in_groups, stream
 from ratelimit_service.transport.grpcio.interceptors import Call
 
@@ -112,7 +115,7 @@ async def test_stream_responses_are_in_order_with_few_round_trips() -> None:
     world = World()
     request = StreamCheckLimitRequest(check=CheckLimitRequest(api_key=str(world.add(burst(500)))))
     context = Context([request.SerializeToString()] * 600)
-    await stream(world.service)(Call("/a/B", context))
+    await stream(world.service, Admission(Authenticator(KnownTokens(Source()))))(Call("/a/B", context))
     results = [StreamCheckLimitResponse.FromString(response).result for response in context.responses]
     assert [result.decision.allowed for result in results] == [True] * 500 + [False] * 100
     assert world.buckets.round_trips <= 20

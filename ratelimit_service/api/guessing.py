@@ -1,7 +1,7 @@
-"""Slows the guessing of tokens, by the address that guesses.
+"""Slows the guessing of tokens, by the address that guesses: for calls as for the console.
 
 Only the answer to a wrong token waits. A good one, and every request of an open session, is answered at once, whatever
-else comes from its address: many people share one behind a proxy.
+else comes from its address: many people and gateways share one behind a proxy.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ MAX_DELAY: Final = 8.0
 """Seconds that an answer waits at most."""
 
 _FIRST_DELAY: Final = 0.25
+_TO_ANSWER: Final = 0.005  # seconds before a caller's deadline, so that it gets the answer
 _FORGET: Final = 600.0  # seconds without a wrong token after which an address begins anew
 
 
@@ -51,8 +52,11 @@ class GuessLimiter:
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
         self._waiting = 0
 
-    async def wrong(self, peer: str) -> int:
-        """Count a wrong token of PEER and wait. Returns 0, or, without waiting, seconds to wait if too many wait."""
+    async def wrong(self, peer: str, deadline: float | None = None) -> int:
+        """Count a wrong token of PEER and wait, until shortly before DEADLINE (seconds of the clock) at most.
+
+        Returns 0, or, without waiting, seconds to wait if too many wait.
+        """
         address = self._address(network_of(peer))
         now = self._now()
         if now - address.latest > _FORGET:
@@ -62,6 +66,8 @@ class GuessLimiter:
         if address.wrong <= FREE:
             return 0
         delay = min(_FIRST_DELAY * (1 << min(address.wrong - FREE - 1, 16)), MAX_DELAY)
+        if deadline is not None:
+            delay = max(0.0, min(delay, deadline - now - _TO_ANSWER))
         if address.waiting >= MAX_WAITING_HERE or self._waiting >= MAX_WAITING:
             return max(1, round(delay))
         address.waiting += 1

@@ -1,0 +1,100 @@
+"""A stream ends with the token that opened it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from fixtures.served import Server
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
+from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as stubs
+from ratelimit_service.bootstrap import open_services
+from ratelimit_service.management.tokens import Role
+
+SECONDS = 1.5
+"""A second, and some time for a busy machine."""
+
+
+class Stream:
+    """A stream of checks on a connection of its own, which a thread reads until it ends."""
+
+    def __init__(self, address: str, token: str, api_key: str, *, interval: float) -> None:
+        """With an INTERVAL of 0 it sends one check and then nothing."""
+        self._request = pb2.StreamCheckLimitRequest(check={"api_key": api_key, "resource": "r"})
+        self._interval = interval
+        self._closed = threading.Event()
+        self._channel = grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),))
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._call = stubs.RateLimitServiceStub(self._channel).StreamCheckLimit(self._requests(), metadata=metadata)
+        self.decisions = 0
+        self.code: grpc.StatusCode | None = None
+        self.ended_at = 0.0
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it from this side."""
+        self._closed.set()
+        self._call.cancel()
+        self._thread.join()
+        self._channel.close()
+
+    def _requests(self) -> Iterator[pb2.StreamCheckLimitRequest]:
+        yield self._request
+        while not self._closed.wait(self._interval or None):
+            yield self._request
+
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                self.decisions += response.result.decision.allowed
+        except grpc.RpcError as error:
+            self.code = error.code()
+        self.ended_at = time.monotonic()
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_a_stream_ends_with_its_token(serve: Callable[..., Server], transport: str) -> None:
+    """Within a second of the revocation streams are UNAUTHENTICATED, idle or not; those of others go on."""
+    server = serve(transport)
+    _, api_key = server.key("wide")
+
+    async def manage(action: str) -> str:
+        async with open_services(server.settings) as services:
+            if action == "create":
+                return await services.tokens.create("leaving", Role.GATEWAY)
+            await services.tokens.revoke("leaving")
+        return ""
+
+    revoked = asyncio.run(manage("create"))
+    opened = {
+        name: Stream(server.address, token, api_key, interval=interval)
+        for name, token, interval in (
+            ("idle", revoked, 0),
+            ("busy", revoked, 0.005),
+            ("other", server.tokens[Role.GATEWAY], 0.005),
+            ("anonymous", "", 0.005),
+        )
+    }
+    try:
+        until = time.monotonic() + 10
+        while not all(stream.decisions for stream in opened.values()):
+            assert time.monotonic() < until, server.output
+            time.sleep(0.01)
+        time.sleep(1)
+        assert all(stream.code is None for stream in opened.values())
+        asyncio.run(manage("revoke"))
+        at = time.monotonic()
+        time.sleep(SECONDS)
+        for name in ("idle", "busy"):
+            assert opened[name].code is grpc.StatusCode.UNAUTHENTICATED, name
+            assert opened[name].ended_at - at < SECONDS
+        before = {name: opened[name].decisions for name in ("other", "anonymous")}
+        time.sleep(0.5)
+        assert all(opened[name].code is None and opened[name].decisions > count for name, count in before.items())
+    finally:
+        for stream in opened.values():
+            stream.close()
