@@ -229,7 +229,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         engine = DecisionEngine(keys, buckets, local, tally)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         headers = LimitHeaders(settings.limit_headers)
-        watched = Watched(engine, descriptor_engine, policies, rules, invalidator, tally)
+        watched = Watched(engine, descriptor_engine, policies, rules, invalidator, tally, overload)
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)

@@ -42,7 +42,7 @@ class Distribution:
 class RoundTripCounts:
     """The round trips to the bucket store. An observer of the store."""
 
-    def __init__(self, report: Callable[[float], None]) -> None:
+    def __init__(self, report: Callable[[float], None] = lambda _seconds: None) -> None:
         """REPORT gets the seconds of each round trip too."""
         self._report = report
         self.seconds = Distribution(SECONDS_BOUNDS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from time import monotonic
 from typing import Final
@@ -107,7 +107,7 @@ class OverloadControl:
         """Calls so far that had to wait, or were refused at once."""
         self.answered = 0
         """Calls so far that were answered with OK."""
-        self.refused = dict.fromkeys(Cause, 0)
+        self.refused: dict[str, int] = dict.fromkeys(map(str, Cause), 0)
         """Calls refused so far."""
         self.refused_of: dict[object, int] = {}
         """Calls refused or wasted since `take_refused_of`, by caller, or by connection for those who are not known."""
@@ -138,6 +138,11 @@ class OverloadControl:
             self._shortest = min(self._shortest, seconds)
         if self._waited and self._queue:
             self._admit()
+
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """Calls refused so far, by cause."""
+        return self.refused
 
     def check_open(self, share: Share) -> None:
         """Raise Overloaded if a stream may not be opened now, since calls wait: it may be long, so it has no turn."""
@@ -281,6 +286,5 @@ class OverloadControl:
             if self._quiet_intervals >= ENDS_AFTER:
                 self.overloaded = False
                 seconds = round(self._now() - self._began_at, 1)
-                refused_by_cause = {str(cause): count for cause, count in self.refused.items()}
-                _log.warning("overload has ended", seconds=seconds, refused=refused_by_cause)
+                _log.warning("overload has ended", seconds=seconds, refused_since_start=dict(self.refused))
         self._refused_before = refused

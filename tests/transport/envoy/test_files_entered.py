@@ -20,7 +20,7 @@ from ratelimit_service.transport.envoy.app import CHECK, EmbeddedApp, decision_m
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import Event, Scope, frame
 
-MAX_FILES = 18
+MAX_FILES = 20
 PACKAGE = Path(ratelimit_service.__file__).parent
 HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"5S")]
 
@@ -59,7 +59,7 @@ async def call(app: EmbeddedApp, message: bytes) -> CheckLimitResponse:
 
 
 async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Callable[[], str]) -> None:
-    """An allowed CheckLimit of a known key enters at most 18 files on the transport envoy, from ASGI to Valkey."""
+    """An allowed CheckLimit of a known key enters at most 20 files on the transport envoy, from ASGI to Valkey."""
     settings = make_settings(empty_database_url(), valkey_url, "envoy")
     async with open_planes(settings, needs_token=False) as planes:
         limit = Limit("burst", TokenBucket(1_000, 1_000, 1_000_000))
@@ -73,6 +73,7 @@ async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Call
             decision_admission(planes.authenticator, protect=False),
             planes.counts.calls.count,
             Drain(),
+            planes.overload,
         )
         message = CheckLimitRequest(api_key=str(api_key), resource="r").SerializeToString()
         traces = []

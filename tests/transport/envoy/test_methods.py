@@ -8,13 +8,15 @@ import pytest
 
 from api.tokens import Source
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authenticator, Caller
+from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.errors import Code
 from ratelimit_service.management.known_tokens import KnownTokens
+from ratelimit_service.transport.envoy.admission import Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Event, frame
 from ratelimit_service.transport.envoy.stream import stream
-from ratelimit_service.transport.envoy.unary import Method, unary
+from ratelimit_service.transport.envoy.unary import unary
 
 HEADERS = {b"content-type": b"application/grpc", b"te": b"trailers"}
 
@@ -33,7 +35,7 @@ class Exchange:
         self.called: list[bytes] = []
         self.before_event: Callable[[int], float] = lambda _number: 0
         admission = Admission(Authenticator(KnownTokens(Source())), token_required=False)
-        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code))
+        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code), OverloadControl())
 
     async def run(self, app: App) -> Code:
         """Run it to its end, and return the code that was counted."""
