@@ -11,6 +11,9 @@ STAMP := $(VENV)/.installed
 PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
+# Runs of each target of `make fuzz`.
+FUZZ_RUNS ?= 1000000
+
 # The clients to test.
 LANGUAGES ?= python go typescript
 
@@ -18,7 +21,7 @@ LANGUAGES ?= python go typescript
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak attacks bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak fuzz attacks bench clients test-clients bench-clients clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,7 +76,7 @@ docs: setup ## Regenerate the settings table of the README.
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,embedded,dev,envoy]' && \
+		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,embedded,dev,envoy,fuzz]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
@@ -82,6 +85,12 @@ soak: setup test-tools ## Count a million decisions under kills, kill every step
 
 attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim, and print what it cost. Wants a quiet machine.
 	RATELIMIT_ATTACKS=full $(BIN)/pytest tests/attacks $(ARGS)
+
+fuzz: setup test-tools ## Fuzz what strangers and admins send, a million runs of each target. Some: make fuzz ARGS="keys documents"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[fuzz]'
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+		{ echo "atheris has no wheel for this machine: use Linux and Python 3.11 to 3.13, or run pytest tests/fuzz" >&2; exit 1; }
+	PYTHONPATH=tests $(BIN)/python -m fuzz.long $(FUZZ_RUNS) .fuzz $(ARGS)
 
 screenshots: setup test-tools ## Renew docs/screenshots from a server with made-up data.
 	$(BIN)/pytest -q -p no:cacheprovider tests/browser/screenshots.py

@@ -28,6 +28,7 @@ from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.local import LocalBucketStore
@@ -205,22 +206,23 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         stack.push_async_callback(sender.close)
         observers = Observers(counts.round_trips, tally)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
-        feed = PostgresChangeFeed(services.database)
+        decisions = await stack.enter_async_context(_decision_database(settings, services.database))
+        feed = PostgresChangeFeed(decisions)
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
-            PostgresPolicySource(services.database),
+            PostgresPolicySource(decisions),
             clock,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
         stack.push_async_callback(policies.close)
-        rules = RulesCache(PostgresRulesSource(services.database))
+        rules = RulesCache(PostgresRulesSource(decisions))
         await _load(rules)
         invalidator = CacheInvalidator(feed, policies, rules)
         alerts = _alerts(settings, services, buckets, clock)
-        servers = PostgresLiveServers(services.database, settings.workers)
+        servers = PostgresLiveServers(decisions, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
-        token_source = PostgresTokenSource(settings.database_url.get_secret_value())
+        token_source = PostgresTokenSource(_decision_url(settings))
         stack.push_async_callback(token_source.close)
         tokens = KnownTokens(token_source)
         stack.push_async_callback(tokens.close)
@@ -229,7 +231,19 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         engine = DecisionEngine(keys, buckets, local, tally)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         headers = LimitHeaders(settings.limit_headers)
-        watched = Watched(engine, descriptor_engine, policies, rules, invalidator, tally, overload)
+        out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
+        envoy_rate_limit = EnvoyRateLimitService(descriptor_engine, headers, clock, out_of_bounds)
+        watched = Watched(
+            engine,
+            descriptor_engine,
+            policies,
+            rules,
+            invalidator,
+            tally,
+            overload,
+            out_of_bounds,
+            envoy_rate_limit.ignored,
+        )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
@@ -253,8 +267,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 clock,
             ),
             engine=engine,
-            envoy_rate_limit=EnvoyRateLimitService(descriptor_engine, headers, clock),
-            envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header),
+            envoy_rate_limit=envoy_rate_limit,
+            envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
             authenticator=Authenticator(tokens),
             overload=overload,
             services=services,
@@ -263,7 +277,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             rules=rules,
             counts=counts,
             metrics=metrics,
-            probes={POSTGRES: services.database.ping, REDIS: buckets.ping},
+            probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
             control=(("usage flush", lambda: _flush_usage(settings, services, clock)), ("alerts", alerts.run)),
         )
@@ -327,6 +341,27 @@ async def _flush_usage(settings: Settings, services: Services, clock: SystemCloc
         stack.push_async_callback(background.close)
         background.start("usage metrics", metrics.keep)
         await leader.run()
+
+
+def _decision_url(settings: Settings) -> str:
+    """Where decisions are read from: the same database, perhaps by a role that can do nothing else."""
+    return settings.decision_database_url.get_secret_value() or settings.database_url.get_secret_value()
+
+
+@asynccontextmanager
+async def _decision_database(settings: Settings, shared: Database) -> AsyncIterator[Database]:
+    """The pool that decisions are read by: one of its own if it has a URL of its own, else the SHARED one."""
+    if not settings.decision_database_url.get_secret_value():
+        yield shared
+        return
+    try:
+        database = Database(_decision_url(settings))
+    except ValueError as error:
+        raise StartupError(f"RATELIMIT_DECISION_DATABASE_URL cannot be used: {error}") from error
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 async def _load(rules: RulesCache) -> None:

@@ -19,7 +19,7 @@ MAX_BYTES: Final = 1_048_576
 MAX_DEPTH: Final = 64
 """Lists and mappings within each other: rules of 16 levels take 36."""
 
-MAX_NODES: Final = 150_000
+MAX_NODES: Final = 100_000
 """Values of a document of MAX_BYTES, each an element of a list, a key or a value. Larger documents may have more."""
 
 _MAX_SHOWN: Final = 80

@@ -18,6 +18,11 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Postgres: `postgresql://user:password@host:5432/name`. `dev` starts its own.",
     )
+    decision_database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="The same Postgres for decisions alone, by a role that only reads: see `migrate --print-grants`. "
+        "If empty, RATELIMIT_DATABASE_URL is used.",
+    )
     redis_url: SecretStr = Field(
         default=SecretStr(""),
         description="Redis or Valkey: `redis://host:6379/0`, `rediss://...`, "
@@ -30,6 +35,11 @@ class Settings(BaseSettings):
         "New secrets use the highest number; keep the others until no key needs them. `dev` makes its own.",
     )
     listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC port.")
+    admin_listen: str = Field(
+        default="",
+        description="Address of a port of its own for the admin methods (KeyAdminService), in a network without "
+        "gateways or on loopback: `127.0.0.1:50052`. The gRPC port then does not serve them. If empty, it does.",
+    )
     operations_listen: str = Field(
         default="127.0.0.1:9464",
         description="Address of the operations port: `/metrics`, `/healthz`, `/readyz` and `/console`. If empty, there "

@@ -146,11 +146,16 @@ class Admission:
         token_required: bool = True,
         role: Role | None = None,
         decides: bool = False,
+        certificates: bool = False,
     ) -> None:
         self._authenticator = authenticator
         self._role = role
         self._decides = decides
+        self.certificates = certificates
+        """Whether certificates have to be read, because there are names of gateways."""
         self.token_required = token_required
+        self.is_open = not (token_required or certificates)
+        """Whether a call without a token is ANONYMOUS in any case."""
 
     async def admit(self, presented: Presented, deadline: float | None = None) -> Caller:
         """The caller that PRESENTED this and waits until DEADLINE (monotonic seconds, None: for any time).
@@ -194,9 +199,13 @@ class Admission:
             unwatch()
 
 
-def decision_admission(authenticator: Authenticator, *, protect: bool) -> Admission:
-    """The admission of the methods that decide: with PROTECT, only of callers with a token of role gateway."""
-    return Admission(authenticator, token_required=protect, role=Role.GATEWAY if protect else None, decides=True)
+def decision_admission(authenticator: Authenticator, *, protect: bool, certificates: bool = False) -> Admission:
+    """The admission of the methods that decide: with PROTECT, only of callers of role gateway.
+
+    CERTIFICATES: whether there are certificates that give it, as a token does.
+    """
+    role = Role.GATEWAY if protect else None
+    return Admission(authenticator, token_required=protect, role=role, decides=True, certificates=certificates)
 
 
 def require(caller: Caller, needed: Role) -> None:

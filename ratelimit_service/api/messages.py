@@ -66,6 +66,15 @@ def not_served(method: str) -> Unimplemented:
     )
 
 
+def served_elsewhere(method: str) -> Unimplemented:
+    """The error for a call of a method that this server serves at another address, which the message does not name."""
+    return Unimplemented(
+        f"{method} is served at an address of its own, and not here; call it at the server's RATELIMIT_ADMIN_LISTEN",
+        reason="NOT_SERVED",
+        metadata={"method": method},
+    )
+
+
 def deadline_passed() -> DeadlineExceeded:
     """The error for a call with a caller that no longer waits."""
     return DeadlineExceeded("the deadline had passed before the call was processed; allow it more time")

@@ -12,6 +12,10 @@ Peer: TypeAlias = str | tuple[str, int]
 PEER_HEADER: Final = "x-ratelimit-peer"
 """The header in which our Envoy names the peer to the control plane behind it. What a caller sent in it is replaced."""
 
+CERTIFICATE_HEADER: Final = "x-ratelimit-certificate"
+"""The header in which our Envoy gives the name of a gateway that the certificate has. What a caller sent is removed, if
+any names are listed; if none are, the header is ignored."""
+
 
 class Presented(NamedTuple):
     """What a call presents. Only `authorization` is chosen by the caller: the rest is what its connection shows.

@@ -15,6 +15,10 @@ from ratelimit_service.decision.ports import Clock
 MAX_BYTES: Final = 1024
 """A larger request is parsed each time: they are rare, and cost more to hash than to parse."""
 
+MAX_PER_KEY: Final = 1_000
+"""Requests of one key that are cached while as many as the cache keeps at least come in: whoever has a key cannot fill
+it with resources that nobody asks for again."""
+
 T = TypeVar("T")
 
 
@@ -35,6 +39,8 @@ class RequestCache(Generic[T]):
     def __init__(self, clock: Clock, size: int) -> None:
         self._clock = clock
         self._entries: LruCache[bytes, tuple[Sequence[Validity], T]] = LruCache(size)
+        self._of_key: dict[str, int] = {}  # how many were cached of each key since the last generation
+        self._generation = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -51,7 +57,20 @@ class RequestCache(Generic[T]):
             validity.used = True
         return prepared
 
-    def put(self, digest: bytes, validities: Sequence[Validity], prepared: T) -> None:
-        """Cache the prepared request of this digest as long as all VALIDITIES are current. Ignores an empty digest."""
+    def put(self, digest: bytes, validities: Sequence[Validity], prepared: T, key_id: str = "") -> None:
+        """Cache the prepared request of this digest as long as all VALIDITIES are current. Ignores an empty digest.
+
+        KEY_ID is the key that the request is of, empty if it is not of one: at most MAX_PER_KEY are cached of each.
+        """
         if digest and all(validity.is_current(self._clock) for validity in validities):
+            if key_id and not self._may_put(key_id):
+                return
             self._entries.put(digest, (validities, prepared))
+
+    def _may_put(self, key_id: str) -> bool:
+        if self._generation != self._entries.generation:
+            self._generation = self._entries.generation
+            self._of_key.clear()
+        count = self._of_key.get(key_id, 0)
+        self._of_key[key_id] = count + 1
+        return count < MAX_PER_KEY

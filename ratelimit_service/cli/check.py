@@ -11,9 +11,10 @@ from ratelimit_service._gen.ratelimit.v1.limit_pb2 import LimitLevel, LimitResul
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.errors import CommandError, Exit
-from ratelimit_service.cli.options import AsJson, Server, Token
+from ratelimit_service.cli.options import AsJson, DecisionServer, Server, Token
 from ratelimit_service.cli.output import describe_limit, print_json, print_table
 from ratelimit_service.cli.times import format_duration
+from ratelimit_service.decision.engine import MAX_COST
 
 ApiKey = Annotated[
     str | None,
@@ -26,7 +27,7 @@ ApiKey = Annotated[
 Resource = Annotated[str, typer.Option("--resource", help="The resource, as the gateway names it: orders.create.")]
 Cost = Annotated[
     int | None,
-    typer.Option("--cost", min=0, max=1_000_000, help="Tokens that the call takes; 0 only peeks. Default: 1."),
+    typer.Option("--cost", min=0, max=MAX_COST, help="Tokens that the call takes; 0 only peeks. Default: 1."),
 ]
 RequestId = Annotated[
     str, typer.Option("--request-id", help="Makes retries idempotent: charged once, with the same response.")
@@ -40,12 +41,12 @@ def check(
     resource: Resource = "",
     cost: Cost = None,
     request_id: RequestId = "",
-    server: Server = None,
+    server: DecisionServer = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide one call and charge it. Exits with 0 if it is allowed, 1 if it is denied, more if nothing was decided."""
-    with connect(server, token) as client:
+    with connect(server, token, decides=True) as client:
         request = CheckLimitRequest(**_credential(key), resource=resource, cost=cost, request_id=request_id)
         decision = client.check_limit(request)
     (print_json if as_json else _print_decision)(decision)

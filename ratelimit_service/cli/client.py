@@ -109,7 +109,10 @@ class Client(AbstractContextManager["Client"]):
 
 
 @contextmanager
-def connect(server: str | None, token: str | None) -> Iterator[Client]:
-    """Connect to the server for the length of the block. A CommandError in it is reported and ends the command."""
-    with report_errors(), Client(Target.choose(server, token)) as client:
+def connect(server: str | None, token: str | None, *, decides: bool = False) -> Iterator[Client]:
+    """Connect to the server for the length of the block, for admin methods, or if DECIDES for decisions.
+
+    A CommandError in the block is reported and ends the command.
+    """
+    with report_errors(), Client(Target.choose(server, token, decides=decides)) as client:
         yield client

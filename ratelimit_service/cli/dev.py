@@ -23,7 +23,7 @@ from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName,
 from ratelimit_service.cli.target import dialable
 from ratelimit_service.devstores.private_files import make_private_folder
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
-from ratelimit_service.devstores.system_user import EmbeddedPostgresError
+from ratelimit_service.devstores.system_user import EmbeddedPostgresError, make_folder
 from ratelimit_service.devstores.valkey import EmbeddedValkeyError
 from ratelimit_service.errors import StartupError
 from ratelimit_service.postgres import migrate
@@ -63,7 +63,10 @@ def dev(
             # What a server would refuse is reported before anything is started.
             settings = effective(settings)
             PortLock(settings.listen).close()
+            if settings.admin_listen:
+                PortLock(settings.admin_listen, "RATELIMIT_ADMIN_LISTEN").close()
             chosen = Transport.choose(settings.transport)
+            make_folder(settings.data_dir)
             make_private_folder(settings.data_dir)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)
             with DevLock(settings.data_dir), _stores(settings.data_dir) as stores:
@@ -88,6 +91,7 @@ def _run(settings: Settings, stores: "DevStores", transport: Transport) -> None:
     served = settings.model_copy(
         update={
             "database_url": SecretStr(stores.database_url),
+            "decision_database_url": SecretStr(""),
             "redis_url": SecretStr(stores.redis_url),
             "peppers": SecretStr(ensure_peppers(settings.data_dir)),
         }
@@ -96,7 +100,8 @@ def _run(settings: Settings, stores: "DevStores", transport: Transport) -> None:
     state = asyncio.run(_seed(served))
 
     def ready(in_effect: Settings) -> None:
-        replace(state, listen=in_effect.listen).write(in_effect.data_dir)
+        addresses = {"listen": in_effect.listen, "admin_listen": in_effect.admin_listen}
+        replace(state, **addresses).write(in_effect.data_dir)
         typer.echo(_banner(in_effect, state, transport))
 
     serve_until_stopped(served, ready)

@@ -4,15 +4,30 @@ from typing import Annotated
 
 import typer
 
+from ratelimit_service.buckets.redis.rights import acl
 from ratelimit_service.cli.environment import database_errors, database_url, load_settings, with_dev_stores
 from ratelimit_service.cli.errors import report_errors
 from ratelimit_service.postgres import migrate as schema
+from ratelimit_service.postgres.grants import grants
 
 
 def migrate(
-    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False,
+    print_grants: Annotated[
+        bool,
+        typer.Option(
+            "--print-grants",
+            help="Print, as SQL and as an ACL, the least rights that servers need in Postgres and Redis; do nothing "
+            "else.",
+        ),
+    ] = False,
 ) -> None:
     """Migrate the database's schema to the revision that this program needs. Safe to run several times at once."""
+    if print_grants:
+        typer.echo(grants())
+        typer.echo("\n".join(f"-- {line}" for line in acl().splitlines()))
+        return
     with report_errors(), database_errors():
         url = database_url(with_dev_stores(load_settings()))
         before, wanted = schema.current(url), schema.head()

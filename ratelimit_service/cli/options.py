@@ -10,16 +10,23 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.times import parse_past_time, parse_time
 
+_SERVER_HELP = (
+    "The server to call: HOST:PORT on this machine, https://HOST:PORT with TLS, plaintext://HOST:PORT to send tokens "
+    "and keys unencrypted. Default: the one that `dev` started here, otherwise localhost:50051."
+)
 Server = Annotated[
     str | None,
     typer.Option(
         "--server",
-        envvar="RATELIMIT_SERVER",
+        envvar=["RATELIMIT_ADMIN_SERVER", "RATELIMIT_SERVER"],
         metavar="HOST:PORT",
-        help="The server to call: HOST:PORT on this machine, https://HOST:PORT with TLS, plaintext://HOST:PORT to send "
-        "tokens and keys unencrypted. Default: the one that `dev` started here, otherwise localhost:50051.",
+        help=f"{_SERVER_HELP} RATELIMIT_ADMIN_SERVER is for servers with RATELIMIT_ADMIN_LISTEN.",
     ),
 ]
+DecisionServer = Annotated[
+    str | None, typer.Option("--server", envvar="RATELIMIT_SERVER", metavar="HOST:PORT", help=_SERVER_HELP)
+]
+"""Where decisions are requested, which may be another address than that of the admin methods."""
 Token = Annotated[
     str | None,
     typer.Option(

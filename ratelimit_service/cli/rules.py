@@ -41,6 +41,9 @@ class Algorithm(Enum):
     TOKEN_BUCKET = "token-bucket"  # noqa: S105  no secret
 
 
+_MAX_FINDINGS = 100
+"""Lines about what stops an import. A file of another kind would have one for each of its own."""
+
 _CONVERSIONS = {Algorithm.QUOTA: to_quota, Algorithm.TOKEN_BUCKET: to_token_bucket}
 
 
@@ -150,7 +153,9 @@ def _read(files: list[typer.FileText], convert: Conversion) -> list[DomainRules]
     findings = Findings()
     imported = import_files(texts, convert, findings)
     if findings.has_errors:
-        raise CommandError(Exit.USAGE, *map(str, findings.all), "nothing was imported")
+        shown = [str(finding) for finding in findings.all[:_MAX_FINDINGS]]
+        more = len(findings.all) - len(shown)
+        raise CommandError(Exit.USAGE, *shown, *[f"and {more:,} more"] * bool(more), "nothing was imported")
     for finding in findings.all:
         typer.echo(str(finding), err=True)
     return [rules_to_proto(rules) for rules in imported]

@@ -64,14 +64,17 @@ class Target:
     credentials: grpc.ChannelCredentials | None = None
 
     @classmethod
-    def choose(cls, server: str | None, token: str | None) -> "Target":
+    def choose(cls, server: str | None, token: str | None, *, decides: bool = False) -> "Target":
         """The given server and token. Without a server: the one that `dev` started here, with its token by default.
+
+        Of that, the address of the admin methods, or if `decides` that of decisions.
 
         That token is sent to no other server, and in plain text only to loopback addresses, unless the scheme
         `plaintext` says so. TOKEN may be `@FILE`. Raises CommandError, which never repeats a token.
         """
         dev = None if server else _dev_server()
-        address = server or (dialable(dev.listen) if dev else DEFAULT_SERVER)
+        listen = dev and (dev.listen if decides else dev.admin_address)
+        address = server or (dialable(listen) if listen else DEFAULT_SERVER)
         sent = _read_token(token) if token else (dev.admin_token if dev else "")
         if "://" not in address:
             if not _is_loopback(address):

@@ -21,7 +21,9 @@ def without_secret(text: str) -> str:
     key = KEY.fullmatch(text)
     if key is not None:
         return key[1]
-    return _IN_TEXT.sub(r"\1", text)
+    while _IN_TEXT.search(text):  # what is left of one may make another with what was around it
+        text = _IN_TEXT.sub(r"\1", text)
+    return text
 
 
 def has_secret(text: str) -> bool:

@@ -45,14 +45,15 @@ class ConsoleServices:
 class ConsoleConfig:
     """What the console shows of the server and accepts from browsers.
 
-    `environment` is the <env> in keys. `server` is the address of the gRPC port, for the commands in the pages,
-    and `plaintext` whether it is without TLS.
+    `environment` is the <env> in keys. `server` is the address of the gRPC port, and `admin_server` that of the admin
+    methods, for the commands in the pages; `plaintext` is whether they are without TLS.
     `listen` are the addresses that the console is served on, and `hosts` further names under which browsers may ask
     for it.
     """
 
     environment: str
     server: str
+    admin_server: str
     plaintext: bool
     listen: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()

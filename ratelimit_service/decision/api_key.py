@@ -20,6 +20,9 @@ _FORM = re.compile(
     rf"rlk_([a-z0-9]{{1,12}})_([0-9A-Za-z]{{{_ID_LENGTH}}})"
     rf"_([0-9A-Za-z]{{{_SECRET_LENGTH}}})[0-9A-Za-z]{{{_CRC_LENGTH}}}"
 )
+MAX_LENGTH = len("rlk_") + 12 + 1 + _ID_LENGTH + 1 + _SECRET_LENGTH + _CRC_LENGTH
+"""Characters of a key."""
+
 _ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
 
 
@@ -120,11 +123,16 @@ class Peppers:
     def hash(self, api_key: ApiKey) -> SecretHash:
         """The hash of a key's secret under the newest pepper, without an expiry."""
         version = max(self.by_version)
-        return SecretHash(version, self._digest(version, api_key))
+        return SecretHash(version, self._digest(version, api_key), environment=api_key.environment)
 
     def matches(self, api_key: ApiKey, secret_hash: SecretHash) -> bool:
-        """Whether the key's secret is the hashed one, in constant time. False if its pepper is not among ours."""
+        """Whether the key's secret is the hashed one, in constant time, and its <env> that of the secret, if known.
+
+        False if its pepper is not among ours.
+        """
         if secret_hash.pepper_version not in self.by_version:
+            return False
+        if secret_hash.environment not in (None, api_key.environment):
             return False
         return hmac.compare_digest(self._digest(secret_hash.pepper_version, api_key), secret_hash.digest)
 

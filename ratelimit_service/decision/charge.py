@@ -6,6 +6,9 @@ from typing import NamedTuple
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.usage import Series
 
+MAX_BUCKETS = 2_048
+"""Buckets of one charge: 128 descriptors with 16 limits each. Redis needs some 10 ms for as many."""
+
 NEVER = -1
 """In place of a wait: no wait would help, because the cost is more than the limit ever holds."""
 
@@ -39,11 +42,12 @@ class Counted(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """Take `costs[i]` tokens from `buckets[i]`, for all of them or for none.
+    """Take `costs[i]` tokens from `buckets[i]`, at most MAX_BUCKETS, for all of them or for none.
 
     A cost of 0 is a peek and always fits. A negative cost refunds tokens, at most up to an untouched bucket, and always
-    fits. Costs are whole tokens between -1,000,000 and 1,000,000. `request` is empty, or the name under which the store
-    keeps the result, so that the same charge again within the store's window gets the same result and charges nothing.
+    fits. Costs are whole tokens between -MAX_TOKENS and MAX_TOKENS + 1, which never fits. `request` is empty, or the
+    name under which the store keeps the result, so that the same charge again within the store's window gets the same
+    result and charges nothing.
 
     `counted` is what the store counts, in the same atomic step, when it makes or denies the charge: each series once.
     Not when it recalls the result of a request. Empty for peeks, and for charges that their caller counts.

@@ -7,16 +7,18 @@ from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge, Counted
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import check_resource
-from ratelimit_service.decision.outcome import Decision, decide, decide_by_share, preview, refusal_of
+from ratelimit_service.decision.limit import MAX_TOKENS, check_resource
+from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
 
-MAX_COST = 1_000_000
+MAX_COST = MAX_TOKENS
+"""Of one call, in tokens: as much as the largest limit has."""
+
 MAX_REQUEST_ID_BYTES = 128
 
 _DENIED = (0, 0, 1, 0, 0, 1)  # by the reason that its series has in place of limits
@@ -28,7 +30,7 @@ class Check(NamedTuple):
     """One call to decide.
 
     Exactly one of `api_key` (as the caller presented it) and `key_id` (for callers that verified the secret themselves)
-    is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to 1,000,000 tokens; 0 is a peek.
+    is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to MAX_COST tokens; 0 is a peek.
     `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated.
     """
 
@@ -89,7 +91,10 @@ class DecisionEngine:
         """
         policy = self._keys.verified(check.api_key)
         if policy is None:
-            policy = await self._resolve(check, deadline)
+            try:
+                policy = await self._resolve(check, deadline)
+            except LookupDeferred:
+                return UNDECIDED
         return _prepare(check, policy)
 
     async def prepare_all(
@@ -241,6 +246,8 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:
+    if isinstance(policy, LookupDeferred):
+        return UNDECIDED
     if isinstance(policy, ServiceError):
         return policy
     try:

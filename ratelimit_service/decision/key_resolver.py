@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from ratelimit_service.decision.api_key import ApiKey, Peppers, check_key_id
+from ratelimit_service.decision.api_key import MAX_LENGTH, ApiKey, Peppers, check_key_id
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
@@ -17,13 +17,16 @@ class KeyResolver:
         self._peppers = peppers
 
     def verified(self, api_key: str) -> Policy | None:
-        """The policy of a key that was verified before: no await, no parsing."""
+        """The policy of a key that was verified before: no await, no parsing, and no digest of what is no key."""
+        if len(api_key) > MAX_LENGTH:
+            return None
         return self._policies.verified(_digest_of(api_key))
 
     async def resolve(self, api_key: str, deadline: float | None = None) -> Policy | None:
         """Verify a key and return its policy, or None if it is unknown or its secret is wrong.
 
-        A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read.
+        A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read, and
+        LookupDeferred when it could not be before DEADLINE, a monotonic time in seconds; None: within a second.
         """
         parsed = ApiKey.parse(api_key)
         policy = None if parsed is None else await self._read(parsed.key_id, deadline)
@@ -37,7 +40,7 @@ class KeyResolver:
     async def resolve_id(self, key_id: str, deadline: float | None = None) -> Policy | None:
         """The policy of a key by its id, for a caller that verified the secret itself. None if there is no such key.
 
-        Raises InvalidArgument when the id is malformed, and Unavailable when its policy cannot be read.
+        Raises InvalidArgument when the id is malformed, and else as `resolve` does.
         """
         check_key_id(key_id)
         return await self._read(key_id, deadline)

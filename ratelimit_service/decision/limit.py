@@ -148,7 +148,8 @@ def clip_resource(resource: str) -> str:
     For resources that a client makes up, such as a path: one that is too long must not turn its limit into an error,
     on which a proxy that fails open lets the call through.
     """
-    if len(resource) <= MAX_RESOURCE_BYTES and resource.isascii() and resource.isprintable():
+    resource = resource[:MAX_RESOURCE_BYTES]  # each character has a byte at least; the rest may be 64 KiB
+    if resource.isascii() and resource.isprintable():
         return resource
     printable = "".join(character if character.isprintable() else "?" for character in resource)
     return printable.encode("utf-8", "replace")[:MAX_RESOURCE_BYTES].decode("utf-8", "ignore")

@@ -1,15 +1,36 @@
 """The policies that a server has in memory, kept up to date by `cache_invalidator.CacheInvalidator`."""
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Iterable
-from itertools import islice
+from time import monotonic
+from typing import Final, Protocol
 
+from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
+from ratelimit_service.decision.lookup_budget import LookupBudget
+from ratelimit_service.decision.lookup_queue import MAX_PER_READ, Lookup, LookupQueue, deferred
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import PolicyRecord
+from ratelimit_service.errors import LookupDeferred
 
-_MAX_PER_FETCH = 500
+MAX_DIGESTS: Final = 8
+"""Verified secrets that are remembered for a key: its current one, and earlier ones that are still valid."""
+
+MAX_UNKNOWN: Final = 25_000
+"""Ids that are cached as unknown, in some 5 MiB. The budget of lookups allows 4,500 in a second."""
+
+_PATIENCE_SECONDS: Final = 1.0
+"""For which a call without a deadline waits."""
+
+_MARGIN_SECONDS: Final = 0.005
+"""Before its deadline a call gives up, or a fifth of its time before it, so that its response is still in time."""
+
 _SECOND_US = 1_000_000
+
+
+class Source(PolicySource, KeyIdSource, Protocol):
+    """Where policies come from, and the ids that have some."""
 
 
 class _Entry:
@@ -18,7 +39,7 @@ class _Entry:
     def __init__(self, record: PolicyRecord, policy: Policy) -> None:
         self.record = record
         self.policy = policy
-        self.digests: list[bytes] = []
+        self.digests: deque[bytes] = deque()
 
 
 class _ChangesDuringRead:
@@ -58,21 +79,35 @@ class PolicyCache:
     Keys requested in one iteration of the event loop are read together, and those requested while a read is in progress
     are read next: however many calls wait for a key, it is read once. A key that changes while it is read is read once
     more, and cached only if it has not changed again. An unknown key is cached as unknown for `unknown_ttl` seconds. At
-    most `size` policies are cached, those used recently, and as many unknown ids.
+    most `size` policies are cached, those used recently, and as many unknown ids, but no more than MAX_UNKNOWN.
+
+    Ids that no key has, as far as is known, are read within a budget of statements (docs/adr/0016): nobody can use
+    Postgres up, or delay the first call of a key, by making up ids.
 
     A cached policy stays in force while Postgres is unavailable.
     """
 
-    def __init__(self, source: PolicySource, clock: Clock, *, size: int = 100_000, unknown_ttl: float = 5.0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        clock: Clock,
+        *,
+        size: int = 100_000,
+        unknown_ttl: float = 5.0,
+        budget: LookupBudget | None = None,
+    ) -> None:
         self._source = source
         self._clock = clock
+        self._known = KnownKeys(source)
+        self._budget = budget or LookupBudget()
         self._size = size
         self._unknown_ttl_us = round(unknown_ttl * _SECOND_US)
         self._entries: dict[str, _Entry] = {}
         self._by_digest: dict[bytes, _Entry] = {}
-        self._unknown: dict[str, tuple[int, str]] = {}  # key id -> its expiry, and why it cannot be read or ""
-        self._queued: dict[str, asyncio.Future[Policy | None]] = {}  # to be read next
-        self._reading: dict[str, asyncio.Future[Policy | None]] = {}  # being read
+        self._unknown: dict[str, int] = {}  # until when each id counts as unknown
+        self._unreadable: dict[str, int] = {}  # until when each key, without a policy from before, stays unreadable
+        self._queue = LookupQueue(self._budget)
+        self._reading: dict[str, Lookup] = {}  # being read
         self._changes = _ChangesDuringRead()
         self._reading_again: set[str] = set()  # changed while they were read, so queued a second time
         self._reader: asyncio.Task[None] | None = None
@@ -80,6 +115,8 @@ class PolicyCache:
         """Lookups so far that needed a read."""
         self.unreadable = 0
         """Rows read so far that were not a valid policy."""
+        self.deferred = 0
+        """Calls so far whose key was not read in time."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -96,11 +133,17 @@ class PolicyCache:
         """Record that the secret of the key with this digest was verified under POLICY."""
         entry = self._entries.get(policy.key_id)
         if entry is not None and entry.policy is policy and digest not in self._by_digest:
+            if len(entry.digests) >= MAX_DIGESTS:
+                del self._by_digest[entry.digests.popleft()]
             entry.digests.append(digest)
             self._by_digest[digest] = entry
 
-    async def get(self, key_id: str, _deadline: float | None = None) -> Policy | None:
-        """The policy in force, or None if there is no such key. Raises StoreUnavailable when it cannot be read."""
+    async def get(self, key_id: str, deadline: float | None = None) -> Policy | None:
+        """The policy in force, or None if there is no such key.
+
+        Raises StoreUnavailable when it cannot be read, and LookupDeferred when it could not be before DEADLINE, a
+        monotonic time in seconds; None: within a second.
+        """
         now_us = self._clock.now_us()
         entry = self._entries.get(key_id)
         if entry is not None:
@@ -108,17 +151,21 @@ class PolicyCache:
                 self._put(entry.record, now_us)
             self._entries[key_id].policy.validity.used = True
             return self._entries[key_id].policy
-        unknown = self._unknown.get(key_id)
-        if unknown is not None and now_us < unknown[0]:
-            if unknown[1]:
-                raise StoreUnavailable(unknown[1])
+        if now_us < self._unknown.get(key_id, 0):
             return None
+        if now_us < self._unreadable.get(key_id, 0):
+            raise StoreUnavailable(_not_valid(key_id))
         self.misses += 1
-        return await asyncio.shield(self._enqueue(key_id))
+        try:
+            return await self._wait_for(key_id, _seconds_until(deadline))
+        except LookupDeferred:
+            self.deferred += 1
+            raise
 
     async def refresh_all(self) -> None:
         """Read every cached policy again, because changes may have been missed. Raises StoreUnavailable."""
         self._changes.everything = True
+        self._known.load()
         await self._refresh(list(self._entries))
 
     async def apply(self, changes: Collection[Change]) -> None:
@@ -127,8 +174,11 @@ class PolicyCache:
             self._changes.add(changes)
         names = {kind: {change.name for change in changes if change.kind is kind} for kind in ChangeKind}
         keys, subjects, plans = names[ChangeKind.KEY], names[ChangeKind.SUBJECT], names[ChangeKind.PLAN]
+        self._known.add(keys)
+        self._queue.promote(keys)
         for key_id in keys:
             self._unknown.pop(key_id, None)
+            self._unreadable.pop(key_id, None)
         cached = {key_id for key_id in keys if key_id in self._entries}
         await self._refresh(cached)  # first, because a revoked key must not wait for the thousands of a plan
         if subjects or plans:
@@ -142,37 +192,42 @@ class PolicyCache:
 
     async def close(self) -> None:
         """Stop reading. Calls that wait for a read get StoreUnavailable."""
+        await self._known.close()
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait((self._reader,))
         stopping = StoreUnavailable("policies are no longer read: this server is stopping")
-        for future in (*self._queued.values(), *self._reading.values()):
-            _fail(future, stopping)
-        self._queued.clear()
+        for lookup in (*self._queue.drain(), *self._reading.values()):
+            _fail(lookup, stopping)
         self._reading.clear()
 
     async def _refresh(self, key_ids: Iterable[str]) -> None:
         remaining = list(key_ids)
         while remaining:
-            batch, remaining = remaining[:_MAX_PER_FETCH], remaining[_MAX_PER_FETCH:]
+            batch, remaining = remaining[:MAX_PER_READ], remaining[MAX_PER_READ:]
             self._store(batch, await self._source.fetch(batch))
 
-    def _enqueue(self, key_id: str) -> "asyncio.Future[Policy | None]":
-        future = self._queued.get(key_id)
-        if future is None and not self._changes.may_affect(key_id):
-            future = self._reading.get(key_id)
-        if future is None:
-            future = self._queued[key_id] = asyncio.get_running_loop().create_future()
+    async def _wait_for(self, key_id: str, seconds: float) -> Policy | None:
+        if key_id in self._known:
+            return await _result(self._enqueue(key_id, doubtful=False), seconds)
+        with self._queue.waiting(key_id, seconds):
+            return await _result(self._enqueue(key_id, doubtful=True), seconds)
+
+    def _enqueue(self, key_id: str, *, doubtful: bool) -> Lookup:
+        lookup = self._queue.get(key_id)
+        if lookup is None and not self._changes.may_affect(key_id):
+            lookup = self._reading.get(key_id)
+        if lookup is None:
+            lookup = asyncio.get_running_loop().create_future()
+            self._queue.put(key_id, lookup, doubtful=doubtful)
             if self._reader is None:
                 self._reader = asyncio.create_task(self._read())
-        return future
+        return lookup
 
     async def _read(self) -> None:
         try:
-            while self._queued:
-                self._reading = {
-                    key_id: self._queued.pop(key_id) for key_id in islice(list(self._queued), _MAX_PER_FETCH)
-                }
+            while self._queue:
+                self._reading = await self._queue.take()
                 self._changes = _ChangesDuringRead()
                 await self._read_batch(list(self._reading))
         finally:
@@ -182,9 +237,13 @@ class PolicyCache:
         try:
             fetched = await self._source.fetch(batch)
         except Exception as error:  # noqa: BLE001 every error is raised in the waiting calls
+            self._budget.spend()
             for key_id in batch:
                 _fail(self._reading.pop(key_id), error)
             return
+        if not fetched.records and not fetched.unreadable:
+            self._budget.spend()
+        self._known.add([*fetched.records, *fetched.unreadable])
         # A key that changed meanwhile may have been read as it was before. It must not be cached, since its change was
         # applied already, and is read again for the waiting calls: once, or a stream of changes would block them.
         changes = self._changes
@@ -193,47 +252,51 @@ class PolicyCache:
         again = stale - self._reading_again
         self._reading_again = again
         for key_id in batch:
-            future = self._reading.pop(key_id)
+            lookup = self._reading.pop(key_id)
             if key_id in again:
-                self._enqueue_again(key_id, future)
+                self._enqueue_again(key_id, lookup)
             else:
-                self._resolve(key_id, future, fetched)
+                self._resolve(key_id, lookup, fetched)
 
-    def _enqueue_again(self, key_id: str, future: "asyncio.Future[Policy | None]") -> None:
-        later = self._queued.setdefault(key_id, future)
-        if later is not future:
-            later.add_done_callback(lambda resolved: _copy(resolved, future))
+    def _enqueue_again(self, key_id: str, lookup: Lookup) -> None:
+        later = self._queue.get(key_id)
+        if later is None:
+            self._queue.put(key_id, lookup, doubtful=False)
+        else:
+            later.add_done_callback(lambda resolved: _copy(resolved, lookup))
 
-    def _resolve(self, key_id: str, future: "asyncio.Future[Policy | None]", fetched: Fetched) -> None:
-        if future.done():
+    def _resolve(self, key_id: str, lookup: Lookup, fetched: Fetched) -> None:
+        if lookup.done():
             return
         entry = self._entries.get(key_id)
         record = fetched.records.get(key_id)
         if entry is not None:
-            future.set_result(entry.policy)
+            lookup.set_result(entry.policy)
         elif record is not None:
             policy = Policy(record, self._clock.now_us())
             policy.validity.invalidate()  # nothing that is computed from it may be cached either
-            future.set_result(policy)
+            lookup.set_result(policy)
         elif key_id in fetched.unreadable:
-            _fail(future, StoreUnavailable(_not_valid(key_id)))
+            _fail(lookup, StoreUnavailable(_not_valid(key_id)))
         else:
-            future.set_result(None)
+            lookup.set_result(None)
 
     def _store(self, key_ids: Iterable[str], fetched: Fetched) -> None:
         now_us = self._clock.now_us()
+        expires_us = now_us + self._unknown_ttl_us
         for key_id in key_ids:
             record = fetched.records.get(key_id)
             if record is not None:
                 self._unknown.pop(key_id, None)
+                self._unreadable.pop(key_id, None)
                 self._put(record, now_us)
             elif key_id not in fetched.unreadable:
                 self._drop(key_id)
-                self._put_unknown(key_id, now_us, "")
+                self._put_expiry(self._unknown, key_id, expires_us)
             else:
                 self.unreadable += 1
                 if key_id not in self._entries:
-                    self._put_unknown(key_id, now_us, _not_valid(key_id))
+                    self._put_expiry(self._unreadable, key_id, expires_us)
 
     def _put(self, record: PolicyRecord, now_us: int) -> None:
         self._drop(record.key_id)
@@ -241,10 +304,11 @@ class PolicyCache:
             self._evict()
         self._entries[record.key_id] = _Entry(record, Policy(record, now_us))
 
-    def _put_unknown(self, key_id: str, now_us: int, reason: str) -> None:
-        if len(self._unknown) >= self._size:
-            self._unknown.pop(next(iter(self._unknown)))
-        self._unknown[key_id] = (now_us + self._unknown_ttl_us, reason)
+    def _put_expiry(self, expiries: dict[str, int], key_id: str, expires_us: int) -> None:
+        expiries.pop(key_id, None)  # to the end, which makes the first one the oldest
+        if len(expiries) >= min(self._size, MAX_UNKNOWN):
+            del expiries[next(iter(expiries))]
+        expiries[key_id] = expires_us
 
     def _drop(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)
@@ -265,20 +329,36 @@ class PolicyCache:
             self._entries[key_id] = self._entries.pop(key_id)
 
 
-def _fail(future: "asyncio.Future[Policy | None]", error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # marks it as retrieved: all the waiting calls may have been cancelled
+def _seconds_until(deadline: float | None) -> float:
+    """For how long a call waits."""
+    if deadline is None:
+        return _PATIENCE_SECONDS
+    left = deadline - monotonic()
+    return max(0.0, left - min(_MARGIN_SECONDS, left / 5))
 
 
-def _copy(resolved: "asyncio.Future[Policy | None]", future: "asyncio.Future[Policy | None]") -> None:
-    if future.done() or resolved.cancelled():
+async def _result(lookup: Lookup, seconds: float) -> Policy | None:
+    """What a lookup finds. Raises LookupDeferred if it takes longer: others may wait for it, so it goes on."""
+    done, _ = await asyncio.wait((lookup,), timeout=seconds)
+    if not done:
+        raise deferred()
+    return lookup.result()
+
+
+def _fail(lookup: Lookup, error: BaseException) -> None:
+    if not lookup.done():
+        lookup.set_exception(error)
+        lookup.exception()  # marks it as retrieved: all the waiting calls may have been cancelled
+
+
+def _copy(resolved: Lookup, lookup: Lookup) -> None:
+    if lookup.done() or resolved.cancelled():
         return
     error = resolved.exception()
     if error is None:
-        future.set_result(resolved.result())
+        lookup.set_result(resolved.result())
     else:
-        _fail(future, error)
+        _fail(lookup, error)
 
 
 def _not_valid(key_id: str) -> str:

@@ -24,11 +24,15 @@ class OnStoreFailure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SecretHash:
-    """HMAC-SHA256 of a secret under the pepper of this version, valid until `expires_us` (None: does not expire)."""
+    """HMAC-SHA256 of a secret under the pepper of this version, valid until `expires_us` (None: does not expire).
+
+    `environment` is the <env> of its key, None if it is not known, since earlier versions did not store it.
+    """
 
     pepper_version: int
     digest: bytes
     expires_us: int | None = None
+    environment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

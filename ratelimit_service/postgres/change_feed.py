@@ -1,14 +1,10 @@
 """The change feed: how the decision plane learns of changes, from the outbox that `unit_of_work` writes."""
 
-import asyncio
-from typing import Any
-
 import psycopg
-from psycopg import AsyncConnection
 
 from ratelimit_service.decision.ports import Change, ChangeKind, Changes
-from ratelimit_service.postgres.database import CONNECT_SECONDS, Database
-from ratelimit_service.postgres.failures import HardTimeout, translate_failures
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.failures import translate_failures
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL
 
 _POLL_SECONDS = 0.9
@@ -31,14 +27,12 @@ class PostgresChangeFeed:
     """
 
     def __init__(self, database: Database) -> None:
-        self._conninfo = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._connection: AsyncConnection | None = None
-        self._timeout = HardTimeout()
+        self._connection = database.query_connection(f"LISTEN {CHANGES_CHANNEL}")
 
     async def position(self) -> int:
         """Return the position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         with translate_failures():
-            rows = await self._query("SELECT coalesce(max(number), 0) FROM changes")
+            rows = await self._connection.query(_ANSWER_SECONDS, "SELECT coalesce(max(number), 0) FROM changes")
             return int(rows[0][0])
 
     async def wait(self, after: int) -> Changes:
@@ -54,12 +48,10 @@ class PostgresChangeFeed:
 
     async def close(self) -> None:
         """Close the connection. It is opened again when it is needed."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        await self._connection.close()
 
     async def _read_changes(self, after: int) -> Changes:
-        rows = await self._query(_READ, after, _MAX_PER_READ)
+        rows = await self._connection.query(_ANSWER_SECONDS, _READ, (after, _MAX_PER_READ))
         if not rows:
             return Changes(after, [])
         # Retention deletes from the oldest on: as long as there is a row that the reader has seen, it has missed none.
@@ -68,7 +60,7 @@ class PostgresChangeFeed:
 
     async def _is_woken(self) -> bool:
         """Wait for a notification until it is time to poll. False when none came."""
-        connection = await self._listening()
+        connection = await self._connection.connected()
         try:
             async for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
                 return True
@@ -76,30 +68,3 @@ class PostgresChangeFeed:
             await self.close()
             return True  # a notification may have been lost with the connection
         return False
-
-    async def _query(self, query: str, *values: int) -> list[tuple[Any, ...]]:
-        """Run a query on the listening connection, and once more on a new one when that turns out to be lost."""
-        fresh = self._connection is None
-        try:
-            return await self._timeout.run(_ANSWER_SECONDS, self._execute(query, values))
-        except psycopg.OperationalError:
-            await self.close()
-            if fresh:
-                raise
-        except (TimeoutError, asyncio.CancelledError):
-            await self.close()  # in the middle of a query, so it cannot be used again
-            raise
-        return await self._timeout.run(_ANSWER_SECONDS, self._execute(query, values))
-
-    async def _execute(self, query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        connection = await self._listening()
-        return await (await connection.execute(query.encode(), values)).fetchall()
-
-    async def _listening(self) -> AsyncConnection:
-        if self._connection is None:
-            connection = await self._timeout.run(
-                CONNECT_SECONDS, AsyncConnection.connect(self._conninfo, autocommit=True)
-            )
-            self._connection = connection
-            await connection.execute(f"LISTEN {CHANGES_CHANNEL}".encode())
-        return self._connection

@@ -6,14 +6,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, event, make_url, text
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ratelimit_service.postgres.failures import ConnectionTimeout, HardTimeout, TooManyAtOnce, translate_failures
-
-CONNECT_SECONDS = 0.8
-"""How long to wait for a connection that answers, so that a dead Postgres is reported within a second."""
+from ratelimit_service.postgres.query_connection import CONNECT_SECONDS, SESSION, QueryConnection
 
 TRANSACTION_SECONDS = 3.0
 """How long a transaction may take on the client side, in case Postgres stops answering in the middle of it."""
@@ -23,11 +21,6 @@ _CLOSE_SECONDS = 1.0
 
 _POOL_SIZE = 5
 _POOL_OVERFLOW = 15
-_SESSION = text(
-    "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '3s', false),"
-    " set_config('lock_timeout', '2s', false),"
-    " set_config('idle_in_transaction_session_timeout', '10s', false)"
-)
 
 
 def parse_url(url: str) -> URL:
@@ -69,6 +62,7 @@ class Database:
         self._queue_seconds = queue_seconds
         self._turns = asyncio.Semaphore(pool_size + pool_overflow)
         self._timeout = HardTimeout()
+        self._query_connections: list[QueryConnection] = []
         self._open: set[asyncio.Future[None]] = set()  # one for each transaction, done when it has ended
         self._engine = create_async_engine(
             self.url,
@@ -97,6 +91,12 @@ class Database:
         async with self._transaction(self._snapshots) as connection:
             yield connection
 
+    def query_connection(self, *setup: str) -> QueryConnection:
+        """A connection of its own for single statements, which is closed with the database. SETUP: see there."""
+        connection = QueryConnection(self.url, *setup)
+        self._query_connections.append(connection)
+        return connection
+
     async def ping(self) -> None:
         """Return once Postgres has answered. Raises StoreUnavailable within a second if it does not."""
         async with self.reading():
@@ -112,6 +112,8 @@ class Database:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 while ending := self._open | self._timeout.abandoned:
                     await asyncio.wait(ending)
+        for connection in self._query_connections:
+            await connection.close()
         await self._engine.dispose()
 
     @asynccontextmanager
@@ -170,6 +172,6 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
 def _prepare_session(connection: Any, _record: object) -> None:  # noqa: ANN401  the driver's own type, as adapted
     """Set the limits of a new session. By statement and not by start-up option, which poolers refuse."""
     cursor = connection.cursor()
-    cursor.execute(str(_SESSION))
+    cursor.execute(SESSION)
     cursor.close()
     connection.commit()

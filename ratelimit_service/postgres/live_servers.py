@@ -5,7 +5,8 @@ import asyncio
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from ratelimit_service.postgres.database import CONNECT_SECONDS, Database
+from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.query_connection import CONNECT_SECONDS
 
 _LOCK = (0x726C, 3)
 """The advisory lock that every live server shares."""

@@ -1,58 +1,85 @@
 """Policies, as the decision plane reads them from Postgres."""
 
+import json
 from collections.abc import Collection, Sequence
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 import structlog
-from sqlalchemy import Row, and_, select
 
-from ratelimit_service.decision.limit import Level, Limit
+from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.ports import Fetched
-from ratelimit_service.decision.record import KeyState, OnStoreFailure, PolicyRecord, SecretHash
+from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.documents import Document, limit_from_document
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.failures import HardTimeout, translate_failures
-from ratelimit_service.postgres.repositories.keys import read_secrets
-from ratelimit_service.postgres.repositories.overrides import OverrideRow, read_override_rows, to_overrides
-from ratelimit_service.postgres.tables import keys, plan_versions, plans
+from ratelimit_service.postgres.failures import translate_failures
 
-_FETCH_SECONDS = 2.0
-"""How long a read of policies may take. Callers that wait for one have timed out long before."""
+_FETCH_SECONDS: Final = 0.8
+"""How long a read of policies may take, so that a dead Postgres is reported within a second."""
 
-_MAX_PLAN_VERSIONS = 1_000  # with limits that are kept decoded
+_LIST_SECONDS: Final = 3.0
+"""How long a read of ids may take, for which nobody waits."""
 
-_SELECT = (
-    select(
-        keys.c.key_id,
-        keys.c.subject,
-        keys.c.state,
-        keys.c.expire_time,
-        plans.c.plan_id,
-        plans.c.name.label("plan"),
-        plans.c.version,
-        plan_versions.c.limits,
-        plan_versions.c.on_store_failure,
+_MAX_PLAN_VERSIONS: Final = 1_000  # with limits that are kept decoded
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK: Final = timedelta(microseconds=1)
+
+# One statement, hence one snapshot and one round trip. Times come as texts: one that Python cannot represent, such as
+# infinity, must make its own row unreadable, not all of them.
+_FETCH: Final = """
+SELECT k.key_id, k.subject, k.state, k.expire_time::text,
+    (
+        SELECT json_agg(
+            json_build_array(s.pepper_version, encode(s.digest, 'hex'), s.expire_time, s.environment)
+            ORDER BY s.expire_time DESC NULLS FIRST
+        )
+        FROM key_secrets AS s WHERE s.key_id = k.key_id
+    ),
+    p.plan_id, p.name, p.version, v.on_store_failure, v.limits::text,
+    (
+        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)
+        FROM overrides AS o WHERE o.level = 'subject' AND o.target = k.subject
+    ),
+    (
+        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)
+        FROM overrides AS o WHERE o.level = 'key' AND o.target = k.key_id
     )
-    .join_from(keys, plans)
-    .outerjoin(
-        plan_versions, and_(plan_versions.c.plan_id == plans.c.plan_id, plan_versions.c.version == plans.c.version)
-    )
-)
+FROM keys AS k
+JOIN plans AS p ON p.plan_id = k.plan_id
+LEFT JOIN plan_versions AS v ON v.plan_id = p.plan_id AND v.version = p.version
+WHERE k.key_id = ANY (%(key_ids)s::text[])
+"""
+_COUNT: Final = "SELECT count(*) FROM keys"
+_IDS: Final = "SELECT key_id FROM keys WHERE key_id > %s ORDER BY key_id LIMIT %s"
 
 _log = structlog.get_logger(__name__)
 
 
+class _Row(NamedTuple):
+    """What _FETCH returns of a key."""
+
+    key_id: str
+    subject: str
+    state: str
+    expire_time: str | None
+    secrets: list[tuple[int, str, str | None, str | None]] | None
+    plan_id: int
+    plan: str
+    version: int
+    on_store_failure: str | None
+    limits: str | None
+    subject_overrides: list[tuple[Document, str | None]] | None
+    key_overrides: list[tuple[Document, str | None]] | None
+
+
 class PostgresPolicySource:
-    """As `decision.ports.PolicySource` describes it."""
+    """As `decision.policy_cache.Source` describes it, on a connection of its own: nothing else delays a lookup."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._timeout = HardTimeout()
-        self._decoded: LruCache[tuple[int, int], tuple[Sequence[Document], tuple[Limit, ...]]] = LruCache(
-            _MAX_PLAN_VERSIONS
-        )
+        self._connection = database.query_connection()
+        self._decoded: LruCache[tuple[int, int], tuple[str | None, tuple[Limit, ...]]] = LruCache(_MAX_PLAN_VERSIONS)
 
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         """Read these keys in one snapshot. Raises StoreUnavailable.
@@ -63,27 +90,12 @@ class PostgresPolicySource:
         possible = [key_id for key_id in key_ids if key_id.isascii() and key_id.isalnum()]
         if not possible:
             return Fetched({})
-        with translate_failures():
-            return await self._timeout.run(_FETCH_SECONDS, self._fetch(possible))
-
-    async def _fetch(self, key_ids: Sequence[str]) -> Fetched:
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(_SELECT.where(keys.c.key_id.in_(key_ids)))).all()
-            found = [row.key_id for row in rows]
-            secrets = await read_secrets(connection, found)
-            of_keys = await read_override_rows(connection, Level.KEY, found)
-            of_subjects = await read_override_rows(connection, Level.SUBJECT, {row.subject for row in rows})
+        rows = await self._query(_FETCH_SECONDS, _FETCH, {"key_ids": possible})
         records: dict[str, PolicyRecord] = {}
         unreadable: set[str] = set()
-        for row in rows:
+        for row in map(_Row._make, rows):
             try:
-                records[row.key_id] = _record(
-                    row,
-                    self._limits(row),
-                    secrets.get(row.key_id, ()),
-                    of_keys.get(row.key_id, ()),
-                    of_subjects.get(row.subject, ()),
-                )
+                records[row.key_id] = self._record(row)
             except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as error:
                 unreadable.add(row.key_id)
                 _log.error(
@@ -95,33 +107,55 @@ class PostgresPolicySource:
                 )
         return Fetched(records, frozenset(unreadable))
 
-    def _limits(self, row: Row[*tuple[Any, ...]]) -> tuple[Limit, ...]:
+    async def count_keys(self) -> int:
+        """How many keys there are, revoked ones included. Raises StoreUnavailable."""
+        ((count,),) = await self._query(_LIST_SECONDS, _COUNT)
+        return int(count)
+
+    async def key_ids(self, after: str, count: int) -> Sequence[str]:
+        """The first COUNT ids after AFTER, in their order. Raises StoreUnavailable."""
+        return [key_id for (key_id,) in await self._query(_LIST_SECONDS, _IDS, (after, count))]
+
+    async def _query(
+        self, seconds: float, statement: str, values: Sequence[object] | dict[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
+        with translate_failures():
+            return await self._connection.query(seconds, statement, values)
+
+    def _record(self, row: _Row) -> PolicyRecord:
+        return PolicyRecord(
+            key_id=row.key_id,
+            subject=row.subject,
+            state=KeyState(row.state),
+            expires_us=_microseconds(row.expire_time),
+            secrets=tuple(
+                SecretHash(version, bytes.fromhex(digest), _microseconds(expire_time), environment)
+                for version, digest, expire_time, environment in row.secrets or ()
+            ),
+            plan=row.plan,
+            plan_version=row.version,
+            on_store_failure=OnStoreFailure(row.on_store_failure),
+            limits=self._limits(row),
+            subject_overrides=_overrides(row.subject_overrides),
+            key_overrides=_overrides(row.key_overrides),
+        )
+
+    def _limits(self, row: _Row) -> tuple[Limit, ...]:
         """The limits of the row's plan, the same objects for all its keys: there may be a hundred thousand of them."""
         version = (row.plan_id, row.version)
         known = self._decoded.get(version)
         if known is None or known[0] != row.limits:  # the service never changes rows, but people may
-            known = (row.limits, tuple(limit_from_document(document) for document in row.limits))
+            if row.limits is None:
+                raise ValueError("its plan has no row for the version in force")
+            known = (row.limits, tuple(limit_from_document(document) for document in json.loads(row.limits)))
             self._decoded.put(version, known)
         return known[1]
 
 
-def _record(
-    row: Row[*tuple[Any, ...]],
-    limits: tuple[Limit, ...],
-    secrets: Sequence[SecretHash],
-    of_key: Sequence[OverrideRow],
-    of_subject: Sequence[OverrideRow],
-) -> PolicyRecord:
-    return PolicyRecord(
-        key_id=row.key_id,
-        subject=row.subject,
-        state=KeyState(row.state),
-        expires_us=row.expire_time,
-        secrets=tuple(secrets),
-        plan=row.plan,
-        plan_version=row.version,
-        on_store_failure=OnStoreFailure(row.on_store_failure),
-        limits=limits,
-        subject_overrides=to_overrides(of_subject),
-        key_overrides=to_overrides(of_key),
-    )
+def _overrides(rows: Sequence[tuple[Document, str | None]] | None) -> tuple[Override, ...]:
+    return tuple(Override(limit_from_document(document), _microseconds(end)) for document, end in rows or ())
+
+
+def _microseconds(time: str | None) -> int | None:
+    """A time of Postgres as microseconds since 1970 UTC. Raises ValueError for one that Python cannot represent."""
+    return None if time is None else (datetime.fromisoformat(time) - _EPOCH) // _TICK

@@ -109,6 +109,11 @@ key_secrets = Table(
     Column("digest", LargeBinary, nullable=False, comment="HMAC-SHA256 under the pepper of this version."),
     Column("pepper_version", Integer, nullable=False),
     Column("expire_time", Microseconds, comment="Absent for the current one."),
+    Column(
+        "environment",
+        Text,
+        comment="The <env> in the key, rlk_<env>_<id>_<secret>. Absent for secrets of earlier versions: any.",
+    ),
     PrimaryKeyConstraint("key_id", "digest"),
     ForeignKeyConstraint(["key_id"], ["keys.key_id"]),
 )

@@ -40,7 +40,9 @@ class Findings:
     """Collects findings, each once."""
 
     def __init__(self) -> None:
-        self._by_file: dict[str, list[Finding]] = {}
+        self._by_file: dict[str, dict[Finding, None]] = {}  # an ordered set for each
+        self.has_errors = False
+        """Whether any of them is an error."""
 
     @property
     def all(self) -> list[Finding]:
@@ -59,12 +61,6 @@ class Findings:
         """Add a difference."""
         self._add(Finding(place, Severity.NOTE, message))
 
-    @property
-    def has_errors(self) -> bool:
-        """Whether any of them is an error."""
-        return any(finding.severity is Severity.ERROR for finding in self.all)
-
     def _add(self, finding: Finding) -> None:
-        findings = self._by_file.setdefault(finding.place.file, [])
-        if finding not in findings:
-            findings.append(finding)
+        self.has_errors = self.has_errors or finding.severity is Severity.ERROR
+        self._by_file.setdefault(finding.place.file, {})[finding] = None

@@ -58,6 +58,7 @@ def open_console(
         ConsoleConfig(
             environment=settings.key_environment,
             server=settings.listen,
+            admin_server=settings.admin_listen or settings.listen,
             plaintext=settings.tls_certificate is None,
             listen=(settings.operations_listen, settings.console_listen),
             hosts=parse_hosts(settings.console_hosts),

@@ -37,7 +37,9 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     supervisor.on_drain(begin_drain)
     try:
         async with open_planes(settings) as planes:
-            admission = decision_admission(planes.authenticator, protect=settings.checks_protected)
+            admission = decision_admission(
+                planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
+            )
             tune_gc()
             planes.join()
             heartbeat.start()

@@ -14,6 +14,7 @@ from ratelimit_service.server.control_plane import ControlPlane
 from ratelimit_service.server.envoy_admin import EnvoyAdmin
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.supervisor import Slot, Supervisor
+from ratelimit_service.transport.envoy.admin_port import AdminPort
 from ratelimit_service.transport.envoy.app import PATHS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE
@@ -35,6 +36,7 @@ def envoy_supervisor(
     control = ControlPlane(instance)
     tls = None if certificates is None else _open_tls(instance, certificates, background)
     numbers = itertools.count(1)
+    admin = instance.admin_lock
 
     def slot(name: str) -> Slot:
         async def start_envoy() -> EnvoyChild:
@@ -48,6 +50,8 @@ def envoy_supervisor(
                 control_socket=control.socket,
                 max_connection_age=instance.settings.max_connection_age,
                 tls=tls,
+                gateways=sorted(instance.settings.gateways),
+                admin_methods=None if admin is None else AdminPort(admin.host, admin.port, control.admin_socket),
             )
             config = own.with_suffix(".json")
             config.write_text(json.dumps(envoy_config(options)))

@@ -1,6 +1,7 @@
 """Envoy's admin interface, on a unix socket that only this user can open."""
 
 import asyncio
+import re
 import socket
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Final
 
 _CONNECTIONS: Final = "http.ingress_http.downstream_cx_active"
 _CALLS: Final = "http.ingress_http.downstream_rq_active"
-_PROXIED: Final = "cluster.control.upstream_rq_active"
+_PROXIED: Final = re.compile(r"cluster\.control.*\.upstream_rq_active")
 _TIMEOUT: Final = 2.0
 
 
@@ -35,7 +36,8 @@ class EnvoyAdmin:
         """How many connections it has, and how many calls that it answers itself."""
         _, body = await self._request("GET", "/stats?filter=_(cx|rq)_active$")
         counts = dict(line.split(": ", 1) for line in body.splitlines())
-        return int(counts[_CONNECTIONS]), int(counts[_CALLS]) - int(counts[_PROXIED])
+        proxied = sum(int(count) for name, count in counts.items() if _PROXIED.fullmatch(name))
+        return int(counts[_CONNECTIONS]), int(counts[_CALLS]) - proxied
 
     async def _request(self, verb: str, path: str) -> tuple[int, str]:
         return await asyncio.to_thread(self._request_and_wait, verb, path)

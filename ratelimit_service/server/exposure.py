@@ -17,6 +17,7 @@ from ratelimit_service.server.port import resolve_all
 from ratelimit_service.settings import Settings
 
 _LISTEN: Final = "RATELIMIT_LISTEN"
+_ADMIN: Final = "admin methods for tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,11 @@ class OpenPort:
 def effective(settings: Settings) -> Settings:
     """SETTINGS with protect_checks as the address decides it. Raises StartupError for what must not be opened."""
     check_gateways(settings)
+    if settings.admin_listen == settings.listen and not settings.listen.endswith(":0"):
+        raise StartupError(
+            f"RATELIMIT_ADMIN_LISTEN and RATELIMIT_LISTEN are both {settings.listen}; give the admin methods another "
+            "port, or leave RATELIMIT_ADMIN_LISTEN empty to serve them on the gRPC port"
+        )
     refusals = [line for port in open_ports(settings) for line in port.refusals]
     if refusals:
         raise StartupError("\n".join(refusals))
@@ -87,6 +93,8 @@ def check_gateways(settings: Settings) -> None:
 def open_ports(settings: Settings) -> Iterator[OpenPort]:
     """The ports that a server with SETTINGS opens. Raises StartupError if an address is invalid."""
     yield _public_port(settings)
+    if settings.admin_listen:
+        yield _admin_port(settings)
     yield from _operations_ports(settings)
 
 
@@ -103,7 +111,9 @@ def is_local(listen: str, setting: str) -> bool:
 def _public_port(settings: Settings) -> OpenPort:
     protected = _protected(settings)
     everyone = "anyone" if settings.tls_client_ca is None else "anyone with a certificate"
-    grants = [f"decisions for {'gateways' if protected else everyone}", "admin methods for tokens"]
+    grants = [f"decisions for {'gateways' if protected else everyone}"]
+    if not settings.admin_listen:
+        grants.append(_ADMIN)
     risks = []
     if not is_local(settings.listen, _LISTEN):
         if settings.tls_certificate is None:
@@ -111,6 +121,13 @@ def _public_port(settings: Settings) -> OpenPort:
         if not protected:
             risks.append(_anonymous(settings))
     return OpenPort(_LISTEN, settings.listen, _encryption(settings), tuple(grants), tuple(risks))
+
+
+def _admin_port(settings: Settings) -> OpenPort:
+    setting = "RATELIMIT_ADMIN_LISTEN"
+    plain = settings.tls_certificate is None and not is_local(settings.admin_listen, setting)
+    risks = (_plaintext(settings),) if plain else ()
+    return OpenPort(setting, settings.admin_listen, _encryption(settings), (_ADMIN,), risks)
 
 
 def _operations_ports(settings: Settings) -> Iterator[OpenPort]:

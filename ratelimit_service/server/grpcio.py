@@ -1,4 +1,4 @@
-"""The processes of the transport grpcio: workers that serve everything, all on the public port.
+"""The processes of the transport grpcio: workers that serve everything, all on the same ports.
 
 A worker runs as `python -m ratelimit_service.server.grpcio PARENT_PID`.
 """
@@ -24,7 +24,8 @@ def grpcio_supervisor(instance: Instance, operations: Slot) -> Supervisor:
 
     def slot(name: str) -> Slot:
         async def start_worker() -> Child:
-            environment = instance.environment(listen=instance.lock.address)
+            admin = "" if instance.admin_lock is None else instance.admin_lock.address
+            environment = instance.environment(listen=instance.lock.address, admin_listen=admin)
             return await start(name, _MODULE, [str(os.getpid())], environment)
 
         return Slot(start_worker, instance.on_exit)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
 from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, forget_heartbeat
-from ratelimit_service.server.port import PortLock
+from ratelimit_service.server.port import PortLock, with_port
 from ratelimit_service.settings import Settings
 
 _PREFIX = "RATELIMIT_"
@@ -19,10 +19,12 @@ _PREFIX = "RATELIMIT_"
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One server: its settings, its port, and a folder of its own that only this user can enter."""
+    """One server: its settings, its ports, and a folder of its own that only this user can enter."""
 
     settings: Settings
     lock: PortLock
+    admin_lock: PortLock | None
+    """The port of the admin methods, if they have one of their own."""
     folder: Path
 
     @property
@@ -34,6 +36,14 @@ class Instance:
     def heartbeats(self) -> Path:
         """The folder where workers show that they serve."""
         return self.folder / "heartbeats"
+
+    @property
+    def opened(self) -> dict[str, str]:
+        """The settings of the ports with the addresses as they were opened."""
+        opened = {"listen": with_port(self.settings.listen, self.lock.port)}
+        if self.admin_lock is not None:
+            opened["admin_listen"] = with_port(self.settings.admin_listen, self.admin_lock.port)
+        return opened
 
     def environment(self, **changes: object) -> Mapping[str, str]:
         """The environment of a process with these settings, CHANGES apart."""
@@ -48,9 +58,13 @@ class Instance:
 
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[Instance]:
-    """Take the port and make the folder; release both at the end. Raises StartupError."""
-    with PortLock(settings.listen) as lock, tempfile.TemporaryDirectory(prefix="ratelimit-") as folder:
-        instance = Instance(settings, lock, Path(folder))
+    """Take the ports and make the folder; release them at the end. Raises StartupError."""
+    with ExitStack() as stack:
+        lock = stack.enter_context(PortLock(settings.listen))
+        admin = settings.admin_listen
+        admin_lock = stack.enter_context(PortLock(admin, "RATELIMIT_ADMIN_LISTEN")) if admin else None
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ratelimit-"))
+        instance = Instance(settings, lock, admin_lock, Path(folder))
         instance.metrics.mkdir()
         instance.heartbeats.mkdir()
         yield instance

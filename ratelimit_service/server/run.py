@@ -15,7 +15,6 @@ from ratelimit_service.server.exposure import effective
 from ratelimit_service.server.grpcio import grpcio_supervisor
 from ratelimit_service.server.instance import Instance, open_instance
 from ratelimit_service.server.operations import Operations, console_obstacle, open_ports
-from ratelimit_service.server.port import with_port
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
@@ -41,7 +40,7 @@ async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     settings = effective(settings)
     _warn(settings)
     with open_instance(settings) as instance, open_ports(settings) as ports:
-        opened = {"listen": with_port(settings.listen, instance.lock.port), **ports.opened(settings)}
+        opened = {**instance.opened, **ports.opened(settings)}
         operations = Slot(Operations(instance, ports).start, instance.on_exit)
         background = Background()
         if transport.name == "grpcio":

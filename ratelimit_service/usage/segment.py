@@ -14,6 +14,9 @@ _REPLACEMENT: Final = "\ufffd".encode()
 """In place of a NUL, which is valid in a text of the store, and is not in Postgres."""
 
 _MAX_COUNT: Final = 2**53  # above it a count is not exact, and the sum of some would be too large for Postgres
+_MAX_COST: Final = 10**13
+"""Tokens of a series in a minute, beyond which they are counted as so many. A call may cost 9,007,199,254, and where
+nothing is limited calls are as many as come: a year of minutes of this cost still fits into a column of Postgres."""
 _MAX_NAME: Final = 600  # characters, of up to 4 bytes each: a longer one fits into no index of Postgres
 
 
@@ -182,6 +185,7 @@ class SegmentBuilder:
                 raise ValueError("not an earlier minute")
         series, limits = self._parse_series(field)
         numbers = unpack_numbers(value)
+        numbers[1:2] = [max(min(cost, _MAX_COST), -_MAX_COST) for cost in numbers[1:2]]
         if max(numbers, default=0) > _MAX_COUNT or min(numbers, default=0) < -_MAX_COUNT:
             raise ValueError("not a count")
         missing = 5 + 2 * len(limits) - len(numbers)

@@ -1,7 +1,7 @@
 """Prepared requests are found as long as everything is valid that they were computed from."""
 
 from decision.memory import START_US, ManualClock
-from ratelimit_service.api.request_cache import RequestCache
+from ratelimit_service.api.request_cache import MAX_PER_KEY, RequestCache
 from ratelimit_service.decision.policy import NO_EXPIRY, Validity
 
 
@@ -45,3 +45,20 @@ def test_bounded() -> None:
         cache.put(b"%d" % number, (validity,), number)
         assert cache.get(b"0") == 0
         assert len(cache) <= 20
+
+
+def test_requests_of_one_key_are_bounded() -> None:
+    """One key's requests are cached up to a bound of its own, and anew when the cache has turned over."""
+    cache: RequestCache[int] = RequestCache(ManualClock(), 3 * MAX_PER_KEY)
+    validity = Validity()
+
+    def cached(key_id: str, numbers: range) -> int:
+        digests = [f"{key_id} {number}".encode() for number in numbers]
+        for digest in digests:
+            cache.put(digest, (validity,), 1, key_id)
+        return sum(cache.get(digest) is not None for digest in digests)
+
+    assert cached("one", range(2 * MAX_PER_KEY)) == MAX_PER_KEY
+    assert cached("two", range(MAX_PER_KEY)) == MAX_PER_KEY
+    assert cached("", range(2 * MAX_PER_KEY)) == 2 * MAX_PER_KEY
+    assert cached("one", range(3 * MAX_PER_KEY, 3 * MAX_PER_KEY + 10)) == 10

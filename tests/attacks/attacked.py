@@ -68,6 +68,9 @@ class Report:
     attackers: Counter[str] = field(default_factory=Counter)
     """What the attackers counted, together."""
     span: tuple[float, float] = (0.0, 0.0)
+    """When the attack began and ended, in monotonic seconds."""
+    memory_mb: float = MEMORY_MB
+    """By which resident memory may grow."""
 
     def attack(
         self,
@@ -163,8 +166,8 @@ class Report:
         assert self.during.degraded == 0, shown
         assert self.during.denied == 0, shown
         assert self.during.p99_ms <= self.p99_bar_ms, shown
-        assert self.memory_growth_mb <= MEMORY_MB, shown
-        assert self.memory_after.memory_mb - self.memory_before.memory_mb <= MEMORY_MB, shown
+        assert self.memory_growth_mb <= self.memory_mb, shown
+        assert self.memory_after.memory_mb - self.memory_before.memory_mb <= self.memory_mb, shown
 
 
 REPORTS: list[Report] = []
@@ -172,13 +175,14 @@ REPORTS: list[Report] = []
 
 
 @contextmanager
-def attacked(target: Target, name: str = "", *, check: bool = True) -> Iterator[Report]:
+def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: float = MEMORY_MB) -> Iterator[Report]:
     """Run the block, which attacks, with a victim beside it. At its end the report is complete, and must hold.
 
     The attack lasts as long as `report.attack`, or, if the block attacks by other means, as long as the block. NAME
-    stands in the table; by default it is the test's. With `check=False` the bounds are left to the caller.
+    stands in the table; by default it is the test's. With `check=False` the bounds are left to the caller. MEMORY_MB is
+    by how much memory may grow.
     """
-    report = Report(name or _test_name(), target)
+    report = Report(name or _test_name(), target, memory_mb=memory_mb)
     server, watch = target.server, target.watch
     if not target.api_key:
         _, target.api_key = server.key("wide")
@@ -203,7 +207,7 @@ def attacked(target: Target, name: str = "", *, check: bool = True) -> Iterator[
         report.stores = watch.counters().since(stores)
         report.seconds = time.monotonic() - began
         report.span = report.span if report.span[1] else (began, ended)
-        report.memory_after = _settle(watch, report.memory_before.memory_mb + MEMORY_MB)
+        report.memory_after = _settle(watch, report.memory_before.memory_mb + memory_mb)
         calls, stopped = victim.stop(), True
     finally:
         if not stopped:

@@ -13,6 +13,7 @@ import pytest
 from attacks.attacked import REPORTS, Target
 from attacks.sizes import FULL
 from attacks.watch import Watch
+from fixtures.rights import with_least_rights
 from fixtures.served import Serve
 from ratelimit_service.devstores.postgres import EmbeddedPostgres
 from ratelimit_service.devstores.valkey import EmbeddedValkey
@@ -91,10 +92,11 @@ def start_target(
 def running_target(
     serve: Serve, database_url: str, folder: Path, transport: str, **changes: object
 ) -> Iterator[Target]:
-    """A server on a database and a Valkey that nobody else uses."""
+    """A server on a database and a Valkey that nobody else uses, in both with the least rights."""
     valkey = EmbeddedValkey(folder)
     valkey.start()
-    server = serve(transport, database_url=database_url, redis_url=valkey.url, **changes)
+    least = with_least_rights(database_url, valkey.url)
+    server = serve(transport, **{**least._asdict(), **changes})
     watch = Watch(server.process.pid, database_url, valkey.url)
     yield Target(server, watch, transport)
     watch.close()

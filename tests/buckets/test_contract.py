@@ -8,9 +8,10 @@ import pytest
 import pytest_asyncio
 
 from buckets.conftest import MakeBucket, OpenStore
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult
-from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.charge import MAX_BUCKETS, NEVER, Bucket, Charge, ChargeResult, Counted
+from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore
+from ratelimit_service.decision.usage import Series
 
 # They refill too slowly to matter while a test runs.
 TEN = Limit("ten", TokenBucket(10, 1, 86_400 * MICRO))
@@ -184,6 +185,35 @@ async def test_a_cost_of_any_size(store: BucketStore, bucket: MakeBucket, cost: 
     assert (await used(store, large), await used(store, beside)) == (2 * cost, cost)
     await take(store, large, cost=-cost)
     assert await used(store, large) == cost
+
+
+async def test_the_largest_costs_are_exact(store: BucketStore, bucket: MakeBucket) -> None:
+    """The largest limit can be taken whole, in one charge or several, to the token, and refunded."""
+    large = bucket(Limit("large", Quota(MAX_TOKENS, Window.YEAR)))
+    assert not (await take(store, large, cost=MAX_TOKENS + 1)).charged
+    assert (await take(store, large, cost=MAX_TOKENS - 1)).charged
+    assert not (await take(store, large, cost=2)).charged
+    assert not (await take(store, large, cost=MAX_TOKENS)).charged
+    assert (await take(store, large)).charged
+    assert not (await take(store, large)).charged
+    assert await used(store, large) == MAX_TOKENS
+    await take(store, large, cost=-MAX_TOKENS)
+    assert await used(store, large) == 0
+    assert (await take(store, large, cost=MAX_TOKENS)).charged
+
+
+async def test_a_charge_of_many_buckets(store: BucketStore, bucket: MakeBucket) -> None:
+    """A charge of as many buckets as a request of descriptors may have is made whole, in one script run."""
+    buckets = tuple(bucket(Limit("ten", Quota(10, Window.YEAR))) for _ in range(MAX_BUCKETS))
+    series = [Series.of_rule("edge", str(number), ["ten"] * 16) for number in range(128)]
+    counted = tuple(Counted(each, 1, 1, tuple(range(n * 16, n * 16 + 16))) for n, each in enumerate(series))
+    for remaining in (9, 8):
+        (result,) = await store.charge([Charge(buckets, (1,) * MAX_BUCKETS, "", counted)])
+        assert result.charged
+        assert [each.remaining for each in result.limit_results] == [remaining * MICRO] * MAX_BUCKETS
+    (result,) = await store.charge([Charge(buckets, (9,) * MAX_BUCKETS, "", counted)])
+    assert not result.charged
+    assert [each.remaining for each in result.limit_results] == [8 * MICRO] * MAX_BUCKETS
 
 
 async def test_a_charge_of_no_bucket_is_made(store: BucketStore) -> None:

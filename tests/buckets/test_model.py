@@ -11,9 +11,15 @@ from buckets.clocked import ClockedStore
 from buckets.limits import limits
 from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.charge import Bucket, Charge
-from ratelimit_service.decision.limit import Limit
+from ratelimit_service.decision.limit import MAX_TOKENS, Limit
 
-_COSTS = st.one_of(st.just(1), st.integers(-3, 20), st.integers(-1_000_000, 1_000_000))
+_COSTS = st.one_of(
+    st.just(1),
+    st.integers(-3, 20),
+    st.integers(-1_000_000, 1_000_000),
+    st.integers(-MAX_TOKENS, MAX_TOKENS + 1),
+    st.integers(MAX_TOKENS - 3, MAX_TOKENS + 1),
+)
 _STEPS_US = st.one_of(
     st.integers(-3, 3),
     st.integers(-1_000, 3_000),

@@ -13,11 +13,12 @@ from buckets.clocked import ClockedStore
 from buckets.limits import limits, tight_buckets, token_buckets
 from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.charge import NEVER, Bucket, Charge
-from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.window import span
 
 NOW_US = 1_800_000_000_000_000  # in January 2027
 _names = count()
+_COSTS = st.one_of(st.integers(1, 1_000_000), st.integers(1, MAX_TOKENS))
 _settings = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -89,7 +90,7 @@ def test_a_part_of_another_rate_is_dropped(clocked: ClockedStore) -> None:
             assert store.charge(single(bucket, cost), NOW_US + 1)[0].limit_results[0].remaining == 997
 
 
-@given(limit=limits(), costs=st.lists(st.integers(1, 1_000_000), min_size=1, max_size=4))
+@given(limit=limits(), costs=st.lists(_COSTS, min_size=1, max_size=4))
 @_settings
 def test_the_wait_is_exact(clocked: ClockedStore, limit: Limit, costs: list[int]) -> None:
     """One microsecond before the wait is over the same charge is still denied; when it is over it fits."""
@@ -104,7 +105,7 @@ def test_the_wait_is_exact(clocked: ClockedStore, limit: Limit, costs: list[int]
         assert wait == (NEVER if costs[0] > limit.capacity else 0)
 
 
-@given(limit=limits(), cost=st.integers(1, 1_000_000))
+@given(limit=limits(), cost=_COSTS)
 @_settings
 def test_the_reset_is_exact(clocked: ClockedStore, limit: Limit, cost: int) -> None:
     """A bucket is untouched exactly when its reset is over, and not a microsecond before."""
@@ -137,8 +138,8 @@ def test_a_change_of_limit_never_shortens_the_ttl(clocked: ClockedStore) -> None
 
 def test_times_stay_exact_numbers(clocked: ClockedStore) -> None:
     """Where a changed limit would drain for longer than 2^53 - 1 microseconds, that is what is reported."""
-    quota = fresh(Limit("huge", Quota(1_000_000, Window.YEAR)))
-    clocked.charge(single(quota, 1_000_000), NOW_US)
+    quota = fresh(Limit("huge", Quota(MAX_TOKENS, Window.YEAR)))
+    clocked.charge(single(quota, MAX_TOKENS), NOW_US)
     slow = Bucket(quota.name, 0, Limit("slow", TokenBucket(1, 1, 31 * 86_400 * MICRO)))
     assert clocked.charge(single(slow, 1), NOW_US)[0].limit_results[0] == (0, 2**53 - 1, 2**53 - 1)
     assert clocked.charge(single(slow, -1), NOW_US)[0].limit_results[0] == (0, 0, 2**53 - 1)

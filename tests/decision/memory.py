@@ -45,6 +45,13 @@ class MemorySource:
         unreadable = frozenset(self.unreadable & set(key_ids))
         return Fetched({k: r for k, r in snapshot.items() if k not in unreadable}, unreadable)
 
+    async def count_keys(self) -> int:
+        return len(self.records)
+
+    async def key_ids(self, after: str, count: int) -> Sequence[str]:
+        await asyncio.sleep(0)
+        return sorted(key_id for key_id in self.records if key_id > after)[:count]
+
 
 class MemoryFeed:
     """A change feed that a test writes to."""

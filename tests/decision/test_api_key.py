@@ -1,6 +1,7 @@
 """API keys, and how their secrets are stored."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -64,3 +65,14 @@ def test_errors_of_invalid_peppers(text: str, words: str) -> None:
     """Each error in the setting is described in words, without the pepper."""
     with pytest.raises(ValueError, match=re.escape(words)):
         Peppers.parse(text)
+
+
+def test_the_environment_is_part_of_the_secret() -> None:
+    """A key with another <env> does not match; of a secret from before that was stored, any <env> does."""
+    peppers = Peppers.parse(Peppers.generate())
+    key = ApiKey.generate("live")
+    other = replace(key, environment="test")
+    stored = peppers.hash(key)
+    assert (peppers.matches(key, stored), peppers.matches(other, stored)) == (True, False)
+    older = replace(stored, environment=None)
+    assert (peppers.matches(key, older), peppers.matches(other, older)) == (True, True)

@@ -1,6 +1,8 @@
 """The decision: reasons, binding limits, idempotency and degraded decisions."""
 
+import asyncio
 from collections.abc import Sequence
+from time import monotonic
 
 import pytest
 
@@ -8,16 +10,23 @@ from decision.memory import PEPPERS, START_US, ManualClock, MemoryBuckets, Memor
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.engine import MAX_COST, Check, DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, Overloaded, ServiceError, Unavailable
+from ratelimit_service.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    LookupDeferred,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
 
 
 class World:
@@ -203,7 +212,7 @@ async def test_no_key_is_an_error(world: World) -> None:
     [
         ({"resource": "x" * 257}, "resource"),
         ({"resource": "a\x00"}, "resource"),
-        ({"cost": 1_000_001}, "cost"),
+        ({"cost": MAX_COST + 1}, "cost"),
         ({"cost": -1}, "cost"),
         ({"request_id": "é" * 65}, "request_id"),
     ],
@@ -219,7 +228,9 @@ async def test_bad_input_is_named_and_charges_nothing(world: World, check: dict[
 
 async def test_bounds_are_inclusive(world: World) -> None:
     """The longest resource, the highest cost and the longest request id are valid."""
-    assert (await world.check(world.add(burst(1_000_000)), "x" * 256, 1_000_000, "é" * 64)).allowed
+    key = world.add(Limit("yearly", Quota(MAX_COST, Window.YEAR)))
+    assert (await world.check(key, "x" * 256, MAX_COST, "é" * 64)).allowed
+    assert not (await world.check(key)).allowed
 
 
 async def test_no_limit_for_the_resource(world: World) -> None:
@@ -394,3 +405,22 @@ async def test_overload_is_no_failure_of_the_store(world: World, deadline: bool,
     with pytest.raises(expected):
         await world.check(key)
     assert [type(result) for result in await world.check_all([Check(key)] * 2)] == [expected] * 2
+
+
+async def test_a_key_that_cannot_be_read_in_time_is_denied(world: World) -> None:
+    """Alone and in a batch: DEGRADED_DENIED, to be tried again in a second, and never an error; others are decided."""
+    known = world.add()
+    assert (await world.check(known)).allowed
+    world.source.before_answer = asyncio.Event()
+    unseen = Check(world.add())
+    soon = monotonic() + 0.02
+    alone = await world.engine.check(unseen, soon)
+    batch = await world.engine.decide_all(await world.engine.prepare_all([unseen, Check(known)], soon))
+    assert [alone, batch[0]] == [UNDECIDED] * 2
+    assert alone.retry_after_us == 1_000_000
+    assert isinstance(batch[1], Decision)
+    assert batch[1].allowed
+    assert world.engine.tally[Reason.DEGRADED_DENIED][Source.DEGRADED] == 2
+    with pytest.raises(LookupDeferred):
+        await world.engine.explain(Check(str(ApiKey.generate("live"))))
+    world.source.before_answer.set()

@@ -10,7 +10,8 @@ import pytest_asyncio
 from decision.memory import ManualClock, MemoryFeed, MemorySource, burst, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
-from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.lookup_budget import LookupBudget
+from ratelimit_service.decision.policy_cache import MAX_DIGESTS, PolicyCache
 from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState
@@ -21,7 +22,8 @@ class World:
 
     def __init__(self, *, size: int = 1_000) -> None:
         self.clock, self.source, self.feed = ManualClock(), MemorySource(), MemoryFeed()
-        self.cache = PolicyCache(self.source, self.clock, size=size, unknown_ttl=5)
+        ample = LookupBudget(per_second=1e6, burst=1e6)
+        self.cache = PolicyCache(self.source, self.clock, size=size, unknown_ttl=5, budget=ample)
         self.invalidator = CacheInvalidator(self.feed, self.cache)
 
     def add(self, **fields: object) -> str:
@@ -282,6 +284,18 @@ async def test_size_is_bounded() -> None:
     assert len(world.cache) == 10
     assert len(world.cache._unknown) == 10
     assert sum(busy in fetch for fetch in world.source.fetches) == 1
+
+
+async def test_verified_secrets_of_a_key_are_bounded(world: World) -> None:
+    """Of the secrets that were verified for one key the newest are remembered, at most MAX_DIGESTS."""
+    policy = await world.cache.get(world.add())
+    assert policy is not None
+    digests = [b"%d" % number for number in range(1_000)]
+    for digest in digests:
+        world.cache.add_verified(digest, policy)
+    remembered = [digest for digest in digests if world.cache.verified(digest) is policy]
+    assert remembered == digests[-MAX_DIGESTS:]
+    assert len(world.cache._by_digest) == MAX_DIGESTS
 
 
 async def test_a_policy_found_by_its_secret_is_in_use() -> None:

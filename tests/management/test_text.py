@@ -37,6 +37,8 @@ REFUSED = {
     "Braille blank": ("a\u2800b", "U+2800 BRAILLE PATTERN BLANK"),
     "invisible note": ("a\U0001d159b", "U+1D159 MUSICAL SYMBOL NULL NOTEHEAD"),
     "variation selector": ("a\ufe0fcme", "U+FE0F VARIATION SELECTOR-16"),
+    "emoji style of a digit": ("1\ufe0f", "U+FE0F VARIATION SELECTOR-16"),
+    "emoji style at the start": ("\ufe0fa", "U+FE0F VARIATION SELECTOR-16"),
     "ideographic variation": ("\u845b\U000e0100", "U+E0100 VARIATION SELECTOR-17"),
     "line separator": ("a\u2028b", "U+2028 LINE SEPARATOR"),
     "control": ("a\tb", "U+0009 (a control character)"),
@@ -56,6 +58,7 @@ REFUSED_IN_NAMES = {
     "em space": ("a\u2003b", "U+2003 EM SPACE"),
     "ideographic space": ("a\u3000b", "U+3000 IDEOGRAPHIC SPACE"),
     "emoji style": ("\u2764\ufe0f", "U+FE0F VARIATION SELECTOR-16"),
+    "keycap": ("1\ufe0f\u20e3", "U+FE0F VARIATION SELECTOR-16"),
     "joined emoji": ("\U0001f468\u200d\U0001f469", "U+200D ZERO WIDTH JOINER"),
 }
 """What a description may hold, and a name may not: two of them can look the same."""

@@ -1,6 +1,7 @@
 """The policy source reads what the services have written, and a bad row affects its own key only."""
 
 import asyncio
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -178,3 +179,49 @@ async def test_a_dead_postgres_is_reported(unused_port: int) -> None:
 
     assert "verysecret" not in str(caught.value)
     await database.close()
+
+
+async def test_a_time_that_cannot_be_read_makes_its_own_key_unreadable(
+    control_plane: ControlPlane, source: PostgresPolicySource, database_url: str
+) -> None:
+    """A key that expires at infinity, which somebody wrote past the API, does not disturb those read beside it."""
+    await control_plane.plans.create("ada", plan_draft("free"))
+    made = [(await control_plane.keys.create("ada", key_draft()))[0].key_id for _ in range(2)]
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE keys SET expire_time = 'infinity' WHERE key_id = %s", (made[0],))
+
+    fetched = await source.fetch(made)
+
+    assert fetched.unreadable == {made[0]}
+    assert set(fetched.records) == {made[1]}
+
+
+async def test_ids_are_listed_in_pages(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
+    """All ids come once, page by page, in their order."""
+    await control_plane.plans.create("ada", plan_draft("free"))
+    made = sorted([(await control_plane.keys.create("ada", key_draft()))[0].key_id for _ in range(5)])
+
+    assert await source.count_keys() == 5
+    pages = [await source.key_ids(after, 2) for after in ("", made[1], made[3], made[4])]
+
+    assert pages == [made[:2], made[2:4], made[4:], []]
+
+
+async def test_secrets_of_the_previous_version_have_no_environment(
+    control_plane: ControlPlane, source: PostgresPolicySource, database_url: str
+) -> None:
+    """A secret is read with the <env> of its key; one that a server of the previous version writes, without."""
+    await control_plane.plans.create("ada", plan_draft("free"))
+    key, api_key = await control_plane.keys.create("ada", key_draft())
+    (stored,) = (await source.fetch([key.key_id])).records[key.key_id].secrets
+    assert stored.environment == api_key.environment
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM key_secrets")
+        connection.execute(
+            "INSERT INTO key_secrets (key_id, digest, pepper_version, expire_time) VALUES (%s, %s, %s, NULL)",
+            (key.key_id, stored.digest, stored.pepper_version),
+        )
+
+    (rewritten,) = (await source.fetch([key.key_id])).records[key.key_id].secrets
+
+    assert rewritten == replace(stored, environment=None)

@@ -1,11 +1,14 @@
 """Certificates for tests, made by openssl."""
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _DAYS = ("-days", "2")
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+LOCAL = (("DNS", "localhost"), ("IP", "127.0.0.1"))
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,16 @@ class Authority:
         )  # fmt: skip
         self.certificate = self._pair.certificate
 
-    def issue(self, name: str, common_name: str = "localhost") -> Pair:
-        """Make a certificate for localhost and 127.0.0.1."""
+    def issue(self, name: str, common_name: str = "localhost", names: Sequence[tuple[str, str]] = LOCAL) -> Pair:
+        """Make a certificate for localhost and 127.0.0.1, or for other NAMES, such as `("URI", "spiffe://a/b")`."""
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+        config = self._folder / f"{name}.cnf"
+        listed = "\n".join(f'{kind}.{number} = "{value}"' for number, (kind, value) in enumerate(names, start=1))
+        config.write_text(f"[req]\ndistinguished_name = dn\n[dn]\n[own]\nsubjectAltName = @names\n[names]\n{listed}\n")
         signer = ("-CA", self._pair.certificate, "-CAkey", self._pair.key)
         _openssl(
-            "req", "-x509", *signer, *_KEY, *_DAYS, *names, "-subj", f"/CN={common_name}",
-            "-keyout", pair.key, "-out", pair.certificate,
+            "req", "-x509", *signer, *_KEY, *_DAYS, "-config", config, "-extensions", "own",
+            "-subj", f"/CN={common_name}", "-keyout", pair.key, "-out", pair.certificate,
         )  # fmt: skip
         return pair
 

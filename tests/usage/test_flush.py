@@ -201,6 +201,20 @@ async def test_a_field_that_cannot_be_read_harms_itself_alone(world: UsageWorld)
     assert totals(world.database_url, "day") == {"k1": (2, 0, 0, 0, 0), "nul\ufffd": (1, 0, 0, 0, 0)}
 
 
+async def test_costs_beyond_all_reason_are_counted_as_the_most(world: UsageWorld) -> None:
+    """The largest costs, millions of times a minute, harm neither the count of calls nor the sums of days."""
+    fields = {of_key("k1"): [5.0, 2.0**62, 3.0], of_key("k2"): [1.0, -(2.0**62)], of_key("k3"): [1.0, 2.0**53]}
+    for number in (1, 2):
+        write_segment(world.client, fields, number=number)
+
+    await world.flush_all()
+
+    assert world.tally.unreadable == 0
+    most = 2 * 10**13
+    found = {key: counts[:3] for key, counts in totals(world.database_url, "day").items()}
+    assert found == {"k1": (10, 6, most), "k2": (2, 0, -most), "k3": (2, 0, most)}
+
+
 async def test_a_queue_with_an_invalid_name_is_flushed(world: UsageWorld) -> None:
     """What names no segment is removed, and what is behind it is flushed, also if its meta is damaged."""
     for name in ("nan.nan", "1", "one.2", "1." + "9" * 18, b"\xff"):

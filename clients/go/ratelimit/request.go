@@ -23,7 +23,7 @@ type CheckRequest struct {
 	KeyID string
 	// Resource is what is being called: at most 256 bytes, no control characters. Empty matches only limits for "*".
 	Resource string
-	// Cost is in tokens: 1 to 1,000,000. Zero means 1; see Client.Peek for a cost of 0.
+	// Cost is in tokens: 1 to 9,007,199,254. Zero means 1; see Client.Peek for a cost of 0.
 	Cost uint64
 	// RequestID makes the call idempotent: at most 128 bytes. Repeated within the service's window, it is charged once and
 	// gets the first decision, which is never cached. If empty, the client generates one for its own retry.

@@ -44,7 +44,7 @@ func WithResource(resource func(ctx context.Context, method string) string) Opti
 	return func(o *options) { o.resource = resource }
 }
 
-// WithCost sets the function for how many tokens a call takes: 0 to 1,000,000, where 0 is a peek. The default is 1.
+// WithCost sets the function for how many tokens a call takes: 0 to 9,007,199,254, where 0 is a peek. The default is 1.
 func WithCost(cost func(ctx context.Context, method string) uint64) Option {
 	return func(o *options) { o.cost = cost }
 }

@@ -9,7 +9,7 @@ export interface MiddlewareOptions<R> {
   key?: (request: R) => string | undefined;
   /** What a request calls. The default is the method and the decoded path: `GET /v1/orders`. */
   resource?: (request: R) => string;
-  /** How many tokens a request takes: 0 to 1,000,000, where 0 is a peek. The default is 1. */
+  /** How many tokens a request takes: 0 to 9,007,199,254, where 0 is a peek. The default is 1. */
   cost?: (request: R) => number | bigint;
   /** The style of the headers. The default is `ietf`. */
   headerStyle?: HeaderStyle;

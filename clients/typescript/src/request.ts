@@ -7,7 +7,7 @@ type Key = { apiKey: string; keyId?: undefined } | { keyId: string; apiKey?: und
 export type CheckRequest = Key & {
   /** What is being called: at most 256 bytes, no control characters. Absent or empty matches only limits for `*`. */
   resource?: string;
-  /** In tokens: an integer from 0 to 1,000,000, where 0 is a `peek`. Absent means 1. */
+  /** In tokens: an integer from 0 to 9,007,199,254, where 0 is a `peek`. Absent means 1. */
   cost?: number | bigint;
   /**
    * Makes the call idempotent: at most 128 bytes. Repeated within the service's window, it is charged once and gets the
@@ -31,7 +31,7 @@ const LONE_SURROGATE = /\p{Surrogate}/u;
 const MAX_MESSAGE_BYTES = 64 * 1024;
 
 /** The largest cost that the service accepts. */
-const MAX_COST = 1_000_000;
+const MAX_COST = 9_007_199_254;
 
 /** The largest cost that can be encoded. */
 const MAX_UINT64 = 0xffff_ffff_ffff_ffffn;

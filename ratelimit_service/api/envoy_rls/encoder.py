@@ -155,6 +155,12 @@ class RateLimitResponseEncoder:
         return encoded
 
 
+def encode_refusal(denial: Denial) -> bytes:
+    """The RateLimitResponse that denies a request without a status for its descriptors, which were not read."""
+    header, body = as_problem(denial)
+    return _OVER_LIMIT + submessage(_BODY, body.encode()) + _encode_header(header)
+
+
 @lru_cache(maxsize=64)
 def _encode_name(name: str) -> bytes:
     """A header's name, and the tag of the value after it. There are few."""

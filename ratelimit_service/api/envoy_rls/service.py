@@ -1,46 +1,81 @@
 """What ShouldRateLimit does, on any transport."""
 
+from collections.abc import Sized
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
-from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder
-from ratelimit_service.api.envoy_rls.reader import read_request
+from ratelimit_service.api.denial import Denial
+from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder, encode_refusal
+from ratelimit_service.api.envoy_rls.reader import ReadRequest, read_request
+from ratelimit_service.api.fallback import DETAIL, REASON, OutOfBounds
 from ratelimit_service.api.headers import LimitHeaders
-from ratelimit_service.api.messages import parse
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine, PreparedRequest
 from ratelimit_service.decision.descriptors.outcome import RequestDecision, undecided
-from ratelimit_service.decision.descriptors.request import DescribedRequest
+from ratelimit_service.decision.descriptors.request import DescribedRequest, check_request
 from ratelimit_service.decision.ports import Clock
-from ratelimit_service.management.tokens import UNDECIDED, Caller
+from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.tokens import UNDECIDED, Caller, Role
+
+METHOD: Final = "ShouldRateLimit"
 
 _CACHED_REQUESTS: Final = 20_000
 """At least, and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor."""
 
+_CACHED_GATEWAY_REQUESTS: Final = 2_000
+"""The same for requests with refunds or overrides of gateways."""
+
+_REFUSAL: Final = encode_refusal(Denial(HTTPStatus.TOO_MANY_REQUESTS, REASON, DETAIL))
+
 
 class NewRequest(NamedTuple):
-    """A request that has to be prepared, and the digest of its bytes."""
+    """A request that was not in the request cache, and the digest of its bytes."""
 
-    request: DescribedRequest
+    read: ReadRequest
     digest: bytes
 
 
-class EnvoyRateLimitService:
-    """ShouldRateLimit. Every error that it raises is a ServiceError; Envoy then applies its own failure mode."""
+class GatewayRequest(NamedTuple):
+    """A request with refunds or overrides, and what it is prepared to for a caller of role gateway."""
 
-    def __init__(self, engine: DescriptorEngine, headers: LimitHeaders, clock: Clock) -> None:
+    read: ReadRequest
+    prepared: PreparedRequest
+
+
+class EnvoyRateLimitService:
+    """ShouldRateLimit. Every error that it raises is a ServiceError.
+
+    For most of them, `fallback` responds with a denial; with the others Envoy applies its own failure mode. Refunds
+    (`is_negative_hits`) and overrides (`limit`) are for callers of role gateway, or whoever reaches the port could give
+    himself tokens. From others they are no error, on which a gateway may let the call through: a refund is decided as a
+    peek, and an override is ignored.
+    """
+
+    def __init__(
+        self,
+        engine: DescriptorEngine,
+        headers: LimitHeaders,
+        clock: Clock,
+        out_of_bounds: ReasonCounts,
+    ) -> None:
+        """What is denied for its form is counted in OUT_OF_BOUNDS."""
         self._engine = engine
         self._cache: RequestCache[PreparedRequest] = RequestCache(clock, _CACHED_REQUESTS)
+        self._gateway_cache: RequestCache[GatewayRequest] = RequestCache(clock, _CACHED_GATEWAY_REQUESTS)
         self._encoder = RateLimitResponseEncoder(headers)
+        self.ignored = ReasonCounts("ignored what only a caller of role gateway may send")
+        """Refunds and overrides of callers without the role, one for each descriptor that has them."""
+        self.fallback = OutOfBounds(METHOD, _REFUSAL, out_of_bounds)
 
-    def read(self, data: bytes) -> NewRequest | PreparedRequest:
+    def read(self, data: bytes) -> NewRequest | GatewayRequest | PreparedRequest:
         """The request in a RateLimitRequest; prepared, if it is in the request cache. Raises InvalidArgument."""
         digest = digest_of(data)
-        return self._cache.get(digest) or NewRequest(read_request(parse(data, RateLimitRequest)), digest)
+        return self._cache.get(digest) or self._gateway_cache.get(digest) or NewRequest(read_request(data), digest)
 
     async def should_rate_limit(
-        self, request: NewRequest | PreparedRequest, caller: Caller, deadline: float | None = None
+        self, request: NewRequest | GatewayRequest | PreparedRequest, caller: Caller, deadline: float | None = None
     ) -> Encoded:
         """Decide one request of any caller, who waits until DEADLINE. Returns a RateLimitResponse."""
         if caller is UNDECIDED:
@@ -48,11 +83,48 @@ class EnvoyRateLimitService:
         if isinstance(request, PreparedRequest):
             prepared = request
         else:
-            prepared = await self._engine.prepare(request.request, deadline)
-            self._cache.put(request.digest, prepared.validities, prepared)
+            prepared = await self._prepare(request, caller, deadline)
         return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
 
-    def _undecided(self, request: NewRequest | PreparedRequest) -> bytes:
-        """The response to a caller whose token was not looked up in time."""
-        parts = request.items if isinstance(request, PreparedRequest) else request.request.descriptors
+    async def _prepare(
+        self, request: NewRequest | GatewayRequest, caller: Caller, deadline: float | None
+    ) -> PreparedRequest:
+        described, gateway_only, malformed = request.read
+        if not gateway_only:
+            prepared = await self._engine.prepare(described, deadline)
+            if isinstance(request, NewRequest):
+                self._cache.put(request.digest, prepared.validities, prepared, prepared.key_id)
+            return prepared
+        if caller.role is not Role.GATEWAY:  # not cached: the same bytes may come from a gateway
+            return await self._engine.prepare(self._restricted(described, malformed), deadline)
+        if isinstance(request, GatewayRequest):
+            return request.prepared
+        if malformed is not None:
+            raise malformed
+        prepared = await self._engine.prepare(described, deadline)
+        self._gateway_cache.put(request.digest, prepared.validities, GatewayRequest(request.read, prepared))
+        return prepared
+
+    def _restricted(self, request: DescribedRequest, malformed: InvalidArgument | None) -> DescribedRequest:
+        """The request without refunds and overrides, which are counted: of those that are malformed, one."""
+        refunds = sum(descriptor.hits < 0 for descriptor in request.descriptors)
+        overrides = sum(descriptor.override is not None for descriptor in request.descriptors)
+        overrides += malformed is not None
+        if refunds:
+            self.ignored.add(METHOD, "refund", count=refunds)
+        if overrides:
+            self.ignored.add(METHOD, "override", count=overrides)
+        return request._replace(
+            descriptors=[
+                descriptor._replace(hits=max(descriptor.hits, 0), override=None) for descriptor in request.descriptors
+            ]
+        )
+
+    def _undecided(self, request: NewRequest | GatewayRequest | PreparedRequest) -> bytes:
+        """The response to a caller whose token was not looked up in time. Raises InvalidArgument."""
+        if isinstance(request, PreparedRequest):
+            parts: Sized = request.items
+        else:
+            check_request(request.read.request)
+            parts = request.read.request.descriptors
         return self._encoder.encode(RequestDecision(allowed=False, statuses=(undecided(),) * len(parts)))

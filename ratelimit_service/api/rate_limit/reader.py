@@ -12,7 +12,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 )
 from ratelimit_service.api.messages import malformed_message, parse
 from ratelimit_service.api.request_cache import RequestCache, digest_of
-from ratelimit_service.api.wire import submessages
+from ratelimit_service.api.wire import SCANNED, TooManyFields, spans, submessages
 from ratelimit_service.decision.engine import Check, PreparedCheck
 from ratelimit_service.errors import InvalidArgument
 
@@ -20,6 +20,7 @@ MAX_BATCH: Final = 256
 """Maximum checks in one batch, and in one group of a stream."""
 
 _CHECKS: Final = 0x0A  # the field of a batch, and of a message of a stream
+_MAX_FIELDS: Final = MAX_BATCH + 64  # of a batch, those that a later version of the API has included
 
 
 class NewCheck(NamedTuple):
@@ -44,15 +45,24 @@ class CheckReader:
 
     def batch(self, data: bytes) -> list[NewCheck | PreparedCheck]:
         """The 1 to 256 checks that a BatchCheckLimitRequest asks for."""
-        parts = submessages(_CHECKS, data)
+        parts = submessages(_CHECKS, data, MAX_BATCH)
         if parts is not None and 1 <= len(parts) <= MAX_BATCH:
             try:
                 return list(map(self._read, parts))
             except DecodeError:
                 raise malformed_message(data, BatchCheckLimitRequest) from None
+        if parts is not None and len(parts) > MAX_BATCH:
+            raise _too_many_checks()
+        if len(data) > SCANNED:
+            try:
+                spans(data, 0, len(data), _CHECKS, _MAX_FIELDS)
+            except TooManyFields:
+                raise _too_many_checks() from None
         checks = parse(data, BatchCheckLimitRequest).checks
-        if not 1 <= len(checks) <= MAX_BATCH:
-            raise InvalidArgument.of("checks", f"has {len(checks)} entries; send 1 to {MAX_BATCH}")
+        if len(checks) > MAX_BATCH:
+            raise _too_many_checks()
+        if not checks:
+            raise InvalidArgument.of("checks", f"has 0 entries; send 1 to {MAX_BATCH}")
         return [NewCheck(_to_check(check)) for check in checks]
 
     def stream(self, messages: Sequence[bytes]) -> tuple[list[NewCheck | PreparedCheck], InvalidArgument | None]:
@@ -65,7 +75,7 @@ class CheckReader:
         return checks, None
 
     def _read_streamed(self, data: bytes) -> NewCheck | PreparedCheck:
-        parts = submessages(_CHECKS, data)
+        parts = submessages(_CHECKS, data, 1)
         if parts is not None and len(parts) == 1:
             try:
                 return self._read(parts[0])
@@ -76,6 +86,10 @@ class CheckReader:
     def _read(self, data: bytes) -> NewCheck | PreparedCheck:
         digest = digest_of(data)
         return self._cache.get(digest) or NewCheck(_to_check(CheckLimitRequest.FromString(data)), digest)
+
+
+def _too_many_checks() -> InvalidArgument:
+    return InvalidArgument.of("checks", f"has more than {MAX_BATCH} entries; send 1 to {MAX_BATCH}")
 
 
 def _to_check(request: CheckLimitRequest) -> Check:

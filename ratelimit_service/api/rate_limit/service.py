@@ -86,7 +86,7 @@ class RateLimitService:
     def _cached(self, new: NewCheck, prepared: P) -> P:
         """PREPARED, which is cached if the same bytes will always be prepared to it."""
         if isinstance(prepared, PreparedCheck) and new.check.api_key and not new.check.request_id:
-            self._cache.put(new.digest, (prepared.policy.validity,), prepared)
+            self._cache.put(new.digest, (prepared.policy.validity,), prepared, prepared.policy.key_id)
         return prepared
 
 

@@ -18,7 +18,7 @@ from ratelimit_service.cli.doctor.settings import (
     check_variables,
     check_webhook,
 )
-from ratelimit_service.cli.doctor.stores import check_postgres, check_redis, check_schema
+from ratelimit_service.cli.doctor.stores import check_decision_database, check_postgres, check_redis, check_schema
 from ratelimit_service.cli.environment import describe_setting_errors, with_dev_stores
 from ratelimit_service.cli.errors import Exit, report_errors
 from ratelimit_service.cli.options import AsJson
@@ -63,5 +63,6 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from postgres
     if all(finding.severity is not Severity.ERROR for finding in postgres):
         yield from check_schema(settings)
+        yield from check_decision_database(settings)
     for check in (check_redis, check_transport, check_tls, check_ports, check_open_ports, check_console, check_webhook):
         yield from check(settings)

@@ -21,7 +21,13 @@ from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
 from ratelimit_service.webhook.open import open_webhook
 
-_OF_COMMANDS = {"RATELIMIT_SERVER", "RATELIMIT_TOKEN", "RATELIMIT_API_KEY", "RATELIMIT_TRACEBACK"}
+_OF_COMMANDS = {
+    "RATELIMIT_SERVER",
+    "RATELIMIT_ADMIN_SERVER",
+    "RATELIMIT_TOKEN",
+    "RATELIMIT_API_KEY",
+    "RATELIMIT_TRACEBACK",
+}
 _HEALTH_SECONDS = 2.0
 
 
@@ -109,6 +115,8 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
             yield Finding.error("port", str(error))
         return
     yield Finding.ok("port", f"{settings.listen} is free")
+    if settings.admin_listen:
+        yield _check_port("admin port", settings.admin_listen, "RATELIMIT_ADMIN_LISTEN")
     if settings.operations_listen:
         yield _check_port("operations port", settings.operations_listen, "RATELIMIT_OPERATIONS_LISTEN")
     if settings.console_listen:

@@ -15,6 +15,7 @@ from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.postgres import migrate
+from ratelimit_service.postgres.grants import DECISION_TABLES
 from ratelimit_service.settings import Settings
 
 _POSTGRES_SECONDS = 3
@@ -48,6 +49,41 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
         yield Finding.warning("postgres", "is read-only, as a standby is: calls are decided, nothing can be changed")
     else:
         yield Finding.ok("postgres", f"version {version // 10_000}")
+
+
+def check_decision_database(settings: Settings) -> Iterator[Finding]:
+    """Whether the role that decides, if there is one of its own, reads what it needs and can change nothing."""
+    url = settings.decision_database_url.get_secret_value()
+    if not url:
+        return
+    subject = "decision database"
+    if not url.startswith(_POSTGRES_SCHEMES):
+        yield Finding.error(subject, "RATELIMIT_DECISION_DATABASE_URL does not begin with postgresql://")
+        return
+    try:
+        with psycopg.connect(url, connect_timeout=_POSTGRES_SECONDS) as connection:
+            unreadable = _tables_without(connection, "SELECT")
+            writable = sorted(set(DECISION_TABLES) - set(_tables_without(connection, "INSERT, UPDATE, DELETE")))
+    except psycopg.Error as error:
+        yield Finding.error(subject, f"RATELIMIT_DECISION_DATABASE_URL: {_first_line(error)}")
+        return
+    if unreadable:
+        yield Finding.error(
+            subject, f"its role may not read {', '.join(unreadable)}; run `ratelimit-service migrate --print-grants`"
+        )
+    elif writable:
+        yield Finding.warning(subject, f"its role may write {', '.join(writable)}, which decisions never need")
+    else:
+        yield Finding.ok(subject, "its role reads, and can change nothing")
+
+
+def _tables_without(connection: psycopg.Connection, privileges: str) -> list[str]:
+    """Tables of decisions on which the role has none of these privileges."""
+    rows = connection.execute(
+        "SELECT name FROM unnest(%s::text[]) AS name WHERE NOT has_table_privilege(name, %s) ORDER BY name",
+        (list(DECISION_TABLES), privileges),
+    )
+    return [name for (name,) in rows.fetchall()]
 
 
 def _is_read_only(connection: psycopg.Connection) -> bool:

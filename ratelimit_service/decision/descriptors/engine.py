@@ -1,9 +1,10 @@
 """Decisions on descriptors: all limits that apply to a request are charged at once, or none is."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from asyncio import gather
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
+from ratelimit_service.decision.charge import MAX_BUCKETS, NEVER, Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.descriptors.outcome import (
     DescriptorStatus,
     RequestDecision,
@@ -11,6 +12,7 @@ from ratelimit_service.decision.descriptors.outcome import (
     passed,
     refused,
     uncounted,
+    undecided,
 )
 from ratelimit_service.decision.descriptors.request import (
     MAX_HITS,
@@ -33,9 +35,13 @@ from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage import NO_SERIES, Series
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import InvalidArgument, Unavailable
+from ratelimit_service.errors import InvalidArgument, LookupDeferred, Unavailable
 
 _EXPIRED = Validity(0)
+_NEW = LookupDeferred("not looked up yet")
+_Found: TypeAlias = Policy | LookupDeferred | None
+"""What was found for a key: None if it is unknown, an error if it was not looked up in time."""
+
 _NO_BUCKETS = (ChargeResult(charged=True, limit_results=()),)
 _MAX_SELECTIONS = 10_000  # selections of plans for which limit sets are cached
 _RULE_FAILURES = {
@@ -88,6 +94,12 @@ class PreparedRequest(NamedTuple):
     charge: Charge
     validities: tuple[Validity, ...] = ()
 
+    @property
+    def key_id(self) -> str:
+        """The key that the request is of, if it is one descriptor with an API key; else empty."""
+        single = self.single
+        return single.policy.key_id if single is not None and single.policy is not None else ""
+
 
 class DescriptorEngine:
     """Decides requests that are described by descriptors, as Envoy's rate limit protocol has them.
@@ -117,20 +129,50 @@ class DescriptorEngine:
         Raises InvalidArgument with the path of the invalid field, and Unavailable when a policy cannot be read.
         """
         check_request(request)
+        prepared = self._prepare(request, {})
+        while prepared is None:  # keys are new: all of them at once, so that they are read from Postgres together
+            prepared = self._prepare(request, await self._resolve_all(request, deadline))
+        return prepared
+
+    def _prepare(self, request: DescribedRequest, found: Mapping[str, _Found]) -> PreparedRequest | None:
+        """Find the limits, of keys that were verified before or are in FOUND. None when another is needed."""
         items: list[_Item] = []
         validities: list[Validity] = []
         tree: RuleTree | None = None
         for index, descriptor in enumerate(request.descriptors):
             if descriptor.names_key:
                 api_key, resource = key_and_resource(index, descriptor)
-                policy = self._keys.verified(api_key) or await self._keys.resolve(api_key, deadline)
-                validities.append(policy.validity if policy else _EXPIRED)
-                items.append(self._by_plan(policy, resource, descriptor.hits))
+                policy = self._keys.verified(api_key) or found.get(api_key, _NEW)
+                if isinstance(policy, Policy):
+                    validities.append(policy.validity)
+                    items.append(self._by_plan(policy, resource, descriptor.hits))
+                elif policy is _NEW:
+                    return None
+                else:
+                    validities.append(_EXPIRED)
+                    unknown = refused(Reason.KEY_UNKNOWN, Source.POLICY)
+                    items.append(_Settled(unknown if policy is None else undecided(), descriptor.hits))
             else:
                 tree = tree or self._tree(request.domain)
                 validities.append(tree.validity)
                 items.append(_by_rules(tree, descriptor))
         return _prepared(_apply_replacements(items), tuple(validities))
+
+    async def _resolve_all(self, request: DescribedRequest, deadline: float | None) -> Mapping[str, _Found]:
+        """The policies of the keys in a request that were not verified before."""
+        api_keys = {
+            key_and_resource(index, descriptor)[0]: None
+            for index, descriptor in enumerate(request.descriptors)
+            if descriptor.names_key
+        }
+        policies = await gather(*(self._resolve(api_key, deadline) for api_key in api_keys))
+        return dict(zip(api_keys, policies, strict=True))
+
+    async def _resolve(self, api_key: str, deadline: float | None) -> _Found:
+        try:
+            return self._keys.verified(api_key) or await self._keys.resolve(api_key, deadline)
+        except LookupDeferred as error:
+            return error
 
     async def decide(self, prepared: PreparedRequest, deadline: float | None = None) -> RequestDecision:
         """Charge the hits of all descriptors of a request, or none; none if DEADLINE passes before they can be sent.
@@ -165,9 +207,7 @@ class DescriptorEngine:
             tree.validity.invalidate()  # nothing would invalidate it when the domain gets rules
         return tree
 
-    def _by_plan(self, policy: Policy | None, resource: str, hits: int) -> _Item:
-        if policy is None:
-            return _Settled(refused(Reason.KEY_UNKNOWN, Source.POLICY), hits)
+    def _by_plan(self, policy: Policy, resource: str, hits: int) -> _Item:
         selection = policy.select(clip_resource(resource))
         if policy.refusal is not None:
             return _Settled(refused(policy.refusal, Source.POLICY, policy), hits, selection.series)
@@ -281,18 +321,18 @@ def _merge_buckets(items: Sequence[_Item]) -> _MergedBuckets:
                 buckets.append(bucket)
                 costs.append(hits)
             else:  # two descriptors with one bucket: a store would evaluate each cost by itself
-                costs[index] = _add_hits(costs[index], hits)
+                costs[index] += hits
         indexes.append(own)
-    return _MergedBuckets(tuple(buckets), tuple(costs), tuple(indexes))
-
-
-def _add_hits(hits: int, more: int) -> int:
-    total = hits + more
-    if abs(total) > MAX_HITS:
+    if len(buckets) > MAX_BUCKETS:  # only by plans that overrides have given more limits than plans may have
         raise InvalidArgument.of(
-            "descriptors", f"have {total} hits for one limit in total; at most {MAX_HITS} are allowed in a request"
+            "descriptors", f"have {len(buckets)} limits in total; at most {MAX_BUCKETS} can be charged at once"
         )
-    return total
+    return _MergedBuckets(tuple(buckets), tuple([_bounded(cost) for cost in costs]), tuple(indexes))
+
+
+def _bounded(cost: int) -> int:
+    """A sum of hits as a cost that stores compute with, and with the same result: MAX_HITS + 1 never fit either."""
+    return max(min(cost, MAX_HITS + 1), -MAX_HITS)
 
 
 def _decide_statuses(

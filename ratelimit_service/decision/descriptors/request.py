@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ratelimit_service.decision.descriptors.rules import Blocked
-from ratelimit_service.decision.limit import Quota
+from ratelimit_service.decision.limit import MAX_TOKENS, Quota
 from ratelimit_service.errors import InvalidArgument
 
-MAX_DESCRIPTORS = 32
+MAX_DESCRIPTORS = 128
 """Descriptors of one request."""
 
 MAX_ENTRIES = 16
@@ -17,7 +17,8 @@ MAX_KEY_BYTES = 256
 """Length of a domain, and of an entry's key. Values are limited by the message size only: a path or a header that a
 client made long must still be counted, because a proxy that fails open would let it through on an error."""
 
-MAX_HITS = 1_000_000
+MAX_HITS = MAX_TOKENS
+"""Hits of one descriptor: as many as the largest limit has tokens."""
 
 API_KEY = "api_key"
 """The key of the entry that has a secret API key as its value: that key's plan applies."""
@@ -34,7 +35,7 @@ Entries = tuple[tuple[str, str], ...]
 class Descriptor(NamedTuple):
     """One descriptor of a request.
 
-    `hits`: tokens to take, between -1,000,000 and 1,000,000; 0 is a peek, and a negative number refunds, at most up to
+    `hits`: tokens to take, between -MAX_HITS and MAX_HITS; 0 is a peek, and a negative number refunds, at most up to
     an untouched bucket. `override` is a limit that the request brings along in place of the rules'.
     """
 
@@ -52,7 +53,7 @@ class Descriptor(NamedTuple):
 
 
 class DescribedRequest(NamedTuple):
-    """A request as a proxy describes it: 1 to 32 descriptors, and the domain of the rules to apply."""
+    """A request as a proxy describes it: 1 to 128 descriptors, and the domain of the rules to apply."""
 
     domain: str
     descriptors: Sequence[Descriptor]

@@ -111,6 +111,7 @@ class PostgresKeyRepository:
                     "digest": secret.digest,
                     "pepper_version": secret.pepper_version,
                     "expire_time": secret.expires_us,
+                    "environment": secret.environment,
                 }
                 for key in of
                 for secret in key.secrets
@@ -232,5 +233,5 @@ async def read_secrets(connection: AsyncConnection, key_ids: Collection[str]) ->
     )
     by_key: defaultdict[str, list[SecretHash]] = defaultdict(list)
     for row in await connection.execute(statement):
-        by_key[row.key_id].append(SecretHash(row.pepper_version, bytes(row.digest), row.expire_time))
+        by_key[row.key_id].append(SecretHash(row.pepper_version, bytes(row.digest), row.expire_time, row.environment))
     return by_key

@@ -60,5 +60,6 @@ def admitted(method: Method, handle: Handle) -> App:
 def _queued(method: Method, scope: Scope) -> "Turn | None":
     """The turn of a call that has to wait, None if it is refused at once."""
     headers = dict(scope["headers"])
-    share = method.admission.share_of(presented_by(scope, headers.get(b"authorization")))
+    admission = method.admission
+    share = admission.share_of(presented_by(scope, headers, certificates=admission.certificates))
     return method.overload.wait(share, expected_deadline(headers))

@@ -6,12 +6,10 @@ from typing import Final
 
 import structlog
 
-from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
-from ratelimit_service.api.fallback import no_fallback
-from ratelimit_service.api.messages import not_served, parser
+from ratelimit_service.api.messages import not_served
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -42,11 +40,13 @@ def envoy_methods(
     overload: OverloadControl,
 ) -> dict[str, App]:
     """The methods of Envoy's own protocols, by path."""
-    rls = Method(SHOULD_RATE_LIMIT, admission, count, overload, overload.fallback(no_fallback, OVER_LIMIT))
-    ext_authz = Method(AUTHORIZE, admission, count, overload, overload.fallback(no_fallback, SERVICE_UNAVAILABLE))
+    rls = Method(SHOULD_RATE_LIMIT, admission, count, overload, overload.fallback(rate_limits.fallback, OVER_LIMIT))
+    ext_authz = Method(
+        AUTHORIZE, admission, count, overload, overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE)
+    )
     return {
         SHOULD_RATE_LIMIT: unary(rls, rate_limits.read, rate_limits.should_rate_limit),
-        AUTHORIZE: unary(ext_authz, parser(CheckRequest), authorization.check),
+        AUTHORIZE: unary(ext_authz, authorization.read, authorization.check),
     }
 
 

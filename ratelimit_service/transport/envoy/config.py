@@ -4,7 +4,7 @@ The hot paths run in the embedded Python; every other path is proxied to the con
 dictionaries, because Envoy's Python protos cannot be installed together with the wheel that contains Envoy itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -13,6 +13,8 @@ from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
+from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
+from ratelimit_service.transport.envoy.certificates import add_identity_filters
 from ratelimit_service.transport.envoy.shed import local_replies, shed_filter
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
@@ -53,6 +55,10 @@ class EnvoyOptions:
     max_connection_age: float
     """Seconds, plus or minus a tenth, after which a connection is closed gracefully (GOAWAY)."""
     tls: Tls | None
+    gateways: Collection[str] = ()
+    """The names of certificates that make their callers gateways."""
+    admin_methods: AdminPort | None = None
+    """The port of the admin methods, if they have one of their own."""
 
 
 def envoy_config(options: EnvoyOptions) -> Json:
@@ -77,6 +83,10 @@ def envoy_config(options: EnvoyOptions) -> Json:
     _match_only(http["http_filters"][0], options.hot_paths)
     http["http_filters"].insert(0, shed_filter())
     resources["clusters"] = [_control_cluster(options.control_socket)]
+    if options.admin_methods is not None:
+        add_admin_port(resources, options.admin_methods)
+    if options.gateways:
+        add_identity_filters(resources["listeners"], options.gateways)
     config["admin"] = {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}}
     config["node"] = {
         "id": "ratelimit-service",

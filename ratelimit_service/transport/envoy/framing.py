@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any, Final, TypeAlias
 
 from ratelimit_service.api.messages import MAX_MESSAGE, deadline_passed, message_too_large
-from ratelimit_service.api.presented import Presented
+from ratelimit_service.api.presented import CERTIFICATE_HEADER, Presented
 from ratelimit_service.errors import ResourceExhausted, Unimplemented
 
 Event: TypeAlias = MutableMapping[str, Any]
@@ -19,6 +19,7 @@ PREFIX: Final = 5
 
 _GRPC: Final = b"application/grpc"
 _SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_CERTIFICATE: Final = CERTIFICATE_HEADER.encode()
 _MAX_DIGITS: Final = 9
 """gRPC's PROTOCOL-HTTP2 allows 8; grpc-core accepts 9."""
 
@@ -55,12 +56,14 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     return headers
 
 
-def presented_by(scope: Scope, authorization: bytes | None) -> Presented:
-    """What a call presents of its caller, with its header AUTHORIZATION, of which Envoy makes one if there are several.
+def presented_by(scope: Scope, headers: dict[bytes, bytes], *, certificates: bool) -> Presented:
+    """What a call presents of its caller. Of several headers `authorization` Envoy makes one.
 
-    The peer is the other end of the connection itself: our Envoy takes it from no header.
+    The peer is the other end of the connection itself: our Envoy takes it from no header. CERTIFICATES: whether it
+    writes the header that names the caller's certificate, which is anybody's otherwise.
     """
-    return Presented(authorization, scope.get("client") or "")
+    certificate = headers.get(_CERTIFICATE, b"").decode("ascii", "replace") if certificates else ""
+    return Presented(headers.get(b"authorization"), scope.get("client") or "", certificate)
 
 
 def deadline_of(headers: dict[bytes, bytes]) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ratelimit_service.api.authentication import UNDECIDED
+from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import Unavailable
@@ -40,7 +41,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
-        presented = presented_by(scope, headers.get(b"authorization"))
+        presented = presented_by(scope, headers, certificates=admission.certificates)
         caller = await admission.admit(presented, deadline)
         with admission.watching(presented) as revoked:
             async with aclosing(_groups(receive, headers.get(b"grpc-encoding"), drain, revoked)) as groups:
@@ -57,7 +58,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         responses = ResponseStream(send)
         try:
-            method.overload.check_open(method.admission.share_of(presented_by(scope, None)))
+            method.overload.check_open(Share("", scope.get("client")))
             await respond(scope, receive, responses)
         except Exception as error:  # noqa: BLE001 the last place that can respond
             code = await responses.fail(error, method.name)

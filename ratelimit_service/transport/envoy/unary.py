@@ -36,7 +36,7 @@ def unary(
 ) -> App:
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
-    token_required = admission.token_required
+    is_open, certificates = admission.is_open, admission.certificates
     end = method.overload.end
 
     async def respond(scope: Scope, receive: Receive) -> bytes:
@@ -45,11 +45,10 @@ def unary(
         # Envoy does not cancel a call that is abandoned: it reports that here, and everything below runs without
         # suspending until the call has joined a batch (except for a token that is not cached).
         data = await _read_message(receive, headers.get(b"grpc-encoding"), name)
-        authorization = headers.get(b"authorization")
-        if authorization is None and not token_required:
+        if is_open and headers.get(b"authorization") is None:
             caller = ANONYMOUS
         else:
-            caller = await admission.admit(presented_by(scope, authorization), deadline)
+            caller = await admission.admit(presented_by(scope, headers, certificates=certificates), deadline)
         request = read(data)
         check_deadline(deadline)
         return frame((await call(request, caller, deadline)).SerializeToString())

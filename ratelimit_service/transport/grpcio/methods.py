@@ -1,6 +1,6 @@
 """Every method that this transport serves, with its interceptors around it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -16,7 +16,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser
+from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser, served_elsewhere
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -105,11 +105,11 @@ def envoy_methods(
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
     should_rate_limit = intercept(
-        unary(rate_limits.read, rate_limits.should_rate_limit), overload.fallback(no_fallback, OVER_LIMIT)
+        unary(rate_limits.read, rate_limits.should_rate_limit), overload.fallback(rate_limits.fallback, OVER_LIMIT)
     )
     check = intercept(
-        unary(parser(external_auth_pb2.CheckRequest), authorization.check),
-        overload.fallback(no_fallback, SERVICE_UNAVAILABLE),
+        unary(authorization.read, authorization.check),
+        overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE),
     )
     return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
@@ -143,6 +143,11 @@ def admin_methods(
     )
 
 
+def methods_elsewhere(methods: Iterable[str]) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """METHODS that are served at another address, and here only say so, to callers with a token or without."""
+    return {method: _streamed(method, convert_errors(_served_elsewhere)) for method in methods}
+
+
 def _bound(service: str, methods: Mapping[str, _Bound]) -> dict[str, Any]:
     paths = {f"/{service}/{name}": bind for name, bind in methods.items()}
     return {path: adapt(path, handler) for path, (adapt, handler) in paths.items()}
@@ -172,3 +177,7 @@ def _streamed(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, by
 
 async def _not_served(call: Call) -> bytes:
     raise not_served(call.method)
+
+
+async def _served_elsewhere(call: Call) -> bytes:
+    raise served_elsewhere(call.method)

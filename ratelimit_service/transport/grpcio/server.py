@@ -1,6 +1,8 @@
 """The server of this transport: every service on one `grpc.aio` port."""
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
 
@@ -19,7 +21,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.grpcio.context import present_direct, present_proxied
+from ratelimit_service.transport.grpcio.context import direct, proxied
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
     ENVOY_AUTHORIZATION_SERVICE,
@@ -31,6 +33,7 @@ from ratelimit_service.transport.grpcio.methods import (
     decision_interceptor,
     decision_methods,
     envoy_methods,
+    methods_elsewhere,
 )
 from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
@@ -89,8 +92,41 @@ class Planes(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Port:
+    """One address, and what is served there besides health and reflection."""
+
+    listen: str
+    setting: str
+    methods: "Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]"
+    services: tuple[str, ...]
+    """Those that reflection lists."""
+    server: grpc.aio.Server | None = None
+    number: int = 0
+    """The port that is open, 0 before it is and on a unix socket."""
+
+
+_DECISION_SERVICES: Final = (RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE)
+
+
+def _ports(
+    settings: Settings,
+    decisions: "dict[str, grpc.RpcMethodHandler[bytes, bytes]]",
+    admin: "dict[str, grpc.RpcMethodHandler[bytes, bytes]]",
+) -> list[_Port]:
+    listen, setting = settings.listen, "RATELIMIT_LISTEN"
+    if not settings.admin_listen:
+        return [_Port(listen, setting, decisions | admin, (KEY_ADMIN_SERVICE, *_DECISION_SERVICES))]
+    return [
+        _Port(listen, setting, decisions | methods_elsewhere(admin), _DECISION_SERVICES),
+        _Port(settings.admin_listen, "RATELIMIT_ADMIN_LISTEN", admin, (KEY_ADMIN_SERVICE,)),
+    ]
+
+
 class GrpcServer:
-    """Serves RateLimitService, KeyAdminService, health and reflection on `settings.listen`.
+    """Serves RateLimitService, Envoy's services, KeyAdminService, health and reflection on `settings.listen`.
+
+    With `settings.admin_listen` KeyAdminService is served there instead, with health and reflection of its own.
 
     Several processes may open the same port (SO_REUSEPORT); the kernel spreads connections over them.
     """
@@ -98,32 +134,32 @@ class GrpcServer:
     def __init__(self, settings: Settings, planes: Planes, *, behind_envoy: bool = False) -> None:
         """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
         self._settings = settings
-        present = present_proxied if behind_envoy else present_direct
+        present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
         self._health = Health(planes.probes)
         calls = planes.counts.calls
-        admission = decision_admission(planes.authenticator, protect=settings.checks_protected)
-        intercept = decision_interceptor(admission, calls, present, planes.overload)
-        self._handlers = (
-            decision_methods(planes.rate_limit, admission, intercept)
-            | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, planes.overload)
-            | admin_methods(planes.key_admin, planes.authenticator, calls, present)
+        admission = decision_admission(
+            planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
         )
-        self._server: grpc.aio.Server | None = None
+        intercept = decision_interceptor(admission, calls, present, planes.overload)
+        decisions = decision_methods(planes.rate_limit, admission, intercept) | envoy_methods(
+            planes.envoy_rate_limit, planes.envoy_authorization, intercept, planes.overload
+        )
+        admin = admin_methods(planes.key_admin, planes.authenticator, calls, present)
+        self._ports = _ports(settings, decisions, admin)
         self._notify: Notify = send_goaway
-        self.port = 0
+
+    @property
+    def port(self) -> int:
         """The port that is open, 0 before `start` and on a unix socket."""
+        return self._ports[0].number
 
     async def start(self) -> None:
         """Open the port and serve. Raises StartupError if it cannot be opened or TLS is not set up right."""
-        server = grpc.aio.server(options=_options(self._settings))
-        self.port = self._open(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        ours = (KEY_ADMIN_SERVICE, RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE)
-        reflection.enable_server_reflection((*ours, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        server.add_generic_rpc_handlers((Methods(self._handlers),))
+        servers = [self._open(port) for port in self._ports]
         await self._health.start()  # last, because nothing can fail after it
-        await server.start()
-        self._server = server
+        for port, server in zip(self._ports, servers, strict=True):
+            await server.start()
+            port.server = server
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 a bound for the calls, not for this method
         """Stop: report it to health watchers, close connections gracefully, and give calls at most TIMEOUT seconds.
@@ -131,13 +167,14 @@ class GrpcServer:
         Calls that come before their client has disconnected are served, for at most a second and half of TIMEOUT.
         """
         await self._health.drain()
-        if self._server is None:
+        if all(port.server is None for port in self._ports):
             return
         began = monotonic()
-        left = await close_gracefully(self.port, min(timeout / 2, _MAX_GRACE), self._notify) if self.port else 0
-        await self._server.stop(max(timeout - (monotonic() - began), 0))
-        self._server = None
-        _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=left)
+        numbers = [port.number for port in self._ports if port.server is not None and port.number]
+        grace = min(timeout / 2, _MAX_GRACE)
+        left = await asyncio.gather(*(close_gracefully(number, grace, self._notify) for number in numbers))
+        await self._stop(max(timeout - (monotonic() - began), 0))
+        _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=sum(left))
 
     async def announce_drain(self) -> None:
         """Report to health watchers that this server is about to end, and keep serving."""
@@ -149,24 +186,33 @@ class GrpcServer:
         Calls under way get at most TIMEOUT seconds to end.
         """
         await self._health.stop()
-        if self._server is not None:
-            await self._server.stop(timeout)
-            self._server = None
+        await self._stop(timeout)
 
-    def _open(self, server: grpc.aio.Server) -> int:
-        listen = self._settings.listen
+    async def _stop(self, seconds: float) -> None:
+        servers = [port.server for port in self._ports if port.server is not None]
+        for port in self._ports:
+            port.server = None
+        await asyncio.gather(*(server.stop(seconds) for server in servers))
+
+    def _open(self, port: _Port) -> grpc.aio.Server:
+        """A server on PORT, which is open now and served once the server is started."""
+        server = grpc.aio.server(options=_options(self._settings))
         found = certificates(self._settings)
         self._notify = send_goaway if found is None else send_nothing
         try:
             if found is None:
-                port = server.add_insecure_port(listen)
+                number = server.add_insecure_port(port.listen)
             else:
-                port = server.add_secure_port(listen, found.credentials())
+                number = server.add_secure_port(port.listen, found.credentials())
         except RuntimeError as error:
             raise StartupError(
-                f"the gRPC port cannot be opened on {listen!r}: {error}; set RATELIMIT_LISTEN to one that is free"
+                f"the gRPC port cannot be opened on {port.listen!r}: {error}; set {port.setting} to one that is free"
             ) from error
-        return 0 if listen.startswith("unix:") else port
+        port.number = 0 if port.listen.startswith("unix:") else number
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        reflection.enable_server_reflection((*port.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        server.add_generic_rpc_handlers((Methods(port.methods),))
+        return server
 
 
 def _options(settings: Settings) -> tuple[tuple[str, int], ...]:

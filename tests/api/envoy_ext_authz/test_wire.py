@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import grpc
 import pytest
@@ -196,7 +197,7 @@ def test_a_limit_in_shadow_is_not_reported(server: Server) -> None:
 @pytest.mark.parametrize(
     ("extensions", "field"),
     [
-        ({"cost": "1000001"}, "cost"),
+        ({"cost": "9007199255"}, "cost"),
         ({"cost": "-1"}, "cost"),
         ({"cost": ""}, "cost"),
         ({"cost": "1.5"}, "cost"),
@@ -207,15 +208,58 @@ def test_a_limit_in_shadow_is_not_reported(server: Server) -> None:
     ],
 )
 def test_a_malformed_route(server: Server, extensions: dict[str, str], field: str) -> None:
-    """INVALID_ARGUMENT with the entry of context_extensions named, whatever the key, and nothing is charged."""
+    """INVALID_ARGUMENT with the entry of context_extensions named, for its author to notice, and nothing is charged.
+
+    Without a key nothing else is read: it is a denial.
+    """
     _, key = server.key("once")
-    for headers in ({"x_api_key": key}, {}):
-        with pytest.raises(Refused) as caught:
-            authorize(server, extensions=extensions, **headers)
-        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
-        assert caught.value.fields == [f"attributes.context_extensions[{field}]"]
+    with pytest.raises(Refused) as caught:
+        authorize(server, extensions=extensions, x_api_key=key)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.fields == [f"attributes.context_extensions[{field}]"]
+    assert authorize(server, extensions=extensions).denied_response.status.code == 401
     allowed = authorize(server, x_api_key=key)
     assert values(allowed.ok_response.response_headers_to_add)["x-ratelimit-remaining"] == "19"
+
+
+@pytest.mark.parametrize(
+    "http",
+    [
+        {"path": "/" + "x" * 65_536},
+        {"path": "/" + "x" * 200_000},
+        {"headers": {f"x-{number}": "" for number in range(257)}},
+        {"headers": {f"x-{number}": "" for number in range(8_000)}},
+        {"headers": {"x": "y" * 70_000}},
+        {"header_map": {"headers": [{}] * 257}},
+        {"header_map": {"headers": [{}] * 30_000}},
+        b"\xff\xff",
+        b"\x0a\xff\xff\xff\xff\x0f",
+    ],
+)
+def test_out_of_bounds(server: Server, http: dict[str, Any] | bytes) -> None:
+    """413 with a problem, whatever the key: an error would let it pass where Envoy allows on errors."""
+    _, key = server.key("once")
+    data = http
+    if not isinstance(http, bytes):
+        request = CheckRequest(attributes={"request": {"http": http}})
+        if "header_map" not in http:
+            request.attributes.request.http.headers["x-api-key"] = key
+        data = request.SerializeToString()
+    response = CheckResponse.FromString(send(server, AUTHORIZE, data))
+    assert response.status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert response.denied_response.status.code == 413
+    assert problem(response)["reason"] == response.dynamic_metadata["reason"] == "REQUEST_OUT_OF_BOUNDS"
+    assert values(response.denied_response.headers) == {"content-type": PROBLEM_TYPE}
+
+
+def test_the_largest_cost(server: Server) -> None:
+    """It is decided, to the token."""
+    plan = {"name": "largest", "limits": [{"name": "most", "quota": {"amount": 9_007_199_254, "window": "YEAR"}}]}
+    server.manage().ManagePlan(admin_pb2.ManagePlanRequest(create={"plan": plan}), metadata=server.as_admin)
+    _, key = server.key("largest")
+    costs = ("9007199253", "2", "1", "1")
+    found = [authorize(server, extensions={"cost": cost}, x_api_key=key).status.code for cost in costs]
+    assert found == [0, 8, 0, 8]
 
 
 def test_raw_headers(server: Server) -> None:

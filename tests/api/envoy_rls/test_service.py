@@ -7,6 +7,7 @@ from decision.memory import burst
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import PreparedRequest
 from ratelimit_service.decision.descriptors.rules import DomainRules
@@ -22,7 +23,7 @@ class Service:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.service = EnvoyRateLimitService(world.engine, LimitHeaders(""), world.clock)
+        self.service = EnvoyRateLimitService(world.engine, LimitHeaders(""), world.clock, ReasonCounts("x"))
 
     def is_cached(self, data: bytes) -> bool:
         return isinstance(self.service.read(data), PreparedRequest)

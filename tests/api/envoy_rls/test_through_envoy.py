@@ -12,11 +12,13 @@ from api.envoy.front import (
     limited_route,
     rate_limit_filter,
     route,
+    with_token,
 )
 from api.envoy.upstream import Upstream
 from api.envoy.wire import bucket, put_rules, quota
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service.management.tokens import Role
 
 KEYED = from_headers(api_key="x-api-key")
 LIMIT_HEADERS = {"ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
@@ -123,7 +125,10 @@ def test_hits_of_the_request(server: Server, front: StartFront) -> None:
 
 
 def test_hits_of_a_descriptor(server: Server, front: StartFront) -> None:
-    """A route's own hits win: a number, one from the request, 0 that peeks, and negative ones that refund."""
+    """A route's own hits win: a number, one from the request, 0 that peeks, and negative ones that refund.
+
+    The last need a token of role gateway.
+    """
     hits = {
         "/big": {"number": 18},
         "/cost": {"format": "%REQ(x-cost)%"},
@@ -131,7 +136,8 @@ def test_hits_of_a_descriptor(server: Server, front: StartFront) -> None:
         "/refund": {"number": 3, "is_negative_hits": True},
     }
     routes = [limited_route({**KEYED, "hits_addend": addend}, prefix=prefix) for prefix, addend in hits.items()]
-    envoy = front(rate_limit_filter(), routes=[*routes, route(KEYED)])
+    limits = with_token(rate_limit_filter(), server.tokens[Role.GATEWAY])
+    envoy = front(limits, routes=[*routes, route(KEYED)])
     _, key = server.key("once")
     assert remaining(envoy.get("/big", x_api_key=key)) == 2
     assert remaining(envoy.get("/cost", x_api_key=key, x_cost="2")) == 0
@@ -171,8 +177,8 @@ def test_rules(server: Server, front: StartFront) -> None:
         assert [envoy.get(x_tenant=tenant).status for _ in range(2)] == [200, 429]
 
 
-def test_the_requests_own_limit(front: StartFront) -> None:
-    """A limit that Envoy takes from its metadata is the one that applies."""
+def test_the_requests_own_limit(server: Server, front: StartFront) -> None:
+    """A limit that Envoy takes from its metadata is the one that applies, if Envoy has a token of role gateway."""
     metadata = {
         "name": "set_metadata",
         "typed_config": {
@@ -181,9 +187,8 @@ def test_the_requests_own_limit(front: StartFront) -> None:
         },
     }
     own = {"dynamic_metadata": {"metadata_key": {"key": "limits", "path": [{"key": "own"}]}}}
-    envoy = front(
-        metadata, rate_limit_filter(f"own-{time.time_ns()}"), routes=[route({**generic(a="1"), "limit": own})]
-    )
+    limits = with_token(rate_limit_filter(f"own-{time.time_ns()}"), server.tokens[Role.GATEWAY])
+    envoy = front(metadata, limits, routes=[route({**generic(a="1"), "limit": own})])
     replies = [envoy.get() for _ in range(4)]
     assert [reply.status for reply in replies] == [200, 200, 200, 429]
     assert replies[0].headers["ratelimit-policy"] == '"day";q=3;w=86400'

@@ -18,6 +18,7 @@ from api.envoy.wire import (
 )
 from fixtures.served import Server
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from ratelimit_service.management.tokens import Role
 
 Unit = RateLimitResponse.RateLimit
 UINT32_MAX = 2**32 - 1
@@ -84,15 +85,31 @@ def test_hits_of_a_descriptor(server: Server) -> None:
 
 
 def test_negative_hits_refund(server: Server) -> None:
-    """is_negative_hits refunds tokens, never above the full limit, and is not denied at one that is used up."""
+    """A gateway refunds tokens by is_negative_hits, never above the full limit, and at one that is used up too."""
     domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
     ask(server, descriptor(A, hits_addend={"value": 5}), domain=domain)
-    response = ask(server, descriptor(A, hits_addend={"value": 2}, is_negative_hits=True), domain=domain)
+
+    def refund(hits: int = 0, **fields: object) -> RateLimitResponse:
+        of_its_own = {"hits_addend": {"value": hits}} if hits else {}
+        asked = descriptor(A, is_negative_hits=True, **of_its_own)
+        return ask(server, asked, domain=domain, token=server.tokens[Role.GATEWAY], **fields)
+
+    response = refund(2)
     assert (response.overall_code, response.statuses[0].limit_remaining) == (OK, 2)
-    assert ask(server, descriptor(A, is_negative_hits=True), domain=domain).statuses[0].limit_remaining == 3
-    assert (
-        ask(server, descriptor(A, is_negative_hits=True), domain=domain, hits_addend=9).statuses[0].limit_remaining == 5
-    )
+    assert refund().statuses[0].limit_remaining == 3
+    assert refund(hits_addend=9).statuses[0].limit_remaining == 5
+
+
+@pytest.mark.parametrize("role", [None, Role.VIEWER, Role.ADMIN])
+def test_refunds_of_others_are_peeks(server: Server, role: Role | None) -> None:
+    """Whoever is no gateway gets no token back, by no bytes that a gateway has sent before either, and no error."""
+    domain = put_rules(server, {"key": "a", "limits": [quota(5)]})
+    ask(server, descriptor(A, hits_addend={"value": 5}), domain=domain)
+    refund = descriptor(A, hits_addend={"value": 1}, is_negative_hits=True)
+    gateway, other = server.tokens[Role.GATEWAY], role and server.tokens[role]
+    for token, left in ((other, 0), (gateway, 1), (other, 1), (gateway, 2), (gateway, 3), (other, 3)):
+        response = ask(server, refund, domain=domain, token=token)
+        assert (response.overall_code, response.statuses[0].limit_remaining) == (OK, left)
 
 
 def test_nothing_matches(server: Server) -> None:
@@ -182,15 +199,37 @@ def test_more_remaining_than_the_protocol_can_hold(server: Server) -> None:
 
 
 def test_the_requests_own_limit(server: Server) -> None:
-    """A limit that the request brings along takes the place of the rules', and one of 0 denies everything."""
+    """A limit that a gateway sends takes the place of the rules', and one of 0 denies everything."""
     domain = put_rules(server, {"key": "a", "limits": [quota(100, name="hundred")]})
     own = descriptor(A, limit={"requests_per_unit": 2, "unit": "HOUR"})
-    status = ask(server, own, domain=domain).statuses[0]
+    gateway = {"domain": domain, "token": server.tokens[Role.GATEWAY]}
+    status = ask(server, own, **gateway).statuses[0]
     assert (status.current_limit.requests_per_unit, status.current_limit.unit) == (2, Unit.HOUR)
-    assert [ask(server, own, domain=domain).overall_code for _ in range(2)] == [OK, OVER_LIMIT]
+    assert [ask(server, own, **gateway).overall_code for _ in range(2)] == [OK, OVER_LIMIT]
     assert remaining(server, domain, A) == 100
-    nothing = ask(server, descriptor(C, limit={"unit": "DAY"}), domain=domain)
+    nothing = ask(server, descriptor(C, limit={"unit": "DAY"}), **gateway)
     assert nothing.overall_code == OVER_LIMIT
+
+
+@pytest.mark.parametrize("role", [None, Role.VIEWER, Role.ADMIN])
+def test_overrides_of_others_are_ignored(server: Server, role: Role | None) -> None:
+    """Whoever is no gateway is limited by the rules, whatever limit he sends, malformed or beside a key."""
+    domain = put_rules(server, {"key": "a", "limits": [quota(100, name="hundred")]})
+    gateway, other = server.tokens[Role.GATEWAY], role and server.tokens[role]
+    own = descriptor(A, limit={"requests_per_unit": 4_000_000, "unit": "HOUR"})
+    for token, name, left in (
+        (other, "hundred", 99),
+        (gateway, "", 3_999_999),
+        (other, "hundred", 98),
+        (gateway, "", 3_999_998),
+    ):
+        status = ask(server, own, domain=domain, token=token).statuses[0]
+        assert (status.current_limit.name, status.limit_remaining) == (name, left)
+    for limit in ({"unit": "DAY"}, {"requests_per_unit": 5, "unit": 77}):
+        assert ask(server, descriptor(A, limit=limit), domain=domain, token=other).overall_code == OK
+    _, key = server.key("once")
+    asked = descriptor(("api_key", key), limit={"requests_per_unit": 5, "unit": "DAY"})
+    assert ask(server, asked, token=other).statuses[0].limit_remaining == 19
 
 
 def test_headers_and_body(server: Server) -> None:

@@ -208,21 +208,37 @@ def test_a_stream_is_read_up_to_a_malformed_message() -> None:
     assert "StreamCheckLimitRequest" in str(error)
 
 
-@pytest.mark.parametrize("count", [0, MAX_BATCH + 1])
-def test_a_batch_has_bounds(count: int) -> None:
-    """None and too many are rejected with the count."""
-    data = BatchCheckLimitRequest(checks=[CheckLimitRequest(api_key="k")] * count).SerializeToString()
-    with pytest.raises(InvalidArgument, match=f"has {count} entries"):
-        World().reader.batch(data)
+@pytest.mark.parametrize("odd", [b"", b"\x78\x01"], ids=["plain", "beside a field of a later version"])
+@pytest.mark.parametrize(
+    ("count", "size", "problem"),
+    [
+        (0, 1, "has 0 entries"),
+        (MAX_BATCH + 1, 1, "has more than 256 entries"),
+        (MAX_BATCH + 1, 100, "has more than 256 entries"),
+        (30_000, 0, "has more than 256 entries"),
+    ],
+)
+def test_a_batch_has_bounds(count: int, size: int, problem: str, odd: bytes) -> None:
+    """None and too many are rejected, however small or large each is."""
+    data = BatchCheckLimitRequest(checks=[CheckLimitRequest(api_key="k" * size)] * count).SerializeToString()
+    with pytest.raises(InvalidArgument, match=problem):
+        World().reader.batch(data + odd)
+
+
+def test_a_large_batch_with_fields_of_a_later_version() -> None:
+    """It is decided as far as we know it."""
+    checks = [CheckLimitRequest(api_key="k" * 67)] * MAX_BATCH
+    data = BatchCheckLimitRequest(checks=checks).SerializeToString() + b"\x78\x01" * 20
+    assert len(World().reader.batch(data)) == MAX_BATCH
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), _odd)
 def test_submessages(parts: list[bytes], odd: bytes) -> None:
     """The messages of a field that stands alone, and None as soon as there is anything else."""
     data = b"".join(map(_field, parts))
-    assert submessages(0x0A, data) == parts
+    assert submessages(0x0A, data, len(parts)) == parts
     if odd:
-        assert submessages(0x0A, data + odd) is None
+        assert submessages(0x0A, data + odd, len(parts) + 1) is None
 
 
 def test_a_message_of_16_kib_is_left_to_protobuf() -> None:
@@ -233,7 +249,7 @@ def test_a_message_of_16_kib_is_left_to_protobuf() -> None:
         b"\x0a" + bytes([len(large) & 127 | 128, len(large) >> 7 & 127 | 128, len(large) >> 14]) + large + _field(small)
     )
     data = message.SerializeToString()
-    assert submessages(0x0A, data) is None
+    assert submessages(0x0A, data, 2) is None
     assert _checks(World().reader.batch(data)) == list(map(_to_check, message.checks))
 
 

@@ -1,5 +1,8 @@
 """Decisions on descriptors: one charge for a request, and a status for each descriptor."""
 
+import asyncio
+from time import monotonic
+
 import pytest
 
 from decision.descriptors.world import (
@@ -20,7 +23,7 @@ from decision.descriptors.world import (
 from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
-from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
+from ratelimit_service.decision.descriptors.request import MAX_HITS, DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit
 from ratelimit_service.decision.limit import Quota, Window
 from ratelimit_service.decision.reason import Reason, Source
@@ -191,9 +194,20 @@ async def test_one_bucket_twice() -> None:
     assert await world.left(A) == 5
     assert (await world.decide(describe(A, hits=3), describe(A, hits=2))).allowed
     assert await world.left(A) == 0
-    for hits in (1_000_000, -1_000_000):
-        with pytest.raises(InvalidArgument, match=f"have {2 * hits} hits"):
-            await world.decide(describe(A, hits=hits), describe(A, hits=hits))
+
+
+async def test_hits_of_one_bucket_beyond_what_stores_compute_with() -> None:
+    """The hits of many descriptors for one limit are summed exactly: a sum that no limit holds is denied for ever."""
+    world = World(node("a", "", RuleLimit(Quota(MAX_HITS, Window.YEAR))))
+    most, refund = describe(A, hits=MAX_HITS), describe(A, hits=-MAX_HITS)
+    for denied in ([most, describe(A)], [most] * 128, [describe(A), most, *[refund, most] * 60]):
+        decision = await world.decide(*denied)
+        assert (decision.allowed, decision.statuses[0].wait_us) == (False, NEVER)
+    assert await world.left(A) == MAX_HITS
+    assert (await world.decide(most, refund, describe(A))).allowed
+    assert await world.left(A) == MAX_HITS - 1
+    assert (await world.decide(*[refund] * 128)).allowed
+    assert await world.left(A) == MAX_HITS
 
 
 async def test_override_of_the_request() -> None:
@@ -290,14 +304,14 @@ async def test_a_resource_of_any_length_is_limited() -> None:
     ("descriptors", "field"),
     [
         ((), "descriptors"),
-        ((describe(A),) * 33, "descriptors"),
+        ((describe(A),) * 129, "descriptors"),
         ((describe(),), "descriptors[0].entries"),
         ((describe(A), describe(*(A,) * 17)), "descriptors[1].entries"),
         ((describe(A, ("", "1")),), "descriptors[0].entries[1].key"),
         ((describe(("k" * 257, "1")),), "descriptors[0].entries[0].key"),
         ((describe(("\u00e9" * 129, "1")),), "descriptors[0].entries[0].key"),
-        ((describe(A, hits=1_000_001),), "descriptors[0].hits_addend"),
-        ((describe(A, hits=-1_000_001),), "descriptors[0].hits_addend"),
+        ((describe(A, hits=MAX_HITS + 1),), "descriptors[0].hits_addend"),
+        ((describe(A, hits=-MAX_HITS - 1),), "descriptors[0].hits_addend"),
         ((describe(("api_key", "x"), A),), "descriptors[0].entries[1].key"),
         ((describe(("api_key", "x"), ("api_key", "y")),), "descriptors[0].entries[1].key"),
         ((describe(("api_key", "x"), override=Quota(1, Window.DAY)),), "descriptors[0].limit"),
@@ -444,3 +458,21 @@ async def test_statuses_are_counted() -> None:
     assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
     assert world.engine.tally[Reason.WITHIN_LIMIT][Source.STORE] == 1
     assert world.engine.tally[Reason.WITHIN_LIMIT][Source.POLICY] == 3
+
+
+async def test_keys_that_cannot_be_read_in_time_are_denied() -> None:
+    """All the keys of a request are read together; those that are not read in time are denied, for a second."""
+    world = World()
+    keys = [world.add_key() for _ in range(3)]
+    request = DescribedRequest("shop", [describe(("api_key", str(key))) for key in keys])
+    await world.rules.refresh_all()
+    world.policies.before_answer = asyncio.Event()
+    decision = await world.engine.decide(await world.engine.prepare(request, monotonic() + 0.02))
+    assert not decision.allowed
+    assert decision.retry_after_us == 1_000_000
+    assert {(status.reason, status.source) for status in decision.statuses} == {
+        (Reason.DEGRADED_DENIED, Source.DEGRADED)
+    }
+    assert [len(fetch) for fetch in world.policies.fetches] == [3]
+    world.policies.before_answer.set()
+    assert (await world.engine.decide(await world.engine.prepare(request))).allowed

@@ -33,7 +33,7 @@ from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
 class Engine: tally = [[0] * 4 for _ in range(10)]
 class Feed: current = True
 class Cache:
-    misses, unreadable = 3, 1
+    misses, unreadable, deferred = 3, 1, 4
     def __len__(self): return 40
 counts = Counts()
 class Descriptors: tally = [[0] * 4 for _ in range(10)]
@@ -111,6 +111,7 @@ async def test_workers_add_up(directory: Path) -> None:
     assert found["ratelimit_calls_total", "OK", "/a/B"] == 4
     assert found["ratelimit_calls_total", "NOT_FOUND", "/a/B"] == 2
     assert found[("ratelimit_policy_cache_misses_total",)] == 6
+    assert found[("ratelimit_lookups_deferred_total",)] == 8
     assert found[("ratelimit_unreadable_policies_total",)] == 2
     assert found[("ratelimit_store_failures_total",)] == 2
     assert found[("ratelimit_policy_cache_policies",)] == 80

@@ -10,7 +10,7 @@ from ratelimit_service.transport.grpcio.server import GrpcServer
 
 async def main() -> None:
     """Serve until SIGTERM."""
-    settings = Settings()
+    settings = Settings(protect_checks=False)  # as a server decides it for loopback
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with open_planes(settings, needs_token=False) as planes:

@@ -175,7 +175,7 @@ type CheckLimitRequest struct {
 	// The resource being called, as the gateway names it: `orders.create`, `GET /v1/orders`. At most 256 bytes, no
 	// control characters. Empty matches only limits for `*`.
 	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
-	// Tokens that the call takes from every limit: 0 to 1,000,000. Absent means 1. 0 is a peek: nothing is charged, and
+	// Tokens that the call takes from every limit: 0 to 9,007,199,254. Absent means 1. 0 is a peek: nothing is charged, and
 	// no limit denies it.
 	Cost *uint64 `protobuf:"varint,4,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
 	// Makes the call idempotent: the same call with the same id within the server's window (30 seconds by default) is

@@ -8,7 +8,7 @@ from .error import RateLimitError, invalid_field, invalid_utf8
 
 _MAX_MESSAGE_BYTES = 64 * 1024
 """The service rejects larger messages. A text above it would only use up the deadline on its way."""
-_MAX_COST = 1_000_000
+_MAX_COST = 9_007_199_254
 _ALWAYS_FITS = _MAX_MESSAGE_BYTES // 4
 """A text of that many characters fits whatever they are: UTF-8 has at most 4 bytes for each."""
 

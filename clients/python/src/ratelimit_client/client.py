@@ -46,9 +46,9 @@ class RateLimitClient:
 
         API_KEY is the secret API key as the caller presented it. A gateway that has verified the key itself passes its
         public KEY_ID instead, which needs a token of role gateway. RESOURCE is what is being called, such as
-        `orders.create`: at most 256 bytes. COST is in tokens, 0 to 1,000,000; 0 is a `peek`. REQUEST_ID makes the call
-        idempotent: repeated within the service's window, it is charged once and gets the first decision. Without one,
-        the client generates one for its own retry.
+        `orders.create`: at most 256 bytes. COST is in tokens, 0 to 9,007,199,254; 0 is a `peek`. REQUEST_ID makes the
+        call idempotent: repeated within the service's window, it is charged once and gets the first decision. Without
+        one, the client generates one for its own retry.
 
         Raises RateLimitError with INVALID_ARGUMENT for an absent key, a field out of bounds or text that is not valid
         UTF-8, and with another code when the token, its role or the target is wrong. When the service fails, nothing is

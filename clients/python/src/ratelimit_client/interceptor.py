@@ -32,7 +32,7 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
     the caller's is logged, and the call ends with INTERNAL.
 
     KEY returns a call's API key (a call without one is refused), RESOURCE what it calls, COST how many tokens it takes:
-    0 to 1,000,000. HEADER_STYLE is the style of the headers, which are in the initial metadata of a refusal.
+    0 to 9,007,199,254. HEADER_STYLE is the style of the headers, which are in the initial metadata of a refusal.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class RateLimitMiddleware:
     responds with 500.
 
     KEY returns a request's API key (a request without one is refused), RESOURCE what it calls, COST how many tokens it
-    takes: 0 to 1,000,000. HEADER_STYLE is the style of the headers.
+    takes: 0 to 9,007,199,254. HEADER_STYLE is the style of the headers.
     """
 
     def __init__(  # noqa: PLR0913  each is independent of the others

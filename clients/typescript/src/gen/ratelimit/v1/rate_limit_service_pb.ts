@@ -59,7 +59,7 @@ export type CheckLimitRequest = Message<"ratelimit.v1.CheckLimitRequest"> & {
   resource: string;
 
   /**
-   * Tokens that the call takes from every limit: 0 to 1,000,000. Absent means 1. 0 is a peek: nothing is charged, and
+   * Tokens that the call takes from every limit: 0 to 9,007,199,254. Absent means 1. 0 is a peek: nothing is charged, and
    * no limit denies it.
    *
    * @generated from field: optional uint64 cost = 4;

@@ -131,7 +131,7 @@ class AttributeContext(_message.Message):
 
     @_builtins.property
     def context_extensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Set by the route: `resource` instead of method and path, and `cost`, 0 to 1,000,000, instead of 1. With
+        """Set by the route: `resource` instead of method and path, and `cost`, 0 to 9,007,199,254, instead of 1. With
         a cost of 0 nothing is charged, and the client gets no headers about its limits.
         """
 

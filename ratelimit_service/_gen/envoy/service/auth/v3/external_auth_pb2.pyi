@@ -60,7 +60,9 @@ class DeniedHttpResponse(_message.Message):
     """A problem in JSON (RFC 9457). Empty for gRPC calls, which get a status."""
     @_builtins.property
     def status(self) -> _http_status_pb2.HttpStatus:
-        """401 (no key, or unknown, revoked, expired), 403 (suspended), 429 (over a limit), 503 (not checked)."""
+        """401 (no key, or unknown, revoked, expired), 403 (suspended), 413 (the request is too large or malformed), 429 (over a
+        limit), 503 (not checked).
+        """
 
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[_base_pb2.HeaderValueOption]:

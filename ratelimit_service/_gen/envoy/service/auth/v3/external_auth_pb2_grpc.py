@@ -48,7 +48,7 @@ class AuthorizationServicer:
 
     def Check(self, request, context):
         """Finds the API key in the request's headers and charges its plan. A denial is a response; errors are for failures,
-        for which Envoy applies its `failure_mode_allow`.
+        for which Envoy applies its `failure_mode_allow`. A request that is too large or malformed is denied, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

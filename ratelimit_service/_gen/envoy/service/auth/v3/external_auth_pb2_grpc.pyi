@@ -35,7 +35,7 @@ class AuthorizationStub:
     def __new__(cls, channel: _aio.Channel) -> AuthorizationAsyncStub: ...
     Check: _grpc.UnaryUnaryMultiCallable[_external_auth_pb2.CheckRequest, _external_auth_pb2.CheckResponse]
     """Finds the API key in the request's headers and charges its plan. A denial is a response; errors are for failures,
-    for which Envoy applies its `failure_mode_allow`.
+    for which Envoy applies its `failure_mode_allow`. A request that is too large or malformed is denied, too.
     """
 
 @_typing.type_check_only
@@ -45,7 +45,7 @@ class AuthorizationAsyncStub(AuthorizationStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_external_auth_pb2.CheckRequest, _external_auth_pb2.CheckResponse]  # type: ignore[assignment]
     """Finds the API key in the request's headers and charges its plan. A denial is a response; errors are for failures,
-    for which Envoy applies its `failure_mode_allow`.
+    for which Envoy applies its `failure_mode_allow`. A request that is too large or malformed is denied, too.
     """
 
 class AuthorizationServicer(metaclass=_abc_1.ABCMeta):
@@ -58,7 +58,7 @@ class AuthorizationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_external_auth_pb2.CheckResponse, _abc.Awaitable[_external_auth_pb2.CheckResponse]]:
         """Finds the API key in the request's headers and charges its plan. A denial is a response; errors are for failures,
-        for which Envoy applies its `failure_mode_allow`.
+        for which Envoy applies its `failure_mode_allow`. A request that is too large or malformed is denied, too.
         """
 
 def add_AuthorizationServicer_to_server(servicer: AuthorizationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -37,7 +37,7 @@ class RateLimitRequest(_message.Message):
     """Tokens taken by each descriptor that does not set its own, at most 1,000,000. 0 means 1."""
     @_builtins.property
     def descriptors(self) -> _containers.RepeatedCompositeFieldContainer[_ratelimit_pb2.RateLimitDescriptor]:
-        """1 to 32 descriptors."""
+        """1 to 128 descriptors."""
 
     def __init__(
         self,

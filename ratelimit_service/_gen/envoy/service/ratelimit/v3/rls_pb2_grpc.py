@@ -49,7 +49,8 @@ class RateLimitServiceServicer:
     def ShouldRateLimit(self, request, context):
         """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
         of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
-        denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`.
+        denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
+        of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

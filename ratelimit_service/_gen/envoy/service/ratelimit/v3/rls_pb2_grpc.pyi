@@ -36,7 +36,8 @@ class RateLimitServiceStub:
     ShouldRateLimit: _grpc.UnaryUnaryMultiCallable[_rls_pb2.RateLimitRequest, _rls_pb2.RateLimitResponse]
     """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
     of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
-    denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`.
+    denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
+    of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
     """
 
 @_typing.type_check_only
@@ -47,7 +48,8 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     ShouldRateLimit: _aio.UnaryUnaryMultiCallable[_rls_pb2.RateLimitRequest, _rls_pb2.RateLimitResponse]  # type: ignore[assignment]
     """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
     of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
-    denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`.
+    denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
+    of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -61,7 +63,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rls_pb2.RateLimitResponse, _abc.Awaitable[_rls_pb2.RateLimitResponse]]:
         """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
         of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
-        denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`.
+        denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
+        of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -44,7 +44,7 @@ class CheckLimitRequest(_message.Message):
     control characters. Empty matches only limits for `*`.
     """
     cost: _builtins.int
-    """Tokens that the call takes from every limit: 0 to 1,000,000. Absent means 1. 0 is a peek: nothing is charged, and
+    """Tokens that the call takes from every limit: 0 to 9,007,199,254. Absent means 1. 0 is a peek: nothing is charged, and
     no limit denies it.
     """
     request_id: _builtins.str

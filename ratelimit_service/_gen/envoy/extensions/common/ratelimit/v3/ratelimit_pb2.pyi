@@ -81,18 +81,22 @@ class RateLimitDescriptor(_message.Message):
     HITS_ADDEND_FIELD_NUMBER: _builtins.int
     IS_NEGATIVE_HITS_FIELD_NUMBER: _builtins.int
     is_negative_hits: _builtins.bool
-    """Whether the tokens are refunded, at most to an untouched limit. Never denied."""
+    """Whether the tokens are refunded, at most to an untouched limit. Never denied. A peek unless the caller's role is
+    gateway.
+    """
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimitDescriptor.Entry]:
         """1 to 16 entries, in the order in which the rules are walked."""
 
     @_builtins.property
     def limit(self) -> Global___RateLimitDescriptor.RateLimitOverride:
-        """The limit to apply instead of the rules'. Refused beside an `api_key` entry."""
+        """The limit to apply instead of the rules'. Ignored unless the caller's role is gateway; denied beside an `api_key`
+        entry.
+        """
 
     @_builtins.property
     def hits_addend(self) -> _wrappers_pb2.UInt64Value:
-        """Tokens to take, 0 to 1,000,000; 0 is a peek. Absent means those of the request."""
+        """Tokens to take, 0 to 9,007,199,254; 0 is a peek. Absent means those of the request."""
 
     def __init__(
         self,

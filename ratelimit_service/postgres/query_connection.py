@@ -1,0 +1,84 @@
+"""A connection of its own for single statements that read."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection
+from sqlalchemy import URL
+
+from ratelimit_service.postgres.failures import HardTimeout
+
+CONNECT_SECONDS: Final = 0.8
+"""How long to wait for a connection that answers, so that a dead Postgres is reported within a second."""
+
+SESSION: Final = (
+    "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '3s', false),"
+    " set_config('lock_timeout', '2s', false),"
+    " set_config('idle_in_transaction_session_timeout', '10s', false)"
+)
+"""What every session begins with."""
+
+
+class QueryConnection:
+    """One connection to Postgres in autocommit, opened when it is needed and replaced when it turns out to be lost.
+
+    A statement is one round trip, which neither waits for a pool nor takes a connection from one; Postgres prepares it
+    once it was sent a few times. Statements wait for each other. They may be sent twice, so they must only read.
+    """
+
+    def __init__(self, url: URL, *setup: str) -> None:
+        """SETUP are the statements that a new connection begins with."""
+        self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._setup = setup
+        self._connection: AsyncConnection | None = None
+        self._opening = asyncio.Lock()
+        self._timeout = HardTimeout()
+
+    async def query(
+        self, seconds: float, statement: str, values: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a statement. Raises psycopg.Error, and TimeoutError when it takes longer than SECONDS.
+
+        It is sent once more, on a new connection, when the connection turns out to be lost.
+        """
+        used = self._connection
+        try:
+            return await self._timeout.run(seconds, self._execute(statement, values))
+        except psycopg.OperationalError:
+            await self._drop(used)
+            if used is None:
+                raise
+        except (TimeoutError, asyncio.CancelledError):
+            await self.close()  # in the middle of a statement, so it cannot be used again
+            raise
+        return await self._timeout.run(seconds, self._execute(statement, values))
+
+    async def connected(self) -> AsyncConnection:
+        """The open connection."""
+        async with self._opening:
+            if self._connection is None:
+                connection = await self._timeout.run(
+                    CONNECT_SECONDS, AsyncConnection.connect(self._conninfo, autocommit=True)
+                )
+                self._connection = connection
+                for statement in (SESSION, *self._setup):
+                    await connection.execute(statement.encode())
+            return self._connection
+
+    async def close(self) -> None:
+        """Close the connection. It is opened again when it is needed."""
+        await self._drop(self._connection)
+
+    async def _drop(self, connection: AsyncConnection | None) -> None:
+        if connection is None:
+            connection = self._connection
+        if connection is self._connection:
+            self._connection = None
+        if connection is not None:
+            await connection.close()
+
+    async def _execute(self, statement: str, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]]:
+        connection = await self.connected()
+        return await (await connection.execute(statement.encode(), values)).fetchall()

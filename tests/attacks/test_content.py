@@ -1,0 +1,181 @@
+"""Requests that are well-formed calls and cost as much to read as their senders can make them.
+
+Each was sent by whoever reaches the port: without a key where that is possible, and never with a token.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+import pytest
+
+from attacks.attacked import Target, attacked
+from attacks.sizes import FULL
+from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+
+CHECK: Final = "/envoy.service.auth.v3.Authorization/Check"
+LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
+
+LENGTH: Final = 65_000
+"""Bytes of a message that are filled, of the 65,536 that are accepted."""
+
+
+def authorization(**http: object) -> bytes:
+    """A CheckRequest."""
+    return CheckRequest(attributes={"request": {"http": {"method": "GET", "path": "/", **http}}}).SerializeToString()
+
+
+def request(*entries: tuple[str, str], descriptors: int = 1, **fields: object) -> bytes:
+    """A RateLimitRequest with so many times the same descriptor."""
+    one = {"entries": [{"key": key, "value": value} for key, value in entries], **fields}
+    return RateLimitRequest(domain="content", descriptors=[one] * descriptors).SerializeToString()
+
+
+MESSAGES: Final[dict[str, tuple[str, bytes]]] = {
+    "path of escapes": (CHECK, authorization(path="/" + "%41" * (LENGTH // 3))),
+    "path of escaped controls": (CHECK, authorization(path="/" + "%00" * (LENGTH // 3))),
+    "path of wide characters": (CHECK, authorization(path="/" + "\u00e9" * (LENGTH // 2))),
+    "path of escapes, some key": (CHECK, authorization(path="/" + "%41" * 21_000, headers={"x-api-key": "x" * 70})),
+    "long key": (CHECK, authorization(headers={"x-api-key": "rlk_live_" + "k" * LENGTH})),
+    "empty raw headers": (CHECK, authorization(header_map={"headers": [{}] * (LENGTH // 2)})),
+    "one raw header again and again": (
+        CHECK,
+        authorization(header_map={"headers": [{"key": "x-api-key", "value": ""}] * (LENGTH // 14)}),
+    ),
+    "empty headers": (CHECK, authorization(headers={f"{number:x}": "" for number in range(LENGTH // 9)})),
+    "empty descriptors": (LIMIT, request(descriptors=LENGTH // 2)),
+    "small descriptors": (LIMIT, request(("a", "b"), descriptors=LENGTH // 10)),
+    "empty entries": (LIMIT, request(*[("", "")] * (LENGTH // 2))),
+    "long key in a descriptor": (LIMIT, request(("api_key", "rlk_live_" + "k" * LENGTH))),
+    "long resource beside a key": (LIMIT, request(("api_key", "x" * 70), ("resource", "\u0080" * (LENGTH // 2)))),
+    "long value": (LIMIT, request(("path", "/admin" * (LENGTH // 6)))),
+    "empty checks": (BATCH, b"\x0a\x00" * (LENGTH // 2)),
+}
+"""Method and message, by name."""
+
+ATTACKS: Final = [[name] for name in MESSAGES] if FULL else [list(MESSAGES)]
+"""In CI all of them in turn, else one after the other, each with figures of its own."""
+
+
+def send_again(address: str, until: float, names: list[str]) -> Counter[str]:
+    """Send these messages in turn, one call at a time."""
+    found: Counter[str] = Counter()
+    with grpc.insecure_channel(address) as channel:
+        methods = {method: channel.unary_unary(method) for method in (CHECK, LIMIT, BATCH)}
+        while time.monotonic() < until:
+            for name in names:
+                method, data = MESSAGES[name]
+                try:
+                    found[outcome_of(method, methods[method](data, timeout=10))] += 1
+                except grpc.RpcError as error:
+                    found[f"{method.rpartition('/')[2]} {error.code().name}"] += 1
+    return found
+
+
+def outcome_of(method: str, response: bytes) -> str:
+    """Whether a response denies."""
+    if method == CHECK:
+        return "denied" if CheckResponse.FromString(response).status.code else "allowed"
+    return (
+        "denied" if RateLimitResponse.FromString(response).overall_code == RateLimitResponse.OVER_LIMIT else "allowed"
+    )
+
+
+@pytest.fixture
+def rules(target: Target) -> None:
+    """Rules with wildcards for the values of strangers."""
+    limits = [{"quota": {"amount": 1_000_000_000, "window": "YEAR"}}]
+    descriptors = [{"key": "path", "value": f"/*admin*{number}*/users", "limits": limits} for number in range(50)]
+    put = {"domain": "content", "descriptors": [*descriptors, {"key": "path", "limits": limits}]}
+    request = admin_pb2.ManageRulesRequest(replace={"rules": put})
+    target.server.manage().ManageRules(request, metadata=target.server.as_admin)
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("names", ATTACKS, ids=["+".join(names) if FULL else "all" for names in ATTACKS])
+def test_expensive_messages(target: Target, names: list[str]) -> None:
+    """They are denied before most of them is read, and the victim does not notice; the only error is a batch's own."""
+    with attacked(target, name=names[0] if FULL else "content") as report:
+        found = report.attack(send_again, names)
+    assert set(found) <= {"denied", "allowed", "BatchCheckLimit INVALID_ARGUMENT"}, found
+    if names != ["long value"]:
+        assert found["denied"] + found["BatchCheckLimit INVALID_ARGUMENT"] > 0
+
+
+def flood_values(address: str, until: float, length: int) -> Counter[str]:
+    """Send a value of this length that is new each time."""
+    found: Counter[str] = Counter()
+    with grpc.insecure_channel(address) as channel:
+        method = channel.unary_unary(LIMIT)
+        while time.monotonic() < until:
+            value = f"/{time.monotonic_ns()}".ljust(length, "x")
+            method(request(("path", value)), timeout=10)
+            found["sent"] += 1
+    return found
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("length", [64, 800, 20_000])
+def test_values_that_are_new_each_time(target: Target, length: int) -> None:
+    """What is cached of values that clients choose is bounded, also in bytes."""
+    with attacked(target, name=f"new values of {length}") as report:
+        assert report.attack(flood_values, length)["sent"] > 0
+
+
+def refund(address: str, until: float, domain: str) -> Counter[str]:
+    """Refund and override until the time is over, alternating."""
+    found: Counter[str] = Counter()
+    refunds = RateLimitRequest(
+        domain=domain,
+        descriptors=[{"entries": [{"key": "a", "value": "1"}], "hits_addend": {"value": 9}, "is_negative_hits": True}],
+    ).SerializeToString()
+    own = {"requests_per_unit": 4_000_000_000, "unit": "YEAR"}
+    override = RateLimitRequest(
+        domain=domain, descriptors=[{"entries": [{"key": "a", "value": "1"}], "limit": own}]
+    ).SerializeToString()
+    plain = RateLimitRequest(domain=domain, descriptors=[{"entries": [{"key": "a", "value": "1"}]}])
+    with grpc.insecure_channel(address) as channel:
+        method = channel.unary_unary(LIMIT)
+        while time.monotonic() < until:
+            refunded = RateLimitResponse.FromString(method(refunds, timeout=10))
+            found["refunds that are no peek"] += refunded.statuses[0].limit_remaining != 0
+            overridden = RateLimitResponse.FromString(method(override, timeout=10))
+            found["overrides"] += overridden.overall_code == RateLimitResponse.OK
+            after = RateLimitResponse.FromString(method(plain.SerializeToString(), timeout=10))
+            found["allowed"] += after.overall_code == RateLimitResponse.OK
+            found["tries"] += 1
+    return found
+
+
+def test_strangers_refund_and_override(target: Target, used_up: Callable[[], str]) -> None:
+    """Neither gives tokens, and neither is an error, on which a gateway would let the request pass."""
+    domain = used_up()
+    with attacked(target) as report:
+        found = report.attack(refund, domain)
+    assert found["tries"] > 0
+    assert (found["refunds that are no peek"], found["overrides"], found["allowed"]) == (0, 0, 0)
+
+
+@pytest.fixture
+def used_up(target: Target) -> Callable[[], str]:
+    """Put a rule in force whose limit has been used up, and return its domain."""
+
+    def make() -> str:
+        limits = [{"quota": {"amount": 5, "window": "YEAR"}}]
+        rules = {"domain": "used-up", "descriptors": [{"key": "a", "limits": limits}]}
+        put = admin_pb2.ManageRulesRequest(replace={"rules": rules})
+        target.server.manage().ManageRules(put, metadata=target.server.as_admin)
+        method = target.server.channel.unary_unary(LIMIT)
+        one = RateLimitRequest(domain="used-up", descriptors=[{"entries": [{"key": "a", "value": "1"}]}])
+        deadline = time.monotonic() + 10
+        while RateLimitResponse.FromString(method(one.SerializeToString())).overall_code == RateLimitResponse.OK:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return "used-up"
+
+    return make

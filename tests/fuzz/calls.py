@@ -1,0 +1,190 @@
+"""Targets that take what a stranger sends to the public port: framing, checks, and requests of Envoy's protocols."""
+
+from contextlib import suppress
+from functools import cache
+
+from google.protobuf.message import DecodeError, Message
+
+from fuzz.choices import Choices
+from fuzz.harness import Target
+from fuzz.worlds import DOMAIN, KEY, REVOKED, UNKNOWN, World
+from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    BatchCheckLimitResponse,
+    CheckLimitRequest,
+    CheckLimitResponse,
+)
+from ratelimit_service.api.messages import MAX_MESSAGE
+from ratelimit_service.transport.envoy.app import AUTHORIZE, BATCH, CHECK, SHOULD_RATE_LIMIT
+from ratelimit_service.transport.envoy.framing import (
+    FrameReader,
+    NotGrpc,
+    ProtocolError,
+    deadline_of,
+    frame,
+    headers_of,
+    single_message,
+)
+
+_KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOKED} ", str(KEY)[:-1], "Bearer"]
+_ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource"]
+_VALUES = ["x", "xy", "/orders/1", "", *_KEYS[:3]]
+
+world = cache(World)
+"""One for all runs of a process, so that what one request leaves behind meets the next."""
+
+
+def framing(data: bytes) -> None:
+    """However a body is cut into parts, the same messages are read, within bounds; headers are read or refused."""
+    choices = Choices(data)
+    encoding = choices.pick([None, b"identity", b"gzip", b"\xff"])
+    cuts = [choices.byte() for _ in range(choices.byte() % 8)]
+    body = choices.rest()
+    whole, parts = FrameReader(encoding), FrameReader(encoding)
+    expected = whole.feed(body)
+    found, rest = [], body
+    for cut in [*cuts, len(body)]:
+        if parts.error is None:
+            found += parts.feed(rest[:cut])
+            assert len(parts._rest) <= MAX_MESSAGE + 5
+        rest = rest[cut:]
+    assert found == expected
+    assert type(parts.error) is type(whole.error)
+    only = single_message(body)
+    assert only is None or expected == [only]
+    headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", body[:16])]
+    with suppress(ProtocolError, NotGrpc):
+        deadline_of(headers_of({"method": "POST", "headers": headers}))
+
+
+def should_rate_limit(data: bytes) -> None:
+    """Any RateLimitRequest is decided or refused; the response, written by hand, is what protobuf reads and writes."""
+    choices = Choices(data)
+    body = _message(choices, _rate_limit_request)
+    code, response = world().call(SHOULD_RATE_LIMIT, frame(body), gateway=choices.flag())
+    if code:
+        return
+    message = _same(response, RateLimitResponse)
+    assert message.overall_code in {RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT}
+    asked = RateLimitRequest.FromString(body).descriptors if message.statuses else []
+    assert len(message.statuses) == len(asked)
+    denied = any(status.code == RateLimitResponse.OVER_LIMIT for status in message.statuses)
+    assert not message.statuses or denied == (message.overall_code == RateLimitResponse.OVER_LIMIT)
+
+
+def authorize(data: bytes) -> None:
+    """Any CheckRequest is decided or refused; only one with a good key is allowed."""
+    choices = Choices(data)
+    body = _message(choices, _check_request)
+    code, response = world().call(AUTHORIZE, frame(body))
+    if code:
+        return
+    message = _same(response, CheckResponse)
+    if not message.status.code:
+        assert str(KEY).encode() in body
+        assert message.HasField("ok_response")
+    else:
+        assert 400 <= message.denied_response.status.code < 600
+
+
+def check_limit(data: bytes) -> None:
+    """Any request of ours is decided or refused, and a batch as its checks one by one are read."""
+    choices = Choices(data)
+    if choices.flag():
+        code, response = world().call(CHECK, frame(_message(choices, _check)))
+        if not code:
+            _same(response, CheckLimitResponse)
+        return
+    body = _message(choices, _batch)
+    code, response = world().call(BATCH, frame(body))
+    if not code:
+        answers = _same(response, BatchCheckLimitResponse)
+        assert len(answers.results) == len(BatchCheckLimitRequest.FromString(body).checks)
+    else:
+        with suppress(DecodeError):
+            assert code != 12 or len(BatchCheckLimitRequest.FromString(body).checks) not in range(1, 257)
+
+
+def _same(data: bytes, message: type[Message]) -> Message:
+    """What protobuf reads of bytes that were written by hand: nothing is unknown, and it writes as many bytes."""
+    read = message.FromString(data)
+    written = read.SerializeToString()
+    assert message.FromString(written) == read
+    assert len(written) <= len(data)
+    return read
+
+
+def _message(choices: Choices, structured: object) -> bytes:
+    """A message out of choices, with some of its bytes changed or not; or bytes as they come."""
+    kind = choices.byte() % 4
+    if kind == 0:
+        return choices.rest()
+    body: bytes = structured(choices).SerializeToString()
+    if kind == 1 and body:
+        at = choices.byte() % len(body)
+        body = body[:at] + choices.blob(choices.byte() % 4) + body[at + choices.byte() % 4 :]
+    return body * (choices.byte() % 3 + 1) if kind == 2 else body
+
+
+def _rate_limit_request(choices: Choices) -> RateLimitRequest:
+    request = RateLimitRequest(domain=choices.text([DOMAIN, DOMAIN, "other"]), hits_addend=choices.number() % 2**32)
+    for _ in range(choices.pick([1, 2, 3, 0, 33, 129, 4, 8])):
+        descriptor = request.descriptors.add()
+        for _ in range(choices.pick([1, 2, 3, 0, 17, 1, 1, 1])):
+            descriptor.entries.add(key=choices.text(_ENTRY_KEYS), value=choices.text(_VALUES))
+        if choices.flag():
+            descriptor.hits_addend.value = choices.number() % 2**64
+        descriptor.is_negative_hits = choices.byte() > 200
+        if choices.byte() > 200:
+            descriptor.limit.requests_per_unit = choices.number() % 2**32
+            descriptor.limit.unit = choices.byte() % 10
+    return request
+
+
+def _check_request(choices: Choices) -> CheckRequest:
+    request = CheckRequest()
+    http = request.attributes.request.http
+    http.method = choices.text(["GET", "POST", ""])
+    http.path = choices.text(["/orders/1", "/orders?x=%2f", "/%6frders/%e2%80%ae", "*"])
+    header, key = choices.text(["authorization", "content-type", "x-api-key"]), choices.text(_KEYS)
+    if choices.flag():
+        http.headers[header] = key
+        http.headers["content-type"] = choices.text(["application/json", "text/html", "application/grpc"])
+    else:
+        for _ in range(choices.byte() % 4):
+            added = http.header_map.headers.add(key=header, value=key)
+            if choices.flag():
+                added.raw_value = choices.blob(choices.byte() % 64)
+    for name in ("resource", "cost", "other"):
+        if choices.byte() > 200:
+            request.attributes.context_extensions[name] = choices.text(["0", "1", "9007199254", "orders"])
+    return request
+
+
+def _check(choices: Choices) -> CheckLimitRequest:
+    request = CheckLimitRequest(api_key=choices.text(_KEYS), resource=choices.text(["orders", "GET /orders"]))
+    if choices.flag():
+        request.cost = choices.number() % 2**64
+    if choices.flag():
+        request.request_id = choices.text(["r-1", "r-2"])
+    if choices.byte() > 200:
+        request.key_id = choices.text([KEY.key_id])
+    return request
+
+
+def _batch(choices: Choices) -> BatchCheckLimitRequest:
+    count = choices.pick([1, 2, 3, 0, 256, 257, 5, 8])
+    return BatchCheckLimitRequest(checks=[_check(choices) for _ in range(min(count, 8))] * max(1, count // 8))
+
+
+_SEEDS = [bytes([kind, *[n] * 12]) for kind in (0, 1, 2, 3) for n in (0, 1, 2, 3, 129, 201, 255)]
+_RAW = RateLimitRequest(domain=DOMAIN, descriptors=[{"entries": [{"key": "a", "value": "1"}]}]).SerializeToString()
+
+TARGETS = [
+    Target("framing", framing, [b"\0\0" + frame(b"abc"), b"\2\2\1\4" + frame(b"a") * 3, b"\0\0\1\0\0\0\1x"], 2_048),
+    Target("should_rate_limit", should_rate_limit, [*_SEEDS, b"\0" + _RAW], 1_024),
+    Target("authorize", authorize, _SEEDS, 1_024),
+    Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS], 1_024),
+]

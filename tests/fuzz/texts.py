@@ -1,0 +1,93 @@
+"""Targets that take a text: keys and tokens, page tokens, and names that people type."""
+
+import unicodedata
+from contextlib import suppress
+
+from fuzz.choices import Choices
+from fuzz.harness import Target
+from ratelimit_service.console.pasted import has_secret, without_secret
+from ratelimit_service.decision.api_key import ApiKey, check_key_id
+from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.management.key_filter import public_part
+from ratelimit_service.management.paging import Page, Paging
+from ratelimit_service.management.text import check_description, check_labels, check_name, check_subject
+from ratelimit_service.management.tokens import Token
+from ratelimit_service.usage.query import _Position
+from ratelimit_service.usage.query_request import Dimension, UsageRequest
+
+_KEY, _TOKEN = ApiKey("live", "0123456789ABCDEF", "s" * 27), Token("0123456789AB", "s" * 32)
+
+
+def keys(data: bytes) -> None:
+    """Whatever is sent as a key or a token is read as what it is or as none, and what is shown of it has no secret."""
+    text = data.decode("utf-8", "surrogateescape")
+    key, token = ApiKey.parse(text), Token.parse(text)
+    assert key is None or (str(key) == text and key.secret not in repr(key))
+    assert token is None or (str(token) == text and token.secret not in repr(token))
+    for check in (check_key_id, public_part):
+        with suppress(InvalidArgument):
+            found = check(text)
+            assert found is None or len(found) <= 16
+    shown = without_secret(text)
+    assert not has_secret(shown)
+
+
+def page_tokens(data: bytes) -> None:
+    """Whatever is sent as a page token, its check forged too, is a position within bounds or an invalid argument."""
+    choices = Choices(data)
+    request = UsageRequest(group_by=(Dimension.KEY,))
+    filters = ("usage", repr(request)) if choices.flag() else ("audit", "")
+    position = choices.text(
+        ["1", "9" * 5_000, '[0, 86400000000, "day", "x"]', "[" * 3_000, '[1e999, 0, "day"]', '{"a": 1}']
+    )
+    if choices.flag():
+        position += choices.rest().decode("utf-8", "replace")
+    if choices.flag():
+        token = choices.rest().decode("latin-1")
+    else:
+        page: Page[int] = Paging(1).page([1, 2], [position.encode("utf-8", "replace").decode(), ""], *filters)
+        token = page.next_page_token
+    paging = Paging(1, token)
+    with suppress(InvalidArgument):
+        number = paging.number(*filters)
+        assert number is None or 0 <= number < 2**63
+    with suppress(InvalidArgument):
+        assert "\0" not in paging.position(*filters)
+    with suppress(InvalidArgument):
+        _Position.read(paging, request)
+
+
+def names(data: bytes) -> None:
+    """Whatever is typed is accepted as one that reads as it is, or refused in words that can be printed."""
+    text = data.decode("utf-8", "surrogatepass" if data[:1] < b"\x80" else "replace") if _is_text(data) else repr(data)
+    checks = (
+        check_subject,
+        check_description,
+        lambda value: check_name("name", value),
+        lambda value: check_labels({"team": value, value: ""}),
+    )
+    for check in checks:
+        try:
+            check(text)
+        except InvalidArgument as error:
+            problem = error.message
+        else:
+            problem = ""
+            assert unicodedata.is_normalized("NFC", text)
+            assert not {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"} & set(map(unicodedata.category, text))
+        assert problem.isprintable(), problem.encode("unicode_escape")
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+TARGETS = [
+    Target("keys", keys, [str(_KEY).encode(), str(_TOKEN).encode(), b"rlk_live_0123456789ABCDEF", b"Bearer x"], 512),
+    Target("page_tokens", page_tokens, [bytes([0, n, 0, 0]) for n in range(8)] + [b"\x01\x00\x01\x01AAAA"], 512),
+    Target("names", names, ["Müller".encode(), "a\u202eb".encode(), "cafe\u0301".encode(), "मे\u200d".encode()], 256),
+]
