@@ -74,7 +74,7 @@ class OverloadControl:
     The bound follows CoDel's rule (Nichols and Jacobson, RFC 8289): a queue that stands is seen by the *shortest* time
     that any call took in an interval. While that is above TARGET, apart from two round trips to the bucket store, which
     are no queue of this server, the bound shrinks; once it is below, the bound grows as long as it is reached. Only
-    calls that were answered with OK are looked at, so that nobody can hide a queue behind calls that fail at once.
+    calls that were answered with OK count for that, so that nobody can hide a queue behind calls that fail at once.
 
     A call in flight for more than two intervals is no longer counted: callers that do not send the message of a call,
     or a bucket store that does not reply, must not take the place of others.
