@@ -7,20 +7,21 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _MICROS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
+_PART = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)(us|ms|s|m|h|d)")
+_MAX_SHOWN = 80
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
 def parse_duration(text: str) -> Duration:
     """Read a duration of whole microseconds, 0 or more. Raises ValueError with the text and the accepted forms."""
     if not _WHOLE.fullmatch(text):
-        raise ValueError(f"{text!r} is not a duration; write 90s, 1h30m, 250ms or 7d")
+        raise ValueError(f"{text[:_MAX_SHOWN]!r} is not a duration; write 90s, 1h30m, 250ms or 7d")
     micros = sum(float(number) * _MICROS[unit] for number, unit in _PART.findall(text))
     duration = Duration()
     try:
         duration.FromMicroseconds(round(micros))
     except ValueError:
-        raise ValueError(f"{text!r} is too long a duration") from None
+        raise ValueError(f"{text[:_MAX_SHOWN]!r} is too long a duration") from None
     return duration
 
 
@@ -50,9 +51,14 @@ def parse_time(text: str, now: datetime) -> Timestamp:
         try:
             timestamp.FromMicroseconds(round(now.timestamp() * 1_000_000) + parse_duration(text).ToMicroseconds())
         except ValueError:
-            raise ValueError(f"{text!r} is not a time; write 2027-01-31T12:00:00Z, or 30d from now on") from None
+            raise ValueError(
+                f"{text[:_MAX_SHOWN]!r} is not a time; write 2027-01-31T12:00:00Z, or 30d from now on"
+            ) from None
         return timestamp
-    timestamp.FromDatetime(absolute if absolute.tzinfo else absolute.replace(tzinfo=UTC))
+    try:
+        timestamp.FromDatetime(absolute if absolute.tzinfo else absolute.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:_MAX_SHOWN]!r} is not in the years 1 to 9999") from None
     return timestamp
 
 
@@ -68,7 +74,9 @@ def parse_past_time(text: str, now: datetime) -> Timestamp:
         try:
             return parse_time(text, now)
         except ValueError:
-            raise ValueError(f"{text!r} is not a time; write 2027-01-31T12:00:00Z, or 30d for so long ago") from None
+            raise ValueError(
+                f"{text[:_MAX_SHOWN]!r} is not a time; write 2027-01-31T12:00:00Z, or 30d for so long ago"
+            ) from None
     timestamp.FromMicroseconds(round(now.timestamp() * 1_000_000) - ago.ToMicroseconds())
     return timestamp
 

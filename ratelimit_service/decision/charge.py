@@ -1,7 +1,7 @@
 """A charge to a bucket store, and its result."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.usage import Series
@@ -13,18 +13,19 @@ NEVER = -1
 """In place of a wait: no wait would help, because the cost is more than the limit ever holds."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Bucket:
     """A limit together with the name under which the store keeps its state.
 
     `partition` determines which buckets a store must keep together (all of one subject have the same one), so that a
-    charge of several is atomic. Made once per policy and shared by all its charges, so a store may cache what it
-    computes for a bucket by the bucket's identity.
+    charge of several is atomic. Made once per policy and shared by all its charges, so a store caches in `encoded` how
+    it writes the bucket down, which depends on nothing else.
     """
 
     name: str
     partition: int
     limit: Limit
+    encoded: Any = field(default=None, init=False, repr=False)
 
 
 class Counted(NamedTuple):

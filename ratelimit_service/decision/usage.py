@@ -34,13 +34,14 @@ class Series:
     """What a count is of. Compared by identity: made once per policy and resource, or rule, and shared by their calls.
 
     `field` encodes all of it: what the count is of, and the names of the limits that denials are counted by, in the
-    order of their counts.
+    order of their counts. `encoded` is how a store writes it down, empty until it has been.
     """
 
-    __slots__ = ("field",)
+    __slots__ = ("encoded", "field")
 
     def __init__(self, field: bytes) -> None:
         self.field = field
+        self.encoded = b""
 
     @classmethod
     def of_key(cls, key_id: str, resource: str, subject: str, plan: str, limits: Iterable[str]) -> "Series":

@@ -10,8 +10,9 @@ def test_found_as_long_as_every_validity_holds() -> None:
     clock = ManualClock()
     cache: RequestCache[str] = RequestCache(clock, 10)
     passing, lasting = Validity(START_US + 10), Validity()
-    cache.put(b"one", (lasting, passing), "prepared")
-    cache.put(b"other", (lasting,), "too")
+    for _ in range(2):
+        cache.put(b"one", (lasting, passing), "prepared")
+        cache.put(b"other", (lasting,), "too")
     clock.time_us += 9
     assert (cache.get(b"one"), cache.get(b"other"), cache.get(b"none")) == ("prepared", "too", None)
     clock.time_us += 1
@@ -23,7 +24,8 @@ def test_found_as_long_as_every_validity_holds() -> None:
 def test_what_has_ended_already_is_not_kept() -> None:
     """It could never be used."""
     cache: RequestCache[str] = RequestCache(ManualClock(), 10)
-    cache.put(b"one", (Validity(), Validity(START_US)), "prepared")
+    for _ in range(2):
+        cache.put(b"one", (Validity(), Validity(START_US)), "prepared")
     assert len(cache) == 0
 
 
@@ -31,7 +33,8 @@ def test_finding_counts_as_use() -> None:
     """A policy that is only ever found in this cache counts as used."""
     cache: RequestCache[str] = RequestCache(ManualClock(), 10)
     validity = Validity(NO_EXPIRY)
-    cache.put(b"one", (validity,), "prepared")
+    for _ in range(2):
+        cache.put(b"one", (validity,), "prepared")
     assert not validity.used
     cache.get(b"one")
     assert validity.used
@@ -42,9 +45,36 @@ def test_bounded() -> None:
     cache: RequestCache[int] = RequestCache(ManualClock(), 10)
     validity = Validity()
     for number in range(1_000):
-        cache.put(b"%d" % number, (validity,), number)
+        for _ in range(2):
+            cache.put(b"%d" % number, (validity,), number)
         assert cache.get(b"0") == 0
         assert len(cache) <= 20
+
+
+def test_large_requests_are_few() -> None:
+    """Requests of many descriptors, a kilobyte of memory each, are kept for a 64th of the number, beside the others."""
+    cache: RequestCache[int] = RequestCache(ManualClock(), 640)
+    validity = Validity()
+    for _ in range(2):
+        cache.put(b"small", (validity,), -1, parts=4)
+    for number in range(1_000):
+        for _ in range(2):
+            cache.put(b"%d" % number, (validity,), number, parts=5)
+        assert cache.get(b"%d" % number) == number
+        assert len(cache) <= 1 + 20
+    assert cache.get(b"small") == -1
+
+
+def test_what_comes_once_is_not_kept() -> None:
+    """However many different requests come once each, none is kept; one that comes again is, in the midst of them."""
+    cache: RequestCache[int] = RequestCache(ManualClock(), 10)
+    validity = Validity()
+    for number in range(1_000):
+        cache.put(b"%d" % number, (validity,), number)
+        assert len(cache) == 0
+    for number in (7, 8, 7):
+        cache.put(b"%d" % number, (validity,), number)
+    assert (len(cache), cache.get(b"7")) == (1, 7)
 
 
 def test_requests_of_one_key_are_bounded() -> None:
@@ -55,7 +85,8 @@ def test_requests_of_one_key_are_bounded() -> None:
     def cached(key_id: str, numbers: range) -> int:
         digests = [f"{key_id} {number}".encode() for number in numbers]
         for digest in digests:
-            cache.put(digest, (validity,), 1, key_id)
+            for _ in range(2):
+                cache.put(digest, (validity,), 1, key_id)
         return sum(cache.get(digest) is not None for digest in digests)
 
     assert cached("one", range(2 * MAX_PER_KEY)) == MAX_PER_KEY

@@ -98,7 +98,8 @@ def running_target(
     least = with_least_rights(database_url, valkey.url)
     server = serve(transport, **{**least._asdict(), **changes})
     watch = Watch(server.process.pid, database_url, valkey.url)
-    yield Target(server, watch, transport)
+    target = Target(server, watch, transport)
+    yield target
     watch.close()
-    server.close()
+    target.server.close()  # the test may have started it again
     valkey.stop()

@@ -91,7 +91,8 @@ def rules(target: Target) -> None:
     """Rules with wildcards for the values of strangers."""
     limits = [{"quota": {"amount": 1_000_000_000, "window": "YEAR"}}]
     descriptors = [{"key": "path", "value": f"/*admin*{number}*/users", "limits": limits} for number in range(50)]
-    put = {"domain": "content", "descriptors": [*descriptors, {"key": "path", "limits": limits}]}
+    everything = [*descriptors, {"key": "path", "limits": limits}]
+    put = {"domain": "content", "on_store_failure": "LOCAL", "descriptors": everything}
     request = admin_pb2.ManageRulesRequest(replace={"rules": put})
     target.server.manage().ManageRules(request, metadata=target.server.as_admin)
 
@@ -120,7 +121,7 @@ def flood_values(address: str, until: float, length: int) -> Counter[str]:
 
 
 @pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("length", [64, 800, 20_000])
+@pytest.mark.parametrize("length", [64, 800])
 def test_values_that_are_new_each_time(target: Target, length: int) -> None:
     """What is cached of values that clients choose is bounded, also in bytes."""
     with attacked(target, name=f"new values of {length}") as report:
@@ -142,11 +143,15 @@ def refund(address: str, until: float, domain: str) -> Counter[str]:
     with grpc.insecure_channel(address) as channel:
         method = channel.unary_unary(LIMIT)
         while time.monotonic() < until:
-            refunded = RateLimitResponse.FromString(method(refunds, timeout=10))
+            try:
+                refunded = RateLimitResponse.FromString(method(refunds, timeout=10))
+                overridden = RateLimitResponse.FromString(method(override, timeout=10))
+                after = RateLimitResponse.FromString(method(plain.SerializeToString(), timeout=10))
+            except grpc.RpcError as error:  # by a store that is slow on a busy machine, whose rule has FAIL
+                found[error.code().name] += 1
+                continue
             found["refunds that are no peek"] += refunded.statuses[0].limit_remaining != 0
-            overridden = RateLimitResponse.FromString(method(override, timeout=10))
             found["overrides"] += overridden.overall_code == RateLimitResponse.OK
-            after = RateLimitResponse.FromString(method(plain.SerializeToString(), timeout=10))
             found["allowed"] += after.overall_code == RateLimitResponse.OK
             found["tries"] += 1
     return found

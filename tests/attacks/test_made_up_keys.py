@@ -52,6 +52,7 @@ def test_known_keys_after_a_restart(start_target: StartTarget, transport: str, t
     target.server.stop()
     target.server = server = launch(target.server.settings, target.server.tokens, tmp_path / "log")
     server.wait_for_output("ratelimit-service serves on")
+    target.watch.attach(server.process.pid)
     seconds = 0.0
 
     def serve_all() -> None:

@@ -59,6 +59,10 @@ class Watch:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def attach(self, pid: int) -> None:
+        """Watch the process that has taken the server's place."""
+        self._process = psutil.Process(pid)
+
     def sample(self) -> Sample:
         """The processes now. One that ends meanwhile counts nothing."""
         memory = descriptors = processes = 0

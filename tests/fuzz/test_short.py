@@ -14,6 +14,13 @@ TARGETS = {target.name: target for target in [*texts.TARGETS, *documents.TARGETS
 MUTATIONS = 200
 FINDINGS: dict[str, list[bytes]] = {
     "keys": [b"rlk_ve_rlk_ve_0123456790ABCDEF_0123556790ABCDEF_" + b"s" * 33],
+    "times": [
+        b"9" * 400 + b"d",
+        "\u0663d".encode(),
+        b"0001-01-01T00:00:00+23:59",
+        b"9999-12-31T23:59:59-23:59",
+        b"3650000d",
+    ],
     "documents": [b'"\\ud800\\udc00"', b'{"a\\\\\\ud800\\udc00": 1}'],
 }
 """Inputs that were once a fault, by target."""

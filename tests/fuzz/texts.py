@@ -2,10 +2,14 @@
 
 import unicodedata
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from fuzz.choices import Choices
 from fuzz.harness import Target
+from ratelimit_service.cli.times import parse_duration, parse_past_time, parse_time
+from ratelimit_service.console.forms import Fields
 from ratelimit_service.console.pasted import has_secret, without_secret
+from ratelimit_service.console.times import chosen_time
 from ratelimit_service.decision.api_key import ApiKey, check_key_id
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.key_filter import public_part
@@ -15,6 +19,7 @@ from ratelimit_service.management.tokens import Token
 from ratelimit_service.usage.query import _Position
 from ratelimit_service.usage.query_request import Dimension, UsageRequest
 
+_NOW = datetime(2026, 11, 25, tzinfo=UTC)
 _KEY, _TOKEN = ApiKey("live", "0123456789ABCDEF", "s" * 27), Token("0123456789AB", "s" * 32)
 
 
@@ -78,6 +83,19 @@ def names(data: bytes) -> None:
         assert problem.isprintable(), problem.encode("unicode_escape")
 
 
+def times(data: bytes) -> None:
+    """Whatever is typed as a time or a duration is one within bounds, or an error in words."""
+    text = data.decode("utf-8", "replace")
+    for parse in (parse_time, parse_past_time):
+        with suppress(ValueError):
+            assert -62_135_596_800 <= parse(text, _NOW).seconds <= 253_402_300_799
+    with suppress(ValueError):
+        parse_duration(text)
+    for field in (text, "at"):
+        with suppress(InvalidArgument):
+            chosen_time(Fields([("expires", field), ("expires_at", text)]), "expires", 0)
+
+
 def _is_text(data: bytes) -> bool:
     try:
         data.decode("utf-8", "surrogatepass")
@@ -89,5 +107,6 @@ def _is_text(data: bytes) -> bool:
 TARGETS = [
     Target("keys", keys, [str(_KEY).encode(), str(_TOKEN).encode(), b"rlk_live_0123456789ABCDEF", b"Bearer x"], 512),
     Target("page_tokens", page_tokens, [bytes([0, n, 0, 0]) for n in range(8)] + [b"\x01\x00\x01\x01AAAA"], 512),
+    Target("times", times, [b"1h30m", b"2027-01-31T12:00:00Z", b"2026-11-25 15:26", b"99999999999d", b"0.5ms"], 512),
     Target("names", names, ["Müller".encode(), "a\u202eb".encode(), "cafe\u0301".encode(), "मे\u200d".encode()], 256),
 ]

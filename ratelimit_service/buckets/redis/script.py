@@ -42,10 +42,6 @@ def usage_script(name: str, *, clock: str | None = None) -> Script:
     return Script(clock or part("clock"), part("usage"), part(name))
 
 
-MAX_CACHED_BUCKETS = 200_000
-"""Buckets, and series, with a cached encoding. At this number the cache is cleared; to encode one costs a few
-microseconds."""
-
 ONE_TAG = b"{u}"
 """The tag of the keys of usage, but for a cluster: there each partition has its own."""
 
@@ -102,8 +98,6 @@ class Encoder:
         self._eval = _bulk(b"EVAL") + _bulk(script.text)
         self._window = _bulk(b"%d" % max(round(request_window * 1_000), 1))
         self._usage_bytes = _bulk(b"%d" % usage_bytes)
-        self._buckets: dict[Bucket, _EncodedBucket] = {}
-        self._series: dict[Series, bytes] = {}
 
     def encode(self, charges: Sequence[Charge], usage: bytes) -> Encoded:
         """Encode a batch. Keys and series that occur twice are sent once. USAGE is the key to count in."""
@@ -111,19 +105,19 @@ class Encoder:
         fields: dict[bytes, int] = {}
         parts: list[bytes] = []
         size = 0
-        encoded_buckets, encoded_series, numbers = self._buckets, self._series, _NUMBERS
+        numbers = _NUMBERS
         for buckets, costs, request, counted in charges:
             if len(buckets) == 1 and not request and len(counted) <= 1:  # the common case, without a loop
                 (bucket,), (cost,) = buckets, costs
                 if counted:
                     ((series, spent, calls, positions),) = counted
                     simple = positions is None and spent == cost and calls == 1
-                    field = encoded_series.get(series) or self._encode_series(series)
+                    field = series.encoded or _encode_series(series)
                     which = fields.setdefault(field, len(fields) + 1)
                 else:
                     simple, which = True, 0
                 if simple:
-                    key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
+                    key, limit = bucket.encoded or _encode_bucket(bucket)
                     index = keys.setdefault(key, len(keys) + 1)
                     parts += (
                         _ONE_BUCKET,
@@ -144,7 +138,7 @@ class Encoder:
             series_count, blocks = self._encode_counted(counted, costs, fields) if counted else (_NONE, ())
             parts += (numbers[index], series_count)
             for bucket, cost in zip(buckets, costs, strict=True):
-                key, limit = encoded_buckets.get(bucket) or self._encode_bucket(bucket)
+                key, limit = bucket.encoded or _encode_bucket(bucket)
                 index = keys.setdefault(key, len(keys) + 1)
                 parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else pack_number(cost), limit)
             parts += blocks
@@ -179,7 +173,7 @@ class Encoder:
         """The number in place of the series, and what follows the buckets."""
         blocks: list[bytes] = []
         for series, cost, calls, positions in counted:
-            field = self._series.get(series) or self._encode_series(series)
+            field = series.encoded or _encode_series(series)
             which = pack_number(fields.setdefault(field, len(fields) + 1))
             if positions is None and calls == 1 and len(counted) == 1 and costs and cost == costs[0]:
                 return which, ()
@@ -188,25 +182,23 @@ class Encoder:
             blocks += (which, *map(pack_number, numbers))
         return pack_number(-len(counted)), blocks
 
-    def _encode_series(self, series: Series) -> bytes:
-        if len(self._series) >= MAX_CACHED_BUCKETS:
-            self._series.clear()
-        encoded = self._series[series] = pack_text(series.field)
-        return encoded
 
-    def _encode_bucket(self, bucket: Bucket) -> _EncodedBucket:
-        if len(self._buckets) >= MAX_CACHED_BUCKETS:
-            self._buckets.clear()
-        limit = bucket.limit
-        algorithm = limit.algorithm
-        if isinstance(algorithm, TokenBucket):
-            kind, rate = 1, algorithm.rate
-        else:
-            kind, rate = _KINDS[algorithm.window], (0, 0)
-        sign = 1 if limit.mode is Mode.ENFORCE else -1
-        packed = b"".join(pack_number(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
-        encoded = self._buckets[bucket] = _EncodedBucket(_bulk(bucket_key(bucket)), packed)
-        return encoded
+def _encode_series(series: Series) -> bytes:
+    series.encoded = pack_text(series.field)
+    return series.encoded
+
+
+def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
+    limit = bucket.limit
+    algorithm = limit.algorithm
+    if isinstance(algorithm, TokenBucket):
+        kind, rate = 1, algorithm.rate
+    else:
+        kind, rate = _KINDS[algorithm.window], (0, 0)
+    sign = 1 if limit.mode is Mode.ENFORCE else -1
+    packed = b"".join(pack_number(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
+    encoded = bucket.encoded = _EncodedBucket(_bulk(bucket_key(bucket)), packed)
+    return encoded
 
 
 def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult]:

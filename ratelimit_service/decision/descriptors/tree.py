@@ -51,7 +51,7 @@ class Wildcard:
         return True
 
 
-_MAX_CACHED = 10_000  # descriptors whose limit sets a tree caches
+_MAX_CACHED = 2_000  # descriptors whose limit sets a tree caches, in some 1.5 KiB each
 _MAX_CHARACTERS = 512  # of a descriptor that is cached: clients choose how long they are
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 
 from ratelimit_service.transport.grpcio.methods import (
     ENVOY_AUTHORIZATION_SERVICE,
@@ -13,6 +13,7 @@ from ratelimit_service.transport.grpcio.methods import (
     KEY_ADMIN_SERVICE,
     RATE_LIMIT_SERVICE,
 )
+from ratelimit_service.transport.grpcio.open_streams import HealthService
 
 Probe = Callable[[], Awaitable[None]]
 """Returns when the component answers, raises any exception when it does not."""
@@ -38,23 +39,23 @@ class Health:
     """
 
     def __init__(self, probes: Mapping[str, Probe]) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = HealthService()
         self._probes = probes
         self._serving: dict[str, bool] = {}
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Probe once, then keep probing."""
-        await self.servicer.set("", _SERVING)
+        self.servicer.set("", _SERVING)
         for service in (RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE):
-            await self.servicer.set(service, _SERVING)
+            self.servicer.set(service, _SERVING)
         await self._probe_all()
         self._watching = asyncio.create_task(self._watch())
 
     async def drain(self) -> None:
         """Report every component as not serving, from now on."""
         await self.stop()
-        await self.servicer.enter_graceful_shutdown()
+        self.servicer.drain()
 
     async def stop(self) -> None:
         """Stop probing."""
@@ -71,9 +72,9 @@ class Health:
     async def _probe_all(self) -> None:
         found = await asyncio.gather(*(_probe_error(probe) for probe in self._probes.values()))
         for component, error in zip(self._probes, found, strict=True):
-            await self._set(component, error)
+            self._set(component, error)
 
-    async def _set(self, component: str, error: Exception | None) -> None:
+    def _set(self, component: str, error: Exception | None) -> None:
         serving = error is None
         if self._serving.get(component) is not serving:
             if error is not None:
@@ -82,9 +83,9 @@ class Health:
                 _log.info("component answers again", component=component)
             self._serving[component] = serving
         status = _SERVING if serving else _NOT_SERVING
-        await self.servicer.set(component, status)
+        self.servicer.set(component, status)
         if component == POSTGRES:
-            await self.servicer.set(KEY_ADMIN_SERVICE, status)
+            self.servicer.set(KEY_ADMIN_SERVICE, status)
 
 
 async def _probe_error(probe: Probe) -> Exception | None:

@@ -47,6 +47,9 @@ _SERVER_ERRORS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLIN
 
 _OVERLOADED_METADATA: Final[tuple[tuple[str, str | bytes], ...]] = (*to_metadata(OVERLOADED), (NO_RETRY_KEY, "-1"))
 
+MAX_STRANGERS: Final = 10
+"""Lines a second about calls without a valid token."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -147,7 +150,23 @@ def open_stream(handler: Handler, admission: Admission, present: Present, overlo
 
 
 def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
-    """Log a line for each call: for the methods that change things and are called by people."""
+    """Log a line for each call: for the methods that change things and are called by people.
+
+    Of calls without a valid token, which anybody can make, at most MAX_STRANGERS a second are logged, and then
+    how many were not.
+    """
+    second, strangers = 0.0, 0
+
+    def admits(code: Code) -> bool:
+        nonlocal second, strangers
+        if code is not Code.UNAUTHENTICATED:
+            return True
+        if now() - second >= 1.0:
+            if strangers > MAX_STRANGERS:
+                _log.warning("calls without a valid token not logged", calls=strangers - MAX_STRANGERS)
+            second, strangers = now(), 0
+        strangers += 1
+        return strangers <= MAX_STRANGERS
 
     async def handle(call: Call) -> bytes:
         began = now()
@@ -162,15 +181,16 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
             code = Code.INTERNAL
             raise
         finally:
-            _log.info(
-                "call",
-                method=call.method,
-                caller=call.caller.name,
-                peer=call.presented.peer_text,
-                code=code.name,
-                reason=reason,
-                milliseconds=round((now() - began) * 1000, 1),
-            )
+            if admits(code):
+                _log.info(
+                    "call",
+                    method=call.method,
+                    caller=call.caller.name,
+                    peer=call.presented.peer_text,
+                    code=code.name,
+                    reason=reason,
+                    milliseconds=round((now() - began) * 1000, 1),
+                )
         return response
 
     return handle

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ratelimit_service.api.authentication import Authenticator, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
@@ -35,6 +35,7 @@ from ratelimit_service.transport.grpcio.methods import (
     envoy_methods,
     methods_elsewhere,
 )
+from ratelimit_service.transport.grpcio.open_streams import ReflectionService
 from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
 
@@ -210,7 +211,8 @@ class GrpcServer:
             ) from error
         port.number = 0 if port.listen.startswith("unix:") else number
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        reflection.enable_server_reflection((*port.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        listed = (*port.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionService(listed), server)
         server.add_generic_rpc_handlers((Methods(port.methods),))
         return server
 

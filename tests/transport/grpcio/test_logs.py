@@ -7,9 +7,9 @@ import sys
 import pytest
 from structlog.testing import capture_logs
 
-from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, ServiceError, Unauthenticated, Unavailable
 from ratelimit_service.logs import redact
-from ratelimit_service.transport.grpcio.interceptors import Call, log_failures
+from ratelimit_service.transport.grpcio.interceptors import Call, log_calls, log_failures
 
 KEY = "rlk_live_0123456789abcdef_s3cretS3cretS3cret"
 TOKEN = "rlt_0123456789ab_s3cretS3cretS3cret"
@@ -102,3 +102,27 @@ async def test_failures_are_logged_once_a_second() -> None:
         ("POLICY_STORE_UNAVAILABLE", 2),
         ("POLICY_STORE_UNAVAILABLE", 2),
     ]
+
+
+async def test_strangers_do_not_fill_the_log() -> None:
+    """Of calls without a valid token ten a second are logged, then how many were not; every other call is logged."""
+    seconds = 100.0
+
+    async def refuse(_call: Call) -> bytes:
+        raise Unauthenticated("no token", reason="TOKEN_MISSING")
+
+    async def succeed(_call: Call) -> bytes:
+        return b""
+
+    refused, served = log_calls(refuse, lambda: seconds), log_calls(succeed, lambda: seconds)
+    call = Call("/a/B", None)  # type: ignore[arg-type]
+    with capture_logs() as logged:
+        for _ in range(100):
+            with pytest.raises(Unauthenticated):
+                await refused(call)
+            await served(call)
+        seconds += 1
+        with pytest.raises(Unauthenticated):
+            await refused(call)
+    assert [line["event"] for line in logged].count("call") == 10 + 100 + 1
+    assert [line["calls"] for line in logged if "calls" in line] == [90]
