@@ -15,10 +15,12 @@ from ratelimit_service.operations.heartbeat import Heartbeat
 from ratelimit_service.server.child import SupervisorLink
 from ratelimit_service.server.grpc_process import tune_gc
 from ratelimit_service.settings import Settings
+from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
 from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE, keep_shedding
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 
 @asynccontextmanager
@@ -48,9 +50,10 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             )
             supervisor.report_ready()
             count = planes.counts.calls.count
+            bounds = Bounds(Unfinished(), planes.overload)
             yield {
-                **decision_methods(planes.rate_limit, admission, count, drain, planes.overload),
-                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count, planes.overload),
+                **decision_methods(planes.rate_limit, admission, count, drain, bounds),
+                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count, bounds),
             }
     except StartupError as error:
         supervisor.report_error(str(error))

@@ -1,7 +1,7 @@
 """Which calls begin, decided before anything is read of them."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ratelimit_service.api.authentication import Admission
@@ -11,9 +11,18 @@ from ratelimit_service.api.overload.fair_queue import Generation, Turn
 from ratelimit_service.errors import Code
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send, expected_deadline, presented_by
 from ratelimit_service.transport.envoy.responses import Refusal
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 Count: TypeAlias = Callable[[str, Code], None]
 """Counts one call, by full method name and the code that its caller received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What bounds the calls of all methods together: messages that are not whole, and calls in flight."""
+
+    unfinished: Unfinished = field(default_factory=Unfinished)
+    overload: OverloadControl = field(default_factory=OverloadControl)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,7 @@ class Method:
     name: str
     admission: Admission
     count: Count
-    overload: OverloadControl
+    bounds: Bounds = field(default_factory=Bounds)
     fallback: Fallback = no_fallback
 
 
@@ -36,7 +45,7 @@ def admitted(method: Method, handle: Handle) -> App:
 
     It decides as soon as it is called: what is refused at once has no more of a task than Envoy's Python requires.
     """
-    begin = method.overload.begin
+    begin = method.bounds.overload.begin
     refusal = Refusal(OVERLOADED, method.fallback(OVERLOADED), method.name)
 
     async def wait(turn: Turn, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,4 +71,4 @@ def _queued(method: Method, scope: Scope) -> "Turn | None":
     headers = dict(scope["headers"])
     admission = method.admission
     share = admission.share_of(presented_by(scope, headers, certificates=admission.certificates))
-    return method.overload.wait(share, expected_deadline(headers))
+    return method.bounds.overload.wait(share, expected_deadline(headers))

@@ -10,11 +10,10 @@ from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
-from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
-from ratelimit_service.transport.envoy.admission import Count, Method
+from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.responses import send_error
@@ -31,19 +30,22 @@ AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
 PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
 """In the order in which Envoy matches them: first those that carry one decision each."""
 
+STREAMS: Final = (STREAM,)
+"""Those of them that may stay open for any time."""
+
 
 def envoy_methods(
     rate_limits: EnvoyRateLimitService,
     authorization: EnvoyAuthorizationService,
     admission: Admission,
     count: Count,
-    overload: OverloadControl,
+    bounds: Bounds,
 ) -> dict[str, App]:
     """The methods of Envoy's own protocols, by path."""
-    rls = Method(SHOULD_RATE_LIMIT, admission, count, overload, overload.fallback(rate_limits.fallback, OVER_LIMIT))
-    ext_authz = Method(
-        AUTHORIZE, admission, count, overload, overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE)
-    )
+    denied = bounds.overload.fallback(rate_limits.fallback, OVER_LIMIT)
+    unavailable = bounds.overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE)
+    rls = Method(SHOULD_RATE_LIMIT, admission, count, bounds, denied)
+    ext_authz = Method(AUTHORIZE, admission, count, bounds, unavailable)
     return {
         SHOULD_RATE_LIMIT: unary(rls, rate_limits.read, rate_limits.should_rate_limit),
         AUTHORIZE: unary(ext_authz, authorization.read, authorization.check),
@@ -51,14 +53,14 @@ def envoy_methods(
 
 
 def decision_methods(
-    service: RateLimitService, admission: Admission, count: Count, drain: Drain, overload: OverloadControl
+    service: RateLimitService, admission: Admission, count: Count, drain: Drain, bounds: Bounds
 ) -> dict[str, App]:
     """The methods of RateLimitService, by path."""
     read = service.reader
     return {
-        CHECK: unary(Method(CHECK, admission, count, overload), read.check, service.check_limit),
-        BATCH: unary(Method(BATCH, admission, count, overload), read.batch, service.batch_check_limit),
-        STREAM: stream(Method(STREAM, admission, count, overload), service, drain),
+        CHECK: unary(Method(CHECK, admission, count, bounds), read.check, service.check_limit),
+        BATCH: unary(Method(BATCH, admission, count, bounds), read.batch, service.batch_check_limit),
+        STREAM: stream(Method(STREAM, admission, count, bounds), service, drain),
     }
 
 

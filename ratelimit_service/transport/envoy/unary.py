@@ -37,14 +37,17 @@ def unary(
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
     is_open, certificates = admission.is_open, admission.certificates
-    end = method.overload.end
+    end = method.bounds.overload.end
 
     async def respond(scope: Scope, receive: Receive) -> bytes:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
         # Envoy does not cancel a call that is abandoned: it reports that here, and everything below runs without
         # suspending until the call has joined a batch (except for a token that is not cached).
-        data = await _read_message(receive, headers.get(b"grpc-encoding"), name)
+        body, more = first = body_of(await receive())
+        data = None if more else single_message(body)
+        if data is None:
+            data = await _gather(method, scope, receive, first, headers.get(b"grpc-encoding"))
         if is_open and headers.get(b"authorization") is None:
             caller = ANONYMOUS
         else:
@@ -67,26 +70,32 @@ def unary(
         else:
             end(generation, None)
             if code is Code.CANCELLED:
-                method.overload.count_wasted(scope.get("client"))
+                method.bounds.overload.count_wasted(scope.get("client"))
         count(name, code)
 
     return admitted(method, handle)
 
 
-async def _read_message(receive: Receive, encoding: bytes | None, method: str) -> bytes:
-    """The call's message, once the caller has closed its side. What follows it is ignored, as by grpc-core."""
-    body, more = body_of(await receive())
-    if not more and (message := single_message(body)) is not None:
-        return message
+async def _gather(
+    method: Method, scope: Scope, receive: Receive, first: tuple[bytes, bool], encoding: bytes | None
+) -> bytes:
+    """The message of a call of which the FIRST part has arrived, once the caller has closed its side.
+
+    What follows the message is ignored, as by grpc-core.
+    """
+    body, more = first
     frames = FrameReader(encoding)
-    first = _first(frames, body)
-    while more:
-        body, more = body_of(await receive())
-        if first is None:
-            first = _first(frames, body)
-    if first is None:
-        raise missing_message(method)
-    return first
+    message = _first(frames, body)
+    if message is not None and more:  # some clients close their side with a frame of its own
+        _, more = body_of(await receive())
+    with method.bounds.unfinished.begin(scope.get("client")) as wait:
+        while more:
+            body, more = body_of(await wait.next(receive, frames.incomplete))
+            if message is None:
+                message = _first(frames, body)
+    if message is None:
+        raise missing_message(method.name)
+    return message
 
 
 def _first(frames: FrameReader, body: bytes) -> bytes | None:

@@ -16,9 +16,11 @@ from ratelimit_service.decision.limit import Limit, TokenBucket
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.management.keys import KeyDraft
 from ratelimit_service.management.plans import PlanDraft
+from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import CHECK, EmbeddedApp, decision_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import Event, Scope, frame
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 MAX_FILES = 20
 PACKAGE = Path(ratelimit_service.__file__).parent
@@ -73,7 +75,7 @@ async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Call
             decision_admission(planes.authenticator, protect=False),
             planes.counts.calls.count,
             Drain(),
-            planes.overload,
+            Bounds(Unfinished(), planes.overload),
         )
         message = CheckLimitRequest(api_key=str(api_key), resource="r").SerializeToString()
         traces = []

@@ -8,7 +8,6 @@ import pytest
 
 from api.tokens import Source
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authenticator, Caller
-from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.errors import Code
 from ratelimit_service.management.known_tokens import KnownTokens
@@ -35,7 +34,7 @@ class Exchange:
         self.called: list[bytes] = []
         self.before_event: Callable[[int], float] = lambda _number: 0
         admission = Admission(Authenticator(KnownTokens(Source())), token_required=False)
-        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code), OverloadControl())
+        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code))
 
     async def run(self, app: App) -> Code:
         """Run it to its end, and return the code that was counted."""
