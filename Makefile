@@ -21,7 +21,7 @@ LANGUAGES ?= python go typescript
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto proto docs screenshots lock soak fuzz attacks bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks bench clients test-clients bench-clients clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ test: setup test-tools ## Run all tests. One file: make test ARGS=tests/cli/test
 test-tools:
 	@tests/install-tools
 
-check: check-code check-proto ## Run the linters and type checker, and check the protos and their generated code.
+check: check-code check-proto check-supply ## Run the linters and type checker, check the protos, look for secrets and known vulnerabilities.
 
 check-code: setup
 	$(BIN)/ruff check .
@@ -66,6 +66,10 @@ check-proto: setup
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(BIN)/python protos/generate.py "$$fresh" && \
 		diff -r -x __pycache__ ratelimit_service/_gen "$$fresh" || \
 		{ echo "the generated code differs from the protos: run make proto" >&2; exit 1; }
+
+check-supply: setup
+	$(BIN)/python .ci/find_secrets.py
+	$(BIN)/python .ci/audit_dependencies.py
 
 proto: setup ## Generate ratelimit_service/_gen from protos/.
 	rm -rf ratelimit_service/_gen

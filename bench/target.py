@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ratelimit_service.server.instance import child_environment
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.envoy.app import PATHS
+from ratelimit_service.transport.envoy.app import PATHS, STREAMS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 
 _UNCOUNTED = Path(__file__).with_name("uncounted")
@@ -64,6 +64,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
     options = EnvoyOptions(
         app="bench.empty_app:app",
         hot_paths=PATHS,
+        streams=STREAMS,
         host="127.0.0.1",
         port=port,
         admin_socket=folder / "admin.sock",

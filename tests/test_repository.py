@@ -2,7 +2,9 @@
 
 import json
 import re
+import runpy
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from itertools import chain
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from ratelimit_service.decision.api_key import ApiKey
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -115,3 +119,59 @@ def test_the_architecture_names_files_that_exist() -> None:
     names = re.findall(r"`([\w/.]+(?:\.py|\.lua|/))`", text)
     assert len(names) > 40
     assert [name for name in names if not any((ROOT / top / name).exists() for top in ("", "ratelimit_service"))] == []
+
+
+AWS_KEY = "AKIA" + "IOSFODNN7" + "EXAMPLQ"
+PRIVATE_KEY = "-----BEGIN RSA " + "PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (f"aws_access_key_id = {AWS_KEY}", "AWS Access Key"),
+        (PRIVATE_KEY, "Private Key"),
+        (f"key: {ApiKey.generate('live')}", "API key of this service"),
+    ],
+    ids=["aws", "private key", "ours"],
+)
+def test_a_planted_secret_fails_the_check(text: str, kind: str, tmp_path: Path) -> None:
+    """`make check` fails on a secret in the tree, and names the file and line."""
+    planted = tmp_path / "settings.txt"
+    planted.write_text(f"first line\n{text}\n")
+    done = find_secrets(str(planted))
+    assert done.returncode == 1
+    assert f"{planted}:2: {kind}" in done.stderr
+
+
+def test_a_file_without_secrets_passes_the_check(tmp_path: Path) -> None:
+    """What is no secret is none."""
+    clean = tmp_path / "settings.txt"
+    clean.write_text("listen = 127.0.0.1:50051\n")
+    assert find_secrets(str(clean)).returncode == 0
+
+
+def find_secrets(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `make check` runs."""
+    script = ROOT / ".ci" / "find_secrets.py"
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "line"),
+    [
+        ('{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}', 0, "none of 1 dependencies has a known"),
+        (
+            '{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}]}',
+            1,
+            "a 1: CVE-1, fixed in 2",
+        ),
+        ('{"dependencies": [{"name": "a", "skip_reason": "not found"}]}', 0, "1 of 1 dependencies were NOT checked"),
+        ("", 0, "dependencies were NOT checked"),
+    ],
+    ids=["clean", "vulnerable", "skipped", "unreachable"],
+)
+def test_what_the_audit_of_dependencies_reports(output: str, code: int, line: str) -> None:
+    """A known vulnerability fails the check; a database that cannot be reached is reported, and is no clean result."""
+    found, lines = runpy.run_path(str(ROOT / ".ci" / "audit_dependencies.py"))["report"](output, "no network")
+    assert found == code
+    assert line in lines[0]

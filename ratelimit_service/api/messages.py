@@ -11,8 +11,11 @@ from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, Resource
 MAX_MESSAGE: Final = 64 * 1024
 """Maximum bytes of a request message."""
 
-MAX_ADMIN_MESSAGE: Final = 3 * 1024 * 1024
-"""The same for KeyAdminService, whose callers have a token: 1,000 keys as long as they may be fit."""
+MAX_ADMIN_MESSAGE: Final = 1_000_000
+"""The same for KeyAdminService, whose callers have a token: 1,000 keys fit, with 1,000 bytes of labels and texts each.
+
+Below what grpc.aio accepts, which cannot be set by method: with it, strangers could have each as much collected.
+"""
 
 MAX_STREAMS: Final = 1000
 """Maximum concurrent calls on one connection. More wait in the client."""

@@ -22,6 +22,11 @@ MAX_PER_KEY: Final = 1_000
 """Requests of one key that are cached while as many as the cache keeps at least come in: whoever has a key cannot fill
 it with resources that nobody asks for again."""
 
+_MAX_PARTS: Final = 4
+_LARGE_SHARE: Final = 64
+"""A request with more parts, such as descriptors, is large: each part takes 1 KiB, and 100 of them fit a request. Of
+these a 64th of the number is cached, or whoever sends them would fill gigabytes."""
+
 T = TypeVar("T")
 
 
@@ -44,16 +49,17 @@ class RequestCache(Generic[T]):
     def __init__(self, clock: Clock, size: int) -> None:
         self._clock = clock
         self._entries: LruCache[bytes, tuple[Sequence[Validity], T]] = LruCache(size)
+        self._large: LruCache[bytes, tuple[Sequence[Validity], T]] = LruCache(max(1, size // _LARGE_SHARE))
         self._seen: LruCache[bytes, bytes] = LruCache(min(size, MAX_SEEN))
         self._of_key: dict[str, int] = {}  # how many were cached of each key since the last generation
         self._generation = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._large)
 
     def get(self, digest: bytes) -> T | None:
         """The prepared request with this digest, if it is still valid; use it before the next await."""
-        found = self._entries.get(digest)
+        found = self._entries.get(digest) or self._large.get(digest)
         if found is None:
             return None
         validities, prepared = found
@@ -63,11 +69,13 @@ class RequestCache(Generic[T]):
             validity.used = True
         return prepared
 
-    def put(self, digest: bytes, validities: Sequence[Validity], prepared: T, key_id: str = "") -> None:
+    def put(
+        self, digest: bytes, validities: Sequence[Validity], prepared: T, key_id: str = "", *, parts: int = 1
+    ) -> None:
         """Cache the prepared request of this digest as long as all VALIDITIES are current, if it came before.
 
         Ignores an empty digest. KEY_ID is the key that the request is of, empty if it is of none: at most MAX_PER_KEY
-        are cached of each.
+        are cached of each. PARTS is how many descriptors it has.
         """
         if not digest:
             return
@@ -76,7 +84,7 @@ class RequestCache(Generic[T]):
         elif all(validity.is_current(self._clock) for validity in validities):
             if key_id and not self._may_put(key_id):
                 return
-            self._entries.put(digest, (validities, prepared))
+            (self._entries if parts <= _MAX_PARTS else self._large).put(digest, (validities, prepared))
 
     def _may_put(self, key_id: str) -> bool:
         if self._generation != self._entries.generation:

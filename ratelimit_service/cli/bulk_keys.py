@@ -1,4 +1,4 @@
-"""Many keys at once on the command line: in calls of at most 1,000, with a line for each key."""
+"""Many keys at once on the command line: in calls of at most 1,000 that fit, with a line for each key."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias, TypeVar
@@ -13,6 +13,8 @@ from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.cli.output import print_json, print_table
 
 _MAX_ITEMS = 1000
+_MAX_BYTES = 900_000
+"""Bytes of the items of one call, below the 1 MB that a message may have."""
 
 T = TypeVar("T")
 
@@ -31,7 +33,7 @@ def create_keys(client: Client, drafts: Sequence[ManageKeyRequest.CreateKey], *,
         request = ManageKeyRequest(bulk_create=ManageKeyRequest.BulkCreateKeys(keys=chunk))
         created.MergeFrom(client.manage_key(request).bulk_create)
 
-    failure = _call_all(drafts, call)
+    failure = _call_all(drafts, call, lambda draft: draft.ByteSize() + 8)
     if as_json:
         print_json(created)
     else:
@@ -53,7 +55,7 @@ def change_keys(client: Client, action: StateChange, key_ids: Sequence[str], *, 
         getattr(request, f"bulk_{action}").key_ids.extend(chunk)
         changed.MergeFrom(getattr(client.manage_key(request), f"bulk_{action}"))
 
-    failure = _call_all(key_ids, call)
+    failure = _call_all(key_ids, call, lambda key_id: len(key_id.encode()) + 8)
     if as_json:
         print_json(changed)
     else:
@@ -65,9 +67,9 @@ def change_keys(client: Client, action: StateChange, key_ids: Sequence[str], *, 
     _report(len(key_ids), failed, len(changed.results), "changed", failure)
 
 
-def _call_all(items: Sequence[T], call: Callable[[Sequence[T]], None]) -> CommandError | None:
-    """Make the calls until one of them fails, and return its error."""
-    for chunk in _chunks(items):
+def _call_all(items: Sequence[T], call: Callable[[Sequence[T]], None], size: Callable[[T], int]) -> CommandError | None:
+    """Make the calls until one of them fails, and return its error. SIZE is that of an item, in bytes."""
+    for chunk in _chunks(items, size):
         try:
             call(chunk)
         except CommandError as error:
@@ -75,8 +77,17 @@ def _call_all(items: Sequence[T], call: Callable[[Sequence[T]], None]) -> Comman
     return None
 
 
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[start : start + _MAX_ITEMS] for start in range(0, len(items), _MAX_ITEMS))
+def _chunks(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    chunk: list[T] = []
+    filled = 0
+    for item in items:
+        if chunk and (len(chunk) == _MAX_ITEMS or filled + size(item) > _MAX_BYTES):
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(item)
+        filled += size(item)
+    if chunk:
+        yield chunk
 
 
 def _created_row(draft: ManageKeyRequest.CreateKey, result: ManageKeyResponse.BulkCreatedKeys.Result) -> Sequence[str]:

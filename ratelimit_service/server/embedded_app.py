@@ -14,6 +14,7 @@ from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 
 @asynccontextmanager
@@ -39,9 +40,10 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             heartbeat.start()
             supervisor.report_ready()
             count = planes.counts.calls.count
+            unfinished = Unfinished()
             yield {
-                **decision_methods(planes.rate_limit, admission, count, drain),
-                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count),
+                **decision_methods(planes.rate_limit, admission, count, drain, unfinished),
+                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count, unfinished),
             }
     except StartupError as error:
         supervisor.report_error(str(error))

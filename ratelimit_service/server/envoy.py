@@ -15,7 +15,7 @@ from ratelimit_service.server.envoy_admin import EnvoyAdmin
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.transport.envoy.admin_port import AdminPort
-from ratelimit_service.transport.envoy.app import PATHS
+from ratelimit_service.transport.envoy.app import PATHS, STREAMS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 from ratelimit_service.transport.envoy.tls import Tls
 from ratelimit_service.transport.grpcio.tls import Certificates
@@ -43,6 +43,7 @@ def envoy_supervisor(
             options = EnvoyOptions(
                 app=_APP,
                 hot_paths=PATHS,
+                streams=STREAMS,
                 host=instance.lock.host,
                 port=instance.lock.port,
                 admin_socket=own.with_suffix(".sock"),

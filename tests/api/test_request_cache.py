@@ -51,6 +51,20 @@ def test_bounded() -> None:
         assert len(cache) <= 20
 
 
+def test_large_requests_are_few() -> None:
+    """Requests of many descriptors, a kilobyte of memory each, are kept for a 64th of the number, beside the others."""
+    cache: RequestCache[int] = RequestCache(ManualClock(), 640)
+    validity = Validity()
+    for _ in range(2):
+        cache.put(b"small", (validity,), -1, parts=4)
+    for number in range(1_000):
+        for _ in range(2):
+            cache.put(b"%d" % number, (validity,), number, parts=5)
+        assert cache.get(b"%d" % number) == number
+        assert len(cache) <= 1 + 20
+    assert cache.get(b"small") == -1
+
+
 def test_what_comes_once_is_not_kept() -> None:
     """However many different requests come once each, none is kept; one that comes again is, in the midst of them."""
     cache: RequestCache[int] = RequestCache(ManualClock(), 10)

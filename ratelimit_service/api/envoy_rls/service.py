@@ -93,7 +93,8 @@ class EnvoyRateLimitService:
         if not gateway_only:
             prepared = await self._engine.prepare(described, deadline)
             if isinstance(request, NewRequest):
-                self._cache.put(request.digest, prepared.validities, prepared, prepared.key_id)
+                parts = len(described.descriptors)
+                self._cache.put(request.digest, prepared.validities, prepared, prepared.key_id, parts=parts)
             return prepared
         if caller.role is not Role.GATEWAY:  # not cached: the same bytes may come from a gateway
             return await self._engine.prepare(self._restricted(described, malformed), deadline)
@@ -102,7 +103,8 @@ class EnvoyRateLimitService:
         if malformed is not None:
             raise malformed
         prepared = await self._engine.prepare(described, deadline)
-        self._gateway_cache.put(request.digest, prepared.validities, GatewayRequest(request.read, prepared))
+        cached = GatewayRequest(request.read, prepared)
+        self._gateway_cache.put(request.digest, prepared.validities, cached, parts=len(described.descriptors))
         return prepared
 
     def _restricted(self, request: DescribedRequest, malformed: InvalidArgument | None) -> DescribedRequest:

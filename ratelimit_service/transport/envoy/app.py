@@ -17,6 +17,7 @@ from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.responses import send_error
 from ratelimit_service.transport.envoy.stream import stream
 from ratelimit_service.transport.envoy.unary import Count, Method, unary
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
 BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
@@ -28,30 +29,41 @@ AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
 PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
 """In the order in which Envoy matches them: first those that carry one decision each."""
 
+STREAMS: Final = (STREAM,)
+"""Those of them that may stay open for any time."""
+
 
 def envoy_methods(
-    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, admission: Admission, count: Count
+    rate_limits: EnvoyRateLimitService,
+    authorization: EnvoyAuthorizationService,
+    admission: Admission,
+    count: Count,
+    unfinished: Unfinished,
 ) -> dict[str, App]:
     """The methods of Envoy's own protocols, by path."""
     return {
         SHOULD_RATE_LIMIT: unary(
-            Method(SHOULD_RATE_LIMIT, admission, count, rate_limits.fallback),
+            Method(SHOULD_RATE_LIMIT, admission, count, rate_limits.fallback, unfinished),
             rate_limits.read,
             rate_limits.should_rate_limit,
         ),
         AUTHORIZE: unary(
-            Method(AUTHORIZE, admission, count, authorization.fallback), authorization.read, authorization.check
+            Method(AUTHORIZE, admission, count, authorization.fallback, unfinished),
+            authorization.read,
+            authorization.check,
         ),
     }
 
 
-def decision_methods(service: RateLimitService, admission: Admission, count: Count, drain: Drain) -> dict[str, App]:
+def decision_methods(
+    service: RateLimitService, admission: Admission, count: Count, drain: Drain, unfinished: Unfinished
+) -> dict[str, App]:
     """The methods of RateLimitService, by path."""
     read = service.reader
     return {
-        CHECK: unary(Method(CHECK, admission, count), read.check, service.check_limit),
-        BATCH: unary(Method(BATCH, admission, count), read.batch, service.batch_check_limit),
-        STREAM: stream(Method(STREAM, admission, count), service, drain),
+        CHECK: unary(Method(CHECK, admission, count, unfinished=unfinished), read.check, service.check_limit),
+        BATCH: unary(Method(BATCH, admission, count, unfinished=unfinished), read.batch, service.batch_check_limit),
+        STREAM: stream(Method(STREAM, admission, count, unfinished=unfinished), service, drain),
     }
 
 

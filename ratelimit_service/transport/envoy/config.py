@@ -4,6 +4,7 @@ The hot paths run in the embedded Python; every other path is proxied to the con
 dictionaries, because Envoy's Python protos cannot be installed together with the wheel that contains Envoy itself.
 """
 
+import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +20,72 @@ from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
 
-REQUESTS_PER_TURN: Final = 64
-"""Maximum calls that one connection may begin before the others get their turn."""
-
-STREAM_WINDOW: Final = 256 * 1024
-"""Bytes that a caller may send on one stream before the embedded application reads them."""
-
-CONNECTION_WINDOW: Final = 1024 * 1024
-"""The same for one connection; also the bytes that are buffered for a caller that does not read its responses."""
-
 MAX_CONNECTIONS: Final = 20_000
 """Maximum connections that one Envoy accepts. Each costs some 100 KiB, even when idle."""
 
+ACCEPTED_PER_TURN: Final = 1
+"""Connections that are accepted before those that are open get their turn: accepting costs as much as some calls."""
+
+READ_PER_TURN: Final = 16 * 1024
+"""Bytes that one connection may have processed before the others get their turn.
+
+What may be sent in so many bytes bounds how long the others wait: 1,600 frames of one byte are about a millisecond.
+It also bounds what the kernel buffers for a connection, and what is buffered for a caller that does not read its
+responses, beyond which its calls wait.
+"""
+
+REQUESTS_PER_TURN: Final = 16
+"""Calls that one connection may begin before the others get their turn. What it resets meanwhile is never begun."""
+
+STREAM_WINDOW: Final = 65_535
+"""Bytes that a caller may send on one stream before the embedded application reads them: HTTP/2's own, the least that
+Envoy accepts. Of a message, the application reads each part as it arrives."""
+
+CONNECTION_WINDOW: Final = 256 * 1024
+"""The same for one connection."""
+
+MAX_HEADERS_KIB: Final = 96
+"""KiB of headers of one call, as they are decoded; beyond it the call is reset, which opens a gateway that fails open.
+
+So it is above the 60 KiB that an Envoy accepts from its own clients: some of theirs (`tracestate`) it passes on.
+"""
+
+MAX_HEADERS: Final = 160
+"""Number of headers of one call, for the same reason above the 100 that an Envoy accepts from its own clients."""
+
+HEADERS_SECONDS: Final = 10
+"""Seconds in which the headers of a call must be complete once they have begun."""
+
+HANDSHAKE_SECONDS: Final = 5
+"""Seconds in which a TLS handshake must be complete."""
+
+UNARY_SECONDS: Final = 10
+"""Seconds for which nothing may arrive or be sent on a call of one message. Decisions take milliseconds."""
+
+ADMIN_SECONDS: Final = 120
+"""The same for the methods that are proxied to the control plane, but for those that stream."""
+
+MAX_RESETS: Final = 50_000
+"""Calls that a connection may reset before they are answered, as long as they are most of its calls.
+
+A gateway that gives up after 20 ms, with 2,000 calls a second on a connection and none of them answered, reaches it
+after 25 s; whoever resets as fast as he can, in one or two.
+"""
+
+RECEIVE_BUFFER: Final = 16 * 1024
+"""Bytes that the kernel buffers of what one connection sends, beyond which the sender waits."""
+
+SEND_BUFFER: Final = 128 * 1024
+"""Bytes that the kernel buffers for a caller that does not read; by default it would be 4 MiB for each."""
+
+MAX_ADMIN_CALLS: Final = 256
+"""Maximum calls that are proxied to the control plane at a time, but for those that stream; more get UNAVAILABLE."""
+
+MAX_CONTROL_STREAMS: Final = 512
+"""The same for health watches and server reflection, which stay open for as long as their callers like."""
+
 _CONTROL: Final = "control"
+_STREAMS: Final = "control_streams"
 _TYPES: Final = "type.googleapis.com"
 _HTTP2: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECTIONS_CONFIG: Final = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
@@ -54,6 +108,8 @@ class EnvoyOptions:
     max_connection_age: float
     """Seconds, plus or minus a tenth, after which a connection is closed gracefully (GOAWAY)."""
     tls: Tls | None
+    streams: Sequence[str] = ()
+    """The paths of `hot_paths` that may stay open for any time."""
     gateways: Collection[str] = ()
     """The names of certificates that make their callers gateways."""
     admin_methods: AdminPort | None = None
@@ -71,16 +127,22 @@ def envoy_config(options: EnvoyOptions) -> Json:
         },
         "enable_reuse_port": True,
         "tcp_backlog_size": 4096,  # a fleet of gateways that reconnect at once; the kernel's own bound applies too
-        "per_connection_buffer_limit_bytes": CONNECTION_WINDOW,
+        "max_connections_to_accept_per_socket_event": ACCEPTED_PER_TURN,
+        "per_connection_buffer_limit_bytes": READ_PER_TURN,
+        "socket_options": [_buffer(socket.SO_RCVBUF, RECEIVE_BUFFER), _buffer(socket.SO_SNDBUF, SEND_BUFFER)],
     }
     chain = listener["filter_chains"][0]
+    chain["transport_socket_connect_timeout"] = f"{HANDSHAKE_SECONDS}s"
     if options.tls is not None:
         chain["transport_socket"] = transport_socket(options.tls)
     http = chain["filters"][0]["typed_config"]
     http |= _http_options(options)
-    http["route_config"]["virtual_hosts"][0]["routes"] = [_control_route()]
+    http["route_config"]["virtual_hosts"][0]["routes"] = _routes(options)
     _match_only(http["http_filters"][0], options.hot_paths)
-    resources["clusters"] = [_control_cluster(options.control_socket)]
+    resources["clusters"] = [
+        _control_cluster(_CONTROL, options.control_socket, MAX_ADMIN_CALLS),
+        _control_cluster(_STREAMS, options.control_socket, MAX_CONTROL_STREAMS),
+    ]
     if options.admin_methods is not None:
         add_admin_port(resources, options.admin_methods)
     if options.gateways:
@@ -97,18 +159,30 @@ def envoy_config(options: EnvoyOptions) -> Json:
 
 def _http_options(options: EnvoyOptions) -> Json:
     return {
+        "codec_type": "HTTP2",  # what is not gRPC is closed; nothing has to guess which protocol it is
         "common_http_protocol_options": {
             "idle_timeout": "0s",  # gateways keep connections; pings detect dead ones
             # Envoy's jitter only adds: start a tenth below.
             "max_connection_duration": f"{options.max_connection_age * 0.9:.3f}s",
             "max_connection_duration_jitter": {"value": 22.2},
+            "max_headers_count": MAX_HEADERS,
         },
         "http2_protocol_options": {
             "max_concurrent_streams": MAX_STREAMS,
             "initial_stream_window_size": STREAM_WINDOW,
             "initial_connection_window_size": CONNECTION_WINDOW,
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
+            # Beyond these the connection is closed. A caller that reads gets its answers to PING and SETTINGS at once;
+            # one that does not has these many waiting for it.
+            "max_outbound_control_frames": 200,
+            "max_outbound_frames": 4 * MAX_STREAMS,  # HEADERS, DATA and trailers of every call, and a few
+            "max_consecutive_inbound_frames_with_empty_payload": 1,  # of use to nobody
+            "max_inbound_priority_frames_per_stream": 2,  # this server takes no notice of them
+            # A caller may open a stream's window for each response, and the connection's too.
+            "max_inbound_window_update_frames_per_data_frame_sent": 4,
         },
+        "max_request_headers_kb": MAX_HEADERS_KIB,
+        "request_headers_timeout": f"{HEADERS_SECONDS}s",
         "stream_idle_timeout": "0s",  # a stream of checks may be idle for any time
         "drain_timeout": "1s",  # between GOAWAY and refusing new calls
         "server_header_transformation": "PASS_THROUGH",
@@ -116,6 +190,11 @@ def _http_options(options: EnvoyOptions) -> Json:
         "skip_xff_append": True,
         "normalize_path": False,
     }
+
+
+def _buffer(name: int, size: int) -> Json:
+    """A buffer of the kernel's for each connection, which it doubles for its own bookkeeping."""
+    return {"level": socket.SOL_SOCKET, "name": name, "int_value": size, "state": "STATE_PREBIND"}
 
 
 def _match_only(composite: Json, paths: Sequence[str]) -> None:
@@ -129,14 +208,28 @@ def _match_only(composite: Json, paths: Sequence[str]) -> None:
     }
 
 
-def _control_route() -> Json:
+def _routes(options: EnvoyOptions) -> list[Json]:
+    """The first that matches a path holds. Those of the embedded application are never proxied, only timed."""
+    return [
+        *(_route(path, _CONTROL, None, exact=True) for path in options.streams),
+        *(_route(path, _CONTROL, UNARY_SECONDS, exact=True) for path in options.hot_paths),
+        _route("/grpc.health.v1.Health/Watch", _STREAMS, None, exact=True),
+        _route("/grpc.reflection.", _STREAMS, None),
+        _route("/", _CONTROL, ADMIN_SECONDS),
+    ]
+
+
+def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False) -> Json:
+    """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle; None: for any."""
     return {
-        "match": {"prefix": "/"},
+        "match": {"path" if exact else "prefix": path},
         "route": {
-            "cluster": _CONTROL,
+            "cluster": cluster,
             "timeout": "0s",  # the caller's own deadline is forwarded
             # Only calls that the control plane cannot have begun, as while it restarts.
             "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 3},
+            # Not max_stream_duration: with it, Envoy takes the caller's deadline out of the headers.
+            "idle_timeout": f"{seconds or 0}s",
         },
         "request_headers_to_add": [
             {
@@ -147,17 +240,28 @@ def _control_route() -> Json:
     }
 
 
-def _control_cluster(socket: Path) -> Json:
+def _control_cluster(name: str, path: Path, calls: int) -> Json:
+    """The control plane on the unix socket at PATH, with at most so many CALLS at a time."""
     return {
-        "name": _CONTROL,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
+        "per_connection_buffer_limit_bytes": CONNECTION_WINDOW,
+        "circuit_breakers": {"thresholds": [{"max_requests": calls, "max_pending_requests": calls, "max_retries": 3}]},
         "typed_extension_protocol_options": {
-            _HTTP2: {"@type": f"{_TYPES}/{_HTTP2}", "explicit_http_config": {"http2_protocol_options": {}}}
+            _HTTP2: {
+                "@type": f"{_TYPES}/{_HTTP2}",
+                "explicit_http_config": {
+                    "http2_protocol_options": {
+                        "initial_stream_window_size": STREAM_WINDOW,
+                        "initial_connection_window_size": CONNECTION_WINDOW,
+                    }
+                },
+            }
         },
         "load_assignment": {
-            "cluster_name": _CONTROL,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}}]}],
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(path)}}}}]}],
         },
     }
 
@@ -165,14 +269,14 @@ def _control_cluster(socket: Path) -> Json:
 def _runtime() -> Json:
     """Envoy's runtime settings: how clients are treated that reset the calls that they open.
 
-    Envoy's own protection closes a connection once more than half of 500 calls were reset within a second of their
-    start, and its older HTTP/2 library once 1,000 were, or 33 a second. A gateway with a timeout of 20 ms behaves
-    exactly so during an overload, when it must not lose its connections. So the threshold is set out of reach and the
-    newer library is used. What such a client can do here is bounded by MAX_STREAMS and REQUESTS_PER_TURN; the port is
-    for gateways, not for the public.
+    Envoy closes a connection that has reset more than half of so many calls within a second of their start, before
+    they were answered; later, one that has reset more than half of all its calls. By default that is 500, and its
+    older HTTP/2 library allows 1,000, or 33 a second. A gateway with a timeout of 20 ms behaves exactly so during an
+    overload, when it must not lose its connections; hence MAX_RESETS and the newer library. Below that bound
+    REQUESTS_PER_TURN holds: calls beyond it that are reset in the same turn are dropped before they are begun.
     """
     layer = {
-        "overload": {"premature_reset_total_stream_count": 10**15},
+        "overload": {"premature_reset_total_stream_count": 2 * MAX_RESETS},
         "http": {"max_requests_per_io_cycle": REQUESTS_PER_TURN},
         "envoy.reloadable_features.http2_use_oghttp2": True,
     }

@@ -105,12 +105,13 @@ def single_message(body: bytes) -> bytes | None:
 class FrameReader:
     """Splits a request body into messages as it arrives. Buffers at most one incomplete message."""
 
-    __slots__ = ("_encoding", "_rest", "error")
+    __slots__ = ("_encoding", "_needed", "_rest", "error")
 
     def __init__(self, encoding: bytes | None) -> None:
         """ENCODING is the call's `grpc-encoding`, None if it has none."""
         self._encoding = encoding
-        self._rest = b""
+        self._rest = bytearray()
+        self._needed = PREFIX
         self.error: FrameError | None = None
         """What is wrong with the message after the last valid one: it is compressed, or above MAX_MESSAGE.
 
@@ -118,27 +119,32 @@ class FrameReader:
         """
 
     @property
-    def incomplete(self) -> bool:
-        """Whether part of a message has arrived, and not all of it."""
-        return bool(self._rest)
+    def incomplete(self) -> int:
+        """Bytes that have arrived of a message that is not whole."""
+        return len(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Add what has arrived, and return the messages that are now complete and valid."""
         if self._rest:
-            data = self._rest + data
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return []  # nothing is scanned twice, however small the parts
+            data = bytes(self._rest)
         messages: list[bytes] = []
         start, end = 0, len(data)
+        self._needed = PREFIX
         while end - start >= PREFIX:
             size = int.from_bytes(data[start + 1 : start + PREFIX], "big")
             if data[start] or size > MAX_MESSAGE:
                 self.error = self._compression_error() if data[start] else message_too_large(size)
                 break
             if end - start - PREFIX < size:
+                self._needed = PREFIX + size
                 break
             start += PREFIX
             messages.append(data[start : start + size])
             start += size
-        self._rest = data[start:]
+        self._rest = bytearray(data[start:])
         return messages
 
     def _compression_error(self) -> FrameError:

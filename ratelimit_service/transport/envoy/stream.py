@@ -1,8 +1,10 @@
 """Methods with a stream of requests and a stream of responses."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
+from contextlib import aclosing, contextmanager
+from functools import partial
+from typing import Final
 
 from ratelimit_service.api.authentication import UNDECIDED
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
@@ -26,6 +28,10 @@ from ratelimit_service.transport.envoy.framing import (
 )
 from ratelimit_service.transport.envoy.responses import ResponseStream
 from ratelimit_service.transport.envoy.unary import Method
+from ratelimit_service.transport.envoy.unfinished import Wait
+
+GROUPS_AT_ONCE: Final = 1
+"""Groups of checks, each of up to MAX_BATCH, that are decided at a time for the streams of one connection."""
 
 
 def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
@@ -36,21 +42,31 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     """
     read, decide = service.reader.stream, service.decide_group
     admission = method.admission
+    turns = Turns()
 
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
         presented = presented_by(scope, headers, certificates=admission.certificates)
         caller = await admission.admit(presented, deadline)
-        with admission.watching(presented) as revoked:
-            async with aclosing(_groups(receive, headers.get(b"grpc-encoding"), drain, revoked)) as groups:
+        with admission.watching(presented) as revoked, turns.of(scope.get("client")) as turn:
+            async with aclosing(
+                _groups(
+                    receive,
+                    headers.get(b"grpc-encoding"),
+                    partial(_next, drain=drain, revoked=revoked),
+                    partial(method.unfinished.begin, scope.get("client")),
+                )
+            ) as groups:
                 async for messages in groups:
                     check_deadline(deadline)
                     if caller is UNDECIDED:
                         caller = await admission.admit(presented, deadline)
                     checks, error = read(messages)
                     if checks:
-                        await responses.write(b"".join(map(frame, await decide(checks, caller, deadline))))
+                        async with turn:
+                            decided = await decide(checks, caller, deadline)
+                        await responses.write(b"".join(map(frame, decided)))
                     if error is not None:
                         raise error
 
@@ -67,19 +83,52 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     return handle
 
 
+class Turns:
+    """Whose turn it is among the streams of one connection: GROUPS_AT_ONCE of them decide at a time.
+
+    The others are not read meanwhile, so that what a connection may have under way does not grow with its streams.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[Hashable, tuple[asyncio.Semaphore, int]] = {}
+
+    @contextmanager
+    def of(self, connection: Hashable) -> Iterator[asyncio.Semaphore]:
+        """The turns of a stream on CONNECTION, whatever identifies it: held by whoever decides."""
+        turn, streams = self._of.get(connection) or (asyncio.Semaphore(GROUPS_AT_ONCE), 0)
+        self._of[connection] = turn, streams + 1
+        try:
+            yield turn
+        finally:
+            turn, streams = self._of.pop(connection)
+            if streams > 1:
+                self._of[connection] = turn, streams - 1
+
+
 async def _groups(
-    receive: Receive, encoding: bytes | None, drain: Drain, revoked: "asyncio.Future[None]"
+    receive: Receive,
+    encoding: bytes | None,
+    arrived: Callable[[Awaitable[Event]], Awaitable[Event]],
+    begin: Callable[[], Wait],
 ) -> AsyncGenerator[list[bytes], None]:
     """Yield the messages that have arrived, 1 to MAX_BATCH, until the caller has closed its side.
 
-    Raises, after those before it, the error of a message or of the stream, Unavailable if the process drains, and what
-    REVOKED has failed with.
+    A stream may be quiet for any time between two messages, but not within one, for which BEGIN begins to wait. Raises,
+    after those before it, the error of a message or of the stream, and what ARRIVED raises while it waits.
     """
     frames = FrameReader(encoding)
     more = True
     while more:
-        body, more = body_of(await _next(receive, drain, revoked))
-        messages = frames.feed(body)
+        if frames.incomplete:
+            with begin() as wait:
+                messages: list[bytes] = []
+                while more and not messages and frames.error is None:
+                    rest = frames.incomplete
+                    body, more = body_of(await arrived(wait.next(receive, rest)))
+                    messages = frames.feed(body)
+        else:
+            body, more = body_of(await arrived(receive()))
+            messages = frames.feed(body)
         for start in range(0, len(messages), MAX_BATCH):
             yield messages[start : start + MAX_BATCH]
         if frames.error is not None:
@@ -88,9 +137,15 @@ async def _groups(
         raise ProtocolError("the stream was closed in the middle of a message")
 
 
-async def _next(receive: Receive, drain: Drain, revoked: "asyncio.Future[None]") -> Event:
+async def _next(awaited: Awaitable[Event], *, drain: Drain, revoked: "asyncio.Future[None]") -> Event:
     """The next event of the stream. Raises Unavailable if the process drains first, and what REVOKED fails with."""
-    event = asyncio.ensure_future(receive())
-    if not await drain.wait(event, revoked):
-        raise Unavailable("this server is draining; open the stream again, another one will answer", reason="DRAINING")
-    return event.result()
+    event = asyncio.ensure_future(awaited)
+    try:
+        if not await drain.wait(event, revoked):
+            raise Unavailable(
+                "this server is draining; open the stream again, another one will answer", reason="DRAINING"
+            )
+        return event.result()
+    finally:
+        if isinstance(event, asyncio.Task):  # of ours; what Envoy's application was given is not cancelled
+            event.cancel()

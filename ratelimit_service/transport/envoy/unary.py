@@ -1,7 +1,7 @@
 """Methods with one request and one response."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Caller
@@ -24,6 +24,7 @@ from ratelimit_service.transport.envoy.framing import (
     single_message,
 )
 from ratelimit_service.transport.envoy.responses import send_error, send_response
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 Count: TypeAlias = Callable[[str, Code], None]
 """Counts one call, by full method name and the code that its caller received."""
@@ -31,12 +32,16 @@ Count: TypeAlias = Callable[[str, Code], None]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method that is served: its full name, who may call it, where calls are counted, what replaces errors."""
+    """A method that is served: its full name, who may call it, where calls are counted, what replaces errors.
+
+    And what counts its messages that are not whole, with those of all other methods.
+    """
 
     name: str
     admission: Admission
     count: Count
     fallback: Fallback = no_fallback
+    unfinished: Unfinished = field(default_factory=Unfinished)
 
 
 Request = TypeVar("Request")
@@ -56,7 +61,10 @@ def unary(
         deadline = deadline_of(headers)
         # Envoy does not cancel a call that is abandoned: it reports that here, and everything below runs without
         # suspending until the call has joined a batch (except for a token that is not cached).
-        data = await _read_message(receive, headers.get(b"grpc-encoding"), name)
+        body, more = first = body_of(await receive())
+        data = None if more else single_message(body)
+        if data is None:
+            data = await _gather(method, scope, receive, first, headers.get(b"grpc-encoding"))
         if is_open and headers.get(b"authorization") is None:
             caller = ANONYMOUS
         else:
@@ -78,20 +86,26 @@ def unary(
     return handle
 
 
-async def _read_message(receive: Receive, encoding: bytes | None, method: str) -> bytes:
-    """The call's message, once the caller has closed its side. What follows it is ignored, as by grpc-core."""
-    body, more = body_of(await receive())
-    if not more and (message := single_message(body)) is not None:
-        return message
+async def _gather(
+    method: Method, scope: Scope, receive: Receive, first: tuple[bytes, bool], encoding: bytes | None
+) -> bytes:
+    """The message of a call of which the FIRST part has arrived, once the caller has closed its side.
+
+    What follows the message is ignored, as by grpc-core.
+    """
+    body, more = first
     frames = FrameReader(encoding)
-    first = _first(frames, body)
-    while more:
-        body, more = body_of(await receive())
-        if first is None:
-            first = _first(frames, body)
-    if first is None:
-        raise missing_message(method)
-    return first
+    message = _first(frames, body)
+    if message is not None and more:  # some clients close their side with a frame of its own
+        _, more = body_of(await receive())
+    with method.unfinished.begin(scope.get("client")) as wait:
+        while more:
+            body, more = body_of(await wait.next(receive, frames.incomplete))
+            if message is None:
+                message = _first(frames, body)
+    if message is None:
+        raise missing_message(method.name)
+    return message
 
 
 def _first(frames: FrameReader, body: bytes) -> bytes | None:

@@ -12,6 +12,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.transport.grpcio.context import Context, deadline_of
 from ratelimit_service.transport.grpcio.interceptors import Call, Handler
+from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
 Request = TypeVar("Request")
 T = TypeVar("T")
@@ -20,15 +21,16 @@ T = TypeVar("T")
 def unary(
     read: Callable[[bytes], Request],
     method: Callable[[Request, Caller, float | None], Awaitable[Serializable]],
+    unfinished: Unfinished,
     max_message: int = MAX_MESSAGE,
 ) -> Handler:
     """A handler that passes what READ makes of the call's one message, of at most MAX_MESSAGE bytes, to METHOD.
 
-    The deadline is checked when the message is there, before anything is charged.
+    UNFINISHED waits for the message. The deadline is checked when the message is there, before anything is charged.
     """
 
     async def handle(call: Call) -> bytes:
-        data: bytes | object = await call.context.read()
+        data = await unfinished.read(call.context)
         if not isinstance(data, bytes):
             raise missing_message(call.method)
         request = read(_checked(data, max_message))

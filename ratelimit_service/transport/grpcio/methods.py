@@ -32,6 +32,7 @@ from ratelimit_service.transport.grpcio.interceptors import (
     log_failures,
     replace_errors,
 )
+from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
 RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -75,39 +76,46 @@ def decision_interceptor(admission: Admission, counts: CallCounts, present: Pres
 
 
 def decision_methods(
-    service: RateLimitService, admission: Admission, intercept: DecisionInterceptor
+    service: RateLimitService, admission: Admission, intercept: DecisionInterceptor, unfinished: Unfinished
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = service.reader
     return _bound(
         RATE_LIMIT_SERVICE,
         {
-            "CheckLimit": (_single, intercept(unary(read.check, service.check_limit))),
-            "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit))),
+            "CheckLimit": (_single, intercept(unary(read.check, service.check_limit, unfinished))),
+            "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit, unfinished))),
             "StreamCheckLimit": (_streamed, intercept(stream(service, admission))),
         },
     )
 
 
 def envoy_methods(
-    rate_limits: EnvoyRateLimitService, authorization: EnvoyAuthorizationService, intercept: DecisionInterceptor
+    rate_limits: EnvoyRateLimitService,
+    authorization: EnvoyAuthorizationService,
+    intercept: DecisionInterceptor,
+    unfinished: Unfinished,
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
-    should_rate_limit = intercept(unary(rate_limits.read, rate_limits.should_rate_limit), rate_limits.fallback)
-    check = intercept(unary(authorization.read, authorization.check), authorization.fallback)
+    should_rate_limit = intercept(
+        unary(rate_limits.read, rate_limits.should_rate_limit, unfinished), rate_limits.fallback
+    )
+    check = intercept(unary(authorization.read, authorization.check, unfinished), authorization.fallback)
     return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
     )
 
 
 def admin_methods(
-    service: KeyAdminService, authenticator: Authenticator, counts: CallCounts, present: Present
+    service: KeyAdminService, authenticator: Authenticator, counts: CallCounts, present: Present, unfinished: Unfinished
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService. They need a token of any role, and check themselves which an action needs."""
     admission = Admission(authenticator)
 
     def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
-        handler = unary(parser(request), lambda read, caller, _deadline: call(read, caller), MAX_ADMIN_MESSAGE)
+        handler = unary(
+            parser(request), lambda read, caller, _deadline: call(read, caller), unfinished, MAX_ADMIN_MESSAGE
+        )
         return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission, present), counts)))
 
     return _bound(

@@ -37,10 +37,21 @@ from ratelimit_service.transport.grpcio.methods import (
 from ratelimit_service.transport.grpcio.open_streams import ReflectionService
 from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
+from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
-_MAX_RECEIVED: Final = 4 * 1024 * 1024
+MAX_RECEIVED: Final = 1024 * 1024
 """Bytes of a message that the library accepts. Above it the library itself returns RESOURCE_EXHAUSTED, without our
-details; sizes between our own bound and this one are refused by us, with them."""
+details; sizes between our own bounds and this one are refused by us, with them."""
+
+_READ_BUFFER: Final = 64 * 1024
+"""Bytes that the kernel buffers for a connection, and that a caller may send on a stream before they are asked for."""
+
+_MAX_CONNECTIONS: Final = 10_000
+"""Maximum connections of one process. Each costs some 50 KiB, even when idle."""
+
+_MAX_METADATA: Final = 96 * 1024
+"""Bytes of headers of a call, above the 60 KiB that an Envoy accepts from its own clients: some of theirs
+(`tracestate`) it passes on, and a call that is refused here opens a gateway that fails open."""
 
 _MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to disconnect."""
@@ -131,15 +142,16 @@ class GrpcServer:
         self._settings = settings
         present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
         self._health = Health(planes.probes)
+        unfinished = Unfinished()
         calls = planes.counts.calls
         admission = decision_admission(
             planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
         )
         intercept = decision_interceptor(admission, calls, present)
-        decisions = decision_methods(planes.rate_limit, admission, intercept) | envoy_methods(
-            planes.envoy_rate_limit, planes.envoy_authorization, intercept
+        decisions = decision_methods(planes.rate_limit, admission, intercept, unfinished) | envoy_methods(
+            planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished
         )
-        admin = admin_methods(planes.key_admin, planes.authenticator, calls, present)
+        admin = admin_methods(planes.key_admin, planes.authenticator, calls, present, unfinished)
         self._ports = _ports(settings, decisions, admin)
         self._notify: Notify = send_goaway
 
@@ -215,7 +227,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     """The library's options. It varies the connection age by a tenth either way by itself."""
     return (
         ("grpc.so_reuseport", 1),
-        ("grpc.max_receive_message_length", _MAX_RECEIVED),
+        ("grpc.max_receive_message_length", MAX_RECEIVED),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.compression_enabled_algorithms_bitset", 1),  # identity alone: a compressed message is not served
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
@@ -224,4 +236,12 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # lets clients do the same, six times as often
+        ("grpc.http2.max_ping_strikes", 2),  # the third PING too many closes the connection
+        ("grpc.http2.max_requests_per_read", 16),  # then other connections get their turn
+        ("grpc.http2.bdp_probe", 0),  # or the windows of a fast caller would grow, and what it may have buffered
+        ("grpc.http2.lookahead_bytes", _READ_BUFFER),
+        ("grpc.max_metadata_size", _MAX_METADATA),  # above this a call may be refused, the likelier the larger
+        ("grpc.absolute_max_metadata_size", 2 * _MAX_METADATA),  # above this each
+        ("grpc.server_handshake_timeout_ms", 5_000),  # TLS, and the first SETTINGS
+        ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
     )

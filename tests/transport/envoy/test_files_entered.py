@@ -19,6 +19,7 @@ from ratelimit_service.management.plans import PlanDraft
 from ratelimit_service.transport.envoy.app import CHECK, EmbeddedApp, decision_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import Event, Scope, frame
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 MAX_FILES = 18
 PACKAGE = Path(ratelimit_service.__file__).parent
@@ -73,6 +74,7 @@ async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Call
             decision_admission(planes.authenticator, protect=False),
             planes.counts.calls.count,
             Drain(),
+            Unfinished(),
         )
         message = CheckLimitRequest(api_key=str(api_key), resource="r").SerializeToString()
         traces = []

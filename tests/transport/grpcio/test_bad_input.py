@@ -218,8 +218,8 @@ async def test_a_plan_in_use_is_not_deleted(running: RunningServer) -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 async def test_a_message_over_the_bound_is_refused(running: RunningServer, method: str) -> None:
-    """A byte more than 64 KiB, or than 3 MiB for admins, is RESOURCE_EXHAUSTED with both sizes, at every method."""
-    limit = 3_145_728 if "KeyAdminService" in method else 65_536
+    """A byte more than 64 KiB, or than 1 MB for admins, is RESOURCE_EXHAUSTED with both sizes, at every method."""
+    limit = 1_000_000 if "KeyAdminService" in method else 65_536
     answer = await running.send(method, b"\x22" * (limit + 1), running.tokens[Role.ADMIN])
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
@@ -237,8 +237,8 @@ async def test_a_message_of_64_kib_is_read(running: RunningServer, api_key: str)
 
 
 async def test_a_huge_message_is_refused_by_the_library(running: RunningServer) -> None:
-    """Above 4 MiB nothing is even read: RESOURCE_EXHAUSTED, without details."""
-    answer = await running.send(f"{CHECKS}/CheckLimit", b"\x22" * (4 * 1024 * 1024 + 1))
+    """Above 1 MiB nothing is even read: RESOURCE_EXHAUSTED, without details."""
+    answer = await running.send(f"{CHECKS}/CheckLimit", b"\x22" * (1024 * 1024 + 1))
     assert isinstance(answer, Refusal)
     assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 

@@ -1,0 +1,66 @@
+"""Messages that are waited for: for how long, and how many.
+
+The library collects a message, of at most MAX_RECEIVED bytes, and hands it over when it is whole; until then nothing
+is known of it. So what is bounded here is the waiting, and the calls that have waited the longest give way.
+"""
+
+import asyncio
+from typing import Final, cast
+
+from ratelimit_service.errors import DeadlineExceeded, Unavailable
+from ratelimit_service.transport.grpcio.context import Context
+
+MESSAGE_SECONDS: Final = 5.0
+"""Seconds in which the message of a call must be whole once its headers have arrived."""
+
+MAX_WAITING: Final = 100
+"""Calls that may wait for their message for longer than PATIENCE_SECONDS. More, and those that have waited the longest
+are given up."""
+
+PATIENCE_SECONDS: Final = 1.0
+"""Seconds within which no call is given up: messages that are on their way arrive sooner."""
+
+
+class Unfinished:
+    """The calls of one process that wait for their message."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Task[object], float] = {}
+        self._given_up: set[asyncio.Task[object]] = set()
+
+    async def read(self, context: Context) -> bytes | object:
+        """The call's next message; anything but bytes if there is none.
+
+        Raises DeadlineExceeded if it is not whole in time, and Unavailable if too many others are waited for.
+        """
+        loop = asyncio.get_running_loop()
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        now = loop.time()
+        if len(self._waiting) >= MAX_WAITING:
+            self._give_up(now - PATIENCE_SECONDS)
+        self._waiting[task] = now
+        try:
+            async with asyncio.timeout_at(now + MESSAGE_SECONDS):
+                return await context.read()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the message was not whole {MESSAGE_SECONDS:.0f} seconds after the call had begun"
+            ) from None
+        except asyncio.CancelledError:
+            if task not in self._given_up:
+                raise
+            task.uncancel()
+            raise Unavailable(
+                "too many calls have begun and not sent their message; send it at once", reason="TOO_MANY_AT_ONCE"
+            ) from None
+        finally:
+            self._waiting.pop(task, None)
+            self._given_up.discard(task)
+
+    def _give_up(self, before: float) -> None:
+        """Give up the call that has waited the longest, if it began before BEFORE."""
+        task, began = next(iter(self._waiting.items()))
+        if began < before:
+            del self._waiting[task]
+            self._given_up.add(task)
+            task.cancel()

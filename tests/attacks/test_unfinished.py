@@ -1,0 +1,144 @@
+"""Whoever begins and does not finish: connections, headers, messages. Quiet streams live on."""
+
+import time
+from collections import Counter
+
+from attacks import frames
+from attacks.attacked import Target, attacked
+from attacks.connection import CHECK, STREAM, Connection, data, open_call
+from attacks.sizes import FULL
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
+
+BLOCK = frames.header_block(CHECK)
+ALL_OF_IT = b"\0\0\1\0\0"
+"""The prefix of a message of 64 KiB."""
+BODIES = 200
+
+
+def hold_bodies(address: str, until: float, block: bytes) -> Counter[str]:
+    """Open as many calls as are allowed, send nearly all of a message on each, and wait; then open more."""
+    counts: Counter[str] = Counter()
+    while time.monotonic() < until:
+        with Connection(address) as connection:
+            connection.drain(0.3)
+            streams = range(1, 2 * min(BODIES, connection.theirs.get(frames.MAX_CONCURRENT_STREAMS, BODIES)), 2)
+            for stream in streams:
+                connection.send(open_call(stream, block) + data(stream, ALL_OF_IT))
+            for _ in range(4):
+                for stream in streams:
+                    if not connection.send(data(stream, b"x" * 14_000), max(until - time.monotonic(), 0.01)):
+                        break
+                    counts["KiB"] += 14
+                    connection.drain()
+            connection.wait_closed(min(10.0, max(until - time.monotonic(), 0.0)))
+            counts["ended"] += len(connection.ended)
+    return counts
+
+
+def test_unfinished_messages(target: Target) -> None:
+    """Messages that are never finished hold little memory, and the victim is served."""
+    with attacked(target, "unfinished messages", check=FULL) as report:
+        report.attack(hold_bodies, BLOCK)
+    assert report.memory_growth_mb <= (30 if target.transport == "envoy" and FULL else 120), report.row()
+
+
+def test_unfinished_messages_of_streams(target: Target) -> None:
+    """The same on streams, of each of which half a message has arrived."""
+    with attacked(target, "unfinished messages of streams", check=FULL) as report:
+        report.attack(hold_bodies, frames.header_block(STREAM))
+    assert report.memory_growth_mb <= (30 if target.transport == "envoy" and FULL else 120), report.row()
+
+
+HALF_A_BLOCK = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + frames.frame(frames.HEADERS, 0, 1, BLOCK)
+HALF_A_FRAME = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + open_call(1, BLOCK)[:20]
+AFTER_ALL_TIMEOUTS = 14
+"""Seconds, longer than all timeouts."""
+
+
+def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) -> None:
+    """Calls whose message does not arrive are ended in time; streams are not, but for those within a message.
+
+    On the transport envoy, also connections whose headers do not arrive. grpc.aio passes nothing of a message before
+    it is whole, and waits for headers as long as
+    the connection lives, so that a quiet stream and one within a message look the same.
+    """
+    envoy = target.transport == "envoy"
+    _, api_key = target.server.key("wide")
+    check = frames.message(StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString())
+    stream = frames.header_block(STREAM)
+    with (
+        Connection(target.address) as connection,
+        Connection(target.address, HALF_A_BLOCK) as headers,
+        Connection(target.address, HALF_A_FRAME) as half_a_frame,
+    ):
+        for number, sent in enumerate((b"", b"\0", ALL_OF_IT + b"x")):
+            call = 2 * number + 1
+            connection.send(open_call(call, BLOCK) + (data(call, sent) if sent else b""))
+        connection.send(open_call(7, stream) + data(7, ALL_OF_IT + b"x"))
+        connection.send(open_call(9, stream) + open_call(11, stream) + data(11, check))
+        connection.drain(3)
+        assert not connection.ended
+        connection.drain(AFTER_ALL_TIMEOUTS - 3)
+        assert connection.ended == ({1, 3, 5, 7} if envoy else {1, 3, 5})
+        assert not connection.closed
+        if envoy:
+            assert headers.wait_ended(1, 2)
+            assert half_a_frame.wait_ended(1, 2)
+        connection.send(data(9, check, end=True) + data(11, check, end=True))
+        assert connection.wait_ended(9, 5)
+        assert connection.wait_ended(11, 5)
+        assert connection.received[frames.DATA] >= 3
+        assert not connection.closed
+
+
+def test_other_protocols_are_closed(target: Target) -> None:
+    """What is not HTTP/2, as HTTP/1.1 and TLS where there is none, is not served: the connection is closed at once."""
+    for greeting in (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", b"\x16\x03\x01\0\xff"):
+        with Connection(target.address, greeting + bytes(64)) as connection:
+            assert connection.wait_closed(3)
+
+
+def wait_idle(address: str, until: float) -> Counter[str]:
+    """Hold connections that do nothing."""
+    held = []
+    try:
+        for _ in range(700 if FULL else 200):
+            held.append(Connection(address))
+            if time.monotonic() >= until:
+                break
+        time.sleep(max(0.0, until - time.monotonic()))
+    finally:
+        for connection in held:
+            connection.close()
+    return Counter({"connections": len(held)})
+
+
+def test_idle_connections(target: Target) -> None:
+    """2,000 connections that do nothing, or 600 in CI, cost some memory each, and their descriptors come back."""
+    bound_mb = 2_100 * 0.1 if FULL else 600 * 0.1
+    with attacked(target, "idle connections", check=False) as report:
+        report.attack(wait_idle)
+    assert report.memory_growth_mb < bound_mb, report.row()
+    assert not report.during.errors, report.row()
+    assert not FULL or report.during.p99_ms <= report.p99_bar_ms, report.row()
+    assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()
+
+
+def open_and_close(address: str, until: float) -> Counter[str]:
+    """Open connections, and close them at once."""
+    counts: Counter[str] = Counter()
+    most = 17_000 if FULL else 2_000
+    while time.monotonic() < until and counts["connections"] < most:
+        try:
+            Connection(address).close()
+        except OSError:
+            counts["refused"] += 1
+        counts["connections"] += 1
+    return counts
+
+
+def test_connections_that_are_opened_and_closed(target: Target) -> None:
+    """50,000 of them, or some thousands in CI, leave no descriptor and no memory behind, and the victim is served."""
+    with attacked(target, "connections opened and closed", check=FULL) as report:
+        report.attack(open_and_close)
+    assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()
