@@ -4,6 +4,7 @@ The hot paths run in the embedded Python; every other path is proxied to the con
 dictionaries, because Envoy's Python protos cannot be installed together with the wheel that contains Envoy itself.
 """
 
+import re
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -225,7 +226,8 @@ def _routes(options: EnvoyOptions) -> list[Json]:
 def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False) -> Json:
     """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle; None: for any."""
     return {
-        "match": {"path" if exact else "prefix": path},
+        # grpc.aio stops serving at a path that is not UTF-8: nothing but printable ASCII is proxied.
+        "match": {"path": path} if exact else {"safe_regex": {"regex": re.escape(path) + "[!-~]*"}},
         "route": {
             "cluster": cluster,
             "timeout": "0s",  # the caller's own deadline is forwarded
