@@ -15,6 +15,9 @@ DOMAIN: Final = "ratelimit.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """The trailer that carries the status with its details, by the convention of every gRPC library."""
 
+NO_RETRY_KEY: Final = "grpc-retry-pushback-ms"
+"""The trailer by which a server forbids retries, with a negative value: clients retry UNAVAILABLE otherwise."""
+
 _MAX_TEXT = 512
 _MAX_PATH = 128
 _MAX_DESCRIPTION = 256

@@ -11,11 +11,15 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import atheris
+import structlog
 
-with atheris.instrument_imports(include=["ratelimit_service"]):
+_HERE = "--here"
+
+with atheris.instrument_imports(include=["ratelimit_service"]) if sys.argv[-1] == _HERE else nullcontext():
     from fuzz import calls, documents, texts
     from fuzz.harness import Measured
 
@@ -36,7 +40,7 @@ def fuzz_all(runs: int, folder: Path, names: list[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         report.unlink(missing_ok=True)
         with log.open("wb") as output:
-            command = [sys.executable, "-m", "fuzz.long", str(runs), str(folder), name, "--here"]
+            command = [sys.executable, "-m", "fuzz.long", str(runs), str(folder), name, _HERE]
             subprocess.run(command, stdout=output, stderr=output, check=False)
         text = report.read_text() if report.exists() else ""
         if f"{runs:,} runs, 0 hangs" in text and "grew" not in text:
@@ -60,7 +64,7 @@ def _fuzz_frames(runs: int) -> bool:
 
 def fuzz_here(runs: int, folder: Path, name: str) -> None:
     """Fuzz one target in this process, which libFuzzer ends."""
-    logging.disable()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     target = TARGETS[name]
     corpus = folder / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,7 @@ def fuzz_here(runs: int, folder: Path, name: str) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    if arguments[-1] == "--here":
+    if arguments[-1] == _HERE:
         fuzz_here(int(arguments[0]), Path(arguments[1]), arguments[2])
     else:
         sys.exit(fuzz_all(int(arguments[0]), Path(arguments[1]), arguments[2:]))
