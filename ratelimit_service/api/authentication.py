@@ -100,7 +100,7 @@ class Authenticator:
         return stored.holder
 
     def known(self, presented: Presented) -> str:
-        """The name of the caller, if that is known without a look-up, else empty."""
+        """The name of the caller, if that is known without a lookup, else empty."""
         authorization = presented.authorization
         if authorization is None:
             return presented.certificate
@@ -175,7 +175,7 @@ class Admission:
         return caller
 
     def share_of(self, presented: Presented) -> Share:
-        """Whose share of the server a call uses, as far as that is known without a look-up."""
+        """Whose share of the server a call uses, as far as that is known without a lookup."""
         return Share(self._authenticator.known(presented), presented.peer)
 
     @contextmanager

@@ -149,7 +149,7 @@ func (c *connection) bound() int {
 	return int(c.announced)
 }
 
-// free tells whether a call can be sent now.
+// free returns whether a call can be sent now.
 func (c *connection) free() bool {
 	return !c.dead && c.inFlight < c.bound() && c.window >= int64(len(message)) &&
 		c.nextID-c.oldestID < 2*(ringSize-1) && len(c.out) < 1<<20

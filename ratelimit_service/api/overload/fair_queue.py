@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
 _SAMPLED: Final = 8
-"""Queues that are compared to find a long one: looking at all would cost the more the more callers there are."""
+"""Queues that are compared to find a long one: comparing all would cost the more the more callers there are."""
 
 
 class Share(NamedTuple):

@@ -78,7 +78,7 @@ def deadline_of(headers: dict[bytes, bytes]) -> float | None:
 
 
 def expected_deadline(headers: dict[bytes, bytes]) -> float | None:
-    """The same for a call that is not read yet; None also if the header is invalid, which is reported when it is."""
+    """The same for a call that is yet to be read; None also if the header is invalid, which is reported when it is."""
     try:
         return deadline_of(headers)
     except ProtocolError:

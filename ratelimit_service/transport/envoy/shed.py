@@ -32,7 +32,7 @@ _TIMEOUT: Final = 1.0
 
 
 def shed_filter() -> Json:
-    """The filter, to stand before the one with the embedded application. It refuses nothing until it is told to."""
+    """The filter, to stand before the one with the embedded application. It refuses nothing until it is switched on."""
     return {
         "name": "shed",
         "typed_config": {
