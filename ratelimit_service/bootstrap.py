@@ -26,6 +26,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
+from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.background import Background
@@ -128,6 +129,7 @@ class Planes:
     key_admin: KeyAdminService
     engine: DecisionEngine
     authenticator: Authenticator
+    overload: OverloadControl
     services: Services
     buckets: ManagedStore
     policies: PolicyCache
@@ -197,7 +199,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         services = await stack.enter_async_context(open_services(settings))
         if needs_token:
             await _check_token(services.tokens)
-        counts = Counts()
+        overload = OverloadControl(denies=settings.on_overload == "deny")
+        counts = Counts(overload.answered_round_trip)
         tally = UsageTally(clock)
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
@@ -231,7 +234,15 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(descriptor_engine, headers, clock, out_of_bounds)
         watched = Watched(
-            engine, descriptor_engine, policies, rules, invalidator, tally, out_of_bounds, envoy_rate_limit.ignored
+            engine,
+            descriptor_engine,
+            policies,
+            rules,
+            invalidator,
+            tally,
+            overload,
+            out_of_bounds,
+            envoy_rate_limit.ignored,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
@@ -239,6 +250,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         background.start("cache invalidator", invalidator.run)
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
+        background.start("overload control", overload.run)
         yield Planes(
             rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),
             key_admin=KeyAdminService(
@@ -258,6 +270,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             envoy_rate_limit=envoy_rate_limit,
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
             authenticator=Authenticator(tokens),
+            overload=overload,
             services=services,
             buckets=buckets,
             policies=policies,

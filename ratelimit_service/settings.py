@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         le=5,
         description="Seconds that a decision waits for Redis before on_store_failure applies.",
     )
+    on_overload: Literal["error", "deny"] = Field(
+        default="error",
+        description="What Envoy's protocols respond when there are more calls than can be decided in time: `error` "
+        "(UNAVAILABLE, and the gateway's own failure mode decides) or `deny` (OVER_LIMIT, and 503 by ext_authz).",
+    )
     usage_store_bytes: int = Field(
         default=2**28,
         ge=2**20,

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
 from ratelimit_service.api.guessing import GuessLimiter
+from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.presented import Presented
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.errors import LookupDeferred, PermissionDenied, Unauthenticated
@@ -98,6 +99,18 @@ class Authenticator:
         self._verified.put(digest, _Verified(stored.holder, self._tokens.generation))
         return stored.holder
 
+    def known(self, presented: Presented) -> str:
+        """The name of the caller, if that is known without a lookup, else empty."""
+        authorization = presented.authorization
+        if authorization is None:
+            return presented.certificate
+        if isinstance(authorization, str):
+            authorization = authorization.encode("utf-8", "replace")
+        if len(authorization) > MAX_AUTHORIZATION:
+            return ""
+        verified = self._verified.get(blake2b(authorization, digest_size=16).digest())
+        return "" if verified is None else verified.caller.name
+
     def watch(self, presented: Presented, on_end: Callable[[], None]) -> Callable[[], None]:
         """Call ON_END once when the token that a call PRESENTED is no longer valid. Returns what ends the watch.
 
@@ -160,6 +173,10 @@ class Admission:
         if self._role is not None:
             require(caller, self._role)
         return caller
+
+    def share_of(self, presented: Presented) -> Share:
+        """Whose share of the server a call uses, as far as that is known without a lookup."""
+        return Share(self._authenticator.known(presented), presented.peer)
 
     @contextmanager
     def watching(self, presented: Presented) -> Iterator["asyncio.Future[None]"]:

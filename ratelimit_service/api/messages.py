@@ -17,7 +17,7 @@ MAX_ADMIN_MESSAGE: Final = 1_000_000
 Below what grpc.aio accepts, which cannot be set by method: with it, strangers could have each as much collected.
 """
 
-MAX_STREAMS: Final = 1000
+MAX_STREAMS: Final = 32
 """Maximum concurrent calls on one connection. More wait in the client."""
 
 Request = TypeVar("Request", bound=Message)

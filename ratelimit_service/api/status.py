@@ -15,6 +15,9 @@ DOMAIN: Final = "ratelimit.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """The trailer that carries the status with its details, by the convention of every gRPC library."""
 
+NO_RETRY_KEY: Final = "grpc-retry-pushback-ms"
+"""The trailer by which a server forbids retries, with a negative value: clients retry UNAVAILABLE otherwise."""
+
 _MAX_TEXT = 512
 _MAX_PATH = 128
 _MAX_DESCRIPTION = 256
@@ -35,18 +38,6 @@ def to_service_error(caught: BaseException, method: str) -> ServiceError:
     incident = secrets.token_hex(8)
     _log.error("internal error", incident=incident, method=method, exc_info=caught)
     return Internal(incident)
-
-
-def release(error: BaseException) -> None:
-    """Have ERROR, of a call that is over, and what it came from let go of the frames that they passed through.
-
-    These hold the call and its message, and often the error again: a cycle, which would stay until the garbage
-    collector finds it, and that is made to run seldom.
-    """
-    found: BaseException | None = error
-    while found is not None:
-        found.__traceback__ = None
-        found = found.__cause__ or found.__context__
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:

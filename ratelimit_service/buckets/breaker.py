@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, QueueTimeout, StoreUnavailable
 
 N = TypeVar("N", bound=Hashable)
 
@@ -73,22 +73,24 @@ class GuardedStore(Closing, Generic[N]):
         """Whether the breaker of a node is open."""
         return any(breaker.probing is not None for breaker in self._breakers.values())
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, as the store does. Raises StoreUnavailable and PartlyUnavailable."""
         if self._breakers:
-            return await self._charge_by_node(charges)
+            return await self._charge_by_node(charges, deadline)
         try:
-            return await self._store.charge(charges)
+            return await self._store.charge(charges, deadline)
         except PartlyUnavailable as error:
             self._count_failure(
                 [
                     charge
                     for charge, outcome in zip(charges, error.results, strict=True)
-                    if isinstance(outcome, StoreUnavailable)
+                    if isinstance(outcome, StoreUnavailable) and not isinstance(outcome, QueueTimeout)
                 ],
                 error,
             )
             raise
+        except QueueTimeout:
+            raise  # overload: the store replies
         except StoreUnavailable as error:
             self._count_failure(charges, error)
             raise
@@ -108,23 +110,28 @@ class GuardedStore(Closing, Generic[N]):
         await asyncio.gather(*probes, return_exceptions=True)
         await self._store.close()
 
-    async def _charge_by_node(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def _charge_by_node(self, charges: Sequence[Charge], deadline: float | None) -> Sequence[ChargeResult]:
         by_node: dict[N, list[int]] = {}
         for index, charge in enumerate(charges):
             by_node.setdefault(self._store.node_of(charge), []).append(index)
-        calls = [self._charge_node(node, [charges[index] for index in indexes]) for node, indexes in by_node.items()]
+        calls = [
+            self._charge_node(node, [charges[index] for index in indexes], deadline)
+            for node, indexes in by_node.items()
+        ]
         returned = await asyncio.gather(*calls, return_exceptions=True)
         outcomes: dict[int, Outcome] = {}
         for indexes, value in zip(by_node.values(), returned, strict=True):
             outcomes.update(zip(indexes, outcomes_of(value, len(indexes)), strict=True))
         return results_of([outcomes[index] for index in range(len(charges))])
 
-    async def _charge_node(self, node: N, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def _charge_node(self, node: N, charges: Sequence[Charge], deadline: float | None) -> Sequence[ChargeResult]:
         breaker = self._breakers.get(node)
         if breaker is not None and breaker.probing is not None:
             raise StoreUnavailable(f"circuit breaker open: {breaker.reason}")
         try:
-            results = await self._store.charge(charges)
+            results = await self._store.charge(charges, deadline)
+        except QueueTimeout:
+            raise
         except StoreUnavailable as error:
             self._count_failure(charges, error)
             raise

@@ -72,7 +72,11 @@ class LocalBucketStore:
         request_results: Expiring[str, ChargeResult] = Expiring(size, round(request_window * MICRO), now_us)
         self._buckets = ReferenceBuckets(states, request_results, self._terms)
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(
+        self,
+        charges: Sequence[Charge],
+        deadline: float | None = None,  # noqa: ARG002  it never waits
+    ) -> Sequence[ChargeResult]:
         """Make each charge or none of it, in this order. Always succeeds."""
         return self._buckets.charge(charges, self._now_us())
 

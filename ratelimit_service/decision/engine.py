@@ -8,9 +8,9 @@ from typing import NamedTuple
 from ratelimit_service.decision.charge import Charge, Counted
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, check_resource
-from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview
+from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
 from ratelimit_service.decision.policy import Considered, Policy, Selection
-from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
@@ -82,7 +82,7 @@ class DecisionEngine:
 
     async def check(self, check: Check, deadline: float | None = None) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
-        return await self.decide(await self.prepare(check, deadline))
+        return await self.decide(await self.prepare(check, deadline), deadline)
 
     async def prepare(self, check: Check, deadline: float | None = None) -> PreparedCheck | Decision:
         """Find the limits of a call, or decide it where no bucket is needed.
@@ -109,14 +109,16 @@ class DecisionEngine:
                 policies[index] = policy
         return list(map(_try_prepare, checks, policies))
 
-    async def decide(self, prepared: PreparedCheck | Decision) -> Decision:
-        """Charge one call."""
+    async def decide(self, prepared: PreparedCheck | Decision, deadline: float | None = None) -> Decision:
+        """Charge one call, unless DEADLINE passes before. Raises Overloaded and DeadlineExceeded."""
         if isinstance(prepared, Decision):
             decision = prepared
             self._count(decision)
         else:
             try:
-                charge_results = await self._buckets.charge((prepared.charge,))
+                charge_results = await self._buckets.charge((prepared.charge,), deadline)
+            except QueueTimeout as error:
+                raise refusal_of(error) from error
             except StoreUnavailable as error:
                 decision = await self._decide_without_store(prepared, error)
             else:
@@ -125,10 +127,10 @@ class DecisionEngine:
         return decision
 
     async def decide_all(
-        self, prepared: Sequence[PreparedCheck | Decision | ServiceError]
+        self, prepared: Sequence[PreparedCheck | Decision | ServiceError], deadline: float | None = None
     ) -> list[Decision | ServiceError]:
         """Charge independent calls, in this order, in one round trip to the buckets. Errors are passed through."""
-        charged = await self._charge_all([item for item in prepared if isinstance(item, PreparedCheck)])
+        charged = await self._charge_all([item for item in prepared if isinstance(item, PreparedCheck)], deadline)
         decisions: list[Decision | ServiceError] = [*charged]
         if len(charged) < len(prepared):
             in_order = iter(charged)
@@ -171,24 +173,31 @@ class DecisionEngine:
         except ServiceError as error:
             return error
 
-    async def _charge_all(self, checks: Sequence[PreparedCheck]) -> list[Decision]:
+    async def _charge_all(
+        self, checks: Sequence[PreparedCheck], deadline: float | None
+    ) -> list[Decision | ServiceError]:
         if not checks:
             return []
         try:
-            charge_results = await self._buckets.charge([check.charge for check in checks])
+            charge_results = await self._buckets.charge([check.charge for check in checks], deadline)
         except PartlyUnavailable as error:
             return [
-                await self._decide_without_store(check, outcome)
+                await self._try_without_store(check, outcome)
                 if isinstance(outcome, StoreUnavailable)
                 else decide(check.policy, check.selection.rules, outcome, Source.STORE)
                 for check, outcome in zip(checks, error.results, strict=True)
             ]
         except StoreUnavailable as error:
-            return [await self._decide_without_store(check, error) for check in checks]
+            return [await self._try_without_store(check, error) for check in checks]
         return [
             decide(check.policy, check.selection.rules, charge_result, Source.STORE)
             for check, charge_result in zip(checks, charge_results, strict=True)
         ]
+
+    async def _try_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision | ServiceError:
+        if isinstance(error, QueueTimeout):
+            return refusal_of(error)
+        return await self._decide_without_store(check, error)
 
     def _count(self, decision: Decision) -> None:
         """Count a decision that needed no bucket."""

@@ -5,7 +5,9 @@ from typing import Final, NamedTuple
 from ratelimit_service.decision.charge import NEVER, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
 from ratelimit_service.decision.policy import Policy, Rule
+from ratelimit_service.decision.ports import QueueTimeout
 from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.errors import DeadlineExceeded, Overloaded, ServiceError
 
 
 class Decision(NamedTuple):
@@ -124,3 +126,10 @@ def _slowest(rules: tuple[Rule, ...], results: tuple[LimitResult, ...]) -> int:
             if wait > longest:
                 binding, longest = index, wait
     return binding
+
+
+def refusal_of(error: QueueTimeout) -> ServiceError:
+    """The error of a call that was not charged because its turn did not come: the store has not failed."""
+    if error.deadline:
+        return DeadlineExceeded(f"{error}; allow the call more time")
+    return Overloaded(f"{error}: the server has more calls than it can decide in time")

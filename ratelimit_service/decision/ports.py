@@ -48,6 +48,17 @@ class StoreUnavailable(Exception):
         self.sent = sent
 
 
+class QueueTimeout(StoreUnavailable):
+    """A charge was not sent, because its turn did not come in time although the store replies: nothing was charged.
+
+    This is no failure of the store. `deadline`: whether it is the caller's own deadline that has passed.
+    """
+
+    def __init__(self, message: str, *, deadline: bool) -> None:
+        super().__init__(message)
+        self.deadline = deadline
+
+
 class PartlyUnavailable(StoreUnavailable):
     """Some charges of a call could not be made. `results` has an error for each, and the results of the others."""
 
@@ -59,8 +70,10 @@ class PartlyUnavailable(StoreUnavailable):
 class BucketStore(Protocol):
     """Keeps the state of buckets."""
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order, and return the results in the same order.
+
+        None is made that could not be sent before DEADLINE, a monotonic time in seconds.
 
         The buckets of one charge are all in one partition, unless the store documents that it supports more. Nothing
         is sent twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.

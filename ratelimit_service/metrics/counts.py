@@ -1,7 +1,7 @@
 """What a worker counts while it runs: plain integers, because every call pays for each of them."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ratelimit_service.errors import Code
@@ -42,7 +42,9 @@ class Distribution:
 class RoundTripCounts:
     """The round trips to the bucket store. An observer of the store."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[float], None] = lambda _seconds: None) -> None:
+        """REPORT gets the seconds of each round trip too."""
+        self._report = report
         self.seconds = Distribution(SECONDS_BOUNDS)
         self.sizes = Distribution(SIZE_BOUNDS)
         self.failures = 0
@@ -51,6 +53,7 @@ class RoundTripCounts:
         """Count a round trip with so many charges that took so many seconds."""
         self.sizes.add(charges)
         self.seconds.add(seconds)
+        self._report(seconds)
 
     def failed(self) -> None:
         """Count a round trip that was not answered."""
@@ -60,6 +63,7 @@ class RoundTripCounts:
 class Counts:
     """Everything that a worker counts, apart from what the engines and caches count themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, report_round_trip: Callable[[float], None] = lambda _seconds: None) -> None:
+        """REPORT_ROUND_TRIP gets the seconds of each round trip too."""
         self.calls = CallCounts()
-        self.round_trips = RoundTripCounts()
+        self.round_trips = RoundTripCounts(report_round_trip)

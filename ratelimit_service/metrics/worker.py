@@ -1,7 +1,7 @@
 """One worker's counts as Prometheus metrics."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -76,6 +76,18 @@ class Usage(Protocol):
         ...
 
 
+class Overload(Protocol):
+    """The part of the overload control that is read here."""
+
+    bound: int
+    longest_wait: float
+
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """The number of calls that were refused, by cause."""
+        ...
+
+
 class Reasons(Protocol):
     """Counts by method and reason."""
 
@@ -91,6 +103,7 @@ class Watched(NamedTuple):
     rules: Rules
     feed: Feed
     usage: Usage
+    overload: Overload
     out_of_bounds: Reasons | None = None
     ignored: Reasons | None = None
 
@@ -177,6 +190,15 @@ class WorkerMetrics:
             )
             if reasons is not None
         ]
+        self._overload = watched.overload
+        refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
+        for cause in watched.overload.refusals:
+            self._counters["refused_calls", cause] = CounterExport(
+                lambda cause=cause: watched.overload.refusals[cause],  # type: ignore[misc]
+                refused.labels(cause),
+            )
+        self._bound = self._gauge("calls_in_flight_bound", "Calls that a worker has in flight at most.", "livemin")
+        self._queue_age = self._gauge("queue_age_seconds", "Longest wait of a call for its turn.", "livemax")
         self._histograms = [
             _DistributionExport(
                 round_trips.seconds,
@@ -224,6 +246,8 @@ class WorkerMetrics:
         self._policies.set(len(self._cache))
         self._tally_bytes.set(self._usage.bytes)
         self._breaker.set(self._breaker_open())
+        self._bound.set(self._overload.bound)
+        self._queue_age.set(self._overload.longest_wait)
 
     async def keep(self) -> None:
         """Flush once a second, until cancelled."""

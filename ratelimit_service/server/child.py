@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -169,6 +170,7 @@ def run_child(main: Callable[[Settings, SupervisorLink], Coroutine[Any, Any, Non
     A StartupError that it raises is reported to the supervisor.
     """
     die_with(int(sys.argv[1]))
+    faulthandler.enable()  # a crash in native code leaves its stack in the log, and not only a signal's number
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
     supervisor = SupervisorLink()

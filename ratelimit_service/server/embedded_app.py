@@ -2,8 +2,12 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from os import environ
+from pathlib import Path
 
 from ratelimit_service.api.authentication import decision_admission
+from ratelimit_service.api.overload.shedding import Shedding
+from ratelimit_service.background import Background
 from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
@@ -11,9 +15,11 @@ from ratelimit_service.operations.heartbeat import Heartbeat
 from ratelimit_service.server.child import SupervisorLink
 from ratelimit_service.server.grpc_process import tune_gc
 from ratelimit_service.settings import Settings
+from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
+from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE, keep_shedding
 from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 
@@ -24,6 +30,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     supervisor = SupervisorLink()
     drain = Drain()
     heartbeat = Heartbeat()
+    background = Background()
 
     def begin_drain() -> None:
         heartbeat.stop()
@@ -38,16 +45,21 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             tune_gc()
             planes.join()
             heartbeat.start()
+            background.start(
+                "shedding", lambda: keep_shedding(Shedding(planes.overload), Path(environ[SOCKET_VARIABLE]))
+            )
             supervisor.report_ready()
             count = planes.counts.calls.count
-            unfinished = Unfinished()
+            bounds = Bounds(Unfinished(), planes.overload)
             yield {
-                **decision_methods(planes.rate_limit, admission, count, drain, unfinished),
-                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count, unfinished),
+                **decision_methods(planes.rate_limit, admission, count, drain, bounds),
+                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count, bounds),
             }
     except StartupError as error:
         supervisor.report_error(str(error))
         raise
+    finally:
+        await background.close()
 
 
 app = EmbeddedApp(_open_methods)

@@ -17,6 +17,7 @@ from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.transport.envoy.admin_port import AdminPort
 from ratelimit_service.transport.envoy.app import PATHS, STREAMS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
+from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE
 from ratelimit_service.transport.envoy.tls import Tls
 from ratelimit_service.transport.grpcio.tls import Certificates
 
@@ -56,7 +57,8 @@ def envoy_supervisor(
             config = own.with_suffix(".json")
             config.write_text(json.dumps(envoy_config(options)))
             arguments = [str(os.getpid()), str(config), str(_THREADS)]
-            child = await start(name, _WORKER, arguments, instance.environment())
+            environment = {**instance.environment(), SOCKET_VARIABLE: str(options.admin_socket)}
+            child = await start(name, _WORKER, arguments, environment)
             return EnvoyChild(child, EnvoyAdmin(options.admin_socket))
 
         return Slot(start_envoy, instance.on_exit)

@@ -8,7 +8,7 @@ import pytest
 from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import Limit, Quota, Window
-from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
 
 LIMIT = Limit("limit", Quota(5, Window.DAY))
 MADE = ChargeResult(charged=True, limit_results=(LimitResult(0, 0, 0),))
@@ -32,14 +32,17 @@ class Nodes:
         self.partitions_down: set[int] = set()
         self.gates: dict[int, asyncio.Event] = {}
         self.probes: list[int] = []
+        self.overloaded = False
 
     def node_of(self, charge: Charge) -> int:
         return charge.buckets[0].partition // 10
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:  # noqa: ARG002
         for charge in charges:
             if charge.buckets[0].partition in self.gates:
                 await self.gates[charge.buckets[0].partition].wait()
+        if self.overloaded:
+            raise QueueTimeout("timed out in the queue", deadline=False)
         results = [StoreUnavailable("down") if self._is_down(charge) else MADE for charge in charges]
         if all(map(made, results)):
             return [MADE] * len(charges)
@@ -129,3 +132,20 @@ async def test_a_node_is_probed_once_at_a_time() -> None:
         await calls
         await asyncio.sleep(0.05)
         assert nodes.probes == [1]
+
+
+async def test_overload_opens_no_breaker() -> None:
+    """Calls whose turn did not come are no failure of a node, neither alone nor beside one that has failed."""
+    nodes = Nodes()
+    nodes.overloaded = True
+    store = GuardedStore(nodes)
+    for _ in range(5):
+        await fail(store, 1)
+    nodes.overloaded = False
+    nodes.down.add(1)
+    await fail(store, 11)
+    nodes.overloaded = True
+    for _ in range(5):
+        await fail(store, 11)
+    assert not store.breaker_open
+    await store.close()

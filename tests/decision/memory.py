@@ -87,7 +87,7 @@ class MemoryBuckets:
         self.down = False
         self.round_trips = 0
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:  # noqa: ARG002
         self.round_trips += 1
         await asyncio.sleep(0)
         if self.down:

@@ -25,7 +25,7 @@ class RecordingBuckets(MemoryBuckets):
         self.counted: list[Counted] = []
         self.sent = False
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:  # noqa: ARG002
         if self.down:
             raise StoreUnavailable("Redis is down", sent=self.sent)
         self.counted += [counted for charge in charges for counted in charge.counted]
@@ -150,7 +150,7 @@ async def test_a_batch_that_fails_in_part_is_counted_in_part(world: World) -> No
     keys = [world.add(on_store_failure=OnStoreFailure.ALLOW) for _ in range(3)]
     charge = world.buckets.charge
 
-    async def fail(charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def fail(charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:  # noqa: ARG001
         first, *_ = await charge(charges)
         raise PartlyUnavailable("down", [first, StoreUnavailable("late", sent=True), StoreUnavailable("breaker")])
 

@@ -15,11 +15,18 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
-from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
+from ratelimit_service.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    LookupDeferred,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
 
 
 class World:
@@ -373,7 +380,7 @@ async def test_a_batch_that_fails_in_part_is_degraded_in_part(world: World) -> N
     keys = [world.add(on_store_failure=OnStoreFailure.DENY) for _ in range(3)]
     charge = world.buckets.charge
 
-    async def fail_the_second(charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def fail_the_second(charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:  # noqa: ARG001
         first, _, third = await charge(charges)
         raise PartlyUnavailable("a node is down", [first, StoreUnavailable("a node is down"), third])
 
@@ -384,6 +391,20 @@ async def test_a_batch_that_fails_in_part_is_degraded_in_part(world: World) -> N
         (Reason.DEGRADED_DENIED, Source.DEGRADED),
         (Reason.WITHIN_LIMIT, Source.STORE),
     ]
+
+
+@pytest.mark.parametrize(("deadline", "expected"), [(False, Overloaded), (True, DeadlineExceeded)])
+async def test_overload_is_no_failure_of_the_store(world: World, deadline: bool, expected: type[ServiceError]) -> None:
+    """A call that was not charged because its turn did not come is an error, whatever `on_store_failure` says."""
+    key = world.add(on_store_failure=OnStoreFailure.ALLOW)
+
+    async def time_out(_charges: Sequence[Charge], _deadline: float | None = None) -> Sequence[ChargeResult]:
+        raise QueueTimeout("timed out in the queue", deadline=deadline)
+
+    world.buckets.charge = time_out  # type: ignore[method-assign]
+    with pytest.raises(expected):
+        await world.check(key)
+    assert [type(result) for result in await world.check_all([Check(key)] * 2)] == [expected] * 2
 
 
 async def test_a_key_that_cannot_be_read_in_time_is_denied(world: World) -> None:

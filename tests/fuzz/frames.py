@@ -15,7 +15,6 @@ PATHS: Final = (
     "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit",
     "/envoy.service.auth.v3.Authorization/Check",
     "/ratelimit.v1.KeyAdminService/ManageKey",
-    "/grpc.health.v1.Health/Check",
     "/no.such.Service/Method",
 )
 

@@ -30,7 +30,13 @@ def test_a_seed_is_an_attack() -> None:
 
 
 @pytest.mark.timeout(0 if RUNS > 10_000 else 300)
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+@pytest.mark.parametrize(
+    "transport",
+    [
+        "envoy",
+        pytest.param("grpcio", marks=pytest.mark.xfail(reason="a path that is not UTF-8 ends grpc.aio's main loop")),
+    ],
+)
 def test_frames(serve: Serve, transport: str) -> None:
     """No attack ends a process, hangs others for a second, is an error of ours in the log, or leaves memory behind."""
     server = serve(transport)

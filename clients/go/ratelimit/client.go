@@ -11,6 +11,10 @@ import (
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
+// reasonOverloaded is the reason of an UNAVAILABLE that is not sent again: a server with more calls than it can decide must
+// not get each of them twice.
+const reasonOverloaded = "OVERLOADED"
+
 // maxAttempts is how often one call is sent at most. Only UNAVAILABLE is sent again, with the same request id.
 const maxAttempts = 2
 
@@ -127,7 +131,7 @@ func (c *Client) send(
 			return nil, context.DeadlineExceeded
 		}
 		err = failure
-		if failure.Code != codes.Unavailable || ctx.Err() != nil {
+		if failure.Code != codes.Unavailable || failure.Reason == reasonOverloaded || ctx.Err() != nil {
 			break
 		}
 	}

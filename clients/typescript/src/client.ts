@@ -10,6 +10,11 @@ import { type ClientOptions, withDefaults } from "./options.js";
 import { type CheckRequest, validate } from "./request.js";
 import { isRefusedStream } from "./transport_error.js";
 
+/** Whether a call is sent again. A server with more calls than it can decide must not get each of them twice. */
+function isRetryable(error: RateLimitError): boolean {
+  return error.code === "UNAVAILABLE" && error.reason !== "OVERLOADED";
+}
+
 /** How often one call is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
 const MAX_ATTEMPTS = 2;
 
@@ -119,7 +124,7 @@ export class RateLimitClient {
         if (isRefusedStream(thrown) && refused < this.connections.count) {
           // The server has not processed it. One that closes its connections gracefully refuses it once on each of them.
           refused += 1;
-        } else if (attempts < MAX_ATTEMPTS && errorOf(thrown).code === "UNAVAILABLE") {
+        } else if (attempts < MAX_ATTEMPTS && isRetryable(errorOf(thrown))) {
           attempts += 1;
         } else {
           throw thrown;

@@ -84,7 +84,7 @@ class EnvoyRateLimitService:
             prepared = request
         else:
             prepared = await self._prepare(request, caller, deadline)
-        return Encoded(self._encoder.encode(await self._engine.decide(prepared)))
+        return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
 
     async def _prepare(
         self, request: NewRequest | GatewayRequest, caller: Caller, deadline: float | None

@@ -39,7 +39,7 @@ class RateLimitService:
         if caller is TOKEN_UNDECIDED:
             return Encoded(self._encoder.encode(UNDECIDED))
         prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller, deadline)
-        return Encoded(self._encoder.encode(await self._engine.decide(prepared)))
+        return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
 
     async def batch_check_limit(
         self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None = None
@@ -57,7 +57,7 @@ class RateLimitService:
         """
         if caller is TOKEN_UNDECIDED:
             return [self._encoder.encode_result(UNDECIDED) for _ in checks]
-        results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline))
+        results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline), deadline)
         return [self._encoder.encode_result(result) for result in results]
 
     async def _prepare(self, new: NewCheck, caller: Caller, deadline: float | None) -> PreparedCheck | Decision:

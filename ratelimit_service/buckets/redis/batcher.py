@@ -10,7 +10,7 @@ import hiredis
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
 from ratelimit_service.buckets.redis.script import Encoded, Encoder, decode, usage_key
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.ports import QueueTimeout, StoreUnavailable
 
 
 class RoundTripObserver(Protocol):
@@ -104,6 +104,7 @@ class _Call(NamedTuple):
     charges: Sequence[Charge]
     future: asyncio.Future[list[ChargeResult]]
     submitted_at: float
+    deadline: float | None
 
 
 class _InFlightBatch:
@@ -147,13 +148,18 @@ class Batcher:
         self._queue: deque[_Call] = deque()
         self._busy = False  # a batch is in flight, or will be in the next iteration
         self._in_flight: _InFlightBatch | None = None
+        self._failing = False  # the last batch failed: what waited for it is late because of the store
         self._given_up: set[Connection] = set()  # open for late replies
 
-    def submit(self, charges: Sequence[Charge]) -> asyncio.Future[list[ChargeResult]]:
-        """Queue one call's CHARGES. The future raises StoreUnavailable. If cancelled before the send, none is made."""
+    def submit(self, charges: Sequence[Charge], deadline: float | None = None) -> asyncio.Future[list[ChargeResult]]:
+        """Queue one call's CHARGES. The future raises StoreUnavailable. If cancelled before the send, none is made.
+
+        If they cannot be sent before the call times out or its DEADLINE, a monotonic time in seconds, passes, it raises
+        QueueTimeout, unless it waited for a batch that failed.
+        """
         loop = self._loop
         future: asyncio.Future[list[ChargeResult]] = loop.create_future()
-        self._queue.append(_Call(charges, future, loop.time()))
+        self._queue.append(_Call(charges, future, loop.time(), deadline))
         if not self._busy:
             self._busy = True
             loop.call_soon(self._send_batch)
@@ -209,10 +215,17 @@ class Batcher:
             if call.future.done():  # a cancelled call is not charged
                 continue
             if call.submitted_at + self._timeout <= now:  # nor is one that is too late for its result
-                _fail_calls([call], StoreUnavailable(f"timed out after {self._timeout:g} s in the queue for Redis"))
+                _fail_calls([call], self._queue_timeout())
+                continue
+            if call.deadline is not None and call.deadline <= now:
+                _fail_calls([call], QueueTimeout("the deadline passed in the queue for Redis", deadline=True))
                 continue
             calls.append(call)
         return calls
+
+    def _queue_timeout(self) -> StoreUnavailable:
+        message = f"timed out after {self._timeout:g} s in the queue for Redis"
+        return StoreUnavailable(message) if self._failing else QueueTimeout(message, deadline=False)
 
     def _on_reply(self, batch: _InFlightBatch, reply: object) -> None:
         if isinstance(reply, list):
@@ -234,10 +247,11 @@ class Batcher:
         except (ValueError, IndexError) as error:
             self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
+        self._failing = False
         if results:  # a ping has none
             self._observer.answered(len(results), self._loop.time() - batch.started_at)
         start = 0
-        for charges, future, _ in calls:
+        for charges, future, _, _ in calls:
             end = start + len(charges)
             if not future.done():
                 future.set_result(results[start:end])
@@ -245,6 +259,7 @@ class Batcher:
         self._finish(batch)
 
     def _fail(self, batch: _InFlightBatch, error: StoreUnavailable) -> None:
+        self._failing = True
         self._observer.failed()
         _fail_calls(batch.calls, error)
         self._finish(batch)
@@ -307,4 +322,11 @@ class Batcher:
 def _fail_calls(calls: Iterable[_Call], error: StoreUnavailable) -> None:
     for call in calls:
         if not call.future.done():
-            call.future.set_exception(StoreUnavailable(str(error), sent=error.sent))
+            call.future.set_exception(_copy(error))
+
+
+def _copy(error: StoreUnavailable) -> StoreUnavailable:
+    """The same error for another call: each raises its own."""
+    if isinstance(error, QueueTimeout):
+        return QueueTimeout(str(error), deadline=error.deadline)
+    return StoreUnavailable(str(error), sent=error.sent)

@@ -32,14 +32,14 @@ class ClusterBucketStore(Closing):
         self._observers = observers
         self._batchers: dict[int, Batcher] = {}
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically, those of one partition in this order.
 
         Raises StoreUnavailable, PartlyUnavailable when some partitions could be charged, and ValueError when the
         buckets of one charge are in several partitions.
         """
         if len(charges) == 1:
-            return await self._batcher(_partition(charges[0])).submit(charges)
+            return await self._batcher(_partition(charges[0])).submit(charges, deadline)
         by_partition: dict[int, list[int]] = {}
         for index, charge in enumerate(charges):
             by_partition.setdefault(_partition(charge), []).append(index)
@@ -48,7 +48,7 @@ class ClusterBucketStore(Closing):
         for partition, indexes in by_partition.items():
             start = 0
             for part in split_by_size([charges[index] for index in indexes]):
-                futures.append(self._batcher(partition).submit(part))
+                futures.append(self._batcher(partition).submit(part, deadline))
                 parts.append(indexes[start : start + len(part)])
                 start += len(part)
         outcomes: dict[int, Outcome] = {}

@@ -15,7 +15,7 @@ from ratelimit_service.buckets.redis.script import Script, bucket_key, part, req
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket
 from ratelimit_service.decision.outcome import wait_for
-from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.ports import QueueTimeout, StoreUnavailable
 
 
 class Taken(NamedTuple):
@@ -99,14 +99,14 @@ class SpanningStore(Closing):
         """Whether the breaker of a node is open."""
         return self._store.breaker_open
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it.
 
         Raises StoreUnavailable, PartlyUnavailable, and ValueError for a spanning charge with a request.
         """
         spanning = [index for index, charge in enumerate(charges) if _spans(charge)]
         if not spanning:
-            return await self._store.charge(charges)
+            return await self._store.charge(charges, deadline)
         plain = [index for index, charge in enumerate(charges) if not _spans(charge)]
         # Not cancelled half-way with its caller: what was taken must be refunded.
         tasks = [asyncio.shield(self._start(self._charge_spanning(charges[index]))) for index in spanning]
@@ -114,7 +114,7 @@ class SpanningStore(Closing):
         if plain:
             returned: Sequence[ChargeResult] | StoreUnavailable
             try:
-                returned = await self._store.charge([charges[index] for index in plain])
+                returned = await self._store.charge([charges[index] for index in plain], deadline)
             except StoreUnavailable as error:
                 returned = error
             outcomes.update(zip(plain, outcomes_of(returned, len(plain)), strict=True))
@@ -143,6 +143,8 @@ class SpanningStore(Closing):
             raise ValueError("a charge of several partitions cannot have a request name")
         try:
             result = await self._charge_parts(charge)
+        except QueueTimeout:
+            raise
         except StoreUnavailable as error:
             raise StoreUnavailable(str(error)) from error  # no part of it was counted, whether it was made or not
         if charge.counted:

@@ -33,14 +33,14 @@ class RedisBucketStore(Closing):
         self._route = route
         self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observers)
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order.
 
         Raises StoreUnavailable, and PartlyUnavailable when they were so many that they took several runs, of which only
         some were made.
         """
         parts = split_by_size(charges)
-        futures = [self._batcher.submit(part) for part in parts]
+        futures = [self._batcher.submit(part, deadline) for part in parts]
         if len(futures) == 1:
             return await futures[0]
         returned = await asyncio.gather(*futures, return_exceptions=True)

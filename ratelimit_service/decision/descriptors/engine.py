@@ -28,9 +28,9 @@ from ratelimit_service.decision.descriptors.usage import Decided, Part, counted,
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.lru import LruCache
-from ratelimit_service.decision.outcome import wait_for
+from ratelimit_service.decision.outcome import refusal_of, wait_for
 from ratelimit_service.decision.policy import Policy, Selection, Validity
-from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage import NO_SERIES, Series
@@ -174,14 +174,16 @@ class DescriptorEngine:
         except LookupDeferred as error:
             return error
 
-    async def decide(self, prepared: PreparedRequest) -> RequestDecision:
-        """Charge the hits of all descriptors of a request, or none.
+    async def decide(self, prepared: PreparedRequest, deadline: float | None = None) -> RequestDecision:
+        """Charge the hits of all descriptors of a request, or none; none if DEADLINE passes before they can be sent.
 
         Raises Unavailable when the bucket store is unavailable and a descriptor's rules have RuleOnStoreFailure.FAIL.
         """
         charge = prepared.charge
         try:
-            charge_results = await self._buckets.charge((charge,)) if charge.buckets else _NO_BUCKETS
+            charge_results = await self._buckets.charge((charge,), deadline) if charge.buckets else _NO_BUCKETS
+        except QueueTimeout as error:
+            raise refusal_of(error) from error
         except StoreUnavailable as error:
             statuses = await self._decide_without_store(prepared, error)
         else:

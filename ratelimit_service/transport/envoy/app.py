@@ -10,14 +10,15 @@ from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
+from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
+from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.responses import send_error
 from ratelimit_service.transport.envoy.stream import stream
-from ratelimit_service.transport.envoy.unary import Count, Method, unary
-from ratelimit_service.transport.envoy.unfinished import Unfinished
+from ratelimit_service.transport.envoy.unary import unary
 
 CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
 BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
@@ -38,32 +39,28 @@ def envoy_methods(
     authorization: EnvoyAuthorizationService,
     admission: Admission,
     count: Count,
-    unfinished: Unfinished,
+    bounds: Bounds,
 ) -> dict[str, App]:
     """The methods of Envoy's own protocols, by path."""
+    denied = bounds.overload.fallback(rate_limits.fallback, OVER_LIMIT)
+    unavailable = bounds.overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE)
+    rls = Method(SHOULD_RATE_LIMIT, admission, count, bounds, denied)
+    ext_authz = Method(AUTHORIZE, admission, count, bounds, unavailable)
     return {
-        SHOULD_RATE_LIMIT: unary(
-            Method(SHOULD_RATE_LIMIT, admission, count, rate_limits.fallback, unfinished),
-            rate_limits.read,
-            rate_limits.should_rate_limit,
-        ),
-        AUTHORIZE: unary(
-            Method(AUTHORIZE, admission, count, authorization.fallback, unfinished),
-            authorization.read,
-            authorization.check,
-        ),
+        SHOULD_RATE_LIMIT: unary(rls, rate_limits.read, rate_limits.should_rate_limit),
+        AUTHORIZE: unary(ext_authz, authorization.read, authorization.check),
     }
 
 
 def decision_methods(
-    service: RateLimitService, admission: Admission, count: Count, drain: Drain, unfinished: Unfinished
+    service: RateLimitService, admission: Admission, count: Count, drain: Drain, bounds: Bounds
 ) -> dict[str, App]:
     """The methods of RateLimitService, by path."""
     read = service.reader
     return {
-        CHECK: unary(Method(CHECK, admission, count, unfinished=unfinished), read.check, service.check_limit),
-        BATCH: unary(Method(BATCH, admission, count, unfinished=unfinished), read.batch, service.batch_check_limit),
-        STREAM: stream(Method(STREAM, admission, count, unfinished=unfinished), service, drain),
+        CHECK: unary(Method(CHECK, admission, count, bounds), read.check, service.check_limit),
+        BATCH: unary(Method(BATCH, admission, count, bounds), read.batch, service.batch_check_limit),
+        STREAM: stream(Method(STREAM, admission, count, bounds), service, drain),
     }
 
 

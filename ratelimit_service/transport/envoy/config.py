@@ -4,6 +4,7 @@ The hot paths run in the embedded Python; every other path is proxied to the con
 dictionaries, because Envoy's Python protos cannot be installed together with the wheel that contains Envoy itself.
 """
 
+import re
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
 from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
 from ratelimit_service.transport.envoy.certificates import add_identity_filters
+from ratelimit_service.transport.envoy.shed import local_replies, shed_filter
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
@@ -139,6 +141,7 @@ def envoy_config(options: EnvoyOptions) -> Json:
     http |= _http_options(options)
     http["route_config"]["virtual_hosts"][0]["routes"] = _routes(options)
     _match_only(http["http_filters"][0], options.hot_paths)
+    http["http_filters"].insert(0, shed_filter())
     resources["clusters"] = [
         _control_cluster(_CONTROL, options.control_socket, MAX_ADMIN_CALLS),
         _control_cluster(_STREAMS, options.control_socket, MAX_CONTROL_STREAMS),
@@ -185,6 +188,7 @@ def _http_options(options: EnvoyOptions) -> Json:
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
         "stream_idle_timeout": "0s",  # a stream of checks may be idle for any time
         "drain_timeout": "1s",  # between GOAWAY and refusing new calls
+        "local_reply_config": local_replies(),
         "server_header_transformation": "PASS_THROUGH",
         "use_remote_address": True,  # the peer is the other end of the connection, whatever X-Forwarded-For says
         "skip_xff_append": True,
@@ -222,7 +226,8 @@ def _routes(options: EnvoyOptions) -> list[Json]:
 def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False) -> Json:
     """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle; None: for any."""
     return {
-        "match": {"path" if exact else "prefix": path},
+        # grpc.aio stops serving at a path that is not UTF-8: nothing but printable ASCII is proxied.
+        "match": {"path": path} if exact else {"safe_regex": {"regex": re.escape(path) + "[!-~]*"}},
         "route": {
             "cluster": cluster,
             "timeout": "0s",  # the caller's own deadline is forwarded
@@ -280,7 +285,7 @@ def _runtime() -> Json:
         "http": {"max_requests_per_io_cycle": REQUESTS_PER_TURN},
         "envoy.reloadable_features.http2_use_oghttp2": True,
     }
-    return {"layers": [{"name": "service", "static_layer": layer}]}
+    return {"layers": [{"name": "service", "static_layer": layer}, {"name": "shed", "admin_layer": {}}]}
 
 
 def _overload_manager() -> Json:

@@ -77,6 +77,14 @@ def deadline_of(headers: dict[bytes, bytes]) -> float | None:
     return monotonic() + int(digits) * _SECONDS[unit]
 
 
+def expected_deadline(headers: dict[bytes, bytes]) -> float | None:
+    """The same for a call that is yet to be read; None also if the header is invalid, which is reported when it is."""
+    try:
+        return deadline_of(headers)
+    except ProtocolError:
+        return None
+
+
 def check_deadline(deadline: float | None) -> None:
     """Raise DeadlineExceeded if the caller no longer waits."""
     if deadline is not None and monotonic() >= deadline:

@@ -4,13 +4,16 @@ from base64 import b64encode
 from typing import Final
 from urllib.parse import quote
 
-from ratelimit_service.api.status import clip, to_metadata, to_service_error
-from ratelimit_service.errors import Code, ServiceError
-from ratelimit_service.transport.envoy.framing import CallerGone, Event, NotGrpc, ProtocolError, Send
+from ratelimit_service.api.status import NO_RETRY_KEY, clip, to_metadata, to_service_error
+from ratelimit_service.errors import Code, Overloaded, ServiceError
+from ratelimit_service.transport.envoy.framing import CallerGone, Event, NotGrpc, ProtocolError, Send, frame
 
 _CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
 _PLAIN_TEXT: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 """Characters of a `grpc-message` that are sent as they are, like letters and digits; others are percent-encoded."""
+
+NO_RETRY: Final = (NO_RETRY_KEY.encode(), b"-1")
+"""Tells clients with a retry policy not to retry: gRPC's A6, "Pushback"."""
 
 # The same objects for every call: Envoy's embedded Python only reads them.
 _START: Final[Event] = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
@@ -27,6 +30,25 @@ async def send_response(send: Send, framed: bytes) -> Code:
     except OSError:
         return Code.CANCELLED
     return Code.OK
+
+
+class Refusal:
+    """The response to every call of a method that is refused under overload, made once. `code` is what is counted."""
+
+    def __init__(self, error: ServiceError, message: bytes | None, method: str) -> None:
+        """MESSAGE is what METHOD responds with in place of ERROR, None if it is the error."""
+        if message is None:
+            self.code, trailers = _error_trailers(error, method)
+            start: Event = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE, *trailers]}
+            self._events: tuple[Event, ...] = (start, _NO_BODY)
+        else:
+            self.code = Code.OK
+            body: Event = {"type": "http.response.body", "body": frame(message), "more_body": False}
+            self._events = (_START, body, _OK)
+
+    async def send(self, send: Send) -> None:
+        """Send it."""
+        await _send_end(send, *self._events)
 
 
 async def send_error(send: Send, error: Exception, method: str) -> Code:
@@ -96,6 +118,8 @@ def _error_trailers(error: Exception, method: str) -> tuple[Code, list[tuple[byt
     reported: ServiceError = to_service_error(error, method)
     trailers = _status(reported.code, clip(reported.message))
     trailers += [(key.encode(), b64encode(value).rstrip(b"=")) for key, value in to_metadata(reported)]
+    if isinstance(reported, Overloaded):
+        trailers.append(NO_RETRY)
     if reported.code is Code.UNIMPLEMENTED:
         trailers.append((b"grpc-accept-encoding", b"identity"))
     return reported.code, trailers

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Final
 
 from ratelimit_service.api.authentication import UNDECIDED
+from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import Unavailable
+from ratelimit_service.errors import Unavailable, release
+from ratelimit_service.transport.envoy.admission import Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import (
     App,
@@ -27,7 +29,6 @@ from ratelimit_service.transport.envoy.framing import (
     presented_by,
 )
 from ratelimit_service.transport.envoy.responses import ResponseStream
-from ratelimit_service.transport.envoy.unary import Method
 from ratelimit_service.transport.envoy.unfinished import Wait
 
 GROUPS_AT_ONCE: Final = 1
@@ -55,7 +56,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
                     receive,
                     headers.get(b"grpc-encoding"),
                     partial(_next, drain=drain, revoked=revoked),
-                    partial(method.unfinished.begin, scope.get("client")),
+                    partial(method.bounds.unfinished.begin, scope.get("client")),
                 )
             ) as groups:
                 async for messages in groups:
@@ -73,9 +74,11 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         responses = ResponseStream(send)
         try:
+            method.bounds.overload.check_open(Share("", scope.get("client")))
             await respond(scope, receive, responses)
         except Exception as error:  # noqa: BLE001 the last place that can respond
             code = await responses.fail(error, method.name)
+            release(error)
         else:
             code = await responses.end()
         method.count(method.name, code)

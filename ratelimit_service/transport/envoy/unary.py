@@ -1,14 +1,15 @@
 """Methods with one request and one response."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from time import monotonic
+from typing import TypeVar
 
-from ratelimit_service.api.authentication import ANONYMOUS, Admission, Caller
-from ratelimit_service.api.fallback import Fallback, no_fallback
+from ratelimit_service.api.authentication import ANONYMOUS, Caller
 from ratelimit_service.api.messages import missing_message
+from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.wire import Serializable
-from ratelimit_service.errors import Code, ServiceError
+from ratelimit_service.errors import Code, ServiceError, release
+from ratelimit_service.transport.envoy.admission import Method, admitted
 from ratelimit_service.transport.envoy.framing import (
     App,
     FrameReader,
@@ -24,25 +25,6 @@ from ratelimit_service.transport.envoy.framing import (
     single_message,
 )
 from ratelimit_service.transport.envoy.responses import send_error, send_response
-from ratelimit_service.transport.envoy.unfinished import Unfinished
-
-Count: TypeAlias = Callable[[str, Code], None]
-"""Counts one call, by full method name and the code that its caller received."""
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method that is served: its full name, who may call it, where calls are counted, what replaces errors.
-
-    And what counts its messages that are not whole, with those of all other methods.
-    """
-
-    name: str
-    admission: Admission
-    count: Count
-    fallback: Fallback = no_fallback
-    unfinished: Unfinished = field(default_factory=Unfinished)
-
 
 Request = TypeVar("Request")
 
@@ -55,6 +37,7 @@ def unary(
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
     is_open, certificates = admission.is_open, admission.certificates
+    end = method.bounds.overload.end
 
     async def respond(scope: Scope, receive: Receive) -> bytes:
         headers = headers_of(scope)
@@ -73,17 +56,25 @@ def unary(
         check_deadline(deadline)
         return frame((await call(request, caller, deadline)).SerializeToString())
 
-    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation) -> None:
+        began = monotonic()
         try:
             framed = await respond(scope, receive)
         except Exception as error:  # noqa: BLE001 the last place that can respond
             message = method.fallback(error) if isinstance(error, ServiceError) else None
             code = await (send_error(send, error, name) if message is None else send_response(send, frame(message)))
+            release(error)
         else:
             code = await send_response(send, framed)
+        if code is Code.OK:
+            end(generation, monotonic() - began)
+        else:
+            end(generation, None)
+            if code is Code.CANCELLED:
+                method.bounds.overload.count_wasted(scope.get("client"))
         count(name, code)
 
-    return handle
+    return admitted(method, handle)
 
 
 async def _gather(
@@ -98,7 +89,7 @@ async def _gather(
     message = _first(frames, body)
     if message is not None and more:  # some clients close their side with a frame of its own
         _, more = body_of(await receive())
-    with method.unfinished.begin(scope.get("client")) as wait:
+    with method.bounds.unfinished.begin(scope.get("client")) as wait:
         while more:
             body, more = body_of(await wait.next(receive, frames.incomplete))
             if message is None:

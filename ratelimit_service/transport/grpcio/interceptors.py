@@ -14,8 +14,10 @@ import structlog
 
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Presented
 from ratelimit_service.api.fallback import Fallback
-from ratelimit_service.api.status import clip, release, to_metadata, to_service_error
-from ratelimit_service.errors import Code, ServiceError
+from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
+from ratelimit_service.api.overload.fair_queue import Generation
+from ratelimit_service.api.status import NO_RETRY_KEY, clip, to_metadata, to_service_error
+from ratelimit_service.errors import Code, ServiceError, release
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.context import Context, Present, deadline_of
 
@@ -44,6 +46,8 @@ STATUS_CODES: Final = {code: next(status for status in grpc.StatusCode if status
 _SERVER_ERRORS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
 """The codes of the server's failures, as opposed to a caller's mistakes."""
 
+_OVERLOADED_METADATA: Final[tuple[tuple[str, str | bytes], ...]] = (*to_metadata(OVERLOADED), (NO_RETRY_KEY, "-1"))
+
 MAX_STRANGERS: Final = 10
 """Lines a second about calls without a valid token."""
 
@@ -60,7 +64,8 @@ def convert_errors(handler: Handler) -> Handler:
             raise  # the library's own: the call is over, and no response is possible
         except Exception as caught:  # noqa: BLE001 the last place that can respond
             error = to_service_error(caught, call.method)
-            code, message, metadata = STATUS_CODES[error.code], clip(error.message), to_metadata(error)
+            metadata = _OVERLOADED_METADATA if error is OVERLOADED else to_metadata(error)
+            code, message = STATUS_CODES[error.code], clip(error.message)
             release(caught)
             del error
         return await _abort(call.context, code, message, metadata)
@@ -69,7 +74,7 @@ def convert_errors(handler: Handler) -> Handler:
 
 
 async def _abort(
-    context: Context, code: grpc.StatusCode, message: str, metadata: tuple[tuple[str, bytes], ...]
+    context: Context, code: grpc.StatusCode, message: str, metadata: tuple[tuple[str, str | bytes], ...]
 ) -> NoReturn:
     """Respond with an error. Raises AbortError, which the library keeps with the call, without what passed it on."""
     try:
@@ -122,6 +127,39 @@ def authenticate(handler: Handler, admission: Admission, present: Present) -> Ha
     async def handle(call: Call) -> bytes:
         call.presented = present(call.context)
         call.caller = await admission.admit(call.presented, deadline_of(call.context))
+        return await handler(call)
+
+    return handle
+
+
+def admit(handler: Handler, admission: Admission, present: Present, overload: OverloadControl) -> Handler:
+    """Begin calls as OVERLOAD decides, before their message is read. Raises Overloaded for those that are refused."""
+
+    async def wait(call: Call) -> Generation:
+        turn = overload.wait(admission.share_of(present(call.context)), deadline_of(call.context))
+        generation = None if turn is None else await turn
+        if generation is None:
+            raise OVERLOADED
+        return generation
+
+    async def handle(call: Call) -> bytes:
+        generation = overload.begin() or await wait(call)
+        began, answered = monotonic(), False
+        try:
+            response = await handler(call)
+            answered = True
+        finally:
+            overload.end(generation, monotonic() - began if answered else None)
+        return response
+
+    return handle
+
+
+def open_stream(handler: Handler, admission: Admission, present: Present, overload: OverloadControl) -> Handler:
+    """Open streams unless calls have to wait. Raises Overloaded."""
+
+    async def handle(call: Call) -> bytes:
+        overload.check_open(admission.share_of(present(call.context)))
         return await handler(call)
 
     return handle

@@ -17,6 +17,8 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, parser, served_elsewhere
+from ratelimit_service.api.overload.control import OverloadControl
+from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
@@ -25,11 +27,13 @@ from ratelimit_service.transport.grpcio.handlers import stream, unary
 from ratelimit_service.transport.grpcio.interceptors import (
     Call,
     Handler,
+    admit,
     authenticate,
     convert_errors,
     count_calls,
     log_calls,
     log_failures,
+    open_stream,
     replace_errors,
 )
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
@@ -48,8 +52,8 @@ _Bound: TypeAlias = tuple[Callable[[str, Handler], Any], Handler]
 class DecisionInterceptor(Protocol):
     """Puts all interceptors around the handler of a method that decides."""
 
-    def __call__(self, handler: Handler, fallback: Fallback = no_fallback) -> Handler:
-        """HANDLER with its interceptors, and with FALLBACK in place of errors."""
+    def __call__(self, handler: Handler, fallback: Fallback = no_fallback, *, stream: bool = False) -> Handler:
+        """HANDLER, perhaps of a STREAM, with its interceptors, and with FALLBACK in place of errors."""
         ...
 
 
@@ -65,11 +69,15 @@ class Methods(grpc.GenericRpcHandler):
         return self._handlers.get(method) or _streamed(method, convert_errors(_not_served))
 
 
-def decision_interceptor(admission: Admission, counts: CallCounts, present: Present) -> DecisionInterceptor:
+def decision_interceptor(
+    admission: Admission, counts: CallCounts, present: Present, overload: OverloadControl
+) -> DecisionInterceptor:
     """All interceptors of methods that decide, for callers that ADMISSION admits by what PRESENT finds."""
 
-    def intercept(handler: Handler, fallback: Fallback = no_fallback) -> Handler:
-        replaced = replace_errors(authenticate(handler, admission, present), fallback)
+    def intercept(handler: Handler, fallback: Fallback = no_fallback, *, stream: bool = False) -> Handler:
+        begin = open_stream if stream else admit
+        admitted = begin(authenticate(handler, admission, present), admission, present, overload)
+        replaced = replace_errors(admitted, fallback)
         return convert_errors(log_failures(count_calls(replaced, counts)))
 
     return intercept
@@ -85,7 +93,7 @@ def decision_methods(
         {
             "CheckLimit": (_single, intercept(unary(read.check, service.check_limit, unfinished))),
             "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit, unfinished))),
-            "StreamCheckLimit": (_streamed, intercept(stream(service, admission))),
+            "StreamCheckLimit": (_streamed, intercept(stream(service, admission), stream=True)),
         },
     )
 
@@ -95,12 +103,17 @@ def envoy_methods(
     authorization: EnvoyAuthorizationService,
     intercept: DecisionInterceptor,
     unfinished: Unfinished,
+    overload: OverloadControl,
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
     should_rate_limit = intercept(
-        unary(rate_limits.read, rate_limits.should_rate_limit, unfinished), rate_limits.fallback
+        unary(rate_limits.read, rate_limits.should_rate_limit, unfinished),
+        overload.fallback(rate_limits.fallback, OVER_LIMIT),
     )
-    check = intercept(unary(authorization.read, authorization.check, unfinished), authorization.fallback)
+    check = intercept(
+        unary(authorization.read, authorization.check, unfinished),
+        overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE),
+    )
     return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
         ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
     )

@@ -16,6 +16,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import MAX_STREAMS
+from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
@@ -88,6 +89,11 @@ class Planes(Protocol):
         ...
 
     @property
+    def overload(self) -> OverloadControl:
+        """Decides which calls begin."""
+        ...
+
+    @property
     def counts(self) -> Counts:
         """Counts calls."""
         ...
@@ -147,9 +153,9 @@ class GrpcServer:
         admission = decision_admission(
             planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
         )
-        intercept = decision_interceptor(admission, calls, present)
+        intercept = decision_interceptor(admission, calls, present, planes.overload)
         decisions = decision_methods(planes.rate_limit, admission, intercept, unfinished) | envoy_methods(
-            planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished
+            planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload
         )
         admin = admin_methods(planes.key_admin, planes.authenticator, calls, present, unfinished)
         self._ports = _ports(settings, decisions, admin)

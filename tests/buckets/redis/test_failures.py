@@ -23,7 +23,7 @@ from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.buckets.redis.script import bucket_key
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
-from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, QueueTimeout, StoreUnavailable
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.metrics import RoundTripCounts
 
@@ -254,7 +254,7 @@ async def test_a_reply_is_read_after_the_loop_was_blocked(
 async def test_a_call_that_times_out_in_the_queue_is_not_charged(
     valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
 ) -> None:
-    """A call that was queued until its timeout fails, though the server is available now."""
+    """A call that was queued until its timeout fails, though the server replies: which is no failure of the server."""
     store, large = open_store(valkey().url, timeout=0.2), bucket(LARGE)
     await take(store, large)
     first = asyncio.ensure_future(take(store, large))
@@ -263,9 +263,49 @@ async def test_a_call_that_times_out_in_the_queue_is_not_charged(
     await until(lambda: bool(store._batcher._queue))
     time.sleep(0.4)  # noqa: ASYNC251  blocks the loop on purpose
     assert await first == 2
-    with pytest.raises(StoreUnavailable, match=r"timed out after 0\.2 s in the queue"):
+    with pytest.raises(QueueTimeout, match=r"timed out after 0\.2 s in the queue") as raised:
         await second
+    assert not raised.value.deadline
     assert await take(store, large, cost=0) == 2
+
+
+async def test_a_call_whose_deadline_passes_in_the_queue_is_not_charged(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """Nor is one that its caller no longer waits for, and the others in the queue are."""
+    store, large = open_store(valkey().url, timeout=1), bucket(LARGE)
+    await take(store, large)
+    first = asyncio.ensure_future(take(store, large))
+    await until(lambda: store._batcher._in_flight is not None)
+    charges = (Charge((large,), (1,)),)
+    late = asyncio.ensure_future(store.charge(charges, time.monotonic() + 0.05))
+    patient = asyncio.ensure_future(store.charge(charges, time.monotonic() + 10))
+    await until(lambda: len(store._batcher._queue) == 2)
+    time.sleep(0.2)  # noqa: ASYNC251  blocks the loop on purpose
+    assert await first == 2
+    with pytest.raises(QueueTimeout) as raised:
+        await late
+    assert raised.value.deadline
+    await patient
+    assert await take(store, large, cost=0) == 3
+
+
+async def test_calls_queued_behind_a_hung_server_find_it_unavailable(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """A call that timed out in the queue because the call before it got no reply is a failure of the store."""
+    server = valkey()
+    store, large = open_store(server.url, timeout=0.2), bucket(LARGE)
+    await take(store, large)
+    os.kill(server.pid, signal.SIGSTOP)
+    first = asyncio.ensure_future(take(store, large))
+    await until(lambda: store._batcher._in_flight is not None)
+    second = asyncio.ensure_future(take(store, large))
+    await asyncio.sleep(0)
+    errors = await asyncio.gather(first, second, return_exceptions=True)
+    os.kill(server.pid, signal.SIGCONT)
+    assert [type(error) for error in errors].count(QueueTimeout) == 0
+    assert all(isinstance(error, StoreUnavailable) for error in errors)
 
 
 async def test_a_call_cancelled_in_the_queue_is_not_charged(

@@ -16,12 +16,13 @@ from ratelimit_service.decision.limit import Limit, TokenBucket
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.management.keys import KeyDraft
 from ratelimit_service.management.plans import PlanDraft
+from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import CHECK, EmbeddedApp, decision_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import Event, Scope, frame
 from ratelimit_service.transport.envoy.unfinished import Unfinished
 
-MAX_FILES = 18
+MAX_FILES = 21
 PACKAGE = Path(ratelimit_service.__file__).parent
 HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"5S")]
 
@@ -60,7 +61,7 @@ async def call(app: EmbeddedApp, message: bytes) -> CheckLimitResponse:
 
 
 async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Callable[[], str]) -> None:
-    """An allowed CheckLimit of a known key enters at most 18 files on the transport envoy, from ASGI to Valkey."""
+    """An allowed CheckLimit of a known key enters at most 21 files on the transport envoy, from ASGI to Valkey."""
     settings = make_settings(empty_database_url(), valkey_url, "envoy")
     async with open_planes(settings, needs_token=False) as planes:
         limit = Limit("burst", TokenBucket(1_000, 1_000, 1_000_000))
@@ -74,7 +75,7 @@ async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Call
             decision_admission(planes.authenticator, protect=False),
             planes.counts.calls.count,
             Drain(),
-            Unfinished(),
+            Bounds(Unfinished(), planes.overload),
         )
         message = CheckLimitRequest(api_key=str(api_key), resource="r").SerializeToString()
         traces = []

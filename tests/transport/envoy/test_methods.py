@@ -11,10 +11,11 @@ from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authentic
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.errors import Code
 from ratelimit_service.management.known_tokens import KnownTokens
+from ratelimit_service.transport.envoy.admission import Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Event, frame
 from ratelimit_service.transport.envoy.stream import stream
-from ratelimit_service.transport.envoy.unary import Method, unary
+from ratelimit_service.transport.envoy.unary import unary
 
 HEADERS = {b"content-type": b"application/grpc", b"te": b"trailers"}
 

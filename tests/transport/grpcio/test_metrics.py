@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from decision.descriptors.world import World
 from decision.memory import MemoryFeed
+from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.metrics import (
@@ -37,7 +38,8 @@ class Cache:
 counts = Counts()
 class Descriptors: tally = [[0] * 4 for _ in range(10)]
 class Usage: bytes, lost, unconfirmed = 70, 8, 9
-watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed(), Usage())
+class Overload: bound, longest_wait, refusals = 50, 0.02, {"deadline": 6}
+watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed(), Usage(), Overload())
 metrics = WorkerMetrics(watched, counts, lambda: True, time.monotonic)
 metrics.flush()
 Engine.tally[1][1] += 5
@@ -180,7 +182,7 @@ def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:
     world = World()
     invalidator = CacheInvalidator(MemoryFeed())
     cache = PolicyCache(world.policies, world.clock)
-    watched = Watched(world.engine, world.engine, cache, world.rules, invalidator, world.usage)
+    watched = Watched(world.engine, world.engine, cache, world.rules, invalidator, world.usage, OverloadControl())
     metrics = WorkerMetrics(watched, Counts(), lambda: False, lambda: world.clock.time_us / 1_000_000)
     ages = []
     for pause, invalidator.current in ((1, True), (2, False), (7, False), (1, True), (2, False)):

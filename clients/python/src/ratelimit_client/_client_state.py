@@ -10,7 +10,7 @@ from ._denial_cache import CacheKey, DenialCache
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ._request import CheckRequest
 from .decision import Decision, Origin
-from .error import DETAILS_KEY, error_of, is_failure
+from .error import DETAILS_KEY, RateLimitError, error_of, is_failure
 from .failures import FailureCounter
 from .options import ClientOptions
 
@@ -48,8 +48,7 @@ class ClientState:
 
     def failed(self, status: _Status) -> Decision:
         """What a call that ended with an error results in: it fails open or closed, or raises RateLimitError."""
-        details = next((_raw(value) for key, value in status.trailing_metadata() or () if key == DETAILS_KEY), None)
-        error = error_of(status.code(), status.details() or "", details)
+        error = _error(status)
         if not is_failure(error):
             raise error
         fail_open = self._options.fail_open
@@ -59,11 +58,20 @@ class ClientState:
         return Decision(_FAILED_OPEN if fail_open else _FAILED_CLOSED, Origin.FALLBACK, failure=error)
 
 
-def is_retryable(code: grpc.StatusCode, remaining: float) -> bool:
-    """Whether a call that ended with CODE is sent again, with REMAINING seconds until its deadline."""
-    return code is grpc.StatusCode.UNAVAILABLE and remaining > 0
+def is_retryable(status: _Status, remaining: float) -> bool:
+    """Whether a call that ended with STATUS is sent again, with REMAINING seconds until its deadline.
+
+    A server with more calls than it can decide must not get each of them twice.
+    """
+    return status.code() is grpc.StatusCode.UNAVAILABLE and remaining > 0 and _error(status).reason != _OVERLOADED
 
 
+def _error(status: _Status) -> RateLimitError:
+    details = next((_raw(value) for key, value in status.trailing_metadata() or () if key == DETAILS_KEY), None)
+    return error_of(status.code(), status.details() or "", details)
+
+
+_OVERLOADED = "OVERLOADED"
 _FAILED_OPEN = CheckLimitResponse(
     allowed=True, reason=CheckLimitResponse.DEGRADED_ALLOWED, source=CheckLimitResponse.DEGRADED
 )

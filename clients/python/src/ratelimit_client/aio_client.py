@@ -85,7 +85,7 @@ class AsyncRateLimitClient:
             response = await self._send(request, deadline)
         except grpc.aio.AioRpcError as first:
             remaining = ends - time.monotonic()
-            if not is_retryable(first.code(), remaining):
+            if not is_retryable(first, remaining):
                 return self._state.failed(first)
             try:
                 response = await self._send(request, remaining)

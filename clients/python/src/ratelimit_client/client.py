@@ -91,7 +91,7 @@ class RateLimitClient:
             response = self._send(request, self._deadline)
         except grpc.RpcError as first:
             remaining = ends - time.monotonic()
-            if not is_retryable(cast("grpc.Call", first).code(), remaining):
+            if not is_retryable(cast("grpc.Call", first), remaining):
                 return self._state.failed(cast("grpc.Call", first))
             try:
                 response = self._send(request, remaining)

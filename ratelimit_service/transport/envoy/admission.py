@@ -1,0 +1,74 @@
+"""Which calls begin, decided before anything is read of them."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ratelimit_service.api.authentication import Admission
+from ratelimit_service.api.fallback import Fallback, no_fallback
+from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
+from ratelimit_service.api.overload.fair_queue import Generation, Turn
+from ratelimit_service.errors import Code
+from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send, expected_deadline, presented_by
+from ratelimit_service.transport.envoy.responses import Refusal
+from ratelimit_service.transport.envoy.unfinished import Unfinished
+
+Count: TypeAlias = Callable[[str, Code], None]
+"""Counts one call, by full method name and the code that its caller received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What bounds the calls of all methods together: messages that are not whole, and calls in flight."""
+
+    unfinished: Unfinished = field(default_factory=Unfinished)
+    overload: OverloadControl = field(default_factory=OverloadControl)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method that is served: its full name, who may call it, where calls are counted, what replaces errors."""
+
+    name: str
+    admission: Admission
+    count: Count
+    bounds: Bounds = field(default_factory=Bounds)
+    fallback: Fallback = no_fallback
+
+
+Handle: TypeAlias = Callable[[Scope, Receive, Send, Generation], Awaitable[None]]
+"""Handles a call that begins, and ends it for the method's overload control."""
+
+
+def admitted(method: Method, handle: Handle) -> App:
+    """An application that passes calls to HANDLE as the method's overload control decides, and refuses the others.
+
+    It decides as soon as it is called: what is refused at once has no more of a task than Envoy's Python requires.
+    """
+    begin = method.bounds.overload.begin
+    refusal = Refusal(OVERLOADED, method.fallback(OVERLOADED), method.name)
+
+    async def wait(turn: Turn, scope: Scope, receive: Receive, send: Send) -> None:
+        generation = await turn
+        await (refuse(send) if generation is None else handle(scope, receive, send, generation))
+
+    def refuse(send: Send) -> Awaitable[None]:
+        method.count(method.name, refusal.code)
+        return refusal.send(send)
+
+    def admit(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        generation = begin()
+        if generation is not None:
+            return handle(scope, receive, send, generation)
+        turn = _queued(method, scope)
+        return refuse(send) if turn is None else wait(turn, scope, receive, send)
+
+    return admit
+
+
+def _queued(method: Method, scope: Scope) -> "Turn | None":
+    """The turn of a call that has to wait, None if it is refused at once."""
+    headers = dict(scope["headers"])
+    admission = method.admission
+    share = admission.share_of(presented_by(scope, headers, certificates=admission.certificates))
+    return method.bounds.overload.wait(share, expected_deadline(headers))

@@ -1,0 +1,148 @@
+"""Three times as many calls as can be decided, and one caller who sends ten times its share."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from attacks.attacked import Target
+from attacks.sizes import FULL
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
+
+CHECK = "/ratelimit.v1.RateLimitService/CheckLimit"
+SOURCE = Path(__file__).with_name("open_loop.go")
+SECONDS = 60 if FULL else 5
+DEADLINE_MS = 25 if FULL else 250
+"""In CI other tests have the cores too, and everything takes several times as long."""
+
+CONNECTIONS = 8
+GOODPUT = {"envoy": 0.85 if FULL else 0.2, "grpcio": 0.5 if FULL else 0.1}
+KEPT_BY_OTHERS = {"envoy": 0.95 if FULL else 0.4, "grpcio": 0.1}
+"""The bars are those of the transport envoy. grpcio has a queue of its own, which nobody sees, before a call begins."""
+
+MEMORY_FACTOR = 1.1 if FULL else 2.0
+RECOVERY_SECONDS = 2.0 if FULL else 10.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """A caller of the generator: its name, calls a second and connections."""
+
+    name: str
+    rate: float
+    connections: int = 1
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The open-loop generator, built."""
+    go = shutil.which("go") or "/usr/local/go/bin/go"
+    if not Path(go).exists():
+        pytest.skip("Go is not installed")
+    program = tmp_path_factory.mktemp("open_loop") / "open_loop"
+    subprocess.run([go, "build", "-o", program, SOURCE], check=True, env={**os.environ, "CGO_ENABLED": "0"})
+    return program
+
+
+@contextmanager
+def on_core(server: psutil.Process, core: int) -> Iterator[None]:
+    """Run a server, with all its processes and threads, on one core; only for figures, and where there are two."""
+    cores = os.sched_getaffinity(0)
+    if FULL and len(cores) > 1:
+        _pin(server, {core})
+    yield
+    _pin(server, cores)
+
+
+def _pin(server: psutil.Process, cores: set[int]) -> None:
+    for process in (server, *server.children(recursive=True)):
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, cores)
+
+
+def run(
+    generator: Path, target: Target, *groups: Group, seconds: float = SECONDS, deadline_ms: int = DEADLINE_MS
+) -> list[dict[str, object]]:
+    """Offer the calls of GROUPS; returns what became of those of each."""
+    body = CheckLimitRequest(api_key=target.api_key, resource="orders").SerializeToString().hex()
+    command = [
+        *((str(generator), "-port", target.address.rpartition(":")[2], "-path", CHECK, "-body", body)),
+        *("-seconds", str(seconds), "-deadline", f"{deadline_ms}ms", "-wait", "drop"),
+        *(part for group in groups for part in ("-group", f"{group.name}:{group.rate}:{group.connections}")),
+    ]
+    if FULL and len(os.sched_getaffinity(0)) > 1:
+        command = ["taskset", "--cpu-list", "1", *command]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    results: list[dict[str, object]] = json.loads(output)["groups"]
+    return results
+
+
+def good(results: Sequence[dict[str, object]], seconds: float = SECONDS) -> float:
+    """Calls a second that were answered in time."""
+    return sum(int(str(result["good"])) for result in results) / seconds
+
+
+def peak(generator: Path, target: Target) -> float:
+    """Calls a second that the server decides when there are always some to decide."""
+    if not target.api_key:
+        _, target.api_key = target.server.key("wide")
+    run(generator, target, Group("warm up", 1_000_000, CONNECTIONS), seconds=1, deadline_ms=1_000)
+    seconds = 10 if FULL else 2
+    results = run(generator, target, Group("peak", 200_000, CONNECTIONS), seconds=seconds, deadline_ms=1_000)
+    return good(results, seconds)
+
+
+def memory(server: psutil.Process) -> int:
+    """Resident bytes of a server with all its processes."""
+    return sum(process.memory_info().rss for process in (server, *server.children(recursive=True)))
+
+
+def test_three_times_the_peak(target: Target, generator: Path, record_property: Callable[[str, object], None]) -> None:
+    """Calls that the server has no time for are not sent, or refused; the others are answered, and soon all are."""
+    server = psutil.Process(target.server.process.pid)
+    with on_core(server, 0):
+        top = peak(generator, target)
+        before = memory(server)
+        results = run(generator, target, Group("overload", 3 * top, CONNECTIONS))
+        after_rate = top / 4
+        ended = time.monotonic()
+        while (
+            good(run(generator, target, Group("after", after_rate, CONNECTIONS), seconds=0.5), 0.5) < 0.9 * after_rate
+        ):
+            assert time.monotonic() - ended < RECOVERY_SECONDS, "calls are still late"
+    record_property("peak", round(top))
+    record_property("overload", _shown(results))
+    assert good(results) >= GOODPUT[target.transport] * top, _shown(results)
+    until = time.monotonic() + 60
+    while memory(server) > MEMORY_FACTOR * before:
+        assert time.monotonic() < until, f"{before >> 20} MiB before, {memory(server) >> 20} MiB after"
+        time.sleep(0.5)
+
+
+def test_one_caller_cannot_use_the_whole(
+    target: Target, generator: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Beside one that sends ten times its share, nine callers that keep to theirs are served."""
+    server = psutil.Process(target.server.process.pid)
+    with on_core(server, 0):
+        share = peak(generator, target) / 10
+        nine = [Group(f"caller {number}", 0.9 * share) for number in range(9)]
+        results = run(generator, target, *nine, Group("greedy", 10 * share))
+    record_property("shares", _shown(results))
+    for result in results[:9]:
+        assert int(str(result["good"])) >= KEPT_BY_OTHERS[target.transport] * int(str(result["offered"])), _shown(
+            results
+        )
+
+
+def _shown(results: Sequence[dict[str, object]]) -> str:
+    names = ("name", "offered", "sent", "good", "refused", "reset", "expired", "unsent")
+    return "; ".join(" ".join(f"{name}={result[name]}" for name in names) for result in results)
