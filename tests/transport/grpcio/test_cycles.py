@@ -10,7 +10,11 @@ import pytest
 from fixtures.cycles import no_cycles
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, BatchCheckLimitRequest, StreamCheckLimitRequest
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    CheckLimitRequest,
+    StreamCheckLimitRequest,
+)
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.management.tokens import Role
 from transport.grpcio.running import ADMIN, CHECKS, RunningServer
@@ -22,7 +26,7 @@ WRONG = "rlt_" + "x" * 16 + "_" + "x" * 43
 Call = Callable[[RunningServer], Awaitable[object]]
 
 
-def unary(method: str, data: bytes, role: Role | None = None, token: str = "") -> Call:  # noqa: S107
+def unary(method: str, data: bytes, role: Role | None = None, token: str = "") -> Call:
     """One message to a method."""
 
     async def call(running: RunningServer) -> None:
