@@ -1,7 +1,5 @@
 """What both transports have in common: bounds, parsing of request messages, and errors of calls that reach no API."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -29,11 +27,6 @@ def parse(data: bytes, message: type[Request]) -> Request:
         return message.FromString(data)
     except DecodeError:
         raise malformed_message(data, message) from None
-
-
-def parser(message: type[Request]) -> Callable[[bytes], Request]:
-    """`parse` for messages of this type."""
-    return partial(parse, message=message)
 
 
 def malformed_message(data: bytes, message: type[Message]) -> InvalidArgument:
