@@ -10,7 +10,7 @@ MAX_MESSAGE: Final = 64 * 1024
 """Maximum bytes of a request message."""
 
 MAX_ADMIN_MESSAGE: Final = 1_000_000
-"""The same for KeyAdminService, whose callers have a token: 1,000 keys fit, with 1,000 bytes of labels and texts each.
+"""The same for admins at KeyAdminService: 1,000 keys fit, with 1,000 bytes of labels and texts each.
 
 Below what grpc.aio accepts, which cannot be set by method: with it, strangers could have each as much collected.
 """

@@ -17,7 +17,7 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.requests import reader
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, not_served, served_elsewhere
+from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, MAX_MESSAGE, not_served, served_elsewhere
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -125,15 +125,20 @@ def admin_methods(
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService.
 
-    A caller whose role can do nothing with a method is refused before its message is read; the methods check themselves
-    which role an action needs.
+    A caller whose role can do nothing here is refused before its message is read, and only admins may send a large one.
+    The methods check themselves which role an action needs.
     """
     admission = Admission(authenticator, role=Role.VIEWER)
 
     def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
-        handler = unary(
-            reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, MAX_ADMIN_MESSAGE
-        )
+        def read_up_to(size: int) -> Handler:
+            return unary(reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, size)
+
+        of_admins, of_others = read_up_to(MAX_ADMIN_MESSAGE), read_up_to(MAX_MESSAGE)
+
+        async def handler(each: Call) -> bytes:
+            return await (of_admins if each.caller.role is Role.ADMIN else of_others)(each)
+
         return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission, present), counts)))
 
     return _bound(
