@@ -84,6 +84,7 @@ def _check_lists(message: Message, path: str, together: "Counter[str]") -> None:
         if together[field.name] > MAX_TOGETHER.get(field.name, together[field.name]):
             most = MAX_TOGETHER[field.name]
             raise InvalidArgument.of(name, f"has the entry that is more than {most:,} on all levels together")
-        if field.type == FieldDescriptor.TYPE_MESSAGE and not field.message_type.GetOptions().map_entry:
+        item_type = field.message_type
+        if item_type is not None and not item_type.GetOptions().map_entry:
             for position, item in enumerate(value):
                 _check_lists(item, f"{name}[{position}].", together)
