@@ -25,8 +25,7 @@ export const file_ratelimit_v1_rules: GenFile = /*@__PURE__*/
  */
 export type DomainRules = Message<"ratelimit.v1.DomainRules"> & {
   /**
-   * Unique: 1 to 256 bytes without control characters, and no blank or invisible character at either end. The proxy
-   * names it in each request.
+   * Unique: 1 to 256 bytes, of the form of a subject (`ratelimit.v1.Key`). The proxy names it in each request.
    *
    * @generated from field: string domain = 1;
    */
@@ -55,7 +54,8 @@ export type DomainRules = Message<"ratelimit.v1.DomainRules"> & {
   onStoreFailure: DomainRules_OnStoreFailure;
 
   /**
-   * Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
+   * Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+   * that cannot be seen or reorder what is read.
    *
    * @generated from field: string description = 5;
    */
@@ -147,7 +147,7 @@ export const DomainRules_OnStoreFailureSchema: GenEnum<DomainRules_OnStoreFailur
  */
 export type DescriptorRule = Message<"ratelimit.v1.DescriptorRule"> & {
   /**
-   * The key of the entry: 1 to 256 bytes without control characters, and no blank or invisible character at either end.
+   * The key of the entry: 1 to 256 bytes, of the form of a subject.
    *
    * @generated from field: string key = 1;
    */
@@ -155,8 +155,7 @@ export type DescriptorRule = Message<"ratelimit.v1.DescriptorRule"> & {
 
   /**
    * The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, matches
-   * any characters or none. At most 256 bytes without control characters, and no blank or invisible character at either
-   * end. Each value that matches counts for itself.
+   * any characters or none. At most 256 bytes, of the form of a subject. Each value that matches counts for itself.
    *
    * @generated from field: string value = 2;
    */
