@@ -287,7 +287,7 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 async def test_rules_that_take_too_long_are_refused(control_plane: ControlPlane, name: str) -> None:
-    """New rules have at most 4,000 limits and replaced names, and 256 stars of one key on a level; one less is stored."""
+    """New rules have at most 4,000 limits and replaced names, and 256 stars of a key on a level; one less is stored."""
     large = DomainRules(f"large {name}", tuple(LARGE[name]))
     for call in (control_plane.rules.replace("ann", large), control_plane.rules.check(large)):
         with pytest.raises(InvalidArgument, match="are allowed") as caught:
