@@ -92,8 +92,9 @@ type DomainRules struct {
 	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
 	// Counts up from 1 with every replacement. Set by the server.
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// The first level. At most 1,000 descriptors on all levels together, and 16 levels. No two on the same level of one
-	// parent may have the same key and value.
+	// The first level. At most 1,000 descriptors on all levels together, with 4,000 limits, which replace 4,000 names, and
+	// 16 levels. No two on the same level of one parent may have the same key and value, and the values of one key there
+	// have at most 256 `*`.
 	Descriptors []*DescriptorRule `protobuf:"bytes,3,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	// Default for the descriptors that do not set it. Zero means FAIL.
 	OnStoreFailure DomainRules_OnStoreFailure `protobuf:"varint,4,opt,name=on_store_failure,proto3,enum=ratelimit.v1.DomainRules_OnStoreFailure" json:"on_store_failure,omitempty"`

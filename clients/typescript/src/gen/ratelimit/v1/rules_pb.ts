@@ -39,8 +39,9 @@ export type DomainRules = Message<"ratelimit.v1.DomainRules"> & {
   version: bigint;
 
   /**
-   * The first level. At most 1,000 descriptors on all levels together, and 16 levels. No two on the same level of one
-   * parent may have the same key and value.
+   * The first level. At most 1,000 descriptors on all levels together, with 4,000 limits, which replace 4,000 names, and
+   * 16 levels. No two on the same level of one parent may have the same key and value, and the values of one key there
+   * have at most 256 `*`.
    *
    * @generated from field: repeated ratelimit.v1.DescriptorRule descriptors = 3;
    */
