@@ -8,7 +8,6 @@ from typing import Final, Protocol
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ratelimit_service.api.authentication import Authenticator, decision_admission
@@ -26,6 +25,7 @@ from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
     ENVOY_AUTHORIZATION_SERVICE,
     ENVOY_RATE_LIMIT_SERVICE,
+    HEALTH_SERVICE,
     KEY_ADMIN_SERVICE,
     RATE_LIMIT_SERVICE,
     Methods,
@@ -33,6 +33,7 @@ from ratelimit_service.transport.grpcio.methods import (
     decision_interceptor,
     decision_methods,
     envoy_methods,
+    health_methods,
     methods_elsewhere,
 )
 from ratelimit_service.transport.grpcio.open_streams import ReflectionService
@@ -222,10 +223,9 @@ class GrpcServer:
                 f"the gRPC port cannot be opened on {port.listen!r}: {error}; set {port.setting} to one that is free"
             ) from error
         port.number = 0 if port.listen.startswith("unix:") else number
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        listed = (*port.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        listed = (*port.services, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionService(listed), server)
-        server.add_generic_rpc_handlers((Methods(port.methods),))
+        server.add_generic_rpc_handlers((Methods(dict(port.methods) | health_methods(self._health.servicer)),))
         return server
 
 
