@@ -67,6 +67,19 @@ UNARY_SECONDS: Final = 10
 ADMIN_SECONDS: Final = 120
 """The same for the methods that are proxied to the control plane, but for those that stream."""
 
+MAX_HEAP: Final = 1024 * 1024 * 1024
+"""Bytes of Envoy's heap by which its pressure is reckoned: from _PRESSURE of them on, less is waited for."""
+
+_PRESSURE: Final = (0.25, 0.5)
+_PRESSED_SECONDS: Final = 1
+"""What becomes of the seconds for which a call may be idle, step by step between these two shares of MAX_HEAP.
+
+Calls of one message that do not send it hold their headers, of up to MAX_HEADERS_KIB: this bounds how long.
+"""
+
+RELEASED_A_SECOND: Final = 8 * 1024 * 1024
+"""Bytes of free memory that go back to the machine each second."""
+
 MAX_RESETS: Final = 50_000
 """Calls that a connection may reset before they are answered, as long as they are most of its calls.
 
@@ -99,6 +112,7 @@ _BUFFER: Final = "whole_message"
 _TYPES: Final = "type.googleapis.com"
 _HTTP2: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _BUFFER_TYPE: Final = f"{_TYPES}/envoy.extensions.filters.http.buffer.v3.Buffer"
+_HEAP: Final = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS_CONFIG: Final = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 
 
@@ -168,6 +182,8 @@ def envoy_config(options: EnvoyOptions) -> Json:
     }  # required for watched files
     config["layered_runtime"] = _runtime()
     config["overload_manager"] = _overload_manager()
+    # What was freed goes back to the machine, which the allocator does not do by itself.
+    config["memory_allocator_manager"] = {"bytes_to_release": RELEASED_A_SECOND, "memory_release_interval": "1s"}
     return config
 
 
@@ -325,4 +341,30 @@ def _overload_manager() -> Json:
             "max_active_downstream_connections": MAX_CONNECTIONS,
         },
     }
-    return {"resource_monitors": [monitor]}
+    heap = {
+        "name": _HEAP,
+        "typed_config": {
+            "@type": f"{_TYPES}/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+            "max_heap_size_bytes": MAX_HEAP,
+        },
+    }
+    begins, ends = _PRESSURE
+    reduce_timeouts = {
+        "name": "envoy.overload_actions.reduce_timeouts",
+        "triggers": [{"name": _HEAP, "scaled": {"scaling_threshold": begins, "saturation_threshold": ends}}],
+        "typed_config": {
+            "@type": f"{_TYPES}/envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
+            "timer_scale_factors": [
+                {"timer": "HTTP_DOWNSTREAM_STREAM_IDLE", "min_timeout": f"{_PRESSED_SECONDS}s"},
+            ],
+        },
+    }
+    shrink_heap = {
+        "name": "envoy.overload_actions.shrink_heap",
+        "triggers": [{"name": _HEAP, "threshold": {"value": begins}}],
+    }
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [monitor, heap],
+        "actions": [reduce_timeouts, shrink_heap],
+    }

@@ -55,6 +55,12 @@ _MAX_METADATA: Final = 96 * 1024
 """Bytes of headers of a call, above the 60 KiB that an Envoy accepts from its own clients: some of theirs
 (`tracestate`) it passes on, and a call that is refused here opens a gateway that fails open."""
 
+_MAX_PENDING: Final = 3_000
+"""Calls that wait for Python, beyond which the library cancels new ones, whoever's: an error for a gateway.
+
+So many take about a second, and no gateway waits that long. By default it would cancel some of them from 1,000 on.
+"""
+
 _MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to disconnect."""
 
@@ -250,4 +256,6 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.absolute_max_metadata_size", 2 * _MAX_METADATA),  # above this each
         ("grpc.server_handshake_timeout_ms", 5_000),  # TLS, and the first SETTINGS
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
     )
