@@ -1,4 +1,4 @@
-"""Headers that cost their sender a byte each, since they refer to HPACK's table, and are held for as long as the call."""
+"""Headers that cost their sender a byte each, because they refer to HPACK's table, and are held with the call."""
 
 import time
 from collections import Counter
@@ -57,6 +57,6 @@ def test_a_stream_with_ordinary_headers_is_served(target: Target) -> None:
     _, api_key = target.server.key("wide")
     request = StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString()
     with grpc.insecure_channel(target.address) as channel:
-        call = channel.stream_stream(STREAM)
-        responses = call(iter([request]), metadata=[("x-odd", "a" * 6_000)], timeout=5)
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
+        responses = call(iter([request]), metadata=(("x-odd", "a" * 6_000),), timeout=5)
         assert len(list(responses)) == 1

@@ -26,7 +26,7 @@ MAX_BYTES = 40_000
 def test_what_strangers_send_does_not_fill_the_log(
     target: Target, path: str, message: bytes | None, cancelled: bool
 ) -> None:
-    """Headers that are no text, messages that are none, calls that are cancelled: few lines, none with what was sent."""
+    """Headers that are no text, messages that are none, cancelled calls: few lines, and none with what was sent."""
     server = target.server
     block = frames.header_block(path, x_odd="\xff" * 1_000, authorization="Bearer \xffsecret")
     before = len(server.output)
