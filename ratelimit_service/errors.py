@@ -182,3 +182,15 @@ class Internal(ServiceError):
 
 class StartupError(Exception):
     """The server cannot start. The message states the problem and the remedy, and contains no secret."""
+
+
+def release(error: BaseException) -> None:
+    """Have ERROR, of a call that is over, and what it came from let go of the frames that they passed through.
+
+    These hold the call and its message, and often the error again: a cycle, which would stay until the garbage
+    collector finds it, and that is made to run seldom.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__

@@ -1,7 +1,5 @@
 """What both transports have in common: bounds, parsing of request messages, and errors of calls that reach no API."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -12,7 +10,7 @@ MAX_MESSAGE: Final = 64 * 1024
 """Maximum bytes of a request message."""
 
 MAX_ADMIN_MESSAGE: Final = 1_000_000
-"""The same for KeyAdminService, whose callers have a token: 1,000 keys fit, with 1,000 bytes of labels and texts each.
+"""The same for admins at KeyAdminService: 1,000 keys fit, with 1,000 bytes of labels and texts each.
 
 Below what grpc.aio accepts, which cannot be set by method: with it, strangers could have each as much collected.
 """
@@ -32,11 +30,6 @@ def parse(data: bytes, message: type[Request]) -> Request:
         return message.FromString(data)
     except DecodeError:
         raise malformed_message(data, message) from None
-
-
-def parser(message: type[Request]) -> Callable[[bytes], Request]:
-    """`parse` for messages of this type."""
-    return partial(parse, message=message)
 
 
 def malformed_message(data: bytes, message: type[Message]) -> InvalidArgument:

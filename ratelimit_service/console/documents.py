@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from ratelimit_service._gen.ratelimit.v1 import plan_pb2, rules_pb2
 from ratelimit_service.api.key_admin.limit_messages import limit_to_proto
 from ratelimit_service.api.key_admin.manage_rules import rules_from_proto, rules_to_proto
+from ratelimit_service.api.key_admin.requests import check_lists
 from ratelimit_service.bounded_yaml import YamlError, plain, read_yaml
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.limit import Limit
@@ -58,6 +59,7 @@ def read_rules(text: str) -> tuple[DomainRules, str]:
         ParseDict(content, message)
     except (ParseError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument.of("document", str(error)[:300]) from None
+    check_lists(message)
     return rules_from_proto(message), message.description
 
 

@@ -24,7 +24,7 @@ def without_secret(text: str) -> str:
         return key[1]
     for _ in range(_MAX_NESTED):  # what is left of one may make another with what was around it
         if not _IN_TEXT.search(text):
-            return text
+            return "" if _TOKEN.search(text) else text
         text = _IN_TEXT.sub(r"\1", text)
     return ""
 

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.usage import Series
 
-MAX_BUCKETS = 2_048
-"""Buckets of one charge: 128 descriptors with 16 limits each. Redis needs some 10 ms for as many."""
+MAX_BUCKETS = 512
+"""Buckets of one charge: 128 descriptors with 4 limits each, or 32 with 16. Redis needs some 3 ms for as many.
+
+One script with more would hold Redis for long enough that the charges of others time out.
+"""
 
 NEVER = -1
 """In place of a wait: no wait would help, because the cost is more than the limit ever holds."""

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
-from ratelimit_service.decision.lookup_queue import MAX_PER_READ, Lookup, LookupQueue, deferred
+from ratelimit_service.decision.lookup_queue import Lookup, LookupQueue, deferred
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import PolicyRecord
@@ -20,6 +20,9 @@ MAX_DIGESTS: Final = 8
 
 MAX_UNKNOWN: Final = 25_000
 """Ids that are cached as unknown, in some 5 MiB. The budget of lookups allows 4,500 in a second."""
+
+_PER_REFRESH: Final = 50
+"""Keys that are read again at a time. Calls get their turn on the event loop between two."""
 
 _PATIENCE_SECONDS: Final = 1.0
 """For which a call without a deadline waits."""
@@ -114,6 +117,7 @@ class PolicyCache:
         self._queue = LookupQueue(self._budget)
         self._reading: dict[str, Lookup] = {}  # being read
         self._changes = _ChangesDuringRead()
+        self._newer: dict[int, set[str]] = {}  # of each refresh that is reading: keys that have changed since it began
         self._reading_again: set[str] = set()  # changed while they were read, so queued a second time
         self._reader: asyncio.Task[None] | None = None
         self.misses = 0
@@ -174,11 +178,16 @@ class PolicyCache:
         await self._refresh(list(self._entries))
 
     async def apply(self, changes: Collection[Change]) -> None:
-        """Read the cached policies that these changes affect again. Raises StoreUnavailable."""
+        """Read the cached policies that these changes affect again. Raises StoreUnavailable.
+
+        While it reads the thousands of a plan, it can be called for others.
+        """
         if self._reading:
             self._changes.add(changes)
         names = {kind: {change.name for change in changes if change.kind is kind} for kind in ChangeKind}
         keys, subjects, plans = names[ChangeKind.KEY], names[ChangeKind.SUBJECT], names[ChangeKind.PLAN]
+        for newer in self._newer.values():
+            newer.update(keys)
         self._known.add(keys)
         self._queue.promote(keys)
         for key_id in keys:
@@ -209,8 +218,14 @@ class PolicyCache:
     async def _refresh(self, key_ids: Iterable[str]) -> None:
         remaining = list(key_ids)
         while remaining:
-            batch, remaining = remaining[:MAX_PER_READ], remaining[MAX_PER_READ:]
-            self._store(batch, await self._source.fetch(batch))
+            batch, remaining = remaining[:_PER_REFRESH], remaining[_PER_REFRESH:]
+            newer: set[str] = set()  # these are read by another call of `apply`, which alone has seen their change
+            self._newer[id(newer)] = newer
+            try:
+                fetched = await self._source.fetch(batch)
+            finally:
+                del self._newer[id(newer)]
+            self._store([key_id for key_id in batch if key_id not in newer], fetched)
 
     async def _wait_for(self, key_id: str, deadline: float | None) -> Policy | None:
         if key_id in self._known:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain, check_size
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event
@@ -96,6 +96,7 @@ class RulesService:
         An etag that is not empty must be that of the domain's rules, else raises Aborted, as it does when there are
         none.
         """
+        check_size(rules)
         async with self._transactions.writing() as work:
             before, successor = await self._successor(work, rules, description, etag)
             await (work.rules.add_version if before else work.rules.add)(successor)
@@ -108,6 +109,7 @@ class RulesService:
 
     async def check(self, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
         """Return what `replace` would put in force now, and change nothing. Raises what it would raise."""
+        check_size(rules)
         async with self._transactions.reading() as work:
             return (await self._successor(work, rules, description, etag))[1]
 

@@ -129,8 +129,12 @@ class ConnectionTimeout:
 
     def _shut_down(self) -> None:
         self._expired = True
-        if self._connection.closed:
-            return
-        # A copy of the descriptor: the connection stays the driver's own to close.
-        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as copy:
-            copy.shutdown(socket.SHUT_RDWR)
+        shut_down(self._connection)
+
+
+def shut_down(connection: psycopg.AsyncConnection) -> None:
+    """Have everything that waits for CONNECTION fail at once. The connection stays the driver's own to close."""
+    if connection.closed:
+        return
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:  # a copy of the descriptor
+        copy.shutdown(socket.SHUT_RDWR)

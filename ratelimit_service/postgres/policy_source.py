@@ -23,6 +23,7 @@ _LIST_SECONDS: Final = 3.0
 """How long a read of ids may take, for which nobody waits."""
 
 _MAX_PLAN_VERSIONS: Final = 1_000  # with limits that are kept decoded
+_MAX_OVERRIDES: Final = 500  # texts of overrides that are kept decoded, of up to 16 overrides each
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK: Final = timedelta(microseconds=1)
 
@@ -39,11 +40,11 @@ SELECT k.key_id, k.subject, k.state, k.expire_time::text,
     ),
     p.plan_id, p.name, p.version, v.on_store_failure, v.limits::text,
     (
-        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)
+        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)::text
         FROM overrides AS o WHERE o.level = 'subject' AND o.target = k.subject
     ),
     (
-        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)
+        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)::text
         FROM overrides AS o WHERE o.level = 'key' AND o.target = k.key_id
     )
 FROM keys AS k
@@ -70,8 +71,8 @@ class _Row(NamedTuple):
     version: int
     on_store_failure: str | None
     limits: str | None
-    subject_overrides: list[tuple[Document, str | None]] | None
-    key_overrides: list[tuple[Document, str | None]] | None
+    subject_overrides: str | None
+    key_overrides: str | None
 
 
 class PostgresPolicySource:
@@ -80,6 +81,7 @@ class PostgresPolicySource:
     def __init__(self, database: Database) -> None:
         self._connection = database.query_connection()
         self._decoded: LruCache[tuple[int, int], tuple[str | None, tuple[Limit, ...]]] = LruCache(_MAX_PLAN_VERSIONS)
+        self._overrides: LruCache[str, tuple[Override, ...]] = LruCache(_MAX_OVERRIDES)
 
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         """Read these keys in one snapshot. Raises StoreUnavailable.
@@ -136,8 +138,8 @@ class PostgresPolicySource:
             plan_version=row.version,
             on_store_failure=OnStoreFailure(row.on_store_failure),
             limits=self._limits(row),
-            subject_overrides=_overrides(row.subject_overrides),
-            key_overrides=_overrides(row.key_overrides),
+            subject_overrides=self._decoded_overrides(row.subject_overrides),
+            key_overrides=self._decoded_overrides(row.key_overrides),
         )
 
     def _limits(self, row: _Row) -> tuple[Limit, ...]:
@@ -151,9 +153,16 @@ class PostgresPolicySource:
             self._decoded.put(version, known)
         return known[1]
 
-
-def _overrides(rows: Sequence[tuple[Document, str | None]] | None) -> tuple[Override, ...]:
-    return tuple(Override(limit_from_document(document), _microseconds(end)) for document, end in rows or ())
+    def _decoded_overrides(self, text: str | None) -> tuple[Override, ...]:
+        """The overrides of a subject or key, the same objects for all keys that have the same."""
+        if text is None:
+            return ()
+        known = self._overrides.get(text)
+        if known is None:
+            rows: list[tuple[Document, str | None]] = json.loads(text)
+            known = tuple(Override(limit_from_document(document), _microseconds(end)) for document, end in rows)
+            self._overrides.put(text, known)
+        return known
 
 
 def _microseconds(time: str | None) -> int | None:

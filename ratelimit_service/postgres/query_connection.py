@@ -8,10 +8,13 @@ import psycopg
 from psycopg import AsyncConnection
 from sqlalchemy import URL
 
-from ratelimit_service.postgres.failures import HardTimeout
+from ratelimit_service.postgres.failures import HardTimeout, shut_down
 
 CONNECT_SECONDS: Final = 0.8
 """How long to wait for a connection that answers, so that a dead Postgres is reported within a second."""
+
+_CLOSE_SECONDS: Final = 0.1
+"""How long a query that failed waits for its connection to be closed; after that it is closed in the background."""
 
 SESSION: Final = (
     "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '3s', false),"
@@ -35,6 +38,7 @@ class QueryConnection:
         self._connection: AsyncConnection | None = None
         self._opening = asyncio.Lock()
         self._timeout = HardTimeout()
+        self._closing: set[asyncio.Task[None]] = set()  # the event loop alone would not keep them alive
 
     async def query(
         self, seconds: float, statement: str, values: Sequence[object] | Mapping[str, object] = ()
@@ -77,8 +81,22 @@ class QueryConnection:
         if connection is self._connection:
             self._connection = None
         if connection is not None:
-            await connection.close()
+            shut_down(connection)
+            closing = asyncio.create_task(_close_when_idle(connection))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.wait({closing}, timeout=_CLOSE_SECONDS)
 
     async def _execute(self, statement: str, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]]:
         connection = await self.connected()
         return await (await connection.execute(statement.encode(), values)).fetchall()
+
+
+async def _close_when_idle(connection: AsyncConnection) -> None:
+    """Close CONNECTION once no statement waits for it, not even one that was abandoned.
+
+    The event loop watches the descriptor as long as a statement waits. If it were closed meanwhile, the next connection
+    could get the same number, for which epoll would not be asked again, or libuv would end the process (SIGABRT).
+    """
+    async with connection.lock:
+        await connection.close()

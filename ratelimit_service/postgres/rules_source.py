@@ -1,10 +1,12 @@
 """Descriptor rules, as the decision plane reads them from Postgres."""
 
-from collections.abc import Collection
+import asyncio
+import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, and_, select
+from sqlalchemy import Row, Select, Text, and_, cast, select
 
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import FetchedRules
@@ -15,11 +17,17 @@ from ratelimit_service.postgres.failures import HardTimeout, translate_failures
 from ratelimit_service.postgres.tables import rule_domains, rule_versions
 
 _FETCH_SECONDS = 5.0
-"""How long a read may take. No call waits for it."""
+"""How long one read may take, apart from what is made of it. No call waits for it."""
+
+_PER_READ = 20
+"""Domains of one read."""
 
 _IN_FORCE = (
     select(
-        rule_domains.c.domain, rule_versions.c.version, rule_versions.c.descriptors, rule_versions.c.on_store_failure
+        rule_domains.c.domain,
+        rule_versions.c.version,
+        cast(rule_versions.c.descriptors, Text).label("descriptors"),  # parsed here, outside of the transaction
+        rule_versions.c.on_store_failure,
     )
     .outerjoin_from(
         rule_domains,
@@ -43,32 +51,57 @@ class PostgresRulesSource:
         self._timeout = HardTimeout()
 
     async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
-        """Read the rules of these domains in one snapshot. Raises StoreUnavailable."""
-        return await self._read(_IN_FORCE.where(rule_domains.c.domain.in_(list(domains))))
+        """Read the rules of these domains. Raises StoreUnavailable."""
+        fetched = _Decoded()
+        for some in _in_parts(sorted(domains)):
+            await fetched.add(await self._read(_IN_FORCE.where(rule_domains.c.domain.in_(some))))
+        return fetched.result()
 
     async def fetch_all_rules(self) -> FetchedRules:
-        """Read the rules of every domain in one snapshot. Raises StoreUnavailable."""
-        return await self._read(_IN_FORCE)
+        """Read the rules of every domain, however many there are. Raises StoreUnavailable."""
+        fetched = _Decoded()
+        after = ""
+        while rows := await self._read(
+            _IN_FORCE.where(rule_domains.c.domain > after).order_by(rule_domains.c.domain).limit(_PER_READ)
+        ):
+            await fetched.add(rows)
+            after = rows[-1].domain
+        return fetched.result()
 
-    async def _read(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:
+    async def _read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
         with translate_failures():
             return await self._timeout.run(_FETCH_SECONDS, self._fetch(statement))
 
-    async def _fetch(self, statement: Select[*tuple[Any, ...]]) -> FetchedRules:
+    async def _fetch(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
         async with self._database.reading() as connection:
-            rows = (await connection.execute(statement)).all()
-        found: dict[str, DomainRules] = {}
-        unreadable: set[str] = set()
+            return (await connection.execute(statement)).all()
+
+
+class _Decoded:
+    """The rules of rows, one domain at a time: others get their turn on the event loop between two."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, DomainRules] = {}
+        self._unreadable: set[str] = set()
+
+    async def add(self, rows: Sequence[Row[*tuple[Any, ...]]]) -> None:
         for row in rows:
+            await asyncio.sleep(0)
             try:
-                nodes = nodes_from_documents(row.descriptors)
-                found[row.domain] = DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure))
+                nodes = nodes_from_documents(json.loads(row.descriptors))
+                self._found[row.domain] = DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure))
             except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as error:
-                unreadable.add(row.domain)
+                self._unreadable.add(row.domain)
                 _log.error(
                     "the rows of a domain are not valid rules; the last valid ones stay in force",
                     domain=row.domain,
                     version=row.version,
                     why=f"{type(error).__name__}: {error}",
                 )
-        return FetchedRules(found, frozenset(unreadable))
+
+    def result(self) -> FetchedRules:
+        return FetchedRules(self._found, frozenset(self._unreadable))
+
+
+def _in_parts(domains: Sequence[str]) -> Sequence[Sequence[str]]:
+    return [domains[start : start + _PER_READ] for start in range(0, len(domains), _PER_READ)]

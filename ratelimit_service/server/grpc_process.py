@@ -2,15 +2,20 @@
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeAlias
 
+import structlog
+
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.server.child import SupervisorLink, run_child
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
+
+_log = structlog.stdlib.get_logger(__name__)
 
 Serve: TypeAlias = Callable[[Planes, GrpcServer, Settings, SupervisorLink, asyncio.Event], Awaitable[None]]
 """What a process does once its server is open: reports that, waits for the event (SIGTERM), and stops the server."""
@@ -32,7 +37,19 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await server.start()
         tune_gc()
-        await serve(planes, server, settings, supervisor, stop)
+        await _unless_failed(server, serve(planes, server, settings, supervisor, stop))
+
+
+async def _unless_failed(server: GrpcServer, serving: Awaitable[None]) -> None:
+    """Wait for SERVING, and end this process if the server fails before: the supervisor then starts another."""
+    task = asyncio.ensure_future(serving)
+    failed = asyncio.create_task(server.failed())
+    await asyncio.wait((task, failed), return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        _log.error("the gRPC library has stopped serving; this process ends, and another one takes its place")
+        os._exit(1)  # at once: what is left to close would only delay the next process
+    failed.cancel()
+    await task
 
 
 _YOUNG_OBJECTS: Final = 50_000

@@ -205,8 +205,8 @@ async def test_the_largest_costs_are_exact(store: BucketStore, bucket: MakeBucke
 async def test_a_charge_of_many_buckets(store: BucketStore, bucket: MakeBucket) -> None:
     """A charge of as many buckets as a request of descriptors may have is made whole, in one script run."""
     buckets = tuple(bucket(Limit("ten", Quota(10, Window.YEAR))) for _ in range(MAX_BUCKETS))
-    series = [Series.of_rule("edge", str(number), ["ten"] * 16) for number in range(128)]
-    counted = tuple(Counted(each, 1, 1, tuple(range(n * 16, n * 16 + 16))) for n, each in enumerate(series))
+    series = [Series.of_rule("edge", str(number), ["ten"] * 4) for number in range(128)]
+    counted = tuple(Counted(each, 1, 1, tuple(range(n * 4, n * 4 + 4))) for n, each in enumerate(series))
     for remaining in (9, 8):
         (result,) = await store.charge([Charge(buckets, (1,) * MAX_BUCKETS, "", counted)])
         assert result.charged

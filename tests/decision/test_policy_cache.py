@@ -126,17 +126,45 @@ async def test_a_refresh_during_a_read_is_not_lost(world: World) -> None:
 
 
 async def test_a_change_of_many_keys_reaches_all(world: World) -> None:
-    """When a plan changes, all its keys are read again, at most 500 at a time, those that changed themselves first."""
+    """When a plan changes, all its keys are read again, at most 50 at a time, those that changed themselves first."""
     ids = [world.add() for _ in range(700)]
     await asyncio.gather(*map(world.cache.get, ids))
     for key_id in ids:
         world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
     world.source.fetches.clear()
     await world.cache.apply([Change(ChangeKind.PLAN, "free"), Change(ChangeKind.KEY, ids[-1])])
-    assert [len(fetch) for fetch in world.source.fetches] == [1, 500, 199]
+    assert [len(fetch) for fetch in world.source.fetches] == [1, *[50] * 13, 49]
     assert world.source.fetches[0] == [ids[-1]]
     policies = await asyncio.gather(*map(world.cache.get, ids))
     assert {policy and policy.refusal for policy in policies} == {Reason.KEY_REVOKED}
+
+
+async def test_a_revocation_does_not_wait_for_a_plan(world: World) -> None:
+    """It is in force while the many keys of a plan are read again, whatever these reads began before."""
+    ids = [world.add() for _ in range(200)]
+    await asyncio.gather(*map(world.cache.get, ids))
+    world.feed.announce(ChangeKind.PLAN, "free")
+    fetch, held = world.source.fetch, asyncio.Event()
+
+    async def fetch_slowly(key_ids: Collection[str]) -> Fetched:
+        fetched = await fetch(key_ids)
+        if len(key_ids) > 2:
+            await held.wait()
+        return fetched
+
+    world.source.fetch = fetch_slowly  # type: ignore[method-assign]
+    await world.settle()
+    for key_id in (ids[0], ids[-1]):  # one that is being read, and one that is not yet
+        world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+        world.feed.announce(ChangeKind.KEY, key_id)
+    await world.settle()
+    for _ in range(2):
+        for key_id in (ids[0], ids[-1]):
+            policy = await world.cache.get(key_id)
+            assert policy is not None
+            assert policy.refusal is Reason.KEY_REVOKED
+        held.set()
+        await world.settle()
 
 
 async def test_a_stream_of_changes_blocks_no_call(world: World) -> None:

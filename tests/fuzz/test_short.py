@@ -13,7 +13,10 @@ from fuzz.harness import SLOW, Target
 TARGETS = {target.name: target for target in [*texts.TARGETS, *documents.TARGETS, *calls.TARGETS]}
 MUTATIONS = 200
 FINDINGS: dict[str, list[bytes]] = {
-    "keys": [b"rlk_ve_rlk_ve_0123456790ABCDEF_0123556790ABCDEF_" + b"s" * 33],
+    "keys": [
+        b"rlk_ve_rlk_ve_0123456790ABCDEF_0123556790ABCDEF_" + b"s" * 33,
+        b"rlk_d_01234567KCBrlrlt_012345678t_4123456789AB_sssssssssssssssssssssssssssss9AB",
+    ],
     "times": [
         b"9" * 400 + b"d",
         "\u0663d".encode(),

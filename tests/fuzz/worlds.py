@@ -26,6 +26,7 @@ from ratelimit_service.decision.record import KeyState
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import Code
 from ratelimit_service.management.known_tokens import KnownTokens
+from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import decision_methods, envoy_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
@@ -78,9 +79,10 @@ class World:
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
         admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)
+        bounds = Bounds()
         self.methods: Mapping[str, App] = {
-            **envoy_methods(self.rate_limits, self.authorization, admission, self._count),
-            **decision_methods(self.checks, admission, self._count, self.run(_drain())),
+            **envoy_methods(self.rate_limits, self.authorization, admission, self._count, bounds),
+            **decision_methods(self.checks, admission, self._count, self.run(_drain()), bounds),
         }
 
     def call(self, path: str, body: bytes, *, gateway: bool = False) -> tuple[int, bytes]:

@@ -8,7 +8,8 @@ from sqlalchemy.exc import IntegrityError
 
 from decision.descriptors.world import BLOCKED, DENY, LOCAL, SHADOW, UNLIMITED, bucket, node, quota
 from fixtures.control_plane import SECOND, ControlPlane
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode, RuleOnStoreFailure
+from ratelimit_service.decision.limit import Quota, Window
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, Unavailable
 from ratelimit_service.management.audit import AuditFilter
@@ -264,3 +265,47 @@ async def test_a_dead_postgres_is_unavailable() -> None:
 def test_failures_have_one_name_each() -> None:
     """The values that are stored are those that the tables allow."""
     assert {failure.value for failure in RuleOnStoreFailure} == {"fail", "local", "allow", "deny"}
+
+
+LARGE = {
+    "limits": [
+        RuleNode(f"k{n}", limits=tuple(RuleLimit(Quota(1, Window.DAY), f"l{i}") for i in range(16))) for n in range(251)
+    ],
+    "replaces": [
+        RuleNode(
+            f"k{n}",
+            limits=tuple(
+                RuleLimit(Quota(1, Window.DAY), f"l{i}", replaces=tuple(f"r{j}" for j in range(16))) for i in range(16)
+            ),
+        )
+        for n in range(16)
+    ],
+    "stars": [RuleNode("path", f"*{n}*{n}*{n}*{n}*") for n in range(52)],
+    "stars below": [RuleNode("a", descriptors=tuple(RuleNode("path", f"/{n}/*") for n in range(257)))],
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_rules_that_take_too_long_are_refused(control_plane: ControlPlane, name: str) -> None:
+    """New rules have at most 4,000 limits and replaced names, and 256 stars of a key on a level; one less is stored."""
+    large = DomainRules(f"large {name}", tuple(LARGE[name]))
+    for call in (control_plane.rules.replace("ann", large), control_plane.rules.check(large)):
+        with pytest.raises(InvalidArgument, match="are allowed") as caught:
+            await call
+        assert [violation.field for violation in caught.value.violations] == ["descriptors"]
+    *fewer, last = large.descriptors
+    smaller = DomainRules(large.domain, (*fewer, RuleNode(last.key, last.value, descriptors=last.descriptors[:-1])))
+    if name == "stars":
+        smaller = DomainRules(large.domain, tuple(fewer))
+    assert (await control_plane.rules.replace("ann", smaller)).version == 1
+
+
+async def test_any_number_of_domains_is_read(control_plane: ControlPlane) -> None:
+    """All domains are read at a start, in more than one read, and each once."""
+    names = [f"domain-{number}" for number in range(45)]
+    for name in names:
+        await control_plane.rules.replace("ann", rules(1, name))
+    source = PostgresRulesSource(control_plane.database)
+    fetched = await source.fetch_all_rules()
+    assert set(names) <= fetched.rules.keys()
+    assert (await source.fetch_rules(names)).rules.keys() == set(names)

@@ -7,7 +7,7 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyR
 from ratelimit_service.api.key_admin.key_messages import draft_from_proto, key_to_proto
 from ratelimit_service.api.status import clip
 from ratelimit_service.decision.ports import Clock
-from ratelimit_service.errors import InvalidArgument, ServiceError
+from ratelimit_service.errors import InvalidArgument, ServiceError, release
 from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.key import Key, KeyDraft
 from ratelimit_service.management.tokens import Caller
@@ -69,6 +69,7 @@ def _draft(message: ManageKeyRequest.CreateKey) -> KeyDraft | InvalidArgument:
 
 
 def _error(error: ServiceError) -> ManageKeyResponse.BulkError:
+    release(error)
     return ManageKeyResponse.BulkError(
         reason=ErrorReason.Value(error.reason),
         message=clip(error.message),

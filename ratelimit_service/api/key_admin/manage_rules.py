@@ -29,7 +29,7 @@ from ratelimit_service.decision.descriptors.rules import (
     Unlimited,
 )
 from ratelimit_service.decision.limit import Quota, TokenBucket
-from ratelimit_service.errors import FieldViolation, InvalidArgument
+from ratelimit_service.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.rules import RuleSet, RulesService
 from ratelimit_service.management.tokens import Caller
@@ -126,9 +126,14 @@ def _rule_set_to_proto(rules: RuleSet) -> rules_pb2.DomainRules:
 def _nodes_from_proto(
     messages: Iterable[rules_pb2.DescriptorRule], levels: int, violations: list[FieldViolation]
 ) -> tuple[RuleNode, ...]:
-    """The nodes of one level. Invalid ones are omitted, and what is wrong with them is added to VIOLATIONS."""
+    """The nodes of one level. Invalid ones are omitted, and what is wrong with them is added to VIOLATIONS.
+
+    Nothing is read after MAX_VIOLATIONS: an error names no more.
+    """
     nodes: list[RuleNode] = []
     for position, message in enumerate(messages):
+        if len(violations) >= MAX_VIOLATIONS:
+            break
         invalid: list[FieldViolation] = []
         if levels == 0:
             invalid.append(FieldViolation("key", f"is more than {MAX_DEPTH} levels deep; leave this level out"))

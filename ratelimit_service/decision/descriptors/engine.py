@@ -323,7 +323,7 @@ def _merge_buckets(items: Sequence[_Item]) -> _MergedBuckets:
             else:  # two descriptors with one bucket: a store would evaluate each cost by itself
                 costs[index] += hits
         indexes.append(own)
-    if len(buckets) > MAX_BUCKETS:  # only by plans that overrides have given more limits than plans may have
+    if len(buckets) > MAX_BUCKETS:
         raise InvalidArgument.of(
             "descriptors", f"have {len(buckets)} limits in total; at most {MAX_BUCKETS} can be charged at once"
         )

@@ -5,6 +5,7 @@ relative to the constructed object (`InvalidArgument.under` puts it under its pa
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -24,6 +25,12 @@ MAX_NODE_LIMITS = 16
 
 MAX_REPLACED = 16
 """Names that one limit replaces."""
+
+MAX_DOMAIN_LIMITS = 4_000
+"""Limits of one domain, and names that these replace."""
+
+MAX_STARS = 256
+"""`*` in the values of one key on one level: each costs a search in every value that is matched there."""
 
 MAX_TEXT_BYTES = 256
 """Length of a domain, a key or a value."""
@@ -152,6 +159,31 @@ class DomainRules:
         """All nodes of all levels."""
         for node in self.descriptors:
             yield from node.nodes()
+
+
+def check_size(rules: DomainRules) -> None:
+    """Raise InvalidArgument if RULES are so many that reading or matching them takes others' time.
+
+    For new rules alone: those that are stored stay in force.
+    """
+    limits = [limit for node in rules.nodes() for limit in node.limits]
+    for what, count in (("limits", len(limits)), ("replaces", sum(len(limit.replaces) for limit in limits))):
+        if count > MAX_DOMAIN_LIMITS:
+            raise InvalidArgument.of(
+                "descriptors",
+                f"has {count} {what} on all levels; at most {MAX_DOMAIN_LIMITS:,} are allowed in a domain",
+            )
+    for level in (rules.descriptors, *(node.descriptors for node in rules.nodes())):
+        stars = Counter[str]()
+        for node in level:
+            stars[node.key] += node.value.count("*")
+        for key, count in stars.items():
+            if count > MAX_STARS:
+                raise InvalidArgument.of(
+                    "descriptors",
+                    f"has {count} * in the values of key {quoted(key)} on one level; at most {MAX_STARS} are allowed, "
+                    "because each is searched for in every value",
+                )
 
 
 def check_domain(field: str, domain: str) -> None:

@@ -1,5 +1,6 @@
 """The descriptor rules of all domains, in memory, kept up to date by `cache_invalidator.CacheInvalidator`."""
 
+import asyncio
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
 
@@ -22,11 +23,11 @@ class RulesSource(Protocol):
     """Where descriptor rules come from."""
 
     async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
-        """Read the rules of these domains in one snapshot. Raises StoreUnavailable."""
+        """Read the rules of these domains. Raises StoreUnavailable."""
         ...
 
     async def fetch_all_rules(self) -> FetchedRules:
-        """Read the rules of every domain in one snapshot. Raises StoreUnavailable."""
+        """Read the rules of every domain. Raises StoreUnavailable."""
         ...
 
 
@@ -65,17 +66,18 @@ class RulesCache:
     async def refresh_all(self) -> None:
         """Read the rules of every domain. Raises StoreUnavailable, and leaves the cached ones in force."""
         fetched = await self._source.fetch_all_rules()
-        self._replace(self._trees.keys() | fetched.rules.keys() | fetched.unreadable, fetched)
+        await self._replace(self._trees.keys() | fetched.rules.keys() | fetched.unreadable, fetched)
         self._loaded = True
 
     async def apply(self, changes: Collection[Change]) -> None:
         """Read the rules of changed domains again. Raises StoreUnavailable, and leaves the cached ones in force."""
         domains = {change.name for change in changes if change.kind is ChangeKind.DOMAIN}
         if domains:
-            self._replace(domains, await self._source.fetch_rules(domains))
+            await self._replace(domains, await self._source.fetch_rules(domains))
 
-    def _replace(self, domains: Collection[str], fetched: FetchedRules) -> None:
+    async def _replace(self, domains: Collection[str], fetched: FetchedRules) -> None:
         for domain in domains:
+            await asyncio.sleep(0)  # a large tree takes others' time
             if domain in fetched.unreadable:
                 continue
             old = self._trees.pop(domain, None)

@@ -12,7 +12,7 @@ from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import Unavailable
+from ratelimit_service.errors import Unavailable, release
 from ratelimit_service.transport.envoy.admission import Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import (
@@ -87,6 +87,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
             await respond(scope, receive, responses)
         except Exception as error:  # noqa: BLE001 the last place that can respond
             code = await responses.fail(error, method.name)
+            release(error)
         else:
             code = await responses.end()
         method.count(method.name, code)

@@ -8,7 +8,7 @@ from ratelimit_service.api.authentication import ANONYMOUS, Caller
 from ratelimit_service.api.messages import missing_message
 from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.wire import Serializable
-from ratelimit_service.errors import Code, ServiceError
+from ratelimit_service.errors import Code, ServiceError, release
 from ratelimit_service.transport.envoy.admission import Method, admitted
 from ratelimit_service.transport.envoy.framing import (
     App,
@@ -63,6 +63,7 @@ def unary(
         except Exception as error:  # noqa: BLE001 the last place that can respond
             message = method.fallback(error) if isinstance(error, ServiceError) else None
             code = await (send_error(send, error, name) if message is None else send_response(send, frame(message)))
+            release(error)
         else:
             code = await send_response(send, framed)
         if code is Code.OK:

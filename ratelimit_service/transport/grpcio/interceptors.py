@@ -4,9 +4,10 @@ Each takes a handler and returns one. They are put together once, when the serve
 are assembled anew for every call, which costs seven times as much (docs/adr/0004).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -16,7 +17,7 @@ from ratelimit_service.api.fallback import Fallback
 from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
 from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.status import NO_RETRY_KEY, clip, to_metadata, to_service_error
-from ratelimit_service.errors import Code, ServiceError
+from ratelimit_service.errors import Code, ServiceError, release
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.context import Context, Present, deadline_of
 
@@ -64,9 +65,23 @@ def convert_errors(handler: Handler) -> Handler:
         except Exception as caught:  # noqa: BLE001 the last place that can respond
             error = to_service_error(caught, call.method)
             metadata = _OVERLOADED_METADATA if error is OVERLOADED else to_metadata(error)
-            await call.context.abort(STATUS_CODES[error.code], clip(error.message), metadata)
+            code, message = STATUS_CODES[error.code], clip(error.message)
+            release(caught)
+            del error
+        return await _abort(call.context, code, message, metadata)
 
     return handle
+
+
+async def _abort(
+    context: Context, code: grpc.StatusCode, message: str, metadata: tuple[tuple[str, str | bytes], ...]
+) -> NoReturn:
+    """Respond with an error. Raises AbortError, which the library keeps with the call, without what passed it on."""
+    try:
+        await context.abort(code, message, metadata)
+    except grpc.aio.AbortError as aborted:
+        asyncio.get_running_loop().call_soon(release, aborted)
+        raise
 
 
 def replace_errors(handler: Handler, fallback: Fallback) -> Handler:
@@ -79,6 +94,7 @@ def replace_errors(handler: Handler, fallback: Fallback) -> Handler:
             response = fallback(error)
             if response is None:
                 raise
+            release(error)
             return response
 
     return handle

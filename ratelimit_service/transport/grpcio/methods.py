@@ -12,10 +12,11 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
-from ratelimit_service.api.authentication import Admission, Authenticator, Caller
+from ratelimit_service.api.authentication import Admission, Authenticator, Caller, Role
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
+from ratelimit_service.api.key_admin.requests import reader
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import (
     MAX_ADMIN_MESSAGE,
@@ -24,7 +25,6 @@ from ratelimit_service.api.messages import (
     missing_message,
     not_served,
     parse,
-    parser,
     served_elsewhere,
 )
 from ratelimit_service.api.overload.control import OverloadControl
@@ -134,13 +134,22 @@ def envoy_methods(
 def admin_methods(
     service: KeyAdminService, authenticator: Authenticator, counts: CallCounts, present: Present, unfinished: Unfinished
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-    """The methods of KeyAdminService. They need a token of any role, and check themselves which an action needs."""
-    admission = Admission(authenticator)
+    """The methods of KeyAdminService.
+
+    A caller whose role can do nothing here is refused before its message is read, and only admins may send a large one.
+    The methods check themselves which role an action needs.
+    """
+    admission = Admission(authenticator, role=Role.VIEWER)
 
     def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
-        handler = unary(
-            parser(request), lambda read, caller, _deadline: call(read, caller), unfinished, MAX_ADMIN_MESSAGE
-        )
+        def read_up_to(size: int) -> Handler:
+            return unary(reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, size)
+
+        of_admins, of_others = read_up_to(MAX_ADMIN_MESSAGE), read_up_to(MAX_MESSAGE)
+
+        async def handler(each: Call) -> bytes:
+            return await (of_admins if each.caller.role is Role.ADMIN else of_others)(each)
+
         return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission, present), counts)))
 
     return _bound(

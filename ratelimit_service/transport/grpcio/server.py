@@ -196,6 +196,22 @@ class GrpcServer:
         await self._stop(max(timeout - (monotonic() - began), 0))
         _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=sum(left))
 
+    async def failed(self) -> None:
+        """Return when the library has stopped serving by itself.
+
+        It does so at a call whose path is not UTF-8, which every caller can send; what it serves no more it never
+        serves again in this process.
+        """
+        ended = [asyncio.create_task(port.server.wait_for_termination()) for port in self._ports if port.server]
+        try:
+            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+            if all(port.server is None for port in self._ports):
+                await asyncio.Event().wait()  # it was stopped by us
+        finally:
+            for task in ended:
+                task.cancel()
+            await asyncio.gather(*ended, return_exceptions=True)
+
     async def announce_drain(self) -> None:
         """Report to health watchers that this server is about to end, and keep serving."""
         await self._health.drain()

@@ -225,7 +225,7 @@ async def test_each_invalid_field_is_named_by_its_path(console: Console) -> None
         ("key", {"list": {"page_token": "x"}}, "list.page_token"),
         ("key", {"list": {"subject": "x" * 129}}, "list.subject"),
         ("key", {"list": {"subject": " acme"}}, "list.subject"),
-        ("override", {"subject": "acme ", "list": {}}, "subject"),
+        ("override", {"subject": "acme ", "set": {"override": {"limit": valid[1]}}}, "set.subject"),
         ("key", {"list": {"plan": "X"}}, "list.plan"),
         ("key", {"update": {}}, "update.key"),
         ("key", {"update": {"key": {"key_id": key}}}, "update.update_mask"),

@@ -63,7 +63,7 @@ const (
 	ErrorReason_DRAINING ErrorReason = 15
 	// INTERNAL. An internal error; the server logs it under the same id. Metadata: `incident`.
 	ErrorReason_INTERNAL_FAULT ErrorReason = 16
-	// RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or 3 MiB for KeyAdminService. Metadata: `size`, `limit`.
+	// RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or than 1 MB from an admin. Metadata: `size`, `limit`.
 	ErrorReason_MESSAGE_TOO_LARGE ErrorReason = 17
 	// UNIMPLEMENTED. Unknown method, or an encoding that is not supported. Metadata: `method` or `encoding`.
 	ErrorReason_NOT_SERVED ErrorReason = 18

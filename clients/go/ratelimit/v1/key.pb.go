@@ -90,14 +90,16 @@ type Key struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The public id: 16 characters of base62. Set by the server.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,proto3" json:"key_id,omitempty"`
-	// The subject that the limits apply to: 1 to 128 bytes, no control characters, and no blank or invisible character at
-	// either end. Keys of one subject share its buckets.
+	// The subject that the limits apply to: 1 to 128 bytes, in Unicode normalization form C, with no blank but U+0020
+	// and none at its ends, no controls, and no characters that cannot be seen or reorder what is read. Keys of one subject
+	// share its buckets.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The plan that sets the key's limits.
 	Plan string `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
 	// Whether the key may be used. Set by the server.
 	State Key_State `protobuf:"varint,4,opt,name=state,proto3,enum=ratelimit.v1.Key_State" json:"state,omitempty"`
-	// Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
+	// Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+	// that cannot be seen or reorder what is read.
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// When the key was created. Set by the server.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,proto3" json:"create_time,omitempty"`
@@ -112,8 +114,8 @@ type Key struct {
 	// The overrides for this key alone. Set by ManageOverride.
 	Overrides []*Override `protobuf:"bytes,11,rep,name=overrides,proto3" json:"overrides,omitempty"`
 	// What its admins sort the key by, such as `team: search`: at most 16 labels. Names are 1 to 63 of `a-z 0-9 _ . -`
-	// and begin with a letter or digit. Values are at most 64 bytes without control characters, and may be empty.
-	// Decisions do not read them.
+	// and begin with a letter or digit. Values are at most 64 bytes, of the form of a subject, and may be
+	// empty. Decisions do not read them.
 	Labels map[string]string `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// When the key was last used, to the minute, from the counts of usage: a call shows a minute or so later. Absent when
 	// it has not been used. Set by the server.

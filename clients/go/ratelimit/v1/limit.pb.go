@@ -215,7 +215,7 @@ type Limit struct {
 	// An override replaces the plan's limit of the same name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The resources that the limit applies to: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
-	// At most 256 bytes without control characters, and no blank or invisible character at either end.
+	// At most 256 bytes, of the form of a subject (`ratelimit.v1.Key`).
 	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
 	// Whether the limit denies or only reports. Zero means ENFORCE.
 	Mode Limit_Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=ratelimit.v1.Limit_Mode" json:"mode,omitempty"`

@@ -92,7 +92,8 @@ type Plan struct {
 	Limits []*Limit `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
 	// What callers see while the bucket store is unavailable. Zero means LOCAL.
 	OnStoreFailure Plan_OnStoreFailure `protobuf:"varint,4,opt,name=on_store_failure,proto3,enum=ratelimit.v1.Plan_OnStoreFailure" json:"on_store_failure,omitempty"`
-	// Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
+	// Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+	// that cannot be seen or reorder what is read.
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// When the plan was created. Set by the server.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,proto3" json:"create_time,omitempty"`

@@ -88,17 +88,18 @@ func (DomainRules_OnStoreFailure) EnumDescriptor() ([]byte, []int) {
 // All rules of one domain: a tree of descriptors.
 type DomainRules struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unique: 1 to 256 bytes without control characters, and no blank or invisible character at either end. The proxy
-	// names it in each request.
+	// Unique: 1 to 256 bytes, of the form of a subject (`ratelimit.v1.Key`). The proxy names it in each request.
 	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
 	// Counts up from 1 with every replacement. Set by the server.
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// The first level. At most 1,000 descriptors on all levels together, and 16 levels. No two on the same level of one
-	// parent may have the same key and value.
+	// The first level. At most 1,000 descriptors on all levels together, with 4,000 limits, which replace 4,000 names, and
+	// 16 levels. No two on the same level of one parent may have the same key and value, and the values of one key there
+	// have at most 256 `*`.
 	Descriptors []*DescriptorRule `protobuf:"bytes,3,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	// Default for the descriptors that do not set it. Zero means FAIL.
 	OnStoreFailure DomainRules_OnStoreFailure `protobuf:"varint,4,opt,name=on_store_failure,proto3,enum=ratelimit.v1.DomainRules_OnStoreFailure" json:"on_store_failure,omitempty"`
-	// Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
+	// Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+	// that cannot be seen or reorder what is read.
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// When the domain's first rules were created. Set by the server.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,proto3" json:"create_time,omitempty"`
@@ -201,11 +202,10 @@ func (x *DomainRules) GetEtag() string {
 // limits allows everything. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
 type DescriptorRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The key of the entry: 1 to 256 bytes without control characters, and no blank or invisible character at either end.
+	// The key of the entry: 1 to 256 bytes, of the form of a subject.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, matches
-	// any characters or none. At most 256 bytes without control characters, and no blank or invisible character at either
-	// end. Each value that matches counts for itself.
+	// any characters or none. At most 256 bytes, of the form of a subject. Each value that matches counts for itself.
 	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// At most 16, with different names. An unlimited or blocked one must be the only one.
 	Limits []*DescriptorLimit `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`

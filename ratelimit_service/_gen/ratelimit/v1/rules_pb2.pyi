@@ -80,8 +80,9 @@ class DomainRules(_message.Message):
     """Changes with every version. Send it back with a replacement to be refused if the rules were modified concurrently."""
     @_builtins.property
     def descriptors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DescriptorRule]:
-        """The first level. At most 1,000 descriptors on all levels together, and 16 levels. No two on the same level of one
-        parent may have the same key and value.
+        """The first level. At most 1,000 descriptors on all levels together, with 4,000 limits, which replace 4,000 names, and
+        16 levels. No two on the same level of one parent may have the same key and value, and the values of one key there
+        have at most 256 `*`.
         """
 
     @_builtins.property

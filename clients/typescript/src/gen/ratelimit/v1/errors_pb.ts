@@ -141,7 +141,7 @@ export enum ErrorReason {
   INTERNAL_FAULT = 16,
 
   /**
-   * RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or 3 MiB for KeyAdminService. Metadata: `size`, `limit`.
+   * RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or than 1 MB from an admin. Metadata: `size`, `limit`.
    *
    * @generated from enum value: MESSAGE_TOO_LARGE = 17;
    */

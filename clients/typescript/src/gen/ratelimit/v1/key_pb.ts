@@ -32,8 +32,9 @@ export type Key = Message<"ratelimit.v1.Key"> & {
   keyId: string;
 
   /**
-   * The subject that the limits apply to: 1 to 128 bytes, no control characters, and no blank or invisible character at
-   * either end. Keys of one subject share its buckets.
+   * The subject that the limits apply to: 1 to 128 bytes, in Unicode normalization form C, with no blank but U+0020
+   * and none at its ends, no controls, and no characters that cannot be seen or reorder what is read. Keys of one subject
+   * share its buckets.
    *
    * @generated from field: string subject = 2;
    */
@@ -54,7 +55,8 @@ export type Key = Message<"ratelimit.v1.Key"> & {
   state: Key_State;
 
   /**
-   * Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
+   * Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+   * that cannot be seen or reorder what is read.
    *
    * @generated from field: string description = 5;
    */
@@ -104,8 +106,8 @@ export type Key = Message<"ratelimit.v1.Key"> & {
 
   /**
    * What its admins sort the key by, such as `team: search`: at most 16 labels. Names are 1 to 63 of `a-z 0-9 _ . -`
-   * and begin with a letter or digit. Values are at most 64 bytes without control characters, and may be empty.
-   * Decisions do not read them.
+   * and begin with a letter or digit. Values are at most 64 bytes, of the form of a subject, and may be
+   * empty. Decisions do not read them.
    *
    * @generated from field: map<string, string> labels = 12;
    */

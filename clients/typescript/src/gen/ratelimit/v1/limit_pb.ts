@@ -32,7 +32,7 @@ export type Limit = Message<"ratelimit.v1.Limit"> & {
 
   /**
    * The resources that the limit applies to: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
-   * At most 256 bytes without control characters, and no blank or invisible character at either end.
+   * At most 256 bytes, of the form of a subject (`ratelimit.v1.Key`).
    *
    * @generated from field: string resource = 2;
    */

@@ -53,7 +53,8 @@ export type Plan = Message<"ratelimit.v1.Plan"> & {
   onStoreFailure: Plan_OnStoreFailure;
 
   /**
-   * Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
+   * Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+   * that cannot be seen or reorder what is read.
    *
    * @generated from field: string description = 5;
    */

@@ -25,8 +25,7 @@ export const file_ratelimit_v1_rules: GenFile = /*@__PURE__*/
  */
 export type DomainRules = Message<"ratelimit.v1.DomainRules"> & {
   /**
-   * Unique: 1 to 256 bytes without control characters, and no blank or invisible character at either end. The proxy
-   * names it in each request.
+   * Unique: 1 to 256 bytes, of the form of a subject (`ratelimit.v1.Key`). The proxy names it in each request.
    *
    * @generated from field: string domain = 1;
    */
@@ -40,8 +39,9 @@ export type DomainRules = Message<"ratelimit.v1.DomainRules"> & {
   version: bigint;
 
   /**
-   * The first level. At most 1,000 descriptors on all levels together, and 16 levels. No two on the same level of one
-   * parent may have the same key and value.
+   * The first level. At most 1,000 descriptors on all levels together, with 4,000 limits, which replace 4,000 names, and
+   * 16 levels. No two on the same level of one parent may have the same key and value, and the values of one key there
+   * have at most 256 `*`.
    *
    * @generated from field: repeated ratelimit.v1.DescriptorRule descriptors = 3;
    */
@@ -55,7 +55,8 @@ export type DomainRules = Message<"ratelimit.v1.DomainRules"> & {
   onStoreFailure: DomainRules_OnStoreFailure;
 
   /**
-   * Free text: at most 256 bytes without control characters, stored as sent, blanks at its ends included.
+   * Free text: at most 256 bytes, in Unicode normalization form C, without blanks at its ends, controls, and characters
+   * that cannot be seen or reorder what is read.
    *
    * @generated from field: string description = 5;
    */
@@ -147,7 +148,7 @@ export const DomainRules_OnStoreFailureSchema: GenEnum<DomainRules_OnStoreFailur
  */
 export type DescriptorRule = Message<"ratelimit.v1.DescriptorRule"> & {
   /**
-   * The key of the entry: 1 to 256 bytes without control characters, and no blank or invisible character at either end.
+   * The key of the entry: 1 to 256 bytes, of the form of a subject.
    *
    * @generated from field: string key = 1;
    */
@@ -155,8 +156,7 @@ export type DescriptorRule = Message<"ratelimit.v1.DescriptorRule"> & {
 
   /**
    * The value of the entry: exact, a wildcard, or empty for any. In a wildcard each `*`, wherever it stands, matches
-   * any characters or none. At most 256 bytes without control characters, and no blank or invisible character at either
-   * end. Each value that matches counts for itself.
+   * any characters or none. At most 256 bytes, of the form of a subject. Each value that matches counts for itself.
    *
    * @generated from field: string value = 2;
    */

@@ -59,7 +59,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INTERNAL_FAULT: _ErrorReason.ValueType  # 16
     """INTERNAL. An internal error; the server logs it under the same id. Metadata: `incident`."""
     MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 17
-    """RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or 3 MiB for KeyAdminService. Metadata: `size`, `limit`."""
+    """RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or than 1 MB from an admin. Metadata: `size`, `limit`."""
     NOT_SERVED: _ErrorReason.ValueType  # 18
     """UNIMPLEMENTED. Unknown method, or an encoding that is not supported. Metadata: `method` or `encoding`."""
     RULES_NOT_FOUND: _ErrorReason.ValueType  # 19
@@ -117,7 +117,7 @@ DRAINING: ErrorReason.ValueType  # 15
 INTERNAL_FAULT: ErrorReason.ValueType  # 16
 """INTERNAL. An internal error; the server logs it under the same id. Metadata: `incident`."""
 MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 17
-"""RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or 3 MiB for KeyAdminService. Metadata: `size`, `limit`."""
+"""RESOURCE_EXHAUSTED. The message is larger than 64 KiB, or than 1 MB from an admin. Metadata: `size`, `limit`."""
 NOT_SERVED: ErrorReason.ValueType  # 18
 """UNIMPLEMENTED. Unknown method, or an encoding that is not supported. Metadata: `method` or `encoding`."""
 RULES_NOT_FOUND: ErrorReason.ValueType  # 19

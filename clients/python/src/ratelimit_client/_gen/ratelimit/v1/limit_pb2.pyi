@@ -87,7 +87,7 @@ class Limit(_message.Message):
     """
     resource: _builtins.str
     """The resources that the limit applies to: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
-    At most 256 bytes without control characters, and no blank or invisible character at either end.
+    At most 256 bytes, of the form of a subject (`ratelimit.v1.Key`).
     """
     mode: Global___Limit.Mode.ValueType
     """Whether the limit denies or only reports. Zero means ENFORCE."""

@@ -1,0 +1,96 @@
+"""What a refused call leaves behind: nothing that waits for the garbage collector, which runs seldom on purpose."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from fixtures.cycles import no_cycles
+from fuzz.worlds import World
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    CheckLimitRequest,
+    StreamCheckLimitRequest,
+)
+from ratelimit_service.transport.envoy.app import BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM, EmbeddedApp
+from ratelimit_service.transport.envoy.framing import Event, frame
+
+GOOD = frame(StreamCheckLimitRequest(check=CheckLimitRequest(api_key="x")).SerializeToString())
+TOO_LARGE = b"\0\0\1\0\1" + b"x" * 1_000
+ERRORS = BatchCheckLimitRequest(checks=[{"api_key": "x"}, {"key_id": "0123456789abcdef"}, {"cost": 2**63 - 1}, {}])
+CALLS: dict[str, tuple[str, tuple[bytes, ...], dict[str, str]]] = {
+    "field": (CHECK, (frame(CheckLimitRequest(api_key="x", cost=2**63 - 1).SerializeToString()),), {}),
+    "malformed": (CHECK, (frame(b"\xff"),), {}),
+    "too large": (CHECK, (TOO_LARGE,), {}),
+    "in parts": (CHECK, (frame(b"\xff")[:3], frame(b"\xff")[3:]), {}),
+    "too large in parts": (CHECK, (b"\0\0", TOO_LARGE[2:]), {}),
+    "compressed": (CHECK, (b"\1\0\0\0\0",), {}),
+    "no message": (CHECK, (b"",), {}),
+    "caller gone": (CHECK, (b"\0",), {"ends": "http.disconnect"}),
+    "not grpc": (CHECK, (frame(b""),), {"content-type": "text/plain"}),
+    "no such method": ("/a/B", (frame(b""),), {}),
+    "late": (CHECK, (frame(b""),), {"grpc-timeout": "0n"}),
+    "token": (CHECK, (frame(b""),), {"authorization": "Bearer rlt_x"}),
+    "fields in a batch": (BATCH, (frame(ERRORS.SerializeToString()),), {}),
+    "fallback": (
+        SHOULD_RATE_LIMIT,
+        (frame(RateLimitRequest(domain="d", descriptors=[{}] * 200).SerializeToString()),),
+        {},
+    ),
+    "stream": (STREAM, (GOOD,), {}),
+    "malformed in a stream": (STREAM, (GOOD, frame(b"\xff")), {}),
+    "too large in a stream": (STREAM, (GOOD, TOO_LARGE), {}),
+    "cut in a stream": (STREAM, (GOOD, b"\0\0"), {}),
+    "caller gone from a stream": (STREAM, (GOOD,), {"ends": "http.disconnect"}),
+}
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """All methods, over stores in memory."""
+    made = World()
+    yield made
+    made.loop.close()
+
+
+def call(world: World, path: str, parts: tuple[bytes, ...], headers: dict[str, str]) -> None:
+    """Call a method as Envoy does, with a body in these parts."""
+    names = {"content-type": "application/grpc", "te": "trailers"} | headers
+    ends = names.pop("ends", "")
+    events: list[Event] = [
+        {"type": "http.request", "body": part, "more_body": bool(ends) or number < len(parts)}
+        for number, part in enumerate(parts, 1)
+    ]
+    events += [{"type": ends}] if ends else []
+
+    async def receive() -> Event:
+        await asyncio.sleep(0)
+        return events.pop(0)
+
+    async def send(_event: Event) -> None:
+        await asyncio.sleep(0)
+
+    scope = {
+        "type": "http",
+        "path": path,
+        "method": "POST",
+        "headers": [(name.encode(), value.encode()) for name, value in names.items()],
+        "client": ("127.0.0.1", 1),
+    }
+    app = EmbeddedApp(None)  # type: ignore[arg-type]
+    app._methods = world.methods
+    world.run(app(scope, receive, send))
+    world.counted.clear()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_refused_call_leaves_no_cycle(world: World, name: str) -> None:
+    """Once it has ended, all that it held is free, however it was refused."""
+    call(world, *CALLS[name])  # once, for what is imported and cached at the first
+    with no_cycles():
+        for _ in range(3):
+            call(world, *CALLS[name])
+        with suppress(TimeoutError):
+            world.run(asyncio.wait_for(asyncio.sleep(1), 0.01))
