@@ -18,6 +18,7 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.requests import reader
 from ratelimit_service.api.key_admin.service import KeyAdminService
+from ratelimit_service.api.key_admin.turns import Turns
 from ratelimit_service.api.messages import (
     MAX_ADMIN_MESSAGE,
     MAX_MESSAGE,
@@ -137,15 +138,28 @@ def admin_methods(
     """The methods of KeyAdminService.
 
     A caller whose role can do nothing here is refused before its message is read, and only admins may send a large one.
+    The others are served a few at a time.
     The methods check themselves which role an action needs.
     """
     admission = Admission(authenticator, role=Role.VIEWER)
 
-    def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
-        def read_up_to(size: int) -> Handler:
-            return unary(reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, size)
+    turns = Turns()
 
-        of_admins, of_others = read_up_to(MAX_ADMIN_MESSAGE), read_up_to(MAX_MESSAGE)
+    def method(
+        request: type[_Request],
+        call: Callable[[_Request, Caller], Awaitable[Serializable]],
+        *,
+        bounded: bool = False,
+    ) -> _Bound:
+        """BOUNDED: whether the method itself bounds how many of its calls are served at a time."""
+
+        async def take_turns(read: _Request, caller: Caller, _deadline: float | None) -> Serializable:
+            return await (call(read, caller) if bounded else turns.take(call(read, caller)))
+
+        of_others = unary(reader(request), take_turns, unfinished, MAX_MESSAGE)
+        of_admins = unary(
+            reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, MAX_ADMIN_MESSAGE
+        )
 
         async def handler(each: Call) -> bytes:
             return await (of_admins if each.caller.role is Role.ADMIN else of_others)(each)
@@ -161,8 +175,8 @@ def admin_methods(
             "ManageRules": method(admin_pb2.ManageRulesRequest, service.manage_rules),
             "ExplainLimit": method(admin_pb2.ExplainLimitRequest, service.explain_limit),
             "ListAuditEvents": method(admin_pb2.ListAuditEventsRequest, service.list_audit_events),
-            "QueryUsage": method(admin_pb2.QueryUsageRequest, service.query_usage),
-            "SimulatePlan": method(simulation_pb2.SimulatePlanRequest, service.simulate_plan),
+            "QueryUsage": method(admin_pb2.QueryUsageRequest, service.query_usage, bounded=True),
+            "SimulatePlan": method(simulation_pb2.SimulatePlanRequest, service.simulate_plan, bounded=True),
             "ListAlerts": method(alerts_pb2.ListAlertsRequest, service.list_alerts),
             "TestAlert": method(alerts_pb2.TestAlertRequest, service.test_alert),
         },
