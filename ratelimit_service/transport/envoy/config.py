@@ -5,6 +5,7 @@ dictionaries, because Envoy's Python protos cannot be installed together with th
 """
 
 import re
+import resource
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ Json: TypeAlias = dict[str, Any]
 
 MAX_CONNECTIONS: Final = 20_000
 """Maximum connections that one Envoy accepts. Each costs some 100 KiB, even when idle."""
+
+_OTHER_DESCRIPTORS: Final = 256
+"""Descriptors that an Envoy needs besides."""
 
 ACCEPTED_PER_TURN: Final = 1
 """Connections that are accepted before those that are open get their turn: accepting costs as much as some calls."""
@@ -333,12 +337,18 @@ def _runtime() -> Json:
     return {"layers": [{"name": "service", "static_layer": layer}, {"name": "shed", "admin_layer": {}}]}
 
 
+def _max_connections() -> int:
+    """MAX_CONNECTIONS, or what the limit of descriptors leaves: without one, Redis could not be reached."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if limit < 0 else max(min(MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS), 1)
+
+
 def _overload_manager() -> Json:
     monitor = {
         "name": "envoy.resource_monitors.global_downstream_max_connections",
         "typed_config": {
             "@type": f"{_TYPES}/{_CONNECTIONS_CONFIG}",
-            "max_active_downstream_connections": MAX_CONNECTIONS,
+            "max_active_downstream_connections": _max_connections(),
         },
     }
     heap = {
