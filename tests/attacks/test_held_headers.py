@@ -49,7 +49,7 @@ def test_large_headers_of_streams_are_not_held(target: Target) -> None:
     with attacked(target, "headers of streams", check=False) as report:
         report.attack(open_streams)
     assert report.attackers["opened"] >= 2_000, report.row()
-    assert report.memory_growth_mb < 150, report.row()
+    assert report.memory_growth_mb < 300, report.row()
 
 
 def test_a_stream_with_ordinary_headers_is_served(target: Target) -> None:

@@ -71,7 +71,10 @@ def test_a_change_is_tried_on_the_last_day(dev_server: DevServer) -> None:
             "create.plan.limits[0].token_bucket.capacity: is 0",
         ),
         (
-            "{name: x, limits: [&limit {name: b, quota: {amount: 1, window: DAY}}, *limit]}",
+            (
+                "{name: x, limits: ["
+                "{name: b, quota: {amount: 1, window: DAY}}, {name: b, quota: {amount: 1, window: DAY}}]}"
+            ),
             "create.plan.limits[1].name",
         ),
         ("{name: X Y, limits: [{name: b, quota: {amount: 1, window: DAY}}]}", "create.plan.name: is 'X Y'"),

@@ -63,7 +63,7 @@ def test_rules_live_in_a_file(dev_server: DevServer) -> None:
         ("{domain: x, descriptors: [{key: k, limits: [{name: it's, blocked: {}}]}]}", 'limits[0].name: is "it\'s"'),
         (
             "{domain: x, descriptors: [{key: k, value: 'v '}]}",
-            "replace.rules.descriptors[0].value: begins or ends with",
+            "replace.rules.descriptors[0].value: ends with U+0020 SPACE",
         ),
         ("{domain: x, descriptors: [{kay: k}]}", "kay"),
         ("domain: [", "standard input, line 1: "),
@@ -117,7 +117,7 @@ def test_an_error_imports_nothing(dev_server: DevServer, tmp_path: Path) -> None
     assert done.stderr.endswith("nothing was imported\n")
     assert "RULES_NOT_FOUND" in dev_server.run("rules", "get", "cli-good").stderr
     done = dev_server.run("rules", "import", str(binary))
-    assert (done.returncode, done.stderr) == (2, f"{binary}: is not UTF-8\n")
+    assert (done.returncode, done.stderr) == (2, f"{binary}: is not UTF-8 text\n")
 
 
 def test_the_documented_rules(dev_server: DevServer) -> None:
