@@ -241,6 +241,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             invalidator,
             tally,
             overload,
+            tokens,
             out_of_bounds,
             envoy_rate_limit.ignored,
         )

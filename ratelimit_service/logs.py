@@ -3,7 +3,8 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from time import monotonic
 from typing import Any, Final, Literal, TextIO
 
 import structlog
@@ -13,6 +14,12 @@ _SECRET: Final = re.compile(r"(rlk_[a-z0-9]+_[0-9A-Za-z]+|rlt_[0-9A-Za-z]+)_[0-9
 
 _PASSWORD: Final = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
 """The password in a URL."""
+
+_MAX_LINES: Final = 10
+"""Lines a second of the gRPC library, which writes some because of what strangers send."""
+
+_MAX_TEXT: Final = 1_000
+"""Characters of such a line."""
 
 Event = MutableMapping[str, Any]
 
@@ -41,6 +48,7 @@ def set_up_logging(
         else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
     handler = logging.StreamHandler(stream)
+    handler.addFilter(BoundedLibrary())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -62,6 +70,33 @@ def set_up_logging(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class BoundedLibrary(logging.Filter):
+    """Bounds what the gRPC library logs: how much, and of whose making.
+
+    It writes each header of a call that is not UTF-8, in full and with a traceback, whenever it is asked for headers.
+    Those lines say nothing of this server, and may hold secrets.
+    """
+
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._second = 0.0
+        self._lines = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write this line."""
+        if record.name.partition(".")[0] != "grpc":
+            return True
+        text = record.getMessage()
+        if text.startswith("Invalid encoding on"):
+            return False
+        if self._now() - self._second >= 1.0:
+            self._second, self._lines = self._now(), 0
+        self._lines += 1
+        record.msg, record.args = text[:_MAX_TEXT], ()
+        return self._lines <= _MAX_LINES
 
 
 def redact(text: str) -> str:

@@ -85,9 +85,13 @@ class AlertEvaluator:
         rules = {Rule.DENIALS, Rule.DEGRADED}
         if last > self._quotas_until and not store_error:
             first = max(self._quotas_until, last - WATCHED_MINUTES) + 1
-            uses = await self._quotas.uses(first, self._thresholds[0], firing) if self._thresholds else []
-            conditions += quota_conditions(uses, self._thresholds)
-            rules.add(Rule.QUOTA)
+            try:
+                uses = await self._quotas.uses(first, self._thresholds[0], firing) if self._thresholds else []
+            except (StoreUnavailable, Unavailable) as error:
+                _log.warning("quotas not evaluated; trying again", error=str(error))
+            else:
+                conditions += quota_conditions(uses, self._thresholds)
+                rules.add(Rule.QUOTA)
         async with self._transactions.leading(term) as alerts:
             still = await self._apply(alerts, conditions, rules, now_us)
         if Rule.QUOTA in rules:

@@ -104,7 +104,7 @@ class Usage(Protocol):
     async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Collection[str]:
         """Read keys of at most COUNT subjects with calls since minute FIRST that may be near a quota.
 
-        Those whose counts have reached a floor, and those with overrides of quotas.
+        Those whose counts have reached a floor, and those with overrides of quotas; of more, some by chance.
         """
         ...
 

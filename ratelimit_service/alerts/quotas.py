@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from ratelimit_service.alerts.alert import Alert, Rule
 from ratelimit_service.alerts.ports import QuotaFloor, Usage
 from ratelimit_service.alerts.rules import QuotaUse
-from ratelimit_service.decision.charge import Charge
+from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import MICRO, Level, Quota, Window
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.policy import Rule as LimitRule
@@ -16,10 +16,13 @@ from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import Plan
 
 MAX_SUBJECTS: Final = 500
-"""Subjects whose buckets are read at once."""
+"""Subjects whose buckets are read in one evaluation; of more that are near a quota, others at each."""
 
 WINDOWS: Final = frozenset({Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH, Window.YEAR})
 """The windows that are watched: shorter ones are over before anybody reads a message."""
+
+_PER_READ: Final = 50
+"""Buckets that are read at once."""
 
 _NEAR: Final = 0.9
 """Share of the lowest threshold from which on counts say that a subject is near: they are a minute or two old."""
@@ -54,7 +57,9 @@ class QuotaWatch:
         near |= {str(alert.detail["key_id"]) for alert in firing if alert.rule is Rule.QUOTA}
         rules = await self._rules(near, now_us)
         charges = [Charge((rule.bucket,), (0,)) for _, _, rule in rules]
-        results = await self._buckets.charge(charges) if charges else []
+        results: list[ChargeResult] = []
+        for start in range(0, len(charges), _PER_READ):  # all at once they would time out, and delay decisions
+            results += await self._buckets.charge(charges[start : start + _PER_READ])
         found = []
         for (key_id, subject, rule), result in zip(rules, results, strict=True):
             target = f"keys/{key_id}" if rule.level is Level.KEY else f"subjects/{subject}"

@@ -15,6 +15,9 @@ MAX_ADMIN_MESSAGE: Final = 1_000_000
 Below what grpc.aio accepts, which cannot be set by method: with it, strangers could have each as much collected.
 """
 
+MAX_STREAM_HEADERS: Final = 8 * 1024
+"""Maximum bytes of the headers of a stream, which are held for as long as it is open: nothing of others is in them."""
+
 MAX_STREAMS: Final = 32
 """Maximum concurrent calls on one connection. More wait in the client."""
 
@@ -44,6 +47,16 @@ def message_too_large(size: int, limit: int = MAX_MESSAGE) -> ResourceExhausted:
         reason="MESSAGE_TOO_LARGE",
         metadata={"size": str(size), "limit": str(limit)},
     )
+
+
+def check_stream_headers(size: int) -> None:
+    """Raise ResourceExhausted if the headers of a stream have too many bytes, namely SIZE."""
+    if size > MAX_STREAM_HEADERS:
+        raise ResourceExhausted(
+            f"the headers of the stream have {size} bytes; at most {MAX_STREAM_HEADERS} are accepted",
+            reason="MESSAGE_TOO_LARGE",
+            metadata={"size": str(size), "limit": str(MAX_STREAM_HEADERS)},
+        )
 
 
 def missing_message(method: str) -> Unimplemented:

@@ -7,6 +7,7 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from ratelimit_service.decision.text import without_secrets
 from ratelimit_service.errors import Aborted, Internal, InvalidArgument, ServiceError, Unavailable
 
 DOMAIN: Final = "ratelimit.v1"
@@ -59,7 +60,8 @@ def to_metadata(error: ServiceError) -> tuple[tuple[str, bytes], ...]:
 
 
 def clip(text: str, length: int = _MAX_TEXT) -> str:
-    """TEXT, truncated to what a trailer has room for."""
+    """TEXT, truncated to what a trailer has room for, and without the secrets of keys and tokens."""
+    text = without_secrets(text)
     return text if len(text) <= length else text[: length - 3] + "..."
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
@@ -26,7 +27,11 @@ _PATIENCE_SECONDS: Final = 1.0
 """For which a call without a deadline waits."""
 
 _MARGIN_SECONDS: Final = 0.005
-"""Before its deadline a call gives up, or a fifth of its time before it, so that its response is still in time."""
+"""Before its deadline a call for a listed id gives up, or at half of its time, so that its response is still in time.
+
+One for a doubtful id gives up at half of its time: many give up in the same moment, and each that is late is an error
+for its gateway, which may then let the request pass.
+"""
 
 _SLICE_SECONDS: Final = 0.001
 """For which policies are compiled in the background without letting calls go first."""
@@ -178,7 +183,7 @@ class PolicyCache:
             raise StoreUnavailable(_not_valid(key_id))
         self.misses += 1
         try:
-            return await self._wait_for(key_id, _seconds_until(deadline))
+            return await self._wait_for(key_id, deadline)
         except LookupDeferred:
             self.deferred += 1
             raise
@@ -266,9 +271,10 @@ class PolicyCache:
                 await asyncio.sleep(spent)  # calls get half of the time at least
                 began = monotonic()
 
-    async def _wait_for(self, key_id: str, seconds: float) -> Policy | None:
+    async def _wait_for(self, key_id: str, deadline: float | None) -> Policy | None:
         if key_id in self._known:
-            return await _result(self._enqueue(key_id, doubtful=False), seconds)
+            return await _result(self._enqueue(key_id, doubtful=False), _seconds_until(deadline, _MARGIN_SECONDS))
+        seconds = _seconds_until(deadline, inf)
         with self._queue.waiting(key_id, seconds):
             return await _result(self._enqueue(key_id, doubtful=True), seconds)
 
@@ -392,12 +398,12 @@ class PolicyCache:
             self._entries[key_id] = self._entries.pop(key_id)
 
 
-def _seconds_until(deadline: float | None) -> float:
-    """For how long a call waits."""
+def _seconds_until(deadline: float | None, margin: float) -> float:
+    """For how long a call waits: until so many seconds before DEADLINE, but for half of what is left in any case."""
     if deadline is None:
         return _PATIENCE_SECONDS
     left = deadline - monotonic()
-    return max(0.0, left - min(_MARGIN_SECONDS, left / 5))
+    return max(0.0, left - min(margin, left / 2))
 
 
 async def _result(lookup: Lookup, seconds: float) -> Policy | None:

@@ -6,6 +6,8 @@ import unicodedata
 from ratelimit_service.errors import InvalidArgument
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SECRET = re.compile(r"(rl[kt]_(?:[a-z0-9]{1,12}_)?[0-9A-Za-z]{12,16}_)[0-9A-Za-z]{20,}")
+"""The secret of an API key or a token, after what may be shown of it."""
 _MAX_QUOTED = 80
 _UNNAMED = {
     "Cc": "a control character",
@@ -27,10 +29,20 @@ def check_text(field: str, text: str, max_bytes: int) -> None:
         )
 
 
+def has_secret(text: str) -> bool:
+    """Whether an API key or a token is in TEXT, in full."""
+    return "rl" in text and _SECRET.search(text) is not None
+
+
+def without_secrets(text: str) -> str:
+    """TEXT with the secrets of API keys and tokens left out."""
+    return _SECRET.sub(r"\1...", text) if "rl" in text else text
+
+
 def quoted(text: str) -> str:
     """The beginning of TEXT as errors quote it, with the first character that is not ASCII and may mislead."""
     foreign = next((character for character in text if not character.isascii()), None)
-    return f"{text[:_MAX_QUOTED]!r}" + (f", with {code_point(foreign)}" if foreign else "")
+    return f"{without_secrets(text)[:_MAX_QUOTED]!r}" + (f", with {code_point(foreign)}" if foreign else "")
 
 
 def code_point(character: str) -> str:

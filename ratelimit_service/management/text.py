@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Final
 
-from ratelimit_service.decision.text import check_text, code_point, quoted
+from ratelimit_service.decision.text import check_text, code_point, has_secret, quoted
 from ratelimit_service.errors import InvalidArgument
 
 _MAX_SUBJECT_BYTES: Final = 128
@@ -99,6 +99,8 @@ def check_name(field: str, name: str, *, stored: Collection[str] = ()) -> None:
 def _check(field: str, text: str, stored: Collection[str], *, prose: bool) -> None:
     if text in stored:
         return
+    if has_secret(text):
+        raise InvalidArgument.of(field, "holds an API key or a token in full, which is a secret; leave it out")
     if text.isascii() and text.isprintable():
         problem = None
     else:

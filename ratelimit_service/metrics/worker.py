@@ -44,6 +44,13 @@ class Cache(Protocol):
     def __len__(self) -> int: ...
 
 
+class Tokens(Protocol):
+    """The part of the known tokens that is read here."""
+
+    deferred: int
+    """The number of calls whose token was not read in time."""
+
+
 class Rules(Protocol):
     """The part of the cache of descriptor rules that is read here."""
 
@@ -109,6 +116,7 @@ class Watched(NamedTuple):
     feed: Feed
     usage: Usage
     overload: Overload
+    tokens: Tokens
     out_of_bounds: Reasons | None = None
     ignored: Reasons | None = None
 
@@ -146,7 +154,7 @@ class WorkerMetrics:
     def __init__(
         self, watched: Watched, counts: Counts, breaker_open: Callable[[], bool], now: Callable[[], float]
     ) -> None:
-        cache, rules, usage = watched.policies, watched.rules, watched.usage
+        cache, rules, usage, tokens = watched.policies, watched.rules, watched.usage, watched.tokens
         self.registry = CollectorRegistry()
         self._cache = cache
         self._feed = watched.feed
@@ -167,6 +175,11 @@ class WorkerMetrics:
                 "lookups_deferred",
                 lambda: cache.deferred,
                 "Calls denied because their key could not be looked up in time: too many unknown ones are waiting.",
+            ),
+            (
+                "token_lookups_deferred",
+                lambda: tokens.deferred,
+                "Calls turned away because their token could not be looked up in time: too many unknown ones wait.",
             ),
             ("unreadable_policies", lambda: cache.unreadable, "Rows read that are not a valid policy. Alert on it."),
             ("unreadable_rules", lambda: rules.unreadable, "Rows read that are not valid rules. Alert on it."),

@@ -24,7 +24,7 @@ _LIST_SECONDS: Final = 3.0
 """How long a read of ids may take, for which nobody waits."""
 
 _MAX_PLAN_VERSIONS: Final = 1_000  # with limits that are kept decoded
-_MAX_SUBJECTS: Final = 500  # with overrides that are kept decoded, in some 10 MiB
+_MAX_OVERRIDES: Final = 500  # texts of overrides that are kept decoded, of up to 16 overrides each
 _SLICE: Final = 20
 """Rows that are decoded without letting calls go first: some 1 ms."""
 
@@ -50,7 +50,7 @@ SELECT k.key_id, k.subject, k.state, k.expire_time::text,
         FROM overrides AS o WHERE o.level = 'subject' AND o.target = k.subject
     )::text END,
     (
-        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)
+        SELECT json_agg(json_build_array(o.limit_document, o.expire_time) ORDER BY o.limit_name)::text
         FROM overrides AS o WHERE o.level = 'key' AND o.target = k.key_id
     )
 FROM keys AS k
@@ -78,7 +78,7 @@ class _Row(NamedTuple):
     on_store_failure: str | None
     limits: str | None
     subject_overrides: str | None
-    key_overrides: list[tuple[Document, str | None]] | None
+    key_overrides: str | None
 
 
 class PostgresPolicySource:
@@ -87,7 +87,7 @@ class PostgresPolicySource:
     def __init__(self, database: Database) -> None:
         self._connection = database.query_connection()
         self._limits: LruCache[tuple[int, int], tuple[str, tuple[Limit, ...]]] = LruCache(_MAX_PLAN_VERSIONS)
-        self._overrides: LruCache[str, tuple[str, tuple[Override, ...]]] = LruCache(_MAX_SUBJECTS)
+        self._overrides: LruCache[str, tuple[Override, ...]] = LruCache(_MAX_OVERRIDES)
 
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         """Read these keys in one snapshot. Raises StoreUnavailable.
@@ -148,8 +148,8 @@ class PostgresPolicySource:
             plan_version=row.version,
             on_store_failure=OnStoreFailure(row.on_store_failure),
             limits=self._decoded_limits((row.plan_id, row.version), limits),
-            subject_overrides=self._decoded_overrides(row.subject, overrides),
-            key_overrides=_overrides(row.key_overrides),
+            subject_overrides=self._decoded_overrides(overrides),
+            key_overrides=self._decoded_overrides(row.key_overrides),
         )
 
     def _decoded_limits(self, version: tuple[int, int], text: str | None) -> tuple[Limit, ...]:
@@ -162,19 +162,16 @@ class PostgresPolicySource:
             self._limits.put(version, known)
         return known[1]
 
-    def _decoded_overrides(self, subject: str, text: str | None) -> tuple[Override, ...]:
-        """The overrides of a subject, the same objects for all its keys."""
+    def _decoded_overrides(self, text: str | None) -> tuple[Override, ...]:
+        """The overrides of a subject or key, the same objects for all keys that have the same."""
         if text is None:
             return ()
-        known = self._overrides.get(subject)
-        if known is None or known[0] != text:
-            known = (text, _overrides(json.loads(text)))
-            self._overrides.put(subject, known)
-        return known[1]
-
-
-def _overrides(rows: Sequence[tuple[Document, str | None]] | None) -> tuple[Override, ...]:
-    return tuple(Override(limit_from_document(document), _microseconds(end)) for document, end in rows or ())
+        known = self._overrides.get(text)
+        if known is None:
+            rows: list[tuple[Document, str | None]] = json.loads(text)
+            known = tuple(Override(limit_from_document(document), _microseconds(end)) for document, end in rows)
+            self._overrides.put(text, known)
+        return known
 
 
 def _microseconds(time: str | None) -> int | None:

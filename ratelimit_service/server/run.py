@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import structlog
@@ -31,7 +32,16 @@ def run(settings: Settings, *, ready: Callable[[Settings], None]) -> None:
     the main thread: signals arrive there, and the processes live as long as it does. Raises StartupError.
     """
     set_up_logging(settings.log_level, settings.log_format)
+    allow_descriptors()
     asyncio.run(_run(settings, ready))
+
+
+def allow_descriptors() -> None:
+    """Let this process and those it starts open as many descriptors as the system allows: each connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # some systems name a hard limit that they do not allow
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:

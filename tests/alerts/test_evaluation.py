@@ -1,5 +1,6 @@
 """Episodes of alerts on a real Postgres: once for each, and the message in the same transaction."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -8,9 +9,10 @@ from alerts.conftest import NOW, Alerting
 from fixtures.control_plane import SECOND, START, ControlPlane, key_draft, plan_draft
 from fixtures.usage import Counted, Series, UsageWriter
 from ratelimit_service.alerts.alert import Alert, AlertState, DeliveryEvent, Rule
-from ratelimit_service.decision.charge import Charge
+from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import Limit, Quota, Window
 from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import FailedPrecondition
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
@@ -117,6 +119,39 @@ async def test_a_store_that_does_not_respond_fires_at_once(alerting: Alerting) -
     await alerting.evaluator.evaluate(term)
     (alert,) = await listed(alerting.plane)
     assert alert.state is AlertState.RESOLVED
+
+
+async def test_quotas_that_cannot_be_read_stop_no_other_rule(
+    alerting: Alerting, usage: UsageWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Denials are reported all the same, and quotas at the next evaluation; no read is of more than 50 buckets."""
+    plane = alerting.plane
+    limits = [Limit(f"daily-{number}", Quota(100, Window.DAY)) for number in range(16)]
+    await plane.plans.create("ada", plan_draft("free", *limits))
+    before = Series("k", "", "before", "free")
+    counted = [Counted(NOW - number * MINUTE, before, Counts(allowed=100, denied=1)) for number in range(3, 18)]
+    for number in range(4):
+        key, _ = await plane.keys.create("ada", key_draft(f"acme-{number}"))
+        series = Series(key.key_id, "orders", f"acme-{number}", "free")
+        counted.append(Counted(NOW - 2 * MINUTE, series, Counts(allowed=95, denied=95, cost=95)))
+        await charge(alerting, key.key_id, 95)
+    usage.write(counted)
+    charge_all, sizes, down = alerting.buckets.charge, list[int](), True
+
+    async def read(charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
+        sizes.append(len(charges))
+        if down:
+            raise StoreUnavailable("no reply")
+        return await charge_all(charges, deadline)
+
+    monkeypatch.setattr(alerting.buckets, "charge", read)
+    term = await alerting.lead()
+    await alerting.evaluator.evaluate(term)
+    assert {alert.rule for alert in await listed(plane)} == {Rule.DENIALS}
+    down = False
+    await alerting.evaluator.evaluate(term)
+    assert {alert.rule for alert in await listed(plane)} == {Rule.DENIALS, Rule.QUOTA}
+    assert max(sizes) <= 50
 
 
 async def test_a_restarted_leader_goes_on(alerting: Alerting) -> None:

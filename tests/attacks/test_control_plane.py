@@ -2,6 +2,7 @@
 
 import signal
 import struct
+import threading
 import time
 from collections import Counter
 
@@ -21,6 +22,8 @@ CHECK = frames.header_block("/grpc.health.v1.Health/Check")
 WATCH = frames.header_block("/grpc.health.v1.Health/Watch")
 REFLECTION = frames.header_block("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 UNKNOWN = frames.header_block("/no.such.Service/Method")
+HEALTH_CONNECTIONS = 5
+"""Of each attacker: 480 calls in all, twice as many as are proxied at a time."""
 UNFINISHED = b"\0\0\1\0\0" + b"x" * 10_000
 
 
@@ -57,6 +60,52 @@ def test_calls_that_hold_the_control_plane(target: Target) -> None:
             health = health_pb2_grpc.HealthStub(channel)
             assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
     assert report.attackers["ended"] > 0
+
+
+def hold_health(address: str, until: float) -> Counter[str]:
+    """Begin health checks on several connections, as many as are allowed, and send no message; again when they end."""
+    counts: Counter[str] = Counter()
+    held: list[Connection] = []
+    try:
+        while time.monotonic() < until:
+            while len(held) < HEALTH_CONNECTIONS:
+                held.append(Connection(address))
+                held[-1].drain(0.1)
+            for connection in held:
+                connection.drain()
+                begun = counts[f"of {id(connection)}"]
+                most = connection.theirs.get(frames.MAX_CONCURRENT_STREAMS, 100)
+                while begun - len(connection.ended) < most and connection.send(open_call(2 * begun + 1, CHECK)):
+                    begun += 1
+                counts[f"of {id(connection)}"] = begun
+            held = [connection for connection in held if not connection.closed]
+            time.sleep(0.02)
+    finally:
+        for connection in held:
+            connection.close()
+    return Counter({"begun": counts.total()})
+
+
+def test_health_checks_without_a_message(target: Target) -> None:
+    """However many are held, probes are answered and admins served: a gateway that health-checks would fail open."""
+    server = target.server
+    answered = 0
+    with attacked(target, "health checks held", check=FULL) as report:
+        attack = threading.Thread(target=report.attack, args=(hold_health,))
+        attack.start()
+        with grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            try:
+                while attack.is_alive():
+                    assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1
+                    request = admin_pb2.ManageKeyRequest(list={"page_size": 1})
+                    assert server.manage().ManageKey(request, metadata=server.as_admin, timeout=5).HasField("list")
+                    answered += 1
+                    time.sleep(0.1)
+            finally:
+                attack.join()
+    assert answered >= 10
+    assert report.attackers["begun"] > 300
 
 
 def test_a_health_watch_lives_on(target: Target) -> None:

@@ -118,6 +118,17 @@ async def test_a_made_up_id_is_deferred_at_once(world: World) -> None:
     assert (world.source.fetches, world.cache.deferred) == ([], 2)
 
 
+async def test_a_call_for_a_made_up_id_gives_up_long_before_its_deadline() -> None:
+    """Half of its time before it: on answers that come late a gateway lets requests pass."""
+    world = World()
+    world.source.before_answer = asyncio.Event()
+    began = monotonic()
+    with pytest.raises(LookupDeferred):
+        await world.cache.get(new_key_id(), began + 1.0)
+    assert 0.4 < monotonic() - began < 0.8
+    await world.cache.close()
+
+
 async def test_made_up_ids_are_read_together() -> None:
     """All that wait are read by one statement when the budget has one again; more calls than two serve do not wait."""
     world = World(per_second=20)

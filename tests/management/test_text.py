@@ -1,6 +1,7 @@
 """Texts that people type: what looks like another is refused, with its code point; what is stored is not checked."""
 
 import unicodedata
+from functools import partial
 
 import psycopg
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import strategies as st
 
 from decision.descriptors.world import node
 from fixtures.control_plane import DAY, START, ControlPlane, key_draft, plan_draft
+from ratelimit_service.api.status import clip
+from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.limit import Level, Limit, Quota, Window
 from ratelimit_service.decision.record import KeyState, Override
+from ratelimit_service.decision.text import quoted
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.key import KeyChanges
 from ratelimit_service.management.keys import KeyFilter
@@ -214,3 +218,17 @@ async def test_stored_texts_of_plans_and_rules_may_be_sent_again(
     assert (await control_plane.rules.replace("ada", DomainRules("shop", (node("a", ODD), node("b"))))).version == 2
     with pytest.raises(InvalidArgument, match=r"descriptors\[1\]\.value: has U\+202E"):
         await control_plane.rules.replace("ada", DomainRules("shop", (node("a", ODD), node("b", f"{ODD}2"))))
+
+
+@pytest.mark.parametrize(
+    "secret", [str(ApiKey("live", "0123456789abcdef", "s" * 27)), "rlt_0123456789ab_" + "x" * 33], ids=["key", "token"]
+)
+def test_secrets_are_no_names(secret: str) -> None:
+    """A key or a token in full is neither a name nor in a description, and no error repeats it."""
+    for check in (partial(check_name, "subject"), check_description):
+        with pytest.raises(InvalidArgument, match="secret") as caught:
+            check(f"of {secret}")
+        assert secret[-20:] not in str(caught.value)
+    assert secret[-20:] not in quoted(secret)
+    assert secret[-20:] not in clip(f"there is no {secret}")
+    check_name("subject", secret[:20])

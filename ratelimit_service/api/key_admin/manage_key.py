@@ -7,6 +7,7 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyR
 from ratelimit_service.api.key_admin.bulk_keys import BulkKeys
 from ratelimit_service.api.key_admin.fields import (
     check_role,
+    convert_all,
     duration_from_proto,
     missing_action,
     require_message,
@@ -97,7 +98,7 @@ class ManageKey:
         paging = Paging(request.page_size, request.page_token)
         page = await self._keys.list(paging, filter_from_proto(request))
         now_us = self._clock.now_us()
-        keys = [key_to_proto(key, now_us) for key in page.items]
+        keys = await convert_all(page.items, lambda key: key_to_proto(key, now_us))
         return ManageKeyResponse(list=ManageKeyResponse.KeyPage(keys=keys, next_page_token=page.next_page_token))
 
     async def _update(self, request: ManageKeyRequest.UpdateKey, caller: Caller) -> ManageKeyResponse:

@@ -4,6 +4,7 @@ from ratelimit_service._gen.ratelimit.v1 import plan_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest, ManagePlanResponse
 from ratelimit_service.api.key_admin.fields import (
     check_role,
+    convert_all,
     missing_action,
     paths_of,
     require_message,
@@ -66,7 +67,7 @@ class ManagePlan:
 
     async def _list(self, request: ManagePlanRequest.ListPlans) -> ManagePlanResponse:
         page = await self._plans.list(Paging(request.page_size, request.page_token))
-        plans = [_plan_to_proto(plan) for plan in page.items]
+        plans = await convert_all(page.items, _plan_to_proto)
         return ManagePlanResponse(list=ManagePlanResponse.PlanPage(plans=plans, next_page_token=page.next_page_token))
 
     async def _update(self, request: ManagePlanRequest.UpdatePlan, caller: Caller) -> ManagePlanResponse:

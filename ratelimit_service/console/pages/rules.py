@@ -1,16 +1,19 @@
 """Rules: which descriptor meets which limit? A tree for each domain, a test that shows the path, and replacing."""
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from starlette.responses import Response
 
 from ratelimit_service.console.calls import parts_of
 from ratelimit_service.console.changes import changes_of
 from ratelimit_service.console.charts import SPANS, chosen_span
-from ratelimit_service.console.documents import difference, read_rules, rules_yaml
+from ratelimit_service.console.documents import Line, difference, read_rules, rules_yaml
 from ratelimit_service.console.rules_path import Route, parse_entries, route_of
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Section, Visit
@@ -22,6 +25,10 @@ from ratelimit_service.usage.query import Counts
 from ratelimit_service.usage.query_range import DAY
 from ratelimit_service.usage.query_request import MAX_TOP, Dimension, UsageFilter, UsageRequest
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ASIDE: Final = ThreadPoolExecutor(1, "documents")
 _PAGE: Final = 50
 _FIRST: Final = """\
 domain: edge
@@ -103,8 +110,8 @@ async def edit(visit: Visit) -> Response:
     """Begin a draft from the rules in force, or for a new domain."""
     name = visit.query.text("name")
     current = await visit.services.rules.get(name) if name else None
-    text = rules_yaml(current.rules, current.description) if current else _FIRST
-    return _editor(visit, _Draft(text, current))
+    text = await _aside(rules_yaml, current.rules, current.description) if current else _FIRST
+    return await _editor(visit, _Draft(text, current))
 
 
 async def change(visit: Visit) -> Response:
@@ -113,7 +120,7 @@ async def change(visit: Visit) -> Response:
     name = visit.query.text("name")
     current = await _current(visit, name) if name else None
     try:
-        rules, description = read_rules(text)
+        rules, description = await _aside(read_rules, text)
         if current is None:
             current = await _current(visit, rules.domain)
         if name and rules.domain != name:
@@ -124,8 +131,8 @@ async def change(visit: Visit) -> Response:
             await visit.services.rules.replace(visit.actor, rules, description=description, etag=etag)
             return visit.redirect("rules", "domain", name=rules.domain)
     except ServiceError as error:
-        return _editor(visit, _Draft(text, current), error)
-    return _editor(visit, _Draft(text, current), reviewed=rules_yaml(rules, description))
+        return await _editor(visit, _Draft(text, current), error)
+    return await _editor(visit, _Draft(text, current), reviewed=await _aside(rules_yaml, rules, description))
 
 
 async def ask_delete(visit: Visit) -> Response:
@@ -152,18 +159,31 @@ async def _current(visit: Visit, name: str) -> RuleSet | None:
         return None
 
 
-def _editor(visit: Visit, draft: _Draft, error: ServiceError | None = None, *, reviewed: str | None = None) -> Response:
+async def _aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do WORK, which takes seconds for a large document, beside the event loop: probes and metrics are served there.
+
+    One at a time, or several would share what is left of the interpreter.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_ASIDE, partial(work, *args, **kwargs))
+
+
+async def _editor(
+    visit: Visit, draft: _Draft, error: ServiceError | None = None, *, reviewed: str | None = None
+) -> Response:
     conflict = isinstance(error, Aborted)
     status = HTTPStatus.CONFLICT if conflict else HTTPStatus.BAD_REQUEST if error else HTTPStatus.OK
     current = draft.current
-    before = rules_yaml(current.rules, current.description) if current else ""
+    lines: list[Line] = []
+    if reviewed is not None:
+        before = await _aside(rules_yaml, current.rules, current.description) if current else ""
+        lines = await _aside(difference, before, reviewed)
     return visit.page(
         "domain_edit.html",
         status=status,
         current=current,
         text=draft.text,
         reviewed=reviewed is not None,
-        lines=difference(before, reviewed) if reviewed is not None else [],
+        lines=lines,
         error=None if conflict else error,
         conflict=error if conflict else None,
     )

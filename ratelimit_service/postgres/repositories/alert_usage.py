@@ -1,6 +1,7 @@
 """What alerts need of the counts in Postgres."""
 
 from collections.abc import Collection, Mapping, Sequence
+from random import sample
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, BigInteger, Text, bindparam, text
@@ -73,6 +74,10 @@ _KEYS: Final = text("""
 """).bindparams(bindparam("subjects", type_=ARRAY(Text)))
 
 
+_MAX_NEAR: Final = 10_000
+"""Subjects of which some are chosen."""
+
+
 class PostgresAlertUsage:
     """As `alerts.ports.Usage` describes it."""
 
@@ -99,10 +104,11 @@ class PostgresAlertUsage:
                     "plans": [floor.plan for floor in same],
                     "costs": [max(floor.cost, 1) for floor in same],
                     "subjects": active,
-                    "count": count,
+                    "count": _MAX_NEAR,
                 }
                 near |= set((await connection.scalars(_NEAR[_LEVELS[Window(window)]], values)).all())
-            values = {"subjects": active, "count": count}
+            values = {"subjects": active, "count": _MAX_NEAR}
             near |= set((await connection.scalars(_OVERRIDDEN, values)).all())
-            values = {"subjects": sorted(near)[:count], "count": _KEYS_OF_SUBJECT}
+            some = sample(sorted(near), min(count, len(near)))  # others the next time: nobody hides behind many
+            values = {"subjects": some, "count": _KEYS_OF_SUBJECT}
             return list((await connection.scalars(_KEYS, values)).all())

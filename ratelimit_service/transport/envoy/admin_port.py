@@ -34,7 +34,7 @@ def add_admin_port(resources: Json, port: AdminPort) -> None:
         "ipv4_compat": port.host == "::",
     }
     http = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    http["http_filters"] = http["http_filters"][-1:]  # the router alone
+    http["http_filters"] = http["http_filters"][-2:]  # the buffer of health checks, and the router
     for route in http["route_config"]["virtual_hosts"][0]["routes"]:
         route["route"]["cluster"] += _SUFFIX
     clusters = [_admin_cluster(cluster, port.control_socket) for cluster in resources["clusters"]]

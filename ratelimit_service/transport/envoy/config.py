@@ -5,6 +5,7 @@ dictionaries, because Envoy's Python protos cannot be installed together with th
 """
 
 import re
+import resource
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ Json: TypeAlias = dict[str, Any]
 
 MAX_CONNECTIONS: Final = 20_000
 """Maximum connections that one Envoy accepts. Each costs some 100 KiB, even when idle."""
+
+_OTHER_DESCRIPTORS: Final = 256
+"""Descriptors that an Envoy needs besides."""
 
 ACCEPTED_PER_TURN: Final = 1
 """Connections that are accepted before those that are open get their turn: accepting costs as much as some calls."""
@@ -67,6 +71,19 @@ UNARY_SECONDS: Final = 10
 ADMIN_SECONDS: Final = 120
 """The same for the methods that are proxied to the control plane, but for those that stream."""
 
+MAX_HEAP: Final = 1024 * 1024 * 1024
+"""Bytes of Envoy's heap by which its pressure is reckoned: from _PRESSURE of them on, less is waited for."""
+
+_PRESSURE: Final = (0.25, 0.5)
+_PRESSED_SECONDS: Final = 1
+"""What becomes of the seconds for which a call may be idle, step by step between these two shares of MAX_HEAP.
+
+Calls of one message that do not send it hold their headers, of up to MAX_HEADERS_KIB: this bounds how long.
+"""
+
+RELEASED_A_SECOND: Final = 8 * 1024 * 1024
+"""Bytes of free memory that go back to the machine each second."""
+
 MAX_RESETS: Final = 50_000
 """Calls that a connection may reset before they are answered, as long as they are most of its calls.
 
@@ -83,13 +100,23 @@ SEND_BUFFER: Final = 128 * 1024
 MAX_ADMIN_CALLS: Final = 256
 """Maximum calls that are proxied to the control plane at a time, but for those that stream; more get UNAVAILABLE."""
 
+MAX_HEALTH_CHECKS: Final = 1_000
+"""The same for health checks, which are proxied once their message is there."""
+
+_MAX_HEALTH_MESSAGE: Final = 4 * 1024
+"""Bytes of the message of a health check, with its prefix: the name of a service."""
+
 MAX_CONTROL_STREAMS: Final = 512
 """The same for health watches and server reflection, which stay open for as long as their callers like."""
 
 _CONTROL: Final = "control"
+_HEALTH: Final = "control_health"
 _STREAMS: Final = "control_streams"
+_BUFFER: Final = "whole_message"
 _TYPES: Final = "type.googleapis.com"
 _HTTP2: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_BUFFER_TYPE: Final = f"{_TYPES}/envoy.extensions.filters.http.buffer.v3.Buffer"
+_HEAP: Final = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS_CONFIG: Final = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 
 
@@ -142,8 +169,10 @@ def envoy_config(options: EnvoyOptions) -> Json:
     http["route_config"]["virtual_hosts"][0]["routes"] = _routes(options)
     _match_only(http["http_filters"][0], options.hot_paths)
     http["http_filters"].insert(0, shed_filter())
+    http["http_filters"].insert(-1, _buffer_filter())
     resources["clusters"] = [
         _control_cluster(_CONTROL, options.control_socket, MAX_ADMIN_CALLS),
+        _control_cluster(_HEALTH, options.control_socket, MAX_HEALTH_CHECKS),
         _control_cluster(_STREAMS, options.control_socket, MAX_CONTROL_STREAMS),
     ]
     if options.admin_methods is not None:
@@ -157,6 +186,8 @@ def envoy_config(options: EnvoyOptions) -> Json:
     }  # required for watched files
     config["layered_runtime"] = _runtime()
     config["overload_manager"] = _overload_manager()
+    # What was freed goes back to the machine, which the allocator does not do by itself.
+    config["memory_allocator_manager"] = {"bytes_to_release": RELEASED_A_SECOND, "memory_release_interval": "1s"}
     return config
 
 
@@ -217,6 +248,7 @@ def _routes(options: EnvoyOptions) -> list[Json]:
     return [
         *(_route(path, _CONTROL, None, exact=True) for path in options.streams),
         *(_route(path, _CONTROL, UNARY_SECONDS, exact=True) for path in options.hot_paths),
+        _health_check(),
         _route("/grpc.health.v1.Health/Watch", _STREAMS, None, exact=True),
         _route("/grpc.reflection.", _STREAMS, None),
         _route("/", _CONTROL, ADMIN_SECONDS),
@@ -243,6 +275,23 @@ def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False)
             }
         ],
     }
+
+
+def _health_check() -> Json:
+    """The route of health checks.
+
+    Whoever does not send the message holds no place of those that are proxied, which probes need: one that fails has an
+    orchestrator restart the server, and a gateway do without it.
+    """
+    route = _route("/grpc.health.v1.Health/Check", _HEALTH, UNARY_SECONDS, exact=True)
+    buffered = {"@type": f"{_BUFFER_TYPE}PerRoute", "buffer": {"max_request_bytes": _MAX_HEALTH_MESSAGE}}
+    return route | {"typed_per_filter_config": {_BUFFER: buffered}}
+
+
+def _buffer_filter() -> Json:
+    """Holds calls back until their message is there, only on routes that say so."""
+    config = {"@type": _BUFFER_TYPE, "max_request_bytes": _MAX_HEALTH_MESSAGE}
+    return {"name": _BUFFER, "disabled": True, "typed_config": config}
 
 
 def _control_cluster(name: str, path: Path, calls: int) -> Json:
@@ -288,12 +337,44 @@ def _runtime() -> Json:
     return {"layers": [{"name": "service", "static_layer": layer}, {"name": "shed", "admin_layer": {}}]}
 
 
+def _max_connections() -> int:
+    """MAX_CONNECTIONS, or what the limit of descriptors leaves: without one, Redis could not be reached."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if limit < 0 else max(min(MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS), 1)
+
+
 def _overload_manager() -> Json:
     monitor = {
         "name": "envoy.resource_monitors.global_downstream_max_connections",
         "typed_config": {
             "@type": f"{_TYPES}/{_CONNECTIONS_CONFIG}",
-            "max_active_downstream_connections": MAX_CONNECTIONS,
+            "max_active_downstream_connections": _max_connections(),
         },
     }
-    return {"resource_monitors": [monitor]}
+    heap = {
+        "name": _HEAP,
+        "typed_config": {
+            "@type": f"{_TYPES}/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+            "max_heap_size_bytes": MAX_HEAP,
+        },
+    }
+    begins, ends = _PRESSURE
+    reduce_timeouts = {
+        "name": "envoy.overload_actions.reduce_timeouts",
+        "triggers": [{"name": _HEAP, "scaled": {"scaling_threshold": begins, "saturation_threshold": ends}}],
+        "typed_config": {
+            "@type": f"{_TYPES}/envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
+            "timer_scale_factors": [
+                {"timer": "HTTP_DOWNSTREAM_STREAM_IDLE", "min_timeout": f"{_PRESSED_SECONDS}s"},
+            ],
+        },
+    }
+    shrink_heap = {
+        "name": "envoy.overload_actions.shrink_heap",
+        "triggers": [{"name": _HEAP, "threshold": {"value": begins}}],
+    }
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [monitor, heap],
+        "actions": [reduce_timeouts, shrink_heap],
+    }

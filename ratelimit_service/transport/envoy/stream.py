@@ -7,6 +7,8 @@ from functools import partial
 from typing import Final
 
 from ratelimit_service.api.authentication import UNDECIDED
+from ratelimit_service.api.messages import check_stream_headers
+from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -44,13 +46,19 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     read, decide = service.reader.stream, service.decide_group
     admission = method.admission
     turns = Turns()
+    streams = OpenStreams()
 
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
+        check_stream_headers(sum(len(name) + len(value) for name, value in scope["headers"]))
         headers = headers_of(scope)
         deadline = deadline_of(headers)
         presented = presented_by(scope, headers, certificates=admission.certificates)
         caller = await admission.admit(presented, deadline)
-        with admission.watching(presented) as revoked, turns.of(scope.get("client")) as turn:
+        with (
+            admission.watching(presented) as revoked,
+            streams.one(revoked) as used,
+            turns.of(scope.get("client")) as turn,
+        ):
             async with aclosing(
                 _groups(
                     receive,
@@ -60,6 +68,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
                 )
             ) as groups:
                 async for messages in groups:
+                    used()
                     check_deadline(deadline)
                     if caller is UNDECIDED:
                         caller = await admission.admit(presented, deadline)

@@ -55,6 +55,11 @@ def deadline_of(context: Context) -> float | None:
     return monotonic() + remaining
 
 
+def size_of_headers(context: Context) -> int:
+    """The bytes of the headers of a call."""
+    return sum(len(key) + len(value) for key, value in context.invocation_metadata() or ())
+
+
 def _joined(context: Context, name: str) -> str | bytes | None:
     """The value of the header NAME, None if there is none; of several, all joined by commas, as by Envoy."""
     values = [value for key, value in context.invocation_metadata() or () if key == name]

@@ -6,11 +6,12 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller
-from ratelimit_service.api.messages import MAX_MESSAGE, message_too_large, missing_message
+from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers, message_too_large, missing_message
+from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
-from ratelimit_service.transport.grpcio.context import Context, deadline_of
+from ratelimit_service.transport.grpcio.context import Context, deadline_of, size_of_headers
 from ratelimit_service.transport.grpcio.interceptors import Call, Handler
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
@@ -47,6 +48,7 @@ def stream(service: RateLimitService, admission: Admission) -> Handler:
     also ends it when its caller's token is revoked.
     """
     read, decide = service.reader.stream, service.decide_group
+    streams = OpenStreams()
 
     async def messages(context: Context) -> AsyncIterator[bytes]:
         while isinstance(data := await context.read(), bytes):  # else it is EOF
@@ -54,10 +56,12 @@ def stream(service: RateLimitService, admission: Admission) -> Handler:
 
     async def handle(call: Call) -> bytes:
         context = call.context
+        check_stream_headers(size_of_headers(context))
         deadline = deadline_of(context)
-        with admission.watching(call.presented) as revoked:
+        with admission.watching(call.presented) as revoked, streams.one(revoked) as used:
             async with aclosing(in_groups(messages(context), max_size=MAX_BATCH, stop=revoked)) as groups:
                 async for group in groups:
+                    used()
                     if call.caller is UNDECIDED:
                         call.caller = await admission.admit(call.presented, deadline)
                     checks, error = read(group)

@@ -12,7 +12,7 @@ from typing import Final, NoReturn, TypeAlias
 import grpc
 import structlog
 
-from ratelimit_service.api.authentication import ANONYMOUS, Admission, Presented
+from ratelimit_service.api.authentication import ANONYMOUS, Admission, Caller, Presented
 from ratelimit_service.api.fallback import Fallback
 from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
 from ratelimit_service.api.overload.fair_queue import Generation
@@ -168,14 +168,14 @@ def open_stream(handler: Handler, admission: Admission, present: Present, overlo
 def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
     """Log a line for each call: for the methods that change things and are called by people.
 
-    Of calls without a valid token, which anybody can make, at most MAX_STRANGERS a second are logged, and then
-    how many were not.
+    Of calls without a valid token, which anybody can make and cancel, at most MAX_STRANGERS a second are logged, and
+    then how many were not.
     """
     second, strangers = 0.0, 0
 
-    def admits(code: Code) -> bool:
+    def admits(caller: Caller) -> bool:
         nonlocal second, strangers
-        if code is not Code.UNAUTHENTICATED:
+        if caller.role is not None:
             return True
         if now() - second >= 1.0:
             if strangers > MAX_STRANGERS:
@@ -197,7 +197,7 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
             code = Code.INTERNAL
             raise
         finally:
-            if admits(code):
+            if admits(call.caller):
                 _log.info(
                     "call",
                     method=call.method,

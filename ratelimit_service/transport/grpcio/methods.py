@@ -5,6 +5,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
@@ -17,7 +18,16 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.requests import reader
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE, MAX_MESSAGE, not_served, served_elsewhere
+from ratelimit_service.api.key_admin.turns import Turns
+from ratelimit_service.api.messages import (
+    MAX_ADMIN_MESSAGE,
+    MAX_MESSAGE,
+    message_too_large,
+    missing_message,
+    not_served,
+    parse,
+    served_elsewhere,
+)
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -37,12 +47,14 @@ from ratelimit_service.transport.grpcio.interceptors import (
     open_stream,
     replace_errors,
 )
+from ratelimit_service.transport.grpcio.open_streams import HealthService
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
 RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_AUTHORIZATION_SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
 KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
+HEALTH_SERVICE: Final = health.SERVICE_NAME
 
 
 _Request = TypeVar("_Request", bound=Message)
@@ -126,15 +138,28 @@ def admin_methods(
     """The methods of KeyAdminService.
 
     A caller whose role can do nothing here is refused before its message is read, and only admins may send a large one.
+    The others are served a few at a time.
     The methods check themselves which role an action needs.
     """
     admission = Admission(authenticator, role=Role.VIEWER)
 
-    def method(request: type[_Request], call: Callable[[_Request, Caller], Awaitable[Serializable]]) -> _Bound:
-        def read_up_to(size: int) -> Handler:
-            return unary(reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, size)
+    turns = Turns()
 
-        of_admins, of_others = read_up_to(MAX_ADMIN_MESSAGE), read_up_to(MAX_MESSAGE)
+    def method(
+        request: type[_Request],
+        call: Callable[[_Request, Caller], Awaitable[Serializable]],
+        *,
+        bounded: bool = False,
+    ) -> _Bound:
+        """BOUNDED: whether the method itself bounds how many of its calls are served at a time."""
+
+        async def take_turns(read: _Request, caller: Caller, _deadline: float | None) -> Serializable:
+            return await (call(read, caller) if bounded else turns.take(call(read, caller)))
+
+        of_others = unary(reader(request), take_turns, unfinished, MAX_MESSAGE)
+        of_admins = unary(
+            reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, MAX_ADMIN_MESSAGE
+        )
 
         async def handler(each: Call) -> bytes:
             return await (of_admins if each.caller.role is Role.ADMIN else of_others)(each)
@@ -150,11 +175,38 @@ def admin_methods(
             "ManageRules": method(admin_pb2.ManageRulesRequest, service.manage_rules),
             "ExplainLimit": method(admin_pb2.ExplainLimitRequest, service.explain_limit),
             "ListAuditEvents": method(admin_pb2.ListAuditEventsRequest, service.list_audit_events),
-            "QueryUsage": method(admin_pb2.QueryUsageRequest, service.query_usage),
-            "SimulatePlan": method(simulation_pb2.SimulatePlanRequest, service.simulate_plan),
+            "QueryUsage": method(admin_pb2.QueryUsageRequest, service.query_usage, bounded=True),
+            "SimulatePlan": method(simulation_pb2.SimulatePlanRequest, service.simulate_plan, bounded=True),
             "ListAlerts": method(alerts_pb2.ListAlertsRequest, service.list_alerts),
             "TestAlert": method(alerts_pb2.TestAlertRequest, service.test_alert),
         },
+    )
+
+
+def health_methods(service: HealthService) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The methods of the health service, for whoever reaches the port.
+
+    Unlike the library's own, they wait for the message of a call only for so long, and for so many.
+    """
+    unfinished = Unfinished()
+
+    async def request(call: Call) -> health_pb2.HealthCheckRequest:
+        data = await unfinished.read(call.context)
+        if not isinstance(data, bytes):
+            raise missing_message(call.method)
+        if len(data) > MAX_MESSAGE:
+            raise message_too_large(len(data))
+        return parse(data, health_pb2.HealthCheckRequest)
+
+    async def check(call: Call) -> bytes:
+        return await service.check(await request(call), call.context)
+
+    async def watch(call: Call) -> bytes:
+        await service.watch(await request(call), call.context)
+        return b""
+
+    return _bound(
+        HEALTH_SERVICE, {"Check": (_single, convert_errors(check)), "Watch": (_streamed, convert_errors(watch))}
     )
 
 

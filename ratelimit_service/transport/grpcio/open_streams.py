@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
+
+from ratelimit_service.transport.grpcio.context import Context
 
 MAX_WATCHES: Final = 1_000
 """Watches of health that one process keeps at a time, some 20 KiB each. One more is RESOURCE_EXHAUSTED."""
@@ -39,7 +41,7 @@ class _Bound:
             self._open -= 1
 
 
-class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no types for it
+class HealthService:
     """The statuses of the components of this server, which are few; nothing is kept of names that nobody serves."""
 
     def __init__(self) -> None:
@@ -60,14 +62,14 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # th
         self._statuses = dict.fromkeys(self._statuses, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._wake()
 
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802  the library's
+    async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> bytes:
         """Return the status of a component; NOT_FOUND if there is no such component."""
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service; send the name of one, or an empty one")
-        return health_pb2.HealthCheckResponse(status=status)
+        return _response(status)
 
-    async def Watch(self, request: Any, context: Any) -> None:  # noqa: ANN401, N802  the library's
+    async def watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """Send the status of a component now and whenever it changes."""
         component = request.service if request.service in self._statuses else None
         del request  # it may be long, and this may last
@@ -80,13 +82,17 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # th
                 unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
                 status = unknown if component is None else self._statuses[component]
                 if status != sent:
-                    await context.write(health_pb2.HealthCheckResponse(status=status))
+                    await context.write(_response(status))
                     sent = status
                 await changed.wait()
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _response(status: _Status) -> bytes:
+    return bytes(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
 
 class ReflectionService(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the library has no types for it

@@ -8,7 +8,6 @@ from typing import Final, Protocol
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ratelimit_service.api.authentication import Authenticator, decision_admission
@@ -26,6 +25,7 @@ from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
     ENVOY_AUTHORIZATION_SERVICE,
     ENVOY_RATE_LIMIT_SERVICE,
+    HEALTH_SERVICE,
     KEY_ADMIN_SERVICE,
     RATE_LIMIT_SERVICE,
     Methods,
@@ -33,6 +33,7 @@ from ratelimit_service.transport.grpcio.methods import (
     decision_interceptor,
     decision_methods,
     envoy_methods,
+    health_methods,
     methods_elsewhere,
 )
 from ratelimit_service.transport.grpcio.open_streams import ReflectionService
@@ -53,6 +54,12 @@ _MAX_CONNECTIONS: Final = 10_000
 _MAX_METADATA: Final = 96 * 1024
 """Bytes of headers of a call, above the 60 KiB that an Envoy accepts from its own clients: some of theirs
 (`tracestate`) it passes on, and a call that is refused here opens a gateway that fails open."""
+
+_MAX_PENDING: Final = 3_000
+"""Calls that wait for Python, beyond which the library cancels new ones, whoever's: an error for a gateway.
+
+So many take about a second, and no gateway waits that long. By default it would cancel some of them from 1,000 on.
+"""
 
 _MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to disconnect."""
@@ -238,10 +245,9 @@ class GrpcServer:
                 f"the gRPC port cannot be opened on {port.listen!r}: {error}; set {port.setting} to one that is free"
             ) from error
         port.number = 0 if port.listen.startswith("unix:") else number
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        listed = (*port.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        listed = (*port.services, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionService(listed), server)
-        server.add_generic_rpc_handlers((Methods(port.methods),))
+        server.add_generic_rpc_handlers((Methods(dict(port.methods) | health_methods(self._health.servicer)),))
         return server
 
 
@@ -266,4 +272,6 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.absolute_max_metadata_size", 2 * _MAX_METADATA),  # above this each
         ("grpc.server_handshake_timeout_ms", 5_000),  # TLS, and the first SETTINGS
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
     )

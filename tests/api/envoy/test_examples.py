@@ -55,7 +55,7 @@ def replace_rules(server: Server, rules: Path) -> None:
     }
     subprocess.run([PROGRAM, "rules", "replace", rules], env=environment, capture_output=True, check=True)
     domain = yaml.safe_load(rules.read_text())["domain"]
-    known = descriptor(("credential", "none"), ("remote_address", "::"), hits_addend={"value": 0})
+    known = descriptor(("credential", "none"), ("masked_remote_address", "::/64"), hits_addend={"value": 0})
     if domain != "edge":
         known = descriptor(("part", "search"), hits_addend={"value": 0})
     deadline = time.monotonic() + 10

@@ -42,11 +42,11 @@ class Interfering:
         self.after: dict[int, Callable[[], Awaitable[object]]] = {}
         self.calls = 0
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:
+    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         self.calls = number = self.calls + 1
         if number in self.before:
             await self.before[number]()
-        results = await self._store.charge(charges)
+        results = await self._store.charge(charges, deadline)
         if number in self.after:
             await self.after[number]()
         return results

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from ratelimit_service.errors import DeadlineExceeded, InvalidArgument, ServiceError, Unauthenticated, Unavailable
 from ratelimit_service.logs import redact
+from ratelimit_service.management.tokens import Caller, Role
 from ratelimit_service.transport.grpcio.interceptors import Call, log_calls, log_failures
 
 KEY = "rlk_live_0123456789abcdef_s3cretS3cretS3cret"
@@ -105,7 +106,10 @@ async def test_failures_are_logged_once_a_second() -> None:
 
 
 async def test_strangers_do_not_fill_the_log() -> None:
-    """Of calls without a valid token ten a second are logged, then how many were not; every other call is logged."""
+    """Of calls without a valid token ten a second are logged, then how many were not; every other call is logged.
+
+    So are calls that ended before their caller was known.
+    """
     seconds = 100.0
 
     async def refuse(_call: Call) -> bytes:
@@ -115,14 +119,15 @@ async def test_strangers_do_not_fill_the_log() -> None:
         return b""
 
     refused, served = log_calls(refuse, lambda: seconds), log_calls(succeed, lambda: seconds)
-    call = Call("/a/B", None)  # type: ignore[arg-type]
+    call, known = Call("/a/B", None), Call("/a/B", None)  # type: ignore[arg-type]
+    known.caller = Caller("somebody", Role.VIEWER)
     with capture_logs() as logged:
-        for _ in range(100):
+        for number in range(100):
             with pytest.raises(Unauthenticated):
                 await refused(call)
-            await served(call)
+            await served(call if number % 2 else known)
         seconds += 1
         with pytest.raises(Unauthenticated):
             await refused(call)
-    assert [line["event"] for line in logged].count("call") == 10 + 100 + 1
+    assert [line["event"] for line in logged].count("call") == 10 + 50 + 10 + 1
     assert [line["calls"] for line in logged if "calls" in line] == [90]

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.tokens import Source
 from decision.descriptors.world import World
 from decision.memory import MemoryFeed
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.metrics import (
     DIRECTORY_VARIABLE,
     Counts,
@@ -33,13 +35,14 @@ from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
 class Engine: tally = [[0] * 4 for _ in range(10)]
 class Feed: current = True
 class Cache:
-    misses, unreadable, deferred = 3, 1, 4
+    misses, unreadable, deferred, refresh_age = 3, 1, 4, 7
     def __len__(self): return 40
 counts = Counts()
 class Descriptors: tally = [[0] * 4 for _ in range(10)]
 class Usage: bytes, lost, unconfirmed = 70, 8, 9
+class Tokens: deferred = 2
 class Overload: bound, longest_wait, refusals = 50, 0.02, {"deadline": 6}
-watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed(), Usage(), Overload())
+watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed(), Usage(), Overload(), Tokens())
 metrics = WorkerMetrics(watched, counts, lambda: True, time.monotonic)
 metrics.flush()
 Engine.tally[1][1] += 5
@@ -112,9 +115,11 @@ async def test_workers_add_up(directory: Path) -> None:
     assert found["ratelimit_calls_total", "NOT_FOUND", "/a/B"] == 2
     assert found[("ratelimit_policy_cache_misses_total",)] == 6
     assert found[("ratelimit_lookups_deferred_total",)] == 8
+    assert found[("ratelimit_token_lookups_deferred_total",)] == 4
     assert found[("ratelimit_unreadable_policies_total",)] == 2
     assert found[("ratelimit_store_failures_total",)] == 2
     assert found[("ratelimit_policy_cache_policies",)] == 80
+    assert found[("ratelimit_policy_refresh_age_seconds",)] == 7
     assert found[("ratelimit_usage_lost_total",)] == 16
     assert found[("ratelimit_usage_unconfirmed_total",)] == 18
     assert found[("ratelimit_usage_tally_bytes",)] == 140
@@ -182,7 +187,10 @@ def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:
     world = World()
     invalidator = CacheInvalidator(MemoryFeed())
     cache = PolicyCache(world.policies, world.clock)
-    watched = Watched(world.engine, world.engine, cache, world.rules, invalidator, world.usage, OverloadControl())
+    tokens = KnownTokens(Source())
+    watched = Watched(
+        world.engine, world.engine, cache, world.rules, invalidator, world.usage, OverloadControl(), tokens
+    )
     metrics = WorkerMetrics(watched, Counts(), lambda: False, lambda: world.clock.time_us / 1_000_000)
     ages = []
     for pause, invalidator.current in ((1, True), (2, False), (7, False), (1, True), (2, False)):

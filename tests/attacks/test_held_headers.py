@@ -1,0 +1,62 @@
+"""Headers that cost their sender a byte each, because they refer to HPACK's table, and are held with the call."""
+
+import time
+from collections import Counter
+
+import grpc
+
+from attacks import frames
+from attacks.attacked import Target, attacked
+from attacks.connection import STREAM, Connection, open_call
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
+
+NAME = b"\x05x-odd"
+IN_TABLE = b"\x40" + NAME + b"\x7f" + bytes((3800 - 127 & 127 | 128, 3800 - 127 >> 7)) + b"a" * 3800
+"""A header of 3,800 bytes, which is put into the table."""
+FROM_TABLE = b"\xbe"
+"""The same again."""
+REPEATED = 22
+CONNECTIONS = 30
+"""Of each attacker."""
+
+
+def open_streams(address: str, until: float) -> Counter[str]:
+    """Open as many streams as are allowed, each with 88 KB of headers, send nothing, and hold them."""
+    counts: Counter[str] = Counter()
+    block = frames.header_block(STREAM)
+    held = []
+    try:
+        for _ in range(CONNECTIONS):
+            connection = Connection(address)
+            connection.drain(0.05)
+            held.append(connection)
+            for stream in range(1, 64, 2):
+                first = IN_TABLE if stream == 1 else FROM_TABLE
+                connection.send(open_call(stream, block + first + FROM_TABLE * REPEATED))
+                counts["opened"] += 1
+        while time.monotonic() < until:
+            time.sleep(0.1)
+            for connection in held:
+                connection.drain()
+    finally:
+        for connection in held:
+            connection.close()
+    return counts
+
+
+def test_large_headers_of_streams_are_not_held(target: Target) -> None:
+    """Thousands of streams with large headers, which any number of connections could open, hold no memory."""
+    with attacked(target, "headers of streams", check=False) as report:
+        report.attack(open_streams)
+    assert report.attackers["opened"] >= 2_000, report.row()
+    assert report.memory_growth_mb < 150, report.row()
+
+
+def test_a_stream_with_ordinary_headers_is_served(target: Target) -> None:
+    """Some KiB of headers are no reason to refuse a stream."""
+    _, api_key = target.server.key("wide")
+    request = StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString()
+    with grpc.insecure_channel(target.address) as channel:
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
+        responses = call(iter([request]), metadata=(("x-odd", "a" * 6_000),), timeout=5)
+        assert len(list(responses)) == 1

@@ -1,0 +1,48 @@
+"""Callers who try to fill the log."""
+
+import time
+
+import pytest
+
+from attacks import frames
+from attacks.attacked import Target
+from attacks.connection import Connection, data, open_call, reset
+
+MANAGE = "/ratelimit.v1.KeyAdminService/ManageKey"
+CALLS = 150
+MAX_BYTES = 40_000
+
+
+@pytest.mark.parametrize(
+    ("path", "message", "cancelled"),
+    [
+        (MANAGE, b"", False),
+        (MANAGE, None, True),
+        ("/ratelimit.v1.RateLimitService/CheckLimit", b"", False),
+        ("/grpc.health.v1.Health/Check", b"\xff" * 50, False),
+        ("/grpc.health.v1.Health/Watch", b"\xff" * 50, False),
+    ],
+)
+def test_what_strangers_send_does_not_fill_the_log(
+    target: Target, path: str, message: bytes | None, cancelled: bool
+) -> None:
+    """Headers that are no text, messages that are none, cancelled calls: few lines, and none with what was sent."""
+    server = target.server
+    block = frames.header_block(path, x_odd="\xff" * 1_000, authorization="Bearer \xffsecret")
+    before = len(server.output)
+    stream = 1
+    for _ in range(CALLS // 15):
+        with Connection(target.address) as connection:
+            for stream in range(1, 31, 2):
+                connection.send(open_call(stream, block))
+                if message is not None:
+                    connection.send(data(stream, frames.message(message), end=True))
+                if cancelled:
+                    time.sleep(0.002)
+                    connection.send(reset(stream))
+            if not cancelled:
+                assert connection.wait_ended(stream, 10)
+    time.sleep(0.3)
+    written = server.output[before:]
+    assert len(written) < MAX_BYTES, written[:2_000]
+    assert "secret" not in written

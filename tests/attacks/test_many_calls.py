@@ -1,0 +1,38 @@
+"""More calls at once than Python has taken up."""
+
+import time
+from collections import Counter
+
+from attacks import frames
+from attacks.attacked import Report, Target, attacked
+from attacks.connection import STREAM, Connection, open_call
+from attacks.sizes import FULL
+
+CONNECTIONS = 60
+"""Of the attacker, with 32 calls on each: more than grpc-core lets wait by default."""
+
+
+def begin_streams(address: str, until: float) -> Counter[str]:
+    """Open as many streams as are allowed on many connections in the same moment, and send nothing."""
+    block = frames.header_block(STREAM)
+    streams = range(1, 64, 2)
+    burst = b"".join(open_call(stream, block) for stream in streams)
+    connections = [Connection(address) for _ in range(CONNECTIONS)]
+    for connection in connections:
+        connection.send(burst)
+    time.sleep(max(0.0, until - time.monotonic()))
+    for connection in connections:
+        connection.close()
+    return Counter({"begun": len(connections) * len(streams)})
+
+
+def cancelled(report: Report) -> int:
+    """The victim's calls that the server cancelled."""
+    return sum(count for name, count in report.during.errors.items() if "CANCELLED" in name)
+
+
+def test_streams_that_are_begun_at_once(target: Target) -> None:
+    """Nobody else's call is cancelled for them."""
+    with attacked(target, "streams begun at once", check=FULL) as report:
+        report.attack(begin_streams, connections=1)
+    assert not cancelled(report), report.during.errors
