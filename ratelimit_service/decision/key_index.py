@@ -1,4 +1,4 @@
-"""Finds the cached keys of a subject or plan, without looking at all the others."""
+"""Finds the cached keys of a subject or plan by its name."""
 
 from collections.abc import Collection
 

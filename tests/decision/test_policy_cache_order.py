@@ -69,7 +69,7 @@ class Steps:
                 self.source.records[key_id] = replace(found, plan_version=version)
         self.feed.announce(kind, name)
 
-    async def look_up(self) -> None:
+    async def get_any(self) -> None:
         """Use some key."""
         with suppress(StoreUnavailable):
             await self.cache.get(self.random.choice(self.ids))
@@ -97,7 +97,7 @@ async def _try(random: Random, size: int, *, missed: bool) -> None:
         elif step == 1:
             steps.change_many()
         elif step < 5:
-            calls.append(asyncio.create_task(steps.look_up()))
+            calls.append(asyncio.create_task(steps.get_any()))
         else:
             await asyncio.sleep(0)
     if missed:
