@@ -7,6 +7,8 @@ from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
+import structlog
+
 from ratelimit_service.decision.key_index import KeyIndex
 from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
@@ -38,6 +40,8 @@ _SLICE_SECONDS: Final = 0.001
 
 _RETRY_SECONDS: Final = 0.5
 _SECOND_US = 1_000_000
+
+_log = structlog.get_logger(__name__)
 
 
 class Source(PolicySource, KeyIdSource, Protocol):
@@ -245,13 +249,16 @@ class PolicyCache:
             while taken := self._stale.take():
                 before = {key_id: self._entries[key_id].record for key_id in taken if key_id in self._entries}
                 try:
-                    fetched = await self._source.fetch(list(before)) if before else Fetched({})
-                except StoreUnavailable:
+                    if before:
+                        await self._store_refreshed(before, await self._source.fetch(list(before)))
+                except Exception as error:  # noqa: BLE001 a change that is forgotten would never be in force
+                    if not isinstance(error, StoreUnavailable):
+                        _log.error("policies not refreshed; trying again", exc_info=error)
                     self._stale.end(read=False)
                     await asyncio.sleep(_RETRY_SECONDS)
-                    continue
-                await self._store_refreshed(before, fetched)
-                self._stale.end(read=True)
+                else:
+                    self._stale.end(read=True)
+                    await asyncio.sleep(0)
         finally:
             self._refresher = None
 

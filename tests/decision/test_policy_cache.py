@@ -199,6 +199,30 @@ async def test_a_refresh_goes_on_after_an_outage(world: World, monkeypatch: pyte
     assert (policy.plan_version, world.cache.refresh_age) == (2, 0)
 
 
+async def test_a_refresh_that_fails_forgets_no_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error that nobody expected, the keys of every plan and subject that changed are still read again."""
+    monkeypatch.setattr(policy_cache, "_RETRY_SECONDS", 0.01)
+    ids = [world.add() for _ in range(2)]
+    world.source.records[ids[1]] = replace(world.source.records[ids[1]], plan="pro")
+    await asyncio.gather(*map(world.cache.get, ids))
+    for key_id in ids:
+        world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+    fetch, failures = world.source.fetch, [RuntimeError("a mistake"), RuntimeError("again")]
+
+    async def fail_twice(key_ids: Collection[str]) -> Fetched:
+        if failures:
+            raise failures.pop()
+        return await fetch(key_ids)
+
+    world.source.fetch = fail_twice  # type: ignore[method-assign]
+    for plan in ("free", "pro"):
+        await world.cache.apply([Change(ChangeKind.PLAN, plan)])
+        await asyncio.sleep(0.001)
+    await world.settle()
+    policies = await asyncio.gather(*map(world.cache.get, ids))
+    assert [policy and policy.plan_version for policy in policies] == [2, 2]
+
+
 async def test_a_stream_of_changes_blocks_no_call(world: World) -> None:
     """A key with a plan that changes during every read is returned after two reads, and is not cached."""
     key_id = world.add()
