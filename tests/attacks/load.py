@@ -1,4 +1,4 @@
-"""Load at the peak: unary checks in a closed loop, with keys that exist and keys that somebody made up."""
+"""Load at the peak, in a closed loop: checks with keys that exist and that are made up, and requests that are heavy."""
 
 import asyncio
 import random
@@ -12,8 +12,11 @@ import uvloop
 
 from attacks import frames
 from attacks.victim import CHECK
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 from ratelimit_service.decision.api_key import ApiKey
+
+LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 
 STREAMS: Final = 16
 """Calls in flight on each connection."""
@@ -36,11 +39,13 @@ def bodies(keys: Sequence[str], made_up: float) -> Iterator[tuple[str, bytes]]:
 class _Connection(asyncio.Protocol):
     """A connection that makes a call for each that is answered."""
 
-    def __init__(self, checks: Iterator[tuple[str, bytes]], counts: Counter[str], until: float) -> None:
+    def __init__(
+        self, checks: Iterator[tuple[str, bytes]], counts: Counter[str], until: float, path: str = CHECK
+    ) -> None:
         self._checks = checks
         self._counts = counts
         self._until = until
-        self._block = frames.header_block(CHECK, grpc_timeout="1S")
+        self._block = frames.header_block(path, grpc_timeout="1S")
         self._reader = frames.FrameReader()
         self._next = 1
         self._window = frames.DEFAULT_WINDOW
@@ -63,6 +68,7 @@ class _Connection(asyncio.Protocol):
                 self._counts["reset"] += 1
                 self._waiting += 1
             elif kind == frames.HEADERS and flags & frames.END_STREAM:
+                self._counts["answered"] += 1
                 self._waiting += 1
             elif kind == frames.WINDOW and stream == 0:
                 self._window += int.from_bytes(payload, "big")
@@ -77,7 +83,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
             return
         out = []
-        while self._waiting and self._window > 1_000:
+        while self._waiting and self._window > 8_000:
             sort, body = next(self._checks)
             self._counts[sort] += 1
             self._window -= len(body)
@@ -88,17 +94,28 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"".join(out))
 
 
-async def _run(address: str, until: float, keys: Sequence[str], made_up: float) -> Counter[str]:
+async def _run(address: str, until: float, checks: Iterator[tuple[str, bytes]], path: str) -> Counter[str]:
     counts: Counter[str] = Counter()
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
-    checks = bodies(keys, made_up)
     while time.monotonic() < until:
-        _, connection = await loop.create_connection(lambda: _Connection(checks, counts, until), host, int(port))
+        _, connection = await loop.create_connection(lambda: _Connection(checks, counts, until, path), host, int(port))
         await connection.closed
     return counts
 
 
 def load(address: str, until: float, keys: Sequence[str], made_up: float) -> Counter[str]:
     """Check as fast as the server answers, and count what was sent: `known`, `made up`, `reset`, `closed`."""
-    return uvloop.run(_run(address, until, keys, made_up))
+    return uvloop.run(_run(address, until, bodies(keys, made_up), CHECK))
+
+
+def heavy(address: str, until: float, domain: str, descriptors: int) -> Counter[str]:
+    """Have requests of so many new DESCRIPTORS decided as fast as the server answers; `heavy` and `answered` count."""
+    return uvloop.run(_run(address, until, _requests(domain, descriptors), LIMIT))
+
+
+def _requests(domain: str, descriptors: int) -> Iterator[tuple[str, bytes]]:
+    while True:
+        values = ["".join(random.choices(_LETTERS, k=9)) for _ in range(descriptors)]
+        entries = [{"entries": [{"key": "value", "value": value}]} for value in values]
+        yield "heavy", frames.message(RateLimitRequest(domain=domain, descriptors=entries).SerializeToString())

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TypeVar
 
-from ratelimit_service.api.authentication import ANONYMOUS, Caller
+from ratelimit_service.api.authentication import ANONYMOUS, Caller, share_of
 from ratelimit_service.api.messages import missing_message
 from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.wire import Serializable
@@ -37,7 +37,7 @@ def unary(
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
     is_open, certificates = admission.is_open, admission.certificates
-    end = method.bounds.overload.end
+    end, heavy, heavy_from = method.bounds.overload.end, method.bounds.overload.heavy, method.heavy_from
 
     async def respond(scope: Scope, receive: Receive) -> bytes:
         headers = headers_of(scope)
@@ -52,6 +52,10 @@ def unary(
             caller = ANONYMOUS
         else:
             caller = await admission.admit(presented_by(scope, headers, certificates=certificates), deadline)
+        if len(data) >= heavy_from:
+            async with heavy.turn(share_of(caller, scope.get("client")), deadline):
+                check_deadline(deadline)
+                return frame((await call(read(data), caller, deadline)).SerializeToString())
         request = read(data)
         check_deadline(deadline)
         return frame((await call(request, caller, deadline)).SerializeToString())
