@@ -93,13 +93,17 @@ def running_target(
     serve: Serve, database_url: str, folder: Path, transport: str, **changes: object
 ) -> Iterator[Target]:
     """A server on a database and a Valkey that nobody else uses, in both with the least rights."""
-    valkey = EmbeddedValkey(folder)
-    valkey.start()
-    least = with_least_rights(database_url, valkey.url)
-    server = serve(transport, **{**least._asdict(), **changes})
-    watch = Watch(server.process.pid, database_url, valkey.url)
-    target = Target(server, watch, transport)
-    yield target
-    watch.close()
-    target.server.close()  # the test may have started it again
-    valkey.stop()
+    with ExitStack() as stack:
+        valkey = EmbeddedValkey(folder)
+        valkey.start()
+        stack.callback(valkey.stop)
+        least = with_least_rights(database_url, valkey.url)
+        server = serve(transport, **{**least._asdict(), **changes})
+        target = Target(server, Watch(server.process.pid, database_url, valkey.url), transport)
+
+        def stop() -> None:
+            target.server.close()  # maybe another than SERVER: the test may have started it again
+
+        stack.callback(stop)
+        stack.callback(target.watch.close)
+        yield target
