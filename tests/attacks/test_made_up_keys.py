@@ -13,7 +13,8 @@ import pytest
 
 from attacks.attacked import Target, attacked
 from attacks.conftest import StartTarget
-from attacks.made_up_keys import flood, made_up_key
+from attacks.load import made_up_key
+from attacks.made_up_keys import flood
 from attacks.sizes import ATTACK_SECONDS, FULL
 from attacks.victim import CHECK
 from fixtures.served import Server, launch
@@ -38,9 +39,19 @@ def test_made_up_keys(target: Target) -> None:
     with attacked(target) as report:
         found = report.attack(flood)
     assert found.total() > 1_000
-    assert set(found) <= {"key_unknown", "degraded_denied", "late"}, found
+    assert set(found) <= {"key_unknown", "degraded_denied", "late", "refused"}, found
     assert lookups(dict(report.stores.statements)) <= STATEMENTS_PER_SECOND * report.seconds, report.stores.statements
     assert report.stores.commands["evalsha"] <= 1.2 * 200 * report.seconds
+
+
+def test_more_made_up_keys_than_are_read(target: Target) -> None:
+    """From 24 connections come more keys than 10 statements a second read: the rest is deferred or refused."""
+    with attacked(target, "made-up keys, 24 connections", check=False) as report:
+        found = report.attack(flood, 8)
+    assert found.total() > 1_000
+    assert not found["error"] + found["impatient"], found
+    assert lookups(dict(report.stores.statements)) <= STATEMENTS_PER_SECOND * report.seconds, report.stores.statements
+    assert report.memory_growth_mb <= report.memory_mb, report.row()
 
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
