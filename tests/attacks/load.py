@@ -5,7 +5,7 @@ import random
 import string
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, cast
 
 import uvloop
@@ -21,8 +21,9 @@ STREAMS: Final = 16
 
 _LETTERS: Final = string.ascii_letters + string.digits
 
-Outcome = Callable[[dict[bytes, bytes], bytes], str]
-"""What to count for an answer, from its trailers and its message with prefix."""
+Outcome = Callable[[str, Mapping[bytes, bytes], bytes], str]
+"""What to count for an answer: from the sort of the call, its trailers and its message with prefix. When the server
+resets the stream, the trailers are `{b"reset": b"<code>"}`."""
 
 
 def made_up_key() -> str:
@@ -44,8 +45,8 @@ def bodies(keys: Sequence[str], made_up: float) -> Iterator[tuple[str, bytes]]:
 class Calls(asyncio.Protocol):
     """A connection with up to so many calls in flight. `closed` is done when it has ended.
 
-    It counts what it sends by its sort, or, with OUTCOME, what it is answered; `reset` for a call and `closed` for a
-    connection that the server ends.
+    It counts what it sends, by its sort, and resets; or, with OUTCOME, how calls end. A connection that the server ends
+    is counted as `closed`.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Calls(asyncio.Protocol):
         self._bodies: dict[int, bytes] = {}
         self._next = 1
         self._window = frames.DEFAULT_WINDOW
-        self._waiting = streams
+        self._streams = streams
+        self._in_flight: dict[int, str] = {}
+        """The sort of the call on each stream."""
         self.closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -87,12 +90,14 @@ class Calls(asyncio.Protocol):
         """Count what is answered, and make as many calls."""
         for kind, flags, stream, payload in self._reader.feed(data):
             if kind == frames.RESET:
-                self._counts["reset"] += 1
-                self._waiting += 1
+                self._end(stream, {b"reset": b"%d" % int.from_bytes(payload, "big")})
             elif kind == frames.DATA and self._outcome is not None:
                 self._bodies[stream] = payload
             elif kind == frames.HEADERS:
-                self._answered(flags, stream, payload)
+                # Every block is decoded, since they share a table.
+                fields = {} if self._outcome is None else dict(self._headers.decode(payload, raw=True))
+                if flags & frames.END_STREAM:
+                    self._end(stream, fields)
             elif kind == frames.WINDOW and stream == 0:
                 self._window += int.from_bytes(payload, "big")
             elif kind == frames.SETTINGS and not flags & frames.ACK:
@@ -107,24 +112,25 @@ class Calls(asyncio.Protocol):
             self._transport.close()
             return
         out = []
-        while self._waiting and self._window > 1_000 and (check := next(self._checks, None)):
+        while len(self._in_flight) < self._streams and self._window > 1_000 and (check := next(self._checks, None)):
             sort, body = check
             if self._outcome is None:
                 self._counts[sort] += 1
             self._window -= len(body)
-            self._waiting -= 1
+            self._in_flight[self._next] = sort
             out.append(frames.call(self._next, self._block, body))
             self._next += 2
         if out:
             self._transport.write(b"".join(out))
 
-    def _answered(self, flags: int, stream: int, payload: bytes) -> None:
+    def _end(self, stream: int, fields: Mapping[bytes, bytes]) -> None:
+        body, sort = self._bodies.pop(stream, b""), self._in_flight.pop(stream, None)
+        if sort is None:
+            return  # it has ended before
         if self._outcome is not None:
-            fields = dict(self._headers.decode(payload, raw=True))  # every block, since they share a table
-            if flags & frames.END_STREAM:
-                self._counts[self._outcome(fields, self._bodies.pop(stream, b""))] += 1
-        if flags & frames.END_STREAM:
-            self._waiting += 1
+            self._counts[self._outcome(sort, fields, body)] += 1
+        elif b"reset" in fields:
+            self._counts["reset"] += 1
 
 
 async def _run(address: str, until: float, keys: Sequence[str], made_up: float) -> Counter[str]:

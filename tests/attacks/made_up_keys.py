@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import uvloop
@@ -64,7 +64,9 @@ class _Pace(Iterator[tuple[str, bytes]]):
         return next(self._checks)
 
 
-def _outcome(trailers: dict[bytes, bytes], body: bytes) -> str:
+def _outcome(_sort: str, trailers: Mapping[bytes, bytes], body: bytes) -> str:
+    if trailers.get(b"reset") == b"7":
+        return "refused"  # REFUSED_STREAM: nothing was done, and a client's library tries it again by itself
     status = trailers.get(b"grpc-status")
     if status != b"0":
         return {b"4": "late", b"14": "refused"}.get(status or b"", "error")
