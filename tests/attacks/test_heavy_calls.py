@@ -1,7 +1,7 @@
 """Calls that each cost as much as a hundred others: in number they are few, and within every bound."""
 
 from attacks.attacked import Target, attacked
-from attacks.load import heavy
+from attacks.heavy import heavy
 from attacks.sizes import FULL
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 
