@@ -1,4 +1,4 @@
-"""Load of calls that are heavy: each has as many new descriptors as it is told, and as many are in flight as may be."""
+"""Load of calls that are heavy: each has as many new descriptors as is wanted, and as many are in flight as may be."""
 
 import asyncio
 import random

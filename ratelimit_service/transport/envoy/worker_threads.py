@@ -13,7 +13,7 @@ _NEVER_IDLE: Final = 0.97
 
 
 class WorkerThreads:
-    """Tells whether a worker has more to do than it can: what it does not get to waits in the kernel, unseen.
+    """Whether a worker has more to do than it can: what it does not get to waits in the kernel, unseen.
 
     From Linux's figures of its scheduler (`schedstat`), which are read a few times a second; the calls cost nothing.
     """
