@@ -59,7 +59,7 @@ class AlertEvaluator:
         self._thresholds = tuple(sorted(thresholds))
         self._webhook = webhook
         self._quotas_until = 0
-        self._quotas_from = 0  # subjects without calls since this minute have been looked at
+        self._quotas_from = 0  # subjects without calls since this minute have been checked
 
     async def run(self, term: Term) -> None:
         """Evaluate every few seconds until cancelled. Raises LeaseLost."""

@@ -23,7 +23,7 @@ class AlertMetrics:
         )
         self._unread = Gauge(
             "ratelimit_alert_subjects_unread",
-            "Subjects near a quota that the last evaluation left out: of more than 500 it looks at some, by chance.",
+            "Subjects near a quota that the last evaluation left out: of more than 500 it checks some, by chance.",
             registry=self.registry,
             multiprocess_mode="livesum",
         )

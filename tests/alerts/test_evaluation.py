@@ -86,10 +86,10 @@ async def test_counts_say_who_is_near_and_buckets_how(alerting: Alerting, usage:
     assert await listed(plane) == []
 
 
-async def test_of_too_many_subjects_some_are_looked_at(
+async def test_of_too_many_subjects_some_are_checked(
     alerting: Alerting, usage: UsageWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If more are near a quota than are looked at, a metric has their number, and after some evaluations all fire."""
+    """If more are near a quota than are checked at a time, a metric has their number, and in time all of them fire."""
     monkeypatch.setattr(quotas, "MAX_SUBJECTS", 3)
     plane = alerting.plane
     await plane.plans.create("ada", plan_draft("free", QUOTA))

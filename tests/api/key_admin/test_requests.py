@@ -112,7 +112,7 @@ async def test_the_largest_messages_of_use_are_read() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 20_000, b"\x0a\xff" + b"a" * 20_000, b"\x0f" + b"\0" * 20_000])
-async def test_what_is_no_message_is_said_to_be_none(data: bytes) -> None:
+async def test_what_is_no_message_is_an_error_of_the_library(data: bytes) -> None:
     """Counting the fields of what is malformed ends, and the error is that of the library."""
     with pytest.raises(InvalidArgument, match="are no ratelimit"):
         await reader(pb.ManageKeyRequest)(data)
