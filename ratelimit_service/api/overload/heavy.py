@@ -37,7 +37,7 @@ class HeavyCalls:
     def __init__(
         self, overloaded: Overloaded, answered: Callable[[], int], now: Callable[[], float] = monotonic
     ) -> None:
-        """OVERLOADED is raised for those that are refused. ANSWERED returns how many calls of all kinds were, so far."""
+        """OVERLOADED is raised for those that are refused. ANSWERED returns how many calls were, so far."""
         self._overloaded = overloaded
         self._answered = answered
         self._now = now
