@@ -151,15 +151,18 @@ def test_one_caller_cannot_use_the_whole(
 
 
 def waste(address: str, until: float, api_key: str) -> Counter[str]:
-    """Begin calls on many connections, and reset each before it is answered."""
+    """Begin some hundred calls a second on many connections, and reset each before it is answered.
+
+    Many more than the victim makes, and far fewer than Envoy cannot get to.
+    """
     counts: Counter[str] = Counter()
     block = frames.header_block(CHECK, grpc_timeout="1S")
     body = frames.message(CheckLimitRequest(api_key=api_key).SerializeToString())
     connections = [Connection(address) for _ in range(WASTING)]
     stream = 1
     while time.monotonic() < until:
-        streams = range(stream, stream + 16, 2)
-        stream += 16
+        streams = range(stream, stream + 4, 2)
+        stream += 4
         begun = b"".join(frames.call(each, block, body) for each in streams)
         given_up = b"".join(map(reset, streams))
         for portion in (begun, given_up):
@@ -168,7 +171,7 @@ def waste(address: str, until: float, api_key: str) -> Counter[str]:
                     connection.send(portion)
                     connection.drain()
         counts["resets"] += len(streams) * len(connections)
-        time.sleep(0.005)
+        time.sleep(0.1)
     for connection in connections:
         counts["cut off"] += connection.closed
         connection.close()
