@@ -55,7 +55,7 @@ _MAX_METADATA: Final = 96 * 1024
 """Bytes of headers of a call, above the 60 KiB that an Envoy accepts from its own clients: some of theirs
 (`tracestate`) it passes on, and a call that is refused here opens a gateway that fails open."""
 
-_MAX_PENDING: Final = 3_000
+_MAX_PENDING: Final = 8_000
 """Calls that wait for Python, beyond which the library cancels new ones, whoever's: an error for a gateway.
 
 So many take about a second, and no gateway waits that long. By default it would cancel some of them from 1,000 on.
