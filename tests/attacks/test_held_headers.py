@@ -7,7 +7,7 @@ import grpc
 
 from attacks import frames
 from attacks.attacked import Target, attacked
-from attacks.connection import STREAM, Connection, open_call
+from attacks.connection import CHECK, STREAM, Connection, open_call
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
 
 NAME = b"\x05x-odd"
@@ -20,10 +20,10 @@ CONNECTIONS = 30
 """Of each attacker."""
 
 
-def open_streams(address: str, until: float) -> Counter[str]:
-    """Open as many streams as are allowed, each with 88 KB of headers, send nothing, and hold them."""
+def open_calls(address: str, until: float, method: str) -> Counter[str]:
+    """Begin as many calls as are allowed, each with 88 KB of headers, send nothing, and hold them."""
     counts: Counter[str] = Counter()
-    block = frames.header_block(STREAM)
+    block = frames.header_block(method)
     held = []
     try:
         for _ in range(CONNECTIONS):
@@ -47,9 +47,18 @@ def open_streams(address: str, until: float) -> Counter[str]:
 def test_large_headers_of_streams_are_not_held(target: Target) -> None:
     """Thousands of streams with large headers, which any number of connections could open, hold no memory."""
     with attacked(target, "headers of streams", check=False) as report:
-        report.attack(open_streams)
+        report.attack(open_calls, STREAM)
     assert report.attackers["opened"] >= 2_000, report.row()
     assert report.memory_growth_mb < 300, report.row()
+
+
+def test_large_headers_of_calls_are_not_held(target: Target) -> None:
+    """Nor do thousands of calls of one message that is never sent."""
+    with attacked(target, "headers of calls", check=False) as report:
+        report.attack(open_calls, CHECK)
+    assert report.attackers["opened"] >= 2_000, report.row()
+    assert report.memory_growth_mb < 120, report.row()
+    assert not report.during.errors, report.row()
 
 
 def test_a_stream_with_ordinary_headers_is_served(target: Target) -> None:

@@ -167,6 +167,8 @@ ROUTES: Final = {
 }
 """What an operator may configure, and a client may make long."""
 
+BEYOND_GRPCIO: Final = {"a value of 2,000,000", "two values of 600,000"}
+
 COSTS: Final = ("1", "1000000", "1000001", "9007199254")
 RESOURCES: Final = ("", "r" * 256, "\u202e")
 """What an author may write into a route."""
@@ -286,14 +288,18 @@ def pass_through(front: FrontEnvoy, requests: list[Odd], key: str) -> dict[str, 
     }
 
 
-def test_odd_requests_on_rls(start: Callable[..., FrontEnvoy], spent: str, domain: str) -> None:
-    """None of 200 kinds of odd requests passes a rate limit filter that fails open."""
+def test_odd_requests_on_rls(start: Callable[..., FrontEnvoy], server: Server, spent: str, domain: str) -> None:
+    """None of 200 kinds of odd requests passes a rate limit filter that fails open.
+
+    Without, on the transport grpcio, the two of more than 1 MiB, to which the library itself responds with an error.
+    """
+    ours = [name for name in ROUTES if server.settings.transport == "envoy" or name not in BEYOND_GRPCIO]
     routes = [limited(name, rate_limits) for name, rate_limits in {**ROUTES, **NARROW}.items()]
     http_filter = rate_limit_filter(domain, failure_mode_deny=False)
     front = start(http_filter, [*routes, limited_by_default(BROAD)])
     requests = list(odd_requests())
     assert len(requests) >= KINDS
-    requests += [on_route(Odd("plain"), name) for name in ROUTES]
+    requests += [on_route(Odd("plain"), name) for name in ours]
     for odd in list(odd_requests()):
         narrow = {"path": ["path", "resource"], "head": ["value"], "quer": ["path"]}
         requests += [on_route(odd, name) for name in narrow.get(odd.kind[:4], [])]

@@ -37,14 +37,14 @@ def unary(
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
     is_open, certificates = admission.is_open, admission.certificates
-    end = method.bounds.overload.end
+    end, first_event = method.bounds.overload.end, method.bounds.bare.first
 
-    async def respond(scope: Scope, receive: Receive) -> bytes:
+    async def respond(scope: Scope, receive: Receive, send: Send, began: float) -> bytes:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
         # Envoy does not cancel a call that is abandoned: it reports that here, and everything below runs without
         # suspending until the call has joined a batch (except for a token that is not cached).
-        body, more = first = body_of(await receive())
+        body, more = first = body_of(await first_event(receive, send, name, began))
         data = None if more else single_message(body)
         if data is None:
             data = await _gather(method, scope, receive, first, headers.get(b"grpc-encoding"))
@@ -59,7 +59,7 @@ def unary(
     async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation) -> None:
         began = monotonic()
         try:
-            framed = await respond(scope, receive)
+            framed = await respond(scope, receive, send, began)
         except Exception as error:  # noqa: BLE001 the last place that can respond
             message = method.fallback(error) if isinstance(error, ServiceError) else None
             code = await (send_error(send, error, name) if message is None else send_response(send, frame(message)))

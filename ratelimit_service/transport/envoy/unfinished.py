@@ -3,7 +3,8 @@
 Nearly every message arrives whole, and none of this is entered. What is left is a gateway on a slow network, or a
 caller who sends one byte and waits, or sends byte after byte. Such a caller must not hold memory, nor have the event
 loop run for every byte: messages are bounded in time and size, the bytes of one are read in fewer and fewer portions,
-and when there are too many, those that have been waiting the longest give way.
+and when there are too many, those that have been waiting the longest give way. That holds for calls of which there is
+nothing but headers too, which may be large, and cost their sender a byte each if they are in HPACK's table.
 """
 
 import asyncio
@@ -12,8 +13,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from ratelimit_service.errors import DeadlineExceeded, Unavailable
-from ratelimit_service.transport.envoy.framing import Event, Receive
+from ratelimit_service.errors import Code, DeadlineExceeded, Unavailable
+from ratelimit_service.transport.envoy.framing import CallerGone, Event, Receive, Send
+from ratelimit_service.transport.envoy.responses import send_error
 
 MESSAGE_SECONDS: Final = 5.0
 """Seconds in which a message must be whole once its first byte has arrived."""
@@ -29,6 +31,12 @@ _CALL_BYTES: Final = 16 * 1024
 
 _PROMPT: Final = 8
 """Portions that are read as they arrive: twice as many as the largest message has frames."""
+
+MAX_BARE: Final = 250
+"""Calls of one message that may wait for its first part for longer than PATIENCE_SECONDS."""
+
+PATIENCE_SECONDS: Final = 0.25
+"""Seconds within which no call is given up for others: what is on its way arrives sooner."""
 
 _PAUSE: Final = 0.01
 """Seconds before the next portion after those, doubled each time."""
@@ -129,6 +137,40 @@ class Wait:
         self._all._release(self, self._held)  # noqa: SLF001
         if not self._given_up.done():
             self._given_up.set_result(None)
+
+
+class Bare:
+    """The calls of one process of which nothing but headers has arrived. Belongs to the running loop."""
+
+    def __init__(self, most: int = MAX_BARE) -> None:
+        self._most = most
+        self._waiting: dict[Receive, tuple[float, Send, str]] = {}
+        self._responding: set[asyncio.Task[Code]] = set()
+
+    async def first(self, receive: Receive, send: Send, method: str, now: float) -> Event:
+        """The first event of a call of METHOD that has begun NOW. Raises CallerGone if it was given up meanwhile.
+
+        Every call comes by here: it is kept in a dictionary, and nothing else is done for it.
+        """
+        waiting = self._waiting
+        if len(waiting) >= self._most:
+            self._give_up(now - PATIENCE_SECONDS)
+        waiting[receive] = (now, send, method)
+        event = await receive()
+        if waiting.pop(receive, None) is None:
+            raise CallerGone
+        return event
+
+    def _give_up(self, before: float) -> None:
+        """Respond to the calls that began before BEFORE, which ends them, until few enough are left."""
+        while len(self._waiting) >= self._most:
+            receive, (began, send, method) = next(iter(self._waiting.items()))
+            if began > before:
+                return
+            del self._waiting[receive]
+            task = asyncio.ensure_future(send_error(send, _too_many(), method))
+            self._responding.add(task)
+            task.add_done_callback(self._responding.discard)
 
 
 def _too_many() -> Unavailable:
