@@ -25,6 +25,10 @@ class Bounds:
     bare: Bare = field(default_factory=Bare)
     overload: OverloadControl = field(default_factory=OverloadControl)
 
+    def __post_init__(self) -> None:
+        """Tell the calls that wait for their callers from those that wait for this server."""
+        self.overload.bare_since = self.bare.since
+
 
 @dataclass(frozen=True, slots=True)
 class Method:

@@ -25,6 +25,7 @@ from ratelimit_service.transport.envoy.framing import (
     single_message,
 )
 from ratelimit_service.transport.envoy.responses import send_error, send_response
+from ratelimit_service.transport.envoy.unfinished import GivenUp
 
 Request = TypeVar("Request")
 
@@ -57,10 +58,11 @@ def unary(
         return frame((await call(request, caller, deadline)).SerializeToString())
 
     async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation) -> None:
-        began = monotonic()
+        began, given_up = monotonic(), False
         try:
             framed = await respond(scope, receive, send, began)
         except Exception as error:  # noqa: BLE001 the last place that can respond
+            given_up = isinstance(error, GivenUp)
             message = method.fallback(error) if isinstance(error, ServiceError) else None
             code = await (send_error(send, error, name) if message is None else send_response(send, frame(message)))
             release(error)
@@ -70,7 +72,7 @@ def unary(
             end(generation, monotonic() - began)
         else:
             end(generation, None)
-            if code is Code.CANCELLED:
+            if code is Code.CANCELLED and not given_up:  # which cost next to nothing
                 method.bounds.overload.count_wasted(scope.get("client"))
         count(name, code)
 

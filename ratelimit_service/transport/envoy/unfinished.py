@@ -9,6 +9,7 @@ nothing but headers too, which may be large, and cost their sender a byte each i
 
 import asyncio
 from collections.abc import Hashable
+from itertools import takewhile
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
@@ -35,8 +36,8 @@ _PROMPT: Final = 8
 MAX_BARE: Final = 250
 """Calls of one message that may wait for its first part for longer than PATIENCE_SECONDS."""
 
-PATIENCE_SECONDS: Final = 0.25
-"""Seconds within which no call is given up for others: what is on its way arrives sooner."""
+PATIENCE_SECONDS: Final = 1.0
+"""Seconds within which no call is given up for others: what is on its way arrives sooner, even if the loop is busy."""
 
 _PAUSE: Final = 0.01
 """Seconds before the next portion after those, doubled each time."""
@@ -139,6 +140,10 @@ class Wait:
             self._given_up.set_result(None)
 
 
+class GivenUp(CallerGone):
+    """The call was ended by us since its message did not come. It has its response."""
+
+
 class Bare:
     """The calls of one process of which nothing but headers has arrived. Belongs to the running loop."""
 
@@ -148,7 +153,7 @@ class Bare:
         self._responding: set[asyncio.Task[Code]] = set()
 
     async def first(self, receive: Receive, send: Send, method: str, now: float) -> Event:
-        """The first event of a call of METHOD that has begun NOW. Raises CallerGone if it was given up meanwhile.
+        """The first event of a call of METHOD that has begun NOW. Raises GivenUp if it was given up meanwhile.
 
         Every call comes by here: it is kept in a dictionary, and nothing else is done for it.
         """
@@ -158,8 +163,12 @@ class Bare:
         waiting[receive] = (now, send, method)
         event = await receive()
         if waiting.pop(receive, None) is None:
-            raise CallerGone
+            raise GivenUp
         return event
+
+    def since(self, began: float) -> int:
+        """How many of these calls began since then, in monotonic seconds."""
+        return sum(1 for _ in takewhile(lambda call: call[0] >= began, reversed(self._waiting.values())))
 
     def _give_up(self, before: float) -> None:
         """Respond to the calls that began before BEFORE, which ends them, until few enough are left."""

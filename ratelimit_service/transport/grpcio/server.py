@@ -157,6 +157,7 @@ class GrpcServer:
         self._present = present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
         self._health = Health(planes.probes)
         unfinished = Unfinished()
+        planes.overload.bare_since = unfinished.since
         calls = planes.counts.calls
         admission = decision_admission(
             planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
