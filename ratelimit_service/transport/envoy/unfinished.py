@@ -145,38 +145,27 @@ class GivenUp(CallerGone):
 
 
 class Bare:
-    """The calls of one process of which nothing but headers has arrived. Belongs to the running loop."""
+    """The calls of one process of which nothing but headers has arrived. Belongs to the running loop.
 
-    def __init__(self, most: int = MAX_BARE) -> None:
-        self._most = most
-        self._waiting: dict[Receive, tuple[float, Send, str]] = {}
+    Every call of one message is among them for a moment, so that it puts itself there, and takes itself out.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[Receive, tuple[float, Send, str]] = {}
+        """When each began, in monotonic seconds, how to respond, and its method. One that is missing was given up."""
         self._responding: set[asyncio.Task[Code]] = set()
-
-    async def first(self, receive: Receive, send: Send, method: str, now: float) -> Event:
-        """The first event of a call of METHOD that has begun NOW. Raises GivenUp if it was given up meanwhile.
-
-        Every call comes by here: it is kept in a dictionary, and nothing else is done for it.
-        """
-        waiting = self._waiting
-        if len(waiting) >= self._most:
-            self._give_up(now - PATIENCE_SECONDS)
-        waiting[receive] = (now, send, method)
-        event = await receive()
-        if waiting.pop(receive, None) is None:
-            raise GivenUp
-        return event
 
     def since(self, began: float) -> int:
         """How many of these calls began since then, in monotonic seconds."""
-        return sum(1 for _ in takewhile(lambda call: call[0] >= began, reversed(self._waiting.values())))
+        return sum(1 for _ in takewhile(lambda call: call[0] >= began, reversed(self.waiting.values())))
 
-    def _give_up(self, before: float) -> None:
-        """Respond to the calls that began before BEFORE, which ends them, until few enough are left."""
-        while len(self._waiting) >= self._most:
-            receive, (began, send, method) = next(iter(self._waiting.items()))
-            if began > before:
+    def give_up(self, now: float) -> None:
+        """Respond to those that have waited longest, which ends them, until there are fewer than MAX_BARE."""
+        while len(self.waiting) >= MAX_BARE:
+            receive, (began, send, method) = next(iter(self.waiting.items()))
+            if now - began < PATIENCE_SECONDS:
                 return
-            del self._waiting[receive]
+            del self.waiting[receive]
             task = asyncio.ensure_future(send_error(send, _too_many(), method))
             self._responding.add(task)
             task.add_done_callback(self._responding.discard)
