@@ -41,7 +41,7 @@ def begin_and_reset(address: str, until: float) -> Counter[str]:
                 connection.drain()
         stream += 64
         counts["bursts"] += 1
-        time.sleep(0.05)
+        time.sleep(0.5)
     for connection in connections:
         connection.close()
     return counts
@@ -60,8 +60,8 @@ def test_streams_that_are_begun_at_once(target: Target) -> None:
 
 
 def test_bursts_of_calls_that_are_reset(target: Target) -> None:
-    """Nor for calls that are reset at once, of which more wait for Python than are open."""
+    """Nor for thousands of calls that are reset at once, again and again."""
     with attacked(target, "bursts of resets", check=False) as report:
         report.attack(begin_and_reset, connections=1)
     assert report.attackers["begun"] > 10_000, report.row()
-    assert not report.during.errors, report.during.errors
+    assert not cancelled(report), report.during.errors
