@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import pytest
@@ -92,8 +93,12 @@ def start_target(
 def running_target(
     serve: Serve, database_url: str, folder: Path, transport: str, **changes: object
 ) -> Iterator[Target]:
-    """A server on a database and a Valkey that nobody else uses, in both with the least rights."""
-    valkey = EmbeddedValkey(folder)
+    """A server on a database and a Valkey that nobody else uses, in both with the least rights.
+
+    `valkey_options` among the CHANGES are further lines of its configuration, the others are settings.
+    """
+    options = cast("dict[str, str]", changes.pop("valkey_options", {}))
+    valkey = EmbeddedValkey(folder, options=options)
     valkey.start()
     least = with_least_rights(database_url, valkey.url)
     server = serve(transport, **{**least._asdict(), **changes})

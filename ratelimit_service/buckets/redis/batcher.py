@@ -3,18 +3,19 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import hiredis
 
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
+from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.buckets.redis.script import Encoded, Encoder, decode, usage_key
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import NO_ROOM, Charge, ChargeResult
 from ratelimit_service.decision.ports import QueueTimeout, StoreUnavailable
 
 
 class RoundTripObserver(Protocol):
-    """Observes each script run that had charges in it, on the hot path: its methods must cost next to nothing."""
+    """Observes each script run that had charges in it, on the hot path: what it costs is paid for each."""
 
     def answered(self, charges: int, seconds: float) -> None:
         """A run with this many charges was answered after this time."""
@@ -22,6 +23,14 @@ class RoundTripObserver(Protocol):
 
     def failed(self) -> None:
         """A run got no reply, or an error."""
+        ...
+
+    def refused(self, buckets: int) -> None:
+        """So many new buckets found no room in the store."""
+        ...
+
+    def memory(self, share: float) -> None:
+        """The servers were asked: the fullest uses this share of its memory."""
         ...
 
 
@@ -48,6 +57,12 @@ class Unobserved:
         """Do nothing."""
 
     def failed(self) -> None:
+        """Do nothing."""
+
+    def refused(self, buckets: int) -> None:
+        """Do nothing."""
+
+    def memory(self, share: float) -> None:
         """Do nothing."""
 
     def charged(self, charge: Charge, result: ChargeResult) -> None:
@@ -110,10 +125,10 @@ class _Call(NamedTuple):
 class _InFlightBatch:
     """The calls of one script run: sent on `connection`, or about to be sent by `retry`.
 
-    `error` is the reply to the last attempt, if that was an error.
+    `error` is the reply to the last attempt, if that was an error. `room` is what the server had room for then.
     """
 
-    __slots__ = ("calls", "connection", "encoded", "error", "retry", "started_at", "timer")
+    __slots__ = ("calls", "connection", "encoded", "error", "retry", "room", "started_at", "timer")
 
     @property
     def counted(self) -> list[Charge]:
@@ -127,6 +142,7 @@ class _InFlightBatch:
         self.connection: Connection | None = None
         self.retry: asyncio.Task[None] | None = None
         self.error = ""
+        self.room = Room.PLENTY
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -199,7 +215,8 @@ class Batcher:
             self._retry(batch, "")
         else:
             batch.connection = connection
-            connection.send(self._encoder.evalsha(batch.encoded), lambda reply: self._on_reply(batch, reply))
+            batch.room = room = connection.room
+            connection.send(self._encoder.evalsha(batch.encoded, room), lambda reply: self._on_reply(batch, reply))
 
     def _take_from_queue(self) -> list[_Call]:
         calls: list[_Call] = []
@@ -233,6 +250,10 @@ class Batcher:
         elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith(_NOT_EXECUTED):
             batch.connection = None
             self._retry(batch, str(reply))
+        elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("OOM") and batch.room is not Room.FULL:
+            connection = cast("Connection", batch.connection)
+            batch.room = connection.room = Room.FULL
+            connection.send(self._encoder.evalsha(batch.encoded, Room.FULL), lambda reply: self._on_reply(batch, reply))
         elif isinstance(reply, ConnectionLost):
             if batch.counted:
                 reply.late = lambda late: self._on_late_reply(batch, late)
@@ -248,6 +269,8 @@ class Batcher:
             self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
         self._failing = False
+        if batch.room:
+            self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
             self._observer.answered(len(results), self._loop.time() - batch.started_at)
         start = 0
@@ -286,15 +309,16 @@ class Batcher:
         try:
             if error.startswith("NOSCRIPT"):
                 connection = self._route.connection() or await self._route.recover("")
-                command = encoder.eval(batch.encoded)
+                command = encoder.eval(batch.encoded, connection.room)
             else:
                 connection = await self._route.recover(error)
-                command = encoder.evalsha(batch.encoded)
+                command = encoder.evalsha(batch.encoded, connection.room)
         except StoreUnavailable as unavailable:
             self._fail(batch, unavailable)
             return
         batch.retry = None
         batch.connection = connection
+        batch.room = connection.room
         connection.send(command, lambda reply: self._on_reply(batch, reply))
 
     def _time_out(self, batch: _InFlightBatch, grace_iterations: int) -> None:

@@ -17,7 +17,9 @@ _IN_SCRIPTS: Final = (
 _USAGE: Final = ("hscan", "lrange")
 """How usage is read before it is moved to Postgres, beside `hmget` and `llen`."""
 
-_CONNECTION: Final = ("ping", "select")
+_CONNECTION: Final = ("ping", "select", "info")
+"""Without `info` a server does not know when Redis runs out of memory until it has."""
+
 _CLUSTER: Final = ("cluster|slots", "asking")
 _SENTINEL: Final = ("role",)
 _DOCTOR: Final = ("config|get",)
