@@ -7,7 +7,7 @@ from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.usage import Series
 
 MAX_BUCKETS = 512
-"""Buckets of one charge: 128 descriptors with 4 limits each, or 32 with 16. Redis needs some 3 ms for as many.
+"""Buckets of one charge: 128 descriptors with 4 limits each, or 32 with 16. Redis needs some 4 ms for as many.
 
 One script with more would hold Redis for long enough that the charges of others time out.
 """

@@ -158,9 +158,8 @@ def test_values_that_strangers_make_up(target: Target) -> None:
     assert set(used_up.found) == {"denied OVER_LIMIT", "OVER_LIMIT"}, used_up.found
     assert used_up.found.total() > 5 * ATTACK_SECONDS
     assert set(found) == {"OK", "OVER_LIMIT"}, found
+    assert found["OVER_LIMIT"] > 0, found
     assert 0.78 < share < 0.95, share
-    made_up = Counter(limit(target.server, "address", uuid4().hex) for _ in range(50))
-    assert made_up["OVER_LIMIT"] > 40, made_up
     UsedUp(target)  # a new key, and a new value of the other rule
 
 
