@@ -8,12 +8,14 @@ import redis
 
 from buckets.conftest import MakeBucket, OpenStore, Store
 from buckets.redis.usage import UsageReader
+from fixtures.redis_cluster import LoopbackCluster
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.redis.batcher import Observers
 from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store
 from ratelimit_service.buckets.redis.connection import Connection
 from ratelimit_service.buckets.redis.room import Room, room_of, share_of
 from ratelimit_service.buckets.redis.script import request_key, usage_script
+from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 from ratelimit_service.decision.charge import NO_ROOM, Bucket, Charge, ChargeResult, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, Window
@@ -105,6 +107,24 @@ async def test_nothing_of_a_denied_charge_is_made(valkey_url: str, open_store: O
     assert not result.charged
     assert [limit.wait_us for limit in result.limit_results] == [0, NO_ROOM]
     assert (await take(store, own, cost=0)).limit_results[0].remaining == 4 * MICRO
+
+
+@pytest.mark.parametrize("room", [Room.RESERVED, Room.FULL])
+async def test_nothing_of_a_denied_charge_stays_in_a_cluster(
+    redis_cluster: LoopbackCluster, open_store: OpenStore, bucket: MakeBucket, room: Room
+) -> None:
+    """What another node has charged before one finds no room is refunded."""
+    store, own = open_store(redis_cluster.url), bucket(LIMIT, partition=200)
+    assert isinstance(store, SpanningStore)
+    await take(store, own)
+    await store.ping()
+    for connection in store._store.cluster.connections():
+        connection.room = room
+    result = await take(store, own, new(0, family=7))
+    assert not result.charged
+    assert result.limit_results[1].wait_us == NO_ROOM
+    assert (await take(store, own, cost=0)).limit_results[0].remaining == 4 * MICRO
+    assert (store.refunded, store.failed_refunds) == (1, 0)
 
 
 async def test_a_shadow_limit_without_room_denies_nothing(valkey_url: str, open_store: OpenStore) -> None:
