@@ -39,7 +39,7 @@ class ClockedStore:
         *,
         room: Room = Room.PLENTY,
     ) -> None:
-        """CLIENT is one of the node that has KEY, if that is not at URL. ROOM is what the server is said to have."""
+        """CLIENT is one of the node that has KEY, if that is not at URL. ROOM is what it counts as having."""
         self._room = room
         self._key = key
         self._usage_bytes = usage_bytes

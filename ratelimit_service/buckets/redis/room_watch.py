@@ -57,11 +57,11 @@ class RoomWatch:
 
     async def _run(self) -> None:
         while True:
-            share = max([await self._look(connection) for connection in self._connections.connections()], default=0.0)
+            share = max([await self._query(connection) for connection in self._connections.connections()], default=0.0)
             self._report(share)
             await asyncio.sleep(SHORT_INTERVAL if share >= SHORT_FROM else INTERVAL)
 
-    async def _look(self, connection: Connection) -> float:
+    async def _query(self, connection: Connection) -> float:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 info = await connection.execute("INFO", "memory")
