@@ -4,15 +4,9 @@ import asyncio
 from collections.abc import Collection
 from typing import Protocol
 
-from ratelimit_service.decision.ports import Change, ChangeFeed, ChangeKind, StoreUnavailable
+from ratelimit_service.decision.ports import Change, ChangeFeed, StoreUnavailable
 
 _RETRY_SECONDS = 0.5
-
-_PAUSE_SECONDS = 0.25
-"""Between two passes over all that is cached, for the changes that came meanwhile together."""
-
-_WIDE = frozenset({ChangeKind.SUBJECT, ChangeKind.PLAN})
-"""Changes that may affect any number of entries."""
 
 
 class InvalidatedCache(Protocol):
@@ -28,26 +22,17 @@ class InvalidatedCache(Protocol):
 
 
 class CacheInvalidator:
-    """Follows one feed for all `caches`, in their order.
-
-    Changes of subjects and plans, each of which may take a minute to apply, are applied beside it: a key that is
-    revoked meanwhile waits for none of them.
-    """
+    """Follows one feed for all `caches`, in their order."""
 
     def __init__(self, feed: ChangeFeed, *caches: InvalidatedCache) -> None:
         self._feed = feed
         self._caches = caches
         self._position: int | None = None
-        self._wide: set[Change] = set()
-        self._has_wide = asyncio.Event()
         self.current = False
         """Whether the change feed could be read at the last attempt."""
 
     async def run(self) -> None:
         """Follow the feed until cancelled. Changes that not every cache could apply are passed on again."""
-        await asyncio.gather(self._follow(), self._apply_wide())
-
-    async def _follow(self) -> None:
         while True:
             try:
                 await self._advance()
@@ -67,26 +52,7 @@ class CacheInvalidator:
         if not complete:  # it was away for so long that the feed has dropped changes: begin again
             self._position = None
             return
-        wide = {change for change in changes if change.kind in _WIDE}
-        if wide:
-            self._wide |= wide
-            self._has_wide.set()
-        if len(wide) < len(changes):
+        if changes:
             for cache in self._caches:
-                await cache.apply([change for change in changes if change.kind not in _WIDE])
+                await cache.apply(changes)
         self._position = position
-
-    async def _apply_wide(self) -> None:
-        while True:
-            await self._has_wide.wait()
-            self._has_wide.clear()
-            changes, self._wide = self._wide, set()
-            try:
-                for cache in self._caches:
-                    await cache.apply(changes)
-            except StoreUnavailable:
-                self._wide |= changes
-                self._has_wide.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                await asyncio.sleep(_PAUSE_SECONDS)

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
+import structlog
+
+from ratelimit_service.decision.key_index import KeyIndex
 from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.lookup_queue import Lookup, LookupQueue, deferred
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import PolicyRecord
+from ratelimit_service.decision.refresh_queue import MAX_PER_CHUNK, RefreshQueue, Target
 from ratelimit_service.errors import LookupDeferred
 
 MAX_DIGESTS: Final = 8
@@ -20,9 +24,6 @@ MAX_DIGESTS: Final = 8
 
 MAX_UNKNOWN: Final = 25_000
 """Ids that are cached as unknown, in some 5 MiB. The budget of lookups allows 4,500 in a second."""
-
-_PER_REFRESH: Final = 50
-"""Keys that are read again at a time. Calls get their turn on the event loop between two."""
 
 _PATIENCE_SECONDS: Final = 1.0
 """For which a call without a deadline waits."""
@@ -34,7 +35,13 @@ One for a doubtful id gives up at half of its time: many give up in the same mom
 for its gateway, which may then let the request pass.
 """
 
+_SLICE_SECONDS: Final = 0.001
+"""For which policies are compiled in the background without letting calls go first."""
+
+_RETRY_SECONDS: Final = 0.5
 _SECOND_US = 1_000_000
+
+_log = structlog.get_logger(__name__)
 
 
 class Source(PolicySource, KeyIdSource, Protocol):
@@ -92,6 +99,10 @@ class PolicyCache:
     Ids that no key has, as far as is known, are read within a budget of statements (docs/adr/0016): nobody can use
     Postgres up, or delay the first call of a key, by making up ids.
 
+    A key that changed itself is read again at once, and before the next changes are. The keys of a subject or plan that
+    changed are read again in the background and keep their last policy meanwhile, so that however many they are, no
+    call and no change of a key waits for them.
+
     A cached policy stays in force while Postgres is unavailable.
     """
 
@@ -112,14 +123,16 @@ class PolicyCache:
         self._unknown_ttl_us = round(unknown_ttl * _SECOND_US)
         self._entries: dict[str, _Entry] = {}
         self._by_digest: dict[bytes, _Entry] = {}
+        self._indexes = {ChangeKind.SUBJECT: KeyIndex(), ChangeKind.PLAN: KeyIndex()}
         self._unknown: dict[str, int] = {}  # until when each id counts as unknown
         self._unreadable: dict[str, int] = {}  # until when each key, without a policy from before, stays unreadable
         self._queue = LookupQueue(self._budget)
         self._reading: dict[str, Lookup] = {}  # being read
         self._changes = _ChangesDuringRead()
-        self._newer: dict[int, set[str]] = {}  # of each refresh that is reading: keys that have changed since it began
         self._reading_again: set[str] = set()  # changed while they were read, so queued a second time
         self._reader: asyncio.Task[None] | None = None
+        self._stale = RefreshQueue(self._keys_of)
+        self._refresher: asyncio.Task[None] | None = None
         self.misses = 0
         """Lookups so far that needed a read."""
         self.unreadable = 0
@@ -129,6 +142,14 @@ class PolicyCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def refresh_age(self) -> float:
+        """Seconds since the oldest change of a subject or plan that is not in force for all its keys; 0: there is none.
+
+        Also since changes may have been missed, until every policy was read again.
+        """
+        return self._stale.age
 
     def verified(self, digest: bytes) -> Policy | None:
         """The policy of the key that has this digest, if its secret was verified under the policy in force."""
@@ -172,60 +193,90 @@ class PolicyCache:
             raise
 
     async def refresh_all(self) -> None:
-        """Read every cached policy again, because changes may have been missed. Raises StoreUnavailable."""
+        """Begin to read every cached policy again, because changes may have been missed."""
         self._changes.everything = True
         self._known.load()
-        await self._refresh(list(self._entries))
+        self._refresh_later(None)
 
     async def apply(self, changes: Collection[Change]) -> None:
-        """Read the cached policies that these changes affect again. Raises StoreUnavailable.
+        """Read the keys that changed again, and begin to read those of subjects and plans that changed.
 
-        While it reads the thousands of a plan, it can be called for others.
+        One call at a time. Raises StoreUnavailable.
         """
         if self._reading:
             self._changes.add(changes)
-        names = {kind: {change.name for change in changes if change.kind is kind} for kind in ChangeKind}
-        keys, subjects, plans = names[ChangeKind.KEY], names[ChangeKind.SUBJECT], names[ChangeKind.PLAN]
-        for newer in self._newer.values():
-            newer.update(keys)
+        for change in changes:
+            index = self._indexes.get(change.kind)
+            if index is not None and change.name in index:
+                self._refresh_later((change.kind, change.name))
+        keys = {change.name for change in changes if change.kind is ChangeKind.KEY}
         self._known.add(keys)
         self._queue.promote(keys)
         for key_id in keys:
             self._unknown.pop(key_id, None)
             self._unreadable.pop(key_id, None)
-        cached = {key_id for key_id in keys if key_id in self._entries}
-        await self._refresh(cached)  # first, because a revoked key must not wait for the thousands of a plan
-        if subjects or plans:
-            await self._refresh(
-                [
-                    key_id
-                    for key_id, entry in self._entries.items()
-                    if key_id not in cached and (entry.record.subject in subjects or entry.record.plan in plans)
-                ]
-            )
+        cached = [key_id for key_id in keys if key_id in self._entries]
+        for start in range(0, len(cached), MAX_PER_CHUNK):
+            chunk = cached[start : start + MAX_PER_CHUNK]
+            self._store(chunk, await self._source.fetch(chunk))
 
     async def close(self) -> None:
         """Stop reading. Calls that wait for a read get StoreUnavailable."""
         await self._known.close()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait((self._reader,))
+        tasks = [task for task in (self._reader, self._refresher) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         stopping = StoreUnavailable("policies are no longer read: this server is stopping")
         for lookup in (*self._queue.drain(), *self._reading.values()):
             _fail(lookup, stopping)
         self._reading.clear()
 
-    async def _refresh(self, key_ids: Iterable[str]) -> None:
-        remaining = list(key_ids)
-        while remaining:
-            batch, remaining = remaining[:_PER_REFRESH], remaining[_PER_REFRESH:]
-            newer: set[str] = set()  # these are read by another call of `apply`, which alone has seen their change
-            self._newer[id(newer)] = newer
-            try:
-                fetched = await self._source.fetch(batch)
-            finally:
-                del self._newer[id(newer)]
-            self._store([key_id for key_id in batch if key_id not in newer], fetched)
+    def _keys_of(self, target: Target) -> Collection[str]:
+        if target is None:
+            return list(self._entries)
+        kind, name = target
+        return self._indexes[kind].get(name)
+
+    def _refresh_later(self, target: Target) -> None:
+        self._stale.add(target)
+        if self._refresher is None:
+            self._refresher = asyncio.create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        try:
+            while taken := self._stale.take():
+                before = {key_id: self._entries[key_id].record for key_id in taken if key_id in self._entries}
+                try:
+                    if before:
+                        await self._store_refreshed(before, await self._source.fetch(list(before)))
+                except Exception as error:  # noqa: BLE001 a change that is forgotten would never be in force
+                    if not isinstance(error, StoreUnavailable):
+                        _log.error("policies not refreshed; trying again", exc_info=error)
+                    self._stale.end(read=False)
+                    await asyncio.sleep(_RETRY_SECONDS)
+                else:
+                    self._stale.end(read=True)
+                    await asyncio.sleep(0)
+        finally:
+            self._refresher = None
+
+    async def _store_refreshed(self, before: Mapping[str, PolicyRecord], fetched: Fetched) -> None:
+        """Put in force what was read of keys whose record was BEFORE when the read began.
+
+        A key of which another read was stored since keeps that: it may be newer. Otherwise this one is newer than what
+        is in force, even if its subject or plan has changed again: then its next pass follows.
+        """
+        began = monotonic()
+        for key_id, record in before.items():
+            entry = self._entries.get(key_id)
+            if entry is not None and entry.record is record:
+                self._store((key_id,), fetched)
+            spent = monotonic() - began
+            if spent > _SLICE_SECONDS:
+                await asyncio.sleep(spent)  # calls get half of the time at least
+                began = monotonic()
 
     async def _wait_for(self, key_id: str, deadline: float | None) -> Policy | None:
         if key_id in self._known:
@@ -324,6 +375,8 @@ class PolicyCache:
         while len(self._entries) >= self._size:
             self._evict()
         self._entries[record.key_id] = _Entry(record, Policy(record, now_us))
+        self._indexes[ChangeKind.SUBJECT].add(record.subject, record.key_id)
+        self._indexes[ChangeKind.PLAN].add(record.plan, record.key_id)
 
     def _put_expiry(self, expiries: dict[str, int], key_id: str, expires_us: int) -> None:
         expiries.pop(key_id, None)  # to the end, which makes the first one the oldest
@@ -335,6 +388,8 @@ class PolicyCache:
         entry = self._entries.pop(key_id, None)
         if entry is not None:
             entry.policy.validity.invalidate()
+            self._indexes[ChangeKind.SUBJECT].remove(entry.record.subject, key_id)
+            self._indexes[ChangeKind.PLAN].remove(entry.record.plan, key_id)
             for digest in entry.digests:
                 del self._by_digest[digest]
 

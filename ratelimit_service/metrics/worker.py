@@ -36,6 +36,11 @@ class Cache(Protocol):
         """The number of rows read that were not a valid policy."""
         ...
 
+    @property
+    def refresh_age(self) -> float:
+        """Seconds since the oldest change that not all cached keys have yet."""
+        ...
+
     def __len__(self) -> int: ...
 
 
@@ -230,6 +235,11 @@ class WorkerMetrics:
             ),
         ]
         self._policies = self._gauge("policy_cache_policies", "Policies in memory.", "livesum")
+        self._refresh_age = self._gauge(
+            "policy_refresh_age_seconds",
+            "Seconds since the oldest change of a plan or subject that not all cached keys have yet; 0: they have all.",
+            "livemax",
+        )
         self._usage = usage
         self._tally_bytes = self._gauge(
             "usage_tally_bytes", "Memory of counts that are not in the bucket store yet.", "livesum"
@@ -269,6 +279,7 @@ class WorkerMetrics:
             self._feed_seen = self._now()
         self._feed_age.set(self._now() - self._feed_seen)
         self._policies.set(len(self._cache))
+        self._refresh_age.set(self._cache.refresh_age)
         self._tally_bytes.set(self._usage.bytes)
         self._breaker.set(self._breaker_open())
         self._memory.set(self._round_trips.memory_share)

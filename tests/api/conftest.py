@@ -15,13 +15,13 @@ StartFront = Callable[..., FrontEnvoy]
 
 
 @pytest.fixture(scope="session")
-def proxy_server(serve: Serve) -> Callable[[str], Server]:
+def proxy_server(serve_for_session: Serve) -> Callable[[str], Server]:
     """The server behind a transport. Tests leave its settings as they are, and bring keys and domains of their own."""
     servers: dict[str, Server] = {}
 
     def get(transport: str) -> Server:
         if transport not in servers:
-            servers[transport] = serve(transport, limit_headers="ietf,x-ratelimit")
+            servers[transport] = serve_for_session(transport, limit_headers="ietf,x-ratelimit")
         return servers[transport]
 
     return get

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import psycopg
 import pytest
@@ -63,15 +63,21 @@ def new_database() -> Iterator[Callable[[], str]]:
     shutil.rmtree(home)
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
+def _target_scope(fixture_name: str, config: pytest.Config) -> Literal["module", "session"]:
+    """Each module has servers of its own when figures count. In CI their start would take longer than the attacks."""
+    del fixture_name, config
+    return "module" if FULL else "session"
+
+
+@pytest.fixture(scope=_target_scope, params=TRANSPORTS)
 def target(
     request: pytest.FixtureRequest,
-    serve: Serve,
+    serve_for_session: Serve,
     new_database: Callable[[], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Target]:
-    """A server with default settings on each transport, with stores of its own, for all attacks of a module."""
-    with running_target(serve, new_database(), tmp_path_factory.mktemp("valkey"), request.param) as started:
+    """A server with default settings on each transport, on its own stores, for all attacks that leave it as it is."""
+    with running_target(serve_for_session, new_database(), tmp_path_factory.mktemp("valkey"), request.param) as started:
         yield started
 
 
@@ -98,13 +104,17 @@ def running_target(
     `valkey_options` among the CHANGES are further lines of its configuration, the others are settings.
     """
     options = cast("dict[str, str]", changes.pop("valkey_options", {}))
-    valkey = EmbeddedValkey(folder, options=options)
-    valkey.start()
-    least = with_least_rights(database_url, valkey.url)
-    server = serve(transport, **{**least._asdict(), **changes})
-    watch = Watch(server.process.pid, database_url, valkey.url)
-    target = Target(server, watch, transport)
-    yield target
-    watch.close()
-    target.server.close()  # the test may have started it again
-    valkey.stop()
+    with ExitStack() as stack:
+        valkey = EmbeddedValkey(folder, options=options)
+        valkey.start()
+        stack.callback(valkey.stop)
+        least = with_least_rights(database_url, valkey.url)
+        server = serve(transport, **{**least._asdict(), **changes})
+        target = Target(server, Watch(server.process.pid, database_url, valkey.url), transport)
+
+        def stop() -> None:
+            target.server.close()  # maybe another than SERVER: the test may have started it again
+
+        stack.callback(stop)
+        stack.callback(target.watch.close)
+        yield target

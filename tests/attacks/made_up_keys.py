@@ -1,120 +1,75 @@
 """An attacker who makes up keys: each has the form and the checksum of one, and is used once."""
 
-import random
-import socket
-import string
-import threading
+import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from hpack import Decoder
+import uvloop
 
-from attacks import frames
-from attacks.victim import CHECK
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
-from ratelimit_service.decision.api_key import ApiKey
+from attacks.load import Calls, bodies
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 
 PER_SECOND: Final = 2_500
 """Of each attacker: three together make up more ids than the service may read from Postgres."""
 
-MAX_IN_FLIGHT: Final = 100
-_LETTERS: Final = string.ascii_letters + string.digits
+STREAMS: Final = 24
+"""Calls in flight on each connection: less than the 32 that the server announces, since gRPC counts a stream
+until its server has forgotten it, and refuses the 33rd."""
+
+_TICK_SECONDS: Final = 0.01
 
 
-def made_up_key() -> str:
-    """A key that the service has to look up."""
-    text = "".join(random.choices(_LETTERS, k=43))
-    return str(ApiKey("live", text[:16], text[16:]))
-
-
-def flood(address: str, until: float) -> Counter[str]:
+def flood(address: str, until: float, connections: int = 1) -> Counter[str]:
     """Check PER_SECOND made-up keys each second, as far as the server keeps up, and count the reasons of the answers.
 
-    A call that is too late counts as `late`, any other error as `error`, and a deferral that does not say to try again
-    in a second as `impatient`.
+    A call that is too late counts as `late`, one that is refused under overload as `refused`, any other error as
+    `error`, and a deferral that does not say to try again in a second as `impatient`.
     """
-    attacker = _Attacker(address)
-    due = time.monotonic()
-    while (now := time.monotonic()) < until:
-        due = max(due + 1 / PER_SECOND, now - 0.1)
-        time.sleep(max(0.0, due - now))
-        attacker.call(CheckLimitRequest(api_key=made_up_key()).SerializeToString())
-    time.sleep(0.5)
-    return attacker.close()
+    return uvloop.run(_flood(address, until, connections))
 
 
-class _Attacker:
-    """One connection, with a thread that reads it."""
+async def _flood(address: str, until: float, connections: int) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    pace = _Pace()
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
 
-    def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=5)
-        self._socket.settimeout(None)
-        self._socket.sendall(frames.opening())
-        self._block = frames.header_block(CHECK, grpc_timeout="100m")
-        self._counted: Counter[str] = Counter()
-        self._bodies: dict[int, bytes] = {}
-        self._headers = Decoder()
-        self._turns = threading.Semaphore(MAX_IN_FLIGHT)
-        self._window = frames.DEFAULT_WINDOW
-        self._credit = threading.Condition()
-        self._writes = threading.Lock()
-        self._stream = 1
-        threading.Thread(target=self._read, daemon=True).start()
+    async def connection() -> None:
+        while time.monotonic() < until:
+            _, calls = await loop.create_connection(
+                lambda: Calls(pace, counts, until, streams=STREAMS, timeout="100m", outcome=_outcome), host, int(port)
+            )
+            while not calls.closed.done():
+                calls.call()
+                await asyncio.wait([calls.closed], timeout=_TICK_SECONDS)
 
-    def call(self, data: bytes) -> None:
-        """Make a call, once the server takes one more."""
-        if not self._turns.acquire(timeout=1):
-            return
-        body = frames.message(data)
-        with self._credit:
-            self._credit.wait_for(lambda: self._window >= len(body), timeout=1)
-            self._window -= len(body)
-        self._write(frames.call(self._stream, self._block, body))
-        self._stream += 2
-
-    def close(self) -> Counter[str]:
-        """End, and return what was counted."""
-        self._socket.close()
-        return self._counted
-
-    def _write(self, data: bytes) -> None:
-        with self._writes:
-            self._socket.sendall(data)
-
-    def _read(self) -> None:
-        reader = frames.FrameReader()
-        try:
-            while data := self._socket.recv(65_536):
-                for kind, flags, stream, payload in reader.feed(data):
-                    self._take(kind, flags, stream, payload)
-        except OSError:
-            return
-
-    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == frames.DATA:
-            self._bodies[stream] = self._bodies.get(stream, b"") + payload
-        elif kind == frames.HEADERS:
-            fields = dict(self._headers.decode(payload, raw=True))
-            if flags & frames.END_STREAM:
-                self._turns.release()
-                self._counted[_outcome(fields, self._bodies.pop(stream, b""))] += 1
-        elif kind == frames.RESET:
-            self._turns.release()
-            self._counted["error"] += 1
-        elif kind == frames.WINDOW and stream == 0:
-            with self._credit:
-                self._window += int.from_bytes(payload, "big")
-                self._credit.notify_all()
-        elif kind in {frames.SETTINGS, frames.PING} and not flags & frames.ACK:
-            self._write(frames.frame(kind, frames.ACK, 0, payload if kind == frames.PING else b""))
+    await asyncio.gather(*(connection() for _ in range(connections)))
+    return counts
 
 
-def _outcome(fields: dict[bytes, bytes], body: bytes) -> str:
-    status = fields.get(b"grpc-status")
+class _Pace(Iterator[tuple[str, bytes]]):
+    """Checks of made-up keys, PER_SECOND of them. Ends whenever the next one is not due yet, and goes on later."""
+
+    def __init__(self) -> None:
+        self._checks = bodies([], 1.0)
+        self._due = time.monotonic()
+
+    def __next__(self) -> tuple[str, bytes]:
+        now = time.monotonic()
+        if self._due > now:
+            raise StopIteration
+        self._due = max(self._due + 1 / PER_SECOND, now - 0.1)
+        return next(self._checks)
+
+
+def _outcome(_sort: str, trailers: Mapping[bytes, bytes], body: bytes) -> str:
+    if trailers.get(b"reset") == b"7":
+        return "refused"  # REFUSED_STREAM: nothing was done, and a client's library tries it again by itself
+    status = trailers.get(b"grpc-status")
     if status != b"0":
-        return "late" if status == b"4" else "error"
+        return {b"4": "late", b"14": "refused"}.get(status or b"", "error")
     answer = CheckLimitResponse.FromString(body[5:])
     if answer.reason == CheckLimitResponse.DEGRADED_DENIED and answer.retry_after.ToSeconds() != 1:
         return "impatient"

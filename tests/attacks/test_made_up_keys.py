@@ -5,15 +5,17 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import grpc
 import psycopg
 import pytest
 
+from attacks import frames
 from attacks.attacked import Target, attacked
 from attacks.conftest import StartTarget
-from attacks.made_up_keys import flood, made_up_key
+from attacks.load import Calls, made_up_key
+from attacks.made_up_keys import flood
 from attacks.sizes import ATTACK_SECONDS, FULL
 from attacks.victim import CHECK
 from fixtures.served import Server, launch
@@ -38,9 +40,19 @@ def test_made_up_keys(target: Target) -> None:
     with attacked(target) as report:
         found = report.attack(flood)
     assert found.total() > 1_000
-    assert set(found) <= {"key_unknown", "degraded_denied", "late"}, found
+    assert set(found) <= {"key_unknown", "degraded_denied", "late", "refused"}, found
     assert lookups(dict(report.stores.statements)) <= STATEMENTS_PER_SECOND * report.seconds, report.stores.statements
     assert report.stores.commands["evalsha"] <= 1.2 * 200 * report.seconds
+
+
+def test_more_made_up_keys_than_are_read(target: Target) -> None:
+    """From 24 connections come more keys than 10 statements a second read: the rest is deferred or refused."""
+    with attacked(target, "made-up keys, 24 connections", check=False) as report:
+        found = report.attack(flood, 8)
+    assert found.total() > 1_000
+    assert not found["error"] + found["impatient"], found
+    assert lookups(dict(report.stores.statements)) <= STATEMENTS_PER_SECOND * report.seconds, report.stores.statements
+    assert report.memory_growth_mb <= report.memory_mb, report.row()
 
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
@@ -140,28 +152,44 @@ def make_keys(server: Server, count: int) -> list[str]:
 
 
 async def serve_known(address: str, keys: list[str], until: float) -> int:
-    """Check each of KEYS until it is allowed, 64 at a time, a tenth of a second each. Returns how many are left."""
+    """Check each of KEYS until it is allowed, a tenth of a second each, as a gateway with 4 connections and 64 calls.
+
+    Returns how many are left.
+    """
     waiting = list(keys)
-    outcomes: Counter[str] = Counter()
-    async with grpc.aio.insecure_channel(address) as channel:
-        method = channel.unary_unary(CHECK, CheckLimitRequest.SerializeToString, CheckLimitResponse.FromString)
+    counts: Counter[str] = Counter()
 
-        async def work() -> None:
-            while waiting and time.monotonic() < until:
-                key = waiting.pop()
-                try:
-                    answer = await method(CheckLimitRequest(api_key=key), timeout=0.1)
-                except grpc.aio.AioRpcError as error:
-                    outcomes[error.code().name] += 1
-                    waiting.insert(0, key)
-                    continue
-                if not answer.allowed:
-                    outcomes[CheckLimitResponse.Reason.Name(answer.reason)] += 1
-                    waiting.insert(0, key)
+    def ended(key: str, trailers: Mapping[bytes, bytes], body: bytes) -> str:
+        status = trailers.get(b"grpc-status", b"reset")
+        if status == b"0" and (answer := CheckLimitResponse.FromString(body[5:])).allowed:
+            return "allowed"
+        waiting.insert(0, key)
+        return CheckLimitResponse.Reason.Name(answer.reason) if status == b"0" else f"status {status.decode()}"
 
-        await asyncio.gather(*(work() for _ in range(64)))
-    print(f"first calls that were repeated: {dict(outcomes)}")  # noqa: T201  for the figures
-    return len(waiting)
+    class Keys(Iterator[tuple[str, bytes]]):
+        """Those that are waiting."""
+
+        def __next__(self) -> tuple[str, bytes]:
+            if not waiting:
+                raise StopIteration
+            key = waiting.pop()
+            return key, frames.message(CheckLimitRequest(api_key=key).SerializeToString())
+
+    host, _, port = address.rpartition(":")
+    connections = [
+        await asyncio.get_running_loop().create_connection(
+            lambda: Calls(Keys(), counts, until, timeout="100m", outcome=ended), host, int(port)
+        )
+        for _ in range(4)
+    ]
+    while counts["allowed"] < len(keys) and time.monotonic() < until:
+        for _, calls in connections:
+            calls.call()
+        await asyncio.sleep(0.01)
+    for transport, _ in connections:
+        transport.close()
+    print(f"first calls of known keys: {dict(counts)}")  # noqa: T201  for the figures
+    return len(keys) - counts["allowed"]
 
 
 def _record(work: object, failures: list[BaseException]) -> None:

@@ -19,9 +19,9 @@ Manage = Callable[[Callable[[Services], Awaitable[T]]], T]
 
 
 @pytest.fixture(scope="package")
-def server(serve: Serve) -> Iterator[Server]:
+def server(serve_for_session: Serve) -> Iterator[Server]:
     """A real server on real stores. Tests make their own keys on it, and do not change those of others."""
-    server = serve("grpcio", operations_listen=free_address(), console_hosts="console.example")
+    server = serve_for_session("grpcio", operations_listen=free_address(), console_hosts="console.example")
     yield server
     server.close()
 

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from decision.memory import ManualClock, MemoryFeed, MemorySource, burst, record
+from ratelimit_service.decision import policy_cache
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.lookup_budget import LookupBudget
@@ -34,6 +35,10 @@ class World:
     async def settle(self) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
+        if self.source.before_answer is None and not self.source.down:
+            async with asyncio.timeout(5):
+                while self.cache.refresh_age > 0:  # noqa: ASYNC110 what is awaited is the cache's own
+                    await asyncio.sleep(0.001)
 
 
 @pytest_asyncio.fixture
@@ -126,45 +131,96 @@ async def test_a_refresh_during_a_read_is_not_lost(world: World) -> None:
 
 
 async def test_a_change_of_many_keys_reaches_all(world: World) -> None:
-    """When a plan changes, all its keys are read again, at most 50 at a time, those that changed themselves first."""
-    ids = [world.add() for _ in range(700)]
+    """When a plan changes, all its keys are read again, at most 100 at a time, those that changed themselves first."""
+    ids = [world.add() for _ in range(250)]
     await asyncio.gather(*map(world.cache.get, ids))
     for key_id in ids:
         world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
     world.source.fetches.clear()
     await world.cache.apply([Change(ChangeKind.PLAN, "free"), Change(ChangeKind.KEY, ids[-1])])
-    assert [len(fetch) for fetch in world.source.fetches] == [1, *[50] * 13, 49]
+    policy = await world.cache.get(ids[-1])
+    assert policy is not None
+    assert policy.refusal is Reason.KEY_REVOKED
+    await world.settle()
+    assert [len(fetch) for fetch in world.source.fetches] == [1, 100, 100, 50]
     assert world.source.fetches[0] == [ids[-1]]
     policies = await asyncio.gather(*map(world.cache.get, ids))
     assert {policy and policy.refusal for policy in policies} == {Reason.KEY_REVOKED}
 
 
-async def test_a_revocation_does_not_wait_for_a_plan(world: World) -> None:
-    """It is in force while the many keys of a plan are read again, whatever these reads began before."""
-    ids = [world.add() for _ in range(200)]
+async def test_a_revocation_waits_for_no_other_key(world: World) -> None:
+    """While the keys of a plan are read again, which takes long, keys that change are read, and calls answered."""
+    ids = [world.add() for _ in range(250)]
     await asyncio.gather(*map(world.cache.get, ids))
+    world.source.before_answer = slow = asyncio.Event()
     world.feed.announce(ChangeKind.PLAN, "free")
-    fetch, held = world.source.fetch, asyncio.Event()
-
-    async def fetch_slowly(key_ids: Collection[str]) -> Fetched:
-        fetched = await fetch(key_ids)
-        if len(key_ids) > 2:
-            await held.wait()
-        return fetched
-
-    world.source.fetch = fetch_slowly  # type: ignore[method-assign]
     await world.settle()
-    for key_id in (ids[0], ids[-1]):  # one that is being read, and one that is not yet
+    assert world.cache.refresh_age > 0
+    world.source.before_answer = None
+    for key_id in (ids[0], ids[-1]):  # of those that are being read, and of those that are not yet
         world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
         world.feed.announce(ChangeKind.KEY, key_id)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    refused = [await world.cache.get(key_id) for key_id in (ids[0], ids[-1])]
+    assert [policy and policy.refusal for policy in refused] == [Reason.KEY_REVOKED] * 2
+    assert world.cache.refresh_age > 0
+    slow.set()
     await world.settle()
-    for _ in range(2):
-        for key_id in (ids[0], ids[-1]):
-            policy = await world.cache.get(key_id)
-            assert policy is not None
-            assert policy.refusal is Reason.KEY_REVOKED
-        held.set()
-        await world.settle()
+    refused = [await world.cache.get(key_id) for key_id in (ids[0], ids[-1])]
+    assert [policy and policy.refusal for policy in refused] == [Reason.KEY_REVOKED] * 2
+
+
+async def test_a_change_that_concerns_no_cached_key_reads_nothing(world: World) -> None:
+    """Changes of subjects and plans without cached keys cause no read, however many there are."""
+    await world.cache.get(world.add())
+    world.source.fetches.clear()
+    await world.cache.apply([Change(kind, f"other{n}") for kind in ChangeKind for n in range(1_000)])
+    await world.settle()
+    assert world.source.fetches == []
+
+
+async def test_a_refresh_goes_on_after_an_outage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of a plan that cannot be read keep their policy, and are read again once that is possible."""
+    monkeypatch.setattr(policy_cache, "_RETRY_SECONDS", 0.01)
+    key_id = world.add()
+    await world.cache.get(key_id)
+    world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+    world.source.down = True
+    await world.cache.apply([Change(ChangeKind.PLAN, "free")])
+    await world.settle()
+    policy = await world.cache.get(key_id)
+    assert policy is not None
+    assert (policy.plan_version, world.cache.refresh_age > 0) == (1, True)
+    world.source.down = False
+    await world.settle()
+    policy = await world.cache.get(key_id)
+    assert policy is not None
+    assert (policy.plan_version, world.cache.refresh_age) == (2, 0)
+
+
+async def test_a_refresh_that_fails_forgets_no_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error that nobody expected, the keys of every plan and subject that changed are still read again."""
+    monkeypatch.setattr(policy_cache, "_RETRY_SECONDS", 0.01)
+    ids = [world.add() for _ in range(2)]
+    world.source.records[ids[1]] = replace(world.source.records[ids[1]], plan="pro")
+    await asyncio.gather(*map(world.cache.get, ids))
+    for key_id in ids:
+        world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+    fetch, failures = world.source.fetch, [RuntimeError("a mistake"), RuntimeError("again")]
+
+    async def fail_twice(key_ids: Collection[str]) -> Fetched:
+        if failures:
+            raise failures.pop()
+        return await fetch(key_ids)
+
+    world.source.fetch = fail_twice  # type: ignore[method-assign]
+    for plan in ("free", "pro"):
+        await world.cache.apply([Change(ChangeKind.PLAN, plan)])
+        await asyncio.sleep(0.001)
+    await world.settle()
+    policies = await asyncio.gather(*map(world.cache.get, ids))
+    assert [policy and policy.plan_version for policy in policies] == [2, 2]
 
 
 async def test_a_stream_of_changes_blocks_no_call(world: World) -> None:

@@ -11,13 +11,13 @@ TRANSPORTS = ("grpcio", "envoy")
 
 
 @pytest.fixture(scope="session")
-def served(serve: Serve) -> Callable[[str], Server]:
+def served(serve_for_session: Serve) -> Callable[[str], Server]:
     """The server behind a transport, for tests that leave it as it is."""
     servers: dict[str, Server] = {}
 
     def get(transport: str) -> Server:
         if transport not in servers:
-            servers[transport] = serve(transport)
+            servers[transport] = serve_for_session(transport)
         return servers[transport]
 
     return get

@@ -35,7 +35,7 @@ from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
 class Engine: tally = [[0] * 4 for _ in range(10)]
 class Feed: current = True
 class Cache:
-    misses, unreadable, deferred = 3, 1, 4
+    misses, unreadable, deferred, refresh_age = 3, 1, 4, 7
     def __len__(self): return 40
 counts = Counts()
 class Descriptors: tally = [[0] * 4 for _ in range(10)]
@@ -119,6 +119,7 @@ async def test_workers_add_up(directory: Path) -> None:
     assert found[("ratelimit_unreadable_policies_total",)] == 2
     assert found[("ratelimit_store_failures_total",)] == 2
     assert found[("ratelimit_policy_cache_policies",)] == 80
+    assert found[("ratelimit_policy_refresh_age_seconds",)] == 7
     assert found[("ratelimit_usage_lost_total",)] == 16
     assert found[("ratelimit_usage_unconfirmed_total",)] == 18
     assert found[("ratelimit_usage_tally_bytes",)] == 140
