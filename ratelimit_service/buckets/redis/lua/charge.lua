@@ -36,7 +36,8 @@ local opens, closes = {}, {} -- the windows that contain `now`, by kind
 local out = {}
 local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
-local families, made = {}, {} -- while room is scarce: that of a new bucket, by key; how many are made now, by tag and family
+local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
+local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
 
 -- The time until AMOUNT micro-tokens have drained, of which DONE / DEN of one has already. Quotient and remainder are
 -- computed separately because AMOUNT * DEN may exceed 2^53, NUM * DEN does not.
@@ -220,7 +221,7 @@ while p <= size do
       for i = #undo - 5, 1, -6 do
         local k = undo[i]
         used[k], at[k], part[k], per[k], dirty[k] = undo[i + 1], undo[i + 2], undo[i + 3], undo[i + 4], undo[i + 5]
-        if families[k] and not dirty[k] then
+        if few and families[k] and not dirty[k] then
           local counter = minute_of(k) .. families[k]
           made[counter], families[k] = made[counter] - 1, nil
         end
@@ -255,7 +256,7 @@ end
 for k = 1, #KEYS do
   if dirty[k] then
     write(k)
-    if families[k] then
+    if few and families[k] then
       redis.call('HINCRBY', minute_of(k), families[k], 1)
       redis.call('EXPIRE', minute_of(k), 60, 'NX')
     end
