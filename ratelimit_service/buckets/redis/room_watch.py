@@ -18,6 +18,9 @@ SHORT_INTERVAL: Final = 0.2
 
 SHORT_FROM: Final = 0.6
 
+LOG_SECONDS: Final = 10.0
+"""Between two lines in the log: callers may make the share rise and fall."""
+
 _TIMEOUT: Final = 5.0
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -44,6 +47,7 @@ class RoomWatch:
         self._bound = bound
         self._report = report
         self._warned = False
+        self._logged_at = -LOG_SECONDS
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -57,7 +61,7 @@ class RoomWatch:
 
     async def _run(self) -> None:
         while True:
-            share = max([await self._query(connection) for connection in self._connections.connections()], default=0.0)
+            share = max(await asyncio.gather(*map(self._query, self._connections.connections())), default=0.0)
             self._report(share)
             await asyncio.sleep(SHORT_INTERVAL if share >= SHORT_FROM else INTERVAL)
 
@@ -75,8 +79,10 @@ class RoomWatch:
             return 0.0
         share = share_of(info, self._bound) if isinstance(info, bytes) else 0.0
         room = room_of(share)
-        if room is not connection.room:
+        now = asyncio.get_running_loop().time()
+        if room is not connection.room and now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
             log = _log.warning if room > connection.room else _log.info
             log("the memory of Redis is used", share=round(share, 3), room=room.name, address=str(connection.address))
-            connection.room = room
+        connection.room = room
         return share
