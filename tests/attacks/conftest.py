@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import psycopg
 import pytest
@@ -99,13 +99,9 @@ def start_target(
 def running_target(
     serve: Serve, database_url: str, folder: Path, transport: str, **changes: object
 ) -> Iterator[Target]:
-    """A server on a database and a Valkey that nobody else uses, in both with the least rights.
-
-    `valkey_options` among the CHANGES are further lines of its configuration, the others are settings.
-    """
-    options = cast("dict[str, str]", changes.pop("valkey_options", {}))
+    """A server on a database and a Valkey that nobody else uses, in both with the least rights."""
     with ExitStack() as stack:
-        valkey = EmbeddedValkey(folder, options=options)
+        valkey = EmbeddedValkey(folder)
         valkey.start()
         stack.callback(valkey.stop)
         least = with_least_rights(database_url, valkey.url)
