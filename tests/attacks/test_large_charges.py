@@ -40,7 +40,9 @@ def test_one_caller_takes_redis_for_himself(target: Target, buckets: int) -> Non
     rules = {"domain": DOMAIN, "descriptors": [{"key": "ip", "limits": limits}]}
     put = admin_pb2.ManageRulesRequest(replace={"rules": rules})
     target.server.manage().ManageRules(put, metadata=target.server.as_admin)
-    with attacked(target) as report:
+    with attacked(target, check=FULL) as report:
         found = report.attack(charge, buckets // LIMITS)
+    assert report.during.degraded == 0, report.row()
+    assert all("in the queue for Redis" in error for error in report.during.errors), report.row()
     assert "circuit breaker open" not in str(found)
     assert (found["denied"] > 0) == (buckets > MAX_BUCKETS), found

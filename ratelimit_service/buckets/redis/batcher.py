@@ -93,8 +93,8 @@ MAX_SIZE = 512
 """Buckets and series in one script run, unless a single charge has more. A run with so many takes Redis 4 ms, in which
 nobody else is served. They all go through Lua's stack, which holds 8,000."""
 
-_SECONDS_PER_WORD = 20e-6
-"""What a run may take for each bucket on a busy machine, beside half of the timeout, before Redis counts as away."""
+_LARGE = 64
+"""Buckets of a charge that may take Redis so long that a missing reply to it does not show that Redis is away."""
 
 # Error replies that come before anything is executed, so that the same command may be sent again.
 _NOT_EXECUTED = ("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
@@ -339,9 +339,14 @@ class Batcher:
             connection = batch.connection
             self._given_up = {given_up for given_up in self._given_up if not given_up.closed}
             self._given_up.add(connection)
-            patience = self._timeout / 2 + batch.encoded.words * _SECONDS_PER_WORD
-            batch.conclusive = self._failing or self._loop.time() - batch.started_at >= patience
+            batch.conclusive = self._failing or self._had_time(batch)
             connection.give_up(f"Redis at {connection.address} did not reply within {self._timeout:g} s")
+
+    def _had_time(self, batch: _InFlightBatch) -> bool:
+        """Whether a Redis that works would have replied to BATCH by now."""
+        if any(len(charge.buckets) > _LARGE for call in batch.calls for charge in call.charges):
+            return False
+        return self._loop.time() - batch.started_at >= self._timeout / 2
 
     def _on_late_reply(self, batch: _InFlightBatch, reply: object) -> None:
         if isinstance(reply, list):
