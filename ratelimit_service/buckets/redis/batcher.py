@@ -334,7 +334,8 @@ class Batcher:
         elif batch.retry is not None:
             batch.retry.cancel()
             cause = f"last reply was {batch.error!r}" if batch.error else "no connection could be made"
-            self._fail(batch, StoreUnavailable(f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"))
+            message = f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"
+            self._fail(batch, StoreUnavailable(message, conclusive=self._failing or self._had_half(batch)))
         elif batch.connection is not None:
             connection = batch.connection
             self._given_up = {given_up for given_up in self._given_up if not given_up.closed}
@@ -346,6 +347,10 @@ class Batcher:
         """Whether a Redis that works would have replied to BATCH by now."""
         if any(len(charge.buckets) > _LARGE for call in batch.calls for charge in call.charges):
             return False
+        return self._had_half(batch)
+
+    def _had_half(self, batch: _InFlightBatch) -> bool:
+        """Whether BATCH left the queue half of the timeout ago."""
         return self._loop.time() - batch.started_at >= self._timeout / 2
 
     def _on_late_reply(self, batch: _InFlightBatch, reply: object) -> None:
