@@ -59,6 +59,7 @@ class AlertEvaluator:
         self._thresholds = tuple(sorted(thresholds))
         self._webhook = webhook
         self._quotas_until = 0
+        self._quotas_from = 0  # subjects without calls since this minute have been checked
 
     async def run(self, term: Term) -> None:
         """Evaluate every few seconds until cancelled. Raises LeaseLost."""
@@ -71,6 +72,7 @@ class AlertEvaluator:
                 await asyncio.sleep(EVALUATE_SECONDS)
         finally:
             self._observer.firing({})
+            self._observer.unread(0)
 
     async def evaluate(self, term: Term) -> None:
         """Evaluate all rules once. Raises StoreUnavailable, Unavailable and LeaseLost."""
@@ -84,18 +86,21 @@ class AlertEvaluator:
         conditions += degraded_condition(minutes, last, store_error=store_error)
         rules = {Rule.DENIALS, Rule.DEGRADED}
         if last > self._quotas_until and not store_error:
-            first = max(self._quotas_until, last - WATCHED_MINUTES) + 1
+            first = max(self._quotas_from, last - WATCHED_MINUTES + 1)
             try:
                 uses = await self._quotas.uses(first, self._thresholds[0], firing) if self._thresholds else []
             except (StoreUnavailable, Unavailable) as error:
                 _log.warning("quotas not evaluated; trying again", error=str(error))
             else:
                 conditions += quota_conditions(uses, self._thresholds)
+                self._observer.unread(self._quotas.unread)
                 rules.add(Rule.QUOTA)
         async with self._transactions.leading(term) as alerts:
             still = await self._apply(alerts, conditions, rules, now_us)
         if Rule.QUOTA in rules:
             self._quotas_until = last
+            if not self._quotas.unread:
+                self._quotas_from = last + 1
         self._observer.firing(Counter(alert.rule for alert in still))
 
     async def _apply(

@@ -94,6 +94,13 @@ class QuotaFloor(NamedTuple):
     cost: int
 
 
+class Near(NamedTuple):
+    """Keys of subjects that may be near a quota, and how many such subjects there are whose keys were not read."""
+
+    key_ids: Collection[str]
+    others: int
+
+
 class Usage(Protocol):
     """What was counted. All raise StoreUnavailable."""
 
@@ -101,7 +108,7 @@ class Usage(Protocol):
         """Read the calls of each plan in the minutes with these numbers, both included."""
         ...
 
-    async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Collection[str]:
+    async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Near:
         """Read keys of at most COUNT subjects with calls since minute FIRST that may be near a quota.
 
         Those whose counts have reached a floor, and those with overrides of quotas; of more, some by chance.
@@ -137,6 +144,10 @@ class AlertObserver(Protocol):
 
     def firing(self, counts: Mapping[Rule, int]) -> None:
         """The number of alerts of each rule that are firing."""
+        ...
+
+    def unread(self, subjects: int) -> None:
+        """The number of subjects near a quota whose buckets the last evaluation did not read, for want of time."""
         ...
 
     def attempted(self, outcome: str) -> None:

@@ -45,6 +45,8 @@ class QuotaWatch:
         self._policies = policies
         self._buckets = buckets
         self._clock = clock
+        self.unread = 0
+        """Subjects near a quota whose buckets were not read the last time, since there were more than MAX_SUBJECTS."""
 
     async def uses(self, first: int, lowest: int, firing: Sequence[Alert]) -> list[QuotaUse]:
         """Read the live use of quotas that may have reached LOWEST percent, and of those that are FIRING.
@@ -53,7 +55,9 @@ class QuotaWatch:
         """
         now_us = self._clock.now_us()
         floors = await self._floors(lowest, now_us)
-        near = set(await self._usage.near(first, floors, MAX_SUBJECTS))
+        found_near = await self._usage.near(first, floors, MAX_SUBJECTS)
+        self.unread = found_near.others
+        near = set(found_near.key_ids)
         near |= {str(alert.detail["key_id"]) for alert in firing if alert.rule is Rule.QUOTA}
         rules = await self._rules(near, now_us)
         charges = [Charge((rule.bucket,), (0,)) for _, _, rule in rules]

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ratelimit_service.api.guessing import GuessLimiter
+from ratelimit_service.aside import Aside
 from ratelimit_service.console.assets import Assets
 from ratelimit_service.console.banners import banners_of
 from ratelimit_service.console.forms import Fields
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 _TOTALS_SECONDS: Final = 5.0
 _TOTALS_WAIT: Final = 0.2
+
+documents: Final = Aside("documents")
+"""For what makes or reads a document that may be large, which takes seconds."""
 
 WELCOME: Final = "welcome"
 """The cookie of a browser that has just signed in."""
@@ -120,6 +124,10 @@ class Visit:
         if self.session is not None and WELCOME in self.request.cookies:  # it is read once
             response.delete_cookie(WELCOME, path=self.root or "/", samesite="strict")
         return response
+
+    async def large_page(self, template: str, *, status: int = 200, **context: Any) -> Response:  # noqa: ANN401
+        """Render a page of up to some megabytes beside the event loop, where probes are answered meanwhile."""
+        return await documents(self.page, template, status=status, **context)
 
     def render(self, template: str, **context: Any) -> str:  # noqa: ANN401  what the template shows
         """Render a template, or a part of a page."""

@@ -95,6 +95,7 @@ class EmbeddedValkey:
         if self._process is not None:
             return
         self._data_dir.mkdir(parents=True, exist_ok=True)
+        self._data_dir.chmod(0o700)  # its files, in which names of subjects stand, are readable for others
         tries = 1 if self._wanted_port else _PORT_TRIES
         for left in range(tries - 1, -1, -1):
             self._port = self._wanted_port or _free_port()

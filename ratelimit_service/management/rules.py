@@ -1,17 +1,33 @@
 """Versions of a domain's descriptor rules. Each method of the service is one transaction."""
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain, check_size
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event
+from ratelimit_service.management.documents import nodes_to_documents
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.text import check_description, check_name
 from ratelimit_service.management.transactions import Transactions
+
+MAX_DOMAINS: Final = 1_000
+"""Domains that have rules."""
+
+MAX_TOTAL_BYTES: Final = 8 * 1024 * 1024
+"""Of the rules of all domains together, as JSON. Each process of a server reads them all when it starts, in less than
+a second, and holds them, in three times as much."""
+
+
+class RulesTotal(NamedTuple):
+    """Domains that have rules, and the bytes of these as JSON."""
+
+    domains: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,10 @@ class RulesRepository(Protocol):
 
     async def list(self, *, after: str, count: int) -> Sequence[RuleSet]:
         """Read at most COUNT rule sets in force, in the order of their domains, whose domain comes after AFTER."""
+        ...
+
+    async def total_besides(self, domain: str) -> RulesTotal:
+        """Count the rules in force of all domains but DOMAIN."""
         ...
 
     async def add(self, rules: RuleSet) -> None:
@@ -157,9 +177,33 @@ class RulesService:
         before = await work.rules.get(rules.domain)
         check_etag(f"domains/{rules.domain}", sent=etag, current=before.etag if before else "")
         _check_names(rules, stored={name for _, name in _all_names(before.rules)} if before else ())
+        _check_total(rules, before, await work.rules.total_besides(rules.domain))
         check_description(description, stored=[before.description] if before else ())
         version, created_us = (before.version + 1, before.created_us) if before else (1, now_us)
         return before, RuleSet(rules, version, description, created_us, now_us)
+
+
+def _check_total(rules: DomainRules, before: RuleSet | None, others: RulesTotal) -> None:
+    """Raise InvalidArgument if there would be too many rules in all, unless they become fewer."""
+    if before is None and others.domains >= MAX_DOMAINS:
+        raise InvalidArgument.of(
+            "domain",
+            f"is new, and {others.domains:,} domains have rules already; at most {MAX_DOMAINS:,} may, so delete the "
+            "rules of others first",
+        )
+    size = _size(rules)
+    if others.size + size > MAX_TOTAL_BYTES and (before is None or size > _size(before.rules)):
+        raise InvalidArgument.of(
+            "descriptors",
+            f"has {size:,} bytes as JSON, and those of the other domains have {others.size:,}; at most "
+            f"{MAX_TOTAL_BYTES:,} are allowed together, because every server holds them all: leave some out, or delete "
+            "the rules of other domains first",
+        )
+
+
+def _size(rules: DomainRules) -> int:
+    """Bytes of the rules as JSON, as Postgres counts them."""
+    return len(json.dumps(nodes_to_documents(rules.descriptors), ensure_ascii=False).encode())
 
 
 def _check_names(rules: DomainRules, *, stored: Collection[str]) -> None:

@@ -21,6 +21,12 @@ class AlertMetrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self._unread = Gauge(
+            "ratelimit_alert_subjects_unread",
+            "Subjects near a quota that the last evaluation left out: of more than 500 it checks some, by chance.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self._pending = Gauge(
             "ratelimit_alert_deliveries_pending",
             "Messages to the webhook that are yet to be delivered.",
@@ -41,6 +47,10 @@ class AlertMetrics:
         """Set the number of alerts of each rule that are firing."""
         for rule in Rule:
             self._firing.labels(rule.value).set(counts.get(rule, 0))
+
+    def unread(self, subjects: int) -> None:
+        """Set the number of subjects near a quota whose buckets were not read."""
+        self._unread.set(subjects)
 
     def attempted(self, outcome: str) -> None:
         """Count an attempt."""

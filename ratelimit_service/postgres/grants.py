@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from ratelimit_service.postgres.tables import metadata
+from ratelimit_service.postgres.tables import metadata, write_lock
 from ratelimit_service.postgres.usage_partitions import KINDS
 from ratelimit_service.postgres.usage_tables import LEVELS
 
@@ -35,7 +35,7 @@ def grants() -> str:
     They are to be run after each migration by the role that ran it, and may be run again.
     """
     owned = ", ".join(f"'{name}'::regclass" for name in _PARTITIONED)
-    written = [name for name in sorted(metadata.tables) if name not in {*_APPENDED, *_PARTITIONED}]
+    written = [name for name in sorted(metadata.tables) if name not in {*_APPENDED, *_PARTITIONED, write_lock.name}]
     lines = [
         "-- Once, by a role with CREATEROLE; choose the passwords:",
         f"--   CREATE ROLE {DECISION_ROLE} LOGIN PASSWORD '...';",
@@ -51,6 +51,7 @@ def grants() -> str:
         f"GRANT SELECT ON alembic_version TO {CONTROL_ROLE};",
         f"GRANT SELECT, INSERT, DELETE ON {', '.join(_APPENDED)} TO {CONTROL_ROLE};",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(written)} TO {CONTROL_ROLE};",
+        f"GRANT SELECT, UPDATE ON {write_lock.name} TO {CONTROL_ROLE};",
         "-- The tables of usage are its own, with CREATE in the schema: it creates and drops their partitions.",
         f"GRANT CREATE ON SCHEMA public TO {CONTROL_ROLE};",
         f"GRANT {CONTROL_ROLE} TO CURRENT_USER;",

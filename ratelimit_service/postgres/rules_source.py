@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, Select, Text, and_, cast, select
 
+from ratelimit_service.aside import SMALL, aside
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import FetchedRules
 from ratelimit_service.errors import ServiceError
@@ -88,8 +89,8 @@ class _Decoded:
         for row in rows:
             await asyncio.sleep(0)
             try:
-                nodes = nodes_from_documents(json.loads(row.descriptors))
-                self._found[row.domain] = DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure))
+                large = row.descriptors is not None and len(row.descriptors) > SMALL
+                self._found[row.domain] = await aside(_decode, row) if large else _decode(row)
             except (ServiceError, KeyError, TypeError, ValueError, AttributeError) as error:
                 self._unreadable.add(row.domain)
                 _log.error(
@@ -101,6 +102,11 @@ class _Decoded:
 
     def result(self) -> FetchedRules:
         return FetchedRules(self._found, frozenset(self._unreadable))
+
+
+def _decode(row: Row[*tuple[Any, ...]]) -> DomainRules:
+    nodes = nodes_from_documents(json.loads(row.descriptors))
+    return DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure))
 
 
 def _in_parts(domains: Sequence[str]) -> Sequence[Sequence[str]]:

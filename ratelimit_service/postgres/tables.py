@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -140,6 +141,14 @@ rule_versions = Table(
     Column("create_time", Microseconds, nullable=False),
     PrimaryKeyConstraint("domain_id", "version"),
     CheckConstraint("on_store_failure IN ('fail', 'local', 'allow', 'deny')", name="on_store_failure"),
+)
+
+write_lock = Table(
+    "write_lock",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    CheckConstraint("only_row", name="only_row"),
+    comment="Whoever adds to keys, audit_events or changes locks its row first: so their numbers are in commit order.",
 )
 
 overrides = Table(

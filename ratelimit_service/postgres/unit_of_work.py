@@ -5,11 +5,12 @@ Changes are announced in an outbox, the table `changes`, with a notification tha
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 
-from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ratelimit_service.decision.ports import Change
+from ratelimit_service.decision.ports import Change, StoreUnavailable
 from ratelimit_service.management.audit import Event
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import raise_unavailable
@@ -22,9 +23,10 @@ from ratelimit_service.postgres.repositories.plans import PostgresPlanRepository
 from ratelimit_service.postgres.repositories.rules import PostgresRulesRepository
 from ratelimit_service.postgres.repositories.sessions import PostgresSessionRepository
 from ratelimit_service.postgres.repositories.tokens import PostgresTokenRepository
+from ratelimit_service.postgres.tables import write_lock
 
-_WRITERS = 0x726C_0001
-"""The advisory lock that writing transactions take in turn."""
+_LOCK: Final = select(write_lock.c.only_row).with_for_update()
+"""The lock that writing transactions take in turn. Only a role that may write can take it."""
 
 
 class PostgresUnitOfWork:
@@ -74,5 +76,6 @@ class PostgresTransactions:
         """
         with raise_unavailable():
             async with self._database.writing() as connection:
-                await connection.execute(select(func.pg_advisory_xact_lock(cast(_WRITERS, BigInteger))))
+                if await connection.scalar(_LOCK) is None:
+                    raise StoreUnavailable("the table write_lock is empty; run INSERT INTO write_lock DEFAULT VALUES")
                 yield PostgresUnitOfWork(connection)

@@ -33,9 +33,13 @@ class Observer:
     counts: Mapping[Rule, int] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
+    left_out: int = 0
 
     def firing(self, counts: Mapping[Rule, int]) -> None:
         self.counts = counts
+
+    def unread(self, subjects: int) -> None:
+        self.left_out = subjects
 
     def attempted(self, outcome: str) -> None:
         self.outcomes[outcome] += 1

@@ -8,6 +8,7 @@ import pytest
 from alerts.conftest import NOW, Alerting
 from fixtures.control_plane import SECOND, START, ControlPlane, key_draft, plan_draft
 from fixtures.usage import Counted, Series, UsageWriter
+from ratelimit_service.alerts import quotas
 from ratelimit_service.alerts.alert import Alert, AlertState, DeliveryEvent, Rule
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import Limit, Quota, Window
@@ -83,6 +84,31 @@ async def test_counts_say_who_is_near_and_buckets_how(alerting: Alerting, usage:
         await charge(alerting, key.key_id, 95)
     await alerting.evaluator.evaluate(await alerting.lead())
     assert await listed(plane) == []
+
+
+async def test_of_too_many_subjects_some_are_checked(
+    alerting: Alerting, usage: UsageWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If more are near a quota than are checked at a time, a metric has their number, and in time all of them fire."""
+    monkeypatch.setattr(quotas, "MAX_SUBJECTS", 3)
+    plane = alerting.plane
+    await plane.plans.create("ada", plan_draft("free", QUOTA))
+    counted = []
+    for number in range(5):
+        key, _ = await plane.keys.create("ada", key_draft(f"subject-{number}"))
+        series = Series(key.key_id, "", f"subject-{number}", "free")
+        counted.append(Counted(NOW - 2 * MINUTE, series, Counts(allowed=95, cost=95)))
+        await charge(alerting, key.key_id, 95)
+    usage.write(counted)
+    term = await alerting.lead()
+    await alerting.evaluator.evaluate(term)
+    assert (alerting.observer.left_out, alerting.observer.counts[Rule.QUOTA]) == (2, 3)
+    for _ in range(100):
+        later(alerting, 1)
+        await alerting.evaluator.evaluate(term)
+        if alerting.observer.counts[Rule.QUOTA] == 5:
+            break
+    assert alerting.observer.counts[Rule.QUOTA] == 5
 
 
 async def test_denials_and_degraded_decisions(alerting: Alerting, usage: UsageWriter) -> None:

@@ -59,6 +59,10 @@ class Watch:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def execute(self, statement: str) -> None:
+        """Run a statement as the owner of the database, for what would take calls by the thousand."""
+        self._postgres.execute(statement.encode())
+
     def attach(self, pid: int) -> None:
         """Watch the process that has taken the server's place."""
         self._process = psutil.Process(pid)

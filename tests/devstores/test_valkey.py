@@ -38,6 +38,17 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
     assert kept == b"yes"
 
 
+def test_others_cannot_read_it(tmp_path: Path) -> None:
+    """Its folder belongs to its user alone, also one that an earlier version has made."""
+    for folder in (tmp_path / "new", tmp_path / "old"):
+        if folder.name == "old":
+            folder.mkdir(mode=0o755)
+        server = EmbeddedValkey(folder)
+        server.start()
+        server.stop()
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_never_evicts_and_listens_on_loopback_only(tmp_path: Path) -> None:
     """A bucket must not be evicted, and the server must not be reachable from the network."""
     server = EmbeddedValkey(tmp_path)

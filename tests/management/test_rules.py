@@ -15,6 +15,7 @@ from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, Unavail
 from ratelimit_service.management.audit import AuditFilter
 from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
 from ratelimit_service.management.paging import Paging
+from ratelimit_service.management.rules import MAX_DOMAINS, MAX_TOTAL_BYTES
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
@@ -309,3 +310,49 @@ async def test_any_number_of_domains_is_read(control_plane: ControlPlane) -> Non
     fetched = await source.fetch_all_rules()
     assert set(names) <= fetched.rules.keys()
     assert (await source.fetch_rules(names)).rules.keys() == set(names)
+
+
+async def test_all_domains_together_are_bounded(control_plane: ControlPlane, database_url: str) -> None:
+    """New domains, and rules that grow, are refused beyond 1,000 domains or 8 MiB; what is stored stays in force."""
+    large = DomainRules("large", tuple(RuleNode(f"{n}-" + "k" * 250, "v" * 256) for n in range(1_000)))
+    await control_plane.rules.replace("ann", large)
+    await control_plane.rules.replace("ann", rules(1, "small"))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        _copy_domain(connection, "large", 15)
+        sizes = connection.execute("SELECT sum(octet_length(descriptors::text)) FROM rule_versions").fetchone()
+    assert sizes is not None
+    assert sizes[0] > MAX_TOTAL_BYTES
+    grown = DomainRules("small", (*rules(1).descriptors, node("b")))
+    for refused in (rules(1, "new"), grown):
+        for call in (control_plane.rules.check(refused), control_plane.rules.replace("ann", refused)):
+            with pytest.raises(InvalidArgument, match="every server holds them all") as caught:
+                await call
+            assert [violation.field for violation in caught.value.violations] == ["descriptors"]
+    fewer = DomainRules("large", large.descriptors[1:])
+    assert (await control_plane.rules.replace("ann", fewer)).version == 2
+    fetched = await PostgresRulesSource(control_plane.database).fetch_all_rules()
+    assert (len(fetched.rules), fetched.unreadable) == (17, frozenset())
+
+
+async def test_the_number_of_domains_is_bounded(control_plane: ControlPlane, database_url: str) -> None:
+    """With 1,000 domains a new one is refused, and one of them can still be changed and deleted."""
+    await control_plane.rules.replace("ann", rules(1, "one"))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        _copy_domain(connection, "one", MAX_DOMAINS - 1)
+    with pytest.raises(InvalidArgument, match="delete the rules of others first") as caught:
+        await control_plane.rules.replace("ann", rules(1, "another"))
+    assert [violation.field for violation in caught.value.violations] == ["domain"]
+    assert (await control_plane.rules.replace("ann", rules(2, "one"))).version == 2
+    await control_plane.rules.delete("ann", "one")
+    assert (await control_plane.rules.replace("ann", rules(1, "another"))).version == 1
+
+
+def _copy_domain(connection: psycopg.Connection, domain: str, copies: int) -> None:
+    """Add copies of a domain's rules, as if they had been there before."""
+    connection.execute(
+        "WITH made AS (INSERT INTO rule_domains (domain, version, create_time) SELECT domain || '-' || n, 1, now() "
+        "FROM rule_domains, generate_series(1, %s) AS n WHERE domain = %s RETURNING domain_id) "
+        "INSERT INTO rule_versions SELECT made.domain_id, 1, descriptors, on_store_failure, description, now() "
+        "FROM made, rule_versions JOIN rule_domains USING (domain_id) WHERE domain = %s AND rule_versions.version = 1",
+        (copies, domain, domain),
+    )

@@ -7,6 +7,7 @@ from ratelimit_service.alerts.alert import Alert, AlertState, Delivery, Delivery
 from ratelimit_service.alerts.service import AlertService
 from ratelimit_service.api.authentication import require
 from ratelimit_service.api.key_admin.fields import time_to_proto
+from ratelimit_service.api.key_admin.pages import read_page
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.tokens import Caller, Role
 
@@ -27,10 +28,11 @@ class ListAlerts:
     async def __call__(self, request: pb.ListAlertsRequest, caller: Caller) -> pb.ListAlertsResponse:
         """List a page of them, if the caller's role allows it. Raises ServiceError."""
         require(caller, Role.VIEWER)
-        page = await self._alerts.list(Paging(request.page_size, request.page_token))
+        paging = Paging(request.page_size, request.page_token)
+        alerts, token = await read_page(paging, self._alerts.list, _alert_to_proto)
         return pb.ListAlertsResponse(
-            alerts=[_alert_to_proto(alert) for alert in page.items],
-            next_page_token=page.next_page_token,
+            alerts=alerts,
+            next_page_token=token,
             tests=[_delivery_to_proto(delivery) for delivery in await self._alerts.tests()],
             webhook=self._alerts.webhook,
         )

@@ -5,7 +5,8 @@ from google.protobuf.struct_pb2 import Struct
 from ratelimit_service._gen.ratelimit.v1 import audit_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ListAuditEventsRequest, ListAuditEventsResponse
 from ratelimit_service.api.authentication import require
-from ratelimit_service.api.key_admin.fields import convert_all, optional_time, time_to_proto
+from ratelimit_service.api.key_admin.fields import optional_time, time_to_proto
+from ratelimit_service.api.key_admin.pages import read_page
 from ratelimit_service.management.audit import AuditEvent, AuditFilter, AuditService
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.tokens import Caller, Role
@@ -20,9 +21,13 @@ class ListAuditEvents:
     async def __call__(self, request: ListAuditEventsRequest, caller: Caller) -> ListAuditEventsResponse:
         """List a page of them, if the caller's role allows it. Raises ServiceError."""
         require(caller, Role.VIEWER)
-        page = await self._audit.list(Paging(request.page_size, request.page_token), _filter_from_proto(request))
-        events = await convert_all(page.items, _event_to_proto)
-        return ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
+        filters = _filter_from_proto(request)
+        events, token = await read_page(
+            Paging(request.page_size, request.page_token),
+            lambda part: self._audit.list(part, filters),
+            _event_to_proto,
+        )
+        return ListAuditEventsResponse(events=events, next_page_token=token)
 
 
 def _filter_from_proto(request: ListAuditEventsRequest) -> AuditFilter:

@@ -1,9 +1,8 @@
 """Fields of requests: the path of an invalid one, actions, update masks, times and durations."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -24,12 +23,6 @@ _SECOND: Final = MICRO * _NANOS
 _FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 _MAX_SECONDS: Final = 315_576_000_000  # 10,000 years, the bound that protobuf sets
-_PER_TURN: Final = 20
-"""Items of a page that are converted in one go: a few milliseconds' worth."""
-
-T = TypeVar("T")
-R = TypeVar("R")
-
 _READS: Final = frozenset({"get", "list"})
 
 
@@ -51,16 +44,6 @@ def require_message(field: str, *, present: bool) -> None:
 def check_role(caller: Caller, action: str | None) -> None:
     """Raise PermissionDenied unless CALLER may perform ACTION: get and list need a viewer, all others an admin."""
     require(caller, Role.VIEWER if action in _READS else Role.ADMIN)
-
-
-async def convert_all(items: Iterable[T], convert: Callable[[T], R]) -> list[R]:
-    """What CONVERT makes of each of ITEMS. Others get their turn on the event loop in between."""
-    converted: list[R] = []
-    for number, item in enumerate(items, 1):
-        converted.append(convert(item))
-        if number % _PER_TURN == 0:
-            await asyncio.sleep(0)
-    return converted
 
 
 def missing_action(*actions: str) -> InvalidArgument:

@@ -7,7 +7,6 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyR
 from ratelimit_service.api.key_admin.bulk_keys import BulkKeys
 from ratelimit_service.api.key_admin.fields import (
     check_role,
-    convert_all,
     duration_from_proto,
     missing_action,
     require_message,
@@ -19,6 +18,7 @@ from ratelimit_service.api.key_admin.key_messages import (
     filter_from_proto,
     key_to_proto,
 )
+from ratelimit_service.api.key_admin.pages import read_page
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.key import Key
@@ -95,11 +95,13 @@ class ManageKey:
         return ManageKeyResponse(revoke=self._result(await self._keys.revoke(caller.name, request.key_id)))
 
     async def _list(self, request: ManageKeyRequest.ListKeys) -> ManageKeyResponse:
-        paging = Paging(request.page_size, request.page_token)
-        page = await self._keys.list(paging, filter_from_proto(request))
-        now_us = self._clock.now_us()
-        keys = await convert_all(page.items, lambda key: key_to_proto(key, now_us))
-        return ManageKeyResponse(list=ManageKeyResponse.KeyPage(keys=keys, next_page_token=page.next_page_token))
+        filters, now_us = filter_from_proto(request), self._clock.now_us()
+        keys, token = await read_page(
+            Paging(request.page_size, request.page_token),
+            lambda part: self._keys.list(part, filters),
+            lambda key: key_to_proto(key, now_us),
+        )
+        return ManageKeyResponse(list=ManageKeyResponse.KeyPage(keys=keys, next_page_token=token))
 
     async def _update(self, request: ManageKeyRequest.UpdateKey, caller: Caller) -> ManageKeyResponse:
         require_message("key", present=request.HasField("key"))

@@ -4,7 +4,6 @@ from ratelimit_service._gen.ratelimit.v1 import plan_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest, ManagePlanResponse
 from ratelimit_service.api.key_admin.fields import (
     check_role,
-    convert_all,
     missing_action,
     paths_of,
     require_message,
@@ -12,6 +11,7 @@ from ratelimit_service.api.key_admin.fields import (
     under,
 )
 from ratelimit_service.api.key_admin.limit_messages import limit_to_proto, limits_from_proto
+from ratelimit_service.api.key_admin.pages import read_page
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.paging import Paging
@@ -66,9 +66,9 @@ class ManagePlan:
         return ManagePlanResponse(create=_result(plan))
 
     async def _list(self, request: ManagePlanRequest.ListPlans) -> ManagePlanResponse:
-        page = await self._plans.list(Paging(request.page_size, request.page_token))
-        plans = await convert_all(page.items, _plan_to_proto)
-        return ManagePlanResponse(list=ManagePlanResponse.PlanPage(plans=plans, next_page_token=page.next_page_token))
+        paging = Paging(request.page_size, request.page_token)
+        plans, token = await read_page(paging, self._plans.list, _plan_to_proto)
+        return ManagePlanResponse(list=ManagePlanResponse.PlanPage(plans=plans, next_page_token=token))
 
     async def _update(self, request: ManagePlanRequest.UpdatePlan, caller: Caller) -> ManagePlanResponse:
         require_message("plan", present=request.HasField("plan"))

@@ -1,6 +1,7 @@
 """ManageRules, and descriptor rules as messages of `ratelimit.v1`."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from ratelimit_service._gen.ratelimit.v1 import rules_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
@@ -19,6 +20,8 @@ from ratelimit_service.api.key_admin.limit_messages import (
     token_bucket_from_proto,
     token_bucket_to_proto,
 )
+from ratelimit_service.api.key_admin.pages import read_page
+from ratelimit_service.aside import aside
 from ratelimit_service.decision.descriptors.rules import (
     MAX_DEPTH,
     Blocked,
@@ -33,6 +36,9 @@ from ratelimit_service.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgu
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.rules import RuleSet, RulesService
 from ratelimit_service.management.tokens import Caller
+
+_MAX_DOMAINS: Final = 10
+"""Domains that are read at a time: their rules are read too."""
 
 _FAILURE_NUMBERS = {
     RuleOnStoreFailure.FAIL: rules_pb2.DomainRules.FAIL,
@@ -58,37 +64,33 @@ class ManageRules:
         with under(action):
             match action:
                 case "replace":
-                    return ManageRulesResponse(replace=_result(await self._replace(request.replace, caller)))
+                    return ManageRulesResponse(replace=await _result(await self._replace(request.replace, caller)))
                 case "get":
                     rules = await self._rules.get(request.get.domain, version=request.get.version)
-                    return ManageRulesResponse(get=_result(rules))
+                    return ManageRulesResponse(get=await _result(rules))
                 case "list":
                     return await self._list(request.list)
                 case "delete":
                     deleted = await self._rules.delete(caller.name, request.delete.domain, etag=request.delete.etag)
-                    return ManageRulesResponse(delete=_result(deleted))
+                    return ManageRulesResponse(delete=await _result(deleted))
 
     async def _replace(self, request: ManageRulesRequest.ReplaceRules, caller: Caller) -> RuleSet:
         require_message("rules", present=request.HasField("rules"))
         message = request.rules
         with under("rules"):
-            rules = rules_from_proto(message)
+            rules = await aside(rules_from_proto, message)
             if request.validate_only:
                 return await self._rules.check(rules, description=message.description, etag=message.etag)
             return await self._rules.replace(caller.name, rules, description=message.description, etag=message.etag)
 
     async def _list(self, request: ManageRulesRequest.ListRules) -> ManageRulesResponse:
-        page = await self._rules.list(Paging(request.page_size, request.page_token))
-        response = ManageRulesResponse.RulesPage(next_page_token=page.next_page_token)
-        for rules in page.items:
-            message = _rule_set_to_proto(rules)
-            message.ClearField("descriptors")
-            response.domains.append(message)
-        return ManageRulesResponse(list=response)
+        paging = Paging(request.page_size, request.page_token)
+        domains, token = await read_page(paging, self._rules.list, _heading_to_proto, max_read=_MAX_DOMAINS)
+        return ManageRulesResponse(list=ManageRulesResponse.RulesPage(domains=domains, next_page_token=token))
 
 
-def _result(rules: RuleSet) -> ManageRulesResponse.RulesResult:
-    return ManageRulesResponse.RulesResult(rules=_rule_set_to_proto(rules))
+async def _result(rules: RuleSet) -> ManageRulesResponse.RulesResult:
+    return ManageRulesResponse.RulesResult(rules=await aside(_rule_set_to_proto, rules))
 
 
 def rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
@@ -112,15 +114,22 @@ def rules_to_proto(rules: DomainRules) -> rules_pb2.DomainRules:
 
 def _rule_set_to_proto(rules: RuleSet) -> rules_pb2.DomainRules:
     """The message of a version of a domain's rules."""
-    message = rules_pb2.DomainRules(
+    message = _heading_to_proto(rules)
+    message.MergeFrom(rules_to_proto(rules.rules))
+    return message
+
+
+def _heading_to_proto(rules: RuleSet) -> rules_pb2.DomainRules:
+    """The same without the descriptors."""
+    return rules_pb2.DomainRules(
+        domain=rules.domain,
+        on_store_failure=_FAILURE_NUMBERS[rules.rules.on_store_failure],
         version=rules.version,
         description=rules.description,
         create_time=time_to_proto(rules.created_us),
         update_time=time_to_proto(rules.updated_us),
         etag=rules.etag,
     )
-    message.MergeFrom(rules_to_proto(rules.rules))
-    return message
 
 
 def _nodes_from_proto(

@@ -1,14 +1,15 @@
 """Reading requests: every list of one is bounded before any of its items is read."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from ratelimit_service.api.key_admin.field_count import check_fields
 from ratelimit_service.api.messages import parse
+from ratelimit_service.aside import SMALL, aside
 from ratelimit_service.decision.descriptors.rules import MAX_NODE_LIMITS, MAX_NODES, MAX_REPLACED
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.bulk_keys import MAX_ITEMS
@@ -53,9 +54,19 @@ MAX_TOGETHER: Final[Mapping[str, int]] = {"descriptors": MAX_NODES}
 Request = TypeVar("Request", bound=Message)
 
 
-def reader(request: type[Request]) -> Callable[[bytes], Request]:
-    """Reads requests of this type. It raises InvalidArgument for what is none, and for a list that is too long."""
-    return partial(_read, request)
+def reader(request: type[Request]) -> Callable[[bytes], Awaitable[Request]]:
+    """Reads requests of this type, a large one beside the event loop.
+
+    It raises InvalidArgument for what is none, and for a list that is too long.
+    """
+
+    async def read(data: bytes) -> Request:
+        if len(data) <= SMALL:
+            return _read(request, data)
+        await aside(check_fields, data, request)
+        return await aside(_read, request, data)
+
+    return read
 
 
 def _read(kind: type[Request], data: bytes) -> Request:

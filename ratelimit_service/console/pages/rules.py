@@ -1,12 +1,9 @@
 """Rules: which descriptor meets which limit? A tree for each domain, a test that shows the path, and replacing."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from starlette.responses import Response
 
@@ -16,7 +13,7 @@ from ratelimit_service.console.charts import SPANS, chosen_span
 from ratelimit_service.console.documents import Line, difference, read_rules, rules_yaml
 from ratelimit_service.console.rules_path import Route, parse_entries, route_of
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
-from ratelimit_service.console.visit import Section, Visit
+from ratelimit_service.console.visit import Section, Visit, documents
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, ServiceError
 from ratelimit_service.management.paging import Page, Paging
@@ -25,10 +22,6 @@ from ratelimit_service.usage.query import Counts
 from ratelimit_service.usage.query_range import DAY
 from ratelimit_service.usage.query_request import MAX_TOP, Dimension, UsageFilter, UsageRequest
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_ASIDE: Final = ThreadPoolExecutor(1, "documents")
 _PAGE: Final = 50
 _FIRST: Final = """\
 domain: edge
@@ -77,7 +70,7 @@ async def domain(visit: Visit) -> Response:
         parts_of(visit, where, (Dimension.RULE,), span, groups=_PAGE),
         visit.section(changes_of(visit.services.audit, rules.target)),
     )
-    return visit.page(
+    return await visit.large_page(
         "domain.html",
         rules=rules,
         name=name,
@@ -110,7 +103,7 @@ async def edit(visit: Visit) -> Response:
     """Begin a draft from the rules in force, or for a new domain."""
     name = visit.query.text("name")
     current = await visit.services.rules.get(name) if name else None
-    text = await _aside(rules_yaml, current.rules, current.description) if current else _FIRST
+    text = await documents(rules_yaml, current.rules, current.description) if current else _FIRST
     return await _editor(visit, _Draft(text, current))
 
 
@@ -120,7 +113,7 @@ async def change(visit: Visit) -> Response:
     name = visit.query.text("name")
     current = await _current(visit, name) if name else None
     try:
-        rules, description = await _aside(read_rules, text)
+        rules, description = await documents(read_rules, text)
         if current is None:
             current = await _current(visit, rules.domain)
         if name and rules.domain != name:
@@ -132,7 +125,7 @@ async def change(visit: Visit) -> Response:
             return visit.redirect("rules", "domain", name=rules.domain)
     except ServiceError as error:
         return await _editor(visit, _Draft(text, current), error)
-    return await _editor(visit, _Draft(text, current), reviewed=await _aside(rules_yaml, rules, description))
+    return await _editor(visit, _Draft(text, current), reviewed=await documents(rules_yaml, rules, description))
 
 
 async def ask_delete(visit: Visit) -> Response:
@@ -159,14 +152,6 @@ async def _current(visit: Visit, name: str) -> RuleSet | None:
         return None
 
 
-async def _aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do WORK, which takes seconds for a large document, beside the event loop: probes and metrics are served there.
-
-    One at a time, or several would share what is left of the interpreter.
-    """
-    return await asyncio.get_running_loop().run_in_executor(_ASIDE, partial(work, *args, **kwargs))
-
-
 async def _editor(
     visit: Visit, draft: _Draft, error: ServiceError | None = None, *, reviewed: str | None = None
 ) -> Response:
@@ -175,9 +160,9 @@ async def _editor(
     current = draft.current
     lines: list[Line] = []
     if reviewed is not None:
-        before = await _aside(rules_yaml, current.rules, current.description) if current else ""
-        lines = await _aside(difference, before, reviewed)
-    return visit.page(
+        before = await documents(rules_yaml, current.rules, current.description) if current else ""
+        lines = await documents(difference, before, reviewed)
+    return await visit.large_page(
         "domain_edit.html",
         status=status,
         current=current,

@@ -1,12 +1,12 @@
 """What alerts need of the counts in Postgres."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import sample
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, BigInteger, Text, bindparam, text
 
-from ratelimit_service.alerts.ports import PlanMinute, QuotaFloor
+from ratelimit_service.alerts.ports import Near, PlanMinute, QuotaFloor
 from ratelimit_service.decision.limit import Window
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.tables import Microseconds
@@ -90,12 +90,12 @@ class PostgresAlertUsage:
             rows = await connection.execute(_PLAN_MINUTES, {"first": first * MINUTE, "last": last * MINUTE})
             return [PlanMinute._make(row) for row in rows]
 
-    async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Collection[str]:
+    async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Near:
         """Read keys of subjects that may be near a quota. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
             active = list((await connection.scalars(_ACTIVE, {"first": first * MINUTE})).all())
             if not active:
-                return []
+                return Near([], 0)
             near: set[str] = set()
             for window, start_us in sorted({(floor.window.value, floor.start_us) for floor in floors}):
                 same = [floor for floor in floors if floor.window.value == window]
@@ -111,4 +111,4 @@ class PostgresAlertUsage:
             near |= set((await connection.scalars(_OVERRIDDEN, values)).all())
             some = sample(sorted(near), min(count, len(near)))  # others the next time: nobody hides behind many
             values = {"subjects": some, "count": _KEYS_OF_SUBJECT}
-            return list((await connection.scalars(_KEYS, values)).all())
+            return Near((await connection.scalars(_KEYS, values)).all(), len(near) - len(some))

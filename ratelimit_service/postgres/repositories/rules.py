@@ -1,21 +1,23 @@
 """Descriptor rules and their versions in Postgres."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, insert, select, update
+from sqlalchemy import Row, Text, and_, cast, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ratelimit_service.aside import SMALL, aside
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
-from ratelimit_service.management.rules import RuleSet
+from ratelimit_service.management.rules import RuleSet, RulesTotal
 from ratelimit_service.postgres.tables import rule_domains, rule_versions
 
 _COLUMNS = (
     rule_domains.c.domain,
     rule_domains.c.create_time.label("domain_create_time"),
     rule_versions.c.version,
-    rule_versions.c.descriptors,
+    cast(rule_versions.c.descriptors, Text).label("descriptors"),  # parsed here, perhaps beside the event loop
     rule_versions.c.on_store_failure,
     rule_versions.c.description,
     rule_versions.c.create_time,
@@ -41,7 +43,7 @@ class PostgresRulesRepository:
             .where(rule_domains.c.domain == domain, rule_domains.c.delete_time.is_(None), wanted)
         )
         row = (await self._connection.execute(statement)).one_or_none()
-        return None if row is None else _rule_set(row)
+        return None if row is None else await _decoded(row)
 
     async def list(self, *, after: str, count: int) -> Sequence[RuleSet]:
         """Read at most COUNT rule sets in force, in the order of their domains, whose domain comes after AFTER."""
@@ -52,7 +54,19 @@ class PostgresRulesRepository:
             .order_by(rule_domains.c.domain)
             .limit(count)
         )
-        return [_rule_set(row) for row in await self._connection.execute(statement)]
+        return [await _decoded(row) for row in (await self._connection.execute(statement)).all()]
+
+    async def total_besides(self, domain: str) -> RulesTotal:
+        """Count the rules in force of all domains but DOMAIN."""
+        size = func.octet_length(cast(rule_versions.c.descriptors, Text))
+        statement = (
+            select(func.count(), func.coalesce(func.sum(size), 0))
+            .select_from(rule_domains)
+            .join(rule_versions, _IN_FORCE)
+            .where(rule_domains.c.domain != domain, rule_domains.c.delete_time.is_(None))
+        )
+        domains, total = (await self._connection.execute(statement)).one()
+        return RulesTotal(domains, total)
 
     async def add(self, rules: RuleSet) -> None:
         """Put the first rules of a domain in force. The domain has none."""
@@ -85,11 +99,15 @@ def _is(rules: RuleSet) -> tuple[Any, Any]:
     return rule_domains.c.domain == rules.domain, rule_domains.c.delete_time.is_(None)
 
 
+async def _decoded(row: Row[*tuple[Any, ...]]) -> RuleSet:
+    return await aside(_rule_set, row) if len(row.descriptors) > SMALL else _rule_set(row)
+
+
 def _rule_set(row: Row[*tuple[Any, ...]]) -> RuleSet:
     return RuleSet(
         rules=DomainRules(
             row.domain,
-            nodes_from_documents(row.descriptors),
+            nodes_from_documents(json.loads(row.descriptors)),
             RuleOnStoreFailure(row.on_store_failure),
         ),
         version=row.version,

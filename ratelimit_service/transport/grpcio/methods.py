@@ -152,14 +152,16 @@ def admin_methods(
         bounded: bool = False,
     ) -> _Bound:
         """BOUNDED: whether the method itself bounds how many of its calls are served at a time."""
+        read = reader(request)
 
-        async def take_turns(read: _Request, caller: Caller, _deadline: float | None) -> Serializable:
-            return await (call(read, caller) if bounded else turns.take(call(read, caller)))
+        async def answer(data: bytes, caller: Caller, _deadline: float | None) -> Serializable:
+            return await call(await read(data), caller)
 
-        of_others = unary(reader(request), take_turns, unfinished, MAX_MESSAGE)
-        of_admins = unary(
-            reader(request), lambda read, caller, _deadline: call(read, caller), unfinished, MAX_ADMIN_MESSAGE
-        )
+        async def take_turns(data: bytes, caller: Caller, deadline: float | None) -> Serializable:
+            return await (answer(data, caller, deadline) if bounded else turns.take(answer(data, caller, deadline)))
+
+        of_others = unary(bytes, take_turns, unfinished, MAX_MESSAGE)
+        of_admins = unary(bytes, answer, unfinished, MAX_ADMIN_MESSAGE)
 
         async def handler(each: Call) -> bytes:
             return await (of_admins if each.caller.role is Role.ADMIN else of_others)(each)

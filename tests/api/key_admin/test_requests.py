@@ -9,6 +9,8 @@ from google.protobuf.message import Message
 
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as pb
+from ratelimit_service.api.key_admin import requests
+from ratelimit_service.api.key_admin.field_count import MAX_FIELDS
 from ratelimit_service.api.key_admin.requests import MAX_ITEMS_OF, reader
 from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE
 from ratelimit_service.errors import InvalidArgument
@@ -49,9 +51,9 @@ def test_every_list_has_a_bound() -> None:
     assert found == set(MAX_ITEMS_OF)
 
 
-def full(field: bytes, *above: bytes) -> bytes:
-    """As many empty items of a list as a message may have, within the messages whose fields are ABOVE."""
-    data = field * ((MAX_ADMIN_MESSAGE - 20) // len(field))
+def full(field: bytes, *above: bytes, size: int = 2 * (MAX_FIELDS - 5)) -> bytes:
+    """As many empty items of a list as fit into SIZE bytes, within the messages whose fields are ABOVE."""
+    data = field * (size // len(field))
     for tag in above:
         size = len(data)
         length = b""
@@ -75,21 +77,52 @@ LARGE: dict[str, tuple[type[Message], bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_a_list_is_not_read_beyond_its_bound(name: str) -> None:
+async def test_a_list_is_not_read_beyond_its_bound(name: str) -> None:
     """A message full of empty items is refused at once, with the path of the list."""
     request, data, path = LARGE[name]
     began = perf_counter()
     with pytest.raises(InvalidArgument) as caught:
-        reader(request)(data)
+        await reader(request)(data)
     assert perf_counter() - began < SECONDS
     assert [violation.field for violation in caught.value.violations] == [path]
 
 
-def test_descriptors_are_counted_on_all_levels() -> None:
+@pytest.mark.parametrize("name", LARGE)
+async def test_a_message_of_too_many_fields_is_not_parsed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is as long as an admin's may be, and full of empty items, is refused before the library reads it."""
+    request, data, _ = LARGE[name]
+    monkeypatch.setattr(requests, "parse", None)
+    for more in (data[-2:] * 10, b"\xff" * 20):  # the second is malformed
+        with pytest.raises(InvalidArgument, match="100,000 fields"):
+            await reader(request)(data + data[-2:] * MAX_FIELDS + more)
+    nested = full(b"\x1a\x00", b"\x0a", b"\x0a", size=MAX_ADMIN_MESSAGE - 20)
+    with pytest.raises(InvalidArgument, match="100,000 fields"):
+        await reader(pb.ManagePlanRequest)(nested + b"\xff" * 20)
+    unknown = b"\x83\x7d" + b"\x80\x7d\x01" * (MAX_ADMIN_MESSAGE // 3)
+    with pytest.raises(InvalidArgument, match="100,000 fields"):
+        await reader(request)(unknown)
+
+
+async def test_the_largest_messages_of_use_are_read() -> None:
+    """A thousand keys with all the labels that a key may have are one message."""
+    labels = {f"label{number}": "value" * 6 for number in range(16)}
+    keys = [{"subject": "s" * 128, "plan": "p", "description": "d" * 128, "labels": labels} for _ in range(1_000)]
+    request = pb.ManageKeyRequest(bulk_create={"keys": keys})
+    assert await reader(pb.ManageKeyRequest)(request.SerializeToString()) == request
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 20_000, b"\x0a\xff" + b"a" * 20_000, b"\x0f" + b"\0" * 20_000])
+async def test_what_is_no_message_is_an_error_of_the_library(data: bytes) -> None:
+    """Counting the fields of what is malformed ends, and the error is that of the library."""
+    with pytest.raises(InvalidArgument, match="are no ratelimit"):
+        await reader(pb.ManageKeyRequest)(data)
+
+
+async def test_descriptors_are_counted_on_all_levels() -> None:
     """No more nodes are read than a domain may have, wherever they are."""
     rules = pb.ManageRulesRequest(replace={"rules": {"domain": "d"}})
     for _ in range(40):
         rules.replace.rules.descriptors.add(descriptors=[{"key": str(number)} for number in range(25)])
     with pytest.raises(InvalidArgument) as caught:
-        reader(pb.ManageRulesRequest)(rules.SerializeToString())
+        await reader(pb.ManageRulesRequest)(rules.SerializeToString())
     assert caught.value.violations[0].field == "replace.rules.descriptors[38].descriptors"

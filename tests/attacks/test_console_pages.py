@@ -1,0 +1,51 @@
+"""Large pages of the console, which shares its process with the probes: a server whose probes are late is restarted."""
+
+import threading
+import time
+
+from attacks.conftest import StartTarget
+from attacks.sizes import ATTACK_SECONDS, FULL
+from attacks.test_pages import FILL
+from console.browser import Browser
+from fixtures.served import free_address
+from operations.probe import ask
+from ratelimit_service.management.tokens import Role
+
+PROBE_SECONDS = 0.3 if FULL else 1.0
+"""Within which a probe is answered. Orchestrators wait for a second, and restart after three that are late."""
+
+
+def test_large_pages_delay_no_probe(start_target: StartTarget) -> None:
+    """While admins edit and viewers read the rules of a domain with 1,000 rules, /healthz and /readyz are answered."""
+    target = start_target("envoy", operations_listen=free_address())
+    address = target.server.settings.operations_listen
+    target.server.key("once")
+    target.watch.execute(FILL[-1])
+    until, pages, failures = time.monotonic() + ATTACK_SECONDS, [0], []
+
+    def read_pages(role: Role) -> None:
+        browser = Browser(f"http://{address}/console").sign_in(target.server.tokens[role])
+        browser.client.timeout = 60
+        while time.monotonic() < until:
+            for path in ("/rules/edit?name=large", "/rules/domain?name=large", "/rules"):
+                response = browser.client.get(f"http://{address}/console{path}")
+                failures.extend([response.status_code] if response.status_code not in {200, 403} else [])
+                pages[0] += 1
+        browser.client.close()
+
+    threads = [threading.Thread(target=read_pages, args=(role,)) for role in (Role.ADMIN, Role.ADMIN, Role.VIEWER)]
+    for thread in threads:
+        thread.start()
+    slowest, asked = 0.0, 0
+    while time.monotonic() < until:
+        for path in ("/healthz", "/readyz"):
+            began = time.monotonic()
+            assert ask(address, path).status == 200
+            slowest, asked = max(slowest, time.monotonic() - began), asked + 1
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert pages[0] >= 3
+    assert slowest < PROBE_SECONDS, (slowest, asked, pages)
+    assert asked > 10
