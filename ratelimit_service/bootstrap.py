@@ -446,6 +446,7 @@ async def _open_buckets(settings: Settings, observers: Observers) -> AsyncIterat
             timeout=settings.store_timeout,
             request_window=settings.request_id_window,
             usage_bytes=settings.usage_store_bytes,
+            memory_bytes=settings.bucket_store_bytes,
             observers=observers,
         )
     async with store:
