@@ -215,6 +215,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
+        policies.waits = overload.excuse
         stack.push_async_callback(policies.close)
         rules = RulesCache(PostgresRulesSource(decisions))
         await _load(rules)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,3 +238,13 @@ def test_a_taken_port_is_an_error(doctor: Doctor, taken_address: str) -> None:
     for subject in ("operations", "console"):
         found = doctor(**{f"{subject.upper()}_LISTEN": taken_address})
         assert f"set RATELIMIT_{subject.upper()}_LISTEN to another one" in found[f"{subject} port"][1]
+
+
+def test_few_descriptors(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hard limit of descriptors that leaves few connections is a warning that says how many, and what to raise."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _limit: (512, 1024))
+    severity, message = doctor()["descriptors"]
+    assert severity == "warning"
+    assert "1024 leaves 768 connections" in message
+    monkeypatch.setattr(resource, "getrlimit", lambda _limit: (512, -1))
+    assert doctor()["descriptors"][0] == "ok"
