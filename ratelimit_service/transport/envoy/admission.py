@@ -22,8 +22,8 @@ class Bounds:
     """What bounds the calls of all methods together: messages that are not whole, and calls in flight."""
 
     unfinished: Unfinished = field(default_factory=Unfinished)
-    bare: Bare = field(default_factory=Bare)
     overload: OverloadControl = field(default_factory=OverloadControl)
+    bare: Bare = field(default_factory=Bare)
 
     def __post_init__(self) -> None:
         """Tell the calls that wait for their callers from those that wait for this server."""
