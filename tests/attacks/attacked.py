@@ -26,6 +26,9 @@ WARM_UP_SECONDS: Final = 3.0 if FULL else 1.0
 NICENESS: Final = 5
 """Of attackers: they would have a machine of their own, and here they share two cores with server and victim."""
 
+DESCRIPTORS: Final = 20
+"""By which descriptors may have grown once an attack is over: connections of the stores, and of the tests."""
+
 _NOTHING = Sample(0.0, 0, 0)
 _PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -205,7 +208,7 @@ def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: f
         report.stores = watch.counters().since(stores)
         report.seconds = time.monotonic() - began
         report.span = report.span if report.span[1] else (began, ended)
-        report.memory_after = _settle(watch, report.memory_before.memory_mb + memory_mb)
+        report.memory_after = _settle(watch, report.memory_before, memory_mb)
         calls, stopped = victim.stop(), True
     finally:
         if not stopped:
@@ -221,12 +224,16 @@ def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: f
         report.assert_held()
 
 
-def _settle(watch: Watch, bound_mb: float) -> Sample:
-    """Wait until memory is within the bound again, for as long as that may take."""
+def _settle(watch: Watch, before: Sample, memory_mb: float) -> Sample:
+    """Wait until memory and descriptors are again what they were, or within their bounds, as long as that may take."""
     until = time.monotonic() + SETTLE_SECONDS
-    while (sample := watch.sample()).memory_mb > bound_mb and time.monotonic() < until:
+    while not _settled(sample := watch.sample(), before, memory_mb) and time.monotonic() < until:
         time.sleep(0.25)
     return sample
+
+
+def _settled(sample: Sample, before: Sample, memory_mb: float) -> bool:
+    return sample.memory_mb <= before.memory_mb + memory_mb and sample.descriptors <= before.descriptors + DESCRIPTORS
 
 
 def _start_fork_server() -> None:
