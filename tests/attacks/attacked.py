@@ -43,7 +43,7 @@ class Target:
     api_key: str = ""
     """The victim's key, created at the first attack on a plan that never denies."""
     before: Figures | None = None
-    """What the victim met when nobody attacked, measured in CI once for each server."""
+    """What the victim met when nobody attacked, measured once for each server."""
 
     @property
     def address(self) -> str:
@@ -62,8 +62,6 @@ class Report:
     memory_before: Sample = _NOTHING
     peak: Sample = _NOTHING
     memory_after: Sample = _NOTHING
-    quiet: Counters = field(default_factory=lambda: Counters({}, {}))
-    """What the stores did in a second before, times the seconds of the attack. Not measured again in CI."""
     stores: Counters = field(default_factory=lambda: Counters({}, {}))
     """What the stores did during the attack, for the victim too."""
     seconds: float = 0.0
@@ -195,8 +193,8 @@ def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: f
     stopped = False
     try:
         time.sleep(WARM_UP_SECONDS)
-        quiet = (time.monotonic(), watch.counters())
-        if target.before is None or FULL:
+        quiet = time.monotonic()
+        if target.before is None:
             time.sleep(BEFORE_SECONDS)
         began = time.monotonic()
         stores = watch.counters()
@@ -216,9 +214,8 @@ def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: f
         if not stopped:
             with suppress(Exception):
                 victim.stop()
-    if began - quiet[0] >= BEFORE_SECONDS:
-        target.before = Figures.of([call for call in calls if quiet[0] <= call.due < began])
-        report.quiet = stores.since(quiet[1])
+    if began - quiet >= BEFORE_SECONDS:
+        target.before = Figures.of([call for call in calls if quiet <= call.due < began])
     assert target.before is not None
     report.before = target.before
     report.during = Figures.of([call for call in calls if report.span[0] <= call.due < report.span[1]])
