@@ -18,7 +18,7 @@ import hiredis
 import redis
 
 from ratelimit_service.buckets.redis.connect import USAGE_BYTES
-from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, charge_script, usage_key
+from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, charge_scripts, usage_key
 from ratelimit_service.decision.charge import Bucket, Charge, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.usage import Series
@@ -93,7 +93,7 @@ class Server:
 
 def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Charge]], batch: int) -> str:
     """The figures of one line: microseconds per decision."""
-    encoder = Encoder(charge_script(state=state), request_window=30, usage_bytes=USAGE_BYTES)
+    encoder = Encoder(charge_scripts(state=state), request_window=30, usage_bytes=USAGE_BYTES)
     usage = usage_key(ONE_TAG)
     server.call(encoder.eval(encoder.encode([], usage)))
     scripts, processes = [], []

@@ -215,6 +215,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
+        policies.waits = overload.excuse
         stack.push_async_callback(policies.close)
         rules = RulesCache(PostgresRulesSource(decisions))
         await _load(rules)
@@ -445,6 +446,7 @@ async def _open_buckets(settings: Settings, observers: Observers) -> AsyncIterat
             timeout=settings.store_timeout,
             request_window=settings.request_id_window,
             usage_bytes=settings.usage_store_bytes,
+            memory_bytes=settings.bucket_store_bytes,
             observers=observers,
         )
     async with store:

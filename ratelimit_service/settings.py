@@ -118,6 +118,13 @@ class Settings(BaseSettings):
         description="Bytes that counts of usage may take in Redis until they are moved to Postgres, at least 1 MiB. "
         "The fuller, the longer are the periods that are counted together; beyond it, resources count as `other`.",
     )
+    bucket_store_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory in bytes of each Redis server. From 80 % of it on, clients get few new buckets for values "
+        "that they choose, such as addresses; the rest is for keys. If 0, it is what its `maxmemory` says, or half of "
+        "its machine's memory if it has none.",
+    )
     alert_webhook_url: SecretStr = Field(
         default=SecretStr(""),
         description="Where alerts are sent: `https://host/path`. If empty, they are not sent, but listed and in the "

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, QueueTimeout, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 
 N = TypeVar("N", bound=Hashable)
 
@@ -59,6 +59,8 @@ class _Breaker:
 class GuardedStore(Closing, Generic[N]):
     """Passes charges on to the nodes that respond. Charges for a node with an open breaker fail at once; it is probed.
 
+    Only failures that are conclusive count, so no caller opens a breaker by large charges, or by many.
+
     With a store timeout of T seconds a breaker opens after at most 2 T without a reply (as few as one T when calls
     overlap), and closes within T + 0.1 s of the node's return. Belongs to the running loop; close it, or use it as
     `async with`; that closes the store too.
@@ -84,15 +86,14 @@ class GuardedStore(Closing, Generic[N]):
                 [
                     charge
                     for charge, outcome in zip(charges, error.results, strict=True)
-                    if isinstance(outcome, StoreUnavailable) and not isinstance(outcome, QueueTimeout)
+                    if isinstance(outcome, StoreUnavailable) and outcome.conclusive
                 ],
                 error,
             )
             raise
-        except QueueTimeout:
-            raise  # overload: the store replies
         except StoreUnavailable as error:
-            self._count_failure(charges, error)
+            if error.conclusive:  # else it is overload
+                self._count_failure(charges, error)
             raise
 
     async def ping(self) -> None:
@@ -130,10 +131,9 @@ class GuardedStore(Closing, Generic[N]):
             raise StoreUnavailable(f"circuit breaker open: {breaker.reason}")
         try:
             results = await self._store.charge(charges, deadline)
-        except QueueTimeout:
-            raise
         except StoreUnavailable as error:
-            self._count_failure(charges, error)
+            if error.conclusive:
+                self._count_failure(charges, error)
             raise
         breaker = self._breakers.get(node)
         if breaker is not None and breaker.probing is None:

@@ -36,7 +36,9 @@ def set_override(
     refill_period: Annotated[str, typer.Option(metavar="DURATION", help="The bucket's refill period.")] = "1s",
     amount: Annotated[int | None, typer.Option(min=1, max=MAX_TOKENS, help="A quota's tokens in each window.")] = None,
     window: Annotated[Window, typer.Option(help="The quota's calendar window, in UTC.")] = Window.DAY,
-    resource: Annotated[str, typer.Option(help="Which resources: a name, a prefix ending in *, or *.")] = "*",
+    resource: Annotated[
+        str, typer.Option(help="Which resources: a name, a prefix ending in *, or *; '* /a*' for any method.")
+    ] = "*",
     shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,
     expires: Expires = None,
     server: Server = None,

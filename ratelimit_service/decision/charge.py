@@ -7,7 +7,7 @@ from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.usage import Series
 
 MAX_BUCKETS = 512
-"""Buckets of one charge: 128 descriptors with 4 limits each, or 32 with 16. Redis needs some 3 ms for as many.
+"""Buckets of one charge: 128 descriptors with 4 limits each, or 32 with 16. Redis needs some 4 ms for as many.
 
 One script with more would hold Redis for long enough that the charges of others time out.
 """
@@ -15,10 +15,19 @@ One script with more would hold Redis for long enough that the charges of others
 NEVER = -1
 """In place of a wait: no wait would help, because the cost is more than the limit ever holds."""
 
+NO_ROOM = -2
+"""In place of a wait: the store has no memory for a new bucket, which this would be: the charge is denied."""
+
+MAX_FAMILY = 2**32 - 1
+
 
 @dataclass(slots=True, eq=False)
 class Bucket:
     """A limit together with the name under which the store keeps its state.
+
+    `family` is 0 if only administrators make more buckets like this one. Where callers do, since they choose a value of
+    which each has a bucket, it is a number from 1 to MAX_FAMILY that all buckets of that limit have. When the store
+    runs out of memory, it is those that it takes no more of.
 
     `partition` determines which buckets a store must keep together (all of one subject have the same one), so that a
     charge of several is atomic. Made once per policy and shared by all its charges, so a store caches in `encoded` how
@@ -28,6 +37,7 @@ class Bucket:
     name: str
     partition: int
     limit: Limit
+    family: int = 0
     encoded: Any = field(default=None, init=False, repr=False)
 
 
@@ -67,8 +77,8 @@ class LimitResult(NamedTuple):
     """The result of a charge for one bucket.
 
     `remaining`: micro-tokens left after the charge, 0 or more. `wait_us`: microseconds until the cost fits, if
-    nothing else is charged before: 0 when it fits, NEVER when it never will. `reset_us`: microseconds until the bucket
-    is untouched again, 0 when it is now.
+    nothing else is charged before: 0 when it fits, NEVER when it never will, NO_ROOM when the store has none for it.
+    `reset_us`: microseconds until the bucket is untouched again, 0 when it is now.
     """
 
     remaining: int

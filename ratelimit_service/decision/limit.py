@@ -20,6 +20,7 @@ MAX_TOKENS = EXACT // MICRO
 MAX_PERIOD_US = 31 * 86_400 * MICRO
 MIN_PERIOD_US = 1_000
 MAX_RESOURCE_BYTES = 256
+_ANY_WORD = "* "
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 """The syntax of the names of limits and plans."""
 
@@ -108,7 +109,8 @@ class Quota:
 class Limit:
     """One rule: a token bucket or a quota, for the resources that its pattern matches.
 
-    `resource` is an exact name, a prefix ending in `*`, or `*`; at most 256 bytes without control characters. Raises
+    `resource` is an exact name, a prefix ending in `*`, or `*`; one that begins with `* ` is a pattern for what follows
+    the first word, as `* /search*` for a path with any method. At most 256 bytes without control characters. Raises
     InvalidArgument with the invalid field.
     """
 
@@ -123,8 +125,10 @@ class Limit:
                 "name", f"is {quoted(self.name)}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
             )
         check_resource("resource", self.resource)
-        if "*" in self.resource[:-1]:
-            raise InvalidArgument.of("resource", f"is {self.resource!r}; a * is allowed only at its end")
+        if "*" in self.resource.removeprefix(_ANY_WORD)[:-1]:
+            raise InvalidArgument.of(
+                "resource", f"is {self.resource!r}; a * is allowed only at its end, and as its first word"
+            )
 
     @property
     def capacity(self) -> int:
@@ -134,6 +138,11 @@ class Limit:
     def matches(self, resource: str) -> bool:
         """Whether the limit applies to this resource."""
         pattern = self.resource
+        if pattern.startswith(_ANY_WORD):
+            pattern = pattern[len(_ANY_WORD) :]
+            _, blank, resource = resource.partition(" ")
+            if not blank:
+                return False
         return resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, ChargeResult, Counted, LimitResult
+from ratelimit_service.decision.charge import NEVER, NO_ROOM, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.ports import QueueTimeout
@@ -56,10 +56,27 @@ def decide(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult,
     if charged:
         binding = _tightest(rules, results)
         return _new(Decision, (True, _FITS, source, policy, rules, results, binding, None))
+    if any(result.wait_us == NO_ROOM for result in results):
+        return _decide_without_room(policy, rules, results)
     binding = _slowest(rules, results)
     never = results[binding].wait_us == NEVER
     reason = Reason.COST_EXCEEDS_CAPACITY if never else Reason.OVER_LIMIT
     return _new(Decision, (False, reason, source, policy, rules, results, binding, None))
+
+
+def without_marks(results: tuple[LimitResult, ...]) -> tuple[LimitResult, ...]:
+    """RESULTS with a time after which to try again where the store had no room."""
+    return tuple(
+        [result._replace(wait_us=UNDECIDED_RETRY_US) if result.wait_us == NO_ROOM else result for result in results]
+    )
+
+
+def _decide_without_room(policy: Policy, rules: tuple[Rule, ...], results: tuple[LimitResult, ...]) -> Decision:
+    """Deny what would have needed a new bucket, unless a limit denies it for longer anyway."""
+    decision = decide(policy, rules, ChargeResult(charged=False, limit_results=without_marks(results)), Source.STORE)
+    if results[decision.binding].wait_us == NO_ROOM:
+        return decision._replace(reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED)
+    return decision
 
 
 def decide_by_share(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, cost: int) -> Decision:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from time import monotonic
 from typing import Final, Protocol
@@ -127,6 +127,8 @@ class PolicyCache:
         self._unknown: dict[str, int] = {}  # until when each id counts as unknown
         self._unreadable: dict[str, int] = {}  # until when each key, without a policy from before, stays unreadable
         self._queue = LookupQueue(self._budget)
+        self.waits: Callable[[], None] = lambda: None
+        """Called by each call that begins to wait until its key is read."""
         self._reading: dict[str, Lookup] = {}  # being read
         self._changes = _ChangesDuringRead()
         self._reading_again: set[str] = set()  # changed while they were read, so queued a second time
@@ -279,6 +281,7 @@ class PolicyCache:
                 began = monotonic()
 
     async def _wait_for(self, key_id: str, deadline: float | None) -> Policy | None:
+        self.waits()
         if key_id in self._known:
             return await _result(self._enqueue(key_id, doubtful=False), _seconds_until(deadline, _MARGIN_SECONDS))
         seconds = _seconds_until(deadline, inf)

@@ -40,12 +40,15 @@ class Changes(NamedTuple):
 class StoreUnavailable(Exception):
     """A store could not be reached, or did not reply in time. The message has its name and the cause, no secrets.
 
-    `sent`: whether the command may have been executed all the same, since only the reply is missing.
+    `sent`: whether the command may have been executed all the same, since only the reply is missing. `conclusive`:
+    whether it shows that the store is away. It does not where the store had less time than it may take, because the
+    charge is large, or came late out of the queue.
     """
 
-    def __init__(self, message: str, *, sent: bool = False) -> None:
+    def __init__(self, message: str, *, sent: bool = False, conclusive: bool = True) -> None:
         super().__init__(message)
         self.sent = sent
+        self.conclusive = conclusive
 
 
 class QueueTimeout(StoreUnavailable):
@@ -55,7 +58,7 @@ class QueueTimeout(StoreUnavailable):
     """
 
     def __init__(self, message: str, *, deadline: bool) -> None:
-        super().__init__(message)
+        super().__init__(message, conclusive=False)
         self.deadline = deadline
 
 

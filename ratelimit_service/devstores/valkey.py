@@ -57,7 +57,8 @@ class EmbeddedValkey:
     """A Valkey server that keeps its state in `data_dir` (made if missing) and ends with this process.
 
     `port` 0 takes a free one at each start. `options` are further lines of valkey.conf; they override the defaults. The
-    server listens on 127.0.0.1 only, never evicts, and appends each change to a file that is synced once a second.
+    server listens on 127.0.0.1 only, takes 1 GiB of memory, never evicts, and appends each change to a file that is
+    synced once a second.
     """
 
     def __init__(self, data_dir: Path, port: int = 0, options: Mapping[str, str] | None = None) -> None:
@@ -152,6 +153,7 @@ class EmbeddedValkey:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
+            "maxmemory": "1gb",
             "maxmemory-policy": "noeviction",
         }
         return [

@@ -48,6 +48,10 @@ class RoundTripCounts:
         self.seconds = Distribution(SECONDS_BOUNDS)
         self.sizes = Distribution(SIZE_BOUNDS)
         self.failures = 0
+        self.refused_buckets = 0
+        """New buckets that found no room."""
+        self.memory_share = 0.0
+        """Of the memory of the fullest server, when it was last asked."""
 
     def answered(self, charges: int, seconds: float) -> None:
         """Count a round trip with so many charges that took so many seconds."""
@@ -58,6 +62,14 @@ class RoundTripCounts:
     def failed(self) -> None:
         """Count a round trip that was not answered."""
         self.failures += 1
+
+    def refused(self, buckets: int) -> None:
+        """Count new buckets that found no room."""
+        self.refused_buckets += buckets
+
+    def memory(self, share: float) -> None:
+        """Note how full the fullest server is."""
+        self.memory_share = share
 
 
 class Counts:

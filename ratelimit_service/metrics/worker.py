@@ -160,6 +160,7 @@ class WorkerMetrics:
         self._feed = watched.feed
         self._calls = counts.calls
         round_trips = counts.round_trips
+        self._round_trips = round_trips
         self._breaker_open = breaker_open
         self._now = now
         self._feed_seen = now()
@@ -190,6 +191,11 @@ class WorkerMetrics:
                 "Calls sent to the bucket store and never answered: they may be counted or not.",
             ),
             ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
+            (
+                "refused_buckets",
+                lambda: round_trips.refused_buckets,
+                "New buckets denied because the bucket store runs out of memory. Alert on it.",
+            ),
         ):
             self._counters[(name,)] = CounterExport(read, self._counter(name, text))
         self._reasons = [
@@ -245,6 +251,12 @@ class WorkerMetrics:
             "store_breaker_open", "1 while the circuit breaker of the bucket store is open.", "livemax"
         )
 
+        self._memory = self._gauge(
+            "store_memory_ratio",
+            "Share of the bucket store's memory that is used; of the fullest server. Alert from 0.7 on.",
+            "livemax",
+        )
+
     def flush(self) -> None:
         """Bring the metrics up to date."""
         for method, code in list(self._calls.by_method):
@@ -270,6 +282,7 @@ class WorkerMetrics:
         self._refresh_age.set(self._cache.refresh_age)
         self._tally_bytes.set(self._usage.bytes)
         self._breaker.set(self._breaker_open())
+        self._memory.set(self._round_trips.memory_share)
         self._bound.set(self._overload.bound)
         self._queue_age.set(self._overload.longest_wait)
 

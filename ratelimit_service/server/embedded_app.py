@@ -50,7 +50,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             )
             supervisor.report_ready()
             count = planes.counts.calls.count
-            bounds = Bounds(Unfinished(), planes.overload)
+            bounds = Bounds(Unfinished(), overload=planes.overload)
             yield {
                 **decision_methods(planes.rate_limit, admission, count, drain, bounds),
                 **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count, bounds),

@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from ratelimit_service.api.fallback import OutOfBounds
+from ratelimit_service.api.fallback import OfRoute, OutOfBounds
 from ratelimit_service.api.messages import deadline_passed, message_too_large
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.errors import (
@@ -31,7 +31,7 @@ class Clock:
 def test_what_a_client_can_cause_is_denied() -> None:
     """Invalid fields and messages that are too large; counted by field without its indexes, so there are few."""
     counts = ReasonCounts("denied")
-    fallback = OutOfBounds("Check", DENIED, counts, ours="attributes.context_extensions")
+    fallback = OutOfBounds("Check", DENIED, counts)
     for index in range(3):
         assert fallback(InvalidArgument.of(f"descriptors[{index}].entries[7].key", "is empty")) == DENIED
     assert fallback(message_too_large(70_000)) == DENIED
@@ -46,15 +46,26 @@ def test_what_a_client_can_cause_is_denied() -> None:
         Unauthenticated("no token", reason="TOKEN_INVALID"),
         PermissionDenied("no role", reason="ROLE_INSUFFICIENT"),
         deadline_passed(),
-        InvalidArgument.of("attributes.context_extensions[cost]", "is 'much'"),
     ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_remains_an_error(error: ServiceError) -> None:
-    """Failures, callers that may not call, and what a route's author wrote."""
+    """Failures, and callers that may not call."""
     counts = ReasonCounts("denied")
-    assert OutOfBounds("Check", DENIED, counts, ours="attributes.context_extensions")(error) is None
+    assert OutOfBounds("Check", DENIED, counts)(error) is None
     assert counts.counts == {}
+
+
+def test_a_malformed_route_is_denied_in_its_own_way() -> None:
+    """What a route's author wrote is denied with another response than what clients send, and counted by its field."""
+    counts = ReasonCounts("denied")
+    fallback = OutOfBounds("Check", DENIED, counts, OfRoute("attributes.context_extensions", b"route"))
+    assert fallback(InvalidArgument.of("attributes.context_extensions[cost]", "is 'much'")) == b"route"
+    assert fallback(InvalidArgument.of("attributes.request.http.headers", "are too many")) == DENIED
+    assert counts.counts == {
+        ("Check", "attributes.context_extensions[cost]"): 1,
+        ("Check", "attributes.request.http.headers"): 1,
+    }
 
 
 def test_one_line_a_second() -> None:

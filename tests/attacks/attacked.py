@@ -26,6 +26,9 @@ WARM_UP_SECONDS: Final = 3.0 if FULL else 1.0
 NICENESS: Final = 5
 """Of attackers: they would have a machine of their own, and here they share two cores with server and victim."""
 
+DESCRIPTORS: Final = 20
+"""By which descriptors may have grown once an attack is over: connections of the stores, and of the tests."""
+
 _NOTHING = Sample(0.0, 0, 0)
 _PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -40,7 +43,7 @@ class Target:
     api_key: str = ""
     """The victim's key, created at the first attack on a plan that never denies."""
     before: Figures | None = None
-    """What the victim met when nobody attacked, measured in CI once for each server."""
+    """What the victim met when nobody attacked, measured once for each server."""
 
     @property
     def address(self) -> str:
@@ -59,8 +62,6 @@ class Report:
     memory_before: Sample = _NOTHING
     peak: Sample = _NOTHING
     memory_after: Sample = _NOTHING
-    quiet: Counters = field(default_factory=lambda: Counters({}, {}))
-    """What the stores did in a second before, times the seconds of the attack. Not measured again in CI."""
     stores: Counters = field(default_factory=lambda: Counters({}, {}))
     """What the stores did during the attack, for the victim too."""
     seconds: float = 0.0
@@ -192,8 +193,8 @@ def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: f
     stopped = False
     try:
         time.sleep(WARM_UP_SECONDS)
-        quiet = (time.monotonic(), watch.counters())
-        if target.before is None or FULL:
+        quiet = time.monotonic()
+        if target.before is None:
             time.sleep(BEFORE_SECONDS)
         began = time.monotonic()
         stores = watch.counters()
@@ -207,15 +208,14 @@ def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: f
         report.stores = watch.counters().since(stores)
         report.seconds = time.monotonic() - began
         report.span = report.span if report.span[1] else (began, ended)
-        report.memory_after = _settle(watch, report.memory_before.memory_mb + memory_mb)
+        report.memory_after = _settle(watch, report.memory_before, memory_mb)
         calls, stopped = victim.stop(), True
     finally:
         if not stopped:
             with suppress(Exception):
                 victim.stop()
-    if began - quiet[0] >= BEFORE_SECONDS:
-        target.before = Figures.of([call for call in calls if quiet[0] <= call.due < began])
-        report.quiet = stores.since(quiet[1])
+    if began - quiet >= BEFORE_SECONDS:
+        target.before = Figures.of([call for call in calls if quiet <= call.due < began])
     assert target.before is not None
     report.before = target.before
     report.during = Figures.of([call for call in calls if report.span[0] <= call.due < report.span[1]])
@@ -224,12 +224,16 @@ def attacked(target: Target, name: str = "", *, check: bool = True, memory_mb: f
         report.assert_held()
 
 
-def _settle(watch: Watch, bound_mb: float) -> Sample:
-    """Wait until memory is within the bound again, for as long as that may take."""
+def _settle(watch: Watch, before: Sample, memory_mb: float) -> Sample:
+    """Wait until memory and descriptors are again what they were, or within their bounds, as long as that may take."""
     until = time.monotonic() + SETTLE_SECONDS
-    while (sample := watch.sample()).memory_mb > bound_mb and time.monotonic() < until:
+    while not _settled(sample := watch.sample(), before, memory_mb) and time.monotonic() < until:
         time.sleep(0.25)
     return sample
+
+
+def _settled(sample: Sample, before: Sample, memory_mb: float) -> bool:
+    return sample.memory_mb <= before.memory_mb + memory_mb and sample.descriptors <= before.descriptors + DESCRIPTORS
 
 
 def _start_fork_server() -> None:

@@ -6,8 +6,8 @@ from typing import Final
 FULL: Final = os.environ.get("RATELIMIT_ATTACKS") == "full"
 """Whether figures are wanted: `make attacks` on a quiet machine."""
 
-BEFORE_SECONDS: Final = 10.0 if FULL else 2.0
-"""For which the victim is watched before an attack. In CI once for each server."""
+BEFORE_SECONDS: Final = 15.0 if FULL else 2.0
+"""For which the victim is watched before the first attack on a server."""
 
 ATTACK_SECONDS: Final = 30.0 if FULL else 3.0
 """For which an attack lasts."""

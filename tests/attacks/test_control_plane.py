@@ -8,6 +8,7 @@ from collections import Counter
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attacks import frames
 from attacks.attacked import Target, attacked
@@ -24,6 +25,8 @@ REFLECTION = frames.header_block("/grpc.reflection.v1alpha.ServerReflection/Serv
 UNKNOWN = frames.header_block("/no.such.Service/Method")
 HEALTH_CONNECTIONS = 5
 """Of each attacker: 480 calls in all, twice as many as are proxied at a time."""
+WATCHING = 36
+"""Connections with 32 watches each, of which two ask for reflection instead: more than there are places."""
 UNFINISHED = b"\0\0\1\0\0" + b"x" * 10_000
 
 
@@ -106,6 +109,36 @@ def test_health_checks_without_a_message(target: Target) -> None:
                 attack.join()
     assert answered >= 10
     assert report.attackers["begun"] > 300
+
+
+def test_nobody_takes_all_watches(target: Target) -> None:
+    """However many streams of health and reflection a few dozen connections open, others are still served."""
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    whole = frames.message(question.SerializeToString())
+    held = [Connection(target.address) for _ in range(WATCHING)]
+    try:
+        for connection in held[:2]:
+            connection.send(b"".join(open_call(n, REFLECTION) + data(n, whole) for n in range(1, 64, 2)))
+        for connection in held[2:]:
+            connection.send(
+                b"".join(open_call(n, WATCH) + data(n, frames.message(b""), end=True) for n in range(1, 64, 2))
+            )
+        for connection in held:
+            connection.drain(0.1)
+        with grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+            assert next(watch).status == 1
+            answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+                iter([question]), timeout=10
+            )
+            assert len(next(answers).list_services_response.service) >= 4
+            watch.cancel()
+        for connection in held:
+            connection.drain(0.1)
+            assert len(connection.ended) >= 28
+    finally:
+        for connection in held:
+            connection.close()
 
 
 def test_a_health_watch_lives_on(target: Target) -> None:

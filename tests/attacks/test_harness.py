@@ -33,7 +33,7 @@ def test_a_harmless_attack(target: Target) -> None:
     assert report.before.p50_ms > 0
     assert report.peak.descriptors > report.memory_before.descriptors
     assert report.stores.commands["evalsha"] > 100
-    assert report.statements_per_second() < 20
+    assert report.statements_per_second() < 60
 
 
 def test_a_stall_is_noticed(target: Target) -> None:

@@ -7,7 +7,8 @@ import grpc
 
 from attacks import frames
 from attacks.attacked import Target, attacked
-from attacks.connection import STREAM, Connection, open_call
+from attacks.connection import CHECK, STREAM, Connection, open_call
+from attacks.sizes import FULL
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
 
 NAME = b"\x05x-odd"
@@ -20,10 +21,13 @@ CONNECTIONS = 30
 """Of each attacker."""
 
 
-def open_streams(address: str, until: float) -> Counter[str]:
-    """Open as many streams as are allowed, each with 88 KB of headers, send nothing, and hold them."""
+def open_calls(address: str, until: float, method: str, repeated: int = REPEATED) -> Counter[str]:
+    """Begin as many calls as are allowed, send nothing, and hold them.
+
+    Each has a header of 4 KB and the same REPEATED so many times; none, if that is 0.
+    """
     counts: Counter[str] = Counter()
-    block = frames.header_block(STREAM)
+    block = frames.header_block(method)
     held = []
     try:
         for _ in range(CONNECTIONS):
@@ -32,7 +36,8 @@ def open_streams(address: str, until: float) -> Counter[str]:
             held.append(connection)
             for stream in range(1, 64, 2):
                 first = IN_TABLE if stream == 1 else FROM_TABLE
-                connection.send(open_call(stream, block + first + FROM_TABLE * REPEATED))
+                more = first + FROM_TABLE * repeated if repeated else b""
+                connection.send(open_call(stream, block + more))
                 counts["opened"] += 1
         while time.monotonic() < until:
             time.sleep(0.1)
@@ -47,9 +52,25 @@ def open_streams(address: str, until: float) -> Counter[str]:
 def test_large_headers_of_streams_are_not_held(target: Target) -> None:
     """Thousands of streams with large headers, which any number of connections could open, hold no memory."""
     with attacked(target, "headers of streams", check=False) as report:
-        report.attack(open_streams)
+        report.attack(open_calls, STREAM)
     assert report.attackers["opened"] >= 2_000, report.row()
     assert report.memory_growth_mb < 300, report.row()
+
+
+def test_large_headers_of_calls_are_not_held(target: Target) -> None:
+    """Nor do thousands of calls of one message that is never sent."""
+    with attacked(target, "headers of calls", check=False) as report:
+        report.attack(open_calls, CHECK)
+    assert report.attackers["opened"] >= 2_000, report.row()
+    assert report.memory_growth_mb < 300, report.row()
+
+
+def test_calls_without_a_message_take_nobodys_turn(target: Target) -> None:
+    """While thousands of calls wait for messages that are never sent, others are decided; most, by `make attacks`."""
+    with attacked(target, "calls without a message", check=False) as report:
+        report.attack(open_calls, CHECK, 0)
+    assert report.attackers["opened"] >= 2_000, report.row()
+    assert report.during.errors.total() <= (0.02 if FULL else 0.7) * report.during.calls, report.during.errors
 
 
 def test_a_stream_with_ordinary_headers_is_served(target: Target) -> None:

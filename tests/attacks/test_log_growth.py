@@ -21,6 +21,7 @@ MAX_BYTES = 40_000
         ("/ratelimit.v1.RateLimitService/CheckLimit", b"", False),
         ("/grpc.health.v1.Health/Check", b"\xff" * 50, False),
         ("/grpc.health.v1.Health/Watch", b"\xff" * 50, False),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\xff" * 50, False),
     ],
 )
 def test_what_strangers_send_does_not_fill_the_log(

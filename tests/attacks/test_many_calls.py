@@ -5,7 +5,7 @@ from collections import Counter
 
 from attacks import frames
 from attacks.attacked import Report, Target, attacked
-from attacks.connection import STREAM, Connection, open_call
+from attacks.connection import CHECK, STREAM, Connection, open_call, reset
 from attacks.sizes import FULL
 from ratelimit_service.api.messages import MAX_STREAMS
 
@@ -27,6 +27,27 @@ def begin_streams(address: str, until: float) -> Counter[str]:
     return Counter({"begun": len(connections) * len(streams)})
 
 
+def begin_and_reset(address: str, until: float) -> Counter[str]:
+    """Begin as many calls as are allowed on many connections in the same moment, and reset them; again and again."""
+    counts: Counter[str] = Counter()
+    blocks = (frames.header_block(STREAM), frames.header_block(CHECK))
+    connections = [Connection(address) for _ in range(2 * CONNECTIONS)]
+    stream = 1
+    while time.monotonic() < until:
+        calls = range(stream, stream + 64, 2)
+        burst = b"".join(open_call(each, blocks[counts["bursts"] % 2]) + reset(each) for each in calls)
+        for connection in connections:
+            if not connection.closed:
+                counts["begun"] += len(calls) * connection.send(burst, 0.5)
+                connection.drain()
+        stream += 64
+        counts["bursts"] += 1
+        time.sleep(0.5)
+    for connection in connections:
+        connection.close()
+    return counts
+
+
 def cancelled(report: Report) -> int:
     """The victim's calls that the server cancelled."""
     return sum(count for name, count in report.during.errors.items() if "CANCELLED" in name)
@@ -36,4 +57,12 @@ def test_streams_that_are_begun_at_once(target: Target) -> None:
     """Nobody else's call is cancelled for them."""
     with attacked(target, "streams begun at once", check=FULL) as report:
         report.attack(begin_streams, connections=1)
+    assert not cancelled(report), report.during.errors
+
+
+def test_bursts_of_calls_that_are_reset(target: Target) -> None:
+    """Nor for thousands of calls that are reset at once, again and again."""
+    with attacked(target, "bursts of resets", check=False) as report:
+        report.attack(begin_and_reset, connections=1)
+    assert report.attackers["begun"] > 10_000, report.row()
     assert not cancelled(report), report.during.errors

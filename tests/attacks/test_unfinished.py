@@ -4,9 +4,9 @@ import time
 from collections import Counter
 
 from attacks import frames
-from attacks.attacked import Target, attacked
+from attacks.attacked import DESCRIPTORS, Target, attacked
 from attacks.connection import CHECK, STREAM, Connection, data, open_call
-from attacks.sizes import FULL
+from attacks.sizes import FULL, MEMORY_MB
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
 
 BLOCK = frames.header_block(CHECK)
@@ -58,9 +58,9 @@ AFTER_ALL_TIMEOUTS = 14
 def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) -> None:
     """Calls whose message does not arrive are ended in time; streams are not, but for those within a message.
 
-    On the transport envoy, also connections whose headers do not arrive. grpc.aio passes nothing of a message before
-    it is whole, and waits for headers as long as
-    the connection lives, so that a quiet stream and one within a message look the same.
+    So are connections that do not send the preface of HTTP/2; on the transport envoy, also those whose headers do not
+    arrive. grpc.aio passes nothing of a message before it is whole, and waits for headers as long as the connection
+    lives, so that a quiet stream and one within a message look the same.
     """
     envoy = target.transport == "envoy"
     _, api_key = target.server.key("wide")
@@ -70,6 +70,8 @@ def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) 
         Connection(target.address) as connection,
         Connection(target.address, HALF_A_BLOCK) as headers,
         Connection(target.address, HALF_A_FRAME) as half_a_frame,
+        Connection(target.address, b"") as silent,
+        Connection(target.address, frames.PREFACE[:10]) as half_a_preface,
     ):
         for number, sent in enumerate((b"", b"\0", ALL_OF_IT + b"x")):
             call = 2 * number + 1
@@ -81,6 +83,8 @@ def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) 
         connection.drain(AFTER_ALL_TIMEOUTS - 3)
         assert connection.ended == ({1, 3, 5, 7} if envoy else {1, 3, 5})
         assert not connection.closed
+        assert silent.wait_closed(1)
+        assert half_a_preface.wait_closed(1)
         if envoy:
             assert headers.wait_ended(1, 2)
             assert half_a_frame.wait_ended(1, 2)
@@ -121,7 +125,11 @@ def test_idle_connections(target: Target) -> None:
     assert report.memory_growth_mb < bound_mb, report.row()
     assert not report.during.errors, report.row()
     assert not FULL or report.during.p99_ms <= report.p99_bar_ms, report.row()
-    assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()
+    assert report.memory_after.descriptors <= report.memory_before.descriptors + DESCRIPTORS, report.row()
+
+
+MAX_OPEN = 21_000
+"""Connections that are open at a time: those that are closed are so for the server once it gets to them."""
 
 
 def open_and_close(address: str, until: float) -> Counter[str]:
@@ -138,7 +146,14 @@ def open_and_close(address: str, until: float) -> Counter[str]:
 
 
 def test_connections_that_are_opened_and_closed(target: Target) -> None:
-    """50,000 of them, or some thousands in CI, leave no descriptor and no memory behind, and the victim is served."""
-    with attacked(target, "connections opened and closed", check=FULL) as report:
+    """A burst of 50,000, or some thousands in CI, costs nobody an answer, and leaves no descriptor behind.
+
+    It is accepted as fast as two cores can, thousands in a second, and whoever is served meanwhile waits as long as
+    that takes: test_many_connections has as many within half a minute, as in docs/security.md.
+    """
+    with attacked(target, "burst of connections", check=False) as report:
         report.attack(open_and_close)
-    assert report.memory_after.descriptors <= report.memory_before.descriptors + 20, report.row()
+    assert not report.during.errors, report.row()
+    assert report.peak.descriptors <= report.memory_before.descriptors + MAX_OPEN, report.row()
+    assert report.memory_after.descriptors <= report.memory_before.descriptors + DESCRIPTORS, report.row()
+    assert report.memory_growth_mb <= MEMORY_MB + 30, report.row()

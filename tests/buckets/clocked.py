@@ -8,7 +8,8 @@ from typing import Self
 import redis
 
 from ratelimit_service.buckets.redis.connect import USAGE_BYTES, open_unguarded_store
-from ratelimit_service.buckets.redis.script import Script, charge_script
+from ratelimit_service.buckets.redis.room import Room
+from ratelimit_service.buckets.redis.script import Script, charge_scripts
 from ratelimit_service.decision.charge import Charge, ChargeResult
 
 TIMEOUT = 5.0
@@ -20,9 +21,9 @@ def clock_part(key: str) -> str:
     return f"local now = tonumber(redis.call('GET', '{key}'))"
 
 
-def clocked_script(key: str) -> Script:
-    """The charge script, with the value of KEY, in microseconds since 1970, as its time."""
-    return charge_script(clock=clock_part(key))
+def clocked_scripts(key: str) -> tuple[Script, ...]:
+    """The charge scripts, with the value of KEY, in microseconds since 1970, as their time."""
+    return charge_scripts(clock=clock_part(key))
 
 
 class ClockedStore:
@@ -35,8 +36,11 @@ class ClockedStore:
         request_window: float = 3600,
         usage_bytes: int = USAGE_BYTES,
         client: redis.Redis | None = None,
+        *,
+        room: Room = Room.PLENTY,
     ) -> None:
-        """CLIENT is one of the node that has KEY, if that is not at URL."""
+        """CLIENT is one of the node that has KEY, if that is not at URL. ROOM is what it counts as having."""
+        self._room = room
         self._key = key
         self._usage_bytes = usage_bytes
         self.client = client or redis.Redis.from_url(url)
@@ -53,9 +57,9 @@ class ClockedStore:
         self._runner.close()
         self.client.close()
 
-    def script(self) -> Script:
-        """The script that it charges with."""
-        return clocked_script(self._key)
+    def scripts(self) -> tuple[Script, ...]:
+        """The only script that it charges with."""
+        return (clocked_scripts(self._key)[self._room],)
 
     def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Charge at this time."""
@@ -68,7 +72,7 @@ class ClockedStore:
             timeout=TIMEOUT,
             request_window=request_window,
             usage_bytes=self._usage_bytes,
-            script=self.script(),
+            scripts=self.scripts(),
         )
 
     async def _charge(self, charges: Sequence[Charge]) -> Sequence[ChargeResult]:

@@ -33,6 +33,7 @@ class Nodes:
         self.gates: dict[int, asyncio.Event] = {}
         self.probes: list[int] = []
         self.overloaded = False
+        self.short_of_time = False
 
     def node_of(self, charge: Charge) -> int:
         return charge.buckets[0].partition // 10
@@ -43,6 +44,8 @@ class Nodes:
                 await self.gates[charge.buckets[0].partition].wait()
         if self.overloaded:
             raise QueueTimeout("timed out in the queue", deadline=False)
+        if self.short_of_time:
+            raise StoreUnavailable("no reply in time", sent=True, conclusive=False)
         results = [StoreUnavailable("down") if self._is_down(charge) else MADE for charge in charges]
         if all(map(made, results)):
             return [MADE] * len(charges)
@@ -149,3 +152,19 @@ async def test_overload_opens_no_breaker() -> None:
         await fail(store, 11)
     assert not store.breaker_open
     await store.close()
+
+
+async def test_what_shows_nothing_opens_no_breaker() -> None:
+    """Charges that had less time than the store may take are no failure of a node, neither alone nor beside one."""
+    nodes = Nodes()
+    nodes.short_of_time = True
+    async with GuardedStore(nodes) as store:
+        for _ in range(5):
+            await fail(store, 1)
+        nodes.short_of_time = False
+        nodes.down.add(1)
+        await fail(store, 11)
+        nodes.short_of_time = True
+        for _ in range(5):
+            await fail(store, 11)
+        assert not store.breaker_open

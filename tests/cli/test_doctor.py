@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,6 +205,22 @@ def test_a_redis_that_evicts_is_a_warning(doctor: Doctor, valkey: Callable[..., 
     assert message.startswith("its maxmemory-policy is allkeys-lru")
 
 
+@pytest.mark.parametrize(
+    ("options", "severity", "message"),
+    [
+        ({"maxmemory": "1gb"}, "ok", "0% of 1,024 MiB (maxmemory) is used"),
+        ({"maxmemory": "0"}, "warning", "it has no maxmemory"),
+        ({"maxmemory": "1100kb"}, "warning", "of 1 MiB (maxmemory) is used: from 80% on new buckets are refused"),
+    ],
+)
+def test_the_memory_of_redis_is_reported(
+    doctor: Doctor, valkey: Callable[..., EmbeddedValkey], options: dict[str, str], severity: str, message: str
+) -> None:
+    """Doctor reports how much of its memory is used, and warns if nothing bounds it or new buckets are refused."""
+    found, text = doctor(REDIS_URL=valkey(**options).url)["redis memory"]
+    assert (found, message in text) == (severity, True), text
+
+
 @pytest.fixture
 def taken_address() -> Iterator[str]:
     """An address that another socket listens on."""
@@ -221,3 +238,13 @@ def test_a_taken_port_is_an_error(doctor: Doctor, taken_address: str) -> None:
     for subject in ("operations", "console"):
         found = doctor(**{f"{subject.upper()}_LISTEN": taken_address})
         assert f"set RATELIMIT_{subject.upper()}_LISTEN to another one" in found[f"{subject} port"][1]
+
+
+def test_few_descriptors(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hard limit of descriptors that leaves few connections is a warning that says how many, and what to raise."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _limit: (512, 1024))
+    severity, message = doctor()["descriptors"]
+    assert severity == "warning"
+    assert "1024 leaves 768 connections" in message
+    monkeypatch.setattr(resource, "getrlimit", lambda _limit: (512, -1))
+    assert doctor()["descriptors"][0] == "ok"

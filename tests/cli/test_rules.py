@@ -126,9 +126,9 @@ def test_the_documented_rules(dev_server: DevServer) -> None:
     assert done.returncode == 0, done.stderr
     tree = done.stdout.split("\n\n")[1].splitlines()
     assert tree == [
-        "remote_address  burst: 20 tokens, 10 more every 1s; daily: 10,000 a day",
-        "remote_address=192.0.2.5  blocked",
-        "remote_address=10.*  unlimited",
+        "masked_remote_address  burst: 20 tokens, 10 more every 1s; daily: 10,000 a day",
+        "masked_remote_address=192.0.2.5/32  blocked",
+        "masked_remote_address=10.*  unlimited",
         "path=/reports/*  (all values together)",
         "  method  reports: 100 an hour  [store failure: DENY]",
         "path=/users/*/orders  orders: 50 a minute",

@@ -84,10 +84,21 @@ def test_names_contain_no_text_of_the_caller() -> None:
         ("orders.*", "orders", False),
         ("orders.create", "orders.create", True),
         ("orders.create", "orders.create2", False),
+        ("* /search*", "GET /search?", True),
+        ("* /search*", "PROPFIND /search", True),
+        ("* /search*", "GET /a /search", False),
+        ("* /search*", "/search", False),
+        ("* /search", "POST /search", True),
+        ("* /search", "POST /searches", False),
+        ("* *", "GET /", True),
+        ("* *", "orders.create", False),
     ],
 )
 def test_resource_patterns(pattern: str, resource: str, applies: bool) -> None:
-    """A pattern is exact, a prefix ending in a star, or a star; a second call gives the same result."""
+    """A pattern is exact, a prefix ending in a star, or a star, of all or of what follows the first word.
+
+    A second call gives the same result.
+    """
     compiled = Policy(record(KEY, burst(resource=pattern), burst(name="all")), START_US)
     for _ in range(2):
         names = [rule.limit.name for rule in compiled.select(resource).rules]

@@ -78,7 +78,7 @@ def headers_of(http: AttributeContext.HttpRequest, first: str, second: str) -> t
 
 
 def resource_of(attributes: AttributeContext) -> str:
-    """The resource that is called: the route's own, else method and decoded path without the query.
+    """The resource that is called: the route's own, else method (GET for HEAD) and decoded path without the query.
 
     The latter are the client's, so a path that is too long is truncated, before any of it is decoded. Raises
     InvalidArgument for the route's own.
@@ -92,7 +92,8 @@ def resource_of(attributes: AttributeContext) -> str:
     path = http.path[:_MAX_PATH].partition("?")[0]
     if "%" in path:
         path = unquote(path)  # or an escaped spelling would evade a limit
-    return clip_resource(f"{http.method} {path}")
+    method = "GET" if http.method == "HEAD" else http.method  # the same work for the upstream
+    return clip_resource(f"{method} {path}")
 
 
 def cost_of(attributes: AttributeContext) -> int:

@@ -15,7 +15,7 @@ from ratelimit_service.api.envoy_ext_authz.reader import (
     read_request,
     resource_of,
 )
-from ratelimit_service.api.fallback import DETAIL, REASON, OutOfBounds
+from ratelimit_service.api.fallback import DETAIL, REASON, ROUTE_REASON, OfRoute, OutOfBounds
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.decision.engine import Check, DecisionEngine
@@ -26,14 +26,19 @@ from ratelimit_service.management.tokens import Caller
 METHOD: Final = "Check"
 
 _REFUSAL: Final = Denial(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, REASON, DETAIL)
+_MISCONFIGURED: Final = Denial(
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    ROUTE_REASON,
+    "The cost or the resource in this route's context_extensions is malformed; the rate limiter's log says how.",
+)
 
 
 class EnvoyAuthorizationService:
     """Check. Every error that it raises is a ServiceError.
 
     What a client sends is never an error, since Envoy may be configured to allow requests on errors: a missing or
-    malformed key is a denial, and for a request that is too large or malformed `fallback` responds with one. A
-    malformed route is an error, for its author to notice; with the others too Envoy applies its own failure mode. A
+    malformed key is a denial, and for a request that is too large or malformed `fallback` responds with one, with
+    another for a malformed route, whose author notices. With other errors Envoy applies its own failure mode. A
     route with a cost of 0 only identifies the caller, so its clients get no limit headers: a later filter decides.
     """
 
@@ -52,8 +57,10 @@ class EnvoyAuthorizationService:
         self._key_header = key_header
         self._read_key = key_reader(key_header)
         self._encoder = CheckResponseEncoder(headers, key_header)
-        refusal = self._encoder.encode_denial(_REFUSAL, as_problem).SerializeToString()
-        self.fallback = OutOfBounds(METHOD, refusal, out_of_bounds, ours=EXTENSIONS)
+        refusal, misconfigured = (
+            self._encoder.encode_denial(denial, as_problem).SerializeToString() for denial in (_REFUSAL, _MISCONFIGURED)
+        )
+        self.fallback = OutOfBounds(METHOD, refusal, out_of_bounds, OfRoute(EXTENSIONS, misconfigured))
         self.read = read_request
         """The attributes in the bytes of a CheckRequest. Raises InvalidArgument."""
 

@@ -98,6 +98,10 @@ class OverloadControl:
         self._began_at = 0.0
         self.heavy = HeavyCalls(OVERLOADED, lambda: self.answered, now)
         """The turns of calls with large messages."""
+        self._interval_began = now()
+        self._excused: set[asyncio.Task[object]] = set()
+        self.bare_since: Callable[[float], int] = lambda _since: 0
+        """How many of the calls that began since then have not sent their message: they are no sign of a queue here."""
         self.overloaded = False
         """Whether calls were refused in the last second."""
         self.in_flight = 0
@@ -140,9 +144,19 @@ class OverloadControl:
             self.in_flight -= 1
         if seconds is not None:
             self.answered += 1
-            self._shortest = min(self._shortest, seconds)
+            if not self._excused or asyncio.current_task() not in self._excused:
+                self._shortest = min(self._shortest, seconds)
         if self._waited and self._queue:
             self._admit()
+
+    def excuse(self) -> None:
+        """Note that the call that runs begins to wait for what is no queue of this server: that somebody reads its key.
+
+        Whoever makes up keys would otherwise have it refuse others' calls, since all of his take long.
+        """
+        task = asyncio.current_task()
+        if task is not None:
+            self._excused.add(task)
 
     @property
     def refusals(self) -> Mapping[str, int]:
@@ -197,6 +211,10 @@ class OverloadControl:
     def adapt(self, late: float) -> None:
         """Adapt the bound to the interval that has ended, so many seconds LATE because the event loop was busy."""
         begun = self._write_off()
+        self._excused = {task for task in self._excused if not task.done()}
+        if begun:
+            begun = max(begun - self.bare_since(self._interval_began) - len(self._excused), 0)
+        self._interval_began = self._now()
         shortest, self._shortest = self._shortest, math.inf
         if self._shortest_round_trip < math.inf:
             self._round_trip, self._shortest_round_trip = self._shortest_round_trip, math.inf

@@ -3,18 +3,19 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import hiredis
 
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
+from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.buckets.redis.script import Encoded, Encoder, decode, usage_key
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import NO_ROOM, Charge, ChargeResult
 from ratelimit_service.decision.ports import QueueTimeout, StoreUnavailable
 
 
 class RoundTripObserver(Protocol):
-    """Observes each script run that had charges in it, on the hot path: its methods must cost next to nothing."""
+    """Observes each script run that had charges in it, on the hot path: what it costs is paid for each."""
 
     def answered(self, charges: int, seconds: float) -> None:
         """A run with this many charges was answered after this time."""
@@ -22,6 +23,14 @@ class RoundTripObserver(Protocol):
 
     def failed(self) -> None:
         """A run got no reply, or an error."""
+        ...
+
+    def refused(self, buckets: int) -> None:
+        """So many new buckets found no room in the store."""
+        ...
+
+    def memory(self, share: float) -> None:
+        """The servers were asked: the fullest uses this share of its memory."""
         ...
 
 
@@ -50,6 +59,12 @@ class Unobserved:
     def failed(self) -> None:
         """Do nothing."""
 
+    def refused(self, buckets: int) -> None:
+        """Do nothing."""
+
+    def memory(self, share: float) -> None:
+        """Do nothing."""
+
     def charged(self, charge: Charge, result: ChargeResult) -> None:
         """Do nothing."""
 
@@ -74,9 +89,12 @@ UNOBSERVED = Observers()
 MAX_CHARGES = 256
 """Charges in one script run, unless a single call has more. A run with 256 occupies Redis for about a millisecond."""
 
-MAX_SIZE = 2_000
-"""Buckets and series in one script run, unless a single charge has more. They all go through Lua's stack, which holds
-8,000."""
+MAX_SIZE = 512
+"""Buckets and series in one script run, unless a single charge has more. A run with so many takes Redis 4 ms, in which
+nobody else is served. They all go through Lua's stack, which holds 8,000."""
+
+_LARGE = 64
+"""Buckets of a charge that may take Redis so long that a missing reply to it does not show that Redis is away."""
 
 # Error replies that come before anything is executed, so that the same command may be sent again.
 _NOT_EXECUTED = ("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
@@ -110,10 +128,11 @@ class _Call(NamedTuple):
 class _InFlightBatch:
     """The calls of one script run: sent on `connection`, or about to be sent by `retry`.
 
-    `error` is the reply to the last attempt, if that was an error.
+    `error` is the reply to the last attempt, if that was an error. `room` is what the server had room for then.
+    `conclusive`: whether a missing reply shows that the server is away.
     """
 
-    __slots__ = ("calls", "connection", "encoded", "error", "retry", "started_at", "timer")
+    __slots__ = ("calls", "conclusive", "connection", "encoded", "error", "retry", "room", "started_at", "timer")
 
     @property
     def counted(self) -> list[Charge]:
@@ -127,6 +146,8 @@ class _InFlightBatch:
         self.connection: Connection | None = None
         self.retry: asyncio.Task[None] | None = None
         self.error = ""
+        self.room = Room.PLENTY
+        self.conclusive = True
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -199,7 +220,8 @@ class Batcher:
             self._retry(batch, "")
         else:
             batch.connection = connection
-            connection.send(self._encoder.evalsha(batch.encoded), lambda reply: self._on_reply(batch, reply))
+            batch.room = room = connection.room
+            connection.send(self._encoder.evalsha(batch.encoded, room), lambda reply: self._on_reply(batch, reply))
 
     def _take_from_queue(self) -> list[_Call]:
         calls: list[_Call] = []
@@ -233,10 +255,14 @@ class Batcher:
         elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith(_NOT_EXECUTED):
             batch.connection = None
             self._retry(batch, str(reply))
+        elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("OOM") and batch.room is not Room.FULL:
+            connection = cast("Connection", batch.connection)
+            batch.room = connection.room = Room.FULL
+            connection.send(self._encoder.evalsha(batch.encoded, Room.FULL), lambda reply: self._on_reply(batch, reply))
         elif isinstance(reply, ConnectionLost):
             if batch.counted:
                 reply.late = lambda late: self._on_late_reply(batch, late)
-            self._fail(batch, StoreUnavailable(str(reply), sent=True))
+            self._fail(batch, StoreUnavailable(str(reply), sent=True, conclusive=batch.conclusive))
         else:
             self._fail(batch, StoreUnavailable(f"Redis rejected the charge script: {reply}"))
 
@@ -248,6 +274,8 @@ class Batcher:
             self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
         self._failing = False
+        if batch.room:
+            self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
             self._observer.answered(len(results), self._loop.time() - batch.started_at)
         start = 0
@@ -259,7 +287,7 @@ class Batcher:
         self._finish(batch)
 
     def _fail(self, batch: _InFlightBatch, error: StoreUnavailable) -> None:
-        self._failing = True
+        self._failing = error.conclusive
         self._observer.failed()
         _fail_calls(batch.calls, error)
         self._finish(batch)
@@ -286,15 +314,16 @@ class Batcher:
         try:
             if error.startswith("NOSCRIPT"):
                 connection = self._route.connection() or await self._route.recover("")
-                command = encoder.eval(batch.encoded)
+                command = encoder.eval(batch.encoded, connection.room)
             else:
                 connection = await self._route.recover(error)
-                command = encoder.evalsha(batch.encoded)
+                command = encoder.evalsha(batch.encoded, connection.room)
         except StoreUnavailable as unavailable:
             self._fail(batch, unavailable)
             return
         batch.retry = None
         batch.connection = connection
+        batch.room = connection.room
         connection.send(command, lambda reply: self._on_reply(batch, reply))
 
     def _time_out(self, batch: _InFlightBatch, grace_iterations: int) -> None:
@@ -305,12 +334,24 @@ class Batcher:
         elif batch.retry is not None:
             batch.retry.cancel()
             cause = f"last reply was {batch.error!r}" if batch.error else "no connection could be made"
-            self._fail(batch, StoreUnavailable(f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"))
+            message = f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"
+            self._fail(batch, StoreUnavailable(message, conclusive=self._failing or self._had_half(batch)))
         elif batch.connection is not None:
             connection = batch.connection
             self._given_up = {given_up for given_up in self._given_up if not given_up.closed}
             self._given_up.add(connection)
+            batch.conclusive = self._failing or self._had_time(batch)
             connection.give_up(f"Redis at {connection.address} did not reply within {self._timeout:g} s")
+
+    def _had_time(self, batch: _InFlightBatch) -> bool:
+        """Whether a Redis that works would have replied to BATCH by now."""
+        if any(len(charge.buckets) > _LARGE for call in batch.calls for charge in call.charges):
+            return False
+        return self._had_half(batch)
+
+    def _had_half(self, batch: _InFlightBatch) -> bool:
+        """Whether BATCH left the queue half of the timeout ago."""
+        return self._loop.time() - batch.started_at >= self._timeout / 2
 
     def _on_late_reply(self, batch: _InFlightBatch, reply: object) -> None:
         if isinstance(reply, list):
@@ -329,4 +370,4 @@ def _copy(error: StoreUnavailable) -> StoreUnavailable:
     """The same error for another call: each raises its own."""
     if isinstance(error, QueueTimeout):
         return QueueTimeout(str(error), deadline=error.deadline)
-    return StoreUnavailable(str(error), sent=error.sent)
+    return StoreUnavailable(str(error), sent=error.sent, conclusive=error.conclusive)

@@ -53,6 +53,10 @@ class Cluster:
         connection = self._connections.get(node)
         return connection if connection is not None and connection.open else None
 
+    def connections(self) -> Sequence[Connection]:
+        """Those that are open now."""
+        return [connection for connection in self._connections.values() if connection.open]
+
     async def connect(self, node: Address) -> Connection:
         """The connection to NODE, opened if needed, once for concurrent callers. Raises StoreUnavailable."""
         connection = self.connection(node)

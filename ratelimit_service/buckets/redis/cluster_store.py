@@ -1,13 +1,14 @@
 """The bucket store on a Redis Cluster."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.buckets.redis.batcher import Batcher, Observers
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
 from ratelimit_service.buckets.redis.connection import Address
+from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import Encoder, partition_tag
 from ratelimit_service.buckets.redis.store import split_by_size
 from ratelimit_service.decision.charge import Charge, ChargeResult
@@ -31,6 +32,12 @@ class ClusterBucketStore(Closing):
         self._timeout = timeout
         self._observers = observers
         self._batchers: dict[int, Batcher] = {}
+        self._watch: RoomWatch | None = None
+
+    def watch_room(self, bound: int, report: Callable[[float], None]) -> None:
+        """Ask the nodes from now on how much of their memory they use: at most once. The arguments are RoomWatch's."""
+        self._watch = RoomWatch(self.cluster, bound, report)
+        self._watch.start()
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically, those of one partition in this order.
@@ -77,6 +84,8 @@ class ClusterBucketStore(Closing):
 
     async def close(self) -> None:
         """Fail all calls that have no result yet, and close the connections."""
+        if self._watch is not None:
+            self._watch.stop()
         for batcher in self._batchers.values():
             batcher.close()
         await self.cluster.close()

@@ -11,7 +11,7 @@ Sentinel and cluster take `rediss+...` for TLS. Connections to Sentinels are not
 """
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ratelimit_service.buckets.breaker import GuardedStore
@@ -20,7 +20,7 @@ from ratelimit_service.buckets.redis.batcher import UNOBSERVED, Observers
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
 from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
-from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_script, partition_tag
+from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_scripts, partition_tag
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
@@ -35,19 +35,21 @@ USAGE_BYTES = 2**28
 _OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentinel_password"}
 
 
-def open_bucket_store(
-    url: str, *, timeout: float, request_window: float, usage_bytes: int, observers: Observers
+def open_bucket_store(  # noqa: PLR0913  one for each setting
+    url: str, *, timeout: float, request_window: float, usage_bytes: int, observers: Observers, memory_bytes: int = 0
 ) -> GuardedStore[None] | SpanningStore:
     """The store at URL, with a breaker for each node. Not yet connected: the first charge or `ping()` does that.
 
     `timeout`: seconds within which each call succeeds or fails. `request_window`: seconds for which the result of a
-    request is kept. `usage_bytes`: what counts of usage may take in the store. `observers` are called for each round
-    trip. Raises ValueError, without the password, when the URL is not one of those above. Must be called in the running
-    loop that is to use the store.
+    request is kept. `usage_bytes`: what counts of usage may take in the store. `memory_bytes`: the memory of a
+    server, if that is less than its own bound; 0: it is not. `observers` are called for each round trip. Raises
+    ValueError, without the password, when the URL is not one of those above. Must be called in the running loop that
+    is to use the store.
     """
     store = _open(
-        url, timeout, observers, lambda tags: Encoder(charge_script(), request_window, max(usage_bytes // tags, 1))
+        url, timeout, observers, lambda tags: Encoder(charge_scripts(), request_window, max(usage_bytes // tags, 1))
     )
+    store.watch_room(memory_bytes, observers.round_trips.memory)
     if isinstance(store, RedisBucketStore):
         return GuardedStore(store)
     return SpanningStore(
@@ -62,14 +64,14 @@ def open_unguarded_store(  # noqa: PLR0913 each test needs other ones
     request_window: float,
     usage_bytes: int = USAGE_BYTES,
     observers: Observers = UNOBSERVED,
-    script: Script | None = None,
+    scripts: Sequence[Script] | None = None,
 ) -> RedisBucketStore | SpanningStore:
-    """The same without breakers, for diagnosis and tests. `script` is for tests that control the time."""
+    """The same without breakers, for diagnosis and tests. `scripts` are for tests that control the time."""
     store = _open(
         url,
         timeout,
         observers,
-        lambda tags: Encoder(script or charge_script(), request_window, max(usage_bytes // tags, 1)),
+        lambda tags: Encoder(scripts or charge_scripts(), request_window, max(usage_bytes // tags, 1)),
     )
     if isinstance(store, RedisBucketStore):
         return store

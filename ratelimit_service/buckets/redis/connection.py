@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 
 import hiredis
 
+from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.decision.ports import StoreUnavailable
 
 
@@ -72,6 +73,8 @@ class Connection(asyncio.Protocol):
         """Whether commands may be sent."""
         self.closed = False
         """Whether it has ended: late replies cannot come any more either."""
+        self.room = Room.PLENTY
+        """What the server has room for, as far as is known."""
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[OnReply] = deque()
         self._transport: asyncio.Transport | None = None
@@ -200,6 +203,11 @@ class SingleRoute:
         """The open connection, if there is one now."""
         connection = self._connection
         return connection if connection is not None and connection.open else None
+
+    def connections(self) -> Sequence[Connection]:
+        """The open connection, if there is one now."""
+        connection = self.connection()
+        return () if connection is None else (connection,)
 
     async def close(self) -> None:
         """Close the connection."""

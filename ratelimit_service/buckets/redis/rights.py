@@ -17,20 +17,18 @@ _IN_SCRIPTS: Final = (
 _USAGE: Final = ("hscan", "lrange")
 """How usage is read before it is moved to Postgres, beside `hmget` and `llen`."""
 
-_CONNECTION: Final = ("ping", "select")
+_CONNECTION: Final = ("ping", "select", "info")
+"""Without `info` nobody knows that Redis runs out of memory until it has."""
+
 _CLUSTER: Final = ("cluster|slots", "asking")
 _SENTINEL: Final = ("role",)
-_DOCTOR: Final = ("config|get",)
-"""Optional: `doctor` warns of a store that evicts."""
-
 _COMMANDS: Final = (*_SCRIPTS, *_IN_SCRIPTS, *_USAGE, *_CONNECTION, *_CLUSTER, *_SENTINEL)
 
 
-def rules(*, doctor: bool = False) -> list[str]:
-    """The rules of the user, as ACL SETUSER takes them, but for its password. DOCTOR adds what only `doctor` asks."""
-    commands = (*_COMMANDS, *_DOCTOR) if doctor else _COMMANDS
+def rules() -> list[str]:
+    """The rules of the user, as ACL SETUSER takes them, but for its password."""
     keys = [f"~{pattern}" for pattern in _KEYS]
-    return ["reset", "on", "resetchannels", *keys, "-@all", *(f"+{command}" for command in commands)]
+    return ["reset", "on", "resetchannels", *keys, "-@all", *(f"+{command}" for command in _COMMANDS)]
 
 
 def acl() -> str:
@@ -39,7 +37,6 @@ def acl() -> str:
     lines = [
         "# Redis 7 or Valkey; choose the password. Its URL: redis://ratelimit:PASSWORD@host:6379/0",
         f"ACL SETUSER {USER} {' '.join(rules())} >PASSWORD",
-        "# For `doctor` to see whether the store evicts, also: +config|get",
         "# On each Sentinel, if there are any (?sentinel_username and ?sentinel_password in the URL):",
         on_sentinels,
     ]

@@ -5,6 +5,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
 
+from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
 from ratelimit_service.decision.usage import Series, parse_field
@@ -12,13 +13,15 @@ from ratelimit_service.decision.usage import Series, parse_field
 _LUA = files(__package__) / "lua"
 # A script without flags is one that writes: a replica, and a server out of memory, reject it before it runs.
 _SHEBANG = "#!lua\n"
+# One with this flag runs all the same when memory is used up, whatever it calls: it must not need more for long.
+_SHEBANG_WITHOUT_MEMORY = "#!lua flags=allow-oom\n"
 
 
 class Script:
-    """A Lua script and the SHA-1 by which the store knows it."""
+    """A Lua script and the SHA-1 by which the store knows it. `allow_oom`: it runs on a server without memory, too."""
 
-    def __init__(self, *parts: str) -> None:
-        self.text = (_SHEBANG + "\n".join(parts)).encode()
+    def __init__(self, *parts: str, allow_oom: bool = False) -> None:
+        self.text = ((_SHEBANG_WITHOUT_MEMORY if allow_oom else _SHEBANG) + "\n".join(parts)).encode()
         self.sha = sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
@@ -27,19 +30,20 @@ def part(name: str) -> str:
     return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def charge_script(*, clock: str | None = None, state: str | None = None) -> Script:
-    """The script that makes a batch of charges.
+def charge_scripts(*, clock: str | None = None, state: str | None = None) -> tuple[Script, ...]:
+    """The scripts that make a batch of charges, one for each Room of a server.
 
     CLOCK is Lua that sets a local `now` in microseconds since 1970 UTC; None takes the store's own clock, the only one
     that decisions may use. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and benchmarks
     pass others.
     """
-    return Script(clock or part("clock"), part("windows"), state or part("state"), part("usage"), part("charge"))
+    parts = (clock or part("clock"), part("windows"), state or part("state"), part("usage"), part("charge"))
+    return tuple(Script(f"local ROOM_LEFT = {room:d}", *parts, allow_oom=room is Room.FULL) for room in Room)
 
 
 def usage_script(name: str, *, clock: str | None = None) -> Script:
     """A script on usage alone: `count` adds a worker's batch, `freeze` freezes a segment that is over."""
-    return Script(clock or part("clock"), part("usage"), part(name))
+    return Script(clock or part("clock"), part("usage"), part(name), allow_oom=name == "freeze")
 
 
 ONE_TAG = b"{u}"
@@ -69,6 +73,7 @@ def pack_array(elements: Collection[bytes]) -> bytes:
 _NUMBERS = [pack_number(number) for number in range(_SMALL)]
 _ONE_BUCKET = pack_number(1) + pack_number(0)  # and no request
 _NONE = pack_number(0)
+_KINDS_END = 16  # above all kinds
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 
 
@@ -89,13 +94,13 @@ class _EncodedBucket(NamedTuple):
 class Encoder:
     """Encodes charges as commands.
 
-    `request_window`: seconds for which the store keeps the result of a request. `usage_bytes`: what counts of usage may
-    take in the store, for each tag.
+    `scripts`: one for each Room, as `charge_scripts` makes them. `request_window`: seconds for which the store keeps
+    the result of a request. `usage_bytes`: what counts of usage may take in the store, for each tag.
     """
 
-    def __init__(self, script: Script, request_window: float, usage_bytes: int) -> None:
-        self._evalsha = _bulk(b"EVALSHA") + _bulk(script.sha)
-        self._eval = _bulk(b"EVAL") + _bulk(script.text)
+    def __init__(self, scripts: Sequence[Script], request_window: float, usage_bytes: int) -> None:
+        self._evalsha = [_bulk(b"EVALSHA") + _bulk(script.sha) for script in scripts]
+        self._eval = [_bulk(b"EVAL") + _bulk(script.text) for script in scripts]
         self._window = _bulk(b"%d" % max(round(request_window * 1_000), 1))
         self._usage_bytes = _bulk(b"%d" % usage_bytes)
 
@@ -159,13 +164,13 @@ class Encoder:
         )
         return Encoded(len(arguments), b"".join(arguments))
 
-    def evalsha(self, encoded: Encoded) -> bytes:
-        """The command that runs the script if the store has it loaded, and fails with NOSCRIPT if not."""
-        return b"*%d\r\n%b%b" % (encoded.words + 2, self._evalsha, encoded.arguments)
+    def evalsha(self, encoded: Encoded, room: Room = Room.PLENTY) -> bytes:
+        """The command that runs the script for ROOM if the store has it loaded, and fails with NOSCRIPT if not."""
+        return b"*%d\r\n%b%b" % (encoded.words + 2, self._evalsha[room], encoded.arguments)
 
-    def eval(self, encoded: Encoded) -> bytes:
+    def eval(self, encoded: Encoded, room: Room = Room.PLENTY) -> bytes:
         """The command that loads the script and runs it."""
-        return b"*%d\r\n%b%b" % (encoded.words + 2, self._eval, encoded.arguments)
+        return b"*%d\r\n%b%b" % (encoded.words + 2, self._eval[room], encoded.arguments)
 
     def _encode_counted(
         self, counted: Sequence[Counted], costs: Sequence[int], fields: dict[bytes, int]
@@ -196,7 +201,8 @@ def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
     else:
         kind, rate = _KINDS[algorithm.window], (0, 0)
     sign = 1 if limit.mode is Mode.ENFORCE else -1
-    packed = b"".join(pack_number(number) for number in (sign * kind, limit.capacity * MICRO, *rate))
+    number = sign * (kind + _KINDS_END * bucket.family)
+    packed = b"".join(map(pack_number, (number, limit.capacity * MICRO, *rate)))
     encoded = bucket.encoded = _EncodedBucket(_bulk(bucket_key(bucket)), packed)
     return encoded
 

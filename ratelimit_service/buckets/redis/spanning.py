@@ -37,7 +37,7 @@ class Refunder:
         self._cluster = cluster
         self._window_ms = max(round(request_window * 1_000), 1)
         self._timeout = timeout
-        self._script = Script(part("refund"))
+        self._script = Script(part("refund"), allow_oom=True)
 
     async def __call__(self, request: str, taken: Sequence[Taken]) -> bool:
         """Refund the charge of this request, with all its buckets in one partition. Returns whether this call did it.

@@ -1,18 +1,24 @@
 """The bucket store on one Redis or Valkey server."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import outcomes_of, results_of
 from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, Observers, Route
+from ratelimit_service.buckets.redis.connection import Connection
+from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder
 from ratelimit_service.decision.charge import Charge, ChargeResult
 
 
 class ClosableRoute(Route, Protocol):
     """A route that can be closed."""
+
+    def connections(self) -> Sequence[Connection]:
+        """The open connection, if there is one now."""
+        ...
 
     async def close(self) -> None:
         """Close the connection."""
@@ -32,6 +38,12 @@ class RedisBucketStore(Closing):
     def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observers: Observers) -> None:
         self._route = route
         self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observers)
+        self._watch: RoomWatch | None = None
+
+    def watch_room(self, bound: int, report: Callable[[float], None]) -> None:
+        """Ask the server from now on how much of its memory it uses: at most once. The arguments are RoomWatch's."""
+        self._watch = RoomWatch(self._route, bound, report)
+        self._watch.start()
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order.
@@ -60,6 +72,8 @@ class RedisBucketStore(Closing):
 
     async def close(self) -> None:
         """Fail all calls that have no result yet, and close the connection."""
+        if self._watch is not None:
+            self._watch.stop()
         self._batcher.close()
         await self._route.close()
 

@@ -64,7 +64,7 @@ class RedisUsageStore:
         self._usage_bytes = usage_bytes
         self._timeout = timeout
         self._freeze = freeze or usage_script("freeze")
-        self._remove = Script(part("remove"))
+        self._remove = Script(part("remove"), allow_oom=True)
         self._parser = SegmentParser()
         self._numbers: dict[str, _Numbers] = {}
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ratelimit_service.cli.doctor.findings import Finding, Severity
 from ratelimit_service.cli.doctor.settings import (
     check_console,
+    check_descriptors,
     check_open_ports,
     check_peppers,
     check_ports,
@@ -64,5 +65,8 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
     if all(finding.severity is not Severity.ERROR for finding in postgres):
         yield from check_schema(settings)
         yield from check_decision_database(settings)
-    for check in (check_redis, check_transport, check_tls, check_ports, check_open_ports, check_console, check_webhook):
+    for check in (
+        *(check_redis, check_transport, check_tls, check_descriptors),
+        *(check_ports, check_open_ports, check_console, check_webhook),
+    ):
         yield from check(settings)

@@ -1,5 +1,6 @@
 """Checks of the settings: variables, peppers, TLS, the transport and the ports."""
 
+import resource
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from ratelimit_service.server.operations import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
+from ratelimit_service.transport.descriptors import MAX_CONNECTIONS, max_connections
 from ratelimit_service.webhook.open import open_webhook
 
 _OF_COMMANDS = {
@@ -29,6 +31,7 @@ _OF_COMMANDS = {
     "RATELIMIT_TRACEBACK",
 }
 _HEALTH_SECONDS = 2.0
+_FEW_CONNECTIONS = 3_000
 
 
 def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -101,6 +104,20 @@ def check_transport(settings: Settings) -> Iterator[Finding]:
         yield Finding.error("transport", str(error))
     else:
         yield Finding.ok("transport", f"{transport.name}: {transport.reason}")
+
+
+def check_descriptors(_settings: Settings) -> Iterator[Finding]:
+    """Whether the system allows as many descriptors as a server needs, which raises its soft limit to the hard one."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = max_connections(MAX_CONNECTIONS, limit)
+    if connections < _FEW_CONNECTIONS:
+        yield Finding.warning(
+            "descriptors",
+            f"the hard limit of {limit} leaves {connections} connections for a server process; raise it "
+            "(`ulimit -Hn`, `LimitNOFILE=` of systemd, `--ulimit nofile=` of docker)",
+        )
+    else:
+        yield Finding.ok("descriptors", f"enough for {connections} connections to a server process")
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:

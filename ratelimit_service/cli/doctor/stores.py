@@ -8,6 +8,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ratelimit_service.buckets.redis.connect import open_unguarded_store
+from ratelimit_service.buckets.redis.room import SCARCE_FROM, Room, room_of, share_of
 from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import open_transactions
 from ratelimit_service.clock import SystemClock
@@ -24,6 +25,7 @@ _MIN_POSTGRES = 130000
 _REDIS_SECONDS = 3.0
 _SINGLE_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _NO_EVICTION = "noeviction"
+_MEMORY = "redis memory"
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
@@ -134,7 +136,7 @@ def _check_tokens(*, any_token: bool) -> Finding:
 
 
 def check_redis(settings: Settings) -> Iterator[Finding]:
-    """Whether it runs the decision script, and evicts nothing."""
+    """Whether it runs the decision script, evicts nothing, and has room for new buckets."""
     url = settings.redis_url.get_secret_value()
     if not url:
         yield Finding.error("redis", "RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
@@ -148,7 +150,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding.ok("redis", "runs the decision script")
         if url.startswith(_SINGLE_REDIS_SCHEMES):
-            yield from _check_eviction(url)
+            yield from _check_memory(url, settings.bucket_store_bytes)
 
 
 async def _run_script(url: str) -> None:
@@ -156,16 +158,43 @@ async def _run_script(url: str) -> None:
         await store.ping()
 
 
-def _check_eviction(url: str) -> Iterator[Finding]:
-    """Warn if buckets can be evicted, which then count as full. Many hosted servers do not allow CONFIG GET."""
+def _check_memory(url: str, bound: int) -> Iterator[Finding]:
+    """How full it is; warn if buckets can be evicted, which then count as full, or if nothing bounds its memory."""
     try:
-        with Redis.from_url(url, socket_timeout=_REDIS_SECONDS, decode_responses=True) as client:
-            policy = str(client.config_get("maxmemory-policy").get("maxmemory-policy", _NO_EVICTION))
-    except (RedisError, ValueError, OSError):
+        with Redis.from_url(url, socket_timeout=_REDIS_SECONDS) as client:
+            client.set_response_callback("INFO", lambda reply, **_: reply)
+            info = client.execute_command("INFO", "memory")
+    except RedisError as error:
+        yield Finding.warning(
+            _MEMORY,
+            f"not known: {error}; allow its user INFO, or new buckets are refused only once there is no memory left",
+        )
         return
+    except (ValueError, OSError):
+        return
+    share, maximum = share_of(info, bound), int(_field(info, b"maxmemory") or 0)
+    used = f"{share:.0%} of {maximum / 2**20:,.0f} MiB (maxmemory) is used" if maximum else f"{share:.0%} is used"
+    if room_of(share) is not Room.PLENTY:
+        yield Finding.warning(
+            _MEMORY, f"{used}: from {SCARCE_FROM:.0%} on new buckets are refused; give it more, or find who fills it"
+        )
+    elif not maximum and not bound:
+        yield Finding.warning(
+            _MEMORY,
+            "it has no maxmemory, so half of its machine's counts; set it, or RATELIMIT_BUCKET_STORE_BYTES, below what "
+            "its container may use",
+        )
+    else:
+        yield Finding.ok(_MEMORY, used)
+    policy = _field(info, b"maxmemory_policy").decode() or _NO_EVICTION
     if policy != _NO_EVICTION:
         yield Finding.warning(
             "redis",
             f"its maxmemory-policy is {policy}: when memory is full it evicts buckets, and so admits too much; "
             f"set it to {_NO_EVICTION}",
         )
+
+
+def _field(info: bytes, name: bytes) -> bytes:
+    """The value of a field of INFO, empty if it has none."""
+    return next((line.partition(b":")[2] for line in info.splitlines() if line.startswith(name + b":")), b"")

@@ -28,8 +28,8 @@ domain: edge
 description: Limits for the edge proxy
 on_store_failure: FAIL
 descriptors:
-  # each address by itself
-  - key: remote_address
+  # each client by itself, one of IPv6 by its /64
+  - key: masked_remote_address
     limits:
       - {name: burst, token_bucket: {capacity: 20, refill_tokens: 10, refill_period: 1s}}
 """

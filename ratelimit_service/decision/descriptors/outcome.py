@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, LimitResult
+from ratelimit_service.decision.charge import NEVER, NO_ROOM, LimitResult
 from ratelimit_service.decision.descriptors.rules import Blocked
 from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.limit import MICRO
-from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US
+from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US, without_marks
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason, Source
 
@@ -85,6 +85,8 @@ def decide_descriptor(
     slowest, longest, wait_us = -1, -1, 0
     for index, (_, wait, reset) in enumerate(results):
         if wait and limits[index].enforced:
+            if wait == NO_ROOM:
+                return _decide_without_room(limits, results, source, policy)
             if reset > longest:
                 slowest, longest = index, reset
             wait_us = NEVER if NEVER in (wait, wait_us) else max(wait, wait_us)
@@ -95,6 +97,17 @@ def decide_descriptor(
     tightest = _tightest(limits, results) if len(limits) > 1 else 0
     limit, (remaining, _, reset) = limits[tightest], results[tightest]
     return _new(DescriptorStatus, (True, _FITS, source, limit, remaining // MICRO, reset, 0, limits, results, policy))
+
+
+def _decide_without_room(
+    limits: tuple[AppliedLimit, ...], results: tuple[LimitResult, ...], source: Source, policy: Policy | None
+) -> DescriptorStatus:
+    """Deny what would have needed a new bucket, unless a limit denies it for longer anyway."""
+    status = decide_descriptor(limits, without_marks(results), source, policy)
+    marked = [limit for limit, result in zip(limits, results, strict=True) if result.wait_us == NO_ROOM]
+    if any(limit is status.limit for limit in marked):
+        return status._replace(reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED)
+    return status
 
 
 def _tightest(limits: tuple[AppliedLimit, ...], results: tuple[LimitResult, ...]) -> int:

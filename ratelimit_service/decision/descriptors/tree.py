@@ -7,6 +7,7 @@ descriptor only when the descriptor's entries match its whole path.
 
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
+from itertools import repeat
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Bucket
@@ -96,15 +97,36 @@ class LimitSet:
 class _Node:
     """A compiled RuleNode.
 
-    `shared_value` is what stands for all its values in names of buckets, "" if they differ. `series` is what its
+    `shared_value` is what stands for all its values in names of buckets, "" if they differ. `families` are those of the
+    buckets of its limits: 0 if its rules list all values on its path, and callers choose none. `series` is what its
     descriptors count for: the domain, and `path`, the configured keys and values from the root on.
     """
 
-    __slots__ = ("any_value", "exact", "limits", "on_store_failure", "path", "series", "shared_value", "wildcards")
+    __slots__ = (
+        "any_value",
+        "exact",
+        "families",
+        "is_open",
+        "limits",
+        "on_store_failure",
+        "path",
+        "series",
+        "shared_value",
+        "wildcards",
+    )
 
-    def __init__(
-        self, domain: str, path: str, limits: tuple[RuleLimit, ...], on_store_failure: RuleOnStoreFailure, shared: str
+    def __init__(  # noqa: PLR0913  a node has that much
+        self,
+        domain: str,
+        path: str,
+        limits: tuple[RuleLimit, ...],
+        on_store_failure: RuleOnStoreFailure,
+        shared: str,
+        *,
+        is_open: bool,
     ) -> None:
+        self.is_open = is_open
+        self.families = [_family(domain, path, limit.name) if is_open else 0 for limit in limits]
         self.path = path
         self.limits = limits
         self.on_store_failure = on_store_failure
@@ -132,7 +154,7 @@ class RuleTree:
     def __init__(self, rules: DomainRules) -> None:
         self.domain = rules.domain
         self.validity = Validity()
-        self._root = _Node(rules.domain, "", (), rules.on_store_failure, "")
+        self._root = _Node(rules.domain, "", (), rules.on_store_failure, "", is_open=False)
         _add_children(rules.domain, self._root, rules.descriptors)
         self._matches: LruCache[Entries, LimitSet] = LruCache(_MAX_CACHED)
         self._overrides: LruCache[tuple[Entries, Quota], LimitSet] = LruCache(_MAX_CACHED)
@@ -142,8 +164,8 @@ class RuleTree:
         found = self._matches.get(entries)
         if found is None:
             node, path = self._find(entries)
-            limits = tuple(_apply(self.domain, path, limit) for limit in node.limits) if path else ()
-            found = LimitSet(limits, node.on_store_failure, node.series)
+            limits = map(_apply, repeat(self.domain), repeat(path), node.limits, node.families) if path else ()
+            found = LimitSet(tuple(limits), node.on_store_failure, node.series)
             if _is_cacheable(entries):
                 self._matches.put(entries, found)
         return found
@@ -159,7 +181,8 @@ class RuleTree:
             return LimitSet((blocked,), self.match(entries).on_store_failure, self._override_series(entries, BLOCKED))
         found = self._overrides.get((entries, algorithm))
         if found is None:
-            limit = _apply(self.domain, entries, RuleLimit(algorithm))
+            family = _family(self.domain, *(key for key, _ in entries))
+            limit = _apply(self.domain, entries, RuleLimit(algorithm), family)
             series = self._override_series(entries, limit.name)
             found = LimitSet((limit,), self.match(entries).on_store_failure, series)
             if _is_cacheable(entries):
@@ -199,6 +222,7 @@ def _add_children(domain: str, parent: _Node, children: Iterable[RuleNode]) -> N
             rule.limits,
             rule.on_store_failure or parent.on_store_failure,
             rule.value if rule.share_threshold else "",
+            is_open=parent.is_open or not rule.value or (rule.is_wildcard and not rule.share_threshold),
         )
         if rule.is_wildcard:
             parent.wildcards.setdefault(rule.key, []).append((Wildcard(rule.value), node))
@@ -209,7 +233,13 @@ def _add_children(domain: str, parent: _Node, children: Iterable[RuleNode]) -> N
         _add_children(domain, node, rule.descriptors)
 
 
-def _apply(domain: str, path: Entries, limit: RuleLimit) -> AppliedLimit:
+def _family(*names: str) -> int:
+    return (
+        int.from_bytes(blake2b(_join("family", *names).encode("utf-8", "surrogatepass"), digest_size=4).digest()) or 1
+    )
+
+
+def _apply(domain: str, path: Entries, limit: RuleLimit, family: int) -> AppliedLimit:
     """A limit with its bucket.
 
     The bucket is named for the domain, the path with the request's values, and the limit's name alone, so that it
@@ -222,7 +252,8 @@ def _apply(domain: str, path: Entries, limit: RuleLimit) -> AppliedLimit:
         node_name = _join("rule", domain, *(text for entry in path for text in entry))
         name = blake2b(_join(node_name, limit.name).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
         digest = blake2b(node_name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        bucket = Bucket(name, int.from_bytes(digest) % PARTITIONS, Limit("descriptor", algorithm, mode=limit.mode))
+        partition = int.from_bytes(digest) % PARTITIONS
+        bucket = Bucket(name, partition, Limit("descriptor", algorithm, mode=limit.mode), family)
     return AppliedLimit(limit.name, algorithm, limit.mode is Mode.ENFORCE, bucket, limit.replaces)
 
 

@@ -12,7 +12,7 @@ from ratelimit_service.api.overload.fair_queue import Generation, Turn
 from ratelimit_service.errors import Code
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send, expected_deadline, presented_by
 from ratelimit_service.transport.envoy.responses import Refusal
-from ratelimit_service.transport.envoy.unfinished import Unfinished
+from ratelimit_service.transport.envoy.unfinished import Bare, Unfinished
 
 Count: TypeAlias = Callable[[str, Code], None]
 """Counts one call, by full method name and the code that its caller received."""
@@ -24,6 +24,11 @@ class Bounds:
 
     unfinished: Unfinished = field(default_factory=Unfinished)
     overload: OverloadControl = field(default_factory=OverloadControl)
+    bare: Bare = field(default_factory=Bare)
+
+    def __post_init__(self) -> None:
+        """Tell the calls that wait for their callers from those that wait for this server."""
+        self.overload.bare_since = self.bare.since
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ dictionaries, because Envoy's Python protos cannot be installed together with th
 """
 
 import re
-import resource
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,18 +15,13 @@ from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
+from ratelimit_service.transport.descriptors import MAX_CONNECTIONS, max_connections
 from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
 from ratelimit_service.transport.envoy.certificates import add_identity_filters
 from ratelimit_service.transport.envoy.shed import shed_routes
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
-
-MAX_CONNECTIONS: Final = 20_000
-"""Maximum connections that one Envoy accepts. Each costs some 100 KiB, even when idle."""
-
-_OTHER_DESCRIPTORS: Final = 256
-"""Descriptors that an Envoy needs besides."""
 
 ACCEPTED_PER_TURN: Final = 1
 """Connections that are accepted before those that are open get their turn: accepting costs as much as some calls."""
@@ -63,7 +57,7 @@ HEADERS_SECONDS: Final = 10
 """Seconds in which the headers of a call must be complete once they have begun."""
 
 HANDSHAKE_SECONDS: Final = 5
-"""Seconds in which a TLS handshake must be complete."""
+"""Seconds in which the first bytes of a connection must be there, and a TLS handshake complete."""
 
 UNARY_SECONDS: Final = 10
 """Seconds for which nothing may arrive or be sent on a call of one message. Decisions take milliseconds."""
@@ -71,14 +65,18 @@ UNARY_SECONDS: Final = 10
 ADMIN_SECONDS: Final = 120
 """The same for the methods that are proxied to the control plane, but for those that stream."""
 
+QUIET_SECONDS: Final = 86_400
+"""The same for methods that stream, which are quiet as long as they like: it only counts under pressure."""
+
 MAX_HEAP: Final = 1024 * 1024 * 1024
 """Bytes of Envoy's heap by which its pressure is reckoned: from _PRESSURE of them on, less is waited for."""
 
-_PRESSURE: Final = (0.25, 0.5)
+_PRESSURE: Final = (0.25, 0.375)
 _PRESSED_SECONDS: Final = 1
 """What becomes of the seconds for which a call may be idle, step by step between these two shares of MAX_HEAP.
 
-Calls of one message that do not send it hold their headers, of up to MAX_HEADERS_KIB: this bounds how long.
+Calls of one message that do not send it hold their headers, of up to MAX_HEADERS_KIB, and streams whose caller does not
+read what he asked for, which nothing but a reset ends: this bounds how long.
 """
 
 RELEASED_A_SECOND: Final = 8 * 1024 * 1024
@@ -106,8 +104,8 @@ MAX_HEALTH_CHECKS: Final = 1_000
 _MAX_HEALTH_MESSAGE: Final = 4 * 1024
 """Bytes of the message of a health check, with its prefix: the name of a service."""
 
-MAX_CONTROL_STREAMS: Final = 512
-"""The same for health watches and server reflection, which stay open for as long as their callers like."""
+MAX_CONTROL_STREAMS: Final = 2_000
+"""The same for health watches and server reflection: more than the control plane keeps, which counts by connection."""
 
 _CONTROL: Final = "control"
 _HEALTH: Final = "control_health"
@@ -162,6 +160,9 @@ def envoy_config(options: EnvoyOptions) -> Json:
         "per_connection_buffer_limit_bytes": READ_PER_TURN,
         "socket_options": [_buffer(socket.SO_RCVBUF, RECEIVE_BUFFER), _buffer(socket.SO_SNDBUF, SEND_BUFFER)],
     }
+    inspector = "http" if options.tls is None else "tls"
+    listener["listener_filters"] = [_inspector(inspector)]
+    listener["listener_filters_timeout"] = f"{HANDSHAKE_SECONDS}s"
     chain = listener["filter_chains"][0]
     chain["transport_socket_connect_timeout"] = f"{HANDSHAKE_SECONDS}s"
     if options.tls is not None:
@@ -220,13 +221,20 @@ def _http_options(options: EnvoyOptions) -> Json:
         },
         "max_request_headers_kb": MAX_HEADERS_KIB,
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
-        "stream_idle_timeout": "0s",  # a stream of checks may be idle for any time
+        "stream_idle_timeout": "0s",  # routes have their own
         "drain_timeout": "1s",  # between GOAWAY and refusing new calls
         "server_header_transformation": "PASS_THROUGH",
         "use_remote_address": True,  # the peer is the other end of the connection, whatever X-Forwarded-For says
         "skip_xff_append": True,
         "normalize_path": False,
     }
+
+
+def _inspector(protocol: str) -> Json:
+    """Waits for what a connection sends first, `http` or `tls`: one that sends nothing is closed."""
+    name = f"{protocol}_inspector"
+    kind = f"{_TYPES}/envoy.extensions.filters.listener.{name}.v3.{protocol.capitalize()}Inspector"
+    return {"name": name, "typed_config": {"@type": kind}}
 
 
 def _buffer(name: int, size: int) -> Json:
@@ -248,17 +256,17 @@ def _match_only(composite: Json, paths: Sequence[str]) -> None:
 def _routes(options: EnvoyOptions) -> list[Json]:
     """The first that matches a path holds. Those of the embedded application are never proxied, only timed."""
     return [
-        *(_route(path, _CONTROL, None, exact=True) for path in options.streams),
+        *(_route(path, _CONTROL, QUIET_SECONDS, exact=True) for path in options.streams),
         *(_route(path, _CONTROL, UNARY_SECONDS, exact=True) for path in options.hot_paths),
         _health_check(),
-        _route("/grpc.health.v1.Health/Watch", _STREAMS, None, exact=True),
-        _route("/grpc.reflection.", _STREAMS, None),
+        _route("/grpc.health.v1.Health/Watch", _STREAMS, QUIET_SECONDS, exact=True),
+        _route("/grpc.reflection.", _STREAMS, QUIET_SECONDS),
         _route("/", _CONTROL, ADMIN_SECONDS),
     ]
 
 
-def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False) -> Json:
-    """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle; None: for any."""
+def _route(path: str, cluster: str, seconds: int, *, exact: bool = False) -> Json:
+    """Where calls of PATH, or of all that begin so, go, and for how many SECONDS they may be idle."""
     return {
         # grpc.aio stops serving at a path that is not UTF-8: nothing but printable ASCII is proxied.
         "match": {"path": path} if exact else {"safe_regex": {"regex": re.escape(path) + "[!-~]*"}},
@@ -268,7 +276,7 @@ def _route(path: str, cluster: str, seconds: int | None, *, exact: bool = False)
             # Only calls that the control plane cannot have begun, as while it restarts.
             "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 3},
             # Not max_stream_duration: with it, Envoy takes the caller's deadline out of the headers.
-            "idle_timeout": f"{seconds or 0}s",
+            "idle_timeout": f"{seconds}s",
         },
         "request_headers_to_add": [
             {
@@ -339,18 +347,12 @@ def _runtime() -> Json:
     return {"layers": [{"name": "service", "static_layer": layer}, {"name": "shed", "admin_layer": {}}]}
 
 
-def _max_connections() -> int:
-    """MAX_CONNECTIONS, or what the limit of descriptors leaves: without one, Redis could not be reached."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if limit < 0 else max(min(MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS), 1)
-
-
 def _overload_manager() -> Json:
     monitor = {
         "name": "envoy.resource_monitors.global_downstream_max_connections",
         "typed_config": {
             "@type": f"{_TYPES}/{_CONNECTIONS_CONFIG}",
-            "max_active_downstream_connections": _max_connections(),
+            "max_active_downstream_connections": max_connections(MAX_CONNECTIONS),
         },
     }
     heap = {

@@ -25,11 +25,12 @@ from ratelimit_service.transport.envoy.framing import (
     single_message,
 )
 from ratelimit_service.transport.envoy.responses import send_error, send_response
+from ratelimit_service.transport.envoy.unfinished import MAX_BARE, GivenUp
 
 Request = TypeVar("Request")
 
 
-def unary(
+def unary(  # noqa: C901 most calls take no branch, and a function of its own for each would cost them all
     method: Method,
     read: Callable[[bytes], Request],
     call: Callable[[Request, Caller, float | None], Awaitable[Serializable]],
@@ -38,13 +39,21 @@ def unary(
     name, admission, count = method.name, method.admission, method.count
     is_open, certificates = admission.is_open, admission.certificates
     end, heavy, heavy_from = method.bounds.overload.end, method.bounds.overload.heavy, method.heavy_from
+    bare = method.bounds.bare
+    waiting = bare.waiting
 
-    async def respond(scope: Scope, receive: Receive) -> bytes:
+    async def respond(scope: Scope, receive: Receive, send: Send, began: float) -> bytes:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
         # Envoy does not cancel a call that is abandoned: it reports that here, and everything below runs without
         # suspending until the call has joined a batch (except for a token that is not cached).
-        body, more = first = body_of(await receive())
+        if len(waiting) >= MAX_BARE:
+            bare.give_up(began)
+        waiting[receive] = (began, send, name)
+        event = await receive()
+        if waiting.pop(receive, None) is None:
+            raise GivenUp
+        body, more = first = body_of(event)
         data = None if more else single_message(body)
         if data is None:
             data = await _gather(method, scope, receive, first, headers.get(b"grpc-encoding"))
@@ -61,24 +70,28 @@ def unary(
         return frame((await call(request, caller, deadline)).SerializeToString())
 
     async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation) -> None:
-        began = monotonic()
+        began, given_up = monotonic(), False
         try:
-            framed = await respond(scope, receive)
+            framed = await respond(scope, receive, send, began)
         except Exception as error:  # noqa: BLE001 the last place that can respond
-            message = method.fallback(error) if isinstance(error, ServiceError) else None
-            code = await (send_error(send, error, name) if message is None else send_response(send, frame(message)))
-            release(error)
+            given_up = isinstance(error, GivenUp)
+            code = await _respond_to(error, send, method)
         else:
             code = await send_response(send, framed)
-        if code is Code.OK:
-            end(generation, monotonic() - began)
-        else:
-            end(generation, None)
-            if code is Code.CANCELLED:
-                method.bounds.overload.count_wasted(scope.get("client"))
+        end(generation, monotonic() - began if code is Code.OK else None)
+        if code is Code.CANCELLED and not given_up:  # what was given up cost next to nothing
+            method.bounds.overload.count_wasted(scope.get("client"))
         count(name, code)
 
     return admitted(method, handle)
+
+
+async def _respond_to(error: Exception, send: Send, method: Method) -> Code:
+    """Respond with ERROR, or with what METHOD has in place of it. Returns the code that the caller receives."""
+    message = method.fallback(error) if isinstance(error, ServiceError) else None
+    code = await (send_error(send, error, method.name) if message is None else send_response(send, frame(message)))
+    release(error)
+    return code
 
 
 async def _gather(

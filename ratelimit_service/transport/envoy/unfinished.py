@@ -3,17 +3,20 @@
 Nearly every message arrives whole, and none of this is entered. What is left is a gateway on a slow network, or a
 caller who sends one byte and waits, or sends byte after byte. Such a caller must not hold memory, nor have the event
 loop run for every byte: messages are bounded in time and size, the bytes of one are read in fewer and fewer portions,
-and when there are too many, those that have been waiting the longest give way.
+and when there are too many, those that have been waiting the longest give way. That holds for calls of which there is
+nothing but headers too, which may be large, and cost their sender a byte each if they are in HPACK's table.
 """
 
 import asyncio
 from collections.abc import Hashable
+from itertools import takewhile
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from ratelimit_service.errors import DeadlineExceeded, Unavailable
-from ratelimit_service.transport.envoy.framing import Event, Receive
+from ratelimit_service.errors import Code, DeadlineExceeded, Unavailable
+from ratelimit_service.transport.envoy.framing import CallerGone, Event, Receive, Send
+from ratelimit_service.transport.envoy.responses import send_error
 
 MESSAGE_SECONDS: Final = 5.0
 """Seconds in which a message must be whole once its first byte has arrived."""
@@ -29,6 +32,12 @@ _CALL_BYTES: Final = 16 * 1024
 
 _PROMPT: Final = 8
 """Portions that are read as they arrive: twice as many as the largest message has frames."""
+
+MAX_BARE: Final = 250
+"""Calls of one message that may wait for its first part for longer than PATIENCE_SECONDS."""
+
+PATIENCE_SECONDS: Final = 1.0
+"""Seconds within which no call is given up for others: what is on its way arrives sooner, even if the loop is busy."""
 
 _PAUSE: Final = 0.01
 """Seconds before the next portion after those, doubled each time."""
@@ -129,6 +138,37 @@ class Wait:
         self._all._release(self, self._held)  # noqa: SLF001
         if not self._given_up.done():
             self._given_up.set_result(None)
+
+
+class GivenUp(CallerGone):
+    """The call was ended by us since its message did not come. It has its response."""
+
+
+class Bare:
+    """The calls of one process of which nothing but headers has arrived. Belongs to the running loop.
+
+    Every call of one message is among them for a moment, so that it puts itself there, and takes itself out.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[Receive, tuple[float, Send, str]] = {}
+        """When each began, in monotonic seconds, how to respond, and its method. One that is missing was given up."""
+        self._responding: set[asyncio.Task[Code]] = set()
+
+    def since(self, began: float) -> int:
+        """How many of these calls began since then, in monotonic seconds."""
+        return sum(1 for _ in takewhile(lambda call: call[0] >= began, reversed(self.waiting.values())))
+
+    def give_up(self, now: float) -> None:
+        """Respond to those that have waited longest, which ends them, until there are fewer than MAX_BARE."""
+        while len(self.waiting) >= MAX_BARE:
+            receive, (began, send, method) = next(iter(self.waiting.items()))
+            if now - began < PATIENCE_SECONDS:
+                return
+            del self.waiting[receive]
+            task = asyncio.ensure_future(send_error(send, _too_many(), method))
+            self._responding.add(task)
+            task.add_done_callback(self._responding.discard)
 
 
 def _too_many() -> Unavailable:

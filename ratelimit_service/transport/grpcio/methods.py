@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
@@ -47,7 +48,7 @@ from ratelimit_service.transport.grpcio.interceptors import (
     open_stream,
     replace_errors,
 )
-from ratelimit_service.transport.grpcio.open_streams import HealthService
+from ratelimit_service.transport.grpcio.open_streams import HealthService, ReflectionService
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
 RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -190,8 +191,8 @@ def admin_methods(
     )
 
 
-def health_methods(service: HealthService) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-    """The methods of the health service, for whoever reaches the port.
+def health_methods(service: HealthService, present: Present) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The methods of the health service, for whoever reaches the port; PRESENT finds on which connection.
 
     Unlike the library's own, they wait for the message of a call only for so long, and for so many.
     """
@@ -209,12 +210,23 @@ def health_methods(service: HealthService) -> dict[str, "grpc.RpcMethodHandler[b
         return await service.check(await request(call), call.context)
 
     async def watch(call: Call) -> bytes:
-        await service.watch(await request(call), call.context)
+        await service.watch(await request(call), call.context, present(call.context).peer_text)
         return b""
 
     return _bound(
         HEALTH_SERVICE, {"Check": (_single, convert_errors(check)), "Watch": (_streamed, convert_errors(watch))}
     )
+
+
+def reflection_methods(services: Iterable[str], present: Present) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """The method of server reflection, which lists SERVICES and itself, for whoever reaches the port."""
+    reflections = ReflectionService((*services, reflection.SERVICE_NAME))
+
+    async def reflect(call: Call) -> bytes:
+        await reflections.reflect(call.context, present(call.context).peer_text)
+        return b""
+
+    return _bound(reflection.SERVICE_NAME, {"ServerReflectionInfo": (_streamed, convert_errors(reflect))})
 
 
 def methods_elsewhere(methods: Iterable[str]) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:

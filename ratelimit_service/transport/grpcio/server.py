@@ -8,7 +8,6 @@ from typing import Final, Protocol
 
 import grpc
 import structlog
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ratelimit_service.api.authentication import Authenticator, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
@@ -20,6 +19,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
+from ratelimit_service.transport.descriptors import max_connections
 from ratelimit_service.transport.grpcio.context import direct, proxied
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
@@ -35,8 +35,8 @@ from ratelimit_service.transport.grpcio.methods import (
     envoy_methods,
     health_methods,
     methods_elsewhere,
+    reflection_methods,
 )
-from ratelimit_service.transport.grpcio.open_streams import ReflectionService
 from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from ratelimit_service.transport.grpcio.tls import certificates
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
@@ -55,10 +55,11 @@ _MAX_METADATA: Final = 96 * 1024
 """Bytes of headers of a call, above the 60 KiB that an Envoy accepts from its own clients: some of theirs
 (`tracestate`) it passes on, and a call that is refused here opens a gateway that fails open."""
 
-_MAX_PENDING: Final = 3_000
+_MAX_PENDING: Final = 8_000
 """Calls that wait for Python, beyond which the library cancels new ones, whoever's: an error for a gateway.
 
-So many take about a second, and no gateway waits that long. By default it would cancel some of them from 1,000 on.
+By default it would cancel some of them from 1,000 on. This is what 250 connections may begin at once, two seconds' work
+and 100 MiB: who is patient still gets an answer, and no gateway waits longer.
 """
 
 _MAX_STREAMS: Final = 2 * MAX_STREAMS
@@ -157,9 +158,10 @@ class GrpcServer:
     def __init__(self, settings: Settings, planes: Planes, *, behind_envoy: bool = False) -> None:
         """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
         self._settings = settings
-        present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
+        self._present = present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
         self._health = Health(planes.probes)
         unfinished = Unfinished()
+        planes.overload.bare_since = unfinished.since
         calls = planes.counts.calls
         admission = decision_admission(
             planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
@@ -249,9 +251,9 @@ class GrpcServer:
                 f"the gRPC port cannot be opened on {port.listen!r}: {error}; set {port.setting} to one that is free"
             ) from error
         port.number = 0 if port.listen.startswith("unix:") else number
-        listed = (*port.services, HEALTH_SERVICE, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionService(listed), server)
-        server.add_generic_rpc_handlers((Methods(dict(port.methods) | health_methods(self._health.servicer)),))
+        health = health_methods(self._health.servicer, self._present)
+        reflection = reflection_methods((*port.services, HEALTH_SERVICE), self._present)
+        server.add_generic_rpc_handlers((Methods(dict(port.methods) | health | reflection),))
         return server
 
 
@@ -275,7 +277,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_metadata_size", _MAX_METADATA),  # above this a call may be refused, the likelier the larger
         ("grpc.absolute_max_metadata_size", 2 * _MAX_METADATA),  # above this each
         ("grpc.server_handshake_timeout_ms", 5_000),  # TLS, and the first SETTINGS
-        ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", max_connections(_MAX_CONNECTIONS)),
         ("grpc.server.max_pending_requests", _MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
     )

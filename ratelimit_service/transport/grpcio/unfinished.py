@@ -5,6 +5,7 @@ is known of it. So what is bounded here is the waiting, and the calls that have 
 """
 
 import asyncio
+from itertools import takewhile
 from typing import Final, cast
 
 from ratelimit_service.errors import DeadlineExceeded, Unavailable
@@ -56,6 +57,10 @@ class Unfinished:
         finally:
             self._waiting.pop(task, None)
             self._given_up.discard(task)
+
+    def since(self, began: float) -> int:
+        """How many of these calls began since then, in monotonic seconds."""
+        return sum(1 for _ in takewhile(lambda at: at >= began, reversed(self._waiting.values())))
 
     def _give_up(self, before: float) -> None:
         """Give up the call that has waited the longest, if it began before BEFORE."""

@@ -82,19 +82,20 @@ def test_a_revoked_key(server: Server, front: StartFront) -> None:
 
 
 def test_resource_and_cost_of_a_route(server: Server, front: StartFront) -> None:
-    """A route's resource and cost reach the decision; a malformed one is denied by Envoy's failure mode."""
+    """A route's resource and cost reach the decision; a malformed one is denied, also where Envoy allows on errors."""
     routes = [
         authorized_route("/dear", cost="19", resource="orders.create"),
         authorized_route("/free", cost="0"),
         authorized_route("/wrong", cost="much"),
         route(),
     ]
-    envoy = front(ext_authz_filter(), routes=routes)
+    envoy = front(ext_authz_filter(failure_mode_allow=True), routes=routes)
     _, key = server.key("once")
     assert envoy.get("/dear", x_api_key=key).headers["ratelimit"].startswith('"burst";r=1;')
     assert envoy.get("/free", x_api_key=key).status == 200
     assert [envoy.get(path, x_api_key=key).status for path in ("/x", "/x", "/free")] == [200, 429, 200]
-    assert envoy.get("/wrong", x_api_key=key).status == 403
+    wrong = envoy.get("/wrong", x_api_key=key)
+    assert (wrong.status, wrong.json["reason"]) == (500, "ROUTE_MISCONFIGURED")
 
 
 def test_access_logs(server: Server, front: StartFront) -> None:

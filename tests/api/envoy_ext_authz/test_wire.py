@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from api.envoy.wire import AUTHORIZE, Refused, authorize, send
+from api.envoy.wire import AUTHORIZE, authorize, send
 from fixtures.served import Server
 from ratelimit_service._gen.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
@@ -179,6 +179,25 @@ def test_resource_and_cost_of_the_route(server: Server) -> None:
     assert reported("/v2/x") == ""
 
 
+def test_methods_of_a_path(server: Server) -> None:
+    """HEAD is limited as GET, and a limit may be for a path with whatever method a client makes up."""
+    limits = [
+        {"name": "any", "resource": "* /search*", "quota": {"amount": 40, "window": "DAY"}},
+        {"name": "get", "resource": "GET /v1/*", "quota": {"amount": 50, "window": "DAY"}},
+    ]
+    plan = {"name": "by-method", "limits": limits}
+    server.manage().ManagePlan(admin_pb2.ManagePlanRequest(create={"plan": plan}), metadata=server.as_admin)
+    _, key = server.key("by-method")
+
+    def reported(path: str, method: str) -> str:
+        response = authorize(server, path, method, x_api_key=key)
+        return values(response.ok_response.response_headers_to_add).get("ratelimit", "").partition(";t=")[0]
+
+    assert [reported("/v1/x", method) for method in ("GET", "HEAD", "POST")] == ['"get";r=49', '"get";r=48', ""]
+    methods = ("GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "get")
+    assert [reported("/search?q=1", method) for method in methods] == [f'"any";r={left}' for left in range(39, 33, -1)]
+
+
 def test_a_limit_in_shadow_is_not_reported(server: Server) -> None:
     """Clients see the limits that are enforced, also when only one in shadow would deny."""
     limits = [
@@ -208,15 +227,15 @@ def test_a_limit_in_shadow_is_not_reported(server: Server) -> None:
     ],
 )
 def test_a_malformed_route(server: Server, extensions: dict[str, str], field: str) -> None:
-    """INVALID_ARGUMENT with the entry of context_extensions named, for its author to notice, and nothing is charged.
+    """A denial with 500 for its author to notice, and a line in the log that names the entry; nothing is charged.
 
-    Without a key nothing else is read: it is a denial.
+    Not an error, on which a gateway may let everything pass. Without a key nothing else is read: it is 401.
     """
     _, key = server.key("once")
-    with pytest.raises(Refused) as caught:
-        authorize(server, extensions=extensions, x_api_key=key)
-    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.fields == [f"attributes.context_extensions[{field}]"]
+    denied = authorize(server, extensions=extensions, x_api_key=key).denied_response
+    assert denied.status.code == 500
+    assert json.loads(denied.body)["reason"] == "ROUTE_MISCONFIGURED"
+    assert f"attributes.context_extensions[{field}]" in server.output
     assert authorize(server, extensions=extensions).denied_response.status.code == 401
     allowed = authorize(server, x_api_key=key)
     assert values(allowed.ok_response.response_headers_to_add)["x-ratelimit-remaining"] == "19"

@@ -214,3 +214,35 @@ async def test_calls_are_shed_only_while_envoy_cannot_keep_up(control: OverloadC
     assert first > 0
     control.congested = True
     assert shedding.adapt(saturated=True) > first
+
+
+async def test_calls_whose_message_does_not_come_are_no_queue(control: OverloadControl) -> None:
+    """The bound does not shrink for them, however busy the loop is; it does for calls that have all that they need."""
+    for bare, bound in ((5, MAX_BOUND), (4, MIN_BOUND)):
+        control.bound = MAX_BOUND
+        control.bare_since = lambda _since, bare=bare: bare
+        begun = [control.begin() for _ in range(5)]
+        control.adapt(0.010)
+        assert control.bound == bound
+        for generation in begun:
+            assert generation is not None
+            control.end(generation, None)
+
+
+async def test_calls_whose_key_is_read_are_no_queue(control: OverloadControl) -> None:
+    """What a call took that waited for its key is no sign of a queue, so whoever makes up keys shrinks no bound."""
+    control.bound = MAX_BOUND
+
+    async def call(*, excused: bool) -> None:
+        generation = control.begin()
+        assert generation is not None
+        if excused:
+            control.excuse()
+        control.end(generation, 0.25)
+
+    await asyncio.create_task(call(excused=True))
+    control.adapt(0.0)
+    assert control.bound == MAX_BOUND
+    await asyncio.create_task(call(excused=False))
+    control.adapt(0.0)
+    assert control.bound < MAX_BOUND

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -249,6 +249,41 @@ async def test_a_reply_is_read_after_the_loop_was_blocked(
     await until(lambda: store._batcher._in_flight is not None)
     time.sleep(0.4)  # noqa: ASYNC251  blocks the loop on purpose
     assert await call == 2
+
+
+async def test_a_timeout_shows_that_a_server_is_away_only_if_it_had_time(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """What waited in the queue for most of its time, or is large, shows nothing by a missing reply, as others do."""
+    server = valkey()
+    store, large = open_store(server.url, timeout=1), bucket(LARGE)
+    await take(store, large)
+
+    async def how_it_fails(call: Awaitable[object]) -> StoreUnavailable:
+        with pytest.raises(StoreUnavailable) as error:
+            await call
+        return error.value
+
+    os.kill(server.pid, signal.SIGSTOP)
+    first = asyncio.ensure_future(take(store, large))
+    await until(lambda: store._batcher._in_flight is not None)
+    late = asyncio.ensure_future(how_it_fails(take(store, large)))
+    await asyncio.sleep(0.75)
+    os.kill(server.pid, signal.SIGCONT)
+    first.add_done_callback(lambda _: os.kill(server.pid, signal.SIGSTOP))
+    await first
+    waited = await late
+    assert (waited.sent, waited.conclusive) == (True, False)
+    assert (await how_it_fails(take(store, large))).conclusive
+    os.kill(server.pid, signal.SIGCONT)
+    many = Charge(tuple(bucket(LARGE) for _ in range(512)), (1,) * 512)
+    await store.ping()
+    hurried = open_store(server.url, timeout=0.01)
+    await hurried.ping()
+    os.kill(server.pid, signal.SIGSTOP)
+    assert not (await how_it_fails(hurried.charge((many,)))).conclusive
+    assert (await how_it_fails(take(hurried, large))).conclusive
+    os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_a_call_that_times_out_in_the_queue_is_not_charged(

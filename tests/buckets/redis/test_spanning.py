@@ -9,7 +9,7 @@ import pytest_asyncio
 import redis
 from redis.crc import key_slot
 
-from buckets.clocked import TIMEOUT, clocked_script
+from buckets.clocked import TIMEOUT, clocked_scripts
 from buckets.conftest import LoopbackCluster, MakeBucket, OpenStore
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
@@ -297,7 +297,7 @@ async def test_a_window_that_is_over_is_not_refunded(redis_cluster: LoopbackClus
     quota, request = bucket(Limit("second", Quota(10, Window.SECOND))), "over"
     clock, node = f"{{p{quota.partition}}}:clock:spanning", node_of(redis_cluster, quota)
     store = open_unguarded_store(
-        redis_cluster.url, timeout=TIMEOUT, request_window=WINDOW, script=clocked_script(clock)
+        redis_cluster.url, timeout=TIMEOUT, request_window=WINDOW, scripts=clocked_scripts(clock)
     )
     assert isinstance(store, SpanningStore)
     async with store:

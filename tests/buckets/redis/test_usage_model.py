@@ -35,12 +35,13 @@ _STEPS_US = st.one_of(
 class FewResources(ClockedStore):
     """A store whose script gives names to a few resources only, so that random calls reach the limit."""
 
-    def script(self) -> Script:
+    def scripts(self) -> tuple[Script, ...]:
         """The script that it charges with."""
         usage = part("usage")
         assert _LIMIT in usage
         usage = usage.replace(_LIMIT, f"MAX_RESOURCES, DIGEST = {RESOURCES},")
-        return Script(clock_part(self._key), part("windows"), part("state"), usage, part("charge"))
+        room = "local ROOM_LEFT = 0"
+        return (Script(room, clock_part(self._key), part("windows"), part("state"), usage, part("charge")),)
 
 
 @st.composite

@@ -100,6 +100,9 @@ class Context:
         self._messages = iter(messages)
         self.responses: list[bytes] = []
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def time_remaining(self) -> float | None:
         return None
 

@@ -6,6 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import grpc
+import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -84,3 +86,14 @@ async def test_every_service_and_file_is_listed(running: RunningServer) -> None:
         }
     call.cancel()
     assert {"ratelimit/v1/rate_limit_service.proto", "google/rpc/error_details.proto"} <= files
+
+
+async def test_what_is_no_question(running: RunningServer) -> None:
+    """Bytes that are no question are INVALID_ARGUMENT, and leave no traceback in the log."""
+    ask: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = running.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(iter([b"\xff" * 50]), timeout=10).read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "ServerReflectionRequest" in (caught.value.details() or "")

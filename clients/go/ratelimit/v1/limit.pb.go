@@ -215,6 +215,8 @@ type Limit struct {
 	// An override replaces the plan's limit of the same name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The resources that the limit applies to: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
+	// With `* ` at its beginning, what follows is compared with what comes after a resource's first word: `* /search*` is
+	// a path with any method.
 	// At most 256 bytes, of the form of a subject (`ratelimit.v1.Key`).
 	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
 	// Whether the limit denies or only reports. Zero means ENFORCE.

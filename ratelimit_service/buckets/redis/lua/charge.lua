@@ -5,7 +5,8 @@
 -- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets; the index of the key that keeps
 --          the result of its request (0: no request); the index of the series that counts it (0: none; negative: the
 --          number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
---          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; negative: shadow); its capacity in
+--          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; plus 16 times the number of its family, if
+--          callers make such buckets by choosing values; negative: shadow); its capacity in
 --          micro-tokens; and its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota). Then, unless
 --          one series counts all buckets in their order at the cost of the first, per series: its index; the calls
 --          (0 for a refund); the tokens; the number of its limits; the number of its positions, and these: the indexes
@@ -14,13 +15,18 @@
 -- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
 -- ARGV[4]  the bytes that counts may take in the store.
 -- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
---          microseconds to wait (-1: no wait helps); the microseconds until it is untouched.
+--          microseconds to wait (-1: no wait helps; -2: no room for it); the microseconds until it is untouched.
 --
--- The parts before this one define `now`, `window_of`, the state of the buckets, and usage. All numbers are integers below
--- 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided now is counted last, and
--- fails no charge.
+-- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state of the buckets, and usage. All numbers
+-- are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided now is
+-- counted last, and fails no charge.
 
 local MAX = 9007199254740991 -- 2^53 - 1
+
+local NO_ROOM = -2
+local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
+local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
+local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
 
 local floor, ceil = math.floor, math.ceil
 local batch = cmsgpack.unpack(ARGV[1])
@@ -30,12 +36,31 @@ local opens, closes = {}, {} -- the windows that contain `now`, by kind
 local out = {}
 local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
+local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
+local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
 
 -- The time until AMOUNT micro-tokens have drained, of which DONE / DEN of one has already. Quotient and remainder are
 -- computed separately because AMOUNT * DEN may exceed 2^53, NUM * DEN does not.
 local function time_until_drained(amount, done, num, den)
   local whole = floor(amount / num)
   return whole * den + ceil(((amount - whole * num) * den - done) / num)
+end
+
+-- The hash that counts the new buckets of a minute by family, of those in the slot of K.
+local function minute_of(k)
+  return string.match(KEYS[k], '^[^:]*') .. ':m'
+end
+
+-- Whether there is room for the bucket K, which is new. Notes it in `made`.
+local function has_room(k, family)
+  if ROOM_LEFT == 3 then return false end
+  if family == 0 then return true end
+  if ROOM_LEFT == 2 then return false end
+  local minute, field = minute_of(k), string.format('%.0f', family)
+  local count = made[minute .. field] or tonumber(redis.call('HGET', minute, field) or 0)
+  if count >= FEW then return false end
+  families[k], made[minute .. field] = field, count + 1
+  return true
 end
 
 local function window(kind, when)
@@ -54,6 +79,11 @@ local function evaluate(p, o, count, undo)
     p = p + 6
     local shadow = kind < 0
     if shadow then kind = -kind end
+    local family = 0
+    if kind > 16 then
+      family = floor(kind / 16)
+      kind = kind - 16 * family
+    end
     if not used[k] then read(k) end
     local u, a, done = used[k], at[k], 0
     local opening, closing
@@ -98,7 +128,14 @@ local function evaluate(p, o, count, undo)
 
     local wait = 0
     if cost <= 0 or u + cost <= capacity then
-      if cost ~= 0 and undo ~= false then
+      local writes = cost ~= 0 and undo ~= false
+      if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
+        writes = false
+        if cost > 0 and not shadow then
+          fits, all_fit, wait = false, false, NO_ROOM
+        end
+      end
+      if writes then
         if undo then
           local n = #undo
           undo[n + 1], undo[n + 2], undo[n + 3] = k, used[k], at[k]
@@ -184,6 +221,10 @@ while p <= size do
       for i = #undo - 5, 1, -6 do
         local k = undo[i]
         used[k], at[k], part[k], per[k], dirty[k] = undo[i + 1], undo[i + 2], undo[i + 3], undo[i + 4], undo[i + 5]
+        if few and families[k] and not dirty[k] then
+          local counter = minute_of(k) .. families[k]
+          made[counter], families[k] = made[counter] - 1, nil
+        end
       end
       -- What remains is reset to before the charge. The waits are kept: they are right even for a bucket listed twice.
       local waits = {}
@@ -215,14 +256,19 @@ end
 for k = 1, #KEYS do
   if dirty[k] then
     write(k)
+    if few and families[k] then
+      redis.call('HINCRBY', minute_of(k), families[k], 1)
+      redis.call('EXPIRE', minute_of(k), 60, 'NX')
+    end
   elseif results[k] then
-    redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
+    redis.call('SET', KEYS[k], results[k], 'PX', ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or ARGV[2])
   end
 end
 
 if decided > 0 or refunded then
   local key = KEYS[#KEYS]
-  if not pcall(usage_add, key, tonumber(ARGV[4]), cmsgpack.unpack(ARGV[3]), allowed, spent, more) then
+  local cap = tonumber(ARGV[4]) * (ROOM_LEFT == 3 and USAGE_SHARE or 1)
+  if not pcall(usage_add, key, cap, cmsgpack.unpack(ARGV[3]), allowed, spent, more) then
     usage_lost(key, decided)
   end
 end

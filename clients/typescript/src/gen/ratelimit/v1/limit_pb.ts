@@ -32,6 +32,8 @@ export type Limit = Message<"ratelimit.v1.Limit"> & {
 
   /**
    * The resources that the limit applies to: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
+   * With `* ` at its beginning, what follows is compared with what comes after a resource's first word: `* /search*` is
+   * a path with any method.
    * At most 256 bytes, of the form of a subject (`ratelimit.v1.Key`).
    *
    * @generated from field: string resource = 2;

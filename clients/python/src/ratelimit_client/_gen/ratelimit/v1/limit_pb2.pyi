@@ -87,6 +87,8 @@ class Limit(_message.Message):
     """
     resource: _builtins.str
     """The resources that the limit applies to: an exact name, a prefix ending in `*`, or `*` for all. Empty means `*`.
+    With `* ` at its beginning, what follows is compared with what comes after a resource's first word: `* /search*` is
+    a path with any method.
     At most 256 bytes, of the form of a subject (`ratelimit.v1.Key`).
     """
     mode: Global___Limit.Mode.ValueType
