@@ -1,7 +1,7 @@
 """Who calls, and whether they may: bearer tokens, certificates, roles, and what each method requires of its callers."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
@@ -26,6 +26,7 @@ __all__ = [
     "Tokens",
     "decision_admission",
     "require",
+    "share_of",
 ]
 
 MAX_AUTHORIZATION: Final = 256
@@ -206,6 +207,11 @@ def decision_admission(authenticator: Authenticator, *, protect: bool, certifica
     """
     role = Role.GATEWAY if protect else None
     return Admission(authenticator, token_required=protect, role=role, decides=True, certificates=certificates)
+
+
+def share_of(caller: Caller, connection: Hashable) -> Share:
+    """Whose share of the server a call of this CALLER uses, who was admitted, on this CONNECTION."""
+    return Share("" if caller.role is None else caller.name, connection)
 
 
 def require(caller: Caller, needed: Role) -> None:

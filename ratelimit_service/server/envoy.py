@@ -14,8 +14,9 @@ from ratelimit_service.server.control_plane import ControlPlane
 from ratelimit_service.server.envoy_admin import EnvoyAdmin
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.supervisor import Slot, Supervisor
+from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.admin_port import AdminPort
-from ratelimit_service.transport.envoy.app import PATHS, STREAMS
+from ratelimit_service.transport.envoy.app import ENVOY_PATHS, PATHS, STREAMS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE
 from ratelimit_service.transport.envoy.tls import Tls
@@ -45,6 +46,7 @@ def envoy_supervisor(
                 app=_APP,
                 hot_paths=PATHS,
                 streams=STREAMS,
+                shed_paths=_shed_paths(instance.settings),
                 host=instance.lock.host,
                 port=instance.lock.port,
                 admin_socket=own.with_suffix(".sock"),
@@ -65,6 +67,11 @@ def envoy_supervisor(
 
     front = [slot(f"envoy {n}") for n in range(1, instance.settings.workers + 1)]
     return Supervisor(front=front, back=[Slot(control.start, instance.on_exit), operations])
+
+
+def _shed_paths(settings: Settings) -> list[str]:
+    """What Envoy refuses by itself: not what is to be denied, since it can only answer with an error."""
+    return [path for path in PATHS if settings.on_overload == "error" or path not in ENVOY_PATHS]
 
 
 _POLL_SECONDS: Final = 0.02

@@ -58,12 +58,13 @@ class Calls(asyncio.Protocol):
         streams: int = STREAMS,
         timeout: str = "1S",
         outcome: Outcome | None = None,
+        path: str = CHECK,
     ) -> None:
         self._checks = checks
         self._counts = counts
         self._until = until
         self._outcome = outcome
-        self._block = frames.header_block(CHECK, grpc_timeout=timeout)
+        self._block = frames.header_block(path, grpc_timeout=timeout)
         self._reader = frames.FrameReader()
         self._headers = Decoder()
         self._bodies: dict[int, bytes] = {}
@@ -112,7 +113,7 @@ class Calls(asyncio.Protocol):
             self._transport.close()
             return
         out = []
-        while len(self._in_flight) < self._streams and self._window > 1_000 and (check := next(self._checks, None)):
+        while len(self._in_flight) < self._streams and self._window > 8_000 and (check := next(self._checks, None)):
             sort, body = check
             if self._outcome is None:
                 self._counts[sort] += 1

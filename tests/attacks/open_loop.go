@@ -6,8 +6,8 @@
 // FILE is one protobuf message, in hex. Each group is one caller with connections of its own. A call without a response
 // at its deadline is reset, as gRPC clients do. -streams is the number of calls in flight on one connection: 0 is what
 // the server announces, more ignores that. -wait is what becomes of a call that finds no free stream: `drop`, or it
-// waits in the client until its deadline, `newest` or `oldest` first. With HEADER_TABLE_SIZE 0 equal responses are
-// equal bytes, so the header blocks of refusals are counted as they are. The result is one line of JSON.
+// waits in the client until its deadline, `newest` or `oldest` first. The header blocks of
+// refusals are counted as they are. The result is one line of JSON.
 package main
 
 import (
@@ -130,8 +130,7 @@ func open(g *group) (*connection, error) {
 	c := &connection{socket: socket, group: g, ring: make([]call, ringSize), nextID: 1, oldestID: 1, announced: 100,
 		window: 65535}
 	hello := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-	hello = frame(hello, 12, frameSettings, 0, 0)
-	hello = append(hello, 0, 1, 0, 0, 0, 0)             // HEADER_TABLE_SIZE 0
+	hello = frame(hello, 6, frameSettings, 0, 0)
 	hello = append(hello, 0, 4, 0x7f, 0xff, 0xff, 0xff) // INITIAL_WINDOW_SIZE
 	hello = frame(hello, 4, frameWindow, 0, 0)
 	hello = binary.BigEndian.AppendUint32(hello, 1<<31-1-65535)

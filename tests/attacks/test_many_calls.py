@@ -7,15 +7,16 @@ from attacks import frames
 from attacks.attacked import Report, Target, attacked
 from attacks.connection import CHECK, STREAM, Connection, open_call, reset
 from attacks.sizes import FULL
+from ratelimit_service.api.messages import MAX_STREAMS
 
-CONNECTIONS = 60
-"""Of the attacker, with 32 calls on each: more than grpc-core lets wait by default."""
+CONNECTIONS = 120
+"""Of the attacker, with as many calls on each as are allowed: more than grpc-core lets wait by default."""
 
 
 def begin_streams(address: str, until: float) -> Counter[str]:
     """Open as many streams as are allowed on many connections in the same moment, and send nothing."""
     block = frames.header_block(STREAM)
-    streams = range(1, 64, 2)
+    streams = range(1, 2 * MAX_STREAMS, 2)
     burst = b"".join(open_call(stream, block) for stream in streams)
     connections = [Connection(address) for _ in range(CONNECTIONS)]
     for connection in connections:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from attacks.attacked import Target
+from attacks import frames
+from attacks.attacked import Target, attacked
+from attacks.connection import Connection, reset
 from attacks.sizes import FULL
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 
@@ -27,6 +30,11 @@ CONNECTIONS = 8
 GOODPUT = {"envoy": 0.85 if FULL else 0.2, "grpcio": 0.5 if FULL else 0.1}
 KEPT_BY_OTHERS = {"envoy": 0.95 if FULL else 0.4, "grpcio": 0.1}
 """The bars are those of the transport envoy. grpcio has a queue of its own, which nobody sees, before a call begins."""
+
+WASTING = 16
+"""Connections of each of three attackers."""
+
+REFUSED_BESIDE_WASTE = 0.01 if FULL else 0.1
 
 MEMORY_FACTOR = 1.1 if FULL else 2.0
 RECOVERY_SECONDS = 2.0 if FULL else 10.0
@@ -140,6 +148,42 @@ def test_one_caller_cannot_use_the_whole(
         assert int(str(result["good"])) >= KEPT_BY_OTHERS[target.transport] * int(str(result["offered"])), _shown(
             results
         )
+
+
+def waste(address: str, until: float, api_key: str) -> Counter[str]:
+    """Begin some hundred calls a second on many connections, and reset each before it is answered.
+
+    Many more than the victim makes, and far fewer than Envoy cannot get to.
+    """
+    counts: Counter[str] = Counter()
+    block = frames.header_block(CHECK, grpc_timeout="1S")
+    body = frames.message(CheckLimitRequest(api_key=api_key).SerializeToString())
+    connections = [Connection(address) for _ in range(WASTING)]
+    stream = 1
+    while time.monotonic() < until:
+        streams = range(stream, stream + 4, 2)
+        stream += 4
+        begun = b"".join(frames.call(each, block, body) for each in streams)
+        given_up = b"".join(map(reset, streams))
+        for portion in (begun, given_up):
+            for connection in connections:
+                if not connection.closed:
+                    connection.send(portion)
+                    connection.drain()
+        counts["resets"] += len(streams) * len(connections)
+        time.sleep(0.1)
+    for connection in connections:
+        counts["cut off"] += connection.closed
+        connection.close()
+    return counts
+
+
+def test_who_wastes_has_nobody_else_refused(target: Target) -> None:
+    """Calls that are begun on dozens of connections and given up do not have Envoy refuse those of others."""
+    with attacked(target, "wasted calls", check=False) as report:
+        report.attack(waste, target.api_key)
+    assert report.attackers["resets"] > 0
+    assert report.during.errors.total() <= REFUSED_BESIDE_WASTE * report.during.calls, report.during.errors
 
 
 def _shown(results: Sequence[dict[str, object]]) -> str:

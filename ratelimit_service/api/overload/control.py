@@ -11,6 +11,7 @@ import structlog
 
 from ratelimit_service.api.fallback import Fallback
 from ratelimit_service.api.overload.fair_queue import FairQueue, Generation, Share, Turn, Waiting
+from ratelimit_service.api.overload.heavy import HeavyCalls
 from ratelimit_service.errors import Overloaded
 
 TARGET: Final = 0.005
@@ -95,6 +96,8 @@ class OverloadControl:
         self._quiet_intervals = ENDS_AFTER
         self._refused_before = 0
         self._began_at = 0.0
+        self.heavy = HeavyCalls(OVERLOADED, lambda: self.answered, now)
+        """The turns of calls with large messages."""
         self._interval_began = now()
         self._excused: set[asyncio.Task[object]] = set()
         self.bare_since: Callable[[float], int] = lambda _since: 0
@@ -105,6 +108,8 @@ class OverloadControl:
         """Calls that have begun and not ended, in the last two intervals."""
         self.bound = MAX_BOUND
         """Calls that may be in flight."""
+        self.congested = False
+        """Whether even the fastest call of the last interval waited more than TARGET for the server itself."""
         self.takes = 0.0
         """Seconds that a call took at least, in the last interval."""
         self.arrived = 0
@@ -218,9 +223,11 @@ class OverloadControl:
         elif not begun and not self._queue:
             self.takes = 0.0
         if shortest < math.inf and shortest - 2 * self._round_trip <= TARGET:
+            self.congested = False
             if self._waited:
                 self.bound = min(MAX_BOUND, self.bound + max(1, self.bound // _GROW))
         elif shortest < math.inf or (begun and late > _BUSY):
+            self.congested = True
             reached = min(self.bound, max(self.in_flight, MIN_BOUND))
             self.bound = max(MIN_BOUND, int(reached * _SHRINK))
         self.longest_wait = 0.0

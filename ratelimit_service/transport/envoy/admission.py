@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.fallback import Fallback, no_fallback
+from ratelimit_service.api.messages import MAX_MESSAGE
 from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
 from ratelimit_service.api.overload.fair_queue import Generation, Turn
 from ratelimit_service.errors import Code
@@ -39,6 +40,8 @@ class Method:
     count: Count
     bounds: Bounds = field(default_factory=Bounds)
     fallback: Fallback = no_fallback
+    heavy_from: int = MAX_MESSAGE + 1
+    """Bytes of a message from which on calls take turns; by default none do."""
 
 
 Handle: TypeAlias = Callable[[Scope, Receive, Send, Generation], Awaitable[None]]

@@ -11,6 +11,7 @@ from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationServ
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
+from ratelimit_service.api.overload.heavy import HEAVY_BYTES
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
@@ -30,6 +31,9 @@ AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
 PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
 """In the order in which Envoy matches them: first those that carry one decision each."""
 
+ENVOY_PATHS: Final = (SHOULD_RATE_LIMIT, AUTHORIZE)
+"""Those of them that are Envoy's own."""
+
 STREAMS: Final = (STREAM,)
 """Those of them that may stay open for any time."""
 
@@ -44,7 +48,7 @@ def envoy_methods(
     """The methods of Envoy's own protocols, by path."""
     denied = bounds.overload.fallback(rate_limits.fallback, OVER_LIMIT)
     unavailable = bounds.overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE)
-    rls = Method(SHOULD_RATE_LIMIT, admission, count, bounds, denied)
+    rls = Method(SHOULD_RATE_LIMIT, admission, count, bounds, denied, HEAVY_BYTES)
     ext_authz = Method(AUTHORIZE, admission, count, bounds, unavailable)
     return {
         SHOULD_RATE_LIMIT: unary(rls, rate_limits.read, rate_limits.should_rate_limit),
@@ -57,9 +61,10 @@ def decision_methods(
 ) -> dict[str, App]:
     """The methods of RateLimitService, by path."""
     read = service.reader
+    batch = Method(BATCH, admission, count, bounds, heavy_from=HEAVY_BYTES)
     return {
         CHECK: unary(Method(CHECK, admission, count, bounds), read.check, service.check_limit),
-        BATCH: unary(Method(BATCH, admission, count, bounds), read.batch, service.batch_check_limit),
+        BATCH: unary(batch, read.batch, service.batch_check_limit),
         STREAM: stream(Method(STREAM, admission, count, bounds), service, drain),
     }
 

@@ -18,7 +18,7 @@ from ratelimit_service.api.presented import PEER_HEADER
 from ratelimit_service.transport.descriptors import MAX_CONNECTIONS, max_connections
 from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
 from ratelimit_service.transport.envoy.certificates import add_identity_filters
-from ratelimit_service.transport.envoy.shed import local_replies, shed_filter
+from ratelimit_service.transport.envoy.shed import shed_routes
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 
 Json: TypeAlias = dict[str, Any]
@@ -137,6 +137,8 @@ class EnvoyOptions:
     tls: Tls | None
     streams: Sequence[str] = ()
     """The paths of `hot_paths` that may stay open for any time."""
+    shed_paths: Sequence[str] = ()
+    """The paths of `hot_paths` whose calls Envoy refuses by itself under overload."""
     gateways: Collection[str] = ()
     """The names of certificates that make their callers gateways."""
     admin_methods: AdminPort | None = None
@@ -169,8 +171,9 @@ def envoy_config(options: EnvoyOptions) -> Json:
     http |= _http_options(options)
     http["route_config"]["virtual_hosts"][0]["routes"] = _routes(options)
     _match_only(http["http_filters"][0], options.hot_paths)
-    http["http_filters"].insert(0, shed_filter())
     http["http_filters"].insert(-1, _buffer_filter())
+    refusing = shed_routes(options.shed_paths, [one["name"] for one in http["http_filters"][:-1]])
+    http["route_config"]["virtual_hosts"][0]["routes"][:0] = refusing
     resources["clusters"] = [
         _control_cluster(_CONTROL, options.control_socket, MAX_ADMIN_CALLS),
         _control_cluster(_HEALTH, options.control_socket, MAX_HEALTH_CHECKS),
@@ -220,7 +223,6 @@ def _http_options(options: EnvoyOptions) -> Json:
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
         "stream_idle_timeout": "0s",  # routes have their own
         "drain_timeout": "1s",  # between GOAWAY and refusing new calls
-        "local_reply_config": local_replies(),
         "server_header_transformation": "PASS_THROUGH",
         "use_remote_address": True,  # the peer is the other end of the connection, whatever X-Forwarded-For says
         "skip_xff_append": True,

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TypeVar
 
-from ratelimit_service.api.authentication import ANONYMOUS, Caller
+from ratelimit_service.api.authentication import ANONYMOUS, Caller, share_of
 from ratelimit_service.api.messages import missing_message
 from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.wire import Serializable
@@ -30,7 +30,7 @@ from ratelimit_service.transport.envoy.unfinished import MAX_BARE, GivenUp
 Request = TypeVar("Request")
 
 
-def unary(
+def unary(  # noqa: C901 most calls take no branch, and a function of its own for each would cost them all
     method: Method,
     read: Callable[[bytes], Request],
     call: Callable[[Request, Caller, float | None], Awaitable[Serializable]],
@@ -38,7 +38,8 @@ def unary(
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
     is_open, certificates = admission.is_open, admission.certificates
-    end, bare = method.bounds.overload.end, method.bounds.bare
+    end, heavy, heavy_from = method.bounds.overload.end, method.bounds.overload.heavy, method.heavy_from
+    bare = method.bounds.bare
     waiting = bare.waiting
 
     async def respond(scope: Scope, receive: Receive, send: Send, began: float) -> bytes:
@@ -60,6 +61,10 @@ def unary(
             caller = ANONYMOUS
         else:
             caller = await admission.admit(presented_by(scope, headers, certificates=certificates), deadline)
+        if len(data) >= heavy_from:
+            async with heavy.turn(share_of(caller, scope.get("client")), deadline):
+                check_deadline(deadline)
+                return frame((await call(read(data), caller, deadline)).SerializeToString())
         request = read(data)
         check_deadline(deadline)
         return frame((await call(request, caller, deadline)).SerializeToString())

@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
-from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller
+from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller, share_of
 from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers, message_too_large, missing_message
 from ratelimit_service.api.open_streams import OpenStreams
+from ratelimit_service.api.overload.heavy import HEAVY_BYTES, HeavyCalls
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
@@ -24,18 +25,23 @@ def unary(
     method: Callable[[Request, Caller, float | None], Awaitable[Serializable]],
     unfinished: Unfinished,
     max_message: int = MAX_MESSAGE,
+    heavy: HeavyCalls | None = None,
 ) -> Handler:
     """A handler that passes what READ makes of the call's one message, of at most MAX_MESSAGE bytes, to METHOD.
 
     UNFINISHED waits for the message. The deadline is checked when the message is there, before anything is charged.
+    With HEAVY, calls with a large message take turns.
     """
 
     async def handle(call: Call) -> bytes:
         data = await unfinished.read(call.context)
         if not isinstance(data, bytes):
             raise missing_message(call.method)
-        request = read(_checked(data, max_message))
         deadline = deadline_of(call.context)
+        if heavy is not None and len(_checked(data, max_message)) >= HEAVY_BYTES:
+            async with heavy.turn(share_of(call.caller, call.presented.peer), deadline):
+                return (await method(read(data), call.caller, deadline)).SerializeToString()
+        request = read(_checked(data, max_message))
         return (await method(request, call.caller, deadline)).SerializeToString()
 
     return handle

@@ -98,15 +98,20 @@ def decision_interceptor(
 
 
 def decision_methods(
-    service: RateLimitService, admission: Admission, intercept: DecisionInterceptor, unfinished: Unfinished
+    service: RateLimitService,
+    admission: Admission,
+    intercept: DecisionInterceptor,
+    unfinished: Unfinished,
+    overload: OverloadControl,
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of RateLimitService."""
     read = service.reader
+    batch = unary(read.batch, service.batch_check_limit, unfinished, heavy=overload.heavy)
     return _bound(
         RATE_LIMIT_SERVICE,
         {
             "CheckLimit": (_single, intercept(unary(read.check, service.check_limit, unfinished))),
-            "BatchCheckLimit": (_single, intercept(unary(read.batch, service.batch_check_limit, unfinished))),
+            "BatchCheckLimit": (_single, intercept(batch)),
             "StreamCheckLimit": (_streamed, intercept(stream(service, admission), stream=True)),
         },
     )
@@ -121,7 +126,7 @@ def envoy_methods(
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of Envoy's own protocols."""
     should_rate_limit = intercept(
-        unary(rate_limits.read, rate_limits.should_rate_limit, unfinished),
+        unary(rate_limits.read, rate_limits.should_rate_limit, unfinished, heavy=overload.heavy),
         overload.fallback(rate_limits.fallback, OVER_LIMIT),
     )
     check = intercept(

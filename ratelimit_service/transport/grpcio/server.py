@@ -62,6 +62,10 @@ By default it would cancel some of them from 1,000 on. This is what 250 connecti
 and 100 MiB: who is patient still gets an answer, and no gateway waits longer.
 """
 
+_MAX_STREAMS: Final = 2 * MAX_STREAMS
+"""Calls on one connection. The library counts each until Python has let go of it, which is after its caller may send
+another one, and refuses what is beyond: a gateway takes that for an error."""
+
 _MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to disconnect."""
 
@@ -163,9 +167,9 @@ class GrpcServer:
             planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
         )
         intercept = decision_interceptor(admission, calls, present, planes.overload)
-        decisions = decision_methods(planes.rate_limit, admission, intercept, unfinished) | envoy_methods(
-            planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload
-        )
+        decisions = decision_methods(
+            planes.rate_limit, admission, intercept, unfinished, planes.overload
+        ) | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload)
         admin = admin_methods(planes.key_admin, planes.authenticator, calls, present, unfinished)
         self._ports = _ports(settings, decisions, admin)
         self._notify: Notify = send_goaway
@@ -258,7 +262,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", MAX_RECEIVED),
-        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
         ("grpc.compression_enabled_algorithms_bitset", 1),  # identity alone: a compressed message is not served
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),

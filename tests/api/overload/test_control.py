@@ -203,6 +203,19 @@ async def test_calls_are_shed_in_front_only_while_refusals_of_many_prevail(contr
     assert percents[-1] == 0
 
 
+async def test_calls_are_shed_only_while_envoy_cannot_keep_up(control: OverloadControl) -> None:
+    """Calls that many begin for nothing do not have others refused, as long as Envoy gets to them."""
+    shedding = Shedding(control)
+    for _ in range(10):
+        control.refused_of = dict.fromkeys(range(40), 100)
+        assert shedding.adapt(saturated=False) == 0
+    control.refused_of = dict.fromkeys(range(40), 100)
+    first = shedding.adapt(saturated=True)
+    assert first > 0
+    control.congested = True
+    assert shedding.adapt(saturated=True) > first
+
+
 async def test_calls_whose_message_does_not_come_are_no_queue(control: OverloadControl) -> None:
     """The bound does not shrink for them, however busy the loop is; it does for calls that have all that they need."""
     for bare, bound in ((5, MAX_BOUND), (4, MIN_BOUND)):
