@@ -62,8 +62,8 @@ class GuardedStore(Closing, Generic[N]):
     Only failures that are conclusive count, so no caller opens a breaker by large charges, or by many.
 
     With a store timeout of T seconds a breaker opens after at most 2 T without a reply (as few as one T when calls
-    overlap), and closes within T + 0.1 s of the node's return. Belongs to the running loop; close it, or use it as
-    `async with`; that closes the store too.
+    overlap; 3 T when each is large, or late already when it is sent), and closes within T + 0.1 s of the node's return.
+    Belongs to the running loop; close it, or use it as `async with`; that closes the store too.
     """
 
     def __init__(self, store: NodeStore[N]) -> None:

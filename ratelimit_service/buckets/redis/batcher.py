@@ -170,6 +170,7 @@ class Batcher:
         self._busy = False  # a batch is in flight, or will be in the next iteration
         self._in_flight: _InFlightBatch | None = None
         self._failing = False  # the last batch failed: what waited for it is late because of the store
+        self._silent_since: float | None = None  # when the first batch after the last reply was sent
         self._given_up: set[Connection] = set()  # open for late replies
 
     def submit(self, charges: Sequence[Charge], deadline: float | None = None) -> asyncio.Future[list[ChargeResult]]:
@@ -213,6 +214,8 @@ class Batcher:
             self._schedule_next()
             return
         batch = self._in_flight = _InFlightBatch(calls, encoded, self._loop.time())
+        if self._silent_since is None:
+            self._silent_since = batch.started_at
         deadline = calls[0].submitted_at + self._timeout
         batch.timer = self._loop.call_at(deadline, self._time_out, batch, _GRACE_ITERATIONS)
         connection = self._route.connection()
@@ -260,8 +263,7 @@ class Batcher:
             batch.room = connection.room = Room.FULL
             connection.send(self._encoder.evalsha(batch.encoded, Room.FULL), lambda reply: self._on_reply(batch, reply))
         elif isinstance(reply, ConnectionLost):
-            if batch.counted:
-                reply.late = lambda late: self._on_late_reply(batch, late)
+            reply.late = lambda late: self._on_late_reply(batch, late)
             self._fail(batch, StoreUnavailable(str(reply), sent=True, conclusive=batch.conclusive))
         else:
             self._fail(batch, StoreUnavailable(f"Redis rejected the charge script: {reply}"))
@@ -274,6 +276,7 @@ class Batcher:
             self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
         self._failing = False
+        self._silent_since = None
         if batch.room:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
@@ -314,16 +317,18 @@ class Batcher:
         try:
             if error.startswith("NOSCRIPT"):
                 connection = self._route.connection() or await self._route.recover("")
-                command = encoder.eval(batch.encoded, connection.room)
+                # Still the script that a server out of memory runs, whatever it was found to have room for meanwhile.
+                batch.room = batch.room if batch.room is Room.FULL else connection.room
+                command = encoder.eval(batch.encoded, batch.room)
             else:
                 connection = await self._route.recover(error)
-                command = encoder.evalsha(batch.encoded, connection.room)
+                batch.room = connection.room
+                command = encoder.evalsha(batch.encoded, batch.room)
         except StoreUnavailable as unavailable:
             self._fail(batch, unavailable)
             return
         batch.retry = None
         batch.connection = connection
-        batch.room = connection.room
         connection.send(command, lambda reply: self._on_reply(batch, reply))
 
     def _time_out(self, batch: _InFlightBatch, grace_iterations: int) -> None:
@@ -335,13 +340,21 @@ class Batcher:
             batch.retry.cancel()
             cause = f"last reply was {batch.error!r}" if batch.error else "no connection could be made"
             message = f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"
-            self._fail(batch, StoreUnavailable(message, conclusive=self._failing or self._had_half(batch)))
+            self._fail(batch, StoreUnavailable(message, conclusive=self._is_away() or self._had_half(batch)))
         elif batch.connection is not None:
             connection = batch.connection
             self._given_up = {given_up for given_up in self._given_up if not given_up.closed}
             self._given_up.add(connection)
-            batch.conclusive = self._failing or self._had_time(batch)
+            batch.conclusive = self._is_away() or self._had_time(batch)
             connection.give_up(f"Redis at {connection.address} did not reply within {self._timeout:g} s")
+
+    def _is_away(self) -> bool:
+        """Whether Redis is known to be away, whatever the next batch is and however long it had.
+
+        Under load each batch after one that failed is late already, and a caller may have large charges in every one.
+        """
+        silent = self._silent_since is not None and self._loop.time() - self._silent_since >= 2 * self._timeout
+        return self._failing or silent
 
     def _had_time(self, batch: _InFlightBatch) -> bool:
         """Whether a Redis that works would have replied to BATCH by now."""
@@ -354,10 +367,13 @@ class Batcher:
         return self._loop.time() - batch.started_at >= self._timeout / 2
 
     def _on_late_reply(self, batch: _InFlightBatch, reply: object) -> None:
+        counted = batch.counted
         if isinstance(reply, list):
-            self._usage_observer.answered_late(batch.counted)
-        else:
-            self._usage_observer.unanswered(batch.counted)
+            self._silent_since = None  # it is slow, not away
+            if counted:
+                self._usage_observer.answered_late(counted)
+        elif counted:
+            self._usage_observer.unanswered(counted)
 
 
 def _fail_calls(calls: Iterable[_Call], error: StoreUnavailable) -> None:

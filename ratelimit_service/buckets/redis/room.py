@@ -29,9 +29,18 @@ SCARCE_FROM: Final = 0.8
 RESERVED_FROM: Final = 0.9
 
 
-def room_of(share: float) -> Room:
-    """The room of a server that uses this share of its memory."""
-    if share >= 1:
+def room_of(info: bytes, bound: int) -> Room:
+    """What a server has room for, from its INFO and BOUND as for `share_of`.
+
+    One that evicts keys makes room itself, and uses all of its memory at any time. One whose memory nobody bounds is
+    never FULL: it takes more for as long as its machine has any, which others may use as well.
+    """
+    maximum = _number(info, b"maxmemory")
+    evicts = field(info, b"maxmemory_policy") not in (b"", b"noeviction")
+    if evicts and maximum and not 0 < bound < maximum:
+        return Room.PLENTY
+    share = share_of(info, bound)
+    if share >= 1 and (maximum or bound):
         return Room.FULL
     if share >= RESERVED_FROM:
         return Room.RESERVED
@@ -44,12 +53,17 @@ def share_of(info: bytes, bound: int) -> float:
     Its memory is `maxmemory`, or half of its machine's where it has none, but at most BOUND bytes (0: no bound). Like
     `maxmemory`, this leaves the buffers of replicas out.
     """
-    numbers = {}
-    for line in info.splitlines():
-        name, _, value = line.partition(b":")
-        if value.isdigit():
-            numbers[name] = int(value)
-    memory = numbers.get(b"maxmemory", 0) or numbers.get(b"total_system_memory", 0) // 2
+    memory = _number(info, b"maxmemory") or _number(info, b"total_system_memory") // 2
     memory = min(memory or bound, bound or memory)
-    used = numbers.get(b"used_memory", 0) - numbers.get(b"mem_not_counted_for_evict", 0)
+    used = _number(info, b"used_memory") - _number(info, b"mem_not_counted_for_evict")
     return used / memory if memory else 0.0
+
+
+def field(info: bytes, name: bytes) -> bytes:
+    """The value of a field of INFO, empty if it has none."""
+    return next((line.partition(b":")[2] for line in info.splitlines() if line.startswith(name + b":")), b"")
+
+
+def _number(info: bytes, name: bytes) -> int:
+    value = field(info, name)
+    return int(value) if value.isdigit() else 0

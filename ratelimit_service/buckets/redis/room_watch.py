@@ -77,8 +77,8 @@ class RoomWatch:
                 _log.warning("Redis does not say how much memory it uses; allow its user INFO", error=str(error))
             connection.room = Room.PLENTY
             return 0.0
-        share = share_of(info, self._bound) if isinstance(info, bytes) else 0.0
-        room = room_of(share)
+        text = info if isinstance(info, bytes) else b""
+        share, room = share_of(text, self._bound), room_of(text, self._bound)
         now = asyncio.get_running_loop().time()
         if room is not connection.room and now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now

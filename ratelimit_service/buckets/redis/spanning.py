@@ -218,7 +218,8 @@ class SpanningStore(Closing):
         taken = [
             Taken(bucket, cost, result)
             for bucket, cost, result in zip(charge.buckets, charge.costs, charge_result.limit_results, strict=True)
-            if result.wait_us == 0  # a shadow bucket without room was not charged
+            # A shadow bucket without room was not charged: for these tokens, or, as it is untouched, in the store.
+            if result.wait_us == 0 and result.reset_us > 0
         ]
         if not taken:
             return

@@ -8,7 +8,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ratelimit_service.buckets.redis.connect import open_unguarded_store
-from ratelimit_service.buckets.redis.room import SCARCE_FROM, Room, room_of, share_of
+from ratelimit_service.buckets.redis.room import SCARCE_FROM, Room, field, room_of, share_of
 from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import open_transactions
 from ratelimit_service.clock import SystemClock
@@ -172,9 +172,9 @@ def _check_memory(url: str, bound: int) -> Iterator[Finding]:
         return
     except (ValueError, OSError):
         return
-    share, maximum = share_of(info, bound), int(_field(info, b"maxmemory") or 0)
+    share, maximum = share_of(info, bound), int(field(info, b"maxmemory") or 0)
     used = f"{share:.0%} of {maximum / 2**20:,.0f} MiB (maxmemory) is used" if maximum else f"{share:.0%} is used"
-    if room_of(share) is not Room.PLENTY:
+    if room_of(info, bound) is not Room.PLENTY:
         yield Finding.warning(
             _MEMORY, f"{used}: from {SCARCE_FROM:.0%} on new buckets are refused; give it more, or find who fills it"
         )
@@ -186,15 +186,10 @@ def _check_memory(url: str, bound: int) -> Iterator[Finding]:
         )
     else:
         yield Finding.ok(_MEMORY, used)
-    policy = _field(info, b"maxmemory_policy").decode() or _NO_EVICTION
+    policy = field(info, b"maxmemory_policy").decode() or _NO_EVICTION
     if policy != _NO_EVICTION:
         yield Finding.warning(
             "redis",
             f"its maxmemory-policy is {policy}: when memory is full it evicts buckets, and so admits too much; "
             f"set it to {_NO_EVICTION}",
         )
-
-
-def _field(info: bytes, name: bytes) -> bytes:
-    """The value of a field of INFO, empty if it has none."""
-    return next((line.partition(b":")[2] for line in info.splitlines() if line.startswith(name + b":")), b"")

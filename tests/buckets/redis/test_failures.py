@@ -18,12 +18,14 @@ from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, free_port
 from fixtures.redis_cluster import until as until_true
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.redis import batcher
 from ratelimit_service.buckets.redis.batcher import UNOBSERVED
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.buckets.redis.script import bucket_key
-from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, QueueTimeout, StoreUnavailable
+from ratelimit_service.decision.usage import Series
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.metrics import RoundTripCounts
 
@@ -284,6 +286,73 @@ async def test_a_timeout_shows_that_a_server_is_away_only_if_it_had_time(
     assert not (await how_it_fails(hurried.charge((many,)))).conclusive
     assert (await how_it_fails(take(hurried, large))).conclusive
     os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("large", [1, 65], ids=["small", "one-large"])
+async def test_the_breaker_opens_under_load(
+    valkey: StartValkey,
+    open_store: OpenStore,
+    bucket: MakeBucket,
+    monkeypatch: pytest.MonkeyPatch,
+    large: int,
+) -> None:
+    """Within a second, though each batch is late when it is sent, and though one caller has 65 buckets in each."""
+    monkeypatch.setattr(batcher, "MAX_CHARGES", 8 if large == 1 else 256)  # so that a small load is too much
+    server = valkey()
+    async with GuardedStore(open_store(server.url, timeout=0.1)) as store:
+        one, many = bucket(LARGE), Charge(tuple(bucket(LARGE) for _ in range(large)), (1,) * large)
+        calls: set[asyncio.Task[object]] = set()
+
+        def call(charge: Charge) -> None:
+            task: asyncio.Task[object] = asyncio.ensure_future(store.charge((charge,)))
+            calls.add(task)
+            task.add_done_callback(lambda done: (calls.discard(task), done.exception()))
+
+        async def load(until: float) -> None:
+            sent, begin = 0, time.monotonic()
+            while (now := time.monotonic()) < until and not store.breaker_open:
+                while sent < (now - begin) * 1_000:
+                    call(many if sent % 20 == 0 else Charge((one,), (1,)))
+                    sent += 1
+                await asyncio.sleep(0.001)
+
+        await store.ping()
+        # From here on all that is sent finds the queue full of what is late already.
+        first = Charge(tuple(bucket(LARGE) for _ in range(65)), (1,) * 65)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            call(first)
+            await until(lambda: store._store._batcher._in_flight is not None)  # type: ignore[attr-defined]
+            begin = time.monotonic()
+            await load(begin + 2)
+            opened = time.monotonic() - begin
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert opened < 1
+        await until(lambda: not store.breaker_open)
+        await asyncio.gather(*calls, return_exceptions=True)
+        await store.charge((many,))
+
+
+@pytest.mark.parametrize("counted", [False, True])
+async def test_large_charges_that_are_answered_late_open_no_breaker(
+    valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket, counted: bool
+) -> None:
+    """One that takes Redis too long, again and again, shows that it is slow: the reply to each comes in the end."""
+    server = valkey()
+    async with GuardedStore(open_store(server.url, timeout=0.1)) as store:
+        series = (Counted(Series.of_key("k", "r", "s", "p", ["limit"]), 1),) if counted else ()
+        large = Charge(tuple(bucket(LARGE) for _ in range(65)), (1,) * 65, "", series)
+        await store.charge((large,))
+        for _ in range(6):
+            os.kill(server.pid, signal.SIGSTOP)
+            with pytest.raises(StoreUnavailable) as error:
+                await store.charge((large,))
+            assert not error.value.conclusive
+            os.kill(server.pid, signal.SIGCONT)
+            await asyncio.sleep(0.05)
+        assert not store.breaker_open
+        await store.charge((large,))
 
 
 async def test_a_call_that_times_out_in_the_queue_is_not_charged(

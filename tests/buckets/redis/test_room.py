@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 import redis
@@ -15,10 +16,10 @@ from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usag
 from ratelimit_service.buckets.redis.connection import Connection
 from ratelimit_service.buckets.redis.room import Room, room_of, share_of
 from ratelimit_service.buckets.redis.script import request_key, usage_script
-from ratelimit_service.buckets.redis.spanning import SpanningStore
+from ratelimit_service.buckets.redis.spanning import SpanningStore, Taken
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 from ratelimit_service.decision.charge import NO_ROOM, Bucket, Charge, ChargeResult, Counted
-from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, Window
+from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore
 from ratelimit_service.decision.usage import Series
 from ratelimit_service.metrics import RoundTripCounts
@@ -30,9 +31,9 @@ FEW = 4
 """New buckets of a family that a partition gets in a minute while room is SCARCE."""
 
 
-def new(number: int, family: int, limit: Limit = LIMIT) -> Bucket:
+def new(number: int, family: int, limit: Limit = LIMIT, partition: int = 0) -> Bucket:
     """A bucket that nobody has charged yet."""
-    return Bucket(f"new.{time.monotonic_ns()}.{number}", 0, limit, family)
+    return Bucket(f"new.{time.monotonic_ns()}.{number}", partition, limit, family)
 
 
 async def take(store: BucketStore, *buckets: Bucket, cost: int = 1, request: str = "") -> ChargeResult:
@@ -127,6 +128,73 @@ async def test_nothing_of_a_denied_charge_stays_in_a_cluster(
     assert (store.refunded, store.failed_refunds) == (1, 0)
 
 
+REFILLED = Limit("refilled", TokenBucket(5, 5, 20 * MICRO))
+"""A token every 4 s: full again long before the result of a request is forgotten."""
+
+
+@pytest.mark.parametrize("limit", [LIMIT, REFILLED])
+@pytest.mark.parametrize("partition", [0, 1])
+async def test_a_full_node_refunds_what_it_charged(
+    redis_cluster: LoopbackCluster, open_store: OpenStore, bucket: MakeBucket, limit: Limit, partition: int
+) -> None:
+    """It keeps the result for less time, which is not taken for time that has passed, in which it would have drained.
+
+    Both parts are on full nodes: on two, or on one.
+    """
+    store, own = open_store(redis_cluster.url, request_window=30), bucket(limit, partition=partition)
+    assert isinstance(store, SpanningStore)
+    await take(store, own)
+    await store.ping()
+    for connection in store._store.cluster.connections():
+        connection.room = Room.FULL
+    fresh = new(0, family=7, partition=3)
+    for _ in range(4):
+        result = await take(store, own, fresh)
+        assert not result.charged
+        assert result.limit_results[1].wait_us == NO_ROOM
+    remaining = (await take(store, own, cost=0)).limit_results[0].remaining
+    assert remaining >= 4 * MICRO
+    assert (store.refunded, store.failed_refunds) == (4, 0)
+
+
+async def test_a_shadow_bucket_without_room_gets_no_refund(
+    redis_cluster: LoopbackCluster, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """What was not taken from it is not refunded, though another server has made it and charged it meanwhile."""
+    store, other = (open_store(redis_cluster.url, request_window=30) for _ in range(2))
+    assert isinstance(store, SpanningStore)
+    slow = Limit("slow", TokenBucket(5, 1, 86_400 * MICRO), mode=Mode.SHADOW)
+    shadow, own = bucket(slow, partition=1), bucket(LIMIT, partition=1)
+    await take(store, own)
+    await store.ping()
+    for connection in store._store.cluster.connections():
+        connection.room = Room.FULL
+    refund = store._refund
+
+    async def late(request: str, taken: Sequence[Taken]) -> bool:
+        await take(other, shadow)
+        return await refund(request, taken)
+
+    store._refund = late
+    assert not (await take(store, own, shadow, new(0, 0, partition=200))).charged
+    left = [(await take(other, each, cost=0)).limit_results[0].remaining for each in (own, shadow)]
+    assert [round(remaining / MICRO) for remaining in left] == [4, 4]
+
+
+async def test_a_denial_for_want_of_room_is_not_kept(valkey_url: str, open_store: OpenStore) -> None:
+    """A repeat under the same request id is charged once there is room, and then recognized."""
+    store, fresh, request = open_store(valkey_url), new(0, family=7), str(time.monotonic_ns())
+    for room in (Room.RESERVED, Room.FULL):
+        await with_room(store, room)
+        assert not (await take(store, fresh, request=request)).charged
+        with redis.Redis.from_url(valkey_url) as client:
+            assert not client.exists(request_key(0, request))
+    await with_room(store, Room.PLENTY)
+    for _ in range(2):
+        result = await take(store, fresh, request=request)
+        assert (result.charged, result.limit_results[0].remaining) == (True, 4 * MICRO)
+
+
 async def test_a_shadow_limit_without_room_denies_nothing(valkey_url: str, open_store: OpenStore) -> None:
     """It is only not counted; nor are peeks and refunds denied."""
     store = open_store(valkey_url)
@@ -206,6 +274,28 @@ async def test_the_room_of_a_server_is_watched(valkey: StartValkey) -> None:
             assert (await take(store, new(9, 1))).charged
 
 
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru"])
+async def test_a_server_that_evicts_gets_new_buckets(valkey: StartValkey, policy: str) -> None:
+    """All of its memory is used at any time, and it makes room itself."""
+    server, counts = valkey(), RoundTripCounts()
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory-policy", policy)
+        client.config_set("maxmemory", 2**23)
+        for number in range(2_000):
+            client.set(f"others:{number}", b"x" * 2**13, ex=600)
+        assert client.info("stats")["evicted_keys"] > 0
+        opened = open_bucket_store(
+            server.url, timeout=1, request_window=30, usage_bytes=2**28, observers=Observers(counts)
+        )
+        async with opened as store:
+            await store.ping()
+            await until(counts, 0.9, 1.1)
+            for number in range(3 * FEW):
+                assert (await take(store, new(number, 1))).charged
+                assert (await take(store, new(number, 0))).charged
+            assert counts.refused_buckets == 0
+
+
 async def until(counts: RoundTripCounts, least: float, most: float) -> None:
     """Wait for the share of memory to be between these two."""
     deadline = time.monotonic() + 10
@@ -234,7 +324,26 @@ def test_the_share_of_memory(used: int, maximum: int, machine: int, bound: int, 
     assert share_of(INFO % (used, maximum, machine), bound) == share
 
 
-def test_the_room_for_a_share() -> None:
-    """Four fifths are for all, the tenth after that for few, and beyond maxmemory there is none."""
-    rooms = [room_of(share) for share in (0, 0.79, 0.8, 0.89, 0.9, 0.99, 1.0, 1.5)]
+SHARES = (0, 790, 800, 890, 900, 990, 1_000, 1_500)  # thousandths
+
+
+@pytest.mark.parametrize(("maximum", "bound"), [(1_000, 0), (0, 1_000), (5_000, 1_000)])
+def test_the_room_for_a_share(maximum: int, bound: int) -> None:
+    """Four fifths are for all, the tenth after that for few, and beyond what is allowed there is none."""
+    rooms = [room_of(INFO % (share + 100, maximum, 10**6), bound) for share in SHARES]
     assert rooms == [Room.PLENTY] * 2 + [Room.SCARCE] * 2 + [Room.RESERVED] * 2 + [Room.FULL] * 2
+
+
+def test_a_server_without_a_bound_is_never_full() -> None:
+    """It takes more, as far as anybody knows: half of its machine's memory is a guess."""
+    rooms = [room_of(INFO % (share + 100, 0, 2_000), 0) for share in SHARES]
+    assert rooms == [Room.PLENTY] * 2 + [Room.SCARCE] * 2 + [Room.RESERVED] * 4
+
+
+def test_the_room_of_a_server_that_evicts() -> None:
+    """It makes room itself at its maxmemory, but not at a bound below, and not without one."""
+    for policy in (b"allkeys-lru", b"volatile-lru"):
+        full = INFO % (1_600, 1_000, 10**6) + b"maxmemory_policy:" + policy + b"\r\n"
+        assert [room_of(full, bound) for bound in (0, 1_000, 999)] == [Room.PLENTY, Room.PLENTY, Room.FULL]
+        unbounded = INFO % (1_600, 0, 2_000) + b"maxmemory_policy:" + policy + b"\r\n"
+        assert [room_of(unbounded, bound) for bound in (0, 1_000)] == [Room.RESERVED, Room.FULL]

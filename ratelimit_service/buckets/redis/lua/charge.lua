@@ -36,6 +36,7 @@ local opens, closes = {}, {} -- the windows that contain `now`, by kind
 local out = {}
 local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
+local no_room = false -- whether a bucket of this charge found no room
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
 
@@ -132,7 +133,7 @@ local function evaluate(p, o, count, undo)
       if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
         writes = false
         if cost > 0 and not shadow then
-          fits, all_fit, wait = false, false, NO_ROOM
+          fits, all_fit, wait, no_room = false, false, NO_ROOM, true
         end
       end
       if writes then
@@ -215,6 +216,7 @@ while p <= size do
   local previous = packed and cmsgpack.unpack(packed)
   if not previous then
     local undo = count > 1 and {} or nil
+    no_room = false
     local fits, all_fit = evaluate(p, o + 1, count, undo)
     out[o] = fits and 1 or 0
     if undo and not fits then
@@ -241,7 +243,8 @@ while p <= size do
     elseif series < 0 then
       count_series(-series, p + 6 * count, p, o, all_fit)
     end
-    if request > 0 then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
+    -- Not for want of room: a repeat may find some, and a server that is short of memory need not keep the denial.
+    if request > 0 and not no_room then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
   elseif #previous == last - o + 1 then
     for i = o, last do out[i] = previous[i - o + 1] end
   else
@@ -260,8 +263,11 @@ for k = 1, #KEYS do
       redis.call('HINCRBY', minute_of(k), families[k], 1)
       redis.call('EXPIRE', minute_of(k), 60, 'NX')
     end
+  elseif results[k] and ROOM_LEFT == 3 then
+    local short = math.min(tonumber(ARGV[2]), SHORT_MS)
+    redis.call('SET', KEYS[k], results[k] .. cmsgpack.pack(short), 'PX', short) -- refund.lua reads it
   elseif results[k] then
-    redis.call('SET', KEYS[k], results[k], 'PX', ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or ARGV[2])
+    redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
   end
 end
 

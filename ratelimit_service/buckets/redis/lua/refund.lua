@@ -1,7 +1,7 @@
 -- Refunds what a charge took a moment ago, because another part of it was denied in another slot; idempotent.
 --
 -- KEYS     the key of the request's result, with a TTL that began at the charge; then those of the charge's buckets.
--- ARGV[1]  the milliseconds for which a result is kept.
+-- ARGV[1]  the milliseconds for which a result is kept, unless it is followed by another number of them.
 -- ARGV     then five per bucket: the micro-tokens taken; the micro-tokens that were used before; the rate as micro-tokens
 --          per microseconds (0 and 0 for a quota); the microseconds from the charge to the end of its window.
 -- Returns  1, or 0 when it was refunded before, or never taken.
@@ -10,9 +10,10 @@
 -- Where enough was used before the charge, that has drained instead, and the whole charge is refunded.
 local left = redis.call('PTTL', KEYS[1])
 if left < 0 then return 0 end
+local _, short = cmsgpack.unpack(redis.call('GET', KEYS[1])) -- of a server that was full
 redis.call('DEL', KEYS[1])
 -- An upper bound: both times are rounded to milliseconds.
-local elapsed = (tonumber(ARGV[1]) - left + 2) * 1000
+local elapsed = ((short or tonumber(ARGV[1])) - left + 2) * 1000
 
 local a = 2
 for k = 2, #KEYS do
