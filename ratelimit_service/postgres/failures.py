@@ -52,6 +52,8 @@ def _why_unavailable(error: Exception) -> str | None:
     cause = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
     if isinstance(cause, sqlstate.UndefinedTable | sqlstate.UndefinedColumn):
         return "its schema is missing or old; run `ratelimit-service migrate`"
+    if isinstance(cause, sqlstate.InsufficientPrivilege):
+        return "its role lacks a right; run the statements of `ratelimit-service migrate --print-grants` again"
     if isinstance(cause, sqlstate.InvalidCatalogName):
         return "there is no such database; make it, or correct RATELIMIT_DATABASE_URL"
     broken = isinstance(error, exc.DBAPIError) and error.connection_invalidated

@@ -3,11 +3,12 @@
 Changes are announced in an outbox, the table `changes`, with a notification that wakes `PostgresChangeFeed`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.ports import Change, StoreUnavailable
@@ -27,6 +28,12 @@ from ratelimit_service.postgres.tables import write_lock
 
 _LOCK: Final = select(write_lock.c.only_row).with_for_update()
 """The lock that writing transactions take in turn. Only a role that may write can take it."""
+
+_EARLIER_LOCK: Final = select(func.pg_try_advisory_xact_lock(cast(0x726C_0001, BigInteger)))
+"""The lock of servers from before schema 0009. Any role that may connect can hold it, so it is not waited for long."""
+
+_EARLIER_TRIES: Final = 25
+_EARLIER_SECONDS: Final = 0.02
 
 
 class PostgresUnitOfWork:
@@ -76,6 +83,19 @@ class PostgresTransactions:
         """
         with raise_unavailable():
             async with self._database.writing() as connection:
+                await _exclude_earlier_versions(connection)
                 if await connection.scalar(_LOCK) is None:
                     raise StoreUnavailable("the table write_lock is empty; run INSERT INTO write_lock DEFAULT VALUES")
                 yield PostgresUnitOfWork(connection)
+
+
+async def _exclude_earlier_versions(connection: AsyncConnection) -> None:
+    """Take the lock that servers before schema 0009 take, as during a rolling upgrade, or go on without after 0.5 s.
+
+    Those read a row, change it, and meet the other lock only when they record it: without this they could write back
+    what a newer server has changed meanwhile, such as the state of a key that it revoked.
+    """
+    for _ in range(_EARLIER_TRIES):
+        if await connection.scalar(_EARLIER_LOCK):
+            return
+        await asyncio.sleep(_EARLIER_SECONDS)

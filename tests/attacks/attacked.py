@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-from attacks.sizes import ATTACK_SECONDS, BEFORE_SECONDS, FULL, LATENCY_FACTOR, MEMORY_MB, SETTLE_SECONDS
+from attacks.sizes import ATTACK_SECONDS, BEFORE_SECONDS, FULL, LATENCY_FACTOR, MEMORY_MB, SETTLE_SECONDS, TOLERATED
 from attacks.victim import Call, Figures, Victim
 from attacks.watch import Counters, Sample, Watch
 from fixtures.served import Server
@@ -160,11 +160,13 @@ class Report:
         }
 
     def assert_held(self) -> None:
-        """The victim noticed little: no error, no DEGRADED answer, no denial, p99 and memory within their bounds."""
+        """The victim noticed little: no denial; errors, DEGRADED answers, p99 and memory within their bounds."""
         shown = dict(self.row())
         assert self.during.calls >= 0.9 * (self.span[1] - self.span[0]) * 200 - 10, shown
-        assert not self.during.errors, (self.during.errors, shown)
-        assert self.during.degraded == 0, shown
+        assert self.during.errors.total() + self.during.degraded <= TOLERATED * self.during.calls, (
+            self.during.errors,
+            shown,
+        )
         assert self.during.denied == 0, shown
         assert self.during.p99_ms <= self.p99_bar_ms, shown
         assert self.memory_growth_mb <= self.memory_mb, shown

@@ -10,6 +10,8 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 MAX_WINDOW: Final = 2**31 - 1
 DEFAULT_WINDOW: Final = 65_535
 MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 3, 4
+REFUSED_STREAM: Final = 7
+"""The code of a reset: nothing was done with the call."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

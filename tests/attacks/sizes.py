@@ -20,3 +20,7 @@ LATENCY_FACTOR: Final = 1.0 if FULL else 10.0
 
 MEMORY_MB: Final = 30.0 if FULL else 300.0
 """By which resident memory may grow during an attack."""
+
+TOLERATED: Final = 0.0 if FULL else 0.05
+"""The part of the victim's calls that may be errors or DEGRADED. A machine of CI may be busy with others' work, so that
+calls are refused under overload or Redis answers late."""

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from attacks.attacked import Target, attacked
-from attacks.sizes import ATTACK_SECONDS
+from attacks.sizes import ATTACK_SECONDS, TOLERATED
 from attacks.test_content import LIMIT
 from fixtures.served import Server
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
@@ -102,7 +102,15 @@ def check(server: Server, api_key: str) -> str:
         answer = RateLimitServiceStub(server.channel).CheckLimit(CheckLimitRequest(api_key=api_key), timeout=5)
     except grpc.RpcError as error:
         return f"{error.code().name}: {error.details()[:60]}"
-    return f"{'allowed' if answer.allowed else 'denied'} {CheckLimitResponse.Reason.Name(answer.reason)}"
+    local = " without the store" if answer.source == CheckLimitResponse.DEGRADED else ""
+    return f"{'allowed' if answer.allowed else 'denied'} {CheckLimitResponse.Reason.Name(answer.reason)}{local}"
+
+
+def assert_only(found: Counter[str], *expected: str) -> None:
+    """Nothing else was answered, but for what a store that a busy machine delays was not asked for."""
+    others = {answer: count for answer, count in found.items() if answer not in expected}
+    assert all(answer.startswith("UNAVAILABLE") or answer.endswith(" without the store") for answer in others), found
+    assert sum(others.values()) <= TOLERATED * found.total(), found
 
 
 def limit(server: Server, key: str, value: str) -> str:
@@ -154,9 +162,10 @@ def test_values_that_strangers_make_up(flooded: Target, store: redis.Redis) -> N
     with attacked(flooded) as report, used_up.asking():
         found = report.attack(make_up_values, "address", connections=1)
     share = used(store) / maximum
-    assert set(used_up.found) == {"denied OVER_LIMIT", "OVER_LIMIT"}, used_up.found
+    assert_only(used_up.found, "denied OVER_LIMIT", "OVER_LIMIT")
     assert used_up.found.total() > 5 * ATTACK_SECONDS
-    assert set(found) == {"OK", "OVER_LIMIT"}, found
+    assert_only(found, "OK", "OVER_LIMIT")
+    assert found["OVER_LIMIT"] > 0
     assert 0.78 < share < 0.95, share
     UsedUp(flooded)  # a new key, and a new value of the other rule
 
@@ -168,9 +177,9 @@ def test_a_store_without_room(flooded: Target, store: redis.Redis) -> None:
     with attacked(flooded) as report, used_up.asking():
         store.config_set("maxmemory", used(store) * 9 // 10)
         found = report.attack(make_up_values, "address", connections=1)
-    assert set(used_up.found) == {"denied OVER_LIMIT", "OVER_LIMIT"}, used_up.found
-    assert set(found) == {"OVER_LIMIT"}, found
-    assert check(flooded.server, new_key) == "denied DEGRADED_DENIED"
+    assert_only(used_up.found, "denied OVER_LIMIT", "OVER_LIMIT")
+    assert_only(found, "OVER_LIMIT")
+    assert check(flooded.server, new_key) == "denied DEGRADED_DENIED without the store"
     store.config_set("maxmemory", ROOMY)
     deadline = time.monotonic() + 10
     while check(flooded.server, new_key) != "allowed WITHIN_LIMIT":

@@ -16,6 +16,7 @@ from attacks.conftest import StartTarget
 from attacks.connection import Connection, data, open_call
 from attacks.sizes import FULL
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service.api.messages import MAX_STREAMS
 
 ADMIN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey")
 TOKEN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey", authorization="Bearer rlt_" + "x" * 45)
@@ -108,21 +109,20 @@ def test_health_checks_without_a_message(target: Target) -> None:
             finally:
                 attack.join()
     assert answered >= 10
-    assert report.attackers["begun"] > 300
+    assert report.attackers["begun"] > 10 * MAX_STREAMS
 
 
 def test_nobody_takes_all_watches(target: Target) -> None:
     """However many streams of health and reflection a few dozen connections open, others are still served."""
     question = reflection_pb2.ServerReflectionRequest(list_services="")
     whole = frames.message(question.SerializeToString())
+    streams = range(1, 2 * MAX_STREAMS, 2)
     held = [Connection(target.address) for _ in range(WATCHING)]
     try:
         for connection in held[:2]:
-            connection.send(b"".join(open_call(n, REFLECTION) + data(n, whole) for n in range(1, 64, 2)))
+            connection.send(b"".join(open_call(n, REFLECTION) + data(n, whole) for n in streams))
         for connection in held[2:]:
-            connection.send(
-                b"".join(open_call(n, WATCH) + data(n, frames.message(b""), end=True) for n in range(1, 64, 2))
-            )
+            connection.send(b"".join(open_call(n, WATCH) + data(n, frames.message(b""), end=True) for n in streams))
         for connection in held:
             connection.drain(0.1)
         with grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
@@ -135,7 +135,7 @@ def test_nobody_takes_all_watches(target: Target) -> None:
             watch.cancel()
         for connection in held:
             connection.drain(0.1)
-            assert len(connection.ended) >= 28
+            assert len(connection.ended) >= MAX_STREAMS - 4
     finally:
         for connection in held:
             connection.close()

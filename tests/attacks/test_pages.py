@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from attacks.attacked import Target, attacked
+from attacks.sizes import TOLERATED
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as pb
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2_grpc as pb_grpc
 from ratelimit_service.management.tokens import Role
@@ -71,8 +72,13 @@ def read_pages(address: str, until: float, token: str) -> Counter[str]:
 
 
 def test_a_viewer_reads_large_pages(filled: Target) -> None:
-    """Pages are bounded in bytes, and made between the calls of others, who wait for none."""
-    with attacked(filled, "large pages of a viewer") as report:
+    """Pages are bounded in bytes, and made between the calls of others, who wait for none.
+
+    On the transport grpcio they are made by a worker that decides, which docs/security.md says: there nobody's call may
+    fail, and the victim's latency is only reported.
+    """
+    with attacked(filled, "large pages of a viewer", check=filled.transport == "envoy") as report:
         found = report.attack(read_pages, filled.server.tokens[Role.VIEWER])
+    assert report.during.errors.total() + report.during.degraded <= TOLERATED * report.during.calls, report.row()
     assert found["OK"] > 2
     assert found["too large"] == 0

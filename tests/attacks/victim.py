@@ -2,7 +2,8 @@
 
 It runs as a process of its own, in an open loop: a call is due whether or not the last one was answered, and its
 latency counts from when it was due. It honours the bound of streams that the server announces, opens its connection
-again when the server closes it, and gives each call one second, as a patient gateway would. Two threads on one blocking
+again when the server closes it, makes a call again that was refused unread (REFUSED_STREAM), as clients' libraries do,
+and gives each call one second, as a patient gateway would. Two threads on one blocking
 socket, so that timers are exact and a call costs about 100 us: the victim is never the bottleneck.
 
     python -m attacks.victim '{"address": "127.0.0.1:50051", "api_key": "rlk_...", "rate": 200}'
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimi
 
 CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
 RATE: Final = 200
+TIMEOUT_SECONDS: Final = 1.0
 GRACE_SECONDS: Final = 1.5
 """For which the calls in flight at the end are waited for."""
 
@@ -121,6 +123,8 @@ class _Connection:
         self._stream = 1
         self._headers = Decoder()
         self._writes = threading.Lock()
+        self.refused: deque[float] = deque()
+        """When the calls were due that are to be made again."""
         self.lost = ""
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -172,7 +176,7 @@ class _Connection:
             if flags & frames.END_STREAM:
                 self._answered(stream, headers)
         elif kind == frames.RESET:
-            self._end_call(stream, f"reset {int.from_bytes(payload, 'big')}")
+            self._reset(stream, int.from_bytes(payload, "big"))
         elif kind == frames.GOAWAY:
             self._end(f"GOAWAY {int.from_bytes(payload[4:8], 'big')}")
         elif stream == 0 and not flags & frames.ACK:
@@ -200,6 +204,16 @@ class _Connection:
         outcome = DEGRADED if answer.reason in _DEGRADED else ALLOWED if answer.allowed else DENIED
         self._end_call(stream, outcome)
 
+    def _reset(self, stream: int, code: int) -> None:
+        due = self._in_flight.get(stream)
+        if code != frames.REFUSED_STREAM or due is None or time.monotonic() > due + TIMEOUT_SECONDS:
+            self._end_call(stream, f"reset {code}")
+            return
+        with self._turn:
+            del self._in_flight[stream]
+            self.refused.append(due)
+            self._turn.notify_all()
+
     def _end_call(self, stream: int, outcome: str) -> None:
         with self._turn:
             self._bodies.pop(stream, None)
@@ -211,9 +225,10 @@ class _Connection:
     def _end(self, reason: str) -> None:
         with self._turn:
             self.lost = self.lost or reason
-            for due in self._in_flight.values():
+            for due in (*self._in_flight.values(), *self.refused):
                 self._finish(due, reason)
             self._in_flight.clear()
+            self.refused.clear()
             self._turn.notify_all()
         self._socket.close()
 
@@ -239,6 +254,8 @@ def main() -> None:
         except OSError as error:
             finished.append(Call(due, time.monotonic() - due, f"connect: {error}"))
             continue
+        for again in [connection.refused.popleft() for _ in range(len(connection.refused))]:
+            connection.call(again, body)
         connection.call(due, body)
         if not ready and finished:
             ready = True

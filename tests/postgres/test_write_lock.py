@@ -60,6 +60,17 @@ async def test_older_servers_write_in_turn(plane: ControlPlane, least: LeastRigh
     await feed.close()
 
 
+async def test_what_an_older_server_has_read_is_not_changed_below_it(plane: ControlPlane, least: LeastRights) -> None:
+    """It reads a key, then writes the whole row back: in between, this version must not revoke that key."""
+    async with await psycopg.AsyncConnection.connect(least.database_url) as older:
+        await older.execute("SELECT pg_advisory_xact_lock(%s)", (OLD_LOCK,))
+        creating = asyncio.create_task(plane.plans.create("ada", plan_draft()))
+        await asyncio.sleep(0.2)
+        assert not creating.done(), "changed within the transaction of another"
+        await older.commit()
+        assert (await creating).version == 1
+
+
 async def test_an_older_server_waits(plane: ControlPlane, least: LeastRights) -> None:
     """While this version writes, an earlier one draws no number that would be committed in another order."""
     async with await psycopg.AsyncConnection.connect(least.database_url) as older:

@@ -78,6 +78,9 @@ def test_the_decision_role_reads_only(least: LeastRights) -> None:
         for table in ("audit_events", "console_sessions", "usage_day"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT * FROM {table}".encode())
+        connection.execute("CREATE TEMPORARY TABLE own (n integer)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):  # it runs with the rights of the schema's owner
+            connection.execute("CREATE TRIGGER t BEFORE INSERT ON own EXECUTE FUNCTION public.take_write_lock()")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("CREATE TABLE mine (a int)")
 

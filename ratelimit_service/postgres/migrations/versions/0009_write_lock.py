@@ -30,6 +30,9 @@ def upgrade() -> None:
             EXECUTE format('SELECT FROM %I.write_lock FOR UPDATE', TG_TABLE_SCHEMA);
             RETURN NULL;
         END $$;
+        -- Whoever may execute it could make a trigger of it on a table of their own, beside a write_lock of their own
+        -- that runs what they like with the owner's rights. Triggers that exist need no right to it.
+        REVOKE ALL ON FUNCTION take_write_lock() FROM PUBLIC;
         CREATE TRIGGER take_write_lock BEFORE INSERT ON keys
             FOR EACH STATEMENT EXECUTE FUNCTION take_write_lock();
         CREATE TRIGGER take_write_lock BEFORE INSERT ON audit_events
