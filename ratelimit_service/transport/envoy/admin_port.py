@@ -35,7 +35,9 @@ def add_admin_port(resources: Json, port: AdminPort) -> None:
     }
     http = listener["filter_chains"][0]["filters"][0]["typed_config"]
     http["http_filters"] = http["http_filters"][-2:]  # the buffer of health checks, and the router
-    for route in http["route_config"]["virtual_hosts"][0]["routes"]:
+    (host,) = http["route_config"]["virtual_hosts"]
+    host["routes"] = [route for route in host["routes"] if "route" in route]  # without those that shed decisions
+    for route in host["routes"]:
         route["route"]["cluster"] += _SUFFIX
     clusters = [_admin_cluster(cluster, port.control_socket) for cluster in resources["clusters"]]
     resources["listeners"].append(listener)
