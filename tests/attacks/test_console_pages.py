@@ -27,7 +27,7 @@ def test_large_pages_delay_no_probe(start_target: StartTarget) -> None:
         browser = Browser(f"http://{address}/console").sign_in(target.server.tokens[role])
         browser.client.timeout = 60
         while time.monotonic() < until:
-            for path in ("/rules/edit?name=large", "/rules/domain?name=large", "/rules"):
+            for path in ("/rules/edit?name=paged", "/rules/domain?name=paged", "/rules"):
                 response = browser.client.get(f"http://{address}/console{path}")
                 failures.extend([response.status_code] if response.status_code not in {200, 403} else [])
                 pages[0] += 1

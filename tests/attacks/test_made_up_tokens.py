@@ -89,4 +89,4 @@ def test_an_administrator_is_served(target: Target) -> None:
         report.attack(send_tokens, MANAGE, "of_the_right_form")
         beside.join()
     assert len(took) == 5
-    assert max(took) < 1, took
+    assert max(took) < (1 if FULL else 5), took

@@ -317,13 +317,17 @@ def limited_by_default(rate_limits: list[Json]) -> Json:
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["headers", "raw headers"])
-def test_odd_requests_on_ext_authz(start: Callable[..., FrontEnvoy], spent: str, *, raw: bool) -> None:
-    """None of 200 kinds of odd requests passes an authorization filter that fails open."""
+def test_odd_requests_on_ext_authz(start: Callable[..., FrontEnvoy], server: Server, spent: str, *, raw: bool) -> None:
+    """None of 200 kinds of odd requests passes an authorization filter that fails open.
+
+    On the transport grpcio, bodies are cut off a little earlier: to more than 1 MiB the library itself responds.
+    """
+    body = BODY if server.settings.transport == "envoy" else {**BODY, "max_request_bytes": 1_000_000}
     routes = [checked(f"cost {n}", context_extensions={"cost": cost}) for n, cost in enumerate(COSTS)]
     routes += [checked(f"resource {n}", context_extensions={"resource": text}) for n, text in enumerate(RESOURCES)]
     routes += [
-        checked("body", with_request_body=BODY),
-        checked("bytes", with_request_body={**BODY, "pack_as_bytes": True}),
+        checked("body", with_request_body=body),
+        checked("bytes", with_request_body={**body, "pack_as_bytes": True}),
     ]
     names = [route["match"]["headers"][0]["string_match"]["exact"] for route in routes]
     front = start(

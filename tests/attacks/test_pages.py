@@ -31,7 +31,7 @@ FILL = (
         SELECT now(), 'ada', 'key.update', 'keys/' || key_id, jsonb_build_object('labels', labels),
             jsonb_build_object('labels', labels) FROM keys WHERE key_id LIKE 'page%'""",
     f"""WITH made AS (
-            INSERT INTO rule_domains (domain, version, create_time) VALUES ('large', 1, now()) RETURNING domain_id)
+            INSERT INTO rule_domains (domain, version, create_time) VALUES ('paged', 1, now()) RETURNING domain_id)
         INSERT INTO rule_versions SELECT domain_id, 1, {NODES}, 'fail', '', now() FROM made""",
 )
 """What fills the database, as an admin could by calls."""
@@ -58,7 +58,7 @@ def read_pages(address: str, until: float, token: str) -> Counter[str]:
         requests = (
             (stub.ManageKey, pb.ManageKeyRequest(list={"page_size": 1000, "subject": "tenant"})),
             (stub.ListAuditEvents, pb.ListAuditEventsRequest(page_size=1000, target_prefix="keys/page")),
-            (stub.ManageRules, pb.ManageRulesRequest(get={"domain": "large"})),
+            (stub.ManageRules, pb.ManageRulesRequest(get={"domain": "paged"})),
         )
         while time.monotonic() < until:
             for method, request in requests:

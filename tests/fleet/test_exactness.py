@@ -74,8 +74,14 @@ async def _load(fleet: Fleet, keys: list[str]) -> list[list[Call]]:
             await stub.CheckLimit(CheckLimitRequest(api_key=key, cost=0), timeout=30)
 
     async def call(stub: RateLimitServiceStub, chosen: int) -> None:
-        sent = time.monotonic()
-        response = await stub.CheckLimit(CheckLimitRequest(api_key=keys[chosen]), timeout=5)
+        while True:
+            sent = time.monotonic()
+            try:
+                response = await stub.CheckLimit(CheckLimitRequest(api_key=keys[chosen]), timeout=5)
+                break
+            except grpc.aio.AioRpcError as error:  # refused before it was charged, on a busy machine
+                if not any(text in str(error.details()) for text in ("error code 7", "in the queue for Redis")):
+                    raise
         assert response.source == CheckLimitResponse.STORE
         made[chosen].append(Call(sent, time.monotonic(), response.allowed))
 

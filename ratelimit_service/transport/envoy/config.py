@@ -317,6 +317,7 @@ def _control_cluster(name: str, path: Path, calls: int) -> Json:
                 "@type": f"{_TYPES}/{_HTTP2}",
                 "explicit_http_config": {
                     "http2_protocol_options": {
+                        "max_concurrent_streams": MAX_STREAMS,  # the control plane refuses what is beyond its own bound
                         "initial_stream_window_size": STREAM_WINDOW,
                         "initial_connection_window_size": CONNECTION_WINDOW,
                     }
