@@ -18,9 +18,9 @@ from typing import Any, Final
 from attacks.sizes import (
     ATTACK_SECONDS,
     BEFORE_SECONDS,
+    CI_P99_MS,
     FULL,
     LATENCY_FACTOR,
-    LEAST_BOUND_MS,
     MEMORY_MB,
     SETTLE_SECONDS,
     TOLERATED,
@@ -137,7 +137,7 @@ class Report:
     @property
     def p99_bar_ms(self) -> float:
         """The victim's p99 may not exceed this: twice what it was before + 2 ms; in CI ten times that, or 400 ms."""
-        return max(LATENCY_FACTOR * (2 * self.before.p99_ms + 2), LEAST_BOUND_MS)
+        return max(LATENCY_FACTOR * (2 * self.before.p99_ms + 2), CI_P99_MS)
 
     def statements_per_second(self) -> float:
         """The statements of Postgres in a second of the attack, whoever caused them."""
