@@ -51,6 +51,8 @@ def test_more_made_up_keys_than_are_read(target: Target) -> None:
         found = report.attack(flood, 8)
     assert found.total() > 1_000
     assert not found["error"] + found["impatient"], found
+    assert found["key_unknown"] > 0, found
+    assert found["degraded_denied"] > 0, found
     assert lookups(dict(report.stores.statements)) <= STATEMENTS_PER_SECOND * report.seconds, report.stores.statements
     assert report.memory_growth_mb <= report.memory_mb, report.row()
 

@@ -137,34 +137,18 @@ async def test_a_node_is_probed_once_at_a_time() -> None:
         assert nodes.probes == [1]
 
 
-async def test_overload_opens_no_breaker() -> None:
-    """Calls whose turn did not come are no failure of a node, neither alone nor beside one that has failed."""
+@pytest.mark.parametrize("cause", ["overloaded", "short_of_time"])
+async def test_what_shows_nothing_opens_no_breaker(cause: str) -> None:
+    """Calls whose turn did not come, or that had too little time, are no failure of a node, alone or beside one."""
     nodes = Nodes()
-    nodes.overloaded = True
-    store = GuardedStore(nodes)
-    for _ in range(5):
-        await fail(store, 1)
-    nodes.overloaded = False
-    nodes.down.add(1)
-    await fail(store, 11)
-    nodes.overloaded = True
-    for _ in range(5):
-        await fail(store, 11)
-    assert not store.breaker_open
-    await store.close()
-
-
-async def test_what_shows_nothing_opens_no_breaker() -> None:
-    """Charges that had less time than the store may take are no failure of a node, neither alone nor beside one."""
-    nodes = Nodes()
-    nodes.short_of_time = True
+    setattr(nodes, cause, True)
     async with GuardedStore(nodes) as store:
         for _ in range(5):
             await fail(store, 1)
-        nodes.short_of_time = False
+        setattr(nodes, cause, False)
         nodes.down.add(1)
         await fail(store, 11)
-        nodes.short_of_time = True
+        setattr(nodes, cause, True)
         for _ in range(5):
             await fail(store, 11)
         assert not store.breaker_open

@@ -20,7 +20,7 @@ from ratelimit_service.server.operations import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
-from ratelimit_service.transport.descriptors import MAX_CONNECTIONS, max_connections
+from ratelimit_service.transport.file_descriptors import MAX_CONNECTIONS, max_connections
 from ratelimit_service.webhook.open import open_webhook
 
 _OF_COMMANDS = {

@@ -15,11 +15,11 @@ from pyvoy import Mount, PyvoyServer
 
 from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
-from ratelimit_service.transport.descriptors import MAX_CONNECTIONS, max_connections
 from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
 from ratelimit_service.transport.envoy.certificates import add_identity_filters
 from ratelimit_service.transport.envoy.shed import shed_routes
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
+from ratelimit_service.transport.file_descriptors import MAX_CONNECTIONS, max_connections
 
 Json: TypeAlias = dict[str, Any]
 

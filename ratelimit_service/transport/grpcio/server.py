@@ -19,7 +19,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.descriptors import max_connections
+from ratelimit_service.transport.file_descriptors import max_connections
 from ratelimit_service.transport.grpcio.context import direct, proxied
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (

@@ -1,4 +1,4 @@
-"""The limit of descriptors, of which each connection takes one."""
+"""The limit of file descriptors, of which each connection takes one."""
 
 import resource
 from typing import Final
