@@ -124,11 +124,12 @@ def test_an_unavailable_service(upstream: Upstream, start_front: Callable[[Json]
 
 
 def test_a_malformed_route(server: Server, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]) -> None:
-    """A malformed route is a gRPC error, which failure_mode_allow allows; a bad key is a denial, which it does not."""
+    """A malformed route denies with 500, as a bad key with 401: failure_mode_allow would allow a gRPC error."""
     http_filter = ext_authz_filter(failure_mode_allow=True)
     routes = [authorized_route("/wrong", cost="much"), route()]
     envoy = start_front(front_config(server.address, upstream.port, http_filter, routes=routes))
-    assert envoy.get("/wrong", x_api_key="garbage").status == 200
+    wrong = envoy.get("/wrong", x_api_key="garbage")
+    assert (wrong.status, wrong.json["reason"]) == (500, "ROUTE_MISCONFIGURED")
     assert envoy.get(x_api_key="garbage").status == 401
 
 

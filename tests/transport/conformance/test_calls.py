@@ -95,12 +95,20 @@ def test_a_compressed_message_is_refused(client: Client, key: Key) -> None:
 
 
 def test_a_deadline_that_is_too_short(client: Client, key: Key) -> None:
-    """DEADLINE_EXCEEDED, whichever side notices first, and within the time."""
+    """DEADLINE_EXCEEDED, whichever side notices first, and within the time.
+
+    Clients round it up to 1 ms. A quick server may answer within that, so it is tried again then.
+    """
     spec = check(api_key=key[1])
     spec.timeout = 0.000_001
-    began = time.monotonic()
-    assert client.call(spec).code == DEADLINE
-    assert time.monotonic() - began < 1
+    for _ in range(20):
+        began = time.monotonic()
+        outcome = client.call(spec)
+        assert time.monotonic() - began < 1
+        if outcome.code == DEADLINE:
+            return
+        assert outcome.decision().allowed
+    pytest.fail("20 answers within a deadline of 1 us")
 
 
 def test_an_unknown_token(client: Client, key: Key) -> None:
