@@ -50,7 +50,7 @@ class PostgresChangeFeed:
         """
         with translate_failures():
             found = await self._read_changes(after)
-            if not found.changes and await self._is_woken():
+            if found.position == after and await self._is_woken():
                 found = await self._read_changes(after)
             return found
 

@@ -11,7 +11,7 @@ K = TypeVar("K")
 _LOG_SECONDS: Final = 60.0
 """Between two log lines about the same row with the same problem."""
 
-_RECENT_SECONDS: Final = 30.0
+_CURRENT_SECONDS: Final = 30.0
 """For which a row counts as unreadable after it was last found so. Those in use are read again every few seconds."""
 
 _MAX_ROWS: Final = 10_000
@@ -47,9 +47,9 @@ class UnreadableRows:
             _put(self._logged, problem, now)
             _log.error("a row cannot be read; what was valid last stays in force", table=table, row=row, why=why)
 
-    def recent(self) -> Mapping[str, int]:
+    def current(self) -> Mapping[str, int]:
         """How many rows of each table are unreadable now, as far as they were read in the last half minute."""
-        since = self._now() - _RECENT_SECONDS
+        since = self._now() - _CURRENT_SECONDS
         counts = dict.fromkeys(TABLES, 0)
         for (table, _), found in self._found.items():
             if found >= since:

@@ -17,7 +17,7 @@ from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 async def test_a_change_of_an_unknown_kind_stops_no_other(
     loose_database: Database, loose_url: str, row: tuple[str | None, str | None]
 ) -> None:
-    """Between two changes somebody writes one that nobody knows: both arrive, it is named, and the position is after."""
+    """Of three changes the second is written by hand and unknown: the others arrive, and it is named."""
     control_plane, unreadable = ControlPlane(loose_database), UnreadableRows()
     feed = PostgresChangeFeed(loose_database, unreadable)
     await control_plane.plans.create("ada", plan_draft())
