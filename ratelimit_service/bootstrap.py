@@ -212,7 +212,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
-            PostgresPolicySource(decisions),
+            PostgresPolicySource(decisions, unreadable),
             clock,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.limit import EXACT, Level, Limit, Mode, check_resource
 from ratelimit_service.decision.ports import Clock
-from ratelimit_service.decision.reason import Reason
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 from ratelimit_service.decision.usage import NO_SERIES, Series
 
@@ -73,18 +73,21 @@ class Selection(NamedTuple):
 class Policy:
     """One key's policy. Immutable, and in force as long as its `validity` is current; then it has to be compiled again.
 
-    `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that have not expired.
+    `refusal` is the reason for which all its calls are denied, or None, and `refusal_source` what that is based on.
+    `secrets` are those that have not expired; `hides_secrets`: whether there may be another, which could not be read.
     """
 
     __slots__ = (
         "_for_all_resources",
         "_selections",
         "considered",
+        "hides_secrets",
         "key_id",
         "on_store_failure",
         "plan",
         "plan_version",
         "refusal",
+        "refusal_source",
         "rules",
         "secrets",
         "subject",
@@ -101,6 +104,10 @@ class Policy:
         self.refusal: Reason | None = _REFUSALS.get(record.state)
         if self.refusal is None and _has_passed(record.expires_us, now_us):
             self.refusal = Reason.KEY_EXPIRED
+        self.refusal_source = Source.POLICY
+        if self.refusal is None and record.is_denied:
+            self.refusal, self.refusal_source = Reason.DEGRADED_DENIED, Source.DEGRADED
+        self.hides_secrets = record.hides_secrets
         self.secrets: tuple[SecretHash, ...] = tuple(
             secret for secret in record.secrets if not _has_passed(secret.expires_us, now_us)
         )

@@ -47,10 +47,19 @@ def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
 def algorithm_from_document(document: Document) -> TokenBucket | Quota:
     """Return the algorithm of a limit's document. Raises like `limit_from_document`."""
     if "token_bucket" in document:
+        if "quota" in document:
+            raise ValueError("it is both a token bucket and a quota")
         body = document["token_bucket"]
-        return TokenBucket(int(body["capacity"]), int(body["refill_tokens"]), int(body["refill_period_us"]))
+        return TokenBucket(*(_whole(body, name) for name in ("capacity", "refill_tokens", "refill_period_us")))
     body = document["quota"]
-    return Quota(int(body["amount"]), Window(body["window"]))
+    return Quota(_whole(body, "amount"), Window(body["window"]))
+
+
+def _whole(body: Document, name: str) -> int:
+    number = body[name]
+    if type(number) is not int:  # a bool is an int too, and a double may be infinite
+        raise TypeError(f"{name} must be a whole number, not {type(number).__name__}")
+    return number
 
 
 def nodes_to_documents(nodes: Iterable[RuleNode]) -> list[dict[str, Any]]:

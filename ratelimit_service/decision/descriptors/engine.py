@@ -210,7 +210,7 @@ class DescriptorEngine:
     def _by_plan(self, policy: Policy, resource: str, hits: int) -> _Item:
         selection = policy.select(clip_resource(resource))
         if policy.refusal is not None:
-            return _Settled(refused(policy.refusal, Source.POLICY, policy), hits, selection.series)
+            return _Settled(refused(policy.refusal, policy.refusal_source, policy), hits, selection.series)
         if not selection.buckets:
             return _Settled(passed(policy), hits, selection.series)
         limit_set = self._plan_limit_sets.get(selection.buckets)
