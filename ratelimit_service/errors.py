@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
 
-MAX_VIOLATIONS: Final = 8
+MAX_VIOLATIONS: Final = 16
 """Maximum invalid fields that one error names: it travels in trailers, which clients limit to a few kilobytes."""
 
 

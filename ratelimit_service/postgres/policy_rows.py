@@ -94,12 +94,18 @@ class PolicyRows:
         read("keys", key, lambda: RecordFields(subject=_subject(row.subject)))
         read("keys", key, lambda: RecordFields(state=KeyState(row.state)))
         read("keys", key, lambda: RecordFields(expires_us=microseconds(row.expire_time)))
-        read("plan_versions", _plan_name(row), lambda: self._plan(row, limits))
+        if row.plan_id is None:
+            problems.append(("keys", key, "there is no such plan"))
+        else:
+            read("plan_versions", _plan_name(row), lambda: self._plan(row, limits))
         read(
             "overrides",
             f"subject {row.subject!r}",
             lambda: RecordFields(subject_overrides=self._decoded_overrides(subject_overrides)),
         )
+        if not fields.keys() >= {"subject", "subject_overrides"}:  # only together: they are of one subject
+            fields.pop("subject", None)
+            fields.pop("subject_overrides", None)
         read("overrides", key, lambda: RecordFields(key_overrides=self._decoded_overrides(row.key_overrides)))
         unread_digests = self._secrets(row, fields, problems)
         if not problems:
@@ -115,7 +121,7 @@ class PolicyRows:
 
     def _plan(self, row: PolicyRow, limits: str | None) -> RecordFields:
         if row.plan_id is None or row.plan is None:
-            raise ValueError("there is no such plan")
+            raise ValueError("it has no name")
         check_plan_name("plan", row.plan)
         if row.version is None or row.version < 1 or limits is None:
             raise ValueError("there is no row for the version in force")

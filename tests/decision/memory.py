@@ -45,11 +45,6 @@ class MemorySource:
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         self.fetches.append(list(key_ids))
         snapshot = {key_id: self.records[key_id] for key_id in key_ids if key_id in self.records}
-        await asyncio.sleep(0)
-        if self.before_answer is not None:
-            await self.before_answer.wait()
-        if self.down:
-            raise StoreUnavailable("Postgres is down")
         unreadable = {
             key_id: PartialRecord(
                 key_id, RecordFields(state=record.state, expires_us=record.expires_us, secrets=record.secrets)
@@ -57,6 +52,11 @@ class MemorySource:
             for key_id, record in snapshot.items()
             if key_id in self.unreadable
         }
+        await asyncio.sleep(0)
+        if self.before_answer is not None:
+            await self.before_answer.wait()
+        if self.down:
+            raise StoreUnavailable("Postgres is down")
         return Fetched({k: r for k, r in snapshot.items() if k not in unreadable}, unreadable)
 
     async def count_keys(self) -> int:

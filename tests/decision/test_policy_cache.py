@@ -414,9 +414,12 @@ async def test_a_row_that_was_repaired_is_read_without_a_change(world: World, mo
     world.source.unreadable.clear()
     for key_id in ids:
         world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+    versions = {1}
     async with asyncio.timeout(5):
-        while {(policy := await world.cache.get(key_id)) and policy.plan_version for key_id in ids} != {2}:  # noqa: ASYNC110 the cache itself
+        while versions != {2}:
             await asyncio.sleep(0.01)
+            policies = await asyncio.gather(*map(world.cache.get, ids))
+            versions = {policy.plan_version for policy in policies if policy}
     world.source.fetches.clear()
     await asyncio.sleep(0.1)
     assert world.source.fetches == []

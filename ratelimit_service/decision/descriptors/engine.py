@@ -23,7 +23,7 @@ from ratelimit_service.decision.descriptors.request import (
 )
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
-from ratelimit_service.decision.descriptors.tree import AppliedLimit, LimitSet, RuleTree
+from ratelimit_service.decision.descriptors.tree import UNREADABLE, AppliedLimit, LimitSet, RuleTree
 from ratelimit_service.decision.descriptors.usage import Decided, Part, counted, counts_of
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import clip_resource
@@ -251,6 +251,8 @@ def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
     limit_set = tree.match(entries) if override is None else tree.override(entries, override)
     if limit_set.buckets:
         return _Pending(limit_set, hits, limit_set.series)
+    if limit_set is UNREADABLE:
+        return _Settled(undecided(), hits)
     status = uncounted(limit_set.limits[0], hits) if limit_set.limits else passed()
     return _Settled(status, hits, limit_set.series)
 

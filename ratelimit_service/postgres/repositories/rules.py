@@ -91,6 +91,7 @@ class PostgresRulesRepository:
             "on_store_failure": rules.rules.on_store_failure.value,
             "description": rules.description,
             "create_time": rules.updated_us,
+            "limit_count": sum(len(node.limits) for node in rules.rules.nodes()),
         }
         await self._connection.execute(insert(rule_versions).values(values))
 
