@@ -159,26 +159,23 @@ class PostgresKeyRepository:
 _COLUMNS = {"description": "description", "expires_us": "expire_time", "labels": "labels"}
 """The columns of the fields that KeyChanges has, but for the plan."""
 
-_COLUMNS_READ = (
-    select(
-        keys.c.key_id,
-        keys.c.number,
-        keys.c.subject,
-        keys.c.state,
-        keys.c.description,
-        keys.c.revision,
-        readable_time(keys.c.create_time),
-        readable_time(keys.c.update_time),
-        readable_time(keys.c.expire_time),
-        cast(keys.c.labels, Text).label("labels"),  # parsed below: one that is not valid must not fail all
-        plans.c.name.label("plan"),
-        readable_time(key_last_used.c.last_used),
-    )
-    .select_from(keys)
-    .outerjoin(key_last_used, key_last_used.c.key_id == keys.c.key_id)
+_READ = select(
+    keys.c.key_id,
+    keys.c.number,
+    keys.c.subject,
+    keys.c.state,
+    keys.c.description,
+    keys.c.revision,
+    readable_time(keys.c.create_time),
+    readable_time(keys.c.update_time),
+    readable_time(keys.c.expire_time),
+    cast(keys.c.labels, Text).label("labels"),  # parsed below: one that is not valid must not fail all
+    plans.c.name.label("plan"),
+    readable_time(key_last_used.c.last_used),
 )
-_SELECT = _COLUMNS_READ.outerjoin(plans)
-_LISTED = _COLUMNS_READ.join(plans)  # by which Postgres finds the keys of a plan
+_WITH_LAST_USED = key_last_used, key_last_used.c.key_id == keys.c.key_id
+_SELECT = _READ.outerjoin_from(keys, plans).outerjoin(*_WITH_LAST_USED)
+_LISTED = _READ.join_from(keys, plans).outerjoin(*_WITH_LAST_USED)  # by which Postgres finds the keys of a plan
 
 
 # Looked up for each key in the order of their numbers: a page of unused keys is full long before all keys were joined.
