@@ -2,9 +2,10 @@
 
 import psycopg
 
-from ratelimit_service.decision.ports import Change, ChangeKind, Changes
+from ratelimit_service.decision.ports import Changes
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
+from ratelimit_service.postgres.repositories.outbox import from_row
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL
 
 _POLL_SECONDS = 0.9
@@ -56,7 +57,7 @@ class PostgresChangeFeed:
             return Changes(after, [])
         # Retention deletes from the oldest on: as long as there is a row that the reader has seen, it has missed none.
         complete = rows[0][3] <= max(after, _FIRST)
-        return Changes(rows[-1][0], [Change(ChangeKind(kind), name) for _, kind, name, _ in rows], complete)
+        return Changes(rows[-1][0], [from_row(kind, name) for _, kind, name, _ in rows], complete)
 
     async def _is_woken(self) -> bool:
         """Wait for a notification until it is time to poll. False when none came."""
