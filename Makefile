@@ -21,7 +21,7 @@ LANGUAGES ?= python go typescript
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ soak: setup test-tools ## Count a million decisions under kills, kill every step
 
 attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim, and print what it cost. Wants a quiet machine.
 	RATELIMIT_ATTACKS=full $(BIN)/pytest tests/attacks $(ARGS)
+
+test-faults: setup test-tools ## Break stores and networks under real servers, and print what callers saw. Wants a quiet machine.
+	RATELIMIT_FAULTS=full $(BIN)/pytest tests/faults $(ARGS)
 
 fuzz: setup test-tools ## Fuzz what strangers and admins send, a million runs of each target. Some: make fuzz ARGS="keys documents"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[fuzz]'

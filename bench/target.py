@@ -70,6 +70,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
         admin_socket=folder / "admin.sock",
         control_socket=folder / "unused.sock",
         max_connection_age=3600,
+        max_concurrent_streams=16,
         tls=None,
     )
     config = folder / "envoy.json"

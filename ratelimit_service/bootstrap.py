@@ -77,6 +77,7 @@ from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.token_source import PostgresTokenSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
+from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
@@ -215,7 +216,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         observers = Observers(counts.round_trips, tally)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         decisions = await stack.enter_async_context(_decision_database(settings, services.database))
-        feed = PostgresChangeFeed(decisions)
+        unreadable = UnreadableRows()
+        feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
         enforcement = Enforcement(clock)
         policies = PolicyCache(
@@ -230,8 +232,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         rules = RulesCache(PostgresRulesSource(decisions), enforcement)
         enforcement.add(policies, rules)
         switch = EnforcementFollower(PostgresSwitchSource(decisions), enforcement)
-        await _load(switch)
-        await _load(rules)
+        await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
         alerts = _alerts(settings, services, buckets, clock)
         servers = PostgresLiveServers(decisions, settings.workers)
@@ -258,13 +259,14 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             tokens,
             out_of_bounds,
             envoy_rate_limit.ignored,
+            unreadable,
             enforcement,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
-        background.start("cache invalidator", invalidator.run)
         await _follow_own_switch(enforcement, background)
+        background.start("cache invalidator", invalidator.run)
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
@@ -392,10 +394,11 @@ async def _follow_own_switch(enforcement: Enforcement, background: Background) -
         background.start("own switch", partial(follow_switch, own, enforcement.set_local))
 
 
-async def _load(cache: InvalidatedCache) -> None:
+async def _load(*caches: InvalidatedCache) -> None:
     """Read what the first call needs before it comes: it would fail otherwise, or be refused by limits that are off."""
     try:
-        await cache.refresh_all()
+        for cache in caches:
+            await cache.refresh_all()
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
 

@@ -99,7 +99,8 @@ class Settings(BaseSettings):
         default=30,
         ge=1,
         le=3600,
-        description="Seconds for which a repeated request_id returns the first decision and is not charged again.",
+        description="Seconds for which a repeated request_id of an allowed call returns the first decision and is not "
+        "charged again.",
     )
     store_timeout: float = Field(
         default=0.1,
@@ -170,6 +171,14 @@ class Settings(BaseSettings):
     )
     unknown_key_ttl: float = Field(
         default=5, ge=0.1, le=300, description="Seconds for which an unknown key is not looked up again."
+    )
+    max_concurrent_streams: int = Field(
+        default=16,
+        ge=4,
+        le=128,
+        description="Calls that one connection may have in flight; more wait in the client. What all connections of a "
+        "worker have in flight together should be decided before gateways give up (300 calls or so in 25 ms): set less "
+        "where gateways keep more than a dozen connections with a worker, and the same in the gateway.",
     )
     max_connection_age: float = Field(
         default=1800,

@@ -17,7 +17,19 @@ from ratelimit_service.decision.api_key import ApiKey
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = ["setup", "run", "test", "check", "proto", "attacks", "bench", "clients", "test-clients", "bench-clients"]
+TARGETS = [
+    "setup",
+    "run",
+    "test",
+    "check",
+    "proto",
+    "attacks",
+    "test-faults",
+    "bench",
+    "clients",
+    "test-clients",
+    "bench-clients",
+]
 
 # In pieces, so that this file does not contain them.
 HOSTS = [

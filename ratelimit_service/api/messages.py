@@ -18,13 +18,6 @@ Below what grpc.aio accepts, which cannot be set by method: with it, strangers c
 MAX_STREAM_HEADERS: Final = 8 * 1024
 """Maximum bytes of the headers of a stream, which are held for as long as it is open: nothing of others is in them."""
 
-MAX_STREAMS: Final = 16
-"""Maximum concurrent calls on one connection. More wait in the client.
-
-Two to four connections reach the peak. What eight have in flight is decided in half of the 25 ms that a gateway waits;
-with 32 each it took all of them, and every call was late.
-"""
-
 Request = TypeVar("Request", bound=Message)
 
 

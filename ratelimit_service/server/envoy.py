@@ -52,6 +52,7 @@ def envoy_supervisor(
                 admin_socket=own.with_suffix(".sock"),
                 control_socket=control.socket,
                 max_connection_age=instance.settings.max_connection_age,
+                max_concurrent_streams=instance.settings.max_concurrent_streams,
                 tls=tls,
                 gateways=sorted(instance.settings.gateways),
                 admin_methods=None if admin is None else AdminPort(admin.host, admin.port, control.admin_socket),

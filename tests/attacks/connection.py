@@ -10,6 +10,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from attacks import frames
+from ratelimit_service.settings import Settings
+
+MAX_STREAMS: Final[int] = Settings.model_fields["max_concurrent_streams"].default
+"""Calls that a server allows on one connection by default; the transport grpcio twice as many."""
 
 CANCEL: Final = 8
 STREAM: Final = "/ratelimit.v1.RateLimitService/StreamCheckLimit"

@@ -13,10 +13,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from attacks import frames
 from attacks.attacked import Target, attacked
 from attacks.conftest import StartTarget
-from attacks.connection import Connection, data, open_call
+from attacks.connection import MAX_STREAMS, Connection, data, open_call
 from attacks.sizes import FULL
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
-from ratelimit_service.api.messages import MAX_STREAMS
 
 ADMIN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey")
 TOKEN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey", authorization="Bearer rlt_" + "x" * 45)

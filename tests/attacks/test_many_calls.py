@@ -5,9 +5,8 @@ from collections import Counter
 
 from attacks import frames
 from attacks.attacked import Report, Target, attacked
-from attacks.connection import CHECK, STREAM, Connection, open_call, reset
+from attacks.connection import CHECK, MAX_STREAMS, STREAM, Connection, open_call, reset
 from attacks.sizes import FULL
-from ratelimit_service.api.messages import MAX_STREAMS
 
 CONNECTIONS = 120
 """Of the attacker, with as many calls on each as are allowed: more than grpc-core lets wait by default."""

@@ -10,7 +10,7 @@ from ratelimit_service.server.run import allow_descriptors
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 resource.setrlimit(resource.RLIMIT_NOFILE, (500, 1_000))
 allow_descriptors()
-config = envoy_config(EnvoyOptions("a:b", ["/x"], "127.0.0.1", 1, Path("/a"), Path("/b"), 60, None))
+config = envoy_config(EnvoyOptions("a:b", ["/x"], "127.0.0.1", 1, Path("/a"), Path("/b"), 60, 16, None))
 monitor = config["overload_manager"]["resource_monitors"][0]["typed_config"]
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], monitor["max_active_downstream_connections"])
 """

@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.enforcement import Switch
@@ -37,7 +38,8 @@ class PostgresEnforcementRepository:
             "actor": switch.actor,
             "comment": switch.comment,
         }
-        await self._connection.execute(update(enforcement).values(values))
+        statement = insert(enforcement).values(values)
+        await self._connection.execute(statement.on_conflict_do_update(constraint=enforcement.primary_key, set_=values))
 
 
 class PostgresSwitchSource:

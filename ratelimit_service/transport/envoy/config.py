@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 
 from pyvoy import Mount, PyvoyServer
 
-from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.presented import PEER_HEADER
 from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
 from ratelimit_service.transport.envoy.certificates import add_identity_filters
@@ -134,6 +133,8 @@ class EnvoyOptions:
     """Where the control plane listens, without TLS."""
     max_connection_age: float
     """Seconds, plus or minus a tenth, after which a connection is closed gracefully (GOAWAY)."""
+    max_concurrent_streams: int
+    """Calls that one connection may have in flight."""
     tls: Tls | None
     streams: Sequence[str] = ()
     """The paths of `hot_paths` that may stay open for any time."""
@@ -175,9 +176,9 @@ def envoy_config(options: EnvoyOptions) -> Json:
     refusing = shed_routes(options.shed_paths, [one["name"] for one in http["http_filters"][:-1]])
     http["route_config"]["virtual_hosts"][0]["routes"][:0] = refusing
     resources["clusters"] = [
-        _control_cluster(_CONTROL, options.control_socket, MAX_ADMIN_CALLS),
-        _control_cluster(_HEALTH, options.control_socket, MAX_HEALTH_CHECKS),
-        _control_cluster(_STREAMS, options.control_socket, MAX_CONTROL_STREAMS),
+        _control_cluster(_CONTROL, options, MAX_ADMIN_CALLS),
+        _control_cluster(_HEALTH, options, MAX_HEALTH_CHECKS),
+        _control_cluster(_STREAMS, options, MAX_CONTROL_STREAMS),
     ]
     if options.admin_methods is not None:
         add_admin_port(resources, options.admin_methods)
@@ -206,14 +207,15 @@ def _http_options(options: EnvoyOptions) -> Json:
             "max_headers_count": MAX_HEADERS,
         },
         "http2_protocol_options": {
-            "max_concurrent_streams": MAX_STREAMS,
+            "max_concurrent_streams": options.max_concurrent_streams,
             "initial_stream_window_size": STREAM_WINDOW,
             "initial_connection_window_size": CONNECTION_WINDOW,
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
             # Beyond these the connection is closed. A caller that reads gets its answers to PING and SETTINGS at once;
             # one that does not has these many waiting for it.
             "max_outbound_control_frames": 200,
-            "max_outbound_frames": 4 * MAX_STREAMS,  # HEADERS, DATA and trailers of every call, and a few
+            "max_outbound_frames": 4
+            * options.max_concurrent_streams,  # HEADERS, DATA and trailers of every call, and a few
             "max_consecutive_inbound_frames_with_empty_payload": 1,  # of use to nobody
             "max_inbound_priority_frames_per_stream": 2,  # this server takes no notice of them
             # A caller may open a stream's window for each response, and the connection's too.
@@ -304,8 +306,8 @@ def _buffer_filter() -> Json:
     return {"name": _BUFFER, "disabled": True, "typed_config": config}
 
 
-def _control_cluster(name: str, path: Path, calls: int) -> Json:
-    """The control plane on the unix socket at PATH, with at most so many CALLS at a time."""
+def _control_cluster(name: str, options: EnvoyOptions, calls: int) -> Json:
+    """The control plane, with at most so many CALLS at a time."""
     return {
         "name": name,
         "type": "STATIC",
@@ -317,7 +319,7 @@ def _control_cluster(name: str, path: Path, calls: int) -> Json:
                 "@type": f"{_TYPES}/{_HTTP2}",
                 "explicit_http_config": {
                     "http2_protocol_options": {
-                        "max_concurrent_streams": MAX_STREAMS,  # the control plane refuses what is beyond its own bound
+                        "max_concurrent_streams": options.max_concurrent_streams,  # it announces more
                         "initial_stream_window_size": STREAM_WINDOW,
                         "initial_connection_window_size": CONNECTION_WINDOW,
                     }
@@ -326,7 +328,9 @@ def _control_cluster(name: str, path: Path, calls: int) -> Json:
         },
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(path)}}}}]}],
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(options.control_socket)}}}}]}
+            ],
         },
     }
 

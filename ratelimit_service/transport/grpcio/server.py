@@ -13,7 +13,6 @@ from ratelimit_service.api.authentication import Authenticator, decision_admissi
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
-from ratelimit_service.api.messages import MAX_STREAMS
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
@@ -62,9 +61,9 @@ By default it would cancel some of them from 1,000 on. This is what 250 connecti
 and 100 MiB: who is patient still gets an answer, and no gateway waits longer.
 """
 
-_MAX_STREAMS: Final = 2 * MAX_STREAMS
-"""Calls on one connection. The library counts each until Python has let go of it, which is after its caller may send
-another one, and refuses what is beyond: a gateway takes that for an error."""
+_COUNTED_LONGER: Final = 2
+"""Calls that are announced for one that is meant. The library counts each until Python has let go of it, which is after
+its caller may send another one, and refuses what is beyond: a gateway takes that for an error."""
 
 _MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to disconnect."""
@@ -262,7 +261,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", MAX_RECEIVED),
-        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        ("grpc.max_concurrent_streams", _COUNTED_LONGER * settings.max_concurrent_streams),
         ("grpc.compression_enabled_algorithms_bitset", 1),  # identity alone: a compressed message is not served
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),

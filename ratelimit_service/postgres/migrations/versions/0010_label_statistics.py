@@ -1,4 +1,4 @@
-"""Statistics of labels that tell a rare label from a common one."""
+"""Statistics of labels that distinguish a rare label from a common one."""
 
 from alembic import op
 
