@@ -41,7 +41,7 @@ from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator, InvalidatedCache
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
-from ratelimit_service.decision.enforcement import Enforcement, EnforcementFollower
+from ratelimit_service.decision.enforcement import Enforcement, SwitchUpdater
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
@@ -230,8 +230,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         policies.waits = overload.excuse
         stack.push_async_callback(policies.close)
         rules = RulesCache(PostgresRulesSource(decisions), enforcement)
-        enforcement.add(policies, rules)
-        switch = EnforcementFollower(PostgresSwitchSource(decisions), enforcement)
+        switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
         alerts = _alerts(settings, services, buckets, clock)

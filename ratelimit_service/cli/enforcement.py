@@ -43,7 +43,7 @@ def off(
 ) -> None:
     """Have no limit refuse a call, on every server within 2 seconds. Revoked and unknown keys are refused as ever.
 
-    Clients that cache denials go on denying for as long as these said.
+    Clients that cache denials go on denying until these end: a minute at most, unless they were set otherwise.
     """
     with report_errors():
         try:

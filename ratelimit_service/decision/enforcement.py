@@ -142,10 +142,12 @@ class Enforcement:
                 await each.recompile()
 
 
-class EnforcementFollower:
+class SwitchUpdater:
     """Reads the switch of all servers again when the feed announces a change of it."""
 
-    def __init__(self, source: SwitchSource, enforcement: Enforcement) -> None:
+    def __init__(self, source: SwitchSource, enforcement: Enforcement, *compiled: Compiled) -> None:
+        """COMPILED is what is compiled by the switch, whoever turns it."""
+        enforcement.add(*compiled)
         self._source = source
         self._enforcement = enforcement
 
