@@ -160,7 +160,7 @@ def test_every_server_follows_within_two_seconds(fleet: Fleet) -> None:
 
 
 def test_keys_that_may_not_call_are_refused_as_ever(fleet: Fleet) -> None:
-    """While limits are off, revoked, suspended and unknown keys are refused; the denial of a request is not recalled."""
+    """While limits are off, revoked, suspended and unknown keys are refused; a denied request is new."""
     first = fleet.servers[0]
     revoked, suspended, used = (fleet.create("deny", f"state-{number}") for number in range(3))
     for request in (
