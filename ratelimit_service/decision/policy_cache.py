@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.key_index import KeyIndex
 from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
@@ -39,6 +40,9 @@ for its gateway, which may then let the request pass.
 
 _SLICE_SECONDS: Final = 0.001
 """For which policies are compiled in the background without letting calls go first."""
+
+_RECOMPILED_PER_TURN: Final = 10_000
+"""Policies that are marked before others get their turn on the event loop: some 1 ms."""
 
 _RETRY_SECONDS: Final = 0.5
 
@@ -116,7 +120,7 @@ class PolicyCache:
     Such keys are read again every few seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it is made of
         self,
         source: Source,
         clock: Clock,
@@ -124,7 +128,10 @@ class PolicyCache:
         size: int = 100_000,
         unknown_ttl: float = 5.0,
         budget: LookupBudget | None = None,
+        enforcement: Enforcement | None = None,
     ) -> None:
+        """ENFORCEMENT says whether limits refuse calls. None: they do."""
+        self._enforcement = enforcement
         self._source = source
         self._clock = clock
         self._known = KnownKeys(source)
@@ -135,7 +142,9 @@ class PolicyCache:
         self._by_digest: dict[bytes, _Entry] = {}
         self._indexes = {ChangeKind.SUBJECT: KeyIndex(), ChangeKind.PLAN: KeyIndex()}
         self._unknown: dict[str, int] = {}  # until when each id counts as unknown
-        self._denied: dict[str, tuple[int, Policy]] = {}  # keys whose limits are not known, and until when that holds
+        self._denied: dict[
+            str, tuple[int, PolicyRecord]
+        ] = {}  # keys whose limits are not known, and until when that holds
         self._incomplete: dict[str, None] = {}  # cached keys with rows that are not valid, read longest ago first
         self._rechecker: asyncio.Task[None] | None = None
         self._queue = LookupQueue(self._budget)
@@ -199,7 +208,7 @@ class PolicyCache:
             return None
         denied = self._denied.get(key_id)
         if denied is not None and now_us < denied[0]:
-            return denied[1]
+            return self._uncached(denied[1])
         self.misses += 1
         try:
             return await self._wait_for(key_id, deadline)
@@ -212,6 +221,13 @@ class PolicyCache:
         self._changes.everything = True
         self._known.load()
         self._refresh_later(None)
+
+    async def recompile(self) -> None:
+        """Have limits refuse or not, as the switch says now, from the next use of each policy on."""
+        for number, entry in enumerate(list(self._entries.values()), 1):
+            entry.policy.validity.invalidate()
+            if number % _RECOMPILED_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def apply(self, changes: Collection[Change]) -> None:
         """Read the keys that changed again, and begin to read those of subjects and plans that changed.
@@ -370,7 +386,7 @@ class PolicyCache:
 
     def _uncached(self, record: PolicyRecord) -> Policy:
         """A policy for the calls that wait for it now: nothing that is computed from it may be cached either."""
-        policy = Policy(record, self._clock.now_us())
+        policy = self._compiled(record, self._clock.now_us())
         policy.validity.invalidate()
         return policy
 
@@ -399,7 +415,7 @@ class PolicyCache:
         entry = self._entries.get(key_id)
         record = partial.over(None if entry is None else entry.record)
         if record.is_denied:
-            self._put_expiry(self._denied, key_id, (now_us + self._unknown_ttl_us, self._uncached(record)))
+            self._put_expiry(self._denied, key_id, (now_us + self._unknown_ttl_us, record))
             return
         self._unknown.pop(key_id, None)
         self._denied.pop(key_id, None)
@@ -424,11 +440,14 @@ class PolicyCache:
         finally:
             self._rechecker = None
 
+    def _compiled(self, record: PolicyRecord, now_us: int) -> Policy:
+        return Policy(record, now_us, 0 if self._enforcement is None else self._enforcement.off_until_us())
+
     def _put(self, record: PolicyRecord, now_us: int) -> None:
         self._drop(record.key_id)
         while len(self._entries) >= self._size:
             self._evict()
-        self._entries[record.key_id] = _Entry(record, Policy(record, now_us))
+        self._entries[record.key_id] = _Entry(record, self._compiled(record, now_us))
         self._indexes[ChangeKind.SUBJECT].add(record.subject, record.key_id)
         self._indexes[ChangeKind.PLAN].add(record.plan, record.key_id)
 

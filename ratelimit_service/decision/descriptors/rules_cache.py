@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, Protocol
 
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.descriptors.tree import UNREADABLE_RULES, RuleTree
+from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
 
 _RECHECK_SECONDS: Final = 5.0
@@ -49,8 +50,10 @@ class RulesCache:
     seconds.
     """
 
-    def __init__(self, source: RulesSource) -> None:
+    def __init__(self, source: RulesSource, enforcement: Enforcement | None = None) -> None:
+        """ENFORCEMENT says whether limits refuse calls. None: they do."""
         self._source = source
+        self._enforcement = enforcement
         self._trees: dict[str, RuleTree] = {}
         self._unreadable: frozenset[str] = frozenset()
         self._loaded = False
@@ -69,12 +72,26 @@ class RulesCache:
         StoreUnavailable before the first read.
         """
         tree = self._trees.get(domain)
-        if tree is None:
+        if tree is not None:
+            if self._enforcement is not None and not self._enforcement.is_valid(tree.validity):
+                tree = self._trees[domain] = tree.renewed(self._off_until_us())
+        else:
             if not self._loaded:
                 raise StoreUnavailable("the descriptor rules have not been read from Postgres yet")
             if domain in self._unreadable:
-                return UNREADABLE_RULES
+                return self.without_rules(domain) if self._off_until_us() else UNREADABLE_RULES
         return tree
+
+    def without_rules(self, domain: str) -> RuleTree:
+        """The tree of a domain that has no rules: nothing would invalidate it when it gets some, so it is not valid."""
+        tree = RuleTree(DomainRules(domain), self._off_until_us())
+        tree.validity.invalidate()
+        return tree
+
+    async def recompile(self) -> None:
+        """Have limits refuse or not, as the switch says now, from the next use on."""
+        for tree in self._trees.values():
+            tree.validity.invalidate()
 
     async def refresh_all(self) -> None:
         """Read the rules of every domain. Raises StoreUnavailable, and leaves the cached ones in force."""
@@ -114,7 +131,7 @@ class RulesCache:
             if old is not None:
                 old.validity.invalidate()
             if domain in fetched.rules:
-                self._trees[domain] = RuleTree(fetched.rules[domain])
+                self._trees[domain] = RuleTree(fetched.rules[domain], self._off_until_us())
         self.unreadable += len(kept)
         self._unreadable = (self._unreadable - frozenset(domains)) | kept
         if self._unreadable and self._rechecker is None:
@@ -129,3 +146,6 @@ class RulesCache:
                     await self._read(self._unreadable)
         finally:
             self._rechecker = None
+
+    def _off_until_us(self) -> int:
+        return 0 if self._enforcement is None else self._enforcement.off_until_us()
