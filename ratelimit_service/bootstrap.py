@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from socket import gethostname
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 import structlog
@@ -228,9 +228,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             unknown_ttl=settings.unknown_key_ttl,
         )
         policies.waits = overload.excuse
-        stack.push_async_callback(policies.close)
         rules = RulesCache(PostgresRulesSource(decisions, unreadable), enforcement)
-        stack.push_async_callback(rules.close)
+        _close_later(stack, policies, rules)
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
@@ -392,6 +391,16 @@ async def _follow_own_switch(enforcement: Enforcement, background: Background) -
     if own is not None:
         await enforcement.set_local(read_switch(own))
         background.start("own switch", partial(follow_switch, own, enforcement.set_local))
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+def _close_later(stack: AsyncExitStack, *opened: _Closable) -> None:
+    """Close these when the STACK is left, the last one first."""
+    for each in opened:
+        stack.push_async_callback(each.close)
 
 
 async def _load(*caches: InvalidatedCache) -> None:

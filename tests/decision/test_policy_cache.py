@@ -242,6 +242,33 @@ async def test_a_stream_of_changes_blocks_no_call(world: World) -> None:
         assert (len(world.cache), len(world.source.fetches)) == (0, reads)
 
 
+async def test_a_stream_of_changes_starves_no_policy(world: World) -> None:
+    """While a plan changes with every read, each of its keys gets a newer version with each pass over them."""
+    ids = [world.add() for _ in range(250)]
+    await asyncio.gather(*map(world.cache.get, ids))
+    fetch, version = world.source.fetch, 1
+
+    async def fetch_and_change(key_ids: Collection[str]) -> Fetched:
+        nonlocal version
+        fetched = await fetch(key_ids)
+        version += 1
+        for key_id in ids:
+            world.source.records[key_id] = replace(world.source.records[key_id], plan_version=version)
+        await world.cache.apply([Change(ChangeKind.PLAN, "free")])
+        return fetched
+
+    world.source.fetch = fetch_and_change  # type: ignore[method-assign]
+    await world.cache.apply([Change(ChangeKind.PLAN, "free")])
+    oldest = []
+    async with asyncio.timeout(30):
+        while version < 60:
+            await asyncio.sleep(0)
+            policies = await asyncio.gather(*map(world.cache.get, ids))
+            oldest.append(version - min(policy.plan_version for policy in policies if policy))
+    assert max(oldest) <= 8, "reads, of which three are a pass over all keys"
+    world.source.fetch = fetch  # type: ignore[method-assign]
+
+
 async def test_other_changes_cause_no_second_read(world: World) -> None:
     """A key is read once, and cached, however many other keys, plans and subjects change meanwhile."""
     key_id = world.add()
