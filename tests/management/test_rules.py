@@ -261,6 +261,20 @@ async def test_bad_rows_are_reported(control_plane: ControlPlane, database_url: 
     assert (set(fetched.rules), fetched.unreadable) == ({"good"}, {"bad"})
 
 
+@pytest.mark.parametrize("damage", ["UPDATE rule_versions SET descriptors = '7'", "DELETE FROM rule_versions"])
+async def test_rules_that_cannot_be_read_can_be_replaced_or_deleted(
+    control_plane: ControlPlane, database_url: str, damage: str
+) -> None:
+    """They are shown as none; the next version puts them right, and they can be deleted."""
+    for put_right in (control_plane.rules.delete("ann", "one"), control_plane.rules.replace("ann", rules(2, "one"))):
+        await control_plane.rules.replace("ann", rules(1, "one"))
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(damage.encode())
+        assert [each.rules.descriptors for each in (await control_plane.rules.list(Paging())).items] == [()]
+        await put_right
+    assert (await control_plane.rules.get("one")).rules == rules(2, "one")
+
+
 async def test_a_domain_may_be_without_limits_if_that_was_asked_for(control_plane: ControlPlane) -> None:
     """Rules without any limit are in force when ManageRules was asked for that, however they got there."""
     await control_plane.rules.replace("ann", rules(1, "one"))
