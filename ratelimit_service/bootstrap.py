@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from socket import gethostname
-from time import monotonic
 from typing import Final
 from uuid import uuid4
 
@@ -45,6 +44,7 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.usage_tally import UsageSender, UsageTally
+from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
@@ -60,9 +60,10 @@ from ratelimit_service.management.totals import TotalsReader
 from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watched, WorkerMetrics
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.feed_heartbeat import PostgresHeartbeat
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
-from ratelimit_service.postgres.migrate import current, head, is_newer
+from ratelimit_service.postgres.migrate import read_schema
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
@@ -136,6 +137,7 @@ class Planes:
     rules: RulesCache
     counts: Counts
     metrics: WorkerMetrics
+    degraded: DegradedModes
     probes: Mapping[str, Probe]
     join: Callable[[], None]
     control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
@@ -220,7 +222,10 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         rules = RulesCache(PostgresRulesSource(decisions))
         await _load(rules)
         invalidator = CacheInvalidator(feed, policies, rules)
+        degraded = _degraded_modes(invalidator, buckets)
         alerts = _alerts(settings, services, buckets, clock)
+        heartbeat = PostgresHeartbeat(services.database)
+        stack.push_async_callback(heartbeat.close)
         servers = PostgresLiveServers(decisions, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         token_source = PostgresTokenSource(_decision_url(settings))
@@ -240,13 +245,15 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             policies,
             rules,
             invalidator,
+            feed,
             tally,
             overload,
             tokens,
+            degraded,
             out_of_bounds,
             envoy_rate_limit.ignored,
         )
-        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
+        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
         stack.push_async_callback(background.close)
         background.start("cache invalidator", invalidator.run)
@@ -279,11 +286,27 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             rules=rules,
             counts=counts,
             metrics=metrics,
+            degraded=degraded,
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
-            control=(("usage flush", lambda: _flush_usage(settings, services, clock)), ("alerts", alerts.run)),
+            control=(
+                ("heartbeat", heartbeat.run),
+                ("usage flush", lambda: _flush_usage(settings, services, clock)),
+                ("alerts", alerts.run),
+            ),
         )
         metrics.flush()
+
+
+def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore) -> DegradedModes:
+    """How a process that decides can be degraded. Others add theirs."""
+    degraded = DegradedModes()
+    degraded.add("feed", lambda: invalidator.age.reason)
+    degraded.add(
+        "store",
+        lambda: "the circuit breaker of Redis is open: on_store_failure decides" if buckets.breaker_open else "",
+    )
+    return degraded
 
 
 def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:
@@ -392,18 +415,15 @@ async def _check_schema(settings: Settings) -> None:
     if not url:
         raise StartupError("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
     try:
-        found = await asyncio.to_thread(current, url)
+        schema = await asyncio.to_thread(read_schema, url)
     except ValueError as error:
         raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {error}") from error
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
-    if found is not None and is_newer(found):
-        _log.warning("the database's schema is newer than this program, which works on it", revision=found)
-    elif found != head():
-        raise StartupError(
-            f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
-            "run `ratelimit-service migrate`"
-        )
+    if schema.obstacle:
+        raise StartupError(f"the database's schema {schema.obstacle}")
+    if schema.is_newer:
+        _log.warning("the database's schema is newer than this program, which works on it", revision=schema.revision)
 
 
 async def _check_token(tokens: TokenService) -> None:

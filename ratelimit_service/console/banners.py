@@ -1,6 +1,6 @@
 """Banners: what concerns every page, until its cause is gone. They cannot be closed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 
@@ -29,6 +29,22 @@ _REDIS: Final = Banner(
 _BY_COMPONENT: Final = (("postgres", _POSTGRES), ("redis", _REDIS))
 
 
-def banners_of(silent: Collection[str]) -> list[Banner]:
-    """The banners for the components that do not answer, the loudest first."""
-    return [banner for name, banner in _BY_COMPONENT if name in silent]
+_TITLES: Final = {
+    "feed": "Changes of keys and plans are not in force yet.",
+    "store": "Redis fails. Limits are kept by each server alone, or not at all.",
+    "rows": "Stored rows cannot be read. What they were before stays in force.",
+}
+"""What each mode of degradation is called, if there is more to say than its name."""
+
+_IMPLIED: Final = {"feed": "postgres", "store": "redis"}
+"""Modes that need no banner of their own while this component does not answer."""
+
+
+def banners_of(silent: Collection[str], degraded: Mapping[str, str]) -> list[Banner]:
+    """The banners for the components that do not answer, and for why workers are degraded; the loudest first."""
+    banners = [banner for name, banner in _BY_COMPONENT if name in silent]
+    return banners + [
+        Banner("fault", "degraded", _TITLES.get(mode, f"Degraded: {mode}."), f"{reason[:1].upper()}{reason[1:]}.")
+        for mode, reason in degraded.items()
+        if _IMPLIED.get(mode) not in silent
+    ]

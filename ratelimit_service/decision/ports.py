@@ -26,15 +26,42 @@ class Change:
     name: str
 
 
+class Gap(Enum):
+    """Why there may have been changes that a reader was not told: everything has to be read again."""
+
+    DROPPED = "dropped"
+    """It was away for so long that the feed no longer has them."""
+    WENT_BACK = "went_back"
+    """What it has read last is not in the feed any more, as after a restore of the database from a backup."""
+
+
+class Beat(NamedTuple):
+    """A heartbeat, which is written once a second where changes are written, and is read together with them.
+
+    `time_us` is when it was written, and tells it from others. It was `lag` seconds old when it was read, at `read_at`:
+    the former by the clock that wrote it, the latter by the monotonic clock of the reader, in seconds.
+    """
+
+    time_us: int
+    lag: float
+    read_at: float
+
+
 class Changes(NamedTuple):
     """Changes, oldest first, and the position after the last of them. Positions count up in commit order.
 
-    `complete` is False when there may have been others that the feed no longer has: everything has to be read again.
+    `beat` is the newest heartbeat that was there when they were read. None: there is none, or more changes follow.
     """
 
     position: int
     changes: Sequence[Change]
-    complete: bool = True
+    gap: Gap | None = None
+    beat: Beat | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether there were no others since the position that they were asked for."""
+        return self.gap is None
 
 
 class StoreUnavailable(Exception):
