@@ -73,6 +73,7 @@ from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.token_source import PostgresTokenSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
+from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
@@ -209,7 +210,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         observers = Observers(counts.round_trips, tally)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         decisions = await stack.enter_async_context(_decision_database(settings, services.database))
-        feed = PostgresChangeFeed(decisions)
+        unreadable = UnreadableRows()
+        feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
             PostgresPolicySource(decisions),
@@ -222,7 +224,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         rules = RulesCache(PostgresRulesSource(decisions))
         await _load(rules)
         invalidator = CacheInvalidator(feed, policies, rules)
-        degraded = _degraded_modes(invalidator, buckets)
+        degraded = _degraded_modes(invalidator, buckets, unreadable)
         alerts = _alerts(settings, services, buckets, clock)
         heartbeat = PostgresHeartbeat(services.database)
         stack.push_async_callback(heartbeat.close)
@@ -245,13 +247,13 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             policies,
             rules,
             invalidator,
-            feed,
             tally,
             overload,
             tokens,
             degraded,
             out_of_bounds,
             envoy_rate_limit.ignored,
+            unreadable,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -298,7 +300,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         metrics.flush()
 
 
-def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore) -> DegradedModes:
+def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore, unreadable: UnreadableRows) -> DegradedModes:
     """How a process that decides can be degraded. Others add theirs."""
     degraded = DegradedModes()
     degraded.add("feed", lambda: invalidator.age.reason)
@@ -306,7 +308,13 @@ def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore) -> Deg
         "store",
         lambda: "the circuit breaker of Redis is open: on_store_failure decides" if buckets.breaker_open else "",
     )
+    degraded.add("rows", lambda: _describe_rows(unreadable.current()))
     return degraded
+
+
+def _describe_rows(rows: Mapping[str, int]) -> str:
+    found = ", ".join(f"{count} of {table}" for table, count in rows.items() if count)
+    return f"rows cannot be read, and what was valid last stays in force: {found}; the log names them" if found else ""
 
 
 def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:

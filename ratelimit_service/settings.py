@@ -99,7 +99,8 @@ class Settings(BaseSettings):
         default=30,
         ge=1,
         le=3600,
-        description="Seconds for which a repeated request_id returns the first decision and is not charged again.",
+        description="Seconds for which a repeated request_id of an allowed call returns the first decision and is not "
+        "charged again.",
     )
     store_timeout: float = Field(
         default=0.1,

@@ -130,7 +130,7 @@ class ReferenceBuckets:
         stored = self._request_results.get(charge.request) if charge.request else None
         if stored is None:
             result = self._charge(charge, now_us)
-            if charge.request:
+            if charge.request and result.charged:  # a denial is not kept: a repeat may fit by then
                 self._request_results[charge.request] = result
             return result
         if len(stored.limit_results) == len(charge.buckets):

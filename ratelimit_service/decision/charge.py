@@ -60,8 +60,8 @@ class Charge(NamedTuple):
 
     A cost of 0 is a peek and always fits. A negative cost refunds tokens, at most up to an untouched bucket, and always
     fits. Costs are whole tokens between -MAX_TOKENS and MAX_TOKENS + 1, which never fits. `request` is empty, or the
-    name under which the store keeps the result, so that the same charge again within the store's window gets the same
-    result and charges nothing.
+    name under which the store keeps the result of a charge that was made, so that the same again within the store's
+    window gets the same result and charges nothing. One that was denied is decided anew.
 
     `counted` is what the store counts, in the same atomic step, when it makes or denies the charge: each series once.
     Not when it recalls the result of a request. Empty for peeks, and for charges that their caller counts.

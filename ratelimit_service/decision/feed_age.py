@@ -21,7 +21,7 @@ class FeedAge:
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self._now = now
         self._fresh_at = now()
-        self._beat: int | None = None
+        self._beat: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -38,8 +38,8 @@ class FeedAge:
 
     def caught_up(self, beat: Beat) -> None:
         """Record that every change that was there with this heartbeat is in force."""
-        if beat.time_us == self._beat:
+        if beat.time == self._beat:
             return
         lag = 0.0 if self._beat is None else max(beat.lag, 0.0)
-        self._beat = beat.time_us
+        self._beat = beat.time
         self._fresh_at = beat.read_at - lag

@@ -38,11 +38,11 @@ class Gap(Enum):
 class Beat(NamedTuple):
     """A heartbeat, which is written once a second where changes are written, and is read together with them.
 
-    `time_us` is when it was written, and tells it from others. It was `lag` seconds old when it was read, at `read_at`:
-    the former by the clock that wrote it, the latter by the monotonic clock of the reader, in seconds.
+    `time` is when it was written, and only tells it from others. It was `lag` seconds old, by the clock that wrote it,
+    when it was read, at `read_at` seconds of the reader's monotonic clock.
     """
 
-    time_us: int
+    time: str
     lag: float
     read_at: float
 

@@ -62,6 +62,19 @@ class Rules(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """The part of the rows that cannot be read that is read here."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often one was found, by table."""
+        ...
+
+    def current(self) -> Mapping[str, int]:
+        """How many rows of each table are unreadable now."""
+        ...
+
+
 class Age(Protocol):
     """The part of the age of the feed that is read here."""
 
@@ -81,13 +94,6 @@ class Invalidator(Protocol):
 
     gaps: dict[Gap, int]
     """How often everything was read again because changes may have been missed, by the cause."""
-
-
-class Feed(Protocol):
-    """The part of the change feed that is read here."""
-
-    unreadable: int
-    """The number of changes of a kind that this version does not know."""
 
 
 class Degraded(Protocol):
@@ -143,13 +149,13 @@ class Watched(NamedTuple):
     policies: Cache
     rules: Rules
     invalidator: Invalidator
-    feed: Feed
     usage: Usage
     overload: Overload
     tokens: Tokens
     degraded: Degraded
     out_of_bounds: Reasons | None = None
     ignored: Reasons | None = None
+    unreadable: Rows | None = None
 
 
 class _Histogram(Histogram):
@@ -212,11 +218,6 @@ class WorkerMetrics:
             ),
             ("unreadable_policies", lambda: cache.unreadable, "Rows read that are not a valid policy. Alert on it."),
             ("unreadable_rules", lambda: rules.unreadable, "Rows read that are not valid rules. Alert on it."),
-            (
-                "unreadable_changes",
-                lambda: watched.feed.unreadable,
-                "Changes of a kind that this version does not know, which it skips.",
-            ),
             ("usage_lost", lambda: usage.lost, "Calls that a worker could not count: its memory for counts was full."),
             (
                 "usage_unconfirmed",
@@ -253,6 +254,7 @@ class WorkerMetrics:
                 lambda gap=gap: watched.invalidator.gaps[gap],  # type: ignore[misc]
                 gaps.labels(gap.value),
             )
+        self._count_unreadable(watched.unreadable)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -323,6 +325,7 @@ class WorkerMetrics:
             counter.export()
         for histogram in self._histograms:
             histogram.export()
+        self._flush_unreadable()
         self._feed_age.set(self._invalidator.age.seconds)
         degraded = self._degraded.current()
         for mode, gauge in self._modes.items():
@@ -334,6 +337,11 @@ class WorkerMetrics:
         self._memory.set(self._round_trips.memory_share)
         self._bound.set(self._overload.bound)
         self._queue_age.set(self._overload.longest_wait)
+
+    def _flush_unreadable(self) -> None:
+        if self._unreadable is not None:
+            for table, rows in self._unreadable.current().items():
+                self._unreadable_now.labels(table).set(rows)
 
     async def keep(self) -> None:
         """Flush once a second, until cancelled."""
@@ -348,6 +356,24 @@ class WorkerMetrics:
                 self._counters[name, reason.name, source.name] = CounterExport(
                     lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
                     counter.labels(reason.name, source.name),
+                )
+
+    def _count_unreadable(self, rows: Rows | None) -> None:
+        self._unreadable = rows
+        self._unreadable_now = Gauge(
+            "ratelimit_unreadable_rows_now",
+            "Rows of Postgres that cannot be read at present; what was valid last is in force. The log names them.",
+            ("table",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        if rows is not None:
+            found = self._counter(
+                "unreadable_rows", "How often a row of Postgres was found that cannot be read. Alert on it.", "table"
+            )
+            for table in rows.counts:
+                self._counters["unreadable_rows", table] = CounterExport(
+                    partial(rows.counts.__getitem__, table), found.labels(table)
                 )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -1,16 +1,15 @@
 """The change feed: how the decision plane learns of changes, from the outbox that `unit_of_work` writes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from time import monotonic
-from typing import Any
 
 import psycopg
-import structlog
 
 from ratelimit_service.decision.ports import Beat, Change, ChangeKind, Changes, Gap
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL
+from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
 _POLL_SECONDS = 0.9
 """How long to wait for a notification before the outbox is read anyway, in case a notification is lost."""
@@ -18,25 +17,24 @@ _POLL_SECONDS = 0.9
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
 _FIRST = 1  # the number of the first change ever
-_NEWEST = "SELECT number, (extract(epoch FROM time) * 1000000)::bigint FROM changes ORDER BY number DESC LIMIT 1"
-# In one snapshot: a heartbeat is read together with all changes that were written before it.
+_KINDS = frozenset(kind.value for kind in ChangeKind)
+_NEWEST = "SELECT number, time::text FROM changes ORDER BY number DESC LIMIT 1"
+# In one snapshot: a heartbeat is read together with all changes that were written before it. Times are only compared,
+# as texts: whoever writes past the API may have written an infinite one.
 _READ = """
-    SELECT feed.oldest, feed.seen_us, feed.beat_us, feed.lag, later.number, later.kind, later.name, later.time_us
+    SELECT feed.oldest, feed.seen, feed.beat, feed.lag, later.number, later.kind, later.name, later.time
     FROM (
         SELECT (SELECT min(number) FROM changes) AS oldest,
-               (SELECT (extract(epoch FROM time) * 1000000)::bigint FROM changes WHERE number = %(after)s) AS seen_us,
-               (extract(epoch FROM beat.time) * 1000000)::bigint AS beat_us,
+               (SELECT time::text FROM changes WHERE number = %(after)s) AS seen,
+               beat.time::text AS beat,
                extract(epoch FROM clock_timestamp() - beat.time)::float8 AS lag
-        FROM (SELECT 1) AS one LEFT JOIN feed_heartbeat AS beat ON true
+        FROM (SELECT 1) AS one LEFT JOIN feed_heartbeat AS beat ON isfinite(beat.time)
     ) AS feed
     LEFT JOIN LATERAL (
-        SELECT number, kind, name, (extract(epoch FROM time) * 1000000)::bigint AS time_us FROM changes
-        WHERE number > %(after)s ORDER BY number LIMIT %(most)s
+        SELECT number, kind, name, time::text FROM changes WHERE number > %(after)s ORDER BY number LIMIT %(most)s
     ) AS later ON true
     ORDER BY later.number
 """
-
-_log = structlog.get_logger(__name__)
 
 
 class PostgresChangeFeed:
@@ -47,20 +45,22 @@ class PostgresChangeFeed:
 
     Numbers alone do not show that the database was restored from a backup, once as many changes were made since. So the
     feed recalls when the row of the reader's position was written, and looks whether that row is still there.
+
+    A row that cannot be read is reported to `unreadable` and skipped: a kind that this version does not know is about
+    something that it does not have, and what is known of others must not wait for it.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, unreadable: UnreadableRows | None = None) -> None:
+        self._unreadable = unreadable or UnreadableRows()
         self._connection = database.query_connection(f"LISTEN {CHANGES_CHANNEL}")
-        self._last = (0, 0)
+        self._last = (0, "")
         """Number and time of the row of the position that was returned last."""
-        self.unreadable = 0
-        """Rows so far of a kind that this version does not know."""
 
     async def position(self) -> int:
         """Return the position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         with translate_failures():
             rows = await self._connection.query(_ANSWER_SECONDS, _NEWEST)
-            self._last = rows[0] if rows else (0, 0)
+            self._last = rows[0] if rows else (0, "")
             return self._last[0]
 
     async def wait(self, after: int) -> Changes:
@@ -70,7 +70,7 @@ class PostgresChangeFeed:
         """
         with translate_failures():
             found = await self._read_changes(after)
-            if found.complete and not found.changes and await self._is_woken():
+            if found.complete and found.position == after and await self._is_woken():
                 found = await self._read_changes(after)
             return found
 
@@ -81,35 +81,35 @@ class PostgresChangeFeed:
     async def _read_changes(self, after: int) -> Changes:
         read_at = monotonic()
         rows = await self._connection.query(_ANSWER_SECONDS, _READ, {"after": after, "most": _MAX_PER_READ})
-        oldest, seen_us, beat_us, lag, *_ = rows[0]
+        oldest, seen, beat, lag, *_ = rows[0]
         later = [row[4:] for row in rows if row[4] is not None]
-        gap = self._gap(after, oldest, seen_us)
-        beat = None if beat_us is None or len(later) == _MAX_PER_READ else Beat(beat_us, lag, read_at)
+        gap = self._gap(after, oldest, seen)
+        newest = None if beat is None or len(later) == _MAX_PER_READ else Beat(beat, lag, read_at)
         if not later:
-            return Changes(after, [], gap, beat)
-        number, *_, time_us = later[-1]
-        self._last = (number, time_us)
-        return Changes(number, list(self._readable(later)), gap, beat)
+            return Changes(after, [], gap, newest)
+        number, *_, time = later[-1]
+        self._last = (number, time)
+        return Changes(number, list(self._readable(later)), gap, newest)
 
-    def _gap(self, after: int, oldest: int | None, seen_us: int | None) -> Gap | None:
-        """Why changes since AFTER may be missing. SEEN_US is when the row of that number was written, if it is there.
+    def _gap(self, after: int, oldest: int | None, seen: str | None) -> Gap | None:
+        """Why changes since AFTER may be missing. SEEN is when the row of that number was written, if it is there.
 
         Retention deletes from the oldest on: as long as the row that the reader has seen is there, it has missed none.
         """
         if after < _FIRST:
             return Gap.DROPPED if oldest is not None and oldest > _FIRST else None
-        if seen_us is None:
+        if seen is None:
             return Gap.DROPPED if oldest is not None and oldest > after else Gap.WENT_BACK
-        number, time_us = self._last
-        return Gap.WENT_BACK if after == number and seen_us != time_us else None
+        number, time = self._last
+        return Gap.WENT_BACK if after == number and seen != time else None
 
-    def _readable(self, rows: Sequence[Sequence[Any]]) -> Iterator[Change]:
+    def _readable(self, rows: Iterable[tuple[int, object, object, str]]) -> Iterator[Change]:
         for number, kind, name, _ in rows:
-            try:
+            if kind not in _KINDS or not isinstance(name, str):
+                what = f"its kind is {kind!r} and its name {name!r}; it is skipped"
+                self._unreadable.report("changes", f"number {number}", what)
+            else:
                 yield Change(ChangeKind(kind), name)
-            except ValueError:
-                self.unreadable += 1
-                _log.error("a change of an unknown kind is skipped", number=number, kind=str(kind)[:40])
 
     async def _is_woken(self) -> bool:
         """Wait for a notification until it is time to poll. False when none came."""

@@ -16,7 +16,8 @@ _ANSWER_SECONDS: Final = 1.0
 # be sent twice, as the connection does when it was lost. The row was perhaps deleted.
 _BEAT: Final = (
     "INSERT INTO feed_heartbeat AS beat (time) VALUES (clock_timestamp()) ON CONFLICT (only_row) DO UPDATE "
-    "SET time = clock_timestamp() WHERE abs(extract(epoch FROM clock_timestamp() - beat.time)) >= %s RETURNING true"
+    "SET time = clock_timestamp() WHERE beat.time NOT BETWEEN clock_timestamp() - make_interval(secs => %s) "
+    "AND clock_timestamp() + make_interval(secs => %s) RETURNING true"
 )
 
 
@@ -40,7 +41,7 @@ class PostgresHeartbeat:
     async def beat(self) -> bool:
         """Renew it, unless another process has since less than a second. Raises StoreUnavailable."""
         with translate_failures():
-            return bool(await self._connection.query(_ANSWER_SECONDS, _BEAT, (0.9 * BEAT_SECONDS,)))
+            return bool(await self._connection.query(_ANSWER_SECONDS, _BEAT, (0.9 * BEAT_SECONDS, 0.9 * BEAT_SECONDS)))
 
     async def close(self) -> None:
         """Close the connection."""

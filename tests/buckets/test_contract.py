@@ -6,8 +6,10 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+import redis
 
 from buckets.conftest import MakeBucket, OpenStore
+from ratelimit_service.buckets.redis.script import pack_array, pack_number
 from ratelimit_service.decision.charge import MAX_BUCKETS, NEVER, Bucket, Charge, ChargeResult, Counted
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore
@@ -149,14 +151,31 @@ async def test_a_repeated_request_is_charged_once(store: BucketStore, bucket: Ma
     assert await used(store, ten) == 4
 
 
-async def test_a_repeated_request_stays_denied(store: BucketStore, bucket: MakeBucket) -> None:
-    """A request that was denied gets the same denial again, even when there is room by now."""
+async def test_a_repeat_of_a_denied_request_decides_anew(store: BucketStore, bucket: MakeBucket) -> None:
+    """A request that was denied is charged when it is repeated and has room by then, in one batch and in the next."""
     three, request = bucket(THREE), uuid4().hex
     await take(store, three, cost=3)
-    denied = await take(store, three, cost=2, request=request)
-    await take(store, three, cost=-3)
-    assert await take(store, three, cost=2, request=request) == denied
-    assert await used(store, three) == 0
+    again = Charge((three,), (2,), request)
+    denied, refund, charged = await store.charge((again, Charge((three,), (-3,)), again))
+    assert (denied.charged, refund.charged, charged.charged) == (False, True, True)
+    assert await take(store, three, cost=2, request=request) == charged
+    assert await used(store, three) == 2
+
+
+async def test_a_denial_that_an_earlier_version_stored_is_decided_anew(
+    valkey_url: str, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """Servers of an earlier version keep denials of requests, too: they are not given, and not kept."""
+    three, request = bucket(THREE), uuid4().hex
+    store = open_store(valkey_url)
+    key = f"{{p0}}:r:{request}"
+    with redis.Redis.from_url(valkey_url) as client:
+        client.set(key, pack_array([pack_number(number) for number in (0, 0, DRAINS_US, 3 * DRAINS_US)]), px=30_000)
+        assert (await take(store, three, cost=2, request=request)).charged
+        assert await used(store, three) == 2
+        other = uuid4().hex
+        assert not (await take(store, three, cost=2, request=other)).charged
+        assert not client.exists(f"{{p0}}:r:{other}")
 
 
 async def test_a_request_at_two_servers_at_once(url: str, open_store: OpenStore, bucket: MakeBucket) -> None:

@@ -61,7 +61,6 @@ class MemoryFeed:
         self.news = asyncio.Event()
         self.down = False
         self.dropped = 0
-        self.unreadable = 0
 
     def announce(self, kind: ChangeKind, name: str) -> None:
         self.changes.append(Change(kind, name))

@@ -30,7 +30,7 @@ class UsageModel:
         sums: dict[bytes, Counts | None] = {}
         for charge, result in zip(charges, results, strict=True):
             repeated = charge.request in self._requests
-            if charge.request:
+            if charge.request and result.charged:
                 self._requests.add(charge.request)
             for counted in charge.counted:
                 before = sums.setdefault(counted.series.field, None)

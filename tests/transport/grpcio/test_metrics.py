@@ -40,7 +40,6 @@ from ratelimit_service.errors import Code
 from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
 class Engine: tally = [[0] * 4 for _ in range(10)]
 class Invalidator: age, gaps = FeedAge(), dict.fromkeys(Gap, 0)
-class Feed: unreadable = 0
 class Cache:
     misses, unreadable, deferred, refresh_age = 3, 1, 4, 7
     def __len__(self): return 40
@@ -49,7 +48,7 @@ class Descriptors: tally = [[0] * 4 for _ in range(10)]
 class Usage: bytes, lost, unconfirmed = 70, 8, 9
 class Tokens: deferred = 2
 class Overload: bound, longest_wait, refusals = 50, 0.02, {"deadline": 6}
-sources = Engine(), Descriptors(), Cache(), Cache(), Invalidator(), Feed(), Usage(), Overload(), Tokens()
+sources = Engine(), Descriptors(), Cache(), Cache(), Invalidator(), Usage(), Overload(), Tokens()
 watched = Watched(*sources, DegradedModes())
 metrics = WorkerMetrics(watched, counts, lambda: True)
 metrics.flush()
@@ -205,7 +204,6 @@ def test_degraded_modes_and_the_age_of_the_feed_are_exported() -> None:
         cache,
         world.rules,
         invalidator,
-        MemoryFeed(),
         world.usage,
         OverloadControl(),
         KnownTokens(Source()),
@@ -224,7 +222,7 @@ def test_degraded_modes_and_the_age_of_the_feed_are_exported() -> None:
     assert read() == (4, 0, 0)
     seconds = 6.0
     assert read() == (6, 1, 0)
-    invalidator.age.caught_up(Beat(1, 0.5, 5.5))
+    invalidator.age.caught_up(Beat("1", 0.5, 5.5))
     assert read() == (0.5, 0, 0)
 
 

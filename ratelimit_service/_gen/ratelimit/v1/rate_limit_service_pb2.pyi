@@ -48,8 +48,9 @@ class CheckLimitRequest(_message.Message):
     no limit denies it.
     """
     request_id: _builtins.str
-    """Makes the call idempotent: the same call with the same id within the server's window (30 seconds by default) is
-    charged once and gets the first response. At most 128 bytes. Empty means none.
+    """Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
+    by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
+    128 bytes. Empty means none.
     """
     def __init__(
         self,

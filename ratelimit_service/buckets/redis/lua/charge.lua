@@ -3,7 +3,7 @@
 --
 -- KEYS     the keys of all buckets and requests of the batch, each once; then that of usage, if anything is counted.
 -- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets; the index of the key that keeps
---          the result of its request (0: no request); the index of the series that counts it (0: none; negative: the
+--          the result of its request, once it is charged (0: no request); the index of the series that counts it (0: none; negative: the
 --          number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
 --          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; plus 16 times the number of its family, if
 --          callers make such buckets by choosing values; negative: shadow); its capacity in
@@ -11,7 +11,7 @@
 --          one series counts all buckets in their order at the cost of the first, per series: its index; the calls
 --          (0 for a refund); the tokens; the number of its limits; the number of its positions, and these: the indexes
 --          from 0 of its buckets, for one limit after another.
--- ARGV[2]  the milliseconds for which the result of a request is kept.
+-- ARGV[2]  the milliseconds for which the result of a request that was charged is kept.
 -- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
 -- ARGV[4]  the bytes that counts may take in the store.
 -- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
@@ -36,7 +36,6 @@ local opens, closes = {}, {} -- the windows that contain `now`, by kind
 local out = {}
 local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
-local no_room = false -- whether a bucket of this charge found no room
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
 
@@ -133,7 +132,7 @@ local function evaluate(p, o, count, undo)
       if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
         writes = false
         if cost > 0 and not shadow then
-          fits, all_fit, wait, no_room = false, false, NO_ROOM, true
+          fits, all_fit, wait = false, false, NO_ROOM
         end
       end
       if writes then
@@ -214,9 +213,8 @@ while p <= size do
   local last = o + 3 * count
   local packed = request > 0 and (results[request] or stored[request]) or false
   local previous = packed and cmsgpack.unpack(packed)
-  if not previous then
+  if not previous or previous[1] == 0 then -- an earlier version kept denials, too
     local undo = count > 1 and {} or nil
-    no_room = false
     local fits, all_fit = evaluate(p, o + 1, count, undo)
     out[o] = fits and 1 or 0
     if undo and not fits then
@@ -243,8 +241,8 @@ while p <= size do
     elseif series < 0 then
       count_series(-series, p + 6 * count, p, o, all_fit)
     end
-    -- Not for want of room: a repeat may find some, and a server that is short of memory need not keep the denial.
-    if request > 0 and not no_room then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
+    -- A denial is not kept: a repeat may fit by then.
+    if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
   elseif #previous == last - o + 1 then
     for i = o, last do out[i] = previous[i - o + 1] end
   else
