@@ -25,7 +25,7 @@ class FeedAge:
 
     @property
     def seconds(self) -> float:
-        """The age, at least 0. It grows while no new heartbeat comes, whoever is at fault."""
+        """The age, at least 0. It grows while no new heartbeat comes, whatever the cause is."""
         return max(self._now() - self._fresh_at, 0.0)
 
     @property

@@ -27,7 +27,7 @@ class Change:
 
 
 class Gap(Enum):
-    """Why there may have been changes that a reader was not told: everything has to be read again."""
+    """Why there may have been changes that a reader does not get: everything has to be read again."""
 
     DROPPED = "dropped"
     """It was away for so long that the feed no longer has them."""
@@ -38,7 +38,7 @@ class Gap(Enum):
 class Beat(NamedTuple):
     """A heartbeat, which is written once a second where changes are written, and is read together with them.
 
-    `time` is when it was written, and only tells it from others. It was `lag` seconds old, by the clock that wrote it,
+    `time` is when it was written, and distinguishes it from others. It was `lag` seconds old, by the clock that wrote it,
     when it was read, at `read_at` seconds of the reader's monotonic clock.
     """
 

@@ -44,7 +44,7 @@ class PostgresChangeFeed:
     outbox, at least once a second. So neither a lost notification nor a lost connection hides a change.
 
     Numbers alone do not show that the database was restored from a backup, once as many changes were made since. So the
-    feed recalls when the row of the reader's position was written, and looks whether that row is still there.
+    feed recalls when the row of the reader's position was written, and checks that it is still there.
 
     A row that cannot be read is reported to `unreadable` and skipped: a kind that this version does not know is about
     something that it does not have, and what is known of others must not wait for it.

@@ -11,8 +11,8 @@ import structlog
 HUNG_SECONDS: Final = 1.5
 """For which a process may not report that it lives. It reports it twice a second."""
 
-LOOK_SECONDS: Final = 0.25
-"""Between two looks at all processes."""
+CHECK_SECONDS: Final = 0.25
+"""Between two checks of all processes."""
 
 _WAITS_FOR_MACHINE: Final = frozenset("RD")
 """States of a thread that runs, or is ready to, and of one that waits for a disk."""
@@ -46,7 +46,7 @@ class Activity(NamedTuple):
 
 
 class _Silence(NamedTuple):
-    """A process that has not reported since its last `beats`, for `seconds` that are its own fault."""
+    """A process that has not reported since its last `beats`, for `seconds` that count against it."""
 
     beats: int
     seconds: float
@@ -56,9 +56,9 @@ class _Silence(NamedTuple):
 class HangWatch:
     """Ends what is stopped, blocked or in an endless loop, and neither what waits for a CPU or a disk nor what drains.
 
-    A process that is ready to run and does not get a CPU is not at fault, nor is one while the whole machine, and so
+    A process that is ready to run and does not get a CPU does not hang, nor does one while the whole machine, and so
     this process too, stands still. So of a process that waits for the machine only the CPU counts that it uses without
-    reporting; of any other, time does, and never more of it than there is between two looks.
+    reporting; of any other, time does, and never more of it than there is between two checks.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class HangWatch:
         self._silent: dict[int, _Silence] = {}
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check them again and again, until cancelled."""
         while True:
-            self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+            self.check()
+            await asyncio.sleep(CHECK_SECONDS)
 
-    def look(self) -> None:
-        """Look at every process once."""
+    def check(self) -> None:
+        """Check every process once."""
         before, self._silent = self._silent, {}
         for process in self._processes():
             beats = process.beats
@@ -93,10 +93,10 @@ class HangWatch:
 
     def _longer(self, silence: _Silence, pid: int) -> _Silence:
         now = self._activity(pid)
-        passed = LOOK_SECONDS
+        passed = CHECK_SECONDS
         if now.waits_for_machine:
             used = 0.0 if silence.cpu_seconds is None else now.cpu_seconds - silence.cpu_seconds
-            passed = min(used, LOOK_SECONDS)
+            passed = min(used, CHECK_SECONDS)
         return _Silence(silence.beats, silence.seconds + passed, now.cpu_seconds)
 
 

@@ -70,7 +70,7 @@ class _Feed(MemoryFeed):
 
 
 class _Cache:
-    """Counts what it is told, and fails to apply changes of one name."""
+    """Counts its refreshes, and fails to apply changes of one name."""
 
     def __init__(self) -> None:
         self.refreshed = 0

@@ -1,4 +1,4 @@
-"""The rules of `deploy/prometheus/rules.yaml`, as far as one scrape can tell whether they would fire."""
+"""The rules of `deploy/prometheus/rules.yaml`, as far as one scrape shows whether they would fire."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A server that is told to stop in the middle of a rolling restart completes every call that it took."""
+"""A server that is to stop in the middle of a rolling restart completes every call that it took."""
 
 import asyncio
 import signal

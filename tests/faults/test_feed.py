@@ -80,11 +80,10 @@ def test_a_feed_that_stands_still_shows_everywhere(own_server: StartOwn, empty_d
         began = time.monotonic()
         revoke(server, key_id)
 
-        within(10 * FACTOR, lambda: "are not in force" in ask(address, "/readyz").text)
+        both = "are not in force: no heartbeat came through the change feed (2 of 2 workers)"
+        within(10 * FACTOR, lambda: both in ask(address, "/readyz").text)
         assert time.monotonic() - began > 3
-        answer = ask(address, "/readyz")
-        assert answer.status == 200
-        assert "no heartbeat came through the change feed (2 of 2 workers)" in answer.text
+        assert ask(address, "/readyz").status == 200
         within(5 * FACTOR, lambda: metric(server, "ratelimit_degraded", mode="feed") == 1)
         assert metric(server, "ratelimit_change_feed_age_seconds") > 5
         assert alerts(server) == {"RatelimitFeedOld", "RatelimitDegraded"}
@@ -119,7 +118,7 @@ def test_a_restore_from_a_backup_is_noticed(own_server: StartOwn, own_postgres: 
     (kept_id, kept), (_, later) = server.key("wide"), server.key("wide")
     port = own_postgres.server.port
     own_postgres.server.stop()
-    shutil.copytree(home, tmp_path / "backup", copy_function=shutil.copy2)
+    copy(home, tmp_path / "backup")
     own_postgres.start_on(port)
     within(30, lambda: _managed(server, kept_id))
     for _ in range(20):
@@ -129,7 +128,7 @@ def test_a_restore_from_a_backup_is_noticed(own_server: StartOwn, own_postgres: 
     assert decide(server, later).allowed
 
     own_postgres.server.stop()
-    restore(tmp_path / "backup", home)
+    copy(tmp_path / "backup", home)
     own_postgres.start_on(port)
     within(30, lambda: _managed(server, kept_id))
     within(10 * FACTOR, lambda: decide(server, kept).allowed)
@@ -141,14 +140,10 @@ def test_a_restore_from_a_backup_is_noticed(own_server: StartOwn, own_postgres: 
     assert server.tokens[Role.ADMIN]
 
 
-def restore(backup: Path, home: Path) -> None:
-    """Put the files of a backup in the place of those that are there, with their owner."""
-    status = home.stat()
-    shutil.rmtree(home)
-    shutil.copytree(backup, home, copy_function=shutil.copy2)
-    for path in (home, *home.rglob("*")):
-        shutil.chown(path, status.st_uid, status.st_gid)
-    home.chmod(status.st_mode)
+def copy(source: Path, target: Path) -> None:
+    """Copy a folder with the owners of its files, in place of one that is there."""
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run(["cp", "-a", source, target], check=True)
 
 
 def _managed(server: Server, key_id: str) -> bool:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from ratelimit_service.server.hang_watch import HUNG_SECONDS, LOOK_SECONDS, Activity, HangWatch, kernel_activity
+from ratelimit_service.server.hang_watch import HUNG_SECONDS, CHECK_SECONDS, Activity, HangWatch, kernel_activity
 
 WAITS = Activity(1.0, waits_for_machine=False)
-LOOKS = round(HUNG_SECONDS / LOOK_SECONDS)
+CHECKS = round(HUNG_SECONDS / CHECK_SECONDS)
 
 
 class Process:
@@ -46,10 +46,10 @@ def test_a_process_that_waits_and_does_not_report_hangs() -> None:
     watch = HangWatch(lambda: [process], Kernel())
     for beats in (0, 1):
         process.beats = beats
-        for _ in range(LOOKS):
-            watch.look()
+        for _ in range(CHECKS):
+            watch.check()
     assert not process.killed
-    watch.look()
+    watch.check()
     assert process.killed == 1
 
 
@@ -57,15 +57,15 @@ def test_a_process_that_uses_the_cpu_without_a_report_hangs() -> None:
     """It does after HUNG_SECONDS of CPU, however long those take."""
     process, kernel = Process(), Kernel(Activity(0.0, waits_for_machine=True))
     watch = HangWatch(lambda: [process], kernel)
-    watch.look()
-    watch.look()
+    watch.check()
+    watch.check()
     for _ in range(100):
-        watch.look()
+        watch.check()
     assert not process.killed, "it got no CPU"
-    for tick in range(1, 2 * LOOKS + 1):
+    for tick in range(1, 2 * CHECKS + 1):
         assert not process.killed
-        kernel.now = Activity(tick * LOOK_SECONDS / 2, waits_for_machine=True)
-        watch.look()
+        kernel.now = Activity(tick * CHECK_SECONDS / 2, waits_for_machine=True)
+        watch.check()
     assert process.killed == 1
 
 
@@ -74,8 +74,8 @@ def test_a_process_that_starts_or_drains_does_not_hang() -> None:
     process = Process()
     process.beats = None
     watch = HangWatch(lambda: [process], Kernel())
-    for _ in range(10 * LOOKS):
-        watch.look()
+    for _ in range(10 * CHECKS):
+        watch.check()
     assert not process.killed
 
 
