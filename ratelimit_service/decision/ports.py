@@ -38,8 +38,8 @@ class Gap(Enum):
 class Beat(NamedTuple):
     """A heartbeat, which is written once a second where changes are written, and is read together with them.
 
-    `time` is when it was written, and distinguishes it from others. It was `lag` seconds old, by the clock that wrote it,
-    when it was read, at `read_at` seconds of the reader's monotonic clock.
+    `time` is when it was written, and distinguishes it from others. When it was read it was `lag` seconds old by the
+    clock that wrote it; `read_at` are the seconds of the reader's monotonic clock at that time.
     """
 
     time: str

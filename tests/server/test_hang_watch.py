@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ratelimit_service.server.hang_watch import HUNG_SECONDS, CHECK_SECONDS, Activity, HangWatch, kernel_activity
+from ratelimit_service.server.hang_watch import CHECK_SECONDS, HUNG_SECONDS, Activity, HangWatch, kernel_activity
 
 WAITS = Activity(1.0, waits_for_machine=False)
 CHECKS = round(HUNG_SECONDS / CHECK_SECONDS)
