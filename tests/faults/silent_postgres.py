@@ -31,8 +31,8 @@ class SilentPostgres:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        server = self._do(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = self._do(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(
@@ -82,6 +82,7 @@ class SilentPostgres:
                     writer.write(head + rest)
 
     async def _stop(self) -> None:
+        self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ import grpc
 import psutil
 import pytest
 
-from faults.sizes import FACTOR, REPORT
+from faults.sizes import FACTOR, FULL, REPORT
 from fixtures.served import OPERATIONS, Server, free_address
 from operations.probe import ask, wait_for
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
@@ -23,8 +23,8 @@ NOTICED = 2.5 * FACTOR
 REPLACED = 6.0 * FACTOR
 CLIENTS = 8
 
-both_transports = pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-both_ways = pytest.mark.parametrize("way", ["stopped", "loops"])
+WAYS = ["stopped", "loops"] if FULL else ["stopped"]
+WORKERS = [(transport, way) for transport in ("grpcio", "envoy") for way in ("stopped", "loops")]
 
 
 class Hanging:
@@ -33,7 +33,9 @@ class Hanging:
     def __init__(self, own_server: StartOwn, transport: str, folder: Path) -> None:
         variables = {"PYTHONPATH": str(HANGING), "HANGING_FOLDER": str(folder)}
         self._folder = folder
-        self.server = own_server(transport, workers=2, operations_listen=free_address(), variables=variables)
+        self.server = own_server(
+            transport, workers=2, operations_listen=free_address(), variables=variables, store_timeout=1.0
+        )
 
     def hang(self, process: psutil.Process, way: str) -> float:
         """Have PROCESS hang from now on. Returns the time."""
@@ -50,8 +52,7 @@ class Hanging:
         return found
 
 
-@both_transports
-@both_ways
+@pytest.mark.parametrize(("transport", "way"), WORKERS if FULL else [("grpcio", "stopped"), ("envoy", "loops")])
 async def test_a_worker_that_hangs_is_replaced(own_server: StartOwn, tmp_path: Path, transport: str, way: str) -> None:
     """Its connections end soon, so that clients go elsewhere, and there are as many workers as before."""
     hanging = await asyncio.to_thread(Hanging, own_server, transport, tmp_path)
@@ -79,7 +80,7 @@ async def test_a_worker_that_hangs_is_replaced(own_server: StartOwn, tmp_path: P
     assert server.output.count("it hangs; ended, so that another takes its place") == 1
 
 
-@both_ways
+@pytest.mark.parametrize("way", WAYS)
 async def test_a_control_plane_that_hangs_is_replaced(own_server: StartOwn, tmp_path: Path, way: str) -> None:
     """Administration works again soon, and no decision fails meanwhile."""
     hanging = await asyncio.to_thread(Hanging, own_server, "envoy", tmp_path)
@@ -104,7 +105,7 @@ async def test_a_control_plane_that_hangs_is_replaced(own_server: StartOwn, tmp_
     assert not victim.is_running()
 
 
-@both_ways
+@pytest.mark.parametrize("way", WAYS)
 def test_an_operations_process_that_hangs_is_replaced(own_server: StartOwn, tmp_path: Path, way: str) -> None:
     """Probes are answered again soon."""
     hanging = Hanging(own_server, "grpcio", tmp_path)
