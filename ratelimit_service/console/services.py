@@ -41,6 +41,8 @@ class ConsoleServices:
     """The components, `postgres` and `redis`, that do not answer now."""
     degraded: Callable[[], Mapping[str, str]] = dict
     """Why workers do not decide as they should, by the mode in which they are degraded."""
+    unenforced: Callable[[], Collection[str]] = tuple
+    """Why no limit refuses calls now, in words; empty while they do."""
 
 
 @dataclass(frozen=True, slots=True)

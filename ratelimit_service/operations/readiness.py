@@ -38,6 +38,8 @@ class Readiness:
         self._reports = reports
         self._wanted = wanted
         self._draining = False
+        self.reasons: Callable[[], Sequence[str]] = tuple
+        """Why else it decides otherwise than it should, in words."""
         self._silent: tuple[str, ...] | None = None
         """The components that do not answer, None before the first probe."""
 
@@ -52,7 +54,7 @@ class Readiness:
         reports = self._reports()
         if not reports:
             return Report(ready=False, text="not ready: no worker serves")
-        if reasons := [*self._missing(len(reports)), *self._failures(), *_merge(reports).values()]:
+        if reasons := [*self._missing(len(reports)), *self._failures(), *_merge(reports).values(), *self.reasons()]:
             return Report(ready=True, text=f"degraded: {'; '.join(reasons)}")
         return Report(ready=True, text="ready")
 

@@ -8,6 +8,7 @@ import psycopg
 from ratelimit_service.decision.ports import Beat, Change, ChangeKind, Changes, Gap
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
+from ratelimit_service.postgres.repositories.outbox import from_row
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL
 from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
@@ -17,7 +18,7 @@ _POLL_SECONDS = 0.9
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
 _FIRST = 1  # the number of the first change ever
-_KINDS = frozenset(kind.value for kind in ChangeKind)
+_KINDS = frozenset(kind.value for kind in ChangeKind if kind is not ChangeKind.ENFORCEMENT)
 _NEWEST = "SELECT number, time::text FROM changes ORDER BY number DESC LIMIT 1"
 # In one snapshot: a heartbeat is read together with all changes that were written before it. Times are only compared,
 # as texts: whoever writes past the API may have written an infinite one.
@@ -109,7 +110,7 @@ class PostgresChangeFeed:
                 what = f"its kind is {kind!r} and its name {name!r}; it is skipped"
                 self._unreadable.report("changes", f"number {number}", what)
             else:
-                yield Change(ChangeKind(kind), name)
+                yield from_row(str(kind), name)
 
     async def _is_woken(self) -> bool:
         """Wait for a notification until it is time to poll. False when none came."""

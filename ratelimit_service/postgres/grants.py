@@ -12,6 +12,7 @@ CONTROL_ROLE: Final = "ratelimit_control"
 DECISION_TABLES: Final = (
     "admin_tokens",
     "changes",
+    "enforcement",
     "feed_heartbeat",
     "key_secrets",
     "keys",

@@ -60,7 +60,7 @@ class Schema:
     """The schema of a database. `revision` is None when it has none yet.
 
     `works_since`: programs that need this revision or a later one work on it. None if that is not known, as before
-    revision 0011.
+    revision 0012.
     """
 
     revision: str | None

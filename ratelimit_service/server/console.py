@@ -50,6 +50,7 @@ def open_console(  # noqa: PLR0913  what it shows
             health=ServerHealth(
                 services,
                 clock,
+                enforcement=planes.enforcement,
                 probes=planes.probes,
                 scrape=scrape,
                 workers=workers,
@@ -62,6 +63,7 @@ def open_console(  # noqa: PLR0913  what it shows
             clock=clock,
             silent=silent,
             degraded=degraded,
+            unenforced=planes.enforcement.explained,
         ),
         ConsoleConfig(
             environment=settings.key_environment,
