@@ -117,6 +117,7 @@ def test_a_restore_from_a_backup_is_noticed(own_server: StartOwn, own_postgres: 
     server = own_server("envoy", operations_listen=free_address(), database_url=own_postgres.server.url)
     (kept_id, kept), (_, later) = server.key("wide"), server.key("wide")
     port = own_postgres.server.port
+    server.close_channel()  # no process may be started beside its threads
     own_postgres.server.stop()
     copy(home, tmp_path / "backup")
     own_postgres.start_on(port)
@@ -127,6 +128,7 @@ def test_a_restore_from_a_backup_is_noticed(own_server: StartOwn, own_postgres: 
     within(5 * FACTOR, lambda: decide(server, kept).reason == CheckLimitResponse.KEY_REVOKED)
     assert decide(server, later).allowed
 
+    server.close_channel()  # no process may be started beside its threads
     own_postgres.server.stop()
     copy(tmp_path / "backup", home)
     own_postgres.start_on(port)

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
 
+from faults.proxy import FaultProxy
 from faults.sizes import FACTOR, FULL, REPORT
-from fixtures.postgres import OwnPostgres
 from fixtures.served import Server, free_address
 from operations.probe import wait_for
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
@@ -20,6 +20,15 @@ StartOwn = Callable[..., Server]
 AWAY_SECONDS = 600.0 if FULL else 8.0
 KEYS = 20
 CLIENTS = 8
+NOBODY = 1
+"""A port that nobody listens on."""
+
+
+@pytest.fixture
+def away() -> Iterator[FaultProxy]:
+    """What stands between a server and Postgres: no process is started in this one, which its gRPC does not survive."""
+    with FaultProxy(NOBODY) as proxy:
+        yield proxy
 
 
 class Callers:
@@ -50,11 +59,14 @@ class Callers:
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-async def test_postgres_is_away(own_server: StartOwn, own_postgres: OwnPostgres, transport: str) -> None:
+async def test_postgres_is_away(
+    own_server: StartOwn, empty_database_url: Callable[[], str], away: FaultProxy, transport: str
+) -> None:
     """Every call for a known key is answered as before, administration is refused within a second, and back in five."""
-    server = await asyncio.to_thread(
-        own_server, transport, operations_listen=free_address(), database_url=own_postgres.server.url
-    )
+    head, _, name = (await asyncio.to_thread(empty_database_url)).rpartition("/")
+    port = away.target_port = int(head.rpartition(":")[2])
+    url = f"{head.rpartition(':')[0]}:{away.port}/{name}"
+    server = await asyncio.to_thread(own_server, transport, operations_listen=free_address(), database_url=url)
     keys = [await asyncio.to_thread(server.key, "wide") for _ in range(KEYS)]
     for key_id, _ in keys[1::2]:
         request = admin_pb2.ManageKeyRequest(revoke={"key_id": key_id})
@@ -70,8 +82,8 @@ async def test_postgres_is_away(own_server: StartOwn, own_postgres: OwnPostgres,
         async with asyncio.TaskGroup() as group:
             for _ in range(CLIENTS):
                 group.create_task(callers.call())
-            port = own_postgres.server.port
-            await asyncio.to_thread(own_postgres.server.stop)
+            away.target_port = NOBODY
+            away.reset()
             gone = time.monotonic()
             slowest = 0.0
             get = admin_pb2.ManageKeyRequest(get={"key_id": keys[0][0]})
@@ -83,7 +95,7 @@ async def test_postgres_is_away(own_server: StartOwn, own_postgres: OwnPostgres,
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
                 await asyncio.sleep(0.5)
             before = callers.answered
-            await asyncio.to_thread(own_postgres.start_on, port)
+            away.target_port = port
             back = time.monotonic()
             while True:
                 try:
