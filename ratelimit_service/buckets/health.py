@@ -1,0 +1,47 @@
+"""What a bucket store observes of its nodes, and who is told."""
+
+from collections.abc import Hashable
+from typing import Final, Protocol
+
+
+class Watcher(Protocol):
+    """Is told how the nodes of a store behave, whoever the callers are and however long they wait.
+
+    Seconds are those that a node kept this process waiting: not the time in which the event loop was blocked. Nothing
+    is told of charges that are so large that a healthy node may need long for them, but for what fails.
+    """
+
+    @property
+    def watching(self) -> bool:
+        """Whether to tell of each reply; else only of those that took a while."""
+        ...
+
+    def answered(self, node: Hashable, seconds: float) -> None:
+        """NODE has replied after this time."""
+        ...
+
+    def unanswered(self, node: Hashable, seconds: float) -> None:
+        """NODE has not replied for this time."""
+        ...
+
+    def failed(self, node: Hashable, reason: str, cause: object) -> None:
+        """NODE could not be used. What is told repeatedly with the same CAUSE, such as a connection, is one failure."""
+        ...
+
+
+class _Unwatched:
+    """Does nothing."""
+
+    watching = False
+
+    def answered(self, node: Hashable, seconds: float) -> None:
+        """Do nothing."""
+
+    def unanswered(self, node: Hashable, seconds: float) -> None:
+        """Do nothing."""
+
+    def failed(self, node: Hashable, reason: str, cause: object) -> None:
+        """Do nothing."""
+
+
+UNWATCHED: Final = _Unwatched()
