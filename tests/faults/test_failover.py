@@ -1,0 +1,114 @@
+"""Masters that change, move and disappear: no error of theirs reaches a caller."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, until
+from fixtures.valkey import StartValkey
+from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.redis.batcher import UNOBSERVED
+from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.script import bucket_key
+from ratelimit_service.buckets.redis.spanning import SpanningStore
+from ratelimit_service.decision.charge import Bucket, Charge
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
+from ratelimit_service.decision.ports import StoreUnavailable
+
+LARGE = Limit("large", Quota(10_000_000, Window.YEAR))
+PARTITION = 5
+SLOT = int(key_slot(b"{p5}"))
+
+
+@asynccontextmanager
+async def opened(url: str, timeout: float = 0.1) -> AsyncIterator[GuardedStore[None] | SpanningStore]:
+    """The store at URL."""
+    store = open_bucket_store(url, timeout=timeout, request_window=60, usage_bytes=2**28, observers=UNOBSERVED)
+    async with store:
+        yield store
+
+
+async def take(store: GuardedStore[None] | SpanningStore, bucket: Bucket, cost: int = 1) -> int:
+    """Take COST tokens; returns how many have been taken in all."""
+    (result,) = await store.charge((Charge((bucket,), (cost,)),), time.monotonic() + 30)
+    return bucket.limit.capacity - result.limit_results[0].remaining // MICRO
+
+
+async def test_all_sentinels_away(tmp_path: Path) -> None:
+    """The last master that a Sentinel named is used, on a new connection too, while no Sentinel replies."""
+    bucket = Bucket("calls", 0, LARGE)
+    with LoopbackSentinel(tmp_path) as group, redis.Redis.from_url(group.master.url) as admin:
+        async with opened(group.url) as store:
+            assert await take(store, bucket) == 1
+            for stop in (signal.SIGSTOP, signal.SIGKILL):
+                os.kill(group.sentinel.pid, stop)
+                await asyncio.to_thread(admin.client_kill_filter, _type="normal", skipme=True)
+                await asyncio.sleep(0.05)
+                began = time.monotonic()
+                await take(store, bucket)
+                assert time.monotonic() - began < 2
+            assert await take(store, bucket, cost=0) == 3
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LoopbackCluster]:
+    """A cluster of the test's own."""
+    with LoopbackCluster(tmp_path) as started:
+        yield started
+
+
+def begin_move(cluster: LoopbackCluster, slot: int, source: int, target: int) -> None:
+    """Begin to move a slot: its new keys are on the target from now on."""
+    ids = [client.execute_command("CLUSTER MYID").decode() for client in cluster.clients]
+    cluster.clients[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+    cluster.clients[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+
+
+def end_move(cluster: LoopbackCluster, slot: int, source: int, target: int) -> None:
+    """Move the keys of a slot, and the slot."""
+    owner = cluster.clients[target].execute_command("CLUSTER MYID")
+    port = cluster.nodes[target].port
+    while keys := cluster.clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+        cluster.clients[source].execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5_000, "KEYS", *keys)
+    for number in (target, source, 3 - source - target):
+        cluster.clients[number].execute_command("CLUSTER SETSLOT", slot, "NODE", owner)
+
+
+async def test_a_slot_moves_to_a_node_without_the_script(cluster: LoopbackCluster) -> None:
+    """While a slot moves to a node that does not know the script, calls whose buckets are there are decided there."""
+    source = SLOT * 3 // 16_384
+    target = (source + 1) % 3
+    old, new = Bucket("old", PARTITION, LARGE), Bucket("new", PARTITION, LARGE)
+    async with opened(cluster.url, timeout=5) as store:
+        await take(store, old)
+        cluster.clients[target].script_flush()
+        begin_move(cluster, SLOT, source, target)
+        assert await take(store, new) == 1
+        await asyncio.to_thread(end_move, cluster, SLOT, source, target)
+        assert (await take(store, old), await take(store, new)) == (2, 2)
+
+
+async def test_a_slot_moves_to_a_node_without_memory(cluster: LoopbackCluster) -> None:
+    """While a slot moves to a node whose memory is used up, calls whose buckets are there already are decided there."""
+    source = SLOT * 3 // 16_384
+    target = (source + 1) % 3
+    bucket = Bucket("calls", PARTITION, LARGE)
+    async with opened(cluster.url, timeout=5) as store:
+        await take(store, bucket)
+        begin_move(cluster, SLOT, source, target)
+        port, key = cluster.nodes[target].port, bucket_key(bucket)
+        cluster.clients[source].execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5_000)
+        await take(store, bucket)
+        cluster.clients[target].config_set("maxmemory", 1)
+        assert await take(store, bucket) == 3
+        cluster.clients[target].config_set("maxmemory", 0)
+        await asyncio.to_thread(end_move, cluster, SLOT, source, target)
+        assert await take(store, bucket) == 4
