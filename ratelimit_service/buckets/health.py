@@ -1,19 +1,19 @@
-"""What a bucket store observes of its nodes, and who is told."""
+"""What a bucket store observes of its nodes, and reports to a watcher."""
 
 from collections.abc import Hashable
 from typing import Final, Protocol
 
 
 class Watcher(Protocol):
-    """Is told how the nodes of a store behave, whoever the callers are and however long they wait.
+    """Gets reports of how the nodes of a store behave, whoever the callers are and however long they wait.
 
     Seconds are those that a node kept this process waiting: not the time in which the event loop was blocked. Nothing
-    is told of charges that are so large that a healthy node may need long for them, but for what fails.
+    is reported of charges that are so large that a healthy node may need long for them, but for what fails.
     """
 
     @property
     def watching(self) -> bool:
-        """Whether to tell of each reply; else only of those that took a while."""
+        """Whether to report each reply; else only those that took a while."""
         ...
 
     def answered(self, node: Hashable, seconds: float) -> None:
@@ -25,7 +25,7 @@ class Watcher(Protocol):
         ...
 
     def failed(self, node: Hashable, reason: str, cause: object) -> None:
-        """NODE could not be used. What is told repeatedly with the same CAUSE, such as a connection, is one failure."""
+        """NODE could not be used. What is reported repeatedly with the same CAUSE, such as a connection, is one failure."""
         ...
 
 

@@ -24,7 +24,7 @@ class Nodes:
     """A store on as many nodes as a test names: partition 12 is on node 1, as are all from 10 to 19.
 
     Nodes, and single partitions, are `down` as long as a test says. A charge waits for its `gate`, if it has one. Each
-    call is one run for each node. Replies are told to have taken so many `seconds`.
+    call is one run for each node. Replies are reported to have taken so many `seconds`.
     """
 
     breaker_open = False

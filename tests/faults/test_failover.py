@@ -12,6 +12,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from faults.sizes import FACTOR, FULL, REPORT
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, until
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
@@ -29,9 +30,9 @@ SLOT = int(key_slot(b"{p5}"))
 
 
 @asynccontextmanager
-async def opened(url: str, timeout: float = 0.1) -> AsyncIterator[GuardedStore[None] | SpanningStore]:
-    """The store at URL."""
-    store = open_bucket_store(url, timeout=timeout, request_window=60, usage_bytes=2**28, observers=UNOBSERVED)
+async def opened(url: str, seconds: float = 0.1) -> AsyncIterator[GuardedStore[None] | SpanningStore]:
+    """The store at URL, with this timeout."""
+    store = open_bucket_store(url, timeout=seconds, request_window=60, usage_bytes=2**28, observers=UNOBSERVED)
     async with store:
         yield store
 
@@ -87,7 +88,7 @@ async def test_a_slot_moves_to_a_node_without_the_script(cluster: LoopbackCluste
     source = SLOT * 3 // 16_384
     target = (source + 1) % 3
     old, new = Bucket("old", PARTITION, LARGE), Bucket("new", PARTITION, LARGE)
-    async with opened(cluster.url, timeout=5) as store:
+    async with opened(cluster.url, seconds=5) as store:
         await take(store, old)
         cluster.clients[target].script_flush()
         begin_move(cluster, SLOT, source, target)
@@ -101,7 +102,7 @@ async def test_a_slot_moves_to_a_node_without_memory(cluster: LoopbackCluster) -
     source = SLOT * 3 // 16_384
     target = (source + 1) % 3
     bucket = Bucket("calls", PARTITION, LARGE)
-    async with opened(cluster.url, timeout=5) as store:
+    async with opened(cluster.url, seconds=5) as store:
         await take(store, bucket)
         begin_move(cluster, SLOT, source, target)
         port, key = cluster.nodes[target].port, bucket_key(bucket)
@@ -112,3 +113,46 @@ async def test_a_slot_moves_to_a_node_without_memory(cluster: LoopbackCluster) -
         cluster.clients[target].config_set("maxmemory", 0)
         await asyncio.to_thread(end_move, cluster, SLOT, source, target)
         assert await take(store, bucket) == 4
+
+
+CUT_OFF_SECONDS = 3.0
+"""After which a master without its replica no longer decides: it counts them once a second, by whole seconds."""
+
+
+async def test_a_master_that_is_cut_off_stops_deciding(valkey: StartValkey) -> None:
+    """With min-replicas-to-write a master whose replica is silent decides nothing any more, and soon after again."""
+    master = valkey(**{"min-replicas-to-write": "1", "min-replicas-max-lag": "1", "repl-diskless-sync-delay": "0"})
+    replica, bucket = valkey(), Bucket("calls", 0, LARGE)
+    with redis.Redis.from_url(replica.url) as client:
+        client.replicaof("127.0.0.1", str(master.port))
+    with redis.Redis.from_url(master.url) as client:
+        until(lambda: client.info("replication")["min_slaves_good_slaves"] == 1, "the replica to be in sync")
+    async with opened(master.url) as store:
+        await take(store, bucket)
+        waits = []
+        for _ in range(5 if FULL else 2):
+            os.kill(replica.pid, signal.SIGSTOP)
+            waits.append(await first(store, bucket, decided=False))
+            assert store.breaker_open or not await decides(store, bucket)
+            os.kill(replica.pid, signal.SIGCONT)
+            await first(store, bucket, decided=True)
+    REPORT.append(f"a master that was cut off decided for {max(waits):.2f} s at most")
+    assert max(waits) <= CUT_OFF_SECONDS * FACTOR
+
+
+async def decides(store: GuardedStore[None] | SpanningStore, bucket: Bucket) -> bool:
+    """Whether the store decides a call now."""
+    try:
+        await take(store, bucket)
+    except StoreUnavailable:
+        return False
+    return True
+
+
+async def first(store: GuardedStore[None] | SpanningStore, bucket: Bucket, *, decided: bool) -> float:
+    """The seconds until a call is decided, or is not."""
+    began = time.monotonic()
+    while await decides(store, bucket) != decided:
+        assert time.monotonic() < began + 30
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began

@@ -96,9 +96,8 @@ def test_callers_are_answered_in_time(target: Target, generator: Generator, faul
         time.sleep(2 * FACTOR if FULL else 3)
     back = sources.last(CheckLimitResponse.DEGRADED) - ended
     grown = memory_mb(target.server) - before
-    REPORT.append(
-        f"{fault} {target.server.settings.transport} {rate:.0f}/s {during.shown} back={back:.2f}s memory={grown:+.0f}MiB"
-    )
+    transport = target.server.settings.transport
+    REPORT.append(f"{fault} {transport} {rate:.0f}/s {during.shown} back={back:.2f}s memory={grown:+.0f}MiB")
     assert during.share >= IN_TIME, during.shown
     assert during.p99_ms <= DEADLINE_MS, during.shown
     assert sources.last(CheckLimitResponse.DEGRADED) > began

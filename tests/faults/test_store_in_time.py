@@ -1,4 +1,4 @@
-"""A bucket store that is slow or dead, and callers with little time: each is told in time."""
+"""A bucket store that is slow or dead, and callers with little time: each has an answer in time."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ RATE = 500
 
 
 class Usage(Unobserved):
-    """Notes what it is told, in place of counting it."""
+    """Notes what is reported, in place of counting it."""
 
     def __init__(self) -> None:
         self.late = 0
@@ -143,7 +143,7 @@ async def waited_until(holds: Callable[[], bool], seconds: float) -> float:
 
 @pytest.mark.parametrize("name", FAULTS)
 async def test_every_caller_knows_in_time(broken: Fault, name: str) -> None:
-    """Callers that wait for 25 ms are told in time that the store cannot be used; soon it is not asked any more."""
+    """Callers that wait for 25 ms learn in time that the store cannot be used; soon it is not asked any more."""
     bucket, during, after = Bucket("calls", 0, LARGE), Calls(), Calls()
     async with opened(broken.proxy.url) as store:
         await Calls().load(store, bucket, 0.5)
@@ -194,7 +194,7 @@ async def test_one_lost_reply_affects_the_calls_of_its_batch(broken: Fault) -> N
 
 
 async def test_a_late_reply_is_counted(broken: Fault) -> None:
-    """The charge was made, so it is noted as one whose caller was told otherwise, once; and it may have been sent."""
+    """The charge was made, so it is noted, once, as one that was decided without the store."""
     usage, bucket = Usage(), Bucket("calls", 0, LARGE)
     charge = Charge((bucket,), (1,), "", (Counted(Series.of_key("k", "r", "s", "p", ["large"]), 1),))
     async with opened(broken.proxy.url, usage) as store:

@@ -109,8 +109,8 @@ MARGIN: Final = 0.005
 """Seconds before its deadline, or half of its time if that is less, in which a call fails that has no result yet: what
 is decided without the store is to reach the caller in time."""
 
-_TICK: Final = 0.002  # seconds between two looks at what waits while there is no reply
-_MAX_STEP: Final = 2 * _TICK  # what one look adds to the time that was waited for a reply, if the loop stood still
+_TICK: Final = 0.002  # seconds between two checks of what waits while there is no reply
+_MAX_STEP: Final = 2 * _TICK  # what one check adds to the time waited for a reply, if the loop stood still
 
 _MIN_WAIT: Final = 0.005  # seconds that a store keeps the queue waiting if calls that time out there are its fault
 
@@ -198,7 +198,7 @@ class Batcher:
     """Sends the charges for one server, or for one slot of a cluster.
 
     `tag` is that of the keys in which usage is counted. `timeout` in seconds bounds each call from its submission to
-    its result. A single call is sent in the next iteration of the loop. `watcher` is told how the route's node behaves.
+    its result. A single call is sent in the next iteration of the loop. `watcher` gets reports of the route's node.
     """
 
     def __init__(self, route: Route, encoder: Encoder, tag: bytes, timeout: float, observers: Observers) -> None:
