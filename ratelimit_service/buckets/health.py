@@ -25,7 +25,7 @@ class Watcher(Protocol):
         ...
 
     def failed(self, node: Hashable, reason: str, cause: object) -> None:
-        """NODE could not be used. What is reported repeatedly with the same CAUSE, such as a connection, is one failure."""
+        """NODE could not be used. Several reports with one CAUSE, such as a connection, are one failure."""
         ...
 
 

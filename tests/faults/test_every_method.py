@@ -15,8 +15,8 @@ from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_p
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 
-DELAY = 2.0
-DEADLINE = 0.5
+DELAY = 3.0
+DEADLINE = 1.0
 """In seconds, like DELAY: long, since the machine may be busy."""
 
 PLAN = {
@@ -64,7 +64,7 @@ def stream(target: Target) -> bool:
     check = pb2.CheckLimitRequest(api_key=target.api_key, resource="orders")
     requests = iter([pb2.StreamCheckLimitRequest(check=check)])
     (response,) = RateLimitServiceStub(target.server.channel).StreamCheckLimit(requests, timeout=DEADLINE)
-    return response.decision.allowed
+    return response.result.decision.allowed
 
 
 def should_rate_limit(target: Target) -> bool:

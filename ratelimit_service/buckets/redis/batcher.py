@@ -106,8 +106,8 @@ _LARGE = 64
 """Buckets of a charge that may take Redis so long that a missing reply to it does not show that Redis is away."""
 
 MARGIN: Final = 0.005
-"""Seconds before its deadline, or half of its time if that is less, in which a call fails that has no result yet: what
-is decided without the store is to reach the caller in time."""
+"""Seconds before its deadline at which a call fails that has no result yet: what is decided without the store is to
+reach the caller in time. A fifth of its time if that is more, and at most half of it."""
 
 _TICK: Final = 0.002  # seconds between two checks of what waits while there is no reply
 _MAX_STEP: Final = 2 * _TICK  # what one check adds to the time waited for a reply, if the loop stood still
@@ -229,10 +229,10 @@ class Batcher:
         loop = self._loop
         future: asyncio.Future[list[ChargeResult]] = loop.create_future()
         now = monotonic()
-        expires, hurried = now + self._timeout, False
-        if deadline is not None and deadline - MARGIN < expires:
-            expires, hurried = max(deadline - MARGIN, (now + deadline) / 2), True
-        self._queue.append(_Call(charges, future, now, expires, hurried))
+        seconds, hurried = self._timeout, False
+        if deadline is not None and (patience := patience_of(deadline - now)) < seconds:
+            seconds, hurried = patience, True
+        self._queue.append(_Call(charges, future, now, now + seconds, hurried))
         if not self._busy:
             self._busy = True
             loop.call_soon(self._send_batch)
@@ -492,6 +492,11 @@ class Batcher:
         """Count the charges of these calls, which were made, but decided without the store."""
         if calls and (counted := _counted(calls)):
             self._usage_observer.answered_late(counted)
+
+
+def patience_of(left: float) -> float:
+    """Seconds for which a call waits for the store, if its caller waits for LEFT seconds; 0 or less if that is."""
+    return max(min(left - MARGIN, left * 0.8), left / 2)
 
 
 def _counted(calls: Sequence[_Call]) -> list[Charge]:

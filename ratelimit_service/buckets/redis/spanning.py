@@ -9,7 +9,7 @@ from uuid import uuid4
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
-from ratelimit_service.buckets.redis.batcher import MARGIN, UsageObserver
+from ratelimit_service.buckets.redis.batcher import UsageObserver, patience_of
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.command import run_script
 from ratelimit_service.buckets.redis.script import Script, bucket_key, part, request_key
@@ -119,7 +119,7 @@ class SpanningStore(Closing):
             except StoreUnavailable as error:
                 returned = error
             outcomes.update(zip(plain, outcomes_of(returned, len(plain)), strict=True))
-        await asyncio.wait(tasks, timeout=None if deadline is None else _seconds_until(deadline))
+        await asyncio.wait(tasks, timeout=None if deadline is None else max(patience_of(deadline - monotonic()), 0))
         for index, task in zip(spanning, tasks, strict=True):
             outcomes[index] = self._outcome(charges[index], task)
         return results_of([outcomes[index] for index in range(len(charges))])
@@ -245,12 +245,6 @@ class SpanningStore(Closing):
             await self._refund(charge.request, taken)
         except StoreUnavailable:
             self.failed_refunds += 1
-
-
-def _seconds_until(deadline: float) -> float:
-    """How long a caller with this DEADLINE can be kept waiting."""
-    left = deadline - monotonic()
-    return max(left - MARGIN, left / 2, 0.0)
 
 
 def _spans(charge: Charge) -> bool:
