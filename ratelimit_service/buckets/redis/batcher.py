@@ -463,15 +463,14 @@ class Batcher:
     def _give_up(self, batch: _InFlightBatch) -> None:
         """Fail BATCH, which has waited for as long as a call may take."""
         reason = f"{self._silent(batch)} within {self._timeout:g} s"
-        conclusive = self._is_away() or not _is_large(batch)
         if batch.retry is not None:
             batch.retry.cancel()
-            self._fail(batch, StoreUnavailable(reason), conclusive=conclusive)
+            self._fail(batch, StoreUnavailable(reason))
         elif batch.connection is not None:
             connection = batch.connection
             self._given_up = {given_up for given_up in self._given_up if not given_up.closed}
             self._given_up.add(connection)
-            connection.give_up(reason, conclusive=conclusive)
+            connection.give_up(reason, conclusive=self._is_away() or not _is_large(batch))
 
     def _is_away(self) -> bool:
         """Whether Redis is known to be away, whatever the next batch is.

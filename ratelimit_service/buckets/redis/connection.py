@@ -26,7 +26,7 @@ class ConnectionLost(StoreUnavailable):
     late: "OnReply | None" = None
 
     def __init__(self, message: str, *, conclusive: bool = True) -> None:
-        super().__init__(message, sent=True)
+        super().__init__(message)
         self.conclusive = conclusive
 
 
