@@ -47,11 +47,13 @@ class Generator:
     def __init__(self, program: Path) -> None:
         self._program = program
 
-    def begin(self, server: Server, api_key: str, rate: float, seconds: float) -> "subprocess.Popen[str]":
-        """Offer so many calls a second, for so many seconds, each with DEADLINE_MS. Its end is for `answers`."""
+    def begin(
+        self, server: Server, api_key: str, rate: float, seconds: float, deadline_ms: int = DEADLINE_MS
+    ) -> "subprocess.Popen[str]":
+        """Offer so many calls a second, for so many seconds, each with this deadline. Its end is for `answers`."""
         body = CheckLimitRequest(api_key=api_key, resource="orders").SerializeToString().hex()
         port = server.address.rpartition(":")[2]
-        arguments = ["-port", port, "-path", CHECK, "-body", body, "-wait", "oldest", "-deadline", f"{DEADLINE_MS}ms"]
+        arguments = ["-port", port, "-path", CHECK, "-body", body, "-wait", "oldest", "-deadline", f"{deadline_ms}ms"]
         group = f"calls:{rate}:{CONNECTIONS}"
         command = [str(self._program), *arguments, "-seconds", str(seconds), "-group", group]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

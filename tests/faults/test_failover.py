@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 import redis
@@ -156,3 +157,79 @@ async def first(store: GuardedStore[None] | SpanningStore, bucket: Bucket, *, de
         assert time.monotonic() < began + 30
         await asyncio.sleep(0.01)
     return time.monotonic() - began
+
+
+FORBIDDEN = ("READONLY", "MOVED", "ASK ", "NOSCRIPT", "TRYAGAIN", "MASTERDOWN")
+
+
+class Load:
+    """Callers in a closed loop on some buckets: how many tokens were taken of each, and the errors."""
+
+    def __init__(self, store: GuardedStore[None] | SpanningStore, buckets: list[Bucket]) -> None:
+        self.taken = [0] * len(buckets)
+        self.errors: list[StoreUnavailable] = []
+        self._store = store
+        self._buckets = buckets
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.ensure_future(self._call(number)) for number in range(len(self._buckets))]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        await asyncio.gather(*self._tasks)
+
+    async def _call(self, number: int) -> None:
+        while not self._ended:
+            try:
+                await self._store.charge((Charge((self._buckets[number],), (1,)),), time.monotonic() + 1)
+                self.taken[number] += 1
+            except StoreUnavailable as error:
+                self.errors.append(error)
+                await asyncio.sleep(0.005)
+
+
+async def test_a_thousand_slots_move_under_load(cluster: LoopbackCluster) -> None:
+    """Calls are decided on whatever node their slot is, each once, and none fails."""
+    by_node = [[p for p in range(256) if int(key_slot(b"{p%d}" % p)) * 3 // 16_384 == node] for node in range(3)]
+    partitions = sorted(by_node[0], key=lambda partition: int(key_slot(b"{p%d}" % partition)))[:8]
+    first_slot = int(key_slot(b"{p%d}" % partitions[0]))
+    buckets = [Bucket(f"calls {partition}", partition, LARGE) for partition in partitions]
+    async with opened(cluster.url, seconds=1) as store:
+        for bucket in buckets:
+            await take(store, bucket, cost=0)
+        async with Load(store, buckets) as load:
+            await asyncio.to_thread(move_slots, cluster, range(first_slot, first_slot + (1_000 if FULL else 300)))
+        assert [str(error) for error in load.errors] == []
+        assert [await take(store, bucket, cost=0) for bucket in buckets] == load.taken
+    assert min(load.taken) > 10
+
+
+def move_slots(cluster: LoopbackCluster, slots: range) -> None:
+    """Move slots of the first node to the second, with their keys."""
+    for slot in slots:
+        begin_move(cluster, slot, 0, 1)
+        end_move(cluster, slot, 0, 1)
+
+
+async def test_a_master_is_killed(tmp_path: Path) -> None:
+    """Until its replica has taken over calls find the store unavailable, and see no error of either server."""
+    bucket = Bucket("calls", 0, LARGE)
+    with LoopbackSentinel(tmp_path) as group, redis.Redis.from_url(group.master.url) as admin:
+        async with opened(group.url) as store:
+            await take(store, bucket, cost=1_000)
+            assert admin.wait(1, 5_000) == 1
+            async with Load(store, [bucket] * 4) as load:
+                await asyncio.sleep(0.5)
+                os.kill(group.master.pid, signal.SIGKILL)
+                await asyncio.sleep(0.2)
+                before = sum(load.taken)
+                began = time.monotonic()
+                while sum(load.taken) == before:
+                    assert time.monotonic() < began + 30
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.5)
+            assert [str(error) for error in load.errors if any(word in str(error) for word in FORBIDDEN)] == []
+            # What the old master had not replicated is lost; what failed may have been charged.
+            assert 1_000 < await take(store, bucket, cost=0) <= 1_000 + sum(load.taken) + len(load.errors)

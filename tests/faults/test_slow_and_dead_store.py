@@ -104,3 +104,19 @@ def test_callers_are_answered_in_time(target: Target, generator: Generator, faul
     assert back <= 2 * FACTOR
     assert target.source(1.0) == CheckLimitResponse.STORE
     assert grown <= MEMORY_MB
+
+
+def test_callers_with_a_millisecond_beside_others(target: Target, generator: Generator) -> None:
+    """Those that wait for 1 ms, which is hardly enough, make no decision of a caller with more time DEGRADED."""
+    target.server.close_channel()
+    target.store.proxy.inject(delay=0.002)
+    load = generator.begin(target.server, target.api_key, SHARE * target.peak / 2, FAULT_SECONDS, deadline_ms=1)
+    with Sources(target) as sources:
+        hurried = answers(load)
+    target.store.proxy.heal()
+    seen = [source for _, source in sources.seen]
+    REPORT.append(
+        f"callers with 1 ms: {hurried.shown}; {len(seen)} others, {seen.count(CheckLimitResponse.DEGRADED)} degraded"
+    )
+    assert len(seen) > 20
+    assert seen.count(CheckLimitResponse.DEGRADED) <= (0 if FULL else 0.05 * len(seen))
