@@ -2,10 +2,11 @@
 
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
+compatible_with = "0010"
 
 
 def upgrade() -> None:
