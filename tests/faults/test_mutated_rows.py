@@ -1,6 +1,7 @@
 """Rows that no API would write, in every table that decisions are read from: each harms only what it says.
 
-`make test-faults` mutates 10,000 rows, CI some hundreds; RATELIMIT_FAULT_SEED repeats a run.
+`make test-faults` mutates 10,000 rows, CI some hundreds; RATELIMIT_FAULT_ROWS sets another number, and
+RATELIMIT_FAULT_SEED repeats a run.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ from ratelimit_service.postgres.tables import CHANGES_CHANNEL
 from ratelimit_service.postgres.token_source import PostgresTokenSource
 from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
-MUTATIONS = 10_000 if FULL else 300
+MUTATIONS = int(os.environ.get("RATELIMIT_FAULT_ROWS") or (10_000 if FULL else 300))
 PER_ROUND = 20
 SEED = int(os.environ.get("RATELIMIT_FAULT_SEED") or Random().randrange(2**32))
 
@@ -177,6 +178,8 @@ class World:
         """Mutate one row past the API, and announce it as its writer might. None if it cannot be written."""
         table = random.choice(list(_ROWS))
         rows = self.connection.execute(_ROWS[table].encode()).fetchall()
+        if not rows:  # all of them were taken already
+            return None
         ctid, name, row = random.choice(rows)
         if (table, name) in taken or (table != "changes" and name not in self.names):
             return None
