@@ -27,15 +27,42 @@ class Change:
     name: str
 
 
+class Gap(Enum):
+    """Why there may have been changes that a reader does not get: everything has to be read again."""
+
+    DROPPED = "dropped"
+    """It was away for so long that the feed no longer has them."""
+    WENT_BACK = "went_back"
+    """What it has read last is not in the feed any more, as after a restore of the database from a backup."""
+
+
+class Beat(NamedTuple):
+    """A heartbeat, which is written once a second where changes are written, and is read together with them.
+
+    `time` is when it was written, and distinguishes it from others. When it was read it was `lag` seconds old by the
+    clock that wrote it; `read_at` are the seconds of the reader's monotonic clock at that time.
+    """
+
+    time: str
+    lag: float
+    read_at: float
+
+
 class Changes(NamedTuple):
     """Changes, oldest first, and the position after the last of them. Positions count up in commit order.
 
-    `complete` is False when there may have been others that the feed no longer has: everything has to be read again.
+    `beat` is the newest heartbeat that was there when they were read. None: there is none, or more changes follow.
     """
 
     position: int
     changes: Sequence[Change]
-    complete: bool = True
+    gap: Gap | None = None
+    beat: Beat | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether there were no others since the position that they were asked for."""
+        return self.gap is None
 
 
 class StoreUnavailable(Exception):
