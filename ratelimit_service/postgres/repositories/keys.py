@@ -102,6 +102,17 @@ class PostgresKeyRepository:
         )
         return (await self._connection.execute(statement)).scalar_one()
 
+    async def plans_of(self, subject: str) -> Mapping[str, int]:
+        """Count the keys of a subject that are not revoked, by their plans."""
+        statement = (
+            select(plans.c.name, func.count())
+            .join_from(keys, plans)
+            .where(keys.c.subject == subject, keys.c.state != KeyState.REVOKED.value)
+            .group_by(plans.c.name)
+            .order_by(plans.c.name)
+        )
+        return dict((await self._connection.execute(statement)).tuples().all())
+
     async def _add_secrets(self, of: Sequence[Key]) -> None:
         await self._connection.execute(
             insert(key_secrets),
