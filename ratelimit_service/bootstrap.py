@@ -62,7 +62,7 @@ from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.management.totals import TotalsReader
 from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watched, WorkerMetrics
-from ratelimit_service.operations.local_switch import follow_switch, read_switch, switch_file
+from ratelimit_service.own_switch import follow_switch, read_switch, switch_file
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.lease import PostgresLease

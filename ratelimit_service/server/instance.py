@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
 from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, forget_heartbeat
-from ratelimit_service.operations.local_switch import SWITCH_VARIABLE
+from ratelimit_service.own_switch import SWITCH_VARIABLE
 from ratelimit_service.server.port import PortLock, with_port
 from ratelimit_service.settings import Settings
 

@@ -22,7 +22,7 @@ from ratelimit_service.decision.enforcement import Switch
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.enforcement import check_duration
 from ratelimit_service.management.text import check_description
-from ratelimit_service.operations.local_switch import read_switch, write_switch
+from ratelimit_service.own_switch import read_switch, write_switch
 
 SOCKET_NAME: Final = "enforcement.sock"
 """The name of the socket in the server's folder."""
@@ -38,7 +38,7 @@ class SwitchSocket:
     """Answers those who turn the switch of one server."""
 
     def __init__(self, file: Path, listen: str) -> None:
-        """FILE has the switch. LISTEN is the address of the server, by which people tell servers apart."""
+        """FILE has the switch. LISTEN is the address that the server serves on."""
         self._file = file
         self._listen = listen
         self._clock = SystemClock()
