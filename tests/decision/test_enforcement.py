@@ -92,12 +92,12 @@ async def test_it_ends_by_itself(world: World) -> None:
     """Nothing is called when its time is over: what was compiled is not valid any more, and limits refuse."""
     await world.rules.refresh_all()
     await world.enforcement.set_shared(Switch(START_US + 60 * SECOND, START_US, "ada", "drill"))
-    world.clock.us += 60 * SECOND - 1
+    world.clock.time_us += 60 * SECOND - 1
     assert not await world.enforces()
     (words,) = world.enforcement.explained()
     assert words.endswith("no limit refuses calls; turned off by ada: drill")
     assert "ada" not in world.enforcement.reasons()[0]
-    world.clock.us += 1
+    world.clock.time_us += 1
     assert await world.enforces()
     assert world.enforcement.off is None
 

@@ -105,13 +105,13 @@ class PostgresKeyRepository:
     async def plans_of(self, subject: str) -> Mapping[str, int]:
         """Count the keys of a subject that are not revoked, by their plans."""
         statement = (
-            select(plans.c.name, func.count())
+            select(plans.c.name, func.count().label("number"))
             .join_from(keys, plans)
             .where(keys.c.subject == subject, keys.c.state != KeyState.REVOKED.value)
             .group_by(plans.c.name)
             .order_by(plans.c.name)
         )
-        return dict((await self._connection.execute(statement)).tuples().all())
+        return {row.name: row.number for row in await self._connection.execute(statement)}
 
     async def _add_secrets(self, of: Sequence[Key]) -> None:
         await self._connection.execute(
