@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from socket import gethostname
-from time import monotonic
 from typing import Final
 from uuid import uuid4
 
@@ -47,6 +46,7 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.usage_tally import UsageSender, UsageTally
+from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
@@ -65,9 +65,10 @@ from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watche
 from ratelimit_service.own_switch import follow_switch, read_switch, switch_file
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.feed_heartbeat import PostgresHeartbeat
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
-from ratelimit_service.postgres.migrate import current, head, is_newer
+from ratelimit_service.postgres.migrate import read_schema
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
@@ -145,6 +146,7 @@ class Planes:
     enforcement: Enforcement
     counts: Counts
     metrics: WorkerMetrics
+    degraded: DegradedModes
     probes: Mapping[str, Probe]
     join: Callable[[], None]
     control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
@@ -235,7 +237,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
-        alerts = _alerts(settings, services, buckets, clock)
+        degraded = _degraded_modes(invalidator, buckets, unreadable)
         servers = PostgresLiveServers(decisions, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         token_source = PostgresTokenSource(_decision_url(settings))
@@ -258,12 +260,13 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             tally,
             overload,
             tokens,
+            degraded,
             out_of_bounds,
             envoy_rate_limit.ignored,
             unreadable,
             enforcement,
         )
-        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
+        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
         stack.push_async_callback(background.close)
         await _follow_own_switch(enforcement, background)
@@ -299,11 +302,33 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             enforcement=enforcement,
             counts=counts,
             metrics=metrics,
+            degraded=degraded,
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
-            control=(("usage flush", lambda: _flush_usage(settings, services, clock)), ("alerts", alerts.run)),
+            control=(
+                ("heartbeat", lambda: _beat(services)),
+                ("usage flush", lambda: _flush_usage(settings, services, clock)),
+                ("alerts", _alerts(settings, services, buckets, clock).run),
+            ),
         )
         metrics.flush()
+
+
+def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore, unreadable: UnreadableRows) -> DegradedModes:
+    """How a process that decides can be degraded. Others add theirs."""
+    degraded = DegradedModes()
+    degraded.add("feed", lambda: invalidator.age.reason)
+    degraded.add(
+        "store",
+        lambda: "the circuit breaker of Redis is open: on_store_failure decides" if buckets.breaker_open else "",
+    )
+    degraded.add("rows", lambda: _describe_rows(unreadable.current()))
+    return degraded
+
+
+def _describe_rows(rows: Mapping[str, int]) -> str:
+    found = ", ".join(f"{count} of {table}" for table, count in rows.items() if count)
+    return f"rows cannot be read, and what was valid last stays in force: {found}; the log names them" if found else ""
 
 
 def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:
@@ -344,6 +369,14 @@ def _webhook(settings: Settings) -> Webhook | None:
     except ValueError as error:
         raise StartupError(str(error)) from error
     return None if sender is None else Webhook(sender, secret.encode())
+
+
+async def _beat(services: Services) -> None:
+    heartbeat = PostgresHeartbeat(services.database)
+    try:
+        await heartbeat.run()
+    finally:
+        await heartbeat.close()
 
 
 async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:
@@ -422,18 +455,15 @@ async def _check_schema(settings: Settings) -> None:
     if not url:
         raise StartupError("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
     try:
-        found = await asyncio.to_thread(current, url)
+        schema = await asyncio.to_thread(read_schema, url)
     except ValueError as error:
         raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {error}") from error
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
-    if found is not None and is_newer(found):
-        _log.warning("the database's schema is newer than this program, which works on it", revision=found)
-    elif found != head():
-        raise StartupError(
-            f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
-            "run `ratelimit-service migrate`"
-        )
+    if schema.obstacle:
+        raise StartupError(f"the database's schema {schema.obstacle}")
+    if schema.is_newer:
+        _log.warning("the database's schema is newer than this program, which works on it", revision=schema.revision)
 
 
 async def _check_token(tokens: TokenService) -> None:
@@ -474,6 +504,7 @@ async def _open_buckets(settings: Settings, observers: Observers) -> AsyncIterat
         store = open_bucket_store(
             url,
             timeout=settings.store_timeout,
+            slow=settings.store_slow,
             request_window=settings.request_id_window,
             usage_bytes=settings.usage_store_bytes,
             memory_bytes=settings.bucket_store_bytes,

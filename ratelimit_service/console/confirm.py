@@ -11,7 +11,8 @@ from ratelimit_service.management.confirmation import ConfirmationRequired
 from ratelimit_service.usage.previews import ChangePreviews
 
 _FIELD: Final = "confirmation"
-_OWN: Final = frozenset({_FIELD, "csrf"})
+_ASKED: Final = "asked_us"
+_OWN: Final = frozenset({_FIELD, _ASKED, "csrf"})
 
 T = TypeVar("T")
 
@@ -30,6 +31,11 @@ async def confirmed(visit: Visit, change: Callable[[str], Awaitable[T]], *, by_n
         return await change(error.token)
 
 
+def asked_us(visit: Visit) -> int:
+    """When the form was sent for the first time: a time in it that is from then on must not change meanwhile."""
+    return min(visit.form.whole(_ASKED) or visit.now_us, visit.now_us)
+
+
 async def confirmation_page(visit: Visit, error: ConfirmationRequired) -> Response:
     """Ask whether the form is to be sent again, with a confirmation."""
     previews = ChangePreviews(visit.services.simulations, visit.services.usage)
@@ -39,5 +45,5 @@ async def confirmation_page(visit: Visit, error: ConfirmationRequired) -> Respon
         status=HTTPStatus.CONFLICT,
         error=error,
         usage=await previews.words(error.affected),
-        fields=[*fields, (_FIELD, error.token)],
+        fields=[*fields, (_FIELD, error.token), (_ASKED, str(asked_us(visit)))],
     )

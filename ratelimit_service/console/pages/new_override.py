@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from ratelimit_service.console.confirm import confirmed
+from ratelimit_service.console.confirm import asked_us, confirmed
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.pages.overrides import ENDS, put
 from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Row
@@ -100,7 +100,7 @@ async def _set(visit: Visit, place: _Place) -> Response:
                 reason="LIMIT_EXISTS",
                 metadata={"limit": limit.name},
             )
-        override = Override(limit, chosen_time(visit.form, "ends", visit.now_us))
+        override = Override(limit, chosen_time(visit.form, "ends", asked_us(visit)))
         await confirmed(visit, partial(put, visit, place.target, override))
     except ConfirmationRequired:
         raise

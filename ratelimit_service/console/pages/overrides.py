@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from ratelimit_service.console.confirm import confirmed
+from ratelimit_service.console.confirm import asked_us, confirmed
 from ratelimit_service.console.forms import Fields
 from ratelimit_service.console.limits import not_expired, violations_of
 from ratelimit_service.console.times import AT, NEVER, chosen_time
@@ -134,7 +134,7 @@ def _in_force(visit: Visit, limits: Iterable[Limit], *levels: Sequence[Override]
 async def _set(visit: Visit, place: _Place) -> Response:
     try:
         limit = _limit(visit.form, place.limits)
-        override = Override(limit, chosen_time(visit.form, "ends", visit.now_us))
+        override = Override(limit, chosen_time(visit.form, "ends", asked_us(visit)))
         await confirmed(visit, partial(put, visit, place.target, override))
     except ConfirmationRequired:
         raise
