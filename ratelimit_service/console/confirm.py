@@ -33,7 +33,10 @@ async def confirmed(visit: Visit, change: Callable[[str], Awaitable[T]], *, by_n
 
 def asked_us(visit: Visit) -> int:
     """When the form was sent for the first time: a time in it that is from then on must not change meanwhile."""
-    return min(visit.form.whole(_ASKED) or visit.now_us, visit.now_us)
+    known = visit.request.state
+    if not hasattr(known, _ASKED):
+        known.asked_us = min(visit.form.whole(_ASKED) or visit.now_us, visit.now_us)
+    return int(known.asked_us)
 
 
 async def confirmation_page(visit: Visit, error: ConfirmationRequired) -> Response:
