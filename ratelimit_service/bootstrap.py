@@ -31,6 +31,8 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
+from ratelimit_service.buckets.handover import Handover
+from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.batcher import Observers
 from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store, open_usage_writer
@@ -204,7 +206,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         tally = UsageTally(clock)
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
-        observers = Observers(counts.round_trips, tally)
+        levels = LevelMemory()
+        observers = Observers(counts.round_trips, tally, levels)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         decisions = await stack.enter_async_context(_decision_database(settings, services.database))
         feed = PostgresChangeFeed(decisions)
@@ -222,7 +225,9 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         invalidator = CacheInvalidator(feed, policies, rules)
         alerts = _alerts(settings, services, buckets, clock)
         servers = PostgresLiveServers(decisions, settings.workers)
-        local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
+        local = LocalBucketStore(lambda: servers.count, clock.now_us, levels, request_window=settings.request_id_window)
+        handover = Handover(local, buckets)
+        stack.push_async_callback(handover.close)
         token_source = PostgresTokenSource(_decision_url(settings))
         stack.push_async_callback(token_source.close)
         tokens = KnownTokens(token_source)
@@ -245,6 +250,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             tokens,
             out_of_bounds,
             envoy_rate_limit.ignored,
+            handover,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
@@ -252,6 +258,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         background.start("cache invalidator", invalidator.run)
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
+        background.start("handover", handover.run)
         background.start("overload control", overload.run)
         yield Planes(
             rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),

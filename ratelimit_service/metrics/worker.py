@@ -100,6 +100,19 @@ class Overload(Protocol):
         ...
 
 
+class HandedOver(Protocol):
+    """The part of the handover that is read here: tokens that were spent while the bucket store was away."""
+
+    handed_over: int
+    dropped: int
+    unconfirmed: int
+
+    @property
+    def evicted(self) -> int:
+        """The number of tokens that were forgotten."""
+        ...
+
+
 class Reasons(Protocol):
     """Counts by method and reason."""
 
@@ -119,6 +132,7 @@ class Watched(NamedTuple):
     tokens: Tokens
     out_of_bounds: Reasons | None = None
     ignored: Reasons | None = None
+    handover: HandedOver | None = None
 
 
 class _Histogram(Histogram):
@@ -214,6 +228,8 @@ class WorkerMetrics:
             )
             if reasons is not None
         ]
+        if watched.handover is not None:
+            self._count_handover(watched.handover)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -300,6 +316,21 @@ class WorkerMetrics:
                     lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
                     counter.labels(reason.name, source.name),
                 )
+
+    def _count_handover(self, handover: HandedOver) -> None:
+        counter = self._counter(
+            "handed_over_tokens",
+            "Tokens spent while the bucket store was away, by what became of them when it was back: charged; empty "
+            "(their buckets had no more); unconfirmed (charged or not: no reply); forgotten (too many buckets).",
+            "result",
+        )
+        for result, read in (
+            ("charged", lambda: handover.handed_over),
+            ("empty", lambda: handover.dropped),
+            ("unconfirmed", lambda: handover.unconfirmed),
+            ("forgotten", lambda: handover.evicted),
+        ):
+            self._counters["handed_over_tokens", result] = CounterExport(read, counter.labels(result))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ratelimit_{name}", text, labels, registry=self.registry)

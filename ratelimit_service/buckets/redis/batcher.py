@@ -50,6 +50,14 @@ class UsageObserver(Protocol):
         ...
 
 
+class LevelObserver(Protocol):
+    """Gets the result of each charge, on the hot path."""
+
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float, /) -> None:
+        """These charges had these results at NOW, a monotonic time in seconds."""
+        ...
+
+
 class Unobserved:
     """An observer that does nothing."""
 
@@ -74,12 +82,16 @@ class Unobserved:
     def unanswered(self, charges: Sequence[Charge]) -> None:
         """Do nothing."""
 
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float, /) -> None:
+        """Do nothing."""
+
 
 class Observers(NamedTuple):
     """The observers of a store."""
 
     round_trips: RoundTripObserver = Unobserved()
     usage: UsageObserver = Unobserved()
+    levels: LevelObserver = Unobserved()
 
 
 UNOBSERVED = Observers()
@@ -165,6 +177,7 @@ class Batcher:
         self._timeout = timeout
         self._observer = observers.round_trips
         self._usage_observer = observers.usage
+        self._observe_levels = observers.levels.observe
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Call] = deque()
         self._busy = False  # a batch is in flight, or will be in the next iteration
@@ -271,7 +284,8 @@ class Batcher:
     def _complete(self, batch: _InFlightBatch, reply: list[int]) -> None:
         calls = batch.calls
         try:
-            results = decode([charge for call in calls for charge in call.charges], reply)
+            charges = [charge for call in calls for charge in call.charges]
+            results = decode(charges, reply)
         except (ValueError, IndexError) as error:
             self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
@@ -280,10 +294,12 @@ class Batcher:
         if batch.room:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
-            self._observer.answered(len(results), self._loop.time() - batch.started_at)
+            now = self._loop.time()
+            self._observer.answered(len(results), now - batch.started_at)
+            self._observe_levels(charges, results, now)
         start = 0
-        for charges, future, _, _ in calls:
-            end = start + len(charges)
+        for call in calls:
+            future, end = call.future, start + len(call.charges)
             if not future.done():
                 future.set_result(results[start:end])
             start = end
