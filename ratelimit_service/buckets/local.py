@@ -152,13 +152,16 @@ class LocalBucketStore:
         self._evict(now_us)
 
     def unreported(self, count: int) -> list[Spent]:
-        """Up to COUNT buckets of which tokens were spent that the store has not been told of. Forgets the others met.
+        """The first COUNT buckets of which tokens were spent that the store was not told of. Forgets others met.
 
         A part of a token counts as one. Never more than the limit has.
         """
         now_us = self._now_us()
         found: list[Spent] = []
-        for name in list(islice(self._shares, count)):
+        while len(found) < count:
+            name = next(islice(self._shares, len(found), None), None)
+            if name is None:
+                break
             share = self._shares[name]
             tokens = min(-(-share.spent(now_us) // MICRO), share.bucket.limit.capacity)
             if tokens > 0:

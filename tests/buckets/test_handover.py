@@ -142,7 +142,7 @@ async def test_what_has_drained_is_not_handed_over() -> None:
 
 
 async def test_what_is_forgotten_is_counted() -> None:
-    """Of more buckets than there is room for, those charged longest ago are forgotten, and what they spent is counted."""
+    """Of more buckets than there is room for, those charged longest ago are forgotten, and their tokens counted."""
     local = LocalBucketStore(lambda: 1, SystemClock().now_us, size=10)
     for number in range(12):
         spend(local, Bucket(str(number), 0, QUOTA), 3)
