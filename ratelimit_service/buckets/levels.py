@@ -15,9 +15,10 @@ from ratelimit_service.decision.limit import MICRO, TokenBucket
 MAX_LEVELS: Final = 100_000
 """Buckets whose levels are kept, some 350 bytes each. Those first seen longest ago are forgotten first."""
 
-STEP_SECONDS: Final = 0.25
-"""Between two measurements of what everybody charged. What drains unused in one is not noticed if the level is above it
-at both ends, so it is short."""
+MIN_STEP_SECONDS: Final = 0.25
+MAX_STEP_SECONDS: Final = 5.0
+"""Between two measurements of what everybody charged: within these, a quarter of the time in which the bucket drains.
+What others charge, and what drains of it before the next one, is not noticed; of a quota nothing drains."""
 
 GENERATION_SECONDS: Final = 30.0
 """A share is that of the last one to two generations."""
@@ -34,41 +35,72 @@ class Level:
 
     `result` is the last result, for `bucket`, at the monotonic time `at`. Since the generation began at `since`: `own`
     tokens were charged by this worker; `total` micro-tokens by everybody, at least; `unused` micro-tokens would have
-    drained if the bucket had been charged more. `before` is the same of the generation before.
+    drained if the bucket had been charged more. All of it is as of the last measurement, after which this worker has
+    `charged` more tokens. `before` is the same of the generation before. The next measurement is `due`, `step` seconds
+    after the last.
     """
 
-    __slots__ = ("at", "before", "bucket", "mark", "marked_at", "own", "result", "since", "total", "unused")
+    __slots__ = (
+        "at",
+        "before",
+        "bucket",
+        "charged",
+        "due",
+        "full",
+        "mark",
+        "marked_at",
+        "own",
+        "rate",
+        "result",
+        "since",
+        "step",
+        "total",
+        "unused",
+    )
 
-    def __init__(self, now: float) -> None:
-        self.bucket: Bucket | None = None
+    def __init__(self, bucket: Bucket, now: float) -> None:
+        self.show(bucket)
         self.result = _NONE
-        self.at = now
-        self.mark = -1
-        self.marked_at = self.since = now - STEP_SECONDS  # the first result is a measurement
-        self.own = 0
+        self.at = self.since = self.due = now
+        self.mark, self.marked_at = 0, now - 2 * GENERATION_SECONDS  # as if it had been seen long ago
+        self.charged = self.own = 0
         self.total = self.unused = 0.0
         self.before: tuple[int, float, float] = _NOTHING
+
+    def show(self, bucket: Bucket) -> None:
+        """The results are of this one from now on."""
+        self.bucket = bucket
+        self.full = bucket.limit.capacity * MICRO
+        self.rate = _rate(bucket)
+        drains = self.full / self.rate / 4 if self.rate else MAX_STEP_SECONDS
+        self.step = min(max(drains, MIN_STEP_SECONDS), MAX_STEP_SECONDS)
 
     @property
     def used(self) -> int:
         """Micro-tokens that were used at `at`."""
-        return _used(self.bucket, self.result) if self.bucket is not None else 0
+        return self.full - self.result[0]
 
-    def measure(self, bucket: Bucket, result: LimitResult, now: float) -> None:
+    def measure(self, now: float) -> None:
         """Add what everybody charged since the last measurement."""
-        used, elapsed = _used(bucket, result), now - self.marked_at
+        mark, elapsed = self.mark, now - self.marked_at
+        self.mark = used = self.full - self.result[0]
+        self.marked_at, self.due = now, now + self.step
+        self.own, self.charged = self.own + self.charged, 0
         if elapsed > GENERATION_SECONDS:  # nothing is known of what happened meanwhile
             self._start(now, _NOTHING)
-        elif self.mark >= 0:
-            left = self.mark - elapsed * _rate(bucket)
-            if isinstance(bucket.limit.algorithm, TokenBucket):
-                self.total += max(used - max(left, 0.0), 0.0)
-                self.unused += max(-left, 0.0)
+            return
+        if self.rate:
+            left = mark - elapsed * self.rate
+            if left > 0:
+                if used > left:
+                    self.total += used - left
             else:
-                self.total += used - self.mark if used >= self.mark else used  # else another window has begun
+                self.total += used
+                self.unused -= left
+        else:
+            self.total += used - mark if used >= mark else used  # else another window has begun
         if now - self.since > GENERATION_SECONDS:
             self._start(now, (self.own, self.total, self.unused))
-        self.mark, self.marked_at = used, now
 
     def share(self, servers: int, now: float) -> float:
         """The part of everybody's charges that were this worker's, above 0 and at most 1.
@@ -105,16 +137,28 @@ class LevelMemory:
 
     def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float) -> None:
         """Note the results of a batch at NOW, a monotonic time in seconds. On the hot path."""
-        for (buckets, costs, _, _), (charged, limit_results) in zip(charges, results, strict=True):
-            for bucket, cost, result in zip(buckets, costs, limit_results, strict=True):
-                level = bucket.level or self._remember(bucket, now)
-                if charged:
-                    level.own += cost
-                level.bucket = bucket
-                level.result = result
+        for charge, charge_result in zip(charges, results):  # noqa: B905  an argument by name costs a call here
+            buckets = charge[0]
+            if len(buckets) == 1:  # the common case, without a loop
+                bucket = buckets[0]
+                level: Level = bucket.level or self._remember(bucket, now)
+                if charge_result[0]:
+                    level.charged += charge[1][0]
+                if level.bucket is not bucket:
+                    level.show(bucket)
+                level.result = charge_result[1][0]
                 level.at = now
-                if now - level.marked_at >= STEP_SECONDS:
-                    level.measure(bucket, result, now)
+                if now >= level.due:
+                    level.measure(now)
+                continue
+            for bucket, cost, result in zip(buckets, charge[1], charge_result[1], strict=True):
+                level = bucket.level or self._remember(bucket, now)
+                level.charged += cost if charge_result[0] else 0
+                if level.bucket is not bucket:
+                    level.show(bucket)
+                level.result, level.at = result, now
+                if now >= level.due:
+                    level.measure(now)
 
     def find(self, bucket: Bucket) -> Level | None:
         """What was seen of a bucket, or None."""
@@ -124,15 +168,11 @@ class LevelMemory:
         """The level of a bucket that is new here, perhaps known by another object of the same name."""
         level = self._levels.get(bucket.name)
         if level is None:
-            level = self._levels[bucket.name] = Level(now)
+            level = self._levels[bucket.name] = Level(bucket, now)
             if len(self._levels) > self._size:
                 self._levels.popitem(last=False)
         bucket.level = level
         return level
-
-
-def _used(bucket: Bucket, result: LimitResult) -> int:
-    return bucket.limit.capacity * MICRO - result.remaining
 
 
 def _rate(bucket: Bucket) -> float:
