@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 from uuid import uuid4
 
+from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.local import LocalBucketStore, Spent
 from ratelimit_service.buckets.outcomes import Outcome
 from ratelimit_service.decision.charge import NO_ROOM, Bucket, Charge
@@ -33,11 +34,12 @@ class _Sent(NamedTuple):
     at: float
 
 
-class Handover:
+class Handover(Closing):
     """Charges the shared store with what `local` has spent, each bucket on its own, once.
 
     It takes no more than the bucket has: what is above that is dropped, so it never makes debt. A charge whose reply is
-    missing is repeated by its id, which the store charges once; after RESEND_SECONDS it counts as made.
+    missing is repeated by its id, which the store charges once; after RESEND_SECONDS it counts as made. Close it before
+    the store, or use it as `async with`.
     """
 
     def __init__(self, local: LocalBucketStore, store: BucketStore, now: Callable[[], float] = monotonic) -> None:

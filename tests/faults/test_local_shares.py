@@ -31,7 +31,7 @@ DEMAND: Final = 60
 LEARN_SECONDS: Final = 30.0 if FULL else 6.0
 AWAY_SECONDS: Final = 60.0 if FULL else 6.0
 
-LEAST, MOST = (0.85, 1.1) if FULL else (0.8, 1.2)
+MIN_RATIO, MAX_RATIO = (0.85, 1.1) if FULL else (0.8, 1.2)
 """Between which the part of the limit that is allowed must be. In CI less is learnt, and others use the cores."""
 
 BUCKET: Final = {"token_bucket": {"capacity": RATE, "refill_tokens": RATE, "refill_period": {"seconds": 1}}}
@@ -168,11 +168,11 @@ def outage(fleet: Fleet) -> Outage:
 
 @pytest.mark.parametrize("spread", ["skewed", "even"])
 def test_all_servers_together_allow_the_limit(outage: Outage, spread: str) -> None:
-    """With Redis away a plan with LOCAL allows about its limit (LEAST to MOST), at 80/10/10 as at 33/33/33."""
+    """With Redis away a plan with LOCAL allows about its limit (MIN_RATIO to MAX_RATIO), at 80/10/10 as at 33/33/33."""
     callers = getattr(outage, spread)
     assert callers.sources(0, outage.away - 1) == {CheckLimitResponse.STORE}
     ratio = callers.ratio(outage.away, outage.killed)
-    assert LEAST <= ratio <= MOST, f"{ratio:.3f} of the limit"
+    assert MIN_RATIO <= ratio <= MAX_RATIO, f"{ratio:.3f} of the limit"
 
 
 @pytest.mark.parametrize("spread", ["skewed", "even"])
@@ -180,8 +180,8 @@ def test_the_others_take_over_the_share_of_a_server_that_died(outage: Outage, sp
     """Once the two that are left have noticed, they allow about the limit, and no more before."""
     callers = getattr(outage, spread)
     ratio = callers.ratio(outage.noticed, outage.back)
-    assert LEAST <= ratio <= MOST, f"{ratio:.3f} of the limit"
-    assert callers.ratio(outage.away, outage.back) <= MOST
+    assert MIN_RATIO <= ratio <= MAX_RATIO, f"{ratio:.3f} of the limit"
+    assert callers.ratio(outage.away, outage.back) <= MAX_RATIO
 
 
 def test_deny_allows_nothing(outage: Outage) -> None:
