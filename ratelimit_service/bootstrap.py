@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from socket import gethostname
 from time import monotonic
 from typing import Final
@@ -39,9 +40,10 @@ from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usag
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.decision.cache_invalidator import CacheInvalidator
+from ratelimit_service.decision.cache_invalidator import CacheInvalidator, InvalidatedCache
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
+from ratelimit_service.decision.enforcement import Enforcement, SwitchUpdater
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
@@ -50,6 +52,7 @@ from ratelimit_service.decision.usage_tally import UsageSender, UsageTally
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
+from ratelimit_service.management.enforcement import EnforcementService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.management.overrides import OverrideService
@@ -60,6 +63,7 @@ from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.management.totals import TotalsReader
 from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watched, WorkerMetrics
+from ratelimit_service.own_switch import follow_switch, read_switch, switch_file
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.lease import PostgresLease
@@ -68,6 +72,7 @@ from ratelimit_service.postgres.migrate import current, head, is_newer
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
+from ratelimit_service.postgres.repositories.enforcement import PostgresSwitchSource
 from ratelimit_service.postgres.repositories.simulation import PostgresSimulationSource
 from ratelimit_service.postgres.repositories.totals import PostgresTotals
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
@@ -115,6 +120,7 @@ class Services:
     retention: Retention
     usage: UsageQueries
     alerts: AlertService
+    enforcement: EnforcementService
     simulations: SimulationService
     totals: TotalsReader
 
@@ -137,6 +143,7 @@ class Planes:
     buckets: ManagedStore
     policies: PolicyCache
     rules: RulesCache
+    enforcement: Enforcement
     counts: Counts
     metrics: WorkerMetrics
     probes: Mapping[str, Probe]
@@ -181,6 +188,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             retention=Retention(transactions, audit_days=settings.audit_retention),
             usage=UsageQueries(PostgresUsageSource(reports), clock, kept),
             alerts=AlertService(transactions, clock, webhook=bool(settings.alert_webhook_url.get_secret_value())),
+            enforcement=EnforcementService(transactions, clock),
             simulations=SimulationService(PostgresSimulationSource(reports), plans, clock, kept=kept),
             totals=PostgresTotals(database),
         )
@@ -214,17 +222,20 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         unreadable = UnreadableRows()
         feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
+        enforcement = Enforcement(clock)
         policies = PolicyCache(
             PostgresPolicySource(decisions),
             clock,
+            enforcement=enforcement,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
         policies.waits = overload.excuse
         stack.push_async_callback(policies.close)
-        rules = RulesCache(PostgresRulesSource(decisions))
-        await _load(rules)
-        invalidator = CacheInvalidator(feed, policies, rules)
+        rules = RulesCache(PostgresRulesSource(decisions), enforcement)
+        switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
+        await _load(switch, rules)
+        invalidator = CacheInvalidator(feed, switch, policies, rules)
         alerts = _alerts(settings, services, buckets, clock)
         servers = PostgresLiveServers(decisions, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, levels, request_window=settings.request_id_window)
@@ -252,11 +263,13 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             out_of_bounds,
             envoy_rate_limit.ignored,
             unreadable,
+            enforcement,
             handover,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()
         stack.push_async_callback(background.close)
+        await _follow_own_switch(enforcement, background)
         background.start("cache invalidator", invalidator.run)
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
@@ -274,6 +287,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.usage,
                 services.simulations,
                 services.alerts,
+                services.enforcement,
                 engine,
                 clock,
             ),
@@ -286,6 +300,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             buckets=buckets,
             policies=policies,
             rules=rules,
+            enforcement=enforcement,
             counts=counts,
             metrics=metrics,
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
@@ -375,10 +390,20 @@ async def _decision_database(settings: Settings, shared: Database) -> AsyncItera
         await database.close()
 
 
-async def _load(rules: RulesCache) -> None:
-    """Read the rules before the first call, which would otherwise fail because they are not known."""
+async def _follow_own_switch(enforcement: Enforcement, background: Background) -> None:
+    """Take over this server's own switch before the first call, and follow it."""
+    background.start("enforcement", enforcement.watch)
+    own = switch_file()
+    if own is not None:
+        await enforcement.set_local(read_switch(own))
+        background.start("own switch", partial(follow_switch, own, enforcement.set_local))
+
+
+async def _load(*caches: InvalidatedCache) -> None:
+    """Read what the first call needs before it comes: it would fail otherwise, or be refused by limits that are off."""
     try:
-        await rules.refresh_all()
+        for cache in caches:
+            await cache.refresh_all()
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
 

@@ -141,14 +141,19 @@ class LocalBucketStore:
         return result
 
     def spend(self, charge: Charge, error: StoreUnavailable) -> None:
-        """Take a charge that is allowed whatever its buckets have, so that the store is told of it later."""
+        """Take a charge that is allowed whatever its buckets have, so that the store is told of it later.
+
+        Of each bucket no more than its limit has is noted: the store would take no more.
+        """
         if error.sent:
             return
         now_us = self._now_us()
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
             if cost > 0:
                 share = self._open(bucket, now_us)
-                share.state = take(advance(share.terms, share.state, now_us).state, cost * MICRO)
+                state = take(advance(share.terms, share.state, now_us).state, cost * MICRO)
+                full = advance(share.terms, share.store, now_us).state.used + bucket.limit.capacity * MICRO
+                share.state = state._replace(used=full) if state.used > full else state
         self._evict(now_us)
 
     def unreported(self, count: int) -> list[Spent]:

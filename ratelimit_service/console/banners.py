@@ -26,9 +26,15 @@ _REDIS: Final = Banner(
     "Redis does not answer. Limits are kept by each server alone, or not at all.",
     "Each plan says which: LOCAL, ALLOW or DENY. What is left of a limit is not known meanwhile.",
 )
+_HOW_TO_END: Final = "End it by: ratelimit-service enforcement on"
 _BY_COMPONENT: Final = (("postgres", _POSTGRES), ("redis", _REDIS))
 
 
-def banners_of(silent: Collection[str]) -> list[Banner]:
-    """The banners for the components that do not answer, the loudest first."""
-    return [banner for name, banner in _BY_COMPONENT if name in silent]
+def banners_of(silent: Collection[str], unenforced: Collection[str] = ()) -> list[Banner]:
+    """The banners for the components that do not answer, and for limits that refuse nothing, the loudest first."""
+    off = [Banner("fault", "degraded", "No limit refuses calls.", _sentence(words)) for words in unenforced]
+    return [*off, *(banner for name, banner in _BY_COMPONENT if name in silent)]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}. Revoked, suspended and expired keys are refused as ever. {_HOW_TO_END}"

@@ -39,6 +39,8 @@ class ConsoleServices:
     clock: Clock
     silent: Callable[[], Collection[str]] = tuple
     """The components, `postgres` and `redis`, that do not answer now."""
+    unenforced: Callable[[], Collection[str]] = tuple
+    """Why no limit refuses calls now, in words; empty while they do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ class ChangeKind(Enum):
     SUBJECT = "subject"
     PLAN = "plan"
     DOMAIN = "domain"
+    ENFORCEMENT = "enforcement"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Policies of this key, subject or plan, or the rules of this domain, have changed."""
+    """Policies of this key, subject or plan, or the rules of this domain, or the switch of all limits, have changed."""
 
     kind: ChangeKind
     name: str

@@ -132,6 +132,14 @@ class Reasons(Protocol):
     counts: dict[tuple[str, str], int]
 
 
+class Switch(Protocol):
+    """The part of the switch of all limits that is read here."""
+
+    def off_until_us(self) -> int:
+        """Until when no limit refuses. 0: limits refuse."""
+        ...
+
+
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
@@ -146,6 +154,7 @@ class Watched(NamedTuple):
     out_of_bounds: Reasons | None = None
     ignored: Reasons | None = None
     unreadable: Rows | None = None
+    enforcement: Switch | None = None
     handover: HandedOver | None = None
 
 
@@ -282,6 +291,10 @@ class WorkerMetrics:
             "store_breaker_open", "1 while the circuit breaker of the bucket store is open.", "livemax"
         )
 
+        self._enforcement = watched.enforcement
+        self._enforcement_off = self._gauge(
+            "enforcement_off", "1 while no limit refuses calls, because enforcement was turned off.", "livemax"
+        )
         self._memory = self._gauge(
             "store_memory_ratio",
             "Share of the bucket store's memory that is used; of the fullest server. Alert from 0.7 on.",
@@ -315,6 +328,7 @@ class WorkerMetrics:
         self._tally_bytes.set(self._usage.bytes)
         self._breaker.set(self._breaker_open())
         self._memory.set(self._round_trips.memory_share)
+        self._enforcement_off.set(self._enforcement is not None and self._enforcement.off_until_us() > 0)
         self._bound.set(self._overload.bound)
         self._queue_age.set(self._overload.longest_wait)
 

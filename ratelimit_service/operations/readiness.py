@@ -1,7 +1,7 @@
 """Whether this server can decide, and in words why not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 Probe = Callable[[], Awaitable[None]]
@@ -38,6 +38,8 @@ class Readiness:
         self._workers = workers
         self._wanted = wanted
         self._draining = False
+        self.reasons: Callable[[], Sequence[str]] = tuple
+        """Why else it decides otherwise than it should, in words."""
         self._silent: tuple[str, ...] | None = None
         """The components that do not answer, None before the first probe."""
 
@@ -52,7 +54,7 @@ class Readiness:
         serving = self._workers()
         if not serving:
             return Report(ready=False, text="not ready: no worker serves")
-        if reasons := [*self._missing(serving), *self._failures()]:
+        if reasons := [*self._missing(serving), *self._failures(), *self.reasons()]:
             return Report(ready=True, text=f"degraded: {'; '.join(reasons)}")
         return Report(ready=True, text="ready")
 

@@ -7,6 +7,7 @@ import psycopg
 from ratelimit_service.decision.ports import Change, ChangeKind, Changes
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
+from ratelimit_service.postgres.repositories.outbox import from_row
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL
 from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
@@ -16,7 +17,7 @@ _POLL_SECONDS = 0.9
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
 _FIRST = 1  # the number of the first change ever
-_KINDS = frozenset(kind.value for kind in ChangeKind)
+_KINDS = frozenset(kind.value for kind in ChangeKind if kind is not ChangeKind.ENFORCEMENT)
 _READ = (
     "SELECT number, kind, name, (SELECT min(number) FROM changes) FROM changes "
     "WHERE number > %s ORDER BY number LIMIT %s"
@@ -72,7 +73,7 @@ class PostgresChangeFeed:
                 what = f"its kind is {kind!r} and its name {name!r}; it is skipped"
                 self._unreadable.report("changes", f"number {number}", what)
             else:
-                yield Change(ChangeKind(kind), name)
+                yield from_row(str(kind), name)
 
     async def _is_woken(self) -> bool:
         """Wait for a notification until it is time to poll. False when none came."""

@@ -12,6 +12,7 @@ CONTROL_ROLE: Final = "ratelimit_control"
 DECISION_TABLES: Final = (
     "admin_tokens",
     "changes",
+    "enforcement",
     "key_secrets",
     "keys",
     "overrides",

@@ -208,6 +208,21 @@ console_sessions = Table(
     Column("expire_time", Microseconds, nullable=False),
 )
 
+enforcement = Table(
+    "enforcement",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("off_until", Microseconds, comment="No limit refuses before. Absent: limits refuse."),
+    Column("actor", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("update_time", Microseconds, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    CheckConstraint("off_until > update_time AND off_until <= update_time + interval '24 hours'", name="off_until"),
+    CheckConstraint(
+        "update_time >= to_timestamp(0) AND update_time < timestamptz '9000-01-01 00:00:00+00'", name="update_time"
+    ),
+)
+
 CHANGES_CHANNEL = "ratelimit_changes"
 """The channel that is notified when there are new rows in `changes`."""
 

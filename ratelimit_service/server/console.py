@@ -47,13 +47,20 @@ def open_console(
             usage=services.usage,
             engine=planes.engine,
             health=ServerHealth(
-                services, clock, probes=planes.probes, scrape=scrape, workers=workers, wanted=settings.workers
+                services,
+                clock,
+                enforcement=planes.enforcement,
+                probes=planes.probes,
+                scrape=scrape,
+                workers=workers,
+                wanted=settings.workers,
             ),
             alerts=services.alerts,
             simulations=services.simulations,
             totals=services.totals,
             clock=clock,
             silent=silent,
+            unenforced=planes.enforcement.explained,
         ),
         ConsoleConfig(
             environment=settings.key_environment,

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ratelimit_service.bootstrap import Services
 from ratelimit_service.console.formats import duration
 from ratelimit_service.console.health import Component, Health, State
+from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import ServiceError
@@ -33,6 +34,7 @@ class ServerHealth:
         services: Services,
         clock: Clock,
         *,
+        enforcement: Enforcement,
         probes: Mapping[str, Probe],
         scrape: Callable[[], Awaitable[bytes]],
         workers: Callable[[], int],
@@ -40,6 +42,7 @@ class ServerHealth:
     ) -> None:
         """SCRAPE returns the metrics of all processes. WORKERS counts those that serve; WANTED of them should."""
         self._services = services
+        self._switch = enforcement
         self._probes = probes
         self._scrape = scrape
         self._workers = workers
@@ -93,6 +96,8 @@ class ServerHealth:
 
     async def _enforcement(self) -> Component:
         now_us = self._clock.now_us()
+        if (off := self._switch.off) is not None:
+            return Component("Enforcement", State.DEGRADED, "off", f"by {off.actor}", now_us, off.summary())
         try:
             plans = (await self._services.plans.list(Paging(page_size=1_000))).items
         except ServiceError:

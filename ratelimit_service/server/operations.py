@@ -190,6 +190,7 @@ class _Process:
         await asyncio.gather(*(listener.close(_LAST_REQUESTS) for listener in self._listeners()))
 
     async def _work(self, planes: Planes) -> None:
+        self.readiness.reasons = planes.enforcement.reasons
         await self.readiness.probe(planes.probes)
         console = open_console(
             planes,

@@ -147,3 +147,13 @@ async def test_what_is_forgotten_is_counted() -> None:
     for number in range(12):
         spend(local, Bucket(str(number), 0, QUOTA), 3)
     assert (local.waiting, local.evicted) == (10, 6)
+
+
+async def test_of_what_is_allowed_without_end_no_more_is_kept_than_a_limit_has() -> None:
+    """ALLOW may let a thousand times the limit through: the store is asked for the limit once."""
+    local, one = local_store(), Bucket("b", 0, QUOTA)
+    for _ in range(1_000):
+        local.spend(Charge((one,), (100,)), AWAY)
+    assert [tokens for _, tokens in local.unreported(10)] == [100]
+    local.report(one, 100)
+    assert local.unreported(10) == []

@@ -32,13 +32,13 @@ WORKER = """
 import sys, time
 from ratelimit_service.errors import Code
 from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
-class Engine: tally = [[0] * 4 for _ in range(10)]
+class Engine: tally = [[0] * 5 for _ in range(10)]
 class Feed: current = True
 class Cache:
     misses, unreadable, deferred, refresh_age = 3, 1, 4, 7
     def __len__(self): return 40
 counts = Counts()
-class Descriptors: tally = [[0] * 4 for _ in range(10)]
+class Descriptors: tally = [[0] * 5 for _ in range(10)]
 class Usage: bytes, lost, unconfirmed = 70, 8, 9
 class Tokens: deferred = 2
 class Overload: bound, longest_wait, refusals = 50, 0.02, {"deadline": 6}
