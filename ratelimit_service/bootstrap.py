@@ -212,10 +212,9 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             await _check_token(services.tokens)
         overload = OverloadControl(denies=settings.on_overload == "deny")
         counts = Counts(overload.answered_round_trip)
-        tally = UsageTally(clock)
+        tally, levels = UsageTally(clock), LevelMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
-        levels = LevelMemory()
         observers = Observers(counts.round_trips, tally, levels)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         decisions = await stack.enter_async_context(_decision_database(settings, services.database))
@@ -238,8 +237,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         invalidator = CacheInvalidator(feed, switch, policies, rules)
         alerts = _alerts(settings, services, buckets, clock)
         servers = PostgresLiveServers(decisions, settings.workers)
-        local = LocalBucketStore(lambda: servers.count, clock.now_us, levels, request_window=settings.request_id_window)
-        handover = await stack.enter_async_context(Handover(local, buckets))
+        local, handover = await stack.enter_async_context(_open_local(settings, lambda: servers.count, levels, buckets))
         token_source = PostgresTokenSource(_decision_url(settings))
         stack.push_async_callback(token_source.close)
         tokens = KnownTokens(token_source)
@@ -273,7 +271,6 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         background.start("cache invalidator", invalidator.run)
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
-        background.start("handover", handover.run)
         background.start("overload control", overload.run)
         yield Planes(
             rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),
@@ -470,6 +467,21 @@ def _redis_url(settings: Settings) -> Iterator[str]:
         yield url
     except ValueError as error:
         raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error
+
+
+@asynccontextmanager
+async def _open_local(
+    settings: Settings, servers: Callable[[], int], levels: LevelMemory, buckets: ManagedStore
+) -> AsyncIterator[tuple[LocalBucketStore, Handover]]:
+    """This worker's share of the buckets, and what hands over to BUCKETS what was spent of it."""
+    local = LocalBucketStore(servers, SystemClock().now_us, levels, request_window=settings.request_id_window)
+    async with Handover(local, buckets) as handover:
+        background = Background()
+        background.start("handover", handover.run)
+        try:
+            yield local, handover
+        finally:
+            await background.close()
 
 
 @asynccontextmanager

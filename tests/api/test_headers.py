@@ -121,7 +121,7 @@ def test_a_window_is_whole_seconds() -> None:
 
 
 def test_limits_without_a_name() -> None:
-    """A limit without a name is named after its window, a bucket `bucket`; of two of a name, the tighter is reported."""
+    """A limit without a name is named after its window, a bucket `bucket`; of two of a name the tighter counts."""
     specs = LimitSpecs()
     day, hour = Quota(5, Window.DAY), Quota(7, Window.HOUR)
     limits = [
