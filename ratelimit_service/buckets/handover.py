@@ -14,7 +14,7 @@ from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 
 PAUSE_SECONDS: Final = 0.25
-"""Between two looks at whether something was spent."""
+"""Between two times that it looks for what was spent."""
 
 BATCH: Final = 64
 """Buckets that are handed over in one call. It takes the store some 0.5 ms, in which decisions wait."""

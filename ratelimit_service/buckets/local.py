@@ -27,7 +27,7 @@ class Share:
     Taken at the monotonic time `since`. `seen` is the part of everybody's charges that were this server's among
     `seen_servers`; 0 if that is not known, and the share an equal one. `servers` is the number that `terms` are for.
     Its `state`, and in `store` the state that it would have without the calls that the store was not asked for: what is
-    used beyond that is what the store has to be told.
+    used beyond that is not known to the store yet.
     """
 
     __slots__ = ("bucket", "parts", "seen", "seen_servers", "servers", "since", "state", "store", "terms", "whole")
@@ -54,12 +54,12 @@ class Share:
         self.terms = Terms(max(capacity * self.parts // self.whole, MICRO), rate, window, enforced)
 
     def spent(self, now_us: int) -> int:
-        """Micro-tokens spent without the store that have not drained, and that it has not been told of."""
+        """Micro-tokens spent without the store that have not drained, and that it does not know of."""
         used = advance(self.terms, self.state, now_us).state.used
         return used - advance(self.terms, self.store, now_us).state.used
 
     def note(self, tokens: int, now_us: int) -> None:
-        """Note that the store knows of so many of the tokens spent, or will never be told."""
+        """Note that the store knows of so many of the tokens spent, or never will."""
         self.store = take(advance(self.terms, self.store, now_us).state, tokens * MICRO)
 
 
@@ -118,7 +118,7 @@ class LocalBucketStore:
         self._requests: Expiring[str, ChargeResult] = Expiring(size, round(request_window * MICRO), now_us)
         self._buckets = ReferenceBuckets(_States(self._shares), self._requests, self._terms)
         self.evicted = 0
-        """Tokens so far that were spent without the store, and forgotten before it was told."""
+        """Tokens so far that were spent without the store, and forgotten before it knew of them."""
 
     async def charge(
         self,
@@ -141,7 +141,7 @@ class LocalBucketStore:
         return result
 
     def spend(self, charge: Charge, error: StoreUnavailable) -> None:
-        """Take a charge that is allowed whatever its buckets have, so that the store is told of it later.
+        """Take a charge that is allowed whatever its buckets have, so that it is handed over later.
 
         Of each bucket no more than its limit has is noted: the store would take no more.
         """
@@ -157,7 +157,7 @@ class LocalBucketStore:
         self._evict(now_us)
 
     def unreported(self, count: int) -> list[Spent]:
-        """The first COUNT buckets of which tokens were spent that the store was not told of. Forgets others met.
+        """The first COUNT buckets of which tokens were spent that the store does not know of. Forgets others met.
 
         A part of a token counts as one. Never more than the limit has.
         """
@@ -181,14 +181,14 @@ class LocalBucketStore:
             self._shares.move_to_end(bucket.name)
 
     def report(self, bucket: Bucket, tokens: int) -> None:
-        """Note that the store knows of so many of the tokens spent, or will never be told of them."""
+        """Note that the store knows of so many of the tokens spent, or never will."""
         share = self._shares.get(bucket.name)
         if share is not None:
             share.note(tokens, self._now_us())
 
     @property
     def waiting(self) -> int:
-        """The number of buckets of which tokens may have been spent that the store has not been told of."""
+        """The number of buckets of which tokens may have been spent that the store does not know of."""
         return len(self._shares)
 
     def _charge(self, charge: Charge, now_us: int) -> ChargeResult:
@@ -211,7 +211,7 @@ class LocalBucketStore:
         return max(self._servers(), 1)
 
     def _open(self, bucket: Bucket, now_us: int) -> Share:
-        """The share of a bucket, taken anew if the store has told more of it since, or divided anew."""
+        """The share of a bucket, taken anew if the store has replied since, or divided anew."""
         share, level, servers = self._shares.get(bucket.name), self._levels.find(bucket), self._count()
         if share is None:
             share = self._shares[bucket.name] = Share(bucket)
