@@ -490,6 +490,7 @@ async def _open_buckets(settings: Settings, observers: Observers) -> AsyncIterat
         store = open_bucket_store(
             url,
             timeout=settings.store_timeout,
+            slow=settings.store_slow,
             request_window=settings.request_id_window,
             usage_bytes=settings.usage_store_bytes,
             memory_bytes=settings.bucket_store_bytes,

@@ -41,15 +41,12 @@ class Changes(NamedTuple):
 class StoreUnavailable(Exception):
     """A store could not be reached, or did not reply in time. The message has its name and the cause, no secrets.
 
-    `sent`: whether the command may have been executed all the same, since only the reply is missing. `conclusive`:
-    whether it shows that the store is away. It does not where the store had less time than it may take, because the
-    charge is large, or came late out of the queue.
+    `sent`: whether the command may have been executed all the same, since only the reply is missing.
     """
 
-    def __init__(self, message: str, *, sent: bool = False, conclusive: bool = True) -> None:
+    def __init__(self, message: str, *, sent: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
-        self.conclusive = conclusive
 
 
 class QueueTimeout(StoreUnavailable):
@@ -59,7 +56,7 @@ class QueueTimeout(StoreUnavailable):
     """
 
     def __init__(self, message: str, *, deadline: bool) -> None:
-        super().__init__(message, conclusive=False)
+        super().__init__(message)
         self.deadline = deadline
 
 
@@ -77,7 +74,7 @@ class BucketStore(Protocol):
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order, and return the results in the same order.
 
-        None is made that could not be sent before DEADLINE, a monotonic time in seconds.
+        It returns or raises before DEADLINE, a monotonic time in seconds; what could not be sent by then is not made.
 
         The buckets of one charge are all in one partition, unless the store documents that it supports more. Nothing
         is sent twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.
