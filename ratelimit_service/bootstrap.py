@@ -11,8 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from socket import gethostname
-from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 import structlog
@@ -49,6 +48,7 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.usage_tally import UsageSender, UsageTally
+from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
@@ -66,9 +66,10 @@ from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watche
 from ratelimit_service.own_switch import follow_switch, read_switch, switch_file
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.feed_heartbeat import PostgresHeartbeat
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
-from ratelimit_service.postgres.migrate import current, head, is_newer
+from ratelimit_service.postgres.migrate import read_schema
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
@@ -146,6 +147,7 @@ class Planes:
     enforcement: Enforcement
     counts: Counts
     metrics: WorkerMetrics
+    degraded: DegradedModes
     probes: Mapping[str, Probe]
     join: Callable[[], None]
     control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
@@ -223,22 +225,22 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         stack.push_async_callback(feed.close)
         enforcement = Enforcement(clock)
         policies = PolicyCache(
-            PostgresPolicySource(decisions),
+            PostgresPolicySource(decisions, unreadable),
             clock,
             enforcement=enforcement,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
         policies.waits = overload.excuse
-        stack.push_async_callback(policies.close)
-        rules = RulesCache(PostgresRulesSource(decisions), enforcement)
+        rules = RulesCache(PostgresRulesSource(decisions, unreadable), enforcement)
+        _close_later(stack, policies, rules)
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
-        alerts = _alerts(settings, services, buckets, clock)
+        degraded = _degraded_modes(invalidator, buckets, unreadable)
         servers = PostgresLiveServers(decisions, settings.workers)
         local, handover = await stack.enter_async_context(_open_local(settings, lambda: servers.count, levels, buckets))
-        token_source = PostgresTokenSource(_decision_url(settings))
+        token_source = PostgresTokenSource(_decision_url(settings), unreadable)
         stack.push_async_callback(token_source.close)
         tokens = KnownTokens(token_source)
         stack.push_async_callback(tokens.close)
@@ -258,13 +260,14 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             tally,
             overload,
             tokens,
+            degraded,
             out_of_bounds,
             envoy_rate_limit.ignored,
             unreadable,
             enforcement,
             handover,
         )
-        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
+        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
         stack.push_async_callback(background.close)
         await _follow_own_switch(enforcement, background)
@@ -300,11 +303,33 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             enforcement=enforcement,
             counts=counts,
             metrics=metrics,
+            degraded=degraded,
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
-            control=(("usage flush", lambda: _flush_usage(settings, services, clock)), ("alerts", alerts.run)),
+            control=(
+                ("heartbeat", lambda: _beat(services)),
+                ("usage flush", lambda: _flush_usage(settings, services, clock)),
+                ("alerts", _alerts(settings, services, buckets, clock).run),
+            ),
         )
         metrics.flush()
+
+
+def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore, unreadable: UnreadableRows) -> DegradedModes:
+    """How a process that decides can be degraded. Others add theirs."""
+    degraded = DegradedModes()
+    degraded.add("feed", lambda: invalidator.age.reason)
+    degraded.add(
+        "store",
+        lambda: "the circuit breaker of Redis is open: on_store_failure decides" if buckets.breaker_open else "",
+    )
+    degraded.add("rows", lambda: _describe_rows(unreadable.current()))
+    return degraded
+
+
+def _describe_rows(rows: Mapping[str, int]) -> str:
+    found = ", ".join(f"{count} of {table}" for table, count in rows.items() if count)
+    return f"rows cannot be read, and what was valid last stays in force: {found}; the log names them" if found else ""
 
 
 def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:
@@ -345,6 +370,14 @@ def _webhook(settings: Settings) -> Webhook | None:
     except ValueError as error:
         raise StartupError(str(error)) from error
     return None if sender is None else Webhook(sender, secret.encode())
+
+
+async def _beat(services: Services) -> None:
+    heartbeat = PostgresHeartbeat(services.database)
+    try:
+        await heartbeat.run()
+    finally:
+        await heartbeat.close()
 
 
 async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:
@@ -396,6 +429,16 @@ async def _follow_own_switch(enforcement: Enforcement, background: Background) -
         background.start("own switch", partial(follow_switch, own, enforcement.set_local))
 
 
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+def _close_later(stack: AsyncExitStack, *opened: _Closable) -> None:
+    """Close these when the STACK is left, the last one first."""
+    for each in opened:
+        stack.push_async_callback(each.close)
+
+
 async def _load(*caches: InvalidatedCache) -> None:
     """Read what the first call needs before it comes: it would fail otherwise, or be refused by limits that are off."""
     try:
@@ -423,18 +466,15 @@ async def _check_schema(settings: Settings) -> None:
     if not url:
         raise StartupError("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
     try:
-        found = await asyncio.to_thread(current, url)
+        schema = await asyncio.to_thread(read_schema, url)
     except ValueError as error:
         raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {error}") from error
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
-    if found is not None and is_newer(found):
-        _log.warning("the database's schema is newer than this program, which works on it", revision=found)
-    elif found != head():
-        raise StartupError(
-            f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
-            "run `ratelimit-service migrate`"
-        )
+    if schema.obstacle:
+        raise StartupError(f"the database's schema {schema.obstacle}")
+    if schema.is_newer:
+        _log.warning("the database's schema is newer than this program, which works on it", revision=schema.revision)
 
 
 async def _check_token(tokens: TokenService) -> None:

@@ -139,6 +139,7 @@ rule_versions = Table(
     Column("on_store_failure", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("create_time", Microseconds, nullable=False),
+    Column("limit_count", Integer, comment="Limits on all levels: only where it is 0 may there be none."),
     PrimaryKeyConstraint("domain_id", "version"),
     CheckConstraint("on_store_failure IN ('fail', 'local', 'allow', 'deny')", name="on_store_failure"),
 )
@@ -149,6 +150,25 @@ write_lock = Table(
     Column("only_row", Boolean, primary_key=True, server_default=text("true")),
     CheckConstraint("only_row", name="only_row"),
     comment="Whoever adds to keys, audit_events or changes locks its row first: so their numbers are in commit order.",
+)
+
+feed_heartbeat = Table(
+    "feed_heartbeat",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("time", Microseconds, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    comment="Renewed once a second by a control plane, and read with changes: so readers know how old they are.",
+)
+
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("revision", Text, nullable=False),
+    Column("works_since", Text, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    comment="Programs that need revision works_since or a later one work on the schema of this revision.",
 )
 
 overrides = Table(
