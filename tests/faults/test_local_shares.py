@@ -19,6 +19,7 @@ from fleet.conftest import Fleet, fleet
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service.postgres.live_servers import CERTAIN_SECONDS
 
 __all__ = ["fleet"]
 
@@ -141,7 +142,7 @@ class Outage:
             self.even.weights = self.deny.weights = (0.5, 0.5, 0)
             self.skewed.weights = (0.9, 0.1, 0)
             kill(fleet.servers[2])
-            time.sleep(3)  # a server counts the others every two seconds
+            time.sleep(CERTAIN_SECONDS + 4)  # a server counts the others every two seconds
             self.noticed = time.monotonic()
             time.sleep(AWAY_SECONDS)
             self.back = time.monotonic()
