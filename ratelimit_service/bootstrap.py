@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from socket import gethostname
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 import structlog
@@ -223,22 +223,22 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         stack.push_async_callback(feed.close)
         enforcement = Enforcement(clock)
         policies = PolicyCache(
-            PostgresPolicySource(decisions),
+            PostgresPolicySource(decisions, unreadable),
             clock,
             enforcement=enforcement,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
         policies.waits = overload.excuse
-        stack.push_async_callback(policies.close)
-        rules = RulesCache(PostgresRulesSource(decisions), enforcement)
+        rules = RulesCache(PostgresRulesSource(decisions, unreadable), enforcement)
+        _close_later(stack, policies, rules)
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
         degraded = _degraded_modes(invalidator, buckets, unreadable)
         servers = PostgresLiveServers(decisions, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
-        token_source = PostgresTokenSource(_decision_url(settings))
+        token_source = PostgresTokenSource(_decision_url(settings), unreadable)
         stack.push_async_callback(token_source.close)
         tokens = KnownTokens(token_source)
         stack.push_async_callback(tokens.close)
@@ -424,6 +424,16 @@ async def _follow_own_switch(enforcement: Enforcement, background: Background) -
     if own is not None:
         await enforcement.set_local(read_switch(own))
         background.start("own switch", partial(follow_switch, own, enforcement.set_local))
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+def _close_later(stack: AsyncExitStack, *opened: _Closable) -> None:
+    """Close these when the STACK is left, the last one first."""
+    for each in opened:
+        stack.push_async_callback(each.close)
 
 
 async def _load(*caches: InvalidatedCache) -> None:

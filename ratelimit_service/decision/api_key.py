@@ -23,6 +23,7 @@ _FORM = re.compile(
 MAX_LENGTH = len("rlk_") + 12 + 1 + _ID_LENGTH + 1 + _SECRET_LENGTH + _CRC_LENGTH
 """Characters of a key."""
 
+_ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
 _ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
 
 
@@ -60,6 +61,11 @@ class ApiKey:
 def new_key_id() -> str:
     """Make a random key id."""
     return _random(_ID_LENGTH)
+
+
+def is_environment(text: str) -> bool:
+    """Whether TEXT can be the <env> of a key."""
+    return _ENVIRONMENT.fullmatch(text) is not None
 
 
 def check_key_id(key_id: str) -> None:

@@ -184,5 +184,5 @@ async def _check_new_target(work: OverrideWork, target: OverrideTarget, now_us: 
 
 async def _record(work: OverrideWork, key: Key | None, target: OverrideTarget, event: Event) -> None:
     if key is not None:  # a key's overrides are part of it, so its etag changes with them
-        await work.keys.save(replace(key, updated_us=event.time_us, revision=key.revision + 1))
+        await work.keys.save_states([replace(key, updated_us=event.time_us, revision=key.revision + 1)])
     await work.record(event, target.change)

@@ -46,7 +46,7 @@ async def servers(make_settings: MakeSettings, request: pytest.FixtureRequest) -
     """Two servers on the same stores."""
     store = request.getfixturevalue(request.param)
     settings = await asyncio.to_thread(make_settings, store if isinstance(store, str) else store.url)
-    settings = settings.model_copy(update={"store_timeout": 1.0})  # these tests are about exactness, not speed
+    settings = settings.model_copy(update={"store_timeout": 1.0, "store_slow": 1.0})  # about exactness, not speed
     async with open_planes(settings, needs_token=False) as one, open_planes(settings, needs_token=False) as two:
         yield one, two
 

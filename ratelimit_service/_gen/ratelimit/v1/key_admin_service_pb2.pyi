@@ -254,7 +254,9 @@ class ManageKeyRequest(_message.Message):
         """Required."""
         @_builtins.property
         def overlap(self) -> _duration_pb2.Duration:
-            """How long the previous secret stays valid: 0 to 30 days. Absent or 0 ends it at once."""
+            """How long the previous secret stays valid: 0 to 30 days. Absent or 0 ends it at once, and all earlier ones with it;
+            else each of those keeps its own end. At most 4 earlier secrets are valid, those that end last.
+            """
 
         def __init__(
             self,
