@@ -50,6 +50,7 @@ from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
+from ratelimit_service.management.confirmation import Confirmations
 from ratelimit_service.management.enforcement import EnforcementService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.known_tokens import KnownTokens
@@ -171,7 +172,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pool_overflow=0,
         queue_seconds=_REPORT_QUEUE_SECONDS,
     )
-    plans = PlanService(transactions, clock)
+    confirmations = Confirmations(peppers.derived("confirmation"), clock, keys=settings.confirm_keys)
+    plans = PlanService(transactions, clock, confirmations)
     kept = _kept(settings)
     try:
         yield Services(
@@ -180,8 +182,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             keys=KeyService(transactions, peppers, clock, environment=settings.key_environment),
             bulk_keys=BulkKeyService(transactions, peppers, clock, environment=settings.key_environment),
             plans=plans,
-            overrides=OverrideService(transactions, clock),
-            rules=RulesService(transactions, clock),
+            overrides=OverrideService(transactions, clock, confirmations),
+            rules=RulesService(transactions, clock, confirmations),
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
             sessions=SessionService(transactions, clock),

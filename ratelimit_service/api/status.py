@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from ratelimit_service.decision.text import without_secrets
 from ratelimit_service.errors import Aborted, Internal, InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.management.confirmation import ConfirmationRequired
 
 DOMAIN: Final = "ratelimit.v1"
 """The `domain` of every ErrorInfo."""
@@ -80,6 +81,12 @@ def _detail(error: ServiceError) -> _Detail | None:
     if isinstance(error, Aborted):
         failure = error_details_pb2.PreconditionFailure()
         failure.violations.add(type="ETAG", subject=error.subject, description=clip(error.message))
+        return failure
+    if isinstance(error, ConfirmationRequired):
+        failure = error_details_pb2.PreconditionFailure()
+        for effect in error.effects:
+            description = clip(effect, _MAX_DESCRIPTION)
+            failure.violations.add(type="CONFIRMATION", subject=clip(error.target, _MAX_PATH), description=description)
         return failure
     if isinstance(error, Unavailable):
         delay = Duration()

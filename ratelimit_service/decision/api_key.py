@@ -126,6 +126,11 @@ class Peppers:
         """Make one pepper of 32 random bytes as version 1, in the form that `parse` reads."""
         return "1:" + base64.b64encode(secrets.token_bytes(_MIN_BYTES)).decode()
 
+    def derived(self, purpose: str) -> list[bytes]:
+        """Keys for another PURPOSE, one from each pepper, that of the newest first."""
+        newest_first = sorted(self.by_version.items(), reverse=True)
+        return [hmac.digest(pepper, f"ratelimit-service {purpose}".encode(), "sha256") for _, pepper in newest_first]
+
     def hash(self, api_key: ApiKey) -> SecretHash:
         """The hash of a key's secret under the newest pepper, without an expiry."""
         version = max(self.by_version)

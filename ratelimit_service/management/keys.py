@@ -103,6 +103,10 @@ class KeyRepository(Protocol):
         """Count the keys on a plan that are not revoked."""
         ...
 
+    async def plans_of(self, subject: str) -> Mapping[str, int]:
+        """The plans of a subject's keys that are not revoked, each with the number of these."""
+        ...
+
 
 class KeyWork(AuditedWork, Protocol):
     """What a transaction of keys works on."""

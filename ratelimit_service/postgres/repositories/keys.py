@@ -125,6 +125,17 @@ class PostgresKeyRepository:
         )
         return (await self._connection.execute(statement)).scalar_one()
 
+    async def plans_of(self, subject: str) -> Mapping[str, int]:
+        """Count the keys of a subject that are not revoked, by their plans."""
+        statement = (
+            select(plans.c.name, func.count().label("number"))
+            .join_from(keys, plans)
+            .where(keys.c.subject == subject, keys.c.state != KeyState.REVOKED.value)
+            .group_by(plans.c.name)
+            .order_by(plans.c.name)
+        )
+        return {row.name: row.number for row in await self._connection.execute(statement)}
+
     async def _revise(self, key: Key, values: dict[str, Any]) -> None:
         values |= {"revision": key.revision, "update_time": key.updated_us}
         await self._connection.execute(update(keys).where(keys.c.key_id == key.key_id).values(values))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from decision.descriptors.world import LOCAL, Descriptor, RuleNode, bucket, describe, node, quota
+from fixtures.confirmed import confirmed
 from fixtures.valkey import StartValkey
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.decision.api_key import Peppers
@@ -128,7 +129,7 @@ async def test_changes_are_in_force_within_a_second(servers: tuple[Planes, Plane
 
     for amount in (5, 7, None):
         if amount is None:
-            await one.services.rules.delete("ann", "moving")
+            await confirmed(lambda token: one.services.rules.delete("ann", "moving", confirmation=token))
         else:
             await one.services.rules.replace("ann", DomainRules("moving", (node("a", "", quota(amount)),)))
         assert await asyncio.wait_for(seen(amount), SECONDS) < 1.0
