@@ -20,7 +20,7 @@ from ratelimit_service.buckets.breaker import SLOW
 __all__ = ["generator"]
 
 IN_TIME = 0.999 if FULL else 0.75
-MOST = 10**6 if FULL else 100
+MAX_RATE = 10**6 if FULL else 100
 """Calls a second. In CI others take the cores away after the peak was measured."""
 
 
@@ -84,7 +84,7 @@ class Sources:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_callers_are_answered_in_time(target: Target, generator: Generator, fault: str) -> None:
     """Each fault: callers are answered in time by `on_store_failure`, and exactly again soon after it."""
-    rate = min(SHARE * target.peak, MOST)
+    rate = min(SHARE * target.peak, MAX_RATE)
     target.server.close_channel()
     before = memory_mb(target.server)
     load = generator.begin(target.server, target.api_key, rate, FAULT_SECONDS + 1)
@@ -114,7 +114,7 @@ def test_callers_with_a_millisecond_beside_others(target: Target, generator: Gen
     target.server.close_channel()
     target.store.proxy.inject(delay=0.002)
     load = generator.begin(
-        target.server, target.api_key, min(SHARE * target.peak / 2, MOST), FAULT_SECONDS, deadline_ms=1
+        target.server, target.api_key, min(SHARE * target.peak / 2, MAX_RATE), FAULT_SECONDS, deadline_ms=1
     )
     with Sources(target) as sources:
         hurried = answers(load)
