@@ -72,6 +72,7 @@ from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
 from ratelimit_service.postgres.token_source import PostgresTokenSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
+from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
@@ -207,7 +208,8 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         observers = Observers(counts.round_trips, tally)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         decisions = await stack.enter_async_context(_decision_database(settings, services.database))
-        feed = PostgresChangeFeed(decisions)
+        unreadable = UnreadableRows()
+        feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
         policies = PolicyCache(
             PostgresPolicySource(decisions),
@@ -245,6 +247,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             tokens,
             out_of_bounds,
             envoy_rate_limit.ignored,
+            unreadable,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
         background = Background()

@@ -1,3 +1,9 @@
 """Fixtures for every test: real stores and servers."""
 
-pytest_plugins = ["fixtures.valkey", "fixtures.postgres", "fixtures.dev_server", "fixtures.served"]
+pytest_plugins = [
+    "fixtures.valkey",
+    "fixtures.postgres",
+    "fixtures.loose_postgres",
+    "fixtures.dev_server",
+    "fixtures.served",
+]

@@ -60,6 +60,19 @@ class Rules(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """The part of the rows that cannot be read that is read here."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often one was found, by table."""
+        ...
+
+    def current(self) -> Mapping[str, int]:
+        """How many rows of each table are unreadable now."""
+        ...
+
+
 class Feed(Protocol):
     """The part of the cache invalidator that is read here."""
 
@@ -119,6 +132,7 @@ class Watched(NamedTuple):
     tokens: Tokens
     out_of_bounds: Reasons | None = None
     ignored: Reasons | None = None
+    unreadable: Rows | None = None
 
 
 class _Histogram(Histogram):
@@ -214,6 +228,7 @@ class WorkerMetrics:
             )
             if reasons is not None
         ]
+        self._count_unreadable(watched.unreadable)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -275,6 +290,7 @@ class WorkerMetrics:
             counter.export()
         for histogram in self._histograms:
             histogram.export()
+        self._flush_unreadable()
         if self._feed.current:
             self._feed_seen = self._now()
         self._feed_age.set(self._now() - self._feed_seen)
@@ -285,6 +301,11 @@ class WorkerMetrics:
         self._memory.set(self._round_trips.memory_share)
         self._bound.set(self._overload.bound)
         self._queue_age.set(self._overload.longest_wait)
+
+    def _flush_unreadable(self) -> None:
+        if self._unreadable is not None:
+            for table, rows in self._unreadable.current().items():
+                self._unreadable_now.labels(table).set(rows)
 
     async def keep(self) -> None:
         """Flush once a second, until cancelled."""
@@ -299,6 +320,24 @@ class WorkerMetrics:
                 self._counters[name, reason.name, source.name] = CounterExport(
                     lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
                     counter.labels(reason.name, source.name),
+                )
+
+    def _count_unreadable(self, rows: Rows | None) -> None:
+        self._unreadable = rows
+        self._unreadable_now = Gauge(
+            "ratelimit_unreadable_rows_now",
+            "Rows of Postgres that cannot be read at present; what was valid last is in force. The log names them.",
+            ("table",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        if rows is not None:
+            found = self._counter(
+                "unreadable_rows", "How often a row of Postgres was found that cannot be read. Alert on it.", "table"
+            )
+            for table in rows.counts:
+                self._counters["unreadable_rows", table] = CounterExport(
+                    partial(rows.counts.__getitem__, table), found.labels(table)
                 )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

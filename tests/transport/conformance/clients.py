@@ -61,10 +61,6 @@ class PythonClient:
         self._channel.close()
 
 
-_UNARY_TIMEOUT = 0.1
-"""Calls with a shorter deadline, in seconds, are made as streams by the asyncio client."""
-
-
 class PythonAioClient:
     """grpcio, with asyncio."""
 
@@ -80,7 +76,7 @@ class PythonAioClient:
         return self._runner.run(self._call(spec))
 
     async def _call(self, spec: CallSpec) -> Outcome:
-        if not spec.stream and len(spec.messages) == 1 and (spec.timeout is None or spec.timeout >= _UNARY_TIMEOUT):
+        if not spec.stream and len(spec.messages) == 1:
             return await self._call_unary(spec)
         call = self._channel.stream_stream(spec.method)(
             timeout=spec.timeout, metadata=tuple(spec.metadata.items()), compression=_compression(spec)
@@ -98,8 +94,7 @@ class PythonAioClient:
         return _outcome(await call.code(), await call.details(), await call.trailing_metadata(), answers)
 
     async def _call_unary(self, spec: CallSpec) -> Outcome:
-        # A stream whose writing is overtaken by the server's refusal is INTERNAL to this library. Calls with a short
-        # deadline are streams: a unary one may be answered within the millisecond that is its shortest deadline.
+        # A stream whose writing is overtaken by the server's refusal is INTERNAL to this library.
         call = self._channel.unary_unary(spec.method)(
             spec.messages[0],
             timeout=spec.timeout,

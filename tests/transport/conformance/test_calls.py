@@ -97,17 +97,17 @@ def test_a_compressed_message_is_refused(client: Client, key: Key) -> None:
 def test_a_deadline_that_is_too_short(client: Client, key: Key) -> None:
     """DEADLINE_EXCEEDED, whichever side notices first, and within the time.
 
-    Clients round it up to 1 ms. A quick server may answer within that, so it is tried again then.
+    Clients round it up to 1 ms, within which a quick server decides one call. So it is asked for many, several times.
     """
-    spec = check(api_key=key[1])
+    spec = batch(*[{"api_key": key[1]}] * 256)
     spec.timeout = 0.000_001
     for _ in range(20):
         began = time.monotonic()
-        outcome = client.call(spec)
+        code = client.call(spec).code
         assert time.monotonic() - began < 1
-        if outcome.code == DEADLINE:
+        if code == DEADLINE:
             return
-        assert outcome.decision().allowed
+        assert code == 0
     pytest.fail("20 answers within a deadline of 1 us")
 
 
