@@ -34,8 +34,8 @@ class State(NamedTuple):
     """How much of a bucket was in use, in micro-tokens, at a time in microseconds since 1970 UTC.
 
     `part / per` of a further micro-token had drained, 0 or more and less than 1. `keep` is a time when all has drained
-    for every limit that was charged. `levels` are those of limits that hold less than `used`, the one charged last first;
-    while there are any, `used` drains at `rate`, and is void at a time, since the limits it was charged by were unknown.
+    for every limit that was charged. `levels` are those of limits that hold less than `used`, the one charged last
+    first; while there are any, `used` drains at `rate`, and is void at `void`, if its limits were unknown.
     """
 
     used: int = 0
@@ -117,7 +117,7 @@ def _level_of(terms: Terms, state: State) -> Level | None:
 
 
 def _rate_of(amount: int, time_us: int) -> tuple[int, int]:
-    """The rate at which an AMOUNT of unknown limits drains, never faster than they drain; exact in doubles, as theirs."""
+    """The rate at which an AMOUNT of unknown limits drains, never faster than they drain; exact in doubles."""
     while amount * time_us >= EXACT:
         amount, time_us = amount // 2, -(-time_us // 2)
     return amount, time_us

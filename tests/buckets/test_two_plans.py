@@ -106,7 +106,7 @@ _CALLS: Final = st.lists(
 def test_two_keys_of_one_subject_never_exceed_the_larger_limit(
     clocked: ClockedStore, both: Plans, calls: list[tuple[bool, int, int]]
 ) -> None:
-    """Calls by keys on `free` and `pro` in any order together never take more than `pro` has; and every wait is true."""
+    """Calls by keys on `free` and `pro` in any order never take more than `pro` has; and every wait is true."""
     shared, oracle = Shared(clocked), Oracle(both.pro)
     for is_pro, share, pause in calls:
         limit = both.pro if is_pro else both.free
