@@ -9,8 +9,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from socket import gethostname
-from time import monotonic
 from typing import Final
 from uuid import uuid4
 
@@ -37,17 +37,20 @@ from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usag
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.decision.cache_invalidator import CacheInvalidator
+from ratelimit_service.decision.cache_invalidator import CacheInvalidator, InvalidatedCache
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
+from ratelimit_service.decision.enforcement import Enforcement, SwitchUpdater
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.usage_tally import UsageSender, UsageTally
+from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
+from ratelimit_service.management.enforcement import EnforcementService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.management.overrides import OverrideService
@@ -58,14 +61,17 @@ from ratelimit_service.management.sessions import SessionService
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.management.totals import TotalsReader
 from ratelimit_service.metrics import AlertMetrics, Counts, FlushMetrics, Watched, WorkerMetrics
+from ratelimit_service.own_switch import follow_switch, read_switch, switch_file
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.feed_heartbeat import PostgresHeartbeat
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
-from ratelimit_service.postgres.migrate import current, head, is_newer
+from ratelimit_service.postgres.migrate import read_schema
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
+from ratelimit_service.postgres.repositories.enforcement import PostgresSwitchSource
 from ratelimit_service.postgres.repositories.simulation import PostgresSimulationSource
 from ratelimit_service.postgres.repositories.totals import PostgresTotals
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
@@ -113,6 +119,7 @@ class Services:
     retention: Retention
     usage: UsageQueries
     alerts: AlertService
+    enforcement: EnforcementService
     simulations: SimulationService
     totals: TotalsReader
 
@@ -135,8 +142,10 @@ class Planes:
     buckets: ManagedStore
     policies: PolicyCache
     rules: RulesCache
+    enforcement: Enforcement
     counts: Counts
     metrics: WorkerMetrics
+    degraded: DegradedModes
     probes: Mapping[str, Probe]
     join: Callable[[], None]
     control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
@@ -179,6 +188,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             retention=Retention(transactions, audit_days=settings.audit_retention),
             usage=UsageQueries(PostgresUsageSource(reports), clock, kept),
             alerts=AlertService(transactions, clock, webhook=bool(settings.alert_webhook_url.get_secret_value())),
+            enforcement=EnforcementService(transactions, clock),
             simulations=SimulationService(PostgresSimulationSource(reports), plans, clock, kept=kept),
             totals=PostgresTotals(database),
         )
@@ -211,18 +221,21 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         unreadable = UnreadableRows()
         feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
+        enforcement = Enforcement(clock)
         policies = PolicyCache(
             PostgresPolicySource(decisions),
             clock,
+            enforcement=enforcement,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
         policies.waits = overload.excuse
         stack.push_async_callback(policies.close)
-        rules = RulesCache(PostgresRulesSource(decisions))
-        await _load(rules)
-        invalidator = CacheInvalidator(feed, policies, rules)
-        alerts = _alerts(settings, services, buckets, clock)
+        rules = RulesCache(PostgresRulesSource(decisions), enforcement)
+        switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
+        await _load(switch, rules)
+        invalidator = CacheInvalidator(feed, switch, policies, rules)
+        degraded = _degraded_modes(invalidator, buckets, unreadable)
         servers = PostgresLiveServers(decisions, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
         token_source = PostgresTokenSource(_decision_url(settings))
@@ -245,13 +258,16 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             tally,
             overload,
             tokens,
+            degraded,
             out_of_bounds,
             envoy_rate_limit.ignored,
             unreadable,
+            enforcement,
         )
-        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open, monotonic)
+        metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
         stack.push_async_callback(background.close)
+        await _follow_own_switch(enforcement, background)
         background.start("cache invalidator", invalidator.run)
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
@@ -268,6 +284,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
                 services.usage,
                 services.simulations,
                 services.alerts,
+                services.enforcement,
                 engine,
                 clock,
             ),
@@ -280,13 +297,36 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             buckets=buckets,
             policies=policies,
             rules=rules,
+            enforcement=enforcement,
             counts=counts,
             metrics=metrics,
+            degraded=degraded,
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             join=lambda: background.start("live servers", servers.run),
-            control=(("usage flush", lambda: _flush_usage(settings, services, clock)), ("alerts", alerts.run)),
+            control=(
+                ("heartbeat", lambda: _beat(services)),
+                ("usage flush", lambda: _flush_usage(settings, services, clock)),
+                ("alerts", _alerts(settings, services, buckets, clock).run),
+            ),
         )
         metrics.flush()
+
+
+def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore, unreadable: UnreadableRows) -> DegradedModes:
+    """How a process that decides can be degraded. Others add theirs."""
+    degraded = DegradedModes()
+    degraded.add("feed", lambda: invalidator.age.reason)
+    degraded.add(
+        "store",
+        lambda: "the circuit breaker of Redis is open: on_store_failure decides" if buckets.breaker_open else "",
+    )
+    degraded.add("rows", lambda: _describe_rows(unreadable.current()))
+    return degraded
+
+
+def _describe_rows(rows: Mapping[str, int]) -> str:
+    found = ", ".join(f"{count} of {table}" for table, count in rows.items() if count)
+    return f"rows cannot be read, and what was valid last stays in force: {found}; the log names them" if found else ""
 
 
 def _alerts(settings: Settings, services: Services, buckets: ManagedStore, clock: SystemClock) -> Leader:
@@ -329,6 +369,14 @@ def _webhook(settings: Settings) -> Webhook | None:
     return None if sender is None else Webhook(sender, secret.encode())
 
 
+async def _beat(services: Services) -> None:
+    heartbeat = PostgresHeartbeat(services.database)
+    try:
+        await heartbeat.run()
+    finally:
+        await heartbeat.close()
+
+
 async def _flush_usage(settings: Settings, services: Services, clock: SystemClock) -> None:
     """Compete for the lease of usage; while this process leads, flush usage, and delete what is too old."""
     async with AsyncExitStack() as stack:
@@ -369,10 +417,20 @@ async def _decision_database(settings: Settings, shared: Database) -> AsyncItera
         await database.close()
 
 
-async def _load(rules: RulesCache) -> None:
-    """Read the rules before the first call, which would otherwise fail because they are not known."""
+async def _follow_own_switch(enforcement: Enforcement, background: Background) -> None:
+    """Take over this server's own switch before the first call, and follow it."""
+    background.start("enforcement", enforcement.watch)
+    own = switch_file()
+    if own is not None:
+        await enforcement.set_local(read_switch(own))
+        background.start("own switch", partial(follow_switch, own, enforcement.set_local))
+
+
+async def _load(*caches: InvalidatedCache) -> None:
+    """Read what the first call needs before it comes: it would fail otherwise, or be refused by limits that are off."""
     try:
-        await rules.refresh_all()
+        for cache in caches:
+            await cache.refresh_all()
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
 
@@ -395,18 +453,15 @@ async def _check_schema(settings: Settings) -> None:
     if not url:
         raise StartupError("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
     try:
-        found = await asyncio.to_thread(current, url)
+        schema = await asyncio.to_thread(read_schema, url)
     except ValueError as error:
         raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {error}") from error
     except StoreUnavailable as error:
         raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
-    if found is not None and is_newer(found):
-        _log.warning("the database's schema is newer than this program, which works on it", revision=found)
-    elif found != head():
-        raise StartupError(
-            f"the database's schema is at revision {found or 'none'}, and this version needs {head()}; "
-            "run `ratelimit-service migrate`"
-        )
+    if schema.obstacle:
+        raise StartupError(f"the database's schema {schema.obstacle}")
+    if schema.is_newer:
+        _log.warning("the database's schema is newer than this program, which works on it", revision=schema.revision)
 
 
 async def _check_token(tokens: TokenService) -> None:
@@ -447,6 +502,7 @@ async def _open_buckets(settings: Settings, observers: Observers) -> AsyncIterat
         store = open_bucket_store(
             url,
             timeout=settings.store_timeout,
+            slow=settings.store_slow,
             request_window=settings.request_id_window,
             usage_bytes=settings.usage_store_bytes,
             memory_bytes=settings.bucket_store_bytes,

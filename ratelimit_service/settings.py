@@ -106,7 +106,15 @@ class Settings(BaseSettings):
         default=0.1,
         ge=0.001,
         le=5,
-        description="Seconds that a decision waits for Redis before on_store_failure applies.",
+        description="Seconds that a decision waits for Redis at most before on_store_failure applies: less where the "
+        "caller's deadline is earlier.",
+    )
+    store_slow: float = Field(
+        default=0.02,
+        ge=0.001,
+        le=5,
+        description="Seconds that a reply of Redis may take. Once all replies of a node have taken longer for 0.1 s, "
+        "calls are decided by on_store_failure at once, until one takes less.",
     )
     on_overload: Literal["error", "deny"] = Field(
         default="error",

@@ -29,9 +29,11 @@ def execute(settings: Settings, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-async def test_an_older_server_works_on_a_newer_schema(settings: Settings) -> None:
-    """On a schema that a newer version has expanded, the services open, say so in the log, and read and write."""
+@pytest.mark.parametrize("works_since", ["0010", head()])
+async def test_an_older_server_works_on_a_newer_schema(settings: Settings, works_since: str) -> None:
+    """On a schema that a newer version has only expanded, services open, say so in the log, and read and write."""
     execute(settings, "UPDATE alembic_version SET version_num = '9999'")
+    execute(settings, f"UPDATE schema_compatibility SET revision = '9999', works_since = '{works_since}'")
     execute(settings, "ALTER TABLE keys ADD COLUMN added_later text NOT NULL DEFAULT ''")
     with capture_logs() as logs:
         async with open_services(settings) as services:
@@ -41,10 +43,31 @@ async def test_an_older_server_works_on_a_newer_schema(settings: Settings) -> No
     assert [(line["log_level"], line["revision"]) for line in logs] == [("warning", "9999")]
 
 
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        (
+            "UPDATE schema_compatibility SET revision = '9999', works_since = '9998'",
+            "on which programs of 9998",
+        ),
+        ("UPDATE schema_compatibility SET revision = '9998', works_since = '0010'", "not marked as compatible"),
+        ("DELETE FROM schema_compatibility", "not marked as compatible"),
+        ("DROP TABLE schema_compatibility", "not marked as compatible"),
+    ],
+)
+async def test_a_newer_schema_that_is_not_compatible_is_an_error(settings: Settings, mark: str, message: str) -> None:
+    """Services do not open on a schema of a newer version on which this one may fail; the error says what to do."""
+    execute(settings, "UPDATE alembic_version SET version_num = '9999'")
+    execute(settings, mark)
+    with pytest.raises(StartupError, match=rf"schema is at revision 9999, .*{message}.*; install"):
+        async with open_services(settings):
+            pass
+
+
 async def test_an_older_schema_is_an_error(settings: Settings) -> None:
     """On a schema that lacks a migration, the services do not open; the error says what to run."""
     execute(settings, "UPDATE alembic_version SET version_num = '0002'")
-    with pytest.raises(StartupError, match=rf"at revision 0002, and this version needs {head()}; run"):
+    with pytest.raises(StartupError, match=rf"at revision 0002, this program needs {head()}; run"):
         async with open_services(settings):
             pass
 

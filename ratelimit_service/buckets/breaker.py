@@ -2,19 +2,29 @@
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from typing import Generic, Protocol, TypeVar
+from time import monotonic
+from typing import Final, Generic, Protocol, TypeVar, cast
 
 from ratelimit_service.buckets.closing import Closing
+from ratelimit_service.buckets.health import Watcher
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 
 N = TypeVar("N", bound=Hashable)
 
-FAILURES = 2
-"""Consecutive failed calls that open a node's breaker. A single failure may be a connection that was reset."""
+FAILURES: Final = 2
+"""Consecutive failures that open a node's breaker. A single one may be a connection that was reset."""
 
-PROBE_SECONDS = 0.1
+SLOW: Final = 0.02
+"""The default of RATELIMIT_STORE_SLOW, in seconds."""
+
+SLOW_FOR: Final = 0.1
+"""Seconds for which each reply of a node is slow before its breaker opens."""
+
+_SLOW_GAP: Final = 1.0  # seconds after which a slow reply no longer belongs to the last one
+
+PROBE_SECONDS: Final = 0.1
 """Between the end of one probe and the start of the next."""
 
 
@@ -38,6 +48,10 @@ class ManagedStore(BucketStore, Protocol):
 class NodeStore(ManagedStore, Protocol[N]):
     """A bucket store on one or more nodes, which fail independently."""
 
+    def watch(self, watcher: Watcher, /) -> None:
+        """Tell WATCHER from now on how the nodes behave."""
+        ...
+
     def node_of(self, charge: Charge, /) -> N:
         """The node that makes this charge, as far as is known."""
         ...
@@ -48,53 +62,55 @@ class NodeStore(ManagedStore, Protocol[N]):
 
 
 class _Breaker:
-    """The state of a node after a failed call. It is open while `probing` is set."""
+    """The state of a node after a failure or a slow reply. It is open while `probing` is set.
+
+    `cause` is that of the last failure. `slow_since` is when replies began to be slow, None if the last one was not,
+    and `slow_at` when that was last seen.
+    """
 
     def __init__(self) -> None:
         self.failures = 0
+        self.cause: object = None
         self.reason = ""
+        self.slow_since: float | None = None
+        self.slow_at = 0.0
         self.probing: asyncio.Task[None] | None = None
 
 
 class GuardedStore(Closing, Generic[N]):
     """Passes charges on to the nodes that respond. Charges for a node with an open breaker fail at once; it is probed.
 
-    Only failures that are conclusive count, so no caller opens a breaker by large charges, or by many.
+    A breaker opens after FAILURES in a row, and once all replies of the node have taken more than SLOW seconds, as a
+    free event loop sees them, for SLOW_FOR. So no caller opens one by a short deadline, by large charges, or by many
+    calls. It closes when a probe is answered, and not slowly.
 
-    With a store timeout of T seconds a breaker opens after at most 2 T without a reply (as few as one T when calls
-    overlap; 3 T when each is large, or late already when it is sent), and closes within T + 0.1 s of the node's return.
-    Belongs to the running loop; close it, or use it as `async with`; that closes the store too.
+    With a store timeout of T seconds a breaker opens after SLOW + SLOW_FOR without a reply, at most 2 T (3 T when each
+    call is large), and closes within T + 0.1 s of the node's return. Belongs to the running loop; close it, or use it
+    as `async with`; that closes the store too.
     """
 
-    def __init__(self, store: NodeStore[N]) -> None:
+    def __init__(self, store: NodeStore[N], slow: float = SLOW) -> None:
         self._store = store
+        self._slow = slow
         self._breakers: dict[N, _Breaker] = {}
+        self._open = 0  # breakers
+        store.watch(self)
 
     @property
     def breaker_open(self) -> bool:
         """Whether the breaker of a node is open."""
-        return any(breaker.probing is not None for breaker in self._breakers.values())
+        return self._open > 0
+
+    @property
+    def watching(self) -> bool:
+        """Whether a reply can end what a failure or a slow reply began."""
+        return bool(self._breakers)
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, as the store does. Raises StoreUnavailable and PartlyUnavailable."""
-        if self._breakers:
+        if self._open:
             return await self._charge_by_node(charges, deadline)
-        try:
-            return await self._store.charge(charges, deadline)
-        except PartlyUnavailable as error:
-            self._count_failure(
-                [
-                    charge
-                    for charge, outcome in zip(charges, error.results, strict=True)
-                    if isinstance(outcome, StoreUnavailable) and outcome.conclusive
-                ],
-                error,
-            )
-            raise
-        except StoreUnavailable as error:
-            if error.conclusive:  # else it is overload
-                self._count_failure(charges, error)
-            raise
+        return await self._store.charge(charges, deadline)
 
     async def ping(self) -> None:
         """Succeed if a charge would, on every node. Raises StoreUnavailable."""
@@ -129,25 +145,50 @@ class GuardedStore(Closing, Generic[N]):
         breaker = self._breakers.get(node)
         if breaker is not None and breaker.probing is not None:
             raise StoreUnavailable(f"circuit breaker open: {breaker.reason}")
-        try:
-            results = await self._store.charge(charges, deadline)
-        except StoreUnavailable as error:
-            if error.conclusive:
-                self._count_failure(charges, error)
-            raise
-        breaker = self._breakers.get(node)
-        if breaker is not None and breaker.probing is None:
-            del self._breakers[node]
-        return results
+        return await self._store.charge(charges, deadline)
 
-    def _count_failure(self, charges: Sequence[Charge], error: StoreUnavailable) -> None:
-        """Count one failure of each node of these charges."""
-        for node in {self._store.node_of(charge) for charge in charges}:
-            breaker = self._breakers.setdefault(node, _Breaker())
+    def answered(self, node: Hashable, seconds: float) -> None:
+        """Note a reply. One that is not slow ends what failures and slow replies began, if the breaker is closed."""
+        if seconds >= self._slow:
+            self._count_slow(cast("N", node), seconds)
+            return
+        breaker = self._breakers.get(cast("N", node))
+        if breaker is None:
+            return
+        breaker.slow_since = None
+        if breaker.probing is None:
+            del self._breakers[cast("N", node)]
+
+    def unanswered(self, node: Hashable, seconds: float) -> None:
+        """Note that a reply is slow, however long it will take."""
+        if seconds >= self._slow:
+            self._count_slow(cast("N", node), seconds)
+
+    def failed(self, node: Hashable, reason: str, cause: object) -> None:
+        """Note a failure, unless it has the cause of the last one."""
+        breaker = self._breakers.setdefault(cast("N", node), _Breaker())
+        breaker.reason = reason
+        if breaker.cause is not cause:
+            breaker.cause = cause
             breaker.failures += 1
-            breaker.reason = str(error)
-            if breaker.failures >= FAILURES and breaker.probing is None:
-                breaker.probing = asyncio.get_running_loop().create_task(self._probe(node, breaker))
+        if breaker.failures >= FAILURES:
+            self._open_breaker(cast("N", node), breaker)
+
+    def _count_slow(self, node: N, seconds: float) -> None:
+        now = monotonic()
+        began = now - seconds + self._slow
+        breaker = self._breakers.setdefault(node, _Breaker())
+        if breaker.slow_since is None or began < breaker.slow_since or began - breaker.slow_at > _SLOW_GAP:
+            breaker.slow_since = began
+        breaker.slow_at = now
+        if now - breaker.slow_since >= SLOW_FOR:
+            breaker.reason = f"its replies have taken more than {self._slow:g} s for {now - breaker.slow_since:.2g} s"
+            self._open_breaker(node, breaker)
+
+    def _open_breaker(self, node: N, breaker: _Breaker) -> None:
+        if breaker.probing is None:
+            self._open += 1
+            breaker.probing = asyncio.get_running_loop().create_task(self._probe(node, breaker))
 
     async def _probe(self, node: N, breaker: _Breaker) -> None:
         while True:
@@ -155,7 +196,9 @@ class GuardedStore(Closing, Generic[N]):
                 await self._store.ping_node(node)
             except StoreUnavailable as error:
                 breaker.reason = str(error)
-                await asyncio.sleep(PROBE_SECONDS)
             else:
-                break
+                if breaker.slow_since is None:
+                    break
+            await asyncio.sleep(PROBE_SECONDS)
+        self._open -= 1
         del self._breakers[node]

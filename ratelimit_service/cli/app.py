@@ -36,6 +36,7 @@ class Commands(TyperGroup):
         "plans": f"{_HERE}.plans:app",
         "overrides": f"{_HERE}.overrides:app",
         "rules": f"{_HERE}.rules:app",
+        "enforcement": f"{_HERE}.enforcement:app",
         "usage": f"{_HERE}.usage:usage",
         "alerts": f"{_HERE}.alerts:app",
         "audit": f"{_HERE}.audit:app",

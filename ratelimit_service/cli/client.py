@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from ratelimit_service._gen.ratelimit.v1 import alerts_pb2
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
@@ -91,6 +91,12 @@ class Client(AbstractContextManager["Client"]):
     def test_alert(self) -> alerts_pb2.TestAlertResponse:
         """Send a test message to the webhook."""
         return self._call(self._admin.TestAlert, alerts_pb2.TestAlertRequest())
+
+    def manage_enforcement(
+        self, request: enforcement_pb2.ManageEnforcementRequest
+    ) -> enforcement_pb2.ManageEnforcementResponse:
+        """Carry out one action on the switch of all limits."""
+        return self._call(self._admin.ManageEnforcement, request)
 
     def simulate_plan(self, request: SimulatePlanRequest) -> SimulatePlanResponse:
         """Replay counted calls against other limits."""

@@ -6,7 +6,7 @@ import typer
 
 from ratelimit_service.buckets.redis.rights import acl
 from ratelimit_service.cli.environment import database_errors, database_url, load_settings, with_dev_stores
-from ratelimit_service.cli.errors import report_errors
+from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.postgres import migrate as schema
 from ratelimit_service.postgres.grants import grants
 
@@ -30,10 +30,13 @@ def migrate(
         return
     with report_errors(), database_errors():
         url = database_url(with_dev_stores(load_settings()))
-        before, wanted = schema.current(url), schema.head()
+        found, wanted = schema.read_schema(url), schema.head()
+        before = found.revision
         if before == wanted:
             typer.echo(f"the schema is already at revision {wanted}")
-        elif before is not None and schema.is_newer(before):
+        elif found.is_newer and found.obstacle:
+            raise CommandError(Exit.REFUSED, f"the schema {found.obstacle}")
+        elif found.is_newer:
             typer.echo(
                 f"the schema is at revision {before}, newer than the {wanted} of this program, which works on it"
             )

@@ -1,6 +1,6 @@
 """Banners: what concerns every page, until its cause is gone. They cannot be closed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 
@@ -26,9 +26,35 @@ _REDIS: Final = Banner(
     "Redis does not answer. Limits are kept by each server alone, or not at all.",
     "Each plan says which: LOCAL, ALLOW or DENY. What is left of a limit is not known meanwhile.",
 )
+_HOW_TO_END: Final = "End it by: ratelimit-service enforcement on"
 _BY_COMPONENT: Final = (("postgres", _POSTGRES), ("redis", _REDIS))
 
 
-def banners_of(silent: Collection[str]) -> list[Banner]:
-    """The banners for the components that do not answer, the loudest first."""
-    return [banner for name, banner in _BY_COMPONENT if name in silent]
+_TITLES: Final = {
+    "feed": "Changes of keys and plans are not in force yet.",
+    "store": "Redis fails. Limits are kept by each server alone, or not at all.",
+    "rows": "Stored rows cannot be read. What they were before stays in force.",
+}
+"""What each mode of degradation is called, if there is more to say than its name."""
+
+_IMPLIED: Final = {"feed": "postgres", "store": "redis"}
+"""Modes that need no banner of their own while this component does not answer."""
+
+
+def banners_of(silent: Collection[str], degraded: Mapping[str, str], unenforced: Collection[str] = ()) -> list[Banner]:
+    """The banners for what is wrong, the loudest first.
+
+    That is limits that refuse nothing, components that do not answer, and why workers are degraded.
+    """
+    off = [Banner("fault", "degraded", "No limit refuses calls.", _sentence(words)) for words in unenforced]
+    components = [banner for name, banner in _BY_COMPONENT if name in silent]
+    modes = [
+        Banner("fault", "degraded", _TITLES.get(mode, f"Degraded: {mode}."), f"{reason[:1].upper()}{reason[1:]}.")
+        for mode, reason in degraded.items()
+        if _IMPLIED.get(mode) not in silent
+    ]
+    return [*off, *components, *modes]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}. Revoked, suspended and expired keys are refused as ever. {_HOW_TO_END}"

@@ -1,6 +1,6 @@
 """What the console is made of: the services that its pages use, and what it has to know about the server."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ratelimit_service.alerts.service import AlertService
@@ -39,6 +39,10 @@ class ConsoleServices:
     clock: Clock
     silent: Callable[[], Collection[str]] = tuple
     """The components, `postgres` and `redis`, that do not answer now."""
+    degraded: Callable[[], Mapping[str, str]] = dict
+    """Why workers do not decide as they should, by the mode in which they are degraded."""
+    unenforced: Callable[[], Collection[str]] = tuple
+    """Why no limit refuses calls now, in words; empty while they do."""
 
 
 @dataclass(frozen=True, slots=True)

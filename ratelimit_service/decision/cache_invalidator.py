@@ -4,9 +4,19 @@ import asyncio
 from collections.abc import Collection
 from typing import Protocol
 
-from ratelimit_service.decision.ports import Change, ChangeFeed, StoreUnavailable
+import structlog
+
+from ratelimit_service.decision.feed_age import FeedAge
+from ratelimit_service.decision.ports import Change, ChangeFeed, Gap, StoreUnavailable
 
 _RETRY_SECONDS = 0.5
+
+_MEANING = {
+    Gap.DROPPED: "the change feed no longer has all changes since the last that was read; everything is read again",
+    Gap.WENT_BACK: "the change feed went back, as after a restore from a backup; everything is read again",
+}
+
+_log = structlog.get_logger(__name__)
 
 
 class InvalidatedCache(Protocol):
@@ -30,6 +40,9 @@ class CacheInvalidator:
         self._position: int | None = None
         self.current = False
         """Whether the change feed could be read at the last attempt."""
+        self.age = FeedAge()
+        self.gaps = dict.fromkeys(Gap, 0)
+        """How often changes may have been missed so far, so that everything was read again, by the cause."""
 
     async def run(self) -> None:
         """Follow the feed until cancelled. Changes that not every cache could apply are passed on again."""
@@ -48,11 +61,15 @@ class CacheInvalidator:
             for cache in self._caches:
                 await cache.refresh_all()
             self._position = position
-        position, changes, complete = await self._feed.wait(self._position)
-        if not complete:  # it was away for so long that the feed has dropped changes: begin again
+        found = await self._feed.wait(self._position)
+        if found.gap is not None:
+            _log.warning(_MEANING[found.gap], position=self._position)
+            self.gaps[found.gap] += 1
             self._position = None
             return
-        if changes:
+        if found.changes:
             for cache in self._caches:
-                await cache.apply(changes)
-        self._position = position
+                await cache.apply(found.changes)
+        self._position = found.position
+        if found.beat is not None:
+            self.age.caught_up(found.beat)

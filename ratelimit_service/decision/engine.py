@@ -122,7 +122,7 @@ class DecisionEngine:
             except StoreUnavailable as error:
                 decision = await self._decide_without_store(prepared, error)
             else:
-                decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], Source.STORE)
+                decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], prepared.policy.source)
         self.tally[decision.reason][decision.source] += 1
         return decision
 
@@ -157,7 +157,7 @@ class DecisionEngine:
             raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
         rules = prepared.selection.rules
         charge_result = preview(rules, peek_result.limit_results, check.cost)
-        decision = decide(prepared.policy, rules, charge_result, Source.STORE)
+        decision = decide(prepared.policy, rules, charge_result, prepared.policy.source)
         return Explanation(decision, policy, prepared.selection)
 
     async def _resolve(self, check: Check, deadline: float | None) -> Policy | None:
@@ -184,13 +184,13 @@ class DecisionEngine:
             return [
                 await self._try_without_store(check, outcome)
                 if isinstance(outcome, StoreUnavailable)
-                else decide(check.policy, check.selection.rules, outcome, Source.STORE)
+                else decide(check.policy, check.selection.rules, outcome, check.policy.source)
                 for check, outcome in zip(checks, error.results, strict=True)
             ]
         except StoreUnavailable as error:
             return [await self._try_without_store(check, error) for check in checks]
         return [
-            decide(check.policy, check.selection.rules, charge_result, Source.STORE)
+            decide(check.policy, check.selection.rules, charge_result, check.policy.source)
             for check, charge_result in zip(checks, charge_results, strict=True)
         ]
 

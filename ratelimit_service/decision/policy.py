@@ -1,13 +1,14 @@
 """Policies: everything needed to decide for one key, compiled once and used for every call of that key."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.limit import EXACT, Level, Limit, Mode, check_resource
 from ratelimit_service.decision.ports import Clock
-from ratelimit_service.decision.reason import Reason
+from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 from ratelimit_service.decision.usage import NO_SERIES, Series
 
@@ -74,6 +75,9 @@ class Policy:
     """One key's policy. Immutable, and in force as long as its `validity` is current; then it has to be compiled again.
 
     `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that have not expired.
+    Compiled with `off_until_us`, until when no limit refuses (0: limits refuse), all its rules are shadow limits, no
+    call is denied because a store is down, and it is valid until then. `source` is what its decisions by the shared
+    buckets are based on.
     """
 
     __slots__ = (
@@ -87,17 +91,21 @@ class Policy:
         "refusal",
         "rules",
         "secrets",
+        "source",
         "subject",
         "validity",
     )
 
-    def __init__(self, record: PolicyRecord, now_us: int) -> None:
+    def __init__(self, record: PolicyRecord, now_us: int, off_until_us: int = 0) -> None:
+        off = now_us < off_until_us
         self.key_id = record.key_id
         self.subject = record.subject
         self.plan = record.plan
         self.plan_version = record.plan_version
-        self.on_store_failure: OnStoreFailure = record.on_store_failure
-        self.validity = Validity(_next_expiry(record, now_us))
+        self.source = Source.UNENFORCED if off else Source.STORE
+        self.on_store_failure = OnStoreFailure.ALLOW if off else record.on_store_failure
+        next_expiry = _next_expiry(record, now_us)
+        self.validity = Validity(min(next_expiry, off_until_us) if off else next_expiry)
         self.refusal: Reason | None = _REFUSALS.get(record.state)
         if self.refusal is None and _has_passed(record.expires_us, now_us):
             self.refusal = Reason.KEY_EXPIRED
@@ -106,7 +114,7 @@ class Policy:
         )
         self.considered: tuple[Considered, ...] = tuple(_consider(record, now_us))
         self.rules: tuple[Rule, ...] = tuple(
-            Rule(limit, level, _bucket(record, limit, level), limit.mode is Mode.ENFORCE)
+            _rule(record, replace(limit, mode=Mode.SHADOW) if off else limit, level)
             for limit, level, why_not in self.considered
             if not why_not
         )
@@ -155,6 +163,10 @@ def _consider(record: PolicyRecord, now_us: int) -> list[Considered]:
                 why_not = "" if level is in_force[-1] else f"overridden by {in_force[-1].value}"
             considered.append(Considered(limit, level, why_not))
     return considered
+
+
+def _rule(record: PolicyRecord, limit: Limit, level: Level) -> Rule:
+    return Rule(limit, level, _bucket(record, limit, level), limit.mode is Mode.ENFORCE)
 
 
 def _bucket(record: PolicyRecord, limit: Limit, level: Level) -> Bucket:

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.key_index import KeyIndex
 from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
@@ -37,6 +38,9 @@ for its gateway, which may then let the request pass.
 
 _SLICE_SECONDS: Final = 0.001
 """For which policies are compiled in the background without letting calls go first."""
+
+_RECOMPILED_PER_TURN: Final = 10_000
+"""Policies that are marked before others get their turn on the event loop: some 1 ms."""
 
 _RETRY_SECONDS: Final = 0.5
 _SECOND_US = 1_000_000
@@ -106,7 +110,7 @@ class PolicyCache:
     A cached policy stays in force while Postgres is unavailable.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it is made of
         self,
         source: Source,
         clock: Clock,
@@ -114,7 +118,10 @@ class PolicyCache:
         size: int = 100_000,
         unknown_ttl: float = 5.0,
         budget: LookupBudget | None = None,
+        enforcement: Enforcement | None = None,
     ) -> None:
+        """ENFORCEMENT says whether limits refuse calls. None: they do."""
+        self._enforcement = enforcement
         self._source = source
         self._clock = clock
         self._known = KnownKeys(source)
@@ -199,6 +206,13 @@ class PolicyCache:
         self._changes.everything = True
         self._known.load()
         self._refresh_later(None)
+
+    async def recompile(self) -> None:
+        """Have limits refuse or not, as the switch says now, from the next use of each policy on."""
+        for number, entry in enumerate(list(self._entries.values()), 1):
+            entry.policy.validity.invalidate()
+            if number % _RECOMPILED_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def apply(self, changes: Collection[Change]) -> None:
         """Read the keys that changed again, and begin to read those of subjects and plans that changed.
@@ -348,7 +362,7 @@ class PolicyCache:
         if entry is not None:
             lookup.set_result(entry.policy)
         elif record is not None:
-            policy = Policy(record, self._clock.now_us())
+            policy = self._compiled(record, self._clock.now_us())
             policy.validity.invalidate()  # nothing that is computed from it may be cached either
             lookup.set_result(policy)
         elif key_id in fetched.unreadable:
@@ -373,11 +387,14 @@ class PolicyCache:
                 if key_id not in self._entries:
                     self._put_expiry(self._unreadable, key_id, expires_us)
 
+    def _compiled(self, record: PolicyRecord, now_us: int) -> Policy:
+        return Policy(record, now_us, 0 if self._enforcement is None else self._enforcement.off_until_us())
+
     def _put(self, record: PolicyRecord, now_us: int) -> None:
         self._drop(record.key_id)
         while len(self._entries) >= self._size:
             self._evict()
-        self._entries[record.key_id] = _Entry(record, Policy(record, now_us))
+        self._entries[record.key_id] = _Entry(record, self._compiled(record, now_us))
         self._indexes[ChangeKind.SUBJECT].add(record.subject, record.key_id)
         self._indexes[ChangeKind.PLAN].add(record.plan, record.key_id)
 

@@ -16,39 +16,64 @@ class ChangeKind(Enum):
     SUBJECT = "subject"
     PLAN = "plan"
     DOMAIN = "domain"
+    ENFORCEMENT = "enforcement"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Policies of this key, subject or plan, or the rules of this domain, have changed."""
+    """Policies of this key, subject or plan, or the rules of this domain, or the switch of all limits, have changed."""
 
     kind: ChangeKind
     name: str
 
 
+class Gap(Enum):
+    """Why there may have been changes that a reader does not get: everything has to be read again."""
+
+    DROPPED = "dropped"
+    """It was away for so long that the feed no longer has them."""
+    WENT_BACK = "went_back"
+    """What it has read last is not in the feed any more, as after a restore of the database from a backup."""
+
+
+class Beat(NamedTuple):
+    """A heartbeat, which is written once a second where changes are written, and is read together with them.
+
+    `time` is when it was written, and distinguishes it from others. When it was read it was `lag` seconds old by the
+    clock that wrote it; `read_at` are the seconds of the reader's monotonic clock at that time.
+    """
+
+    time: str
+    lag: float
+    read_at: float
+
+
 class Changes(NamedTuple):
     """Changes, oldest first, and the position after the last of them. Positions count up in commit order.
 
-    `complete` is False when there may have been others that the feed no longer has: everything has to be read again.
+    `beat` is the newest heartbeat that was there when they were read. None: there is none, or more changes follow.
     """
 
     position: int
     changes: Sequence[Change]
-    complete: bool = True
+    gap: Gap | None = None
+    beat: Beat | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether there were no others since the position that they were asked for."""
+        return self.gap is None
 
 
 class StoreUnavailable(Exception):
     """A store could not be reached, or did not reply in time. The message has its name and the cause, no secrets.
 
-    `sent`: whether the command may have been executed all the same, since only the reply is missing. `conclusive`:
-    whether it shows that the store is away. It does not where the store had less time than it may take, because the
-    charge is large, or came late out of the queue.
+    `sent`: whether the command may have been executed all the same, since only the reply is missing.
     """
 
-    def __init__(self, message: str, *, sent: bool = False, conclusive: bool = True) -> None:
+    def __init__(self, message: str, *, sent: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
-        self.conclusive = conclusive
 
 
 class QueueTimeout(StoreUnavailable):
@@ -58,7 +83,7 @@ class QueueTimeout(StoreUnavailable):
     """
 
     def __init__(self, message: str, *, deadline: bool) -> None:
-        super().__init__(message, conclusive=False)
+        super().__init__(message)
         self.deadline = deadline
 
 
@@ -76,7 +101,7 @@ class BucketStore(Protocol):
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order, and return the results in the same order.
 
-        None is made that could not be sent before DEADLINE, a monotonic time in seconds.
+        It returns or raises before DEADLINE, a monotonic time in seconds; what could not be sent by then is not made.
 
         The buckets of one charge are all in one partition, unless the store documents that it supports more. Nothing
         is sent twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.

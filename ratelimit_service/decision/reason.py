@@ -23,3 +23,4 @@ class Source(IntEnum):
     STORE = 1
     POLICY = 2
     DEGRADED = 3
+    UNENFORCED = 4

@@ -59,6 +59,10 @@ class RoundTripCounts:
         self.seconds.add(seconds)
         self._report(seconds)
 
+    def awaited(self, seconds: float) -> None:
+        """Report a round trip that takes longer than a call could wait."""
+        self._report(seconds)
+
     def failed(self) -> None:
         """Count a round trip that was not answered."""
         self.failures += 1

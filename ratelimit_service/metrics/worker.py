@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from ratelimit_service.decision.ports import Gap
 from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.degraded import MODES
 from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Distribution
 from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport
 
@@ -73,12 +75,32 @@ class Rows(Protocol):
         ...
 
 
-class Feed(Protocol):
+class Age(Protocol):
+    """The part of the age of the feed that is read here."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the newest heartbeat was written that all caches have caught up with."""
+        ...
+
+
+class Invalidator(Protocol):
     """The part of the cache invalidator that is read here."""
 
     @property
-    def current(self) -> bool:
-        """Whether the change feed could be read at the last attempt."""
+    def age(self) -> Age:
+        """How old the changes are that are in force."""
+        ...
+
+    gaps: dict[Gap, int]
+    """How often everything was read again because changes may have been missed, by the cause."""
+
+
+class Degraded(Protocol):
+    """The ways in which this process is degraded, as they are read here."""
+
+    def current(self) -> Mapping[str, str]:
+        """The reason of each mode that there is now."""
         ...
 
 
@@ -119,6 +141,14 @@ class Reasons(Protocol):
     counts: dict[tuple[str, str], int]
 
 
+class Switch(Protocol):
+    """The part of the switch of all limits that is read here."""
+
+    def off_until_us(self) -> int:
+        """Until when no limit refuses. 0: limits refuse."""
+        ...
+
+
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
@@ -126,13 +156,15 @@ class Watched(NamedTuple):
     descriptors: Engine
     policies: Cache
     rules: Rules
-    feed: Feed
+    invalidator: Invalidator
     usage: Usage
     overload: Overload
     tokens: Tokens
+    degraded: Degraded
     out_of_bounds: Reasons | None = None
     ignored: Reasons | None = None
     unreadable: Rows | None = None
+    enforcement: Switch | None = None
 
 
 class _Histogram(Histogram):
@@ -165,19 +197,16 @@ class _DistributionExport:
 class WorkerMetrics:
     """Copies what one worker has counted to its Prometheus metrics."""
 
-    def __init__(
-        self, watched: Watched, counts: Counts, breaker_open: Callable[[], bool], now: Callable[[], float]
-    ) -> None:
+    def __init__(self, watched: Watched, counts: Counts, breaker_open: Callable[[], bool]) -> None:
         cache, rules, usage, tokens = watched.policies, watched.rules, watched.usage, watched.tokens
         self.registry = CollectorRegistry()
         self._cache = cache
-        self._feed = watched.feed
+        self._invalidator = watched.invalidator
+        self._degraded = watched.degraded
         self._calls = counts.calls
         round_trips = counts.round_trips
         self._round_trips = round_trips
         self._breaker_open = breaker_open
-        self._now = now
-        self._feed_seen = now()
         self._counters: dict[tuple[str, ...], CounterExport] = {}
         self._count_decisions(watched.checks, "decisions", "Decisions on API keys.")
         self._count_decisions(
@@ -228,6 +257,12 @@ class WorkerMetrics:
             )
             if reasons is not None
         ]
+        gaps = self._counter("change_feed_gaps", "Times that all was read again: changes may be missing.", "cause")
+        for gap in Gap:
+            self._counters["change_feed_gaps", gap.value] = CounterExport(
+                lambda gap=gap: watched.invalidator.gaps[gap],  # type: ignore[misc]
+                gaps.labels(gap.value),
+            )
         self._count_unreadable(watched.unreadable)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
@@ -260,12 +295,25 @@ class WorkerMetrics:
             "usage_tally_bytes", "Memory of counts that are not in the bucket store yet.", "livesum"
         )
         self._feed_age = self._gauge(
-            "change_feed_age_seconds", "Seconds since the change feed was last read.", "livemax"
+            "change_feed_age_seconds",
+            "Age of the changes in force, from where they are written to here; of the worker that is most behind.",
+            "livemax",
         )
+        modes = self._gauge(
+            "degraded",
+            "1 while a worker does not decide as it should, by what is wrong.",
+            "livemax",
+            "mode",
+        )
+        self._modes = {mode: modes.labels(mode) for mode in MODES}
         self._breaker = self._gauge(
             "store_breaker_open", "1 while the circuit breaker of the bucket store is open.", "livemax"
         )
 
+        self._enforcement = watched.enforcement
+        self._enforcement_off = self._gauge(
+            "enforcement_off", "1 while no limit refuses calls, because enforcement was turned off.", "livemax"
+        )
         self._memory = self._gauge(
             "store_memory_ratio",
             "Share of the bucket store's memory that is used; of the fullest server. Alert from 0.7 on.",
@@ -291,14 +339,16 @@ class WorkerMetrics:
         for histogram in self._histograms:
             histogram.export()
         self._flush_unreadable()
-        if self._feed.current:
-            self._feed_seen = self._now()
-        self._feed_age.set(self._now() - self._feed_seen)
+        self._feed_age.set(self._invalidator.age.seconds)
+        degraded = self._degraded.current()
+        for mode, gauge in self._modes.items():
+            gauge.set(mode in degraded)
         self._policies.set(len(self._cache))
         self._refresh_age.set(self._cache.refresh_age)
         self._tally_bytes.set(self._usage.bytes)
         self._breaker.set(self._breaker_open())
         self._memory.set(self._round_trips.memory_share)
+        self._enforcement_off.set(self._enforcement is not None and self._enforcement.off_until_us() > 0)
         self._bound.set(self._overload.bound)
         self._queue_age.set(self._overload.longest_wait)
 
@@ -346,5 +396,5 @@ class WorkerMetrics:
     def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> _Histogram:
         return _Histogram(f"ratelimit_{name}", text, registry=self.registry, buckets=bounds)
 
-    def _gauge(self, name: str, text: str, mode: str) -> Gauge:
-        return Gauge(f"ratelimit_{name}", text, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+    def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
+        return Gauge(f"ratelimit_{name}", text, labels, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]

@@ -1,7 +1,9 @@
-"""How a server knows which of its workers serve: each renews the time of a file while its event loop runs."""
+"""How a server knows which of its workers serve, and how well: each renews a file while its event loop runs."""
 
 import asyncio
+import json
 import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic_ns
@@ -18,43 +20,64 @@ STALE_SECONDS: Final = 5.0
 
 
 class Heartbeat:
-    """A worker's side. Times are those of the monotonic clock, which the processes of a machine share."""
+    """A worker's side. Times are those of the monotonic clock, which the processes of a machine share.
 
-    def __init__(self) -> None:
+    The file holds what `report` returns: the ways in which this worker is degraded, with their reasons.
+    """
+
+    def __init__(self, report: Callable[[], Mapping[str, str]]) -> None:
         self._file = Path(os.environ[HEARTBEATS_VARIABLE]) / str(os.getpid())
+        self._report = report
+        self._written = ""
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
         """Begin, when this process serves."""
-        self._renew()
+        self._renew(json.dumps(self._report()))
         self._task = asyncio.create_task(self._keep())
 
     def stop(self) -> None:
         """End, when this process takes no more calls."""
-        if self._task is not None:
-            self._task.cancel()
+        self._stopped = True  # not by a cancel: a renewal that has begun in its thread goes on, and would make it again
         self._file.unlink(missing_ok=True)
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_SECONDS)
             with suppress(OSError):  # the folder is gone with its supervisor, or the disk full: that may not end calls
-                self._renew()
+                # Beside the event loop: a disk that is slow may not keep calls waiting.
+                await asyncio.to_thread(self._renew, json.dumps(self._report()))
+            if self._stopped:
+                self._file.unlink(missing_ok=True)
+                return
 
-    def _renew(self) -> None:
-        self._file.touch()
-        now = monotonic_ns()
-        os.utime(self._file, ns=(now, now))
+    def _renew(self, text: str) -> None:
+        now, file = monotonic_ns(), self._file
+        if text == self._written and file.exists():
+            os.utime(file, ns=(now, now))
+            return
+        part = file.with_name(f".{file.name}")  # readers never see a part of it
+        part.write_text(text)
+        os.utime(part, ns=(now, now))
+        part.replace(file)
+        self._written = text
+
+
+def reports(folder: Path) -> list[Mapping[str, str]]:
+    """What each worker that serves reports: the ways in which it is degraded, with their reasons."""
+    oldest = monotonic_ns() - int(STALE_SECONDS * 1e9)
+    found = []
+    for file in folder.glob("[!.]*"):
+        with suppress(FileNotFoundError):  # it has just ended
+            if file.stat().st_mtime_ns >= oldest:
+                found.append(json.loads(file.read_text()))
+    return found
 
 
 def serving_workers(folder: Path) -> int:
     """How many workers serve."""
-    oldest = monotonic_ns() - int(STALE_SECONDS * 1e9)
-    serving = 0
-    for file in folder.iterdir():
-        with suppress(FileNotFoundError):  # it has just ended
-            serving += file.stat().st_mtime_ns >= oldest
-    return serving
+    return len(reports(folder))
 
 
 def forget_heartbeat(pid: int, folder: Path) -> None:

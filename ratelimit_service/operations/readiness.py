@@ -1,7 +1,7 @@
 """Whether this server can decide, and in words why not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 Probe = Callable[[], Awaitable[None]]
@@ -33,11 +33,13 @@ class Readiness:
     is degraded, and ready.
     """
 
-    def __init__(self, workers: Callable[[], int], wanted: int) -> None:
-        """WORKERS counts the workers that serve; WANTED of them should."""
-        self._workers = workers
+    def __init__(self, reports: Callable[[], Sequence[Mapping[str, str]]], wanted: int) -> None:
+        """REPORTS are those of the workers that serve: why each is degraded, by mode. There should be WANTED."""
+        self._reports = reports
         self._wanted = wanted
         self._draining = False
+        self.reasons: Callable[[], Sequence[str]] = tuple
+        """Why else it decides otherwise than it should, in words."""
         self._silent: tuple[str, ...] | None = None
         """The components that do not answer, None before the first probe."""
 
@@ -49,12 +51,16 @@ class Readiness:
         """What is the case now."""
         if self._draining:
             return Report(ready=False, text="not ready: draining")
-        serving = self._workers()
-        if not serving:
+        reports = self._reports()
+        if not reports:
             return Report(ready=False, text="not ready: no worker serves")
-        if reasons := [*self._missing(serving), *self._failures()]:
+        if reasons := [*self._missing(len(reports)), *self._failures(), *_merge(reports).values(), *self.reasons()]:
             return Report(ready=True, text=f"degraded: {'; '.join(reasons)}")
         return Report(ready=True, text="ready")
+
+    def degraded(self) -> Mapping[str, str]:
+        """Why workers do not decide as they should, by mode."""
+        return _merge(self._reports())
 
     def silent(self) -> tuple[str, ...]:
         """The components that did not answer the last time, as far as is known."""
@@ -78,6 +84,15 @@ class Readiness:
         if self._silent is None:
             return [_NOT_OPENED]
         return [f"{name} does not answer, {EFFECTS[name]}" for name in self._silent]
+
+
+def _merge(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """One reason of each mode, with the number of workers that are degraded in this way."""
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        for mode, reason in report.items():
+            found.setdefault(mode, []).append(reason)
+    return {mode: f"{reasons[0]} ({len(reasons)} of {len(reports)} workers)" for mode, reasons in found.items()}
 
 
 async def _answers(probe: Probe) -> bool:

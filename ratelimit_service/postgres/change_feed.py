@@ -1,12 +1,14 @@
 """The change feed: how the decision plane learns of changes, from the outbox that `unit_of_work` writes."""
 
 from collections.abc import Iterable, Iterator
+from time import monotonic
 
 import psycopg
 
-from ratelimit_service.decision.ports import Change, ChangeKind, Changes
+from ratelimit_service.decision.ports import Beat, Change, ChangeKind, Changes, Gap
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
+from ratelimit_service.postgres.repositories.outbox import from_row
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL
 from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
@@ -16,11 +18,24 @@ _POLL_SECONDS = 0.9
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
 _FIRST = 1  # the number of the first change ever
-_KINDS = frozenset(kind.value for kind in ChangeKind)
-_READ = (
-    "SELECT number, kind, name, (SELECT min(number) FROM changes) FROM changes "
-    "WHERE number > %s ORDER BY number LIMIT %s"
-)
+_KINDS = frozenset(kind.value for kind in ChangeKind if kind is not ChangeKind.ENFORCEMENT)
+_NEWEST = "SELECT number, time::text FROM changes ORDER BY number DESC LIMIT 1"
+# In one snapshot: a heartbeat is read together with all changes that were written before it. Times are only compared,
+# as texts: whoever writes past the API may have written an infinite one.
+_READ = """
+    SELECT feed.oldest, feed.seen, feed.beat, feed.lag, later.number, later.kind, later.name, later.time
+    FROM (
+        SELECT (SELECT min(number) FROM changes) AS oldest,
+               (SELECT time::text FROM changes WHERE number = %(after)s) AS seen,
+               beat.time::text AS beat,
+               extract(epoch FROM clock_timestamp() - beat.time)::float8 AS lag
+        FROM (SELECT 1) AS one LEFT JOIN feed_heartbeat AS beat ON isfinite(beat.time)
+    ) AS feed
+    LEFT JOIN LATERAL (
+        SELECT number, kind, name, time::text FROM changes WHERE number > %(after)s ORDER BY number LIMIT %(most)s
+    ) AS later ON true
+    ORDER BY later.number
+"""
 
 
 class PostgresChangeFeed:
@@ -29,6 +44,9 @@ class PostgresChangeFeed:
     A connection of its own listens for notifications, which only wake the reader: what has changed is read from the
     outbox, at least once a second. So neither a lost notification nor a lost connection hides a change.
 
+    Numbers alone do not show that the database was restored from a backup, once as many changes were made since. So the
+    feed recalls when the row of the reader's position was written, and checks that it is still there.
+
     A row that cannot be read is reported to `unreadable` and skipped: a kind that this version does not know is about
     something that it does not have, and what is known of others must not wait for it.
     """
@@ -36,12 +54,15 @@ class PostgresChangeFeed:
     def __init__(self, database: Database, unreadable: UnreadableRows | None = None) -> None:
         self._unreadable = unreadable or UnreadableRows()
         self._connection = database.query_connection(f"LISTEN {CHANGES_CHANNEL}")
+        self._last = (0, "")
+        """Number and time of the row of the position that was returned last."""
 
     async def position(self) -> int:
         """Return the position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         with translate_failures():
-            rows = await self._connection.query(_ANSWER_SECONDS, "SELECT coalesce(max(number), 0) FROM changes")
-            return int(rows[0][0])
+            rows = await self._connection.query(_ANSWER_SECONDS, _NEWEST)
+            self._last = rows[0] if rows else (0, "")
+            return self._last[0]
 
     async def wait(self, after: int) -> Changes:
         """Return the changes since position AFTER within a second or so, perhaps none.
@@ -50,7 +71,7 @@ class PostgresChangeFeed:
         """
         with translate_failures():
             found = await self._read_changes(after)
-            if found.position == after and await self._is_woken():
+            if found.complete and found.position == after and await self._is_woken():
                 found = await self._read_changes(after)
             return found
 
@@ -59,20 +80,37 @@ class PostgresChangeFeed:
         await self._connection.close()
 
     async def _read_changes(self, after: int) -> Changes:
-        rows = await self._connection.query(_ANSWER_SECONDS, _READ, (after, _MAX_PER_READ))
-        if not rows:
-            return Changes(after, [])
-        # Retention deletes from the oldest on: as long as there is a row that the reader has seen, it has missed none.
-        complete = rows[0][3] <= max(after, _FIRST)
-        return Changes(rows[-1][0], list(self._readable(rows)), complete)
+        read_at = monotonic()
+        rows = await self._connection.query(_ANSWER_SECONDS, _READ, {"after": after, "most": _MAX_PER_READ})
+        oldest, seen, beat, lag, *_ = rows[0]
+        later = [row[4:] for row in rows if row[4] is not None]
+        gap = self._gap(after, oldest, seen)
+        newest = None if beat is None or len(later) == _MAX_PER_READ else Beat(beat, lag, read_at)
+        if not later:
+            return Changes(after, [], gap, newest)
+        number, *_, time = later[-1]
+        self._last = (number, time)
+        return Changes(number, list(self._readable(later)), gap, newest)
 
-    def _readable(self, rows: Iterable[tuple[int, object, object, int]]) -> Iterator[Change]:
+    def _gap(self, after: int, oldest: int | None, seen: str | None) -> Gap | None:
+        """Why changes since AFTER may be missing. SEEN is when the row of that number was written, if it is there.
+
+        Retention deletes from the oldest on: as long as the row that the reader has seen is there, it has missed none.
+        """
+        if after < _FIRST:
+            return Gap.DROPPED if oldest is not None and oldest > _FIRST else None
+        if seen is None:
+            return Gap.DROPPED if oldest is not None and oldest > after else Gap.WENT_BACK
+        number, time = self._last
+        return Gap.WENT_BACK if after == number and seen != time else None
+
+    def _readable(self, rows: Iterable[tuple[int, object, object, str]]) -> Iterator[Change]:
         for number, kind, name, _ in rows:
             if kind not in _KINDS or not isinstance(name, str):
                 what = f"its kind is {kind!r} and its name {name!r}; it is skipped"
                 self._unreadable.report("changes", f"number {number}", what)
             else:
-                yield Change(ChangeKind(kind), name)
+                yield from_row(str(kind), name)
 
     async def _is_woken(self) -> bool:
         """Wait for a notification until it is time to poll. False when none came."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from ratelimit_service.postgres.tables import metadata, write_lock
+from ratelimit_service.postgres.tables import metadata, schema_compatibility, write_lock
 from ratelimit_service.postgres.usage_partitions import KINDS
 from ratelimit_service.postgres.usage_tables import LEVELS
 
@@ -12,6 +12,8 @@ CONTROL_ROLE: Final = "ratelimit_control"
 DECISION_TABLES: Final = (
     "admin_tokens",
     "changes",
+    "enforcement",
+    "feed_heartbeat",
     "key_secrets",
     "keys",
     "overrides",
@@ -35,7 +37,8 @@ def grants() -> str:
     They are to be run after each migration by the role that ran it, and may be run again.
     """
     owned = ", ".join(f"'{name}'::regclass" for name in _PARTITIONED)
-    written = [name for name in sorted(metadata.tables) if name not in {*_APPENDED, *_PARTITIONED, write_lock.name}]
+    special = {*_APPENDED, *_PARTITIONED, write_lock.name, schema_compatibility.name}
+    written = [name for name in sorted(metadata.tables) if name not in special]
     lines = [
         "-- Once, by a role with CREATEROLE; choose the passwords:",
         f"--   CREATE ROLE {DECISION_ROLE} LOGIN PASSWORD '...';",
@@ -48,7 +51,7 @@ def grants() -> str:
         "-- advisory lock and reads pg_locks, and it listens for notifications; none of these needs a right.",
         f"GRANT SELECT ON {', '.join(DECISION_TABLES)} TO {DECISION_ROLE};",
         f"-- RATELIMIT_DATABASE_URL: {CONTROL_ROLE} manages keys and plans, and keeps usage.",
-        f"GRANT SELECT ON alembic_version TO {CONTROL_ROLE};",
+        f"GRANT SELECT ON alembic_version, {schema_compatibility.name} TO {CONTROL_ROLE};",
         f"GRANT SELECT, INSERT, DELETE ON {', '.join(_APPENDED)} TO {CONTROL_ROLE};",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(written)} TO {CONTROL_ROLE};",
         f"GRANT SELECT, UPDATE ON {write_lock.name} TO {CONTROL_ROLE};",

@@ -151,6 +151,25 @@ write_lock = Table(
     comment="Whoever adds to keys, audit_events or changes locks its row first: so their numbers are in commit order.",
 )
 
+feed_heartbeat = Table(
+    "feed_heartbeat",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("time", Microseconds, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    comment="Renewed once a second by a control plane, and read with changes: so readers know how old they are.",
+)
+
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("revision", Text, nullable=False),
+    Column("works_since", Text, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    comment="Programs that need revision works_since or a later one work on the schema of this revision.",
+)
+
 overrides = Table(
     "overrides",
     metadata,
@@ -206,6 +225,21 @@ console_sessions = Table(
     Column("token_id", _NAME, ForeignKey("admin_tokens.token_id"), nullable=False),
     Column("create_time", Microseconds, nullable=False),
     Column("expire_time", Microseconds, nullable=False),
+)
+
+enforcement = Table(
+    "enforcement",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("off_until", Microseconds, comment="No limit refuses before. Absent: limits refuse."),
+    Column("actor", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("update_time", Microseconds, nullable=False),
+    CheckConstraint("only_row", name="only_row"),
+    CheckConstraint("off_until > update_time AND off_until <= update_time + interval '24 hours'", name="off_until"),
+    CheckConstraint(
+        "update_time >= to_timestamp(0) AND update_time < timestamptz '9000-01-01 00:00:00+00'", name="update_time"
+    ),
 )
 
 CHANGES_CHANNEL = "ratelimit_changes"

@@ -17,6 +17,7 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import raise_unavailable
 from ratelimit_service.postgres.repositories.alerts import PostgresAlertRepository
 from ratelimit_service.postgres.repositories.audit import PostgresAuditRepository
+from ratelimit_service.postgres.repositories.enforcement import PostgresEnforcementRepository
 from ratelimit_service.postgres.repositories.keys import PostgresKeyRepository
 from ratelimit_service.postgres.repositories.outbox import PostgresOutbox
 from ratelimit_service.postgres.repositories.overrides import PostgresOverrideRepository
@@ -44,6 +45,7 @@ class PostgresUnitOfWork:
         self.plans = PostgresPlanRepository(connection)
         self.overrides = PostgresOverrideRepository(connection)
         self.rules = PostgresRulesRepository(connection)
+        self.enforcement = PostgresEnforcementRepository(connection)
         self.audit = PostgresAuditRepository(connection)
         self.tokens = PostgresTokenRepository(connection)
         self.alerts = PostgresAlertRepository(connection)

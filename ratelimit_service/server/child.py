@@ -19,6 +19,11 @@ _DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
 
 _READY: Final = "ready"
 _ERROR: Final = "error "
+_BEAT: Final = "beat"
+_REST: Final = "rest"
+
+_BEAT_SECONDS: Final = 0.5
+"""Between two reports of a process that it lives."""
 
 _KILL_AFTER: Final = 5.0
 """Seconds that a process gets to end after SIGTERM, beside the time for its calls."""
@@ -81,13 +86,17 @@ class Child:
         self._report_pipe = os.fdopen(report_pipe, "rb", buffering=0)
         self._drain_pipe = drain_pipe
         self._on_ready = on_ready
+        self.beats: int | None = None
+        """How often it has reported that it lives, None while it is not to: before it serves, and while it drains."""
+        self._listening: asyncio.Task[None] | None = None
         self._ended = asyncio.create_task(self._wait())
 
     async def ready(self, within: float) -> None:
         """Wait until it serves. Raises StartupError if it reports an error, ends, or takes over WITHIN seconds."""
         try:
             async with asyncio.timeout(within):
-                line = await self._report()
+                reports = await self._reports()
+                line = await _next(reports)
         except TimeoutError:
             raise StartupError(f"{self.name} did not start within {within:.0f} seconds; see its log") from None
         if not line:
@@ -95,6 +104,8 @@ class Child:
             raise StartupError(f"{self.name} ended while it started, with code {code}; see its log")
         if line.startswith(_ERROR):
             raise StartupError(line.removeprefix(_ERROR).strip())
+        self.beats = 0
+        self._listening = asyncio.create_task(self._listen(reports))
         self._on_ready()
 
     async def ended(self) -> int:
@@ -126,16 +137,28 @@ class Child:
             with suppress(ProcessLookupError):  # it has just ended
                 self._process.send_signal(number)
 
-    async def _report(self) -> str:
+    async def _reports(self) -> asyncio.StreamReader:
+        reports = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._report_pipe)
-        return (await reader.readline()).decode("utf-8", "replace")
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reports), self._report_pipe)
+        return reports
+
+    async def _listen(self, reports: asyncio.StreamReader) -> None:
+        """Count its reports until it rests or ends."""
+        while (line := await _next(reports)) and self.beats is not None:
+            self.beats = None if line.strip() == _REST else self.beats + 1
 
     async def _wait(self) -> int:
         code = await self._process.wait()
         os.close(self._drain_pipe)
+        if self._listening is not None:
+            self._listening.cancel()
         return code
+
+
+async def _next(reports: asyncio.StreamReader) -> str:
+    """The next line that a process reports, empty once it has ended."""
+    return (await reports.readline()).decode("utf-8", "replace")
 
 
 class SupervisorLink:
@@ -144,14 +167,32 @@ class SupervisorLink:
     def __init__(self) -> None:
         self._report_pipe = int(os.environ[_REPORT_VARIABLE])
         self._drain_pipe = int(os.environ[_DRAIN_VARIABLE])
+        self._beating: asyncio.Task[None] | None = None
 
     def report_ready(self) -> None:
-        """Report that this process serves."""
+        """Report that this process serves, and from now on, as long as the running loop does, that it lives."""
         os.write(self._report_pipe, f"{_READY}\n".encode())
+        os.set_blocking(self._report_pipe, False)
+        self._beating = asyncio.create_task(self._beat())
+
+    def rest(self) -> None:
+        """Report that this process is about to end, and does not show that it lives any more."""
+        if self._beating is not None:
+            self._beating.cancel()
+            self._write(_REST)
 
     def report_error(self, message: str) -> None:
         """Report why this process cannot start."""
         os.write(self._report_pipe, f"{_ERROR}{' '.join(message.split())}\n".encode())
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            self._write(_BEAT)
+
+    def _write(self, report: str) -> None:
+        with suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._report_pipe, f"{report}\n".encode())
 
     def on_drain(self, callback: Callable[[], object]) -> None:
         """Call CALLBACK once, in the running loop, when the supervisor announces a drain."""

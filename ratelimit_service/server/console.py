@@ -1,6 +1,6 @@
 """The console of a server, wired from its planes."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 from starlette.types import ASGIApp
@@ -12,18 +12,19 @@ from ratelimit_service.settings import Settings
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def open_console(
+def open_console(  # noqa: PLR0913  what it shows
     planes: Planes,
     settings: Settings,
     *,
     silent: Callable[[], Collection[str]],
+    degraded: Callable[[], Mapping[str, str]],
     scrape: Callable[[], Awaitable[bytes]],
     workers: Callable[[], int],
 ) -> ASGIApp | None:
     """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`.
 
-    `silent` names the components that do not answer now. `scrape` returns the metrics of this server, and `workers`
-    counts those that serve.
+    `silent` names the components that do not answer now, and `degraded` says, by mode, why workers do not decide as
+    they should. `scrape` returns the metrics of this server, and `workers` counts those that serve.
     """
     try:
         # jinja2 comes with the extra `console` only.
@@ -47,13 +48,22 @@ def open_console(
             usage=services.usage,
             engine=planes.engine,
             health=ServerHealth(
-                services, clock, probes=planes.probes, scrape=scrape, workers=workers, wanted=settings.workers
+                services,
+                clock,
+                enforcement=planes.enforcement,
+                probes=planes.probes,
+                scrape=scrape,
+                workers=workers,
+                wanted=settings.workers,
+                degraded=degraded,
             ),
             alerts=services.alerts,
             simulations=services.simulations,
             totals=services.totals,
             clock=clock,
             silent=silent,
+            degraded=degraded,
+            unenforced=planes.enforcement.explained,
         ),
         ConsoleConfig(
             environment=settings.key_environment,

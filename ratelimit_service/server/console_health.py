@@ -10,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ratelimit_service.bootstrap import Services
 from ratelimit_service.console.formats import duration
 from ratelimit_service.console.health import Component, Health, State
+from ratelimit_service.decision.enforcement import Enforcement
+from ratelimit_service.decision.feed_age import OLD_SECONDS
 from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import ServiceError
@@ -18,8 +20,8 @@ from ratelimit_service.operations.readiness import EFFECTS
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
 _PROBE_SECONDS: Final = 1.0
-_OLD_POLICIES: Final = 5.0
-"""Seconds from which on policies count as old: changes are not in force then."""
+_SHOWN: Final = frozenset({"feed", "store"})
+"""Modes of degradation that other components show: the age of policies, and Redis."""
 
 _BEHIND: Final = 180.0
 """Seconds from which on usage counts as late: it is queryable after 75 s as a rule."""
@@ -33,17 +35,24 @@ class ServerHealth:
         services: Services,
         clock: Clock,
         *,
+        enforcement: Enforcement,
         probes: Mapping[str, Probe],
         scrape: Callable[[], Awaitable[bytes]],
         workers: Callable[[], int],
         wanted: int,
+        degraded: Callable[[], Mapping[str, str]],
     ) -> None:
-        """SCRAPE returns the metrics of all processes. WORKERS counts those that serve; WANTED of them should."""
+        """SCRAPE returns the metrics of all processes. WORKERS counts those that serve; WANTED of them should.
+
+        DEGRADED says why workers do not decide as they should, by mode.
+        """
         self._services = services
+        self._switch = enforcement
         self._probes = probes
         self._scrape = scrape
         self._workers = workers
         self._wanted = wanted
+        self._degraded = degraded
         self._clock = clock
 
     async def read(self) -> Health:
@@ -65,6 +74,11 @@ class ServerHealth:
             _usage(lag, metrics, now_us),
             webhook,
             enforcement,
+            *(
+                Component(mode.capitalize(), State.DEGRADED, "degraded", "", now_us, reason)
+                for mode, reason in self._degraded().items()
+                if mode not in _SHOWN
+            ),
         ]
         return Health(components, None if lag is None else round(lag * MICRO))
 
@@ -93,6 +107,8 @@ class ServerHealth:
 
     async def _enforcement(self) -> Component:
         now_us = self._clock.now_us()
+        if (off := self._switch.off) is not None:
+            return Component("Enforcement", State.DEGRADED, "off", f"by {off.actor}", now_us, off.summary())
         try:
             plans = (await self._services.plans.list(Paging(page_size=1_000))).items
         except ServiceError:
@@ -128,7 +144,7 @@ def _store(title: str, name: str, took_us: int | None, now_us: int, *, breaker_o
 def _policies(age: float | None, now_us: int) -> Component:
     if age is None:
         return Component("Policies", State.DEGRADED, "age not known", "no worker reports", now_us)
-    late = age > _OLD_POLICIES
+    late = age >= OLD_SECONDS
     effect = "changes of keys and plans are not in force yet" if late else ""
     state = State.DEGRADED if late else State.OK
     return Component("Policies", state, f"{duration(round(age * MICRO))} old", "oldest of all workers", now_us, effect)

@@ -75,6 +75,7 @@ async def serve(
     supervisor.report_ready()
     await stop.wait()
     announcing.cancel()
+    supervisor.rest()
     await server.close(min(settings.drain_timeout, _LAST_CALLS))
 
 

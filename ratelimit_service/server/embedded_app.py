@@ -29,16 +29,17 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     set_up_logging(settings.log_level, settings.log_format)
     supervisor = SupervisorLink()
     drain = Drain()
-    heartbeat = Heartbeat()
     background = Background()
-
-    def begin_drain() -> None:
-        heartbeat.stop()
-        drain.begin()
-
-    supervisor.on_drain(begin_drain)
     try:
         async with open_planes(settings) as planes:
+            heartbeat = Heartbeat(planes.degraded.current)
+
+            def begin_drain() -> None:
+                heartbeat.stop()
+                supervisor.rest()
+                drain.begin()
+
+            supervisor.on_drain(begin_drain)
             admission = decision_admission(
                 planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
             )

@@ -93,6 +93,11 @@ class EnvoyChild:
         self.kill = child.kill
         self.announce_drain = child.announce_drain
 
+    @property
+    def beats(self) -> int | None:
+        """How often it has reported that it lives, None while it is not to."""
+        return self._child.beats
+
     async def ready(self, within: float) -> None:
         """Wait until it serves. Raises StartupError if it does not within so many seconds."""
         until = monotonic() + within

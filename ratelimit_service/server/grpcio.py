@@ -38,11 +38,12 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM, then drain."""
     planes.join()
-    heartbeat = Heartbeat()
+    heartbeat = Heartbeat(planes.degraded.current)
     heartbeat.start()
     supervisor.report_ready()
     await stop.wait()
     heartbeat.stop()
+    supervisor.rest()
     await server.drain(settings.drain_timeout)
 
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
 from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, forget_heartbeat
+from ratelimit_service.own_switch import SWITCH_VARIABLE
 from ratelimit_service.server.port import PortLock, with_port
 from ratelimit_service.settings import Settings
 
@@ -38,6 +39,11 @@ class Instance:
         return self.folder / "heartbeats"
 
     @property
+    def switch(self) -> Path:
+        """The file with the switch of this server alone."""
+        return self.folder / "enforcement.json"
+
+    @property
     def opened(self) -> dict[str, str]:
         """The settings of the ports with the addresses as they were opened."""
         opened = {"listen": with_port(self.settings.listen, self.lock.port)}
@@ -47,7 +53,7 @@ class Instance:
 
     def environment(self, **changes: object) -> Mapping[str, str]:
         """The environment of a process with these settings, CHANGES apart."""
-        folders = {HEARTBEATS_VARIABLE: str(self.heartbeats)}
+        folders = {HEARTBEATS_VARIABLE: str(self.heartbeats), SWITCH_VARIABLE: str(self.switch)}
         return child_environment(self.settings.model_copy(update=changes), self.metrics) | folders
 
     def on_exit(self, pid: int) -> None:

@@ -23,7 +23,7 @@ from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, Scraper
 from ratelimit_service.operations.app import console_app, operations_app
-from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, serving_workers
+from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, reports, serving_workers
 from ratelimit_service.operations.listener import Listener, is_loopback
 from ratelimit_service.operations.readiness import Readiness
 from ratelimit_service.operations.tls import TlsFiles
@@ -137,6 +137,7 @@ async def _run(settings: Settings, supervisor: SupervisorLink) -> None:
         process.serve()
         supervisor.report_ready()
         await asyncio.wait((control, stopping), return_when=_FIRST)
+    supervisor.rest()
     await process.close()
     control.cancel()
     stopping.cancel()
@@ -152,11 +153,12 @@ class _Process:
 
     def __init__(self, settings: Settings) -> None:
         ports = Ports.inherited()
-        workers = partial(serving_workers, Path(os.environ[HEARTBEATS_VARIABLE]))
+        heartbeats = Path(os.environ[HEARTBEATS_VARIABLE])
+        workers = partial(serving_workers, heartbeats)
         self._settings = settings
         self._workers = workers
         self._scraper = Scraper(Path(os.environ[DIRECTORY_VARIABLE]), workers)
-        self.readiness = Readiness(workers, settings.workers)
+        self.readiness = Readiness(partial(reports, heartbeats), settings.workers)
         self.attempted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the stores were opened, or could not be."""
         tls = None
@@ -190,11 +192,13 @@ class _Process:
         await asyncio.gather(*(listener.close(_LAST_REQUESTS) for listener in self._listeners()))
 
     async def _work(self, planes: Planes) -> None:
+        self.readiness.reasons = planes.enforcement.reasons
         await self.readiness.probe(planes.probes)
         console = open_console(
             planes,
             self._settings,
             silent=self.readiness.silent,
+            degraded=self.readiness.degraded,
             scrape=self._scraper.text,
             workers=self._workers,
         )

@@ -14,9 +14,11 @@ from ratelimit_service.background import Background
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.server.exposure import effective
 from ratelimit_service.server.grpcio import grpcio_supervisor
+from ratelimit_service.server.hang_watch import HangWatch
 from ratelimit_service.server.instance import Instance, open_instance
 from ratelimit_service.server.operations import Operations, console_obstacle, open_ports
 from ratelimit_service.server.supervisor import Slot, Supervisor
+from ratelimit_service.server.switch_socket import open_switch
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
 from ratelimit_service.transport.grpcio.tls import Certificates, certificates
@@ -57,8 +59,11 @@ async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
             supervisor = grpcio_supervisor(instance, operations)
         else:
             supervisor = _envoy_supervisor(instance, operations, found, background)
+        background.start("hang watch", HangWatch(supervisor.processes).run)
         try:
-            await _supervise(supervisor, settings.drain_timeout, lambda: ready(settings.model_copy(update=opened)))
+            async with open_switch(instance.folder, instance.switch, opened["listen"]) as path:
+                _log.info("the switch of this server alone", socket=str(path))
+                await _supervise(supervisor, settings.drain_timeout, lambda: ready(settings.model_copy(update=opened)))
         finally:
             await supervisor.kill()  # whatever has happened, no process is left behind
             await background.close()

@@ -37,6 +37,10 @@ class Supervisor:
         self._one_at_a_time = asyncio.Lock()
         self._stopping = False
 
+    def processes(self) -> Sequence["Running"]:
+        """All that were started and have not ended."""
+        return [process for slot in self._slots for process in slot.processes]
+
     async def open(self) -> None:
         """Start everything, and return when all of it serves. Raises StartupError."""
         await _all(slot.open() for slot in self._back)
@@ -91,6 +95,11 @@ class Running(Protocol):
     name: str
     pid: int
 
+    @property
+    def beats(self) -> int | None:
+        """How often it has reported that it lives, None while it is not to: before it serves, and while it drains."""
+        ...
+
     async def ready(self, within: float, /) -> None:
         """Wait until it serves. Raises StartupError if it does not within so many seconds."""
         ...
@@ -126,7 +135,7 @@ class Slot:
         """ON_EXIT is called with the id of every process that has ended."""
         self._start = start
         self._on_exit = on_exit
-        self._processes: list[Running] = []
+        self.processes: list[Running] = []
         """Those that were started and have not ended: more than one while one takes the place of another."""
         self._keeper: asyncio.Task[None] | None = None
 
@@ -142,7 +151,7 @@ class Slot:
         successor = await self._start_one()
         await self.stop_starting()
         self._keep(successor)
-        await _all(self._end(process, within) for process in self._processes if process is not successor)
+        await _all(self._end(process, within) for process in self.processes if process is not successor)
 
     async def stop_starting(self) -> None:
         """Do not start another process when one ends. One that is starting is left to `drain` and `kill`."""
@@ -152,18 +161,18 @@ class Slot:
 
     async def drain(self, within: float) -> None:
         """Empty it: calls get at most WITHIN seconds. Nothing may start a process any more."""
-        await _all(self._end(process, within) for process in self._processes)
+        await _all(self._end(process, within) for process in self.processes)
 
     def announce_drain(self) -> None:
         """Report that the whole server is about to end."""
-        for process in self._processes:
+        for process in self.processes:
             process.announce_drain()
 
     async def kill(self) -> None:
         """Empty it at once. Nothing may start a process any more."""
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
-        await _all(self._ended(process) for process in self._processes)
+        await _all(self._ended(process) for process in self.processes)
 
     async def _end(self, process: Running, within: float) -> None:
         await process.drain(within)
@@ -176,7 +185,7 @@ class Slot:
             process = await self._start()
         except OSError as error:
             raise StartupError(f"a process could not be started: {error}") from error
-        self._processes.append(process)
+        self.processes.append(process)
         try:
             await process.ready(START_WITHIN)
         except Exception:
@@ -188,8 +197,8 @@ class Slot:
 
     async def _ended(self, process: Running) -> int:
         code = await process.ended()
-        if process in self._processes:
-            self._processes.remove(process)
+        if process in self.processes:
+            self.processes.remove(process)
             self._on_exit(process.pid)
         return code
 

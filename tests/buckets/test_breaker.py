@@ -1,11 +1,12 @@
-"""The circuit breakers of several nodes: which results calls get, which nodes are probed, and when a breaker closes."""
+"""The circuit breakers of several nodes: which results calls get, which nodes are probed, when one opens and closes."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.breaker import SLOW, GuardedStore
+from ratelimit_service.buckets.health import UNWATCHED, Watcher
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import Limit, Quota, Window
 from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
@@ -22,7 +23,8 @@ def made(outcome: ChargeResult | StoreUnavailable) -> bool:
 class Nodes:
     """A store on as many nodes as a test names: partition 12 is on node 1, as are all from 10 to 19.
 
-    Nodes, and single partitions, are `down` as long as a test says. A charge waits for its `gate`, if it has one.
+    Nodes, and single partitions, are `down` as long as a test says. A charge waits for its `gate`, if it has one. Each
+    call is one run for each node. Replies are reported to have taken so many `seconds`.
     """
 
     breaker_open = False
@@ -34,6 +36,11 @@ class Nodes:
         self.probes: list[int] = []
         self.overloaded = False
         self.short_of_time = False
+        self.seconds = 0.0
+        self.watcher: Watcher = UNWATCHED
+
+    def watch(self, watcher: Watcher) -> None:
+        self.watcher = watcher
 
     def node_of(self, charge: Charge) -> int:
         return charge.buckets[0].partition // 10
@@ -45,8 +52,14 @@ class Nodes:
         if self.overloaded:
             raise QueueTimeout("timed out in the queue", deadline=False)
         if self.short_of_time:
-            raise StoreUnavailable("no reply in time", sent=True, conclusive=False)
+            raise StoreUnavailable("no reply in time", sent=True)
         results = [StoreUnavailable("down") if self._is_down(charge) else MADE for charge in charges]
+        down = {self.node_of(charge) for charge in charges if self._is_down(charge)}
+        for node in {self.node_of(charge) for charge in charges}:
+            if node in down:
+                self.watcher.failed(node, "down", object())
+            else:
+                self.watcher.answered(node, self.seconds)
         if all(map(made, results)):
             return [MADE] * len(charges)
         raise PartlyUnavailable("down", results) if any(map(made, results)) else StoreUnavailable("down")
@@ -59,6 +72,7 @@ class Nodes:
         self.probes.append(node)
         if node in self.down:
             raise StoreUnavailable("down")
+        self.watcher.answered(node, self.seconds)
 
     async def close(self) -> None:
         pass
@@ -114,6 +128,7 @@ async def test_a_late_success_leaves_the_breaker_open() -> None:
         await asyncio.sleep(0)
         nodes.down = {1}
         await fail(store, 10)
+        await asyncio.sleep(0)
         assert store.breaker_open
         nodes.down, nodes.partitions_down = set(), set()
         nodes.gates[19].set()
@@ -152,3 +167,55 @@ async def test_what_shows_nothing_opens_no_breaker(cause: str) -> None:
         for _ in range(5):
             await fail(store, 11)
         assert not store.breaker_open
+
+
+async def test_one_cause_is_one_failure() -> None:
+    """However many calls fail by one connection, they are one failure, and the next one is the second."""
+    async with GuardedStore(Nodes()) as store:
+        connection = object()
+        for _ in range(5):
+            store.failed(1, "lost", connection)
+        assert not store.breaker_open
+        store.failed(1, "lost", object())
+        assert store.breaker_open
+
+
+async def test_replies_that_stay_slow_open_the_breaker() -> None:
+    """After a tenth of a second in which none was fast; and a fast one closes it, others do not."""
+    nodes = Nodes()
+    async with GuardedStore(nodes) as store:
+        nodes.seconds = 2 * SLOW
+        for _ in range(2):
+            await store.charge(on(10))
+            assert not store.breaker_open
+        await asyncio.sleep(0.06)
+        nodes.seconds = 0
+        await store.charge(on(10))
+        nodes.seconds = 2 * SLOW
+        await store.charge(on(10))
+        await asyncio.sleep(0.06)
+        await store.charge(on(10))
+        assert not store.breaker_open
+        await asyncio.sleep(0.06)
+        await store.charge(on(10))
+        assert store.breaker_open
+        assert await store.charge(on(20)) == [MADE]
+        await fail(store, 10)
+        await asyncio.sleep(0.25)
+        assert store.breaker_open
+        assert set(nodes.probes) == {1}
+        nodes.seconds = 0
+        await asyncio.sleep(0.25)
+        assert await store.charge(on(10)) == [MADE]
+        assert not store.breaker_open
+
+
+async def test_silence_is_slow() -> None:
+    """A node that does not reply at all opens its breaker by that alone."""
+    async with GuardedStore(Nodes()) as store:
+        store.unanswered(1, SLOW / 2)
+        assert not store.watching
+        store.unanswered(1, SLOW + 0.05)
+        assert not store.breaker_open
+        store.unanswered(1, SLOW + 0.11)
+        assert store.breaker_open

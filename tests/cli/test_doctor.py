@@ -188,6 +188,10 @@ def test_a_missing_or_old_schema_is_an_error(doctor: Doctor, empty_database_url:
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'future'")
     severity, message = doctor(DATABASE_URL=url)["schema"]
+    assert (severity, message.startswith("is at revision future, which this program")) == ("error", True)
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE schema_compatibility SET revision = 'future'")
+    severity, message = doctor(DATABASE_URL=url)["schema"]
     assert (severity, message.startswith("is at revision future, newer than the ")) == ("ok", True)
 
 

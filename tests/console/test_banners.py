@@ -64,5 +64,10 @@ def test_a_dead_store_is_named_once_and_old_figures_have_their_time() -> None:
 
 def test_the_loudest_banner_comes_first() -> None:
     """What is not done at all goes before what is done in another way."""
-    assert [banner.kind for banner in banners_of({"redis", "postgres"})] == ["down", "fault"]
-    assert banners_of(()) == []
+    assert [banner.kind for banner in banners_of({"redis", "postgres"}, {})] == ["down", "fault"]
+    assert banners_of((), {}) == []
+    degraded = {"feed": "changes of the last 7 s are not in force", "store": "it is slow"}
+    assert [banner.text for banner in banners_of({"redis"}, degraded)][1:] == [
+        "Changes of the last 7 s are not in force."
+    ]
+    assert [banner.kind for banner in banners_of((), degraded)] == ["fault", "fault"]

@@ -7,7 +7,7 @@ from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.api_key import ApiKey, Peppers
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import Limit, TokenBucket
-from ratelimit_service.decision.ports import Change, ChangeKind, Changes, Fetched, StoreUnavailable
+from ratelimit_service.decision.ports import Change, ChangeKind, Changes, Fetched, Gap, StoreUnavailable
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
 
 PEPPERS = Peppers.parse(Peppers.generate())
@@ -75,7 +75,8 @@ class MemoryFeed:
         if len(self.changes) <= after:
             self.news.clear()
             await self.news.wait()
-        return Changes(len(self.changes), self.changes[max(after, self.dropped) :], after >= self.dropped)
+        gap = None if after >= self.dropped else Gap.DROPPED
+        return Changes(len(self.changes), self.changes[max(after, self.dropped) :], gap)
 
 
 class MemoryBuckets:

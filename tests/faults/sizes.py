@@ -14,3 +14,6 @@ FACTOR: Final = 1.0 if FULL else 10.0
 
 MEMORY_MB: Final = 50.0 if FULL else 300.0
 """By which resident memory may grow during a fault."""
+
+REPORT: Final[list[str]] = []
+"""Figures of this run: lines that are printed at its end."""

@@ -42,7 +42,7 @@ class Port:
         self.socket = open_listener("127.0.0.1:0", "RATELIMIT_OPERATIONS_LISTEN")
         self.port: int = self.socket.getsockname()[1]
         self.listener = Listener(self.socket, tls)
-        self.readiness = Readiness(lambda: 1, 1)
+        self.readiness = Readiness(lambda: [{}], 1)
         self.listener.app = operations_app(metrics, self.readiness, console=console, console_needs_tls=tls is not None)
 
     async def send(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

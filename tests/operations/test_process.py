@@ -90,18 +90,19 @@ def test_postgres_is_down(own_server: StartOwn, own_postgres: OwnPostgres) -> No
 
 
 def test_workers_that_hang(own_server: StartOwn) -> None:
-    """A worker that hangs does not count as serving; without any, the server is not ready, but lives."""
+    """A worker that hangs does not count as serving; without any, the server is not ready, but lives, and recovers."""
     server = own_server("grpcio", workers=2, operations_listen=free_address())
     address = server.settings.operations_listen
     first, second = server.workers()
     first.suspend()
     wait_for(address, 200, "degraded: 1 of 2 workers serve")
-    second.suspend()
+    wait_for(address, 200, "ready")
+    for worker in server.workers():
+        worker.suspend()
     wait_for(address, 503, "not ready: no worker serves")
     assert ask(address, "/healthz").status == 200
-    first.resume()
-    second.resume()
     wait_for(address, 200, "ready")
+    assert not {first.pid, second.pid} & {worker.pid for worker in server.workers()}
 
 
 def test_a_worker_that_is_gone(own_server: StartOwn) -> None:

@@ -8,12 +8,13 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import create_engine, text
 
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.postgres import alert_tables, usage_tables  # noqa: F401  add their tables to the metadata
 from ratelimit_service.postgres.database import parse_url
-from ratelimit_service.postgres.migrate import _config, current, head, upgrade
+from ratelimit_service.postgres.migrate import _config, current, head, upgrade, works_since
 from ratelimit_service.postgres.tables import metadata
 
 
@@ -78,6 +79,30 @@ def test_the_last_step_back_leaves_nothing(empty_database_url: Callable[[], str]
     with psycopg.connect(url) as connection:
         left = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
     assert left == [("alembic_version",)]
+
+
+def test_what_was_migrated_is_marked_with_the_versions_that_work_on_it(empty_database_url: Callable[[], str]) -> None:
+    """The mark names the schema's revision, and the strictest of what its migrations are compatible with."""
+    url = empty_database_url()
+    upgrade(url)
+    with psycopg.connect(url) as connection:
+        marks = connection.execute("SELECT revision, works_since FROM schema_compatibility").fetchall()
+    assert marks == [(head(), works_since())]
+    named = [getattr(script.module, "compatible_with", script.revision) for script in _scripts()]
+    assert works_since() == max(named)
+    assert works_since() == "0010", "a migration that earlier versions do not work on needs a line in CHANGELOG.md"
+
+
+def test_each_migration_says_which_versions_work_on_it() -> None:
+    """From 0011 on a migration names an earlier revision whose programs work on the schema, or its own."""
+    later = [script for script in _scripts() if script.revision > "0010"]
+    assert later
+    for script in later:
+        assert "0010" <= script.module.compatible_with <= script.revision, script.revision
+
+
+def _scripts() -> list[Script]:
+    return list(ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def test_a_dead_postgres_is_reported_without_the_password() -> None:

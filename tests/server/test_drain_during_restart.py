@@ -23,6 +23,7 @@ class FakeProcess:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.beats: int | None = None
         self.serves: asyncio.Future[None] = asyncio.Future()
         self.exit: asyncio.Future[int] = asyncio.Future()
         self.requests: list[str] = []

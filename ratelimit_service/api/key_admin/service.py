@@ -4,6 +4,7 @@ from ratelimit_service.alerts.service import AlertService
 from ratelimit_service.api.key_admin.alerts import ListAlerts, TestAlert
 from ratelimit_service.api.key_admin.audit import ListAuditEvents
 from ratelimit_service.api.key_admin.explain_limit import ExplainLimit
+from ratelimit_service.api.key_admin.manage_enforcement import ManageEnforcement
 from ratelimit_service.api.key_admin.manage_key import ManageKey
 from ratelimit_service.api.key_admin.manage_override import ManageOverride
 from ratelimit_service.api.key_admin.manage_plan import ManagePlan
@@ -14,6 +15,7 @@ from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
+from ratelimit_service.management.enforcement import EnforcementService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
@@ -36,6 +38,7 @@ class KeyAdminService:
         usage: UsageQueries,
         simulations: SimulationService,
         alerts: AlertService,
+        enforcement: EnforcementService,
         engine: DecisionEngine,
         clock: Clock,
     ) -> None:
@@ -49,3 +52,4 @@ class KeyAdminService:
         self.simulate_plan = SimulatePlan(simulations)
         self.list_alerts = ListAlerts(alerts)
         self.test_alert = TestAlert(alerts)
+        self.manage_enforcement = ManageEnforcement(enforcement, clock)

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Hashable, Iterable, Sequence
+from time import monotonic
+from typing import Final, NamedTuple, Protocol, cast
 
 import hiredis
 
+from ratelimit_service.buckets.health import UNWATCHED, Watcher
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
 from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.buckets.redis.script import Encoded, Encoder, decode, usage_key
@@ -19,6 +21,10 @@ class RoundTripObserver(Protocol):
 
     def answered(self, charges: int, seconds: float) -> None:
         """A run with this many charges was answered after this time."""
+        ...
+
+    def awaited(self, seconds: float) -> None:
+        """A call was failed because a run has had no reply for this time."""
         ...
 
     def failed(self) -> None:
@@ -54,6 +60,9 @@ class Unobserved:
     """An observer that does nothing."""
 
     def answered(self, charges: int, seconds: float) -> None:
+        """Do nothing."""
+
+    def awaited(self, seconds: float) -> None:
         """Do nothing."""
 
     def failed(self) -> None:
@@ -96,8 +105,22 @@ nobody else is served. They all go through Lua's stack, which holds 8,000."""
 _LARGE = 64
 """Buckets of a charge that may take Redis so long that a missing reply to it does not show that Redis is away."""
 
+MARGIN: Final = 0.005
+"""Seconds before its deadline at which a call fails that has no result yet: what is decided without the store is to
+reach the caller in time. A fifth of its time if that is more, and at most half of it."""
+
+_TICK: Final = 0.002  # seconds between two checks of what waits while there is no reply
+_MAX_STEP: Final = 2 * _TICK  # what one check adds to the time waited for a reply, if the loop stood still
+
+_MIN_WAIT: Final = 0.005  # seconds that a store keeps the queue waiting if calls that time out there are its fault
+
 # Error replies that come before anything is executed, so that the same command may be sent again.
-_NOT_EXECUTED = ("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+_NOT_EXECUTED = (
+    *("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "BUSY"),
+    *("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"),
+)
+# In an error that the script raised: one bucket is damaged, and the server is well.
+_BY_SCRIPT = "user_script"
 # Iterations of the loop that a late reply still gets: after the loop was blocked for long, it may run the timer before
 # it reads the socket.
 _GRACE_ITERATIONS = 3
@@ -105,6 +128,11 @@ _GRACE_ITERATIONS = 3
 
 class Route(Protocol):
     """Connects to the server that has the batcher's buckets."""
+
+    @property
+    def node(self) -> Hashable:
+        """The node that makes the charges, as far as is known."""
+        ...
 
     def connection(self) -> Connection | None:
         """The open connection, if there is one now."""
@@ -119,50 +147,67 @@ class Route(Protocol):
 
 
 class _Call(NamedTuple):
+    """It fails once `expires`, a monotonic time, has passed; that is before its caller's deadline, if `hurried`."""
+
     charges: Sequence[Charge]
     future: asyncio.Future[list[ChargeResult]]
     submitted_at: float
-    deadline: float | None
+    expires: float
+    hurried: bool
 
 
 class _InFlightBatch:
     """The calls of one script run: sent on `connection`, or about to be sent by `retry`.
 
-    `error` is the reply to the last attempt, if that was an error. `room` is what the server had room for then.
-    `conclusive`: whether a missing reply shows that the server is away.
+    `error` is the reply to the last attempt, if that was an error, and `redirection` the last one to a node that does
+    not own the slot yet. `room` is what the server had room for then. `waited` is how long the store has kept this
+    process waiting, as seen by a loop that was free to read a reply; `seen_at` is when that was last added up. `failed`
+    are the calls that failed while it was in flight.
     """
 
-    __slots__ = ("calls", "conclusive", "connection", "encoded", "error", "retry", "room", "started_at", "timer")
+    __slots__ = (
+        *("calls", "connection", "encoded", "error", "failed", "redirection", "retry", "room", "seen_at"),
+        *("started_at", "timer", "waited"),
+    )
 
     @property
-    def counted(self) -> list[Charge]:
-        """The charges that the script counts."""
-        return [charge for call in self.calls for charge in call.charges if charge.counted]
+    def charges(self) -> list[Charge]:
+        """The charges of all calls."""
+        return [charge for call in self.calls for charge in call.charges]
 
     def __init__(self, calls: list[_Call], encoded: Encoded, started_at: float) -> None:
-        self.started_at = started_at
+        self.started_at = self.seen_at = started_at
         self.calls = calls
         self.encoded = encoded
+        self.failed: list[_Call] = []
         self.connection: Connection | None = None
         self.retry: asyncio.Task[None] | None = None
         self.error = ""
+        self.redirection = ""
         self.room = Room.PLENTY
-        self.conclusive = True
+        self.waited = 0.0
         self.timer: asyncio.TimerHandle | None = None
+
+    def see(self, now: float) -> None:
+        """Add up what was waited until NOW."""
+        self.waited += min(now - self.seen_at, _MAX_STEP)
+        self.seen_at = now
 
 
 class Batcher:
     """Sends the charges for one server, or for one slot of a cluster.
 
     `tag` is that of the keys in which usage is counted. `timeout` in seconds bounds each call from its submission to
-    its result. A single call is sent in the next iteration of the loop.
+    its result. A single call is sent in the next iteration of the loop. `watcher` gets reports of the route's node.
     """
 
     def __init__(self, route: Route, encoder: Encoder, tag: bytes, timeout: float, observers: Observers) -> None:
+        self.watcher: Watcher = UNWATCHED
         self._route = route
         self._encoder = encoder
         self._usage = usage_key(tag)
         self._timeout = timeout
+        self._tick_seconds = min(_TICK, timeout / 2)
         self._observer = observers.round_trips
         self._usage_observer = observers.usage
         self._loop = asyncio.get_running_loop()
@@ -170,18 +215,24 @@ class Batcher:
         self._busy = False  # a batch is in flight, or will be in the next iteration
         self._in_flight: _InFlightBatch | None = None
         self._failing = False  # the last batch failed: what waited for it is late because of the store
+        self._waited = 0.0  # what the last batch had waited for its reply
         self._silent_since: float | None = None  # when the first batch after the last reply was sent
         self._given_up: set[Connection] = set()  # open for late replies
 
     def submit(self, charges: Sequence[Charge], deadline: float | None = None) -> asyncio.Future[list[ChargeResult]]:
         """Queue one call's CHARGES. The future raises StoreUnavailable. If cancelled before the send, none is made.
 
-        If they cannot be sent before the call times out or its DEADLINE, a monotonic time in seconds, passes, it raises
-        QueueTimeout, unless it waited for a batch that failed.
+        It has its result, or raises, when the call times out, or MARGIN before its DEADLINE, a monotonic time in
+        seconds. It raises QueueTimeout if the call was not sent until then although the store replies: it was the
+        queue that took its time.
         """
         loop = self._loop
         future: asyncio.Future[list[ChargeResult]] = loop.create_future()
-        self._queue.append(_Call(charges, future, loop.time(), deadline))
+        now = monotonic()
+        seconds, hurried = self._timeout, False
+        if deadline is not None and (patience := patience_of(deadline - now)) < seconds:
+            seconds, hurried = patience, True
+        self._queue.append(_Call(charges, future, now, now + seconds, hurried))
         if not self._busy:
             self._busy = True
             loop.call_soon(self._send_batch)
@@ -208,28 +259,34 @@ class Batcher:
             self._busy = False
             return
         try:
-            encoded = self._encoder.encode([charge for call in calls for charge in call.charges], self._usage)
+            encoded = self._encode(calls)
         except (ValueError, OverflowError) as error:  # a charge that breaks its contract must not stop the batcher
             _fail_calls(calls, StoreUnavailable(f"a charge cannot be sent: {error}"))
             self._schedule_next()
             return
-        batch = self._in_flight = _InFlightBatch(calls, encoded, self._loop.time())
+        now = monotonic()
+        batch = self._in_flight = _InFlightBatch(calls, encoded, now)
         if self._silent_since is None:
-            self._silent_since = batch.started_at
-        deadline = calls[0].submitted_at + self._timeout
-        batch.timer = self._loop.call_at(deadline, self._time_out, batch, _GRACE_ITERATIONS)
+            self._silent_since = now
+        self._schedule_tick(batch)
         connection = self._route.connection()
         if connection is None:
             self._retry(batch, "")
         else:
-            batch.connection = connection
-            batch.room = room = connection.room
-            connection.send(self._encoder.evalsha(batch.encoded, room), lambda reply: self._on_reply(batch, reply))
+            self._send(batch, connection, self._encoder.evalsha(encoded, connection.room), connection.room)
+
+    def _encode(self, calls: Sequence[_Call]) -> Encoded:
+        return self._encoder.encode([charge for call in calls for charge in call.charges], self._usage)
+
+    def _send(self, batch: _InFlightBatch, connection: Connection, command: bytes, room: Room) -> None:
+        batch.connection = connection
+        batch.room = room
+        connection.send(command, lambda reply: self._on_reply(batch, reply))
 
     def _take_from_queue(self) -> list[_Call]:
         calls: list[_Call] = []
         charges = size = 0
-        now = self._loop.time()
+        now = monotonic()
         while self._queue:
             call = self._queue[0]
             charges += len(call.charges)
@@ -239,18 +296,20 @@ class Batcher:
             self._queue.popleft()
             if call.future.done():  # a cancelled call is not charged
                 continue
-            if call.submitted_at + self._timeout <= now:  # nor is one that is too late for its result
-                _fail_calls([call], self._queue_timeout())
-                continue
-            if call.deadline is not None and call.deadline <= now:
-                _fail_calls([call], QueueTimeout("the deadline passed in the queue for Redis", deadline=True))
+            if call.expires <= now:  # nor is one that is too late for its result
+                _fail_calls([call], self._queue_timeout(call, self._waited))
                 continue
             calls.append(call)
         return calls
 
-    def _queue_timeout(self) -> StoreUnavailable:
-        message = f"timed out after {self._timeout:g} s in the queue for Redis"
-        return StoreUnavailable(message) if self._failing else QueueTimeout(message, deadline=False)
+    def _queue_timeout(self, call: _Call, waited: float) -> StoreUnavailable:
+        """The error of a call that was not sent in time. WAITED: what the batch before it had waited for its reply."""
+        budget = call.expires - call.submitted_at
+        if self._failing or waited >= max(budget / 2, _MIN_WAIT):
+            return StoreUnavailable(f"Redis kept the calls before this one waiting for {waited:.3g} s")
+        if call.hurried:
+            return QueueTimeout("the deadline passed in the queue for Redis", deadline=True)
+        return QueueTimeout(f"timed out after {self._timeout:g} s in the queue for Redis", deadline=False)
 
     def _on_reply(self, batch: _InFlightBatch, reply: object) -> None:
         if isinstance(reply, list):
@@ -259,45 +318,62 @@ class Batcher:
             batch.connection = None
             self._retry(batch, str(reply))
         elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("OOM") and batch.room is not Room.FULL:
-            connection = cast("Connection", batch.connection)
-            batch.room = connection.room = Room.FULL
-            connection.send(self._encoder.evalsha(batch.encoded, Room.FULL), lambda reply: self._on_reply(batch, reply))
+            cast("Connection", batch.connection).room = batch.room = Room.FULL
+            batch.connection = None
+            self._retry(batch, str(reply))
         elif isinstance(reply, ConnectionLost):
             reply.late = lambda late: self._on_late_reply(batch, late)
-            self._fail(batch, StoreUnavailable(str(reply), sent=True, conclusive=batch.conclusive))
+            self._fail(batch, StoreUnavailable(str(reply), sent=True), batch.connection, conclusive=reply.conclusive)
         else:
-            self._fail(batch, StoreUnavailable(f"Redis rejected the charge script: {reply}"))
+            error = StoreUnavailable(f"Redis rejected the charge script: {reply}")
+            self._fail(batch, error, conclusive=_BY_SCRIPT not in str(reply))
 
     def _complete(self, batch: _InFlightBatch, reply: list[int]) -> None:
         calls = batch.calls
         try:
-            results = decode([charge for call in calls for charge in call.charges], reply)
+            results = decode(batch.charges, reply)
         except (ValueError, IndexError) as error:
             self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
+        now = monotonic()
+        batch.see(now)
         self._failing = False
         self._silent_since = None
         if batch.room:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
-            self._observer.answered(len(results), self._loop.time() - batch.started_at)
+            self._observer.answered(len(results), now - batch.started_at)
+        if self.watcher.watching or batch.waited >= self._tick_seconds:
+            self.watcher.answered(self._route.node, 0.0 if _is_large(batch) else batch.waited)
         start = 0
-        for charges, future, _, _ in calls:
+        for charges, future, _, _, _ in calls:
             end = start + len(charges)
             if not future.done():
                 future.set_result(results[start:end])
             start = end
+        self._count_late(batch.failed)
         self._finish(batch)
 
-    def _fail(self, batch: _InFlightBatch, error: StoreUnavailable) -> None:
-        self._failing = error.conclusive
+    def _fail(
+        self,
+        batch: _InFlightBatch,
+        error: StoreUnavailable,
+        cause: object = None,
+        *,
+        conclusive: bool = True,
+    ) -> None:
+        """Fail the calls of BATCH. CAUSE is the same for all batches that fail for one reason, as one connection."""
+        self._failing = conclusive
         self._observer.failed()
+        if conclusive:
+            self.watcher.failed(self._route.node, str(error), cause if cause is not None else error)
         _fail_calls(batch.calls, error)
         self._finish(batch)
 
     def _finish(self, batch: _InFlightBatch) -> None:
         if batch.timer is not None:
             batch.timer.cancel()
+        self._waited = batch.waited
         self._in_flight = None
         self._schedule_next()
 
@@ -310,70 +386,126 @@ class Batcher:
 
     def _retry(self, batch: _InFlightBatch, error: str) -> None:
         batch.error = error
+        if not error.startswith(("NOSCRIPT", "OOM")):
+            batch.redirection = error if error.startswith("ASK") else ""
         batch.retry = self._loop.create_task(self._resend(batch, error))
 
     async def _resend(self, batch: _InFlightBatch, error: str) -> None:
-        encoder = self._encoder
         try:
-            if error.startswith("NOSCRIPT"):
-                connection = self._route.connection() or await self._route.recover("")
-                # Still the script that a server out of memory runs, whatever it was found to have room for meanwhile.
-                batch.room = batch.room if batch.room is Room.FULL else connection.room
-                command = encoder.eval(batch.encoded, batch.room)
+            if error.startswith(("NOSCRIPT", "OOM")):  # to the same server
+                connection = self._route.connection() if not batch.redirection else None
+                connection = connection or await self._route.recover(batch.redirection)
             else:
                 connection = await self._route.recover(error)
-                batch.room = connection.room
-                command = encoder.evalsha(batch.encoded, batch.room)
         except StoreUnavailable as unavailable:
-            self._fail(batch, unavailable)
+            batch.retry = None
+            self._fail(batch, unavailable, unavailable)
             return
         batch.retry = None
-        batch.connection = connection
-        connection.send(command, lambda reply: self._on_reply(batch, reply))
+        self._drop_failed(batch)
+        # Still the script that a server out of memory runs, whatever it was found to have room for meanwhile.
+        room = batch.room if batch.room is Room.FULL else connection.room
+        encode = self._encoder.eval if error.startswith("NOSCRIPT") else self._encoder.evalsha
+        self._send(batch, connection, encode(batch.encoded, room), room)
 
-    def _time_out(self, batch: _InFlightBatch, grace_iterations: int) -> None:
+    def _drop_failed(self, batch: _InFlightBatch) -> None:
+        """Send nothing for calls that failed meanwhile: they were decided without the store."""
+        calls = [call for call in batch.calls if not call.future.done()]
+        if len(calls) < len(batch.calls):
+            if counted := _counted(batch.failed):
+                self._usage_observer.unanswered(counted)
+            batch.calls, batch.failed = calls, []
+            batch.encoded = self._encode(calls)
+
+    def _schedule_tick(self, batch: _InFlightBatch) -> None:
+        due = monotonic() + self._tick_seconds
+        batch.timer = self._loop.call_later(self._tick_seconds, self._tick, batch, due, _GRACE_ITERATIONS)
+
+    def _tick(self, batch: _InFlightBatch, due: float, grace_iterations: int) -> None:
+        """Look at what waits while there is no reply to BATCH."""
         if batch is not self._in_flight:
             return
-        if grace_iterations:
-            self._loop.call_soon(self._time_out, batch, grace_iterations - 1)
-        elif batch.retry is not None:
+        now = monotonic()
+        if now - due > self._tick_seconds and grace_iterations:
+            self._loop.call_soon(self._tick, batch, due, grace_iterations - 1)
+            return
+        batch.see(now)
+        if batch.waited + self._tick_seconds / 2 >= self._timeout:
+            self._give_up(batch)
+            return
+        self._expire(batch, now)
+        self._schedule_tick(batch)
+        if not _is_large(batch):
+            self.watcher.unanswered(self._route.node, batch.waited)
+
+    def _expire(self, batch: _InFlightBatch, now: float) -> None:
+        """Fail the calls whose time is over, in BATCH, which goes on, and in the queue."""
+        sent = batch.connection is not None
+        expired = False
+        for call in batch.calls:
+            if call.expires <= now and not call.future.done():
+                budget = call.expires - call.submitted_at
+                _fail_calls([call], StoreUnavailable(f"{self._silent(batch)} within {budget:.3g} s", sent=sent))
+                expired = True
+                if sent:
+                    batch.failed.append(call)
+        for call in self._queue:
+            if call.expires <= now and not call.future.done():
+                _fail_calls([call], self._queue_timeout(call, batch.waited))
+        if expired:
+            self._observer.awaited(now - batch.started_at)
+
+    def _silent(self, batch: _InFlightBatch) -> str:
+        if batch.connection is not None:
+            return f"Redis at {batch.connection.address} did not reply"
+        return f"no charge could be sent to Redis ({batch.error or 'no connection could be made'})"
+
+    def _give_up(self, batch: _InFlightBatch) -> None:
+        """Fail BATCH, which has waited for as long as a call may take."""
+        reason = f"{self._silent(batch)} within {self._timeout:g} s"
+        if batch.retry is not None:
             batch.retry.cancel()
-            cause = f"last reply was {batch.error!r}" if batch.error else "no connection could be made"
-            message = f"no charge could be sent to Redis within {self._timeout:g} s: {cause}"
-            self._fail(batch, StoreUnavailable(message, conclusive=self._is_away() or self._had_half(batch)))
+            self._fail(batch, StoreUnavailable(reason))
         elif batch.connection is not None:
             connection = batch.connection
             self._given_up = {given_up for given_up in self._given_up if not given_up.closed}
             self._given_up.add(connection)
-            batch.conclusive = self._is_away() or self._had_time(batch)
-            connection.give_up(f"Redis at {connection.address} did not reply within {self._timeout:g} s")
+            connection.give_up(reason, conclusive=self._is_away() or not _is_large(batch))
 
     def _is_away(self) -> bool:
-        """Whether Redis is known to be away, whatever the next batch is and however long it had.
+        """Whether Redis is known to be away, whatever the next batch is.
 
-        Under load each batch after one that failed is late already, and a caller may have large charges in every one.
+        A caller may have large charges in every one.
         """
-        silent = self._silent_since is not None and self._loop.time() - self._silent_since >= 2 * self._timeout
+        silent = self._silent_since is not None and monotonic() - self._silent_since >= 2 * self._timeout
         return self._failing or silent
 
-    def _had_time(self, batch: _InFlightBatch) -> bool:
-        """Whether a Redis that works would have replied to BATCH by now."""
-        if any(len(charge.buckets) > _LARGE for call in batch.calls for charge in call.charges):
-            return False
-        return self._had_half(batch)
-
-    def _had_half(self, batch: _InFlightBatch) -> bool:
-        """Whether BATCH left the queue half of the timeout ago."""
-        return self._loop.time() - batch.started_at >= self._timeout / 2
-
     def _on_late_reply(self, batch: _InFlightBatch, reply: object) -> None:
-        counted = batch.counted
         if isinstance(reply, list):
             self._silent_since = None  # it is slow, not away
-            if counted:
-                self._usage_observer.answered_late(counted)
-        elif counted:
+            self._count_late(batch.calls)
+        elif counted := _counted(batch.calls):
             self._usage_observer.unanswered(counted)
+
+    def _count_late(self, calls: Sequence[_Call]) -> None:
+        """Count the charges of these calls, which were made, but decided without the store."""
+        if calls and (counted := _counted(calls)):
+            self._usage_observer.answered_late(counted)
+
+
+def patience_of(left: float) -> float:
+    """Seconds for which a call waits for the store, if its caller waits for LEFT seconds; 0 or less if that is."""
+    return max(min(left - MARGIN, left * 0.8), left / 2)
+
+
+def _counted(calls: Sequence[_Call]) -> list[Charge]:
+    """The charges that the script counts."""
+    return [charge for call in calls for charge in call.charges if charge.counted]
+
+
+def _is_large(batch: _InFlightBatch) -> bool:
+    """Whether Redis may need long for BATCH although it is well."""
+    return any(len(charge.buckets) > _LARGE for call in batch.calls for charge in call.charges)
 
 
 def _fail_calls(calls: Iterable[_Call], error: StoreUnavailable) -> None:
@@ -386,4 +518,4 @@ def _copy(error: StoreUnavailable) -> StoreUnavailable:
     """The same error for another call: each raises its own."""
     if isinstance(error, QueueTimeout):
         return QueueTimeout(str(error), deadline=error.deadline)
-    return StoreUnavailable(str(error), sent=error.sent, conclusive=error.conclusive)
+    return StoreUnavailable(str(error), sent=error.sent)

@@ -126,6 +126,11 @@ class ClusterRoute:
         self._cluster = cluster
         self._slot = slot
 
+    @property
+    def node(self) -> Address | None:
+        """The slot's owner, as far as is known."""
+        return self._cluster.owner(self._slot)
+
     def connection(self) -> Connection | None:
         """The open connection to the slot's owner, if there is one now."""
         owner = self._cluster.owner(self._slot)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ratelimit_service.buckets.closing import Closing
+from ratelimit_service.buckets.health import UNWATCHED, Watcher
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.buckets.redis.batcher import Batcher, Observers
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
@@ -32,6 +33,7 @@ class ClusterBucketStore(Closing):
         self._timeout = timeout
         self._observers = observers
         self._batchers: dict[int, Batcher] = {}
+        self._watcher: Watcher = UNWATCHED
         self._watch: RoomWatch | None = None
 
     def watch_room(self, bound: int, report: Callable[[float], None]) -> None:
@@ -62,6 +64,10 @@ class ClusterBucketStore(Closing):
         for indexes, returned in zip(parts, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             outcomes.update(zip(indexes, outcomes_of(returned, len(indexes)), strict=True))
         return results_of([outcomes[index] for index in range(len(charges))])
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell WATCHER from now on how the nodes behave: before the first charge."""
+        self._watcher = watcher
 
     def node_of(self, charge: Charge) -> Address | None:
         """The node that has the charge's partition, None as long as it is unknown."""
@@ -97,6 +103,7 @@ class ClusterBucketStore(Closing):
             batcher = self._batchers[partition] = Batcher(
                 route, self._encoder, partition_tag(partition), self._timeout, self._observers
             )
+            batcher.watcher = self._watcher
         return batcher
 
 

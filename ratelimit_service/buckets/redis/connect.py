@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ratelimit_service.buckets.breaker import GuardedStore
+from ratelimit_service.buckets.breaker import SLOW, GuardedStore
 from ratelimit_service.buckets.redis import usage_store
 from ratelimit_service.buckets.redis.batcher import UNOBSERVED, Observers
 from ratelimit_service.buckets.redis.cluster import Cluster
@@ -36,13 +36,21 @@ _OPTIONS = {"db", "ssl_ca_certs", "ssl_cert_reqs", "sentinel_username", "sentine
 
 
 def open_bucket_store(  # noqa: PLR0913  one for each setting
-    url: str, *, timeout: float, request_window: float, usage_bytes: int, observers: Observers, memory_bytes: int = 0
+    url: str,
+    *,
+    timeout: float,
+    request_window: float,
+    usage_bytes: int,
+    observers: Observers,
+    memory_bytes: int = 0,
+    slow: float = SLOW,
 ) -> GuardedStore[None] | SpanningStore:
     """The store at URL, with a breaker for each node. Not yet connected: the first charge or `ping()` does that.
 
     `timeout`: seconds within which each call succeeds or fails. `request_window`: seconds for which the result of a
     request is kept. `usage_bytes`: what counts of usage may take in the store. `memory_bytes`: the memory of a
-    server, if that is less than its own bound; 0: it is not. `observers` are called for each round trip. Raises
+    server, if that is less than its own bound; 0: it is not. `slow`: seconds that replies may take; a breaker opens
+    when all take longer. `observers` are called for each round trip. Raises
     ValueError, without the password, when the URL is not one of those above. Must be called in the running loop that
     is to use the store.
     """
@@ -51,9 +59,11 @@ def open_bucket_store(  # noqa: PLR0913  one for each setting
     )
     store.watch_room(memory_bytes, observers.round_trips.memory)
     if isinstance(store, RedisBucketStore):
-        return GuardedStore(store)
+        return GuardedStore(store, slow)
     return SpanningStore(
-        GuardedStore(store), Refunder(store.cluster, request_window=request_window, timeout=timeout), observers.usage
+        GuardedStore(store, slow),
+        Refunder(store.cluster, request_window=request_window, timeout=timeout),
+        observers.usage,
     )
 
 

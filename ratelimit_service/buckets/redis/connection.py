@@ -20,9 +20,14 @@ class ConnectionLost(StoreUnavailable):
     """The connection ended, or was given up, before the reply came. The command may have been executed.
 
     Who gets it may set `late`, which then gets the reply if it comes late, or another ConnectionLost if it never does.
+    `conclusive`: whether it shows that the server is away. It does not where the server may have needed longer.
     """
 
     late: "OnReply | None" = None
+
+    def __init__(self, message: str, *, conclusive: bool = True) -> None:
+        super().__init__(message)
+        self.conclusive = conclusive
 
 
 class Address(NamedTuple):
@@ -107,14 +112,14 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._fail(reason)
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: str, *, conclusive: bool = True) -> None:
         """Send no more commands. Those that wait for their replies get a ConnectionLost with REASON as its message now.
 
         Stays open for late replies that somebody wants, until the last has come or LATE_SECONDS have passed.
         """
         self.open = False
         waiting, self._waiting = self._waiting, deque()
-        errors = [ConnectionLost(reason) for _ in waiting]
+        errors = [ConnectionLost(reason, conclusive=conclusive) for _ in waiting]
         for on_reply, error in zip(waiting, errors, strict=True):
             on_reply(error)
         self._waiting.extend([error.late or _ignore for error in errors])
@@ -195,6 +200,9 @@ async def open_connection(address: Address, login: Login) -> Connection:
 
 class SingleRoute:
     """A route with one connection at a time."""
+
+    node = None
+    """There is one node for all charges, at whatever address."""
 
     def __init__(self) -> None:
         self._connection: Connection | None = None

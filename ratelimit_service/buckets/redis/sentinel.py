@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Final
 
 import hiredis
 
@@ -17,9 +18,15 @@ from ratelimit_service.buckets.redis.connection import (
 )
 from ratelimit_service.decision.ports import StoreUnavailable
 
+PATIENCE: Final = 0.03
+"""Seconds that Sentinels are waited for while a master is known from before, which may well be the master still."""
+
 
 class SentinelRoute(SingleRoute):
-    """The route to the master of this name, as reported by the first Sentinel to reply."""
+    """The route to the master of this name, as reported by the first Sentinel to reply.
+
+    While no Sentinel replies, it goes on with the last master that one reported, as long as that is a master.
+    """
 
     def __init__(self, sentinels: Sequence[Address], name: str, login: Login, sentinel_login: Login) -> None:
         super().__init__()
@@ -27,6 +34,7 @@ class SentinelRoute(SingleRoute):
         self._name = name
         self._login = login
         self._sentinel_login = sentinel_login
+        self._master: Address | None = None
 
     async def recover(self, error: str) -> Connection:
         """Query the Sentinels for the master and connect to it.
@@ -47,12 +55,22 @@ class SentinelRoute(SingleRoute):
         return await self._connect()
 
     async def _connect(self) -> Connection:
-        address = await first_success(
+        self._master = await self._find_master()
+        connection = self._connection = await _open_master(self._master, self._login)
+        return connection
+
+    async def _find_master(self) -> Address:
+        fetching = first_success(
             [_fetch_master(sentinel, self._name, self._sentinel_login) for sentinel in self._sentinels],
             f"no Sentinel knows a master named {self._name!r}",
         )
-        connection = self._connection = await _open_master(address, self._login)
-        return connection
+        if self._master is None:
+            return await fetching
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await fetching
+        except (StoreUnavailable, TimeoutError):
+            return self._master
 
 
 async def _fetch_master(sentinel: Address, name: str, login: Login) -> Address:

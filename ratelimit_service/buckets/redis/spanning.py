@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
-from ratelimit_service.buckets.redis.batcher import UsageObserver
+from ratelimit_service.buckets.redis.batcher import UsageObserver, patience_of
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.command import run_script
 from ratelimit_service.buckets.redis.script import Script, bucket_key, part, request_key
@@ -109,7 +110,7 @@ class SpanningStore(Closing):
             return await self._store.charge(charges, deadline)
         plain = [index for index, charge in enumerate(charges) if not _spans(charge)]
         # Not cancelled half-way with its caller: what was taken must be refunded.
-        tasks = [asyncio.shield(self._start(self._charge_spanning(charges[index]))) for index in spanning]
+        tasks = [self._start(self._charge_spanning(charges[index])) for index in spanning]
         outcomes: dict[int, Outcome] = {}
         if plain:
             returned: Sequence[ChargeResult] | StoreUnavailable
@@ -118,8 +119,9 @@ class SpanningStore(Closing):
             except StoreUnavailable as error:
                 returned = error
             outcomes.update(zip(plain, outcomes_of(returned, len(plain)), strict=True))
-        for index, value in zip(spanning, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
-            (outcomes[index],) = outcomes_of(value if isinstance(value, BaseException) else (value,), 1)
+        await asyncio.wait(tasks, timeout=None if deadline is None else max(patience_of(deadline - monotonic()), 0))
+        for index, task in zip(spanning, tasks, strict=True):
+            outcomes[index] = self._outcome(charges[index], task)
         return results_of([outcomes[index] for index in range(len(charges))])
 
     async def ping(self) -> None:
@@ -137,6 +139,22 @@ class SpanningStore(Closing):
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may be cancelled
         return task
+
+    def _outcome(self, charge: Charge, task: "asyncio.Task[ChargeResult]") -> Outcome:
+        """The outcome of a charge now. One that is not finished is too late for its caller, and noted when it is."""
+        if not task.done():
+            if charge.counted:
+                task.add_done_callback(lambda done: self._note_late(charge, done))
+            return StoreUnavailable("the bucket store has not made a charge of several partitions in time", sent=True)
+        error = task.exception()
+        (outcome,) = outcomes_of((task.result(),) if error is None else error, 1)
+        return outcome
+
+    def _note_late(self, charge: Charge, task: "asyncio.Task[ChargeResult]") -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._usage.unanswered((charge,))
+        else:
+            self._usage.answered_late((charge,))
 
     async def _charge_spanning(self, charge: Charge) -> ChargeResult:
         if charge.request:

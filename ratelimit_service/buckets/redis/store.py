@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ratelimit_service.buckets.closing import Closing
+from ratelimit_service.buckets.health import Watcher
 from ratelimit_service.buckets.outcomes import outcomes_of, results_of
 from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, Observers, Route
 from ratelimit_service.buckets.redis.connection import Connection
@@ -58,6 +59,10 @@ class RedisBucketStore(Closing):
         returned = await asyncio.gather(*futures, return_exceptions=True)
         outcomes = map(outcomes_of, returned, map(len, parts))
         return results_of([outcome for part in outcomes for outcome in part])
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell WATCHER from now on how the server behaves."""
+        self._batcher.watcher = watcher
 
     def node_of(self, charge: Charge) -> None:
         """There is one node for all charges."""

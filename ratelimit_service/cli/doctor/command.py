@@ -8,6 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from ratelimit_service.cli.doctor.findings import Finding, Severity
+from ratelimit_service.cli.doctor.server import check_server
 from ratelimit_service.cli.doctor.settings import (
     check_console,
     check_descriptors,
@@ -67,6 +68,6 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield from check_decision_database(settings)
     for check in (
         *(check_redis, check_transport, check_tls, check_descriptors),
-        *(check_ports, check_open_ports, check_console, check_webhook),
+        *(check_ports, check_server, check_open_ports, check_console, check_webhook),
     ):
         yield from check(settings)

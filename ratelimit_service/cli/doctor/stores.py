@@ -100,21 +100,18 @@ def _first_line(error: psycopg.Error) -> str:
 
 def check_schema(settings: Settings) -> Iterator[Finding]:
     """Whether the schema is at the revision that this program needs, and holds a token. Needs a Postgres that works."""
-    wanted = migrate.head()
     try:
-        found = migrate.current(settings.database_url.get_secret_value())
-        if found is None:
+        schema = migrate.read_schema(settings.database_url.get_secret_value())
+        if schema.revision is None:
             yield Finding.error("schema", "missing; run `ratelimit-service migrate`")
-        elif found != wanted and not migrate.is_newer(found):
-            yield Finding.error(
-                "schema", f"is at revision {found}, this program needs {wanted}; run `ratelimit-service migrate`"
-            )
+        elif schema.obstacle:
+            yield Finding.error("schema", schema.obstacle)
         else:
             yield Finding.ok(
                 "schema",
-                f"is at revision {wanted}, as this program needs"
-                if found == wanted
-                else f"is at revision {found}, newer than the {wanted} of this program, which works on it",
+                f"is at revision {schema.revision}, newer than the {migrate.head()} of this program, which works on it"
+                if schema.is_newer
+                else f"is at revision {schema.revision}, as this program needs",
             )
             yield _check_tokens(any_token=asyncio.run(_any_token(settings)))
     except (StoreUnavailable, Unavailable) as error:

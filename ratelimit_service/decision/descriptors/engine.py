@@ -21,7 +21,7 @@ from ratelimit_service.decision.descriptors.request import (
     check_request,
     key_and_resource,
 )
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
+from ratelimit_service.decision.descriptors.rules import RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import AppliedLimit, LimitSet, RuleTree
 from ratelimit_service.decision.descriptors.usage import Decided, Part, counted, counts_of
@@ -203,8 +203,7 @@ class DescriptorEngine:
         except StoreUnavailable as error:
             raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error
         if tree is None:
-            tree = RuleTree(DomainRules(domain))
-            tree.validity.invalidate()  # nothing would invalidate it when the domain gets rules
+            tree = self._rules.without_rules(domain)
         return tree
 
     def _by_plan(self, policy: Policy, resource: str, hits: int) -> _Item:
@@ -215,7 +214,7 @@ class DescriptorEngine:
             return _Settled(passed(policy), hits, selection.series)
         limit_set = self._plan_limit_sets.get(selection.buckets)
         if limit_set is None:
-            limit_set = _plan_limit_set(selection, policy.on_store_failure)
+            limit_set = _plan_limit_set(selection, policy)
             self._plan_limit_sets.put(selection.buckets, limit_set)
         return _Pending(limit_set, hits, selection.series, policy)
 
@@ -251,15 +250,19 @@ def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
     limit_set = tree.match(entries) if override is None else tree.override(entries, override)
     if limit_set.buckets:
         return _Pending(limit_set, hits, limit_set.series)
-    status = uncounted(limit_set.limits[0], hits) if limit_set.limits else passed()
+    if not limit_set.limits:
+        return _Settled(passed(), hits, limit_set.series)
+    status = uncounted(limit_set.limits[0], hits)
+    if limit_set.source is Source.UNENFORCED:  # blocked or unlimited: neither refuses
+        status = status._replace(source=Source.UNENFORCED)
     return _Settled(status, hits, limit_set.series)
 
 
-def _plan_limit_set(selection: Selection, on_store_failure: OnStoreFailure) -> LimitSet:
+def _plan_limit_set(selection: Selection, policy: Policy) -> LimitSet:
     limits = (
         AppliedLimit(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in selection.rules
     )
-    return LimitSet(tuple(limits), _RULE_FAILURES[on_store_failure])
+    return LimitSet(tuple(limits), _RULE_FAILURES[policy.on_store_failure], source=policy.source)
 
 
 def _apply_replacements(items: list[_Item]) -> list[_Item]:
@@ -340,7 +343,8 @@ def _decide_statuses(
 ) -> tuple[DescriptorStatus, ...]:
     single = prepared.single
     if single is not None and source is Source.STORE:
-        return (decide_descriptor(single.limit_set.limits, results, source, single.policy),)
+        limit_set = single.limit_set
+        return (decide_descriptor(limit_set.limits, results, limit_set.source, single.policy),)
     indexes = iter(prepared.merged.indexes)
     statuses = []
     for item in prepared.items:
@@ -354,7 +358,8 @@ def _decide_statuses(
                 peek._replace(wait_us=wait_for(bucket.limit, peek, item.hits))
                 for bucket, peek in zip(item.limit_set.buckets, own_results, strict=True)
             )
-        status = decide_descriptor(item.limit_set.limits, own_results, source, item.policy)
+        based_on = item.limit_set.source if source is Source.STORE else source
+        status = decide_descriptor(item.limit_set.limits, own_results, based_on, item.policy)
         if source is Source.DEGRADED and status.wait_us == NEVER and _fits_once_back(item):
             # More than this server's share, but not more than the limit: it would fit once the store is back.
             status = status._replace(reason=Reason.DEGRADED_DENIED)

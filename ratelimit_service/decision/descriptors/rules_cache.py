@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.descriptors.tree import RuleTree
+from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
 
 
@@ -38,8 +39,10 @@ class RulesCache:
     stay in force while Postgres is unavailable.
     """
 
-    def __init__(self, source: RulesSource) -> None:
+    def __init__(self, source: RulesSource, enforcement: Enforcement | None = None) -> None:
+        """ENFORCEMENT says whether limits refuse calls. None: they do."""
         self._source = source
+        self._enforcement = enforcement
         self._trees: dict[str, RuleTree] = {}
         self._unreadable: frozenset[str] = frozenset()
         self._loaded = False
@@ -56,12 +59,26 @@ class RulesCache:
         valid and no valid rules from before.
         """
         tree = self._trees.get(domain)
-        if tree is None:
+        if tree is not None:
+            if self._enforcement is not None and not self._enforcement.is_valid(tree.validity):
+                tree = self._trees[domain] = tree.renewed(self._off_until_us())
+        else:
             if not self._loaded:
                 raise StoreUnavailable("the descriptor rules have not been read from Postgres yet")
             if domain in self._unreadable:
                 raise StoreUnavailable(f"the rules of domain {domain!r} are not valid; see the server's log")
         return tree
+
+    def without_rules(self, domain: str) -> RuleTree:
+        """The tree of a domain that has no rules: nothing would invalidate it when it gets some, so it is not valid."""
+        tree = RuleTree(DomainRules(domain), self._off_until_us())
+        tree.validity.invalidate()
+        return tree
+
+    async def recompile(self) -> None:
+        """Have limits refuse or not, as the switch says now, from the next use on."""
+        for tree in self._trees.values():
+            tree.validity.invalidate()
 
     async def refresh_all(self) -> None:
         """Read the rules of every domain. Raises StoreUnavailable, and leaves the cached ones in force."""
@@ -84,6 +101,9 @@ class RulesCache:
             if old is not None:
                 old.validity.invalidate()
             if domain in fetched.rules:
-                self._trees[domain] = RuleTree(fetched.rules[domain])
+                self._trees[domain] = RuleTree(fetched.rules[domain], self._off_until_us())
         self.unreadable += len(fetched.unreadable)
         self._unreadable = (self._unreadable - frozenset(domains)) | fetched.unreadable
+
+    def _off_until_us(self) -> int:
+        return 0 if self._enforcement is None else self._enforcement.off_until_us()

@@ -6,6 +6,7 @@ descriptor only when the descriptor's entries match its whole path.
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import repeat
 from typing import NamedTuple
@@ -22,7 +23,8 @@ from ratelimit_service.decision.descriptors.rules import (
 )
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
 from ratelimit_service.decision.lru import LruCache
-from ratelimit_service.decision.policy import PARTITIONS, Validity
+from ratelimit_service.decision.policy import NO_EXPIRY, PARTITIONS, Validity
+from ratelimit_service.decision.reason import Source
 from ratelimit_service.decision.usage import BLOCKED, NO_SERIES, Series
 
 
@@ -71,15 +73,20 @@ class LimitSet:
 
     `buckets` are those of the limits, in their order. A limit without a bucket is the only one, so there are as many
     buckets as limits, or none. `replaces` are the names of limits that do not apply to a request to which these do.
-    `series` is what the descriptor counts for.
+    `series` is what the descriptor counts for, `source` what its decision by the shared buckets is based on.
     """
 
-    __slots__ = ("buckets", "enforced", "limits", "on_store_failure", "replaces", "series")
+    __slots__ = ("buckets", "enforced", "limits", "on_store_failure", "replaces", "series", "source")
 
     def __init__(
-        self, limits: tuple[AppliedLimit, ...], on_store_failure: RuleOnStoreFailure, series: Series = NO_SERIES
+        self,
+        limits: tuple[AppliedLimit, ...],
+        on_store_failure: RuleOnStoreFailure,
+        series: Series = NO_SERIES,
+        source: Source = Source.STORE,
     ) -> None:
         self.limits = limits
+        self.source = source
         self.on_store_failure = on_store_failure
         self.series = series
         self.buckets: tuple[Bucket, ...] = tuple(limit.bucket for limit in limits if limit.bucket is not None)
@@ -91,7 +98,13 @@ class LimitSet:
         limits = tuple(limit for limit in self.limits if limit.name not in names)
         if len(limits) == len(self.limits):
             return self
-        return LimitSet(limits, self.on_store_failure, self.series.with_limits(*(limit.name for limit in limits)))
+        series = self.series.with_limits(*(limit.name for limit in limits))
+        return LimitSet(limits, self.on_store_failure, series, self.source)
+
+    def unenforced(self) -> "LimitSet":
+        """The same with shadow limits only, and nothing denied because a store is down."""
+        limits = tuple(map(_in_shadow, self.limits))
+        return LimitSet(limits, RuleOnStoreFailure.ALLOW, self.series, Source.UNENFORCED)
 
 
 class _Node:
@@ -149,15 +162,29 @@ class _Node:
 
 
 class RuleTree:
-    """The rules of one domain. Immutable, and in force as long as the `validity` is current."""
+    """The rules of one domain. Immutable, and in force as long as the `validity` is current.
 
-    def __init__(self, rules: DomainRules) -> None:
-        self.domain = rules.domain
-        self.validity = Validity()
-        self._root = _Node(rules.domain, "", (), rules.on_store_failure, "", is_open=False)
-        _add_children(rules.domain, self._root, rules.descriptors)
+    With `off_until_us`, until when no limit refuses (0: limits refuse), all its limits are shadow limits until then.
+    """
+
+    def __init__(self, rules: DomainRules, off_until_us: int = 0) -> None:
+        root = _Node(rules.domain, "", (), rules.on_store_failure, "", is_open=False)
+        _add_children(rules.domain, root, rules.descriptors)
+        self._fill(rules.domain, root, off_until_us)
+
+    def _fill(self, domain: str, root: _Node, off_until_us: int) -> None:
+        self.domain = domain
+        self.validity = Validity(off_until_us or NO_EXPIRY)
+        self._root = root
+        self._is_off = bool(off_until_us)
         self._matches: LruCache[Entries, LimitSet] = LruCache(_MAX_CACHED)
         self._overrides: LruCache[tuple[Entries, Quota], LimitSet] = LruCache(_MAX_CACHED)
+
+    def renewed(self, off_until_us: int) -> "RuleTree":
+        """The same rules, with or without limits that refuse. Costs nothing: what was compiled is shared."""
+        tree = RuleTree.__new__(RuleTree)
+        tree._fill(self.domain, self._root, off_until_us)  # noqa: SLF001  of its own class
+        return tree
 
     def match(self, entries: Entries) -> LimitSet:
         """The limits of a descriptor."""
@@ -165,7 +192,7 @@ class RuleTree:
         if found is None:
             node, path = self._find(entries)
             limits = map(_apply, repeat(self.domain), repeat(path), node.limits, node.families) if path else ()
-            found = LimitSet(tuple(limits), node.on_store_failure, node.series)
+            found = self._in_force(LimitSet(tuple(limits), node.on_store_failure, node.series))
             if _is_cacheable(entries):
                 self._matches.put(entries, found)
         return found
@@ -178,16 +205,20 @@ class RuleTree:
         """
         if isinstance(algorithm, Blocked):
             blocked = AppliedLimit("", algorithm, enforced=True, bucket=None)
-            return LimitSet((blocked,), self.match(entries).on_store_failure, self._override_series(entries, BLOCKED))
+            series = self._override_series(entries, BLOCKED)
+            return self._in_force(LimitSet((blocked,), self.match(entries).on_store_failure, series))
         found = self._overrides.get((entries, algorithm))
         if found is None:
             family = _family(self.domain, *(key for key, _ in entries))
             limit = _apply(self.domain, entries, RuleLimit(algorithm), family)
             series = self._override_series(entries, limit.name)
-            found = LimitSet((limit,), self.match(entries).on_store_failure, series)
+            found = self._in_force(LimitSet((limit,), self.match(entries).on_store_failure, series))
             if _is_cacheable(entries):
                 self._overrides.put((entries, algorithm), found)
         return found
+
+    def _in_force(self, limits: LimitSet) -> LimitSet:
+        return limits.unenforced() if self._is_off else limits
 
     def _override_series(self, entries: Entries, limit: str) -> Series:
         node, _ = self._find(entries)
@@ -255,6 +286,13 @@ def _apply(domain: str, path: Entries, limit: RuleLimit, family: int) -> Applied
         partition = int.from_bytes(digest) % PARTITIONS
         bucket = Bucket(name, partition, Limit("descriptor", algorithm, mode=limit.mode), family)
     return AppliedLimit(limit.name, algorithm, limit.mode is Mode.ENFORCE, bucket, limit.replaces)
+
+
+def _in_shadow(limit: AppliedLimit) -> AppliedLimit:
+    bucket = limit.bucket
+    if bucket is not None:
+        bucket = Bucket(bucket.name, bucket.partition, replace(bucket.limit, mode=Mode.SHADOW), bucket.family)
+    return limit._replace(enforced=False, bucket=bucket)
 
 
 def _join(*texts: str) -> str:

@@ -1,12 +1,31 @@
 """The outbox of changes in Postgres, as its writers and retention see it; `change_feed` reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ratelimit_service.decision.ports import Change
+from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.postgres.tables import CHANGES_CHANNEL, changes
+
+_DOMAIN_OF_ENFORCEMENT: Final = ""
+"""No domain has this name. A change of the switch is stored as one of this domain, which servers of earlier versions,
+that know no switch, read as a domain without rules; another kind would stop them from following changes."""
+
+
+def to_row(change: Change) -> Mapping[str, str]:
+    """The kind and name of a change as they are stored."""
+    if change.kind is ChangeKind.ENFORCEMENT:
+        return {"kind": ChangeKind.DOMAIN.value, "name": _DOMAIN_OF_ENFORCEMENT}
+    return {"kind": change.kind.value, "name": change.name}
+
+
+def from_row(kind: str, name: str) -> Change:
+    """The change that was stored. Raises ValueError for a kind that there is not."""
+    if (kind, name) == (ChangeKind.DOMAIN.value, _DOMAIN_OF_ENFORCEMENT):
+        return Change(ChangeKind.ENFORCEMENT, "")
+    return Change(ChangeKind(kind), name)
 
 
 class PostgresOutbox:
@@ -17,7 +36,7 @@ class PostgresOutbox:
 
     async def add(self, announced: Sequence[tuple[Change, int]]) -> None:
         """Append changes, each with its time, and notify the servers once the transaction commits."""
-        rows = [{"kind": change.kind.value, "name": change.name, "time": time_us} for change, time_us in announced]
+        rows = [{**to_row(change), "time": time_us} for change, time_us in announced]
         if rows:
             await self._connection.execute(insert(changes), rows)
             await self._connection.execute(select(func.pg_notify(CHANGES_CHANNEL, "")))

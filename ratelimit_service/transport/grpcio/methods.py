@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
-from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.api.authentication import Admission, Authenticator, Caller, Role
@@ -187,6 +187,7 @@ def admin_methods(
             "SimulatePlan": method(simulation_pb2.SimulatePlanRequest, service.simulate_plan, bounded=True),
             "ListAlerts": method(alerts_pb2.ListAlertsRequest, service.list_alerts),
             "TestAlert": method(alerts_pb2.TestAlertRequest, service.test_alert),
+            "ManageEnforcement": method(enforcement_pb2.ManageEnforcementRequest, service.manage_enforcement),
         },
     )
 

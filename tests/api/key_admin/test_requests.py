@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, simulation_pb2
+from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as pb
 from ratelimit_service.api.key_admin import requests
 from ratelimit_service.api.key_admin.field_count import MAX_FIELDS
@@ -26,6 +26,7 @@ REQUESTS: list[type[Message]] = [
     simulation_pb2.SimulatePlanRequest,
     alerts_pb2.ListAlertsRequest,
     alerts_pb2.TestAlertRequest,
+    enforcement_pb2.ManageEnforcementRequest,
 ]
 SECONDS = 2.0
 

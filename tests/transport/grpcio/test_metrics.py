@@ -15,7 +15,10 @@ from decision.descriptors.world import World
 from decision.memory import MemoryFeed
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
+from ratelimit_service.decision.feed_age import FeedAge
 from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.ports import Beat
+from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.metrics import (
     DIRECTORY_VARIABLE,
@@ -30,20 +33,24 @@ from ratelimit_service.metrics.scrape import SHARED_SECONDS
 
 WORKER = """
 import sys, time
+from ratelimit_service.decision.feed_age import FeedAge
+from ratelimit_service.decision.ports import Gap
+from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import Code
 from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
-class Engine: tally = [[0] * 4 for _ in range(10)]
-class Feed: current = True
+class Engine: tally = [[0] * 5 for _ in range(10)]
+class Invalidator: age, gaps = FeedAge(), dict.fromkeys(Gap, 0)
 class Cache:
     misses, unreadable, deferred, refresh_age = 3, 1, 4, 7
     def __len__(self): return 40
 counts = Counts()
-class Descriptors: tally = [[0] * 4 for _ in range(10)]
+class Descriptors: tally = [[0] * 5 for _ in range(10)]
 class Usage: bytes, lost, unconfirmed = 70, 8, 9
 class Tokens: deferred = 2
 class Overload: bound, longest_wait, refusals = 50, 0.02, {"deadline": 6}
-watched = Watched(Engine(), Descriptors(), Cache(), Cache(), Feed(), Usage(), Overload(), Tokens())
-metrics = WorkerMetrics(watched, counts, lambda: True, time.monotonic)
+sources = Engine(), Descriptors(), Cache(), Cache(), Invalidator(), Usage(), Overload(), Tokens()
+watched = Watched(*sources, DegradedModes())
+metrics = WorkerMetrics(watched, counts, lambda: True)
 metrics.flush()
 Engine.tally[1][1] += 5
 Engine.tally[2][1] += 2
@@ -182,22 +189,41 @@ async def test_a_scrape_that_is_killed_while_it_folds(
     assert found[("ratelimit_store_round_trip_charges_count",)] == 6
 
 
-def test_the_age_of_the_feed_grows_while_it_cannot_be_read() -> None:
-    """The age of the change feed is 0 while it can be read, and counts from the last time when it cannot."""
+def test_degraded_modes_and_the_age_of_the_feed_are_exported() -> None:
+    """The age is that of the invalidator; each mode of degradation is 1 while it has a reason, and 0 otherwise."""
     world = World()
     invalidator = CacheInvalidator(MemoryFeed())
+    seconds = 0.0
+    invalidator.age = FeedAge(lambda: seconds)
+    degraded = DegradedModes()
+    degraded.add("feed", lambda: invalidator.age.reason)
     cache = PolicyCache(world.policies, world.clock)
-    tokens = KnownTokens(Source())
     watched = Watched(
-        world.engine, world.engine, cache, world.rules, invalidator, world.usage, OverloadControl(), tokens
+        world.engine,
+        world.engine,
+        cache,
+        world.rules,
+        invalidator,
+        world.usage,
+        OverloadControl(),
+        KnownTokens(Source()),
+        degraded,
     )
-    metrics = WorkerMetrics(watched, Counts(), lambda: False, lambda: world.clock.time_us / 1_000_000)
-    ages = []
-    for pause, invalidator.current in ((1, True), (2, False), (7, False), (1, True), (2, False)):
-        world.clock.time_us += pause * 1_000_000
+    metrics = WorkerMetrics(watched, Counts(), lambda: False)
+
+    def read() -> tuple[float | None, float | None, float | None]:
         metrics.flush()
-        ages.append(metrics.registry.get_sample_value("ratelimit_change_feed_age_seconds"))
-    assert ages == [0, 2, 9, 0, 2]
+        sample = metrics.registry.get_sample_value
+        modes = (sample("ratelimit_degraded", {"mode": mode}) for mode in ("feed", "store"))
+        return (sample("ratelimit_change_feed_age_seconds"), *modes)
+
+    assert read() == (0, 0, 0)
+    seconds = 4.0
+    assert read() == (4, 0, 0)
+    seconds = 6.0
+    assert read() == (6, 1, 0)
+    invalidator.age.caught_up(Beat("1", 0.5, 5.5))
+    assert read() == (0.5, 0, 0)
 
 
 async def test_scrapes_share_one_result(directory: Path) -> None:

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from . import alerts_pb2 as ratelimit_dot_v1_dot_alerts__pb2
+from . import enforcement_pb2 as ratelimit_dot_v1_dot_enforcement__pb2
 from . import key_admin_service_pb2 as ratelimit_dot_v1_dot_key__admin__service__pb2
 from . import simulation_pb2 as ratelimit_dot_v1_dot_simulation__pb2
 
@@ -89,6 +90,11 @@ class KeyAdminServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertResponse.FromString,
                 _registered_method=True)
+        self.ManageEnforcement = channel.unary_unary(
+                '/ratelimit.v1.KeyAdminService/ManageEnforcement',
+                request_serializer=ratelimit_dot_v1_dot_enforcement__pb2.ManageEnforcementRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_enforcement__pb2.ManageEnforcementResponse.FromString,
+                _registered_method=True)
 
 
 class KeyAdminServiceServicer:
@@ -167,6 +173,13 @@ class KeyAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ManageEnforcement(self, request, context):
+        """Turns the switch that has no limit refuse a call, for a day at most, or reads it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -219,6 +232,11 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
                     servicer.TestAlert,
                     request_deserializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_alerts__pb2.TestAlertResponse.SerializeToString,
+            ),
+            'ManageEnforcement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ManageEnforcement,
+                    request_deserializer=ratelimit_dot_v1_dot_enforcement__pb2.ManageEnforcementRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_enforcement__pb2.ManageEnforcementResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -494,6 +512,33 @@ class KeyAdminService:
             '/ratelimit.v1.KeyAdminService/TestAlert',
             ratelimit_dot_v1_dot_alerts__pb2.TestAlertRequest.SerializeToString,
             ratelimit_dot_v1_dot_alerts__pb2.TestAlertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ManageEnforcement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.KeyAdminService/ManageEnforcement',
+            ratelimit_dot_v1_dot_enforcement__pb2.ManageEnforcementRequest.SerializeToString,
+            ratelimit_dot_v1_dot_enforcement__pb2.ManageEnforcementResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ The control plane: keys, plans, overrides, descriptor rules, and explanations of
 from collections import abc as _abc
 from grpc import aio as _aio
 from . import alerts_pb2 as _alerts_pb2
+from . import enforcement_pb2 as _enforcement_pb2
 from . import key_admin_service_pb2 as _key_admin_service_pb2
 from . import simulation_pb2 as _simulation_pb2
 import abc as _abc_1
@@ -58,6 +59,8 @@ class KeyAdminServiceStub:
     """Lists alerts, those that are firing first, with the messages about them. Needs role viewer."""
     TestAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.TestAlertRequest, _alerts_pb2.TestAlertResponse]
     """Sends a test message to the webhook."""
+    ManageEnforcement: _grpc.UnaryUnaryMultiCallable[_enforcement_pb2.ManageEnforcementRequest, _enforcement_pb2.ManageEnforcementResponse]
+    """Turns the switch that has no limit refuse a call, for a day at most, or reads it."""
 
 @_typing.type_check_only
 class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
@@ -87,6 +90,8 @@ class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
     """Lists alerts, those that are firing first, with the messages about them. Needs role viewer."""
     TestAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.TestAlertRequest, _alerts_pb2.TestAlertResponse]  # type: ignore[assignment]
     """Sends a test message to the webhook."""
+    ManageEnforcement: _aio.UnaryUnaryMultiCallable[_enforcement_pb2.ManageEnforcementRequest, _enforcement_pb2.ManageEnforcementResponse]  # type: ignore[assignment]
+    """Turns the switch that has no limit refuse a call, for a day at most, or reads it."""
 
 class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
@@ -173,5 +178,13 @@ class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.TestAlertResponse, _abc.Awaitable[_alerts_pb2.TestAlertResponse]]:
         """Sends a test message to the webhook."""
+
+    @_abc_1.abstractmethod
+    def ManageEnforcement(
+        self,
+        request: _enforcement_pb2.ManageEnforcementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enforcement_pb2.ManageEnforcementResponse, _abc.Awaitable[_enforcement_pb2.ManageEnforcementResponse]]:
+        """Turns the switch that has no limit refuse a call, for a day at most, or reads it."""
 
 def add_KeyAdminServiceServicer_to_server(servicer: KeyAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

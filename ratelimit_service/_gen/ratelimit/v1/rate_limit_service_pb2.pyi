@@ -147,6 +147,8 @@ class CheckLimitResponse(_message.Message):
         """The key's policy alone: no bucket was needed."""
         DEGRADED: CheckLimitResponse._Source.ValueType  # 3
         """This server alone, because the bucket store was unavailable."""
+        UNENFORCED: CheckLimitResponse._Source.ValueType  # 4
+        """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 
     class Source(_Source, metaclass=_SourceEnumTypeWrapper):
         """What the decision is based on."""
@@ -159,6 +161,8 @@ class CheckLimitResponse(_message.Message):
     """The key's policy alone: no bucket was needed."""
     DEGRADED: CheckLimitResponse.Source.ValueType  # 3
     """This server alone, because the bucket store was unavailable."""
+    UNENFORCED: CheckLimitResponse.Source.ValueType  # 4
+    """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 
     ALLOWED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,148 @@
+"""Revocations and changes of plans are in force at all servers soon, also when nobody is notified of them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+
+from faults.silent_postgres import SilentPostgres
+from faults.sizes import FACTOR, FULL, REPORT
+from fixtures.served import Serve, Server, free_address, launch
+from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+
+TRANSPORTS = ("grpcio", "envoy", "envoy")
+AT_ONCE = 4
+CHANGES = 1_000 if FULL else 60
+CUT_CHANGES = 100 if FULL else 12
+
+
+@contextmanager
+def fleet(serve: Serve, folder: Path, **changes: object) -> Iterator[list[Server]]:
+    """Three servers on the same stores."""
+    first = serve(TRANSPORTS[0], **changes)
+    servers = [first]
+    try:
+        for transport in TRANSPORTS[1:]:
+            settings = first.settings.model_copy(update={"listen": free_address(), "transport": transport})
+            servers.append(launch(settings, first.tokens, folder / f"log-{len(servers)}"))
+        for server in servers[1:]:
+            server.wait_for_output("ratelimit-service serves on")
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
+
+
+class Administrator:
+    """Makes changes at one server, and measures how long each takes until all servers decide by it."""
+
+    def __init__(self, servers: list[Server], channels: list[grpc.aio.Channel]) -> None:
+        self._admin = KeyAdminServiceStub(channels[0])
+        self._stubs = [RateLimitServiceStub(channel) for channel in channels]
+        self._metadata = servers[0].as_admin
+
+    async def revocation(self, number: int) -> float:
+        """Seconds from the response to a revocation until the key is refused everywhere."""
+        key_id, secret = await self._key("wide", f"revoked-{number}")
+        await self._until(secret, lambda response: response.allowed)
+        request = admin_pb2.ManageKeyRequest(revoke={"key_id": key_id})
+        await self._admin.ManageKey(request, metadata=self._metadata)
+        return await self._until(secret, lambda response: response.reason == CheckLimitResponse.KEY_REVOKED)
+
+    async def plan_change(self, number: int) -> float:
+        """The same for another amount of a plan's limit."""
+        await self._admin.ManagePlan(
+            admin_pb2.ManagePlanRequest(create={"plan": self._plan(number, 5)}), metadata=self._metadata
+        )
+        _, secret = await self._key(f"changing-{number}", f"changing-{number}")
+        await self._until(secret, lambda response: response.limits[0].limit == 5)
+        update = {"plan": self._plan(number, 7), "update_mask": {"paths": ["limits"]}}
+        await self._admin.ManagePlan(admin_pb2.ManagePlanRequest(update=update), metadata=self._metadata)
+        return await self._until(secret, lambda response: response.limits[0].limit == 7)
+
+    @staticmethod
+    def _plan(number: int, amount: int) -> dict[str, object]:
+        return {
+            "name": f"changing-{number}",
+            "limits": [{"name": "yearly", "quota": {"amount": amount, "window": "YEAR"}}],
+        }
+
+    async def _key(self, plan: str, subject: str) -> tuple[str, str]:
+        request = admin_pb2.ManageKeyRequest(create={"plan": plan, "subject": subject})
+        made = (await self._admin.ManageKey(request, metadata=self._metadata)).create
+        return made.key.key_id, made.secret
+
+    async def _until(self, secret: str, holds: Callable[[CheckLimitResponse], bool]) -> float:
+        """Ask every server until it responds so. Returns how long the last of them took."""
+        began = time.monotonic()
+
+        async def ask(stub: RateLimitServiceStub) -> None:
+            while not holds(await stub.CheckLimit(CheckLimitRequest(api_key=secret, cost=0), timeout=10)):
+                assert time.monotonic() - began < 60
+                await asyncio.sleep(0.005)
+
+        await asyncio.gather(*(ask(stub) for stub in self._stubs))
+        return time.monotonic() - began
+
+
+async def measure(servers: list[Server], count: int) -> list[float]:
+    """Make COUNT changes, half of them revocations, some at once. Returns how long each took, the fastest first."""
+    channels = [grpc.aio.insecure_channel(server.address) for server in servers]
+    administrator = Administrator(servers, channels)
+    numbers = iter(range(count))
+    took: list[float] = []
+
+    async def changes() -> None:
+        for number in numbers:
+            change = administrator.revocation if number % 2 else administrator.plan_change
+            took.append(await change(number))
+
+    await asyncio.gather(*(changes() for _ in range(AT_ONCE)))
+    for channel in channels:
+        await channel.close()
+    return sorted(took)
+
+
+def report(what: str, took: list[float]) -> tuple[float, float]:
+    """Print the 99th percentile and the maximum, and return them."""
+    p99, most = took[round(0.99 * (len(took) - 1))], took[-1]
+    REPORT.append(
+        f"{what}: {len(took)} changes at three servers, p50 {took[len(took) // 2]:.3f}, p99 {p99:.3f}, max {most:.3f} s"
+    )
+    return p99, most
+
+
+async def test_changes_are_in_force_at_all_servers(serve: Serve, tmp_path: Path) -> None:
+    """Of many revocations and changes of plans, 99 % are within a second, and all within two."""
+    with ExitStack() as stack:
+        servers = await asyncio.to_thread(stack.enter_context, fleet(serve, tmp_path))
+        took = await measure(servers, CHANGES)
+    p99, most = report("notified", took)
+    assert len(took) == CHANGES
+    assert p99 <= 1 * FACTOR
+    assert most <= 2 * FACTOR
+
+
+async def test_changes_without_notifications(
+    serve: Serve, tmp_path: Path, empty_database_url: Callable[[], str]
+) -> None:
+    """With the channel of notifications cut, all are within five seconds."""
+    url = await asyncio.to_thread(empty_database_url)
+    head, _, name = url.rpartition("/")
+    server, _, port = head.rpartition(":")
+    with SilentPostgres(int(port)) as silent, ExitStack() as stack:
+        through = f"{server}:{silent.port}/{name}?sslmode=disable"
+        opened = fleet(serve, tmp_path, database_url=url, decision_database_url=through)
+        servers = await asyncio.to_thread(stack.enter_context, opened)
+        took = await measure(servers, CUT_CHANGES)
+    _, most = report("not notified", took)
+    assert len(took) == CUT_CHANGES
+    assert silent.dropped >= CUT_CHANGES
+    assert most <= 5 * min(FACTOR, 2)
+    assert took[len(took) // 2] > 0.1, "they were notified"
