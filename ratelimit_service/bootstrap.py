@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from socket import gethostname
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 import structlog
@@ -50,6 +50,7 @@ from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import StartupError, Unavailable
 from ratelimit_service.management.audit import AuditService
 from ratelimit_service.management.bulk_keys import BulkKeyService
+from ratelimit_service.management.confirmation import Confirmations
 from ratelimit_service.management.enforcement import EnforcementService
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.known_tokens import KnownTokens
@@ -171,7 +172,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pool_overflow=0,
         queue_seconds=_REPORT_QUEUE_SECONDS,
     )
-    plans = PlanService(transactions, clock)
+    confirmations = Confirmations(peppers.derived("confirmation"), clock, keys=settings.confirm_keys)
+    plans = PlanService(transactions, clock, confirmations)
     kept = _kept(settings)
     try:
         yield Services(
@@ -180,8 +182,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             keys=KeyService(transactions, peppers, clock, environment=settings.key_environment),
             bulk_keys=BulkKeyService(transactions, peppers, clock, environment=settings.key_environment),
             plans=plans,
-            overrides=OverrideService(transactions, clock),
-            rules=RulesService(transactions, clock),
+            overrides=OverrideService(transactions, clock, confirmations),
+            rules=RulesService(transactions, clock, confirmations),
             audit=AuditService(transactions),
             tokens=TokenService(transactions, clock),
             sessions=SessionService(transactions, clock),
@@ -223,22 +225,22 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         stack.push_async_callback(feed.close)
         enforcement = Enforcement(clock)
         policies = PolicyCache(
-            PostgresPolicySource(decisions),
+            PostgresPolicySource(decisions, unreadable),
             clock,
             enforcement=enforcement,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
         )
         policies.waits = overload.excuse
-        stack.push_async_callback(policies.close)
-        rules = RulesCache(PostgresRulesSource(decisions), enforcement)
+        rules = RulesCache(PostgresRulesSource(decisions, unreadable), enforcement)
+        _close_later(stack, policies, rules)
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
         degraded = _degraded_modes(invalidator, buckets, unreadable)
         servers = PostgresLiveServers(decisions, settings.workers)
         local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
-        token_source = PostgresTokenSource(_decision_url(settings))
+        token_source = PostgresTokenSource(_decision_url(settings), unreadable)
         stack.push_async_callback(token_source.close)
         tokens = KnownTokens(token_source)
         stack.push_async_callback(tokens.close)
@@ -424,6 +426,16 @@ async def _follow_own_switch(enforcement: Enforcement, background: Background) -
     if own is not None:
         await enforcement.set_local(read_switch(own))
         background.start("own switch", partial(follow_switch, own, enforcement.set_local))
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+def _close_later(stack: AsyncExitStack, *opened: _Closable) -> None:
+    """Close these when the STACK is left, the last one first."""
+    for each in opened:
+        stack.push_async_callback(each.close)
 
 
 async def _load(*caches: InvalidatedCache) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
 
-MAX_VIOLATIONS: Final = 8
+MAX_VIOLATIONS: Final = 16
 """Maximum invalid fields that one error names: it travels in trailers, which clients limit to a few kilobytes."""
 
 
@@ -158,7 +158,7 @@ class Overloaded(Unavailable):
 
 
 class LookupDeferred(Unavailable):
-    """A token or key has to be looked up, and its turn did not come in time: unknown ones are too many.
+    """A token or key has to be looked up, and its turn did not come in time, or a row that it needs is not valid.
 
     The methods that decide respond with a decision in place of it, DEGRADED_DENIED.
     """

@@ -153,6 +153,12 @@ class Settings(BaseSettings):
         description="Percentages of a quota of an hour or longer that raise an alert when a subject passes them. If "
         "empty, quotas raise none.",
     )
+    confirm_keys: int = Field(
+        default=1_000,
+        ge=0,
+        description="Keys that a change of a plan or a subject's override may touch without being confirmed. One that "
+        "cuts a limit by more than half, or lifts one, is confirmed in any case.",
+    )
     audit_retention: int = Field(
         default=1_095,
         ge=0,

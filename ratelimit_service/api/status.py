@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from ratelimit_service.decision.text import without_secrets
 from ratelimit_service.errors import Aborted, Internal, InvalidArgument, ServiceError, Unavailable
+from ratelimit_service.management.confirmation import ConfirmationRequired
 
 DOMAIN: Final = "ratelimit.v1"
 """The `domain` of every ErrorInfo."""
@@ -22,7 +23,9 @@ NO_RETRY_KEY: Final = "grpc-retry-pushback-ms"
 _MAX_TEXT = 512
 _MAX_PATH = 128
 _MAX_DESCRIPTION = 256
-# Together with errors.MAX_VIOLATIONS they keep the trailers below the 8 KiB that clients accept.
+_MAX_VIOLATIONS_TEXT = 4_096
+"""Characters of all invalid fields of an error, so that the trailers stay below the 8 KiB that clients accept."""
+
 
 _Detail: TypeAlias = error_details_pb2.BadRequest | error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo
 
@@ -69,13 +72,21 @@ def _detail(error: ServiceError) -> _Detail | None:
     """The detail that an error has in addition to its ErrorInfo."""
     if isinstance(error, InvalidArgument):
         bad = error_details_pb2.BadRequest()
+        share = _MAX_VIOLATIONS_TEXT // max(len(error.violations), 1)
         for violation in error.violations:
-            description = clip(violation.description, _MAX_DESCRIPTION)
-            bad.field_violations.add(field=clip(violation.field, _MAX_PATH), description=description)
+            path = clip(violation.field, min(_MAX_PATH, share // 2))
+            description = clip(violation.description, min(_MAX_DESCRIPTION, share - len(path)))
+            bad.field_violations.add(field=path, description=description)
         return bad
     if isinstance(error, Aborted):
         failure = error_details_pb2.PreconditionFailure()
         failure.violations.add(type="ETAG", subject=error.subject, description=clip(error.message))
+        return failure
+    if isinstance(error, ConfirmationRequired):
+        failure = error_details_pb2.PreconditionFailure()
+        for effect in error.effects:
+            description = clip(effect, _MAX_DESCRIPTION)
+            failure.violations.add(type="CONFIRMATION", subject=clip(error.target, _MAX_PATH), description=description)
         return failure
     if isinstance(error, Unavailable):
         delay = Duration()

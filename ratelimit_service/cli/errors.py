@@ -30,6 +30,7 @@ _FAILED = {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
 }
+_CONFIRMATION = "CONFIRMATION_REQUIRED"
 _DETAILS = "grpc-status-details-bin"
 
 
@@ -54,16 +55,30 @@ class CommandError(Exception):
         if code in _FAILED and status is None:
             return cls(Exit.FAILED, *_unreachable(code, address, error.details() or ""))
         fields: list[str] = []
-        reason = ""
+        reason, info = "", error_details_pb2.ErrorInfo()
+        effects: list[str] = []
         for detail in status.details if status else ():
-            bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+            bad, failure = error_details_pb2.BadRequest(), error_details_pb2.PreconditionFailure()
             if detail.Unpack(bad):
                 fields += [f"{violation.field}: {violation.description}" for violation in bad.field_violations]
             elif detail.Unpack(info):
                 reason = f" {info.reason}"
+            elif detail.Unpack(failure):
+                effects += [f"{violation.subject}: {violation.description}" for violation in failure.violations]
+        if info.reason == _CONFIRMATION:
+            lines = ["This change has to be confirmed:", *effects, info.metadata["usage"]]
+            return ConfirmationNeeded(info.metadata["confirmation"], *filter(None, lines))
         messages = fields or [error.details() or "no message"]
         exit_code = Exit.USAGE if code in _USAGE else Exit.FAILED if code in _FAILED else Exit.REFUSED
         return cls(exit_code, *messages, f"({code.name}{reason}, from {address})")
+
+
+class ConfirmationNeeded(CommandError):
+    """The server makes the change once it is confirmed, by `confirmation`. The lines say what it would do."""
+
+    def __init__(self, confirmation: str, *lines: str) -> None:
+        super().__init__(Exit.REFUSED, *lines)
+        self.confirmation = confirmation
 
 
 @contextmanager

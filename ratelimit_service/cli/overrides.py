@@ -8,6 +8,7 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOver
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Override, Quota, TokenBucket
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
+from ratelimit_service.cli.confirm import Yes, confirmed
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.options import AsJson, Expires, Server, Token, parse_expires
 from ratelimit_service.cli.output import describe_limit, print_json, print_table
@@ -41,6 +42,7 @@ def set_override(
     ] = "*",
     shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,
     expires: Expires = None,
+    yes: Yes = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -60,9 +62,13 @@ def set_override(
             raise CommandError.usage("give either --capacity and --refill-tokens, or --amount with --window")
         if expires:
             override.expire_time.CopyFrom(parse_expires(expires))
-        action = ManageOverrideRequest.SetOverride(override=override)
-        request = ManageOverrideRequest(key_id=key_id, subject=subject, set=action)
-        overrides = client.manage_override(request).set
+
+        def send(confirmation: str) -> ManageOverrideResponse.Overrides:
+            action = ManageOverrideRequest.SetOverride(override=override, confirmation=confirmation)
+            request = ManageOverrideRequest(key_id=key_id, subject=subject, set=action)
+            return client.manage_override(request).set
+
+        overrides = confirmed(send, yes=yes)
     _print(overrides, as_json)
 
 
@@ -90,6 +96,7 @@ def delete(
     limit: LimitName,
     key_id: KeyId = None,
     subject: Subject = None,
+    yes: Yes = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -97,9 +104,13 @@ def delete(
     """Delete an override: the level below applies again. Shows the remaining ones."""
     with connect(server, token) as client:
         _check_target(key_id, subject)
-        action = ManageOverrideRequest.DeleteOverride(limit=limit)
-        request = ManageOverrideRequest(key_id=key_id, subject=subject, delete=action)
-        overrides = client.manage_override(request).delete
+
+        def send(confirmation: str) -> ManageOverrideResponse.Overrides:
+            action = ManageOverrideRequest.DeleteOverride(limit=limit, confirmation=confirmation)
+            request = ManageOverrideRequest(key_id=key_id, subject=subject, delete=action)
+            return client.manage_override(request).delete
+
+        overrides = confirmed(send, yes=yes)
     _print(overrides, as_json)
 
 

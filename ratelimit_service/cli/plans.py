@@ -12,6 +12,7 @@ from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
 from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
+from ratelimit_service.cli.confirm import Yes, confirmed
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.message_file import read_message
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
@@ -77,18 +78,49 @@ def list_plans(
 
 
 @app.command()
-def update(file: PlanFile, *, server: Server = None, token: Token = None, as_json: AsJson = False) -> None:
+def update(
+    file: PlanFile, *, yes: Yes = False, server: Server = None, token: Token = None, as_json: AsJson = False
+) -> None:
     """Create a new version of a plan from a file, in force at once.
 
     Of limits, on_store_failure and description, those that the file omits do not change. If the file has an etag, the
-    update is refused if the plan has changed since.
+    update is refused if the plan has changed since. One that cuts a limit by more than half, lifts one, or touches many
+    keys has to be confirmed.
     """
     with connect(server, token) as client:
         plan, fields = _read_plan(file)
         mask = FieldMask(paths=[name for name in _UPDATABLE if name in fields])
-        action = ManagePlanRequest.UpdatePlan(plan=plan, update_mask=mask)
-        updated = client.manage_plan(ManagePlanRequest(update=action)).update.plan
+
+        def send(confirmation: str) -> Plan:
+            action = ManagePlanRequest.UpdatePlan(plan=plan, update_mask=mask, confirmation=confirmation)
+            return client.manage_plan(ManagePlanRequest(update=action)).update.plan
+
+        updated = confirmed(send, yes=yes)
     (print_json if as_json else _print_plan)(updated)
+
+
+@app.command()
+def rollback(
+    name: Name,
+    *,
+    to: Annotated[
+        int, typer.Option("--to", min=0, max=2**63 - 1, help="Which version. 0 means the one before that in force.")
+    ] = 0,
+    etag: Annotated[str, typer.Option(help="Refuse if the plan has changed since this etag was read.")] = "",
+    yes: Yes = False,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put an earlier version of a plan in force again, at once, as a new version."""
+    with connect(server, token) as client:
+
+        def send(confirmation: str) -> Plan:
+            action = ManagePlanRequest.RollBackPlan(name=name, version=to, etag=etag, confirmation=confirmation)
+            return client.manage_plan(ManagePlanRequest(roll_back=action)).roll_back.plan
+
+        plan = confirmed(send, yes=yes)
+    (print_json if as_json else _print_plan)(plan)
 
 
 @app.command()

@@ -12,7 +12,8 @@ from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DescriptorLimit, Descr
 from ratelimit_service.api.key_admin.manage_rules import rules_to_proto
 from ratelimit_service.bounded_yaml import MAX_BYTES
 from ratelimit_service.cli.app import command_group
-from ratelimit_service.cli.client import connect
+from ratelimit_service.cli.client import Client, connect
+from ratelimit_service.cli.confirm import Yes, confirmed
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.message_file import file_name, read_message, read_text
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
@@ -52,6 +53,7 @@ def replace(
     file: RulesFile,
     *,
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Validate only; change nothing.")] = False,
+    yes: Yes = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -63,8 +65,7 @@ def replace(
     with connect(server, token) as client:
         rules = DomainRules()
         read_message(file, rules, "the rules of a domain")
-        action = ManageRulesRequest.ReplaceRules(rules=rules, validate_only=validate_only)
-        replaced = client.manage_rules(ManageRulesRequest(replace=action)).replace.rules
+        replaced = _replace(client, rules, yes=yes, validate_only=validate_only)
     (print_json if as_json else _print_rules)(replaced)
 
 
@@ -109,14 +110,19 @@ def delete(
     domain: Domain,
     *,
     etag: Annotated[str, typer.Option(help="Refuse if the rules have changed since this etag was read.")] = "",
+    yes: Yes = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete all rules of a domain, so that its descriptors pass, and show them as they were."""
     with connect(server, token) as client:
-        action = ManageRulesRequest.DeleteRules(domain=domain, etag=etag)
-        rules = client.manage_rules(ManageRulesRequest(delete=action)).delete.rules
+
+        def send(confirmation: str) -> DomainRules:
+            action = ManageRulesRequest.DeleteRules(domain=domain, etag=etag, confirmation=confirmation)
+            return client.manage_rules(ManageRulesRequest(delete=action)).delete.rules
+
+        rules = confirmed(send, yes=yes)
     (print_json if as_json else _print_rules)(rules)
 
 
@@ -129,6 +135,7 @@ def import_rules(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the result; call no server.")] = False,
     algorithm: Annotated[Algorithm, typer.Option("--as", help="What to convert fixed windows to.")] = Algorithm.QUOTA,
+    yes: Yes = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -142,10 +149,17 @@ def import_rules(
         imported = _read(files, _CONVERSIONS[algorithm])
     if not dry_run:
         with connect(server, token) as client:
-            actions = [ManageRulesRequest.ReplaceRules(rules=rules) for rules in imported]
-            imported = [client.manage_rules(ManageRulesRequest(replace=action)).replace.rules for action in actions]
+            imported = [_replace(client, rules, yes=yes) for rules in imported]
     for rules in imported:
         (print_json if as_json else _print_rules)(rules)
+
+
+def _replace(client: Client, rules: DomainRules, *, yes: bool, validate_only: bool = False) -> DomainRules:
+    def send(confirmation: str) -> DomainRules:
+        action = ManageRulesRequest.ReplaceRules(rules=rules, validate_only=validate_only, confirmation=confirmation)
+        return client.manage_rules(ManageRulesRequest(replace=action)).replace.rules
+
+    return confirmed(send, yes=yes)
 
 
 def _read(files: list[typer.FileText], convert: Conversion) -> list[DomainRules]:

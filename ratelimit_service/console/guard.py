@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ratelimit_service.api.authentication import require
+from ratelimit_service.console.confirm import confirmation_page
 from ratelimit_service.console.forms import MAX_FORM_BYTES, Fields, FormTooLarge, NotAForm, read_form, read_query
 from ratelimit_service.console.pasted import has_secret, without_secret
 from ratelimit_service.console.security.origin import is_form_token, is_same_origin
@@ -29,6 +30,7 @@ from ratelimit_service.errors import (
     ResourceExhausted,
     ServiceError,
 )
+from ratelimit_service.management.confirmation import ConfirmationRequired
 from ratelimit_service.management.tokens import Role
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -75,6 +77,8 @@ def guarded(console: Console, route: Route) -> Callable[[Request], Awaitable[Res
         visit = Visit(request, console, f"r-{secrets.token_hex(4)}", Fields())
         try:
             return await _admit(visit, route)
+        except ConfirmationRequired as error:
+            return await confirmation_page(visit, error)
         except ServiceError as error:
             return error_page(visit, error)
         except Exception:  # noqa: BLE001  whatever it is, the page says so and the log has it

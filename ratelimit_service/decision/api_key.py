@@ -23,6 +23,7 @@ _FORM = re.compile(
 MAX_LENGTH = len("rlk_") + 12 + 1 + _ID_LENGTH + 1 + _SECRET_LENGTH + _CRC_LENGTH
 """Characters of a key."""
 
+_ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
 _ID = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
 
 
@@ -60,6 +61,11 @@ class ApiKey:
 def new_key_id() -> str:
     """Make a random key id."""
     return _random(_ID_LENGTH)
+
+
+def is_environment(text: str) -> bool:
+    """Whether TEXT can be the <env> of a key."""
+    return _ENVIRONMENT.fullmatch(text) is not None
 
 
 def check_key_id(key_id: str) -> None:
@@ -119,6 +125,11 @@ class Peppers:
     def generate(cls) -> str:
         """Make one pepper of 32 random bytes as version 1, in the form that `parse` reads."""
         return "1:" + base64.b64encode(secrets.token_bytes(_MIN_BYTES)).decode()
+
+    def derived(self, purpose: str) -> list[bytes]:
+        """Keys for another PURPOSE, one from each pepper, that of the newest first."""
+        newest_first = sorted(self.by_version.items(), reverse=True)
+        return [hmac.digest(pepper, f"ratelimit-service {purpose}".encode(), "sha256") for _, pepper in newest_first]
 
     def hash(self, api_key: ApiKey) -> SecretHash:
         """The hash of a key's secret under the newest pepper, without an expiry."""

@@ -235,7 +235,8 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     selection = policy.select(check.resource)
     counted = Counted(selection.series, cost) if cost else None
     if policy.refusal is not None:
-        return Decision(allowed=False, reason=policy.refusal, source=Source.POLICY, policy=policy, counted=counted)
+        source = policy.refusal_source
+        return Decision(allowed=False, reason=policy.refusal, source=source, policy=policy, counted=counted)
     if not selection.buckets:
         return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy, counted=counted)
     request = _request_name(policy.key_id, check) if check.request_id else ""

@@ -6,7 +6,7 @@ from ratelimit_service.decision.api_key import MAX_LENGTH, ApiKey, Peppers, chec
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
-from ratelimit_service.errors import Unavailable
+from ratelimit_service.errors import LookupDeferred, Unavailable
 
 
 class KeyResolver:
@@ -25,14 +25,17 @@ class KeyResolver:
     async def resolve(self, api_key: str, deadline: float | None = None) -> Policy | None:
         """Verify a key and return its policy, or None if it is unknown or its secret is wrong.
 
-        A malformed key is unknown, without any I/O. Raises Unavailable when the policy cannot be read, and
-        LookupDeferred when it could not be before DEADLINE, a monotonic time in seconds; None: within a second.
+        A malformed key is unknown, without any I/O. Raises Unavailable when Postgres cannot be read, and LookupDeferred
+        when it could not be before DEADLINE, a monotonic time in seconds (None: within a second), or when the row of
+        the secret may be one that is not valid.
         """
         parsed = ApiKey.parse(api_key)
         policy = None if parsed is None else await self._read(parsed.key_id, deadline)
         if parsed is None or policy is None:
             return None
         if not any(self._peppers.matches(parsed, secret) for secret in policy.secrets):
+            if policy.hides_secrets:
+                raise LookupDeferred(f"a secret of key {parsed.key_id} cannot be read; see the server's log")
             return None
         self._policies.add_verified(_digest_of(api_key), policy)
         return policy

@@ -74,21 +74,24 @@ class Selection(NamedTuple):
 class Policy:
     """One key's policy. Immutable, and in force as long as its `validity` is current; then it has to be compiled again.
 
-    `refusal` is the reason for which all its calls are denied, or None. `secrets` are those that have not expired.
+    `refusal` is the reason for which all its calls are denied, or None, and `refusal_source` what that is based on.
+    `secrets` are those that have not expired; `hides_secrets`: whether there may be another, which could not be read.
     Compiled with `off_until_us`, until when no limit refuses (0: limits refuse), all its rules are shadow limits, no
-    call is denied because a store is down, and it is valid until then. `source` is what its decisions by the shared
-    buckets are based on.
+    call is denied because a store is down or a row cannot be read, and it is valid until then. `source` is what its
+    decisions by the shared buckets are based on.
     """
 
     __slots__ = (
         "_for_all_resources",
         "_selections",
         "considered",
+        "hides_secrets",
         "key_id",
         "on_store_failure",
         "plan",
         "plan_version",
         "refusal",
+        "refusal_source",
         "rules",
         "secrets",
         "source",
@@ -109,6 +112,10 @@ class Policy:
         self.refusal: Reason | None = _REFUSALS.get(record.state)
         if self.refusal is None and _has_passed(record.expires_us, now_us):
             self.refusal = Reason.KEY_EXPIRED
+        self.refusal_source = Source.POLICY
+        if self.refusal is None and record.is_denied and not off:
+            self.refusal, self.refusal_source = Reason.DEGRADED_DENIED, Source.DEGRADED
+        self.hides_secrets = record.hides_secrets
         self.secrets: tuple[SecretHash, ...] = tuple(
             secret for secret in record.secrets if not _has_passed(secret.expires_us, now_us)
         )

@@ -3,9 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from itertools import islice
 from math import inf
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -16,7 +18,7 @@ from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.lookup_queue import Lookup, LookupQueue, deferred
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
-from ratelimit_service.decision.record import PolicyRecord
+from ratelimit_service.decision.record import PartialRecord, PolicyRecord
 from ratelimit_service.decision.refresh_queue import MAX_PER_CHUNK, RefreshQueue, Target
 from ratelimit_service.errors import LookupDeferred
 
@@ -43,7 +45,13 @@ _RECOMPILED_PER_TURN: Final = 10_000
 """Policies that are marked before others get their turn on the event loop: some 1 ms."""
 
 _RETRY_SECONDS: Final = 0.5
+
+_RECHECK_SECONDS: Final = 5.0
+"""Between two reads of the keys with rows that are not valid: whoever repairs one by hand announces no change."""
+
 _SECOND_US = 1_000_000
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -107,7 +115,9 @@ class PolicyCache:
     changed are read again in the background and keep their last policy meanwhile, so that however many they are, no
     call and no change of a key waits for them.
 
-    A cached policy stays in force while Postgres is unavailable.
+    A cached policy stays in force while Postgres is unavailable. Of a key with rows that are not valid, what could be
+    read is in force, and for the rest what was valid last; if nothing was, its calls are denied as DEGRADED_DENIED.
+    Such keys are read again every few seconds.
     """
 
     def __init__(  # noqa: PLR0913  what it is made of
@@ -132,7 +142,11 @@ class PolicyCache:
         self._by_digest: dict[bytes, _Entry] = {}
         self._indexes = {ChangeKind.SUBJECT: KeyIndex(), ChangeKind.PLAN: KeyIndex()}
         self._unknown: dict[str, int] = {}  # until when each id counts as unknown
-        self._unreadable: dict[str, int] = {}  # until when each key, without a policy from before, stays unreadable
+        self._denied: dict[
+            str, tuple[int, PolicyRecord]
+        ] = {}  # keys whose limits are not known, and until when that holds
+        self._incomplete: dict[str, None] = {}  # cached keys with rows that are not valid, read longest ago first
+        self._rechecker: asyncio.Task[None] | None = None
         self._queue = LookupQueue(self._budget)
         self.waits: Callable[[], None] = lambda: None
         """Called by each call that begins to wait until its key is read."""
@@ -192,8 +206,9 @@ class PolicyCache:
             return self._entries[key_id].policy
         if now_us < self._unknown.get(key_id, 0):
             return None
-        if now_us < self._unreadable.get(key_id, 0):
-            raise StoreUnavailable(_not_valid(key_id))
+        denied = self._denied.get(key_id)
+        if denied is not None and now_us < denied[0]:
+            return self._uncached(denied[1])
         self.misses += 1
         try:
             return await self._wait_for(key_id, deadline)
@@ -230,7 +245,7 @@ class PolicyCache:
         self._queue.promote(keys)
         for key_id in keys:
             self._unknown.pop(key_id, None)
-            self._unreadable.pop(key_id, None)
+            self._denied.pop(key_id, None)
         cached = [key_id for key_id in keys if key_id in self._entries]
         for start in range(0, len(cached), MAX_PER_CHUNK):
             chunk = cached[start : start + MAX_PER_CHUNK]
@@ -239,7 +254,7 @@ class PolicyCache:
     async def close(self) -> None:
         """Stop reading. Calls that wait for a read get StoreUnavailable."""
         await self._known.close()
-        tasks = [task for task in (self._reader, self._refresher) if task is not None]
+        tasks = [task for task in (self._reader, self._refresher, self._rechecker) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -359,33 +374,71 @@ class PolicyCache:
             return
         entry = self._entries.get(key_id)
         record = fetched.records.get(key_id)
+        partial = fetched.unreadable.get(key_id)
         if entry is not None:
             lookup.set_result(entry.policy)
         elif record is not None:
-            policy = self._compiled(record, self._clock.now_us())
-            policy.validity.invalidate()  # nothing that is computed from it may be cached either
-            lookup.set_result(policy)
-        elif key_id in fetched.unreadable:
-            _fail(lookup, StoreUnavailable(_not_valid(key_id)))
+            lookup.set_result(self._uncached(record))
+        elif partial is not None:
+            lookup.set_result(self._uncached(partial.over(None)))
         else:
             lookup.set_result(None)
+
+    def _uncached(self, record: PolicyRecord) -> Policy:
+        """A policy for the calls that wait for it now: nothing that is computed from it may be cached either."""
+        policy = self._compiled(record, self._clock.now_us())
+        policy.validity.invalidate()
+        return policy
 
     def _store(self, key_ids: Iterable[str], fetched: Fetched) -> None:
         now_us = self._clock.now_us()
         expires_us = now_us + self._unknown_ttl_us
         for key_id in key_ids:
             record = fetched.records.get(key_id)
+            partial = fetched.unreadable.get(key_id)
             if record is not None:
                 self._unknown.pop(key_id, None)
-                self._unreadable.pop(key_id, None)
+                self._denied.pop(key_id, None)
+                self._incomplete.pop(key_id, None)
                 self._put(record, now_us)
-            elif key_id not in fetched.unreadable:
-                self._drop(key_id)
-                self._put_expiry(self._unknown, key_id, expires_us)
-            else:
+            elif partial is not None:
                 self.unreadable += 1
-                if key_id not in self._entries:
-                    self._put_expiry(self._unreadable, key_id, expires_us)
+                self._store_partial(partial, now_us)
+            else:
+                self._drop(key_id)
+                self._incomplete.pop(key_id, None)
+                self._denied.pop(key_id, None)
+                self._put_expiry(self._unknown, key_id, expires_us)
+
+    def _store_partial(self, partial: PartialRecord, now_us: int) -> None:
+        key_id = partial.key_id
+        entry = self._entries.get(key_id)
+        record = partial.over(None if entry is None else entry.record)
+        if record.is_denied:
+            self._put_expiry(self._denied, key_id, (now_us + self._unknown_ttl_us, record))
+            return
+        self._unknown.pop(key_id, None)
+        self._denied.pop(key_id, None)
+        if entry is None or record != entry.record:
+            self._put(record, now_us)
+        self._incomplete.pop(key_id, None)  # to the end
+        self._incomplete[key_id] = None
+        if self._rechecker is None:
+            self._rechecker = asyncio.create_task(self._recheck())
+
+    async def _recheck(self) -> None:
+        """Read keys with rows that are not valid again: a few, and all of them once one of those is valid."""
+        try:
+            while self._incomplete:
+                await asyncio.sleep(_RECHECK_SECONDS)
+                while keys := list(islice(self._incomplete, MAX_PER_CHUNK)):
+                    before = {key_id: self._entries[key_id].record for key_id in keys}
+                    with suppress(StoreUnavailable):
+                        await self._store_refreshed(before, await self._source.fetch(keys))
+                    if all(key_id in self._incomplete for key_id in keys):
+                        break
+        finally:
+            self._rechecker = None
 
     def _compiled(self, record: PolicyRecord, now_us: int) -> Policy:
         return Policy(record, now_us, 0 if self._enforcement is None else self._enforcement.off_until_us())
@@ -398,7 +451,7 @@ class PolicyCache:
         self._indexes[ChangeKind.SUBJECT].add(record.subject, record.key_id)
         self._indexes[ChangeKind.PLAN].add(record.plan, record.key_id)
 
-    def _put_expiry(self, expiries: dict[str, int], key_id: str, expires_us: int) -> None:
+    def _put_expiry(self, expiries: dict[str, T], key_id: str, expires_us: T) -> None:
         expiries.pop(key_id, None)  # to the end, which makes the first one the oldest
         if len(expiries) >= min(self._size, MAX_UNKNOWN):
             del expiries[next(iter(expiries))]
@@ -420,6 +473,7 @@ class PolicyCache:
             validity = entry.policy.validity
             if not validity.used:
                 self._drop(key_id)
+                self._incomplete.pop(key_id, None)
                 return
             validity.used = False
             self._entries[key_id] = self._entries.pop(key_id)
@@ -455,7 +509,3 @@ def _copy(resolved: Lookup, lookup: Lookup) -> None:
         lookup.set_result(resolved.result())
     else:
         _fail(lookup, error)
-
-
-def _not_valid(key_id: str) -> str:
-    return f"the policy of key {key_id} is not valid; see the server's log"

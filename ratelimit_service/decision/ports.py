@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.record import PolicyRecord
+from ratelimit_service.decision.record import PartialRecord, PolicyRecord
 
 
 class ChangeKind(Enum):
@@ -112,11 +113,11 @@ class BucketStore(Protocol):
 class Fetched(NamedTuple):
     """The records of the requested keys, revoked ones included; unknown keys are in neither collection.
 
-    `unreadable` are keys with rows that are not a valid policy: the last valid policy stays in force.
+    `unreadable` are keys with rows of which some are not valid: what was valid last stays in force.
     """
 
     records: Mapping[str, PolicyRecord]
-    unreadable: frozenset[str] = frozenset()
+    unreadable: Mapping[str, PartialRecord] = MappingProxyType({})
 
 
 class PolicySource(Protocol):

@@ -4,13 +4,15 @@ Dicts, lists, strings, whole numbers and booleans only. In a rule, a field that 
 documents stay as short as the rules are.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, RuleNode, RuleOnStoreFailure, Unlimited
 from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
 
 Document = Mapping[str, Any]
+
+_ALGORITHMS = ("token_bucket", "quota", "unlimited", "blocked")
 
 
 def limit_to_document(limit: Limit) -> dict[str, Any]:
@@ -47,10 +49,19 @@ def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
 def algorithm_from_document(document: Document) -> TokenBucket | Quota:
     """Return the algorithm of a limit's document. Raises like `limit_from_document`."""
     if "token_bucket" in document:
+        if "quota" in document:
+            raise ValueError("it is both a token bucket and a quota")
         body = document["token_bucket"]
-        return TokenBucket(int(body["capacity"]), int(body["refill_tokens"]), int(body["refill_period_us"]))
+        return TokenBucket(*(_whole(body, name) for name in ("capacity", "refill_tokens", "refill_period_us")))
     body = document["quota"]
-    return Quota(int(body["amount"]), Window(body["window"]))
+    return Quota(_whole(body, "amount"), Window(body["window"]))
+
+
+def _whole(body: Document, name: str) -> int:
+    number = body[name]
+    if type(number) is not int:  # a bool is an int too, and a double may be infinite
+        raise TypeError(f"{name} must be a whole number, not {type(number).__name__}")
+    return number
 
 
 def nodes_to_documents(nodes: Iterable[RuleNode]) -> list[dict[str, Any]]:
@@ -90,9 +101,9 @@ def node_from_document(document: Document) -> RuleNode:
     return RuleNode(
         key=document["key"],
         value=document.get("value", ""),
-        limits=tuple(_rule_limit_from_document(limit) for limit in document.get("limits", ())),
+        limits=tuple(_rule_limit_from_document(limit) for limit in _items(document, "limits")),
         descriptors=nodes_from_documents(document.get("descriptors", [])),
-        share_threshold=bool(document.get("share_threshold", False)),
+        share_threshold=_flag(document, "share_threshold"),
         on_store_failure=None if on_store_failure is None else RuleOnStoreFailure(on_store_failure),
     )
 
@@ -111,9 +122,13 @@ def _rule_limit_to_document(limit: RuleLimit) -> dict[str, Any]:
 
 
 def _rule_limit_from_document(document: Document) -> RuleLimit:
-    if "unlimited" in document:
-        algorithm: Any = Unlimited()
-    elif "blocked" in document:
+    algorithms = [name for name in _ALGORITHMS if name in document]
+    if len(algorithms) != 1:
+        raise ValueError(f"a limit has one of {', '.join(_ALGORITHMS)}, not {len(algorithms)}")
+    algorithm: Any
+    if algorithms == ["unlimited"] and _flag(document, "unlimited"):
+        algorithm = Unlimited()
+    elif algorithms == ["blocked"] and _flag(document, "blocked"):
         algorithm = Blocked()
     else:
         algorithm = algorithm_from_document(document)
@@ -121,5 +136,19 @@ def _rule_limit_from_document(document: Document) -> RuleLimit:
         algorithm,
         name=document.get("name", ""),
         mode=Mode(document.get("mode", Mode.ENFORCE.value)),
-        replaces=tuple(document.get("replaces", ())),
+        replaces=tuple(_items(document, "replaces")),
     )
+
+
+def _items(document: Document, name: str) -> Sequence[Any]:
+    items = document.get(name, [])
+    if not isinstance(items, list):
+        raise TypeError(f"{name} must be a list, not {type(items).__name__}")
+    return items
+
+
+def _flag(document: Document, name: str) -> bool:
+    flag = document.get(name, False)
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be true or false, not {type(flag).__name__}")
+    return flag

@@ -53,7 +53,7 @@ _STATE_AFTER = {"suspend": KeyState.SUSPENDED, "resume": KeyState.ACTIVE, "revok
 class Key:
     """An API key. Times are microseconds since 1970 UTC.
 
-    `secrets` has the hash of the current secret and, after it, perhaps that of the previous one with its end.
+    `secrets` has the hash of the current secret and, after it, those of earlier ones with their ends, the last first.
     `revision` counts the key's changes. `last_used_us` is the start of the last minute in which a call was counted,
     None when there is none; it comes with the counts and is not a change of the key.
     """
@@ -97,7 +97,7 @@ class Key:
         return Standing.EXPIRED if expired else Standing.ACTIVE
 
     def previous_secret_expires_us(self, now_us: int) -> int | None:
-        """Until when the secret before the last rotation is valid. None when it is not, or there is none."""
+        """Until when an earlier secret is valid, the last of several. None when there is none."""
         ends = [secret.expires_us for secret in self.secrets if secret.expires_us is not None]
         return max((end for end in ends if end > now_us), default=None)
 

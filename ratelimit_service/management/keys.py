@@ -7,7 +7,7 @@ from typing import Protocol
 from ratelimit_service.decision.api_key import ApiKey, Peppers, check_key_id
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.ports import Clock
-from ratelimit_service.decision.record import KeyState
+from ratelimit_service.decision.record import KeyState, SecretHash
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.audit import AuditedWork, Event, rfc3339
 from ratelimit_service.management.etag import check_etag
@@ -31,6 +31,7 @@ from ratelimit_service.management.transactions import Transactions
 
 __all__ = [
     "ALL_KEYS",
+    "MAX_EARLIER_SECRETS",
     "MAX_OVERLAP_US",
     "Key",
     "KeyChanges",
@@ -47,15 +48,26 @@ MAX_OVERLAP_US = 30 * 86_400 * MICRO
 """The longest time that a secret stays valid after a rotation: 30 days, in microseconds."""
 
 
+MAX_EARLIER_SECRETS = 4
+"""Secrets of a key that are valid beside its current one."""
+
+
 class KeyRepository(Protocol):
     """Stores keys."""
 
     async def get(self, key_id: str) -> Key | None:
-        """Read a key with its overrides, revoked ones included."""
+        """Read a key with its overrides, revoked ones included.
+
+        What is not valid in its rows is left out, or moved to the nearest time that is: infinity to the year 9999. A
+        state that is not known is SUSPENDED.
+        """
         ...
 
     async def get_all(self, key_ids: Collection[str]) -> Mapping[str, Key]:
-        """Read those of these keys that exist, by their ids, without their overrides."""
+        """Read those of these keys that exist, by their ids, without their overrides.
+
+        A row of which a part is not valid is read all the same, so that a key can always be revoked: see `get`.
+        """
         ...
 
     async def list(
@@ -75,8 +87,12 @@ class KeyRepository(Protocol):
         """Insert new keys, in this order. Their plans exist."""
         ...
 
-    async def save(self, key: Key) -> None:
-        """Update a key and replace its secrets. Its overrides stay as they are."""
+    async def update(self, key: Key, changes: KeyChanges) -> None:
+        """Update these fields of a key, its revision and update time, and nothing else."""
+        ...
+
+    async def save_secrets(self, key: Key) -> None:
+        """Replace the secrets of a key, update its revision and update time, and nothing else."""
         ...
 
     async def save_states(self, keys: Sequence[Key]) -> None:
@@ -85,6 +101,10 @@ class KeyRepository(Protocol):
 
     async def count_on_plan(self, plan: str) -> int:
         """Count the keys on a plan that are not revoked."""
+        ...
+
+    async def plans_of(self, subject: str) -> Mapping[str, int]:
+        """The plans of a subject's keys that are not revoked, each with the number of these."""
         ...
 
 
@@ -161,13 +181,16 @@ class KeyService:
             if "plan" in changes:
                 await _require_plan(work, changes["plan"])
             changed = _revised(replace(key, **changes), now_us)
-            return await _save(work, changed, modification(actor, "update", key, changed))
+            await work.keys.update(changed, changes)
+            await work.record(modification(actor, "update", key, changed), changed.change)
+        return changed
 
     async def rotate(self, actor: str, key_id: str, *, overlap_us: int = 0) -> tuple[Key, ApiKey]:
         """Give a key a new secret; the previous one stays valid for OVERLAP_US microseconds, 0 to 30 days.
 
-        Any older secret ends at once, so that at most two are ever valid. The second value has the new secret, which
-        cannot be read again. Raises FailedPrecondition for a revoked key.
+        Each earlier secret keeps its own end, but for the MAX_EARLIER_SECRETS that are valid the longest they end at
+        once; 0 ends all of them. The second value has the new secret, which cannot be read again. Raises
+        FailedPrecondition for a revoked key.
         """
         now_us = self._clock.now_us()
         check_key_id(key_id)
@@ -180,12 +203,13 @@ class KeyService:
             key = await _require_key(work, key_id)
             if key.state is KeyState.REVOKED:
                 raise key.conflict("rotate", now_us)
-            kept = [replace(key.secrets[0], expires_us=now_us + overlap_us)] if overlap_us else []
+            kept = _earlier_secrets(key, now_us, overlap_us) if overlap_us else []
             rotated = _revised(replace(key, secrets=(self._peppers.hash(api_key), *kept)), now_us)
             detail = {"previous_secret_expire_time": rfc3339(now_us + overlap_us)}
             before = key.previous_secret_expires_us(now_us)
             previous = {} if before is None else {"previous_secret_expire_time": rfc3339(before)}
-            await _save(work, rotated, Event(actor, "key.rotate", key.target, detail, now_us, previous))
+            await work.keys.save_secrets(rotated)
+            await work.record(Event(actor, "key.rotate", key.target, detail, now_us, previous), rotated.change)
         return rotated, api_key
 
     async def suspend(self, actor: str, key_id: str) -> Key:
@@ -208,7 +232,9 @@ class KeyService:
             changed = key.after(action, now_us)
             if changed is key:
                 return key
-            return await _save(work, changed, modification(actor, action, key, changed))
+            await work.keys.save_states([changed])
+            await work.record(modification(actor, action, key, changed), changed.change)
+        return changed
 
 
 def new_key(draft: KeyDraft, peppers: Peppers, environment: str, now_us: int) -> tuple[Key, ApiKey]:
@@ -229,10 +255,16 @@ def _revised(key: Key, now_us: int) -> Key:
     return replace(key, updated_us=now_us, revision=key.revision + 1)
 
 
-async def _save(work: KeyWork, key: Key, event: Event) -> Key:
-    await work.keys.save(key)
-    await work.record(event, key.change)
-    return key
+def _earlier_secrets(key: Key, now_us: int, overlap_us: int) -> list[SecretHash]:
+    """The secrets of KEY that stay valid when it is rotated with this overlap, those that end last first."""
+    current, *earlier = key.secrets or (None,)
+    kept = [replace(current, expires_us=now_us + overlap_us)] if current is not None else []
+    for secret in earlier:
+        ends_us = now_us + overlap_us if secret.expires_us is None else secret.expires_us
+        if ends_us > now_us:
+            kept.append(replace(secret, expires_us=min(ends_us, now_us + MAX_OVERLAP_US)))
+    kept.sort(key=lambda secret: secret.expires_us or 0, reverse=True)
+    return kept[:MAX_EARLIER_SECRETS]
 
 
 async def _require_key(work: KeyWork, key_id: str) -> Key:
@@ -243,5 +275,5 @@ async def _require_key(work: KeyWork, key_id: str) -> Key:
 
 
 async def _require_plan(work: KeyWork, plan: str) -> None:
-    if await work.plans.get(plan) is None:
+    if plan not in await work.plans.existing([plan]):
         raise plan_not_found(plan)

@@ -1,18 +1,23 @@
 """Overrides of one key, or of one subject and so of all its keys. Each method of the service is one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 from ratelimit_service.decision.api_key import check_key_id
-from ratelimit_service.decision.limit import NAME, Level
+from ratelimit_service.decision.limit import NAME, Level, Limit
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import KeyState, Override
-from ratelimit_service.errors import InvalidArgument, NotFound
+from ratelimit_service.errors import InvalidArgument, NotFound, ServiceError
 from ratelimit_service.management.audit import AuditedWork, Event, Fields, rfc3339
-from ratelimit_service.management.documents import limit_to_document
+from ratelimit_service.management.change_effects import limits_effects
+from ratelimit_service.management.confirmation import Affected, Confirmations, Unconfirmed
+from ratelimit_service.management.confirmation import Change as Confirmed
+from ratelimit_service.management.documents import limit_from_document, limit_to_document
 from ratelimit_service.management.key_filter import KeyFilter
 from ratelimit_service.management.keys import Key, KeyRepository, key_not_found
+from ratelimit_service.management.plans import PlanRepository
 from ratelimit_service.management.text import check_name, check_stored_subject, check_subject
 from ratelimit_service.management.transactions import Transactions
 
@@ -80,6 +85,11 @@ class OverrideWork(AuditedWork, Protocol):
         """The keys, as this transaction sees them."""
         ...
 
+    @property
+    def plans(self) -> PlanRepository:
+        """The plans, as this transaction sees them."""
+        ...
+
 
 class OverrideService:
     """Sets, lists and deletes overrides. A subject needs no key to have some.
@@ -88,15 +98,22 @@ class OverrideService:
     something raise FailedPrecondition for a revoked key.
     """
 
-    def __init__(self, transactions: Transactions[OverrideWork], clock: Clock) -> None:
+    def __init__(
+        self, transactions: Transactions[OverrideWork], clock: Clock, confirmations: Confirmations | None = None
+    ) -> None:
+        """Without CONFIRMATIONS no change has to be confirmed."""
         self._transactions = transactions
+        self._confirmations = confirmations or Unconfirmed()
         self._clock = clock
 
-    async def set(self, actor: str, target: OverrideTarget, override: Override) -> Sequence[Override]:
+    async def set(
+        self, actor: str, target: OverrideTarget, override: Override, *, confirmation: str = ""
+    ) -> Sequence[Override]:
         """Add an override or replace the one of the same name. Returns all of the target's.
 
         Raises InvalidArgument for an expire time that has passed, for a subject or a resource that is no name, as
-        `check_name` has it, and is not stored yet, and for a seventeenth override.
+        `check_name` has it, and is not stored yet, and for a seventeenth override; ConfirmationRequired for a change
+        that has to be confirmed, unless `confirmation` does.
         """
         now_us = self._clock.now_us()
         if override.expires_us is not None and override.expires_us <= now_us:
@@ -117,8 +134,13 @@ class OverrideService:
                     f"is {name!r}, which would be one override more than the {MAX_OVERRIDES} that {target.target} may "
                     "have; delete one first",
                 )
-            await work.overrides.put(target, override)
             replaced = present.get(name)
+            below = await _below(work, target, key, name, now_us)
+            in_force = [replaced.limit] if replaced and not _has_passed(replaced.expires_us, now_us) else below.limits
+            effects = [effect for limit in in_force for effect in limits_effects([limit], [override.limit])]
+            state = (replaced, below.limits)
+            self._confirm(actor, "override.set", target, override, state, effects, below.keys, confirmation)
+            await work.overrides.put(target, override)
             detail, previous = _fields_of(override), _fields_of(replaced) if replaced else {}
             event = Event(actor, "override.set", target.target, detail, now_us, previous)
             await _record(work, key, target, event)
@@ -131,8 +153,14 @@ class OverrideService:
                 raise key_not_found(target.name)
             return await work.overrides.list(target)
 
-    async def delete(self, actor: str, target: OverrideTarget, limit: str) -> Sequence[Override]:
-        """Delete the override of this name. Returns those that are left. Raises NotFound if there is none."""
+    async def delete(
+        self, actor: str, target: OverrideTarget, limit: str, *, confirmation: str = ""
+    ) -> Sequence[Override]:
+        """Delete the override of this name. Returns those that are left. Raises NotFound if there is none.
+
+        Raises ConfirmationRequired if what applies then is a change that has to be confirmed, unless `confirmation`
+        does.
+        """
         now_us = self._clock.now_us()
         if not NAME.fullmatch(limit):
             raise InvalidArgument.of("limit", f"is {limit[:80]!r}, which cannot be the name of a limit")
@@ -145,9 +173,78 @@ class OverrideService:
                     reason="OVERRIDE_NOT_FOUND",
                     metadata={"limit": limit, "key_id" if target.level is Level.KEY else "subject": target.name},
                 )
+            below = await _below(work, target, key, limit, now_us)
+            ended = _limit_in_force(deleted, now_us)
+            effects = _ended_effects(ended, below.limits)
+            self._confirm(
+                actor, "override.delete", target, limit, (deleted, below.limits), effects, below.keys, confirmation
+            )
             event = Event(actor, "override.delete", target.target, {}, now_us, _fields(*deleted))
             await _record(work, key, target, event)
             return await work.overrides.list(target)
+
+    def _confirm(  # noqa: PLR0913, PLR0917  all that a confirmation names
+        self,
+        actor: str,
+        action: str,
+        target: OverrideTarget,
+        content: object,
+        state: object,
+        effects: Sequence[str],
+        keys: int,
+        sent: str,
+    ) -> None:
+        by_key = target.level is Level.KEY
+        affected = Affected(key_id=target.name) if by_key else Affected(subject=target.name)
+        change = Confirmed(actor, action, target.target, content, state, effects, keys, affected)
+        self._confirmations.require(change, sent)
+
+
+class _Below(NamedTuple):
+    """What an override takes the place of: limits of its name, one of each plan, and how many keys it is about."""
+
+    limits: Sequence[Limit]
+    keys: int
+
+
+async def _below(work: OverrideWork, target: OverrideTarget, key: Key | None, name: str, now_us: int) -> _Below:
+    """What applies without an override. Of a key, that of its subject is before the plan's."""
+    if key is None:
+        plans = await work.keys.plans_of(target.name)
+        return _Below(await _plan_limits(work, plans, name), sum(plans.values()))
+    for override in await work.overrides.list(OverrideTarget(Level.SUBJECT, key.subject)):
+        if override.limit.name == name and not _has_passed(override.expires_us, now_us):
+            return _Below([override.limit], 1)
+    return _Below(await _plan_limits(work, [key.plan], name), 1)
+
+
+async def _plan_limits(work: OverrideWork, plans: Iterable[str], name: str) -> Sequence[Limit]:
+    """The limits of this name. A plan that cannot be read has none: its last valid limits are not known here."""
+    found: list[Limit] = []
+    for plan_name in plans:
+        with suppress(ServiceError, KeyError, TypeError, ValueError, AttributeError):
+            plan = await work.plans.get(plan_name)
+            found += [limit for limit in plan.limits if limit.name == name] if plan else []
+    return found
+
+
+def _limit_in_force(deleted: StoredOverride, now_us: int) -> Sequence[Limit]:
+    """The limit of an override that was in force, none if it has expired or is not valid."""
+    with suppress(ServiceError, KeyError, TypeError, ValueError, AttributeError):
+        if not _has_passed(deleted.expires_us, now_us):
+            return [limit_from_document(deleted.limit)]
+    return []
+
+
+def _ended_effects(ended: Sequence[Limit], below: Sequence[Limit]) -> list[str]:
+    """Why the end of an override has to be confirmed: each limit that applies then takes its place, or none does."""
+    if not below:
+        return limits_effects(ended, [])
+    return [effect for limit in below for effect in limits_effects(ended, [limit])]
+
+
+def _has_passed(expires_us: int | None, now_us: int) -> bool:
+    return expires_us is not None and expires_us <= now_us
 
 
 def _fields_of(override: Override) -> Fields:
@@ -184,5 +281,5 @@ async def _check_new_target(work: OverrideWork, target: OverrideTarget, now_us: 
 
 async def _record(work: OverrideWork, key: Key | None, target: OverrideTarget, event: Event) -> None:
     if key is not None:  # a key's overrides are part of it, so its etag changes with them
-        await work.keys.save(replace(key, updated_us=event.time_us, revision=key.revision + 1))
+        await work.keys.save_states([replace(key, updated_us=event.time_us, revision=key.revision + 1)])
     await work.record(event, target.change)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from ratelimit_service.decision.limit import NAME, Limit
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
@@ -10,6 +10,9 @@ from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.text import quoted
 from ratelimit_service.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event, Fields, changed_fields
+from ratelimit_service.management.change_effects import failure_effects, limits_effects
+from ratelimit_service.management.confirmation import Affected, Confirmations, Unconfirmed
+from ratelimit_service.management.confirmation import Change as Confirmed
 from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
@@ -149,8 +152,12 @@ class PlanService:
     argument, NotFound for a plan that does not exist, and Unavailable when Postgres is down.
     """
 
-    def __init__(self, transactions: Transactions[PlanWork], clock: Clock) -> None:
+    def __init__(
+        self, transactions: Transactions[PlanWork], clock: Clock, confirmations: Confirmations | None = None
+    ) -> None:
+        """Without CONFIRMATIONS no change has to be confirmed."""
         self._transactions = transactions
+        self._confirmations = confirmations or Unconfirmed()
         self._clock = clock
 
     async def create(self, actor: str, draft: PlanDraft) -> Plan:
@@ -192,9 +199,13 @@ class PlanService:
             found = await work.plans.list(after=after, count=count)
         return paging.page(found, [plan.name for plan in found], "plans")
 
-    async def update(self, actor: str, name: str, changes: PlanChanges, *, etag: str = "") -> Plan:
-        """Put a new version of a plan in force. An etag that is not empty must be the plan's, else raises Aborted."""
-        now_us = self._clock.now_us()
+    async def update(
+        self, actor: str, name: str, changes: PlanChanges, *, etag: str = "", confirmation: str = ""
+    ) -> Plan:
+        """Put a new version of a plan in force. An etag that is not empty must be the plan's, else raises Aborted.
+
+        Raises ConfirmationRequired for a change that has to be confirmed, unless `confirmation` does.
+        """
         check_plan_name("name", name)
         if "limits" in changes:
             check_limits(changes["limits"])
@@ -202,11 +213,61 @@ class PlanService:
             plan = await _require(work, name)
             check_etag(plan.target, sent=etag, current=plan.etag)
             _check_texts(plan, changes)
-            updated = replace(plan, version=plan.version + 1, updated_us=now_us, **changes)
-            await work.plans.add_version(updated)
-            previous, detail = _differences(plan, updated)
-            await work.record(Event(actor, "plan.update", plan.target, detail, now_us, previous), _change(plan))
+            return await self._put(work, _Attempt(actor, "plan.update", confirmation), plan, changes)
+
+    async def roll_back(
+        self, actor: str, name: str, *, version: int = 0, etag: str = "", confirmation: str = ""
+    ) -> Plan:
+        """Put the content of an earlier version in force again, as a new version.
+
+        `version` is a positive number, or 0 for the one before that in force. Raises NotFound if there is none, and
+        else as `update` does.
+        """
+        check_plan_name("name", name)
+        if not 0 <= version < 2**63:
+            raise InvalidArgument.of("version", f"is {version}; versions count from 1, and 0 means the one before")
+        async with self._transactions.writing() as work:
+            plan = await _require(work, name)
+            check_etag(plan.target, sent=etag, current=plan.etag)
+            wanted = version or plan.version - 1
+            earlier = await work.plans.get(name, wanted) if wanted else None
+            if earlier is None:
+                raise plan_not_found(name, wanted) if wanted else _no_earlier_version(name)
+            changes = PlanChanges(
+                limits=earlier.limits, on_store_failure=earlier.on_store_failure, description=earlier.description
+            )
+            return await self._put(work, _Attempt(actor, "plan.rollback", confirmation), plan, changes)
+
+    async def _put(self, work: PlanWork, attempt: "_Attempt", plan: Plan, changes: PlanChanges) -> Plan:
+        now_us = self._clock.now_us()
+        updated = replace(plan, version=plan.version + 1, updated_us=now_us, **changes)
+        await self._require_confirmation(work, attempt, plan, updated)
+        await work.plans.add_version(updated)
+        previous, detail = _differences(plan, updated)
+        event = Event(attempt.actor, attempt.action, plan.target, detail, now_us, previous)
+        await work.record(event, _change(plan))
         return updated
+
+    async def _require_confirmation(self, work: PlanWork, attempt: "_Attempt", before: Plan, after: Plan) -> None:
+        if (before.limits, before.on_store_failure) == (after.limits, after.on_store_failure):
+            return
+        effects = [
+            *limits_effects(before.limits, after.limits),
+            *failure_effects(before.on_store_failure, after.on_store_failure),
+        ]
+        self._confirmations.require(
+            Confirmed(
+                actor=attempt.actor,
+                action=attempt.action,
+                target=before.target,
+                content=(after.limits, after.on_store_failure, after.description),
+                state=before.etag,
+                effects=effects,
+                keys=await work.keys.count_on_plan(before.name),
+                affected=Affected(plan=before.name, limits=after.limits),
+            ),
+            attempt.confirmation,
+        )
 
     async def delete(self, actor: str, name: str, *, etag: str = "") -> Plan:
         """Delete a plan and return its last version. An etag that is not empty must be the plan's.
@@ -229,6 +290,20 @@ class PlanService:
             await work.plans.delete(plan, now_us)
             await work.record(Event(actor, "plan.delete", plan.target, {}, now_us, _fields(plan)), _change(plan))
         return plan
+
+
+class _Attempt(NamedTuple):
+    """Who makes a new version, by which action, and what confirms it."""
+
+    actor: str
+    action: str
+    confirmation: str
+
+
+def _no_earlier_version(name: str) -> NotFound:
+    return NotFound(
+        f"plan {name} has no version before the one in force", reason="PLAN_NOT_FOUND", metadata={"plan": name}
+    )
 
 
 async def _require(work: PlanWork, name: str) -> Plan:

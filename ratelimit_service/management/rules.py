@@ -9,6 +9,9 @@ from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, 
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event
+from ratelimit_service.management.change_effects import rules_effects
+from ratelimit_service.management.confirmation import Affected, Confirmations, Unconfirmed
+from ratelimit_service.management.confirmation import Change as Confirmed
 from ratelimit_service.management.documents import nodes_to_documents
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
@@ -106,19 +109,27 @@ class RulesService:
     argument, NotFound for a domain without rules, and Unavailable when Postgres is down.
     """
 
-    def __init__(self, transactions: Transactions[RulesWork], clock: Clock) -> None:
+    def __init__(
+        self, transactions: Transactions[RulesWork], clock: Clock, confirmations: Confirmations | None = None
+    ) -> None:
+        """Without CONFIRMATIONS no change has to be confirmed."""
         self._transactions = transactions
+        self._confirmations = confirmations or Unconfirmed()
         self._clock = clock
 
-    async def replace(self, actor: str, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
+    async def replace(
+        self, actor: str, rules: DomainRules, *, description: str = "", etag: str = "", confirmation: str = ""
+    ) -> RuleSet:
         """Put RULES in force in place of all that their domain has, or as its first.
 
         An etag that is not empty must be that of the domain's rules, else raises Aborted, as it does when there are
-        none.
+        none. Raises ConfirmationRequired for a change that has to be confirmed, unless `confirmation` does.
         """
         check_size(rules)
         async with self._transactions.writing() as work:
             before, successor = await self._successor(work, rules, description, etag)
+            if before is not None:
+                self._require_confirmation(actor, "rules.replace", before, successor, confirmation)
             await (work.rules.add_version if before else work.rules.add)(successor)
             previous = _fields(before) if before else {}
             await work.record(
@@ -153,10 +164,10 @@ class RulesService:
             found = await work.rules.list(after=after, count=count)
         return paging.page(found, [rules.domain for rules in found], "rules")
 
-    async def delete(self, actor: str, domain: str, *, etag: str = "") -> RuleSet:
+    async def delete(self, actor: str, domain: str, *, etag: str = "", confirmation: str = "") -> RuleSet:
         """Delete all rules of a domain and return their last version. An etag that is not empty must be theirs.
 
-        Raises Aborted for another etag.
+        Raises Aborted for another etag, and ConfirmationRequired if a limit is removed, unless `confirmation` confirms.
         """
         now_us = self._clock.now_us()
         check_domain("domain", domain)
@@ -165,9 +176,18 @@ class RulesService:
             if found is None:
                 raise rules_not_found(domain)
             check_etag(found.target, sent=etag, current=found.etag)
+            self._require_confirmation(actor, "rules.delete", found, None, confirmation)
             await work.rules.delete(found, now_us)
             await work.record(Event(actor, "rules.delete", found.target, {}, now_us, _fields(found)), _change(found))
         return found
+
+    def _require_confirmation(self, actor: str, action: str, before: RuleSet, after: RuleSet | None, sent: str) -> None:
+        effects = rules_effects(before.rules, after.rules if after else None)
+        content = (after.rules, after.description) if after else ()
+        affected = Affected(domain=before.domain)
+        self._confirmations.require(
+            Confirmed(actor, action, before.target, content, before.etag, effects, 0, affected), sent
+        )
 
     async def _successor(
         self, work: RulesWork, rules: DomainRules, description: str, etag: str

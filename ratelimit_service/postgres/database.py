@@ -10,7 +10,13 @@ from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ratelimit_service.postgres.failures import ConnectionTimeout, HardTimeout, TooManyAtOnce, translate_failures
+from ratelimit_service.postgres.failures import (
+    ConnectionTimeout,
+    HardTimeout,
+    TooManyAtOnce,
+    callers_block,
+    translate_failures,
+)
 from ratelimit_service.postgres.query_connection import CONNECT_SECONDS, SESSION, QueryConnection
 
 TRANSACTION_SECONDS = 3.0
@@ -121,7 +127,8 @@ class Database:
         async with self._turn():
             with translate_failures(), self._tracked():
                 async with self._connected(engine, seconds or self._transaction_seconds) as connection:
-                    yield connection
+                    with callers_block():
+                        yield connection
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

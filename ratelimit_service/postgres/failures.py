@@ -22,6 +22,27 @@ class TooManyAtOnce(StoreUnavailable):
     """All connections of a small pool are in use, and none came free in time: Postgres itself may be well."""
 
 
+class _CallersError(Exception):
+    """Carries an error of a caller's own block past what translates those of Postgres."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def callers_block() -> Iterator[None]:
+    """Run a block that a caller brings, within `translate_failures`.
+
+    An OSError of its own, such as a time limit or a file that cannot be read, says nothing about Postgres: the driver
+    raises others. It passes through.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _CallersError(error) from error
+
+
 @contextmanager
 def translate_failures() -> Iterator[None]:
     """Raise StoreUnavailable in place of any error that means that Postgres is unavailable.
@@ -30,6 +51,8 @@ def translate_failures() -> Iterator[None]:
     """
     try:
         yield
+    except _CallersError as own:
+        raise own.error from own.error.__cause__
     except (exc.SQLAlchemyError, psycopg.Error, OSError) as error:  # TimeoutError is an OSError
         why = _why_unavailable(error)
         if why is None:
@@ -56,6 +79,8 @@ def _why_unavailable(error: Exception) -> str | None:
         return "its role lacks a right; run the statements of `ratelimit-service migrate --print-grants` again"
     if isinstance(cause, sqlstate.InvalidCatalogName):
         return "there is no such database; make it, or correct RATELIMIT_DATABASE_URL"
+    if isinstance(cause, sqlstate.ReadOnlySqlTransaction):
+        return "it only reads, as a standby does; point RATELIMIT_DATABASE_URL to the primary"
     broken = isinstance(error, exc.DBAPIError) and error.connection_invalidated
     if broken or isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | exc.TimeoutError | OSError):
         lines = str(cause).strip().splitlines()

@@ -139,6 +139,7 @@ rule_versions = Table(
     Column("on_store_failure", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("create_time", Microseconds, nullable=False),
+    Column("limit_count", Integer, comment="Limits on all levels: only where it is 0 may there be none."),
     PrimaryKeyConstraint("domain_id", "version"),
     CheckConstraint("on_store_failure IN ('fail', 'local', 'allow', 'deny')", name="on_store_failure"),
 )

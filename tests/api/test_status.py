@@ -124,3 +124,12 @@ def test_the_proto_lists_every_reason_that_the_code_uses() -> None:
             used |= {part.split('"')[1] for part in file.read_text().split("reason=")[1:] if part.startswith('"')}
     assert used - {"WITHIN_LIMIT"} <= set(errors_pb2.ErrorReason.keys())
     assert {"INVALID_FIELD", "TOKEN_MISSING", "NOT_SERVED"} <= used
+
+
+def test_sixteen_invalid_fields_are_named() -> None:
+    """An error names up to 16 invalid fields, each with its path in full and what is wrong with it."""
+    violations = [errors.FieldViolation(f"create.limits[{n}].token_bucket.capacity", f"is {n}") for n in range(20)]
+    bad = detail(to_status(errors.InvalidArgument(*violations)), error_details_pb2.BadRequest)
+    assert [(v.field, v.description) for v in bad.field_violations] == [
+        (v.field, v.description) for v in violations[:16]
+    ]

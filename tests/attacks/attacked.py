@@ -31,7 +31,7 @@ from fixtures.served import Server
 from ratelimit_service.management.tokens import Role
 
 CONNECTIONS: Final = 3
-WARM_UP_SECONDS: Final = 3.0 if FULL else 1.0
+WARM_UP_SECONDS: Final = 3.0 if FULL else 0.3
 NICENESS: Final = 5
 """Of attackers: they would have a machine of their own, and here they share two cores with server and victim."""
 

@@ -16,6 +16,7 @@ from attacks.sizes import FULL
 from attacks.watch import Watch
 from fixtures.rights import with_least_rights
 from fixtures.served import Serve
+from ratelimit_service.buckets.breaker import SLOW
 from ratelimit_service.devstores.postgres import EmbeddedPostgres
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 
@@ -105,7 +106,8 @@ def running_target(
         valkey.start()
         stack.callback(valkey.stop)
         least = with_least_rights(database_url, valkey.url)
-        server = serve(transport, **{**least._asdict(), **changes})
+        slow = {"store_slow": SLOW} if FULL else {}  # figures are those of default settings
+        server = serve(transport, **{**least._asdict(), **slow, **changes})
         target = Target(server, Watch(server.process.pid, database_url, valkey.url), transport)
 
         def stop() -> None:

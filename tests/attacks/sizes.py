@@ -6,10 +6,10 @@ from typing import Final
 FULL: Final = os.environ.get("RATELIMIT_ATTACKS") == "full"
 """Whether figures are wanted: `make attacks` on a quiet machine."""
 
-BEFORE_SECONDS: Final = 15.0 if FULL else 2.0
+BEFORE_SECONDS: Final = 15.0 if FULL else 1.0
 """For which the victim is watched before the first attack on a server."""
 
-ATTACK_SECONDS: Final = 30.0 if FULL else 3.0
+ATTACK_SECONDS: Final = 30.0 if FULL else 1.5
 """For which an attack lasts."""
 
 SETTLE_SECONDS: Final = 60.0 if FULL else 10.0

@@ -61,12 +61,12 @@ async def _navigate(page: Page, name: str) -> None:
 async def _boost(page: Page, record: Record) -> None:
     await page.get_by_role("link", name="Boost for an hour…").click()
     dialog = page.get_by_role("dialog")
-    await dialog.get_by_label("Capacity").fill("4,000")
-    await dialog.get_by_label("Refill").fill("400")
+    await dialog.get_by_label("Capacity").fill("200")
+    await dialog.get_by_label("Refill").fill("100")
     await expect(dialog.get_by_label("Ends", exact=True)).to_have_value("1h")
     await record.take()
     await dialog.get_by_role("button", name="Set the override").click()
-    await expect(page.get_by_role("row", name="burst")).to_contain_text("4,000, +400/s")
+    await expect(page.get_by_role("row", name="burst")).to_contain_text("200, +100/s")
     await expect(page.locator(".verdict")).to_contain_text("Would be allowed", timeout=8_000)
     await record.take()
 

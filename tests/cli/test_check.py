@@ -115,7 +115,7 @@ def test_explain_names_levels(dev_server: DevServer, new_key: Callable[[str], st
     """An explanation reports which level set each limit and which do not apply, and charges nothing."""
     key = new_key("explained")
     override = ["--limit", "burst", "--capacity", "7", "--refill-tokens", "1", "--subject", "explained"]
-    assert dev_server.run("overrides", "set", *override).returncode == 0
+    assert dev_server.run("overrides", "set", *override, "--yes").returncode == 0
     time.sleep(1.2)
     done = dev_server.run("explain", key, "--resource", "orders.create")
     assert done.returncode == 0, done.stderr

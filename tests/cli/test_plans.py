@@ -1,12 +1,15 @@
 """Plans, overrides, tokens and audit on the command line, from end to end."""
 
 import json
+import os
+import pty
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from fixtures.dev_server import DevServer
+from fixtures.dev_server import PROGRAM, DevServer
 
 PLAN = Path(__file__).parents[2] / "docs" / "plan.yaml"
 
@@ -37,6 +40,59 @@ def test_a_plan_lives_in_a_file(dev_server: DevServer) -> None:
     assert json.loads(dev_server.run("plans", "get", "team", "--version", "1", "--json").stdout)["version"] == "1"
     assert dev_server.run("plans", "delete", "team").returncode == 0
     assert "PLAN_NOT_FOUND" in dev_server.run("plans", "get", "team").stderr
+
+
+def test_a_change_is_confirmed_and_rolled_back(dev_server: DevServer) -> None:
+    """A cut is shown and refused where nobody can be asked, made with --yes, and undone by one command."""
+    limits = "limits: [{name: hourly, quota: {amount: %d, window: HOUR}}]"
+    assert dev_server.run("plans", "create", "-", stdin="{name: cut, " + limits % 100 + "}").returncode == 0
+    smaller = "{name: cut, " + limits % 40 + "}"
+    asked = dev_server.run("plans", "update", "-", stdin=smaller)
+    assert asked.returncode == 3
+    assert asked.stderr.splitlines() == [
+        "This change has to be confirmed:",
+        "plans/cut: limit hourly is cut by 60 %",
+        "No call of its keys was counted in the last 24 h.",
+        "nothing was changed; repeat it with --yes to confirm it",
+    ]
+    assert json.loads(dev_server.run("plans", "get", "cut", "--json").stdout)["version"] == "1"
+    made = dev_server.run("plans", "update", "-", "--yes", "--json", stdin=smaller)
+    assert json.loads(made.stdout)["version"] == "2", made.stderr
+    back = json.loads(dev_server.run("plans", "rollback", "cut", "--json").stdout)
+    assert (back["version"], back["limits"][0]["quota"]["amount"]) == ("3", "100")
+    assert dev_server.run("plans", "rollback", "cut", "--to", "2").returncode == 3
+    assert dev_server.run("plans", "rollback", "cut", "--to", "9", "--yes").returncode == 3
+    assert (
+        json.loads(dev_server.run("plans", "rollback", "cut", "--to", "2", "--yes", "--json").stdout)["version"] == "4"
+    )
+
+
+def test_whoever_sits_at_the_terminal_is_asked(dev_server: DevServer, tmp_path: Path) -> None:
+    """On a terminal the command shows what the change does and asks: no changes nothing, yes makes it."""
+    limits = "limits: [{name: hourly, quota: {amount: %d, window: HOUR}}]"
+    assert dev_server.run("plans", "create", "-", stdin="{name: asked, " + limits % 100 + "}").returncode == 0
+    file = tmp_path / "plan.yaml"
+    file.write_text("{name: asked, " + limits % 40 + "}")
+    for answer, code, version in (("n", 3, "1"), ("y", 0, "2")):
+        assert on_terminal(dev_server, answer, "plans", "update", str(file)) == code
+        assert json.loads(dev_server.run("plans", "get", "asked", "--json").stdout)["version"] == version
+
+
+def on_terminal(dev_server: DevServer, answer: str, *arguments: str) -> int:
+    """Run a command on a terminal of its own, type ANSWER when it asks, and return its exit code."""
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [PROGRAM, *arguments], stdin=its, stdout=its, stderr=its, env=dev_server.environment, start_new_session=True
+    ) as process:
+        os.close(its)
+        shown = b""
+        while b"Make this change?" not in shown:
+            shown += os.read(ours, 4_096)
+        os.write(ours, f"{answer}\n".encode())
+        code = process.wait(60)
+        os.close(ours)
+    assert b"limit hourly is cut by 60 %" in shown
+    return code
 
 
 def test_a_plan_in_use_stays(dev_server: DevServer) -> None:
@@ -100,7 +156,7 @@ def test_overrides(dev_server: DevServer) -> None:
         ["burst: 5 tokens, 1 more every 2s", "2099-01-01 00:00:00Z"],
         ["extra: 3 an hour, for a.* (shadow)", "never"],
     ]
-    left = json.loads(dev_server.run("overrides", "delete", *target, "--limit", "burst", "--json").stdout)
+    left = json.loads(dev_server.run("overrides", "delete", *target, "--limit", "burst", "--yes", "--json").stdout)
     assert [override["limit"]["name"] for override in left["overrides"]] == ["extra"]
     assert dev_server.run("overrides", "delete", *target, "--limit", "burst").returncode == 3
     assert dev_server.run("overrides", "list").stderr.startswith("no target: give either")

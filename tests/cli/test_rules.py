@@ -52,7 +52,7 @@ def test_rules_live_in_a_file(dev_server: DevServer) -> None:
     assert any(line.split()[:3] == ["cli-shop", "2", "LOCAL"] for line in listed)
     assert json.loads(dev_server.run("rules", "get", "cli-shop", "--version", "1", "--json").stdout)["version"] == "1"
     assert dev_server.run("rules", "delete", "cli-shop", "--etag", "0000").returncode == 3
-    assert dev_server.run("rules", "delete", "cli-shop").returncode == 0
+    assert dev_server.run("rules", "delete", "cli-shop", "--yes").returncode == 0
     assert dev_server.run("rules", "get", "cli-shop").returncode == 3
 
 

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
 from console.browser import Browser
 from console.conftest import Manage
+from fixtures.confirmed import confirmed
 from fixtures.dev_server import free_address
 from fixtures.served import Serve, Server
 from fixtures.usage import Counted, Series, UsageWriter, add_partitions, connect, microseconds
@@ -156,7 +158,8 @@ def test_a_change_is_named_only_if_refusals_followed_it(admin: Browser, counter:
         await plans.create(
             "mara", PlanDraft(name="cut-plan", limits=limits, on_store_failure=OnStoreFailure.LOCAL, description="")
         )
-        await plans.update("mara", "cut-plan", PlanChanges(limits=lower))
+        update = partial(plans.update, "mara", "cut-plan", PlanChanges(limits=lower))
+        await confirmed(lambda confirmation: update(confirmation=confirmation))
 
     manage(change)
     page = settled(admin, lambda page: "cut-plan v2" in page, "/?range=24h")
@@ -185,7 +188,8 @@ def test_a_boost_is_never_named_as_the_cause(admin: Browser, counter: Counter, m
         for capacity in (777, 55):
             override = Override(Limit("burst", TokenBucket(capacity, 100, 1_000_000)), None)
             await services.overrides.set("mara", target, override)
-            await services.overrides.delete("mara", target, "burst")
+            delete = partial(services.overrides.delete, "mara", target, "burst")
+            await confirmed(lambda confirmation, delete=delete: delete(confirmation=confirmation))  # type: ignore[misc]
 
     manage(change)
     with connect(counter.url) as connection:  # the changes were made seven minutes ago, the boost last

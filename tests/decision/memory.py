@@ -8,7 +8,15 @@ from ratelimit_service.decision.api_key import ApiKey, Peppers
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import Limit, TokenBucket
 from ratelimit_service.decision.ports import Change, ChangeKind, Changes, Fetched, Gap, StoreUnavailable
-from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
+from ratelimit_service.decision.record import (
+    KeyState,
+    OnStoreFailure,
+    Override,
+    PartialRecord,
+    PolicyRecord,
+    RecordFields,
+    SecretHash,
+)
 
 PEPPERS = Peppers.parse(Peppers.generate())
 START_US = 1_800_000_000_000_000
@@ -37,12 +45,18 @@ class MemorySource:
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
         self.fetches.append(list(key_ids))
         snapshot = {key_id: self.records[key_id] for key_id in key_ids if key_id in self.records}
+        unreadable = {
+            key_id: PartialRecord(
+                key_id, RecordFields(state=record.state, expires_us=record.expires_us, secrets=record.secrets)
+            )
+            for key_id, record in snapshot.items()
+            if key_id in self.unreadable
+        }
         await asyncio.sleep(0)
         if self.before_answer is not None:
             await self.before_answer.wait()
         if self.down:
             raise StoreUnavailable("Postgres is down")
-        unreadable = frozenset(self.unreadable & set(key_ids))
         return Fetched({k: r for k, r in snapshot.items() if k not in unreadable}, unreadable)
 
     async def count_keys(self) -> int:

@@ -1,21 +1,22 @@
 """The policy cache: what it reads, what it caches, and how it follows changes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from decision.memory import ManualClock, MemoryFeed, MemorySource, burst, record
+from decision.memory import START_US, ManualClock, MemoryFeed, MemorySource, burst, record
 from ratelimit_service.decision import policy_cache
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.policy_cache import MAX_DIGESTS, PolicyCache
 from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
-from ratelimit_service.decision.reason import Reason
-from ratelimit_service.decision.record import KeyState
+from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.decision.record import KeyState, PartialRecord, RecordFields, SecretHash
 
 
 class World:
@@ -241,6 +242,33 @@ async def test_a_stream_of_changes_blocks_no_call(world: World) -> None:
         assert (len(world.cache), len(world.source.fetches)) == (0, reads)
 
 
+async def test_a_stream_of_changes_starves_no_policy(world: World) -> None:
+    """While a plan changes with every read, each of its keys gets a newer version with each pass over them."""
+    ids = [world.add() for _ in range(250)]
+    await asyncio.gather(*map(world.cache.get, ids))
+    fetch, version = world.source.fetch, 1
+
+    async def fetch_and_change(key_ids: Collection[str]) -> Fetched:
+        nonlocal version
+        fetched = await fetch(key_ids)
+        version += 1
+        for key_id in ids:
+            world.source.records[key_id] = replace(world.source.records[key_id], plan_version=version)
+        await world.cache.apply([Change(ChangeKind.PLAN, "free")])
+        return fetched
+
+    world.source.fetch = fetch_and_change  # type: ignore[method-assign]
+    await world.cache.apply([Change(ChangeKind.PLAN, "free")])
+    oldest = []
+    async with asyncio.timeout(30):
+        while version < 60:
+            await asyncio.sleep(0)
+            policies = await asyncio.gather(*map(world.cache.get, ids))
+            oldest.append(version - min(policy.plan_version for policy in policies if policy))
+    assert max(oldest) <= 8, "reads, of which three are a pass over all keys"
+    world.source.fetch = fetch  # type: ignore[method-assign]
+
+
 async def test_other_changes_cause_no_second_read(world: World) -> None:
     """A key is read once, and cached, however many other keys, plans and subjects change meanwhile."""
     key_id = world.add()
@@ -344,7 +372,7 @@ async def test_known_keys_stay_in_force_while_postgres_is_down(world: World) -> 
 
 
 async def test_an_unreadable_row_keeps_the_last_valid_policy(world: World) -> None:
-    """A row that is not a valid policy is ignored: the last valid one stays, and a key never read cannot be decided."""
+    """Of a row that is not valid the last valid policy stays in force, and a key that never had one is denied."""
     known, unseen = world.add(), world.add()
     policy = await world.cache.get(known)
     world.source.unreadable = {known, unseen}
@@ -352,9 +380,76 @@ async def test_an_unreadable_row_keeps_the_last_valid_policy(world: World) -> No
     await world.settle()
     assert await world.cache.get(known) is policy
     for _ in range(3):
-        with pytest.raises(StoreUnavailable, match="not valid"):
-            await world.cache.get(unseen)
+        denied = await world.cache.get(unseen)
+        assert denied is not None
+        assert (denied.refusal, denied.refusal_source) == (Reason.DEGRADED_DENIED, Source.DEGRADED)
+        assert not denied.validity.is_current(world.clock), "what is computed from it would be kept"
     assert world.cache.unreadable == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"state": KeyState.REVOKED}, Reason.KEY_REVOKED),
+        ({"state": KeyState.SUSPENDED}, Reason.KEY_SUSPENDED),
+        ({"expires_us": START_US}, Reason.KEY_EXPIRED),
+    ],
+)
+async def test_a_refusal_is_in_force_whatever_else_cannot_be_read(
+    world: World, change: Mapping[str, Any], refusal: Reason
+) -> None:
+    """A key that is revoked, suspended or expired is refused though its plan cannot be read, known before or not."""
+    known, unseen = world.add(), world.add()
+    assert await world.cache.get(known) is not None
+    for key_id in (known, unseen):
+        world.source.records[key_id] = replace(world.source.records[key_id], **change)
+        world.source.unreadable.add(key_id)
+        world.feed.announce(ChangeKind.KEY, key_id)
+    await world.settle()
+    for key_id in (known, unseen):
+        policy = await world.cache.get(key_id)
+        assert policy is not None
+        assert (policy.refusal, policy.refusal_source) == (refusal, Source.POLICY)
+
+
+async def test_secrets_that_are_gone_end_whatever_else_cannot_be_read(world: World) -> None:
+    """A secret that was deleted is not accepted any more; one whose row cannot be read stays as it was."""
+    key_id = world.add()
+    before = world.source.records[key_id]
+    gone, kept, new = (SecretHash(1, bytes([n]) * 32) for n in range(3))
+    world.source.records[key_id] = replace(before, secrets=(gone, kept))
+    policy = await world.cache.get(key_id)
+    assert policy is not None
+    partial = PartialRecord(key_id, RecordFields(secrets=(new,)), frozenset({kept.digest}))
+    assert partial.over(world.source.records[key_id]).secrets == (new, kept)
+    assert not partial.over(world.source.records[key_id]).hides_secrets
+    assert partial.over(before).secrets == (new,)
+    assert partial.over(before).hides_secrets, "what is kept of is not known"
+
+
+async def test_a_row_that_was_repaired_is_read_without_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys with rows that are not valid are read again by and by, a hundred at a time, and all once one is valid."""
+    monkeypatch.setattr(policy_cache, "_RECHECK_SECONDS", 0.01)
+    ids = [world.add() for _ in range(250)]
+    await asyncio.gather(*map(world.cache.get, ids))
+    world.source.unreadable = set(ids)
+    world.feed.announce(ChangeKind.PLAN, "free")
+    await world.settle()
+    world.source.fetches.clear()
+    await asyncio.sleep(0.1)
+    assert {len(fetch) for fetch in world.source.fetches} == {100}
+    world.source.unreadable.clear()
+    for key_id in ids:
+        world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+    versions = {1}
+    async with asyncio.timeout(5):
+        while versions != {2}:
+            await asyncio.sleep(0.01)
+            policies = await asyncio.gather(*map(world.cache.get, ids))
+            versions = {policy.plan_version for policy in policies if policy}
+    world.source.fetches.clear()
+    await asyncio.sleep(0.1)
+    assert world.source.fetches == []
 
 
 async def test_size_is_bounded() -> None:

@@ -37,7 +37,8 @@ def fleet(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fl
     port = int(free_address().rpartition(":")[2])  # the same one after a restart
     valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"), port)
     valkey.start()
-    first = serve(TRANSPORTS[0], redis_url=valkey.url, store_timeout=1.0)  # these tests are about agreement, not speed
+    # These tests are about agreement, not speed.
+    first = serve(TRANSPORTS[0], redis_url=valkey.url, store_timeout=1.0, store_slow=1.0)
     servers = [first]
     for transport in TRANSPORTS[1:]:
         settings = first.settings.model_copy(

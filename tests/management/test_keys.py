@@ -7,11 +7,13 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from fixtures.control_plane import DAY, SECOND, START, ControlPlane, key_draft, plan_draft
-from ratelimit_service.decision.record import KeyState
+from fixtures.control_plane import BURST, DAY, SECOND, START, ControlPlane, key_draft, plan_draft
+from ratelimit_service.decision.limit import Level
+from ratelimit_service.decision.record import KeyState, Override
 from ratelimit_service.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditFilter
-from ratelimit_service.management.keys import KeyChanges, KeyFilter, Standing
+from ratelimit_service.management.keys import Key, KeyChanges, KeyFilter, Standing
+from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
 
 
@@ -251,8 +253,8 @@ async def test_a_rotation_without_overlap_ends_the_old_secret(plane: ControlPlan
 
 
 @pytest.mark.usefixtures("warm")
-async def test_two_rotations_at_once_leave_two_secrets(plane: ControlPlane) -> None:
-    """Rotations at the same time happen one after the other: both new secrets are valid, the first one is not."""
+async def test_two_rotations_at_once_leave_three_secrets(plane: ControlPlane) -> None:
+    """Rotations at the same time happen one after the other: both new secrets are valid, and the first one is."""
     key, first = await plane.keys.create("ada", key_draft())
 
     (_, one), (_, two) = await asyncio.gather(
@@ -261,8 +263,71 @@ async def test_two_rotations_at_once_leave_two_secrets(plane: ControlPlane) -> N
 
     stored = (await plane.keys.get(key.key_id)).secrets
     valid = [[plane.peppers.matches(api_key, secret) for secret in stored] for api_key in (one, two)]
-    assert sorted(valid) == [[False, True], [True, False]]
-    assert not any(plane.peppers.matches(first, secret) for secret in stored)
+    assert [sum(matching) for matching in valid] == [1, 1]
+    assert sum(plane.peppers.matches(first, secret) for secret in stored) == 1
+
+
+async def test_each_earlier_secret_keeps_its_own_end(plane: ControlPlane) -> None:
+    """A later rotation changes no end of an earlier secret, at most four of them are valid, and 0 ends them all."""
+    key, first = await plane.keys.create("ada", key_draft())
+    made = [first]
+    for days in (9, 1, 5, 7, 3):
+        _, api_key = await plane.keys.rotate("ada", key.key_id, overlap_us=days * DAY)
+        made.append(api_key)
+
+    async def ends() -> list[int | None]:
+        """For each secret in days when it ends; 0: it has ended or the key has none such."""
+        stored = (await plane.keys.get(key.key_id)).secrets
+        found = [[each.expires_us for each in stored if plane.peppers.matches(one, each)] for one in made]
+        return [0 if not each else each[0] and (each[0] - START) // DAY for each in found]
+
+    assert await ends() == [9, 0, 5, 7, 3, None], "of five earlier ones the one that ends first has ended"
+    plane.clock.us += 4 * DAY
+    _, api_key = await plane.keys.rotate("ada", key.key_id, overlap_us=2 * DAY)
+    made.append(api_key)
+    assert await ends() == [9, 0, 5, 7, 0, 6, None], "one has ended by itself"
+    _, api_key = await plane.keys.rotate("ada", key.key_id)
+    made.append(api_key)
+    assert await ends() == [0, 0, 0, 0, 0, 0, 0, None]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE plan_versions SET limits = '[]'",
+        "UPDATE plan_versions SET limits = '{\"a\": 1}'",
+        "DELETE FROM plan_versions",
+        "UPDATE keys SET expire_time = 'infinity', labels = '[7]', update_time = '-infinity'",
+        "UPDATE keys SET expire_time = '294000-01-01', create_time = '0044-03-15 BC'",
+        "UPDATE overrides SET limit_document = '{}', expire_time = 'infinity'",
+        "UPDATE key_secrets SET digest = '', expire_time = 'infinity', pepper_version = -1, environment = 'A B'",
+    ],
+)
+async def test_a_key_can_be_revoked_whatever_else_cannot_be_read(
+    plane: ControlPlane, database_url: str, damage: str
+) -> None:
+    """What changes a key's state or secret decodes nothing else, and changes nothing else."""
+    key, _ = await plane.keys.create("ada", key_draft())
+    await plane.overrides.set("ada", OverrideTarget(Level.KEY, key.key_id), Override(BURST))
+    with psycopg.connect(database_url) as connection:
+        connection.execute(damage.encode())
+        before = connection.execute("SELECT expire_time::text, labels, plan_id FROM keys").fetchall()
+
+    assert (await plane.keys.suspend("ada", key.key_id)).state is KeyState.SUSPENDED
+    assert (await plane.keys.resume("ada", key.key_id)).state is KeyState.ACTIVE
+    _, api_key = await plane.keys.rotate("ada", key.key_id, overlap_us=DAY)
+    await plane.keys.update("ada", key.key_id, KeyChanges(description="found"))
+    (found,) = (await plane.keys.list(Paging())).items
+    assert (found.key_id, found.description) == (key.key_id, "found")
+    assert plane.peppers.matches(api_key, found.secrets[0])
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT expire_time::text, labels, plan_id FROM keys").fetchall() == before
+    ended = await plane.keys.update("ada", key.key_id, KeyChanges(expires_us=START + DAY))
+    assert ended.standing(START + DAY) is Standing.EXPIRED
+    assert (await plane.keys.revoke("ada", key.key_id)).state is KeyState.REVOKED
+    (bulk,) = await plane.bulk_keys.revoke("ada", [key.key_id])
+    assert isinstance(bulk, Key)
+    assert bulk.state is KeyState.REVOKED
 
 
 @pytest.mark.parametrize("overlap_us", [-1, 30 * DAY + 1])

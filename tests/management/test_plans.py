@@ -2,6 +2,7 @@
 
 import asyncio
 
+import psycopg
 import pytest
 
 from fixtures.control_plane import BURST, DAILY, SECOND, START, ControlPlane, key_draft, plan_draft
@@ -263,3 +264,30 @@ async def test_every_change_is_announced(control_plane: ControlPlane) -> None:
     await feed.close()
 
     assert found.changes == [Change(ChangeKind.PLAN, "free")] * 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE plan_versions SET limits = '[]'",
+        "UPDATE plan_versions SET limits = '7', create_time = 'infinity'",
+        "UPDATE plans SET version = 7, create_time = '-infinity'",
+    ],
+)
+async def test_a_plan_that_cannot_be_read_can_be_mended_or_deleted(
+    control_plane: ControlPlane, database_url: str, damage: str
+) -> None:
+    """It is shown without limits, and keeps none; another version puts it right, and it can be deleted."""
+    await control_plane.plans.create("ada", plan_draft())
+    with psycopg.connect(database_url) as connection:
+        connection.execute(damage.encode())
+    (listed,) = (await control_plane.plans.list(Paging())).items
+    assert (listed.name, listed.limits) == ("free", ())
+    with pytest.raises(InvalidArgument, match="has 0 entries"):
+        await control_plane.plans.update("ada", "free", PlanChanges(description="no limits"))
+    assert (await control_plane.plans.delete("ada", "free")).limits == ()
+    await control_plane.plans.create("ada", plan_draft())
+    with psycopg.connect(database_url) as connection:
+        connection.execute(damage.encode())
+    await control_plane.plans.update("ada", "free", PlanChanges(limits=(BURST,)))
+    assert (await control_plane.plans.get("free")).limits == (BURST,)

@@ -180,7 +180,7 @@ async def test_rules_with_blanks_that_are_stored_can_be_deleted(control_plane: C
     await control_plane.rules.replace("ann", rules())
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("UPDATE rule_domains SET domain = ' shop '")
-        connection.execute("""UPDATE rule_versions SET descriptors = '[{"key": "a "}]'""")
+        connection.execute("""UPDATE rule_versions SET descriptors = '[{"key": "a "}]', limit_count = 0""")
     stored = DomainRules(" shop ", (node("a "),))
 
     fetched = await PostgresRulesSource(control_plane.database).fetch_all_rules()
@@ -238,6 +238,16 @@ async def test_the_source_reads_what_is_in_force(control_plane: ControlPlane) ->
         """UPDATE rule_versions SET descriptors = '[{"key": "k", "limits": [{"quota": {"amount": 0}}]}]'
            WHERE version = 2""",
         """DELETE FROM rule_versions WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = '[]' WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = '[{"key": "a"}]' WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = '[]', limit_count = NULL WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors = to_jsonb(repeat('x', 9000000)) WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors =
+           (repeat('[{"key": "a", "descriptors": ', 5000) || '[]' || repeat('}]', 5000))::jsonb WHERE version = 2""",
+        """UPDATE rule_versions SET descriptors =
+           '[{"key": "k", "limits": [{"quota": {"amount": 1e400, "window": "day"}}]}]' WHERE version = 2""",
+        """UPDATE rule_domains SET delete_time = 'infinity' WHERE domain = 'bad'""",
+        """UPDATE rule_domains SET delete_time = '-infinity' WHERE domain = 'bad'""",
     ],
 )
 async def test_bad_rows_are_reported(control_plane: ControlPlane, database_url: str, damage: str) -> None:
@@ -249,6 +259,29 @@ async def test_bad_rows_are_reported(control_plane: ControlPlane, database_url: 
         connection.execute(damage.encode())
     fetched = await PostgresRulesSource(control_plane.database).fetch_all_rules()
     assert (set(fetched.rules), fetched.unreadable) == ({"good"}, {"bad"})
+
+
+@pytest.mark.parametrize("damage", ["UPDATE rule_versions SET descriptors = '7'", "DELETE FROM rule_versions"])
+async def test_rules_that_cannot_be_read_can_be_replaced_or_deleted(
+    control_plane: ControlPlane, database_url: str, damage: str
+) -> None:
+    """They are shown as none; the next version puts them right, and they can be deleted."""
+    for put_right in (control_plane.rules.delete("ann", "one"), control_plane.rules.replace("ann", rules(2, "one"))):
+        await control_plane.rules.replace("ann", rules(1, "one"))
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(damage.encode())
+        assert [each.rules.descriptors for each in (await control_plane.rules.list(Paging())).items] == [()]
+        await put_right
+    assert (await control_plane.rules.get("one")).rules == rules(2, "one")
+
+
+async def test_a_domain_may_be_without_limits_if_that_was_asked_for(control_plane: ControlPlane) -> None:
+    """Rules without any limit are in force when ManageRules was asked for that, however they got there."""
+    await control_plane.rules.replace("ann", rules(1, "one"))
+    await control_plane.rules.replace("ann", DomainRules("one"))
+    await control_plane.rules.replace("ann", DomainRules("two", (node("a"),)))
+    fetched = await PostgresRulesSource(control_plane.database).fetch_rules(["one", "two", "three"])
+    assert fetched == ({"one": DomainRules("one"), "two": DomainRules("two", (node("a"),))}, set(), {"three"})
 
 
 async def test_a_dead_postgres_is_unavailable() -> None:
@@ -352,7 +385,8 @@ def _copy_domain(connection: psycopg.Connection, domain: str, copies: int) -> No
     connection.execute(
         "WITH made AS (INSERT INTO rule_domains (domain, version, create_time) SELECT domain || '-' || n, 1, now() "
         "FROM rule_domains, generate_series(1, %s) AS n WHERE domain = %s RETURNING domain_id) "
-        "INSERT INTO rule_versions SELECT made.domain_id, 1, descriptors, on_store_failure, description, now() "
+        "INSERT INTO rule_versions "
+        "SELECT made.domain_id, 1, descriptors, on_store_failure, description, now(), limit_count "
         "FROM made, rule_versions JOIN rule_domains USING (domain_id) WHERE domain = %s AND rule_versions.version = 1",
         (copies, domain, domain),
     )

@@ -81,3 +81,25 @@ def test_callers_learn_whether_postgres_is_down(error: StoreUnavailable, reason:
     with pytest.raises(Unavailable, match=r"^down; ask for less$") as caught, raise_unavailable("ask for less"):
         raise error
     assert caught.value.reason == reason
+
+
+async def test_an_error_of_the_callers_own_is_not_one_of_postgres(database: Database) -> None:
+    """An OSError of the caller's block passes through as it is, and a Postgres that fails in it is unavailable."""
+    for own in (FileNotFoundError("plans.yaml"), TimeoutError("the caller's own"), ConnectionResetError("Redis")):
+        with pytest.raises(type(own)) as caught:
+            async with database.writing():
+                raise own
+        assert caught.value is own
+    with pytest.raises(StoreUnavailable, match="terminating connection"):
+        async with database.reading() as connection:
+            await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    async with database.reading() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_postgres_that_only_reads_is_named_as_such(database: Database) -> None:
+    """A change on a standby is unavailable, with what to do."""
+    with pytest.raises(StoreUnavailable, match="as a standby does; point RATELIMIT_DATABASE_URL to the primary"):
+        async with database.writing() as connection:
+            await connection.execute(text("SET TRANSACTION READ ONLY"))
+            await connection.execute(text("DELETE FROM changes"))

@@ -10,13 +10,15 @@ from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.overrides import OverrideService, OverrideTarget
 from ratelimit_service.management.tokens import Caller
+from ratelimit_service.usage.previews import ChangePreviews
 
 
 class ManageOverride:
     """Sets, lists or deletes the overrides of a key or a subject."""
 
-    def __init__(self, overrides: OverrideService) -> None:
+    def __init__(self, overrides: OverrideService, previews: ChangePreviews) -> None:
         self._overrides = overrides
+        self._previews = previews
 
     async def __call__(self, request: ManageOverrideRequest, caller: Caller) -> ManageOverrideResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
@@ -24,18 +26,26 @@ class ManageOverride:
         check_role(caller, action)
         if action is None:
             raise missing_action("set", "list", "delete")
+        async with self._previews.added():
+            return await self._perform(action, request, caller)
+
+    async def _perform(self, action: str, request: ManageOverrideRequest, caller: Caller) -> ManageOverrideResponse:
         target = _target_from_proto(request)
         with under(action):
             match action:
                 case "set":
                     require_message("override", present=request.set.HasField("override"))
                     override = override_from_proto(request.set.override, "override")
-                    overrides = await self._overrides.set(caller.name, target, override)
+                    overrides = await self._overrides.set(
+                        caller.name, target, override, confirmation=request.set.confirmation
+                    )
                     return ManageOverrideResponse(set=_result(overrides))
                 case "list":
                     return ManageOverrideResponse(list=_result(await self._overrides.list(target)))
-                case "delete":
-                    overrides = await self._overrides.delete(caller.name, target, request.delete.limit)
+                case _:
+                    overrides = await self._overrides.delete(
+                        caller.name, target, request.delete.limit, confirmation=request.delete.confirmation
+                    )
                     return ManageOverrideResponse(delete=_result(overrides))
 
 

@@ -17,6 +17,7 @@ from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.plans import Plan, PlanChanges, PlanDraft, PlanService
 from ratelimit_service.management.tokens import Caller
+from ratelimit_service.usage.previews import ChangePreviews
 
 _ON_STORE_FAILURE = {
     plan_pb2.Plan.ON_STORE_FAILURE_UNSPECIFIED: OnStoreFailure.LOCAL,
@@ -35,15 +36,20 @@ _UPDATABLE = ("limits", "on_store_failure", "description")
 class ManagePlan:
     """Creates, reads, changes or deletes plans."""
 
-    def __init__(self, plans: PlanService) -> None:
+    def __init__(self, plans: PlanService, previews: ChangePreviews) -> None:
         self._plans = plans
+        self._previews = previews
 
     async def __call__(self, request: ManagePlanRequest, caller: Caller) -> ManagePlanResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
         action = request.WhichOneof("action")
         check_role(caller, action)
         if action is None:
-            raise missing_action("create", "get", "list", "update", "delete")
+            raise missing_action("create", "get", "list", "update", "delete", "roll_back")
+        async with self._previews.added():
+            return await self._perform(action, request, caller)
+
+    async def _perform(self, action: str, request: ManagePlanRequest, caller: Caller) -> ManagePlanResponse:
         with under(action):
             match action:
                 case "create":
@@ -55,7 +61,9 @@ class ManagePlan:
                     return await self._list(request.list)
                 case "update":
                     return await self._update(request.update, caller)
-                case "delete":
+                case "roll_back":
+                    return await self._roll_back(request.roll_back, caller)
+                case _:
                     deleted = await self._plans.delete(caller.name, request.delete.name, etag=request.delete.etag)
                     return ManagePlanResponse(delete=_result(deleted))
 
@@ -70,11 +78,19 @@ class ManagePlan:
         plans, token = await read_page(paging, self._plans.list, _plan_to_proto)
         return ManagePlanResponse(list=ManagePlanResponse.PlanPage(plans=plans, next_page_token=token))
 
+    async def _roll_back(self, request: ManagePlanRequest.RollBackPlan, caller: Caller) -> ManagePlanResponse:
+        plan = await self._plans.roll_back(
+            caller.name, request.name, version=request.version, etag=request.etag, confirmation=request.confirmation
+        )
+        return ManagePlanResponse(roll_back=_result(plan))
+
     async def _update(self, request: ManagePlanRequest.UpdatePlan, caller: Caller) -> ManagePlanResponse:
         require_message("plan", present=request.HasField("plan"))
         changes = _changes_from_proto(request)
         with under("plan"):
-            plan = await self._plans.update(caller.name, request.plan.name, changes, etag=request.plan.etag)
+            plan = await self._plans.update(
+                caller.name, request.plan.name, changes, etag=request.plan.etag, confirmation=request.confirmation
+            )
         return ManagePlanResponse(update=_result(plan))
 
 

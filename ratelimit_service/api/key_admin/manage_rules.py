@@ -36,6 +36,7 @@ from ratelimit_service.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgu
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.rules import RuleSet, RulesService
 from ratelimit_service.management.tokens import Caller
+from ratelimit_service.usage.previews import ChangePreviews
 
 _MAX_DOMAINS: Final = 10
 """Domains that are read at a time: their rules are read too."""
@@ -52,8 +53,9 @@ _FAILURES = {number: failure for failure, number in _FAILURE_NUMBERS.items()}
 class ManageRules:
     """Replaces, reads or deletes the descriptor rules of a domain."""
 
-    def __init__(self, rules: RulesService) -> None:
+    def __init__(self, rules: RulesService, previews: ChangePreviews) -> None:
         self._rules = rules
+        self._previews = previews
 
     async def __call__(self, request: ManageRulesRequest, caller: Caller) -> ManageRulesResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
@@ -61,6 +63,10 @@ class ManageRules:
         check_role(caller, action)
         if action is None:
             raise missing_action("replace", "get", "list", "delete")
+        async with self._previews.added():
+            return await self._perform(action, request, caller)
+
+    async def _perform(self, action: str, request: ManageRulesRequest, caller: Caller) -> ManageRulesResponse:
         with under(action):
             match action:
                 case "replace":
@@ -70,8 +76,13 @@ class ManageRules:
                     return ManageRulesResponse(get=await _result(rules))
                 case "list":
                     return await self._list(request.list)
-                case "delete":
-                    deleted = await self._rules.delete(caller.name, request.delete.domain, etag=request.delete.etag)
+                case _:
+                    deleted = await self._rules.delete(
+                        caller.name,
+                        request.delete.domain,
+                        etag=request.delete.etag,
+                        confirmation=request.delete.confirmation,
+                    )
                     return ManageRulesResponse(delete=await _result(deleted))
 
     async def _replace(self, request: ManageRulesRequest.ReplaceRules, caller: Caller) -> RuleSet:
@@ -81,7 +92,13 @@ class ManageRules:
             rules = await aside(rules_from_proto, message)
             if request.validate_only:
                 return await self._rules.check(rules, description=message.description, etag=message.etag)
-            return await self._rules.replace(caller.name, rules, description=message.description, etag=message.etag)
+            return await self._rules.replace(
+                caller.name,
+                rules,
+                description=message.description,
+                etag=message.etag,
+                confirmation=request.confirmation,
+            )
 
     async def _list(self, request: ManageRulesRequest.ListRules) -> ManageRulesResponse:
         paging = Paging(request.page_size, request.page_token)

@@ -20,6 +20,7 @@ from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.overrides import OverrideService
 from ratelimit_service.management.plans import PlanService
 from ratelimit_service.management.rules import RulesService
+from ratelimit_service.usage.previews import ChangePreviews
 from ratelimit_service.usage.query import UsageQueries
 from ratelimit_service.usage.simulation import SimulationService
 
@@ -43,9 +44,10 @@ class KeyAdminService:
         clock: Clock,
     ) -> None:
         self.manage_key = ManageKey(keys, bulk_keys, clock)
-        self.manage_plan = ManagePlan(plans)
-        self.manage_override = ManageOverride(overrides)
-        self.manage_rules = ManageRules(rules)
+        previews = ChangePreviews(simulations, usage)
+        self.manage_plan = ManagePlan(plans, previews)
+        self.manage_override = ManageOverride(overrides, previews)
+        self.manage_rules = ManageRules(rules, previews)
         self.explain_limit = ExplainLimit(engine)
         self.list_audit_events = ListAuditEvents(audit)
         self.query_usage = QueryUsage(usage)

@@ -289,16 +289,18 @@ class Batcher:
         now = monotonic()
         while self._queue:
             call = self._queue[0]
+            if call.future.done():  # a call that was cancelled, or has failed, is not charged
+                self._queue.popleft()
+                continue
+            if call.expires <= now:  # nor is one that is too late for its result
+                self._queue.popleft()
+                _fail_calls([call], self._queue_timeout(call, self._waited))
+                continue
             charges += len(call.charges)
             size += sum([len(buckets) + len(counted) for buckets, _, _, counted in call.charges])
             if calls and (charges > MAX_CHARGES or size > MAX_SIZE):
                 break
             self._queue.popleft()
-            if call.future.done():  # a cancelled call is not charged
-                continue
-            if call.expires <= now:  # nor is one that is too late for its result
-                _fail_calls([call], self._queue_timeout(call, self._waited))
-                continue
             calls.append(call)
         return calls
 

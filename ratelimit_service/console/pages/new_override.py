@@ -1,19 +1,22 @@
 """A limit that the plan does not have, for one key or one subject, until it ends: an override with a new name."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.confirm import asked_us, confirmed
 from ratelimit_service.console.limits import violations_of
-from ratelimit_service.console.pages.overrides import ENDS
+from ratelimit_service.console.pages.overrides import ENDS, put
 from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Row
 from ratelimit_service.console.times import chosen_time
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.limit import Level, Mode, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import AlreadyExists, NotFound, ServiceError
+from ratelimit_service.management.confirmation import ConfirmationRequired
 from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
@@ -97,8 +100,10 @@ async def _set(visit: Visit, place: _Place) -> Response:
                 reason="LIMIT_EXISTS",
                 metadata={"limit": limit.name},
             )
-        override = Override(limit, chosen_time(visit.form, "ends", visit.now_us))
-        await visit.services.overrides.set(visit.actor, place.target, override)
+        override = Override(limit, chosen_time(visit.form, "ends", asked_us(visit)))
+        await confirmed(visit, partial(put, visit, place.target, override))
+    except ConfirmationRequired:
+        raise
     except ServiceError as error:
         return _form(visit, place, row, error)
     return visit.redirect(*place.path, **place.query)

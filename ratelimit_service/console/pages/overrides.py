@@ -3,11 +3,13 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
 
+from ratelimit_service.console.confirm import asked_us, confirmed
 from ratelimit_service.console.forms import Fields
 from ratelimit_service.console.limits import not_expired, violations_of
 from ratelimit_service.console.times import AT, NEVER, chosen_time
@@ -16,6 +18,7 @@ from ratelimit_service.decision.engine import Check
 from ratelimit_service.decision.limit import MAX_TOKENS, Level, Limit, Quota, TokenBucket
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument, NotFound, ServiceError
+from ratelimit_service.management.confirmation import ConfirmationRequired
 from ratelimit_service.management.keys import KeyFilter, Standing
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
@@ -131,15 +134,27 @@ def _in_force(visit: Visit, limits: Iterable[Limit], *levels: Sequence[Override]
 async def _set(visit: Visit, place: _Place) -> Response:
     try:
         limit = _limit(visit.form, place.limits)
-        override = Override(limit, chosen_time(visit.form, "ends", visit.now_us))
-        await visit.services.overrides.set(visit.actor, place.target, override)
+        override = Override(limit, chosen_time(visit.form, "ends", asked_us(visit)))
+        await confirmed(visit, partial(put, visit, place.target, override))
+    except ConfirmationRequired:
+        raise
     except ServiceError as error:
         return _form(visit, place, error)
     return visit.redirect(*place.path, **place.query)
 
 
+async def put(visit: Visit, target: OverrideTarget, override: Override, confirmation: str) -> Sequence[Override]:
+    """Set an override."""
+    return await visit.services.overrides.set(visit.actor, target, override, confirmation=confirmation)
+
+
 async def _end(visit: Visit, target: OverrideTarget) -> None:
-    await visit.services.overrides.delete(visit.actor, target, visit.form.text("limit"))
+
+    async def delete(confirmation: str) -> Sequence[Override]:
+        limit = visit.form.text("limit")
+        return await visit.services.overrides.delete(visit.actor, target, limit, confirmation=confirmation)
+
+    await confirmed(visit, delete)
 
 
 def _limit(form: Fields, limits: dict[str, Limit]) -> Limit:

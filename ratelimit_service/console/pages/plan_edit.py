@@ -8,6 +8,7 @@ from typing import Final
 from starlette.responses import Response
 
 from ratelimit_service.console.charts import SPANS, Span, chosen_span
+from ratelimit_service.console.confirm import confirmed
 from ratelimit_service.console.documents import Line, difference, plan_yaml
 from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Draft, Effect, Row, effects
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
@@ -16,6 +17,7 @@ from ratelimit_service.console.what_if import csv_of, what_if
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import Aborted, InvalidArgument, ServiceError
+from ratelimit_service.management.confirmation import ConfirmationRequired
 from ratelimit_service.management.plans import Plan, PlanChanges, PlanDraft, check_limits
 
 _LIMIT: Final = re.compile(r"^limits\[(\d+)\]\.")
@@ -90,8 +92,15 @@ async def change(visit: Visit) -> Response:
     if review.is_cut and visit.form.text("confirm") != plan.name:
         return await _editor(visit, plan, draft, unconfirmed=True)
     changes = PlanChanges(limits=review.limits, on_store_failure=draft.on_store_failure, description=draft.description)
+
+    async def update(confirmation: str) -> Plan:
+        etag = visit.form.text("etag")
+        return await visit.services.plans.update(visit.actor, plan.name, changes, etag=etag, confirmation=confirmation)
+
     try:
-        await visit.services.plans.update(visit.actor, plan.name, changes, etag=visit.form.text("etag"))
+        await confirmed(visit, update, by_name=review.is_cut)
+    except ConfirmationRequired:
+        raise
     except ServiceError as error:
         return await _editor(visit, await visit.services.plans.get(plan.name), draft, error)
     return visit.redirect("plans", plan.name)

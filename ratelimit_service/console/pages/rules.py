@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -10,12 +11,14 @@ from starlette.responses import Response
 from ratelimit_service.console.calls import parts_of
 from ratelimit_service.console.changes import changes_of
 from ratelimit_service.console.charts import SPANS, chosen_span
+from ratelimit_service.console.confirm import confirmed
 from ratelimit_service.console.documents import Line, difference, read_rules, rules_yaml
 from ratelimit_service.console.rules_path import Route, parse_entries, route_of
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Section, Visit, documents
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.errors import Aborted, InvalidArgument, NotFound, ServiceError
+from ratelimit_service.management.confirmation import ConfirmationRequired
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.rules import RuleSet
 from ratelimit_service.usage.query import Counts
@@ -121,8 +124,11 @@ async def change(visit: Visit) -> Response:
         etag = visit.form.text("etag") or (current.etag if current else "")
         await visit.services.rules.check(rules, description=description, etag=etag)
         if visit.form.text("do") == "save":
-            await visit.services.rules.replace(visit.actor, rules, description=description, etag=etag)
+            replace = partial(visit.services.rules.replace, visit.actor, rules, description=description, etag=etag)
+            await confirmed(visit, lambda confirmation: replace(confirmation=confirmation))
             return visit.redirect("rules", "domain", name=rules.domain)
+    except ConfirmationRequired:
+        raise
     except ServiceError as error:
         return await _editor(visit, _Draft(text, current), error)
     return await _editor(visit, _Draft(text, current), reviewed=await documents(rules_yaml, rules, description))
@@ -141,7 +147,8 @@ async def delete(visit: Visit) -> Response:
     if visit.form.text("confirm") != rules.domain:
         violations = {"confirm": f"is not {rules.domain}; nothing was deleted"}
         return visit.page("domain_delete.html", status=HTTPStatus.BAD_REQUEST, rules=rules, violations=violations)
-    await visit.services.rules.delete(visit.actor, rules.domain, etag=visit.form.text("etag"))
+    delete = partial(visit.services.rules.delete, visit.actor, rules.domain, etag=visit.form.text("etag"))
+    await confirmed(visit, lambda confirmation: delete(confirmation=confirmation), by_name=True)
     return visit.redirect("rules")
 
 

@@ -23,7 +23,7 @@ from ratelimit_service.decision.descriptors.request import (
 )
 from ratelimit_service.decision.descriptors.rules import RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
-from ratelimit_service.decision.descriptors.tree import AppliedLimit, LimitSet, RuleTree
+from ratelimit_service.decision.descriptors.tree import UNREADABLE, AppliedLimit, LimitSet, RuleTree
 from ratelimit_service.decision.descriptors.usage import Decided, Part, counted, counts_of
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import clip_resource
@@ -209,7 +209,7 @@ class DescriptorEngine:
     def _by_plan(self, policy: Policy, resource: str, hits: int) -> _Item:
         selection = policy.select(clip_resource(resource))
         if policy.refusal is not None:
-            return _Settled(refused(policy.refusal, Source.POLICY, policy), hits, selection.series)
+            return _Settled(refused(policy.refusal, policy.refusal_source, policy), hits, selection.series)
         if not selection.buckets:
             return _Settled(passed(policy), hits, selection.series)
         limit_set = self._plan_limit_sets.get(selection.buckets)
@@ -252,6 +252,8 @@ def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
         return _Pending(limit_set, hits, limit_set.series)
     if not limit_set.limits:
         return _Settled(passed(), hits, limit_set.series)
+    if limit_set is UNREADABLE:
+        return _Settled(undecided(), hits)
     status = uncounted(limit_set.limits[0], hits)
     if limit_set.source is Source.UNENFORCED:  # blocked or unlimited: neither refuses
         status = status._replace(source=Source.UNENFORCED)

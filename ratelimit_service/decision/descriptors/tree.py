@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import repeat
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.descriptors.request import Entries
@@ -302,3 +302,27 @@ def _join(*texts: str) -> str:
 
 def _is_cacheable(entries: Entries) -> bool:
     return sum(len(key) + len(value) for key, value in entries) <= _MAX_CHARACTERS
+
+
+UNREADABLE: Final = LimitSet((AppliedLimit("", Blocked(), enforced=True, bucket=None),), RuleOnStoreFailure.DENY)
+"""The limits of a descriptor whose rules cannot be read: it is denied as DEGRADED_DENIED."""
+
+
+class _UnreadableRules(RuleTree):
+    """In place of the rules of a domain that cannot be read, and of which none were valid before."""
+
+    def __init__(self) -> None:
+        super().__init__(DomainRules("unreadable"))
+        self.validity.invalidate()  # nothing would invalidate it once the rules can be read
+
+    def match(self, entries: Entries) -> LimitSet:  # noqa: ARG002  its interface
+        """UNREADABLE, whatever the descriptor."""
+        return UNREADABLE
+
+    def override(self, entries: Entries, algorithm: Quota | Blocked) -> LimitSet:  # noqa: ARG002  its interface
+        """UNREADABLE, even if it brings its own limit: by the rules it may not count."""
+        return UNREADABLE
+
+
+UNREADABLE_RULES: Final = _UnreadableRules()
+"""Deny every descriptor. Never current, so that nothing that follows from them is cached."""

@@ -1,17 +1,33 @@
-"""Keys in Postgres."""
+"""Keys in Postgres. Rows of which a part is not valid are read all the same: any key can be found and revoked."""
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import KeyState, Override, SecretHash
-from ratelimit_service.management.key import Key, Standing
+from ratelimit_service.management.key import Key, KeyChanges, Standing
 from ratelimit_service.management.key_filter import KeyFilter
-from ratelimit_service.postgres.repositories.conditions import begins_with
+from ratelimit_service.postgres.repositories.conditions import begins_with, readable_time
 from ratelimit_service.postgres.repositories.overrides import read_override_rows, to_overrides
 from ratelimit_service.postgres.tables import Microseconds, key_secrets, keys, plans
 from ratelimit_service.postgres.usage_tables import key_last_used
@@ -68,11 +84,18 @@ class PostgresKeyRepository:
         await self._connection.execute(insert(keys), rows)
         await self._add_secrets(new)
 
-    async def save(self, key: Key) -> None:
-        """Update a key and replace its secrets. Its overrides stay as they are."""
-        plan_id = select(plans.c.plan_id).where(plans.c.name == key.plan, plans.c.delete_time.is_(None))
-        values = {**_values(key), "plan_id": plan_id.scalar_subquery()}
-        await self._connection.execute(update(keys).where(keys.c.key_id == key.key_id).values(values))
+    async def update(self, key: Key, changes: KeyChanges) -> None:
+        """Update these fields of a key, its revision and update time, and nothing else."""
+        written = _values(key)
+        values = {column: written[column] for field, column in _COLUMNS.items() if field in changes}
+        if "plan" in changes:
+            plan_id = select(plans.c.plan_id).where(plans.c.name == key.plan, plans.c.delete_time.is_(None))
+            values["plan_id"] = plan_id.scalar_subquery()
+        await self._revise(key, values)
+
+    async def save_secrets(self, key: Key) -> None:
+        """Replace the secrets of a key, update its revision and update time, and nothing else."""
+        await self._revise(key, {})
         await self._connection.execute(delete(key_secrets).where(key_secrets.c.key_id == key.key_id))
         await self._add_secrets([key])
 
@@ -102,6 +125,21 @@ class PostgresKeyRepository:
         )
         return (await self._connection.execute(statement)).scalar_one()
 
+    async def plans_of(self, subject: str) -> Mapping[str, int]:
+        """Count the keys of a subject that are not revoked, by their plans."""
+        statement = (
+            select(plans.c.name, func.count().label("number"))
+            .join_from(keys, plans)
+            .where(keys.c.subject == subject, keys.c.state != KeyState.REVOKED.value)
+            .group_by(plans.c.name)
+            .order_by(plans.c.name)
+        )
+        return {row.name: row.number for row in await self._connection.execute(statement)}
+
+    async def _revise(self, key: Key, values: dict[str, Any]) -> None:
+        values |= {"revision": key.revision, "update_time": key.updated_us}
+        await self._connection.execute(update(keys).where(keys.c.key_id == key.key_id).values(values))
+
     async def _add_secrets(self, of: Sequence[Key]) -> None:
         await self._connection.execute(
             insert(key_secrets),
@@ -124,16 +162,31 @@ class PostgresKeyRepository:
         secrets = await read_secrets(self._connection, key_ids)
         overrides = await read_override_rows(self._connection, Level.KEY, key_ids)
         return [
-            (row.number, _key(row, tuple(secrets[row.key_id]), to_overrides(overrides.get(row.key_id, ()))))
+            (row.number, _key(row, tuple(secrets.get(row.key_id, ())), to_overrides(overrides.get(row.key_id, ()))))
             for row in rows
         ]
 
 
-_SELECT = (
-    select(keys, plans.c.name.label("plan"), key_last_used.c.last_used)
-    .join_from(keys, plans)
-    .outerjoin(key_last_used, key_last_used.c.key_id == keys.c.key_id)
+_COLUMNS = {"description": "description", "expires_us": "expire_time", "labels": "labels"}
+"""The columns of the fields that KeyChanges has, but for the plan."""
+
+_READ = select(
+    keys.c.key_id,
+    keys.c.number,
+    keys.c.subject,
+    keys.c.state,
+    keys.c.description,
+    keys.c.revision,
+    readable_time(keys.c.create_time),
+    readable_time(keys.c.update_time),
+    readable_time(keys.c.expire_time),
+    cast(keys.c.labels, Text).label("labels"),  # parsed below: one that is not valid must not fail all
+    plans.c.name.label("plan"),
+    readable_time(key_last_used.c.last_used),
 )
+_WITH_LAST_USED = key_last_used, key_last_used.c.key_id == keys.c.key_id
+_SELECT = _READ.outerjoin_from(keys, plans).outerjoin(*_WITH_LAST_USED)
+_LISTED = _READ.join_from(keys, plans).outerjoin(*_WITH_LAST_USED)  # by which Postgres finds the keys of a plan
 
 
 # Looked up for each key in the order of their numbers: a page of unused keys is full long before all keys were joined.
@@ -145,7 +198,7 @@ _EPOCH = literal(0, Microseconds)
 
 def key_list(*, after: int | None, count: int, filters: KeyFilter, now_us: int) -> Select[Any]:
     """The statement of `PostgresKeyRepository.list`."""
-    statement = _SELECT.where(*_conditions(filters, now_us)).order_by(keys.c.number).limit(count)
+    statement = _LISTED.where(*_conditions(filters, now_us)).order_by(keys.c.number).limit(count)
     return statement if after is None else statement.where(keys.c.number > after)
 
 
@@ -207,31 +260,52 @@ def _values(key: Key) -> dict[str, Any]:
 def _key(row: Row[*tuple[Any, ...]], secrets: tuple[SecretHash, ...], overrides: tuple[Override, ...]) -> Key:
     return Key(
         key_id=row.key_id,
-        subject=row.subject,
-        plan=row.plan,
-        state=KeyState(row.state),
-        description=row.description,
-        created_us=row.create_time,
-        updated_us=row.update_time,
+        subject=row.subject or "",
+        plan=row.plan or "",
+        state=KeyState(row.state) if row.state in _STATES else KeyState.SUSPENDED,
+        description=row.description or "",
+        created_us=row.create_time or 0,
+        updated_us=row.update_time or 0,
         expires_us=row.expire_time,
         secrets=secrets,
-        revision=row.revision,
+        revision=row.revision or 0,
         overrides=overrides,
-        labels=row.labels,
+        labels=_labels(row.labels),
         last_used_us=row.last_used,
     )
+
+
+_STATES = frozenset(state.value for state in KeyState)
+
+
+def _labels(text: str | None) -> Mapping[str, str]:
+    """The labels of a column, those that are texts."""
+    try:
+        labels = json.loads(text or "{}")
+        return {name: value for name, value in labels.items() if isinstance(value, str)}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
 
 
 async def read_secrets(connection: AsyncConnection, key_ids: Collection[str]) -> Mapping[str, Sequence[SecretHash]]:
     """Read the secrets of these keys, for each the current one first."""
     if not key_ids:
         return {}
+    columns = key_secrets.c
     statement = (
-        select(key_secrets)
+        select(
+            columns.key_id,
+            columns.pepper_version,
+            columns.digest,
+            readable_time(columns.expire_time),
+            columns.environment,
+        )
         .where(key_secrets.c.key_id.in_(key_ids))
         .order_by(key_secrets.c.key_id, key_secrets.c.expire_time.desc().nulls_first())
     )
     by_key: defaultdict[str, list[SecretHash]] = defaultdict(list)
     for row in await connection.execute(statement):
-        by_key[row.key_id].append(SecretHash(row.pepper_version, bytes(row.digest), row.expire_time, row.environment))
+        by_key[row.key_id].append(
+            SecretHash(row.pepper_version or 0, bytes(row.digest), row.expire_time, row.environment)
+        )
     return by_key

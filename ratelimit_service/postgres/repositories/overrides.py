@@ -1,10 +1,12 @@
 """Overrides in Postgres."""
 
+import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+import structlog
+from sqlalchemy import Row, Text, cast, delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,7 +14,10 @@ from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
 from ratelimit_service.management.documents import limit_from_document, limit_to_document
 from ratelimit_service.management.overrides import OverrideTarget, StoredOverride
+from ratelimit_service.postgres.repositories.conditions import readable_time
 from ratelimit_service.postgres.tables import overrides
+
+_log = structlog.get_logger(__name__)
 
 OverrideRow = Row[*tuple[Any, ...]]
 """The `limit_document` and `expire_time` of an override, not decoded yet: it may not be a valid limit."""
@@ -24,8 +29,14 @@ async def read_override_rows(
     """Read the overrides of these keys or subjects, for each in the order of their limits' names."""
     if not targets:
         return {}
+    columns = overrides.c
     statement = (
-        select(overrides)
+        select(
+            columns.target,
+            columns.limit_name,
+            cast(columns.limit_document, Text).label("limit_document"),
+            readable_time(columns.expire_time),
+        )
         .where(overrides.c.level == level.value, overrides.c.target.in_(targets))
         .order_by(overrides.c.target, overrides.c.limit_name)
     )
@@ -36,8 +47,21 @@ async def read_override_rows(
 
 
 def to_overrides(rows: Sequence[OverrideRow]) -> tuple[Override, ...]:
-    """Decode the rows of overrides. Raises what `limit_from_document` raises when one is not a valid limit."""
-    return tuple(Override(limit_from_document(row.limit_document), row.expire_time) for row in rows)
+    """Decode the rows of overrides. One that is not a valid limit is left out: it can be replaced or deleted."""
+    return tuple(_decoded(rows))
+
+
+def _decoded(rows: Sequence[OverrideRow]) -> Iterator[Override]:
+    for row in rows:
+        try:
+            yield Override(limit_from_document(json.loads(row.limit_document)), row.expire_time)
+        except Exception as error:  # noqa: BLE001 whatever is wrong with a row, it must not hide the others
+            _log.warning(
+                "an override cannot be read",
+                target=row.target,
+                limit=row.limit_name,
+                why=f"{type(error).__name__}: {error}",
+            )
 
 
 class PostgresOverrideRepository:

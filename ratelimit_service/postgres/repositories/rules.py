@@ -1,9 +1,13 @@
-"""Descriptor rules and their versions in Postgres."""
+"""Descriptor rules and their versions in Postgres. A version that is not valid is read all the same, without rules.
+
+So it can be replaced or deleted.
+"""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from sqlalchemy import Row, Text, and_, cast, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -11,16 +15,19 @@ from ratelimit_service.aside import SMALL, aside
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
 from ratelimit_service.management.rules import RuleSet, RulesTotal
+from ratelimit_service.postgres.repositories.conditions import readable_time
 from ratelimit_service.postgres.tables import rule_domains, rule_versions
+
+_log = structlog.get_logger(__name__)
 
 _COLUMNS = (
     rule_domains.c.domain,
-    rule_domains.c.create_time.label("domain_create_time"),
-    rule_versions.c.version,
+    readable_time(rule_domains.c.create_time).label("domain_create_time"),
+    func.coalesce(rule_versions.c.version, rule_domains.c.version, 0).label("version"),
     cast(rule_versions.c.descriptors, Text).label("descriptors"),  # parsed here, perhaps beside the event loop
     rule_versions.c.on_store_failure,
     rule_versions.c.description,
-    rule_versions.c.create_time,
+    readable_time(rule_versions.c.create_time),
 )
 _IN_FORCE = and_(
     rule_versions.c.domain_id == rule_domains.c.domain_id, rule_versions.c.version == rule_domains.c.version
@@ -35,12 +42,14 @@ class PostgresRulesRepository:
 
     async def get(self, domain: str, version: int = 0) -> RuleSet | None:
         """Read a version of a domain's rules, 0 being the one in force."""
-        on = rule_versions.c.domain_id == rule_domains.c.domain_id
-        wanted = rule_versions.c.version == (version or rule_domains.c.version)
+        on = and_(
+            rule_versions.c.domain_id == rule_domains.c.domain_id,
+            rule_versions.c.version == (version or rule_domains.c.version),
+        )
         statement = (
             select(*_COLUMNS)
-            .join_from(rule_domains, rule_versions, on)
-            .where(rule_domains.c.domain == domain, rule_domains.c.delete_time.is_(None), wanted)
+            .join_from(rule_domains, rule_versions, on, isouter=not version)
+            .where(rule_domains.c.domain == domain, rule_domains.c.delete_time.is_(None))
         )
         row = (await self._connection.execute(statement)).one_or_none()
         return None if row is None else await _decoded(row)
@@ -49,7 +58,7 @@ class PostgresRulesRepository:
         """Read at most COUNT rule sets in force, in the order of their domains, whose domain comes after AFTER."""
         statement = (
             select(*_COLUMNS)
-            .join_from(rule_domains, rule_versions, _IN_FORCE)
+            .outerjoin_from(rule_domains, rule_versions, _IN_FORCE)
             .where(rule_domains.c.domain > after, rule_domains.c.delete_time.is_(None))
             .order_by(rule_domains.c.domain)
             .limit(count)
@@ -91,6 +100,7 @@ class PostgresRulesRepository:
             "on_store_failure": rules.rules.on_store_failure.value,
             "description": rules.description,
             "create_time": rules.updated_us,
+            "limit_count": sum(len(node.limits) for node in rules.rules.nodes()),
         }
         await self._connection.execute(insert(rule_versions).values(values))
 
@@ -100,18 +110,25 @@ def _is(rules: RuleSet) -> tuple[Any, Any]:
 
 
 async def _decoded(row: Row[*tuple[Any, ...]]) -> RuleSet:
-    return await aside(_rule_set, row) if len(row.descriptors) > SMALL else _rule_set(row)
+    return await aside(_rule_set, row) if row.descriptors and len(row.descriptors) > SMALL else _rule_set(row)
 
 
 def _rule_set(row: Row[*tuple[Any, ...]]) -> RuleSet:
     return RuleSet(
-        rules=DomainRules(
-            row.domain,
-            nodes_from_documents(json.loads(row.descriptors)),
-            RuleOnStoreFailure(row.on_store_failure),
-        ),
+        rules=_rules(row),
         version=row.version,
-        description=row.description,
-        created_us=row.domain_create_time,
-        updated_us=row.create_time,
+        description=row.description or "",
+        created_us=row.domain_create_time or 0,
+        updated_us=row.create_time or 0,
     )
+
+
+def _rules(row: Row[*tuple[Any, ...]]) -> DomainRules:
+    """The rules of a version, none if they are not valid."""
+    try:
+        nodes = nodes_from_documents(json.loads(row.descriptors))
+        return DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure))
+    except Exception as error:  # noqa: BLE001 whatever is wrong with a row, it must not hide the others
+        why = f"{type(error).__name__}: {error}"
+        _log.warning("the rules of a domain cannot be read", domain=row.domain, version=row.version, why=why)
+        return DomainRules(row.domain, (), RuleOnStoreFailure.DENY)

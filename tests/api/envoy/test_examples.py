@@ -53,7 +53,7 @@ def replace_rules(server: Server, rules: Path) -> None:
         "RATELIMIT_SERVER": server.address,
         "RATELIMIT_TOKEN": server.tokens[Role.ADMIN],
     }
-    subprocess.run([PROGRAM, "rules", "replace", rules], env=environment, capture_output=True, check=True)
+    subprocess.run([PROGRAM, "rules", "replace", "--yes", rules], env=environment, capture_output=True, check=True)
     domain = yaml.safe_load(rules.read_text())["domain"]
     known = descriptor(("credential", "none"), ("masked_remote_address", "::/64"), hits_addend={"value": 0})
     if domain != "edge":

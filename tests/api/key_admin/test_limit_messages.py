@@ -96,7 +96,7 @@ def test_a_quota_out_of_bounds_is_named(message: dict[str, object], field: str) 
 
 
 def test_every_invalid_limit_is_named() -> None:
-    """Of a list the error names the invalid fields of each limit, and at most eight fields."""
+    """Of a list the error names the invalid fields of each limit, and at most sixteen fields."""
     bad = limit_pb2.Limit(name="Bad", quota=limit_pb2.Quota(amount=1, window=limit_pb2.Quota.DAY))
     good = ParseDict(GOOD, limit_pb2.Limit())
 
@@ -106,7 +106,7 @@ def test_every_invalid_limit_is_named() -> None:
 
     with pytest.raises(InvalidArgument) as caught:
         limits_from_proto([bad] * 2_000, "limits")
-    assert len(caught.value.violations) == 8
+    assert len(caught.value.violations) == 16
 
 
 def test_an_override_without_a_limit_is_rejected() -> None:

@@ -26,6 +26,7 @@ from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.descriptors.request import MAX_HITS, DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit
 from ratelimit_service.decision.limit import Quota, Window
+from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
 from ratelimit_service.errors import InvalidArgument, Unavailable
@@ -476,3 +477,21 @@ async def test_keys_that_cannot_be_read_in_time_are_denied() -> None:
     assert [len(fetch) for fetch in world.policies.fetches] == [3]
     world.policies.before_answer.set()
     assert (await world.engine.decide(await world.engine.prepare(request))).allowed
+
+
+async def test_rules_that_cannot_be_read_are_not_taken_for_none() -> None:
+    """A domain with rows that are not valid, and no valid rules from before, is denied; others are not."""
+    world = World(node("a", "", quota(5)))
+    await world.rules.refresh_all()
+    world.source.unreadable = {"bad"}
+    await world.rules.apply([Change(ChangeKind.DOMAIN, "bad")])
+    entries = (("a", "1"),)
+    for descriptor in (Descriptor(entries), Descriptor(entries, override=Quota(5, Window.DAY))):
+        request = DescribedRequest("bad", (descriptor,))
+        prepared = await world.engine.prepare(request)
+        decision = await world.engine.decide(prepared)
+        assert not decision.allowed
+        assert [status[:3] for status in decision.statuses] == [(False, Reason.DEGRADED_DENIED, Source.DEGRADED)]
+        assert decision.retry_after_us == 1_000_000
+        assert not any(validity.is_current(world.clock) for validity in prepared.validities)
+    await world.rules.close()

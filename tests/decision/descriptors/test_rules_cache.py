@@ -8,8 +8,10 @@ from decision.descriptors.world import MemoryRules, node, quota
 from decision.memory import ManualClock, MemoryFeed, MemorySource, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
+from ratelimit_service.decision.descriptors import rules_cache
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
+from ratelimit_service.decision.descriptors.tree import UNREADABLE_RULES
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
 
@@ -96,12 +98,44 @@ async def test_invalid_rows_do_not_replace_valid_rules() -> None:
     assert cache.unreadable == 2
     for domains in ((), ("one",), ("other",)):  # a later change of another domain makes no difference
         await cache.apply(changed(*domains))
-        with pytest.raises(StoreUnavailable, match="bad"):
-            cache.get("bad")
+        assert cache.get("bad") is UNREADABLE_RULES
     source.unreadable = set()
     source.rules["bad"] = rules("bad", 5)
     await cache.apply(changed("bad"))
     assert amount(cache, "bad") == 5
+    await cache.close()
+
+
+async def test_rules_that_were_repaired_are_read_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Domains with rows that are not valid are read again by and by, and no other."""
+    monkeypatch.setattr(rules_cache, "_RECHECK_SECONDS", 0.01)
+    source = MemoryRules(rules("one", 1), rules("two", 2))
+    cache = RulesCache(source)
+    await cache.refresh_all()
+    source.unreadable, source.rules["one"] = {"one"}, rules("one", 9)
+    await cache.apply(changed("one"))
+    assert amount(cache, "one") == 1
+    source.fetches.clear()
+    source.unreadable.clear()
+    await asyncio.sleep(0.2)
+    assert amount(cache, "one") == 9
+    assert source.fetches == [["one"]]
+    await cache.close()
+
+
+async def test_a_domain_whose_row_is_gone_keeps_its_rules() -> None:
+    """Rules end when their domain is deleted, which leaves a row; a row that is gone is reported, and lifts nothing."""
+    source = MemoryRules(rules("one", 1), rules("two", 2), rules("three", 3))
+    cache = RulesCache(source)
+    await cache.refresh_all()
+    source.missing = {"one", "two", "never"}
+    source.rules.clear()
+    await cache.apply(changed("one", "never"))
+    assert (amount(cache, "one"), cache.get("never")) == (1, None)
+    await cache.refresh_all()
+    assert (amount(cache, "one"), amount(cache, "two"), cache.get("three")) == (1, 2, None)
+    assert sorted(source.reported) == ["one", "one", "two"]
+    await cache.close()
 
 
 async def test_one_invalidator_for_policies_and_rules() -> None:

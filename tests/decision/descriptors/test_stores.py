@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from decision.descriptors.world import LOCAL, Descriptor, RuleNode, bucket, describe, node, quota
+from fixtures.confirmed import confirmed
 from fixtures.valkey import StartValkey
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.decision.api_key import Peppers
@@ -46,7 +47,7 @@ async def servers(make_settings: MakeSettings, request: pytest.FixtureRequest) -
     """Two servers on the same stores."""
     store = request.getfixturevalue(request.param)
     settings = await asyncio.to_thread(make_settings, store if isinstance(store, str) else store.url)
-    settings = settings.model_copy(update={"store_timeout": 1.0})  # these tests are about exactness, not speed
+    settings = settings.model_copy(update={"store_timeout": 1.0, "store_slow": 1.0})  # about exactness, not speed
     async with open_planes(settings, needs_token=False) as one, open_planes(settings, needs_token=False) as two:
         yield one, two
 
@@ -128,7 +129,7 @@ async def test_changes_are_in_force_within_a_second(servers: tuple[Planes, Plane
 
     for amount in (5, 7, None):
         if amount is None:
-            await one.services.rules.delete("ann", "moving")
+            await confirmed(lambda token: one.services.rules.delete("ann", "moving", confirmation=token))
         else:
             await one.services.rules.replace("ann", DomainRules("moving", (node("a", "", quota(amount)),)))
         assert await asyncio.wait_for(seen(amount), SECONDS) < 1.0

@@ -66,16 +66,21 @@ class MemoryRules:
     def __init__(self, *rules: DomainRules) -> None:
         self.rules = {domain_rules.domain: domain_rules for domain_rules in rules}
         self.unreadable: set[str] = set()
+        self.missing: set[str] = set()
+        self.reported: list[str] = []
         self.fetches: list[list[str] | None] = []
         self.down = False
 
     async def fetch_rules(self, domains: Collection[str]) -> FetchedRules:
         self.fetches.append(sorted(domains))
-        return self._fetched(domains)
+        return self._fetched(domains)._replace(missing=frozenset(self.missing & set(domains)))
 
     async def fetch_all_rules(self) -> FetchedRules:
         self.fetches.append(None)
         return self._fetched(self.rules.keys() | self.unreadable)
+
+    def report_missing(self, domain: str) -> None:
+        self.reported.append(domain)
 
     def _fetched(self, domains: Collection[str]) -> FetchedRules:
         if self.down:

@@ -254,7 +254,9 @@ class ManageKeyRequest(_message.Message):
         """Required."""
         @_builtins.property
         def overlap(self) -> _duration_pb2.Duration:
-            """How long the previous secret stays valid: 0 to 30 days. Absent or 0 ends it at once."""
+            """How long the previous secret stays valid: 0 to 30 days. Absent or 0 ends it at once, and all earlier ones with it;
+            else each of those keeps its own end. At most 4 earlier secrets are valid, those that end last.
+            """
 
         def __init__(
             self,
@@ -892,6 +894,11 @@ class ManagePlanRequest(_message.Message):
 
         PLAN_FIELD_NUMBER: _builtins.int
         UPDATE_MASK_FIELD_NUMBER: _builtins.int
+        CONFIRMATION_FIELD_NUMBER: _builtins.int
+        confirmation: _builtins.str
+        """Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+        change is refused if it has to be confirmed.
+        """
         @_builtins.property
         def plan(self) -> _plan_pb2.Plan:
             """The plan's `name`, the new values, and optionally the `etag` that was read. Required."""
@@ -905,10 +912,45 @@ class ManagePlanRequest(_message.Message):
             *,
             plan: _plan_pb2.Plan | None = ...,
             update_mask: _field_mask_pb2.FieldMask | None = ...,
+            confirmation: _builtins.str | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "update_mask", b"update_mask"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "update_mask", b"update_mask"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "plan", b"plan", "update_mask", b"update_mask"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RollBackPlan(_message.Message):
+        """Creates a new version of a plan with the limits, the failure mode and the description of an earlier one."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        ETAG_FIELD_NUMBER: _builtins.int
+        CONFIRMATION_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """The plan. Required."""
+        version: _builtins.int
+        """The version whose content is put in force. 0 means the one before that in force."""
+        etag: _builtins.str
+        """The etag that was read. Empty follows on the version in force, whichever it is."""
+        confirmation: _builtins.str
+        """Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+        change is refused if it has to be confirmed.
+        """
+        def __init__(
+            self,
+            *,
+            name: _builtins.str | None = ...,
+            version: _builtins.int | None = ...,
+            etag: _builtins.str | None = ...,
+            confirmation: _builtins.str | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "etag", b"etag", "name", b"name", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -941,6 +983,7 @@ class ManagePlanRequest(_message.Message):
     LIST_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    ROLL_BACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___ManagePlanRequest.CreatePlan:
         """Creates a plan."""
@@ -961,6 +1004,10 @@ class ManagePlanRequest(_message.Message):
     def delete(self) -> Global___ManagePlanRequest.DeletePlan:
         """Deletes a plan that no key is on."""
 
+    @_builtins.property
+    def roll_back(self) -> Global___ManagePlanRequest.RollBackPlan:
+        """Puts an earlier version of a plan in force again, as a new version."""
+
     def __init__(
         self,
         *,
@@ -969,12 +1016,13 @@ class ManagePlanRequest(_message.Message):
         list: Global___ManagePlanRequest.ListPlans | None = ...,
         update: Global___ManagePlanRequest.UpdatePlan | None = ...,
         delete: Global___ManagePlanRequest.DeletePlan | None = ...,
+        roll_back: Global___ManagePlanRequest.RollBackPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "roll_back", b"roll_back", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "roll_back", b"roll_back", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "delete"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "delete", "roll_back"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -1039,6 +1087,7 @@ class ManagePlanResponse(_message.Message):
     LIST_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    ROLL_BACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___ManagePlanResponse.PlanResult:
         """The new plan."""
@@ -1059,6 +1108,10 @@ class ManagePlanResponse(_message.Message):
     def delete(self) -> Global___ManagePlanResponse.PlanResult:
         """The plan's last version."""
 
+    @_builtins.property
+    def roll_back(self) -> Global___ManagePlanResponse.PlanResult:
+        """The plan's new version."""
+
     def __init__(
         self,
         *,
@@ -1067,12 +1120,13 @@ class ManagePlanResponse(_message.Message):
         list: Global___ManagePlanResponse.PlanPage | None = ...,
         update: Global___ManagePlanResponse.PlanResult | None = ...,
         delete: Global___ManagePlanResponse.PlanResult | None = ...,
+        roll_back: Global___ManagePlanResponse.PlanResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "result", b"result", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "result", b"result", "roll_back", b"roll_back", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "result", b"result", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "result", b"result", "roll_back", b"roll_back", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create", "get", "list", "update", "delete"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create", "get", "list", "update", "delete", "roll_back"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -1091,6 +1145,11 @@ class ManageOverrideRequest(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         OVERRIDE_FIELD_NUMBER: _builtins.int
+        CONFIRMATION_FIELD_NUMBER: _builtins.int
+        confirmation: _builtins.str
+        """Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+        change is refused if it has to be confirmed.
+        """
         @_builtins.property
         def override(self) -> _limit_pb2.Override:
             """The override. Its `expire_time`, if set, must be in the future. Required."""
@@ -1099,10 +1158,11 @@ class ManageOverrideRequest(_message.Message):
             self,
             *,
             override: _limit_pb2.Override | None = ...,
+            confirmation: _builtins.str | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "override", b"override"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1128,16 +1188,22 @@ class ManageOverrideRequest(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         LIMIT_FIELD_NUMBER: _builtins.int
+        CONFIRMATION_FIELD_NUMBER: _builtins.int
         limit: _builtins.str
         """The name of its limit. Required."""
+        confirmation: _builtins.str
+        """Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+        change is refused if it has to be confirmed.
+        """
         def __init__(
             self,
             *,
             limit: _builtins.str | None = ...,
+            confirmation: _builtins.str | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "limit", b"limit"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1260,8 +1326,13 @@ class ManageRulesRequest(_message.Message):
 
         RULES_FIELD_NUMBER: _builtins.int
         VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+        CONFIRMATION_FIELD_NUMBER: _builtins.int
         validate_only: _builtins.bool
         """If true, only validates the rules and the etag, and returns what would be in force."""
+        confirmation: _builtins.str
+        """Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+        change is refused if it has to be confirmed.
+        """
         @_builtins.property
         def rules(self) -> _rules_pb2.DomainRules:
             """The rules, and optionally the `etag` that was read. `version`, `create_time` and `update_time` are ignored.
@@ -1273,10 +1344,11 @@ class ManageRulesRequest(_message.Message):
             *,
             rules: _rules_pb2.DomainRules | None = ...,
             validate_only: _builtins.bool | None = ...,
+            confirmation: _builtins.str | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "validate_only", b"validate_only"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "rules", b"rules", "validate_only", b"validate_only"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1336,19 +1408,25 @@ class ManageRulesRequest(_message.Message):
 
         DOMAIN_FIELD_NUMBER: _builtins.int
         ETAG_FIELD_NUMBER: _builtins.int
+        CONFIRMATION_FIELD_NUMBER: _builtins.int
         domain: _builtins.str
         """Required."""
         etag: _builtins.str
         """The etag that was read. Empty deletes the version in force, whichever it is."""
+        confirmation: _builtins.str
+        """Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+        change is refused if it has to be confirmed.
+        """
         def __init__(
             self,
             *,
             domain: _builtins.str | None = ...,
             etag: _builtins.str | None = ...,
+            confirmation: _builtins.str | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "etag", b"etag"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "domain", b"domain", "etag", b"etag"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,32 @@
+"""Changes that the server makes only when they are confirmed: by whoever sits at the terminal, or by --yes."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded, Exit
+
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Confirm a change that cuts or lifts limits, or touches many keys.")
+]
+_Response = TypeVar("_Response")
+
+
+def confirmed(call: Callable[[str], _Response], *, yes: bool) -> _Response:
+    """What CALL returns, which gets a confirmation, at first an empty one.
+
+    If the server needs one, what the change would do is shown, and whoever sits at the terminal is asked, unless YES.
+    Raises CommandError if it is not confirmed, and nothing was changed.
+    """
+    try:
+        return call("")
+    except ConfirmationNeeded as needed:
+        for line in needed.lines:
+            typer.echo(line, err=True)
+        if not yes and not sys.stdin.isatty():
+            raise CommandError(Exit.REFUSED, "nothing was changed; repeat it with --yes to confirm it") from None
+        if not yes and not typer.confirm("Make this change?", err=True):
+            raise CommandError(Exit.REFUSED, "nothing was changed") from None
+        return call(needed.confirmation)
