@@ -31,6 +31,8 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
+from ratelimit_service.buckets.handover import Handover
+from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.batcher import Observers
 from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store, open_usage_writer
@@ -214,10 +216,10 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             await _check_token(services.tokens)
         overload = OverloadControl(denies=settings.on_overload == "deny")
         counts = Counts(overload.answered_round_trip)
-        tally = UsageTally(clock)
+        tally, levels = UsageTally(clock), LevelMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
-        observers = Observers(counts.round_trips, tally)
+        observers = Observers(counts.round_trips, tally, levels)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         decisions = await stack.enter_async_context(_decision_database(settings, services.database))
         unreadable = UnreadableRows()
@@ -239,7 +241,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         invalidator = CacheInvalidator(feed, switch, policies, rules)
         degraded = _degraded_modes(invalidator, buckets, unreadable)
         servers = PostgresLiveServers(decisions, settings.workers)
-        local = LocalBucketStore(lambda: servers.count, clock.now_us, request_window=settings.request_id_window)
+        local, handover = await stack.enter_async_context(_open_local(settings, lambda: servers.count, levels, buckets))
         token_source = PostgresTokenSource(_decision_url(settings), unreadable)
         stack.push_async_callback(token_source.close)
         tokens = KnownTokens(token_source)
@@ -265,6 +267,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             envoy_rate_limit.ignored,
             unreadable,
             enforcement,
+            handover,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -506,6 +509,21 @@ def _redis_url(settings: Settings) -> Iterator[str]:
         yield url
     except ValueError as error:
         raise StartupError(f"RATELIMIT_REDIS_URL cannot be used: {error}") from error
+
+
+@asynccontextmanager
+async def _open_local(
+    settings: Settings, servers: Callable[[], int], levels: LevelMemory, buckets: ManagedStore
+) -> AsyncIterator[tuple[LocalBucketStore, Handover]]:
+    """This worker's share of the buckets, and what hands over to BUCKETS what was spent of it."""
+    local = LocalBucketStore(servers, SystemClock().now_us, levels, request_window=settings.request_id_window)
+    async with Handover(local, buckets) as handover:
+        background = Background()
+        background.start("handover", handover.run)
+        try:
+            yield local, handover
+        finally:
+            await background.close()
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """The machine's clock."""
 
 from time import time_ns
+from typing import Final
 
 
 class SystemClock:
@@ -9,3 +10,6 @@ class SystemClock:
     def now_us(self) -> int:
         """Microseconds since 1970-01-01 UTC."""
         return time_ns() // 1_000
+
+
+SYSTEM_CLOCK: Final = SystemClock()

@@ -6,8 +6,10 @@ Header names are in lower case, as in HTTP/2.
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from ratelimit_service.clock import SYSTEM_CLOCK
 from ratelimit_service.decision.charge import LimitResult
-from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, window_us
+from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket
+from ratelimit_service.decision.window import NO_END, length_of
 
 MAX_SPECS: Final = 10_000
 
@@ -15,14 +17,15 @@ MAX_SPECS: Final = 10_000
 class LimitSpec(NamedTuple):
     """The part of a limit that is the same for every client.
 
-    `name` as it was given, `quoted` as a structured-field string, `policy` as an item of `RateLimit-Policy`;
-    `capacity` in whole tokens.
+    `name` as it was given, `quoted` as a structured-field string, `policy` as an item of `RateLimit-Policy`, which
+    is true before `until_us` (microseconds since 1970 UTC, perhaps NO_END); `capacity` in whole tokens.
     """
 
     name: str
     quoted: str
     policy: str
     capacity: int
+    until_us: int = NO_END
 
 
 class LimitState(NamedTuple):
@@ -45,18 +48,19 @@ class LimitState(NamedTuple):
 
 
 class LimitSpecs:
-    """The specs of limits, each built once; at most MAX_SPECS are kept. For one thread."""
+    """The specs of limits, each built once for as long as it is true; at most MAX_SPECS are kept. For one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_us: Callable[[], int] = SYSTEM_CLOCK.now_us) -> None:
+        self._now_us = now_us
         self._specs: dict[tuple[str, int], tuple[TokenBucket | Quota, LimitSpec]] = {}
 
     def get(self, name: str, algorithm: TokenBucket | Quota) -> LimitSpec:
         """The spec of a limit. One without a name is named after its window, a bucket `bucket`."""
         key = (name, id(algorithm))
         known = self._specs.get(key)
-        if known is not None:
+        if known is not None and (known[1].until_us == NO_END or self._now_us() < known[1].until_us):
             return known[1]
-        spec = _spec(name, algorithm)
+        spec = _spec(name, algorithm, self._now_us())
         if len(self._specs) >= MAX_SPECS:
             self._specs.clear()
         self._specs[key] = (algorithm, spec)  # with the algorithm, so that no other gets its id meanwhile
@@ -68,15 +72,16 @@ def ceil_seconds(microseconds: int) -> int:
     return -(-microseconds // MICRO)
 
 
-def _spec(name: str, algorithm: TokenBucket | Quota) -> LimitSpec:
+def _spec(name: str, algorithm: TokenBucket | Quota, now_us: int) -> LimitSpec:
     if isinstance(algorithm, TokenBucket):
         default_name, capacity = "bucket", algorithm.capacity
     else:
         default_name, capacity = algorithm.window.value, algorithm.amount
     # No name has quotes or backslashes: there is nothing to escape.
     quoted = f'"{name or default_name}"'
-    window = max(1, ceil_seconds(window_us(algorithm)))
-    return LimitSpec(name, quoted, f"{quoted};q={capacity};w={window}", capacity)
+    length_us, until_us = length_of(algorithm, now_us)
+    window = max(1, ceil_seconds(length_us))
+    return LimitSpec(name, quoted, f"{quoted};q={capacity};w={window}", capacity, until_us)
 
 
 Header: TypeAlias = tuple[str, str]
@@ -110,16 +115,26 @@ def _ietf_state(limits: Sequence[LimitState], _binding: LimitState | None) -> li
 
 
 def _ietf_item(limit: LimitState) -> str:
-    (_, quoted, _, _), remaining, seconds, _ = limit
+    (_, quoted, _, _, _), remaining, seconds, _ = limit
     return f"{quoted};r={remaining};t={seconds}"
 
 
 def _distinct(limits: Sequence[LimitState]) -> list[LimitState]:
-    """The first limit of each name: the name is what links the two headers."""
+    """One limit of each name, the one that binds: the name is what links the two headers."""
     by_name: dict[str, LimitState] = {}
     for limit in limits:
-        by_name.setdefault(limit.spec.quoted, limit)
+        other = by_name.setdefault(limit.spec.quoted, limit)
+        if other is not limit:
+            by_name[limit.spec.quoted] = binding_of((other, limit))
     return list(by_name.values())
+
+
+def binding_of(limits: Sequence[LimitState]) -> LimitState:
+    """The limit that denies for the longest time, or else the one with the smallest share remaining; there is one."""
+    denying = [limit for limit in limits if limit.denies]
+    if denying:
+        return max(denying, key=lambda limit: limit.seconds)
+    return min(limits, key=lambda limit: limit.remaining / limit.spec.capacity)
 
 
 def _binding_style(prefix: str) -> Style:

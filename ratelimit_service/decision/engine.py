@@ -10,7 +10,13 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, check_resource
 from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
 from ratelimit_service.decision.policy import Considered, Policy, Selection
-from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, QueueTimeout, StoreUnavailable
+from ratelimit_service.decision.ports import (
+    BucketStore,
+    FallbackStore,
+    PartlyUnavailable,
+    QueueTimeout,
+    StoreUnavailable,
+)
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage_tally import UsageTally
@@ -68,11 +74,11 @@ class DecisionEngine:
 
     A call is prepared first, by its key's policy, and then decided by its buckets. A prepared check is valid for
     `decide` in the same iteration of the event loop, and later as long as its policy's `validity` is current. `buckets`
-    are shared by all servers; `local` are this server's own, used while the shared ones are unavailable and the plan's
-    `on_store_failure` is LOCAL. `usage` gets what the shared ones do not count.
+    are shared by all servers; `local` is this server's share of them, by which it decides while they are unavailable
+    and the plan's `on_store_failure` is LOCAL; ALLOW is noted there. `usage` gets what the shared ones do not count.
     """
 
-    def __init__(self, keys: KeyResolver, buckets: BucketStore, local: BucketStore, usage: UsageTally) -> None:
+    def __init__(self, keys: KeyResolver, buckets: BucketStore, local: FallbackStore, usage: UsageTally) -> None:
         self._keys = keys
         self._buckets = buckets
         self._local = local
@@ -120,7 +126,7 @@ class DecisionEngine:
             except QueueTimeout as error:
                 raise refusal_of(error) from error
             except StoreUnavailable as error:
-                decision = await self._decide_without_store(prepared, error)
+                decision = self._decide_without_store(prepared, error)
             else:
                 decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], prepared.policy.source)
         self.tally[decision.reason][decision.source] += 1
@@ -182,22 +188,22 @@ class DecisionEngine:
             charge_results = await self._buckets.charge([check.charge for check in checks], deadline)
         except PartlyUnavailable as error:
             return [
-                await self._try_without_store(check, outcome)
+                self._try_without_store(check, outcome)
                 if isinstance(outcome, StoreUnavailable)
                 else decide(check.policy, check.selection.rules, outcome, check.policy.source)
                 for check, outcome in zip(checks, error.results, strict=True)
             ]
         except StoreUnavailable as error:
-            return [await self._try_without_store(check, error) for check in checks]
+            return [self._try_without_store(check, error) for check in checks]
         return [
             decide(check.policy, check.selection.rules, charge_result, check.policy.source)
             for check, charge_result in zip(checks, charge_results, strict=True)
         ]
 
-    async def _try_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision | ServiceError:
+    def _try_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision | ServiceError:
         if isinstance(error, QueueTimeout):
             return refusal_of(error)
-        return await self._decide_without_store(check, error)
+        return self._decide_without_store(check, error)
 
     def _count(self, decision: Decision) -> None:
         """Count a decision that needed no bucket."""
@@ -205,11 +211,12 @@ class DecisionEngine:
             series, cost, *_ = decision.counted
             self._usage.add(series, (1, cost) if decision.allowed else _DENIED)
 
-    async def _decide_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision:
+    def _decide_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision:
         """Decide while the shared buckets are unavailable, by the plan's `on_store_failure`."""
         policy, selection, charge, cost = check
         counts = charge.counted and not error.sent  # else the store counts it, or a late reply
         if policy.on_store_failure is OnStoreFailure.ALLOW:
+            self._local.spend(charge, error)
             if counts:
                 self._usage.add(selection.series, (1, cost, 0, 0, 1))
             return Decision(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
@@ -217,7 +224,7 @@ class DecisionEngine:
             if counts:
                 self._usage.add(selection.series.with_limits(Reason.DEGRADED_DENIED.name), _DEGRADED_DENIED)
             return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
-        (charge_result,) = await self._local.charge((charge,))
+        charge_result = self._local.decide(charge, error)
         if counts:
             self._usage.charged(charge, charge_result, degraded=True)
         return decide_by_share(policy, selection.rules, charge_result, cost)

@@ -167,25 +167,3 @@ def clip_resource(resource: str) -> str:
 def _check_tokens(field: str, tokens: int) -> None:
     if not 1 <= tokens <= MAX_TOKENS:
         raise InvalidArgument.of(field, f"is {tokens}; it must be between 1 and {MAX_TOKENS}")
-
-
-_DAY = 86_400
-
-
-_WINDOW_SECONDS = {
-    Window.SECOND: 1,
-    Window.MINUTE: 60,
-    Window.HOUR: 3_600,
-    Window.DAY: _DAY,
-    Window.WEEK: 7 * _DAY,
-    Window.MONTH: 30 * _DAY,
-    Window.YEAR: 365 * _DAY,
-}
-
-
-def window_us(algorithm: TokenBucket | Quota) -> int:
-    """Microseconds in which a limit refills or starts over. A month counts as 30 days here, a year as 365."""
-    if isinstance(algorithm, TokenBucket):
-        numerator, denominator = algorithm.rate
-        return algorithm.capacity * MICRO * denominator // numerator
-    return _WINDOW_SECONDS[algorithm.window] * MICRO

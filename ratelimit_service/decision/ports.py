@@ -110,6 +110,18 @@ class BucketStore(Protocol):
         ...
 
 
+class FallbackStore(Protocol):
+    """Decides by this server's own memory while the shared store is unavailable. Never waits, never fails."""
+
+    def decide(self, charge: Charge, error: StoreUnavailable, /) -> ChargeResult:
+        """Make a charge by this server's share of its buckets, or none of it; the store failed to by ERROR."""
+        ...
+
+    def spend(self, charge: Charge, error: StoreUnavailable, /) -> None:
+        """Note a charge that is allowed whatever its buckets have; the store failed to make it by ERROR."""
+        ...
+
+
 class Fetched(NamedTuple):
     """The records of the requested keys, revoked ones included; unknown keys are in neither collection.
 

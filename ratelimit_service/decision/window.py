@@ -1,8 +1,9 @@
 """Calendar windows in UTC."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
 
-from ratelimit_service.decision.limit import MICRO, Window
+from ratelimit_service.decision.limit import EXACT, MICRO, Quota, TokenBucket, Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -12,6 +13,26 @@ LENGTHS = {Window.SECOND: MICRO, Window.MINUTE: 60 * MICRO, Window.HOUR: 3_600 *
 """The windows whose length does not depend on the calendar, in microseconds."""
 
 _MONDAY = 4 * _DAY  # 1970-01-05
+
+
+NO_END: Final = EXACT
+"""In place of a time: each window is as long as the one before."""
+
+
+class WindowLength(NamedTuple):
+    """Microseconds in which a limit refills or starts over, before `until_us` (since 1970 UTC, perhaps NO_END)."""
+
+    us: int
+    until_us: int
+
+
+def length_of(algorithm: TokenBucket | Quota, at_us: int) -> WindowLength:
+    """How long the window that contains AT_US is, for this limit."""
+    if isinstance(algorithm, TokenBucket):
+        numerator, denominator = algorithm.rate
+        return WindowLength(algorithm.capacity * MICRO * denominator // numerator, NO_END)
+    start, end = span(algorithm.window, at_us)
+    return WindowLength(end - start, end if algorithm.window in (Window.MONTH, Window.YEAR) else NO_END)
 
 
 def span(window: Window, at_us: int) -> tuple[int, int]:

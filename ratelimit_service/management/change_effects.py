@@ -11,8 +11,9 @@ from ratelimit_service.decision.descriptors.rules import (
     Unlimited,
 )
 from ratelimit_service.decision.descriptors.tree import Wildcard
-from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, window_us
+from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
 from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.window import length_of
 
 _CUT: Final = 0.5
 """A limit that becomes less than this share of what it was has to be confirmed."""
@@ -101,7 +102,7 @@ def _rate(algorithm: TokenBucket | Quota) -> float:
     """Tokens per microsecond in the long run."""
     if isinstance(algorithm, TokenBucket):
         return algorithm.refill_tokens / algorithm.refill_period_us
-    return algorithm.amount / window_us(algorithm)
+    return algorithm.amount / length_of(algorithm, 0).us  # a month of 31 days
 
 
 def _narrowed(before: Sequence[Limit], after: Sequence[Limit]) -> Iterator[str]:

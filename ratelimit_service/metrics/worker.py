@@ -135,6 +135,19 @@ class Overload(Protocol):
         ...
 
 
+class HandedOver(Protocol):
+    """The part of the handover that is read here: tokens that were spent while the bucket store was away."""
+
+    handed_over: int
+    dropped: int
+    unconfirmed: int
+
+    @property
+    def evicted(self) -> int:
+        """The number of tokens that were forgotten."""
+        ...
+
+
 class Reasons(Protocol):
     """Counts by method and reason."""
 
@@ -165,6 +178,7 @@ class Watched(NamedTuple):
     ignored: Reasons | None = None
     unreadable: Rows | None = None
     enforcement: Switch | None = None
+    handover: HandedOver | None = None
 
 
 class _Histogram(Histogram):
@@ -264,6 +278,8 @@ class WorkerMetrics:
                 gaps.labels(gap.value),
             )
         self._count_unreadable(watched.unreadable)
+        if watched.handover is not None:
+            self._count_handover(watched.handover)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -389,6 +405,21 @@ class WorkerMetrics:
                 self._counters["unreadable_rows", table] = CounterExport(
                     partial(rows.counts.__getitem__, table), found.labels(table)
                 )
+
+    def _count_handover(self, handover: HandedOver) -> None:
+        counter = self._counter(
+            "handed_over_tokens",
+            "Tokens spent while the bucket store was away, by what became of them when it was back: charged; empty "
+            "(their buckets had no more); unconfirmed (charged or not: no reply); forgotten (too many buckets).",
+            "result",
+        )
+        for result, read in (
+            ("charged", lambda: handover.handed_over),
+            ("empty", lambda: handover.dropped),
+            ("unconfirmed", lambda: handover.unconfirmed),
+            ("forgotten", lambda: handover.evicted),
+        ):
+            self._counters["handed_over_tokens", result] = CounterExport(read, counter.labels(result))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ratelimit_{name}", text, labels, registry=self.registry)

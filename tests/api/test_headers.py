@@ -1,5 +1,6 @@
 """The headers that report limits to clients."""
 
+import calendar
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from google.protobuf.json_format import ParseDict
 from pydantic import ValidationError
 
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
-from ratelimit_service.api.headers import STYLES, LimitHeaders, LimitSpec, LimitSpecs, LimitState
+from ratelimit_service.api.headers import STYLES, LimitHeaders, LimitSpec, LimitSpecs, LimitState, binding_of
 from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, Window
 from ratelimit_service.settings import Settings
@@ -120,7 +121,7 @@ def test_a_window_is_whole_seconds() -> None:
 
 
 def test_limits_without_a_name() -> None:
-    """A limit without a name is named after its window, a bucket `bucket`; of two of a name, one is reported."""
+    """A limit without a name is named after its window, a bucket `bucket`; of two of a name the tighter counts."""
     specs = LimitSpecs()
     day, hour = Quota(5, Window.DAY), Quota(7, Window.HOUR)
     limits = [
@@ -128,8 +129,36 @@ def test_limits_without_a_name() -> None:
         for name, algorithm in (("", day), ("", hour), ("day", Quota(9, Window.DAY)), ("", TokenBucket(4, 1, MICRO)))
     ]
     headers = dict(LimitHeaders("ietf").render(limits, None))
-    assert headers["ratelimit-policy"] == '"day";q=5;w=86400, "hour";q=7;w=3600, "bucket";q=4;w=4'
+    assert headers["ratelimit-policy"] == '"day";q=9;w=86400, "hour";q=7;w=3600, "bucket";q=4;w=4'
     assert headers["ratelimit"].count('"day"') == 1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_of_two_limits_of_one_name_the_one_that_binds(*, reverse: bool) -> None:
+    """Two descriptors with limits of one name and a bucket each: what denies is reported, or else has less left."""
+    for loose, tight in (
+        (shown("b", 100, 90), shown("b", 10, 1)),
+        (shown("b", 10, 1), shown("b", 100, 0, wait_us=MICRO)),
+        (shown("b", 10, 0, wait_us=MICRO), shown("b", 100, 0, wait_us=60 * MICRO)),
+        (shown("b", 10, 9), shown("b", 1_000, 100)),
+    ):
+        limits = [tight, loose] if reverse else [loose, tight]
+        assert binding_of(limits) is tight
+        headers = dict(LimitHeaders("ietf").render([*limits, shown("a", 5, 5)], tight))
+        assert headers["ratelimit"] == f'"b";r={tight.remaining};t={tight.seconds}, "a";r=5;t=0'
+        assert headers["ratelimit-policy"] == f'{tight.spec.policy}, "a";q=5;w=5'
+
+
+def test_a_window_is_as_long_as_it_is() -> None:
+    """A month has as many days as the calendar gives it, and the next one its own."""
+    now_us = calendar.timegm((2027, 2, 28, 23, 59, 59)) * MICRO
+    specs, month, day = LimitSpecs(lambda: now_us), Quota(5, Window.MONTH), Quota(5, Window.DAY)
+    february, today = specs.get("a", month), specs.get("a", day)
+    assert february.policy == f'"a";q=5;w={28 * 86_400}'
+    assert specs.get("a", month) is february
+    now_us += MICRO
+    assert specs.get("a", month).policy == f'"a";q=5;w={31 * 86_400}'
+    assert specs.get("a", day) is today
 
 
 def test_a_spec_is_built_once_for_a_limit() -> None:

@@ -14,10 +14,10 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import Rate
 
 @pytest.fixture
 def new_key(dev_server: DevServer) -> Callable[[str], str]:
-    """Create a key on plan free for this subject and return its secret."""
+    """Create a key for this subject, on plan free if none is named, and return its secret."""
 
-    def make(subject: str) -> str:
-        made = dev_server.run("keys", "create", "--plan", "free", "--subject", subject, "--json")
+    def make(subject: str, plan: str = "free") -> str:
+        made = dev_server.run("keys", "create", "--plan", plan, "--subject", subject, "--json")
         return str(json.loads(made.stdout)["secret"])
 
     return make
@@ -32,9 +32,11 @@ def test_allowed_exits_with_0(dev_server: DevServer, new_key: Callable[[str], st
     assert "daily  9,997  10,000" in done.stdout
 
 
-def test_denied_exits_with_1(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+def test_denied_exits_with_1(dev_server: DevServer, new_key: Callable[..., str]) -> None:
     """A denied call is reported with the reason and when to retry, and the exit code is 1."""
-    key = new_key("denied")
+    plan = "{name: slow, limits: [{name: burst, token_bucket: {capacity: 20, refill_tokens: 1, refill_period: 3600s}}]}"
+    assert dev_server.run("plans", "create", "-", stdin=plan).returncode == 0
+    key = new_key("denied", "slow")
     never = dev_server.run("check", key, "--cost", "21")
     assert (never.returncode, never.stdout.splitlines()[0].split(";")[0]) == (1, "denied: COST_EXCEEDS_CAPACITY")
     assert dev_server.run("check", key, "--cost", "20").returncode == 0

@@ -70,7 +70,7 @@ FIXED = [
     *_each("plans", "name", (*ODD_TEXTS, "'UPPER'")),
     *_each("plans", "create_time", ODD_TIMES, Effect.NONE),
     *_each("plans", "delete_time", (*ODD_TIMES, "now()"), Effect.NONE),
-    *_each("plan_versions", "version", ("-1", "777")),
+    *_each("plan_versions", "version", ("-2", "778")),  # not what plans has, or they would fit together
     *_each("plan_versions", "on_store_failure", ("NULL", "''", "'maybe'", "'fail'")),
     *_each("plan_versions", "description", ("NULL",), Effect.NONE),
     *_each("plan_versions", "create_time", ODD_TIMES, Effect.NONE),
@@ -80,7 +80,7 @@ FIXED = [
     *_each("rule_domains", "domain", ODD_TEXTS),
     *_each("rule_domains", "delete_time", ODD_TIMES),
     *_each("rule_domains", "create_time", ODD_TIMES, Effect.NONE),
-    *_each("rule_versions", "version", ("-1", "777")),
+    *_each("rule_versions", "version", ("-2", "778")),
     *_each("rule_versions", "on_store_failure", ("NULL", "''", "'maybe'")),
     *_each("rule_versions", "create_time", ODD_TIMES, Effect.NONE),
     *_each("admin_tokens", "role", ("NULL", "''", "'root'")),

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from faults.alert_rules import firing
 from faults.sizes import FACTOR
 from fixtures.dev_server import PROGRAM, free_address
 from fixtures.postgres import OwnPostgres
@@ -151,6 +152,7 @@ def test_every_server_follows_within_two_seconds(fleet: Fleet) -> None:
         assert "drill" not in ready
         fleet.until(lambda server: "\nratelimit_enforcement_off 1.0\n" in operations(server, "/metrics"))
         assert 'source="UNENFORCED"' in operations(server, "/metrics")
+        assert "RatelimitEnforcementOff" in firing(operations(server, "/metrics"))
         server.wait_for_output("turned off by admin: drill")
 
     fleet.turn(turn_on={})

@@ -4,7 +4,7 @@ Written by hand like the responses of CheckLimit, and for the same reason: proto
 property test checks what protobuf reads of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -17,15 +17,18 @@ from ratelimit_service.api.headers import (
     LimitSpec,
     LimitSpecs,
     LimitState,
+    binding_of,
     ceil_seconds,
     retry_after_seconds,
 )
 from ratelimit_service.api.wire import duration, submessage, text, varint
+from ratelimit_service.clock import SYSTEM_CLOCK
 from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
 from ratelimit_service.decision.descriptors.tree import AppliedLimit
-from ratelimit_service.decision.limit import MICRO, TokenBucket, Window, window_us
+from ratelimit_service.decision.limit import MICRO, TokenBucket, Window
+from ratelimit_service.decision.window import NO_END, length_of
 
 MAX_LIMITS: Final = 10_000
 
@@ -67,21 +70,23 @@ class _EncodedLimit(NamedTuple):
     """What is the same for all requests to a limit.
 
     `current_limit` is its part of DescriptorStatus, `spec` is None if it is not counted, and `spec_headers` are the
-    headers of its spec, where it is the only limit.
+    headers of its spec, where it is the only limit. True before `until_us`, perhaps NO_END.
     """
 
     limit: AppliedLimit  # referenced, so that no other limit gets its id
     current_limit: bytes
     spec: LimitSpec | None
     spec_headers: bytes
+    until_us: int = NO_END
 
 
 class RateLimitResponseEncoder:
     """Encodes decisions. What is the same for all requests to a limit is encoded once; for one thread."""
 
-    def __init__(self, headers: LimitHeaders) -> None:
+    def __init__(self, headers: LimitHeaders, now_us: Callable[[], int] = SYSTEM_CLOCK.now_us) -> None:
         self._headers = headers
-        self._specs = LimitSpecs()
+        self._now_us = now_us
+        self._specs = LimitSpecs(now_us)
         self._limits: dict[int, _EncodedLimit] = {}
 
     def encode(self, decision: RequestDecision) -> bytes:
@@ -109,7 +114,9 @@ class RateLimitResponseEncoder:
     def _encode_single(self, status: DescriptorStatus) -> bytes:
         """The RateLimitResponse for a request to one limit, which allows it: nearly every request."""
         limit, ((remaining, _, reset_us),) = status.limits[0], status.results
-        _, current_limit, spec, spec_headers = self._limits.get(id(limit)) or self._encode_limit(limit)
+        _, current_limit, spec, spec_headers, until_us = self._limits.get(id(limit)) or self._encode_limit(limit)
+        if until_us != NO_END and until_us <= self._now_us():
+            _, current_limit, spec, spec_headers, _ = self._encode_limit(limit)
         tokens = remaining // MICRO
         tokens_varint = varint(tokens) if tokens < _UINT32_MAX else _UINT32_MAX_VARINT
         encoded = b"%b%b%b%b%b" % (_OK, current_limit, _REMAINING, tokens_varint, duration(_RESET, reset_us))
@@ -137,7 +144,10 @@ class RateLimitResponseEncoder:
         seen: set[int] = set()
         for status in statuses:
             for limit, result in zip(status.limits, status.results, strict=True):
-                spec = (self._limits.get(id(limit)) or self._encode_limit(limit)).spec
+                encoded = self._limits.get(id(limit)) or self._encode_limit(limit)
+                if encoded.until_us != NO_END and encoded.until_us <= self._now_us():
+                    encoded = self._encode_limit(limit)
+                spec = encoded.spec
                 if limit.enforced and spec is not None and id(limit.bucket) not in seen:
                     seen.add(id(limit.bucket))
                     states.append(LimitState.of(spec, result))
@@ -150,7 +160,10 @@ class RateLimitResponseEncoder:
         spec = None if isinstance(algorithm, Unlimited | Blocked) else self._specs.get(limit.name, algorithm)
         states = [] if spec is None else [LimitState.of(spec, LimitResult(0, 0, 0))]
         headers = self._headers.render_spec(states, _binding(states))
-        encoded = _EncodedLimit(limit, _encode_current_limit(limit), spec, b"".join(map(_encode_header, headers)))
+        until_us = NO_END if spec is None else spec.until_us
+        encoded = _EncodedLimit(
+            limit, _encode_current_limit(limit), spec, b"".join(map(_encode_header, headers)), until_us
+        )
         self._limits[id(limit)] = encoded
         return encoded
 
@@ -175,13 +188,10 @@ def _encode_header(header: Header) -> bytes:
 
 
 def _binding(states: Sequence[LimitState]) -> LimitState | None:
-    """The limit that denies for the longest time, or else the one with the smallest share remaining."""
+    """The limit that binds, if there are any."""
     if len(states) <= 1:
         return states[0] if states else None
-    denying = [state for state in states if state.denies]
-    if denying:
-        return max(denying, key=lambda state: state.seconds)
-    return min(states, key=lambda state: state.remaining / state.spec.capacity)
+    return binding_of(states)
 
 
 def _encode_current_limit(limit: AppliedLimit) -> bytes:
@@ -192,7 +202,7 @@ def _encode_current_limit(limit: AppliedLimit) -> bytes:
     if isinstance(algorithm, Blocked):
         requests, unit = 0, _Unit.UNKNOWN
     elif isinstance(algorithm, TokenBucket):
-        requests, unit = algorithm.capacity, _BUCKET_UNITS.get(window_us(algorithm), _Unit.UNKNOWN)
+        requests, unit = algorithm.capacity, _BUCKET_UNITS.get(length_of(algorithm, 0).us, _Unit.UNKNOWN)
     else:
         requests, unit = algorithm.amount, _UNITS[algorithm.window]
     numbers = _REQUESTS + varint(min(requests, _UINT32_MAX)) + _UNIT + varint(unit)

@@ -56,6 +56,14 @@ class UsageObserver(Protocol):
         ...
 
 
+class LevelObserver(Protocol):
+    """Gets the result of each charge, on the hot path."""
+
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float, /) -> None:
+        """These charges had these results at NOW, a monotonic time in seconds."""
+        ...
+
+
 class Unobserved:
     """An observer that does nothing."""
 
@@ -83,12 +91,16 @@ class Unobserved:
     def unanswered(self, charges: Sequence[Charge]) -> None:
         """Do nothing."""
 
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float, /) -> None:
+        """Do nothing."""
+
 
 class Observers(NamedTuple):
     """The observers of a store."""
 
     round_trips: RoundTripObserver = Unobserved()
     usage: UsageObserver = Unobserved()
+    levels: LevelObserver = Unobserved()
 
 
 UNOBSERVED = Observers()
@@ -210,6 +222,7 @@ class Batcher:
         self._tick_seconds = min(_TICK, timeout / 2)
         self._observer = observers.round_trips
         self._usage_observer = observers.usage
+        self._observe_levels = observers.levels.observe
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Call] = deque()
         self._busy = False  # a batch is in flight, or will be in the next iteration
@@ -345,6 +358,7 @@ class Batcher:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
             self._observer.answered(len(results), now - batch.started_at)
+            self._observe_levels(batch.charges, results, now)
         if self.watcher.watching or batch.waited >= self._tick_seconds:
             self.watcher.answered(self._route.node, 0.0 if _is_large(batch) else batch.waited)
         start = 0

@@ -30,7 +30,7 @@ from ratelimit_service.decision.limit import clip_resource
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import refusal_of, wait_for
 from ratelimit_service.decision.policy import Policy, Selection, Validity
-from ratelimit_service.decision.ports import BucketStore, QueueTimeout, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, FallbackStore, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage import NO_SERIES, Series
@@ -106,12 +106,12 @@ class DescriptorEngine:
 
     A descriptor with an `api_key` entry is decided by the plan of that key, every other by the rules of its domain. All
     its errors are ServiceErrors; nothing has been charged when one is raised. `buckets` are shared by all servers and
-    must accept charges of several partitions; `local` are this server's own. `usage` gets what the shared ones do not
-    count.
+    must accept charges of several partitions; `local` is this server's share of them. `usage` gets what the shared ones
+    do not count.
     """
 
     def __init__(
-        self, rules: RulesCache, keys: KeyResolver, buckets: BucketStore, local: BucketStore, usage: UsageTally
+        self, rules: RulesCache, keys: KeyResolver, buckets: BucketStore, local: FallbackStore, usage: UsageTally
     ) -> None:
         self._usage = usage
         self._rules = rules
@@ -185,7 +185,7 @@ class DescriptorEngine:
         except QueueTimeout as error:
             raise refusal_of(error) from error
         except StoreUnavailable as error:
-            statuses = await self._decide_without_store(prepared, error)
+            statuses = self._decide_without_store(prepared, error)
         else:
             statuses = _decide_statuses(prepared, charge_results[0].limit_results, Source.STORE)
             if not charge.counted:
@@ -224,9 +224,7 @@ class DescriptorEngine:
         for series, counts in counts_of(decided):
             self._usage.add(series, counts)
 
-    async def _decide_without_store(
-        self, shared: PreparedRequest, error: StoreUnavailable
-    ) -> tuple[DescriptorStatus, ...]:
+    def _decide_without_store(self, shared: PreparedRequest, error: StoreUnavailable) -> tuple[DescriptorStatus, ...]:
         """Decide while the shared buckets are unavailable, by `on_store_failure` of the plans and rules."""
         items = shared.items
         for item in items:
@@ -234,8 +232,13 @@ class DescriptorEngine:
                 raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
         prepared = _prepared([_degrade(item) for item in items])
         charge = prepared.charge
-        charge_results = await self._local.charge((charge,)) if charge.buckets else _NO_BUCKETS
-        statuses = _decide_statuses(prepared, charge_results[0].limit_results, Source.DEGRADED)
+        charge_result = self._local.decide(charge, error) if charge.buckets else _NO_BUCKETS[0]
+        statuses = _decide_statuses(prepared, charge_result.limit_results, Source.DEGRADED)
+        if all(status.allowed for status in statuses):
+            for item in items:
+                if isinstance(item, _Pending) and item.limit_set.on_store_failure is not RuleOnStoreFailure.LOCAL:
+                    buckets = item.limit_set.buckets
+                    self._local.spend(Charge(buckets, (item.hits,) * len(buckets)), error)
         if not (shared.charge.counted and error.sent):  # else the store counts it, or a late reply
             self._count(prepared.items, statuses)
         return statuses

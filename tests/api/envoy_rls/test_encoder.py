@@ -1,7 +1,10 @@
 """The hand-written encoding is what protobuf would write."""
 
+import calendar
 import json
+from itertools import permutations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,3 +120,51 @@ def check(message: RateLimitResponse.DescriptorStatus, status: DescriptorStatus)
     assert message.limit_remaining == min(status.remaining, UINT32_MAX)
     until_us = status.wait_us if status.wait_us > 0 else status.reset_us
     assert message.duration_until_reset.ToMicroseconds() == until_us
+
+
+def applied(name: str, algorithm: TokenBucket | Quota) -> AppliedLimit:
+    """An enforced limit with a bucket of its own."""
+    return AppliedLimit(name, algorithm, enforced=True, bucket=Bucket(name, 0, Limit("descriptor", algorithm)))
+
+
+def decided(limit: AppliedLimit, result: LimitResult) -> DescriptorStatus:
+    """The status of a descriptor with one limit."""
+    return decide_descriptor((limit,), (result,), Source.STORE, None)
+
+
+def headers_of(encoder: RateLimitResponseEncoder, *statuses: DescriptorStatus) -> dict[str, str]:
+    """The headers of a response."""
+    allowed = all(status.allowed for status in statuses)
+    response = RateLimitResponse.FromString(encoder.encode(RequestDecision(allowed, statuses)))
+    return {header.key: header.value for header in response.response_headers_to_add}
+
+
+def test_of_two_limits_of_one_name_the_one_that_binds() -> None:
+    """Two descriptors with limits of one name: both kinds of headers report the one that denies, or denies longer."""
+    encoder = RateLimitResponseEncoder(LimitHeaders("ietf,x-ratelimit"))
+    waits = (0, 2 * MICRO, 60 * MICRO)
+    statuses = [
+        decide_descriptor(
+            (applied("b", Quota(amount, Window.DAY)),), (LimitResult(0, wait, MICRO),), Source.STORE, None
+        )
+        for amount, wait in zip((5, 6, 7), waits, strict=True)
+    ]
+    for several in permutations(statuses):
+        headers = headers_of(encoder, *several)
+        assert headers["ratelimit"] == '"b";r=0;t=60'
+        assert headers["ratelimit-policy"] == '"b";q=7;w=86400'
+        assert (headers["x-ratelimit-limit"], headers["x-ratelimit-reset"], headers["retry-after"]) == ("7", "60", "60")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_window_is_as_long_as_it_is(count: int) -> None:
+    """A month has as many days as the calendar gives it, and the next one its own, of one limit or several."""
+    now_us = calendar.timegm((2027, 2, 28, 23, 59, 59)) * MICRO
+    encoder = RateLimitResponseEncoder(LimitHeaders("ietf"), lambda: now_us)
+    status = decide_descriptor(
+        (applied("m", Quota(5, Window.MONTH)),), (LimitResult(MICRO, 0, MICRO),), Source.STORE, None
+    )
+    statuses = [status, passed()][:count]
+    for days in (28, 31):
+        assert headers_of(encoder, *statuses)["ratelimit-policy"] == f'"m";q=5;w={days * 86_400}'
+        now_us += MICRO

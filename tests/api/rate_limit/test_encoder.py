@@ -1,5 +1,7 @@
 """The hand-written encoding is what protobuf would have written."""
 
+import calendar
+
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,12 +26,13 @@ from ratelimit_service.decision.limit import (
     Quota,
     TokenBucket,
     Window,
-    window_us,
 )
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.decision.window import length_of
 
+NOW_US = calendar.timegm((2027, 2, 15, 0, 0, 0)) * MICRO
 AMOUNTS = st.integers(0, EXACT - 1) | st.integers(0, 300 * MICRO)
 WAITS = st.just(0) | st.just(NEVER) | AMOUNTS
 TOKENS = st.integers(1, MAX_TOKENS) | st.integers(1, 200)
@@ -86,7 +89,7 @@ def by_protobuf(decision: Decision) -> CheckLimitResponse:
                 retry_after=span(results.wait_us) if results.wait_us > 0 else None,
                 would_deny=results.wait_us != 0,
                 shadow=rule.limit.mode is Mode.SHADOW,
-                window=span(window_us(rule.limit.algorithm)),
+                window=span(length_of(rule.limit.algorithm, NOW_US).us),
             )
         )
     return response
@@ -95,7 +98,7 @@ def by_protobuf(decision: Decision) -> CheckLimitResponse:
 @given(st.lists(decisions(), min_size=1, max_size=3))
 def test_same_as_protobuf(several: list[Decision]) -> None:
     """Every decision reads back as the message that protobuf makes of it, whatever was encoded before."""
-    encoder = DecisionEncoder()
+    encoder = DecisionEncoder(lambda: NOW_US)
     for decision in [*several, *several]:
         expected = by_protobuf(decision)
         assert CheckLimitResponse.FromString(encoder.encode(decision)) == expected
@@ -113,3 +116,23 @@ def test_a_call_that_was_not_decided_in_time() -> None:
         source=CheckLimitResponse.Source.DEGRADED,
         retry_after=span(1 * MICRO),
     )
+
+
+def test_a_window_is_as_long_as_it_is() -> None:
+    """A month has as many days as the calendar gives it, and the next one its own; a year likewise."""
+    now_us = 0
+    encoder = DecisionEncoder(lambda: now_us)
+    limits = [
+        Limit("month", Quota(5, Window.MONTH)),
+        Limit("year", Quota(5, Window.YEAR)),
+        Limit("b", Quota(5, Window.DAY)),
+    ]
+    policy = Policy(record(ApiKey.generate("live"), *limits), 0)
+    results = (LimitResult(MICRO, 0, MICRO),) * 3
+    decision = Decision(True, Reason.WITHIN_LIMIT, Source.STORE, policy, policy.rules, results, 0)
+    found = []
+    for day in ((2027, 2, 28), (2027, 3, 1), (2027, 4, 1), (2028, 2, 1)):
+        now_us = calendar.timegm((*day, 0, 0, 0)) * MICRO
+        windows = CheckLimitResponse.FromString(encoder.encode(decision)).limits
+        found.append([limit.window.ToSeconds() / 86_400 for limit in windows])
+    assert found == [[28, 365, 1], [31, 365, 1], [30, 365, 1], [29, 366, 1]]

@@ -30,7 +30,7 @@ type Plan_OnStoreFailure int32
 const (
 	// Means LOCAL.
 	Plan_ON_STORE_FAILURE_UNSPECIFIED Plan_OnStoreFailure = 0
-	// Each server decides alone, with buckets of its own at the limit divided by the number of live servers.
+	// Each server decides alone, by its part of the calls and what it last saw of each bucket, and charges the store later.
 	Plan_LOCAL Plan_OnStoreFailure = 1
 	// Every call is allowed.
 	Plan_ALLOW Plan_OnStoreFailure = 2

@@ -32,7 +32,7 @@ const (
 	DomainRules_ON_STORE_FAILURE_UNSPECIFIED DomainRules_OnStoreFailure = 0
 	// The call fails with UNAVAILABLE, and the proxy's own failure mode decides.
 	DomainRules_FAIL DomainRules_OnStoreFailure = 1
-	// Each server decides alone, with buckets of its own at the limit divided by the number of live servers.
+	// Each server decides alone, by its part of the calls and what it last saw of each bucket, and charges the store later.
 	DomainRules_LOCAL DomainRules_OnStoreFailure = 2
 	// Every request is allowed.
 	DomainRules_ALLOW DomainRules_OnStoreFailure = 3

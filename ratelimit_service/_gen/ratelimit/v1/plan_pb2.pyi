@@ -36,7 +36,7 @@ class Plan(_message.Message):
         ON_STORE_FAILURE_UNSPECIFIED: Plan._OnStoreFailure.ValueType  # 0
         """Means LOCAL."""
         LOCAL: Plan._OnStoreFailure.ValueType  # 1
-        """Each server decides alone, with buckets of its own at the limit divided by the number of live servers."""
+        """Each server decides alone, by its part of the calls and what it last saw of each bucket, and charges the store later."""
         ALLOW: Plan._OnStoreFailure.ValueType  # 2
         """Every call is allowed."""
         DENY: Plan._OnStoreFailure.ValueType  # 3
@@ -48,7 +48,7 @@ class Plan(_message.Message):
     ON_STORE_FAILURE_UNSPECIFIED: Plan.OnStoreFailure.ValueType  # 0
     """Means LOCAL."""
     LOCAL: Plan.OnStoreFailure.ValueType  # 1
-    """Each server decides alone, with buckets of its own at the limit divided by the number of live servers."""
+    """Each server decides alone, by its part of the calls and what it last saw of each bucket, and charges the store later."""
     ALLOW: Plan.OnStoreFailure.ValueType  # 2
     """Every call is allowed."""
     DENY: Plan.OnStoreFailure.ValueType  # 3

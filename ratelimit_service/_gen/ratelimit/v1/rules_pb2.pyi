@@ -38,7 +38,7 @@ class DomainRules(_message.Message):
         FAIL: DomainRules._OnStoreFailure.ValueType  # 1
         """The call fails with UNAVAILABLE, and the proxy's own failure mode decides."""
         LOCAL: DomainRules._OnStoreFailure.ValueType  # 2
-        """Each server decides alone, with buckets of its own at the limit divided by the number of live servers."""
+        """Each server decides alone, by its part of the calls and what it last saw of each bucket, and charges the store later."""
         ALLOW: DomainRules._OnStoreFailure.ValueType  # 3
         """Every request is allowed."""
         DENY: DomainRules._OnStoreFailure.ValueType  # 4
@@ -52,7 +52,7 @@ class DomainRules(_message.Message):
     FAIL: DomainRules.OnStoreFailure.ValueType  # 1
     """The call fails with UNAVAILABLE, and the proxy's own failure mode decides."""
     LOCAL: DomainRules.OnStoreFailure.ValueType  # 2
-    """Each server decides alone, with buckets of its own at the limit divided by the number of live servers."""
+    """Each server decides alone, by its part of the calls and what it last saw of each bucket, and charges the store later."""
     ALLOW: DomainRules.OnStoreFailure.ValueType  # 3
     """Every request is allowed."""
     DENY: DomainRules.OnStoreFailure.ValueType  # 4

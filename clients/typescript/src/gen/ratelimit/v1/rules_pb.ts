@@ -112,7 +112,7 @@ export enum DomainRules_OnStoreFailure {
   FAIL = 1,
 
   /**
-   * Each server decides alone, with buckets of its own at the limit divided by the number of live servers.
+   * Each server decides alone, by its part of the calls and what it last saw of each bucket, and charges the store later.
    *
    * @generated from enum value: LOCAL = 2;
    */

@@ -1,0 +1,132 @@
+"""What workers see of the levels of buckets, and the shares that follow from it."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from ratelimit_service.buckets.levels import LevelMemory
+from ratelimit_service.buckets.local import LocalBucketStore
+from ratelimit_service.buckets.reference import ReferenceBuckets
+from ratelimit_service.decision.charge import Bucket, Charge
+from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.ports import StoreUnavailable
+
+START_US = 1_800_000_000_000_000
+AWAY = StoreUnavailable("Redis is down")
+FORTY = Limit("b", TokenBucket(40, 40, MICRO))
+
+
+class Fleet:
+    """Workers on one store, in the time of the test."""
+
+    def __init__(self, workers: int, limit: Limit) -> None:
+        self.time = 0.0
+        self.servers = workers
+        self.store = ReferenceBuckets()
+        self.buckets = [Bucket("b", 0, limit) for _ in range(workers)]
+        self.levels = [LevelMemory(lambda: self.time) for _ in range(workers)]
+        self.local = [LocalBucketStore(lambda: self.servers, self.now_us, levels) for levels in self.levels]
+
+    def now_us(self) -> int:
+        """Microseconds since 1970 UTC."""
+        return START_US + round(self.time * MICRO)
+
+    def by_store(self, worker: int) -> bool:
+        """A call that the store decides."""
+        charge = Charge((self.buckets[worker],), (1,))
+        results = self.store.charge([charge], self.now_us())
+        self.levels[worker].observe([charge], results, self.time)
+        return results[0].charged
+
+    def by_share(self, worker: int) -> bool:
+        """A call that is decided without it."""
+        return self.local[worker].decide(Charge((self.buckets[worker],), (1,)), AWAY).charged
+
+    def call(self, how: Callable[[int], bool], weights: Sequence[float], rate: float, seconds: float) -> int:
+        """RATE calls a second, at random times, spread by WEIGHTS. Returns how many were allowed."""
+        dice, until, allowed = random.Random(1), self.time + seconds, 0
+        while self.time < until:
+            self.time += dice.expovariate(rate)
+            (worker,) = dice.choices(range(len(weights)), weights)
+            allowed += how(worker)
+        return allowed
+
+
+SPREADS = [(0.8, 0.1, 0.1), (1 / 3, 1 / 3, 1 / 3), (0.98, 0.01, 0.01), (0.5, 0.5, 0.0)]
+
+
+@pytest.mark.parametrize("weights", SPREADS)
+@pytest.mark.parametrize("demand", [40, 50, 200])
+def test_shares_are_those_of_the_traffic(weights: tuple[float, ...], demand: int) -> None:
+    """However calls are spread, all workers together go on allowing the limit."""
+    fleet = Fleet(3, FORTY)
+    fleet.call(fleet.by_store, weights, demand, 20)
+    allowed = fleet.call(fleet.by_share, weights, demand, 20)
+    assert 0.85 <= allowed / (40 * 20) <= 1.1
+
+
+def test_a_server_that_ends_leaves_its_share() -> None:
+    """When one of three equal workers ends, the two others take over what it had, and no more."""
+    fleet = Fleet(3, FORTY)
+    fleet.call(fleet.by_store, (1, 1, 1), 100, 20)
+    fleet.call(fleet.by_share, (1, 1, 1), 100, 5)
+    fleet.servers = 2
+    allowed = fleet.call(fleet.by_share, (1, 1, 0), 100, 10)
+    assert 0.95 <= allowed / (40 * 10) <= 1.1
+    fleet.servers = 3
+    assert 0.6 <= fleet.call(fleet.by_share, (1, 1, 0), 100, 10) / (40 * 10) <= 0.75
+
+
+def test_an_exhausted_quota_stays_exhausted() -> None:
+    """What the store had left of a quota is all that is left, whatever share a worker has, or gets from others."""
+    fleet = Fleet(3, Limit("q", Quota(100, Window.DAY)))
+    assert fleet.call(fleet.by_store, (0.6, 0.3, 0.1), 10, 20) == 100
+    assert fleet.call(fleet.by_share, (0.6, 0.3, 0.1), 10, 20) == 0
+    fleet.servers = 1
+    assert fleet.call(fleet.by_share, (0.6, 0.3, 0.1), 10, 20) == 0
+
+
+def test_the_rest_of_a_quota_is_divided() -> None:
+    """Workers start from what was used when they last saw it, and allow the rest between them."""
+    fleet = Fleet(3, Limit("q", Quota(1_000, Window.DAY)))
+    used = fleet.call(fleet.by_store, (0.8, 0.1, 0.1), 50, 10)
+    assert 0.9 <= fleet.call(fleet.by_share, (0.8, 0.1, 0.1), 50, 30) / (1_000 - used) <= 1.05
+
+
+def test_a_window_that_has_ended_is_forgotten() -> None:
+    """A quota that was exhausted before its window ended is full again after it."""
+    fleet = Fleet(1, Limit("q", Quota(100, Window.MINUTE)))
+    assert fleet.call(fleet.by_store, (1,), 10, 20) == 100
+    fleet.time = 60.0
+    assert fleet.call(fleet.by_share, (1,), 10, 20) == 100
+
+
+def test_keys_of_a_subject_share_what_is_known() -> None:
+    """What was seen of a bucket is known for another object of its name: of another key, or of a newer policy."""
+    fleet = Fleet(1, Limit("q", Quota(100, Window.DAY)))
+    fleet.call(fleet.by_store, (1,), 10, 5)
+    seen = fleet.levels[0].find(fleet.buckets[0])
+    other = Bucket("b", 0, fleet.buckets[0].limit)
+    assert fleet.levels[0].find(other) is seen
+    charge = Charge((other,), (1,))
+    fleet.levels[0].observe([charge], fleet.store.charge([charge], fleet.now_us()), fleet.time)
+    assert other.level is seen
+
+
+def test_memory_is_bounded() -> None:
+    """No more levels are kept than were asked for."""
+    levels, store = LevelMemory(lambda: 0.0, size=10), ReferenceBuckets()
+    charges = [Charge((Bucket(str(number), 0, FORTY),), (1,)) for number in range(100)]
+    levels.observe(charges, store.charge(charges, START_US), 0.0)
+    assert len(levels) == 10
+
+
+def test_old_evidence_counts_for_nothing() -> None:
+    """What was seen more than a minute ago says nothing of who calls now."""
+    fleet = Fleet(2, FORTY)
+    fleet.call(fleet.by_store, (0.9, 0.1), 100, 20)
+    level = fleet.levels[0].find(fleet.buckets[0])
+    assert level is not None
+    assert level.share(2, fleet.time) > 0.8
+    assert level.share(2, fleet.time + 61) == 0.5
