@@ -135,14 +135,7 @@ def charged_state(terms: Terms, state: State, view: State, cost: int) -> State:
             levels.append(_raised(level, elapsed_us, cost))
     used, part, rate, void = view.used, view.part, terms.rate, EXACT - 1
     if own is not None:
-        rate, void = (
-            (state.rate, state.void)
-            if state.levels
-            else (_rate_of(state.used, max(state.keep - state.at, 1)), state.keep)
-        )
-        used, part = drain(*_main(state, rate[1]), elapsed_us, rate)
-        used = min(used + cost, EXACT - 1)
-        used, part = (used, part) if used > 0 and view.at < void else (0, 0)
+        used, part, rate, void = _raised_in_all(state, view.at, cost)
     elif terms.window is not None:
         rate, void = state.rate, max(state.void, span(terms.window, view.at)[1])
     kept = []
@@ -152,9 +145,27 @@ def charged_state(terms: Terms, state: State, view: State, cost: int) -> State:
         else:
             kept.append(level)
     keep = state.keep
-    if used and void == EXACT - 1:
-        keep = max(keep, min(view.at + min(_drain_time(used, part, rate), _YEAR_US), EXACT - 1))
+    if used:
+        keep = max(keep, _drained_at(view.at, used, part, rate) if void == EXACT - 1 else void)
     return State(used, view.at, part, rate[1], keep, rate, void, tuple(kept))
+
+
+def _raised_in_all(state: State, at: int, cost: int) -> tuple[int, int, tuple[int, int], int]:
+    """What is used at AT, its part, its rate and when it is void, after a charge by a limit with a level of its own."""
+    rate, void = state.rate, state.void
+    if not state.levels:
+        rate, void = _rate_of(state.used, max(state.keep - state.at, 1)), state.keep
+    used, part = drain(*_main(state, rate[1]), at - state.at, rate)
+    used = min(used + cost, EXACT - 1)
+    if used <= 0 or at >= void:
+        return 0, 0, rate, void
+    # What is charged now outlives what the unknown limits were charged.
+    return used, part, rate, max(void, _drained_at(at, used, part, rate))
+
+
+def _drained_at(at: int, used: int, part: int, rate: tuple[int, int]) -> int:
+    """When what is used at AT will have drained, a year later at most."""
+    return min(at + min(_drain_time(used, part, rate), _YEAR_US), EXACT - 1)
 
 
 def _raised(level: Level, elapsed_us: int, cost: int) -> Level:

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from buckets.clocked import ClockedStore
@@ -101,7 +101,12 @@ _CALLS: Final = st.lists(
 )
 
 
+TIGHT: Final = Plans(Limit("burst", TokenBucket(1, 1, 1_000)), Limit("burst", TokenBucket(2, 1, 1_000)))
+_IN_TURN: Final = [(is_pro, 1, 0) for is_pro in (False, True, False, False, True)]
+
+
 @given(both=plans(), calls=_CALLS)
+@example(both=TIGHT, calls=_IN_TURN)  # the smaller limit is charged until what the larger one was charged has drained
 @_settings
 def test_two_keys_of_one_subject_never_exceed_the_larger_limit(
     clocked: ClockedStore, both: Plans, calls: list[tuple[bool, int, int]]

@@ -93,6 +93,8 @@ local function make_levels(used, at, keep, part, per, wide, time_until_drained, 
       u = min(u + cost, MAX)
       if u <= 0 or when >= void then
         u, done = 0, 0
+      else -- what is charged now outlives what the unknown limits were charged
+        void = max(void, min(when + min(time_until_drained(u, done, main_num, main_den), YEAR), MAX))
       end
     elseif kind ~= 1 then
       main_num, main_den, void = before[1], before[2], max(before[3], closing)
@@ -108,6 +110,8 @@ local function make_levels(used, at, keep, part, per, wide, time_until_drained, 
     end
     if u > 0 and kept[3] == MAX then
       keep[k] = max(keep[k], min(when + min(time_until_drained(u, done, kept[1], kept[2]), YEAR), MAX))
+    elseif u > 0 then
+      keep[k] = max(keep[k], kept[3])
     end
     used[k], at[k], part[k], per[k] = u, when, done, kept[2]
     wide[k] = #kept > 3 and kept or nil
