@@ -14,6 +14,9 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 py
 # Runs of each target of `make fuzz`.
 FUZZ_RUNS ?= 1000000
 
+# Tests that load servers, or take from them what they need: one after the other. All others run on two processes.
+ALONE := tests/attacks tests/faults tests/fleet tests/soak tests/transport/conformance
+
 # The clients to test.
 LANGUAGES ?= python go typescript
 
@@ -43,8 +46,16 @@ $(STAMP): pyproject.toml requirements.lock
 run: setup ## Start the service with its own Postgres and Valkey; state in .ratelimit/.
 	@exec $(BIN)/ratelimit-service dev
 
-test: setup test-tools ## Run all tests. One file: make test ARGS=tests/cli/test_check.py
+ifdef ARGS
+test: setup test-tools
 	$(BIN)/pytest $(ARGS)
+else
+test: setup test-tools ## Run all tests. One file: make test ARGS=tests/cli/test_check.py
+	@failed=0; \
+	$(BIN)/pytest $(ALONE) || failed=1; \
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) || failed=1; \
+	exit $$failed
+endif
 
 test-tools:
 	@tests/install-tools

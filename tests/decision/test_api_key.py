@@ -58,7 +58,7 @@ def test_hash_is_bound_to_id_and_pepper() -> None:
         ("0:" + "A" * 44, "with a version from 1"),
         ("1:%%%", "pepper version 1 is not base64"),
         ("1:QUJD", "pepper version 1 has 3 bytes"),
-        (Peppers.generate() + "," + Peppers.generate(), "pepper version 1 occurs twice"),
+        pytest.param(Peppers.generate() + "," + Peppers.generate(), "pepper version 1 occurs twice", id="twice"),
     ],
 )
 def test_errors_of_invalid_peppers(text: str, words: str) -> None:

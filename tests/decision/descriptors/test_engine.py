@@ -282,7 +282,9 @@ async def test_a_refused_key(fields: dict[str, object], reason: Reason) -> None:
     assert await world.left(A) == 9
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "rlk_live_x_y", str(ApiKey.generate("live"))])
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "rlk_live_x_y", pytest.param(str(ApiKey.generate("live")), id="unknown")]
+)
 async def test_an_unknown_or_malformed_key_is_denied(text: str) -> None:
     """An unknown or malformed key denies the request: on an error a proxy that fails open would let it through."""
     decision = await World().decide(describe(("api_key", text)))
