@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from fixtures.served import Serve, Server
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2 as auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimit_service._gen.ratelimit.v1 import enforcement_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service.management.tokens import Role
@@ -40,6 +41,8 @@ REQUESTS: dict[str, Message] = {
     "ManageOverride, changing": admin_pb2.ManageOverrideRequest(set={}),
     "ManageRules, reading": admin_pb2.ManageRulesRequest(list={}),
     "ManageRules, changing": admin_pb2.ManageRulesRequest(replace={}),
+    "ManageEnforcement, reading": enforcement_pb2.ManageEnforcementRequest(get={}),
+    "ManageEnforcement, changing": enforcement_pb2.ManageEnforcementRequest(turn_on={}),
     "Health/Check": health_pb2.HealthCheckRequest(),
 }
 """What is sent, by the end of the table's first cell; to other methods an empty message."""

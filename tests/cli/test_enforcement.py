@@ -19,7 +19,7 @@ def test_it_is_turned_off_and_on(dev_server: DevServer) -> None:
     assert dev_server.run("enforcement", "on").returncode == 0
     assert json.loads(dev_server.run("enforcement", "status", "--json").stdout)["off"] is False
     events = json.loads(dev_server.run("audit", "list", "--target", "enforcement", "--json").stdout)["events"]
-    assert [event["action"] for event in events] == ["enforcement.on", "enforcement.off"]
+    assert [event["action"] for event in events[:2]] == ["enforcement.on", "enforcement.off"]
 
 
 def test_only_admins_turn_it(dev_server: DevServer) -> None:

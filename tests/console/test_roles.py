@@ -38,7 +38,7 @@ FORM: Mapping[str, object] = {
 
 def contents(server: Server) -> dict[str, list[tuple[Any, ...]]]:
     """Everything in the database but the sessions and what is counted."""
-    counted = re.compile("console_sessions|usage_|live_|lea")
+    counted = re.compile("console_sessions|usage_|live_|lea|feed_heartbeat")
     tables = [table for table in metadata.sorted_tables if not counted.match(table.name)]
     with psycopg.connect(server.settings.database_url.get_secret_value()) as connection:
         return {

@@ -107,6 +107,7 @@ async def test_a_call_that_was_not_sent_is_known_not_to_be_counted(
     queued = asyncio.ensure_future(store.charge((call(large),)))
     await asyncio.wait((first, queued))
     server.stop()
+    await asyncio.sleep(0.1)  # the end of the connection is read
     with pytest.raises(StoreUnavailable) as refused:
         await store.charge((call(large),))
     assert not refused.value.sent

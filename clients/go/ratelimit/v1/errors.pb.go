@@ -77,6 +77,10 @@ const (
 	// UNAVAILABLE. The server has more calls than it can decide in time; this one was refused before anything was read,
 	// and nothing was charged. Clients do not retry it. `google.rpc.RetryInfo` has the retry delay.
 	ErrorReason_OVERLOADED ErrorReason = 22
+	// FAILED_PRECONDITION. The change cuts a limit by more than half, lifts one, or touches many keys: it is made if it is
+	// repeated with `confirmation`, which confirms this change alone, for 5 minutes. `google.rpc.PreconditionFailure` has a
+	// violation of type CONFIRMATION for each reason. Metadata: `confirmation`, `keys`, `usage`.
+	ErrorReason_CONFIRMATION_REQUIRED ErrorReason = 23
 )
 
 // Enum value maps for ErrorReason.
@@ -105,6 +109,7 @@ var (
 		20: "WEBHOOK_NOT_CONFIGURED",
 		21: "TOO_MANY_AT_ONCE",
 		22: "OVERLOADED",
+		23: "CONFIRMATION_REQUIRED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED": 0,
@@ -130,6 +135,7 @@ var (
 		"WEBHOOK_NOT_CONFIGURED":   20,
 		"TOO_MANY_AT_ONCE":         21,
 		"OVERLOADED":               22,
+		"CONFIRMATION_REQUIRED":    23,
 	}
 )
 
@@ -164,7 +170,7 @@ var File_ratelimit_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xfb\x03\n" +
+	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\x96\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rINVALID_FIELD\x10\x01\x12\x11\n" +
@@ -191,7 +197,8 @@ const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\x16WEBHOOK_NOT_CONFIGURED\x10\x14\x12\x14\n" +
 	"\x10TOO_MANY_AT_ONCE\x10\x15\x12\x0e\n" +
 	"\n" +
-	"OVERLOADED\x10\x16BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"OVERLOADED\x10\x16\x12\x19\n" +
+	"\x15CONFIRMATION_REQUIRED\x10\x17BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_errors_proto_rawDescOnce sync.Once

@@ -751,6 +751,7 @@ type ManagePlanRequest struct {
 	//	*ManagePlanRequest_List
 	//	*ManagePlanRequest_Update
 	//	*ManagePlanRequest_Delete
+	//	*ManagePlanRequest_RollBack
 	Action        isManagePlanRequest_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -838,6 +839,15 @@ func (x *ManagePlanRequest) GetDelete() *ManagePlanRequest_DeletePlan {
 	return nil
 }
 
+func (x *ManagePlanRequest) GetRollBack() *ManagePlanRequest_RollBackPlan {
+	if x != nil {
+		if x, ok := x.Action.(*ManagePlanRequest_RollBack); ok {
+			return x.RollBack
+		}
+	}
+	return nil
+}
+
 type isManagePlanRequest_Action interface {
 	isManagePlanRequest_Action()
 }
@@ -867,6 +877,11 @@ type ManagePlanRequest_Delete struct {
 	Delete *ManagePlanRequest_DeletePlan `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
 }
 
+type ManagePlanRequest_RollBack struct {
+	// Puts an earlier version of a plan in force again, as a new version.
+	RollBack *ManagePlanRequest_RollBackPlan `protobuf:"bytes,6,opt,name=roll_back,proto3,oneof"`
+}
+
 func (*ManagePlanRequest_Create) isManagePlanRequest_Action() {}
 
 func (*ManagePlanRequest_Get) isManagePlanRequest_Action() {}
@@ -876,6 +891,8 @@ func (*ManagePlanRequest_List) isManagePlanRequest_Action() {}
 func (*ManagePlanRequest_Update) isManagePlanRequest_Action() {}
 
 func (*ManagePlanRequest_Delete) isManagePlanRequest_Action() {}
+
+func (*ManagePlanRequest_RollBack) isManagePlanRequest_Action() {}
 
 // The result of the action of the same name.
 type ManagePlanResponse struct {
@@ -889,6 +906,7 @@ type ManagePlanResponse struct {
 	//	*ManagePlanResponse_List
 	//	*ManagePlanResponse_Update
 	//	*ManagePlanResponse_Delete
+	//	*ManagePlanResponse_RollBack
 	Result        isManagePlanResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -976,6 +994,15 @@ func (x *ManagePlanResponse) GetDelete() *ManagePlanResponse_PlanResult {
 	return nil
 }
 
+func (x *ManagePlanResponse) GetRollBack() *ManagePlanResponse_PlanResult {
+	if x != nil {
+		if x, ok := x.Result.(*ManagePlanResponse_RollBack); ok {
+			return x.RollBack
+		}
+	}
+	return nil
+}
+
 type isManagePlanResponse_Result interface {
 	isManagePlanResponse_Result()
 }
@@ -1005,6 +1032,11 @@ type ManagePlanResponse_Delete struct {
 	Delete *ManagePlanResponse_PlanResult `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
 }
 
+type ManagePlanResponse_RollBack struct {
+	// The plan's new version.
+	RollBack *ManagePlanResponse_PlanResult `protobuf:"bytes,6,opt,name=roll_back,proto3,oneof"`
+}
+
 func (*ManagePlanResponse_Create) isManagePlanResponse_Result() {}
 
 func (*ManagePlanResponse_Get) isManagePlanResponse_Result() {}
@@ -1014,6 +1046,8 @@ func (*ManagePlanResponse_List) isManagePlanResponse_Result() {}
 func (*ManagePlanResponse_Update) isManagePlanResponse_Result() {}
 
 func (*ManagePlanResponse_Delete) isManagePlanResponse_Result() {}
+
+func (*ManagePlanResponse_RollBack) isManagePlanResponse_Result() {}
 
 // One action on the overrides of a key or a subject.
 type ManageOverrideRequest struct {
@@ -2436,7 +2470,8 @@ type ManageKeyRequest_RotateKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,proto3" json:"key_id,omitempty"`
-	// How long the previous secret stays valid: 0 to 30 days. Absent or 0 ends it at once.
+	// How long the previous secret stays valid: 0 to 30 days. Absent or 0 ends it at once, and all earlier ones with it;
+	// else each of those keeps its own end. At most 4 earlier secrets are valid, those that end last.
 	Overlap       *durationpb.Duration `protobuf:"bytes,2,opt,name=overlap,proto3" json:"overlap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3423,7 +3458,10 @@ type ManagePlanRequest_UpdatePlan struct {
 	// The plan's `name`, the new values, and optionally the `etag` that was read. Required.
 	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
 	// Which fields to change: `limits`, `on_store_failure`, `description`. Required. `limits` replaces them all.
-	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,proto3" json:"update_mask,omitempty"`
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,proto3" json:"update_mask,omitempty"`
+	// Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+	// change is refused if it has to be confirmed.
+	Confirmation  string `protobuf:"bytes,3,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3472,6 +3510,87 @@ func (x *ManagePlanRequest_UpdatePlan) GetUpdateMask() *fieldmaskpb.FieldMask {
 	return nil
 }
 
+func (x *ManagePlanRequest_UpdatePlan) GetConfirmation() string {
+	if x != nil {
+		return x.Confirmation
+	}
+	return ""
+}
+
+// Creates a new version of a plan with the limits, the failure mode and the description of an earlier one.
+type ManagePlanRequest_RollBackPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plan. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The version whose content is put in force. 0 means the one before that in force.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The etag that was read. Empty follows on the version in force, whichever it is.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+	// change is refused if it has to be confirmed.
+	Confirmation  string `protobuf:"bytes,4,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManagePlanRequest_RollBackPlan) Reset() {
+	*x = ManagePlanRequest_RollBackPlan{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManagePlanRequest_RollBackPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManagePlanRequest_RollBackPlan) ProtoMessage() {}
+
+func (x *ManagePlanRequest_RollBackPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManagePlanRequest_RollBackPlan.ProtoReflect.Descriptor instead.
+func (*ManagePlanRequest_RollBackPlan) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{2, 4}
+}
+
+func (x *ManagePlanRequest_RollBackPlan) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ManagePlanRequest_RollBackPlan) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ManagePlanRequest_RollBackPlan) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *ManagePlanRequest_RollBackPlan) GetConfirmation() string {
+	if x != nil {
+		return x.Confirmation
+	}
+	return ""
+}
+
 // Deletes a plan. Refused while keys that are not revoked are on it.
 type ManagePlanRequest_DeletePlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3485,7 +3604,7 @@ type ManagePlanRequest_DeletePlan struct {
 
 func (x *ManagePlanRequest_DeletePlan) Reset() {
 	*x = ManagePlanRequest_DeletePlan{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3497,7 +3616,7 @@ func (x *ManagePlanRequest_DeletePlan) String() string {
 func (*ManagePlanRequest_DeletePlan) ProtoMessage() {}
 
 func (x *ManagePlanRequest_DeletePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[40]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3510,7 +3629,7 @@ func (x *ManagePlanRequest_DeletePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagePlanRequest_DeletePlan.ProtoReflect.Descriptor instead.
 func (*ManagePlanRequest_DeletePlan) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{2, 4}
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{2, 5}
 }
 
 func (x *ManagePlanRequest_DeletePlan) GetName() string {
@@ -3538,7 +3657,7 @@ type ManagePlanResponse_PlanResult struct {
 
 func (x *ManagePlanResponse_PlanResult) Reset() {
 	*x = ManagePlanResponse_PlanResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3669,7 @@ func (x *ManagePlanResponse_PlanResult) String() string {
 func (*ManagePlanResponse_PlanResult) ProtoMessage() {}
 
 func (x *ManagePlanResponse_PlanResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[41]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3705,7 @@ type ManagePlanResponse_PlanPage struct {
 
 func (x *ManagePlanResponse_PlanPage) Reset() {
 	*x = ManagePlanResponse_PlanPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3598,7 +3717,7 @@ func (x *ManagePlanResponse_PlanPage) String() string {
 func (*ManagePlanResponse_PlanPage) ProtoMessage() {}
 
 func (x *ManagePlanResponse_PlanPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[42]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,14 +3751,17 @@ func (x *ManagePlanResponse_PlanPage) GetNextPageToken() string {
 type ManageOverrideRequest_SetOverride struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The override. Its `expire_time`, if set, must be in the future. Required.
-	Override      *Override `protobuf:"bytes,1,opt,name=override,proto3" json:"override,omitempty"`
+	Override *Override `protobuf:"bytes,1,opt,name=override,proto3" json:"override,omitempty"`
+	// Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+	// change is refused if it has to be confirmed.
+	Confirmation  string `protobuf:"bytes,2,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManageOverrideRequest_SetOverride) Reset() {
 	*x = ManageOverrideRequest_SetOverride{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3651,7 +3773,7 @@ func (x *ManageOverrideRequest_SetOverride) String() string {
 func (*ManageOverrideRequest_SetOverride) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_SetOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[43]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,6 +3796,13 @@ func (x *ManageOverrideRequest_SetOverride) GetOverride() *Override {
 	return nil
 }
 
+func (x *ManageOverrideRequest_SetOverride) GetConfirmation() string {
+	if x != nil {
+		return x.Confirmation
+	}
+	return ""
+}
+
 // Lists the overrides, those that have expired included.
 type ManageOverrideRequest_ListOverrides struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3683,7 +3812,7 @@ type ManageOverrideRequest_ListOverrides struct {
 
 func (x *ManageOverrideRequest_ListOverrides) Reset() {
 	*x = ManageOverrideRequest_ListOverrides{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3695,7 +3824,7 @@ func (x *ManageOverrideRequest_ListOverrides) String() string {
 func (*ManageOverrideRequest_ListOverrides) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_ListOverrides) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[44]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3715,14 +3844,17 @@ func (*ManageOverrideRequest_ListOverrides) Descriptor() ([]byte, []int) {
 type ManageOverrideRequest_DeleteOverride struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of its limit. Required.
-	Limit         string `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit string `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+	// change is refused if it has to be confirmed.
+	Confirmation  string `protobuf:"bytes,2,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManageOverrideRequest_DeleteOverride) Reset() {
 	*x = ManageOverrideRequest_DeleteOverride{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +3866,7 @@ func (x *ManageOverrideRequest_DeleteOverride) String() string {
 func (*ManageOverrideRequest_DeleteOverride) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_DeleteOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[45]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3757,6 +3889,13 @@ func (x *ManageOverrideRequest_DeleteOverride) GetLimit() string {
 	return ""
 }
 
+func (x *ManageOverrideRequest_DeleteOverride) GetConfirmation() string {
+	if x != nil {
+		return x.Confirmation
+	}
+	return ""
+}
+
 // All overrides of the target.
 type ManageOverrideResponse_Overrides struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3768,7 +3907,7 @@ type ManageOverrideResponse_Overrides struct {
 
 func (x *ManageOverrideResponse_Overrides) Reset() {
 	*x = ManageOverrideResponse_Overrides{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3780,7 +3919,7 @@ func (x *ManageOverrideResponse_Overrides) String() string {
 func (*ManageOverrideResponse_Overrides) ProtoMessage() {}
 
 func (x *ManageOverrideResponse_Overrides) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3810,14 +3949,17 @@ type ManageRulesRequest_ReplaceRules struct {
 	// Required.
 	Rules *DomainRules `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`
 	// If true, only validates the rules and the etag, and returns what would be in force.
-	ValidateOnly  bool `protobuf:"varint,2,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
+	// Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+	// change is refused if it has to be confirmed.
+	Confirmation  string `protobuf:"bytes,3,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManageRulesRequest_ReplaceRules) Reset() {
 	*x = ManageRulesRequest_ReplaceRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3971,7 @@ func (x *ManageRulesRequest_ReplaceRules) String() string {
 func (*ManageRulesRequest_ReplaceRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ReplaceRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3859,6 +4001,13 @@ func (x *ManageRulesRequest_ReplaceRules) GetValidateOnly() bool {
 	return false
 }
 
+func (x *ManageRulesRequest_ReplaceRules) GetConfirmation() string {
+	if x != nil {
+		return x.Confirmation
+	}
+	return ""
+}
+
 // Reads the rules of a domain.
 type ManageRulesRequest_GetRules struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3872,7 +4021,7 @@ type ManageRulesRequest_GetRules struct {
 
 func (x *ManageRulesRequest_GetRules) Reset() {
 	*x = ManageRulesRequest_GetRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +4033,7 @@ func (x *ManageRulesRequest_GetRules) String() string {
 func (*ManageRulesRequest_GetRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_GetRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3927,7 +4076,7 @@ type ManageRulesRequest_ListRules struct {
 
 func (x *ManageRulesRequest_ListRules) Reset() {
 	*x = ManageRulesRequest_ListRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +4088,7 @@ func (x *ManageRulesRequest_ListRules) String() string {
 func (*ManageRulesRequest_ListRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ListRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3975,14 +4124,17 @@ type ManageRulesRequest_DeleteRules struct {
 	// Required.
 	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
 	// The etag that was read. Empty deletes the version in force, whichever it is.
-	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
+	// change is refused if it has to be confirmed.
+	Confirmation  string `protobuf:"bytes,3,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManageRulesRequest_DeleteRules) Reset() {
 	*x = ManageRulesRequest_DeleteRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3994,7 +4146,7 @@ func (x *ManageRulesRequest_DeleteRules) String() string {
 func (*ManageRulesRequest_DeleteRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_DeleteRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4024,6 +4176,13 @@ func (x *ManageRulesRequest_DeleteRules) GetEtag() string {
 	return ""
 }
 
+func (x *ManageRulesRequest_DeleteRules) GetConfirmation() string {
+	if x != nil {
+		return x.Confirmation
+	}
+	return ""
+}
+
 // The rules of a domain.
 type ManageRulesResponse_RulesResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4035,7 +4194,7 @@ type ManageRulesResponse_RulesResult struct {
 
 func (x *ManageRulesResponse_RulesResult) Reset() {
 	*x = ManageRulesResponse_RulesResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4047,7 +4206,7 @@ func (x *ManageRulesResponse_RulesResult) String() string {
 func (*ManageRulesResponse_RulesResult) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4083,7 +4242,7 @@ type ManageRulesResponse_RulesPage struct {
 
 func (x *ManageRulesResponse_RulesPage) Reset() {
 	*x = ManageRulesResponse_RulesPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4254,7 @@ func (x *ManageRulesResponse_RulesPage) String() string {
 func (*ManageRulesResponse_RulesPage) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4144,7 +4303,7 @@ type ExplainLimitResponse_ConsideredLimit struct {
 
 func (x *ExplainLimitResponse_ConsideredLimit) Reset() {
 	*x = ExplainLimitResponse_ConsideredLimit{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4156,7 +4315,7 @@ func (x *ExplainLimitResponse_ConsideredLimit) String() string {
 func (*ExplainLimitResponse_ConsideredLimit) ProtoMessage() {}
 
 func (x *ExplainLimitResponse_ConsideredLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4211,7 +4370,7 @@ var File_ratelimit_v1_key_admin_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19ratelimit/v1/alerts.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\x1a\x1dratelimit/v1/simulation.proto\x1a\x18ratelimit/v1/usage.proto\"\xc2\x11\n" +
+	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19ratelimit/v1/alerts.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x1eratelimit/v1/enforcement.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\x1a\x1dratelimit/v1/simulation.proto\x1a\x18ratelimit/v1/usage.proto\"\xc2\x11\n" +
 	"\x10ManageKeyRequest\x12B\n" +
 	"\x06create\x18\x01 \x01(\v2(.ratelimit.v1.ManageKeyRequest.CreateKeyH\x00R\x06create\x129\n" +
 	"\x03get\x18\x02 \x01(\v2%.ratelimit.v1.ManageKeyRequest.GetKeyH\x00R\x03get\x12=\n" +
@@ -4322,13 +4481,14 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06result\"\xd1\x05\n" +
+	"\x06result\"\xba\a\n" +
 	"\x11ManagePlanRequest\x12D\n" +
 	"\x06create\x18\x01 \x01(\v2*.ratelimit.v1.ManagePlanRequest.CreatePlanH\x00R\x06create\x12;\n" +
 	"\x03get\x18\x02 \x01(\v2'.ratelimit.v1.ManagePlanRequest.GetPlanH\x00R\x03get\x12?\n" +
 	"\x04list\x18\x03 \x01(\v2).ratelimit.v1.ManagePlanRequest.ListPlansH\x00R\x04list\x12D\n" +
 	"\x06update\x18\x04 \x01(\v2*.ratelimit.v1.ManagePlanRequest.UpdatePlanH\x00R\x06update\x12D\n" +
-	"\x06delete\x18\x05 \x01(\v2*.ratelimit.v1.ManagePlanRequest.DeletePlanH\x00R\x06delete\x1a4\n" +
+	"\x06delete\x18\x05 \x01(\v2*.ratelimit.v1.ManagePlanRequest.DeletePlanH\x00R\x06delete\x12L\n" +
+	"\troll_back\x18\x06 \x01(\v2,.ratelimit.v1.ManagePlanRequest.RollBackPlanH\x00R\troll_back\x1a4\n" +
 	"\n" +
 	"CreatePlan\x12&\n" +
 	"\x04plan\x18\x01 \x01(\v2\x12.ratelimit.v1.PlanR\x04plan\x1a7\n" +
@@ -4339,40 +4499,49 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x01 \x01(\x05R\tpage_size\x12\x1e\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\n" +
-	"page_token\x1ar\n" +
+	"page_token\x1a\x96\x01\n" +
 	"\n" +
 	"UpdatePlan\x12&\n" +
 	"\x04plan\x18\x01 \x01(\v2\x12.ratelimit.v1.PlanR\x04plan\x12<\n" +
-	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\vupdate_mask\x1a4\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\vupdate_mask\x12\"\n" +
+	"\fconfirmation\x18\x03 \x01(\tR\fconfirmation\x1at\n" +
+	"\fRollBackPlan\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\"\n" +
+	"\fconfirmation\x18\x04 \x01(\tR\fconfirmation\x1a4\n" +
 	"\n" +
 	"DeletePlan\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etagB\b\n" +
-	"\x06action\"\x8b\x04\n" +
+	"\x06action\"\xd8\x04\n" +
 	"\x12ManagePlanResponse\x12E\n" +
 	"\x06create\x18\x01 \x01(\v2+.ratelimit.v1.ManagePlanResponse.PlanResultH\x00R\x06create\x12?\n" +
 	"\x03get\x18\x02 \x01(\v2+.ratelimit.v1.ManagePlanResponse.PlanResultH\x00R\x03get\x12?\n" +
 	"\x04list\x18\x03 \x01(\v2).ratelimit.v1.ManagePlanResponse.PlanPageH\x00R\x04list\x12E\n" +
 	"\x06update\x18\x04 \x01(\v2+.ratelimit.v1.ManagePlanResponse.PlanResultH\x00R\x06update\x12E\n" +
-	"\x06delete\x18\x05 \x01(\v2+.ratelimit.v1.ManagePlanResponse.PlanResultH\x00R\x06delete\x1a4\n" +
+	"\x06delete\x18\x05 \x01(\v2+.ratelimit.v1.ManagePlanResponse.PlanResultH\x00R\x06delete\x12K\n" +
+	"\troll_back\x18\x06 \x01(\v2+.ratelimit.v1.ManagePlanResponse.PlanResultH\x00R\troll_back\x1a4\n" +
 	"\n" +
 	"PlanResult\x12&\n" +
 	"\x04plan\x18\x01 \x01(\v2\x12.ratelimit.v1.PlanR\x04plan\x1a^\n" +
 	"\bPlanPage\x12(\n" +
 	"\x05plans\x18\x01 \x03(\v2\x12.ratelimit.v1.PlanR\x05plans\x12(\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_tokenB\b\n" +
-	"\x06result\"\xb9\x03\n" +
+	"\x06result\"\x81\x04\n" +
 	"\x15ManageOverrideRequest\x12\x18\n" +
 	"\x06key_id\x18\x01 \x01(\tH\x00R\x06key_id\x12\x1a\n" +
 	"\asubject\x18\x02 \x01(\tH\x00R\asubject\x12C\n" +
 	"\x03set\x18\x03 \x01(\v2/.ratelimit.v1.ManageOverrideRequest.SetOverrideH\x01R\x03set\x12G\n" +
 	"\x04list\x18\x04 \x01(\v21.ratelimit.v1.ManageOverrideRequest.ListOverridesH\x01R\x04list\x12L\n" +
-	"\x06delete\x18\x05 \x01(\v22.ratelimit.v1.ManageOverrideRequest.DeleteOverrideH\x01R\x06delete\x1aA\n" +
+	"\x06delete\x18\x05 \x01(\v22.ratelimit.v1.ManageOverrideRequest.DeleteOverrideH\x01R\x06delete\x1ae\n" +
 	"\vSetOverride\x122\n" +
-	"\boverride\x18\x01 \x01(\v2\x16.ratelimit.v1.OverrideR\boverride\x1a\x0f\n" +
-	"\rListOverrides\x1a&\n" +
+	"\boverride\x18\x01 \x01(\v2\x16.ratelimit.v1.OverrideR\boverride\x12\"\n" +
+	"\fconfirmation\x18\x02 \x01(\tR\fconfirmation\x1a\x0f\n" +
+	"\rListOverrides\x1aJ\n" +
 	"\x0eDeleteOverride\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\tR\x05limitB\b\n" +
+	"\x05limit\x18\x01 \x01(\tR\x05limit\x12\"\n" +
+	"\fconfirmation\x18\x02 \x01(\tR\fconfirmationB\b\n" +
 	"\x06targetB\b\n" +
 	"\x06action\"\xb9\x02\n" +
 	"\x16ManageOverrideResponse\x12B\n" +
@@ -4381,15 +4550,16 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\x06delete\x18\x03 \x01(\v2..ratelimit.v1.ManageOverrideResponse.OverridesH\x00R\x06delete\x1aA\n" +
 	"\tOverrides\x124\n" +
 	"\toverrides\x18\x01 \x03(\v2\x16.ratelimit.v1.OverrideR\toverridesB\b\n" +
-	"\x06result\"\xdd\x04\n" +
+	"\x06result\"\xa6\x05\n" +
 	"\x12ManageRulesRequest\x12I\n" +
 	"\areplace\x18\x01 \x01(\v2-.ratelimit.v1.ManageRulesRequest.ReplaceRulesH\x00R\areplace\x12=\n" +
 	"\x03get\x18\x02 \x01(\v2).ratelimit.v1.ManageRulesRequest.GetRulesH\x00R\x03get\x12@\n" +
 	"\x04list\x18\x03 \x01(\v2*.ratelimit.v1.ManageRulesRequest.ListRulesH\x00R\x04list\x12F\n" +
-	"\x06delete\x18\x04 \x01(\v2,.ratelimit.v1.ManageRulesRequest.DeleteRulesH\x00R\x06delete\x1ae\n" +
+	"\x06delete\x18\x04 \x01(\v2,.ratelimit.v1.ManageRulesRequest.DeleteRulesH\x00R\x06delete\x1a\x89\x01\n" +
 	"\fReplaceRules\x12/\n" +
 	"\x05rules\x18\x01 \x01(\v2\x19.ratelimit.v1.DomainRulesR\x05rules\x12$\n" +
-	"\rvalidate_only\x18\x02 \x01(\bR\rvalidate_only\x1a<\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\rvalidate_only\x12\"\n" +
+	"\fconfirmation\x18\x03 \x01(\tR\fconfirmation\x1a<\n" +
 	"\bGetRules\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x1aI\n" +
@@ -4397,10 +4567,11 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x01 \x01(\x05R\tpage_size\x12\x1e\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\n" +
-	"page_token\x1a9\n" +
+	"page_token\x1a]\n" +
 	"\vDeleteRules\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etagB\b\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\"\n" +
+	"\fconfirmation\x18\x03 \x01(\tR\fconfirmationB\b\n" +
 	"\x06action\"\xe5\x03\n" +
 	"\x13ManageRulesResponse\x12I\n" +
 	"\areplace\x18\x01 \x01(\v2-.ratelimit.v1.ManageRulesResponse.RulesResultH\x00R\areplace\x12A\n" +
@@ -4499,7 +4670,7 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\n" +
 	"\x06MINUTE\x10\x01\x12\b\n" +
 	"\x04HOUR\x10\x02\x12\a\n" +
-	"\x03DAY\x10\x032\xdf\x06\n" +
+	"\x03DAY\x10\x032\xc5\a\n" +
 	"\x0fKeyAdminService\x12L\n" +
 	"\tManageKey\x12\x1e.ratelimit.v1.ManageKeyRequest\x1a\x1f.ratelimit.v1.ManageKeyResponse\x12O\n" +
 	"\n" +
@@ -4513,7 +4684,8 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\fSimulatePlan\x12!.ratelimit.v1.SimulatePlanRequest\x1a\".ratelimit.v1.SimulatePlanResponse\x12O\n" +
 	"\n" +
 	"ListAlerts\x12\x1f.ratelimit.v1.ListAlertsRequest\x1a .ratelimit.v1.ListAlertsResponse\x12L\n" +
-	"\tTestAlert\x12\x1e.ratelimit.v1.TestAlertRequest\x1a\x1f.ratelimit.v1.TestAlertResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\tTestAlert\x12\x1e.ratelimit.v1.TestAlertRequest\x1a\x1f.ratelimit.v1.TestAlertResponse\x12d\n" +
+	"\x11ManageEnforcement\x12&.ratelimit.v1.ManageEnforcementRequest\x1a'.ratelimit.v1.ManageEnforcementResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_key_admin_service_proto_rawDescOnce sync.Once
@@ -4528,7 +4700,7 @@ func file_ratelimit_v1_key_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_ratelimit_v1_key_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_ratelimit_v1_key_admin_service_proto_goTypes = []any{
 	(QueryUsageRequest_Dimension)(0),                 // 0: ratelimit.v1.QueryUsageRequest.Dimension
 	(QueryUsageRequest_Measure)(0),                   // 1: ratelimit.v1.QueryUsageRequest.Measure
@@ -4573,42 +4745,45 @@ var file_ratelimit_v1_key_admin_service_proto_goTypes = []any{
 	(*ManagePlanRequest_GetPlan)(nil),            // 40: ratelimit.v1.ManagePlanRequest.GetPlan
 	(*ManagePlanRequest_ListPlans)(nil),          // 41: ratelimit.v1.ManagePlanRequest.ListPlans
 	(*ManagePlanRequest_UpdatePlan)(nil),         // 42: ratelimit.v1.ManagePlanRequest.UpdatePlan
-	(*ManagePlanRequest_DeletePlan)(nil),         // 43: ratelimit.v1.ManagePlanRequest.DeletePlan
-	(*ManagePlanResponse_PlanResult)(nil),        // 44: ratelimit.v1.ManagePlanResponse.PlanResult
-	(*ManagePlanResponse_PlanPage)(nil),          // 45: ratelimit.v1.ManagePlanResponse.PlanPage
-	(*ManageOverrideRequest_SetOverride)(nil),    // 46: ratelimit.v1.ManageOverrideRequest.SetOverride
-	(*ManageOverrideRequest_ListOverrides)(nil),  // 47: ratelimit.v1.ManageOverrideRequest.ListOverrides
-	(*ManageOverrideRequest_DeleteOverride)(nil), // 48: ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	(*ManageOverrideResponse_Overrides)(nil),     // 49: ratelimit.v1.ManageOverrideResponse.Overrides
-	(*ManageRulesRequest_ReplaceRules)(nil),      // 50: ratelimit.v1.ManageRulesRequest.ReplaceRules
-	(*ManageRulesRequest_GetRules)(nil),          // 51: ratelimit.v1.ManageRulesRequest.GetRules
-	(*ManageRulesRequest_ListRules)(nil),         // 52: ratelimit.v1.ManageRulesRequest.ListRules
-	(*ManageRulesRequest_DeleteRules)(nil),       // 53: ratelimit.v1.ManageRulesRequest.DeleteRules
-	(*ManageRulesResponse_RulesResult)(nil),      // 54: ratelimit.v1.ManageRulesResponse.RulesResult
-	(*ManageRulesResponse_RulesPage)(nil),        // 55: ratelimit.v1.ManageRulesResponse.RulesPage
-	(*ExplainLimitResponse_ConsideredLimit)(nil), // 56: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	(*CheckLimitResponse)(nil),                   // 57: ratelimit.v1.CheckLimitResponse
-	(*timestamppb.Timestamp)(nil),                // 58: google.protobuf.Timestamp
-	(*AuditEvent)(nil),                           // 59: ratelimit.v1.AuditEvent
-	(*UsageFilter)(nil),                          // 60: ratelimit.v1.UsageFilter
-	(*durationpb.Duration)(nil),                  // 61: google.protobuf.Duration
-	(*UsageRow)(nil),                             // 62: ratelimit.v1.UsageRow
-	(*UsageLoss)(nil),                            // 63: ratelimit.v1.UsageLoss
-	(Key_State)(0),                               // 64: ratelimit.v1.Key.State
-	(*Key)(nil),                                  // 65: ratelimit.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),                // 66: google.protobuf.FieldMask
-	(ErrorReason)(0),                             // 67: ratelimit.v1.ErrorReason
-	(*Plan)(nil),                                 // 68: ratelimit.v1.Plan
-	(*Override)(nil),                             // 69: ratelimit.v1.Override
-	(*DomainRules)(nil),                          // 70: ratelimit.v1.DomainRules
-	(*Limit)(nil),                                // 71: ratelimit.v1.Limit
-	(LimitLevel)(0),                              // 72: ratelimit.v1.LimitLevel
-	(*SimulatePlanRequest)(nil),                  // 73: ratelimit.v1.SimulatePlanRequest
-	(*ListAlertsRequest)(nil),                    // 74: ratelimit.v1.ListAlertsRequest
-	(*TestAlertRequest)(nil),                     // 75: ratelimit.v1.TestAlertRequest
-	(*SimulatePlanResponse)(nil),                 // 76: ratelimit.v1.SimulatePlanResponse
-	(*ListAlertsResponse)(nil),                   // 77: ratelimit.v1.ListAlertsResponse
-	(*TestAlertResponse)(nil),                    // 78: ratelimit.v1.TestAlertResponse
+	(*ManagePlanRequest_RollBackPlan)(nil),       // 43: ratelimit.v1.ManagePlanRequest.RollBackPlan
+	(*ManagePlanRequest_DeletePlan)(nil),         // 44: ratelimit.v1.ManagePlanRequest.DeletePlan
+	(*ManagePlanResponse_PlanResult)(nil),        // 45: ratelimit.v1.ManagePlanResponse.PlanResult
+	(*ManagePlanResponse_PlanPage)(nil),          // 46: ratelimit.v1.ManagePlanResponse.PlanPage
+	(*ManageOverrideRequest_SetOverride)(nil),    // 47: ratelimit.v1.ManageOverrideRequest.SetOverride
+	(*ManageOverrideRequest_ListOverrides)(nil),  // 48: ratelimit.v1.ManageOverrideRequest.ListOverrides
+	(*ManageOverrideRequest_DeleteOverride)(nil), // 49: ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	(*ManageOverrideResponse_Overrides)(nil),     // 50: ratelimit.v1.ManageOverrideResponse.Overrides
+	(*ManageRulesRequest_ReplaceRules)(nil),      // 51: ratelimit.v1.ManageRulesRequest.ReplaceRules
+	(*ManageRulesRequest_GetRules)(nil),          // 52: ratelimit.v1.ManageRulesRequest.GetRules
+	(*ManageRulesRequest_ListRules)(nil),         // 53: ratelimit.v1.ManageRulesRequest.ListRules
+	(*ManageRulesRequest_DeleteRules)(nil),       // 54: ratelimit.v1.ManageRulesRequest.DeleteRules
+	(*ManageRulesResponse_RulesResult)(nil),      // 55: ratelimit.v1.ManageRulesResponse.RulesResult
+	(*ManageRulesResponse_RulesPage)(nil),        // 56: ratelimit.v1.ManageRulesResponse.RulesPage
+	(*ExplainLimitResponse_ConsideredLimit)(nil), // 57: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	(*CheckLimitResponse)(nil),                   // 58: ratelimit.v1.CheckLimitResponse
+	(*timestamppb.Timestamp)(nil),                // 59: google.protobuf.Timestamp
+	(*AuditEvent)(nil),                           // 60: ratelimit.v1.AuditEvent
+	(*UsageFilter)(nil),                          // 61: ratelimit.v1.UsageFilter
+	(*durationpb.Duration)(nil),                  // 62: google.protobuf.Duration
+	(*UsageRow)(nil),                             // 63: ratelimit.v1.UsageRow
+	(*UsageLoss)(nil),                            // 64: ratelimit.v1.UsageLoss
+	(Key_State)(0),                               // 65: ratelimit.v1.Key.State
+	(*Key)(nil),                                  // 66: ratelimit.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),                // 67: google.protobuf.FieldMask
+	(ErrorReason)(0),                             // 68: ratelimit.v1.ErrorReason
+	(*Plan)(nil),                                 // 69: ratelimit.v1.Plan
+	(*Override)(nil),                             // 70: ratelimit.v1.Override
+	(*DomainRules)(nil),                          // 71: ratelimit.v1.DomainRules
+	(*Limit)(nil),                                // 72: ratelimit.v1.Limit
+	(LimitLevel)(0),                              // 73: ratelimit.v1.LimitLevel
+	(*SimulatePlanRequest)(nil),                  // 74: ratelimit.v1.SimulatePlanRequest
+	(*ListAlertsRequest)(nil),                    // 75: ratelimit.v1.ListAlertsRequest
+	(*TestAlertRequest)(nil),                     // 76: ratelimit.v1.TestAlertRequest
+	(*ManageEnforcementRequest)(nil),             // 77: ratelimit.v1.ManageEnforcementRequest
+	(*SimulatePlanResponse)(nil),                 // 78: ratelimit.v1.SimulatePlanResponse
+	(*ListAlertsResponse)(nil),                   // 79: ratelimit.v1.ListAlertsResponse
+	(*TestAlertResponse)(nil),                    // 80: ratelimit.v1.TestAlertResponse
+	(*ManageEnforcementResponse)(nil),            // 81: ratelimit.v1.ManageEnforcementResponse
 }
 var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	17,  // 0: ratelimit.v1.ManageKeyRequest.create:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
@@ -4639,104 +4814,108 @@ var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	40,  // 25: ratelimit.v1.ManagePlanRequest.get:type_name -> ratelimit.v1.ManagePlanRequest.GetPlan
 	41,  // 26: ratelimit.v1.ManagePlanRequest.list:type_name -> ratelimit.v1.ManagePlanRequest.ListPlans
 	42,  // 27: ratelimit.v1.ManagePlanRequest.update:type_name -> ratelimit.v1.ManagePlanRequest.UpdatePlan
-	43,  // 28: ratelimit.v1.ManagePlanRequest.delete:type_name -> ratelimit.v1.ManagePlanRequest.DeletePlan
-	44,  // 29: ratelimit.v1.ManagePlanResponse.create:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	44,  // 30: ratelimit.v1.ManagePlanResponse.get:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	45,  // 31: ratelimit.v1.ManagePlanResponse.list:type_name -> ratelimit.v1.ManagePlanResponse.PlanPage
-	44,  // 32: ratelimit.v1.ManagePlanResponse.update:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	44,  // 33: ratelimit.v1.ManagePlanResponse.delete:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
-	46,  // 34: ratelimit.v1.ManageOverrideRequest.set:type_name -> ratelimit.v1.ManageOverrideRequest.SetOverride
-	47,  // 35: ratelimit.v1.ManageOverrideRequest.list:type_name -> ratelimit.v1.ManageOverrideRequest.ListOverrides
-	48,  // 36: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	49,  // 37: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	49,  // 38: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	49,  // 39: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	50,  // 40: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
-	51,  // 41: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
-	52,  // 42: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
-	53,  // 43: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
-	54,  // 44: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	54,  // 45: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	55,  // 46: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
-	54,  // 47: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	57,  // 48: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	56,  // 49: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	58,  // 50: ratelimit.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	58,  // 51: ratelimit.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	59,  // 52: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
-	60,  // 53: ratelimit.v1.QueryUsageRequest.filter:type_name -> ratelimit.v1.UsageFilter
-	58,  // 54: ratelimit.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	58,  // 55: ratelimit.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
-	61,  // 56: ratelimit.v1.QueryUsageRequest.step:type_name -> google.protobuf.Duration
-	0,   // 57: ratelimit.v1.QueryUsageRequest.group_by:type_name -> ratelimit.v1.QueryUsageRequest.Dimension
-	1,   // 58: ratelimit.v1.QueryUsageRequest.order_by:type_name -> ratelimit.v1.QueryUsageRequest.Measure
-	62,  // 59: ratelimit.v1.QueryUsageResponse.rows:type_name -> ratelimit.v1.UsageRow
-	62,  // 60: ratelimit.v1.QueryUsageResponse.total:type_name -> ratelimit.v1.UsageRow
-	58,  // 61: ratelimit.v1.QueryUsageResponse.start_time:type_name -> google.protobuf.Timestamp
-	58,  // 62: ratelimit.v1.QueryUsageResponse.end_time:type_name -> google.protobuf.Timestamp
-	2,   // 63: ratelimit.v1.QueryUsageResponse.level:type_name -> ratelimit.v1.QueryUsageResponse.Level
-	58,  // 64: ratelimit.v1.QueryUsageResponse.complete_until:type_name -> google.protobuf.Timestamp
-	63,  // 65: ratelimit.v1.QueryUsageResponse.losses:type_name -> ratelimit.v1.UsageLoss
-	58,  // 66: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
-	27,  // 67: ratelimit.v1.ManageKeyRequest.CreateKey.labels:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
-	64,  // 68: ratelimit.v1.ManageKeyRequest.ListKeys.state:type_name -> ratelimit.v1.Key.State
-	28,  // 69: ratelimit.v1.ManageKeyRequest.ListKeys.labels:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
-	58,  // 70: ratelimit.v1.ManageKeyRequest.ListKeys.expires_after:type_name -> google.protobuf.Timestamp
-	58,  // 71: ratelimit.v1.ManageKeyRequest.ListKeys.expires_before:type_name -> google.protobuf.Timestamp
-	58,  // 72: ratelimit.v1.ManageKeyRequest.ListKeys.last_used_before:type_name -> google.protobuf.Timestamp
-	65,  // 73: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
-	66,  // 74: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
-	61,  // 75: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
-	17,  // 76: ratelimit.v1.ManageKeyRequest.BulkCreateKeys.keys:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
-	65,  // 77: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
-	65,  // 78: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
-	65,  // 79: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
-	65,  // 80: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
-	36,  // 81: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
-	37,  // 82: ratelimit.v1.ManageKeyResponse.BulkResults.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults.Result
-	67,  // 83: ratelimit.v1.ManageKeyResponse.BulkError.reason:type_name -> ratelimit.v1.ErrorReason
-	38,  // 84: ratelimit.v1.ManageKeyResponse.BulkError.metadata:type_name -> ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
-	30,  // 85: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.created:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
-	35,  // 86: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
-	65,  // 87: ratelimit.v1.ManageKeyResponse.BulkResults.Result.key:type_name -> ratelimit.v1.Key
-	35,  // 88: ratelimit.v1.ManageKeyResponse.BulkResults.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
-	68,  // 89: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
-	68,  // 90: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
-	66,  // 91: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
-	68,  // 92: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
-	68,  // 93: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
-	69,  // 94: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
-	69,  // 95: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
-	70,  // 96: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
-	70,  // 97: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
-	70,  // 98: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
-	71,  // 99: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
-	72,  // 100: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
-	3,   // 101: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
-	5,   // 102: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
-	7,   // 103: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
-	9,   // 104: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
-	11,  // 105: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
-	13,  // 106: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
-	15,  // 107: ratelimit.v1.KeyAdminService.QueryUsage:input_type -> ratelimit.v1.QueryUsageRequest
-	73,  // 108: ratelimit.v1.KeyAdminService.SimulatePlan:input_type -> ratelimit.v1.SimulatePlanRequest
-	74,  // 109: ratelimit.v1.KeyAdminService.ListAlerts:input_type -> ratelimit.v1.ListAlertsRequest
-	75,  // 110: ratelimit.v1.KeyAdminService.TestAlert:input_type -> ratelimit.v1.TestAlertRequest
-	4,   // 111: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
-	6,   // 112: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
-	8,   // 113: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
-	10,  // 114: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
-	12,  // 115: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
-	14,  // 116: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
-	16,  // 117: ratelimit.v1.KeyAdminService.QueryUsage:output_type -> ratelimit.v1.QueryUsageResponse
-	76,  // 118: ratelimit.v1.KeyAdminService.SimulatePlan:output_type -> ratelimit.v1.SimulatePlanResponse
-	77,  // 119: ratelimit.v1.KeyAdminService.ListAlerts:output_type -> ratelimit.v1.ListAlertsResponse
-	78,  // 120: ratelimit.v1.KeyAdminService.TestAlert:output_type -> ratelimit.v1.TestAlertResponse
-	111, // [111:121] is the sub-list for method output_type
-	101, // [101:111] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	44,  // 28: ratelimit.v1.ManagePlanRequest.delete:type_name -> ratelimit.v1.ManagePlanRequest.DeletePlan
+	43,  // 29: ratelimit.v1.ManagePlanRequest.roll_back:type_name -> ratelimit.v1.ManagePlanRequest.RollBackPlan
+	45,  // 30: ratelimit.v1.ManagePlanResponse.create:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	45,  // 31: ratelimit.v1.ManagePlanResponse.get:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	46,  // 32: ratelimit.v1.ManagePlanResponse.list:type_name -> ratelimit.v1.ManagePlanResponse.PlanPage
+	45,  // 33: ratelimit.v1.ManagePlanResponse.update:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	45,  // 34: ratelimit.v1.ManagePlanResponse.delete:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	45,  // 35: ratelimit.v1.ManagePlanResponse.roll_back:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
+	47,  // 36: ratelimit.v1.ManageOverrideRequest.set:type_name -> ratelimit.v1.ManageOverrideRequest.SetOverride
+	48,  // 37: ratelimit.v1.ManageOverrideRequest.list:type_name -> ratelimit.v1.ManageOverrideRequest.ListOverrides
+	49,  // 38: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	50,  // 39: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	50,  // 40: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	50,  // 41: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	51,  // 42: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
+	52,  // 43: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
+	53,  // 44: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
+	54,  // 45: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
+	55,  // 46: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	55,  // 47: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	56,  // 48: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
+	55,  // 49: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	58,  // 50: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	57,  // 51: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	59,  // 52: ratelimit.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	59,  // 53: ratelimit.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	60,  // 54: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
+	61,  // 55: ratelimit.v1.QueryUsageRequest.filter:type_name -> ratelimit.v1.UsageFilter
+	59,  // 56: ratelimit.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	59,  // 57: ratelimit.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	62,  // 58: ratelimit.v1.QueryUsageRequest.step:type_name -> google.protobuf.Duration
+	0,   // 59: ratelimit.v1.QueryUsageRequest.group_by:type_name -> ratelimit.v1.QueryUsageRequest.Dimension
+	1,   // 60: ratelimit.v1.QueryUsageRequest.order_by:type_name -> ratelimit.v1.QueryUsageRequest.Measure
+	63,  // 61: ratelimit.v1.QueryUsageResponse.rows:type_name -> ratelimit.v1.UsageRow
+	63,  // 62: ratelimit.v1.QueryUsageResponse.total:type_name -> ratelimit.v1.UsageRow
+	59,  // 63: ratelimit.v1.QueryUsageResponse.start_time:type_name -> google.protobuf.Timestamp
+	59,  // 64: ratelimit.v1.QueryUsageResponse.end_time:type_name -> google.protobuf.Timestamp
+	2,   // 65: ratelimit.v1.QueryUsageResponse.level:type_name -> ratelimit.v1.QueryUsageResponse.Level
+	59,  // 66: ratelimit.v1.QueryUsageResponse.complete_until:type_name -> google.protobuf.Timestamp
+	64,  // 67: ratelimit.v1.QueryUsageResponse.losses:type_name -> ratelimit.v1.UsageLoss
+	59,  // 68: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
+	27,  // 69: ratelimit.v1.ManageKeyRequest.CreateKey.labels:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
+	65,  // 70: ratelimit.v1.ManageKeyRequest.ListKeys.state:type_name -> ratelimit.v1.Key.State
+	28,  // 71: ratelimit.v1.ManageKeyRequest.ListKeys.labels:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
+	59,  // 72: ratelimit.v1.ManageKeyRequest.ListKeys.expires_after:type_name -> google.protobuf.Timestamp
+	59,  // 73: ratelimit.v1.ManageKeyRequest.ListKeys.expires_before:type_name -> google.protobuf.Timestamp
+	59,  // 74: ratelimit.v1.ManageKeyRequest.ListKeys.last_used_before:type_name -> google.protobuf.Timestamp
+	66,  // 75: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
+	67,  // 76: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
+	62,  // 77: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
+	17,  // 78: ratelimit.v1.ManageKeyRequest.BulkCreateKeys.keys:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
+	66,  // 79: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
+	66,  // 80: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
+	66,  // 81: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
+	66,  // 82: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
+	36,  // 83: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
+	37,  // 84: ratelimit.v1.ManageKeyResponse.BulkResults.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults.Result
+	68,  // 85: ratelimit.v1.ManageKeyResponse.BulkError.reason:type_name -> ratelimit.v1.ErrorReason
+	38,  // 86: ratelimit.v1.ManageKeyResponse.BulkError.metadata:type_name -> ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
+	30,  // 87: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.created:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
+	35,  // 88: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	66,  // 89: ratelimit.v1.ManageKeyResponse.BulkResults.Result.key:type_name -> ratelimit.v1.Key
+	35,  // 90: ratelimit.v1.ManageKeyResponse.BulkResults.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	69,  // 91: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
+	69,  // 92: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
+	67,  // 93: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
+	69,  // 94: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
+	69,  // 95: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
+	70,  // 96: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
+	70,  // 97: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
+	71,  // 98: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
+	71,  // 99: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
+	71,  // 100: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
+	72,  // 101: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
+	73,  // 102: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
+	3,   // 103: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
+	5,   // 104: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
+	7,   // 105: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
+	9,   // 106: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
+	11,  // 107: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
+	13,  // 108: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
+	15,  // 109: ratelimit.v1.KeyAdminService.QueryUsage:input_type -> ratelimit.v1.QueryUsageRequest
+	74,  // 110: ratelimit.v1.KeyAdminService.SimulatePlan:input_type -> ratelimit.v1.SimulatePlanRequest
+	75,  // 111: ratelimit.v1.KeyAdminService.ListAlerts:input_type -> ratelimit.v1.ListAlertsRequest
+	76,  // 112: ratelimit.v1.KeyAdminService.TestAlert:input_type -> ratelimit.v1.TestAlertRequest
+	77,  // 113: ratelimit.v1.KeyAdminService.ManageEnforcement:input_type -> ratelimit.v1.ManageEnforcementRequest
+	4,   // 114: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
+	6,   // 115: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
+	8,   // 116: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
+	10,  // 117: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
+	12,  // 118: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
+	14,  // 119: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
+	16,  // 120: ratelimit.v1.KeyAdminService.QueryUsage:output_type -> ratelimit.v1.QueryUsageResponse
+	78,  // 121: ratelimit.v1.KeyAdminService.SimulatePlan:output_type -> ratelimit.v1.SimulatePlanResponse
+	79,  // 122: ratelimit.v1.KeyAdminService.ListAlerts:output_type -> ratelimit.v1.ListAlertsResponse
+	80,  // 123: ratelimit.v1.KeyAdminService.TestAlert:output_type -> ratelimit.v1.TestAlertResponse
+	81,  // 124: ratelimit.v1.KeyAdminService.ManageEnforcement:output_type -> ratelimit.v1.ManageEnforcementResponse
+	114, // [114:125] is the sub-list for method output_type
+	103, // [103:114] is the sub-list for method input_type
+	103, // [103:103] is the sub-list for extension type_name
+	103, // [103:103] is the sub-list for extension extendee
+	0,   // [0:103] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_key_admin_service_proto_init() }
@@ -4746,6 +4925,7 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 	}
 	file_ratelimit_v1_alerts_proto_init()
 	file_ratelimit_v1_audit_proto_init()
+	file_ratelimit_v1_enforcement_proto_init()
 	file_ratelimit_v1_errors_proto_init()
 	file_ratelimit_v1_key_proto_init()
 	file_ratelimit_v1_limit_proto_init()
@@ -4788,6 +4968,7 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManagePlanRequest_List)(nil),
 		(*ManagePlanRequest_Update)(nil),
 		(*ManagePlanRequest_Delete)(nil),
+		(*ManagePlanRequest_RollBack)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[3].OneofWrappers = []any{
 		(*ManagePlanResponse_Create)(nil),
@@ -4795,6 +4976,7 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManagePlanResponse_List)(nil),
 		(*ManagePlanResponse_Update)(nil),
 		(*ManagePlanResponse_Delete)(nil),
+		(*ManagePlanResponse_RollBack)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[4].OneofWrappers = []any{
 		(*ManageOverrideRequest_KeyId)(nil),
@@ -4838,7 +5020,7 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_key_admin_service_proto_rawDesc), len(file_ratelimit_v1_key_admin_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   54,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,16 +21,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	KeyAdminService_ManageKey_FullMethodName       = "/ratelimit.v1.KeyAdminService/ManageKey"
-	KeyAdminService_ManagePlan_FullMethodName      = "/ratelimit.v1.KeyAdminService/ManagePlan"
-	KeyAdminService_ManageOverride_FullMethodName  = "/ratelimit.v1.KeyAdminService/ManageOverride"
-	KeyAdminService_ManageRules_FullMethodName     = "/ratelimit.v1.KeyAdminService/ManageRules"
-	KeyAdminService_ExplainLimit_FullMethodName    = "/ratelimit.v1.KeyAdminService/ExplainLimit"
-	KeyAdminService_ListAuditEvents_FullMethodName = "/ratelimit.v1.KeyAdminService/ListAuditEvents"
-	KeyAdminService_QueryUsage_FullMethodName      = "/ratelimit.v1.KeyAdminService/QueryUsage"
-	KeyAdminService_SimulatePlan_FullMethodName    = "/ratelimit.v1.KeyAdminService/SimulatePlan"
-	KeyAdminService_ListAlerts_FullMethodName      = "/ratelimit.v1.KeyAdminService/ListAlerts"
-	KeyAdminService_TestAlert_FullMethodName       = "/ratelimit.v1.KeyAdminService/TestAlert"
+	KeyAdminService_ManageKey_FullMethodName         = "/ratelimit.v1.KeyAdminService/ManageKey"
+	KeyAdminService_ManagePlan_FullMethodName        = "/ratelimit.v1.KeyAdminService/ManagePlan"
+	KeyAdminService_ManageOverride_FullMethodName    = "/ratelimit.v1.KeyAdminService/ManageOverride"
+	KeyAdminService_ManageRules_FullMethodName       = "/ratelimit.v1.KeyAdminService/ManageRules"
+	KeyAdminService_ExplainLimit_FullMethodName      = "/ratelimit.v1.KeyAdminService/ExplainLimit"
+	KeyAdminService_ListAuditEvents_FullMethodName   = "/ratelimit.v1.KeyAdminService/ListAuditEvents"
+	KeyAdminService_QueryUsage_FullMethodName        = "/ratelimit.v1.KeyAdminService/QueryUsage"
+	KeyAdminService_SimulatePlan_FullMethodName      = "/ratelimit.v1.KeyAdminService/SimulatePlan"
+	KeyAdminService_ListAlerts_FullMethodName        = "/ratelimit.v1.KeyAdminService/ListAlerts"
+	KeyAdminService_TestAlert_FullMethodName         = "/ratelimit.v1.KeyAdminService/TestAlert"
+	KeyAdminService_ManageEnforcement_FullMethodName = "/ratelimit.v1.KeyAdminService/ManageEnforcement"
 )
 
 // KeyAdminServiceClient is the client API for KeyAdminService service.
@@ -61,6 +62,8 @@ type KeyAdminServiceClient interface {
 	ListAlerts(ctx context.Context, in *ListAlertsRequest, opts ...grpc.CallOption) (*ListAlertsResponse, error)
 	// Sends a test message to the webhook.
 	TestAlert(ctx context.Context, in *TestAlertRequest, opts ...grpc.CallOption) (*TestAlertResponse, error)
+	// Turns the switch that has no limit refuse a call, for a day at most, or reads it.
+	ManageEnforcement(ctx context.Context, in *ManageEnforcementRequest, opts ...grpc.CallOption) (*ManageEnforcementResponse, error)
 }
 
 type keyAdminServiceClient struct {
@@ -171,6 +174,16 @@ func (c *keyAdminServiceClient) TestAlert(ctx context.Context, in *TestAlertRequ
 	return out, nil
 }
 
+func (c *keyAdminServiceClient) ManageEnforcement(ctx context.Context, in *ManageEnforcementRequest, opts ...grpc.CallOption) (*ManageEnforcementResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ManageEnforcementResponse)
+	err := c.cc.Invoke(ctx, KeyAdminService_ManageEnforcement_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // KeyAdminServiceServer is the server API for KeyAdminService service.
 // All implementations must embed UnimplementedKeyAdminServiceServer
 // for forward compatibility.
@@ -199,6 +212,8 @@ type KeyAdminServiceServer interface {
 	ListAlerts(context.Context, *ListAlertsRequest) (*ListAlertsResponse, error)
 	// Sends a test message to the webhook.
 	TestAlert(context.Context, *TestAlertRequest) (*TestAlertResponse, error)
+	// Turns the switch that has no limit refuse a call, for a day at most, or reads it.
+	ManageEnforcement(context.Context, *ManageEnforcementRequest) (*ManageEnforcementResponse, error)
 	mustEmbedUnimplementedKeyAdminServiceServer()
 }
 
@@ -238,6 +253,9 @@ func (UnimplementedKeyAdminServiceServer) ListAlerts(context.Context, *ListAlert
 }
 func (UnimplementedKeyAdminServiceServer) TestAlert(context.Context, *TestAlertRequest) (*TestAlertResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TestAlert not implemented")
+}
+func (UnimplementedKeyAdminServiceServer) ManageEnforcement(context.Context, *ManageEnforcementRequest) (*ManageEnforcementResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ManageEnforcement not implemented")
 }
 func (UnimplementedKeyAdminServiceServer) mustEmbedUnimplementedKeyAdminServiceServer() {}
 func (UnimplementedKeyAdminServiceServer) testEmbeddedByValue()                         {}
@@ -440,6 +458,24 @@ func _KeyAdminService_TestAlert_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KeyAdminService_ManageEnforcement_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ManageEnforcementRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeyAdminServiceServer).ManageEnforcement(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KeyAdminService_ManageEnforcement_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeyAdminServiceServer).ManageEnforcement(ctx, req.(*ManageEnforcementRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // KeyAdminService_ServiceDesc is the grpc.ServiceDesc for KeyAdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -486,6 +522,10 @@ var KeyAdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TestAlert",
 			Handler:    _KeyAdminService_TestAlert_Handler,
+		},
+		{
+			MethodName: "ManageEnforcement",
+			Handler:    _KeyAdminService_ManageEnforcement_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -117,6 +117,8 @@ const (
 	CheckLimitResponse_POLICY CheckLimitResponse_Source = 2
 	// This server alone, because the bucket store was unavailable.
 	CheckLimitResponse_DEGRADED CheckLimitResponse_Source = 3
+	// The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied.
+	CheckLimitResponse_UNENFORCED CheckLimitResponse_Source = 4
 )
 
 // Enum value maps for CheckLimitResponse_Source.
@@ -126,12 +128,14 @@ var (
 		1: "STORE",
 		2: "POLICY",
 		3: "DEGRADED",
+		4: "UNENFORCED",
 	}
 	CheckLimitResponse_Source_value = map[string]int32{
 		"SOURCE_UNSPECIFIED": 0,
 		"STORE":              1,
 		"POLICY":             2,
 		"DEGRADED":           3,
+		"UNENFORCED":         4,
 	}
 )
 
@@ -178,8 +182,9 @@ type CheckLimitRequest struct {
 	// Tokens that the call takes from every limit: 0 to 9,007,199,254. Absent means 1. 0 is a peek: nothing is charged, and
 	// no limit denies it.
 	Cost *uint64 `protobuf:"varint,4,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
-	// Makes the call idempotent: the same call with the same id within the server's window (30 seconds by default) is
-	// charged once and gets the first response. At most 128 bytes. Empty means none.
+	// Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
+	// by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
+	// 128 bytes. Empty means none.
 	RequestId     string `protobuf:"bytes,5,opt,name=request_id,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -768,7 +773,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"request_idB\f\n" +
 	"\n" +
 	"credentialB\a\n" +
-	"\x05_cost\"\xb2\x05\n" +
+	"\x05_cost\"\xc2\x05\n" +
 	"\x12CheckLimitResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12?\n" +
 	"\x06reason\x18\x02 \x01(\x0e2'.ratelimit.v1.CheckLimitResponse.ReasonR\x06reason\x12?\n" +
@@ -792,13 +797,15 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\rKEY_SUSPENDED\x10\x06\x12\x0f\n" +
 	"\vKEY_EXPIRED\x10\a\x12\x14\n" +
 	"\x10DEGRADED_ALLOWED\x10\b\x12\x13\n" +
-	"\x0fDEGRADED_DENIED\x10\t\"E\n" +
+	"\x0fDEGRADED_DENIED\x10\t\"U\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05STORE\x10\x01\x12\n" +
 	"\n" +
 	"\x06POLICY\x10\x02\x12\f\n" +
-	"\bDEGRADED\x10\x03\"Q\n" +
+	"\bDEGRADED\x10\x03\x12\x0e\n" +
+	"\n" +
+	"UNENFORCED\x10\x04\"Q\n" +
 	"\x16BatchCheckLimitRequest\x127\n" +
 	"\x06checks\x18\x01 \x03(\v2\x1f.ratelimit.v1.CheckLimitRequestR\x06checks\"N\n" +
 	"\x17BatchCheckLimitResponse\x123\n" +

@@ -74,6 +74,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The server has more calls than it can decide in time; this one was refused before anything was read,
     and nothing was charged. Clients do not retry it. `google.rpc.RetryInfo` has the retry delay.
     """
+    CONFIRMATION_REQUIRED: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION. The change cuts a limit by more than half, lifts one, or touches many keys: it is made if it is
+    repeated with `confirmation`, which confirms this change alone, for 5 minutes. `google.rpc.PreconditionFailure` has a
+    violation of type CONFIRMATION for each reason. Metadata: `confirmation`, `keys`, `usage`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
@@ -131,5 +136,10 @@ may be well. `google.rpc.RetryInfo` has the retry delay.
 OVERLOADED: ErrorReason.ValueType  # 22
 """UNAVAILABLE. The server has more calls than it can decide in time; this one was refused before anything was read,
 and nothing was charged. Clients do not retry it. `google.rpc.RetryInfo` has the retry delay.
+"""
+CONFIRMATION_REQUIRED: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION. The change cuts a limit by more than half, lifts one, or touches many keys: it is made if it is
+repeated with `confirmation`, which confirms this change alone, for 5 minutes. `google.rpc.PreconditionFailure` has a
+violation of type CONFIRMATION for each reason. Metadata: `confirmation`, `keys`, `usage`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -48,8 +48,9 @@ class CheckLimitRequest(_message.Message):
     no limit denies it.
     """
     request_id: _builtins.str
-    """Makes the call idempotent: the same call with the same id within the server's window (30 seconds by default) is
-    charged once and gets the first response. At most 128 bytes. Empty means none.
+    """Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
+    by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
+    128 bytes. Empty means none.
     """
     def __init__(
         self,
@@ -146,6 +147,8 @@ class CheckLimitResponse(_message.Message):
         """The key's policy alone: no bucket was needed."""
         DEGRADED: CheckLimitResponse._Source.ValueType  # 3
         """This server alone, because the bucket store was unavailable."""
+        UNENFORCED: CheckLimitResponse._Source.ValueType  # 4
+        """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 
     class Source(_Source, metaclass=_SourceEnumTypeWrapper):
         """What the decision is based on."""
@@ -158,6 +161,8 @@ class CheckLimitResponse(_message.Message):
     """The key's policy alone: no bucket was needed."""
     DEGRADED: CheckLimitResponse.Source.ValueType  # 3
     """This server alone, because the bucket store was unavailable."""
+    UNENFORCED: CheckLimitResponse.Source.ValueType  # 4
+    """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 
     ALLOWED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
