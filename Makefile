@@ -14,8 +14,8 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 py
 # Runs of each target of `make fuzz`.
 FUZZ_RUNS ?= 1000000
 
-# Tests that load servers, or take from them what they need: one after the other. All others run on two processes.
-ALONE := tests/attacks tests/faults tests/fleet tests/soak tests/transport/conformance
+# Tests that load servers as hard as they can: one after the other. All others, which wait more, run on two processes.
+ALONE := tests/attacks tests/fleet tests/soak tests/transport/conformance
 
 # The clients to test.
 LANGUAGES ?= python go typescript

@@ -32,6 +32,7 @@ RUNS = 7
 HASH = """
 local stored = {}
 local used, at, keep, part, per = {}, {}, {}, {}, {}
+local wide
 local function read(k)
   local state = redis.call('HMGET', KEYS[k], 'used', 'at', 'keep', 'part', 'per')
   used[k], at[k], keep[k] = tonumber(state[1]) or 0, tonumber(state[2]) or 0, tonumber(state[3]) or 0

@@ -12,17 +12,40 @@ from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResul
 from ratelimit_service.decision.limit import EXACT, MICRO, Limit, Mode, TokenBucket, Window
 from ratelimit_service.decision.window import span
 
+_YEAR_US = 366 * 86_400 * MICRO
+
+MAX_LEVELS = 3
+"""Levels of a bucket: of more, those charged longest ago are dropped, and start at their capacity again."""
+
+
+class Level(NamedTuple):
+    """What a token bucket has in use that holds less than what is used in all: at most its capacity.
+
+    `part` of its rate's denominator of a further micro-token had drained.
+    """
+
+    capacity: int
+    rate: tuple[int, int]
+    used: int
+    part: int
+
 
 class State(NamedTuple):
     """How much of a bucket was in use, in micro-tokens, at a time in microseconds since 1970 UTC.
 
-    `part / per` of a further micro-token had drained, 0 or more and less than 1.
+    `part / per` of a further micro-token had drained, 0 or more and less than 1. `keep` is a time when all has drained
+    for every limit that was charged. `levels` are those of limits that hold less than `used`, the one charged last
+    first; while there are any, `used` drains at `rate`, and is void at `void`, if its limits were unknown.
     """
 
     used: int = 0
     at: int = 0
     part: int = 0
     per: int = 1
+    keep: int = 0
+    rate: tuple[int, int] = (0, 1)
+    void: int = EXACT - 1
+    levels: tuple[Level, ...] = ()
 
 
 class Terms(NamedTuple):
@@ -58,22 +81,106 @@ class Advanced(NamedTuple):
 
 
 def advance(terms: Terms, state: State, now_us: int) -> Advanced:
-    """Subtract what has drained until now."""
-    used, at, part, per = state
+    """Subtract what has drained until now, as a limit with these TERMS sees it: from its own level if it has one."""
+    at = state.at
     if terms.window is None:
-        numerator, denominator = terms.rate
-        clamped = at - now_us > -(-terms.capacity * denominator // numerator)
+        clamped = at - now_us > -(-terms.capacity * terms.rate[1] // terms.rate[0])
         at = now_us if clamped else at
         when = max(at, now_us)
-        drained, part = divmod((when - at) * numerator + (part if per == denominator else 0), denominator)
-        if drained >= used:
-            return Advanced(State(0, when, 0, denominator), clamped)
-        return Advanced(State(used - drained, when, part, denominator), clamped)
+        level = _level_of(terms, state)
+        used, part = drain(*(level[2:] if level else _main(state, terms.rate[1])), when - at, terms.rate)
+        return Advanced(State(used, when, part, terms.rate[1]), clamped)
     start, end = span(terms.window, now_us)
     clamped = at - now_us > end - start
     at = now_us if clamped else at
     when = max(at, now_us)
-    return Advanced(State(used if at >= span(terms.window, when)[0] else 0, when), clamped)
+    return Advanced(State(state.used if at >= span(terms.window, when)[0] else 0, when), clamped)
+
+
+def drain(used: int, part: int, elapsed_us: int, rate: tuple[int, int]) -> tuple[int, int]:
+    """What is left of USED after this time at this rate, and the part of a further micro-token that has drained."""
+    drained, part = divmod(elapsed_us * rate[0] + part, rate[1])
+    return (used - drained, part) if drained < used else (0, 0)
+
+
+def _main(state: State, denominator: int) -> tuple[int, int]:
+    """What is used in all, and the part, which means nothing to a rate with another denominator."""
+    return state.used, state.part if state.per == denominator else 0
+
+
+def _level_of(terms: Terms, state: State) -> Level | None:
+    """The level by which a token bucket decides, None if that is what is used in all."""
+    for level in state.levels:
+        if (level.capacity, level.rate) == (terms.capacity, terms.rate):
+            return level
+    return Level(terms.capacity, terms.rate, terms.capacity, 0) if state.used > terms.capacity else None
+
+
+def _rate_of(amount: int, time_us: int) -> tuple[int, int]:
+    """The rate at which an AMOUNT of unknown limits drains, never faster than they drain; exact in doubles."""
+    while amount * time_us >= EXACT:
+        amount, time_us = amount // 2, -(-time_us // 2)
+    return amount, time_us
+
+
+def charged_state(terms: Terms, state: State, view: State, cost: int) -> State:
+    """What a charge of COST makes of STATE, which TERMS see as VIEW, charged already."""
+    if not state.levels and (terms.window is not None or state.used <= terms.capacity):
+        return view._replace(keep=state.keep)
+    elapsed_us = view.at - state.at
+    own = _level_of(terms, state) if terms.window is None else None
+    levels = [] if own is None else [own._replace(used=view.used, part=view.part)]
+    for level in state.levels:
+        if len(levels) < MAX_LEVELS and level != own:
+            levels.append(_raised(level, elapsed_us, cost))
+    used, part, rate, void = view.used, view.part, terms.rate, EXACT - 1
+    if own is not None:
+        used, part, rate, void = _raised_in_all(state, view.at, cost)
+    elif terms.window is not None:
+        rate, void = state.rate, max(state.void, span(terms.window, view.at)[1])
+    kept = []
+    for level in levels:
+        if terms.window is None and level.used >= used:  # it needs no level of its own any more
+            used, part, rate, void = level.used, level.part, level.rate, EXACT - 1
+        else:
+            kept.append(level)
+    keep = state.keep
+    if used:
+        keep = max(keep, _drained_at(view.at, used, part, rate) if void == EXACT - 1 else void)
+    return State(used, view.at, part, rate[1], keep, rate, void, tuple(kept))
+
+
+def _raised_in_all(state: State, at: int, cost: int) -> tuple[int, int, tuple[int, int], int]:
+    """What is used at AT, its part, its rate and when it is void, after a charge by a limit with a level of its own."""
+    rate, void = state.rate, state.void
+    if not state.levels:
+        rate, void = _rate_of(state.used, max(state.keep - state.at, 1)), state.keep
+    used, part = drain(*_main(state, rate[1]), at - state.at, rate)
+    used = min(used + cost, EXACT - 1)
+    if used <= 0 or at >= void:
+        return 0, 0, rate, void
+    # What is charged now outlives what the unknown limits were charged.
+    return used, part, rate, max(void, _drained_at(at, used, part, rate))
+
+
+def _drained_at(at: int, used: int, part: int, rate: tuple[int, int]) -> int:
+    """When what is used at AT will have drained, a year later at most."""
+    return min(at + min(_drain_time(used, part, rate), _YEAR_US), EXACT - 1)
+
+
+def _raised(level: Level, elapsed_us: int, cost: int) -> Level:
+    """A level of another limit than the one that is charged."""
+    used, part = drain(level.used, level.part, elapsed_us, level.rate)
+    if used + cost <= 0:
+        return level._replace(used=0, part=0)
+    if used + cost >= level.capacity:
+        return level._replace(used=level.capacity, part=0)
+    return level._replace(used=used + cost, part=part)
+
+
+def _drain_time(amount: int, part: int, rate: tuple[int, int]) -> int:
+    """Microseconds until AMOUNT has drained."""
+    return -((part - amount * rate[1]) // rate[0])
 
 
 def take(state: State, cost: int) -> State:
@@ -86,8 +193,7 @@ def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> 
     """Microseconds from now until AMOUNT micro-tokens (1 or more) of an advanced state will have drained."""
     if terms.window is not None:
         return span(terms.window, state.at)[1] - now_us
-    numerator, denominator = terms.rate
-    return min(state.at - now_us - (state.part - amount * denominator) // numerator, EXACT - 1)
+    return min(state.at - now_us + _drain_time(amount, state.part, terms.rate), EXACT - 1)
 
 
 def wait_until_fits(terms: Terms, state: State, cost: int, now_us: int) -> int:
@@ -155,14 +261,20 @@ class ReferenceBuckets:
             stored = self._states.get(name, State())
             state, clamped = advance(terms, stored, now_us)
             if clamped and cost:
-                stored = self._states[name] = stored._replace(at=now_us)
+                keep = max(stored.keep - (stored.at - now_us), now_us)
+                stored = self._states[name] = stored._replace(at=now_us, keep=keep)
             wait = wait_until_fits(terms, state, cost, now_us)
-            if wait == 0 and cost:
+            fits = wait == 0 and cost != 0
+            if fits:
                 before.setdefault(name, stored)
-                state = self._states[name] = take(state, cost)
+                state = take(state, cost)
             elif wait and terms.enforced:
                 charged = False
-            results.append(limit_result(terms, state, wait, now_us))
+            result = limit_result(terms, state, wait, now_us)
+            if fits:
+                new = charged_state(terms, stored, state, cost)
+                self._states[name] = new._replace(keep=max(new.keep, min(now_us + result.reset_us, EXACT - 1)))
+            results.append(result)
         if charged:
             return ChargeResult(charged, tuple(results))
         self._states.update(before)

@@ -28,7 +28,7 @@ _STEPS_US = st.one_of(
     st.integers(0, 86_400_000_000),
     st.integers(-40 * 86_400_000_000, 400 * 86_400_000_000),
 )
-_NAMES = 3
+_NAMES, _PLANS = 3, 6
 _YEAR_2000, _YEAR_2100 = 946_684_800_000_000, 4_102_444_800_000_000
 _runs = count()
 
@@ -45,9 +45,9 @@ class Agreement(RuleBasedStateMachine):
         self.now_us = 0
         self.limits: list[Limit] = []
 
-    @initialize(now_us=st.integers(_YEAR_2000, _YEAR_2100), drawn=st.lists(limits(), min_size=3, max_size=3))
+    @initialize(now_us=st.integers(_YEAR_2000, _YEAR_2100), drawn=st.lists(limits(), min_size=_PLANS, max_size=_PLANS))
     def begin(self, now_us: int, drawn: list[Limit]) -> None:
-        """Begin some time in this century, with three buckets."""
+        """Begin some time in this century, with three buckets and the limits of six plans."""
         self.now_us = now_us
         self.limits = drawn
 
@@ -56,27 +56,29 @@ class Agreement(RuleBasedStateMachine):
         """Time passes, or the clock is set back."""
         self.now_us += step
 
-    @rule(which=st.integers(0, _NAMES - 1), limit=limits())
-    def plan_changes(self, which: int, limit: Limit) -> None:
-        """A bucket gets another limit, perhaps of another kind."""
-        self.limits[which] = limit
+    @rule(plan=st.integers(0, _PLANS - 1), limit=limits())
+    def plan_changes(self, plan: int, limit: Limit) -> None:
+        """A plan gets another limit, perhaps of another kind."""
+        self.limits[plan] = limit
 
     @rule(
         batch=st.lists(
             st.tuples(
-                st.lists(st.tuples(st.integers(0, _NAMES - 1), _COSTS), min_size=1, max_size=3),
+                st.lists(
+                    st.tuples(st.integers(0, _NAMES - 1), st.integers(0, _PLANS - 1), _COSTS), min_size=1, max_size=3
+                ),
                 st.sampled_from(["", "", "", "first", "second"]),
             ),
             min_size=1,
             max_size=5,
         )
     )
-    def batch_is_charged(self, batch: list[tuple[list[tuple[int, int]], str]]) -> None:
-        """Several charges in one script, each of one to three buckets."""
+    def batch_is_charged(self, batch: list[tuple[list[tuple[int, int, int]], str]]) -> None:
+        """Several charges in one script, each of one to three buckets, by the limits of several plans."""
         charges = [
             Charge(
-                tuple(Bucket(f"{self.run}.{which}", 0, self.limits[which]) for which, _ in parts),
-                tuple(cost for _, cost in parts),
+                tuple(Bucket(f"{self.run}.{which}", 0, self.limits[plan]) for which, plan, _ in parts),
+                tuple(cost for _, _, cost in parts),
                 request and f"{self.run}.{request}",
             )
             for parts, request in batch

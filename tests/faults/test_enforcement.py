@@ -233,7 +233,7 @@ def test_one_server_without_postgres(serve: Serve, own_postgres: OwnPostgres, tr
     server = serve(transport, database_url=own_postgres.server.url, operations_listen=free_address(), workers=2)
     fleet = Fleet([server])
     _, key = server.key("once")
-    for _ in range(8):  # connections, so that each worker knows the key
+    for _ in range(16):  # connections, so that each worker knows the key
         server.close_channel()
         while check(server, key).allowed:
             pass
@@ -248,7 +248,7 @@ def test_one_server_without_postgres(serve: Serve, own_postgres: OwnPostgres, tr
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
     assert "OFF" in command("off", "--for", "10m", "--local", "--socket", str(path))
-    for _ in range(8):  # other connections, and so the other worker
+    for _ in range(16):  # other connections, and so the other worker
         server.close_channel()
         fleet.until(lambda server: check(server, key).source == Response.UNENFORCED)
     assert "enforcement is off until" in operations(server, "/readyz")
@@ -257,6 +257,6 @@ def test_one_server_without_postgres(serve: Serve, own_postgres: OwnPostgres, tr
     assert "86400" in command("off", "--for", "25h", "--local", "--socket", str(path), code=2)
 
     assert "on," in command("on", "--local", "--socket", str(path))
-    for _ in range(8):
+    for _ in range(16):
         server.close_channel()
         fleet.until(lambda server: not check(server, key).allowed)

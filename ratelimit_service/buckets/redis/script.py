@@ -37,7 +37,14 @@ def charge_scripts(*, clock: str | None = None, state: str | None = None) -> tup
     that decisions may use. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and benchmarks
     pass others.
     """
-    parts = (clock or part("clock"), part("windows"), state or part("state"), part("usage"), part("charge"))
+    parts = (
+        clock or part("clock"),
+        part("windows"),
+        state or part("state"),
+        part("levels"),
+        part("usage"),
+        part("charge"),
+    )
     return tuple(Script(f"local ROOM_LEFT = {room:d}", *parts, allow_oom=room is Room.FULL) for room in Room)
 
 

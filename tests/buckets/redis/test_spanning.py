@@ -159,6 +159,19 @@ async def test_a_lost_race_is_refunded(world: World, three: tuple[Bucket, Bucket
     assert await used(world.other, *three) == [1, 3, 1]
 
 
+async def test_a_limit_below_what_is_used_is_refunded(world: World, three: tuple[Bucket, Bucket, Bucket]) -> None:
+    """A limit that decides by a level of its own, as a larger one has used more, is refunded in that level."""
+    large = Bucket(three[0].name, three[0].partition, Limit("large", Quota(1_000, Window.YEAR)))
+    small = Bucket(three[0].name, three[0].partition, Limit("small", TokenBucket(50, 50, DAY_US)))
+    await take(world.other, (large, 1_000))
+    await take(world.other, (small, -20))
+    world.under.after[1] = lambda: take(world.other, (three[1], 3))
+    assert not (await take(world.store, (small, 7), (three[1], 1))).charged
+    assert world.store.refunded == 1
+    assert await used(world.other, small, three[1]) == [30, 3]
+    assert await used(world.other, large) == [987]  # what larger limits have used is not refunded
+
+
 async def test_shadows_neither_deny_nor_are_refunded(world: World, bucket: MakeBucket) -> None:
     """A shadow bucket without room does not deny the charge, and is not refunded what was not taken from it."""
     shadow, ten, three = bucket(SHADOW, partition=3), bucket(TEN, partition=0), bucket(THREE, partition=1)

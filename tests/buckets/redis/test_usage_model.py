@@ -41,7 +41,8 @@ class FewResources(ClockedStore):
         assert _LIMIT in usage
         usage = usage.replace(_LIMIT, f"MAX_RESOURCES, DIGEST = {RESOURCES},")
         room = "local ROOM_LEFT = 0"
-        return (Script(room, clock_part(self._key), part("windows"), part("state"), usage, part("charge")),)
+        buckets = part("windows"), part("state"), part("levels")
+        return (Script(room, clock_part(self._key), *buckets, usage, part("charge")),)
 
 
 @st.composite

@@ -3,8 +3,8 @@
 --
 -- KEYS     the keys of all buckets and requests of the batch, each once; then that of usage, if anything is counted.
 -- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets; the index of the key that keeps
---          the result of its request, once it is charged (0: no request); the index of the series that counts it (0: none; negative: the
---          number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
+--          the result of its request, once it is charged (0: no request); the index of the series that counts it (0: none;
+--          negative: the number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
 --          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; plus 16 times the number of its family, if
 --          callers make such buckets by choosing values; negative: shadow); its capacity in
 --          micro-tokens; and its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota). Then, unless
@@ -17,19 +17,18 @@
 -- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
 --          microseconds to wait (-1: no wait helps; -2: no room for it); the microseconds until it is untouched.
 --
--- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state of the buckets, and usage. All numbers
--- are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided now is
--- counted last, and fails no charge.
-
-local MAX = 9007199254740991 -- 2^53 - 1
+-- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, and usage. All
+-- numbers are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided
+-- now is counted last, and fails no charge.
 
 local NO_ROOM = -2
 local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
 local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
 local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
 
-local floor, ceil = math.floor, math.ceil
 local batch = cmsgpack.unpack(ARGV[1])
+local floor = math.floor
+local levels -- the functions of levels.lua; nil until a bucket has some
 local dirty = {} -- the buckets that have changed, by key
 local results = {} -- of requests, packed, by key
 local opens, closes = {}, {} -- the windows that contain `now`, by kind
@@ -38,13 +37,6 @@ local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
-
--- The time until AMOUNT micro-tokens have drained, of which DONE / DEN of one has already. Quotient and remainder are
--- computed separately because AMOUNT * DEN may exceed 2^53, NUM * DEN does not.
-local function time_until_drained(amount, done, num, den)
-  local whole = floor(amount / num)
-  return whole * den + ceil(((amount - whole * num) * den - done) / num)
-end
 
 -- The hash that counts the new buckets of a minute by family, of those in the slot of K.
 local function minute_of(k)
@@ -97,15 +89,22 @@ local function evaluate(p, o, count, undo)
         full = closing - opening
       end
       if a - now > full then
-        a = now
         if cost ~= 0 and undo ~= false then
-          at[k], keep[k], dirty[k] = now, 0, true
+          at[k], keep[k], dirty[k] = now, math.max(keep[k] - (a - now), now), true
         end
+        a = now
       end
     end
     local when = a > now and a or now
+    local leveled = wide and wide[k] or u > capacity and kind == 1
 
-    if kind == 1 then
+    if leveled and not levels then
+      wide = wide or {}
+      levels = make_levels(used, at, keep, part, per, wide, time_until_drained, MAX)
+    end
+    if leveled and kind == 1 then
+      u, done = levels.decisive(k, when - a, capacity, num, den)
+    elseif kind == 1 then
       if per[k] == den then done = part[k] end
       if u > 0 then
         local elapsed = when - a
@@ -126,7 +125,7 @@ local function evaluate(p, o, count, undo)
       if a < opening then u = 0 end
     end
 
-    local wait = 0
+    local wait, wrote = 0, false
     if cost <= 0 or u + cost <= capacity then
       local writes = cost ~= 0 and undo ~= false
       if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
@@ -138,14 +137,20 @@ local function evaluate(p, o, count, undo)
       if writes then
         if undo then
           local n = #undo
-          undo[n + 1], undo[n + 2], undo[n + 3] = k, used[k], at[k]
-          undo[n + 4], undo[n + 5], undo[n + 6] = part[k], per[k], dirty[k] or false
+          undo[n + 1], undo[n + 2], undo[n + 3], undo[n + 4] = k, used[k], at[k], keep[k]
+          undo[n + 5], undo[n + 6], undo[n + 7] = part[k], per[k], dirty[k] or false
+          undo[n + 8] = wide and wide[k] or false
         end
         u = u + cost
         if u <= 0 then
           u, done = 0, 0
         end
-        used[k], at[k], part[k], per[k], dirty[k] = u, when, done, den, true
+        if leveled then
+          levels.charge(k, kind, cost, when, closing, capacity, num, den, u, done)
+        else
+          used[k], at[k], part[k], per[k] = u, when, done, den
+        end
+        dirty[k], wrote = true, true
       end
     else
       all_fit = false
@@ -165,7 +170,7 @@ local function evaluate(p, o, count, undo)
       reset = kind == 1 and when - now + time_until_drained(u, done, num, den) or closing - now
       if reset > MAX then reset = MAX end
     end
-    if dirty[k] and keep[k] < now + reset then keep[k] = now + reset end
+    if wrote and keep[k] < now + reset then keep[k] = now + reset <= MAX and now + reset or MAX end
     out[o] = u < capacity and capacity - u or 0
     out[o + 1] = wait
     out[o + 2] = reset
@@ -218,9 +223,10 @@ while p <= size do
     local fits, all_fit = evaluate(p, o + 1, count, undo)
     out[o] = fits and 1 or 0
     if undo and not fits then
-      for i = #undo - 5, 1, -6 do
+      for i = #undo - 7, 1, -8 do
         local k = undo[i]
-        used[k], at[k], part[k], per[k], dirty[k] = undo[i + 1], undo[i + 2], undo[i + 3], undo[i + 4], undo[i + 5]
+        used[k], at[k], keep[k], part[k], per[k], dirty[k] = unpack(undo, i + 1, i + 6)
+        if wide then wide[k] = undo[i + 7] or nil end
         if few and families[k] and not dirty[k] then
           local counter = minute_of(k) .. families[k]
           made[counter], families[k] = made[counter] - 1, nil

@@ -32,9 +32,17 @@ for k = 2, #KEYS do
   end
   local state = refund > 0 and redis.call('GET', KEYS[k])
   if state then
-    -- `used` is as of the last charge. Less of this charge had drained then than now, so `used` includes `refund`.
-    local used = math.max(0, struct.unpack('<d', state) - refund)
-    redis.call('SET', KEYS[k], struct.pack('<d', used) .. string.sub(state, 9), 'KEEPTTL')
+    -- `used` is as of the last charge. Less of this charge had drained then than now, so `used` includes `refund`. So does
+    -- a level of this rate (levels.lua), by which the limit was charged if there is one: then only that is lowered, since
+    -- what is used in all may have drained faster.
+    local at, levels = 1, #state >= 72 and struct.unpack('<d', state, 65) or 0
+    for i = 97, 57 + 40 * levels, 40 do
+      local level_num, level_den = struct.unpack('<dd', state, i - 16)
+      if at == 1 and level_num == num and level_den == den then at = i end
+    end
+    local used = math.max(0, struct.unpack('<d', state, at) - refund)
+    state = string.sub(state, 1, at - 1) .. struct.pack('<d', used) .. string.sub(state, at + 8)
+    redis.call('SET', KEYS[k], state, 'KEEPTTL')
   end
 end
 return 1

@@ -3,11 +3,19 @@
 -- One string of doubles for each: used (micro-tokens); at (the time of that amount, in microseconds since 1970 UTC); keep
 -- (the time until which the string has to live); and only where part of a micro-token has drained, that part: numerator,
 -- denominator. It is the same for every kind of limit, so that what was consumed stays consumed when a limit changes, and
--- `keep` never decreases, so that a quota's state survives a change to a fast bucket and back.
+-- `keep` never decreases, so that a quota's state survives a change to a fast bucket and back. After these five, always all
+-- of them, come those of `wide` (levels.lua), if there are any: the first three numbers, how many levels, and five for each.
+-- Whatever follows is of a later version, and ignored.
 local GRACE_MS = 60000 -- how long an untouched bucket is kept
 
 local stored = KEYS[1] and redis.call('MGET', unpack(KEYS))
 local used, at, keep, part, per = {}, {}, {}, {}, {}
+-- The buckets with levels, by the index of their key; nil while there is none. Each is an array, which is replaced and never
+-- changed: the rate at which `used` drains, as micro-tokens per microseconds; the time when it is void all the same, since
+-- the limits that it was charged by were unknown; and the levels, the one charged last first. Each is an array of its
+-- limit's capacity and rate, and, as of `at`, what is used by it, and the numerator of the part of a micro-token that has
+-- drained.
+local wide
 
 local function read(k)
   local state = stored[k]
@@ -18,12 +26,28 @@ local function read(k)
     part[k], per[k] = 0, 1
   else
     used[k], at[k], keep[k], part[k], per[k] = struct.unpack('<ddddd', state)
+    if #state >= 72 then
+      local all = {struct.unpack('<dddd', state, 41)}
+      local count = all[4]
+      for i = 4, 3 + count do
+        all[i] = {struct.unpack('<ddddd', state, 73 + 40 * (i - 4))}
+      end
+      all[4 + count] = nil -- struct.unpack also returns the position after the last
+      all[5 + count] = nil
+      wide = wide or {}
+      wide[k] = all
+    end
   end
 end
 
 local function write(k)
   local state
-  if part[k] > 0 then
+  local all = wide and wide[k]
+  if all then
+    local parts = {struct.pack('<ddddddddd', used[k], at[k], keep[k], part[k], per[k], all[1], all[2], all[3], #all - 3)}
+    for i = 4, #all do parts[i - 2] = struct.pack('<ddddd', unpack(all[i], 1, 5)) end
+    state = table.concat(parts)
+  elseif part[k] > 0 then
     state = struct.pack('<ddddd', used[k], at[k], keep[k], part[k], per[k])
   else
     state = struct.pack('<ddd', used[k], at[k], keep[k])

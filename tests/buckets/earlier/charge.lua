@@ -1,0 +1,281 @@
+-- Makes a batch of charges, in order, each with all of its buckets or with none. buckets/reference.py is the same in
+-- Python, without the care that doubles need.
+--
+-- KEYS     the keys of all buckets and requests of the batch, each once; then that of usage, if anything is counted.
+-- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets; the index of the key that keeps
+--          the result of its request (0: no request); the index of the series that counts it (0: none; negative: the
+--          number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
+--          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; plus 16 times the number of its family, if
+--          callers make such buckets by choosing values; negative: shadow); its capacity in
+--          micro-tokens; and its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota). Then, unless
+--          one series counts all buckets in their order at the cost of the first, per series: its index; the calls
+--          (0 for a refund); the tokens; the number of its limits; the number of its positions, and these: the indexes
+--          from 0 of its buckets, for one limit after another.
+-- ARGV[2]  the milliseconds for which the result of a request is kept.
+-- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
+-- ARGV[4]  the bytes that counts may take in the store.
+-- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
+--          microseconds to wait (-1: no wait helps; -2: no room for it); the microseconds until it is untouched.
+--
+-- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state of the buckets, and usage. All numbers
+-- are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided now is
+-- counted last, and fails no charge.
+
+local MAX = 9007199254740991 -- 2^53 - 1
+
+local NO_ROOM = -2
+local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
+local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
+local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
+
+local floor, ceil = math.floor, math.ceil
+local batch = cmsgpack.unpack(ARGV[1])
+local dirty = {} -- the buckets that have changed, by key
+local results = {} -- of requests, packed, by key
+local opens, closes = {}, {} -- the windows that contain `now`, by kind
+local out = {}
+local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
+local decided, refunded = 0, false -- calls to count; whether there are refunds to count
+local no_room = false -- whether a bucket of this charge found no room
+local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
+local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
+
+-- The time until AMOUNT micro-tokens have drained, of which DONE / DEN of one has already. Quotient and remainder are
+-- computed separately because AMOUNT * DEN may exceed 2^53, NUM * DEN does not.
+local function time_until_drained(amount, done, num, den)
+  local whole = floor(amount / num)
+  return whole * den + ceil(((amount - whole * num) * den - done) / num)
+end
+
+-- The hash that counts the new buckets of a minute by family, of those in the slot of K.
+local function minute_of(k)
+  return string.match(KEYS[k], '^[^:]*') .. ':m'
+end
+
+-- Whether there is room for the bucket K, which is new. Notes it in `made`.
+local function has_room(k, family)
+  if ROOM_LEFT == 3 then return false end
+  if family == 0 then return true end
+  if ROOM_LEFT == 2 then return false end
+  local minute, field = minute_of(k), string.format('%.0f', family)
+  local count = made[minute .. field] or tonumber(redis.call('HGET', minute, field) or 0)
+  if count >= FEW then return false end
+  families[k], made[minute .. field] = field, count + 1
+  return true
+end
+
+local function window(kind, when)
+  if when ~= now then return window_of(kind, when) end
+  if not opens[kind] then opens[kind], closes[kind] = window_of(kind, now) end
+  return opens[kind], closes[kind]
+end
+
+-- Evaluates COUNT buckets from batch[p] on and writes their results to out[o] on. Charges each that fits, unless `undo` is
+-- false; if `undo` is a table, appends the previous states to it. Returns whether all enforced ones fit, and whether all do.
+local function evaluate(p, o, count, undo)
+  local fits, all_fit = true, true
+  for _ = 1, count do
+    local k, cost, kind = batch[p], batch[p + 1] * 1000000, batch[p + 2]
+    local capacity, num, den = batch[p + 3], batch[p + 4], batch[p + 5]
+    p = p + 6
+    local shadow = kind < 0
+    if shadow then kind = -kind end
+    local family = 0
+    if kind > 16 then
+      family = floor(kind / 16)
+      kind = kind - 16 * family
+    end
+    if not used[k] then read(k) end
+    local u, a, done = used[k], at[k], 0
+    local opening, closing
+
+    if a > now then -- the clock has stepped back
+      local full
+      if kind == 1 then
+        full = time_until_drained(capacity, 0, num, den)
+      else
+        opening, closing = window(kind, now)
+        full = closing - opening
+      end
+      if a - now > full then
+        a = now
+        if cost ~= 0 and undo ~= false then
+          at[k], keep[k], dirty[k] = now, 0, true
+        end
+      end
+    end
+    local when = a > now and a or now
+
+    if kind == 1 then
+      if per[k] == den then done = part[k] end
+      if u > 0 then
+        local elapsed = when - a
+        local periods = floor(elapsed / den)
+        local more = (elapsed - periods * den) * num
+        local whole = floor(more / den)
+        done = done + more - whole * den
+        if done >= den then
+          done, whole = done - den, whole + 1
+        end
+        u = u - (periods * num + whole)
+      end
+      if u <= 0 then
+        u, done = 0, 0
+      end
+    else
+      opening, closing = window(kind, when)
+      if a < opening then u = 0 end
+    end
+
+    local wait = 0
+    if cost <= 0 or u + cost <= capacity then
+      local writes = cost ~= 0 and undo ~= false
+      if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
+        writes = false
+        if cost > 0 and not shadow then
+          fits, all_fit, wait, no_room = false, false, NO_ROOM, true
+        end
+      end
+      if writes then
+        if undo then
+          local n = #undo
+          undo[n + 1], undo[n + 2], undo[n + 3] = k, used[k], at[k]
+          undo[n + 4], undo[n + 5], undo[n + 6] = part[k], per[k], dirty[k] or false
+        end
+        u = u + cost
+        if u <= 0 then
+          u, done = 0, 0
+        end
+        used[k], at[k], part[k], per[k], dirty[k] = u, when, done, den, true
+      end
+    else
+      all_fit = false
+      if not shadow then fits = false end
+      if cost > capacity then
+        wait = -1
+      elseif kind == 1 then
+        wait = when - now + time_until_drained(u - capacity + cost, done, num, den)
+        if wait > MAX then wait = MAX end
+      else
+        wait = closing - now
+      end
+    end
+
+    local reset = 0
+    if u > 0 then
+      reset = kind == 1 and when - now + time_until_drained(u, done, num, den) or closing - now
+      if reset > MAX then reset = MAX end
+    end
+    if dirty[k] and keep[k] < now + reset then keep[k] = now + reset end
+    out[o] = u < capacity and capacity - u or 0
+    out[o + 1] = wait
+    out[o + 2] = reset
+    o = o + 3
+  end
+  return fits, all_fit
+end
+
+-- Counts for a series that not all buckets have room: the charge with buckets from batch[p] on and its result at out[o].
+-- Those of the series are at the POSITIONS values from batch[b] on, or all of them if `b` is nil.
+local function count_limits(series, p, o, limits, positions, b)
+  local counts = more[series] or {0, 0, 0, 0, 0}
+  more[series] = counts
+  for i = #counts + 1, 5 + 2 * limits do counts[i] = 0 end
+  local seen, shadowed = {}, 0
+  for i = 0, positions - 1 do
+    local position = b and batch[b + i] or i
+    if out[o + 2 + 3 * position] ~= 0 then
+      local slot = 6 + 2 * (i % limits)
+      if batch[p + 2 + 6 * position] < 0 then slot, shadowed = slot + 1, 1 end
+      if not seen[slot] then counts[slot], seen[slot] = counts[slot] + 1, true end
+    end
+  end
+  counts[3], counts[4] = counts[3] + 1 - out[o], counts[4] + shadowed
+end
+
+-- Counts a charge for the COUNT series from batch[b] on.
+local function count_series(count, b, p, o, all_fit)
+  for _ = 1, count do
+    local series, calls, cost, limits, positions = unpack(batch, b, b + 4)
+    if out[o] == 1 then
+      allowed[series], spent[series] = (allowed[series] or 0) + calls, (spent[series] or 0) + cost
+      refunded = refunded or calls == 0
+    end
+    if calls == 1 and not all_fit then count_limits(series, p, o, limits, positions, b + 5) end
+    decided = decided + calls
+    b = b + 5 + positions
+  end
+end
+
+local p, o, size = 1, 1, #batch
+while p <= size do
+  local count, request, series = batch[p], batch[p + 1], batch[p + 2]
+  p = p + 3
+  local last = o + 3 * count
+  local packed = request > 0 and (results[request] or stored[request]) or false
+  local previous = packed and cmsgpack.unpack(packed)
+  if not previous then
+    local undo = count > 1 and {} or nil
+    no_room = false
+    local fits, all_fit = evaluate(p, o + 1, count, undo)
+    out[o] = fits and 1 or 0
+    if undo and not fits then
+      for i = #undo - 5, 1, -6 do
+        local k = undo[i]
+        used[k], at[k], part[k], per[k], dirty[k] = undo[i + 1], undo[i + 2], undo[i + 3], undo[i + 4], undo[i + 5]
+        if few and families[k] and not dirty[k] then
+          local counter = minute_of(k) .. families[k]
+          made[counter], families[k] = made[counter] - 1, nil
+        end
+      end
+      -- What remains is reset to before the charge. The waits are kept: they are right even for a bucket listed twice.
+      local waits = {}
+      for i = 1, count do waits[i] = out[o + 3 * i - 1] end
+      evaluate(p, o + 1, count, false)
+      for i = 1, count do out[o + 3 * i - 1] = waits[i] end
+    end
+    if series > 0 then -- the common case
+      decided = decided + 1
+      if fits then
+        allowed[series], spent[series] = (allowed[series] or 0) + 1, (spent[series] or 0) + batch[p + 1]
+      end
+      if not all_fit then count_limits(series, p, o, count, count, nil) end
+    elseif series < 0 then
+      count_series(-series, p + 6 * count, p, o, all_fit)
+    end
+    -- Not for want of room: a repeat may find some, and a server that is short of memory need not keep the denial.
+    if request > 0 and not no_room then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
+  elseif #previous == last - o + 1 then
+    for i = o, last do out[i] = previous[i - o + 1] end
+  else
+    -- It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
+    evaluate(p, o + 1, count, false)
+    out[o] = previous[1]
+  end
+  p, o = p + 6 * count, last + 1
+  for _ = 1, -series do p = p + 5 + batch[p + 4] end
+end
+
+for k = 1, #KEYS do
+  if dirty[k] then
+    write(k)
+    if few and families[k] then
+      redis.call('HINCRBY', minute_of(k), families[k], 1)
+      redis.call('EXPIRE', minute_of(k), 60, 'NX')
+    end
+  elseif results[k] and ROOM_LEFT == 3 then
+    local short = math.min(tonumber(ARGV[2]), SHORT_MS)
+    redis.call('SET', KEYS[k], results[k] .. cmsgpack.pack(short), 'PX', short) -- refund.lua reads it
+  elseif results[k] then
+    redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
+  end
+end
+
+if decided > 0 or refunded then
+  local key = KEYS[#KEYS]
+  local cap = tonumber(ARGV[4]) * (ROOM_LEFT == 3 and USAGE_SHARE or 1)
+  if not pcall(usage_add, key, cap, cmsgpack.unpack(ARGV[3]), allowed, spent, more) then
+    usage_lost(key, decided)
+  end
+end
+return out
