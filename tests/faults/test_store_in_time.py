@@ -174,7 +174,10 @@ async def test_a_short_deadline_is_no_sign_of_a_slow_store(broken: Fault) -> Non
         )
         assert not store.breaker_open
     assert len([error for _, _, error in hurried.made if error is not None]) > len(hurried.made) / 2
-    assert [error for _, _, error in others.made if error is not None] == []
+    failed = [error for _, _, error in others.made if error is not None]
+    # A machine with other work may have some wait for too long in this process: overload, which is not DEGRADED.
+    assert len(failed) <= (0 if FULL else len(others.made) / 20)
+    assert [error for error in failed if not isinstance(error, QueueTimeout)] == []
 
 
 async def test_one_lost_reply_affects_the_calls_of_its_batch(broken: Fault) -> None:
