@@ -34,8 +34,8 @@ from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.handover import Handover
 from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
-from ratelimit_service.buckets.redis.batcher import Observers
 from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store, open_usage_writer
+from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, redis_cluster, redis_sentinel
-from ratelimit_service.buckets.redis.batcher import Observers, RoundTripObserver, Unobserved, UsageObserver
 from ratelimit_service.buckets.redis.connect import open_unguarded_store
+from ratelimit_service.buckets.redis.observers import Observers, RoundTripObserver, Unobserved, UsageObserver
 from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 from ratelimit_service.decision.charge import Bucket

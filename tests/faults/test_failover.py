@@ -17,8 +17,8 @@ from faults.sizes import FACTOR, FULL, REPORT
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, until
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
-from ratelimit_service.buckets.redis.batcher import UNOBSERVED
 from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.observers import UNOBSERVED
 from ratelimit_service.buckets.redis.script import bucket_key
 from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.decision.charge import Bucket, Charge

@@ -14,8 +14,8 @@ from faults.proxy import FaultProxy
 from faults.sizes import FACTOR, FULL
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
-from ratelimit_service.buckets.redis.batcher import Observers, Unobserved
 from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.observers import Observers, Unobserved
 from ratelimit_service.decision.charge import Bucket, Charge, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
 from ratelimit_service.decision.ports import QueueTimeout, StoreUnavailable

@@ -10,102 +10,11 @@ import hiredis
 
 from ratelimit_service.buckets.health import UNWATCHED, Watcher
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
+from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.buckets.redis.script import Encoded, Encoder, decode, usage_key
 from ratelimit_service.decision.charge import NO_ROOM, Charge, ChargeResult
 from ratelimit_service.decision.ports import QueueTimeout, StoreUnavailable
-
-
-class RoundTripObserver(Protocol):
-    """Observes each script run that had charges in it, on the hot path: what it costs is paid for each."""
-
-    def answered(self, charges: int, seconds: float) -> None:
-        """A run with this many charges was answered after this time."""
-        ...
-
-    def awaited(self, seconds: float) -> None:
-        """A call was failed because a run has had no reply for this time."""
-        ...
-
-    def failed(self) -> None:
-        """A run got no reply, or an error."""
-        ...
-
-    def refused(self, buckets: int) -> None:
-        """So many new buckets found no room in the store."""
-        ...
-
-    def memory(self, share: float) -> None:
-        """The servers were asked: the fullest uses this share of its memory."""
-        ...
-
-
-class UsageObserver(Protocol):
-    """Gets what the script cannot count, or may have counted although its callers got no result."""
-
-    def charged(self, charge: Charge, result: ChargeResult) -> None:
-        """A charge was decided by several runs, of which none counted it."""
-        ...
-
-    def answered_late(self, charges: Sequence[Charge]) -> None:
-        """These charges were decided after their calls had failed."""
-        ...
-
-    def unanswered(self, charges: Sequence[Charge]) -> None:
-        """Whether these charges were made, and counted, will never be known."""
-        ...
-
-
-class LevelObserver(Protocol):
-    """Gets the result of each charge, on the hot path."""
-
-    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float, /) -> None:
-        """These charges had these results at NOW, a monotonic time in seconds."""
-        ...
-
-
-class Unobserved:
-    """An observer that does nothing."""
-
-    def answered(self, charges: int, seconds: float) -> None:
-        """Do nothing."""
-
-    def awaited(self, seconds: float) -> None:
-        """Do nothing."""
-
-    def failed(self) -> None:
-        """Do nothing."""
-
-    def refused(self, buckets: int) -> None:
-        """Do nothing."""
-
-    def memory(self, share: float) -> None:
-        """Do nothing."""
-
-    def charged(self, charge: Charge, result: ChargeResult) -> None:
-        """Do nothing."""
-
-    def answered_late(self, charges: Sequence[Charge]) -> None:
-        """Do nothing."""
-
-    def unanswered(self, charges: Sequence[Charge]) -> None:
-        """Do nothing."""
-
-    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float, /) -> None:
-        """Do nothing."""
-
-
-class Observers(NamedTuple):
-    """The observers of a store."""
-
-    round_trips: RoundTripObserver = Unobserved()
-    usage: UsageObserver = Unobserved()
-    levels: LevelObserver = Unobserved()
-
-
-UNOBSERVED = Observers()
-"""A store that nobody observes."""
-
 
 MAX_CHARGES = 256
 """Charges in one script run, unless a single call has more. A run with 256 occupies Redis for about a millisecond."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.health import UNWATCHED, Watcher
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
-from ratelimit_service.buckets.redis.batcher import Batcher, Observers
+from ratelimit_service.buckets.redis.batcher import Batcher
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
 from ratelimit_service.buckets.redis.connection import Address
+from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import Encoder, partition_tag
 from ratelimit_service.buckets.redis.store import split_by_size

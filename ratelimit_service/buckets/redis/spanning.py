@@ -9,9 +9,10 @@ from uuid import uuid4
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
-from ratelimit_service.buckets.redis.batcher import UsageObserver, patience_of
+from ratelimit_service.buckets.redis.batcher import patience_of
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.command import run_script
+from ratelimit_service.buckets.redis.observers import UsageObserver
 from ratelimit_service.buckets.redis.script import Script, bucket_key, part, request_key
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket

@@ -7,8 +7,9 @@ from typing import Protocol
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.health import Watcher
 from ratelimit_service.buckets.outcomes import outcomes_of, results_of
-from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, Observers, Route
+from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, Route
 from ratelimit_service.buckets.redis.connection import Connection
+from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder
 from ratelimit_service.decision.charge import Charge, ChargeResult

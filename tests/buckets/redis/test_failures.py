@@ -19,8 +19,8 @@ from fixtures.redis_cluster import until as until_true
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.buckets.redis import batcher
-from ratelimit_service.buckets.redis.batcher import UNOBSERVED
 from ratelimit_service.buckets.redis.connect import open_bucket_store
+from ratelimit_service.buckets.redis.observers import UNOBSERVED
 from ratelimit_service.buckets.redis.script import bucket_key
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window

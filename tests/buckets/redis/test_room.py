@@ -11,9 +11,9 @@ from buckets.conftest import MakeBucket, OpenStore, Store
 from buckets.redis.usage import UsageReader
 from fixtures.redis_cluster import LoopbackCluster
 from fixtures.valkey import StartValkey
-from ratelimit_service.buckets.redis.batcher import Observers
 from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store
 from ratelimit_service.buckets.redis.connection import Connection
+from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room import Room, room_of, share_of
 from ratelimit_service.buckets.redis.script import request_key, usage_script
 from ratelimit_service.buckets.redis.spanning import SpanningStore, Taken
