@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -19,10 +18,10 @@ from attacks.attacked import Target, attacked
 from attacks.conftest import StartTarget
 from attacks.connection import Connection, reset
 from attacks.sizes import FULL
+from fixtures.open_loop import build_open_loop
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 
 CHECK = "/ratelimit.v1.RateLimitService/CheckLimit"
-SOURCE = Path(__file__).with_name("open_loop.go")
 SECONDS = 60 if FULL else 5
 DEADLINE_MS = 25 if FULL else 250
 """In CI other tests have the cores too, and everything takes several times as long."""
@@ -55,11 +54,7 @@ class Group:
 @pytest.fixture(scope="session")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The open-loop generator, built."""
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    assert Path(go).exists(), "these tests need Go; install it, on Debian or Ubuntu by: apt-get install golang-go"
-    program = tmp_path_factory.mktemp("open_loop") / "open_loop"
-    subprocess.run([go, "build", "-o", program, SOURCE], check=True, env={**os.environ, "CGO_ENABLED": "0"})
-    return program
+    return build_open_loop(tmp_path_factory.mktemp("open_loop"))
 
 
 @contextmanager

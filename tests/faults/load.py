@@ -1,8 +1,6 @@
 """Load in an open loop on a real server: what is due is due, whether or not the server answers."""
 
 import json
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import psutil
 import pytest
 
 from faults.sizes import FULL
+from fixtures.open_loop import build_open_loop
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 
@@ -22,8 +21,6 @@ DEADLINE_MS: Final = 25 if FULL else 250
 CONNECTIONS: Final = 24
 SHARE: Final = 0.6 if FULL else 0.2
 """Of the peak that is offered."""
-
-_SOURCE: Final = Path(__file__).parents[1] / "attacks" / "open_loop.go"
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,4 @@ def memory_mb(server: Server) -> float:
 @pytest.fixture(scope="session")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
     """The open-loop generator, built."""
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    assert Path(go).exists(), "these tests need Go; install it, on Debian or Ubuntu by: apt-get install golang-go"
-    program = tmp_path_factory.mktemp("open_loop") / "open_loop"
-    subprocess.run([go, "build", "-o", program, _SOURCE], check=True, env={**os.environ, "CGO_ENABLED": "0"})
-    return Generator(program)
+    return Generator(build_open_loop(tmp_path_factory.mktemp("open_loop")))

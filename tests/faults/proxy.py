@@ -7,22 +7,18 @@
         proxy.heal()
 
 It forwards bytes and knows no protocol but for one thing: what a store sends back in one piece is taken for one reply.
-It has an event loop and a thread of its own, so that tests with and without a loop can use it.
 """
 
 import asyncio
 import random
 import socket
 import struct
-import threading
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final
 
-T = TypeVar("T")
+from faults.relay import Relay
 
 _PIECE: Final = 2**18
 _LINGER: Final = struct.pack("ii", 1, 0)  # close with a reset
@@ -45,23 +41,20 @@ class Faults:
     ones are accepted, and what callers send is forwarded."""
 
 
-class FaultProxy:
+class FaultProxy(Relay):
     """Forwards from a port of its own on loopback to `target_port`, which may be changed for connections to come."""
 
     def __init__(self, target_port: int, *, seed: int = 1) -> None:
+        super().__init__()
         self.target_port = target_port
         self.faults = Faults()
         self.lost: list[bytes] = []
         """The replies in place of which connections were cut."""
         self.connections = 0
         """Accepted so far."""
-        self.port = 0
         self._lose_next = 0
         self._random = random.Random(seed)
         self._open: set[_Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     @property
     def url(self) -> str:
@@ -82,25 +75,11 @@ class FaultProxy:
 
     def reset(self) -> None:
         """End all connections with a TCP reset on both sides."""
-        self._do(self._reset())
+        self.do(self._reset())
 
     def close_all(self) -> None:
         """End all connections, in order, on both sides."""
-        self._do(self._close_all())
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._server = self._do(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._do(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self.do(self._close_all())
 
     def take_reply(self, reply: bytes) -> bool:
         """Whether to cut the connection in place of this reply."""
@@ -113,19 +92,12 @@ class FaultProxy:
 
     def due(self, last: float, size: int) -> float:
         """When a reply of SIZE bytes may be passed on, after one at LAST."""
-        faults, now = self.faults, self._loop.time()
+        faults, now = self.faults, self.now()
         late = now + faults.delay + self._random.uniform(0, faults.jitter)
         return max(late, last) + size / faults.bandwidth
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one connection, until either end ends it."""
         self.connections += 1
         try:
             from_store, to_store = await asyncio.open_connection("127.0.0.1", self.target_port)
@@ -148,11 +120,8 @@ class FaultProxy:
             connection.close()
 
     async def _stop(self) -> None:
-        self._server.close()
         await self._reset()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await super()._stop()
 
 
 class _Connection:

@@ -1,57 +1,27 @@
 """A proxy in front of Postgres that passes everything on but notifications: their channel is cut."""
 
 import asyncio
-import threading
-from collections.abc import Coroutine
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final
 
-T = TypeVar("T")
+from faults.relay import Relay
 
 _PIECE: Final = 2**16
 _NOTIFICATION: Final = b"A"
 _HEAD: Final = 5
 
 
-class SilentPostgres:
-    """Forwards from a port of its own on loopback. Callers must connect without TLS (`sslmode=disable`).
-
-    It has an event loop and a thread of its own.
-    """
+class SilentPostgres(Relay):
+    """Forwards from a port of its own on loopback. Callers must connect without TLS (`sslmode=disable`)."""
 
     def __init__(self, target_port: int) -> None:
+        super().__init__()
         self._target_port = target_port
         self.dropped = 0
         """Notifications so far."""
-        self.port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._server = self._do(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._do(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one connection, until either end ends it."""
         from_postgres, to_postgres = await asyncio.open_connection("127.0.0.1", self._target_port)
         works = {
             asyncio.ensure_future(self._pass_on(reader, to_postgres)),
@@ -80,9 +50,3 @@ class SilentPostgres:
                     self.dropped += 1
                 else:
                     writer.write(head + rest)
-
-    async def _stop(self) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,18 +1,16 @@
 """A bucket store that is slow or dead, and callers with little time: each has an answer in time."""
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from faults.proxy import FaultProxy
+from faults.broken_store import FAULTS, BrokenStore, broken_store
 from faults.sizes import FACTOR, FULL
-from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.buckets.redis.observers import Observers, Unobserved
@@ -20,7 +18,6 @@ from ratelimit_service.decision.charge import Bucket, Charge, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
 from ratelimit_service.decision.ports import QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.usage import Series
-from ratelimit_service.devstores.valkey import EmbeddedValkey
 
 LARGE = Limit("large", Quota(10_000_000, Window.YEAR))
 DEADLINE = 0.025
@@ -89,48 +86,11 @@ class Calls:
         return sum(seconds <= DEADLINE * FACTOR for _, seconds, _ in self.made) / len(self.made)
 
 
-@dataclass
-class Fault:
-    """A way to break a store, and to mend it."""
-
-    proxy: FaultProxy
-    server: EmbeddedValkey
-
-    def begin(self, name: str) -> None:
-        """Break it."""
-        if name == "SIGSTOP":
-            os.kill(self.server.pid, signal.SIGSTOP)
-        elif name == "SIGKILL":
-            self.server.stop()
-            self.proxy.close_all()
-        elif name == "half-open":
-            self.proxy.inject(half_open=True)
-        elif name == "+30 ms":
-            self.proxy.inject(delay=0.03)
-        else:
-            self.proxy.inject(delay=0.03, jitter=0.03)
-
-    def end(self, name: str) -> None:
-        """Mend it."""
-        if name == "SIGSTOP":
-            os.kill(self.server.pid, signal.SIGCONT)
-        elif name == "SIGKILL":
-            self.server.start()
-            self.proxy.target_port = self.server.port
-        self.proxy.heal()
-
-
-FAULTS = ["SIGKILL", "SIGSTOP", "half-open", "+30 ms", "+30 ms with jitter"]
-
-
 @pytest.fixture
-def broken(valkey: StartValkey) -> Iterator[Fault]:
+def broken(tmp_path: Path) -> Iterator[BrokenStore]:
     """A store behind a proxy."""
-    server = valkey()
-    with ExitStack() as stack:
-        proxy = stack.enter_context(FaultProxy(server.port))
-        yield Fault(proxy, server)
-        os.kill(server.pid, signal.SIGCONT)
+    with broken_store(tmp_path) as store:
+        yield store
 
 
 async def waited_until(holds: Callable[[], bool], seconds: float) -> float:
@@ -142,7 +102,7 @@ async def waited_until(holds: Callable[[], bool], seconds: float) -> float:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_every_caller_knows_in_time(broken: Fault, name: str) -> None:
+async def test_every_caller_knows_in_time(broken: BrokenStore, name: str) -> None:
     """Callers that wait for 25 ms learn in time that the store cannot be used; soon it is not asked any more."""
     bucket, during, after = Bucket("calls", 0, LARGE), Calls(), Calls()
     async with opened(broken.proxy.url) as store:
@@ -163,7 +123,7 @@ async def test_every_caller_knows_in_time(broken: Fault, name: str) -> None:
     assert [error for _, _, error in after.made if error is not None] == []
 
 
-async def test_a_short_deadline_is_no_sign_of_a_slow_store(broken: Fault) -> None:
+async def test_a_short_deadline_is_no_sign_of_a_slow_store(broken: BrokenStore) -> None:
     """Callers that wait for 1 ms open no breaker of a store that needs 5, and others get their decisions."""
     bucket, hurried, others = Bucket("calls", 0, LARGE), Calls(), Calls()
     async with opened(broken.proxy.url) as store:
@@ -180,7 +140,7 @@ async def test_a_short_deadline_is_no_sign_of_a_slow_store(broken: Fault) -> Non
     assert [error for error in failed if not isinstance(error, QueueTimeout)] == []
 
 
-async def test_one_lost_reply_affects_the_calls_of_its_batch(broken: Fault) -> None:
+async def test_one_lost_reply_affects_the_calls_of_its_batch(broken: BrokenStore) -> None:
     """Whatever is called after it gets its decision, on a new connection."""
     bucket, calls = Bucket("calls", 0, LARGE), Calls()
     async with opened(broken.proxy.url) as store:
@@ -196,7 +156,7 @@ async def test_one_lost_reply_affects_the_calls_of_its_batch(broken: Fault) -> N
     assert len(failed) == 50
 
 
-async def test_a_late_reply_is_counted(broken: Fault) -> None:
+async def test_a_late_reply_is_counted(broken: BrokenStore) -> None:
     """The charge was made, so it is noted, once, as one that was decided without the store."""
     usage, bucket = Usage(), Bucket("calls", 0, LARGE)
     charge = Charge((bucket,), (1,), "", (Counted(Series.of_key("k", "r", "s", "p", ["large"]), 1),))
@@ -213,7 +173,7 @@ async def test_a_late_reply_is_counted(broken: Fault) -> None:
     assert (usage.late, usage.lost) == (1, 0)
 
 
-async def test_lost_replies_and_request_ids(broken: Fault) -> None:
+async def test_lost_replies_and_request_ids(broken: BrokenStore) -> None:
     """Of each hundred replies one is lost; callers repeat their calls by their ids, and each is charged once."""
     calls, degraded = (100_000 if FULL else 5_000), 0
     bucket, numbers = Bucket("calls", 0, LARGE), iter(range(calls))
