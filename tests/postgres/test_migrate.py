@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import create_engine, text
@@ -69,12 +71,7 @@ def test_the_last_step_back_leaves_nothing(empty_database_url: Callable[[], str]
     """Downgrading from the first revision drops every table that it made."""
     url = empty_database_url()
     upgrade(url)
-    engine = create_engine(parse_url(url))
-    with engine.begin() as connection:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-    engine.dispose()
+    _migrate(url, lambda config: command.downgrade(config, "base"))
 
     with psycopg.connect(url) as connection:
         left = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
@@ -99,6 +96,41 @@ def test_each_migration_says_which_versions_work_on_it() -> None:
     assert later
     for script in later:
         assert "0010" <= script.module.compatible_with <= script.revision, script.revision
+
+
+def test_roles_from_before_may_do_with_new_tables_what_they_may_with_changes(
+    empty_database_url: Callable[[], str],
+) -> None:
+    """A server whose roles were given their rights before a migration goes on working after it."""
+    url, reader, writer = empty_database_url(), f"reader_{uuid4().hex}", f"writer_{uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        _migrate(url, lambda config: command.upgrade(config, "0010"))
+        connection.execute(f"CREATE ROLE {reader}".encode())
+        connection.execute(f"CREATE ROLE {writer}".encode())
+        try:
+            connection.execute(f"GRANT SELECT ON changes TO {reader}, {writer}".encode())
+            connection.execute(f"GRANT INSERT ON changes TO {writer}".encode())
+            upgrade(url)
+            for table in ("enforcement", "feed_heartbeat"):
+                for right, who in (("SELECT", reader), ("SELECT", writer), ("INSERT", writer), ("UPDATE", writer)):
+                    assert _may(connection, who, table, right), (who, table, right)
+                assert not _may(connection, reader, table, "UPDATE")
+        finally:
+            connection.execute(f"DROP OWNED BY {reader}, {writer}; DROP ROLE {reader}, {writer}".encode())
+
+
+def _may(connection: psycopg.Connection, who: str, table: str, right: str) -> bool:
+    found = connection.execute("SELECT has_table_privilege(%s, %s, %s)", (who, table, right)).fetchone()
+    return found == (True,)
+
+
+def _migrate(url: str, step: Callable[[Config], None]) -> None:
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        step(config)
+    engine.dispose()
 
 
 def _scripts() -> list[Script]:

@@ -253,9 +253,9 @@ class Batcher:
             self._fail(batch, error, conclusive=_BY_SCRIPT not in str(reply))
 
     def _complete(self, batch: _InFlightBatch, reply: list[int]) -> None:
-        calls = batch.calls
+        calls, charges = batch.calls, batch.charges
         try:
-            results = decode(batch.charges, reply)
+            results = decode(charges, reply)
         except (ValueError, IndexError) as error:
             self._fail(batch, StoreUnavailable(f"Redis sent an invalid reply: {error}", sent=True))
             return
@@ -267,12 +267,12 @@ class Batcher:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
             self._observer.answered(len(results), now - batch.started_at)
-            self._observe_levels(batch.charges, results, now)
+            self._observe_levels(charges, results, now)
         if self.watcher.watching or batch.waited >= self._tick_seconds:
             self.watcher.answered(self._route.node, 0.0 if _is_large(batch) else batch.waited)
         start = 0
-        for charges, future, _, _, _ in calls:
-            end = start + len(charges)
+        for submitted, future, _, _, _ in calls:
+            end = start + len(submitted)
             if not future.done():
                 future.set_result(results[start:end])
             start = end

@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from ratelimit_service.postgres.migrations.inherited_grants import grant_as_for
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
@@ -10,7 +12,10 @@ compatible_with = "0010"
 
 
 def upgrade() -> None:
-    """Create it, with its only row: limits refuse. Servers of earlier versions do not read it."""
+    """Create it, with its only row: limits refuse. Servers of earlier versions do not read it.
+
+    Who may read or write changes may do so with the switch: a role from before goes on working.
+    """
     op.execute("""
         CREATE TABLE enforcement (
             only_row boolean DEFAULT true
@@ -28,6 +33,7 @@ def upgrade() -> None:
         COMMENT ON COLUMN enforcement.off_until IS 'No limit refuses before. Absent: limits refuse.';
         INSERT INTO enforcement (actor, comment, update_time) VALUES ('', '', to_timestamp(0));
     """)
+    op.execute(grant_as_for("changes", "enforcement", writing="SELECT, INSERT, UPDATE"))
 
 
 def downgrade() -> None:

@@ -2,26 +2,14 @@
 
 from alembic import op
 
+from ratelimit_service.postgres.migrations.inherited_grants import grant_as_for
+
 revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
 compatible_with = "0010"
 """Programs that need this revision or a later one work on the schema after this migration."""
-
-_LIKE = """
-    DO $$ DECLARE granted record; BEGIN
-        FOR granted IN
-            SELECT DISTINCT privilege_type AS privilege,
-                CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS who
-            FROM pg_class, aclexplode(relacl)
-            WHERE pg_class.oid = '{like}'::regclass AND grantee <> relowner AND privilege_type IN ('SELECT', 'INSERT')
-        LOOP
-            EXECUTE format('GRANT %s ON {table} TO %s',
-                CASE granted.privilege WHEN 'SELECT' THEN 'SELECT' ELSE '{insert}' END, granted.who);
-        END LOOP;
-    END $$;
-"""
 
 
 def upgrade() -> None:
@@ -45,8 +33,8 @@ def upgrade() -> None:
         COMMENT ON TABLE schema_compatibility IS
             'Programs that need revision works_since or a later one work on the schema of this revision.';
     """)
-    op.execute(_LIKE.format(table="feed_heartbeat", like="changes", insert="SELECT, INSERT, UPDATE"))
-    op.execute(_LIKE.format(table="schema_compatibility", like="alembic_version", insert="SELECT"))
+    op.execute(grant_as_for("changes", "feed_heartbeat", writing="SELECT, INSERT, UPDATE"))
+    op.execute(grant_as_for("alembic_version", "schema_compatibility", writing="SELECT"))
 
 
 def downgrade() -> None:
