@@ -16,5 +16,5 @@ _LIKE = """
 
 
 def grant_as_for(like: str, table: str, *, writing: str) -> str:
-    """The statement by which who may read the table LIKE may read TABLE; who may insert there gets the rights WRITING."""
+    """The statement that gives who may read LIKE the same of TABLE, and who may insert there the rights WRITING."""
     return _LIKE.format(like=like, table=table, writing=writing)
