@@ -12,6 +12,7 @@ It forwards bytes and knows no protocol but for one thing: what a store sends ba
 import asyncio
 import random
 import socket
+import ssl
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,8 +45,9 @@ class Faults:
 class FaultProxy(Relay):
     """Forwards from a port of its own on loopback to `target_port`, which may be changed for connections to come."""
 
-    def __init__(self, target_port: int, *, seed: int = 1) -> None:
-        super().__init__()
+    def __init__(self, target_port: int, *, seed: int = 1, tls: ssl.SSLContext | None = None) -> None:
+        """With TLS, its own port is a TLS port."""
+        super().__init__(tls)
         self.target_port = target_port
         self.faults = Faults()
         self.lost: list[bytes] = []

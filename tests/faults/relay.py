@@ -1,6 +1,7 @@
 """A relay on loopback, with an event loop and a thread of its own, so that tests with and without a loop can use it."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
@@ -12,7 +13,9 @@ T = TypeVar("T")
 class Relay:
     """Accepts connections on a port of its own while its block lasts; what `serve` does with each, others define."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """With TLS, its port is a TLS port."""
+        self._tls = tls
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -20,7 +23,7 @@ class Relay:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self.do(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        self._server = self.do(asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls))
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

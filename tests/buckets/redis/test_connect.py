@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from buckets.conftest import MakeBucket, OpenStore
-from buckets.redis.proxy import Proxy
+from faults.proxy import FaultProxy
 from fixtures.redis_cluster import free_port
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.redis.connect import open_unguarded_store
@@ -88,7 +88,7 @@ async def test_tls(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucke
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     charge = Charge((bucket(Limit("l", TokenBucket(5, 1, MICRO))),), (1,))
-    async with Proxy(valkey().port, tls) as proxy:
+    with FaultProxy(valkey().port, tls=tls) as proxy:
         url = proxy.url.replace("redis://", "rediss://")
         known, unchecked = open_store(f"{url}?ssl_ca_certs={certificate}"), open_store(f"{url}?ssl_cert_reqs=none")
         assert (await known.charge([charge]))[0].charged

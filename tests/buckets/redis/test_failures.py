@@ -13,7 +13,7 @@ import redis.asyncio
 from redis.crc import key_slot
 
 from buckets.conftest import MakeBucket, OpenStore
-from buckets.redis.proxy import Proxy
+from faults.proxy import FaultProxy
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, free_port
 from fixtures.redis_cluster import until as until_true
 from fixtures.valkey import StartValkey
@@ -99,7 +99,7 @@ async def test_a_call_with_a_lost_reply_is_not_sent_again(
     valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
 ) -> None:
     """When the connection breaks in place of a reply, the call fails, charged once, and the next one succeeds."""
-    async with Proxy(valkey().port) as proxy:
+    with FaultProxy(valkey().port) as proxy:
         store, large = open_store(proxy.url), bucket(LARGE)
         await take(store, large)
         proxy.lose_next_reply()
@@ -167,7 +167,7 @@ async def test_closing_fails_the_calls_in_progress(
 async def test_failed_round_trips_are_counted(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
     """A script run with a lost reply, and one that hangs, are one failed round trip each, and no other is."""
     server, round_trips = valkey(), RoundTripCounts()
-    async with Proxy(server.port) as proxy:
+    with FaultProxy(server.port) as proxy:
         store, large = open_store(proxy.url, timeout=1, observer=round_trips), bucket(LARGE)
         await take(store, large)
         assert round_trips.failures == 0
@@ -219,28 +219,30 @@ async def test_one_failure_does_not_open_the_breaker(
     valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
 ) -> None:
     """A single lost connection fails its call and no other."""
-    async with Proxy(valkey().port) as proxy, GuardedStore(open_store(proxy.url)) as store:
-        large = bucket(LARGE)
-        await take(store, large)
-        proxy.lose_next_reply()
-        with pytest.raises(StoreUnavailable):
+    with FaultProxy(valkey().port) as proxy:
+        async with GuardedStore(open_store(proxy.url)) as store:
+            large = bucket(LARGE)
             await take(store, large)
-        assert not store.breaker_open
-        assert await take(store, large) == 3
+            proxy.lose_next_reply()
+            with pytest.raises(StoreUnavailable):
+                await take(store, large)
+            assert not store.breaker_open
+            assert await take(store, large) == 3
 
 
 async def test_failures_with_a_success_between_them_do_not_open_the_breaker(
     valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
 ) -> None:
     """Only consecutive failures count: after a call that succeeded, the next one is the first again."""
-    async with Proxy(valkey().port) as proxy, GuardedStore(open_store(proxy.url)) as store:
-        large = bucket(LARGE)
-        for _ in range(3):
-            await take(store, large)
-            proxy.lose_next_reply()
-            with pytest.raises(StoreUnavailable):
+    with FaultProxy(valkey().port) as proxy:
+        async with GuardedStore(open_store(proxy.url)) as store:
+            large = bucket(LARGE)
+            for _ in range(3):
                 await take(store, large)
-            assert not store.breaker_open
+                proxy.lose_next_reply()
+                with pytest.raises(StoreUnavailable):
+                    await take(store, large)
+                assert not store.breaker_open
 
 
 async def test_a_reply_is_read_after_the_loop_was_blocked(
@@ -476,7 +478,7 @@ async def test_an_address_that_leads_to_another_server(
 ) -> None:
     """When the server becomes a replica and its address leads to the new master, the next call goes there."""
     master, server = valkey(), valkey()
-    async with Proxy(server.port) as proxy:
+    with FaultProxy(server.port) as proxy:
         store, large = open_store(proxy.url), bucket(LARGE)
         await take(store, large, cost=7)
         async with redis.asyncio.Redis.from_url(server.url) as client:

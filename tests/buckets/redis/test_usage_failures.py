@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from buckets.conftest import MakeBucket, OpenStore
-from buckets.redis.proxy import Proxy
 from buckets.redis.usage import UsageReader, node_with
+from faults.proxy import FaultProxy
 from fixtures.redis_cluster import LoopbackCluster
 from fixtures.valkey import StartValkey
 from ratelimit_service.buckets.redis import connection
@@ -65,7 +65,7 @@ async def test_a_lost_reply_is_unconfirmed(
 ) -> None:
     """When the connection breaks before the reply, only a metric has the call, whether the script counted it or not."""
     server = valkey()
-    async with Proxy(server.port) as proxy:
+    with FaultProxy(server.port) as proxy:
         store, large = open_store(proxy.url, timeout=1, usage=tally), bucket(LARGE)
         await store.ping()
         proxy.lose_next_reply()

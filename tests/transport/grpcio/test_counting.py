@@ -3,7 +3,7 @@
 import asyncio
 from urllib.parse import urlsplit
 
-from buckets.redis.proxy import Proxy
+from faults.proxy import FaultProxy
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.errors import Code
@@ -58,7 +58,7 @@ async def test_decisions_and_round_trips_are_counted(running: RunningServer, api
 
 async def test_a_round_trip_that_is_lost_is_counted(make_settings: MakeSettings, valkey_url: str) -> None:
     """When Redis closes the connection without an answer, the call is decided locally and the failure is counted."""
-    async with Proxy(urlsplit(valkey_url).port or 0) as proxy:
+    with FaultProxy(urlsplit(valkey_url).port or 0) as proxy:
         settings = await asyncio.to_thread(make_settings, redis_url=proxy.url, store_timeout=5.0)
         async with open_server(settings) as running:
             await running.plan("create", plan=FREE)
