@@ -198,11 +198,12 @@ class EmbeddedPostgres:
 
     def _run(self, user: SystemUser | None, program: str, *arguments: str) -> None:
         """Run a program of the wheel to completion. Raises EmbeddedPostgresError with its output if it fails."""
+        command = [str(self._programs / program), *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         # A file, not a pipe: the server inherits it, and a pipe would stay open as long as the server runs.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(  # noqa: S603  a program of the wheel, and no shell
-                [str(self._programs / program), *arguments],
+                command if user is None else user.command(*command),
                 check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -210,9 +211,6 @@ class EmbeddedPostgres:
                 cwd="/",
                 env=environment | {"LC_ALL": "C"},
                 start_new_session=True,
-                user=user.uid if user is not None else None,
-                group=user.gid if user is not None else None,
-                extra_groups=[] if user is not None else None,
             )
             output.seek(0)
             if done.returncode != 0:

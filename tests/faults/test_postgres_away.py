@@ -66,7 +66,9 @@ async def test_postgres_is_away(
     head, _, name = (await asyncio.to_thread(empty_database_url)).rpartition("/")
     port = away.target_port = int(head.rpartition(":")[2])
     url = f"{head.rpartition(':')[0]}:{away.port}/{name}"
-    server = await asyncio.to_thread(own_server, transport, operations_listen=free_address(), database_url=url)
+    server = await asyncio.to_thread(
+        own_server, transport, operations_listen=free_address(), database_url=url, store_timeout=1.0
+    )
     keys = [await asyncio.to_thread(server.key, "wide") for _ in range(KEYS)]
     for key_id, _ in keys[1::2]:
         request = admin_pb2.ManageKeyRequest(revoke={"key_id": key_id})

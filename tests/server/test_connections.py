@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ import psutil
 import pytest
 from h2.connection import H2Connection
 
+from attacks import frames
+from attacks.connection import Connection, data, open_call, window
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from server.load import load
@@ -111,3 +114,41 @@ def test_a_caller_that_does_not_read_is_not_read_either(own_server: StartOwn) ->
     assert 100_000 < sent < 4 * 1024 * 1024
     with grpc.insecure_channel(server.address) as channel:
         grpc.channel_ready_future(channel).result(5)
+
+
+def test_a_caller_that_reads_late_gets_every_answer(own_server: StartOwn) -> None:
+    """On the transport envoy, thousands of answers wait for a caller of streams that does not read for a while."""
+    server = own_server("envoy")
+    large, small = (
+        frames.message(pb2.StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString())
+        for api_key in (server.key("wide")[1], "unknown")
+    )
+    streams, at_once, one_by_one = (1, 3, 5, 7), 400, 750
+    windows = struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, frames.MAX_WINDOW)
+    opening = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0, windows)
+    opening += window(0, frames.MAX_WINDOW - frames.DEFAULT_WINDOW)
+    answers = dict.fromkeys(streams, b"")
+    with Connection(server.address, opening, receive_buffer=4096) as connection:
+        for stream in streams:
+            connection.send(open_call(stream, frames.header_block(STREAM)) + data(stream, large * (at_once // 2)) * 2)
+        for _ in range(one_by_one):
+            for stream in streams:
+                connection.send(data(stream, small))
+            time.sleep(0.001)
+        connection.send(b"".join(data(stream, b"", end=True) for stream in streams))
+        deadline = time.monotonic() + 20
+        while not connection.ended >= set(streams) and not connection.closed and time.monotonic() < deadline:
+            for kind, _, stream, payload in connection.read(0.05):
+                if kind == frames.DATA:
+                    answers[stream] += payload
+        assert not connection.closed
+    assert [_messages(answers[stream]) for stream in streams] == [at_once + one_by_one] * len(streams)
+
+
+def _messages(body: bytes) -> int:
+    """How many gRPC messages there are in BODY."""
+    count = 0
+    while body:
+        body = body[5 + int.from_bytes(body[1:5], "big") :]
+        count += 1
+    return count

@@ -31,7 +31,6 @@ from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_p
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as rate_limit_grpc
 from ratelimit_service.buckets.redis.script import part, usage_script
-from ratelimit_service.devstores.system_user import EmbeddedPostgresError
 from ratelimit_service.postgres.migrate import upgrade
 
 FULL = "RATELIMIT_SOAK" in os.environ
@@ -198,14 +197,7 @@ def _restart(postgres: OwnPostgres, port: int) -> None:
     postmaster.send_signal(signal.SIGQUIT)
     postmaster.wait(30)
     time.sleep(1)
-    for last in (False, False, True):
-        try:
-            postgres.start_on(port)
-        except EmbeddedPostgresError:  # a process cannot always be forked beside the threads of grpc
-            if last:
-                raise
-        else:
-            return
+    postgres.start_on(port)
 
 
 def _totals(url: str, level: str) -> tuple[int, int, int]:

@@ -34,6 +34,7 @@ const (
 	SourceStore       = ratelimitv1.CheckLimitResponse_STORE
 	SourcePolicy      = ratelimitv1.CheckLimitResponse_POLICY
 	SourceDegraded    = ratelimitv1.CheckLimitResponse_DEGRADED
+	SourceUnenforced  = ratelimitv1.CheckLimitResponse_UNENFORCED
 )
 
 // Origin is who decided.

@@ -81,6 +81,10 @@ read what he asked for, which nothing but a reset ends: this bounds how long.
 RELEASED_A_SECOND: Final = 8 * 1024 * 1024
 """Bytes of free memory that go back to the machine each second."""
 
+MAX_RESPONSE_FRAMES: Final = 1_000
+"""Frames of responses that may wait for a caller of streams who reads late. Beyond them, and four for each call that he
+may have, the connection is closed. READ_PER_TURN holds about 400 of the smallest; then the streams wait."""
+
 MAX_RESETS: Final = 50_000
 """Calls that a connection may reset before they are answered, as long as they are most of its calls.
 
@@ -214,8 +218,7 @@ def _http_options(options: EnvoyOptions) -> Json:
             # Beyond these the connection is closed. A caller that reads gets its answers to PING and SETTINGS at once;
             # one that does not has these many waiting for it.
             "max_outbound_control_frames": 200,
-            "max_outbound_frames": 4
-            * options.max_concurrent_streams,  # HEADERS, DATA and trailers of every call, and a few
+            "max_outbound_frames": MAX_RESPONSE_FRAMES + 4 * options.max_concurrent_streams,
             "max_consecutive_inbound_frames_with_empty_payload": 1,  # of use to nobody
             "max_inbound_priority_frames_per_stream": 2,  # this server takes no notice of them
             # A caller may open a stream's window for each response, and the connection's too.

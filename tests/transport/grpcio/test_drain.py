@@ -196,7 +196,7 @@ async def test_a_client_that_reconnects_gets_goaway_again() -> None:
     port = server.sockets[0].getsockname()[1]
     drain = asyncio.create_task(close_gracefully(port, 5, send_goaway))
     for _ in range(3):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.02)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await reader.readexactly(len(GREETING))
         assert (await asyncio.wait_for(reader.readexactly(17), 2))[3] == 7

@@ -48,6 +48,7 @@ class Source(_OpenEnum):
     STORE = 1
     POLICY = 2
     DEGRADED = 3
+    UNENFORCED = 4
 
 
 class Origin(Enum):
