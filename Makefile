@@ -95,7 +95,7 @@ lock: ## Update requirements.lock to the newest versions that pyproject.toml all
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
-soak: setup test-tools ## Count a million decisions under kills, kill every step of a flush, count an hour without Postgres.
+soak: setup test-tools ## Break a server each minute for 20, and count a million decisions under kills and outages.
 	RATELIMIT_SOAK=1000000 $(BIN)/pytest -s --timeout 3600 tests/soak tests/usage/test_killed.py tests/usage/test_away.py
 
 attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim, and print what it cost. Wants a quiet machine.
