@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import grpc
 import pytest
 
 from attacks import frames
@@ -88,17 +89,15 @@ def test_known_keys_after_a_restart(start_target: StartTarget, transport: str, t
     report.attackers["known served in ms"] = round(seconds * 1e3)
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_a_new_key_beside_made_up_ones(start_target: StartTarget, transport: str) -> None:
+def test_a_new_key_beside_made_up_ones(target: Target) -> None:
     """A key that is created during the attack is served within 1 s: CI allows 10."""
-    target = start_target(transport)
     waits: list[float] = []
 
     def create() -> None:
         for _ in range(5):
             _, secret = target.server.key("wide")
             began = time.monotonic()
-            while not check(target.server, secret).allowed:
+            while not is_served(target.server, secret):
                 assert time.monotonic() - began < 30, "the key is not served"
                 time.sleep(0.02)
             waits.append(time.monotonic() - began)
@@ -113,10 +112,9 @@ def test_a_new_key_beside_made_up_ones(start_target: StartTarget, transport: str
     assert max(waits) <= (1 if FULL else 10), waits
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_another_environment_in_the_key(start_target: StartTarget, transport: str) -> None:
+def test_another_environment_in_the_key(target: Target) -> None:
     """A key with another <env>, and the checksum that fits, is unknown, however often its owner tries."""
-    server = start_target(transport).server
+    server = target.server
     _, secret = server.key("wide")
     _, environment, key_id, rest = secret.split("_")
     assert check(server, secret).allowed
@@ -124,6 +122,15 @@ def test_another_environment_in_the_key(start_target: StartTarget, transport: st
         answer = check(server, str(ApiKey(other, key_id, rest[:-6])))
         assert answer == CheckLimitResponse(reason=CheckLimitResponse.KEY_UNKNOWN, source=CheckLimitResponse.POLICY)
     assert check(server, secret).allowed
+
+
+def is_served(server: Server, api_key: str) -> bool:
+    """Whether a call with the key is allowed. One that is refused under overload, on a busy machine, is made again."""
+    try:
+        return check(server, api_key).allowed
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+        return False
 
 
 def check(server: Server, api_key: str) -> CheckLimitResponse:
