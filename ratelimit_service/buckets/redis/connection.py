@@ -217,7 +217,7 @@ async def greet(connection: Connection, greeting: Greeting) -> Connection:
             await greeting(connection)
     except TimeoutError:
         connection.close("silent")
-        raise StoreUnavailable(f"Redis at {connection.address} said nothing within {GREETING_SECONDS:g} s") from None
+        raise StoreUnavailable(f"Redis at {connection.address} did not respond within {GREETING_SECONDS:g} s") from None
     except BaseException:
         connection.close("the greeting was cancelled, or failed")
         raise

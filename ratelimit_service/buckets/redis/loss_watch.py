@@ -19,7 +19,7 @@ from ratelimit_service.buckets.redis.script import bucket_key, marker_key
 from ratelimit_service.decision.charge import Bucket
 
 INTERVAL: Final = 1.0
-"""Seconds between two looks at the markers."""
+"""Seconds between two checks of the markers."""
 
 PAUSE_SECONDS: Final = 0.005
 """Between two runs of the script that raises. The store has just lost data, and decisions come first."""
@@ -27,7 +27,7 @@ PAUSE_SECONDS: Final = 0.005
 MAX_GREETED: Final = 1_024
 """Quotas that are raised before the first charge on a new connection: some 5 ms of Redis, and as many of this one."""
 
-_SLICE: Final = 1_000  # levels that are looked through without letting calls go first
+_SLICE: Final = 1_000  # levels that are gone through without letting calls go first
 _TIMEOUT: Final = 5.0
 _US: Final = 1_000  # nanoseconds
 
@@ -51,7 +51,7 @@ class Servers(Protocol):
 
 
 class LossWatch:
-    """Looks at a marker on each server, and at which process it is; raises quotas when either has changed.
+    """Checks the marker of each server, and which process it is; raises quotas when either has changed.
 
     A server without its marker has been emptied, and so has one with another marker, which somebody else has set since.
     A server that is another process than before has taken over from it, or was started again: it may lack the last
@@ -79,7 +79,7 @@ class LossWatch:
             self._task.cancel()
 
     async def greet(self, connection: Connection) -> None:
-        """Look at a server that nothing was asked of on this connection yet. Waits while it loads its data.
+        """Check a server that nothing was asked of on this connection yet. Waits while it loads its data.
 
         Raises ConnectionLost.
         """
@@ -92,7 +92,7 @@ class LossWatch:
                 if not str(error).startswith("LOADING"):
                     break  # INFO is not among the rights of the user
                 await asyncio.sleep(RETRY_PAUSE)
-        changed = await self._look(connection)
+        changed = await self._check(connection)
         if changed:
             found = chain(self._seen.denied_quotas(), self._seen.quotas())
             first = {seen.bucket.name: seen for seen in islice(found, MAX_GREETED)}.values()
@@ -105,15 +105,15 @@ class LossWatch:
             for connection in self._servers.connections():
                 try:
                     async with asyncio.timeout(_TIMEOUT):
-                        await self._look(connection)
+                        await self._check(connection)
                 except (ConnectionLost, TimeoutError):
                     continue
             if self._pending:
                 await self._raise_pending()
             await asyncio.sleep(INTERVAL)
 
-    async def _look(self, connection: Connection) -> Collection[bytes]:
-        """The tags whose data was lost since the last look, or may have been. They are pending from now on."""
+    async def _check(self, connection: Connection) -> Collection[bytes]:
+        """The tags whose data was lost since the last check, or may have been. They are pending from now on."""
         tags = self._servers.tags_of(connection)
         if not tags:
             return ()
@@ -142,7 +142,7 @@ class LossWatch:
             if marker is None:
                 new = uuid4().hex.encode()
                 marker = await connection.execute("SET", key, new, "NX", "GET") or new
-        except hiredis.ReplyError:  # a replica, or a slot that has moved, or no memory: the next look may do
+        except hiredis.ReplyError:  # a replica, or a slot that has moved, or no memory: the next check may do
             return b""
         return marker if isinstance(marker, bytes) else b""
 
