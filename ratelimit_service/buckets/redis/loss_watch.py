@@ -83,16 +83,8 @@ class LossWatch:
 
         Raises ConnectionLost.
         """
-        while True:
-            try:
-                info = await connection.execute("INFO", "server")
-                connection.run_id = field(info, b"run_id") if isinstance(info, bytes) else b""
-                break
-            except hiredis.ReplyError as error:
-                if not str(error).startswith("LOADING"):
-                    break  # INFO is not among the rights of the user
-                await asyncio.sleep(RETRY_PAUSE)
-        changed = await self._check(connection)
+        connection.run_id, changed = await asyncio.gather(self._run_id(connection), self._compare_marker(connection))
+        changed |= self._compare_run_id(connection)
         if changed:
             found = chain(self._seen.denied_quotas(), self._seen.quotas())
             first = {seen.bucket.name: seen for seen in islice(found, MAX_GREETED)}.values()
@@ -105,34 +97,51 @@ class LossWatch:
             for connection in self._servers.connections():
                 try:
                     async with asyncio.timeout(_TIMEOUT):
-                        await self._check(connection)
+                        self._compare_run_id(connection)
+                        await self._compare_marker(connection)
                 except (ConnectionLost, TimeoutError):
                     continue
             if self._pending:
                 await self._raise_pending()
             await asyncio.sleep(INTERVAL)
 
-    async def _check(self, connection: Connection) -> Collection[bytes]:
-        """The tags whose data was lost since the last check, or may have been. They are pending from now on."""
-        tags = self._servers.tags_of(connection)
-        if not tags:
-            return ()
+    async def _run_id(self, connection: Connection) -> bytes:
+        while True:
+            try:
+                info = await connection.execute("INFO", "server")
+            except hiredis.ReplyError as error:
+                if not str(error).startswith("LOADING"):
+                    return b""  # INFO is not among the rights of the user
+                await asyncio.sleep(RETRY_PAUSE)
+            else:
+                return field(info, b"run_id") if isinstance(info, bytes) else b""
+
+    def _compare_run_id(self, connection: Connection) -> set[bytes]:
+        """The tags that another process had before. They are pending from now on."""
+        if not connection.run_id:
+            return set()
         changed: set[bytes] = set()
-        if connection.run_id:
-            for tag in tags:
-                before = self._run_ids.get(tag)
-                self._run_ids[tag] = connection.run_id
-                if before is not None and before != connection.run_id:
-                    changed.add(tag)
+        for tag in self._servers.tags_of(connection):
+            before = self._run_ids.get(tag)
+            self._run_ids[tag] = connection.run_id
+            if before is not None and before != connection.run_id:
+                changed.add(tag)
         if changed:
             self._note(connection, changed, "other_server")
+        return changed
+
+    async def _compare_marker(self, connection: Connection) -> set[bytes]:
+        """The tags of a server that was emptied since the last check. They are pending from now on."""
+        tags = self._servers.tags_of(connection)
+        if not tags:
+            return set()
         marker, before = await self._marker(connection, tags[0]), self._markers.get(tags[0])
         if marker:
             self._markers[tags[0]] = marker
-        if marker and before is not None and before != marker:
-            changed.update(tags)
-            self._note(connection, tags, "emptied")
-        return changed
+        if not marker or before is None or before == marker:
+            return set()
+        self._note(connection, tags, "emptied")
+        return set(tags)
 
     async def _marker(self, connection: Connection, tag: bytes) -> bytes:
         """The marker of a tag, which is set if there is none; empty if the server does not say."""
@@ -142,7 +151,7 @@ class LossWatch:
             if marker is None:
                 new = uuid4().hex.encode()
                 marker = await connection.execute("SET", key, new, "NX", "GET") or new
-        except hiredis.ReplyError:  # a replica, or a slot that has moved, or no memory: the next check may do
+        except hiredis.ReplyError:  # it loads, is a replica, has no memory, or the slot has moved: later it may do
             return b""
         return marker if isinstance(marker, bytes) else b""
 
