@@ -13,20 +13,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
 import psutil
 import pytest
 
+from faults.broken_store import BrokenStore, broken_store
 from faults.proxy import FaultProxy
 from fixtures.many_keys import insert_keys
 from fixtures.served import Serve, Server
-from fixtures.valkey import StartValkey
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.devstores.valkey import EmbeddedValkey
 
 LONG: Final = "RATELIMIT_SOAK" in os.environ
 MINUTE: Final = 60.0 if LONG else 7.0
@@ -51,67 +50,64 @@ _NOBODY: Final = 1
 
 @dataclass
 class Place:
-    """A server, its stores, and what stands between them."""
+    """A server, its store that can be broken, and what stands between it and Postgres."""
 
     server: Server
-    store: EmbeddedValkey
-    redis: FaultProxy
+    store: BrokenStore
     postgres: FaultProxy
     postgres_port: int
-    stopped: list[psutil.Process] = field(default_factory=list)
 
     def signal_one(self, signum: signal.Signals, *, operations: bool = False) -> None:
-        """Send a signal to one worker, or to the operations process."""
+        """Send a signal to one worker, or to the operations process: the server replaces it."""
         workers, others = self.server.processes()
         with suppress(psutil.NoSuchProcess, IndexError):  # it has just ended
             random.choice(others if operations else workers).send_signal(signum)
 
-    def end(self) -> None:
-        """Mend everything. Processes that were stopped are replaced by the server itself."""
-        self.redis.heal()
-        self.postgres.target_port = self.postgres_port
-        os.kill(self.store.pid, signal.SIGCONT)
-
     def away(self) -> None:
-        """Postgres is away."""
+        """Let nobody reach Postgres."""
         self.postgres.target_port = _NOBODY
         self.postgres.reset()
 
-    def restart(self) -> None:
-        """Redis is killed, and is back soon, with what it had written."""
-        os.kill(self.store.pid, signal.SIGKILL)
-        time.sleep(1)
-        self.store.stop()
-        self.store.start()
+    def reset(self) -> None:
+        """End all connections to both stores."""
+        self.store.proxy.reset()
+        self.postgres.reset()
+
+    def mend(self, fault: str) -> None:
+        """End a fault."""
+        self.store.end(fault)
+        self.postgres.target_port = self.postgres_port
 
 
 FAULTS: Final[dict[str, Callable[[Place], None]]] = {
-    "Redis stopped": lambda place: os.kill(place.store.pid, signal.SIGSTOP),
+    "SIGSTOP": lambda place: place.store.begin("SIGSTOP"),
     "a worker killed": lambda place: place.signal_one(signal.SIGKILL),
     "Postgres away": Place.away,
-    "Redis 30 ms slower": lambda place: place.redis.inject(delay=0.03, jitter=0.03),
+    "+30 ms with jitter": lambda place: place.store.begin("+30 ms with jitter"),
     "operations killed": lambda place: place.signal_one(signal.SIGKILL, operations=True),
-    "replies lost": lambda place: place.redis.inject(lost=0.01),
+    "replies lost": lambda place: place.store.proxy.inject(lost=0.01),
     "a worker stopped": lambda place: place.signal_one(signal.SIGSTOP),
-    "Redis half-open": lambda place: place.redis.inject(half_open=True),
-    "connections reset": lambda place: (place.redis.reset(), place.postgres.reset())[0],
-    "Redis restarted": Place.restart,
+    "half-open": lambda place: place.store.begin("half-open"),
+    "connections reset": Place.reset,
+    "SIGKILL": lambda place: place.store.begin("SIGKILL"),
 }
+"""By their names: those of a BrokenStore befall Redis."""
 
 
 @pytest.fixture(params=["envoy", "grpcio"])
 def place(
-    request: pytest.FixtureRequest, serve: Serve, empty_database_url: Callable[[], str], valkey: StartValkey
+    request: pytest.FixtureRequest,
+    serve: Serve,
+    empty_database_url: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Place]:
     """A server of two workers behind each transport, with proxies before its stores."""
     head, _, name = empty_database_url().rpartition("/")
     address, _, port = head.rpartition(":")
-    store = valkey(appendonly="yes", appendfsync="everysec")
-    with FaultProxy(store.port) as redis, FaultProxy(int(port)) as postgres:
-        server = serve(request.param, workers=2, redis_url=redis.url, database_url=f"{address}:{postgres.port}/{name}")
-        place = Place(server, store, redis, postgres, int(port))
-        yield place
-        place.end()
+    with broken_store(tmp_path_factory.mktemp("store")) as store, FaultProxy(int(port)) as postgres:
+        url = f"{address}:{postgres.port}/{name}"
+        server = serve(request.param, workers=2, redis_url=store.proxy.url, database_url=url)
+        yield Place(server, store, postgres, int(port))
         server.close()
 
 
@@ -144,16 +140,6 @@ class Callers:
                 await asyncio.sleep(PAUSE)
 
 
-def memory_mb(server: Server) -> float:
-    """Resident memory of a server with all its processes, in MiB."""
-    total = 0
-    process = psutil.Process(server.process.pid)
-    for each in (process, *process.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            total += each.memory_info().rss
-    return total / 2**20
-
-
 @pytest.mark.timeout(3_600)
 async def test_a_fault_a_minute(place: Place) -> None:
     """Outside faults nobody sees an error, and memory does not grow."""
@@ -171,7 +157,7 @@ async def test_a_fault_a_minute(place: Place) -> None:
         fault = time.monotonic()
         await asyncio.to_thread(FAULTS[name], place)
         await _sample(place.server, memory, fault + FAULT_SECONDS)
-        await asyncio.to_thread(place.end)
+        await asyncio.to_thread(place.mend, name)
         windows.append((name, fault, time.monotonic() + RECOVERY_SECONDS))
         await _sample(place.server, memory, start + MINUTE)
     callers.ended = True
@@ -196,7 +182,7 @@ async def test_a_fault_a_minute(place: Place) -> None:
 
 async def _sample(server: Server, memory: list[tuple[float, float]], until: float) -> None:
     while (now := time.monotonic()) < until:
-        memory.append((now, memory_mb(server)))
+        memory.append((now, server.memory_mb()))
         await asyncio.sleep(min(0.5, max(until - now, 0.01)))
 
 
