@@ -321,7 +321,8 @@ def test_usage_raises_the_quotas_of_many_keys(api: Api) -> None:
             """INSERT INTO usage_series (digest, kind, key_id, resource, subject, plan, domain, rule)
             SELECT n::bytea, 'key', n, 'orders', n, 'monthly', '', '' FROM many""",
             """INSERT INTO usage_day (day, series_id, allowed, denied, cost, shadow_denied, degraded)
-            SELECT date_trunc('day', now(), 'UTC'), series_id, 9, 0, 9, 0, 0 FROM usage_series WHERE key_id LIKE 'many%'""",
+            SELECT date_trunc('day', now(), 'UTC'), series_id, 9, 0, 9, 0, 0 FROM usage_series
+            WHERE key_id LIKE 'many%'""",
             "INSERT INTO key_last_used SELECT n, date_trunc('minute', now()) FROM many",
         ):
             many = f"WITH many AS (SELECT 'many' || lpad(n::text, 8, '0') AS n FROM generate_series(1, {keys}) AS n) "
