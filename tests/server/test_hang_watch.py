@@ -33,7 +33,7 @@ class Process:
         self.killed += 1
 
 
-class Told:
+class FakeKernel:
     """What the kernel says of it, and the time."""
 
     def __init__(self, *, waits: bool) -> None:
@@ -50,29 +50,29 @@ class Told:
         return self.now
 
 
-def watching(process: Process, told: Told) -> HangWatch:
+def watching(process: Process, kernel: FakeKernel) -> HangWatch:
     """A watch over this process."""
-    return HangWatch(lambda: [process], told, told)
+    return HangWatch(lambda: [process], kernel, kernel)
 
 
-def checks_until_killed(watch: HangWatch, process: Process, told: Told, cpu: float, step: float) -> int:
+def checks_until_killed(watch: HangWatch, process: Process, kernel: FakeKernel, cpu: float, step: float) -> int:
     """How often it is checked, once in STEP seconds in which it uses CPU seconds, until it is ended; 100 at most."""
     for number in range(100):
         watch.check()
         if process.killed:
             return number
-        told.cpu, told.now = told.cpu + cpu, told.now + step
+        kernel.cpu, kernel.now = kernel.cpu + cpu, kernel.now + step
     return 100
 
 
 def test_a_process_that_waits_and_does_not_report_hangs() -> None:
     """It is ended after HUNG_SECONDS without a report, and not before; each report begins that anew."""
-    process, told = Process(), Told(waits=False)
-    watch = watching(process, told)
+    process, kernel = Process(), FakeKernel(waits=False)
+    watch = watching(process, kernel)
     for _ in range(round(HUNG_SECONDS / CHECK_SECONDS) - 1):
         watch.check()
     process.beats = 1
-    assert checks_until_killed(watch, process, told, 0.0, 10.0) in range(14, 17), "however seldom it is checked"
+    assert checks_until_killed(watch, process, kernel, 0.0, 10.0) in range(14, 17), "however seldom it is checked"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
@@ -80,18 +80,18 @@ def test_a_process_that_uses_the_cpu_without_a_report_hangs(share: float) -> Non
     """It does after HUNG_CPU_SECONDS of CPU, however long those take, and several threads are no sooner."""
     expected = HUNG_CPU_SECONDS / CHECK_SECONDS / share
     for threads in (1, 4):
-        process, told = Process(), Told(waits=True)
+        process, kernel = Process(), FakeKernel(waits=True)
         cpu = CHECK_SECONDS * share * (threads if share == 1.0 else 1)
-        checks = checks_until_killed(watching(process, told), process, told, cpu, CHECK_SECONDS)
+        checks = checks_until_killed(watching(process, kernel), process, kernel, cpu, CHECK_SECONDS)
         assert abs(checks - expected) <= 1
 
 
 def test_a_process_that_gets_no_cpu_does_not_hang() -> None:
     """However long it waits for its turn, and however long the whole machine stands still."""
-    process, told = Process(), Told(waits=True)
-    watch = watching(process, told)
-    assert checks_until_killed(watch, process, told, 0.0, CHECK_SECONDS) == 100
-    told.cpu, told.now = 60.0, told.now + 60.0
+    process, kernel = Process(), FakeKernel(waits=True)
+    watch = watching(process, kernel)
+    assert checks_until_killed(watch, process, kernel, 0.0, CHECK_SECONDS) == 100
+    kernel.cpu, kernel.now = 60.0, kernel.now + 60.0
     watch.check()
     assert not process.killed
 
@@ -100,8 +100,8 @@ def test_a_process_that_starts_or_drains_does_not_hang() -> None:
     """One that is not to report is not expected to."""
     process = Process()
     process.beats = None
-    told = Told(waits=False)
-    assert checks_until_killed(watching(process, told), process, told, 0.0, 1.0) == 100
+    kernel = FakeKernel(waits=False)
+    assert checks_until_killed(watching(process, kernel), process, kernel, 0.0, 1.0) == 100
 
 
 @contextmanager
