@@ -37,7 +37,7 @@ class ClusterBucketStore(Closing):
         self._watcher: Watcher = UNWATCHED
         self._watch: RoomWatch | None = None
 
-    def watch_room(self, bound: int, report: Callable[[float], None]) -> None:
+    def watch_room(self, bound: int, report: Callable[[float, str], None]) -> None:
         """Ask the nodes from now on how much of their memory they use: at most once. The arguments are RoomWatch's."""
         self._watch = RoomWatch(self.cluster, bound, report)
         self._watch.start()
