@@ -14,8 +14,11 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 py
 # Runs of each target of `make fuzz`.
 FUZZ_RUNS ?= 1000000
 
-# Tests that load servers as hard as they can: one after the other. All others, which wait more, run on two processes.
-ALONE := tests/attacks tests/fleet tests/soak tests/transport/conformance
+# Tests that load servers as hard as they can: one after the other. All others, which wait more, run on two processes,
+# those of the attacks too that watch no victim.
+WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing odd_requests \
+	revoked_key_on_a_stream revoked_streams silent_watchers))
+ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak tests/transport/conformance
 
 # The clients to test.
 LANGUAGES ?= python go typescript
@@ -95,7 +98,7 @@ lock: ## Update requirements.lock to the newest versions that pyproject.toml all
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
-soak: setup test-tools ## Count a million decisions under kills, kill every step of a flush, count an hour without Postgres.
+soak: setup test-tools ## Break a server each minute for 20, and count a million decisions under kills and outages.
 	RATELIMIT_SOAK=1000000 $(BIN)/pytest -s --timeout 3600 tests/soak tests/usage/test_killed.py tests/usage/test_away.py
 
 attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim, and print what it cost. Wants a quiet machine.

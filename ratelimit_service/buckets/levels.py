@@ -5,12 +5,13 @@ with what drained in between added, is what everybody charged; what of it this w
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
-from ratelimit_service.decision.limit import MICRO, TokenBucket
+from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket
+from ratelimit_service.decision.window import LONG_WINDOWS
 
 MAX_LEVELS: Final = 100_000
 """Buckets whose levels are kept, some 350 bytes each. Those first seen longest ago are forgotten first."""
@@ -26,8 +27,22 @@ GENERATION_SECONDS: Final = 30.0
 PRIOR_TOKENS: Final = 10
 """Everybody's charges that are assumed to be spread evenly over the servers, beside those that were seen."""
 
+MAX_DENIED: Final = 1_024
+"""Quotas that denied a call lately, which are raised first when the store has lost its data."""
+
+SAME_WINDOW_SECONDS: Final = 60.0
+"""Two results whose windows end within so many seconds of each other are of one window: it takes an hour at least."""
+
 _NONE: Final = LimitResult(0, 0, 0)
 _NOTHING: Final = (0, 0.0, 0.0)
+
+
+class SeenQuota(NamedTuple):
+    """So many micro-tokens of a quota were used in the window that ends at the monotonic time `ends`, in seconds."""
+
+    bucket: Bucket
+    used: int
+    ends: float
 
 
 class Level:
@@ -38,6 +53,9 @@ class Level:
     drained if the bucket had been charged more. All of it is as of the last measurement, after which this worker has
     `charged` more tokens. `before` is the same of the generation before. The next measurement is `due`, `step` seconds
     after the last.
+
+    Of a quota of an hour and longer (`long`), `peak` is the most that measurements and denials have seen used of it in
+    the window that ends at `ends`. `noted`: whether there is nothing to note at the next denial.
     """
 
     __slots__ = (
@@ -46,10 +64,14 @@ class Level:
         "bucket",
         "charged",
         "due",
+        "ends",
         "full",
+        "long",
         "mark",
         "marked_at",
+        "noted",
         "own",
+        "peak",
         "rate",
         "result",
         "since",
@@ -66,6 +88,7 @@ class Level:
         self.charged = self.own = 0
         self.total = self.unused = 0.0
         self.before: tuple[int, float, float] = _NOTHING
+        self.peak, self.ends = 0, 0.0
 
     def show(self, bucket: Bucket) -> None:
         """The results are of this one from now on."""
@@ -74,6 +97,9 @@ class Level:
         self.rate = _rate(bucket)
         drains = self.full / self.rate / 4 if self.rate else MAX_STEP_SECONDS
         self.step = min(max(drains, MIN_STEP_SECONDS), MAX_STEP_SECONDS)
+        algorithm = bucket.limit.algorithm
+        self.long = isinstance(algorithm, Quota) and algorithm.window in LONG_WINDOWS
+        self.noted = not self.long
 
     @property
     def used(self) -> int:
@@ -86,6 +112,9 @@ class Level:
         self.mark = used = self.full - self.result[0]
         self.marked_at, self.due = now, now + self.step
         self.own, self.charged = self.own + self.charged, 0
+        if self.long:
+            self.note(now)
+            self.noted = False
         if elapsed > GENERATION_SECONDS:  # nothing is known of what happened meanwhile
             self._start(now, _NOTHING)
             return
@@ -101,6 +130,22 @@ class Level:
             self.total += used - mark if used >= mark else used  # else another window has begun
         if now - self.since > GENERATION_SECONDS:
             self._start(now, (self.own, self.total, self.unused))
+
+    def note(self, now: float) -> None:
+        """Note what is used of a quota: in one window the most, since a store that has less has lost it."""
+        used, ends = self.full - self.result[0], now + self.result[2] / MICRO
+        self.noted = True
+        if self.result[2] and (ends > self.ends + SAME_WINDOW_SECONDS or now >= self.ends):
+            self.peak, self.ends = used, ends
+        elif used > self.peak:
+            self.peak = used
+
+    def seen(self, now: float) -> SeenQuota | None:
+        """The most that was seen used in the window that is still open; None if it is over, or no quota of an hour."""
+        if not self.long:
+            return None
+        self.note(self.at)
+        return SeenQuota(self.bucket, self.peak, self.ends) if self.peak > 0 and now < self.ends else None
 
     def share(self, servers: int, now: float) -> float:
         """The part of everybody's charges that were this worker's, above 0 and at most 1.
@@ -131,38 +176,65 @@ class LevelMemory:
         self.now = now
         self._size = size
         self._levels: OrderedDict[str, Level] = OrderedDict()
+        self._denied: OrderedDict[str, Level] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._levels)
 
-    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float) -> None:
+    def observe(  # noqa: C901  no calls on the hot path
+        self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float
+    ) -> None:
         """Note the results of a batch at NOW, a monotonic time in seconds. On the hot path."""
         for charge, charge_result in zip(charges, results):  # noqa: B905  an argument by name costs a call here
             buckets = charge[0]
             if len(buckets) == 1:  # the common case, without a loop
                 bucket = buckets[0]
                 level: Level = bucket.level or self._remember(bucket, now)
-                if charge_result[0]:
-                    level.charged += charge[1][0]
                 if level.bucket is not bucket:
                     level.show(bucket)
                 level.result = charge_result[1][0]
                 level.at = now
+                if charge_result[0]:
+                    level.charged += charge[1][0]
+                elif not level.noted:
+                    self._note_denied(level, now)
                 if now >= level.due:
                     level.measure(now)
                 continue
             for bucket, cost, result in zip(buckets, charge[1], charge_result[1], strict=True):
                 level = bucket.level or self._remember(bucket, now)
-                level.charged += cost if charge_result[0] else 0
                 if level.bucket is not bucket:
                     level.show(bucket)
                 level.result, level.at = result, now
+                if charge_result[0]:
+                    level.charged += cost
+                elif not level.noted:
+                    self._note_denied(level, now)
                 if now >= level.due:
                     level.measure(now)
 
     def find(self, bucket: Bucket) -> Level | None:
         """What was seen of a bucket, or None."""
         return bucket.level or self._levels.get(bucket.name)
+
+    def denied_quotas(self) -> list[SeenQuota]:
+        """The quotas of an hour and longer that denied a call lately, at most MAX_DENIED."""
+        return list(self._seen(self._denied.values()))
+
+    def quotas(self) -> Iterator[SeenQuota]:
+        """All quotas of an hour and longer that were seen in their open windows: those seen first last."""
+        return self._seen(reversed(list(self._levels.values())))
+
+    def _seen(self, levels: Iterable[Level]) -> Iterator[SeenQuota]:
+        now = self.now()
+        return (seen for level in levels if (seen := level.seen(now)) is not None)
+
+    def _note_denied(self, level: Level, now: float) -> None:
+        level.note(now)
+        self._denied[level.bucket.name] = level
+        self._denied.move_to_end(level.bucket.name)
+        if len(self._denied) > MAX_DENIED:
+            self._denied.popitem(last=False)
 
     def _remember(self, bucket: Bucket, now: float) -> Level:
         """The level of a bucket that is new here, perhaps known by another object of the same name."""

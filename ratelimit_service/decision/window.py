@@ -12,6 +12,9 @@ _DAY = 86_400 * MICRO
 LENGTHS = {Window.SECOND: MICRO, Window.MINUTE: 60 * MICRO, Window.HOUR: 3_600 * MICRO, Window.DAY: _DAY}
 """The windows whose length does not depend on the calendar, in microseconds."""
 
+LONG_WINDOWS = frozenset({Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH, Window.YEAR})
+"""Those of an hour and longer: what is used of such a quota is known elsewhere too, when a store has lost it."""
+
 _MONDAY = 4 * _DAY  # 1970-01-05
 
 

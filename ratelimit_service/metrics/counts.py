@@ -1,7 +1,7 @@
 """What a worker counts while it runs: plain integers, because every call pays for each of them."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ratelimit_service.errors import Code
@@ -54,6 +54,10 @@ class RoundTripCounts:
         """Of the memory of the fullest server, when it was last asked."""
         self.eviction = ""
         """The policy by which a server evicts keys, empty if none does."""
+        self.losses = dict.fromkeys(("emptied", "other_server"), 0)
+        """How often a server was found that has lost data, or may have, by cause."""
+        self.raises = dict.fromkeys(("raised", "current", "ended", "failed"), 0)
+        """Quotas that were to be raised again after that, by what became of them."""
 
     def answered(self, charges: int, seconds: float) -> None:
         """Count a round trip with so many charges that took so many seconds."""
@@ -77,6 +81,15 @@ class RoundTripCounts:
         """Note how full the fullest server is, and the policy by which one evicts."""
         self.memory_share = share
         self.eviction = eviction
+
+    def lost_data(self, cause: str) -> None:
+        """Count a server that has lost data."""
+        self.losses[cause] += 1
+
+    def raised(self, results: Mapping[str, int]) -> None:
+        """Count quotas that were to be raised again."""
+        for result, quotas in results.items():
+            self.raises[result] += quotas
 
 
 class Counts:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from ratelimit_service.decision.ports import Gap
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.degraded import MODES
-from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Distribution
+from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Distribution, RoundTripCounts
 from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport
 
 
@@ -280,6 +280,7 @@ class WorkerMetrics:
         self._count_unreadable(watched.unreadable)
         if watched.handover is not None:
             self._count_handover(watched.handover)
+        self._count_losses(round_trips)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -420,6 +421,25 @@ class WorkerMetrics:
             ("forgotten", lambda: handover.evicted),
         ):
             self._counters["handed_over_tokens", result] = CounterExport(read, counter.labels(result))
+
+    def _count_losses(self, round_trips: RoundTripCounts) -> None:
+        for name, label, counts, text in (
+            (
+                "store_losses",
+                "cause",
+                round_trips.losses,
+                "Times that a worker found the bucket store emptied, or another server in its place. Alert on emptied.",
+            ),
+            (
+                "quota_raises",
+                "result",
+                round_trips.raises,
+                "Quotas to be raised again after that: raised; current (no less was used); ended; failed (for now).",
+            ),
+        ):
+            counter = self._counter(name, text, label)
+            for value in counts:
+                self._counters[name, value] = CounterExport(partial(counts.__getitem__, value), counter.labels(value))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ratelimit_{name}", text, labels, registry=self.registry)

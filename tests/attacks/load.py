@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import string
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,23 +12,15 @@ from hpack import Decoder
 
 from attacks import frames
 from attacks.victim import CHECK
+from fixtures.many_keys import random_key
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
-from ratelimit_service.decision.api_key import ApiKey
 
 STREAMS: Final = 16
 """Calls in flight on each connection of `load`."""
 
-_LETTERS: Final = string.ascii_letters + string.digits
-
 Outcome = Callable[[str, Mapping[bytes, bytes], bytes], str]
 """What to count for an answer: from the sort of the call, its trailers and its message with prefix. When the server
 resets the stream, the trailers are `{b"reset": b"<code>"}`."""
-
-
-def made_up_key() -> str:
-    """A key that nobody has, with the form and the checksum of one."""
-    text = "".join(random.choices(_LETTERS, k=43))
-    return str(ApiKey("live", text[:16], text[16:]))
 
 
 def bodies(keys: Sequence[str], made_up: float) -> Iterator[tuple[str, bytes]]:
@@ -37,7 +28,7 @@ def bodies(keys: Sequence[str], made_up: float) -> Iterator[tuple[str, bytes]]:
     known = [frames.message(CheckLimitRequest(api_key=key).SerializeToString()) for key in keys]
     while True:
         if random.random() < made_up:
-            yield "made up", frames.message(CheckLimitRequest(api_key=made_up_key()).SerializeToString())
+            yield "made up", frames.message(CheckLimitRequest(api_key=str(random_key())).SerializeToString())
         else:
             yield "known", random.choice(known)
 

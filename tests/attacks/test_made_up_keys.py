@@ -8,19 +8,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psycopg
+import grpc
 import pytest
 
 from attacks import frames
 from attacks.attacked import Target, attacked
 from attacks.conftest import StartTarget
-from attacks.load import Calls, made_up_key
+from attacks.load import Calls
 from attacks.made_up_keys import flood
 from attacks.sizes import ATTACK_SECONDS, FULL
 from attacks.victim import CHECK
+from fixtures.many_keys import insert_keys
 from fixtures.served import Server, launch
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
-from ratelimit_service.decision.api_key import ApiKey, Peppers
+from ratelimit_service.decision.api_key import ApiKey
 
 LOOKUP = re.compile(r"\bFROM (keys|key_secrets|overrides)\b.* (IN|ANY)\b", re.DOTALL)
 """What reads the rows of certain keys."""
@@ -61,7 +62,7 @@ def test_more_made_up_keys_than_are_read(target: Target) -> None:
 def test_known_keys_after_a_restart(start_target: StartTarget, transport: str, tmp_path: Path) -> None:
     """After a restart the first calls of 10,000 keys are decided within 10 s, beside an attack with made-up ones."""
     target = start_target(transport)
-    known = make_keys(target.server, KNOWN_KEYS)
+    known = insert_keys(target.server.settings, KNOWN_KEYS)
     target.server.close_channel()
     target.server.stop()
     target.server = server = launch(target.server.settings, target.server.tokens, tmp_path / "log")
@@ -88,17 +89,15 @@ def test_known_keys_after_a_restart(start_target: StartTarget, transport: str, t
     report.attackers["known served in ms"] = round(seconds * 1e3)
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_a_new_key_beside_made_up_ones(start_target: StartTarget, transport: str) -> None:
+def test_a_new_key_beside_made_up_ones(target: Target) -> None:
     """A key that is created during the attack is served within 1 s: CI allows 10."""
-    target = start_target(transport)
     waits: list[float] = []
 
     def create() -> None:
         for _ in range(5):
             _, secret = target.server.key("wide")
             began = time.monotonic()
-            while not check(target.server, secret).allowed:
+            while not is_served(target.server, secret):
                 assert time.monotonic() - began < 30, "the key is not served"
                 time.sleep(0.02)
             waits.append(time.monotonic() - began)
@@ -113,10 +112,9 @@ def test_a_new_key_beside_made_up_ones(start_target: StartTarget, transport: str
     assert max(waits) <= (1 if FULL else 10), waits
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_another_environment_in_the_key(start_target: StartTarget, transport: str) -> None:
+def test_another_environment_in_the_key(target: Target) -> None:
     """A key with another <env>, and the checksum that fits, is unknown, however often its owner tries."""
-    server = start_target(transport).server
+    server = target.server
     _, secret = server.key("wide")
     _, environment, key_id, rest = secret.split("_")
     assert check(server, secret).allowed
@@ -126,31 +124,21 @@ def test_another_environment_in_the_key(start_target: StartTarget, transport: st
     assert check(server, secret).allowed
 
 
+def is_served(server: Server, api_key: str) -> bool:
+    """Whether a call with the key is allowed. One that is refused under overload, on a busy machine, is made again."""
+    try:
+        return check(server, api_key).allowed
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
+        return False
+
+
 def check(server: Server, api_key: str) -> CheckLimitResponse:
     """One CheckLimit."""
     method = server.channel.unary_unary(CHECK, CheckLimitRequest.SerializeToString, CheckLimitResponse.FromString)
     answer: CheckLimitResponse = method(CheckLimitRequest(api_key=api_key), timeout=5)
     return answer
-
-
-def make_keys(server: Server, count: int) -> list[str]:
-    """Insert keys directly: the service would take minutes for as many."""
-    peppers = Peppers.parse(server.settings.peppers.get_secret_value())
-    made = [ApiKey.parse(made_up_key()) for _ in range(count)]
-    with psycopg.connect(server.settings.database_url.get_secret_value()) as connection, connection.cursor() as cursor:
-        ((plan_id,),) = cursor.execute("SELECT plan_id FROM plans WHERE name = 'wide'").fetchall()
-        columns = "key_id, subject, plan_id, state, description, revision, create_time, update_time"
-        with cursor.copy(f"COPY keys ({columns}) FROM STDIN") as rows:
-            for key in made:
-                assert key is not None
-                now = "2026-01-01"
-                rows.write_row((key.key_id, f"subject of {key.key_id}", plan_id, "active", "", 1, now, now))
-        with cursor.copy("COPY key_secrets (key_id, digest, pepper_version) FROM STDIN") as rows:
-            for key in made:
-                assert key is not None
-                stored = peppers.hash(key)
-                rows.write_row((key.key_id, stored.digest, stored.pepper_version))
-    return list(map(str, made))
 
 
 async def serve_known(address: str, keys: list[str], until: float) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
 import pytest
 
 from faults.sizes import FULL
@@ -79,12 +78,6 @@ def answers(process: "subprocess.Popen[str]") -> Answers:
     names = ("offered", "sent", "good", "refused", "reset", "expired", "unsent", "lost", "good_ms")
     shown = " ".join(f"{name}={group[name]}" for name in names)
     return Answers(group["offered"], group["good"], group["good_ms"][1], shown)
-
-
-def memory_mb(server: Server) -> float:
-    """Resident memory of a server with all its processes, in MiB."""
-    process = psutil.Process(server.process.pid)
-    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from faults.broken_store import FAULTS, BrokenStore, broken_store
-from faults.load import DEADLINE_MS, SHARE, Generator, answers, generator, memory_mb
+from faults.load import DEADLINE_MS, SHARE, Generator, answers, generator
 from faults.sizes import FACTOR, FAULT_SECONDS, FULL, MEMORY_MB, REPORT
 from fixtures.served import Serve, Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
@@ -86,7 +86,7 @@ def test_callers_are_answered_in_time(target: Target, generator: Generator, faul
     """Each fault: callers are answered in time by `on_store_failure`, and exactly again soon after it."""
     rate = min(SHARE * target.peak, MAX_RATE)
     target.server.close_channel()
-    before = memory_mb(target.server)
+    before = target.server.memory_mb()
     load = generator.begin(target.server, target.api_key, rate, FAULT_SECONDS + 1)
     with Sources(target) as sources:
         time.sleep(0.5)
@@ -98,7 +98,7 @@ def test_callers_are_answered_in_time(target: Target, generator: Generator, faul
         during = answers(load)
         time.sleep(2)
     back = sources.last(CheckLimitResponse.DEGRADED) - ended
-    grown = memory_mb(target.server) - before
+    grown = target.server.memory_mb() - before
     transport = target.server.settings.transport
     REPORT.append(f"{fault} {transport} {rate:.0f}/s {during.shown} back={back:.2f}s memory={grown:+.0f}MiB")
     assert during.share >= IN_TIME, during.shown

@@ -11,8 +11,11 @@ from ratelimit_service.buckets.redis.connection import (
     RETRY_PAUSE,
     Address,
     Connection,
+    Greeting,
     Login,
     first_success,
+    greet,
+    no_greeting,
     open_connection,
     pack,
 )
@@ -29,6 +32,7 @@ class Cluster:
     """Which node serves which slot, and a connection to each node in use. Shared by the routes of all partitions."""
 
     def __init__(self, seeds: Sequence[Address], login: Login) -> None:
+        self.greeting: Greeting = no_greeting
         self._seeds = seeds
         self._login = login
         self._owners: dict[int, Address] = {}
@@ -87,7 +91,8 @@ class Cluster:
 
     async def _open(self, node: Address) -> Connection:
         try:
-            connection = self._connections[node] = await open_connection(node, self._login)
+            connection = await greet(await open_connection(node, self._login), self.greeting)
+            self._connections[node] = connection
             return connection
         finally:
             del self._opening[node]

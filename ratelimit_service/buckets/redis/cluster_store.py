@@ -8,12 +8,13 @@ from ratelimit_service.buckets.health import UNWATCHED, Watcher
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.buckets.redis.batcher import Batcher
 from ratelimit_service.buckets.redis.cluster import Cluster, slot_of
-from ratelimit_service.buckets.redis.connection import Address
+from ratelimit_service.buckets.redis.connection import Address, Connection
+from ratelimit_service.buckets.redis.loss_watch import LossWatch
 from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import Encoder, partition_tag
 from ratelimit_service.buckets.redis.store import split_by_size
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 from ratelimit_service.decision.policy import PARTITIONS
 
 
@@ -36,11 +37,18 @@ class ClusterBucketStore(Closing):
         self._batchers: dict[int, Batcher] = {}
         self._watcher: Watcher = UNWATCHED
         self._watch: RoomWatch | None = None
+        self._losses: LossWatch | None = None
 
     def watch_room(self, bound: int, report: Callable[[float, str], None]) -> None:
         """Ask the nodes from now on how much of their memory they use: at most once. The arguments are RoomWatch's."""
         self._watch = RoomWatch(self.cluster, bound, report)
         self._watch.start()
+
+    def watch_losses(self) -> None:
+        """Raise quotas again from now on when a node has lost data: at most once, before the first charge."""
+        self._losses = LossWatch(_Nodes(self.cluster), self._observers.levels, self._observers.round_trips)
+        self.cluster.greeting = self._losses.greet
+        self._losses.start()
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically, those of one partition in this order.
@@ -93,6 +101,8 @@ class ClusterBucketStore(Closing):
         """Fail all calls that have no result yet, and close the connections."""
         if self._watch is not None:
             self._watch.stop()
+        if self._losses is not None:
+            self._losses.stop()
         for batcher in self._batchers.values():
             batcher.close()
         await self.cluster.close()
@@ -106,6 +116,21 @@ class ClusterBucketStore(Closing):
             )
             batcher.watcher = self._watcher
         return batcher
+
+
+class _Nodes:
+    """The nodes of a cluster, of which each has the tags of some partitions."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.connections = cluster.connections
+
+    def tags_of(self, connection: Connection) -> Sequence[bytes]:
+        owner, address = self._cluster.owner, connection.address
+        return [partition_tag(number) for number in range(PARTITIONS) if owner(slot_of(number)) == address]
+
+    def tag_of(self, bucket: Bucket) -> bytes:
+        return partition_tag(bucket.partition)
 
 
 def _partition(charge: Charge) -> int:

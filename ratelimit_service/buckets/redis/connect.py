@@ -58,6 +58,7 @@ def open_bucket_store(  # noqa: PLR0913  one for each setting
         url, timeout, observers, lambda tags: Encoder(charge_scripts(), request_window, max(usage_bytes // tags, 1))
     )
     store.watch_room(memory_bytes, observers.round_trips.memory)
+    store.watch_losses()
     if isinstance(store, RedisBucketStore):
         return GuardedStore(store, slow)
     return SpanningStore(

@@ -60,6 +60,12 @@ _T = TypeVar("_T")
 OnReply = Callable[[object], None]
 """Gets the reply as parsed by hiredis, perhaps a hiredis.ReplyError, or a ConnectionLost."""
 
+Greeting = Callable[["Connection"], Awaitable[None]]
+"""Is done with each new connection before the first charge is sent on it. Raises StoreUnavailable."""
+
+GREETING_SECONDS: Final = 1.0
+"""How long a greeting may take."""
+
 LATE_SECONDS: Final = 5.0
 """How long a connection that was given up stays open for late replies."""
 
@@ -80,6 +86,8 @@ class Connection(asyncio.Protocol):
         """Whether it has ended: late replies cannot come any more either."""
         self.room = Room.PLENTY
         """What the server has room for, as far as is known."""
+        self.run_id = b""
+        """By which the process of the server is known; empty if it is not."""
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[OnReply] = deque()
         self._transport: asyncio.Transport | None = None
@@ -198,6 +206,24 @@ async def open_connection(address: Address, login: Login) -> Connection:
     return connection
 
 
+async def no_greeting(_connection: Connection) -> None:
+    """Do nothing."""
+
+
+async def greet(connection: Connection, greeting: Greeting) -> Connection:
+    """Do GREETING with a new connection, and return it. Closes it, and raises StoreUnavailable, if that fails."""
+    try:
+        async with asyncio.timeout(GREETING_SECONDS):
+            await greeting(connection)
+    except TimeoutError:
+        connection.close("silent")
+        raise StoreUnavailable(f"Redis at {connection.address} did not respond within {GREETING_SECONDS:g} s") from None
+    except BaseException:
+        connection.close("the greeting was cancelled, or failed")
+        raise
+    return connection
+
+
 class SingleRoute:
     """A route with one connection at a time."""
 
@@ -205,6 +231,7 @@ class SingleRoute:
     """There is one node for all charges, at whatever address."""
 
     def __init__(self) -> None:
+        self.greeting: Greeting = no_greeting
         self._connection: Connection | None = None
 
     def connection(self) -> Connection | None:
@@ -243,7 +270,7 @@ class StandaloneRoute(SingleRoute):
             connection.close(f"Redis at {connection.address} is no longer the master")
         if error:
             await asyncio.sleep(RETRY_PAUSE)
-        self._connection = await open_connection(self._address, self._login)
+        self._connection = await greet(await open_connection(self._address, self._login), self.greeting)
         return self._connection
 
 

@@ -1,8 +1,9 @@
 """Who observes a store: its round trips, what it counts, and the levels of its buckets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from ratelimit_service.buckets.levels import SeenQuota
 from ratelimit_service.decision.charge import Charge, ChargeResult
 
 
@@ -29,6 +30,14 @@ class RoundTripObserver(Protocol):
         """The servers were asked: the fullest uses this share of its memory, and one evicts by this policy, or none."""
         ...
 
+    def lost_data(self, cause: str) -> None:
+        """A server has lost data, or may have: `emptied` or `other_server`."""
+        ...
+
+    def raised(self, results: Mapping[str, int]) -> None:
+        """So many quotas were to be raised again after that, by what became of them."""
+        ...
+
 
 class UsageObserver(Protocol):
     """Gets what the script cannot count, or may have counted although its callers got no result."""
@@ -53,6 +62,14 @@ class LevelObserver(Protocol):
         """These charges had these results at NOW, a monotonic time in seconds."""
         ...
 
+    def denied_quotas(self) -> Sequence[SeenQuota]:
+        """The quotas of an hour and longer that denied a call lately: a thousand at most."""
+        ...
+
+    def quotas(self) -> Iterator[SeenQuota]:
+        """All quotas of an hour and longer that were seen, with what was used in their open windows."""
+        ...
+
 
 class Unobserved:
     """An observer that does nothing."""
@@ -72,6 +89,12 @@ class Unobserved:
     def memory(self, share: float, eviction: str) -> None:
         """Do nothing."""
 
+    def lost_data(self, cause: str) -> None:
+        """Do nothing."""
+
+    def raised(self, results: Mapping[str, int]) -> None:
+        """Do nothing."""
+
     def charged(self, charge: Charge, result: ChargeResult) -> None:
         """Do nothing."""
 
@@ -83,6 +106,14 @@ class Unobserved:
 
     def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float, /) -> None:
         """Do nothing."""
+
+    def denied_quotas(self) -> Sequence[SeenQuota]:
+        """None was seen."""
+        return ()
+
+    def quotas(self) -> Iterator[SeenQuota]:
+        """None was seen."""
+        return iter(())
 
 
 class Observers(NamedTuple):

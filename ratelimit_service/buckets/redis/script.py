@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Counted, LimitResult
-from ratelimit_service.decision.limit import MICRO, Mode, TokenBucket, Window
+from ratelimit_service.decision.limit import MICRO, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.usage import Series, parse_field
 
 _LUA = files(__package__) / "lua"
@@ -51,6 +51,11 @@ def charge_scripts(*, clock: str | None = None, state: str | None = None) -> tup
 def usage_script(name: str, *, clock: str | None = None) -> Script:
     """A script on usage alone: `count` adds a worker's batch, `freeze` freezes a segment that is over."""
     return Script(clock or part("clock"), part("usage"), part(name), allow_oom=name == "freeze")
+
+
+def kind_of(quota: Quota) -> int:
+    """The number by which scripts know the kind of a quota."""
+    return _KINDS[quota.window]
 
 
 ONE_TAG = b"{u}"
@@ -241,6 +246,11 @@ def bucket_key(bucket: Bucket) -> bytes:
 def usage_key(tag: bytes) -> bytes:
     """The key of the open segment of usage."""
     return tag + b":u:o"
+
+
+def marker_key(tag: bytes) -> bytes:
+    """The key of the marker by which it is noticed that the data under a tag was lost."""
+    return tag + b":e"
 
 
 def partition_tag(partition: int) -> bytes:

@@ -14,6 +14,7 @@ from ratelimit_service.buckets.redis.connection import (
     Login,
     SingleRoute,
     first_success,
+    greet,
     open_connection,
 )
 from ratelimit_service.decision.ports import StoreUnavailable
@@ -56,7 +57,8 @@ class SentinelRoute(SingleRoute):
 
     async def _connect(self) -> Connection:
         self._master = await self._find_master()
-        connection = self._connection = await _open_master(self._master, self._login)
+        connection = await greet(await _open_master(self._master, self._login), self.greeting)
+        self._connection = connection
         return connection
 
     async def _find_master(self) -> Address:

@@ -8,15 +8,18 @@ from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.health import Watcher
 from ratelimit_service.buckets.outcomes import outcomes_of, results_of
 from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, Route
-from ratelimit_service.buckets.redis.connection import Connection
+from ratelimit_service.buckets.redis.connection import Connection, Greeting
+from ratelimit_service.buckets.redis.loss_watch import LossWatch
 from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 
 
 class ClosableRoute(Route, Protocol):
-    """A route that can be closed."""
+    """A route that can be closed. `greeting` is done with each new connection."""
+
+    greeting: Greeting
 
     def connections(self) -> Sequence[Connection]:
         """The open connection, if there is one now."""
@@ -40,12 +43,20 @@ class RedisBucketStore(Closing):
     def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observers: Observers) -> None:
         self._route = route
         self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observers)
+        self._observers = observers
         self._watch: RoomWatch | None = None
+        self._losses: LossWatch | None = None
 
     def watch_room(self, bound: int, report: Callable[[float, str], None]) -> None:
         """Ask the server from now on how much of its memory it uses: at most once. The arguments are RoomWatch's."""
         self._watch = RoomWatch(self._route, bound, report)
         self._watch.start()
+
+    def watch_losses(self) -> None:
+        """Raise quotas again from now on when the server has lost data: at most once, before the first charge."""
+        self._losses = LossWatch(_OneServer(self._route), self._observers.levels, self._observers.round_trips)
+        self._route.greeting = self._losses.greet
+        self._losses.start()
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order.
@@ -80,8 +91,23 @@ class RedisBucketStore(Closing):
         """Fail all calls that have no result yet, and close the connection."""
         if self._watch is not None:
             self._watch.stop()
+        if self._losses is not None:
+            self._losses.stop()
         self._batcher.close()
         await self._route.close()
+
+
+class _OneServer:
+    """One server has all tags, so that one of them stands for all."""
+
+    def __init__(self, route: ClosableRoute) -> None:
+        self.connections = route.connections
+
+    def tags_of(self, _connection: Connection) -> Sequence[bytes]:
+        return (ONE_TAG,)
+
+    def tag_of(self, _bucket: Bucket) -> bytes:
+        return ONE_TAG
 
 
 def split_by_size(charges: Sequence[Charge]) -> list[Sequence[Charge]]:

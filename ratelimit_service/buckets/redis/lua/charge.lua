@@ -49,7 +49,12 @@ local function has_room(k, family)
   if family == 0 then return true end
   if ROOM_LEFT == 2 then return false end
   local minute, field = minute_of(k), string.format('%.0f', family)
-  local count = made[minute .. field] or tonumber(redis.call('HGET', minute, field) or 0)
+  local count = made[minute .. field]
+  if not count then
+    count = tonumber(redis.call('HGET', minute, field) or 0)
+    -- The clock has stepped back: that minute would last until it has caught up.
+    if count >= FEW and redis.call('PTTL', minute) > 60000 then count = 0 end
+  end
   if count >= FEW then return false end
   families[k], made[minute .. field] = field, count + 1
   return true
@@ -265,7 +270,7 @@ for k = 1, #KEYS do
     write(k)
     if few and families[k] then
       redis.call('HINCRBY', minute_of(k), families[k], 1)
-      redis.call('EXPIRE', minute_of(k), 60, 'NX')
+      redis.call('EXPIRE', minute_of(k), 60, 'LT') -- if it has none yet, or one from before the clock stepped back
     end
   elseif results[k] and ROOM_LEFT == 3 then
     local short = math.min(tonumber(ARGV[2]), SHORT_MS)
