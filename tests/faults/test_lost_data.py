@@ -158,9 +158,7 @@ async def test_a_replica_without_the_last_writes_takes_over(tmp_path: Path) -> N
             load = asyncio.ensure_future(only.load([exhausted, busy], time.monotonic() + 6))
             await load
             more = only.allowed["daily 0"] - allowed
-            REPORT.append(
-                f"a failover that lost {DAILY - 1} of {DAILY} calls of a daily quota: {more} more allowed"
-            )
+            REPORT.append(f"a failover that lost {DAILY - 1} of {DAILY} calls of a daily quota: {more} more allowed")
             assert only.denied["daily 0"] > 10
             assert more <= DAILY * 0.01
             assert await only.call(busy, cost=0) >= only.allowed["monthly 1"]
