@@ -1,4 +1,4 @@
-"""How look-ups of keys fail, for those who show it: callers are told no more than that they do."""
+"""How look-ups of keys fail, for those who show it: callers get no more than that they do."""
 
 from collections.abc import Callable
 from math import inf
@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-RECENT_SECONDS: Final = 5.0
+SHOWN_SECONDS: Final = 5.0
 """For which a failure counts as what is the case."""
 
 _LOG_SECONDS: Final = 10.0
@@ -33,5 +33,5 @@ class LookupFailures:
     @property
     def reason(self) -> str:
         """What is the case, in words for an operator; empty if look-ups succeed, or there were none."""
-        recent = self._now() - self._failed_at < RECENT_SECONDS
-        return "keys that are not in memory cannot be looked up in Postgres; the log says why" if recent else ""
+        failing = self._now() - self._failed_at < SHOWN_SECONDS
+        return "keys that are not in memory cannot be looked up in Postgres; the log says why" if failing else ""

@@ -70,10 +70,10 @@ def readyz(server: Server) -> str:
 def wait_until_it_says(server: Server, text: str, within: float = 15) -> str:
     """Wait until /readyz says TEXT."""
     deadline = time.monotonic() + within
-    while text not in (said := readyz(server)):
-        assert time.monotonic() < deadline, said
+    while text not in (answer := readyz(server)):
+        assert time.monotonic() < deadline, answer
         time.sleep(0.1)
-    return said
+    return answer
 
 
 def allowed(server: Server, api_key: str) -> bool:

@@ -37,7 +37,7 @@ def test_a_stranger_learns_nothing_of_postgres(
     assert stub.CheckLimit(pb2.CheckLimitRequest(api_key=known)).allowed
     away.target_port = NOBODY
     away.reset()
-    said = []
+    errors = []
     for request, metadata in (
         (pb2.CheckLimitRequest(api_key=unknown), ()),
         (pb2.CheckLimitRequest(api_key=known), (("authorization", "Bearer rlt_000000000000_" + "0" * 32),)),
@@ -46,15 +46,15 @@ def test_a_stranger_learns_nothing_of_postgres(
         try:
             stub.CheckLimit(request, metadata=metadata, timeout=5)
         except grpc.RpcError as error:
-            said.append((error.code().name, error.details()))
-    assert ("UNAVAILABLE", "Postgres is unavailable, and this key is not in memory; try again") in said
-    assert len(said) == 3
-    for _, details in said:
-        assert str(away.port) not in details, said
-        assert "127.0.0.1" not in details, said
+            errors.append((error.code().name, error.details()))
+    assert ("UNAVAILABLE", "Postgres is unavailable, and this key is not in memory; try again") in errors
+    assert len(errors) == 3
+    for _, details in errors:
+        assert str(away.port) not in details, errors
+        assert "127.0.0.1" not in details, errors
     deadline = time.monotonic() + 20
-    while "keys that are not in memory" not in (said_by := ask(server.settings.operations_listen, "/readyz").text):
-        assert time.monotonic() < deadline, said_by
+    while "keys that are not in memory" not in (shown := ask(server.settings.operations_listen, "/readyz").text):
+        assert time.monotonic() < deadline, shown
         with pytest.raises(grpc.RpcError):
             stub.CheckLimit(pb2.CheckLimitRequest(api_key=unknown), timeout=5)
     server.wait_for_output(f"port {away.port} failed")
