@@ -34,7 +34,12 @@ from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.handover import Handover
 from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
-from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usage_store, open_usage_writer
+from ratelimit_service.buckets.redis.connect import (
+    open_bucket_store,
+    open_quota_store,
+    open_usage_store,
+    open_usage_writer,
+)
 from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
@@ -75,6 +80,7 @@ from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
 from ratelimit_service.postgres.repositories.enforcement import PostgresSwitchSource
+from ratelimit_service.postgres.repositories.quota_usage import PostgresQuotaUsage
 from ratelimit_service.postgres.repositories.simulation import PostgresSimulationSource
 from ratelimit_service.postgres.repositories.totals import PostgresTotals
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
@@ -89,6 +95,7 @@ from ratelimit_service.usage.flush import UsageFlush
 from ratelimit_service.usage.leader import Leader
 from ratelimit_service.usage.query import UsageQueries
 from ratelimit_service.usage.query_range import DAY, Kept
+from ratelimit_service.usage.quota_raise import QuotaRaiser
 from ratelimit_service.usage.retention import ArchiveRetention
 from ratelimit_service.usage.simulation import SimulationService
 from ratelimit_service.usage.tally import FlushTally
@@ -408,7 +415,15 @@ async def _flush_usage(settings: Settings, services: Services, clock: SystemCloc
         stack.push_async_callback(store.close)
         tally = FlushTally(clock.now_us())
         retention = ArchiveRetention(archive, [lambda: services.retention.prune(clock.now_us())])
-        works = {"usage flush": UsageFlush(store, archive, tally, clock).run, "retention": retention.run}
+        quotas = open_quota_store(settings.redis_url.get_secret_value())
+        stack.push_async_callback(quotas.close)
+        used = PostgresQuotaUsage(services.database, lease)
+        policies = PostgresPolicySource(services.database)
+        works = {
+            "usage flush": UsageFlush(store, archive, tally, clock).run,
+            "retention": retention.run,
+            "quotas": QuotaRaiser(quotas, used, policies, clock, tally, _kept(settings)).run,
+        }
         leader = Leader(lease, works, on_idle=lambda: tally.cover(clock.now_us()))
         metrics = FlushMetrics(tally, store, lambda: leader.leading, clock.now_us)
         background = Background()

@@ -35,6 +35,8 @@ class Gap(Enum):
     """It was away for so long that the feed no longer has them."""
     WENT_BACK = "went_back"
     """What it has read last is not in the feed any more, as after a restore of the database from a backup."""
+    OUT_OF_ORDER = "out_of_order"
+    """A change came before one that it has read: somebody wrote that with a number far ahead, and it is ignored now."""
 
 
 class Beat(NamedTuple):

@@ -30,6 +30,11 @@ class Tally(Protocol):
         """The number of losses, by cause."""
         ...
 
+    @property
+    def raises(self) -> Mapping[str, int]:
+        """The number of quotas that were raised by usage, by what became of them."""
+        ...
+
 
 class Store(Protocol):
     """What the bucket store counts about usage, as far as it is read here."""
@@ -79,7 +84,14 @@ class FlushMetrics:
             ["cause"],
             registry=self.registry,
         )
-        self._losses_by_cause: dict[str, CounterExport] = {}
+        self._raises = Counter(
+            "ratelimit_usage_quota_raises",
+            "Quotas of keys to be raised by usage after the bucket store lost its data: raised; current (no less was "
+            "used); ended; incomplete (raised, but usage of the whole window is not kept); unreadable; failed.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._labelled: dict[tuple[Counter, str], CounterExport] = {}
         self._gauges = [
             (self._gauge(name, text), read)
             for name, text, read in (
@@ -112,11 +124,12 @@ class FlushMetrics:
 
     def export(self) -> None:
         """Bring the metrics up to date."""
-        losses = self._tally.losses
-        for cause in losses.keys() - self._losses_by_cause.keys():
-            counter = self._losses.labels(cause)
-            self._losses_by_cause[cause] = CounterExport(partial(losses.__getitem__, cause), counter)
-        for each in (*self._counters, *self._losses_by_cause.values()):
+        for family, counts in ((self._losses, self._tally.losses), (self._raises, self._tally.raises)):
+            for value in counts:
+                if (family, value) not in self._labelled:
+                    read_count = partial(counts.__getitem__, value)
+                    self._labelled[family, value] = CounterExport(read_count, family.labels(value))
+        for each in (*self._counters, *self._labelled.values()):
             each.export()
         for gauge, read in self._gauges:
             gauge.set(read())

@@ -1,6 +1,6 @@
 """The change feed: how the decision plane learns of changes, from the outbox that `unit_of_work` writes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 
 import psycopg
@@ -18,21 +18,33 @@ _POLL_SECONDS = 0.9
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
 _FIRST = 1  # the number of the first change ever
+_NOWHERE = (0, -1)
+_MAX_GAPS = 8
 _KINDS = frozenset(kind.value for kind in ChangeKind if kind is not ChangeKind.ENFORCEMENT)
-_NEWEST = "SELECT number, time::text FROM changes ORDER BY number DESC LIMIT 1"
+_NEWEST = """
+    SELECT number, time::text FROM changes WHERE number NOT BETWEEN %(ignored)s AND %(until)s
+    ORDER BY number DESC LIMIT 1000
+"""
 # In one snapshot: a heartbeat is read together with all changes that were written before it. Times are only compared,
 # as texts: whoever writes past the API may have written an infinite one.
 _READ = """
-    SELECT feed.oldest, feed.seen, feed.beat, feed.lag, later.number, later.kind, later.name, later.time
+    SELECT feed.oldest, feed.seen, feed.beat, feed.lag, feed.beyond, feed.ignored,
+           later.number, later.kind, later.name, later.time
     FROM (
-        SELECT (SELECT min(number) FROM changes) AS oldest,
+        SELECT (SELECT min(number) FROM changes WHERE number NOT BETWEEN %(ignored)s AND %(until)s) AS oldest,
+               (
+                   SELECT min(gap.high) FROM unnest(%(lows)s::bigint[], %(highs)s::bigint[]) AS gap (low, high)
+                   WHERE EXISTS (SELECT FROM changes WHERE number > gap.low AND number < gap.high)
+               ) AS beyond,
+               (SELECT min(number) FROM changes WHERE number BETWEEN %(ignored)s AND %(until)s) AS ignored,
                (SELECT time::text FROM changes WHERE number = %(after)s) AS seen,
                beat.time::text AS beat,
                extract(epoch FROM clock_timestamp() - beat.time)::float8 AS lag
         FROM (SELECT 1) AS one LEFT JOIN feed_heartbeat AS beat ON isfinite(beat.time)
     ) AS feed
     LEFT JOIN LATERAL (
-        SELECT number, kind, name, time::text FROM changes WHERE number > %(after)s ORDER BY number LIMIT %(most)s
+        SELECT number, kind, name, time::text FROM changes
+        WHERE number > %(after)s AND number NOT BETWEEN %(ignored)s AND %(until)s ORDER BY number LIMIT %(most)s
     ) AS later ON true
     ORDER BY later.number
 """
@@ -47,6 +59,10 @@ class PostgresChangeFeed:
     Numbers alone do not show that the database was restored from a backup, once as many changes were made since. So the
     feed recalls when the row of the reader's position was written, and checks that it is still there.
 
+    Nor is the highest number always the newest: somebody may have written one far ahead, past the API, and all changes
+    to come would be below the position. So the feed also checks the widest gaps between numbers that it has read.
+    When there is a number in one, what was beyond it is ignored.
+
     A row that cannot be read is reported to `unreadable` and skipped: a kind that this version does not know is about
     something that it does not have, and what is known of others must not wait for it.
     """
@@ -56,12 +72,19 @@ class PostgresChangeFeed:
         self._connection = database.query_connection(f"LISTEN {CHANGES_CHANNEL}")
         self._last = (0, "")
         """Number and time of the row of the position that was returned last."""
+        self._gaps: list[tuple[int, int]] = []
+        """Pairs of numbers that were read, with none between them: the widest."""
+        self._ignored = _NOWHERE
+        """The first and the last number of rows that are not read."""
 
     async def position(self) -> int:
         """Return the position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         with translate_failures():
-            rows = await self._connection.query(_ANSWER_SECONDS, _NEWEST)
+            ignored, until = self._ignored
+            rows = await self._connection.query(_ANSWER_SECONDS, _NEWEST, {"ignored": ignored, "until": until})
             self._last = rows[0] if rows else (0, "")
+            self._gaps = []
+            self._note_gaps(0, [number for number, _ in reversed(rows)])
             return self._last[0]
 
     async def wait(self, after: int) -> Changes:
@@ -81,15 +104,29 @@ class PostgresChangeFeed:
 
     async def _read_changes(self, after: int) -> Changes:
         read_at = monotonic()
-        rows = await self._connection.query(_ANSWER_SECONDS, _READ, {"after": after, "most": _MAX_PER_READ})
-        oldest, seen, beat, lag, *_ = rows[0]
-        later = [row[4:] for row in rows if row[4] is not None]
+        first, until = self._ignored
+        parameters = {
+            "after": after,
+            "most": _MAX_PER_READ,
+            "lows": [low for low, _ in self._gaps],
+            "highs": [high for _, high in self._gaps],
+            "ignored": first,
+            "until": until,
+        }
+        rows = await self._connection.query(_ANSWER_SECONDS, _READ, parameters)
+        oldest, seen, beat, lag, beyond, ignored, *_ = rows[0]
+        if beyond is not None:
+            self._ignore(beyond, after)
+            return Changes(after, [], Gap.OUT_OF_ORDER)
+        self._report_ignored(ignored)
+        later = [row[6:] for row in rows if row[6] is not None]
         gap = self._gap(after, oldest, seen)
         newest = None if beat is None or len(later) == _MAX_PER_READ else Beat(beat, lag, read_at)
         if not later:
             return Changes(after, [], gap, newest)
         number, *_, time = later[-1]
         self._last = (number, time)
+        self._note_gaps(after, [row[0] for row in later])
         return Changes(number, list(self._readable(later)), gap, newest)
 
     def _gap(self, after: int, oldest: int | None, seen: str | None) -> Gap | None:
@@ -103,6 +140,26 @@ class PostgresChangeFeed:
             return Gap.DROPPED if oldest is not None and oldest > after else Gap.WENT_BACK
         number, time = self._last
         return Gap.WENT_BACK if after == number and seen != time else None
+
+    def _note_gaps(self, after: int, numbers: Sequence[int]) -> None:
+        """Note the widest gaps so far, with those between AFTER and NUMBERS, in their order."""
+        pairs = zip((after, *numbers), numbers, strict=False)
+        gaps = self._gaps + [(low, high) for low, high in pairs if high - low > 1]
+        self._gaps = sorted(gaps, key=lambda gap: gap[0] - gap[1])[:_MAX_GAPS]
+
+    def _ignore(self, first: int, last: int) -> None:
+        """Do not read the rows from FIRST to LAST, nor those that were ignored before."""
+        if self._ignored != _NOWHERE:
+            first, last = min(first, self._ignored[0]), max(last, self._ignored[1])
+        self._ignored = (first, last)
+
+    def _report_ignored(self, first: int | None) -> None:
+        """FIRST is the first row that is there and ignored; None: there is none any more."""
+        if first is not None:
+            what = "its number is far ahead of changes that were made after it; delete it, since it is ignored"
+            self._unreadable.report("changes", f"number {first}", what)
+        elif self._ignored != _NOWHERE:
+            self._ignored = _NOWHERE
 
     def _readable(self, rows: Iterable[tuple[int, object, object, str]]) -> Iterator[Change]:
         for number, kind, name, _ in rows:

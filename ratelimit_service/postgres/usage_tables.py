@@ -183,6 +183,14 @@ coverage = Table(
     comment="The time before which all that the bucket store has counted is in these tables.",
 )
 
+store_markers = Table(
+    "store_markers",
+    metadata,
+    Column("tag", _NAME, primary_key=True),
+    Column("marker", Text, nullable=False),
+    comment="Of the bucket store when all that was known of quotas was in it. With another one it has lost data.",
+)
+
 key_last_used = Table(
     "key_last_used",
     metadata,

@@ -22,7 +22,7 @@ _ERROR: Final = "error "
 _BEAT: Final = "beat"
 _REST: Final = "rest"
 
-_BEAT_SECONDS: Final = 0.5
+_BEAT_SECONDS: Final = 0.1
 """Between two reports of a process that it lives."""
 
 _KILL_AFTER: Final = 5.0

@@ -4,14 +4,18 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 HUNG_SECONDS: Final = 1.5
-"""For which a process may not report that it lives. It reports it twice a second."""
+"""For which a process may wait without reporting that it lives. It reports it every tenth of a second."""
 
-CHECK_SECONDS: Final = 0.25
+HUNG_CPU_SECONDS: Final = 1.0
+"""Of CPU that a process may use without a report: more than any one step of its event loop takes."""
+
+CHECK_SECONDS: Final = 0.1
 """Between two checks of all processes."""
 
 _WAITS_FOR_MACHINE: Final = frozenset("RD")
@@ -38,19 +42,30 @@ class Watched(Protocol):
         ...
 
 
-class Activity(NamedTuple):
-    """What the kernel says of a process: the seconds of CPU that it has used, and whether it waits for the machine."""
+class Kernel(Protocol):
+    """What the kernel says of processes."""
 
-    cpu_seconds: float
-    waits_for_machine: bool
+    def cpu_seconds(self, pid: int) -> float:
+        """The seconds of CPU that it has used, 0 if that is not known."""
+        ...
+
+    def waits_for_machine(self, pid: int) -> bool:
+        """Whether it runs or could run, or waits for a disk."""
+        ...
 
 
 class _Silence(NamedTuple):
-    """A process that has not reported since its last `beats`, for `seconds` that count against it."""
+    """A process that has not reported since its last `beats`.
+
+    Meanwhile it waited for `waited` seconds, and used `used` seconds of CPU; at the monotonic time `at` it had used
+    `cpu_seconds` in all.
+    """
 
     beats: int
-    seconds: float
-    cpu_seconds: float | None = None
+    cpu_seconds: float
+    at: float
+    waited: float = 0.0
+    used: float = 0.0
 
 
 class HangWatch:
@@ -58,15 +73,19 @@ class HangWatch:
 
     A process that is ready to run and does not get a CPU does not hang, nor does one while the whole machine, and so
     this process too, stands still. So of a process that waits for the machine only the CPU counts that it uses without
-    reporting; of any other, time does, and never more of it than there is between two checks.
+    reporting, however little that is; of any other, time does, and never more of it than there is between two checks.
     """
 
     def __init__(
-        self, processes: Callable[[], Iterable[Watched]], activity: Callable[[int], Activity] | None = None
+        self,
+        processes: Callable[[], Iterable[Watched]],
+        kernel: Kernel | None = None,
+        now: Callable[[], float] = monotonic,
     ) -> None:
-        """PROCESSES are those that run now. ACTIVITY is what the kernel says of the process with an id."""
+        """PROCESSES are those that run now."""
         self._processes = processes
-        self._activity = activity or kernel_activity
+        self._kernel = kernel or ProcKernel()
+        self._now = now
         self._silent: dict[int, _Silence] = {}
 
     async def run(self) -> None:
@@ -84,31 +103,42 @@ class HangWatch:
                 continue
             silence = before.get(process.pid)
             if silence is None or silence.beats != beats:
-                self._silent[process.pid] = _Silence(beats, 0.0)
-            elif (longer := self._longer(silence, process.pid)).seconds < HUNG_SECONDS:
+                self._silent[process.pid] = _Silence(beats, self._kernel.cpu_seconds(process.pid), self._now())
+                continue
+            longer = self._longer(silence, process.pid)
+            if longer.waited < HUNG_SECONDS and longer.used < HUNG_CPU_SECONDS:
                 self._silent[process.pid] = longer
             else:
                 _log.error("it hangs; ended, so that another takes its place", process=process.name, pid=process.pid)
                 process.kill()
 
     def _longer(self, silence: _Silence, pid: int) -> _Silence:
-        now = self._activity(pid)
-        passed = CHECK_SECONDS
-        if now.waits_for_machine:
-            used = 0.0 if silence.cpu_seconds is None else now.cpu_seconds - silence.cpu_seconds
-            passed = min(used, CHECK_SECONDS)
-        return _Silence(silence.beats, silence.seconds + passed, now.cpu_seconds)
+        now, cpu_seconds = self._now(), self._kernel.cpu_seconds(pid)
+        if not self._kernel.waits_for_machine(pid):
+            return silence._replace(at=now, cpu_seconds=cpu_seconds, waited=silence.waited + CHECK_SECONDS)
+        # Of several threads, of which one reports, no more counts than of one; and no jump of the kernel's figures.
+        used = min(cpu_seconds - silence.cpu_seconds, now - silence.at, 2 * CHECK_SECONDS)
+        return silence._replace(at=now, cpu_seconds=cpu_seconds, used=silence.used + used)
 
 
-def kernel_activity(pid: int) -> Activity:
-    """What the process does. Where there is no /proc, or it has ended, it counts as one that waits for nothing here."""
-    folder = Path(f"/proc/{pid}")
-    try:
-        _, *fields = _after_name(folder / "stat")
-        states = {_after_name(thread / "stat")[0] for thread in (folder / "task").iterdir()}
-    except (OSError, IndexError):
-        return Activity(0.0, waits_for_machine=False)
-    return Activity((int(fields[10]) + int(fields[11])) / _TICKS, not states.isdisjoint(_WAITS_FOR_MACHINE))
+class ProcKernel:
+    """The kernel's own figures. Where there is no /proc, or a process has ended, it waits for nothing here."""
+
+    def cpu_seconds(self, pid: int) -> float:
+        """The seconds of CPU that it has used, 0 if that is not known."""
+        try:
+            fields = _after_name(Path(f"/proc/{pid}/stat"))
+            return (int(fields[11]) + int(fields[12])) / _TICKS
+        except (OSError, IndexError):
+            return 0.0
+
+    def waits_for_machine(self, pid: int) -> bool:
+        """Whether a thread of it runs or could run, or waits for a disk."""
+        try:
+            states = {_after_name(thread / "stat")[0] for thread in Path(f"/proc/{pid}/task").iterdir()}
+        except (OSError, IndexError):
+            return False
+        return not states.isdisjoint(_WAITS_FOR_MACHINE)
 
 
 def _after_name(stat: Path) -> list[str]:

@@ -20,6 +20,8 @@ class FlushTally:
         """Calls counted as resource `other`."""
         self.losses: Counter[str] = Counter()
         """Losses, by cause."""
+        self.raises: Counter[str] = Counter()
+        """Quotas of keys that were raised by usage after the store had lost its data, by what became of them."""
         self.lost_calls = 0
         """Calls that are known to be lost."""
         self.unreadable = 0

@@ -1,9 +1,13 @@
 """A process that hangs, in whatever way, is noticed, ended with all its connections, and replaced."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -19,7 +23,7 @@ from server.load import load
 StartOwn = Callable[..., Server]
 HANGING = Path(__file__).parent / "hanging"
 CONTROL_PLANE = "ratelimit_service.server.control_plane"
-NOTICED = 2.5 * FACTOR
+NOTICED = 2.0 * FACTOR
 REPLACED = 6.0 * FACTOR
 CLIENTS = 8
 
@@ -78,6 +82,35 @@ async def test_a_worker_that_hangs_is_replaced(own_server: StartOwn, tmp_path: P
     sent = {failure: count for failure, count in state.failures.items() if "failed to connect" not in failure}
     assert 1 <= sum(sent.values()) <= CLIENTS, state.failures
     assert server.output.count("it hangs; ended, so that another takes its place") == 1
+
+
+BUSY_SECONDS = 30.0 if FULL else 6.0
+
+
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Four programs for each core, all in a loop."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"] if FULL else ["grpcio"])
+async def test_a_busy_machine_ends_no_process(own_server: StartOwn, tmp_path: Path, transport: str) -> None:
+    """However little CPU is left for it, a process that goes on is left alone, under load too."""
+    hanging = await asyncio.to_thread(Hanging, own_server, transport, tmp_path)
+    server = hanging.server
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    before = {child.pid for child in psutil.Process(server.process.pid).children()}
+    with busy_machine():
+        async with load(server.address, api_key, clients=4 * CLIENTS):
+            await asyncio.sleep(BUSY_SECONDS)
+    assert {child.pid for child in psutil.Process(server.process.pid).children()} == before
+    assert "it hangs" not in server.output
 
 
 @pytest.mark.parametrize("way", WAYS)

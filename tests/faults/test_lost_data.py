@@ -4,16 +4,23 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 import redis
 from redis.crc import key_slot
 
-from faults.sizes import FACTOR, REPORT
+from faults.sizes import FACTOR, FULL, REPORT
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, free_port, until
+from fixtures.served import Server
+from fixtures.usage import Counted, Series, UsageWriter, add_partitions, connect
 from fixtures.valkey import StartValkey
+from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service.buckets.breaker import GuardedStore
 from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.redis.connect import open_bucket_store
@@ -24,6 +31,7 @@ from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.metrics.counts import RoundTripCounts
+from ratelimit_service.usage.query import Counts
 
 Store = GuardedStore[None] | SpanningStore
 
@@ -210,3 +218,118 @@ async def test_a_replica_takes_over_in_a_cluster(tmp_path: Path) -> None:
             assert only.denied["daily"] >= denied + 20
             assert more <= DAILY * 0.01
         replica.stop()
+
+
+class Api:
+    """One server, as its callers and its administrators see it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._stub = RateLimitServiceStub(server.channel)
+        self.database_url = server.settings.database_url.get_secret_value()
+        self.store_url = server.settings.redis_url.get_secret_value()
+
+    def plan(self, name: str, *limits: tuple[str, int, str, str]) -> None:
+        """Create a plan: the name, amount, window and pattern of each quota."""
+        quotas = [
+            {"name": limit, "quota": {"amount": amount, "window": window}, "resource": pattern}
+            for limit, amount, window, pattern in limits
+        ]
+        request = admin_pb2.ManagePlanRequest(create={"plan": {"name": name, "limits": quotas}})
+        self.server.manage().ManagePlan(request, metadata=self.server.as_admin)
+
+    def key(self, plan: str, subject: str) -> tuple[str, str]:
+        """Create a key; its id and its secret."""
+        request = admin_pb2.ManageKeyRequest(create={"plan": plan, "subject": subject})
+        made = self.server.manage().ManageKey(request, metadata=self.server.as_admin).create
+        return made.key.key_id, made.secret
+
+    def used(self, secret: str, resource: str = "orders", cost: int = 0) -> dict[str, int]:
+        """What is used of each limit after taking so many tokens."""
+        response = self._stub.CheckLimit(CheckLimitRequest(api_key=secret, resource=resource, cost=cost), timeout=5)
+        return {limit.name: limit.limit - limit.remaining for limit in response.limits}
+
+
+def write_usage(url: str, rows: list[Counted]) -> None:
+    """Write counts as the flush does, and when their keys were last used."""
+    with connect(url) as connection:
+        UsageWriter(connection).write(rows)
+        for key in {row.series.key for row in rows}:
+            connection.execute("INSERT INTO key_last_used VALUES (%s, %s)", (key, rows[0].minute))
+
+
+@pytest.fixture(scope="module")
+def api(serve: Callable[..., Server], emptied_valkey_url: str, empty_database_url: Callable[[], str]) -> Api:
+    """A server on stores of the module's own, with a plan of quotas."""
+    opened = Api(serve("grpcio", redis_url=emptied_valkey_url, database_url=empty_database_url()))
+    quotas = [("all", 10_000, "MONTH", "*"), ("orders", 5_000, "MONTH", "orders"), ("files", 700, "DAY", "files*")]
+    opened.plan("monthly", *quotas)
+    with connect(opened.database_url) as connection:
+        add_partitions(connection, datetime.now(UTC), 1)
+    return opened
+
+
+def flush(api: Api) -> float:
+    """Empty the store once its marker is known; returns when that was."""
+    with connect(api.database_url) as connection:
+        connection.autocommit = True
+        until(lambda: connection.execute("SELECT count(*) FROM store_markers").fetchone() == (1,), "the first marker")
+    with redis.Redis.from_url(api.store_url) as client:
+        client.flushall()
+    return time.monotonic()
+
+
+def test_usage_raises_the_quotas_of_keys(api: Api) -> None:
+    """After FLUSHALL quotas that no worker has ever seen are what usage counted, of all keys of a bucket together."""
+    api.plan("yearly", ("all", 90_000, "MONTH", "*"), ("year", 50_000, "YEAR", "*"))
+    first, secret = api.key("monthly", "acme")
+    second, other_secret = api.key("yearly", "acme")
+    third, third_secret = api.key("monthly", "globex")
+    minute = datetime.now(UTC).replace(second=0, microsecond=0)
+    counted = [
+        (first, "orders", "acme", "monthly", 1_000),
+        (first, "invoices", "acme", "monthly", 200),
+        (first, "other", "acme", "monthly", 30),
+        (second, "orders", "acme", "yearly", 4_000),
+        (second, "orders", "acme", "before", 7),  # a plan that had none of these quotas
+        (third, "files/a", "globex", "monthly", 900),
+    ]
+    rows = [
+        Counted(minute, Series(key, resource, subject, plan), Counts(allowed=1, cost=cost))
+        for key, resource, subject, plan, cost in counted
+    ]
+    write_usage(api.database_url, rows)
+    flushed = flush(api)
+    assert api.used(third_secret, "orders") == {"all": 0, "orders": 0}
+    while api.used(secret)["all"] == 0:
+        assert time.monotonic() < flushed + RAISE_SECONDS * FACTOR
+        time.sleep(0.05)
+    REPORT.append(f"Redis flushed: quotas were raised by usage after {time.monotonic() - flushed:.2f} s")
+    assert api.used(secret) == {"all": 5_230, "orders": 1_030}
+    assert api.used(other_secret) == {"all": 5_230, "year": 4_000}
+    assert api.used(third_secret, "files/b") == {"all": 900, "files": 700}
+    assert api.used(secret, cost=70) == {"all": 5_300, "orders": 1_100}
+
+
+def test_usage_raises_the_quotas_of_many_keys(api: Api) -> None:
+    """The same for keys of many subjects, page by page."""
+    keys = 20_000 if FULL else 1_200
+    with connect(api.database_url) as connection:
+        for statement in (
+            """INSERT INTO keys (key_id, subject, plan_id, state, description, revision, create_time, update_time)
+            SELECT n, n, plan_id, 'active', '', 1, now(), now() FROM plans, many WHERE name = 'monthly'""",
+            """INSERT INTO usage_series (digest, kind, key_id, resource, subject, plan, domain, rule)
+            SELECT n::bytea, 'key', n, 'orders', n, 'monthly', '', '' FROM many""",
+            """INSERT INTO usage_day (day, series_id, allowed, denied, cost, shadow_denied, degraded)
+            SELECT date_trunc('day', now(), 'UTC'), series_id, 9, 0, 9, 0, 0 FROM usage_series
+            WHERE key_id LIKE 'many%'""",
+            "INSERT INTO key_last_used SELECT n, date_trunc('minute', now()) FROM many",
+        ):
+            many = f"WITH many AS (SELECT 'many' || lpad(n::text, 8, '0') AS n FROM generate_series(1, {keys}) AS n) "
+            connection.execute((many + statement).encode())
+    flushed = flush(api)
+    with redis.Redis.from_url(api.store_url) as client:
+        while (raised := sum(1 for _ in client.scan_iter("*:b:*", count=10_000))) < 2 * keys:
+            assert time.monotonic() < flushed + RAISE_SECONDS * FACTOR, raised
+            time.sleep(0.1)
+    REPORT.append(f"{2 * keys} quotas of {keys} keys were raised by usage {time.monotonic() - flushed:.2f} s after")

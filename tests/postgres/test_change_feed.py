@@ -18,6 +18,7 @@ from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.postgres.change_feed import PostgresChangeFeed
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.feed_heartbeat import PostgresHeartbeat
+from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
 
 @pytest_asyncio.fixture
@@ -95,6 +96,72 @@ async def test_a_feed_that_went_back_is_noticed(
     with psycopg.connect(database_url) as connection:
         connection.execute("DELETE FROM changes")
     assert (await feed.wait(position)).gap is Gap.WENT_BACK
+
+
+_FAR = 2**62
+
+
+def _add_ahead(database_url: str, *numbers: int) -> None:
+    with psycopg.connect(database_url) as connection:
+        for number in numbers:
+            connection.execute(
+                "INSERT INTO changes (number, kind, name, time) OVERRIDING SYSTEM VALUE "
+                "VALUES (%s, 'plan', 'x', now())",
+                (number,),
+            )
+
+
+@pytest.mark.parametrize("numbers", [(_FAR,), (_FAR, _FAR + 1, 2**63 - 1), (1_000,)])
+@pytest.mark.parametrize("reads", ["before", "after", "alone"])
+async def test_a_number_far_ahead_hides_no_change(
+    control_plane: ControlPlane, database: Database, database_url: str, numbers: tuple[int, ...], reads: str
+) -> None:
+    """The change after it is noticed, by a reader that began before or after; then it is ignored, and named."""
+    unreadable = UnreadableRows()
+    feed = PostgresChangeFeed(database, unreadable)
+    if reads != "alone":
+        await control_plane.plans.create("ada", plan_draft("a"))
+    position = await feed.position() if reads == "before" else 0
+    _add_ahead(database_url, *numbers)
+    if reads == "before":
+        position = (await _next(feed, position)).position
+    else:
+        position = await feed.position()
+    assert (await feed.wait(position)).complete
+    await control_plane.plans.create("ada", plan_draft("b"))
+    assert (await feed.wait(position)).gap is Gap.OUT_OF_ORDER
+    position = await feed.position()
+    assert position < min(numbers)
+    for name in ("c", "d"):
+        await control_plane.plans.create("ada", plan_draft(name))
+        found = await _next(feed, position)
+        assert (_names(found), found.complete) == ([name], True)
+        position = found.position
+    assert unreadable.current()["changes"] == 1
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM changes WHERE number = ANY(%s)", (list(numbers),))
+    assert (await feed.wait(position)).complete
+    found_before = unreadable.counts["changes"]
+    assert (await feed.wait(position)).complete
+    assert unreadable.counts["changes"] == found_before
+    await feed.close()
+
+
+async def test_numbers_that_reach_one_ahead_go_on(
+    control_plane: ControlPlane, feed: PostgresChangeFeed, database_url: str
+) -> None:
+    """Changes whose numbers come after the one ahead are read like any other."""
+    await control_plane.plans.create("ada", plan_draft("a"))
+    position = await feed.position()
+    _add_ahead(database_url, position + 3)
+    position = (await _next(feed, position)).position
+    await control_plane.plans.create("ada", plan_draft("b"))
+    assert (await feed.wait(position)).gap is Gap.OUT_OF_ORDER
+    position = await feed.position()
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SELECT setval(pg_get_serial_sequence('changes', 'number'), %s)", (position + 2,))
+    await control_plane.plans.create("ada", plan_draft("c"))
+    assert _names(await _next(feed, position)) == ["c"]
 
 
 async def test_heartbeats_come_with_the_changes_before_them(

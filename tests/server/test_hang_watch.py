@@ -10,10 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from ratelimit_service.server.hang_watch import CHECK_SECONDS, HUNG_SECONDS, Activity, HangWatch, kernel_activity
-
-WAITS = Activity(1.0, waits_for_machine=False)
-CHECKS = round(HUNG_SECONDS / CHECK_SECONDS)
+from ratelimit_service.server.hang_watch import (
+    CHECK_SECONDS,
+    HUNG_CPU_SECONDS,
+    HUNG_SECONDS,
+    HangWatch,
+    ProcKernel,
+)
 
 
 class Process:
@@ -30,53 +33,75 @@ class Process:
         self.killed += 1
 
 
-class Kernel:
-    """What the kernel says of it."""
+class FakeKernel:
+    """What the kernel says of it, and the time."""
 
-    def __init__(self, now: Activity = WAITS) -> None:
-        self.now = now
+    def __init__(self, *, waits: bool) -> None:
+        self.waits = waits
+        self.cpu = self.now = 0.0
 
-    def __call__(self, _pid: int) -> Activity:
+    def cpu_seconds(self, _pid: int) -> float:
+        return self.cpu
+
+    def waits_for_machine(self, _pid: int) -> bool:
+        return self.waits
+
+    def __call__(self) -> float:
         return self.now
+
+
+def watching(process: Process, kernel: FakeKernel) -> HangWatch:
+    """A watch over this process."""
+    return HangWatch(lambda: [process], kernel, kernel)
+
+
+def checks_until_killed(watch: HangWatch, process: Process, kernel: FakeKernel, cpu: float, step: float) -> int:
+    """How often it is checked, once in STEP seconds in which it uses CPU seconds, until it is ended; 100 at most."""
+    for number in range(100):
+        watch.check()
+        if process.killed:
+            return number
+        kernel.cpu, kernel.now = kernel.cpu + cpu, kernel.now + step
+    return 100
 
 
 def test_a_process_that_waits_and_does_not_report_hangs() -> None:
     """It is ended after HUNG_SECONDS without a report, and not before; each report begins that anew."""
-    process = Process()
-    watch = HangWatch(lambda: [process], Kernel())
-    for beats in (0, 1):
-        process.beats = beats
-        for _ in range(CHECKS):
-            watch.check()
+    process, kernel = Process(), FakeKernel(waits=False)
+    watch = watching(process, kernel)
+    for _ in range(round(HUNG_SECONDS / CHECK_SECONDS) - 1):
+        watch.check()
+    process.beats = 1
+    assert checks_until_killed(watch, process, kernel, 0.0, 10.0) in range(14, 17), "however seldom it is checked"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_a_process_that_uses_the_cpu_without_a_report_hangs(share: float) -> None:
+    """It does after HUNG_CPU_SECONDS of CPU, however long those take, and several threads are no sooner."""
+    expected = HUNG_CPU_SECONDS / CHECK_SECONDS / share
+    for threads in (1, 4):
+        process, kernel = Process(), FakeKernel(waits=True)
+        cpu = CHECK_SECONDS * share * (threads if share == 1.0 else 1)
+        checks = checks_until_killed(watching(process, kernel), process, kernel, cpu, CHECK_SECONDS)
+        assert abs(checks - expected) <= 1
+
+
+def test_a_process_that_gets_no_cpu_does_not_hang() -> None:
+    """However long it waits for its turn, and however long the whole machine stands still."""
+    process, kernel = Process(), FakeKernel(waits=True)
+    watch = watching(process, kernel)
+    assert checks_until_killed(watch, process, kernel, 0.0, CHECK_SECONDS) == 100
+    kernel.cpu, kernel.now = 60.0, kernel.now + 60.0
+    watch.check()
     assert not process.killed
-    watch.check()
-    assert process.killed == 1
-
-
-def test_a_process_that_uses_the_cpu_without_a_report_hangs() -> None:
-    """It does after HUNG_SECONDS of CPU, however long those take."""
-    process, kernel = Process(), Kernel(Activity(0.0, waits_for_machine=True))
-    watch = HangWatch(lambda: [process], kernel)
-    watch.check()
-    watch.check()
-    for _ in range(100):
-        watch.check()
-    assert not process.killed, "it got no CPU"
-    for tick in range(1, 2 * CHECKS + 1):
-        assert not process.killed
-        kernel.now = Activity(tick * CHECK_SECONDS / 2, waits_for_machine=True)
-        watch.check()
-    assert process.killed == 1
 
 
 def test_a_process_that_starts_or_drains_does_not_hang() -> None:
     """One that is not to report is not expected to."""
     process = Process()
     process.beats = None
-    watch = HangWatch(lambda: [process], Kernel())
-    for _ in range(10 * CHECKS):
-        watch.check()
-    assert not process.killed
+    kernel = FakeKernel(waits=False)
+    assert checks_until_killed(watching(process, kernel), process, kernel, 0.0, 1.0) == 100
 
 
 @contextmanager
@@ -93,16 +118,18 @@ def _python(code: str) -> Iterator[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_what_the_kernel_says() -> None:
     """A loop waits for the machine and uses CPU; a process that sleeps, or is stopped, does not."""
+    kernel = ProcKernel()
     with _python("while True: pass") as loop:
         time.sleep(0.3)
-        found = kernel_activity(loop)
-        assert found.waits_for_machine
+        used = kernel.cpu_seconds(loop)
+        assert kernel.waits_for_machine(loop)
         time.sleep(0.5)
-        assert kernel_activity(loop).cpu_seconds > found.cpu_seconds
+        assert kernel.cpu_seconds(loop) > used
         os.kill(loop, signal.SIGSTOP)
         time.sleep(0.3)
-        assert not kernel_activity(loop).waits_for_machine
+        assert not kernel.waits_for_machine(loop)
     with _python("import time\ntime.sleep(60)") as sleeper:
         time.sleep(0.3)
-        assert not kernel_activity(sleeper).waits_for_machine
-    assert kernel_activity(2**22 + 1) == Activity(0.0, waits_for_machine=False)
+        assert not kernel.waits_for_machine(sleeper)
+    assert kernel.cpu_seconds(2**22 + 1) == 0.0
+    assert not kernel.waits_for_machine(2**22 + 1)

@@ -24,7 +24,12 @@ from faults.broken_store import BrokenStore, broken_store
 from faults.proxy import FaultProxy
 from fixtures.many_keys import insert_keys
 from fixtures.served import Serve, Server
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    BatchCheckLimitRequest,
+    CheckLimitRequest,
+    CheckLimitResponse,
+    CheckResult,
+)
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 
 LONG: Final = "RATELIMIT_SOAK" in os.environ
@@ -40,6 +45,9 @@ RECOVERY_SECONDS: Final = 5.0
 CALLERS: Final = 8
 PAUSE: Final = 0.008 if LONG else 0.05
 """Seconds between two calls of one caller: a moderate load, so that what fails fails for the fault."""
+
+CHECKS: Final = 4
+"""In each call: what workers keep of keys is full after minutes."""
 
 MAX_GROWTH: Final = 1.02 if LONG else 1.5
 MAX_ERRORS: Final = 1e-5 if LONG else 0.01
@@ -112,12 +120,12 @@ def place(
 
 
 class Callers:
-    """Callers with random keys. `failures` has the time and the sort of each call that was not decided by the store."""
+    """Callers with random keys. `failures` has when and how each check failed: the store did not allow it."""
 
     def __init__(self, server: Server, keys: list[str]) -> None:
         self._server = server
         self._keys = keys
-        self.calls = 0
+        self.checks = 0
         self.failures: list[tuple[float, str]] = []
         self.ended = False
 
@@ -125,19 +133,28 @@ class Callers:
         """Call until `ended`."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 1_000)]
         async with grpc.aio.insecure_channel(self._server.address, options=options) as channel:
-            check = RateLimitServiceStub(channel).CheckLimit
+            check = RateLimitServiceStub(channel).BatchCheckLimit
             while not self.ended:
-                request = CheckLimitRequest(api_key=random.choice(self._keys), resource="orders")
+                keys = random.choices(self._keys, k=CHECKS)
+                checks = [CheckLimitRequest(api_key=api_key, resource="orders") for api_key in keys]
                 began = time.monotonic()
-                self.calls += 1
+                self.checks += CHECKS
                 try:
-                    answer = await check(request, timeout=2)
+                    answer = await check(BatchCheckLimitRequest(checks=checks), timeout=2)
                 except grpc.aio.AioRpcError as error:
-                    self.failures.append((began, f"{error.code().name}: {error.details()}"))
+                    self.failures += [(began, f"{error.code().name}: {error.details()}")] * CHECKS
                 else:
-                    if answer.source != CheckLimitResponse.STORE or not answer.allowed:
-                        self.failures.append((began, CheckLimitResponse.Reason.Name(answer.reason)))
+                    self.failures += [(began, text) for result in answer.results if (text := _failure(result))]
                 await asyncio.sleep(PAUSE)
+
+
+def _failure(result: CheckResult) -> str:
+    """What was wrong with a result; empty if the store allowed the call."""
+    if result.HasField("error"):
+        return result.error.message
+    decision = result.decision
+    is_good = decision.allowed and decision.source == CheckLimitResponse.STORE
+    return "" if is_good else f"{CheckLimitResponse.Reason.Name(decision.reason)} by {decision.source}"
 
 
 @pytest.mark.timeout(3_600)
@@ -171,12 +188,12 @@ async def test_a_fault_a_minute(place: Place) -> None:
     growth = statistics.mean(late) / statistics.mean(early)
     transport = place.server.settings.transport
     print(  # noqa: T201  the figures of `make soak`
-        f"\n{transport}: {callers.calls} calls with {KEYS} keys, failed outside faults: {dict(outside)}, within: "
+        f"\n{transport}: {callers.checks} checks with {KEYS} keys, failed outside faults: {dict(outside)}, within: "
         f"{dict(inside)}; memory {statistics.mean(early):.0f} MiB, later "
         f"{statistics.mean(late):.0f} ({growth - 1:+.1%})"
     )
-    assert callers.calls > MINUTES * MINUTE * 10
-    assert outside.total() <= MAX_ERRORS * callers.calls, outside
+    assert callers.checks > MINUTES * MINUTE * 10
+    assert outside.total() <= MAX_ERRORS * callers.checks, outside
     assert growth <= MAX_GROWTH
 
 

@@ -20,6 +20,7 @@ from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
 from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
 from ratelimit_service.buckets.redis.observers import UNOBSERVED, Observers
+from ratelimit_service.buckets.redis.quota_store import RedisQuotaStore
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_scripts, partition_tag
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
@@ -116,6 +117,14 @@ def open_usage_store(
         routes = {partition_tag(number).decode(): route.route(number) for number in range(PARTITIONS)}
         return RedisUsageStore(routes, route, max(usage_bytes // PARTITIONS, 1), timeout=timeout, freeze=freeze)
     return RedisUsageStore({ONE_TAG.decode(): route}, route, usage_bytes, timeout=timeout, freeze=freeze)
+
+
+def open_quota_store(url: str) -> RedisQuotaStore:
+    """What raises quotas in the store at URL, on connections of its own. Raises ValueError as `open_bucket_store`."""
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        return RedisQuotaStore({partition_tag(number): route.route(number) for number in range(PARTITIONS)}, route)
+    return RedisQuotaStore({ONE_TAG: route}, route)
 
 
 def _open(

@@ -13,10 +13,11 @@ import structlog
 from ratelimit_service.buckets.levels import SeenQuota
 from ratelimit_service.buckets.redis.connection import RETRY_PAUSE, Connection, ConnectionLost
 from ratelimit_service.buckets.redis.observers import LevelObserver, RoundTripObserver
-from ratelimit_service.buckets.redis.raising import MAX_RAISES, QuotaLevel, Raised, RaiseScript, level_of
+from ratelimit_service.buckets.redis.raising import MAX_RAISES, QuotaLevel, Raised, level_of, raise_on, raise_script
 from ratelimit_service.buckets.redis.room import field
 from ratelimit_service.buckets.redis.script import bucket_key, marker_key
 from ratelimit_service.decision.charge import Bucket
+from ratelimit_service.decision.ports import StoreUnavailable
 
 INTERVAL: Final = 1.0
 """Seconds between two checks of the markers."""
@@ -63,7 +64,7 @@ class LossWatch:
         self._servers = servers
         self._seen = seen
         self._observer = observer
-        self._script = RaiseScript()
+        self._script = raise_script()
         self._markers: dict[bytes, bytes] = {}
         self._run_ids: dict[bytes, bytes] = {}
         self._pending: set[bytes] = set()
@@ -194,8 +195,8 @@ class LossWatch:
             some = levels[start : start + MAX_RAISES]
             try:
                 async with asyncio.timeout(_TIMEOUT):
-                    results = await self._script.run(connection, some)
-            except (ConnectionLost, TimeoutError, hiredis.ReplyError) as error:
+                    results = await raise_on(connection, self._script, some)
+            except (StoreUnavailable, TimeoutError, hiredis.ReplyError) as error:
                 self._observer.raised({Raised.FAILED.value: len(levels) - start})
                 self._pending.add(tag)
                 _log.warning("quotas could not be raised again; this is repeated", error=str(error))

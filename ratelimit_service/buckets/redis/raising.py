@@ -10,6 +10,7 @@ from ratelimit_service.buckets.levels import SeenQuota
 from ratelimit_service.buckets.redis.connection import Connection
 from ratelimit_service.buckets.redis.script import Script, kind_of, pack_array, pack_number, part
 from ratelimit_service.decision.limit import MICRO, Quota
+from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.window import span
 
 MAX_RAISES: Final = 128
@@ -56,27 +57,35 @@ def level_of(key: bytes, seen: SeenQuota, now: float, now_us: int) -> QuotaLevel
     return QuotaLevel(key, kind_of(algorithm), start_us, seen.used)
 
 
-class RaiseScript:
-    """Runs the script. `clock` is for tests that control the time."""
+def raise_script(clock: str | None = None) -> Script:
+    """The script. CLOCK is for tests that control the time."""
+    # Without the flag allow-oom: it makes buckets, for which a server without memory has no room.
+    return Script(clock or part("clock"), *map(part, ("windows", "state", "levels", "raise")))
 
-    def __init__(self, clock: str | None = None) -> None:
-        # Without the flag allow-oom: it makes buckets, for which a server without memory has no room.
-        self._script = Script(clock or part("clock"), *map(part, ("windows", "state", "levels", "raise")))
 
-    async def run(self, connection: Connection, levels: Sequence[QuotaLevel]) -> Mapping[Raised, int]:
-        """Raise at most MAX_RAISES quotas, all of one slot on a cluster. Returns how many ended how.
+def arguments_of(levels: Sequence[QuotaLevel]) -> tuple[list[bytes], bytes]:
+    """The keys and the argument of the script for at most MAX_RAISES quotas, all of one slot on a cluster."""
+    numbers = [number for level in levels for number in level[1:]]
+    return [level.key for level in levels], pack_array([pack_number(number) for number in numbers])
 
-        Raises hiredis.ReplyError, and ConnectionLost: then they may be raised or not, and may be raised again.
-        """
-        numbers = [number for level in levels for number in level[1:]]
-        batch = pack_array([pack_number(number) for number in numbers])
-        arguments: list[bytes | int] = [len(levels), *(level.key for level in levels), batch]
-        try:
-            reply = await connection.execute("EVALSHA", self._script.sha, *arguments)
-        except hiredis.ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-            reply = await connection.execute("EVAL", self._script.text, *arguments)
-        if not isinstance(reply, list) or len(reply) != len(levels):
-            raise hiredis.ReplyError(f"Redis sent an invalid reply to the script that raises quotas: {reply!r}")
-        return {result: reply.count(number) for number, result in _RESULTS.items()}
+
+def results_of(reply: object, count: int) -> Mapping[Raised, int]:
+    """How many of COUNT quotas ended how. Raises StoreUnavailable when REPLY is none of the script's."""
+    if not isinstance(reply, list) or len(reply) != count:
+        raise StoreUnavailable(f"Redis sent an invalid reply to the script that raises quotas: {reply!r}")
+    return {result: reply.count(number) for number, result in _RESULTS.items()}
+
+
+async def raise_on(connection: Connection, script: Script, levels: Sequence[QuotaLevel]) -> Mapping[Raised, int]:
+    """Raise quotas by SCRIPT on this connection. Returns how many ended how.
+
+    Raises hiredis.ReplyError, and StoreUnavailable: then they may be raised or not, and may be raised again.
+    """
+    keys, batch = arguments_of(levels)
+    try:
+        reply = await connection.execute("EVALSHA", script.sha, len(keys), *keys, batch)
+    except hiredis.ReplyError as error:
+        if not str(error).startswith("NOSCRIPT"):
+            raise
+        reply = await connection.execute("EVAL", script.text, len(keys), *keys, batch)
+    return results_of(reply, len(levels))

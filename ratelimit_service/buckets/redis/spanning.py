@@ -152,7 +152,10 @@ class SpanningStore(Closing):
         return outcome
 
     def _note_late(self, charge: Charge, task: "asyncio.Task[ChargeResult]") -> None:
-        if task.cancelled() or task.exception() is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreUnavailable) and error.sent:
+            return  # noted already
+        if task.cancelled() or error is not None:
             self._usage.unanswered((charge,))
         else:
             self._usage.answered_late((charge,))
@@ -162,10 +165,10 @@ class SpanningStore(Closing):
             raise ValueError("a charge of several partitions cannot have a request name")
         try:
             result = await self._charge_parts(charge)
-        except QueueTimeout:
-            raise
         except StoreUnavailable as error:
-            raise StoreUnavailable(str(error)) from error  # no part of it was counted, whether it was made or not
+            if error.sent and charge.counted:  # then nobody else counts it, and no part of it was
+                self._usage.unanswered((charge,))
+            raise
         if charge.counted:
             self._usage.charged(charge, result)
         return result
@@ -181,14 +184,24 @@ class SpanningStore(Closing):
                 charged = await self._charge_all(charge, positive, results)
             else:
                 charged = False
-        # What always fits comes last, so that none of it ever has to be reversed.
-        results |= await self._charge_fitting(charge, others) if charged else await self._peek(charge, others)
+        if not charged:
+            results |= await self._peek(charge, others)
+        else:  # what always fits comes last, so that none of it ever has to be reversed
+            try:
+                results |= await self._charge_fitting(charge, others)
+            except StoreUnavailable as error:
+                raise StoreUnavailable(str(error), sent=True) if positive else error from None
         return ChargeResult(charged, tuple(results[index] for index in range(len(charge.buckets))))
 
     async def _peek(self, charge: Charge, indexes: Sequence[int]) -> dict[int, LimitResult]:
         """The results that the buckets at INDEXES would have, without charging them."""
         peek = Charge(charge.buckets, (0,) * len(charge.buckets))
-        results = await self._charge_fitting(peek, indexes)
+        try:
+            results = await self._charge_fitting(peek, indexes)
+        except QueueTimeout:
+            raise
+        except StoreUnavailable as error:
+            raise StoreUnavailable(str(error)) from error  # whether or not it was sent, it charged nothing
         for index, result in results.items():
             wait = wait_for(charge.buckets[index].limit, result, charge.costs[index])
             results[index] = result._replace(wait_us=wait)
@@ -222,9 +235,14 @@ class SpanningStore(Closing):
                 results.update(zip(part.indexes, charge_result.limit_results, strict=True))
             return True
         self.refunded += 1
-        await asyncio.gather(
+        refunds = await asyncio.gather(
             *(self._refund_part(part, charge_result) for part, charge_result in made if charge_result.charged)
         )
+        for error in errors:
+            if not isinstance(error, StoreUnavailable):
+                raise error
+            if error.sent or not all(refunds):
+                raise StoreUnavailable(str(error), sent=True) from error
         if errors:
             raise errors[0]
         for part, charge_result in made:
@@ -232,7 +250,8 @@ class SpanningStore(Closing):
                 results.update(zip(part.indexes, charge_result.limit_results, strict=True))
         return False
 
-    async def _refund_part(self, part: _Part, charge_result: ChargeResult) -> None:
+    async def _refund_part(self, part: _Part, charge_result: ChargeResult) -> bool:
+        """Refund a part that was charged. Returns whether nothing of it is charged any more."""
         _, charge = part
         taken = [
             Taken(bucket, cost, result)
@@ -241,11 +260,13 @@ class SpanningStore(Closing):
             if result.wait_us == 0 and result.reset_us > 0
         ]
         if not taken:
-            return
+            return True
         try:
             await self._refund(charge.request, taken)
         except StoreUnavailable:
             self.failed_refunds += 1
+            return False
+        return True
 
 
 def _spans(charge: Charge) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from buckets.clocked import ClockedStore, clock_part
 from ratelimit_service.buckets.levels import SeenQuota
 from ratelimit_service.buckets.redis.connection import Address, Login, open_connection
-from ratelimit_service.buckets.redis.raising import QuotaLevel, Raised, RaiseScript, level_of
+from ratelimit_service.buckets.redis.raising import QuotaLevel, Raised, level_of, raise_on, raise_script
 from ratelimit_service.buckets.redis.script import bucket_key, kind_of
 from ratelimit_service.decision.charge import Bucket, Charge
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
@@ -40,7 +40,7 @@ def raise_quotas(store: ClockedStore, levels: list[QuotaLevel], now_us: int) -> 
     async def run() -> dict[Raised, int]:
         connection = await open_connection(Address("127.0.0.1", port), Login())
         try:
-            results = await RaiseScript(clock_part(_CLOCK)).run(connection, levels)
+            results = await raise_on(connection, raise_script(clock_part(_CLOCK)), levels)
         finally:
             connection.close("done")
         return {result: number for result, number in results.items() if number}

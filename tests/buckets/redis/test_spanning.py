@@ -18,9 +18,10 @@ from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.buckets.redis.script import bucket_key
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore, Taken
 from ratelimit_service.clock import SystemClock
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
+from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, Counted, LimitResult
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
+from ratelimit_service.decision.usage import Series
 from ratelimit_service.decision.usage_tally import UsageTally
 
 DAY_US = 86_400 * MICRO
@@ -204,6 +205,25 @@ async def test_a_failure_is_refunded(world: World, three: tuple[Bucket, Bucket, 
     with pytest.raises(StoreUnavailable, match="one node"):
         await take(world.store, *((each, 1) for each in three))
     assert await used(world.other, *three) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("lost", "sent"),
+    [(1, False), (2, True), (3, True), (4, True), (5, True)],
+    ids=["peek", "first", "second", "third", "fitting"],
+)
+async def test_a_lost_reply(world: World, three: tuple[Bucket, Bucket, Bucket], lost: int, sent: bool) -> None:
+    """Once a part may have been charged, the charge counts as sent, so that it is not handed over; a peek does not."""
+
+    async def lose() -> None:
+        raise StoreUnavailable("no reply", sent=True)
+
+    world.under.after[lost] = lose
+    charge = Charge((*three, three[0]), (1, 1, 1, -1), counted=(Counted(Series.of_rule("d", "r", ("l",)), 1, 1, (0,)),))
+    with pytest.raises(StoreUnavailable, match="no reply") as error:
+        await world.store.charge((charge,))
+    assert error.value.sent == sent
+    assert world.usage.unconfirmed == sent
 
 
 @pytest.mark.parametrize("made", [None, ChargeResult(charged=True, limit_results=(LimitResult(0, 0, 0),))])
