@@ -246,7 +246,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
-        degraded = _degraded_modes(invalidator, buckets, unreadable)
+        degraded = _degraded_modes(invalidator, buckets, unreadable, counts, policies)
         servers = PostgresLiveServers(decisions, settings.workers)
         local, handover = await stack.enter_async_context(_open_local(settings, lambda: servers.count, levels, buckets))
         token_source = PostgresTokenSource(_decision_url(settings), unreadable)
@@ -324,7 +324,13 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         metrics.flush()
 
 
-def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore, unreadable: UnreadableRows) -> DegradedModes:
+def _degraded_modes(
+    invalidator: CacheInvalidator,
+    buckets: ManagedStore,
+    unreadable: UnreadableRows,
+    counts: Counts,
+    policies: PolicyCache,
+) -> DegradedModes:
     """How a process that decides can be degraded. Others add theirs."""
     degraded = DegradedModes()
     degraded.add("feed", lambda: invalidator.age.reason)
@@ -333,7 +339,17 @@ def _degraded_modes(invalidator: CacheInvalidator, buckets: ManagedStore, unread
         lambda: "the circuit breaker of Redis is open: on_store_failure decides" if buckets.breaker_open else "",
     )
     degraded.add("rows", lambda: _describe_rows(unreadable.current()))
+    degraded.add("eviction", lambda: _describe_eviction(counts.round_trips.eviction))
+    degraded.add("lookups", lambda: policies.failures.reason)
     return degraded
+
+
+def _describe_eviction(policy: str) -> str:
+    if not policy:
+        return ""
+    return (
+        f"Redis may evict buckets ({policy}), and their limits then begin anew: set its maxmemory-policy to noeviction"
+    )
 
 
 def _describe_rows(rows: Mapping[str, int]) -> str:

@@ -1,13 +1,15 @@
 """The log: one line per event, as text for people or as JSON for collectors, on standard error."""
 
 import logging
+import os
 import re
-import sys
 from collections.abc import Callable, MutableMapping
 from time import monotonic
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal
 
 import structlog
+
+from ratelimit_service.log_writer import LogWriter
 
 _SECRET: Final = re.compile(r"(rlk_[a-z0-9]+_[0-9A-Za-z]+|rlt_[0-9A-Za-z]+)_[0-9A-Za-z]+")
 """API keys and tokens: the public part, then the secret."""
@@ -21,20 +23,21 @@ _MAX_LINES: Final = 10
 _MAX_TEXT: Final = 1_000
 """Characters of such a line."""
 
+STANDARD_ERROR: Final = 2
+
 Event = MutableMapping[str, Any]
 
 
 def set_up_logging(
     level: Literal["debug", "info", "warning", "error"] = "info",
     log_format: Literal["text", "json"] = "text",
-    stream: TextIO | None = None,
+    descriptor: int = STANDARD_ERROR,
 ) -> None:
-    """Send every log line of this process, the libraries' included, to STREAM (standard error by default).
+    """Send every log line of this process, the libraries' included, to DESCRIPTOR. Nothing waits for its reader.
 
     Call it once, before anything else in a process. No line contains the secret part of an API key or token, or the
     password of a URL: no code should log one, and this is the last safeguard.
     """
-    stream = stream or sys.stderr
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -45,9 +48,9 @@ def set_up_logging(
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(default=str)
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        else structlog.dev.ConsoleRenderer(colors=os.isatty(descriptor))
     )
-    handler = logging.StreamHandler(stream)
+    handler = LogWriter(descriptor)
     handler.addFilter(BoundedLibrary())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

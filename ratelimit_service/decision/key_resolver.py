@@ -8,6 +8,8 @@ from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import LookupDeferred, Unavailable
 
+_NO_LOOKUP = "Postgres is unavailable, and this key is not in memory; try again"  # a caller may be anybody
+
 
 class KeyResolver:
     """Finds the policy of a key. Secrets are in memory for the duration of a call only; their digests are cached."""
@@ -52,7 +54,7 @@ class KeyResolver:
         try:
             return await self._policies.get(key_id, deadline)
         except StoreUnavailable as error:
-            raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error
+            raise Unavailable(_NO_LOOKUP, reason="POLICY_STORE_UNAVAILABLE") from error
 
 
 def _digest_of(api_key: str) -> bytes:

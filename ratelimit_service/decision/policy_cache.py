@@ -15,6 +15,7 @@ from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.key_index import KeyIndex
 from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
+from ratelimit_service.decision.lookup_failures import LookupFailures
 from ratelimit_service.decision.lookup_queue import Lookup, LookupQueue, deferred
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
@@ -162,6 +163,7 @@ class PolicyCache:
         """Rows read so far that were not a valid policy."""
         self.deferred = 0
         """Calls so far whose key was not read in time."""
+        self.failures = LookupFailures()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -214,6 +216,9 @@ class PolicyCache:
             return await self._wait_for(key_id, deadline)
         except LookupDeferred:
             self.deferred += 1
+            raise
+        except StoreUnavailable as error:
+            self.failures.note(error)
             raise
 
     async def refresh_all(self) -> None:

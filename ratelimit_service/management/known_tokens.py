@@ -7,6 +7,8 @@ from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
+import structlog
+
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.errors import LookupDeferred, Unavailable
 from ratelimit_service.management.tokens import StoredToken, Token
@@ -41,6 +43,10 @@ _MAX_UNKNOWN: Final = 5_000  # at most twice as many, in some 100 bytes each
 
 _WATCH_SECONDS: Final = 0.2
 """Seconds between two checks of whether the tokens of open streams have to be read again."""
+
+_NO_LOOKUP: Final = "Postgres is unavailable, and this token is not in memory; try again"
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class TokenTable(NamedTuple):
@@ -127,7 +133,7 @@ class KnownTokens:
         if (self._unknown.get(token_id) or 0.0) > now:
             return None
         if self._failed is not None and now < self._begun_at + _RETRY_AFTER:
-            raise Unavailable(self._failed.message, reason=self._failed.reason)
+            raise Unavailable(_NO_LOOKUP, reason=self._failed.reason)
         await self._wait(token_id, deadline, most=MAX_WAITING)
         stored = self._tokens.get(token_id)
         if stored is None:
@@ -209,8 +215,7 @@ class KnownTokens:
                 try:
                     table = await self._source.read(self._version)
                 except Exception as error:  # noqa: BLE001 every error is raised in the waiting calls
-                    self._failed = error if isinstance(error, Unavailable) else None
-                    read.end(error)
+                    read.end(self._fail(error))
                     continue
                 self._failed = None
                 self._read_at = begun
@@ -219,6 +224,16 @@ class KnownTokens:
                 read.end()
         finally:
             self._reader = None
+
+    def _fail(self, error: Exception) -> Exception:
+        """Note how the read failed. Returns what the calls that wait get, of which anybody may have made any."""
+        if not isinstance(error, Unavailable):
+            self._failed = None
+            return error
+        if self._failed is None:
+            _log.warning("tokens that are not in memory cannot be looked up", error=error.message)
+        self._failed = error
+        return Unavailable(_NO_LOOKUP, reason=error.reason)
 
     def _replace(self, table: TokenTable) -> None:
         self._version, self._tokens = table

@@ -8,6 +8,7 @@ operations process adds the files up when it is scraped, so a scrape never reach
 from ratelimit_service.metrics.alerts import AlertMetrics
 from ratelimit_service.metrics.counts import CallCounts, Counts, RoundTripCounts
 from ratelimit_service.metrics.ended import forget_worker
+from ratelimit_service.metrics.files import use_allocated_files
 from ratelimit_service.metrics.flush import FlushMetrics
 from ratelimit_service.metrics.scrape import DIRECTORY_VARIABLE, Scraper
 from ratelimit_service.metrics.worker import Watched, WorkerMetrics
@@ -24,3 +25,5 @@ __all__ = [
     "WorkerMetrics",
     "forget_worker",
 ]
+
+use_allocated_files()

@@ -52,6 +52,8 @@ class RoundTripCounts:
         """New buckets that found no room."""
         self.memory_share = 0.0
         """Of the memory of the fullest server, when it was last asked."""
+        self.eviction = ""
+        """The policy by which a server evicts keys, empty if none does."""
         self.losses = dict.fromkeys(("emptied", "other_server"), 0)
         """How often a server was found that has lost data, or may have, by cause."""
         self.raises = dict.fromkeys(("raised", "current", "ended", "failed"), 0)
@@ -75,9 +77,10 @@ class RoundTripCounts:
         """Count new buckets that found no room."""
         self.refused_buckets += buckets
 
-    def memory(self, share: float) -> None:
-        """Note how full the fullest server is."""
+    def memory(self, share: float, eviction: str) -> None:
+        """Note how full the fullest server is, and the policy by which one evicts."""
         self.memory_share = share
+        self.eviction = eviction
 
     def lost_data(self, cause: str) -> None:
         """Count a server that has lost data."""

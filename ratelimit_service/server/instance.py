@@ -1,12 +1,14 @@
 """What the processes of one server share: settings, the port and a folder."""
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
 from pydantic import SecretStr
 
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
@@ -16,6 +18,8 @@ from ratelimit_service.server.port import PortLock, with_port
 from ratelimit_service.settings import Settings
 
 _PREFIX = "RATELIMIT_"
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Instance:
     admin_lock: PortLock | None
     """The port of the admin methods, if they have one of their own."""
     folder: Path
+    ended: set[int] = field(default_factory=set)
+    """The ids of the processes that have ended, and whose files are to be cleaned up."""
 
     @property
     def metrics(self) -> Path:
@@ -57,9 +63,19 @@ class Instance:
         return child_environment(self.settings.model_copy(update=changes), self.metrics) | folders
 
     def on_exit(self, pid: int) -> None:
-        """Clean up after the process with this id, which has ended."""
-        forget_worker(pid, self.metrics)
-        forget_heartbeat(pid, self.heartbeats)
+        """Clean up after the process with this id, which has ended.
+
+        Without a free descriptor, or space, that waits for the end of the next one: another process has to be started.
+        """
+        self.ended.add(pid)
+        for each in tuple(self.ended):
+            try:
+                forget_worker(each, self.metrics)
+                forget_heartbeat(each, self.heartbeats)
+            except OSError as error:
+                _log.warning("the files of an ended process cannot be cleaned up now", pid=each, error=str(error))
+            else:
+                self.ended.discard(each)
 
 
 @contextmanager
@@ -73,7 +89,15 @@ def open_instance(settings: Settings) -> Iterator[Instance]:
         instance = Instance(settings, lock, admin_lock, Path(folder))
         instance.metrics.mkdir()
         instance.heartbeats.mkdir()
+        _keep(instance.folder, stack)
         yield instance
+
+
+def _keep(folder: Path, stack: ExitStack) -> None:
+    """Lock a folder: what cleans up temporary folders, such as systemd-tmpfiles, leaves out those that are locked."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, opened)
+    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def child_environment(settings: Settings, metrics: Path) -> dict[str, str]:

@@ -39,7 +39,7 @@ class ClusterBucketStore(Closing):
         self._watch: RoomWatch | None = None
         self._losses: LossWatch | None = None
 
-    def watch_room(self, bound: int, report: Callable[[float], None]) -> None:
+    def watch_room(self, bound: int, report: Callable[[float, str], None]) -> None:
         """Ask the nodes from now on how much of their memory they use: at most once. The arguments are RoomWatch's."""
         self._watch = RoomWatch(self.cluster, bound, report)
         self._watch.start()

@@ -26,8 +26,8 @@ class RoundTripObserver(Protocol):
         """So many new buckets found no room in the store."""
         ...
 
-    def memory(self, share: float) -> None:
-        """The servers were asked: the fullest uses this share of its memory."""
+    def memory(self, share: float, eviction: str) -> None:
+        """The servers were asked: the fullest uses this share of its memory, and one evicts by this policy, or none."""
         ...
 
     def lost_data(self, cause: str) -> None:
@@ -86,7 +86,7 @@ class Unobserved:
     def refused(self, buckets: int) -> None:
         """Do nothing."""
 
-    def memory(self, share: float) -> None:
+    def memory(self, share: float, eviction: str) -> None:
         """Do nothing."""
 
     def lost_data(self, cause: str) -> None:

@@ -36,8 +36,7 @@ def room_of(info: bytes, bound: int) -> Room:
     never FULL: it takes more for as long as its machine has any, which others may use as well.
     """
     maximum = _number(info, b"maxmemory")
-    evicts = field(info, b"maxmemory_policy") not in (b"", b"noeviction")
-    if evicts and maximum and not 0 < bound < maximum:
+    if eviction_of(info) and not 0 < bound < maximum:
         return Room.PLENTY
     share = share_of(info, bound)
     if share >= 1 and (maximum or bound):
@@ -45,6 +44,13 @@ def room_of(info: bytes, bound: int) -> Room:
     if share >= RESERVED_FROM:
         return Room.RESERVED
     return Room.SCARCE if share >= SCARCE_FROM else Room.PLENTY
+
+
+def eviction_of(info: bytes) -> str:
+    """The policy by which a server evicts keys, from its INFO; empty if it evicts none."""
+    policy = field(info, b"maxmemory_policy")
+    evicts = policy not in (b"", b"noeviction") and _number(info, b"maxmemory") > 0
+    return policy.decode("ascii", "replace") if evicts else ""
 
 
 def share_of(info: bytes, bound: int) -> float:

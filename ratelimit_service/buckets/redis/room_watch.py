@@ -8,7 +8,7 @@ import hiredis
 import structlog
 
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
-from ratelimit_service.buckets.redis.room import Room, room_of, share_of
+from ratelimit_service.buckets.redis.room import Room, eviction_of, room_of, share_of
 
 INTERVAL: Final = 1.0
 """Seconds between two questions to a server."""
@@ -37,16 +37,18 @@ class Connections(Protocol):
 class RoomWatch:
     """Asks each connected server about its memory, and notes on its connection what it has room for.
 
-    `bound` as for `share_of`. `report` gets the largest share of all servers after each round. A server that does not
+    `bound` as for `share_of`. `report` gets the largest share of all servers after each round, and the policy by which
+    one evicts keys, empty if none does: limits begin anew whenever a bucket is evicted. A server that does not
     say, since INFO is not among the rights of its user, counts as one with PLENTY, but for a round after it has
     refused a script for want of memory.
     """
 
-    def __init__(self, connections: Connections, bound: int, report: Callable[[float], None]) -> None:
+    def __init__(self, connections: Connections, bound: int, report: Callable[[float, str], None]) -> None:
         self._connections = connections
         self._bound = bound
         self._report = report
         self._warned = False
+        self._eviction = ""
         self._logged_at = -LOG_SECONDS
         self._task: asyncio.Task[None] | None = None
 
@@ -61,22 +63,33 @@ class RoomWatch:
 
     async def _run(self) -> None:
         while True:
-            share = max(await asyncio.gather(*map(self._query, self._connections.connections())), default=0.0)
-            self._report(share)
+            answers = await asyncio.gather(*map(self._query, self._connections.connections()))
+            share = max((share for share, _ in answers), default=0.0)
+            if answers:  # else what was seen last is what is known
+                self._note_eviction(max(policy for _, policy in answers))
+            self._report(share, self._eviction)
             await asyncio.sleep(SHORT_INTERVAL if share >= SHORT_FROM else INTERVAL)
 
-    async def _query(self, connection: Connection) -> float:
+    def _note_eviction(self, policy: str) -> None:
+        if policy and policy != self._eviction:
+            _log.warning(
+                "Redis evicts keys when its memory is full: limits of evicted buckets begin anew; set noeviction",
+                policy=policy,
+            )
+        self._eviction = policy
+
+    async def _query(self, connection: Connection) -> tuple[float, str]:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 info = await connection.execute("INFO", "memory")
         except (ConnectionLost, TimeoutError):
-            return 0.0
+            return 0.0, self._eviction
         except hiredis.ReplyError as error:
             if not self._warned:
                 self._warned = True
                 _log.warning("Redis does not say how much memory it uses; allow its user INFO", error=str(error))
             connection.room = Room.PLENTY
-            return 0.0
+            return 0.0, self._eviction
         text = info if isinstance(info, bytes) else b""
         share, room = share_of(text, self._bound), room_of(text, self._bound)
         now = asyncio.get_running_loop().time()
@@ -85,4 +98,4 @@ class RoomWatch:
             log = _log.warning if room > connection.room else _log.info
             log("the memory of Redis is used", share=round(share, 3), room=room.name, address=str(connection.address))
         connection.room = room
-        return share
+        return share, eviction_of(text)

@@ -47,7 +47,7 @@ class RedisBucketStore(Closing):
         self._watch: RoomWatch | None = None
         self._losses: LossWatch | None = None
 
-    def watch_room(self, bound: int, report: Callable[[float], None]) -> None:
+    def watch_room(self, bound: int, report: Callable[[float, str], None]) -> None:
         """Ask the server from now on how much of its memory it uses: at most once. The arguments are RoomWatch's."""
         self._watch = RoomWatch(self._route, bound, report)
         self._watch.start()

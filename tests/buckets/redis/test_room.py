@@ -294,6 +294,12 @@ async def test_a_server_that_evicts_gets_new_buckets(valkey: StartValkey, policy
                 assert (await take(store, new(number, 1))).charged
                 assert (await take(store, new(number, 0))).charged
             assert counts.refused_buckets == 0
+            assert counts.eviction == policy
+            client.config_set("maxmemory-policy", "noeviction")
+            deadline = time.monotonic() + 10
+            while counts.eviction:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
 
 
 async def until(counts: RoundTripCounts, least: float, most: float) -> None:
