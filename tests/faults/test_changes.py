@@ -25,7 +25,7 @@ CUT_CHANGES = 100 if FULL else 12
 @contextmanager
 def fleet(serve: Serve, folder: Path, **changes: object) -> Iterator[list[Server]]:
     """Three servers on the same stores."""
-    first = serve(TRANSPORTS[0], **changes)
+    first = serve(TRANSPORTS[0], store_timeout=1.0, **changes)  # on a busy machine
     servers = [first]
     try:
         for transport in TRANSPORTS[1:]:
