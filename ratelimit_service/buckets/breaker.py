@@ -108,9 +108,11 @@ class GuardedStore(Closing, Generic[N]):
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, as the store does. Raises StoreUnavailable and PartlyUnavailable."""
-        if self._open:
-            return await self._charge_by_node(charges, deadline)
-        return await self._store.charge(charges, deadline)
+        if not self._open:
+            return await self._store.charge(charges, deadline)
+        if len(charges) == 1:  # without a task for it: when the store is away, all calls come here
+            return await self._charge_node(self._store.node_of(charges[0]), charges, deadline)
+        return await self._charge_by_node(charges, deadline)
 
     async def ping(self) -> None:
         """Succeed if a charge would, on every node. Raises StoreUnavailable."""

@@ -60,6 +60,8 @@ class HttpConnection(H11Protocol):
         self._on_close = on_close
         self._awaiting_since: float | None = monotonic()
         """When it became the peer's turn to send a request; None while it is ours to answer."""
+        self._is_last = False
+        """Whether the connection is to be closed after the request that it was opened for."""
         self._buffered = 0
         self._read_at = monotonic()
         """When the peer last read, as far as is known."""
@@ -86,8 +88,16 @@ class HttpConnection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
         super().data_received(data)
+        if self._is_last:
+            self.finish()
         if not self._incomplete():
             self._awaiting_since = None
+
+    def finish(self) -> None:
+        """Close it once the request is answered that is under way, as the one that it was opened for may be."""
+        self._is_last = self.cycle is None and not self.transport.is_closing()
+        if not self._is_last:
+            self.shutdown()
 
     def on_response_complete(self) -> None:
         """Expect the next request, or the rest of this one."""

@@ -66,25 +66,35 @@ class Listener:
         self._tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._sweep())]
 
     async def close(self, within: float) -> None:
-        """Accept no more; requests that are being answered get at most WITHIN seconds."""
+        """Accept no more; requests that are being answered, or are on their way, get at most WITHIN seconds.
+
+        A connection that was opened just now will have one, for which nobody asks again if it is cut.
+        """
         await _cancel(self._tasks)
-        opening = [each for each in self._connections if isinstance(each, asyncio.Task)]
-        await _cancel(opening)
         for connection in self._http():
-            connection.shutdown()
+            connection.finish()
+        opening = [each for each in self._connections if isinstance(each, asyncio.Task)]
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
+                await asyncio.gather(*opening, return_exceptions=True)
+                for connection in self._http():
+                    connection.finish()
                 await self._all_closed()
+        await _cancel([each for each in opening if not each.done()])
         for connection in self._http():
             connection.transport.abort()
         await _cancel(list(self._state.tasks))
         self._socket.close()
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._socket.settimeout(0)
         while True:
+            await _readable(self._socket)
             try:
-                accepted, _ = await loop.sock_accept(self._socket)
+                accepted, _ = self._socket.accept()  # at once: cancelled between the two, it would be lost
+                accepted.settimeout(0)
+            except BlockingIOError:  # another process on the socket was faster
+                continue
             except OSError as error:
                 _log.warning("connection not accepted", error=error.strerror)
                 await asyncio.sleep(_FULL_PAUSE)

@@ -270,6 +270,24 @@ async def test_a_port_for_the_console_alone() -> None:
     await port.listener.close(1)
 
 
+async def test_a_request_on_its_way_is_answered(port: Port) -> None:
+    """A connection that was opened before the listener closed is served; one without a request is closed in time."""
+    silent, silent_writer = await port.send(b"")
+    reader, writer = await port.send(b"")
+    while len(port.listener._connections) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    closing = asyncio.create_task(port.listener.close(1))
+    await asyncio.sleep(0.1)
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 2)
+    assert answer.endswith(b"ok\n")
+    assert not closing.done()
+    await asyncio.wait_for(closing, 2)
+    await closed_within(silent, 1)
+    for each in (writer, silent_writer):
+        each.close()
+
+
 async def test_a_successor_serves_the_same_socket(port: Port) -> None:
     """Two listeners on one socket: when the first closes, connections go to the second, and none is refused."""
     other = Listener(socket.socket(fileno=socket.dup(port.socket.fileno())), None)

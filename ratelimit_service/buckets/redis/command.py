@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import hiredis
 
@@ -10,6 +10,10 @@ from ratelimit_service.buckets.redis.batcher import Route
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
 from ratelimit_service.buckets.redis.script import Script
 from ratelimit_service.decision.ports import StoreUnavailable
+
+LOST_PAUSE: Final = 0.1
+"""Seconds before another connection takes the place of one that was lost: a proxy goes on accepting connections for a
+server that is dead, and ends each at once."""
 
 Word: TypeAlias = str | bytes | int
 
@@ -58,6 +62,7 @@ async def _send(
                         connection = await route.recover(cause)
                 except ConnectionLost as error:
                     cause = str(error)
-                    connection = await route.recover("")
+                    await asyncio.sleep(LOST_PAUSE)
+                    connection = route.connection() or await route.recover("")
     except TimeoutError:
         raise StoreUnavailable(f"{failure} within {seconds:g} s: {cause}") from None
