@@ -5,27 +5,22 @@ import time
 from collections.abc import Callable
 
 import psutil
-import psycopg
 import pytest
-import redis
 
 from faults.sizes import FULL, REPORT
+from fixtures.counted import counted
 from fixtures.served import Server, free_address
 from fixtures.valkey import StartValkey
 from operations.probe import ask
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.buckets.redis.script import part, usage_script
 from server.load import Load, load
 
 StartOwn = Callable[..., Server]
 TIMES = 20 if FULL else 1
 CLIENTS = 8
 AMOUNT = 10**9
-_COUNTED = """
-    SELECT coalesce(sum(allowed), 0)::bigint FROM usage_minute JOIN usage_series USING (series_id) WHERE key_id = %s
-"""
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
@@ -63,11 +58,11 @@ async def test_every_process_is_killed_in_turn(own_server: StartOwn, valkey: Sta
     assert all(text.startswith("UNAVAILABLE") for text in state.failures), state.failures
     seen.update(supervisor.children())
     charged = await asyncio.to_thread(_charged, server, api_key)
-    counted = await asyncio.to_thread(_counted, server, key_id, charged)
+    found, _ = await asyncio.to_thread(counted, server, key_id, charged)
     REPORT.append(
         f"{transport}: {kills} processes killed, {state.answered} calls answered, {state.failures}, {charged} charged"
     )
-    assert counted == charged >= state.answered
+    assert found == charged >= state.answered
     await asyncio.to_thread(server.close_channel)
     assert await asyncio.to_thread(server.stop) == 0
     assert not [process for process in seen if process.is_running()]
@@ -101,19 +96,3 @@ def _charged(server: Server, api_key: str) -> int:
     """What was charged, by the state of the bucket."""
     response = RateLimitServiceStub(server.channel).CheckLimit(CheckLimitRequest(api_key=api_key, cost=0), timeout=10)
     return AMOUNT - response.remaining
-
-
-def _counted(server: Server, key_id: str, expected: int) -> int:
-    """What Postgres has counted, once it has as much as EXPECTED: the minute under way is ended for that."""
-    url = server.settings.database_url.get_secret_value()
-    script = usage_script("freeze", clock=f"{part('clock')}\nnow = now + 60000000")
-    deadline = time.monotonic() + 60
-    client = redis.Redis.from_url(server.settings.redis_url.get_secret_value())
-    with client, psycopg.connect(url, autocommit=True) as connection:
-        while True:
-            row = connection.execute(_COUNTED, (key_id,)).fetchone()
-            counted = int(row[0]) if row else 0
-            if counted >= expected or time.monotonic() > deadline:
-                return counted
-            client.eval(script.text, 1, "{u}:u:o", 2**28)
-            time.sleep(0.5)

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Self
 
 import grpc
-import psycopg
 import pytest
-import redis
 
 from faults.sizes import FULL, REPORT
+from fixtures.counted import counted
 from fixtures.served import Server, free_address, launch
 from fixtures.valkey import StartValkey
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.buckets.redis.script import part, usage_script
 
 EARLIER = Path(os.environ["RATELIMIT_EARLIER"]) / ".venv" / "bin" / "ratelimit-service"
 pytestmark = pytest.mark.timeout(1_800)
@@ -37,10 +35,6 @@ LIMITS = {
     "bucket": {"token_bucket": {"capacity": CAPACITY, "refill_tokens": RATE, "refill_period": {"seconds": 1}}},
     "quota": {"quota": {"amount": AMOUNT, "window": "YEAR"}},
 }
-_COUNTED = """
-    SELECT coalesce(sum(allowed), 0)::bigint, coalesce(sum(denied), 0)::bigint
-    FROM usage_minute JOIN usage_series USING (series_id) WHERE key_id = %s
-"""
 
 
 @pytest.fixture(params=["grpcio", "envoy"])
@@ -139,7 +133,7 @@ async def test_side_by_side(both: list[Server], tmp_path: Path) -> None:
     assert 0.97 * (CAPACITY + RATE * (took - 1)) <= callers.allowed["bucket"] <= CAPACITY + RATE * took
     for name, key_id in ids.items():
         expected = callers.allowed[name], callers.denied[name]
-        found = await asyncio.to_thread(counted, new, key_id, expected)
+        found = await asyncio.to_thread(counted, new, key_id, *expected)
         assert 0 <= sum(found) - sum(expected) <= lost, (name, found, expected)
         assert found[0] >= expected[0]
     for changed, other in ((old, new), (new, old)):
@@ -154,19 +148,3 @@ async def test_side_by_side(both: list[Server], tmp_path: Path) -> None:
         while stub.CheckLimit(CheckLimitRequest(api_key=api_key), timeout=10).allowed:
             assert time.monotonic() < revoked + 2
             await asyncio.sleep(0.02)
-
-
-def counted(server: Server, key_id: str, expected: tuple[int, int]) -> tuple[int, int]:
-    """What Postgres has counted, once it has as much as EXPECTED: the minute under way is ended for that."""
-    url = server.settings.database_url.get_secret_value()
-    script = usage_script("freeze", clock=f"{part('clock')}\nnow = now + 60000000")
-    deadline = time.monotonic() + 60
-    client = redis.Redis.from_url(server.settings.redis_url.get_secret_value())
-    with client, psycopg.connect(url, autocommit=True) as connection:
-        while True:
-            row = connection.execute(_COUNTED, (key_id,)).fetchone()
-            found = (int(row[0]), int(row[1])) if row else (0, 0)
-            if found >= expected or time.monotonic() > deadline:
-                return found
-            client.eval(script.text, 1, "{u}:u:o", 2**28)
-            time.sleep(0.5)

@@ -9,12 +9,12 @@ import pytest
 import redis
 
 from api.envoy.wire import OK, OVER_LIMIT, ask, authorize, bucket, descriptor, put_rules
+from fixtures.counted import end_minute
 from fixtures.rights import LeastRights, with_least_rights
 from fixtures.served import Serve, Server
 from fixtures.valkey import StartValkey
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service.buckets.redis.rights import acl
-from ratelimit_service.buckets.redis.script import part, usage_script
 from ratelimit_service.cli.doctor.stores import check_decision_database
 from ratelimit_service.postgres.grants import DECISION_TABLES, grants
 from ratelimit_service.settings import Settings
@@ -40,13 +40,6 @@ def server(request: pytest.FixtureRequest, serve: Serve, least: LeastRights) -> 
     server.close()
 
 
-def end_minute(redis_url: str) -> None:
-    """Freeze what was counted, as if its minute were over."""
-    script = usage_script("freeze", clock=f"{part('clock')}\nnow = now + 60000000")
-    with redis.Redis.from_url(redis_url) as client:
-        client.eval(script.text, 1, "{u}:u:o", 2**28)
-
-
 def test_a_server_with_the_least_rights(server: Server, least: LeastRights, redis_url: str) -> None:
     """It manages, decides, charges, refunds and counts: no right is missing."""
     key_id, key = server.key("once")
@@ -62,7 +55,8 @@ def test_a_server_with_the_least_rights(server: Server, least: LeastRights, redi
         deadline = time.monotonic() + 30
         while connection.execute("SELECT count(*) FROM usage_minute").fetchone() == (0,):
             assert time.monotonic() < deadline, f"usage is not flushed:\n{server.output}"
-            end_minute(redis_url)
+            with redis.Redis.from_url(redis_url) as client:
+                end_minute(client)
             time.sleep(0.5)
     assert "permission" not in server.output
     assert "NOPERM" not in server.output

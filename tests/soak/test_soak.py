@@ -23,6 +23,7 @@ import psycopg
 import pytest
 import redis
 
+from fixtures.counted import end_minute
 from fixtures.dev_server import free_address
 from fixtures.postgres import OwnPostgres
 from fixtures.served import Server, launch, make_settings, seed
@@ -30,7 +31,6 @@ from fixtures.valkey import StartValkey
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as rate_limit_grpc
-from ratelimit_service.buckets.redis.script import part, usage_script
 from ratelimit_service.postgres.migrate import upgrade
 
 FULL = "RATELIMIT_SOAK" in os.environ
@@ -95,9 +95,8 @@ class Fleet:
 
     async def end_minutes(self) -> None:
         """Freeze the open segment again and again, as if its minute were over."""
-        script = usage_script("freeze", clock=f"{part('clock')}\nnow = now + 60000000")
         while not self.stop.is_set():
-            self.client.eval(script.text, 1, "{u}:u:o", 2**28)
+            end_minute(self.client)
             await asyncio.sleep(FREEZE_SECONDS)
 
     def decided(self) -> int:
@@ -170,8 +169,7 @@ async def test_exact_under_kills_and_restarts(
         running.stop.set()
         await asyncio.gather(*tasks)
         await asyncio.sleep(3)  # the workers' own counts
-        script = usage_script("freeze", clock=f"{part('clock')}\nnow = now + 60000000")
-        running.client.eval(script.text, 1, "{u}:u:o", 2**28)
+        end_minute(running.client)
         deadline = time.monotonic() + 120
         while running.client.exists("{u}:u:q"):
             assert time.monotonic() < deadline, "the backlog was not flushed in time"

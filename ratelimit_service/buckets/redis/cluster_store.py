@@ -14,6 +14,7 @@ from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import Encoder, partition_tag
 from ratelimit_service.buckets.redis.store import split_by_size
+from ratelimit_service.buckets.redis.watch import Watch
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 from ratelimit_service.decision.policy import PARTITIONS
 
@@ -36,19 +37,21 @@ class ClusterBucketStore(Closing):
         self._observers = observers
         self._batchers: dict[int, Batcher] = {}
         self._watcher: Watcher = UNWATCHED
-        self._watch: RoomWatch | None = None
-        self._losses: LossWatch | None = None
+        self._watches: list[Watch] = []
 
     def watch_room(self, bound: int, report: Callable[[float, str], None]) -> None:
         """Ask the nodes from now on how much of their memory they use: at most once. The arguments are RoomWatch's."""
-        self._watch = RoomWatch(self.cluster, bound, report)
-        self._watch.start()
+        self._watch(RoomWatch(self.cluster, bound, report))
 
     def watch_losses(self) -> None:
         """Raise quotas again from now on when a node has lost data: at most once, before the first charge."""
-        self._losses = LossWatch(_Nodes(self.cluster), self._observers.levels, self._observers.round_trips)
-        self.cluster.greeting = self._losses.greet
-        self._losses.start()
+        losses = LossWatch(_Nodes(self.cluster), self._observers.levels, self._observers.round_trips)
+        self.cluster.greeting = losses.greet
+        self._watch(losses)
+
+    def _watch(self, watch: Watch) -> None:
+        self._watches.append(watch)
+        watch.start()
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically, those of one partition in this order.
@@ -99,10 +102,8 @@ class ClusterBucketStore(Closing):
 
     async def close(self) -> None:
         """Fail all calls that have no result yet, and close the connections."""
-        if self._watch is not None:
-            self._watch.stop()
-        if self._losses is not None:
-            self._losses.stop()
+        for watch in self._watches:
+            watch.stop()
         for batcher in self._batchers.values():
             batcher.close()
         await self.cluster.close()

@@ -5,17 +5,18 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import chain, islice
 from time import monotonic, time_ns
 from typing import Final, Protocol
-from uuid import uuid4
 
 import hiredis
 import structlog
 
 from ratelimit_service.buckets.levels import SeenQuota
 from ratelimit_service.buckets.redis.connection import RETRY_PAUSE, Connection, ConnectionLost
+from ratelimit_service.buckets.redis.marker import find_marker
 from ratelimit_service.buckets.redis.observers import LevelObserver, RoundTripObserver
 from ratelimit_service.buckets.redis.raising import MAX_RAISES, QuotaLevel, Raised, level_of, raise_on, raise_script
 from ratelimit_service.buckets.redis.room import field
-from ratelimit_service.buckets.redis.script import bucket_key, marker_key
+from ratelimit_service.buckets.redis.script import bucket_key
+from ratelimit_service.buckets.redis.watch import Watch
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.ports import StoreUnavailable
 
@@ -51,7 +52,7 @@ class Servers(Protocol):
         ...
 
 
-class LossWatch:
+class LossWatch(Watch):
     """Checks the marker of each server, and which process it is; raises quotas when either has changed.
 
     A server without its marker has been emptied, and so has one with another marker, which somebody else has set since.
@@ -68,16 +69,6 @@ class LossWatch:
         self._markers: dict[bytes, bytes] = {}
         self._run_ids: dict[bytes, bytes] = {}
         self._pending: set[bytes] = set()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, in the running loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def stop(self) -> None:
-        """End it."""
-        if self._task is not None:
-            self._task.cancel()
 
     async def greet(self, connection: Connection) -> None:
         """Check a server that nothing was asked of on this connection yet. Waits while it loads its data.
@@ -145,16 +136,11 @@ class LossWatch:
         return set(tags)
 
     async def _marker(self, connection: Connection, tag: bytes) -> bytes:
-        """The marker of a tag, which is set if there is none; empty if the server does not say."""
-        key = marker_key(tag)
+        """The marker of a tag; empty if the server does not say."""
         try:
-            marker = await connection.execute("GET", key)
-            if marker is None:
-                new = uuid4().hex.encode()
-                marker = await connection.execute("SET", key, new, "NX", "GET") or new
+            return await find_marker(tag, connection.execute)
         except hiredis.ReplyError:  # it loads, is a replica, has no memory, or the slot has moved: later it may do
             return b""
-        return marker if isinstance(marker, bytes) else b""
 
     def _note(self, connection: Connection, tags: Collection[bytes], cause: str) -> None:
         self._pending.update(tags)

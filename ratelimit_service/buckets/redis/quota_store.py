@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
-from uuid import uuid4
 
 from ratelimit_service.buckets.redis.batcher import Route
-from ratelimit_service.buckets.redis.command import Closable, execute, run_script
+from ratelimit_service.buckets.redis.command import Closable, Word, execute, run_script
+from ratelimit_service.buckets.redis.marker import find_marker
 from ratelimit_service.buckets.redis.raising import MAX_RAISES, QuotaLevel, arguments_of, raise_script, results_of
-from ratelimit_service.buckets.redis.script import ONE_TAG, bucket_key, kind_of, marker_key, partition_tag
+from ratelimit_service.buckets.redis.script import ONE_TAG, bucket_key, kind_of, partition_tag
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.usage.quota_raise import UsedQuota
@@ -83,9 +83,8 @@ class RedisQuotaStore:
                 yield tag, levels[start : start + MAX_RAISES]
 
     async def _marker(self, tag: bytes) -> str:
-        route, key, new = self._routes[tag], marker_key(tag), uuid4().hex.encode()
-        marker, _ = await execute(route, "GET", key, seconds=TIMEOUT, failure=_FAILURE)
-        if marker is None:
-            marker, _ = await execute(route, "SET", key, new, "NX", "GET", seconds=TIMEOUT, failure=_FAILURE)
-            marker = marker or new
-        return marker.decode("utf-8", "replace") if isinstance(marker, bytes) else ""
+        async def send(*words: Word) -> object:
+            reply, _ = await execute(self._routes[tag], *words, seconds=TIMEOUT, failure=_FAILURE)
+            return reply
+
+        return (await find_marker(tag, send)).decode("utf-8", "replace")

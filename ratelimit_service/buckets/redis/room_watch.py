@@ -9,6 +9,7 @@ import structlog
 
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
 from ratelimit_service.buckets.redis.room import Room, eviction_of, room_of, share_of
+from ratelimit_service.buckets.redis.watch import Watch
 
 INTERVAL: Final = 1.0
 """Seconds between two questions to a server."""
@@ -34,7 +35,7 @@ class Connections(Protocol):
         ...
 
 
-class RoomWatch:
+class RoomWatch(Watch):
     """Asks each connected server about its memory, and notes on its connection what it has room for.
 
     `bound` as for `share_of`. `report` gets the largest share of all servers after each round, and the policy by which
@@ -50,16 +51,6 @@ class RoomWatch:
         self._warned = False
         self._eviction = ""
         self._logged_at = -LOG_SECONDS
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, in the running loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def stop(self) -> None:
-        """End it."""
-        if self._task is not None:
-            self._task.cancel()
 
     async def _run(self) -> None:
         while True:

@@ -248,11 +248,6 @@ def usage_key(tag: bytes) -> bytes:
     return tag + b":u:o"
 
 
-def marker_key(tag: bytes) -> bytes:
-    """The key of the marker by which it is noticed that the data under a tag was lost."""
-    return tag + b":e"
-
-
 def partition_tag(partition: int) -> bytes:
     """The tag of a partition's keys on a Redis Cluster."""
     return b"{p%d}" % partition

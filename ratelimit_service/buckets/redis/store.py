@@ -13,6 +13,7 @@ from ratelimit_service.buckets.redis.loss_watch import LossWatch
 from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder
+from ratelimit_service.buckets.redis.watch import Watch
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 
 
@@ -44,19 +45,21 @@ class RedisBucketStore(Closing):
         self._route = route
         self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observers)
         self._observers = observers
-        self._watch: RoomWatch | None = None
-        self._losses: LossWatch | None = None
+        self._watches: list[Watch] = []
 
     def watch_room(self, bound: int, report: Callable[[float, str], None]) -> None:
         """Ask the server from now on how much of its memory it uses: at most once. The arguments are RoomWatch's."""
-        self._watch = RoomWatch(self._route, bound, report)
-        self._watch.start()
+        self._watch(RoomWatch(self._route, bound, report))
 
     def watch_losses(self) -> None:
         """Raise quotas again from now on when the server has lost data: at most once, before the first charge."""
-        self._losses = LossWatch(_OneServer(self._route), self._observers.levels, self._observers.round_trips)
-        self._route.greeting = self._losses.greet
-        self._losses.start()
+        losses = LossWatch(_OneServer(self._route), self._observers.levels, self._observers.round_trips)
+        self._route.greeting = losses.greet
+        self._watch(losses)
+
+    def _watch(self, watch: Watch) -> None:
+        self._watches.append(watch)
+        watch.start()
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
         """Make each charge or none of it, atomically and in this order.
@@ -89,10 +92,8 @@ class RedisBucketStore(Closing):
 
     async def close(self) -> None:
         """Fail all calls that have no result yet, and close the connection."""
-        if self._watch is not None:
-            self._watch.stop()
-        if self._losses is not None:
-            self._losses.stop()
+        for watch in self._watches:
+            watch.stop()
         self._batcher.close()
         await self._route.close()
 
