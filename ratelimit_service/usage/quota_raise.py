@@ -137,11 +137,16 @@ class QuotaRaiser:
     async def run(self, term: Term) -> None:
         """Do so until cancelled. Raises LeaseLost once another process leads."""
         self._known = None
+        failing = False
         while True:
             try:
                 await self.check(term)
             except StoreUnavailable as error:
-                _log.debug("the markers of the bucket store could not be checked", error=str(error))
+                if not failing:
+                    _log.warning("the markers of the bucket store cannot be checked, trying again", error=str(error))
+                failing = True
+            else:
+                failing = False
             await asyncio.sleep(INTERVAL)
 
     async def check(self, term: Term) -> None:

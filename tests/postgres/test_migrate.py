@@ -98,7 +98,7 @@ def test_each_migration_says_which_versions_work_on_it() -> None:
         assert "0010" <= script.module.compatible_with <= script.revision, script.revision
 
 
-def test_roles_from_before_may_do_with_new_tables_what_they_may_with_changes(
+def test_roles_from_before_may_do_with_new_tables_what_they_may_with_those_before(
     empty_database_url: Callable[[], str],
 ) -> None:
     """A server whose roles were given their rights before a migration goes on working after it."""
@@ -108,10 +108,10 @@ def test_roles_from_before_may_do_with_new_tables_what_they_may_with_changes(
         connection.execute(f"CREATE ROLE {reader}".encode())
         connection.execute(f"CREATE ROLE {writer}".encode())
         try:
-            connection.execute(f"GRANT SELECT ON changes TO {reader}, {writer}".encode())
-            connection.execute(f"GRANT INSERT ON changes TO {writer}".encode())
+            connection.execute(f"GRANT SELECT ON changes, usage_segments TO {reader}, {writer}".encode())
+            connection.execute(f"GRANT INSERT ON changes, usage_segments TO {writer}".encode())
             upgrade(url)
-            for table in ("enforcement", "feed_heartbeat"):
+            for table in ("enforcement", "feed_heartbeat", "store_markers"):
                 for right, who in (("SELECT", reader), ("SELECT", writer), ("INSERT", writer), ("UPDATE", writer)):
                     assert _may(connection, who, table, right), (who, table, right)
                 assert not _may(connection, reader, table, "UPDATE")
