@@ -145,6 +145,26 @@ def test_a_caller_that_reads_late_gets_every_answer(own_server: StartOwn) -> Non
     assert [_messages(answers[stream]) for stream in streams] == [at_once + one_by_one] * len(streams)
 
 
+def test_a_caller_who_opens_the_windows_for_each_answer_is_not_cut_off(own_server: StartOwn) -> None:
+    """On the transport envoy, two WINDOW_UPDATE for each answer are in order, however few frames the answers fill."""
+    server = own_server("envoy")
+    check = frames.message(pb2.StreamCheckLimitRequest(check={"api_key": "unknown"}).SerializeToString())
+    checks = 1_000
+    with Connection(server.address) as connection:
+        connection.send(open_call(1, frames.header_block(STREAM)))
+        answers = b""
+        for total in (checks, 2 * checks):
+            connection.send(data(1, check * checks))
+            deadline = time.monotonic() + 20
+            while _messages(answers) < total and not connection.closed and time.monotonic() < deadline:
+                answers += b"".join(body for kind, _, _, body in connection.read(0.05) if kind == frames.DATA)
+            connection.send((window(0, 10) + window(1, 10)) * checks)
+        connection.send(data(1, b"", end=True))
+        assert connection.wait_ended(1, 10)
+        assert connection.goaway is None
+    assert _messages(answers) == 2 * checks
+
+
 def _messages(body: bytes) -> int:
     """How many gRPC messages there are in BODY."""
     count = 0

@@ -85,6 +85,10 @@ MAX_RESPONSE_FRAMES: Final = 1_000
 """Frames of responses that may wait for a caller of streams who reads late. Beyond them, and four for each call that he
 may have, the connection is closed. READ_PER_TURN holds about 400 of the smallest; then the streams wait."""
 
+MAX_RESPONSES_IN_FRAME: Final = 1_300
+"""For each frame of responses that was sent, a caller may send twice as many WINDOW_UPDATE. Clients of grpc open the
+stream's window for each response, perhaps the connection's too; a frame of 16 KiB holds 1,260 of the smallest."""
+
 MAX_RESETS: Final = 50_000
 """Calls that a connection may reset before they are answered, as long as they are most of its calls.
 
@@ -221,8 +225,7 @@ def _http_options(options: EnvoyOptions) -> Json:
             "max_outbound_frames": MAX_RESPONSE_FRAMES + 4 * options.max_concurrent_streams,
             "max_consecutive_inbound_frames_with_empty_payload": 1,  # of use to nobody
             "max_inbound_priority_frames_per_stream": 2,  # this server takes no notice of them
-            # A caller may open a stream's window for each response, and the connection's too.
-            "max_inbound_window_update_frames_per_data_frame_sent": 4,
+            "max_inbound_window_update_frames_per_data_frame_sent": MAX_RESPONSES_IN_FRAME,
         },
         "max_request_headers_kb": MAX_HEADERS_KIB,
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
