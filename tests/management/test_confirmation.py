@@ -1,5 +1,6 @@
 """Changes that cut or lift limits, or touch many keys, are made only when they are confirmed."""
 
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from ratelimit_service.decision.descriptors.rules import (
 from ratelimit_service.decision.limit import Level, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import OnStoreFailure, Override
 from ratelimit_service.errors import NotFound
+from ratelimit_service.management import rules as rules_module
 from ratelimit_service.management.confirmation import VALID_US, ConfirmationRequired
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
@@ -293,6 +295,22 @@ async def test_more_wildcards_than_are_compared(plane: ControlPlane) -> None:
     await plane.rules.replace("ada", DomainRules("edge", wildcards))
     error = await required(plane.rules.replace, "ada", DomainRules("edge", wildcards[::-1]))
     assert list(error.effects) == ["the domain: more wildcards took values from others than are compared"]
+
+
+async def test_rules_are_compared_beside_the_event_loop(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long with rules that have all that they may is no work of the thread that answers calls."""
+    await plane.rules.replace("ada", DomainRules("edge", (tree(TEN),)))
+    threads: set[int] = set()
+
+    def note(*_arguments: object, **_named: object) -> list[str]:
+        threads.add(threading.get_ident())
+        return []
+
+    for name in ("rules_effects", "check_name", "nodes_to_documents"):
+        monkeypatch.setattr(rules_module, name, note)
+    await plane.rules.replace("ada", DomainRules("edge", (tree(),)))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 async def test_the_end_of_a_domain(plane: ControlPlane) -> None:
