@@ -20,7 +20,7 @@ SESSION_US: Final = 12 * 3_600 * MICRO
 """How long a session lasts at most, in microseconds: 12 hours from signing in, used or not."""
 
 MAX_SESSIONS: Final = 100
-"""Sessions that a token has at a time. Beyond them the oldest is closed: who signs in again and again fills no table."""
+"""Sessions that a token has at a time. Beyond them the oldest is closed, so that nobody fills the table."""
 
 _VALUE_BYTES: Final = 32
 _MAX_VALUE: Final = 64
