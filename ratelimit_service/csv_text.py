@@ -4,8 +4,8 @@ import csv
 from collections.abc import Iterable, Sequence
 from typing import Final, TextIO
 
-_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a spreadsheet evaluates."""
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a cell begins with that a spreadsheet evaluates, some of them the wide signs of East Asian texts too."""
 
 
 def write_csv(file: TextIO, rows: Iterable[Sequence[object]], *, line_end: str = "\r\n") -> None:

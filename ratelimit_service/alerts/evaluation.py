@@ -154,7 +154,7 @@ class AlertEvaluator:
         return kept
 
     async def _send(self, alerts: AlertRepository, alert: Alert, event: DeliveryEvent, now_us: int) -> None:
-        _log.info("alert", alert=alert.alert_id, rule=alert.rule.value, event_=event.value, target=alert.target)
+        _log.info("alert", alert=alert.alert_id, rule=alert.rule.value, delivery=event.value, target=alert.target)
         if self._webhook:
             await alerts.send(alert_message(alert, event, now_us))
 

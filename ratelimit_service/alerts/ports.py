@@ -42,7 +42,10 @@ class AlertRepository(Protocol):
         ...
 
     async def due(self, now_us: int, count: int) -> Sequence[Delivery]:
-        """Read at most COUNT pending messages whose next attempt is due, those due longest first."""
+        """Read at most COUNT pending messages whose next attempt is due: those about alerts first, then tests.
+
+        Of either, those due longest come first.
+        """
         ...
 
     async def attempted(self, delivery: Delivery) -> None:

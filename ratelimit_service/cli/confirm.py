@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded, Exit
+from ratelimit_service.cli.escaped import escaped
 
 Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Confirm a change that cuts or lifts limits, or touches many keys.")
@@ -24,7 +25,7 @@ def confirmed(call: Callable[[str], _Response], *, yes: bool) -> _Response:
         return call("")
     except ConfirmationNeeded as needed:
         for line in needed.lines:
-            typer.echo(line, err=True)
+            typer.echo(escaped(line), err=True)
         if not yes and not sys.stdin.isatty():
             raise CommandError(Exit.REFUSED, "nothing was changed; repeat it with --yes to confirm it") from None
         if not yes and not typer.confirm("Make this change?", err=True):

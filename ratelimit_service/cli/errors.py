@@ -9,6 +9,8 @@ import typer
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from ratelimit_service.cli.escaped import escaped
+
 
 class Exit(IntEnum):
     """0 means done, and for `check` allowed."""
@@ -88,7 +90,7 @@ def report_errors() -> Iterator[None]:
         yield
     except CommandError as error:
         for line in error.lines:
-            typer.echo(line, err=True)
+            typer.echo(escaped(line), err=True)
         raise typer.Exit(error.exit_code) from None
 
 

@@ -9,10 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Quota
+from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.times import format_duration
-
-_KEPT = "\n\u00a0\u200c\u200d\u3000"
-"""What is not printable by itself, and yet belongs to texts: line ends, wide blanks, and what joins letters."""
 
 _PIPE_WIDTH = 10_000
 """Columns of output that is not a terminal: nothing is wrapped there, so that each record stays on one line."""
@@ -73,13 +71,8 @@ def _describe_algorithm(limit: Limit) -> str:
 
 
 def _shown(text: str) -> str:
-    """TEXT as a terminal may have it: markup as it is, and what would reorder, hide or erase other text by its escape.
-
-    Callers choose resources, and versions before this one stored names that are refused today.
-    """
-    if not text.isprintable():
-        text = "".join(one if one.isprintable() or one in _KEPT else ascii(one)[1:-1] for one in text)
-    return text.replace("[", r"\[")
+    """TEXT as a terminal may have it, with markup as it is."""
+    return escaped(text).replace("[", r"\[")
 
 
 def _print(table: Table) -> None:

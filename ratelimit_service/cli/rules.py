@@ -15,6 +15,7 @@ from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.confirm import Yes, confirmed
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
+from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.message_file import file_name, read_message, read_text
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
 from ratelimit_service.cli.output import describe_limit, print_fields, print_json, print_next_page, print_table
@@ -171,7 +172,7 @@ def _read(files: list[typer.FileText], convert: Conversion) -> list[DomainRules]
         more = len(findings.all) - len(shown)
         raise CommandError(Exit.USAGE, *shown, *[f"and {more:,} more"] * bool(more), "nothing was imported")
     for finding in findings.all:
-        typer.echo(str(finding), err=True)
+        typer.echo(escaped(str(finding)), err=True)
     return [rules_to_proto(rules) for rules in imported]
 
 
@@ -190,7 +191,7 @@ def _print_rules(rules: DomainRules) -> None:
     )
     typer.echo()
     for line in _rule_lines(rules.descriptors, 0):
-        typer.echo(line)
+        typer.echo(escaped(line))
 
 
 def _print_domains(domains: Iterable[DomainRules]) -> None:

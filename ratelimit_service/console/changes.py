@@ -25,6 +25,7 @@ _VERBS: Final = {
     "key.revoke": "Key revoked",
     "plan.create": "Plan made",
     "plan.update": "Plan changed",
+    "plan.rollback": "Plan rolled back",
     "plan.delete": "Plan deleted",
     "override.set": "Override set",
     "override.delete": "Override ended",
@@ -32,6 +33,9 @@ _VERBS: Final = {
     "rules.delete": "Rules deleted",
     "token.create": "Token made",
     "token.revoke": "Token revoked",
+    "enforcement.off": "Limits turned off",
+    "enforcement.on": "Limits turned on",
+    "alert.test": "Test message sent",
 }
 ACTIONS: Final = tuple(_VERBS.items())
 """Every action that is recorded, with its words."""

@@ -19,15 +19,16 @@ NO_EXPIRY = EXACT
 class Validity:
     """How long a cached policy or rules may be used; shared by everything that is computed from them.
 
-    Valid before `expires_us` (microseconds since 1970 UTC, perhaps NO_EXPIRY), unless it was invalidated earlier
-    because something newer is in force. `used`: whether it was used since it was made, or since this was last set to
-    False.
+    Valid from `since_us` on and before `expires_us`, in microseconds since 1970 UTC, or with NO_EXPIRY at any time,
+    unless it was invalidated earlier because something newer is in force. `used`: whether it was used since it was
+    made, or since this was last set to False.
     """
 
-    __slots__ = ("expires_us", "used")
+    __slots__ = ("expires_us", "since_us", "used")
 
-    def __init__(self, expires_us: int = NO_EXPIRY) -> None:
+    def __init__(self, expires_us: int = NO_EXPIRY, since_us: int = 0) -> None:
         self.expires_us = expires_us
+        self.since_us = since_us
         self.used = False
 
     def invalidate(self) -> None:
@@ -35,8 +36,8 @@ class Validity:
         self.expires_us = 0
 
     def is_current(self, clock: Clock) -> bool:
-        """Whether it has neither expired nor been invalidated."""
-        return self.expires_us == NO_EXPIRY or self.expires_us > clock.now_us()
+        """Whether it has neither expired nor been invalidated, and the clock has not been set back before it began."""
+        return self.expires_us == NO_EXPIRY or self.since_us <= clock.now_us() < self.expires_us
 
 
 PARTITIONS = 256
@@ -107,8 +108,8 @@ class Policy:
         self.plan_version = record.plan_version
         self.source = Source.UNENFORCED if off else Source.STORE
         self.on_store_failure = OnStoreFailure.ALLOW if off else record.on_store_failure
-        next_expiry = _next_expiry(record, now_us)
-        self.validity = Validity(min(next_expiry, off_until_us) if off else next_expiry)
+        since_us, until_us = _period(record, now_us)
+        self.validity = Validity(min(until_us, off_until_us) if off else until_us, since_us)
         self.refusal: Reason | None = _REFUSALS.get(record.state)
         if self.refusal is None and _has_passed(record.expires_us, now_us):
             self.refusal = Reason.KEY_EXPIRED
@@ -191,7 +192,10 @@ def _has_passed(expires_us: int | None, now_us: int) -> bool:
     return expires_us is not None and expires_us <= now_us
 
 
-def _next_expiry(record: PolicyRecord, now_us: int) -> int:
+def _period(record: PolicyRecord, now_us: int) -> tuple[int, int]:
+    """From when until when what is in force NOW is: between two times at which something of the record expires."""
     expiring: list[SecretHash | Override] = [*record.secrets, *record.subject_overrides, *record.key_overrides]
     times = [record.expires_us, *(item.expires_us for item in expiring)]
-    return min((time for time in times if time is not None and time > now_us), default=NO_EXPIRY)
+    since_us = max((time for time in times if time is not None and time <= now_us), default=0)
+    last = NO_EXPIRY - 1 if since_us else NO_EXPIRY  # with NO_EXPIRY the clock is not asked
+    return since_us, min((time for time in times if time is not None and time > now_us), default=last)

@@ -1,6 +1,8 @@
 """Which changes of limits have to be confirmed: those that cut one by more than half, and those that lift one."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 from ratelimit_service.decision.descriptors.rules import (
@@ -20,6 +22,12 @@ _CUT: Final = 0.5
 
 _LIFT: Final = 10.0
 """And one that becomes more than this multiple."""
+
+_MAX_EFFECTS: Final = 1_000
+"""Of one change of rules. What is named of them is far less."""
+
+_MAX_COMPARED: Final = 2_000
+"""Pairs of nodes of one level of which one took values from the other: 50 ms or so."""
 
 _ALLOWS: Final = "everything is allowed while the bucket store is away"
 _ANY_WORD: Final = "* "
@@ -53,11 +61,8 @@ def rules_effects(before: DomainRules, after: DomainRules | None) -> list[str]:
     if after is None:
         return list(_removed(before.descriptors, ""))
     names = {limit.name for node in before.nodes() for limit in node.limits if _enforces(limit)}
-    return list(
-        _level_effects(
-            before.descriptors, after.descriptors, "", (before.on_store_failure, after.on_store_failure), names
-        )
-    )
+    failures = (before.on_store_failure, after.on_store_failure)
+    return list(islice(_level_effects(before.descriptors, after.descriptors, "", failures, names), _MAX_EFFECTS))
 
 
 def _limits_effects(before: Sequence[_Counting], after: Sequence[_Counting]) -> Iterator[str]:
@@ -90,12 +95,14 @@ def _effect(before: _Counting, after: _Counting | None) -> str:
 
 
 def _ratios(before: TokenBucket | Quota | Unlimited | Blocked, after: object) -> list[float]:
-    """The amounts and rates after a change as multiples of those before. Of another kind, the rate alone."""
-    if isinstance(before, TokenBucket) and isinstance(after, TokenBucket):
-        return [after.capacity / before.capacity, _rate(after) / _rate(before)]
+    """What passes at once and in the long run after a change, as multiples of that before."""
     if isinstance(before, TokenBucket | Quota) and isinstance(after, TokenBucket | Quota):
-        return [_rate(after) / _rate(before)]
+        return [_at_once(after) / _at_once(before), _rate(after) / _rate(before)]
     return [1.0]
+
+
+def _at_once(algorithm: TokenBucket | Quota) -> int:
+    return algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
 
 
 def _rate(algorithm: TokenBucket | Quota) -> float:
@@ -145,11 +152,17 @@ def _level_effects(
         inherited = (node.on_store_failure or failures[0], successor.on_store_failure or failures[1])
         yield from _node_effects(node, successor, here, inherited)
         yield from _level_effects(node.descriptors, successor.descriptors, here, inherited, names)
+    for number, (node, other) in enumerate(_took_over(before, after)):
+        if number >= _MAX_COMPARED:
+            yield f"{path or 'the domain'}: more wildcards took values from others than are compared"
+            break
+        had = f"{_path(path, node)}, which had the limits of {_path(path, other)}"
+        inherited = (other.on_store_failure or failures[0], node.on_store_failure or failures[1])
+        yield from _node_effects(other, node, had, inherited)
+        for effect in _level_effects(other.descriptors, node.descriptors, "", inherited, set()):
+            yield f"{had}: {effect}"
     for node in after:
-        if (node.key, node.value) not in old:
-            yield from _new_node_effects(before, node, path)
-    for node in after:
-        yield from _replacing(old.get((node.key, node.value)), node, _path(path, node), names)
+        yield from _replacing(old.get((node.key, node.value)), node, path, names)
 
 
 def _node_effects(
@@ -165,23 +178,84 @@ def _node_effects(
         yield f"{path}: {_ALLOWS}"
 
 
-def _new_node_effects(before: Sequence[RuleNode], node: RuleNode, path: str) -> Iterator[str]:
-    """What a new node lifts or cuts of the limits that its value had from a wildcard, or from its key alone."""
-    same_key = [other for other in before if other.key == node.key]
-    wild = [other for other in same_key if other.is_wildcard and Wildcard(other.value).matches(node.value)]
-    any_value = [other for other in same_key if not other.value]
-    for other in ([] if node.is_wildcard or not node.value else wild) or any_value:
-        for effect in _limits_effects(other.limits, node.limits):
-            yield f"{_path(path, node)}, which had the limits of {_path(path, other)}: {effect}"
-        return
+def _took_over(before: Sequence[RuleNode], after: Sequence[RuleNode]) -> Iterator[tuple[RuleNode, RuleNode]]:
+    """Each node that matches values which had the rules of another one before, with that one; both of one level.
+
+    These are new values and wildcards, and wildcards that stand before another one now: the first that matches counts.
+    Whether two wildcards have a value in common is not computed; they have none if their ends differ.
+    """
+    before_by_key = _by_key(before)
+    for key, now in _by_key(after).items():
+        old = before_by_key.get(key)
+        if old is None:
+            continue
+        for value, node in now.exact.items():
+            if value in old.exact:
+                continue
+            other = next((wild for wild, wildcard in old.wild.values() if wildcard.matches(value)), old.any_value)
+            if other is not None:
+                yield node, other
+        yield from _wildcards_took_over(old, now)
+
+
+def _wildcards_took_over(old: "_Values", now: "_Values") -> Iterator[tuple[RuleNode, RuleNode]]:
+    """The same for the wildcards of one key."""
+    later = set(old.wild) & set(now.wild)  # those after the wildcard in NOW; what is there no more was removed
+    for value, (node, _) in now.wild.items():
+        later.discard(value)
+        for other, _ in old.wild.values():
+            if other.value == value:
+                break  # what follows came after it before, too
+            if other.value in later and _may_share(value, other.value):
+                yield node, other
+        if value not in old.wild and old.any_value:
+            yield node, old.any_value
+
+
+class _Values:
+    """The nodes of one level and key: by exact value, by wildcard in their order, and the one for any value."""
+
+    def __init__(self) -> None:
+        self.exact: dict[str, RuleNode] = {}
+        self.wild: dict[str, tuple[RuleNode, Wildcard]] = {}
+        self.any_value: RuleNode | None = None
+
+
+def _by_key(nodes: Sequence[RuleNode]) -> dict[str, _Values]:
+    found: defaultdict[str, _Values] = defaultdict(_Values)
+    for node in nodes:
+        values = found[node.key]
+        if node.is_wildcard:
+            values.wild[node.value] = node, Wildcard(node.value)
+        elif node.value:
+            values.exact[node.value] = node
+        else:
+            values.any_value = node
+    return found
+
+
+def _may_share(one: str, other: str) -> bool:
+    """Whether two wildcards begin and end so that one value may match both."""
+    (start, end), (other_start, other_end) = _ends(one), _ends(other)
+    starts_alike = start.startswith(other_start) or other_start.startswith(start)
+    return starts_alike and (end.endswith(other_end) or other_end.endswith(end))
+
+
+def _ends(wildcard: str) -> tuple[str, str]:
+    return wildcard.partition("*")[0], wildcard.rpartition("*")[2]
 
 
 def _replacing(before: RuleNode | None, after: RuleNode, path: str, names: set[str]) -> Iterator[str]:
+    """Which of these limits a node replaces that it did not before, with those below it if it is new."""
+    here = _path(path, after)
     old = {limit.name: limit.replaces for limit in before.limits} if before else {}
     for limit in after.limits:
         added = names & (set(limit.replaces) - set(old.get(limit.name, ())))
         if added:
-            yield f"{path}: limit {', '.join(sorted(added))} does not apply where {limit.name or 'its limit'} does"
+            yield f"{here}: limit {', '.join(sorted(added))} does not apply where {limit.name or 'its limit'} does"
+    if before is None:
+        for node in after.descriptors:
+            yield from _replacing(None, node, here, names)
 
 
 def _removed(nodes: Sequence[RuleNode], path: str) -> Iterator[str]:

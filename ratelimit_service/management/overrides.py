@@ -138,6 +138,8 @@ class OverrideService:
             below = await _below(work, target, key, name, now_us)
             in_force = [replaced.limit] if replaced and not _has_passed(replaced.expires_us, now_us) else below.limits
             effects = [effect for limit in in_force for effect in limits_effects([limit], [override.limit])]
+            if replaced and _ends_sooner(override, replaced, now_us):
+                effects += _ended_effects([replaced.limit], below.limits)
             state = (replaced, below.limits)
             self._confirm(actor, "override.set", target, override, state, effects, below.keys, confirmation)
             await work.overrides.put(target, override)
@@ -241,6 +243,12 @@ def _ended_effects(ended: Sequence[Limit], below: Sequence[Limit]) -> list[str]:
     if not below:
         return limits_effects(ended, [])
     return [effect for limit in below for effect in limits_effects(ended, [limit])]
+
+
+def _ends_sooner(override: Override, replaced: Override, now_us: int) -> bool:
+    """Whether OVERRIDE ends before the one that it replaces would have, which is in force."""
+    ends_us, before_us = override.expires_us, replaced.expires_us
+    return ends_us is not None and (before_us is None or ends_us < before_us) and not _has_passed(before_us, now_us)
 
 
 def _has_passed(expires_us: int | None, now_us: int) -> bool:

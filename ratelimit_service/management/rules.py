@@ -1,10 +1,11 @@
 """Versions of a domain's descriptor rules. Each method of the service is one transaction."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
+from ratelimit_service.aside import aside
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain, check_size
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
@@ -129,7 +130,7 @@ class RulesService:
         async with self._transactions.writing() as work:
             before, successor = await self._successor(work, rules, description, etag)
             if before is not None:
-                self._require_confirmation(actor, "rules.replace", before, successor, confirmation)
+                await aside(self._require_confirmation, actor, "rules.replace", before, successor, confirmation)
             await (work.rules.add_version if before else work.rules.add)(successor)
             previous = _fields(before) if before else {}
             await work.record(
@@ -176,7 +177,7 @@ class RulesService:
             if found is None:
                 raise rules_not_found(domain)
             check_etag(found.target, sent=etag, current=found.etag)
-            self._require_confirmation(actor, "rules.delete", found, None, confirmation)
+            await aside(self._require_confirmation, actor, "rules.delete", found, None, confirmation)
             await work.rules.delete(found, now_us)
             await work.record(Event(actor, "rules.delete", found.target, {}, now_us, _fields(found)), _change(found))
         return found
@@ -196,8 +197,9 @@ class RulesService:
         now_us = self._clock.now_us()
         before = await work.rules.get(rules.domain)
         check_etag(f"domains/{rules.domain}", sent=etag, current=before.etag if before else "")
-        _check_names(rules, stored={name for _, name in _all_names(before.rules)} if before else ())
-        _check_total(rules, before, await work.rules.total_besides(rules.domain))
+        await aside(_check_names, rules, before)
+        others = await work.rules.total_besides(rules.domain)
+        await aside(_check_total, rules, before, others)
         check_description(description, stored=[before.description] if before else ())
         version, created_us = (before.version + 1, before.created_us) if before else (1, now_us)
         return before, RuleSet(rules, version, description, created_us, now_us)
@@ -226,8 +228,9 @@ def _size(rules: DomainRules) -> int:
     return len(json.dumps(nodes_to_documents(rules.descriptors), ensure_ascii=False).encode())
 
 
-def _check_names(rules: DomainRules, *, stored: Collection[str]) -> None:
-    """Apply `check_name` to all names of new rules. Those that the domain's rules in force have pass."""
+def _check_names(rules: DomainRules, before: RuleSet | None) -> None:
+    """Apply `check_name` to all names of new rules. Those that the domain's rules in force, if any, have pass."""
+    stored = {name for _, name in _all_names(before.rules)} if before else ()
     for field, name in _all_names(rules):
         check_name(field, name, stored=stored)
 

@@ -19,6 +19,9 @@ from ratelimit_service.management.transactions import Transactions
 SESSION_US: Final = 12 * 3_600 * MICRO
 """How long a session lasts at most, in microseconds: 12 hours from signing in, used or not."""
 
+MAX_SESSIONS: Final = 100
+"""Sessions that a token has at a time. Beyond them the oldest is closed, so that nobody fills the table."""
+
 _VALUE_BYTES: Final = 32
 _MAX_VALUE: Final = 64
 
@@ -60,6 +63,10 @@ class SessionRepository(Protocol):
 
     async def delete_expired(self, now_us: int) -> None:
         """Delete the sessions that have expired."""
+        ...
+
+    async def keep_newest(self, token_id: str, count: int) -> None:
+        """Delete the sessions of a token but for the COUNT newest."""
         ...
 
 
@@ -110,6 +117,7 @@ class SessionService:
             await work.sessions.delete_expired(now_us)
             if replaced:
                 await work.sessions.delete(_digest(replaced))
+            await work.sessions.keep_newest(stored.token_id, MAX_SESSIONS - 1)
             await work.sessions.add(session)
         return value, Session(stored.holder, stored.token_id, now_us, session.expires_us)
 

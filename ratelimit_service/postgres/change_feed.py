@@ -21,9 +21,10 @@ _FIRST = 1  # the number of the first change ever
 _NOWHERE = (0, -1)
 _MAX_GAPS = 8
 _KINDS = frozenset(kind.value for kind in ChangeKind if kind is not ChangeKind.ENFORCEMENT)
+_NEWEST_ROWS = 1_000
 _NEWEST = """
     SELECT number, time::text FROM changes WHERE number NOT BETWEEN %(ignored)s AND %(until)s
-    ORDER BY number DESC LIMIT 1000
+    ORDER BY number DESC LIMIT %(most)s
 """
 # In one snapshot: a heartbeat is read together with all changes that were written before it. Times are only compared,
 # as texts: whoever writes past the API may have written an infinite one.
@@ -81,10 +82,13 @@ class PostgresChangeFeed:
         """Return the position after the newest change so far, 0 if there is none. Raises StoreUnavailable."""
         with translate_failures():
             ignored, until = self._ignored
-            rows = await self._connection.query(_ANSWER_SECONDS, _NEWEST, {"ignored": ignored, "until": until})
+            parameters = {"ignored": ignored, "until": until, "most": _NEWEST_ROWS}
+            rows = await self._connection.query(_ANSWER_SECONDS, _NEWEST, parameters)
             self._last = rows[0] if rows else (0, "")
             self._gaps = []
-            self._note_gaps(0, [number for number, _ in reversed(rows)])
+            numbers = [number for number, _ in reversed(rows)]
+            below = numbers[0] if len(numbers) == _NEWEST_ROWS else 0  # there may be more, which were not read
+            self._note_gaps(below, numbers)
             return self._last[0]
 
     async def wait(self, after: int) -> Changes:

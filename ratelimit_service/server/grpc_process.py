@@ -12,6 +12,7 @@ import structlog
 
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.server.child import SupervisorLink, run_child
+from ratelimit_service.server.freed_memory import keep_releasing
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
 
@@ -37,7 +38,9 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await server.start()
         tune_gc()
+        releasing = asyncio.create_task(keep_releasing())
         await _unless_failed(server, serve(planes, server, settings, supervisor, stop))
+        releasing.cancel()
 
 
 async def _unless_failed(server: GrpcServer, serving: Awaitable[None]) -> None:

@@ -19,6 +19,10 @@ from ratelimit_service.settings import Settings
 
 _PREFIX = "RATELIMIT_"
 
+_QUIET_LIBRARY = {"GRPC_VERBOSITY": "NONE"}
+"""What has the gRPC library write no lines of its own, one for each call that is malformed: whoever reaches the port
+would fill the log at megabytes a second, or have the process wait for the log's reader."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -101,10 +105,13 @@ def _keep(folder: Path, stack: ExitStack) -> None:
 
 
 def child_environment(settings: Settings, metrics: Path) -> dict[str, str]:
-    """This process's environment with exactly these settings, and the folder where workers keep their metrics."""
+    """This process's environment with exactly these settings, and the folder where workers keep their metrics.
+
+    The gRPC library writes nothing past our log, unless that is asked for.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(_PREFIX)}
     own = {_PREFIX + name.upper(): _text(value) for name, value in settings if value is not None}
-    return inherited | own | {DIRECTORY_VARIABLE: str(metrics)}
+    return _QUIET_LIBRARY | inherited | own | {DIRECTORY_VARIABLE: str(metrics)}
 
 
 def _text(value: object) -> str:

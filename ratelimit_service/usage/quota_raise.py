@@ -171,10 +171,20 @@ class QuotaRaiser:
         counts: Counter[str] = Counter()
         done: set[str] = set()
         last: LastUsed | None = None
-        while page := await self._usage.used_keys(min(since_us, now_us - 7 * DAY), last, PAGE):
-            last = page[-1]
-            counts.update(await self._raise_page([each.key_id for each in page], lost, plans, done, now_us))
-            await asyncio.sleep(PAUSE_SECONDS)
+        raising: asyncio.Task[None] | None = None  # of the page before, while the next one is read
+        try:
+            while page := await self._usage.used_keys(min(since_us, now_us - 7 * DAY), last, PAGE):
+                last = page[-1]
+                quotas = await self._used([each.key_id for each in page], lost, plans, done, now_us, counts)
+                if raising is not None:
+                    await raising
+                raising = asyncio.create_task(self._raise_quotas(quotas, counts))
+                await asyncio.sleep(PAUSE_SECONDS)
+            if raising is not None:
+                await raising
+        finally:
+            if raising is not None:
+                raising.cancel()
         self._tally.raises.update(counts)
         _log.warning(
             "Redis has lost its data; quotas of keys were raised by usage, those of rules only as workers saw them",
@@ -183,16 +193,16 @@ class QuotaRaiser:
             **counts,
         )
 
-    async def _raise_page(
+    async def _used(  # noqa: PLR0913, PLR0917  what one page of several needs
         self,
         key_ids: Collection[str],
         lost: Collection[str],
         plans: Mapping[tuple[str, str], PlanQuota],
         done: set[str],
         now_us: int,
-    ) -> Mapping[str, int]:
-        """Raise the quotas of the subjects of these keys, but for those that are DONE."""
-        counts: Counter[str] = Counter()
+        counts: Counter[str],
+    ) -> Sequence[UsedQuota]:
+        """What is used of the quotas of the subjects of these keys, but for those that are DONE, in LOST tags."""
         records = await self._fetch(key_ids, counts)
         subjects = {record.subject for record in records.values()} - done
         done |= subjects
@@ -204,14 +214,15 @@ class QuotaRaiser:
                 found.add(record)
         for level, since_us in found.times():
             found.count(level, since_us, await self._usage.costs(subjects, since_us, level))
-        quotas = [quota for quota in found.used() if self._store.tag_of(quota.bucket) in lost]
         counts["incomplete"] += found.incomplete
+        return [quota for quota in found.used() if self._store.tag_of(quota.bucket) in lost]
+
+    async def _raise_quotas(self, quotas: Sequence[UsedQuota], counts: Counter[str]) -> None:
         try:
             counts.update(await self._store.raise_quotas(quotas))
         except StoreUnavailable:
             self._tally.raises["failed"] += len(quotas)
             raise
-        return counts
 
     async def _fetch(self, key_ids: Collection[str], counts: Counter[str]) -> dict[str, PolicyRecord]:
         """The records of these keys; those that cannot be read are counted."""

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from alerts.conftest import SECRET, Alerting
@@ -87,6 +88,23 @@ async def test_a_message_is_given_up_after_a_day(alerting: Alerting) -> None:
     assert (given_up.state, given_up.next_us) == (DeliveryState.GIVEN_UP, None)
     assert 20 < len(receiver.received) == given_up.attempts < 40
     assert alerting.observer.outcomes["given_up"] == 1
+
+
+async def test_tests_do_not_delay_alerts(alerting: Alerting) -> None:
+    """However many tests wait, messages about alerts go first."""
+    for _ in range(8):
+        await alerting.plane.alerts.test("ada")
+    clock = alerting.plane.clock
+    clock.us += SECOND
+    alert = Alert(0, Rule.DEGRADED, "store", "", 0, "text", {}, clock.us, clock.us)
+    term = await alerting.lead()
+    async with alerting.transactions.leading(term) as alerts:
+        number = await alerts.add(alert)
+        await alerts.send(alert_message(replace(alert, alert_id=number), DeliveryEvent.FIRING, clock.us))
+    async with receiving() as receiver:
+        await alerting.dispatcher(sender(receiver)).dispatch(term)
+    events = [json.loads(request.body)["event"] for request in receiver.received]
+    assert sorted(events) == ["firing", "test", "test", "test"]
 
 
 async def test_a_message_of_an_alert_has_what_it_reports(alerting: Alerting) -> None:

@@ -9,8 +9,10 @@ from attacks.attacked import Target
 from attacks.connection import Connection, data, open_call, reset
 
 MANAGE = "/ratelimit.v1.KeyAdminService/ManageKey"
+HEALTH = "/grpc.health.v1.Health/Check"
 CALLS = 150
 MAX_BYTES = 40_000
+MAX_LINES = 10
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,7 @@ MAX_BYTES = 40_000
         (MANAGE, b"", False),
         (MANAGE, None, True),
         ("/ratelimit.v1.RateLimitService/CheckLimit", b"", False),
-        ("/grpc.health.v1.Health/Check", b"\xff" * 50, False),
+        (HEALTH, b"\xff" * 50, False),
         ("/grpc.health.v1.Health/Watch", b"\xff" * 50, False),
         ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\xff" * 50, False),
     ],
@@ -47,3 +49,19 @@ def test_what_strangers_send_does_not_fill_the_log(
     written = server.output[before:]
     assert len(written) < MAX_BYTES, written[:2_000]
     assert "secret" not in written
+
+
+def test_headers_that_the_library_cannot_read_do_not_fill_the_log(target: Target) -> None:
+    """The gRPC library would write a line for each, past the bounds of our log: as many as anybody sends."""
+    server = target.server
+    before = len(server.output)
+    for path in ("/ratelimit.v1.RateLimitService/CheckLimit", HEALTH):
+        for header in ("grpc-encoding", "grpc-timeout", "grpc-previous-rpc-attempts", "lb-cost-bin"):
+            block = frames.header_block(path, **{header: "none"})
+            with Connection(target.address) as connection:
+                for stream in range(1, 31, 2):
+                    connection.send(open_call(stream, block) + data(stream, frames.message(b""), end=True))
+                assert connection.wait_ended(29, 10)
+    time.sleep(0.3)
+    written = server.output[before:]
+    assert written.count("\n") <= MAX_LINES, written[:2_000]

@@ -142,4 +142,4 @@ def test_watch_repeats_until_interrupted(counted: DevServer) -> None:
                 break
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-    assert 4 < times[1] - times[0] < 30
+    assert 4 < times[1] - times[0] < 60

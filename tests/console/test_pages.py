@@ -295,6 +295,13 @@ def test_the_audit_log_says_who_changed_what(admin: Browser, server: Server) -> 
     assert key_id not in admin.get("/audit?actor=nobody").text
 
 
+def test_the_audit_log_can_be_filtered_by_every_action(admin: Browser) -> None:
+    """Nothing that is recorded is missing in the list, what lifts limits least of all."""
+    page = admin.get("/audit").text
+    for action in ("key.revoke", "plan.rollback", "rules.replace", "enforcement.off", "enforcement.on", "alert.test"):
+        assert f'value="{action}"' in page
+
+
 @pytest.mark.parametrize("path", ["/keys?state=ODD", "/keys/short", "/audit?start=yesterday", "/plans/none?version=x"])
 def test_what_is_wrong_in_an_address_is_explained(admin: Browser, path: str) -> None:
     """A wrong address gets an answer with a reason, never a fault."""

@@ -29,6 +29,7 @@ from ratelimit_service.console.live import live
 from ratelimit_service.console.security.streams import MAX_STREAMS, MAX_STREAMS_HERE, MAX_STREAMS_OF_TOKEN, Streams
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.errors import Unavailable
+from ratelimit_service.management.sessions import MAX_SESSIONS
 from ratelimit_service.management.tokens import Role, Token
 from server.certificates import Authority
 
@@ -88,6 +89,20 @@ def test_revoking_the_token_ends_its_sessions(anyone: Browser, manage: Manage[st
     assert anyone.is_signed_in
     manage(lambda services: services.tokens.revoke("leaver"))
     soon(lambda: not anyone.is_signed_in)
+
+
+def test_only_so_many_sessions_of_a_token_stay_open(anyone: Browser, browse: Browse, manage: Manage[str]) -> None:
+    """Beyond a hundred the oldest session of a token is closed; those of other tokens are left alone."""
+    other = manage(lambda services: services.tokens.create("other", Role.VIEWER))
+    token = manage(lambda services: services.tokens.create("many", Role.VIEWER))
+    first_of_other = browse().sign_in(other)
+    first = browse().sign_in(token)
+    second = browse().sign_in(token)
+    for _ in range(MAX_SESSIONS - 1):
+        anyone.client.cookies.clear()
+        anyone.sign_in(token)
+    soon(lambda: not first.is_signed_in)
+    assert all(browser.is_signed_in for browser in (second, anyone, first_of_other))
 
 
 def test_a_gateway_cannot_sign_in(anyone: Browser, server: Server) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from decision.memory import START_US, burst, record
+from decision.memory import START_US, ManualClock, burst, record
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.policy import NO_EXPIRY, Policy
@@ -32,9 +32,24 @@ def test_override_ends_at_its_expiry() -> None:
     assert (before.rules[0].limit.capacity, before.validity.expires_us) == (30, LATER)
     assert after.rules[0].limit.capacity == 20
     assert [c.why_not for c in after.considered] == ["", "expired"]
-    assert after.validity.expires_us == NO_EXPIRY
+    assert (after.validity.since_us, after.validity.expires_us) == (LATER, NO_EXPIRY - 1)
     own = Policy(record(KEY, burst(20), key_overrides=(Override(burst(30), LATER),)), LATER - 1)
     assert (own.rules[0].limit.capacity, own.validity.expires_us) == (30, LATER)
+
+
+def test_a_policy_ends_when_the_clock_goes_back_over_an_expiry() -> None:
+    """What was compiled while the clock was ahead is not kept: the key and the override are in force again."""
+    clock = ManualClock()
+    for limits in (
+        record(KEY, burst(20), expires_us=LATER),
+        record(KEY, burst(20), key_overrides=(Override(burst(30), LATER),)),
+    ):
+        clock.time_us = LATER
+        compiled = Policy(limits, clock.now_us())
+        assert compiled.validity.is_current(clock)
+        clock.time_us = LATER - 1
+        assert not compiled.validity.is_current(clock)
+    assert Policy(record(KEY, burst(20)), LATER).validity.is_current(clock), "nothing in it ends"
 
 
 def test_override_of_a_new_name_adds_a_limit() -> None:

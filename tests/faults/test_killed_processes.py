@@ -53,7 +53,7 @@ async def test_every_process_is_killed_in_turn(own_server: StartOwn, valkey: Sta
                 kills += 1
                 await _replaced(server, victim, len(victims))
                 await state.settle(100)
-                allowed = CLIENTS if victim.pid in pids else 0
+                allowed = 2 * CLIENTS if victim.pid in pids else 0  # another call may be sent before the end is noticed
                 assert _lost(state) <= before + allowed, f"{victim} was killed: {state.failures}"
     assert all(text.startswith("UNAVAILABLE") for text in state.failures), state.failures
     seen.update(supervisor.children())

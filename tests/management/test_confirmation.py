@@ -1,5 +1,6 @@
 """Changes that cut or lift limits, or touch many keys, are made only when they are confirmed."""
 
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from ratelimit_service.decision.descriptors.rules import (
 from ratelimit_service.decision.limit import Level, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import OnStoreFailure, Override
 from ratelimit_service.errors import NotFound
+from ratelimit_service.management import rules as rules_module
 from ratelimit_service.management.confirmation import VALID_US, ConfirmationRequired
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
@@ -63,6 +65,14 @@ def bucket(capacity: int, refill: int) -> Limit:
             ["limit daily is lifted to 24 times as much"],
         ),
         ({"limits": (Limit("burst", Quota(10_000, Window.DAY)), DAILY)}, ["limit burst is cut by 98.8 %"]),
+        (
+            {"limits": (Limit("burst", Quota(864_000, Window.DAY)), DAILY)},
+            ["limit burst is lifted to 4.32e+04 times as much"],
+        ),
+        (
+            {"limits": (BURST, Limit("daily", Quota(310_000, Window.MONTH)))},
+            ["limit daily is lifted to 31 times as much"],
+        ),
         ({"limits": (DAILY,)}, ["limit burst is removed"]),
         ({"limits": (replace(BURST, mode=Mode.SHADOW), DAILY)}, ["limit burst only reports any more"]),
         (
@@ -155,6 +165,22 @@ async def test_overrides_are_compared_with_what_applies(plane: ControlPlane) -> 
     await plane.overrides.delete("ada", ACME, "extra")
 
 
+async def test_an_override_that_would_end_sooner(plane: ControlPlane) -> None:
+    """Where one that is in force would end sooner, what applies then is compared with it, as if it were deleted."""
+    await plane.keys.create("ada", key_draft())
+    cut = await required(plane.overrides.set, "ada", ACME, Override(bucket(1, 1)))
+    await plane.overrides.set("ada", ACME, Override(bucket(1, 1)), confirmation=cut.token)
+    sooner = Override(bucket(1, 1), plane.clock.us + DAY)
+    lifted = await required(plane.overrides.set, "ada", ACME, sooner)
+    assert list(lifted.effects) == ["limit burst is lifted to 20 times as much"]
+    await plane.overrides.set("ada", ACME, sooner, confirmation=lifted.token)
+    await plane.overrides.set("ada", ACME, Override(bucket(1, 1), plane.clock.us + 2 * DAY))
+    await required(plane.overrides.set, "ada", ACME, sooner)
+    plane.clock.us += 3 * DAY
+    await required(plane.overrides.set, "ada", ACME, Override(bucket(1, 1), plane.clock.us + DAY))
+    await plane.overrides.set("ada", ACME, Override(bucket(20, 10), plane.clock.us + DAY))
+
+
 def tree(*limits: RuleLimit, **fields: Any) -> RuleNode:  # noqa: ANN401
     """A node for any path."""
     return RuleNode("path", limits=limits, **fields)
@@ -195,6 +221,96 @@ async def test_which_changes_of_rules(plane: ControlPlane, nodes: tuple[RuleNode
     else:
         await plane.rules.replace("ada", rules)
     assert (await plane.rules.get("edge")).version == 2
+
+
+def wild(value: str, *limits: RuleLimit, **fields: Any) -> RuleNode:  # noqa: ANN401
+    """A node for paths like VALUE."""
+    return RuleNode("path", value, limits, **fields)
+
+
+BELOW = {"descriptors": (RuleNode("method", limits=(TEN,)),)}
+REPLACING = RuleNode("method", limits=(RuleLimit(Quota(1, Window.DAY), "one", replaces=("ten",)),))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "effects"),
+    [
+        (
+            (tree(**BELOW),),
+            (tree(**BELOW), wild("/free")),
+            ["path=/free, which had the limits of path: method is removed"],
+        ),
+        (
+            (wild("/a/*", **BELOW), tree(TEN)),
+            (wild("/a/*", **BELOW), wild("/a/b"), tree(TEN)),
+            ["path=/a/b, which had the limits of path=/a/*: method is removed"],
+        ),
+        (
+            (wild("/a/*", TEN),),
+            (wild("/a*"), wild("/a/*", TEN)),
+            ["path=/a*, which had the limits of path=/a/*: limit ten is removed"],
+        ),
+        (
+            (wild("/a/*", TEN), wild("/a*"), wild("*")),
+            (wild("/a*"), wild("/a/*", TEN), wild("*")),
+            ["path=/a*, which had the limits of path=/a/*: limit ten is removed"],
+        ),
+        (
+            (tree(TEN),),
+            (tree(TEN), wild("/free", TEN, on_store_failure=RuleOnStoreFailure.ALLOW)),
+            ["path=/free, which had the limits of path: everything is allowed while the bucket store is away"],
+        ),
+        (
+            (tree(TEN),),
+            (tree(TEN), RuleNode("who", descriptors=(REPLACING,))),
+            ["who/method: limit ten does not apply where one does"],
+        ),
+        (
+            (wild("/a/*", TEN),),
+            (wild("/b*"), wild("*/b"), wild("/a/*", TEN)),
+            ["path=*/b, which had the limits of path=/a/*: limit ten is removed"],
+        ),
+        ((wild("/a/*", TEN),), (wild("/b*"), wild("/a/*", TEN), wild("*")), []),
+        ((tree(**BELOW),), (tree(**BELOW), wild("/free", **BELOW)), []),
+        ((wild("/a/*", TEN), wild("/b/*")), (wild("/b/*"), wild("/a/*", TEN)), []),
+    ],
+)
+async def test_rules_that_take_values_from_others(
+    plane: ControlPlane, before: tuple[RuleNode, ...], after: tuple[RuleNode, ...], effects: list[str]
+) -> None:
+    """What a value had is compared with what it has, however it came to match another rule, and on all levels."""
+    await plane.rules.replace("ada", DomainRules("edge", before))
+    rules = DomainRules("edge", after)
+    if effects:
+        error = await required(plane.rules.replace, "ada", rules)
+        assert list(error.effects) == effects
+        await plane.rules.replace("ada", rules, confirmation=error.token)
+    else:
+        await plane.rules.replace("ada", rules)
+
+
+async def test_more_wildcards_than_are_compared(plane: ControlPlane) -> None:
+    """What would take too long to compare has to be confirmed."""
+    wildcards = tuple(wild(f"{'a' * length}*", TEN) for length in range(100))
+    await plane.rules.replace("ada", DomainRules("edge", wildcards))
+    error = await required(plane.rules.replace, "ada", DomainRules("edge", wildcards[::-1]))
+    assert list(error.effects) == ["the domain: more wildcards took values from others than are compared"]
+
+
+async def test_rules_are_compared_beside_the_event_loop(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long with rules that have all that they may is no work of the thread that answers calls."""
+    await plane.rules.replace("ada", DomainRules("edge", (tree(TEN),)))
+    threads: set[int] = set()
+
+    def note(*_arguments: object, **_named: object) -> list[str]:
+        threads.add(threading.get_ident())
+        return []
+
+    for name in ("rules_effects", "check_name", "nodes_to_documents"):
+        monkeypatch.setattr(rules_module, name, note)
+    await plane.rules.replace("ada", DomainRules("edge", (tree(),)))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 async def test_the_end_of_a_domain(plane: ControlPlane) -> None:

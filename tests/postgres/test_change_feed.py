@@ -147,6 +147,30 @@ async def test_a_number_far_ahead_hides_no_change(
     await feed.close()
 
 
+async def test_changes_that_a_new_reader_does_not_read_are_no_gap(
+    control_plane: ControlPlane, feed: PostgresChangeFeed, database_url: str
+) -> None:
+    """A reader that begins when there are thousands takes none of those that it does not read for one that is missing.
+
+    One far ahead is noticed all the same.
+    """
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO changes (kind, name, time) SELECT 'key', 'x', now() FROM generate_series(1, 2500)"
+        )
+    position = await feed.position()
+    assert (await feed.wait(position)).complete
+    await control_plane.plans.create("ada", plan_draft("a"))
+    found = await _next(feed, position)
+    assert (_names(found), found.complete) == (["a"], True)
+    _add_ahead(database_url, _FAR)
+    position = await feed.position()
+    await control_plane.plans.create("ada", plan_draft("b"))
+    assert (await feed.wait(position)).gap is Gap.OUT_OF_ORDER
+    position = await feed.position()
+    assert (await feed.wait(position)).complete
+
+
 async def test_numbers_that_reach_one_ahead_go_on(
     control_plane: ControlPlane, feed: PostgresChangeFeed, database_url: str
 ) -> None:

@@ -73,11 +73,14 @@ class PostgresAlertRepository:
         )
 
     async def due(self, now_us: int, count: int) -> Sequence[Delivery]:
-        """Read at most COUNT pending messages whose next attempt is due, those due longest first."""
+        """Read at most COUNT pending messages whose next attempt is due: those about alerts first, then tests.
+
+        Of either, those due longest come first.
+        """
         statement = (
             select(deliveries)
             .where(deliveries.c.next_time <= now_us)
-            .order_by(deliveries.c.next_time, deliveries.c.number)
+            .order_by(deliveries.c.alert_id.is_(None), deliveries.c.next_time, deliveries.c.number)
             .limit(count)
         )
         return [_delivery(row) for row in await self._connection.execute(statement)]

@@ -36,3 +36,10 @@ class PostgresSessionRepository:
     async def delete_expired(self, now_us: int) -> None:
         """Delete the sessions that have expired."""
         await self._connection.execute(delete(console_sessions).where(console_sessions.c.expire_time <= now_us))
+
+    async def keep_newest(self, token_id: str, count: int) -> None:
+        """Delete the sessions of a token but for the COUNT newest."""
+        of_token = console_sessions.c.token_id == token_id
+        newest_first = (console_sessions.c.create_time.desc(), console_sessions.c.digest)
+        older = select(console_sessions.c.digest).where(of_token).order_by(*newest_first).offset(count)
+        await self._connection.execute(delete(console_sessions).where(console_sessions.c.digest.in_(older)))

@@ -28,6 +28,8 @@ class Unfinished:
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Task[object], float] = {}
         self._given_up: set[asyncio.Task[object]] = set()
+        self._next: asyncio.TimerHandle | None = None
+        """When the next of those that are too many has waited for long enough."""
 
     async def read(self, context: Context) -> bytes | object:
         """The call's next message; anything but bytes if there is none.
@@ -37,9 +39,9 @@ class Unfinished:
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[object]", asyncio.current_task())
         now = loop.time()
-        if len(self._waiting) >= MAX_WAITING:
-            self._give_up(now - PATIENCE_SECONDS)
         self._waiting[task] = now
+        if len(self._waiting) > MAX_WAITING and self._next is None:
+            self._give_up()
         try:
             async with asyncio.timeout_at(now + MESSAGE_SECONDS):
                 return await context.read()
@@ -62,10 +64,18 @@ class Unfinished:
         """How many of these calls began since then, in monotonic seconds."""
         return sum(1 for _ in takewhile(lambda at: at >= began, reversed(self._waiting.values())))
 
-    def _give_up(self, before: float) -> None:
-        """Give up the call that has waited the longest, if it began before BEFORE."""
-        task, began = next(iter(self._waiting.items()))
-        if began < before:
+    def _give_up(self) -> None:
+        """Give up those that are too many and have waited the longest, also if no call comes any more.
+
+        The library may hold MAX_RECEIVED bytes of each, so what they hold is what arrives in PATIENCE_SECONDS.
+        """
+        loop = asyncio.get_running_loop()
+        self._next = None
+        while len(self._waiting) > MAX_WAITING:
+            task, began = next(iter(self._waiting.items()))
+            if began + PATIENCE_SECONDS > loop.time():
+                self._next = loop.call_at(began + PATIENCE_SECONDS, self._give_up)
+                return
             del self._waiting[task]
             self._given_up.add(task)
             task.cancel()
