@@ -51,9 +51,12 @@ class Relay:
         task = self._loop.create_task(self.serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # also of one that is cancelled before it begins
 
     async def _stop(self) -> None:
         self._server.close()
+        await asyncio.sleep(0.01)  # what was accepted a moment ago gets its task
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # and is closed

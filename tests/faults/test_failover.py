@@ -32,8 +32,10 @@ SLOT = int(key_slot(b"{p5}"))
 
 @asynccontextmanager
 async def opened(url: str, seconds: float = 0.1) -> AsyncIterator[GuardedStore[None] | SpanningStore]:
-    """The store at URL, with this timeout."""
-    store = open_bucket_store(url, timeout=seconds, request_window=60, usage_bytes=2**28, observers=UNOBSERVED)
+    """The store at URL, with this timeout. Replies may be slow: others use the cores."""
+    store = open_bucket_store(
+        url, timeout=seconds, request_window=60, usage_bytes=2**28, observers=UNOBSERVED, slow=seconds
+    )
     async with store:
         yield store
 
