@@ -186,6 +186,16 @@ def tree(*limits: RuleLimit, **fields: Any) -> RuleNode:  # noqa: ANN401
     return RuleNode("path", limits=limits, **fields)
 
 
+async def replace_rules(plane: ControlPlane, rules: DomainRules, effects: list[str]) -> None:
+    """Replace the rules of a domain: with a confirmation of exactly these EFFECTS, or without one if there are none."""
+    token = ""
+    if effects:
+        error = await required(plane.rules.replace, "ada", rules)
+        assert list(error.effects) == effects
+        token = error.token
+    await plane.rules.replace("ada", rules, confirmation=token)
+
+
 @pytest.mark.parametrize(
     ("nodes", "effects"),
     [
@@ -213,13 +223,7 @@ def tree(*limits: RuleLimit, **fields: Any) -> RuleNode:  # noqa: ANN401
 async def test_which_changes_of_rules(plane: ControlPlane, nodes: tuple[RuleNode, ...], effects: list[str]) -> None:
     """Rules are compared node by node, a new value with what it had from a wildcard or from its key alone."""
     await plane.rules.replace("ada", DomainRules("edge", (tree(TEN),)))
-    rules = DomainRules("edge", nodes)
-    if effects:
-        error = await required(plane.rules.replace, "ada", rules)
-        assert list(error.effects) == effects
-        await plane.rules.replace("ada", rules, confirmation=error.token)
-    else:
-        await plane.rules.replace("ada", rules)
+    await replace_rules(plane, DomainRules("edge", nodes), effects)
     assert (await plane.rules.get("edge")).version == 2
 
 
@@ -280,13 +284,7 @@ async def test_rules_that_take_values_from_others(
 ) -> None:
     """What a value had is compared with what it has, however it came to match another rule, and on all levels."""
     await plane.rules.replace("ada", DomainRules("edge", before))
-    rules = DomainRules("edge", after)
-    if effects:
-        error = await required(plane.rules.replace, "ada", rules)
-        assert list(error.effects) == effects
-        await plane.rules.replace("ada", rules, confirmation=error.token)
-    else:
-        await plane.rules.replace("ada", rules)
+    await replace_rules(plane, DomainRules("edge", after), effects)
 
 
 async def test_more_wildcards_than_are_compared(plane: ControlPlane) -> None:

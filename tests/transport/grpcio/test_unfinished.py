@@ -23,10 +23,10 @@ class Silent:
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds within which no call is given up, fewer than in service; a message has ten times as long."""
-    monkeypatch.setattr(unfinished, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(unfinished, "MESSAGE_SECONDS", 1.0)
-    return 0.1
+    """Seconds within which no call is given up, fewer than in service; a message has eight times as long."""
+    monkeypatch.setattr(unfinished, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(unfinished, "MESSAGE_SECONDS", 4.0)
+    return 0.5
 
 
 async def test_those_that_are_too_many_are_given_up_though_no_call_follows(patience: float) -> None:
