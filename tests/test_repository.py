@@ -1,6 +1,7 @@
 """What must hold of the repository as a whole."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -77,7 +78,53 @@ def test_ci_runs_what_a_developer_runs() -> None:
     """`.ci/run` is executable, and runs `make check` and then `make test`."""
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert re.findall(r"^make \w+$", script.read_text(), re.MULTILINE) == ["make check", "make test"]
+    assert re.findall(r"^(?:if ! )?make (\w+)", script.read_text(), re.MULTILINE) == ["check", "test"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "failed", "passes"),
+    [("", 0, True), ("check", 0, False), ("test", 1, True), ("test", 4, False), ("test again", 1, False)],
+)
+def test_ci_fails_when_a_test_fails_twice(tmp_path: Path, fails: str, failed: int, passes: bool) -> None:
+    """`.ci/run` passes if all does, or what failed passes alone; not if it fails again, or too much failed."""
+    for name, text in {
+        "bin/make": (
+            '#!/bin/sh\necho "$@" >> ran\n[ "$1" != check ] || [ "$FAILS" != check ] || exit 2\n'
+            '[ "$1" != test ] || case $FAILS in "test again") exit 2;; test) [ -n "${2:-}" ] || exit 2;; esac\n'
+        ),
+        ".venv/bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        ".ci/run": (ROOT / ".ci" / "run").read_text(),
+        ".ci/failed_tests.py": (ROOT / ".ci" / "failed_tests.py").read_text(),
+        ".pytest_cache/v/cache/lastfailed": json.dumps({f"tests/test_a.py::test_{n}": True for n in range(failed)}),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"FAILS": fails, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    run = subprocess.run([tmp_path / ".ci" / "run"], env=environment, check=False, capture_output=True)
+    assert (run.returncode == 0) == passes, run.stderr
+    assert ("test-clients" in (tmp_path / "ran").read_text()) == passes
+
+
+@pytest.mark.parametrize(("failures", "again"), [(0, False), (1, True), (3, True), (4, False)])
+def test_few_failed_tests_are_run_again(tmp_path: Path, failures: int, again: bool) -> None:
+    """What fails once and then passes alone is named and passes; more than three failures are no accident."""
+    (tmp_path / "test_once.py").write_text(
+        "import pathlib, pytest\n\n"
+        "@pytest.mark.parametrize('number', range(5))\n"
+        "def test_once(number):\n"
+        "    seen = pathlib.Path(__file__).parent / str(number)\n"
+        f"    first, _ = not seen.exists(), seen.touch()\n    assert number >= {failures} or not first\n"
+    )
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path)]
+    assert subprocess.run(pytest_here, cwd=tmp_path, check=False, capture_output=True).returncode == bool(failures)
+    script = [sys.executable, str(ROOT / ".ci" / "failed_tests.py")]
+    named = subprocess.run(script, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (named.returncode == 0, named.stdout.count("test_once.py::")) == (again, failures if again else 0)
+    if again:
+        second = [*pytest_here, "--last-failed", "--last-failed-no-failures", "none"]
+        done = subprocess.run(second, cwd=tmp_path, check=False, capture_output=True, text=True)
+        assert (done.returncode, f"{failures} passed" in done.stdout) == (0, True)
 
 
 def test_every_dependency_is_locked() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ratelimit_service.alerts.alert import Alert, Delivery, Rule
-from ratelimit_service.decision.limit import Window
+from ratelimit_service.decision.limit import Counting, Window
 from ratelimit_service.management.audit import AuditedWork
 from ratelimit_service.usage.ports import Term
 
@@ -89,12 +89,16 @@ class PlanMinute(NamedTuple):
 
 
 class QuotaFloor(NamedTuple):
-    """From which cost in the current window on (`start_us`) subjects on a plan are near one of its quotas."""
+    """From how many tokens in the current window on (`start_us`) subjects on a plan are near one of its quotas.
+
+    Of a quota that counts calls these are calls.
+    """
 
     plan: str
     window: Window
     start_us: int
-    cost: int
+    tokens: int
+    counts: Counting = Counting.COST
 
 
 class Near(NamedTuple):

@@ -81,9 +81,9 @@ class QuotaWatch:
                 for limit in plan.limits:
                     algorithm = limit.algorithm
                     if isinstance(algorithm, Quota) and algorithm.window in WINDOWS:
-                        cost = round(algorithm.amount * lowest * _NEAR / 100)
+                        tokens = round(algorithm.amount * lowest * _NEAR / 100)
                         start_us = span(algorithm.window, now_us)[0]
-                        floors.append(QuotaFloor(plan.name, algorithm.window, start_us, cost))
+                        floors.append(QuotaFloor(plan.name, algorithm.window, start_us, tokens, limit.counts))
             page_token = page.next_page_token
             if not page_token:
                 return floors

@@ -64,10 +64,12 @@ def describe_limit(limit: Limit) -> str:
 def _describe_algorithm(limit: Limit) -> str:
     if limit.WhichOneof("algorithm") == "quota":
         window = Quota.Window.Name(limit.quota.window).lower()
-        return f"{limit.quota.amount:,} {'an' if window == 'hour' else 'a'} {window}"
+        unit = " calls" * (limit.counts == Limit.CALLS)
+        return f"{limit.quota.amount:,}{unit} {'an' if window == 'hour' else 'a'} {window}"
     bucket = limit.token_bucket
+    unit = "calls" if limit.counts == Limit.CALLS else "tokens"
     period = format_duration(bucket.refill_period)
-    return f"{bucket.capacity:,} tokens, {bucket.refill_tokens:,} more every {period}"
+    return f"{bucket.capacity:,} {unit}, {bucket.refill_tokens:,} more every {period}"
 
 
 def _shown(text: str) -> str:

@@ -40,6 +40,7 @@ def set_override(
     resource: Annotated[
         str, typer.Option(help="Which resources: a name, a prefix ending in *, or *; '* /a*' for any method.")
     ] = "*",
+    calls: Annotated[bool, typer.Option("--calls", help="Each call takes 1, whatever it costs.")] = False,
     shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,
     expires: Expires = None,
     yes: Yes = False,
@@ -53,7 +54,8 @@ def set_override(
     """
     with connect(server, token) as client:
         _check_target(key_id, subject)
-        override = Override(limit=Limit(name=limit, resource=resource, mode=Limit.SHADOW if shadow else Limit.ENFORCE))
+        mode, counts = Limit.SHADOW if shadow else Limit.ENFORCE, Limit.CALLS if calls else Limit.COST
+        override = Override(limit=Limit(name=limit, resource=resource, mode=mode, counts=counts))
         if amount is not None and capacity is None and refill_tokens is None:
             override.limit.quota.CopyFrom(Quota(amount=amount, window=Quota.Window.Value(window.name)))
         elif amount is None and capacity is not None and refill_tokens is not None:

@@ -231,7 +231,7 @@ def _describe_descriptor_limit(limit: DescriptorLimit) -> str:
         text = f"{limit.name}: {kind}" if limit.name else str(kind)
         text += " (shadow)" * (limit.mode == Limit.SHADOW)
     else:
-        counted = Limit(name=limit.name, mode=limit.mode)
+        counted = Limit(name=limit.name, mode=limit.mode, counts=limit.counts)
         if kind == "quota":
             counted.quota.CopyFrom(limit.quota)
         else:

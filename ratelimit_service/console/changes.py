@@ -153,7 +153,7 @@ def _limit_words(document: object) -> str | None:
 
 def limit_words(limit: Limit) -> str:
     """What a limit allows, for what, and whether it is in shadow, in words."""
-    words = formats.algorithm(limit.algorithm)
+    words = formats.allows(limit)
     if limit.resource != "*":
         words += f" for {limit.resource}"
     return words + (", in shadow" if limit.mode.value == "shadow" else "")

@@ -4,8 +4,8 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
-from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket
+from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, Unlimited
+from ratelimit_service.decision.limit import MICRO, Counting, Limit, Quota, TokenBucket
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLI: Final = 1_000
@@ -117,15 +117,16 @@ def period(time_us: int) -> str:
     return f"{time_us / 1_000:g} ms"
 
 
-def algorithm(limit: TokenBucket | Quota | Unlimited | Blocked) -> str:
-    """What a limit allows, in a few words: `200, +100/s`, `5,000,000 per day`."""
-    match limit:
-        case TokenBucket():
-            every = period(limit.refill_period_us)
+def allows(limit: Limit | RuleLimit) -> str:
+    """What a limit allows, in a few words: `200, +100/s`, `5,000,000 per day`, `60 calls per minute`."""
+    calls = " calls" if limit.counts is Counting.CALLS else ""
+    match limit.algorithm:
+        case TokenBucket() as bucket:
+            every = period(bucket.refill_period_us)
             unit = f"/{every}" if every.isalpha() else f" per {every}"
-            return f"{limit.capacity:,}, +{limit.refill_tokens:,}{unit}"
-        case Quota():
-            return f"{limit.amount:,} per {limit.window.value}"
+            return f"{bucket.capacity:,}{calls}, +{bucket.refill_tokens:,}{unit}"
+        case Quota() as quota:
+            return f"{quota.amount:,}{calls} per {quota.window.value}"
         case Unlimited():
             return "unlimited"
         case Blocked():

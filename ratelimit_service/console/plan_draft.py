@@ -6,7 +6,7 @@ from typing import Final
 
 from ratelimit_service.console import formats
 from ratelimit_service.console.forms import Fields
-from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 from ratelimit_service.management.plans import MAX_LIMITS
@@ -36,19 +36,28 @@ class Row:
     period: str = "1 s"
     amount: str = ""
     window: str = "day"
+    counts: str = "cost"
     mode: str = "enforce"
 
     @classmethod
     def of(cls, limit: Limit) -> "Row":
         """The row of a limit."""
         algorithm = limit.algorithm
-        row = cls(limit.name, limit.resource, mode=limit.mode.value)
+        row = cls(limit.name, limit.resource, counts=limit.counts.value, mode=limit.mode.value)
         if isinstance(algorithm, TokenBucket):
             period = _write_period(algorithm.refill_period_us)
             return replace(
                 row, capacity=f"{algorithm.capacity:,}", refill_tokens=f"{algorithm.refill_tokens:,}", period=period
             )
         return replace(row, kind=QUOTA, amount=f"{algorithm.amount:,}", window=algorithm.window.value)
+
+    def with_known_choices(self) -> "Row":
+        """The same, with the default for what a list of the form does not have."""
+        choices = {"window": Window, "counts": Counting, "mode": Mode}
+        known = {name: {one.value for one in choice} for name, choice in choices.items()} | {"kind": {BUCKET, QUOTA}}
+        return replace(
+            self, **{name: _EMPTY[name] for name, values in known.items() if getattr(self, name) not in values}
+        )
 
     def limit(self) -> Limit:
         """The limit that the row describes. Raises InvalidArgument, which names the input."""
@@ -60,7 +69,7 @@ class Row:
             )
         else:
             algorithm = Quota(_tokens("amount", self.amount), Window(self.window))
-        return Limit(self.name, algorithm, self.resource or "*", Mode(self.mode))
+        return Limit(self.name, algorithm, self.resource or "*", Mode(self.mode), Counting(self.counts))
 
 
 _EMPTY: Final[Mapping[str, str]] = asdict(Row())
@@ -83,14 +92,7 @@ class Draft:
             if f"{prefix}name" not in form:
                 continue
             row = Row(**{name: form.text(f"{prefix}{name}", default) for name, default in _EMPTY.items()})
-            rows.append(
-                replace(
-                    row,
-                    kind=row.kind if row.kind in {BUCKET, QUOTA} else BUCKET,
-                    window=row.window if row.window in {window.value for window in Window} else "day",
-                    mode=row.mode if row.mode in {mode.value for mode in Mode} else "enforce",
-                )
-            )
+            rows.append(row.with_known_choices())
         failure = form.text("on_store_failure")
         known = {one.name for one in OnStoreFailure}
         return cls(
@@ -154,6 +156,9 @@ def effects(before: Sequence[Limit], after: Sequence[Limit]) -> list[Effect]:
             found.append(Effect(limit.name, "begins to refuse. It was in shadow.", is_cut=True))
         elif was.mode is Mode.ENFORCE and limit.mode is Mode.SHADOW:
             found.append(Effect(limit.name, "refuses nothing any more: it only reports.", is_cut=False))
+        elif was.counts is not limit.counts:
+            how = "calls, whatever they cost" if limit.counts is Counting.CALLS else "what calls cost"
+            found.append(Effect(limit.name, f"counts {how}.", limit.mode is Mode.ENFORCE))
         elif limit.mode is Mode.ENFORCE and (cut := _cut(was, limit)) > 0:
             half = ", more than half" if cut > _HALF else ""
             found.append(Effect(limit.name, f"is cut by {formats.percent(cut)}{half}.", is_cut=cut > _HALF))

@@ -8,11 +8,12 @@ from typing import Final
 from ratelimit_service.console.limits import LimitRow
 from ratelimit_service.console.services import ConsoleServices
 from ratelimit_service.decision.engine import Check
-from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, Window
+from ratelimit_service.decision.limit import MICRO, Counting, Limit, Mode, Quota, Window
 from ratelimit_service.decision.window import span
 from ratelimit_service.management.keys import KeyFilter, Standing
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.plans import Plan
+from ratelimit_service.usage.query import Counts
 from ratelimit_service.usage.query_range import MINUTE
 from ratelimit_service.usage.query_request import Dimension, Measure, UsageFilter, UsageRequest
 
@@ -20,6 +21,9 @@ RATE_US: Final = 15 * MINUTE
 """The time whose rate the forecast goes on with, in microseconds."""
 
 _WINDOWS: Final = frozenset({Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH, Window.YEAR})
+_MEASURES: Final = {Counting.COST: Measure.COST, Counting.CALLS: Measure.ALLOWED}
+"""What is counted of the calls that take from a quota."""
+
 _MAX_QUOTAS: Final = 12
 _TOP: Final = 20
 _PEEKED: Final = 8
@@ -98,21 +102,23 @@ async def _near(services: ConsoleServices, watched: _Watched, end_us: int) -> li
         if not resources:
             return []
         where[Dimension.RESOURCE] = resources
+    measure = _MEASURES[watched.limit.counts]
     used, lately = await asyncio.gather(
-        _costs(services, where, watched.start_us, watched.ends_us), _costs(services, where, end_us - RATE_US, end_us)
+        _tokens(services, where, watched.start_us, watched.ends_us, measure),
+        _tokens(services, where, end_us - RATE_US, end_us, measure),
     )
     forecasts = (
         forecast(
             subject,
             watched.plan,
             watched.limit.name,
-            used=cost,
+            used=tokens,
             amount=watched.quota.amount,
             per_us=lately.get(subject, 0) / RATE_US,
             at_us=end_us,
             ends_us=watched.ends_us,
         )
-        for subject, cost in used.items()
+        for subject, tokens in used.items()
     )
     return [each for each in forecasts if each is not None]
 
@@ -149,13 +155,16 @@ async def _resources(services: ConsoleServices, watched: _Watched) -> tuple[str,
     return tuple(row.group[0] for row in report.rows if watched.limit.matches(row.group[0]))[:_RESOURCES]
 
 
-async def _costs(
-    services: ConsoleServices, where: Mapping[Dimension, tuple[str, ...]], start_us: int, end_us: int
+async def _tokens(
+    services: ConsoleServices, where: Mapping[Dimension, tuple[str, ...]], start_us: int, end_us: int, measure: Measure
 ) -> dict[str, int]:
-    request = UsageRequest(
-        UsageFilter(dict(where)), (Dimension.SUBJECT,), start_us, end_us, top=_TOP, order_by=Measure.COST
-    )
-    return {row.group[0]: row.counts.cost for row in (await services.usage.query(request)).rows}
+    """By subject what was taken from a quota whose tokens are counted by MEASURE."""
+    request = UsageRequest(UsageFilter(dict(where)), (Dimension.SUBJECT,), start_us, end_us, top=_TOP, order_by=measure)
+    return {row.group[0]: _taken(row.counts, measure) for row in (await services.usage.query(request)).rows}
+
+
+def _taken(counts: Counts, measure: Measure) -> int:
+    return counts.allowed if measure is Measure.ALLOWED else counts.cost
 
 
 async def _read(services: ConsoleServices, found: Forecast, end_us: int) -> Forecast | None:
@@ -226,12 +235,17 @@ async def uses_of(
         return []
     where = UsageFilter({Dimension.SUBJECT: (subject,), Dimension.PLAN: (plan,)})
     request = UsageRequest(where, (Dimension.RESOURCE,), end_us - RATE_US, end_us, top=1_000)
-    cost_of = {row.group[0]: row.counts.cost for row in (await services.usage.query(request)).rows}
+    counts_of = {row.group[0]: row.counts for row in (await services.usage.query(request)).rows}
     now_us = services.clock.now_us()
-    return [
-        _use(plan, row, sum(cost for resource, cost in cost_of.items() if row.limit.matches(resource)), now_us)
+    lately = [
+        sum(
+            _taken(counts, _MEASURES[row.limit.counts])
+            for resource, counts in counts_of.items()
+            if row.limit.matches(resource)
+        )
         for row in quotas
     ]
+    return [_use(plan, row, tokens, now_us) for row, tokens in zip(quotas, lately, strict=True)]
 
 
 def _use(plan: str, row: LimitRow, lately: int, now_us: int) -> QuotaUse:

@@ -42,7 +42,7 @@ class Renderer:
             "full_time": formats.full_time,
             "second_time": formats.second_time,
             "machine_time": formats.machine_time,
-            "algorithm": formats.algorithm,
+            "allows": formats.allows,
             "period": formats.period,
             "command": _command,
         }

@@ -1,5 +1,6 @@
 """A charge to a bucket store, and its result."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -40,6 +41,13 @@ class Bucket:
     family: int = 0
     encoded: Any = field(default=None, init=False, repr=False)
     level: Any = field(default=None, init=False, repr=False)
+
+
+def costs_of(buckets: Sequence[Bucket], cost: int) -> tuple[int, ...]:
+    """What a call of this COST takes from each of its buckets, in tokens: its cost, or 1 where calls are counted."""
+    if cost in {0, 1}:  # nearly all calls
+        return (cost,) * len(buckets)
+    return tuple([bucket.limit.tokens_of(cost) for bucket in buckets])
 
 
 class Counted(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Charge, Counted
+from ratelimit_service.decision.charge import Charge, Counted, costs_of
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, check_resource
 from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
@@ -248,7 +248,7 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy, counted=counted)
     request = _request_name(policy.key_id, check) if check.request_id else ""
     charge = Charge(
-        selection.buckets, (cost,) * len(selection.buckets), request, (counted,) if counted is not None else ()
+        selection.buckets, costs_of(selection.buckets, cost), request, (counted,) if counted is not None else ()
     )
     return PreparedCheck(policy, selection, charge, cost)
 

@@ -32,6 +32,15 @@ class Mode(Enum):
     SHADOW = "shadow"
 
 
+class Counting(Enum):
+    """What a call takes from a limit."""
+
+    COST = "cost"
+    """Its cost in tokens."""
+    CALLS = "calls"
+    """One token, whatever its cost."""
+
+
 class Window(Enum):
     """A calendar window in UTC. Weeks begin on Monday."""
 
@@ -118,6 +127,7 @@ class Limit:
     algorithm: TokenBucket | Quota
     resource: str = "*"
     mode: Mode = Mode.ENFORCE
+    counts: Counting = Counting.COST
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -134,6 +144,13 @@ class Limit:
     def capacity(self) -> int:
         """The bucket's capacity or the quota's amount, in tokens."""
         return self.algorithm.capacity if isinstance(self.algorithm, TokenBucket) else self.algorithm.amount
+
+    def tokens_of(self, cost: int) -> int:
+        """The tokens that a call of this COST takes: 0 for a peek.
+
+        A refund (a negative cost) leaves a limit that counts calls as it is: the call was made.
+        """
+        return cost if self.counts is Counting.COST else int(cost > 0)
 
     def matches(self, resource: str) -> bool:
         """Whether the limit applies to this resource."""

@@ -86,31 +86,33 @@ def decide_by_share(policy: Policy, rules: tuple[Rule, ...], charge_result: Char
     not claim that no retry can succeed.
     """
     decision = decide(policy, rules, charge_result, Source.DEGRADED)
-    if decision.reason is Reason.COST_EXCEEDS_CAPACITY and cost <= rules[decision.binding].limit.capacity:
-        return decision._replace(reason=Reason.DEGRADED_DENIED)
+    if decision.reason is Reason.COST_EXCEEDS_CAPACITY:
+        limit = rules[decision.binding].limit
+        if limit.tokens_of(cost) <= limit.capacity:
+            return decision._replace(reason=Reason.DEGRADED_DENIED)
     return decision
 
 
 def preview(rules: tuple[Rule, ...], peek_results: tuple[LimitResult, ...], cost: int) -> ChargeResult:
     """The result that charging COST now would have, computed from a peek at the buckets (a charge of 0)."""
-    waits = [wait_for(rule.limit, peek, cost) for rule, peek in zip(rules, peek_results, strict=True)]
+    tokens = [rule.limit.tokens_of(cost) for rule in rules]
+    waits = [wait_for(rule.limit, peek, own) for rule, peek, own in zip(rules, peek_results, tokens, strict=True)]
     charged = all(wait == 0 or not rule.enforced for rule, wait in zip(rules, waits, strict=True))
-    taken = cost * MICRO if charged else 0
     return ChargeResult(
         charged,
         tuple(
-            LimitResult(peek.remaining - (0 if wait else taken), wait, peek.reset_us)
-            for peek, wait in zip(peek_results, waits, strict=True)
+            LimitResult(peek.remaining - (own * MICRO if charged and not wait else 0), wait, peek.reset_us)
+            for peek, wait, own in zip(peek_results, waits, tokens, strict=True)
         ),
     )
 
 
-def wait_for(limit: Limit, peek: LimitResult, cost: int) -> int:
-    """Microseconds until COST fits the limit, by a peek at its bucket. 0 when it fits, NEVER when it never will."""
-    missing = cost * MICRO - peek.remaining
+def wait_for(limit: Limit, peek: LimitResult, tokens: int) -> int:
+    """Microseconds until TOKENS fit the limit, by a peek at its bucket. 0 when they fit, NEVER when they never will."""
+    missing = tokens * MICRO - peek.remaining
     if missing <= 0:
         return 0
-    if cost > limit.capacity:
+    if tokens > limit.capacity:
         return NEVER
     algorithm = limit.algorithm
     if not isinstance(algorithm, TokenBucket):

@@ -13,7 +13,7 @@ from ratelimit_service.decision.descriptors.rules import (
     Unlimited,
 )
 from ratelimit_service.decision.descriptors.tree import Wildcard
-from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
+from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.window import length_of
 
@@ -44,6 +44,9 @@ class _Counting(Protocol):
 
     @property
     def mode(self) -> Mode: ...
+
+    @property
+    def counts(self) -> Counting: ...
 
 
 def limits_effects(before: Sequence[Limit], after: Sequence[Limit]) -> list[str]:
@@ -88,6 +91,13 @@ def _effect(before: _Counting, after: _Counting | None) -> str:
         if type(before.algorithm) is type(after.algorithm):
             return ""
         return "blocks no more" if isinstance(before.algorithm, Blocked) else "blocks everything"
+    return _amount_effect(before, after)
+
+
+def _amount_effect(before: _Counting, after: _Counting) -> str:
+    """The same for limits that are token buckets or quotas, and refuse."""
+    if before.counts is not after.counts:  # how much that allows depends on what calls cost
+        return f"counts {'calls, whatever they cost' if after.counts is Counting.CALLS else 'what calls cost'}"
     ratios = _ratios(before.algorithm, after.algorithm)
     if min(ratios) < _CUT:
         return f"is cut by {100 * (1 - min(ratios)):.3g} %"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, RuleNode, RuleOnStoreFailure, Unlimited
-from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
 
 Document = Mapping[str, Any]
 
@@ -21,6 +21,7 @@ def limit_to_document(limit: Limit) -> dict[str, Any]:
         "name": limit.name,
         "resource": limit.resource,
         "mode": limit.mode.value,
+        **_counts_to_document(limit.counts),
         **algorithm_to_document(limit.algorithm),
     }
 
@@ -30,7 +31,22 @@ def limit_from_document(document: Document) -> Limit:
 
     Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it is not a valid limit.
     """
-    return Limit(document["name"], algorithm_from_document(document), document["resource"], Mode(document["mode"]))
+    return Limit(
+        document["name"],
+        algorithm_from_document(document),
+        document["resource"],
+        Mode(document["mode"]),
+        _counts_from_document(document),
+    )
+
+
+def _counts_to_document(counts: Counting) -> dict[str, Any]:
+    """What a limit counts, if it is not the cost: the documents of earlier versions do not have it."""
+    return {} if counts is Counting.COST else {"counts": counts.value}
+
+
+def _counts_from_document(document: Document) -> Counting:
+    return Counting(document.get("counts", Counting.COST.value))
 
 
 def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
@@ -114,6 +130,7 @@ def _rule_limit_to_document(limit: RuleLimit) -> dict[str, Any]:
         document["mode"] = limit.mode.value
     if limit.replaces:
         document["replaces"] = list(limit.replaces)
+    document |= _counts_to_document(limit.counts)
     if isinstance(limit.algorithm, Unlimited):
         return document | {"unlimited": True}
     if isinstance(limit.algorithm, Blocked):
@@ -137,6 +154,7 @@ def _rule_limit_from_document(document: Document) -> RuleLimit:
         name=document.get("name", ""),
         mode=Mode(document.get("mode", Mode.ENFORCE.value)),
         replaces=tuple(_items(document, "replaces")),
+        counts=_counts_from_document(document),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from ratelimit_service.decision.charge import Bucket
-from ratelimit_service.decision.limit import MICRO, Level, Limit, Quota, Window
+from ratelimit_service.decision.limit import MICRO, Counting, Level, Limit, Quota, Window
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.ports import Clock, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import PolicyRecord
@@ -49,13 +49,14 @@ class LastUsed(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The tokens that a series of a key cost in some time."""
+    """The tokens that a series of a key cost in some time, and its calls that were allowed."""
 
     subject: str
     key_id: str
     plan: str
     resource: str
     tokens: int
+    calls: int
 
 
 class PlanQuota(NamedTuple):
@@ -285,7 +286,8 @@ class _Quotas:
             for part in self._parts[level, since_us].get(cost.key_id, ()):
                 if self._was_charged(part, cost):
                     name = (part.rule.bucket.name, part.quota.window)
-                    self._tokens[name] = self._tokens.get(name, 0) + cost.tokens
+                    used = cost.calls if part.rule.limit.counts is Counting.CALLS else cost.tokens
+                    self._tokens[name] = self._tokens.get(name, 0) + used
 
     def used(self) -> Iterator[UsedQuota]:
         """What is used of each bucket, at most the amount of its largest quota."""

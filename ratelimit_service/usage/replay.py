@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ratelimit_service.decision.limit import MICRO, Limit, Quota, Window
+from ratelimit_service.decision.limit import MICRO, Counting, Limit, Quota, Window
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord
 from ratelimit_service.decision.usage import OTHER
@@ -186,10 +186,11 @@ class Replay:
             if not series.buckets:
                 series.select(start)
             demand = series.demand(counted.allowed, counted.denied, counted.cost)
+            calls = counted.allowed + counted.denied
             for bucket in series.buckets:
                 algorithm = bucket.limit.algorithm
                 if isinstance(algorithm, Quota) and algorithm.window is window:
-                    bucket.earlier += demand
+                    bucket.earlier += calls * MICRO if bucket.counts_calls else demand
 
     def add(self, counts: Iterable[Counted]) -> None:
         """Add counted calls, in the order of their bins."""
@@ -212,7 +213,7 @@ class Replay:
                 series.note_mixed_costs()
             for bucket in series.buckets:
                 bucket.calls += calls
-                bucket.demand += demand
+                bucket.demand += calls * MICRO if bucket.counts_calls else demand
             for bucket in series.never:
                 bucket.never += calls
             subject.calls += calls
@@ -308,6 +309,7 @@ class _Bucket:
     def __init__(self, rule: Rule, frame: Frame) -> None:
         self.name = rule.bucket.name
         self.limit = rule.limit
+        self.counts_calls = rule.limit.counts is Counting.CALLS
         self.enforced = rule.enforced
         self.series: set[int] = set()
         self.by_key: defaultdict[str, int] = defaultdict(int)
@@ -507,10 +509,11 @@ class _Series:
         for rule in policy.select(self.source.resource).rules:
             bucket = self.subject.bucket(rule, number)
             bucket.series.add(self.source.series_id)
-            if self.cost > bucket.capacity:
+            cost = MICRO if bucket.counts_calls else self.cost
+            if cost > bucket.capacity:
                 never.append(bucket)
             else:
-                bucket.use(self.cost)
+                bucket.use(cost)
                 fitting.append(bucket)
         self.buckets, self.never = tuple(fitting), tuple(never)
 
@@ -536,7 +539,8 @@ class _Series:
     def note_mixed_costs(self) -> None:
         """Note that its calls do not all cost the same."""
         for bucket in self.buckets:
-            bucket.grain = 1
+            if not bucket.counts_calls:
+                bucket.grain = 1
 
     def settle(self) -> None:
         """Add the calls so far to the buckets that they charged."""

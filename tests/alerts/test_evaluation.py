@@ -1,6 +1,7 @@
 """Episodes of alerts on a real Postgres: once for each, and the message in the same transaction."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from fixtures.usage import Counted, Series, UsageWriter
 from ratelimit_service.alerts import quotas
 from ratelimit_service.alerts.alert import Alert, AlertState, DeliveryEvent, Rule
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.limit import Limit, Quota, Window
+from ratelimit_service.decision.limit import Counting, Limit, Quota, Window
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import FailedPrecondition
@@ -84,6 +85,24 @@ async def test_counts_say_who_is_near_and_buckets_how(alerting: Alerting, usage:
         await charge(alerting, key.key_id, 95)
     await alerting.evaluator.evaluate(await alerting.lead())
     assert await listed(plane) == []
+
+
+async def test_a_quota_of_calls_is_near_by_calls(alerting: Alerting, usage: UsageWriter) -> None:
+    """85 calls of 100 are reported whatever they cost, and ten that cost 95 are not."""
+    plane = alerting.plane
+    await plane.plans.create("ada", plan_draft("free", replace(QUOTA, counts=Counting.CALLS)))
+    many, _ = await plane.keys.create("ada", key_draft("many"))
+    dear, _ = await plane.keys.create("ada", key_draft("dear"))
+    usage.write(
+        [
+            Counted(NOW - 2 * MINUTE, Series(many.key_id, "", "many", "free"), Counts(allowed=85, cost=7)),
+            Counted(NOW - 2 * MINUTE, Series(dear.key_id, "", "dear", "free"), Counts(allowed=10, cost=95)),
+        ]
+    )
+    for key in (many, dear):
+        await charge(alerting, key.key_id, 85)
+    await alerting.evaluator.evaluate(await alerting.lead())
+    assert [alert.target for alert in await listed(plane)] == ["subjects/many"]
 
 
 async def test_of_too_many_subjects_some_are_checked(

@@ -25,7 +25,7 @@ def test_a_plan_lives_in_a_file(dev_server: DevServer) -> None:
     """A plan is created from a file, updated by what was read before, refused with an old etag, and deleted."""
     made = dev_server.run("plans", "create", str(PLAN))
     assert made.returncode == 0, made.stderr
-    assert "exports: 20 an hour, for reports.export.*" in made.stdout
+    assert "exports: 20 calls an hour, for reports.export.*" in made.stdout
     assert "monthly: 1,000,000 a month (shadow)" in made.stdout
     assert dev_server.run("plans", "create", str(PLAN)).returncode == 3
     read = dev_server.run("plans", "get", "team", "--json").stdout
@@ -147,13 +147,13 @@ def test_a_bad_plan_names_its_field(dev_server: DevServer, plan: str, message: s
 def test_overrides(dev_server: DevServer) -> None:
     """An override is set, listed with its expiry, and deleted; setting one takes a target and one kind of limit."""
     target = ("--subject", "overridden")
-    bucket = ("--limit", "burst", "--capacity", "5", "--refill-tokens", "1", "--refill-period", "2s")
+    bucket = ("--limit", "burst", "--capacity", "5", "--refill-tokens", "1", "--refill-period", "2s", "--calls")
     assert dev_server.run("overrides", "set", *target, *bucket, "--expires", "2099-01-01").returncode == 0
     quota = ("--limit", "extra", "--amount", "3", "--window", "hour", "--resource", "a.*", "--shadow")
     assert dev_server.run("overrides", "set", *target, *quota).returncode == 0
     listed = dev_server.run("overrides", "list", *target).stdout.splitlines()
     assert [re.split(r"  +", line) for line in listed[1:]] == [
-        ["burst: 5 tokens, 1 more every 2s", "2099-01-01 00:00:00Z"],
+        ["burst: 5 calls, 1 more every 2s", "2099-01-01 00:00:00Z"],
         ["extra: 3 an hour, for a.* (shadow)", "never"],
     ]
     left = json.loads(dev_server.run("overrides", "delete", *target, "--limit", "burst", "--yes", "--json").stdout)

@@ -197,6 +197,20 @@ def test_a_plan_is_reviewed_and_a_cut_confirmed(admin: Browser, plan: Callable[[
     assert "<del>200 per hour for reports.*</del>" in shown
 
 
+def test_a_limit_may_count_calls(admin: Browser, plan: Callable[[str], None]) -> None:
+    """The unit of a limit is chosen where its amount is, confirmed like a cut, and shown beside the amount."""
+    plan("of-calls")
+    form = fields_of(admin.get("/plans/of-calls/edit").text)
+    assert form["l1.counts"] == "cost"
+    form |= {"l1.counts": "calls"}
+    review = admin.submit("/plans/of-calls/edit", **{**form, "csrf": admin.csrf(), "do": "review"})
+    assert "counts calls, whatever they cost." in review.text
+    assert re.search(r'class="plus">.*counts: CALLS', review.text)
+    saved = admin.submit("/plans/of-calls/edit", **{**form, "csrf": admin.csrf(), "do": "save", "confirm": "of-calls"})
+    assert saved.status_code == 303
+    assert "200 calls per hour" in admin.get("/plans/of-calls").text
+
+
 def test_a_plan_keeps_its_draft_in_a_conflict(admin: Browser, plan: Callable[[str], None]) -> None:
     """Conflict: the draft stays, compared with the version that is in force meanwhile."""
     plan("contested")

@@ -12,7 +12,7 @@ from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.engine import MAX_COST, Check, DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MICRO, Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
@@ -116,6 +116,19 @@ async def test_cost_zero_is_a_peek(world: World) -> None:
         decision = await world.check(key, cost=0)
         assert decision.allowed
         assert decision.results[0].remaining == 0
+
+
+async def test_a_limit_of_calls_takes_one_whatever_a_call_costs(world: World) -> None:
+    """Three calls a day and 1,000 tokens: the third call is the last, and each takes its cost from the tokens alone."""
+    calls = Limit("calls", Quota(3, Window.DAY), counts=Counting.CALLS)
+    key = world.add(calls, Limit("tokens", Quota(1_000, Window.DAY)))
+    for cost in (100, 0, 300, 200):
+        assert (await world.check(key, cost=cost)).allowed
+    explained = await world.engine.explain(Check(key, cost=5))
+    denied = await world.check(key, cost=5)
+    for decision in (explained.decision, denied):
+        assert (decision.reason, decision.rules[decision.binding].limit.name) == (Reason.OVER_LIMIT, "calls")
+        assert [result.remaining for result in decision.results] == [0, 400 * MICRO]
 
 
 async def test_shadow_limit_reports_but_does_not_deny(world: World) -> None:

@@ -232,10 +232,10 @@ class Api:
         self.database_url = server.settings.database_url.get_secret_value()
         self.store_url = server.settings.redis_url.get_secret_value()
 
-    def plan(self, name: str, *limits: tuple[str, int, str, str]) -> None:
-        """Create a plan: the name, amount, window and pattern of each quota."""
+    def plan(self, name: str, *limits: tuple[str, int, str, str], counts: str = "COST") -> None:
+        """Create a plan: the name, amount, window and pattern of each quota, and what they count."""
         quotas = [
-            {"name": limit, "quota": {"amount": amount, "window": window}, "resource": pattern}
+            {"name": limit, "quota": {"amount": amount, "window": window}, "resource": pattern, "counts": counts}
             for limit, amount, window, pattern in limits
         ]
         request = admin_pb2.ManagePlanRequest(create={"plan": {"name": name, "limits": quotas}})
@@ -288,6 +288,8 @@ def test_usage_raises_the_quotas_of_keys(api: Api) -> None:
     first, secret = api.key("monthly", "acme")
     second, other_secret = api.key("yearly", "acme")
     third, third_secret = api.key("monthly", "globex")
+    api.plan("calls", ("calls", 60, "DAY", "*"), counts="CALLS")
+    fourth, fourth_secret = api.key("calls", "initech")
     minute = datetime.now(UTC).replace(second=0, microsecond=0)
     counted = [
         (first, "orders", "acme", "monthly", 1_000),
@@ -296,6 +298,7 @@ def test_usage_raises_the_quotas_of_keys(api: Api) -> None:
         (second, "orders", "acme", "yearly", 4_000),
         (second, "orders", "acme", "before", 7),  # a plan that had none of these quotas
         (third, "files/a", "globex", "monthly", 900),
+        (fourth, "orders", "initech", "calls", 800),
     ]
     rows = [
         Counted(minute, Series(key, resource, subject, plan), Counts(allowed=1, cost=cost))
@@ -311,6 +314,7 @@ def test_usage_raises_the_quotas_of_keys(api: Api) -> None:
     assert api.used(secret) == {"all": 5_230, "orders": 1_030}
     assert api.used(other_secret) == {"all": 5_230, "year": 4_000}
     assert api.used(third_secret, "files/b") == {"all": 900, "files": 700}
+    assert api.used(fourth_secret, cost=70) == {"calls": 2}
     assert api.used(secret, cost=70) == {"all": 5_300, "orders": 1_100}
 
 

@@ -17,7 +17,7 @@ from ratelimit_service.decision.descriptors.rules import (
     RuleOnStoreFailure,
     Unlimited,
 )
-from ratelimit_service.decision.limit import Level, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import Counting, Level, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import OnStoreFailure, Override
 from ratelimit_service.errors import NotFound
 from ratelimit_service.management import rules as rules_module
@@ -74,6 +74,10 @@ def bucket(capacity: int, refill: int) -> Limit:
             ["limit daily is lifted to 31 times as much"],
         ),
         ({"limits": (DAILY,)}, ["limit burst is removed"]),
+        (
+            {"limits": (replace(BURST, counts=Counting.CALLS), DAILY)},
+            ["limit burst counts calls, whatever they cost"],
+        ),
         ({"limits": (replace(BURST, mode=Mode.SHADOW), DAILY)}, ["limit burst only reports any more"]),
         (
             {"limits": (replace(BURST, resource="orders.*"), DAILY)},

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ratelimit_service.decision.limit import MAX_PERIOD_US, MAX_TOKENS, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import (
+    MAX_PERIOD_US,
+    MAX_TOKENS,
+    Counting,
+    Limit,
+    Mode,
+    Quota,
+    TokenBucket,
+    Window,
+)
 from ratelimit_service.errors import InvalidArgument, ServiceError
 from ratelimit_service.management.documents import limit_from_document, limit_to_document
 
@@ -16,12 +25,13 @@ def limits(draw: st.DrawFn) -> Limit:
     """Draw any valid limit."""
     name = draw(st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,63}", fullmatch=True))
     resource = draw(st.sampled_from(["*", "orders.*", "GET /v1/orders", ""]))
-    mode = draw(st.sampled_from(Mode))
+    mode, counts = draw(st.sampled_from(Mode)), draw(st.sampled_from(Counting))
     if draw(st.booleans()):
-        return Limit(name, Quota(draw(st.integers(1, MAX_TOKENS)), draw(st.sampled_from(Window))), resource, mode)
+        quota = Quota(draw(st.integers(1, MAX_TOKENS)), draw(st.sampled_from(Window)))
+        return Limit(name, quota, resource, mode, counts)
     numbers = (draw(st.integers(1, 10**6)), draw(st.integers(1, 10**4)), draw(st.integers(1_000, MAX_PERIOD_US)))
     try:
-        return Limit(name, TokenBucket(*numbers), resource, mode)
+        return Limit(name, TokenBucket(*numbers), resource, mode, counts)
     except InvalidArgument:
         assume(False)
         raise
@@ -41,6 +51,7 @@ def test_a_limit_survives_a_round_trip(limit: Limit) -> None:
         None,
         "text",
         {"name": "x", "resource": "*", "mode": "enforce"},
+        {"name": "x", "resource": "*", "mode": "enforce", "counts": "bytes", "quota": {"amount": 1, "window": "day"}},
         {"name": "x", "resource": "*", "mode": "maybe", "quota": {"amount": 1, "window": "day"}},
         {"name": "x", "resource": "*", "mode": "enforce", "quota": {"amount": 1, "window": "fortnight"}},
         {"name": "x", "resource": "*", "mode": "enforce", "quota": {"amount": 0, "window": "day"}},

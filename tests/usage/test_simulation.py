@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import pytest
 
 from fixtures.control_plane import DAY, SECOND, START, ControlPlane, key_draft, plan_draft
 from fixtures.usage import Counted, Series, UsageWriter, add_partitions, connect, microseconds
+from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.limit import Level as LimitLevel
-from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument, NotFound, Unavailable
 from ratelimit_service.management.overrides import OverrideTarget
@@ -154,6 +155,21 @@ async def test_costs_that_differ_are_noted(control_plane: ControlPlane, usage: U
     assert any("means" in note for note in found.notes)
 
 
+async def test_a_limit_of_calls_counts_each_once(control_plane: ControlPlane, usage: UsageWriter) -> None:
+    """Of 20 calls that cost 5 each, and one that cost 30, a limit of 15 calls denies six, whatever they cost."""
+    await control_plane.plans.create("ada", plan_draft())
+    usage.write(
+        [
+            Counted(NOW - HOUR, acme(), Counts(10, 10, 50), (("burst", 10, 0),)),
+            Counted(NOW - 2 * HOUR, acme(resource="large"), Counts(1, 0, 30)),
+        ]
+    )
+    limit = Limit("daily", Quota(15, Window.DAY), counts=Counting.CALLS)
+    found = await control_plane.simulations.simulate(request(limit))
+    assert (found.effect.best, found.effect.worst) == (6, 6)
+    assert not any("means" in note for note in found.notes)
+
+
 async def test_a_simulation_out_of_time_says_so(control_plane: ControlPlane, usage: UsageWriter) -> None:
     """With no time left nothing is replayed, and the result is not complete."""
     await control_plane.plans.create("ada", plan_draft())
@@ -165,12 +181,18 @@ async def test_a_simulation_out_of_time_says_so(control_plane: ControlPlane, usa
     assert "only a part" in found.notes[-1]
 
 
-async def test_few_simulations_wait(control_plane: ControlPlane, usage: UsageWriter) -> None:
+async def test_few_simulations_wait(control_plane: ControlPlane, usage: UsageWriter, database_url: str) -> None:
     """Of many at once a few are done, one after another, and the others are to try again; later all can."""
     await control_plane.plans.create("ada", plan_draft())
     usage.write([calls(NOW - HOUR, 10)])
     wanted = request(Limit("daily", Quota(1, Window.DAY)))
-    many = [control_plane.simulations.simulate(wanted) for _ in range(3 * MAX_WAITING)]
+    with connect(database_url) as connection:
+        connection.execute("LOCK TABLE usage_series")  # none is done before all have come
+        many = [asyncio.create_task(control_plane.simulations.simulate(wanted)) for _ in range(3 * MAX_WAITING)]
+        for first in islice(asyncio.as_completed(many), 2 * MAX_WAITING):
+            with pytest.raises(Unavailable):
+                await first
+        connection.rollback()
     results = await asyncio.gather(*many, return_exceptions=True)
     refused = [result for result in results if isinstance(result, Unavailable)]
     done = [result for result in results if isinstance(result, Simulation)]

@@ -11,7 +11,7 @@ from ratelimit_service.api.key_admin.fields import (
     time_to_proto,
     under,
 )
-from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 
@@ -21,6 +21,12 @@ _MODES = {
     limit_pb2.Limit.SHADOW: Mode.SHADOW,
 }
 _MODE_NUMBERS = {Mode.ENFORCE: limit_pb2.Limit.ENFORCE, Mode.SHADOW: limit_pb2.Limit.SHADOW}
+_COUNTINGS = {
+    limit_pb2.Limit.COUNTS_UNSPECIFIED: Counting.COST,
+    limit_pb2.Limit.COST: Counting.COST,
+    limit_pb2.Limit.CALLS: Counting.CALLS,
+}
+_COUNTING_NUMBERS = {Counting.COST: limit_pb2.Limit.COST, Counting.CALLS: limit_pb2.Limit.CALLS}
 _WINDOW_NUMBERS = {
     Window.SECOND: limit_pb2.Quota.SECOND,
     Window.MINUTE: limit_pb2.Quota.MINUTE,
@@ -37,7 +43,11 @@ def limit_from_proto(message: limit_pb2.Limit, field: str) -> Limit:
     """Return the limit of a message that is in FIELD. Raises InvalidArgument with the path of the invalid field."""
     with under(field):
         return Limit(
-            message.name, _algorithm_from_proto(message), message.resource or "*", mode_from_proto(message.mode)
+            message.name,
+            _algorithm_from_proto(message),
+            message.resource or "*",
+            mode_from_proto(message.mode),
+            counts_from_proto(message.counts),
         )
 
 
@@ -57,7 +67,12 @@ def limits_from_proto(messages: Iterable[limit_pb2.Limit], field: str) -> tuple[
 
 def limit_to_proto(limit: Limit) -> limit_pb2.Limit:
     """Return the message of a limit."""
-    message = limit_pb2.Limit(name=limit.name, resource=limit.resource, mode=mode_to_proto(limit.mode))
+    message = limit_pb2.Limit(
+        name=limit.name,
+        resource=limit.resource,
+        mode=mode_to_proto(limit.mode),
+        counts=counts_to_proto(limit.counts),
+    )
     if isinstance(limit.algorithm, TokenBucket):
         message.token_bucket.CopyFrom(token_bucket_to_proto(limit.algorithm))
     else:
@@ -89,6 +104,19 @@ def mode_from_proto(mode: "limit_pb2.Limit.Mode.ValueType") -> Mode:
 def mode_to_proto(mode: Mode) -> "limit_pb2.Limit.Mode.ValueType":
     """Return the number of a mode."""
     return _MODE_NUMBERS[mode]
+
+
+def counts_from_proto(counts: "limit_pb2.Limit.Counts.ValueType") -> Counting:
+    """Return what a limit counts by its number; 0 means COST. Raises InvalidArgument (field `counts`)."""
+    chosen = _COUNTINGS.get(counts)
+    if chosen is None:
+        raise InvalidArgument.of("counts", f"is {counts}; use COST or CALLS")
+    return chosen
+
+
+def counts_to_proto(counts: Counting) -> "limit_pb2.Limit.Counts.ValueType":
+    """Return the number of what a limit counts."""
+    return _COUNTING_NUMBERS[counts]
 
 
 def token_bucket_from_proto(message: limit_pb2.TokenBucket) -> TokenBucket:

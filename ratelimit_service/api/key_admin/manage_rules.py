@@ -13,6 +13,8 @@ from ratelimit_service.api.key_admin.fields import (
     under,
 )
 from ratelimit_service.api.key_admin.limit_messages import (
+    counts_from_proto,
+    counts_to_proto,
     mode_from_proto,
     mode_to_proto,
     quota_from_proto,
@@ -31,7 +33,7 @@ from ratelimit_service.decision.descriptors.rules import (
     RuleOnStoreFailure,
     Unlimited,
 )
-from ratelimit_service.decision.limit import Quota, TokenBucket
+from ratelimit_service.decision.limit import Counting, Quota, TokenBucket
 from ratelimit_service.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.rules import RuleSet, RulesService
@@ -204,7 +206,11 @@ def _node_to_proto(node: RuleNode) -> rules_pb2.DescriptorRule:
 
 def _limit_from_proto(message: rules_pb2.DescriptorLimit) -> RuleLimit:
     return RuleLimit(
-        _algorithm_from_proto(message), message.name, mode_from_proto(message.mode), tuple(message.replaces)
+        _algorithm_from_proto(message),
+        message.name,
+        mode_from_proto(message.mode),
+        tuple(message.replaces),
+        counts_from_proto(message.counts),
     )
 
 
@@ -223,6 +229,8 @@ def _algorithm_from_proto(message: rules_pb2.DescriptorLimit) -> TokenBucket | Q
 
 def _limit_to_proto(limit: RuleLimit) -> rules_pb2.DescriptorLimit:
     message = rules_pb2.DescriptorLimit(name=limit.name, mode=mode_to_proto(limit.mode), replaces=limit.replaces)
+    if limit.counts is not Counting.COST:  # else the message of a limit that counts nothing would name it, too
+        message.counts = counts_to_proto(limit.counts)
     match limit.algorithm:
         case TokenBucket() as bucket:
             message.token_bucket.CopyFrom(token_bucket_to_proto(bucket))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ratelimit_service.console.calls import Part, sparks_of
 from ratelimit_service.console.charts import SPANS
-from ratelimit_service.console.formats import algorithm
+from ratelimit_service.console.formats import allows
 from ratelimit_service.console.labels import parse_labels
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.pasted import without_secret
@@ -174,7 +174,7 @@ async def _new_form(visit: Visit, error: ServiceError | None = None) -> Response
 
 
 def _allows(plan: Plan) -> str:
-    return "; ".join(f"{limit.name} {algorithm(limit.algorithm)}" for limit in plan.limits) or "no limits"
+    return "; ".join(f"{limit.name} {allows(limit)}" for limit in plan.limits) or "no limits"
 
 
 async def bulk(visit: Visit) -> Response:

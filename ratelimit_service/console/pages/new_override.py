@@ -1,6 +1,6 @@
 """A limit that the plan does not have, for one key or one subject, until it ends: an override with a new name."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -13,7 +13,7 @@ from ratelimit_service.console.pages.overrides import ENDS, put
 from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Row
 from ratelimit_service.console.times import chosen_time
 from ratelimit_service.console.visit import Visit
-from ratelimit_service.decision.limit import Level, Mode, Window
+from ratelimit_service.decision.limit import Level, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import AlreadyExists, NotFound, ServiceError
 from ratelimit_service.management.confirmation import ConfirmationRequired
@@ -118,12 +118,7 @@ def _row(visit: Visit) -> Row:
             for name in Row.__dataclass_fields__
         }
     )
-    return replace(
-        row,
-        kind=row.kind if row.kind in {BUCKET, QUOTA} else BUCKET,
-        window=row.window if row.window in {window.value for window in Window} else "day",
-        mode=row.mode if row.mode in {mode.value for mode in Mode} else "enforce",
-    )
+    return row.with_known_choices()
 
 
 def _form(visit: Visit, place: _Place, row: Row, error: ServiceError | None = None) -> Response:
@@ -143,6 +138,7 @@ def _form(visit: Visit, place: _Place, row: Row, error: ServiceError | None = No
         choices=ENDS,
         kinds=[(BUCKET, "token bucket"), (QUOTA, "quota")],
         windows=[(window.value, window.value) for window in Window],
+        countings=[("cost", "what calls cost"), ("calls", "calls, whatever they cost")],
         modes=[("enforce", "enforced"), ("shadow", "in shadow, only reports")],
         violations=violations,
         error=None if violations else error,

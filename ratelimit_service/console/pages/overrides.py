@@ -173,7 +173,7 @@ def _limit(form: Fields, limits: dict[str, Limit]) -> Limit:
         )
     else:
         changed = Quota(_tokens(form, "amount"), algorithm.window)
-    return Limit(base.name, changed, base.resource, base.mode)
+    return Limit(base.name, changed, base.resource, base.mode, base.counts)
 
 
 def _tokens(form: Fields, name: str) -> int:

@@ -4,7 +4,15 @@ from asyncio import gather
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ratelimit_service.decision.charge import MAX_BUCKETS, NEVER, Bucket, Charge, ChargeResult, LimitResult
+from ratelimit_service.decision.charge import (
+    MAX_BUCKETS,
+    NEVER,
+    Bucket,
+    Charge,
+    ChargeResult,
+    LimitResult,
+    costs_of,
+)
 from ratelimit_service.decision.descriptors.outcome import (
     DescriptorStatus,
     RequestDecision,
@@ -238,7 +246,7 @@ class DescriptorEngine:
             for item in items:
                 if isinstance(item, _Pending) and item.limit_set.on_store_failure is not RuleOnStoreFailure.LOCAL:
                     buckets = item.limit_set.buckets
-                    self._local.spend(Charge(buckets, (item.hits,) * len(buckets)), error)
+                    self._local.spend(Charge(buckets, costs_of(buckets, item.hits)), error)
         if not (shared.charge.counted and error.sent):  # else the store counts it, or a late reply
             self._count(prepared.items, statuses)
         return statuses
@@ -314,8 +322,8 @@ def _merge_buckets(items: Sequence[_Item]) -> _MergedBuckets:
     pending = [item for item in items if isinstance(item, _Pending)]
     if len(pending) == 1:
         limit_set, hits, *_ = pending[0]
-        count = len(limit_set.buckets)
-        return _MergedBuckets(limit_set.buckets, (hits,) * count, (range(count),))
+        found = limit_set.buckets
+        return _MergedBuckets(found, costs_of(found, hits), (range(len(found)),))
     buckets: list[Bucket] = []
     costs: list[int] = []
     by_name: dict[str, int] = {}
@@ -327,9 +335,9 @@ def _merge_buckets(items: Sequence[_Item]) -> _MergedBuckets:
             own.append(index)
             if index == len(buckets):
                 buckets.append(bucket)
-                costs.append(hits)
+                costs.append(bucket.limit.tokens_of(hits))
             else:  # two descriptors with one bucket: a store would evaluate each cost by itself
-                costs[index] += hits
+                costs[index] += bucket.limit.tokens_of(hits)
         indexes.append(own)
     if len(buckets) > MAX_BUCKETS:
         raise InvalidArgument.of(
@@ -360,7 +368,7 @@ def _decide_statuses(
         own_results = results if len(own) == len(results) else tuple([results[index] for index in own])
         if prepared.denied:
             own_results = tuple(
-                peek._replace(wait_us=wait_for(bucket.limit, peek, item.hits))
+                peek._replace(wait_us=wait_for(bucket.limit, peek, bucket.limit.tokens_of(item.hits)))
                 for bucket, peek in zip(item.limit_set.buckets, own_results, strict=True)
             )
         based_on = item.limit_set.source if source is Source.STORE else source
@@ -374,7 +382,7 @@ def _decide_statuses(
 
 def _fits_once_back(item: _Pending) -> bool:
     return all(
-        item.hits <= bucket.limit.capacity
+        bucket.limit.tokens_of(item.hits) <= bucket.limit.capacity
         for limit, bucket in zip(item.limit_set.limits, item.limit_set.buckets, strict=True)
         if limit.enforced
     )

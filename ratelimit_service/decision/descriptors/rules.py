@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ratelimit_service.decision.limit import Mode, Quota, TokenBucket
+from ratelimit_service.decision.limit import Counting, Mode, Quota, TokenBucket
 from ratelimit_service.decision.text import check_text, quoted
 from ratelimit_service.errors import InvalidArgument
 
@@ -65,15 +65,22 @@ class RuleLimit:
 
     `name` may be empty; otherwise at most 64 printable ASCII characters without quotes and backslashes. When the limit
     applies to a request, the limits in `replaces` (names, at most 16) do not, whichever descriptor they belong to.
+    `counts` is COST for one without a bucket, unlimited or blocked.
     """
 
     algorithm: TokenBucket | Quota | Unlimited | Blocked
     name: str = ""
     mode: Mode = Mode.ENFORCE
     replaces: tuple[str, ...] = ()
+    counts: Counting = Counting.COST
 
     def __post_init__(self) -> None:
         check_limit_name("name", self.name)
+        if self.counts is not Counting.COST and isinstance(self.algorithm, Unlimited | Blocked):
+            raise InvalidArgument.of(
+                "counts",
+                f"is {self.counts.name}, but an unlimited or blocked limit counts nothing; leave it out",
+            )
         if len(self.replaces) > MAX_REPLACED:
             raise InvalidArgument.of(
                 "replaces", f"has {len(self.replaces)} entries; at most {MAX_REPLACED} are allowed"

@@ -284,7 +284,7 @@ def _apply(domain: str, path: Entries, limit: RuleLimit, family: int) -> Applied
         name = blake2b(_join(node_name, limit.name).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
         digest = blake2b(node_name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         partition = int.from_bytes(digest) % PARTITIONS
-        bucket = Bucket(name, partition, Limit("descriptor", algorithm, mode=limit.mode), family)
+        bucket = Bucket(name, partition, Limit("descriptor", algorithm, mode=limit.mode, counts=limit.counts), family)
     return AppliedLimit(limit.name, algorithm, limit.mode is Mode.ENFORCE, bucket, limit.replaces)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ARRAY, BigInteger, Text, bindparam, text
 
 from ratelimit_service.alerts.ports import Near, PlanMinute, QuotaFloor
-from ratelimit_service.decision.limit import Window
+from ratelimit_service.decision.limit import Counting, Window
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.tables import Microseconds
 from ratelimit_service.usage.query_range import MINUTE, Level
@@ -36,21 +36,22 @@ _ACTIVE: Final = text("""
 """).bindparams(_FIRST)
 
 _NEAR: Final = {
-    level: text(f"""
+    (level, counts): text(f"""
         SELECT s.subject
         FROM usage_series s
-        JOIN unnest(CAST(:plans AS text[]), CAST(:costs AS bigint[])) AS f(plan, cost) ON f.plan = s.plan
+        JOIN unnest(CAST(:plans AS text[]), CAST(:tokens AS bigint[])) AS f(plan, tokens) ON f.plan = s.plan
         JOIN usage_{level} c ON c.series_id = s.series_id AND c.{level} >= :start
         WHERE s.kind = 'key' AND s.subject = ANY(:subjects)
-        GROUP BY s.subject HAVING sum(c.cost) >= min(f.cost)
-        ORDER BY sum(c.cost) / min(f.cost) DESC LIMIT :count
+        GROUP BY s.subject HAVING sum(c.{column}) >= min(f.tokens)
+        ORDER BY sum(c.{column}) / min(f.tokens) DESC LIMIT :count
     """).bindparams(  # noqa: S608  no caller's text
         bindparam("start", type_=Microseconds),
         bindparam("plans", type_=ARRAY(Text)),
-        bindparam("costs", type_=ARRAY(BigInteger)),
+        bindparam("tokens", type_=ARRAY(BigInteger)),
         bindparam("subjects", type_=ARRAY(Text)),
     )
     for level in (Level.HOUR, Level.DAY)
+    for counts, column in ((Counting.COST, "cost"), (Counting.CALLS, "allowed"))
 }
 
 _OVERRIDDEN: Final = text("""
@@ -97,16 +98,16 @@ class PostgresAlertUsage:
             if not active:
                 return Near([], 0)
             near: set[str] = set()
-            for window, start_us in sorted({(floor.window.value, floor.start_us) for floor in floors}):
-                same = [floor for floor in floors if floor.window.value == window]
+            for window, start_us, counts in dict.fromkeys((one.window, one.start_us, one.counts) for one in floors):
+                same = [floor for floor in floors if (floor.window, floor.counts) == (window, counts)]
                 values: dict[str, Any] = {
                     "start": start_us,
                     "plans": [floor.plan for floor in same],
-                    "costs": [max(floor.cost, 1) for floor in same],
+                    "tokens": [max(floor.tokens, 1) for floor in same],
                     "subjects": active,
                     "count": _MAX_NEAR,
                 }
-                near |= set((await connection.scalars(_NEAR[_LEVELS[Window(window)]], values)).all())
+                near |= set((await connection.scalars(_NEAR[_LEVELS[window], counts], values)).all())
             values = {"subjects": active, "count": _MAX_NEAR}
             near |= set((await connection.scalars(_OVERRIDDEN, values)).all())
             some = sample(sorted(near), min(count, len(near)))  # others the next time: nobody hides behind many

@@ -31,9 +31,9 @@ _USED: Final = text("""
 
 _COSTS: Final = {
     level: text(f"""
-        SELECT s.subject, s.key_id, s.plan, s.resource, sums.cost
+        SELECT s.subject, s.key_id, s.plan, s.resource, sums.cost, sums.allowed
         FROM (
-            SELECT c.series_id, sum(c.cost)::bigint AS cost
+            SELECT c.series_id, sum(c.cost)::bigint AS cost, sum(c.allowed)::bigint AS allowed
             FROM usage_series n JOIN usage_{level} c ON c.series_id = n.series_id AND c.{level} >= :since
             WHERE n.kind = 'key' AND n.subject = ANY(:subjects) GROUP BY c.series_id
         ) AS sums JOIN usage_series s ON s.series_id = sums.series_id

@@ -12,7 +12,7 @@ from ratelimit_service.api.key_admin.limit_messages import (
     override_from_proto,
     override_to_proto,
 )
-from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
 
@@ -20,13 +20,14 @@ BUCKET = {"capacity": "20", "refill_tokens": "10", "refill_period": "1s"}
 GOOD = {"name": "burst", "token_bucket": BUCKET}
 
 
+@pytest.mark.parametrize("counts", list(Counting))
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize(
     "algorithm", [TokenBucket(9_007_199_254, 7, 1_001), *(Quota(1, window) for window in Window)], ids=str
 )
-def test_a_limit_comes_back(algorithm: TokenBucket | Quota, mode: Mode) -> None:
+def test_a_limit_comes_back(algorithm: TokenBucket | Quota, mode: Mode, counts: Counting) -> None:
     """A limit of every kind survives being a message, and so does an override of it."""
-    limit = Limit("a-limit", algorithm, "orders.*", mode)
+    limit = Limit("a-limit", algorithm, "orders.*", mode, counts)
 
     assert limit_from_proto(limit_to_proto(limit), "limit") == limit
     for expires_us in (None, 1_795_500_000_123_456):
@@ -35,10 +36,10 @@ def test_a_limit_comes_back(algorithm: TokenBucket | Quota, mode: Mode) -> None:
 
 
 def test_what_is_left_out_has_its_stated_meaning() -> None:
-    """No resource means all of them, and no mode means ENFORCE."""
+    """No resource means all of them, no mode means ENFORCE, and what a call takes is its cost."""
     limit = limit_from_proto(ParseDict(GOOD, limit_pb2.Limit()), "limit")
 
-    assert limit == Limit("burst", TokenBucket(20, 10, 1_000_000), "*", Mode.ENFORCE)
+    assert limit == Limit("burst", TokenBucket(20, 10, 1_000_000), "*", Mode.ENFORCE, Counting.COST)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_what_is_left_out_has_its_stated_meaning() -> None:
         ({"resource": "x" * 257}, "resource"),
         ({"resource": "a\nb"}, "resource"),
         ({"mode": 3}, "mode"),
+        ({"counts": 3}, "counts"),
         ({"token_bucket": {}}, "token_bucket.refill_period"),
         ({"token_bucket": BUCKET | {"capacity": "0"}}, "token_bucket.capacity"),
         ({"token_bucket": BUCKET | {"capacity": "-1"}}, "token_bucket.capacity"),

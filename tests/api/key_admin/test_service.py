@@ -197,7 +197,8 @@ async def test_the_audit_record_names_actor_and_change(console: Console) -> None
 
 async def test_overrides_are_managed(console: Console) -> None:
     """Set and delete return all overrides of the target after the change, list all there are."""
-    daily = {"limit": {"name": "daily", "resource": "*", "mode": "ENFORCE", "quota": {"amount": "5", "window": "DAY"}}}
+    limit = {"name": "daily", "resource": "*", "mode": "ENFORCE", "counts": "COST"}
+    daily = {"limit": limit | {"quota": {"amount": "5", "window": "DAY"}}}
     ended = daily | {"expire_time": "2026-11-24T06:30:00Z"}
 
     assert await console("override", {"subject": "acme", "set": {"override": ended}}) == {"set": {"overrides": [ended]}}

@@ -24,8 +24,8 @@ from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.descriptors.request import MAX_HITS, DescribedRequest, Descriptor
-from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit
-from ratelimit_service.decision.limit import Quota, Window
+from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, Unlimited
+from ratelimit_service.decision.limit import MICRO, Counting, Quota, Window
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
@@ -195,6 +195,25 @@ async def test_one_bucket_twice() -> None:
     assert await world.left(A) == 5
     assert (await world.decide(describe(A, hits=3), describe(A, hits=2))).allowed
     assert await world.left(A) == 0
+
+
+async def test_a_limit_of_calls_takes_one_whatever_the_hits() -> None:
+    """Each descriptor takes one call, none if it peeks, and a refund restores tokens but no call."""
+    calls = RuleLimit(Quota(3, Window.DAY), "calls", counts=Counting.CALLS)
+    world = World(node("a", "", RuleLimit(Quota(100, Window.DAY), "tokens"), calls))
+    for hits, left in ((40, 2), (0, 2), (-10, 2), (20, 1), (5, 0)):
+        status = (await world.decide(describe(A, hits=hits))).statuses[0]
+        assert (status.allowed, status.results[1].remaining) == (True, left * MICRO)
+    status = (await world.decide(describe(A, hits=2))).statuses[0]
+    assert (status.reason, status.limit.name) == (Reason.OVER_LIMIT, "calls")
+    assert status.results[0].remaining == 45 * MICRO
+
+
+@pytest.mark.parametrize("algorithm", [Blocked(), Unlimited()], ids=str)
+def test_what_counts_nothing_counts_no_calls(algorithm: Blocked | Unlimited) -> None:
+    """A limit without a bucket cannot count calls."""
+    with pytest.raises(InvalidArgument, match="counts nothing"):
+        RuleLimit(algorithm, counts=Counting.CALLS)
 
 
 async def test_hits_of_one_bucket_beyond_what_stores_compute_with() -> None:

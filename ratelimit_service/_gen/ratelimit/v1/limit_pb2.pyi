@@ -76,11 +76,39 @@ class Limit(_message.Message):
     SHADOW: Limit.Mode.ValueType  # 2
     """A call that does not fit is allowed and reported in `would_deny`: for testing a limit."""
 
+    class _Counts:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CountsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Limit._Counts.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        COUNTS_UNSPECIFIED: Limit._Counts.ValueType  # 0
+        """Means COST."""
+        COST: Limit._Counts.ValueType  # 1
+        """The call's cost, in tokens."""
+        CALLS: Limit._Counts.ValueType  # 2
+        """One token, whatever the call's cost: the limit is a number of calls. A peek (a cost of 0) takes none, and a refund
+        leaves it as it is.
+        """
+
+    class Counts(_Counts, metaclass=_CountsEnumTypeWrapper):
+        """What a call takes from the limit."""
+
+    COUNTS_UNSPECIFIED: Limit.Counts.ValueType  # 0
+    """Means COST."""
+    COST: Limit.Counts.ValueType  # 1
+    """The call's cost, in tokens."""
+    CALLS: Limit.Counts.ValueType  # 2
+    """One token, whatever the call's cost: the limit is a number of calls. A peek (a cost of 0) takes none, and a refund
+    leaves it as it is.
+    """
+
     NAME_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     TOKEN_BUCKET_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within its plan: 1 to 64 characters of `a-z`, `0-9`, `_`, `-` and `.`, a letter or digit first.
     An override replaces the plan's limit of the same name.
@@ -93,6 +121,10 @@ class Limit(_message.Message):
     """
     mode: Global___Limit.Mode.ValueType
     """Whether the limit denies or only reports. Zero means ENFORCE."""
+    counts: Global___Limit.Counts.ValueType
+    """What a call takes from the limit: its cost, or 1, so that a plan may have 60 calls a minute and 1,000,000 tokens a day.
+    Zero means COST.
+    """
     @_builtins.property
     def token_bucket(self) -> Global___TokenBucket:
         """A bucket that refills continuously."""
@@ -109,10 +141,11 @@ class Limit(_message.Message):
         mode: Global___Limit.Mode.ValueType | None = ...,
         token_bucket: Global___TokenBucket | None = ...,
         quota: Global___Quota | None = ...,
+        counts: Global___Limit.Counts.ValueType | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "quota", b"quota", "token_bucket", b"token_bucket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "mode", b"mode", "name", b"name", "quota", b"quota", "resource", b"resource", "token_bucket", b"token_bucket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "counts", b"counts", "mode", b"mode", "name", b"name", "quota", b"quota", "resource", b"resource", "token_bucket", b"token_bucket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["token_bucket", "quota"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015

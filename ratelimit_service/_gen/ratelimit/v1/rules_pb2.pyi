@@ -207,6 +207,7 @@ class DescriptorLimit(_message.Message):
     UNLIMITED_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """At most 64 printable ASCII characters without quotes and backslashes: it is put into a header as it is. No blank at
     either end. May be empty. The bucket is named by it, so what was consumed stays consumed when everything else about
@@ -214,6 +215,10 @@ class DescriptorLimit(_message.Message):
     """
     mode: _limit_pb2.Limit.Mode.ValueType
     """Whether the limit denies or only reports. Zero means ENFORCE."""
+    counts: _limit_pb2.Limit.Counts.ValueType
+    """What the hits of a descriptor take from the limit: themselves, or 1. Zero means COST. Not for an unlimited or blocked
+    one, which counts nothing.
+    """
     @_builtins.property
     def token_bucket(self) -> _limit_pb2.TokenBucket:
         """A bucket that refills continuously."""
@@ -246,10 +251,11 @@ class DescriptorLimit(_message.Message):
         unlimited: Global___DescriptorLimit.Unlimited | None = ...,
         blocked: Global___DescriptorLimit.Blocked | None = ...,
         replaces: _abc.Iterable[_builtins.str] | None = ...,
+        counts: _limit_pb2.Limit.Counts.ValueType | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "blocked", b"blocked", "quota", b"quota", "token_bucket", b"token_bucket", "unlimited", b"unlimited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "blocked", b"blocked", "mode", b"mode", "name", b"name", "quota", b"quota", "replaces", b"replaces", "token_bucket", b"token_bucket", "unlimited", b"unlimited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "blocked", b"blocked", "counts", b"counts", "mode", b"mode", "name", b"name", "quota", b"quota", "replaces", b"replaces", "token_bucket", b"token_bucket", "unlimited", b"unlimited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["token_bucket", "quota", "unlimited", "blocked"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
