@@ -31,8 +31,8 @@ class LimitSpec(NamedTuple):
 class LimitState(NamedTuple):
     """A limit after a call.
 
-    `remaining`: whole tokens left. `seconds`: until it no longer denies, or else until it is full again; rounded up.
-    `denies`: whether it denied the call.
+    `remaining`: whole tokens left, 0 for a debt. `seconds`: until it no longer denies, or else until it is full again;
+    rounded up. `denies`: whether it denied the call.
     """
 
     spec: LimitSpec
@@ -44,7 +44,7 @@ class LimitState(NamedTuple):
     def of(cls, spec: LimitSpec, result: LimitResult) -> "LimitState":
         """The state of a limit by the result of its bucket."""
         remaining, wait_us, reset_us = result
-        return cls(spec, remaining // MICRO, ceil_seconds(wait_us if wait_us > 0 else reset_us), wait_us != 0)
+        return cls(spec, max(remaining // MICRO, 0), ceil_seconds(wait_us if wait_us > 0 else reset_us), wait_us != 0)
 
 
 class LimitSpecs:

@@ -37,9 +37,10 @@ class _Sent(NamedTuple):
 class Handover(Closing):
     """Charges the shared store with what `local` has spent, each bucket on its own, once.
 
-    It takes no more than the bucket has: what is above that is dropped, so it never makes debt. A charge whose reply is
-    missing is repeated by its id, which the store charges once; after RESEND_SECONDS it counts as made. Close it before
-    the store, or use it as `async with`.
+    It takes no more than the bucket has: what is above that is dropped, so it never makes debt, unless the limit has an
+    overdraft: then what was spent is owed, as far as that goes. A charge whose reply is missing is repeated by its id,
+    which the store charges once; after RESEND_SECONDS it counts as made. Close it before the store, or use it as
+    `async with`.
     """
 
     def __init__(self, local: LocalBucketStore, store: BucketStore, now: Callable[[], float] = monotonic) -> None:
@@ -102,7 +103,11 @@ class Handover(Closing):
             answered = True
             self._unanswered.pop(bucket.name, None)
             tokens, (result,) = charge.costs[0], outcome.limit_results
-            if outcome.charged and result.wait_us == 0:
+            if charge.afterwards:
+                self.handed_over += tokens - outcome.clamped
+                self.dropped += outcome.clamped
+                self._local.report(bucket, tokens)
+            elif outcome.charged and result.wait_us == 0:
                 self.handed_over += tokens
                 self._local.report(bucket, tokens)
             else:  # at the next call there is as much less to hand over, and it is another charge
@@ -113,7 +118,9 @@ class Handover(Closing):
 
     def _charge(self, bucket: Bucket, tokens: int) -> Charge:
         sent = self._unanswered.get(bucket.name)
-        return sent.charge if sent is not None else Charge((bucket,), (tokens,), uuid4().hex[:24])
+        if sent is not None:
+            return sent.charge
+        return Charge((bucket,), (tokens,), uuid4().hex[:24], afterwards=bucket.limit.overdraft is not None)
 
     def _give_up(self) -> None:
         """Count as made what can no longer be repeated."""

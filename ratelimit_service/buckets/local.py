@@ -47,11 +47,12 @@ class Share:
         else:
             self.parts, self.whole = 1, servers
         self.bucket, self.servers = bucket, servers
-        capacity, (numerator, denominator), window, enforced = Terms.of(bucket.limit)
+        capacity, (numerator, denominator), window, enforced, overdraft = Terms.of(bucket.limit)
         numerator, denominator = numerator * self.parts, denominator * self.whole
         common = gcd(numerator, denominator)
         rate = (numerator // common, denominator // common) if window is None else (0, 1)
-        self.terms = Terms(max(capacity * self.parts // self.whole, MICRO), rate, window, enforced)
+        overdraft = None if overdraft is None else overdraft * self.parts // self.whole
+        self.terms = Terms(max(capacity * self.parts // self.whole, MICRO), rate, window, enforced, overdraft)
 
     def spent(self, now_us: int) -> int:
         """Micro-tokens spent without the store that have not drained, and that it does not know of."""
@@ -143,7 +144,7 @@ class LocalBucketStore:
     def spend(self, charge: Charge, error: StoreUnavailable) -> None:
         """Take a charge that is allowed whatever its buckets have, so that it is handed over later.
 
-        Of each bucket no more than its limit has is noted: the store would take no more.
+        Of each bucket no more than its limit has, the overdraft included, is noted: the store would take no more.
         """
         if error.sent:
             return
@@ -152,14 +153,14 @@ class LocalBucketStore:
             if cost > 0:
                 share = self._open(bucket, now_us)
                 state = take(advance(share.terms, share.state, now_us).state, cost * MICRO)
-                full = advance(share.terms, share.store, now_us).state.used + bucket.limit.capacity * MICRO
+                full = advance(share.terms, share.store, now_us).state.used + Terms.of(bucket.limit).most
                 share.state = state._replace(used=full) if state.used > full else state
         self._evict(now_us)
 
     def unreported(self, count: int) -> list[Spent]:
         """The first COUNT buckets of which tokens were spent that the store does not know of. Forgets others met.
 
-        A part of a token counts as one. Never more than the limit has.
+        A part of a token counts as one. Never more than the limit has, the overdraft included.
         """
         now_us = self._now_us()
         found: list[Spent] = []
@@ -168,7 +169,7 @@ class LocalBucketStore:
             if name is None:
                 break
             share = self._shares[name]
-            tokens = min(-(-share.spent(now_us) // MICRO), share.bucket.limit.capacity)
+            tokens = min(-(-share.spent(now_us) // MICRO), Terms.of(share.bucket.limit).most // MICRO)
             if tokens > 0:
                 found.append(Spent(share.bucket, tokens))
             else:

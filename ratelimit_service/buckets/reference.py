@@ -19,7 +19,7 @@ MAX_LEVELS = 3
 
 
 class Level(NamedTuple):
-    """What a token bucket has in use that holds less than what is used in all: at most its capacity.
+    """What a token bucket has in use that holds less than what is used in all: at most its capacity and overdraft.
 
     `part` of its rate's denominator of a further micro-token had drained.
     """
@@ -51,23 +51,30 @@ class State(NamedTuple):
 class Terms(NamedTuple):
     """A limit in the units of the arithmetic: micro-tokens, and micro-tokens per microseconds.
 
-    `window` is None for a token bucket; a quota's rate is not used.
+    `window` is None for a token bucket; a quota's rate is not used. `overdraft` is None if it is not set.
     """
 
     capacity: int
     rate: tuple[int, int]
     window: Window | None
     enforced: bool
+    overdraft: int | None = None
+
+    @property
+    def most(self) -> int:
+        """What may be used: the capacity and the overdraft."""
+        return self.capacity + (self.overdraft or 0)
 
     @classmethod
     def of(cls, limit: Limit, divisor: int = 1) -> "Terms":
         """LIMIT divided by DIVISOR, 1 or more, but never to less than one token."""
         capacity = max(limit.capacity * MICRO // divisor, MICRO)
         enforced = limit.mode is Mode.ENFORCE
+        overdraft = None if limit.overdraft is None else limit.overdraft * MICRO // divisor
         if isinstance(limit.algorithm, TokenBucket):
             numerator, denominator = limit.algorithm.rate
-            return cls(capacity, (numerator, denominator * divisor), None, enforced)
-        return cls(capacity, (0, 1), limit.algorithm.window, enforced)
+            return cls(capacity, (numerator, denominator * divisor), None, enforced, overdraft)
+        return cls(capacity, (0, 1), limit.algorithm.window, enforced, overdraft)
 
 
 class Advanced(NamedTuple):
@@ -84,7 +91,7 @@ def advance(terms: Terms, state: State, now_us: int) -> Advanced:
     """Subtract what has drained until now, as a limit with these TERMS sees it: from its own level if it has one."""
     at = state.at
     if terms.window is None:
-        clamped = at - now_us > -(-terms.capacity * terms.rate[1] // terms.rate[0])
+        clamped = at - now_us > -(-terms.most * terms.rate[1] // terms.rate[0])
         at = now_us if clamped else at
         when = max(at, now_us)
         level = _level_of(terms, state)
@@ -111,9 +118,9 @@ def _main(state: State, denominator: int) -> tuple[int, int]:
 def _level_of(terms: Terms, state: State) -> Level | None:
     """The level by which a token bucket decides, None if that is what is used in all."""
     for level in state.levels:
-        if (level.capacity, level.rate) == (terms.capacity, terms.rate):
+        if (level.capacity, level.rate) == (terms.most, terms.rate):
             return level
-    return Level(terms.capacity, terms.rate, terms.capacity, 0) if state.used > terms.capacity else None
+    return Level(terms.most, terms.rate, terms.most, 0) if state.used > terms.most else None
 
 
 def _rate_of(amount: int, time_us: int) -> tuple[int, int]:
@@ -125,7 +132,7 @@ def _rate_of(amount: int, time_us: int) -> tuple[int, int]:
 
 def charged_state(terms: Terms, state: State, view: State, cost: int) -> State:
     """What a charge of COST makes of STATE, which TERMS see as VIEW, charged already."""
-    if not state.levels and (terms.window is not None or state.used <= terms.capacity):
+    if not state.levels and (terms.window is not None or state.used <= terms.most):
         return view._replace(keep=state.keep)
     elapsed_us = view.at - state.at
     own = _level_of(terms, state) if terms.window is None else None
@@ -197,7 +204,12 @@ def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> 
 
 
 def wait_until_fits(terms: Terms, state: State, cost: int, now_us: int) -> int:
-    """Microseconds until COST micro-tokens fit an advanced state: 0 if they fit now, NEVER if they never will."""
+    """Microseconds until COST micro-tokens fit an advanced state: 0 if they fit now, NEVER if they never will.
+
+    A peek (a cost of 0) at a limit with an overdraft fits if one token is left.
+    """
+    if cost == 0 and terms.overdraft is not None:
+        cost = MICRO
     if cost <= 0 or state.used + cost <= terms.capacity:
         return 0
     if cost > terms.capacity:
@@ -208,7 +220,8 @@ def wait_until_fits(terms: Terms, state: State, cost: int, now_us: int) -> int:
 def limit_result(terms: Terms, state: State, wait_us: int, now_us: int) -> LimitResult:
     """The result for an advanced state."""
     reset_us = time_until_drained(terms, state, state.used, now_us) if state.used else 0
-    return LimitResult(max(terms.capacity - state.used, 0), wait_us, reset_us)
+    remaining = terms.capacity - state.used
+    return LimitResult(remaining if terms.overdraft is not None else max(remaining, 0), wait_us, reset_us)
 
 
 class ReferenceBuckets:
@@ -236,44 +249,72 @@ class ReferenceBuckets:
         stored = self._request_results.get(charge.request) if charge.request else None
         if stored is None:
             result = self._charge(charge, now_us)
-            if charge.request and result.charged:  # a denial is not kept: a repeat may fit by then
+            if charge.request and (result.charged or charge.afterwards):  # no denial: a repeat may fit by then
                 self._request_results[charge.request] = result
             return result
         if len(stored.limit_results) == len(charge.buckets):
             return stored
         # It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
-        return ChargeResult(stored.charged, self._peek(charge, now_us))
+        return stored._replace(limit_results=self._peek(charge, now_us))
 
     def _peek(self, charge: Charge, now_us: int) -> tuple[LimitResult, ...]:
         results = []
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
             terms = self._terms(bucket)
             state = advance(terms, self._states.get(bucket.name, State()), now_us).state
-            results.append(limit_result(terms, state, wait_until_fits(terms, state, cost * MICRO, now_us), now_us))
+            needed = 1 if charge.afterwards and cost > 0 else cost
+            results.append(limit_result(terms, state, wait_until_fits(terms, state, needed * MICRO, now_us), now_us))
         return tuple(results)
 
+    def _charge_afterwards(self, charge: Charge, now_us: int) -> ChargeResult:
+        results = []
+        charged, clamped = True, 0
+        for bucket, tokens in zip(charge.buckets, charge.costs, strict=True):
+            terms = self._terms(bucket)
+            state, stored = self._advanced(bucket, terms, tokens, now_us)
+            taken = min(tokens, max(terms.most - state.used, 0) // MICRO)
+            clamped = max(clamped, tokens - taken)
+            if taken:
+                state = take(state, taken * MICRO)
+            wait = wait_until_fits(terms, state, MICRO if tokens > 0 else tokens, now_us)
+            result = limit_result(terms, state, wait, now_us)
+            if taken:
+                self._keep(bucket, charged_state(terms, stored, state, taken * MICRO), now_us + result.reset_us)
+            charged = charged and not (wait and terms.enforced)
+            results.append(result)
+        return ChargeResult(charged, tuple(results), clamped)
+
+    def _advanced(self, bucket: Bucket, terms: Terms, tokens: int, now_us: int) -> tuple[State, State]:
+        """The state of a bucket now, and as it is kept; that is brought forward if it is about to be charged."""
+        stored = self._states.get(bucket.name, State())
+        state, clamped = advance(terms, stored, now_us)
+        if clamped and tokens:
+            keep = max(stored.keep - (stored.at - now_us), now_us)
+            stored = self._states[bucket.name] = stored._replace(at=now_us, keep=keep)
+        return state, stored
+
+    def _keep(self, bucket: Bucket, state: State, until_us: int) -> None:
+        self._states[bucket.name] = state._replace(keep=max(state.keep, min(until_us, EXACT - 1)))
+
     def _charge(self, charge: Charge, now_us: int) -> ChargeResult:
+        if charge.afterwards:
+            return self._charge_afterwards(charge, now_us)
         before: dict[str, State] = {}
         results = []
         charged = True
         for bucket, tokens in zip(charge.buckets, charge.costs, strict=True):
-            name, cost, terms = bucket.name, tokens * MICRO, self._terms(bucket)
-            stored = self._states.get(name, State())
-            state, clamped = advance(terms, stored, now_us)
-            if clamped and cost:
-                keep = max(stored.keep - (stored.at - now_us), now_us)
-                stored = self._states[name] = stored._replace(at=now_us, keep=keep)
+            cost, terms = tokens * MICRO, self._terms(bucket)
+            state, stored = self._advanced(bucket, terms, tokens, now_us)
             wait = wait_until_fits(terms, state, cost, now_us)
             fits = wait == 0 and cost != 0
             if fits:
-                before.setdefault(name, stored)
+                before.setdefault(bucket.name, stored)
                 state = take(state, cost)
             elif wait and terms.enforced:
                 charged = False
             result = limit_result(terms, state, wait, now_us)
             if fits:
-                new = charged_state(terms, stored, state, cost)
-                self._states[name] = new._replace(keep=max(new.keep, min(now_us + result.reset_us, EXACT - 1)))
+                self._keep(bucket, charged_state(terms, stored, state, cost), now_us + result.reset_us)
             results.append(result)
         if charged:
             return ChargeResult(charged, tuple(results))

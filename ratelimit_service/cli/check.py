@@ -41,13 +41,24 @@ def check(
     resource: Resource = "",
     cost: Cost = None,
     request_id: RequestId = "",
+    always: Annotated[
+        bool, typer.Option("--always", help="Charge the cost whatever the limits have: it was incurred already.")
+    ] = False,
     server: DecisionServer = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide one call and charge it. Exits with 0 if it is allowed, 1 if it is denied, more if nothing was decided."""
     with connect(server, token, decides=True) as client:
-        request = CheckLimitRequest(**_credential(key), resource=resource, cost=cost, request_id=request_id)
+        credential = _credential(key)
+        request = CheckLimitRequest(
+            api_key=credential.get("api_key"),
+            key_id=credential.get("key_id"),
+            resource=resource,
+            cost=cost,
+            request_id=request_id,
+            charge=CheckLimitRequest.ALWAYS if always else CheckLimitRequest.IF_ALLOWED,
+        )
         decision = client.check_limit(request)
     (print_json if as_json else _print_decision)(decision)
     if not decision.allowed:

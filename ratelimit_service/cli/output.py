@@ -56,6 +56,8 @@ def print_secret(kind: str, secret: str) -> None:
 def describe_limit(limit: Limit) -> str:
     """The limit in one line: `burst: 20 tokens, 10 more every 1s, for orders.*`."""
     text = f"{limit.name}: {_describe_algorithm(limit)}"
+    if limit.HasField("overdraft"):
+        text += f", overdraft {'unbounded' if limit.overdraft.unbounded else format(limit.overdraft.tokens, ',')}"
     if limit.resource not in {"", "*"}:
         text += f", for {limit.resource}"
     return text + " (shadow)" * (limit.mode == Limit.SHADOW)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOverrideRequest, ManageOverrideResponse
-from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Override, Quota, TokenBucket
+from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Overdraft, Override, Quota, TokenBucket
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.confirm import Yes, confirmed
@@ -40,6 +40,10 @@ def set_override(
     resource: Annotated[
         str, typer.Option(help="Which resources: a name, a prefix ending in *, or *; '* /a*' for any method.")
     ] = "*",
+    overdraft: Annotated[
+        str | None,
+        typer.Option(metavar="TOKENS", help="How far charges made afterwards may take it below zero, or `unbounded`."),
+    ] = None,
     calls: Annotated[bool, typer.Option("--calls", help="Each call takes 1, whatever it costs.")] = False,
     shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,
     expires: Expires = None,
@@ -62,6 +66,8 @@ def set_override(
             override.limit.token_bucket.CopyFrom(_token_bucket(capacity, refill_tokens, refill_period))
         else:
             raise CommandError.usage("give either --capacity and --refill-tokens, or --amount with --window")
+        if overdraft is not None:
+            override.limit.overdraft.CopyFrom(_overdraft(overdraft))
         if expires:
             override.expire_time.CopyFrom(parse_expires(expires))
 
@@ -122,6 +128,14 @@ def _token_bucket(capacity: int, refill_tokens: int, refill_period: str) -> Toke
     except ValueError as error:
         raise CommandError.usage(f"--refill-period: {error}") from None
     return TokenBucket(capacity=capacity, refill_tokens=refill_tokens, refill_period=period)
+
+
+def _overdraft(text: str) -> Overdraft:
+    if text == "unbounded":
+        return Overdraft(unbounded=True)
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_TOKENS):
+        raise CommandError.usage(f"--overdraft: {text!r} is neither `unbounded` nor a number from 0 to {MAX_TOKENS:,}")
+    return Overdraft(tokens=int(text))
 
 
 def _check_target(key_id: str | None, subject: str | None) -> None:

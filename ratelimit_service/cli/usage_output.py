@@ -18,8 +18,9 @@ from ratelimit_service.csv_text import write_csv
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN: Final = "_.:-=+*#"
 _COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded")
+_CLAMPED: Final = "clamped"
 _LIMIT_COUNTS: Final = ("denied", "shadow_denied")
-_NUMBERS: Final = frozenset({*_COUNTS, "calls", "group_count"})
+_NUMBERS: Final = frozenset({*_COUNTS, _CLAMPED, "calls", "group_count"})
 _MAX_VALUES: Final = 100
 _FIELDS: Final = {
     QueryUsageRequest.KEY: ("key_id", "key_ids"),
@@ -46,8 +47,10 @@ class Report:
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """The counts that a row has."""
-        return _LIMIT_COUNTS if self.by_limit else _COUNTS
+        """The counts that a row has; `clamped` only if there are any."""
+        if self.by_limit:
+            return _LIMIT_COUNTS
+        return (*_COUNTS, _CLAMPED) if self.response.total.clamped else _COUNTS
 
     def values(self, row: UsageRow) -> tuple[str, ...]:
         """The values of a row's group."""

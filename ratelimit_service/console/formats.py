@@ -120,13 +120,14 @@ def period(time_us: int) -> str:
 def allows(limit: Limit | RuleLimit) -> str:
     """What a limit allows, in a few words: `200, +100/s`, `5,000,000 per day`, `60 calls per minute`."""
     calls = " calls" if limit.counts is Counting.CALLS else ""
+    owes = f", overdraft {limit.overdraft:,}" if isinstance(limit, Limit) and limit.overdraft is not None else ""
     match limit.algorithm:
         case TokenBucket() as bucket:
             every = period(bucket.refill_period_us)
             unit = f"/{every}" if every.isalpha() else f" per {every}"
-            return f"{bucket.capacity:,}{calls}, +{bucket.refill_tokens:,}{unit}"
+            return f"{bucket.capacity:,}{calls}, +{bucket.refill_tokens:,}{unit}{owes}"
         case Quota() as quota:
-            return f"{quota.amount:,}{calls} per {quota.window.value}"
+            return f"{quota.amount:,}{calls} per {quota.window.value}{owes}"
         case Unlimited():
             return "unlimited"
         case Blocked():

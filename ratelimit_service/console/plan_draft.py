@@ -11,6 +11,7 @@ from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 from ratelimit_service.management.plans import MAX_LIMITS
 
+UNBOUNDED: Final = "unbounded"
 BUCKET: Final = "token_bucket"
 QUOTA: Final = "quota"
 
@@ -26,7 +27,10 @@ _HALF: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A limit as the form has it: texts, as they were typed. `kind` is token_bucket or quota."""
+    """A limit as the form has it: texts, as they were typed. `kind` is token_bucket or quota.
+
+    `overdraft` is empty for none, and may be UNBOUNDED for a quota.
+    """
 
     name: str = ""
     resource: str = "*"
@@ -37,13 +41,20 @@ class Row:
     amount: str = ""
     window: str = "day"
     counts: str = "cost"
+    overdraft: str = ""
     mode: str = "enforce"
 
     @classmethod
     def of(cls, limit: Limit) -> "Row":
         """The row of a limit."""
         algorithm = limit.algorithm
-        row = cls(limit.name, limit.resource, counts=limit.counts.value, mode=limit.mode.value)
+        row = cls(
+            limit.name,
+            limit.resource,
+            counts=limit.counts.value,
+            overdraft=_write_overdraft(limit),
+            mode=limit.mode.value,
+        )
         if isinstance(algorithm, TokenBucket):
             period = _write_period(algorithm.refill_period_us)
             return replace(
@@ -69,7 +80,9 @@ class Row:
             )
         else:
             algorithm = Quota(_tokens("amount", self.amount), Window(self.window))
-        return Limit(self.name, algorithm, self.resource or "*", Mode(self.mode), Counting(self.counts))
+        capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
+        overdraft = _read_overdraft(self.overdraft, capacity)
+        return Limit(self.name, algorithm, self.resource or "*", Mode(self.mode), Counting(self.counts), overdraft)
 
 
 _EMPTY: Final[Mapping[str, str]] = asdict(Row())
@@ -186,6 +199,20 @@ def _tokens(field: str, text: str) -> int:
     if not (plain.isascii() and plain.isdigit()) or len(plain) > 19:  # noqa: PLR2004  digits of 64 bits
         raise InvalidArgument.of(field, f"is not a whole number; use 1 to {MAX_TOKENS:,}")
     return int(plain)
+
+
+def _read_overdraft(text: str, capacity: int) -> int | None:
+    """The overdraft of a limit of this capacity or amount."""
+    if not text.strip():
+        return None
+    return MAX_TOKENS - capacity if text.strip() == UNBOUNDED else _tokens("overdraft", text)
+
+
+def _write_overdraft(limit: Limit) -> str:
+    if limit.overdraft is None:
+        return ""
+    unbounded = isinstance(limit.algorithm, Quota) and limit.overdraft == MAX_TOKENS - limit.capacity
+    return UNBOUNDED if unbounded else f"{limit.overdraft:,}"
 
 
 def _read_period(text: str) -> int:

@@ -74,20 +74,25 @@ class Charge(NamedTuple):
 
     `counted` is what the store counts, in the same atomic step, when it makes or denies the charge: each series once.
     Not when it recalls the result of a request. Empty for peeks, and for charges that their caller counts.
+
+    `afterwards`: the cost was incurred already. Each bucket takes of it what its limit has, the overdraft included, in
+    whole tokens, whatever the others have; what is above that is not recorded, and counted as clamped.
     """
 
     buckets: tuple[Bucket, ...]
     costs: tuple[int, ...]
     request: str = ""
     counted: tuple[Counted, ...] = ()
+    afterwards: bool = False
 
 
 class LimitResult(NamedTuple):
     """The result of a charge for one bucket.
 
-    `remaining`: micro-tokens left after the charge, 0 or more. `wait_us`: microseconds until the cost fits, if
-    nothing else is charged before: 0 when it fits, NEVER when it never will, NO_ROOM when the store has none for it.
-    `reset_us`: microseconds until the bucket is untouched again, 0 when it is now.
+    `remaining`: micro-tokens left after the charge, negative only for a limit with an overdraft. `wait_us`:
+    microseconds until the cost fits, if nothing else is charged before: 0 when it fits, NEVER when it never will,
+    NO_ROOM when the store has none for it. Of a peek at a limit with an overdraft, and of a charge made afterwards,
+    until one token is left. `reset_us`: microseconds until the bucket is untouched again, 0 when it is now.
     """
 
     remaining: int
@@ -96,7 +101,12 @@ class LimitResult(NamedTuple):
 
 
 class ChargeResult(NamedTuple):
-    """Whether the charge was made, and the result for each of its buckets, in the charge's order."""
+    """Whether the charge was made, and the result for each of its buckets, in the charge's order.
+
+    Of a charge made afterwards: whether each enforced limit has a token left. `clamped` is the most tokens of it that
+    one of its limits did not record.
+    """
 
     charged: bool
     limit_results: tuple[LimitResult, ...]
+    clamped: int = 0

@@ -37,7 +37,8 @@ class Check(NamedTuple):
 
     Exactly one of `api_key` (as the caller presented it) and `key_id` (for callers that verified the secret themselves)
     is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to MAX_COST tokens; 0 is a peek.
-    `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated.
+    `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated. `afterwards`:
+    whether the cost was incurred already, and is charged whatever the limits have; None for what is neither.
     """
 
     api_key: str = ""
@@ -45,6 +46,7 @@ class Check(NamedTuple):
     resource: str = ""
     cost: int = 1
     request_id: str = ""
+    afterwards: bool | None = False
 
 
 class Explanation(NamedTuple):
@@ -153,7 +155,7 @@ class DecisionEngine:
     async def explain(self, check: Check) -> Explanation:
         """Report what `check` would decide now, without charging. Raises Unavailable when a store is unavailable."""
         policy = self._keys.verified(check.api_key) or await self._resolve(check, None)
-        prepared = _prepare(check._replace(request_id=""), policy)
+        prepared = _prepare(check._replace(request_id="", afterwards=False), policy)
         if isinstance(prepared, Decision):
             return Explanation(prepared, policy, Selection((), ()))
         peek = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs), counted=())
@@ -221,6 +223,8 @@ class DecisionEngine:
                 self._usage.add(selection.series, (1, cost, 0, 0, 1))
             return Decision(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)
         if policy.on_store_failure is OnStoreFailure.DENY:
+            if charge.afterwards:  # it was incurred all the same
+                self._local.spend(charge, error)
             if counts:
                 self._usage.add(selection.series.with_limits(Reason.DEGRADED_DENIED.name), _DEGRADED_DENIED)
             return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
@@ -236,6 +240,8 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
     if check.request_id:
         _check_request_id(check.request_id)
+    if check.afterwards is None:
+        raise InvalidArgument.of("charge", "is none that this server knows; use IF_ALLOWED or ALWAYS")
     if policy is None:
         check_resource("resource", check.resource)
         return _UNKNOWN
@@ -248,7 +254,11 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         return Decision(allowed=True, reason=Reason.WITHIN_LIMIT, source=Source.POLICY, policy=policy, counted=counted)
     request = _request_name(policy.key_id, check) if check.request_id else ""
     charge = Charge(
-        selection.buckets, costs_of(selection.buckets, cost), request, (counted,) if counted is not None else ()
+        selection.buckets,
+        costs_of(selection.buckets, cost),
+        request,
+        (counted,) if counted is not None else (),
+        check.afterwards and cost > 0,
     )
     return PreparedCheck(policy, selection, charge, cost)
 
@@ -272,5 +282,5 @@ def _check_request_id(request_id: str) -> None:
 
 def _request_name(key_id: str, check: Check) -> str:
     """The name under which the result is kept: the same call with the same id, and no other, has the same name."""
-    call = f"{key_id}\0{check.cost}\0{check.resource}\0{check.request_id}"
+    call = f"{key_id}\0{check.cost}\0{check.resource}\0{check.request_id}" + "\0afterwards" * bool(check.afterwards)
     return blake2b(call.encode(), digest_size=12).hexdigest()

@@ -1,7 +1,7 @@
 """Limits: the rules that a decision evaluates. A Limit is always valid: constructing an invalid one raises."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import gcd
 
@@ -88,7 +88,7 @@ class TokenBucket:
                 f"is {self.refill_tokens} per {self.refill_period_us} microseconds, for which the arithmetic would "
                 "exceed 2^53; choose rounder numbers or a shorter period",
             )
-        if -(-self.capacity * MICRO // numerator) * denominator >= EXACT:
+        if not _is_exact(self.capacity, self.rate):
             raise InvalidArgument.of(
                 "token_bucket.capacity",
                 f"is {self.capacity}, which takes so long to refill that the arithmetic would exceed 2^53; "
@@ -119,8 +119,11 @@ class Limit:
     """One rule: a token bucket or a quota, for the resources that its pattern matches.
 
     `resource` is an exact name, a prefix ending in `*`, or `*`; one that begins with `* ` is a pattern for what follows
-    the first word, as `* /search*` for a path with any method. At most 256 bytes without control characters. Raises
-    InvalidArgument with the invalid field.
+    the first word, as `* /search*` for a path with any method. At most 256 bytes without control characters.
+
+    `overdraft` is how many tokens the limit may go below zero by charges that are made afterwards, when their cost is
+    known. If it is set, be it 0, calls are denied as long as less than one token is left, peeks too. Capacity or amount
+    and overdraft are MAX_TOKENS at most together. Raises InvalidArgument with the invalid field.
     """
 
     name: str
@@ -128,8 +131,10 @@ class Limit:
     resource: str = "*"
     mode: Mode = Mode.ENFORCE
     counts: Counting = Counting.COST
+    overdraft: int | None = None
 
     def __post_init__(self) -> None:
+        check_overdraft(self.algorithm, self.overdraft)
         if not NAME.fullmatch(self.name):
             raise InvalidArgument.of(
                 "name", f"is {quoted(self.name)}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
@@ -144,6 +149,12 @@ class Limit:
     def capacity(self) -> int:
         """The bucket's capacity or the quota's amount, in tokens."""
         return self.algorithm.capacity if isinstance(self.algorithm, TokenBucket) else self.algorithm.amount
+
+    def with_algorithm(self, algorithm: TokenBucket | Quota) -> "Limit":
+        """The same with another amount or rate, and as much of its overdraft as fits beside it."""
+        capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
+        overdraft = None if self.overdraft is None else min(self.overdraft, MAX_TOKENS - capacity)
+        return replace(self, algorithm=algorithm, overdraft=overdraft)
 
     def tokens_of(self, cost: int) -> int:
         """The tokens that a call of this COST takes: 0 for a peek.
@@ -161,6 +172,29 @@ class Limit:
             if not blank:
                 return False
         return resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
+
+
+def check_overdraft(algorithm: TokenBucket | Quota, overdraft: int | None) -> None:
+    """Raise InvalidArgument (field `overdraft`) unless a limit may go so many tokens below zero; None: it does not."""
+    if overdraft is None:
+        return
+    capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
+    if not 0 <= overdraft <= MAX_TOKENS - capacity:
+        raise InvalidArgument.of(
+            "overdraft", f"is {overdraft}; beside {capacity} it must be between 0 and {MAX_TOKENS - capacity}"
+        )
+    if isinstance(algorithm, TokenBucket) and not _is_exact(capacity + overdraft, algorithm.rate):
+        raise InvalidArgument.of(
+            "overdraft",
+            f"is {overdraft}, which takes so long to refill that the arithmetic would exceed 2^53; choose a "
+            "smaller one or a faster refill",
+        )
+
+
+def _is_exact(tokens: int, rate: tuple[int, int]) -> bool:
+    """Whether the time in which so many tokens are gained is exact in doubles."""
+    numerator, denominator = rate
+    return -(-tokens * MICRO // numerator) * denominator < EXACT
 
 
 def check_resource(field: str, resource: str) -> None:

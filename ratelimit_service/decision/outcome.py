@@ -52,7 +52,7 @@ _new = tuple.__new__  # a third of what calling the class costs, which is done f
 
 def decide(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, source: Source) -> Decision:
     """Decide by the result of charging the rules' buckets."""
-    charged, results = charge_result
+    charged, results, _ = charge_result
     if charged:
         binding = _tightest(rules, results)
         return _new(Decision, (True, _FITS, source, policy, rules, results, binding, None))
@@ -108,7 +108,12 @@ def preview(rules: tuple[Rule, ...], peek_results: tuple[LimitResult, ...], cost
 
 
 def wait_for(limit: Limit, peek: LimitResult, tokens: int) -> int:
-    """Microseconds until TOKENS fit the limit, by a peek at its bucket. 0 when they fit, NEVER when they never will."""
+    """Microseconds until TOKENS fit the limit, by a peek at its bucket. 0 when they fit, NEVER when they never will.
+
+    A peek (0 tokens) at a limit with an overdraft fits if one token is left.
+    """
+    if tokens == 0:
+        return peek.wait_us
     missing = tokens * MICRO - peek.remaining
     if missing <= 0:
         return 0

@@ -119,6 +119,8 @@ class Counts(NamedTuple):
     `allowed` and `denied` add up to the calls; `degraded` and `shadow_denied` are counted among them. `shadow_denied`:
     calls for which a limit in shadow mode had no room. `cost`: tokens of the allowed calls, less what was refunded, so
     it may be negative. `limits`: for each limit the calls that it denied, and those that it would have denied.
+    `clamped`: tokens of the cost of charges made afterwards that a limit did not record, since its overdraft was used
+    up; of several limits, those of the one that missed most.
     """
 
     allowed: int = 0
@@ -127,25 +129,28 @@ class Counts(NamedTuple):
     shadow_denied: int = 0
     degraded: int = 0
     limits: tuple[tuple[int, int], ...] = ()
+    clamped: int = 0
 
     def pack(self) -> bytes:
         """Encode it as a value of a segment."""
         numbers = [number for pair in self.limits for number in pair]
-        return pack_numbers([*self[:5], *numbers])
+        totals = (self.allowed, self.cost, self.denied, self.shadow_denied, self.degraded)
+        return pack_numbers([*totals, *numbers, self.clamped])
 
 
-_TOTALS = len(Counts._fields) - 1
+_TOTALS = Counts._fields.index("limits")
 
 
 def parse_counts(value: bytes, limits: int) -> Counts:
     """Read a value of a segment, of a series with so many LIMITS. Raises ValueError when it is malformed."""
     numbers = unpack_numbers(value)
-    size = _TOTALS + 2 * limits
+    size = _TOTALS + 2 * limits + 1
     if len(numbers) > size:
         raise ValueError(f"{len(numbers)} counts of a series with {limits} limits")
     numbers += [0] * (size - len(numbers))
-    allowed, cost, denied, shadow_denied, degraded, *rest = numbers
-    return Counts(allowed, cost, denied, shadow_denied, degraded, tuple(zip(rest[::2], rest[1::2], strict=True)))
+    allowed, cost, denied, shadow_denied, degraded, *rest, clamped = numbers
+    pairs = tuple(zip(rest[::2], rest[1::2], strict=True))
+    return Counts(allowed, cost, denied, shadow_denied, degraded, pairs, clamped)
 
 
 def pack_numbers(numbers: Sequence[int]) -> bytes:

@@ -150,10 +150,13 @@ class UsageSender:
 
 def counts_of(charge: Charge, result: ChargeResult) -> Iterator[tuple[Series, list[int]]]:
     """The counts of each series of a charge, in the order of `usage.Counts`, flattened."""
-    charged, results = result
+    charged, results, clamped = result
     for series, cost, calls, positions in charge.counted:
         counts = [0] * (_TOTALS + 2 * len(parse_field(series.field).limits))
         own = range(len(charge.buckets)) if positions is None else positions
+        if charge.afterwards:
+            yield series, [calls, cost, *counts[2:], clamped]
+            continue
         if charged:
             counts[_ALLOWED], counts[_COST] = calls, cost
         elif calls:

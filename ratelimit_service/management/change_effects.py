@@ -48,6 +48,9 @@ class _Counting(Protocol):
     @property
     def counts(self) -> Counting: ...
 
+    @property
+    def overdraft(self) -> int | None: ...
+
 
 def limits_effects(before: Sequence[Limit], after: Sequence[Limit]) -> list[str]:
     """Why limits that take the place of others, each that of the one of its name, have to be confirmed."""
@@ -98,6 +101,8 @@ def _amount_effect(before: _Counting, after: _Counting) -> str:
     """The same for limits that are token buckets or quotas, and refuse."""
     if before.counts is not after.counts:  # how much that allows depends on what calls cost
         return f"counts {'calls, whatever they cost' if after.counts is Counting.CALLS else 'what calls cost'}"
+    if before.overdraft is not None and after.overdraft is None:
+        return "has no overdraft any more, so that it denies no peek"
     ratios = _ratios(before.algorithm, after.algorithm)
     if min(ratios) < _CUT:
         return f"is cut by {100 * (1 - min(ratios)):.3g} %"

@@ -7,7 +7,14 @@ documents stay as short as the rules are.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, RuleNode, RuleOnStoreFailure, Unlimited
+from ratelimit_service.decision.descriptors.rules import (
+    Blocked,
+    RuleCharge,
+    RuleLimit,
+    RuleNode,
+    RuleOnStoreFailure,
+    Unlimited,
+)
 from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
 
 Document = Mapping[str, Any]
@@ -21,7 +28,7 @@ def limit_to_document(limit: Limit) -> dict[str, Any]:
         "name": limit.name,
         "resource": limit.resource,
         "mode": limit.mode.value,
-        **_counts_to_document(limit.counts),
+        **_counts_to_document(limit),
         **algorithm_to_document(limit.algorithm),
     }
 
@@ -37,16 +44,22 @@ def limit_from_document(document: Document) -> Limit:
         document["resource"],
         Mode(document["mode"]),
         _counts_from_document(document),
+        _overdraft_from_document(document),
     )
 
 
-def _counts_to_document(counts: Counting) -> dict[str, Any]:
-    """What a limit counts, if it is not the cost: the documents of earlier versions do not have it."""
-    return {} if counts is Counting.COST else {"counts": counts.value}
+def _counts_to_document(limit: Limit | RuleLimit) -> dict[str, Any]:
+    """What a limit counts and its overdraft, where they are set: the documents of earlier versions have neither."""
+    document: dict[str, Any] = {} if limit.counts is Counting.COST else {"counts": limit.counts.value}
+    return document if limit.overdraft is None else document | {"overdraft": limit.overdraft}
 
 
 def _counts_from_document(document: Document) -> Counting:
     return Counting(document.get("counts", Counting.COST.value))
+
+
+def _overdraft_from_document(document: Document) -> int | None:
+    return _whole(document, "overdraft") if "overdraft" in document else None
 
 
 def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
@@ -103,6 +116,8 @@ def node_to_document(node: RuleNode) -> dict[str, Any]:
         document["share_threshold"] = True
     if node.on_store_failure is not None:
         document["on_store_failure"] = node.on_store_failure.value
+    if node.charge is not None:
+        document["charge"] = node.charge.value
     if node.descriptors:
         document["descriptors"] = nodes_to_documents(node.descriptors)
     return document
@@ -113,7 +128,7 @@ def node_from_document(document: Document) -> RuleNode:
 
     Raises InvalidArgument, KeyError, TypeError, AttributeError or ValueError when it is not a valid node.
     """
-    on_store_failure = document.get("on_store_failure")
+    on_store_failure, charge = document.get("on_store_failure"), document.get("charge")
     return RuleNode(
         key=document["key"],
         value=document.get("value", ""),
@@ -121,6 +136,7 @@ def node_from_document(document: Document) -> RuleNode:
         descriptors=nodes_from_documents(document.get("descriptors", [])),
         share_threshold=_flag(document, "share_threshold"),
         on_store_failure=None if on_store_failure is None else RuleOnStoreFailure(on_store_failure),
+        charge=None if charge is None else RuleCharge(charge),
     )
 
 
@@ -130,7 +146,7 @@ def _rule_limit_to_document(limit: RuleLimit) -> dict[str, Any]:
         document["mode"] = limit.mode.value
     if limit.replaces:
         document["replaces"] = list(limit.replaces)
-    document |= _counts_to_document(limit.counts)
+    document |= _counts_to_document(limit)
     if isinstance(limit.algorithm, Unlimited):
         return document | {"unlimited": True}
     if isinstance(limit.algorithm, Blocked):
@@ -155,6 +171,7 @@ def _rule_limit_from_document(document: Document) -> RuleLimit:
         mode=Mode(document.get("mode", Mode.ENFORCE.value)),
         replaces=tuple(_items(document, "replaces")),
         counts=_counts_from_document(document),
+        overdraft=_overdraft_from_document(document),
     )
 
 

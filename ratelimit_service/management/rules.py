@@ -263,5 +263,6 @@ def _fields(rules: RuleSet) -> dict[str, Any]:
         "version": rules.version,
         "descriptors": sum(1 for _ in rules.rules.nodes()),
         "on_store_failure": rules.rules.on_store_failure.name,
+        "charge": rules.rules.charge.name,
         "description": rules.description,
     }

@@ -266,7 +266,7 @@ class WorkerMetrics:
                 (
                     "ignored_fields",
                     watched.ignored,
-                    "Refunds and overrides of callers without role gateway: decided as peeks, and ignored.",
+                    "Refunds, overrides and late charges without role gateway: peeks, ignored, charged if they fit.",
                 ),
             )
             if reasons is not None

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, Select, Text, and_, cast, func, select, text
 
 from ratelimit_service.aside import SMALL, aside
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleCharge, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import FetchedRules
 from ratelimit_service.management.documents import nodes_from_documents
 from ratelimit_service.management.rules import MAX_TOTAL_BYTES
@@ -36,6 +36,7 @@ _IN_FORCE = (
         rule_versions.c.version,
         func.left(cast(rule_versions.c.descriptors, Text), _MAX_CHARACTERS + 1).label("descriptors"),  # parsed here
         rule_versions.c.on_store_failure,
+        rule_versions.c.charge,
         rule_versions.c.limit_count,
     )
     .outerjoin_from(
@@ -127,7 +128,10 @@ def _decode(row: Row[*tuple[Any, ...]]) -> DomainRules:
     if len(row.descriptors) > _MAX_CHARACTERS:
         raise ValueError(f"its descriptors have more than {_MAX_CHARACTERS:,} characters")
     rules = DomainRules(
-        row.domain, nodes_from_documents(json.loads(row.descriptors)), RuleOnStoreFailure(row.on_store_failure)
+        row.domain,
+        nodes_from_documents(json.loads(row.descriptors)),
+        RuleOnStoreFailure(row.on_store_failure),
+        RuleCharge(row.charge or RuleCharge.IF_ALLOWED),
     )
     if row.limit_count != 0 and not any(node.limits for node in rules.nodes()):
         raise ValueError("it has no limit, and was not written without one by ManageRules")

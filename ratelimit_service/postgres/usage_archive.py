@@ -71,17 +71,21 @@ def _aggregate(
     names = sql.SQL(", ").join(map(sql.Identifier, key))
     sums: list[sql.Composable] = [sql.SQL("usage_sum({})").format(sql.Identifier(count)) for count in counts]
     additions: list[sql.Composable] = [
-        sql.SQL("{0} = t.{0} + EXCLUDED.{0}").format(sql.Identifier(count)) for count in counts
+        sql.SQL("{0} = coalesce(t.{0}, 0) + EXCLUDED.{0}").format(sql.Identifier(count)) for count in counts
     ]
+    columns = [level, *key, *counts]
     if (table, level) == ("usage", "day"):
+        columns.append("hours")
         sums.append(sql.SQL("bit_or(1 << extract(hour FROM minute AT TIME ZONE 'UTC')::integer)"))
         additions.append(sql.SQL("hours = t.hours | EXCLUDED.hours"))
     return sql.SQL(
-        "INSERT INTO {table} AS t SELECT date_trunc({level}, minute, 'UTC') AS bin, {key}, {sums} FROM {source}"
+        "INSERT INTO {table} AS t ({columns})"
+        " SELECT date_trunc({level}, minute, 'UTC') AS bin, {key}, {sums} FROM {source}"
         " WHERE minute >= %s GROUP BY bin, {key} ORDER BY {key}, bin"
         " ON CONFLICT ({key}, {bin}) DO UPDATE SET {additions}"
     ).format(
         table=sql.Identifier(f"{table}_{level}"),
+        columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         level=sql.Literal(level),
         key=names,
         sums=sql.SQL(", ").join(sums),
@@ -111,9 +115,10 @@ _ROLL_UP_LIMITS: Final = {
 }
 # Not by COPY: no timeout ends one whose client has stopped in the middle, and the lease would be locked for as long.
 _WRITE: Final = (
-    "INSERT INTO flushed SELECT to_timestamp(minute * 60), series_id, allowed, denied, cost, shadow_denied, degraded"
-    " FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])"
-    " AS f (minute, series_id, allowed, denied, cost, shadow_denied, degraded)"
+    "INSERT INTO flushed (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped)"
+    " SELECT to_timestamp(minute * 60), series_id, allowed, denied, cost, shadow_denied, degraded, clamped"
+    " FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],"
+    " %s::bigint[]) AS f (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped)"
 )
 _WRITE_LIMITS: Final = (
     "INSERT INTO flushed_limits SELECT to_timestamp(minute * 60), series_id, limit_name, denied, shadow_denied FROM"

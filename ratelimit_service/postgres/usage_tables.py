@@ -22,8 +22,9 @@ from ratelimit_service.postgres.tables import Microseconds, metadata
 LEVELS: Final = ("minute", "hour", "day")
 """The lengths of a bin, and the name of the column that has its start."""
 
-COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded")
-"""The columns of counts. Calls are allowed + denied; `degraded` and `shadow_denied` are calls among them."""
+COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded", "clamped")
+"""The columns of counts. Calls are allowed + denied; `degraded` and `shadow_denied` are calls among them, `clamped` are
+tokens among `cost`."""
 
 LIMIT_COUNTS: Final = ("denied", "shadow_denied")
 """The columns of counts by limit."""
@@ -72,7 +73,12 @@ series = Table(
 
 
 def _count_columns(*names: str) -> list[Column[int]]:
-    return [Column(name, BigInteger, nullable=False) for name in names]
+    return [
+        Column(name, BigInteger, server_default=text("0"))  # not written by versions before it
+        if name == "clamped"
+        else Column(name, BigInteger, nullable=False)
+        for name in names
+    ]
 
 
 def _counts(level: str) -> Table:

@@ -22,8 +22,8 @@ _FIRST_PAGE: Final = Paging()
 class Counts(NamedTuple):
     """Calls by outcome, and the cost of those that were allowed, less what was refunded.
 
-    Calls are `allowed` and `denied` together; `shadow_denied` and `degraded` are calls among them. By limit only
-    `denied` and `shadow_denied` are counted, the others are 0.
+    Calls are `allowed` and `denied` together; `shadow_denied` and `degraded` are calls among them, and `clamped` tokens
+    among the cost that a limit did not take. By limit only `denied` and `shadow_denied` are counted, the others are 0.
     """
 
     allowed: int = 0
@@ -31,6 +31,7 @@ class Counts(NamedTuple):
     cost: int = 0
     shadow_denied: int = 0
     degraded: int = 0
+    clamped: int = 0
 
     @property
     def calls(self) -> int:
@@ -49,6 +50,7 @@ class Counts(NamedTuple):
             self.cost + other.cost,
             self.shadow_denied + other.shadow_denied,
             self.degraded + other.degraded,
+            self.clamped + other.clamped,
         )
 
     def minus(self, other: "Counts") -> "Counts":

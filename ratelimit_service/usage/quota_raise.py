@@ -290,11 +290,12 @@ class _Quotas:
                     self._tokens[name] = self._tokens.get(name, 0) + used
 
     def used(self) -> Iterator[UsedQuota]:
-        """What is used of each bucket, at most the amount of its largest quota."""
+        """What is used of each bucket, at most the amount of its largest quota and its overdraft."""
         for name, tokens in self._tokens.items():
             if tokens > 0:
                 largest = self._largest[name]
-                used = min(tokens, largest.quota.amount) * MICRO
+                most = largest.quota.amount + (largest.rule.limit.overdraft or 0)
+                used = min(tokens, most) * MICRO
                 yield UsedQuota(largest.rule.bucket, largest.quota, largest.start_us, used)
 
     def _was_charged(self, part: _Part, cost: Cost) -> bool:

@@ -67,6 +67,7 @@ class CountRow(NamedTuple):
     cost: int
     shadow_denied: int
     degraded: int
+    clamped: int = 0
 
 
 class LimitRow(NamedTuple):
@@ -188,12 +189,13 @@ class SegmentBuilder:
         numbers[1:2] = [max(min(cost, _MAX_COST), -_MAX_COST) for cost in numbers[1:2]]
         if max(numbers, default=0) > _MAX_COUNT or min(numbers, default=0) < -_MAX_COUNT:
             raise ValueError("not a count")
-        missing = 5 + 2 * len(limits) - len(numbers)
+        missing = 6 + 2 * len(limits) - len(numbers)
         if missing < 0:
             raise ValueError("more numbers than limits")
         numbers += [0] * missing
         allowed, cost, denied, shadow_denied, degraded = numbers[:5]
-        self._rows.append(CountRow(minute, series, allowed, denied, cost, shadow_denied, degraded))
+        clamped = min(numbers[-1], _MAX_COST)
+        self._rows.append(CountRow(minute, series, allowed, denied, cost, shadow_denied, degraded, clamped))
         self._calls += allowed + denied
         for at, limit in enumerate(limits):
             limit_denied, limit_shadow_denied = numbers[5 + 2 * at : 7 + 2 * at]

@@ -1,5 +1,7 @@
 """Limits that tests draw from."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from ratelimit_service.decision.limit import MAX_TOKENS, Limit, Mode, Quota, TokenBucket, Window
@@ -35,11 +37,19 @@ def quotas() -> st.SearchStrategy[Quota]:
     return st.builds(Quota, _AMOUNTS, st.sampled_from(Window))
 
 
-def limits() -> st.SearchStrategy[Limit]:
-    """Limits of every kind; one in four is a shadow."""
-    modes = st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW])
-    return st.builds(
-        lambda algorithm, mode: Limit("limit", algorithm, mode=mode),
-        st.one_of(token_buckets(), tight_buckets(), quotas()),
-        modes,
+@st.composite
+def limits(draw: st.DrawFn, *, overdrafts: bool = True) -> Limit:
+    """Limits of every kind; one in four is a shadow, and half of them have an overdraft unless that is not wanted."""
+    algorithm = draw(st.one_of(token_buckets(), tight_buckets(), quotas()))
+    mode = draw(st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW]))
+    limit = Limit("limit", algorithm, mode=mode)
+    if not overdrafts:
+        return limit
+    most = MAX_TOKENS - limit.capacity
+    overdraft = draw(
+        st.one_of(st.none(), st.none(), st.none(), st.just(0), st.integers(0, 30), st.integers(0, most), st.just(most))
     )
+    try:
+        return replace(limit, overdraft=overdraft)
+    except InvalidArgument:  # it would take too long to refill
+        return limit

@@ -1,6 +1,7 @@
 """What was spent without the store is handed to it once, and makes no debt."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,21 @@ async def test_the_store_is_charged_once(url: str, open_store: OpenStore, bucket
     assert [await used(store, one) for one in buckets] == [3 + number % 3 for number in range(200)]
     assert local.waiting == 0
     assert handover.handed_over == sum(3 + number % 3 for number in range(200))
+
+
+async def test_a_limit_with_an_overdraft_owes_what_was_spent(
+    valkey_url: str, open_store: OpenStore, bucket: MakeBucket
+) -> None:
+    """Of more than a bucket has, it owes the rest as far as the overdraft goes; what is above that is dropped."""
+    store = open_store(valkey_url)
+    for limit in (Limit("q", Quota(100, Window.YEAR), overdraft=15), replace(SLOW, overdraft=15)):
+        local, one = local_store(), bucket(limit)
+        handover = Handover(local, store)
+        await store.charge([Charge((one,), (70,))])
+        local.spend(Charge((one,), (50,), afterwards=True), AWAY)
+        assert await handover.flush()
+        assert await used(store, one) == 115
+        assert (handover.handed_over, handover.dropped, local.waiting) == (45, 5, 0)
 
 
 async def test_it_stops_at_empty(valkey_url: str, open_store: OpenStore, bucket: MakeBucket) -> None:

@@ -68,20 +68,22 @@ class Agreement(RuleBasedStateMachine):
                     st.tuples(st.integers(0, _NAMES - 1), st.integers(0, _PLANS - 1), _COSTS), min_size=1, max_size=3
                 ),
                 st.sampled_from(["", "", "", "first", "second"]),
+                st.sampled_from([False, False, True]),
             ),
             min_size=1,
             max_size=5,
         )
     )
-    def batch_is_charged(self, batch: list[tuple[list[tuple[int, int, int]], str]]) -> None:
+    def batch_is_charged(self, batch: list[tuple[list[tuple[int, int, int]], str, bool]]) -> None:
         """Several charges in one script, each of one to three buckets, by the limits of several plans."""
         charges = [
             Charge(
                 tuple(Bucket(f"{self.run}.{which}", 0, self.limits[plan]) for which, plan, _ in parts),
                 tuple(cost for _, _, cost in parts),
                 request and f"{self.run}.{request}",
+                afterwards=afterwards,
             )
-            for parts, request in batch
+            for parts, request, afterwards in batch
         ]
         assert self.store.charge(charges, self.now_us) == self.reference.charge(charges, self.now_us)
 

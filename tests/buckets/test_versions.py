@@ -64,7 +64,7 @@ _CALLS: Final = st.lists(
 )
 
 
-@given(pair=st.lists(limits(), min_size=2, max_size=2), calls=_CALLS)
+@given(pair=st.lists(limits(overdrafts=False), min_size=2, max_size=2), calls=_CALLS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_one_limit_for_each_bucket_is_the_same_in_both(
     both: tuple[ClockedStore, ClockedStore], pair: list[Limit], calls: list[tuple[bool, int, int, int]]

@@ -202,13 +202,15 @@ def test_a_limit_may_count_calls(admin: Browser, plan: Callable[[str], None]) ->
     plan("of-calls")
     form = fields_of(admin.get("/plans/of-calls/edit").text)
     assert form["l1.counts"] == "cost"
-    form |= {"l1.counts": "calls"}
+    form |= {"l1.counts": "calls", "l1.overdraft": "unbounded"}
     review = admin.submit("/plans/of-calls/edit", **{**form, "csrf": admin.csrf(), "do": "review"})
     assert "counts calls, whatever they cost." in review.text
     assert re.search(r'class="plus">.*counts: CALLS', review.text)
+    assert re.search(r'class="plus">.*unbounded: true', review.text)
     saved = admin.submit("/plans/of-calls/edit", **{**form, "csrf": admin.csrf(), "do": "save", "confirm": "of-calls"})
     assert saved.status_code == 303
-    assert "200 calls per hour" in admin.get("/plans/of-calls").text
+    assert "200 calls per hour, overdraft" in admin.get("/plans/of-calls").text
+    assert fields_of(admin.get("/plans/of-calls/edit").text)["l1.overdraft"] == "unbounded"
 
 
 def test_a_plan_keeps_its_draft_in_a_conflict(admin: Browser, plan: Callable[[str], None]) -> None:

@@ -128,7 +128,13 @@ async def test_audit(control_plane: ControlPlane) -> None:
         (
             "ann",
             "rules.replace",
-            {"version": 1, "descriptors": 4, "on_store_failure": "LOCAL", "description": "first"},
+            {
+                "version": 1,
+                "descriptors": 4,
+                "on_store_failure": "LOCAL",
+                "charge": "IF_ALLOWED",
+                "description": "first",
+            },
         ),
     ]
     longest = "d" * 256

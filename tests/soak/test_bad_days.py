@@ -66,10 +66,14 @@ class Place:
     postgres_port: int
 
     def signal_one(self, signum: signal.Signals, *, operations: bool = False) -> None:
-        """Send a signal to one worker, or to the operations process: the server replaces it."""
+        """Send a signal to the oldest worker, or to the operations process: the server replaces it.
+
+        The oldest, so that workers are as old in the last minutes as in the early ones with which these are compared.
+        """
         workers, others = self.server.processes()
-        with suppress(psutil.NoSuchProcess, IndexError):  # it has just ended
-            random.choice(others if operations else workers).send_signal(signum)
+        with suppress(psutil.NoSuchProcess, ValueError):  # it has just ended
+            oldest = min(others if operations else workers, key=psutil.Process.create_time)
+            oldest.send_signal(signum)
 
     def away(self) -> None:
         """Let nobody reach Postgres."""
@@ -180,7 +184,8 @@ async def test_a_fault_a_minute(place: Place) -> None:
     callers.ended = True
     await asyncio.gather(*tasks)
 
-    outside = Counter(text for when, text in callers.failures if _fault_at(when, windows) is None)
+    strays = [(when, text) for when, text in callers.failures if _fault_at(when, windows) is None]
+    outside = Counter(text for _, text in strays)
     inside = Counter(_fault_at(when, windows) for when, _ in callers.failures)
     quarter = MINUTES / 4
     early = [mb for when, mb in memory if quarter <= (when - began) / MINUTE < 2 * quarter]
@@ -190,7 +195,8 @@ async def test_a_fault_a_minute(place: Place) -> None:
     print(  # noqa: T201  the figures of `make soak`
         f"\n{transport}: {callers.checks} checks with {KEYS} keys, failed outside faults: {dict(outside)}, within: "
         f"{dict(inside)}; memory {statistics.mean(early):.0f} MiB, later "
-        f"{statistics.mean(late):.0f} ({growth - 1:+.1%})"
+        f"{statistics.mean(late):.0f} ({growth - 1:+.1%}); by minute {_by_minute(memory, began)}; strays "
+        f"{dict(Counter(_place(when, windows) for when, _ in strays))}"
     )
     assert callers.checks > MINUTES * MINUTE * 10
     assert outside.total() <= MAX_ERRORS * callers.checks, outside
@@ -201,6 +207,20 @@ async def _sample(server: Server, memory: list[tuple[float, float]], until: floa
     while (now := time.monotonic()) < until:
         memory.append((now, server.memory_mb()))
         await asyncio.sleep(min(0.5, max(until - now, 0.01)))
+
+
+def _by_minute(memory: list[tuple[float, float]], began: float) -> list[int]:
+    """The mean of each minute, in MiB."""
+    minutes = range(MINUTES)
+    found = [[mb for when, mb in memory if minute <= (when - began) / MINUTE < minute + 1] for minute in minutes]
+    return [round(statistics.mean(samples)) for samples in found if samples]
+
+
+def _place(when: float, windows: list[tuple[str, float, float]]) -> str:
+    """How long after which fault a call was made."""
+    before = [(name, start) for name, start, _ in windows if start <= when]
+    name, start = before[-1] if before else ("the start", when)
+    return f"{when - start:.0f} s after {name}, minute {len(before)}"
 
 
 def _fault_at(when: float, windows: list[tuple[str, float, float]]) -> str | None:

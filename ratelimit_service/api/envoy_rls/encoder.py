@@ -117,7 +117,7 @@ class RateLimitResponseEncoder:
         _, current_limit, spec, spec_headers, until_us = self._limits.get(id(limit)) or self._encode_limit(limit)
         if until_us != NO_END and until_us <= self._now_us():
             _, current_limit, spec, spec_headers, _ = self._encode_limit(limit)
-        tokens = remaining // MICRO
+        tokens = remaining // MICRO if remaining > 0 else 0
         tokens_varint = varint(tokens) if tokens < _UINT32_MAX else _UINT32_MAX_VARINT
         encoded = b"%b%b%b%b%b" % (_OK, current_limit, _REMAINING, tokens_varint, duration(_RESET, reset_us))
         response = b"%b%b%b%b" % (_OK, _STATUS, varint(len(encoded)), encoded)

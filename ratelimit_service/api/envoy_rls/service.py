@@ -50,7 +50,8 @@ class EnvoyRateLimitService:
     For most of them, `fallback` responds with a denial; with the others Envoy applies its own failure mode. Refunds
     (`is_negative_hits`) and overrides (`limit`) are for callers of role gateway, or whoever reaches the port could give
     himself tokens. From others they are no error, on which a gateway may let the call through: a refund is decided as a
-    peek, and an override is ignored.
+    peek, and an override is ignored. Charges that are made afterwards are for them as well, since whoever reaches the
+    port could have others owe tokens; from others they are charged if they fit.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class EnvoyRateLimitService:
         self._gateway_cache: RequestCache[GatewayRequest] = RequestCache(clock, _CACHED_GATEWAY_REQUESTS)
         self._encoder = RateLimitResponseEncoder(headers)
         self.ignored = ReasonCounts("ignored what only a caller of role gateway may send")
-        """Refunds and overrides of callers without the role, one for each descriptor that has them."""
+        """Refunds, overrides and charges made afterwards of callers without the role, one for each descriptor."""
         self.fallback = OutOfBounds(METHOD, _REFUSAL, out_of_bounds)
 
     def read(self, data: bytes) -> NewRequest | GatewayRequest | PreparedRequest:
@@ -84,6 +85,9 @@ class EnvoyRateLimitService:
             prepared = request
         else:
             prepared = await self._prepare(request, caller, deadline)
+        if prepared.after is not None and caller.role is not Role.GATEWAY:
+            self.ignored.add(METHOD, "charge_afterwards", count=len(prepared.after.request.items))
+            prepared = prepared.if_allowed()
         return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
 
     async def _prepare(
@@ -125,7 +129,7 @@ class EnvoyRateLimitService:
     def _undecided(self, request: NewRequest | GatewayRequest | PreparedRequest) -> bytes:
         """The response to a caller whose token was not looked up in time. Raises InvalidArgument."""
         if isinstance(request, PreparedRequest):
-            parts: Sized = request.items
+            parts: Sized = request.items if request.after is None else request.after.all_items
         else:
             check_request(request.read.request)
             parts = request.read.request.descriptors

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ratelimit_service._gen.ratelimit.v1 import limit_pb2
+from ratelimit_service._gen.ratelimit.v1 import limit_pb2, rules_pb2
 from ratelimit_service.api.key_admin.fields import (
     duration_from_proto,
     duration_to_proto,
@@ -11,7 +11,7 @@ from ratelimit_service.api.key_admin.fields import (
     time_to_proto,
     under,
 )
-from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MAX_TOKENS, Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 
@@ -42,12 +42,14 @@ _WINDOWS = {number: window for window, number in _WINDOW_NUMBERS.items()}
 def limit_from_proto(message: limit_pb2.Limit, field: str) -> Limit:
     """Return the limit of a message that is in FIELD. Raises InvalidArgument with the path of the invalid field."""
     with under(field):
+        algorithm = _algorithm_from_proto(message)
         return Limit(
             message.name,
-            _algorithm_from_proto(message),
+            algorithm,
             message.resource or "*",
             mode_from_proto(message.mode),
             counts_from_proto(message.counts),
+            overdraft_from_proto(message, algorithm),
         )
 
 
@@ -73,6 +75,8 @@ def limit_to_proto(limit: Limit) -> limit_pb2.Limit:
         mode=mode_to_proto(limit.mode),
         counts=counts_to_proto(limit.counts),
     )
+    if limit.overdraft is not None:
+        message.overdraft.CopyFrom(overdraft_to_proto(limit.algorithm, limit.overdraft))
     if isinstance(limit.algorithm, TokenBucket):
         message.token_bucket.CopyFrom(token_bucket_to_proto(limit.algorithm))
     else:
@@ -148,6 +152,33 @@ def quota_from_proto(message: limit_pb2.Quota) -> Quota:
 def quota_to_proto(quota: Quota) -> limit_pb2.Quota:
     """Return the message of a quota."""
     return limit_pb2.Quota(amount=quota.amount, window=_WINDOW_NUMBERS[quota.window])
+
+
+def overdraft_from_proto(
+    message: limit_pb2.Limit | rules_pb2.DescriptorLimit, algorithm: TokenBucket | Quota
+) -> int | None:
+    """Return a limit's overdraft in tokens, None if it has none. Raises InvalidArgument with a field in `overdraft`.
+
+    One that is unbounded is as large as is counted exactly.
+    """
+    if not message.HasField("overdraft"):
+        return None
+    if not message.overdraft.unbounded:
+        return message.overdraft.tokens
+    if isinstance(algorithm, TokenBucket):
+        raise InvalidArgument.of("overdraft.unbounded", "is for a quota only; set overdraft.tokens for a token bucket")
+    if message.overdraft.tokens:
+        raise InvalidArgument.of(
+            "overdraft.tokens", f"is {message.overdraft.tokens}, but it is unbounded; set one of them"
+        )
+    return MAX_TOKENS - algorithm.amount
+
+
+def overdraft_to_proto(algorithm: TokenBucket | Quota, overdraft: int) -> limit_pb2.Overdraft:
+    """Return the message of an overdraft."""
+    if isinstance(algorithm, Quota) and overdraft == MAX_TOKENS - algorithm.amount:
+        return limit_pb2.Overdraft(unbounded=True)
+    return limit_pb2.Overdraft(tokens=overdraft)
 
 
 def _algorithm_from_proto(message: limit_pb2.Limit) -> TokenBucket | Quota:

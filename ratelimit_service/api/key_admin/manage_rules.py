@@ -17,6 +17,8 @@ from ratelimit_service.api.key_admin.limit_messages import (
     counts_to_proto,
     mode_from_proto,
     mode_to_proto,
+    overdraft_from_proto,
+    overdraft_to_proto,
     quota_from_proto,
     quota_to_proto,
     token_bucket_from_proto,
@@ -28,6 +30,7 @@ from ratelimit_service.decision.descriptors.rules import (
     MAX_DEPTH,
     Blocked,
     DomainRules,
+    RuleCharge,
     RuleLimit,
     RuleNode,
     RuleOnStoreFailure,
@@ -50,6 +53,11 @@ _FAILURE_NUMBERS = {
     RuleOnStoreFailure.DENY: rules_pb2.DomainRules.DENY,
 }
 _FAILURES = {number: failure for failure, number in _FAILURE_NUMBERS.items()}
+_CHARGE_NUMBERS = {
+    RuleCharge.IF_ALLOWED: rules_pb2.DomainRules.IF_ALLOWED,
+    RuleCharge.ALWAYS: rules_pb2.DomainRules.ALWAYS,
+}
+_CHARGES = {number: charge for charge, number in _CHARGE_NUMBERS.items()}
 
 
 class ManageRules:
@@ -117,9 +125,12 @@ def rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
     violations: list[FieldViolation] = []
     nodes = _nodes_from_proto(message.descriptors, MAX_DEPTH, violations)
     on_store_failure = _failure_from_proto(message.on_store_failure, violations)
+    charge = _charge_from_proto(message.charge, violations)
     if violations:
         raise InvalidArgument(*violations)
-    return DomainRules(message.domain, nodes, on_store_failure or RuleOnStoreFailure.FAIL)
+    return DomainRules(
+        message.domain, nodes, on_store_failure or RuleOnStoreFailure.FAIL, charge or RuleCharge.IF_ALLOWED
+    )
 
 
 def rules_to_proto(rules: DomainRules) -> rules_pb2.DomainRules:
@@ -128,6 +139,7 @@ def rules_to_proto(rules: DomainRules) -> rules_pb2.DomainRules:
         domain=rules.domain,
         descriptors=[_node_to_proto(node) for node in rules.descriptors],
         on_store_failure=_FAILURE_NUMBERS[rules.on_store_failure],
+        charge=_CHARGE_NUMBERS[rules.charge],
     )
 
 
@@ -143,6 +155,7 @@ def _heading_to_proto(rules: RuleSet) -> rules_pb2.DomainRules:
     return rules_pb2.DomainRules(
         domain=rules.domain,
         on_store_failure=_FAILURE_NUMBERS[rules.rules.on_store_failure],
+        charge=_CHARGE_NUMBERS[rules.rules.charge],
         version=rules.version,
         description=rules.description,
         create_time=time_to_proto(rules.created_us),
@@ -177,6 +190,7 @@ def _node_from_proto(
 ) -> RuleNode | None:
     below = _nodes_from_proto(message.descriptors, levels - 1, violations)
     on_store_failure = _failure_from_proto(message.on_store_failure, violations)
+    charge = _charge_from_proto(message.charge, violations)
     limits: list[RuleLimit] = []
     for position, limit in enumerate(message.limits):
         try:
@@ -187,7 +201,9 @@ def _node_from_proto(
     if violations:
         return None
     try:
-        return RuleNode(message.key, message.value, tuple(limits), below, message.share_threshold, on_store_failure)
+        return RuleNode(
+            message.key, message.value, tuple(limits), below, message.share_threshold, on_store_failure, charge
+        )
     except InvalidArgument as error:
         violations += error.violations
         return None
@@ -200,17 +216,24 @@ def _node_to_proto(node: RuleNode) -> rules_pb2.DescriptorRule:
         limits=[_limit_to_proto(limit) for limit in node.limits],
         share_threshold=node.share_threshold,
         on_store_failure=None if node.on_store_failure is None else _FAILURE_NUMBERS[node.on_store_failure],
+        charge=None if node.charge is None else _CHARGE_NUMBERS[node.charge],
         descriptors=[_node_to_proto(child) for child in node.descriptors],
     )
 
 
 def _limit_from_proto(message: rules_pb2.DescriptorLimit) -> RuleLimit:
+    algorithm = _algorithm_from_proto(message)
+    if isinstance(algorithm, TokenBucket | Quota):
+        overdraft = overdraft_from_proto(message, algorithm)
+    else:
+        overdraft = message.overdraft.tokens if message.HasField("overdraft") else None
     return RuleLimit(
-        _algorithm_from_proto(message),
+        algorithm,
         message.name,
         mode_from_proto(message.mode),
         tuple(message.replaces),
         counts_from_proto(message.counts),
+        overdraft,
     )
 
 
@@ -231,6 +254,8 @@ def _limit_to_proto(limit: RuleLimit) -> rules_pb2.DescriptorLimit:
     message = rules_pb2.DescriptorLimit(name=limit.name, mode=mode_to_proto(limit.mode), replaces=limit.replaces)
     if limit.counts is not Counting.COST:  # else the message of a limit that counts nothing would name it, too
         message.counts = counts_to_proto(limit.counts)
+    if limit.overdraft is not None and isinstance(limit.algorithm, TokenBucket | Quota):
+        message.overdraft.CopyFrom(overdraft_to_proto(limit.algorithm, limit.overdraft))
     match limit.algorithm:
         case TokenBucket() as bucket:
             message.token_bucket.CopyFrom(token_bucket_to_proto(bucket))
@@ -241,6 +266,14 @@ def _limit_to_proto(limit: RuleLimit) -> rules_pb2.DescriptorLimit:
         case Blocked():
             message.blocked.SetInParent()
     return message
+
+
+def _charge_from_proto(
+    number: "rules_pb2.DomainRules.Charge.ValueType", violations: list[FieldViolation]
+) -> RuleCharge | None:
+    if number and number not in _CHARGES:
+        violations.append(FieldViolation("charge", f"is {number}; use IF_ALLOWED or ALWAYS"))
+    return _CHARGES.get(number)
 
 
 def _failure_from_proto(

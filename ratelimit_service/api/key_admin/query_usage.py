@@ -132,6 +132,7 @@ def _row_to_proto(row: UsageRow, group_by: tuple[Dimension, ...]) -> usage_pb2.U
         cost=counts.cost,
         shadow_denied=counts.shadow_denied,
         degraded=counts.degraded,
+        clamped=counts.clamped,
         **values,
     )
 

@@ -34,6 +34,7 @@ _REASON_AND_SOURCE: Final = [
     for reason in range(max(Reason) + 1)
 ]
 _UNDECIDED_RETRY: Final = duration(_RETRY_AFTER, UNDECIDED_RETRY_US)
+_UINT64_MAX: Final = 2**64 - 1
 _MAX_KEYS = 100_000
 _MAX_LIMITS = 10_000
 
@@ -82,7 +83,7 @@ class DecisionEncoder:
             _, result, name, until_us = self._limits.get(id(rule.limit)) or self._encode_limit(rule)
             if until_us != NO_END and until_us <= self._now_us():
                 _, result, name, _ = self._encode_limit(rule)
-            remaining_varint = varint(remaining // MICRO)
+            remaining_varint = varint(remaining // MICRO & _UINT64_MAX)  # a negative one as protobuf has it
             result = b"%b%b%b" % (result, remaining_varint, duration(_RESET_AFTER, reset_us))
             if wait_us:
                 result += _WOULD_DENY

@@ -19,6 +19,11 @@ from ratelimit_service.errors import InvalidArgument
 MAX_BATCH: Final = 256
 """Maximum checks in one batch, and in one group of a stream."""
 
+_AFTERWARDS: Final = {
+    CheckLimitRequest.CHARGE_UNSPECIFIED: False,
+    CheckLimitRequest.IF_ALLOWED: False,
+    CheckLimitRequest.ALWAYS: True,
+}
 _CHECKS: Final = 0x0A  # the field of a batch, and of a message of a stream
 _MAX_FIELDS: Final = MAX_BATCH + 64  # of a batch, those that a later version of the API has included
 
@@ -100,4 +105,5 @@ def _to_check(request: CheckLimitRequest) -> Check:
         request.resource,
         request.cost if request.HasField("cost") else 1,
         request.request_id,
+        _AFTERWARDS.get(request.charge),
     )

@@ -85,6 +85,8 @@ def pack_array(elements: Collection[bytes]) -> bytes:
 _NUMBERS = [pack_number(number) for number in range(_SMALL)]
 _ONE_BUCKET = pack_number(1) + pack_number(0)  # and no request
 _NONE = pack_number(0)
+_NO_OVERDRAFT = pack_number(-1)
+_WITH_OVERDRAFT, _AFTERWARDS = 1024, 2048  # as in charge.lua
 _KINDS_END = 16  # above all kinds
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 
@@ -101,6 +103,8 @@ class _EncodedBucket(NamedTuple):
 
     key: bytes
     limit: bytes
+    overdraft: bytes
+    """Empty if it is not set."""
 
 
 class Encoder:
@@ -123,8 +127,10 @@ class Encoder:
         parts: list[bytes] = []
         size = 0
         numbers = _NUMBERS
-        for buckets, costs, request, counted in charges:
-            if len(buckets) == 1 and not request and len(counted) <= 1:  # the common case, without a loop
+        for buckets, costs, request, counted, afterwards in charges:
+            if (
+                len(buckets) == 1 and not (request or afterwards) and len(counted) <= 1
+            ):  # the common case, without a loop
                 (bucket,), (cost,) = buckets, costs
                 if counted:
                     ((series, spent, calls, positions),) = counted
@@ -133,8 +139,8 @@ class Encoder:
                     which = fields.setdefault(field, len(fields) + 1)
                 else:
                     simple, which = True, 0
-                if simple:
-                    key, limit = bucket.encoded or _encode_bucket(bucket)
+                key, limit, overdraft = bucket.encoded or _encode_bucket(bucket)
+                if simple and not overdraft:
                     index = keys.setdefault(key, len(keys) + 1)
                     parts += (
                         _ONE_BUCKET,
@@ -146,16 +152,21 @@ class Encoder:
                     size += 9
                     continue
             count = len(buckets)
-            size += 3 + 6 * count
-            parts.append(numbers[count])
+            encoded = [bucket.encoded or _encode_bucket(bucket) for bucket in buckets]
+            if afterwards or any(each.overdraft for each in encoded):
+                encoded = [_with_overdraft(each) for each in encoded]
+                size += 3 + 7 * count
+                parts.append(numbers[count + (_AFTERWARDS if afterwards else _WITH_OVERDRAFT)])
+            else:
+                size += 3 + 6 * count
+                parts.append(numbers[count])
             index = 0
             if request:
                 key = _bulk(request_key(buckets[0].partition if buckets else 0, request))
                 index = keys.setdefault(key, len(keys) + 1)
             series_count, blocks = self._encode_counted(counted, costs, fields) if counted else (_NONE, ())
             parts += (numbers[index], series_count)
-            for bucket, cost in zip(buckets, costs, strict=True):
-                key, limit = bucket.encoded or _encode_bucket(bucket)
+            for (key, limit, _), cost in zip(encoded, costs, strict=True):
                 index = keys.setdefault(key, len(keys) + 1)
                 parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else pack_number(cost), limit)
             parts += blocks
@@ -215,8 +226,14 @@ def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
     sign = 1 if limit.mode is Mode.ENFORCE else -1
     number = sign * (kind + _KINDS_END * bucket.family)
     packed = b"".join(map(pack_number, (number, limit.capacity * MICRO, *rate)))
-    encoded = bucket.encoded = _EncodedBucket(_bulk(bucket_key(bucket)), packed)
+    overdraft = b"" if limit.overdraft is None else pack_number(limit.overdraft * MICRO)
+    encoded = bucket.encoded = _EncodedBucket(_bulk(bucket_key(bucket)), packed, overdraft)
     return encoded
+
+
+def _with_overdraft(encoded: _EncodedBucket) -> _EncodedBucket:
+    """The same with its overdraft among the numbers of its limit."""
+    return encoded._replace(limit=encoded.limit + (encoded.overdraft or _NO_OVERDRAFT))
 
 
 def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult]:
@@ -224,14 +241,18 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
     results = []
     new = tuple.__new__  # half of what calling the class costs
     at = 0
-    for buckets, _, _, _ in charges:
-        charged = reply[at] == 1
+    for buckets, *_ in charges:
+        outcome, clamped = reply[at], 0
+        charged = outcome == 1
+        if outcome > 1:  # made afterwards
+            clamped, nothing_left = divmod(outcome - 2, 2)
+            charged = not nothing_left
         end = at + 1 + 3 * len(buckets)
         if end == at + 4:  # the common case, without a loop
             limit_results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
         else:
             limit_results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
-        results.append(new(ChargeResult, (charged, limit_results)))
+        results.append(new(ChargeResult, (charged, limit_results, clamped)))
         at = end
     if at != len(reply):
         raise ValueError(f"{len(reply)} numbers instead of {at}")

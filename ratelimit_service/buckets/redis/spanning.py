@@ -82,8 +82,9 @@ class SpanningStore(Closing):
     are refunded. So no limit is ever exceeded; but from the charge to the refund, about one round trip, a bucket holds
     less than it should, and a concurrent call may be denied. What drained in that time is lost.
 
-    Charges of one partition are passed on unchanged. Those of several have no request name, and are counted by `usage`:
-    no single run of the script decides them. Closes the store.
+    A charge made afterwards is made in each partition on its own. Charges of one partition are passed on unchanged.
+    Those of several have no request name, and are counted by `usage`: no single run of the script decides them. Closes
+    the store.
     """
 
     def __init__(self, store: ManagedStore, refund: Refunder, usage: UsageObserver) -> None:
@@ -173,7 +174,30 @@ class SpanningStore(Closing):
             self._usage.charged(charge, result)
         return result
 
+    async def _charge_afterwards(self, charge: Charge) -> ChargeResult:
+        """Charge each partition on its own: what is charged afterwards is charged whatever the others have."""
+        parts = _parts(charge, range(len(charge.buckets)))
+        returned = await asyncio.gather(*(self._store.charge([part.charge]) for part in parts), return_exceptions=True)
+        results: dict[int, LimitResult] = {}
+        made: list[ChargeResult] = []
+        failures: list[StoreUnavailable] = []
+        for (indexes, _), value in zip(parts, returned, strict=True):
+            if isinstance(value, StoreUnavailable):
+                failures.append(value)
+            elif isinstance(value, BaseException):
+                raise value
+            else:
+                made.append(value[0])
+                results.update(zip(indexes, value[0].limit_results, strict=True))
+        if failures:
+            sent = bool(made) or any(error.sent for error in failures)
+            raise StoreUnavailable(str(failures[0]), sent=sent) from failures[0]
+        in_order = tuple(results[index] for index in range(len(charge.buckets)))
+        return ChargeResult(all(one.charged for one in made), in_order, max(one.clamped for one in made))
+
     async def _charge_parts(self, charge: Charge) -> ChargeResult:
+        if charge.afterwards:
+            return await self._charge_afterwards(charge)
         positive = [index for index, cost in enumerate(charge.costs) if cost > 0]
         others = [index for index, cost in enumerate(charge.costs) if cost <= 0]
         results: dict[int, LimitResult] = {}
@@ -289,7 +313,10 @@ def _parts(charge: Charge, indexes: Sequence[int], request: str = "") -> list[_P
         _Part(
             tuple(part),
             Charge(
-                tuple(charge.buckets[index] for index in part), tuple(charge.costs[index] for index in part), request
+                tuple(charge.buckets[index] for index in part),
+                tuple(charge.costs[index] for index in part),
+                request,
+                afterwards=charge.afterwards,
             ),
         )
         for part in by_partition.values()

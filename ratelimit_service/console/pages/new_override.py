@@ -21,7 +21,7 @@ from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
 
-_INPUTS: Final = ("name", "resource", "capacity", "refill_tokens", "period", "amount", "ends", "ends_at")
+_INPUTS: Final = ("name", "resource", "capacity", "refill_tokens", "period", "amount", "overdraft", "ends", "ends_at")
 _FIELDS: Final = {f"token_bucket.{name}": name for name in ("capacity", "refill_tokens")} | {
     "token_bucket.refill_period": "period",
     "refill_period": "period",

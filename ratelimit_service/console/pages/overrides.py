@@ -173,7 +173,7 @@ def _limit(form: Fields, limits: dict[str, Limit]) -> Limit:
         )
     else:
         changed = Quota(_tokens(form, "amount"), algorithm.window)
-    return Limit(base.name, changed, base.resource, base.mode, base.counts)
+    return base.with_algorithm(changed)
 
 
 def _tokens(form: Fields, name: str) -> int:

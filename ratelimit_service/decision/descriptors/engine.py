@@ -60,12 +60,16 @@ _RULE_FAILURES = {
 
 
 class _Pending(NamedTuple):
-    """A descriptor that its buckets have to decide. `policy` is None where rules apply."""
+    """A descriptor that its buckets have to decide. `policy` is None where rules apply.
+
+    `afterwards`: whether its hits are charged whatever the limits have.
+    """
 
     limit_set: LimitSet
     hits: int
     series: Series
     policy: Policy | None = None
+    afterwards: bool = False
 
 
 class _Settled(NamedTuple):
@@ -92,7 +96,8 @@ class PreparedRequest(NamedTuple):
 
     `single` is the item of a request with one descriptor, if that is pending, as in nearly every request. `denied`:
     whether a status is a denial, so that the others only peek. The request stays prepared as long as all `validities`
-    are current.
+    are current. `after` are its descriptors that are charged afterwards, whatever becomes of the others; None if there
+    are none.
     """
 
     items: Sequence[_Item]
@@ -101,12 +106,26 @@ class PreparedRequest(NamedTuple):
     denied: bool
     charge: Charge
     validities: tuple[Validity, ...] = ()
+    after: "_After | None" = None
+
+    def if_allowed(self) -> "PreparedRequest":
+        """The same with all descriptors charged only if they fit."""
+        if self.after is None:
+            return self
+        return _prepared([_if_allowed(item) for item in self.after.all_items], self.validities)
 
     @property
     def key_id(self) -> str:
         """The key that the request is of, if it is one descriptor with an API key; else empty."""
         single = self.single
         return single.policy.key_id if single is not None and single.policy is not None else ""
+
+
+class _After(NamedTuple):
+    """The descriptors of a request that are charged afterwards, as a request of their own, and all, in their order."""
+
+    request: PreparedRequest
+    all_items: Sequence[_Item]
 
 
 class DescriptorEngine:
@@ -152,8 +171,10 @@ class DescriptorEngine:
                 api_key, resource = key_and_resource(index, descriptor)
                 policy = self._keys.verified(api_key) or found.get(api_key, _NEW)
                 if isinstance(policy, Policy):
-                    validities.append(policy.validity)
-                    items.append(self._by_plan(policy, resource, descriptor.hits))
+                    afterwards, validity = self._charge_of(request.domain)
+                    validities += (policy.validity, validity)
+                    item = self._by_plan(policy, resource, descriptor.hits)
+                    items.append(_charged_afterwards(item) if afterwards else item)
                 elif policy is _NEW:
                     return None
                 else:
@@ -164,7 +185,7 @@ class DescriptorEngine:
                 tree = tree or self._tree(request.domain)
                 validities.append(tree.validity)
                 items.append(_by_rules(tree, descriptor))
-        return _prepared(_apply_replacements(items), tuple(validities))
+        return _split(_apply_replacements(items), tuple(validities))
 
     async def _resolve_all(self, request: DescribedRequest, deadline: float | None) -> Mapping[str, _Found]:
         """The policies of the keys in a request that were not verified before."""
@@ -186,7 +207,22 @@ class DescriptorEngine:
         """Charge the hits of all descriptors of a request, or none; none if DEADLINE passes before they can be sent.
 
         Raises Unavailable when the bucket store is unavailable and a descriptor's rules have RuleOnStoreFailure.FAIL.
+        Those that are charged afterwards are, whatever becomes of the others.
         """
+        if prepared.after is None:
+            return await self._decide(prepared, deadline)
+        at_once, after = await gather(
+            self._decide(prepared, deadline), self._decide(prepared.after.request, deadline), return_exceptions=True
+        )
+        for outcome in (at_once, after):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        assert isinstance(at_once, RequestDecision) and isinstance(after, RequestDecision)  # noqa: S101, PT018  see above
+        first, second = iter(at_once.statuses), iter(after.statuses)
+        statuses = [next(second if _is_afterwards(item) else first) for item in prepared.after.all_items]
+        return RequestDecision(at_once.allowed and after.allowed, tuple(statuses))
+
+    async def _decide(self, prepared: PreparedRequest, deadline: float | None) -> RequestDecision:
         charge = prepared.charge
         try:
             charge_results = await self._buckets.charge((charge,), deadline) if charge.buckets else _NO_BUCKETS
@@ -197,7 +233,7 @@ class DescriptorEngine:
         else:
             statuses = _decide_statuses(prepared, charge_results[0].limit_results, Source.STORE)
             if not charge.counted:
-                self._count(prepared.items, statuses)
+                self._count(prepared, statuses)
         allowed = True
         for status in statuses:
             self.tally[status.reason][status.source] += 1
@@ -226,10 +262,20 @@ class DescriptorEngine:
             self._plan_limit_sets.put(selection.buckets, limit_set)
         return _Pending(limit_set, hits, selection.series, policy)
 
-    def _count(self, items: Sequence[_Item], statuses: Sequence[DescriptorStatus]) -> None:
+    def _charge_of(self, domain: str) -> tuple[bool, Validity]:
+        """Whether descriptors with an API key are charged afterwards in this domain, and for how long that holds."""
+        try:
+            tree = self._rules.get(domain)
+        except StoreUnavailable:  # they need no rules otherwise
+            return False, _EXPIRED
+        tree = tree or self._rules.without_rules(domain)
+        return tree.afterwards, tree.validity
+
+    def _count(self, prepared: PreparedRequest, statuses: Sequence[DescriptorStatus]) -> None:
         """Count a request that no script has counted."""
+        items, afterwards = prepared.items, prepared.charge.afterwards
         decided = [Decided(item.series, item.hits, status) for item, status in zip(items, statuses, strict=True)]
-        for series, counts in counts_of(decided):
+        for series, counts in counts_of(decided, afterwards=afterwards):
             self._usage.add(series, counts)
 
     def _decide_without_store(self, shared: PreparedRequest, error: StoreUnavailable) -> tuple[DescriptorStatus, ...]:
@@ -238,17 +284,19 @@ class DescriptorEngine:
         for item in items:
             if isinstance(item, _Pending) and item.limit_set.on_store_failure is RuleOnStoreFailure.FAIL:
                 raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
-        prepared = _prepared([_degrade(item) for item in items])
+        afterwards = shared.charge.afterwards
+        prepared = _prepared([_degrade(item) for item in items], afterwards=afterwards)
         charge = prepared.charge
         charge_result = self._local.decide(charge, error) if charge.buckets else _NO_BUCKETS[0]
         statuses = _decide_statuses(prepared, charge_result.limit_results, Source.DEGRADED)
-        if all(status.allowed for status in statuses):
+        if afterwards or all(status.allowed for status in statuses):
             for item in items:
                 if isinstance(item, _Pending) and item.limit_set.on_store_failure is not RuleOnStoreFailure.LOCAL:
                     buckets = item.limit_set.buckets
-                    self._local.spend(Charge(buckets, costs_of(buckets, item.hits)), error)
+                    costs = costs_of(buckets, item.hits)
+                    self._local.spend(Charge(buckets, costs, afterwards=afterwards), error)
         if not (shared.charge.counted and error.sent):  # else the store counts it, or a late reply
-            self._count(prepared.items, statuses)
+            self._count(prepared, statuses)
         return statuses
 
 
@@ -260,7 +308,7 @@ def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
     entries, hits, override = descriptor
     limit_set = tree.match(entries) if override is None else tree.override(entries, override)
     if limit_set.buckets:
-        return _Pending(limit_set, hits, limit_set.series)
+        return _Pending(limit_set, hits, limit_set.series, None, limit_set.afterwards and hits > 0)
     if not limit_set.limits:
         return _Settled(passed(), hits, limit_set.series)
     if limit_set is UNREADABLE:
@@ -303,14 +351,38 @@ def _remove_replaced(item: _Item, replaced: set[str]) -> _Item:
     return item._replace(limit_set=limit_set, series=limit_set.series)
 
 
-def _prepared(items: Sequence[_Item], validities: tuple[Validity, ...] = ()) -> PreparedRequest:
+def _charged_afterwards(item: _Item) -> _Item:
+    return item._replace(afterwards=True) if isinstance(item, _Pending) and item.hits > 0 else item
+
+
+def _if_allowed(item: _Item) -> _Item:
+    return item._replace(afterwards=False) if isinstance(item, _Pending) else item
+
+
+def _is_afterwards(item: _Item) -> bool:
+    return isinstance(item, _Pending) and item.afterwards
+
+
+def _split(items: Sequence[_Item], validities: tuple[Validity, ...]) -> PreparedRequest:
+    """Prepare a request, and apart those of its descriptors that are charged afterwards."""
+    after = [item for item in items if _is_afterwards(item)]
+    if not after:
+        return _prepared(items, validities)
+    at_once = [item for item in items if not _is_afterwards(item)]
+    return _prepared(at_once, validities)._replace(after=_After(_prepared(after, afterwards=True), items))
+
+
+def _prepared(
+    items: Sequence[_Item], validities: tuple[Validity, ...] = (), *, afterwards: bool = False
+) -> PreparedRequest:
     merged = _merge_buckets(items)
-    denied = _is_denied(items)
+    denied = _is_denied(items) and not afterwards
     costs = (0,) * len(merged.buckets) if denied else merged.costs
     # What is denied already only peeks, and without buckets there is no script: the engine counts both.
     counts = () if denied or not merged.buckets else counted(_parts(items, merged))
     single = items[0] if len(items) == 1 and isinstance(items[0], _Pending) else None
-    return PreparedRequest(items, single, merged, denied, Charge(merged.buckets, costs, "", counts), validities)
+    charge = Charge(merged.buckets, costs, "", counts, afterwards)
+    return PreparedRequest(items, single, merged, denied, charge, validities)
 
 
 def _parts(items: Sequence[_Item], merged: _MergedBuckets) -> list[Part]:
@@ -392,7 +464,7 @@ def _degrade(item: _Item) -> _Item:
     """Apply `on_store_failure`: the descriptor is decided, or stays pending for this server's own buckets."""
     if isinstance(item, _Settled):
         return item
-    limit_set, hits, series, policy = item
+    limit_set, hits, series, policy, _ = item
     if limit_set.on_store_failure is RuleOnStoreFailure.LOCAL:
         return item
     if limit_set.on_store_failure is RuleOnStoreFailure.DENY and limit_set.enforced and hits > 0:

@@ -15,10 +15,10 @@ class DescriptorStatus(NamedTuple):
     """The decision on one descriptor.
 
     `limit` is the one to report, None when nothing is limited: on a denial the limit that takes longest to be untouched
-    again, otherwise the one with the smallest share left. `remaining`: whole tokens left, 0 on a denial. `reset_us`:
-    microseconds until the limit is untouched again. `wait_us`: microseconds until the same hits fit, 0 when they do,
-    NEVER when they never will. `limits` are all that were evaluated, and `results` the result for each. `policy` is
-    that of the API key, if the descriptor names a known one.
+    again, otherwise the one with the smallest share left. `remaining`: whole tokens left, 0 on a denial and for a debt.
+    `reset_us`: microseconds until the limit is untouched again. `wait_us`: microseconds until the same hits fit, 0 when
+    they do, NEVER when they never will. `limits` are all that were evaluated, and `results` the result for each.
+    `policy` is that of the API key, if the descriptor names a known one.
     """
 
     allowed: bool
@@ -79,9 +79,8 @@ def decide_descriptor(
     """The status of a descriptor by the results of its buckets. Every enforced limit with a wait denies it."""
     if len(limits) == 1 and not results[0].wait_us:  # the common case
         ((remaining, _, reset),) = results
-        return _new(
-            DescriptorStatus, (True, _FITS, source, limits[0], remaining // MICRO, reset, 0, limits, results, policy)
-        )
+        left = remaining // MICRO if remaining > 0 else 0
+        return _new(DescriptorStatus, (True, _FITS, source, limits[0], left, reset, 0, limits, results, policy))
     slowest, longest, wait_us = -1, -1, 0
     for index, (_, wait, reset) in enumerate(results):
         if wait and limits[index].enforced:
@@ -96,7 +95,8 @@ def decide_descriptor(
         return _new(DescriptorStatus, (False, reason, source, denying, 0, longest, wait_us, limits, results, policy))
     tightest = _tightest(limits, results) if len(limits) > 1 else 0
     limit, (remaining, _, reset) = limits[tightest], results[tightest]
-    return _new(DescriptorStatus, (True, _FITS, source, limit, remaining // MICRO, reset, 0, limits, results, policy))
+    left = max(remaining // MICRO, 0)
+    return _new(DescriptorStatus, (True, _FITS, source, limit, left, reset, 0, limits, results, policy))
 
 
 def _decide_without_room(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ratelimit_service.decision.limit import Counting, Mode, Quota, TokenBucket
+from ratelimit_service.decision.limit import Counting, Mode, Quota, TokenBucket, check_overdraft
 from ratelimit_service.decision.text import check_text, quoted
 from ratelimit_service.errors import InvalidArgument
 
@@ -59,13 +59,22 @@ class RuleOnStoreFailure(Enum):
     DENY = "deny"
 
 
+class RuleCharge(Enum):
+    """When the hits of a descriptor are charged."""
+
+    IF_ALLOWED = "if_allowed"
+    """To all limits of the request if they fit, otherwise to none."""
+    ALWAYS = "always"
+    """Whatever the limits have: the cost was incurred already."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuleLimit:
     """One limit of a node.
 
     `name` may be empty; otherwise at most 64 printable ASCII characters without quotes and backslashes. When the limit
     applies to a request, the limits in `replaces` (names, at most 16) do not, whichever descriptor they belong to.
-    `counts` is COST for one without a bucket, unlimited or blocked.
+    `counts` is COST and `overdraft` None for one without a bucket, unlimited or blocked.
     """
 
     algorithm: TokenBucket | Quota | Unlimited | Blocked
@@ -73,9 +82,16 @@ class RuleLimit:
     mode: Mode = Mode.ENFORCE
     replaces: tuple[str, ...] = ()
     counts: Counting = Counting.COST
+    overdraft: int | None = None
 
     def __post_init__(self) -> None:
         check_limit_name("name", self.name)
+        if not isinstance(self.algorithm, Unlimited | Blocked):
+            check_overdraft(self.algorithm, self.overdraft)
+        elif self.overdraft is not None:
+            raise InvalidArgument.of(
+                "overdraft", f"is {self.overdraft}, but an unlimited or blocked limit counts nothing; leave it out"
+            )
         if self.counts is not Counting.COST and isinstance(self.algorithm, Unlimited | Blocked):
             raise InvalidArgument.of(
                 "counts",
@@ -100,8 +116,8 @@ class RuleNode:
 
     In a wildcard each `*`, at any position, matches any characters or none. Each value that matches has a bucket of its
     own, unless `share_threshold` makes all values of a wildcard share one. A node without limits and children allows
-    everything. `on_store_failure` is None to inherit it from the node above. Keys and values have at most 256 bytes
-    without control characters, keys at least one.
+    everything. `on_store_failure` and `charge` are None to inherit them from the node above. Keys and values have at
+    most 256 bytes without control characters, keys at least one.
     """
 
     key: str
@@ -110,6 +126,7 @@ class RuleNode:
     descriptors: tuple["RuleNode", ...] = ()
     share_threshold: bool = False
     on_store_failure: RuleOnStoreFailure | None = None
+    charge: RuleCharge | None = None
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -142,11 +159,15 @@ class RuleNode:
 
 @dataclass(frozen=True, slots=True)
 class DomainRules:
-    """All rules of one domain. `on_store_failure` is the default for its nodes."""
+    """All rules of one domain. `on_store_failure` and `charge` are the defaults for its nodes.
+
+    `charge` is also that of descriptors with an API key, which a plan decides.
+    """
 
     domain: str
     descriptors: tuple[RuleNode, ...] = ()
     on_store_failure: RuleOnStoreFailure = RuleOnStoreFailure.FAIL
+    charge: RuleCharge = RuleCharge.IF_ALLOWED
 
     def __post_init__(self) -> None:
         check_domain("domain", self.domain)

@@ -16,6 +16,7 @@ from ratelimit_service.decision.descriptors.request import Entries
 from ratelimit_service.decision.descriptors.rules import (
     Blocked,
     DomainRules,
+    RuleCharge,
     RuleLimit,
     RuleNode,
     RuleOnStoreFailure,
@@ -74,9 +75,10 @@ class LimitSet:
     `buckets` are those of the limits, in their order. A limit without a bucket is the only one, so there are as many
     buckets as limits, or none. `replaces` are the names of limits that do not apply to a request to which these do.
     `series` is what the descriptor counts for, `source` what its decision by the shared buckets is based on.
+    `afterwards`: whether its hits are charged whatever the limits have.
     """
 
-    __slots__ = ("buckets", "enforced", "limits", "on_store_failure", "replaces", "series", "source")
+    __slots__ = ("afterwards", "buckets", "enforced", "limits", "on_store_failure", "replaces", "series", "source")
 
     def __init__(
         self,
@@ -84,8 +86,11 @@ class LimitSet:
         on_store_failure: RuleOnStoreFailure,
         series: Series = NO_SERIES,
         source: Source = Source.STORE,
+        *,
+        afterwards: bool = False,
     ) -> None:
         self.limits = limits
+        self.afterwards = afterwards
         self.source = source
         self.on_store_failure = on_store_failure
         self.series = series
@@ -99,12 +104,12 @@ class LimitSet:
         if len(limits) == len(self.limits):
             return self
         series = self.series.with_limits(*(limit.name for limit in limits))
-        return LimitSet(limits, self.on_store_failure, series, self.source)
+        return LimitSet(limits, self.on_store_failure, series, self.source, afterwards=self.afterwards)
 
     def unenforced(self) -> "LimitSet":
         """The same with shadow limits only, and nothing denied because a store is down."""
         limits = tuple(map(_in_shadow, self.limits))
-        return LimitSet(limits, RuleOnStoreFailure.ALLOW, self.series, Source.UNENFORCED)
+        return LimitSet(limits, RuleOnStoreFailure.ALLOW, self.series, Source.UNENFORCED, afterwards=self.afterwards)
 
 
 class _Node:
@@ -117,6 +122,7 @@ class _Node:
 
     __slots__ = (
         "any_value",
+        "charge",
         "exact",
         "families",
         "is_open",
@@ -128,17 +134,19 @@ class _Node:
         "wildcards",
     )
 
-    def __init__(  # noqa: PLR0913  a node has that much
+    def __init__(  # noqa: PLR0913, PLR0917  a node has that much
         self,
         domain: str,
         path: str,
         limits: tuple[RuleLimit, ...],
         on_store_failure: RuleOnStoreFailure,
+        charge: RuleCharge,
         shared: str,
         *,
         is_open: bool,
     ) -> None:
         self.is_open = is_open
+        self.charge = charge
         self.families = [_family(domain, path, limit.name) if is_open else 0 for limit in limits]
         self.path = path
         self.limits = limits
@@ -168,13 +176,15 @@ class RuleTree:
     """
 
     def __init__(self, rules: DomainRules, off_until_us: int = 0) -> None:
-        root = _Node(rules.domain, "", (), rules.on_store_failure, "", is_open=False)
+        root = _Node(rules.domain, "", (), rules.on_store_failure, rules.charge, "", is_open=False)
         _add_children(rules.domain, root, rules.descriptors)
         self._fill(rules.domain, root, off_until_us)
 
     def _fill(self, domain: str, root: _Node, off_until_us: int) -> None:
         self.domain = domain
         self.validity = Validity(off_until_us or NO_EXPIRY)
+        self.afterwards = root.charge is RuleCharge.ALWAYS
+        """Whether the hits of descriptors with an API key are charged whatever the limits of its plan have."""
         self._root = root
         self._is_off = bool(off_until_us)
         self._matches: LruCache[Entries, LimitSet] = LruCache(_MAX_CACHED)
@@ -192,7 +202,8 @@ class RuleTree:
         if found is None:
             node, path = self._find(entries)
             limits = map(_apply, repeat(self.domain), repeat(path), node.limits, node.families) if path else ()
-            found = self._in_force(LimitSet(tuple(limits), node.on_store_failure, node.series))
+            afterwards = node.charge is RuleCharge.ALWAYS
+            found = self._in_force(LimitSet(tuple(limits), node.on_store_failure, node.series, afterwards=afterwards))
             if _is_cacheable(entries):
                 self._matches.put(entries, found)
         return found
@@ -212,7 +223,8 @@ class RuleTree:
             family = _family(self.domain, *(key for key, _ in entries))
             limit = _apply(self.domain, entries, RuleLimit(algorithm), family)
             series = self._override_series(entries, limit.name)
-            found = self._in_force(LimitSet((limit,), self.match(entries).on_store_failure, series))
+            matched = self.match(entries)
+            found = self._in_force(LimitSet((limit,), matched.on_store_failure, series, afterwards=matched.afterwards))
             if _is_cacheable(entries):
                 self._overrides.put((entries, algorithm), found)
         return found
@@ -252,6 +264,7 @@ def _add_children(domain: str, parent: _Node, children: Iterable[RuleNode]) -> N
             f"{parent.path}/{name}" if parent.path else name,
             rule.limits,
             rule.on_store_failure or parent.on_store_failure,
+            rule.charge or parent.charge,
             rule.value if rule.share_threshold else "",
             is_open=parent.is_open or not rule.value or (rule.is_wildcard and not rule.share_threshold),
         )
@@ -284,7 +297,8 @@ def _apply(domain: str, path: Entries, limit: RuleLimit, family: int) -> Applied
         name = blake2b(_join(node_name, limit.name).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
         digest = blake2b(node_name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         partition = int.from_bytes(digest) % PARTITIONS
-        bucket = Bucket(name, partition, Limit("descriptor", algorithm, mode=limit.mode, counts=limit.counts), family)
+        applied = Limit("descriptor", algorithm, mode=limit.mode, counts=limit.counts, overdraft=limit.overdraft)
+        bucket = Bucket(name, partition, applied, family)
     return AppliedLimit(limit.name, algorithm, limit.mode is Mode.ENFORCE, bucket, limit.replaces)
 
 

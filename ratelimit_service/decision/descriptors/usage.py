@@ -40,9 +40,12 @@ class Decided(NamedTuple):
     status: DescriptorStatus
 
 
-def counts_of(decided: Sequence[Decided]) -> Iterator[tuple[Series, list[int]]]:
-    """The counts of each series of a request that no script counted, in the order of `usage.Counts`, flattened."""
-    allowed = all(each.status.allowed for each in decided)
+def counts_of(decided: Sequence[Decided], *, afterwards: bool = False) -> Iterator[tuple[Series, list[int]]]:
+    """The counts of each series of a request that no script counted, in the order of `usage.Counts`, flattened.
+
+    What is charged AFTERWARDS counts as allowed.
+    """
+    allowed = afterwards or all(each.status.allowed for each in decided)
     merged: dict[bytes, tuple[Series, list[int]]] = {}
     for series, hits, status in decided:
         if not hits or not series.field:
@@ -54,6 +57,8 @@ def counts_of(decided: Sequence[Decided]) -> Iterator[tuple[Series, list[int]]]:
             continue
         counts[0], counts[2] = int(allowed), int(not allowed)
         counts[4] = max(counts[4], int(status.source is Source.DEGRADED))
+        if afterwards:
+            continue
         pairs = list(_denials(status))
         counts.extend([0] * (5 + 2 * len(pairs) - len(counts)))
         for number, (denied, shadow_denied) in enumerate(pairs):

@@ -12,7 +12,7 @@ from sqlalchemy import Row, Text, and_, cast, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.aside import SMALL, aside
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleCharge, RuleOnStoreFailure
 from ratelimit_service.management.documents import nodes_from_documents, nodes_to_documents
 from ratelimit_service.management.rules import RuleSet, RulesTotal
 from ratelimit_service.postgres.repositories.conditions import readable_time
@@ -26,6 +26,7 @@ _COLUMNS = (
     func.coalesce(rule_versions.c.version, rule_domains.c.version, 0).label("version"),
     cast(rule_versions.c.descriptors, Text).label("descriptors"),  # parsed here, perhaps beside the event loop
     rule_versions.c.on_store_failure,
+    rule_versions.c.charge,
     rule_versions.c.description,
     readable_time(rule_versions.c.create_time),
 )
@@ -98,6 +99,7 @@ class PostgresRulesRepository:
             "version": rules.version,
             "descriptors": nodes_to_documents(rules.rules.descriptors),
             "on_store_failure": rules.rules.on_store_failure.value,
+            "charge": rules.rules.charge.value,
             "description": rules.description,
             "create_time": rules.updated_us,
             "limit_count": sum(len(node.limits) for node in rules.rules.nodes()),
@@ -127,7 +129,8 @@ def _rules(row: Row[*tuple[Any, ...]]) -> DomainRules:
     """The rules of a version, none if they are not valid."""
     try:
         nodes = nodes_from_documents(json.loads(row.descriptors))
-        return DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure))
+        charge = RuleCharge(row.charge or RuleCharge.IF_ALLOWED)
+        return DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure), charge)
     except Exception as error:  # noqa: BLE001 whatever is wrong with a row, it must not hide the others
         why = f"{type(error).__name__}: {error}"
         _log.warning("the rules of a domain cannot be read", domain=row.domain, version=row.version, why=why)

@@ -224,7 +224,11 @@ class PostgresUsage:
             rows = (await self._connection.execute(counted)).all() if counted is not None else ()
             width = len(request.group_by)
             found = [
-                UsageRow(row[-1] if by_bin else within.start_us, tuple(row[:width]), Counts(*row[width : width + 5]))
+                UsageRow(
+                    row[-1] if by_bin else within.start_us,
+                    tuple(row[:width]),
+                    Counts(*row[width : width + len(COUNTS)]),
+                )
                 for row in rows
             ]
         return sorted((row for row in found if any(row.counts)), key=lambda row: row.start_us)

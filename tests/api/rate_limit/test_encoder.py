@@ -34,6 +34,7 @@ from ratelimit_service.decision.window import length_of
 
 NOW_US = calendar.timegm((2027, 2, 15, 0, 0, 0)) * MICRO
 AMOUNTS = st.integers(0, EXACT - 1) | st.integers(0, 300 * MICRO)
+DEBTS = st.integers(-EXACT + 1, 0) | st.integers(-300 * MICRO, 0)
 WAITS = st.just(0) | st.just(NEVER) | AMOUNTS
 TOKENS = st.integers(1, MAX_TOKENS) | st.integers(1, 200)
 
@@ -51,7 +52,7 @@ def decisions(draw: st.DrawFn) -> Decision:
     ]
     subject = draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128))
     policy = Policy(record(ApiKey.generate("live"), *limits, subject=subject), 0)
-    results = tuple(LimitResult(draw(AMOUNTS), draw(WAITS), draw(AMOUNTS)) for _ in limits)
+    results = tuple(LimitResult(draw(AMOUNTS | DEBTS), draw(WAITS), draw(AMOUNTS)) for _ in limits)
     binding = draw(st.integers(-1, len(limits) - 1))
     return Decision(allowed, reason, source, policy, policy.rules, results, binding)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -116,6 +117,23 @@ async def test_all_or_nothing(world: World, three: tuple[Bucket, Bucket, Bucket]
     assert world.store.refunded == 0
     never = await take(world.store, (three[0], 1), (three[1], 4))
     assert [result.wait_us for result in never.limit_results] == [0, NEVER]
+
+
+async def test_a_charge_made_afterwards_is_made_in_each_slot(
+    world: World, three: tuple[Bucket, Bucket, Bucket], bucket: MakeBucket
+) -> None:
+    """What one slot has no room for keeps the others from nothing; one owes, another does not take all, as counted."""
+    owing = bucket(replace(TEN, overdraft=5), partition=3)
+    buckets = (*three, owing)
+    series = Series.of_rule("edge", "a", ["ten", "three", "quota", "owing"])
+    charge = Charge(buckets, (7, 7, 7, 12), "", (Counted(series, 7, 1, (0, 1, 2, 3)),), afterwards=True)
+    (made,) = await world.store.charge([charge])
+    assert (made.charged, made.clamped) == (False, 4)
+    assert [result.remaining // MICRO for result in made.limit_results] == [3, 0, 3, -2]
+    assert [result.wait_us > 0 for result in made.limit_results] == [False, True, False, True]
+    assert await used(world.other, *buckets) == [7, 3, 7, 12]
+    (row,) = world.usage.take(10)
+    assert (row.counts[:5], row.counts[-1]) == ([1, 7, 0, 0, 0], 4)
 
 
 async def test_order_of_results(world: World, three: tuple[Bucket, Bucket, Bucket], bucket: MakeBucket) -> None:

@@ -24,6 +24,7 @@ _LIMITS = [
     Limit("loose", Quota(40, Window.HOUR)),
     Limit("shadow", Quota(2, Window.MINUTE), mode=Mode.SHADOW),
     Limit("wide", Quota(100, Window.DAY), mode=Mode.SHADOW),
+    Limit("owing", Quota(5, Window.HOUR), overdraft=10),
 ]
 _STEPS_US = st.one_of(
     st.integers(-1_000_000, 20_000_000),
@@ -59,14 +60,15 @@ def series_of(draw: st.DrawFn, limits: int) -> Series:
 
 
 @st.composite
-def charges(draw: st.DrawFn) -> tuple[list[int], tuple[int, ...], str, tuple[Counted, ...]]:
-    """The indexes of a charge's buckets, and the rest of it: simple ones as often as all others."""
+def charges(draw: st.DrawFn) -> tuple[list[int], tuple[int, ...], str, tuple[Counted, ...], bool]:
+    """The indexes of a charge's buckets, and the rest: simple ones, some made afterwards, as often as all others."""
     which = draw(st.lists(st.integers(0, len(_LIMITS) - 1), min_size=1, max_size=3))
     request = draw(st.sampled_from(["", "", "", "first", "second"]))
     if draw(st.booleans()):
         cost = draw(st.integers(0, 4))
         counted = (Counted(draw(series_of(len(which))), cost),) if cost else ()
-        return which, (cost,) * len(which), request, counted
+        afterwards = bool(cost) and draw(st.booleans())
+        return which, (cost,) * len(which), request and f"{request}.{afterwards}", counted, afterwards
     parts: dict[bytes, Counted] = {}
     for _ in range(draw(st.integers(1, 3))):
         limits = draw(st.integers(0, 2))
@@ -76,7 +78,7 @@ def charges(draw: st.DrawFn) -> tuple[list[int], tuple[int, ...], str, tuple[Cou
         cost = draw(st.integers(-3, 5) if calls else st.integers(-3, -1))
         parts.setdefault(series.field, Counted(series, cost, calls, tuple(own)))
     costs = draw(st.lists(st.integers(-2, 3), min_size=len(which), max_size=len(which)))
-    return which, tuple(costs), request, tuple(parts.values())
+    return which, tuple(costs), request, tuple(parts.values()), False
 
 
 class Agreement(RuleBasedStateMachine):
@@ -99,12 +101,12 @@ class Agreement(RuleBasedStateMachine):
         self.now_us += step
 
     @rule(batch=st.lists(charges(), max_size=5))
-    def batch_is_charged(self, batch: list[tuple[list[int], tuple[int, ...], str, tuple[Counted, ...]]]) -> None:
+    def batch_is_charged(self, batch: list[tuple[list[int], tuple[int, ...], str, tuple[Counted, ...], bool]]) -> None:
         """Several charges in one script."""
         buckets = [Bucket(f"usage.{number}", _PARTITION, limit) for number, limit in enumerate(_LIMITS)]
         made = [
-            Charge(tuple(buckets[number] for number in which), costs, request, counted)
-            for which, costs, request, counted in batch
+            Charge(tuple(buckets[number] for number in which), costs, request, counted, afterwards)
+            for which, costs, request, counted, afterwards in batch
         ]
         self.model.charged(made, self.store.charge(made, self.now_us), self.now_us)
         usage = UsageReader(self.client, self.tag)

@@ -30,7 +30,7 @@ class UsageModel:
         sums: dict[bytes, Counts | None] = {}
         for charge, result in zip(charges, results, strict=True):
             repeated = charge.request in self._requests
-            if charge.request and result.charged:
+            if charge.request and (result.charged or (charge.afterwards and not repeated)):
                 self._requests.add(charge.request)
             for counted in charge.counted:
                 before = sums.setdefault(counted.series.field, None)
@@ -96,6 +96,8 @@ def _count(charge: Charge, result: ChargeResult, index: int) -> Counts | None:
                     denied[number % len(names)] = 1
     if not calls and not result.charged:
         return None
+    if charge.afterwards:
+        return Counts(calls, cost, limits=((0, 0),) * len(names), clamped=result.clamped)
     return Counts(
         calls if result.charged else 0,
         cost if result.charged else 0,
@@ -111,4 +113,5 @@ def _sum(one: Counts | None, other: Counts | None) -> Counts | None:
         return one or other
     totals = [a + b for a, b in zip(one[:5], other[:5], strict=True)]
     pairs = zip(one.limits, other.limits, strict=True)
-    return Counts(*totals, limits=tuple((a + c, b + d) for (a, b), (c, d) in pairs))
+    limits = tuple((a + c, b + d) for (a, b), (c, d) in pairs)
+    return Counts(*totals, limits=limits, clamped=one.clamped + other.clamped)

@@ -24,7 +24,7 @@ from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.descriptors.request import MAX_HITS, DescribedRequest, Descriptor
-from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, Unlimited
+from ratelimit_service.decision.descriptors.rules import Blocked, RuleCharge, RuleLimit, Unlimited
 from ratelimit_service.decision.limit import MICRO, Counting, Quota, Window
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason, Source
@@ -214,6 +214,26 @@ def test_what_counts_nothing_counts_no_calls(algorithm: Blocked | Unlimited) -> 
     """A limit without a bucket cannot count calls."""
     with pytest.raises(InvalidArgument, match="counts nothing"):
         RuleLimit(algorithm, counts=Counting.CALLS)
+
+
+async def test_rules_that_charge_always_record_a_debt() -> None:
+    """Charged whatever the limits have, up to the overdraft; nodes inherit it, and one may decide otherwise."""
+    owing = RuleLimit(Quota(10, Window.DAY), overdraft=20)
+    always = RuleNode("a", "", (owing,), charge=RuleCharge.ALWAYS)
+    at_once = RuleNode("b", "", (quota(5),), descriptors=(RuleNode("c", "", (quota(5),)),))
+    world = World(always, at_once)
+    first = await world.decide(describe(A, hits=25))
+    status = first.statuses[0]
+    assert (first.allowed, status.reason, status.results[0].remaining) == (False, Reason.OVER_LIMIT, -15 * MICRO)
+    both = await world.decide(describe(B, hits=2), describe(A, hits=3), describe(B, hits=4))
+    assert [status.allowed for status in both.statuses] == [False, False, False]
+    assert await world.left(B) == 5
+    peeked = await world.decide(describe(A, hits=0))
+    assert (peeked.allowed, peeked.statuses[0].results[0].remaining) == (False, -18 * MICRO)
+    refunded = await world.decide(describe(A, hits=-9))
+    assert (refunded.allowed, refunded.statuses[0].remaining) == (True, 0)
+    assert (await world.decide(describe(B, hits=2), describe(A, hits=-28))).allowed
+    assert await world.left(A) == 10
 
 
 async def test_hits_of_one_bucket_beyond_what_stores_compute_with() -> None:

@@ -135,6 +135,60 @@ func (Limit_Mode) EnumDescriptor() ([]byte, []int) {
 	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{0, 0}
 }
 
+// What a call takes from the limit.
+type Limit_Counts int32
+
+const (
+	// Means COST.
+	Limit_COUNTS_UNSPECIFIED Limit_Counts = 0
+	// The call's cost, in tokens.
+	Limit_COST Limit_Counts = 1
+	// One token, whatever the call's cost: the limit is a number of calls. A peek (a cost of 0) takes none, and a refund
+	// leaves it as it is.
+	Limit_CALLS Limit_Counts = 2
+)
+
+// Enum value maps for Limit_Counts.
+var (
+	Limit_Counts_name = map[int32]string{
+		0: "COUNTS_UNSPECIFIED",
+		1: "COST",
+		2: "CALLS",
+	}
+	Limit_Counts_value = map[string]int32{
+		"COUNTS_UNSPECIFIED": 0,
+		"COST":               1,
+		"CALLS":              2,
+	}
+)
+
+func (x Limit_Counts) Enum() *Limit_Counts {
+	p := new(Limit_Counts)
+	*p = x
+	return p
+}
+
+func (x Limit_Counts) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Limit_Counts) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_limit_proto_enumTypes[2].Descriptor()
+}
+
+func (Limit_Counts) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_limit_proto_enumTypes[2]
+}
+
+func (x Limit_Counts) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Limit_Counts.Descriptor instead.
+func (Limit_Counts) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{0, 1}
+}
+
 // A calendar window, in UTC.
 type Quota_Window int32
 
@@ -192,11 +246,11 @@ func (x Quota_Window) String() string {
 }
 
 func (Quota_Window) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_limit_proto_enumTypes[2].Descriptor()
+	return file_ratelimit_v1_limit_proto_enumTypes[3].Descriptor()
 }
 
 func (Quota_Window) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_limit_proto_enumTypes[2]
+	return &file_ratelimit_v1_limit_proto_enumTypes[3]
 }
 
 func (x Quota_Window) Number() protoreflect.EnumNumber {
@@ -205,7 +259,7 @@ func (x Quota_Window) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Quota_Window.Descriptor instead.
 func (Quota_Window) EnumDescriptor() ([]byte, []int) {
-	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{2, 0}
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{3, 0}
 }
 
 // One rule of a plan: a token bucket or a quota, for the resources that its pattern matches.
@@ -227,7 +281,14 @@ type Limit struct {
 	//
 	//	*Limit_TokenBucket
 	//	*Limit_Quota
-	Algorithm     isLimit_Algorithm `protobuf_oneof:"algorithm"`
+	Algorithm isLimit_Algorithm `protobuf_oneof:"algorithm"`
+	// What a call takes from the limit: its cost, or 1, so that a plan may have 60 calls a minute and 1,000,000 tokens a day.
+	// Zero means COST.
+	Counts Limit_Counts `protobuf:"varint,6,opt,name=counts,proto3,enum=ratelimit.v1.Limit_Counts" json:"counts,omitempty"`
+	// How far charges that are made afterwards (`charge: ALWAYS`) may take the limit below zero. If it is set, be it to 0
+	// tokens, calls are denied as long as less than one token is left, peeks too. Absent: the limit ends at zero, and denies no
+	// peek.
+	Overdraft     *Overdraft `protobuf:"bytes,7,opt,name=overdraft,proto3,oneof" json:"overdraft,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,6 +369,20 @@ func (x *Limit) GetQuota() *Quota {
 	return nil
 }
 
+func (x *Limit) GetCounts() Limit_Counts {
+	if x != nil {
+		return x.Counts
+	}
+	return Limit_COUNTS_UNSPECIFIED
+}
+
+func (x *Limit) GetOverdraft() *Overdraft {
+	if x != nil {
+		return x.Overdraft
+	}
+	return nil
+}
+
 type isLimit_Algorithm interface {
 	isLimit_Algorithm()
 }
@@ -326,6 +401,61 @@ func (*Limit_TokenBucket) isLimit_Algorithm() {}
 
 func (*Limit_Quota) isLimit_Algorithm() {}
 
+// How far a limit may go below zero: a debt, which refills first.
+type Overdraft struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In tokens: 0 or more, and 9,007,199,254 at most together with the limit's capacity or amount.
+	Tokens int64 `protobuf:"varint,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	// As far as tokens are counted exactly: 9,007,199,254 used in all. For a quota only, in place of `tokens`.
+	Unbounded     bool `protobuf:"varint,2,opt,name=unbounded,proto3" json:"unbounded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Overdraft) Reset() {
+	*x = Overdraft{}
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Overdraft) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Overdraft) ProtoMessage() {}
+
+func (x *Overdraft) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Overdraft.ProtoReflect.Descriptor instead.
+func (*Overdraft) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Overdraft) GetTokens() int64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *Overdraft) GetUnbounded() bool {
+	if x != nil {
+		return x.Unbounded
+	}
+	return false
+}
+
 // A bucket that holds up to `capacity` tokens and gains `refill_tokens` every `refill_period`, continuously.
 // In any time T it admits at most `capacity + T * refill_tokens / refill_period` tokens.
 type TokenBucket struct {
@@ -343,7 +473,7 @@ type TokenBucket struct {
 
 func (x *TokenBucket) Reset() {
 	*x = TokenBucket{}
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[1]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +485,7 @@ func (x *TokenBucket) String() string {
 func (*TokenBucket) ProtoMessage() {}
 
 func (x *TokenBucket) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[1]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +498,7 @@ func (x *TokenBucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenBucket.ProtoReflect.Descriptor instead.
 func (*TokenBucket) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{1}
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TokenBucket) GetCapacity() int64 {
@@ -405,7 +535,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[2]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +547,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[2]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +560,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{2}
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Quota) GetAmount() int64 {
@@ -461,7 +591,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[3]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +603,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[3]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +616,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{3}
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Override) GetLimit() *Limit {
@@ -510,11 +640,12 @@ type LimitResult struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The bucket's capacity or the quota's amount, in tokens.
 	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Whole tokens left after this call, 0 or more.
+	// Whole tokens left after this call, rounded down: 0 or more, negative only for a limit with an `overdraft`.
 	Remaining int64 `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// How long until the limit is untouched again: a full bucket, or the quota's next window. 0 when it is so now.
 	ResetAfter *durationpb.Duration `protobuf:"bytes,4,opt,name=reset_after,proto3" json:"reset_after,omitempty"`
-	// How long until a call of this cost fits this limit. Absent when it fits now, and when it never will.
+	// How long until a call of this cost fits this limit; a peek at a limit with an `overdraft`, and the next call after a
+	// charge made afterwards, once one token is left. Absent when it fits now, and when it never will.
 	RetryAfter *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_after,proto3" json:"retry_after,omitempty"`
 	// True when the call does not fit. Only an enforced limit then denies it.
 	WouldDeny bool `protobuf:"varint,6,opt,name=would_deny,proto3" json:"would_deny,omitempty"`
@@ -528,7 +659,7 @@ type LimitResult struct {
 
 func (x *LimitResult) Reset() {
 	*x = LimitResult{}
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +671,7 @@ func (x *LimitResult) String() string {
 func (*LimitResult) ProtoMessage() {}
 
 func (x *LimitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +684,7 @@ func (x *LimitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitResult.ProtoReflect.Descriptor instead.
 func (*LimitResult) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{4}
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LimitResult) GetName() string {
@@ -616,19 +747,30 @@ var File_ratelimit_v1_limit_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_limit_proto_rawDesc = "" +
 	"\n" +
-	"\x18ratelimit/v1/limit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x02\n" +
+	"\x18ratelimit/v1/limit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x03\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12,\n" +
 	"\x04mode\x18\x03 \x01(\x0e2\x18.ratelimit.v1.Limit.ModeR\x04mode\x12>\n" +
 	"\ftoken_bucket\x18\x04 \x01(\v2\x19.ratelimit.v1.TokenBucketH\x00R\vtokenBucket\x12+\n" +
-	"\x05quota\x18\x05 \x01(\v2\x13.ratelimit.v1.QuotaH\x00R\x05quota\"5\n" +
+	"\x05quota\x18\x05 \x01(\v2\x13.ratelimit.v1.QuotaH\x00R\x05quota\x122\n" +
+	"\x06counts\x18\x06 \x01(\x0e2\x1a.ratelimit.v1.Limit.CountsR\x06counts\x12:\n" +
+	"\toverdraft\x18\a \x01(\v2\x17.ratelimit.v1.OverdraftH\x01R\toverdraft\x88\x01\x01\"5\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aENFORCE\x10\x01\x12\n" +
 	"\n" +
-	"\x06SHADOW\x10\x02B\v\n" +
-	"\talgorithm\"\x90\x01\n" +
+	"\x06SHADOW\x10\x02\"5\n" +
+	"\x06Counts\x12\x16\n" +
+	"\x12COUNTS_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04COST\x10\x01\x12\t\n" +
+	"\x05CALLS\x10\x02B\v\n" +
+	"\talgorithmB\f\n" +
+	"\n" +
+	"_overdraft\"A\n" +
+	"\tOverdraft\x12\x16\n" +
+	"\x06tokens\x18\x01 \x01(\x03R\x06tokens\x12\x1c\n" +
+	"\tunbounded\x18\x02 \x01(\bR\tunbounded\"\x90\x01\n" +
 	"\vTokenBucket\x12\x1a\n" +
 	"\bcapacity\x18\x01 \x01(\x03R\bcapacity\x12$\n" +
 	"\rrefill_tokens\x18\x02 \x01(\x03R\rrefill_tokens\x12?\n" +
@@ -680,36 +822,40 @@ func file_ratelimit_v1_limit_proto_rawDescGZIP() []byte {
 	return file_ratelimit_v1_limit_proto_rawDescData
 }
 
-var file_ratelimit_v1_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ratelimit_v1_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_ratelimit_v1_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_ratelimit_v1_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_ratelimit_v1_limit_proto_goTypes = []any{
 	(LimitLevel)(0),               // 0: ratelimit.v1.LimitLevel
 	(Limit_Mode)(0),               // 1: ratelimit.v1.Limit.Mode
-	(Quota_Window)(0),             // 2: ratelimit.v1.Quota.Window
-	(*Limit)(nil),                 // 3: ratelimit.v1.Limit
-	(*TokenBucket)(nil),           // 4: ratelimit.v1.TokenBucket
-	(*Quota)(nil),                 // 5: ratelimit.v1.Quota
-	(*Override)(nil),              // 6: ratelimit.v1.Override
-	(*LimitResult)(nil),           // 7: ratelimit.v1.LimitResult
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(Limit_Counts)(0),             // 2: ratelimit.v1.Limit.Counts
+	(Quota_Window)(0),             // 3: ratelimit.v1.Quota.Window
+	(*Limit)(nil),                 // 4: ratelimit.v1.Limit
+	(*Overdraft)(nil),             // 5: ratelimit.v1.Overdraft
+	(*TokenBucket)(nil),           // 6: ratelimit.v1.TokenBucket
+	(*Quota)(nil),                 // 7: ratelimit.v1.Quota
+	(*Override)(nil),              // 8: ratelimit.v1.Override
+	(*LimitResult)(nil),           // 9: ratelimit.v1.LimitResult
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_ratelimit_v1_limit_proto_depIdxs = []int32{
 	1,  // 0: ratelimit.v1.Limit.mode:type_name -> ratelimit.v1.Limit.Mode
-	4,  // 1: ratelimit.v1.Limit.token_bucket:type_name -> ratelimit.v1.TokenBucket
-	5,  // 2: ratelimit.v1.Limit.quota:type_name -> ratelimit.v1.Quota
-	8,  // 3: ratelimit.v1.TokenBucket.refill_period:type_name -> google.protobuf.Duration
-	2,  // 4: ratelimit.v1.Quota.window:type_name -> ratelimit.v1.Quota.Window
-	3,  // 5: ratelimit.v1.Override.limit:type_name -> ratelimit.v1.Limit
-	9,  // 6: ratelimit.v1.Override.expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 7: ratelimit.v1.LimitResult.reset_after:type_name -> google.protobuf.Duration
-	8,  // 8: ratelimit.v1.LimitResult.retry_after:type_name -> google.protobuf.Duration
-	8,  // 9: ratelimit.v1.LimitResult.window:type_name -> google.protobuf.Duration
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 1: ratelimit.v1.Limit.token_bucket:type_name -> ratelimit.v1.TokenBucket
+	7,  // 2: ratelimit.v1.Limit.quota:type_name -> ratelimit.v1.Quota
+	2,  // 3: ratelimit.v1.Limit.counts:type_name -> ratelimit.v1.Limit.Counts
+	5,  // 4: ratelimit.v1.Limit.overdraft:type_name -> ratelimit.v1.Overdraft
+	10, // 5: ratelimit.v1.TokenBucket.refill_period:type_name -> google.protobuf.Duration
+	3,  // 6: ratelimit.v1.Quota.window:type_name -> ratelimit.v1.Quota.Window
+	4,  // 7: ratelimit.v1.Override.limit:type_name -> ratelimit.v1.Limit
+	11, // 8: ratelimit.v1.Override.expire_time:type_name -> google.protobuf.Timestamp
+	10, // 9: ratelimit.v1.LimitResult.reset_after:type_name -> google.protobuf.Duration
+	10, // 10: ratelimit.v1.LimitResult.retry_after:type_name -> google.protobuf.Duration
+	10, // 11: ratelimit.v1.LimitResult.window:type_name -> google.protobuf.Duration
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_limit_proto_init() }
@@ -726,8 +872,8 @@ func file_ratelimit_v1_limit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_limit_proto_rawDesc), len(file_ratelimit_v1_limit_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   5,
+			NumEnums:      4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

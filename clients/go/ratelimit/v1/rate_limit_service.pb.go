@@ -24,6 +24,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// When the cost is charged.
+type CheckLimitRequest_Charge int32
+
+const (
+	// Means IF_ALLOWED.
+	CheckLimitRequest_CHARGE_UNSPECIFIED CheckLimitRequest_Charge = 0
+	// To every limit if it fits all of them, otherwise to none.
+	CheckLimitRequest_IF_ALLOWED CheckLimitRequest_Charge = 1
+	// Whatever the limits have: the cost was incurred already, such as the tokens of a language model's answer. Each limit
+	// takes of it what it has left, and then of its `overdraft`; what is above that is not charged, but counted as clamped.
+	// `allowed` is false if an enforced limit has no token left then, so that the next call will be denied. The cost of keys
+	// that are refused (revoked, suspended, expired) is charged to no limit.
+	CheckLimitRequest_ALWAYS CheckLimitRequest_Charge = 2
+)
+
+// Enum value maps for CheckLimitRequest_Charge.
+var (
+	CheckLimitRequest_Charge_name = map[int32]string{
+		0: "CHARGE_UNSPECIFIED",
+		1: "IF_ALLOWED",
+		2: "ALWAYS",
+	}
+	CheckLimitRequest_Charge_value = map[string]int32{
+		"CHARGE_UNSPECIFIED": 0,
+		"IF_ALLOWED":         1,
+		"ALWAYS":             2,
+	}
+)
+
+func (x CheckLimitRequest_Charge) Enum() *CheckLimitRequest_Charge {
+	p := new(CheckLimitRequest_Charge)
+	*p = x
+	return p
+}
+
+func (x CheckLimitRequest_Charge) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CheckLimitRequest_Charge) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_rate_limit_service_proto_enumTypes[0].Descriptor()
+}
+
+func (CheckLimitRequest_Charge) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_rate_limit_service_proto_enumTypes[0]
+}
+
+func (x CheckLimitRequest_Charge) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CheckLimitRequest_Charge.Descriptor instead.
+func (CheckLimitRequest_Charge) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{0, 0}
+}
+
 // Why a call was allowed or denied.
 type CheckLimitResponse_Reason int32
 
@@ -89,11 +145,11 @@ func (x CheckLimitResponse_Reason) String() string {
 }
 
 func (CheckLimitResponse_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_rate_limit_service_proto_enumTypes[0].Descriptor()
+	return file_ratelimit_v1_rate_limit_service_proto_enumTypes[1].Descriptor()
 }
 
 func (CheckLimitResponse_Reason) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_rate_limit_service_proto_enumTypes[0]
+	return &file_ratelimit_v1_rate_limit_service_proto_enumTypes[1]
 }
 
 func (x CheckLimitResponse_Reason) Number() protoreflect.EnumNumber {
@@ -150,11 +206,11 @@ func (x CheckLimitResponse_Source) String() string {
 }
 
 func (CheckLimitResponse_Source) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_rate_limit_service_proto_enumTypes[1].Descriptor()
+	return file_ratelimit_v1_rate_limit_service_proto_enumTypes[2].Descriptor()
 }
 
 func (CheckLimitResponse_Source) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_rate_limit_service_proto_enumTypes[1]
+	return &file_ratelimit_v1_rate_limit_service_proto_enumTypes[2]
 }
 
 func (x CheckLimitResponse_Source) Number() protoreflect.EnumNumber {
@@ -180,12 +236,15 @@ type CheckLimitRequest struct {
 	// control characters. Empty matches only limits for `*`.
 	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
 	// Tokens that the call takes from every limit: 0 to 9,007,199,254. Absent means 1. 0 is a peek: nothing is charged, and
-	// no limit denies it.
+	// only a limit with an `overdraft` denies it, when less than one token is left.
 	Cost *uint64 `protobuf:"varint,4,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
 	// Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
 	// by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
 	// 128 bytes. Empty means none.
-	RequestId     string `protobuf:"bytes,5,opt,name=request_id,proto3" json:"request_id,omitempty"`
+	// A charge made ALWAYS is charged once, whatever the response.
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,proto3" json:"request_id,omitempty"`
+	// When the cost is charged. Zero means IF_ALLOWED.
+	Charge        CheckLimitRequest_Charge `protobuf:"varint,6,opt,name=charge,proto3,enum=ratelimit.v1.CheckLimitRequest_Charge" json:"charge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +325,13 @@ func (x *CheckLimitRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *CheckLimitRequest) GetCharge() CheckLimitRequest_Charge {
+	if x != nil {
+		return x.Charge
+	}
+	return CheckLimitRequest_CHARGE_UNSPECIFIED
+}
+
 type isCheckLimitRequest_Credential interface {
 	isCheckLimitRequest_Credential()
 }
@@ -303,7 +369,8 @@ type CheckLimitResponse struct {
 	// The binding limit's name: on a denial the enforced one with the longest wait, otherwise the enforced one with the
 	// smallest share left. Empty when no limit was evaluated.
 	Limit string `protobuf:"bytes,7,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Whole tokens that the binding limit has left after this call. 0 when no limit was evaluated: see `limits`.
+	// Whole tokens that the binding limit has left after this call, negative only if that has an `overdraft`. 0 when no
+	// limit was evaluated: see `limits`.
 	Remaining int64 `protobuf:"varint,8,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent
 	// when allowed, and when no wait would help.
@@ -762,7 +829,7 @@ var File_ratelimit_v1_rate_limit_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\n" +
-	"%ratelimit/v1/rate_limit_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xb5\x01\n" +
+	"%ratelimit/v1/rate_limit_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xb3\x02\n" +
 	"\x11CheckLimitRequest\x12\x1a\n" +
 	"\aapi_key\x18\x01 \x01(\tH\x00R\aapi_key\x12\x18\n" +
 	"\x06key_id\x18\x02 \x01(\tH\x00R\x06key_id\x12\x1a\n" +
@@ -770,7 +837,14 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x04cost\x18\x04 \x01(\x04H\x01R\x04cost\x88\x01\x01\x12\x1e\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\n" +
-	"request_idB\f\n" +
+	"request_id\x12>\n" +
+	"\x06charge\x18\x06 \x01(\x0e2&.ratelimit.v1.CheckLimitRequest.ChargeR\x06charge\"<\n" +
+	"\x06Charge\x12\x16\n" +
+	"\x12CHARGE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"IF_ALLOWED\x10\x01\x12\n" +
+	"\n" +
+	"\x06ALWAYS\x10\x02B\f\n" +
 	"\n" +
 	"credentialB\a\n" +
 	"\x05_cost\"\xc2\x05\n" +
@@ -842,46 +916,48 @@ func file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP() []byte {
 	return file_ratelimit_v1_rate_limit_service_proto_rawDescData
 }
 
-var file_ratelimit_v1_rate_limit_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ratelimit_v1_rate_limit_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_ratelimit_v1_rate_limit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_ratelimit_v1_rate_limit_service_proto_goTypes = []any{
-	(CheckLimitResponse_Reason)(0),   // 0: ratelimit.v1.CheckLimitResponse.Reason
-	(CheckLimitResponse_Source)(0),   // 1: ratelimit.v1.CheckLimitResponse.Source
-	(*CheckLimitRequest)(nil),        // 2: ratelimit.v1.CheckLimitRequest
-	(*CheckLimitResponse)(nil),       // 3: ratelimit.v1.CheckLimitResponse
-	(*BatchCheckLimitRequest)(nil),   // 4: ratelimit.v1.BatchCheckLimitRequest
-	(*BatchCheckLimitResponse)(nil),  // 5: ratelimit.v1.BatchCheckLimitResponse
-	(*CheckResult)(nil),              // 6: ratelimit.v1.CheckResult
-	(*CheckError)(nil),               // 7: ratelimit.v1.CheckError
-	(*StreamCheckLimitRequest)(nil),  // 8: ratelimit.v1.StreamCheckLimitRequest
-	(*StreamCheckLimitResponse)(nil), // 9: ratelimit.v1.StreamCheckLimitResponse
-	(*durationpb.Duration)(nil),      // 10: google.protobuf.Duration
-	(*LimitResult)(nil),              // 11: ratelimit.v1.LimitResult
-	(ErrorReason)(0),                 // 12: ratelimit.v1.ErrorReason
+	(CheckLimitRequest_Charge)(0),    // 0: ratelimit.v1.CheckLimitRequest.Charge
+	(CheckLimitResponse_Reason)(0),   // 1: ratelimit.v1.CheckLimitResponse.Reason
+	(CheckLimitResponse_Source)(0),   // 2: ratelimit.v1.CheckLimitResponse.Source
+	(*CheckLimitRequest)(nil),        // 3: ratelimit.v1.CheckLimitRequest
+	(*CheckLimitResponse)(nil),       // 4: ratelimit.v1.CheckLimitResponse
+	(*BatchCheckLimitRequest)(nil),   // 5: ratelimit.v1.BatchCheckLimitRequest
+	(*BatchCheckLimitResponse)(nil),  // 6: ratelimit.v1.BatchCheckLimitResponse
+	(*CheckResult)(nil),              // 7: ratelimit.v1.CheckResult
+	(*CheckError)(nil),               // 8: ratelimit.v1.CheckError
+	(*StreamCheckLimitRequest)(nil),  // 9: ratelimit.v1.StreamCheckLimitRequest
+	(*StreamCheckLimitResponse)(nil), // 10: ratelimit.v1.StreamCheckLimitResponse
+	(*durationpb.Duration)(nil),      // 11: google.protobuf.Duration
+	(*LimitResult)(nil),              // 12: ratelimit.v1.LimitResult
+	(ErrorReason)(0),                 // 13: ratelimit.v1.ErrorReason
 }
 var file_ratelimit_v1_rate_limit_service_proto_depIdxs = []int32{
-	0,  // 0: ratelimit.v1.CheckLimitResponse.reason:type_name -> ratelimit.v1.CheckLimitResponse.Reason
-	1,  // 1: ratelimit.v1.CheckLimitResponse.source:type_name -> ratelimit.v1.CheckLimitResponse.Source
-	10, // 2: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
-	11, // 3: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
-	2,  // 4: ratelimit.v1.BatchCheckLimitRequest.checks:type_name -> ratelimit.v1.CheckLimitRequest
-	6,  // 5: ratelimit.v1.BatchCheckLimitResponse.results:type_name -> ratelimit.v1.CheckResult
-	3,  // 6: ratelimit.v1.CheckResult.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	7,  // 7: ratelimit.v1.CheckResult.error:type_name -> ratelimit.v1.CheckError
-	12, // 8: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
-	2,  // 9: ratelimit.v1.StreamCheckLimitRequest.check:type_name -> ratelimit.v1.CheckLimitRequest
-	6,  // 10: ratelimit.v1.StreamCheckLimitResponse.result:type_name -> ratelimit.v1.CheckResult
-	2,  // 11: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
-	4,  // 12: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
-	8,  // 13: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
-	3,  // 14: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
-	5,  // 15: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
-	9,  // 16: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	0,  // 0: ratelimit.v1.CheckLimitRequest.charge:type_name -> ratelimit.v1.CheckLimitRequest.Charge
+	1,  // 1: ratelimit.v1.CheckLimitResponse.reason:type_name -> ratelimit.v1.CheckLimitResponse.Reason
+	2,  // 2: ratelimit.v1.CheckLimitResponse.source:type_name -> ratelimit.v1.CheckLimitResponse.Source
+	11, // 3: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
+	12, // 4: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
+	3,  // 5: ratelimit.v1.BatchCheckLimitRequest.checks:type_name -> ratelimit.v1.CheckLimitRequest
+	7,  // 6: ratelimit.v1.BatchCheckLimitResponse.results:type_name -> ratelimit.v1.CheckResult
+	4,  // 7: ratelimit.v1.CheckResult.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	8,  // 8: ratelimit.v1.CheckResult.error:type_name -> ratelimit.v1.CheckError
+	13, // 9: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
+	3,  // 10: ratelimit.v1.StreamCheckLimitRequest.check:type_name -> ratelimit.v1.CheckLimitRequest
+	7,  // 11: ratelimit.v1.StreamCheckLimitResponse.result:type_name -> ratelimit.v1.CheckResult
+	3,  // 12: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
+	5,  // 13: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
+	9,  // 14: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
+	4,  // 15: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
+	6,  // 16: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
+	10, // 17: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
+	15, // [15:18] is the sub-list for method output_type
+	12, // [12:15] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_rate_limit_service_proto_init() }
@@ -904,7 +980,7 @@ func file_ratelimit_v1_rate_limit_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_rate_limit_service_proto_rawDesc), len(file_ratelimit_v1_rate_limit_service_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -85,6 +85,61 @@ func (DomainRules_OnStoreFailure) EnumDescriptor() ([]byte, []int) {
 	return file_ratelimit_v1_rules_proto_rawDescGZIP(), []int{0, 0}
 }
 
+// When the hits of a descriptor are charged.
+type DomainRules_Charge int32
+
+const (
+	// For a domain IF_ALLOWED; for a descriptor, inherited from the one above.
+	DomainRules_CHARGE_UNSPECIFIED DomainRules_Charge = 0
+	// To every limit of the request if it fits all of them, otherwise to none.
+	DomainRules_IF_ALLOWED DomainRules_Charge = 1
+	// Whatever the limits have, as in CheckLimit: for a domain that a proxy names when a response has ended
+	// (`apply_on_stream_done`), and its cost is known. From callers of role gateway alone; from others it is IF_ALLOWED,
+	// counted and logged, because a proxy ignores the response.
+	DomainRules_ALWAYS DomainRules_Charge = 2
+)
+
+// Enum value maps for DomainRules_Charge.
+var (
+	DomainRules_Charge_name = map[int32]string{
+		0: "CHARGE_UNSPECIFIED",
+		1: "IF_ALLOWED",
+		2: "ALWAYS",
+	}
+	DomainRules_Charge_value = map[string]int32{
+		"CHARGE_UNSPECIFIED": 0,
+		"IF_ALLOWED":         1,
+		"ALWAYS":             2,
+	}
+)
+
+func (x DomainRules_Charge) Enum() *DomainRules_Charge {
+	p := new(DomainRules_Charge)
+	*p = x
+	return p
+}
+
+func (x DomainRules_Charge) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DomainRules_Charge) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_rules_proto_enumTypes[1].Descriptor()
+}
+
+func (DomainRules_Charge) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_rules_proto_enumTypes[1]
+}
+
+func (x DomainRules_Charge) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DomainRules_Charge.Descriptor instead.
+func (DomainRules_Charge) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rules_proto_rawDescGZIP(), []int{0, 1}
+}
+
 // All rules of one domain: a tree of descriptors.
 type DomainRules struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -106,7 +161,10 @@ type DomainRules struct {
 	// When this version was created. Set by the server.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=update_time,proto3" json:"update_time,omitempty"`
 	// Changes with every version. Send it back with a replacement to be refused if the rules were modified concurrently.
-	Etag          string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Default for the descriptors that do not set it, and for those with an entry `api_key`, which a plan decides. Zero means
+	// IF_ALLOWED.
+	Charge        DomainRules_Charge `protobuf:"varint,9,opt,name=charge,proto3,enum=ratelimit.v1.DomainRules_Charge" json:"charge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +255,13 @@ func (x *DomainRules) GetEtag() string {
 	return ""
 }
 
+func (x *DomainRules) GetCharge() DomainRules_Charge {
+	if x != nil {
+		return x.Charge
+	}
+	return DomainRules_CHARGE_UNSPECIFIED
+}
+
 // One node of the tree. It matches a descriptor of a request only when all entries of that match. At each level an
 // exact value takes precedence over wildcards, these in their order here, and those over the key alone. A node without
 // limits allows everything. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
@@ -214,7 +279,10 @@ type DescriptorRule struct {
 	// What callers see while the bucket store is unavailable. Zero inherits it from the descriptor above, or the domain.
 	OnStoreFailure DomainRules_OnStoreFailure `protobuf:"varint,5,opt,name=on_store_failure,proto3,enum=ratelimit.v1.DomainRules_OnStoreFailure" json:"on_store_failure,omitempty"`
 	// The next level: for the next entry of a descriptor.
-	Descriptors   []*DescriptorRule `protobuf:"bytes,6,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	Descriptors []*DescriptorRule `protobuf:"bytes,6,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// When the hits of a descriptor that the node matches are charged. Zero inherits it from the descriptor above, or the
+	// domain.
+	Charge        DomainRules_Charge `protobuf:"varint,7,opt,name=charge,proto3,enum=ratelimit.v1.DomainRules_Charge" json:"charge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,6 +359,13 @@ func (x *DescriptorRule) GetDescriptors() []*DescriptorRule {
 	return nil
 }
 
+func (x *DescriptorRule) GetCharge() DomainRules_Charge {
+	if x != nil {
+		return x.Charge
+	}
+	return DomainRules_CHARGE_UNSPECIFIED
+}
+
 // One limit of a descriptor.
 type DescriptorLimit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -311,7 +386,13 @@ type DescriptorLimit struct {
 	Algorithm isDescriptorLimit_Algorithm `protobuf_oneof:"algorithm"`
 	// Names of limits that do not apply to a request to which this one does, whichever of its descriptors they belong
 	// to. At most 16.
-	Replaces      []string `protobuf:"bytes,7,rep,name=replaces,proto3" json:"replaces,omitempty"`
+	Replaces []string `protobuf:"bytes,7,rep,name=replaces,proto3" json:"replaces,omitempty"`
+	// What the hits of a descriptor take from the limit: themselves, or 1. Zero means COST. Not for an unlimited or blocked
+	// one, which counts nothing.
+	Counts Limit_Counts `protobuf:"varint,8,opt,name=counts,proto3,enum=ratelimit.v1.Limit_Counts" json:"counts,omitempty"`
+	// How far charges that are made afterwards may take the limit below zero, as `Limit.overdraft`. Not for an unlimited or
+	// blocked one.
+	Overdraft     *Overdraft `protobuf:"bytes,9,opt,name=overdraft,proto3,oneof" json:"overdraft,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +487,20 @@ func (x *DescriptorLimit) GetBlocked() *DescriptorLimit_Blocked {
 func (x *DescriptorLimit) GetReplaces() []string {
 	if x != nil {
 		return x.Replaces
+	}
+	return nil
+}
+
+func (x *DescriptorLimit) GetCounts() Limit_Counts {
+	if x != nil {
+		return x.Counts
+	}
+	return Limit_COUNTS_UNSPECIFIED
+}
+
+func (x *DescriptorLimit) GetOverdraft() *Overdraft {
+	if x != nil {
+		return x.Overdraft
 	}
 	return nil
 }
@@ -520,7 +615,7 @@ var File_ratelimit_v1_rules_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_rules_proto_rawDesc = "" +
 	"\n" +
-	"\x18ratelimit/v1/rules.proto\x12\fratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\xe5\x03\n" +
+	"\x18ratelimit/v1/rules.proto\x12\fratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\xdd\x04\n" +
 	"\vDomainRules\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12>\n" +
@@ -529,20 +624,28 @@ const file_ratelimit_v1_rules_proto_rawDesc = "" +
 	"\vdescription\x18\x05 \x01(\tR\vdescription\x12<\n" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vcreate_time\x12<\n" +
 	"\vupdate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vupdate_time\x12\x12\n" +
-	"\x04etag\x18\b \x01(\tR\x04etag\"\\\n" +
+	"\x04etag\x18\b \x01(\tR\x04etag\x128\n" +
+	"\x06charge\x18\t \x01(\x0e2 .ratelimit.v1.DomainRules.ChargeR\x06charge\"\\\n" +
 	"\x0eOnStoreFailure\x12 \n" +
 	"\x1cON_STORE_FAILURE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04FAIL\x10\x01\x12\t\n" +
 	"\x05LOCAL\x10\x02\x12\t\n" +
 	"\x05ALLOW\x10\x03\x12\b\n" +
-	"\x04DENY\x10\x04\"\xaf\x02\n" +
+	"\x04DENY\x10\x04\"<\n" +
+	"\x06Charge\x12\x16\n" +
+	"\x12CHARGE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"IF_ALLOWED\x10\x01\x12\n" +
+	"\n" +
+	"\x06ALWAYS\x10\x02\"\xe9\x02\n" +
 	"\x0eDescriptorRule\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x125\n" +
 	"\x06limits\x18\x03 \x03(\v2\x1d.ratelimit.v1.DescriptorLimitR\x06limits\x12(\n" +
 	"\x0fshare_threshold\x18\x04 \x01(\bR\x0fshare_threshold\x12T\n" +
 	"\x10on_store_failure\x18\x05 \x01(\x0e2(.ratelimit.v1.DomainRules.OnStoreFailureR\x10on_store_failure\x12>\n" +
-	"\vdescriptors\x18\x06 \x03(\v2\x1c.ratelimit.v1.DescriptorRuleR\vdescriptors\"\x8d\x03\n" +
+	"\vdescriptors\x18\x06 \x03(\v2\x1c.ratelimit.v1.DescriptorRuleR\vdescriptors\x128\n" +
+	"\x06charge\x18\a \x01(\x0e2 .ratelimit.v1.DomainRules.ChargeR\x06charge\"\x8b\x04\n" +
 	"\x0fDescriptorLimit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x18.ratelimit.v1.Limit.ModeR\x04mode\x12>\n" +
@@ -550,10 +653,14 @@ const file_ratelimit_v1_rules_proto_rawDesc = "" +
 	"\x05quota\x18\x04 \x01(\v2\x13.ratelimit.v1.QuotaH\x00R\x05quota\x12G\n" +
 	"\tunlimited\x18\x05 \x01(\v2'.ratelimit.v1.DescriptorLimit.UnlimitedH\x00R\tunlimited\x12A\n" +
 	"\ablocked\x18\x06 \x01(\v2%.ratelimit.v1.DescriptorLimit.BlockedH\x00R\ablocked\x12\x1a\n" +
-	"\breplaces\x18\a \x03(\tR\breplaces\x1a\v\n" +
+	"\breplaces\x18\a \x03(\tR\breplaces\x122\n" +
+	"\x06counts\x18\b \x01(\x0e2\x1a.ratelimit.v1.Limit.CountsR\x06counts\x12:\n" +
+	"\toverdraft\x18\t \x01(\v2\x17.ratelimit.v1.OverdraftH\x01R\toverdraft\x88\x01\x01\x1a\v\n" +
 	"\tUnlimited\x1a\t\n" +
 	"\aBlockedB\v\n" +
-	"\talgorithmBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\talgorithmB\f\n" +
+	"\n" +
+	"_overdraftBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_rules_proto_rawDescOnce sync.Once
@@ -567,38 +674,45 @@ func file_ratelimit_v1_rules_proto_rawDescGZIP() []byte {
 	return file_ratelimit_v1_rules_proto_rawDescData
 }
 
-var file_ratelimit_v1_rules_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_ratelimit_v1_rules_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_ratelimit_v1_rules_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_ratelimit_v1_rules_proto_goTypes = []any{
 	(DomainRules_OnStoreFailure)(0),   // 0: ratelimit.v1.DomainRules.OnStoreFailure
-	(*DomainRules)(nil),               // 1: ratelimit.v1.DomainRules
-	(*DescriptorRule)(nil),            // 2: ratelimit.v1.DescriptorRule
-	(*DescriptorLimit)(nil),           // 3: ratelimit.v1.DescriptorLimit
-	(*DescriptorLimit_Unlimited)(nil), // 4: ratelimit.v1.DescriptorLimit.Unlimited
-	(*DescriptorLimit_Blocked)(nil),   // 5: ratelimit.v1.DescriptorLimit.Blocked
-	(*timestamppb.Timestamp)(nil),     // 6: google.protobuf.Timestamp
-	(Limit_Mode)(0),                   // 7: ratelimit.v1.Limit.Mode
-	(*TokenBucket)(nil),               // 8: ratelimit.v1.TokenBucket
-	(*Quota)(nil),                     // 9: ratelimit.v1.Quota
+	(DomainRules_Charge)(0),           // 1: ratelimit.v1.DomainRules.Charge
+	(*DomainRules)(nil),               // 2: ratelimit.v1.DomainRules
+	(*DescriptorRule)(nil),            // 3: ratelimit.v1.DescriptorRule
+	(*DescriptorLimit)(nil),           // 4: ratelimit.v1.DescriptorLimit
+	(*DescriptorLimit_Unlimited)(nil), // 5: ratelimit.v1.DescriptorLimit.Unlimited
+	(*DescriptorLimit_Blocked)(nil),   // 6: ratelimit.v1.DescriptorLimit.Blocked
+	(*timestamppb.Timestamp)(nil),     // 7: google.protobuf.Timestamp
+	(Limit_Mode)(0),                   // 8: ratelimit.v1.Limit.Mode
+	(*TokenBucket)(nil),               // 9: ratelimit.v1.TokenBucket
+	(*Quota)(nil),                     // 10: ratelimit.v1.Quota
+	(Limit_Counts)(0),                 // 11: ratelimit.v1.Limit.Counts
+	(*Overdraft)(nil),                 // 12: ratelimit.v1.Overdraft
 }
 var file_ratelimit_v1_rules_proto_depIdxs = []int32{
-	2,  // 0: ratelimit.v1.DomainRules.descriptors:type_name -> ratelimit.v1.DescriptorRule
+	3,  // 0: ratelimit.v1.DomainRules.descriptors:type_name -> ratelimit.v1.DescriptorRule
 	0,  // 1: ratelimit.v1.DomainRules.on_store_failure:type_name -> ratelimit.v1.DomainRules.OnStoreFailure
-	6,  // 2: ratelimit.v1.DomainRules.create_time:type_name -> google.protobuf.Timestamp
-	6,  // 3: ratelimit.v1.DomainRules.update_time:type_name -> google.protobuf.Timestamp
-	3,  // 4: ratelimit.v1.DescriptorRule.limits:type_name -> ratelimit.v1.DescriptorLimit
-	0,  // 5: ratelimit.v1.DescriptorRule.on_store_failure:type_name -> ratelimit.v1.DomainRules.OnStoreFailure
-	2,  // 6: ratelimit.v1.DescriptorRule.descriptors:type_name -> ratelimit.v1.DescriptorRule
-	7,  // 7: ratelimit.v1.DescriptorLimit.mode:type_name -> ratelimit.v1.Limit.Mode
-	8,  // 8: ratelimit.v1.DescriptorLimit.token_bucket:type_name -> ratelimit.v1.TokenBucket
-	9,  // 9: ratelimit.v1.DescriptorLimit.quota:type_name -> ratelimit.v1.Quota
-	4,  // 10: ratelimit.v1.DescriptorLimit.unlimited:type_name -> ratelimit.v1.DescriptorLimit.Unlimited
-	5,  // 11: ratelimit.v1.DescriptorLimit.blocked:type_name -> ratelimit.v1.DescriptorLimit.Blocked
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	7,  // 2: ratelimit.v1.DomainRules.create_time:type_name -> google.protobuf.Timestamp
+	7,  // 3: ratelimit.v1.DomainRules.update_time:type_name -> google.protobuf.Timestamp
+	1,  // 4: ratelimit.v1.DomainRules.charge:type_name -> ratelimit.v1.DomainRules.Charge
+	4,  // 5: ratelimit.v1.DescriptorRule.limits:type_name -> ratelimit.v1.DescriptorLimit
+	0,  // 6: ratelimit.v1.DescriptorRule.on_store_failure:type_name -> ratelimit.v1.DomainRules.OnStoreFailure
+	3,  // 7: ratelimit.v1.DescriptorRule.descriptors:type_name -> ratelimit.v1.DescriptorRule
+	1,  // 8: ratelimit.v1.DescriptorRule.charge:type_name -> ratelimit.v1.DomainRules.Charge
+	8,  // 9: ratelimit.v1.DescriptorLimit.mode:type_name -> ratelimit.v1.Limit.Mode
+	9,  // 10: ratelimit.v1.DescriptorLimit.token_bucket:type_name -> ratelimit.v1.TokenBucket
+	10, // 11: ratelimit.v1.DescriptorLimit.quota:type_name -> ratelimit.v1.Quota
+	5,  // 12: ratelimit.v1.DescriptorLimit.unlimited:type_name -> ratelimit.v1.DescriptorLimit.Unlimited
+	6,  // 13: ratelimit.v1.DescriptorLimit.blocked:type_name -> ratelimit.v1.DescriptorLimit.Blocked
+	11, // 14: ratelimit.v1.DescriptorLimit.counts:type_name -> ratelimit.v1.Limit.Counts
+	12, // 15: ratelimit.v1.DescriptorLimit.overdraft:type_name -> ratelimit.v1.Overdraft
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_rules_proto_init() }
@@ -618,7 +732,7 @@ func file_ratelimit_v1_rules_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_rules_proto_rawDesc), len(file_ratelimit_v1_rules_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -229,7 +229,10 @@ type UsageRow struct {
 	// Calls, among all, that a limit in shadow mode would have denied. Each counts once.
 	ShadowDenied int64 `protobuf:"varint,13,opt,name=shadow_denied,proto3" json:"shadow_denied,omitempty"`
 	// Calls, among all, that were decided without the bucket store.
-	Degraded      int64 `protobuf:"varint,14,opt,name=degraded,proto3" json:"degraded,omitempty"`
+	Degraded int64 `protobuf:"varint,14,opt,name=degraded,proto3" json:"degraded,omitempty"`
+	// Tokens, among `cost`, that were charged afterwards (`charge: ALWAYS`) and that a limit did not take, since its
+	// `overdraft` was used up. Of several limits, those of the one that missed most.
+	Clamped       int64 `protobuf:"varint,15,opt,name=clamped,proto3" json:"clamped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -362,6 +365,13 @@ func (x *UsageRow) GetDegraded() int64 {
 	return 0
 }
 
+func (x *UsageRow) GetClamped() int64 {
+	if x != nil {
+		return x.Clamped
+	}
+	return 0
+}
+
 // Counts that the bucket store lost before they were stored.
 type UsageLoss struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -455,7 +465,7 @@ const file_ratelimit_v1_usage_proto_rawDesc = "" +
 	"\n" +
 	"\x06DENIED\x10\x02\x12\x11\n" +
 	"\rSHADOW_DENIED\x10\x03\x12\f\n" +
-	"\bDEGRADED\x10\x04\"\x8a\x03\n" +
+	"\bDEGRADED\x10\x04\"\xa4\x03\n" +
 	"\bUsageRow\x12:\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -473,7 +483,8 @@ const file_ratelimit_v1_usage_proto_rawDesc = "" +
 	"\x06denied\x18\v \x01(\x03R\x06denied\x12\x12\n" +
 	"\x04cost\x18\f \x01(\x03R\x04cost\x12$\n" +
 	"\rshadow_denied\x18\r \x01(\x03R\rshadow_denied\x12\x1a\n" +
-	"\bdegraded\x18\x0e \x01(\x03R\bdegraded\"\xab\x01\n" +
+	"\bdegraded\x18\x0e \x01(\x03R\bdegraded\x12\x18\n" +
+	"\aclamped\x18\x0f \x01(\x03R\aclamped\"\xab\x01\n" +
 	"\tUsageLoss\x12:\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +

@@ -109,6 +109,7 @@ class Limit(_message.Message):
     TOKEN_BUCKET_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within its plan: 1 to 64 characters of `a-z`, `0-9`, `_`, `-` and `.`, a letter or digit first.
     An override replaces the plan's limit of the same name.
@@ -133,6 +134,13 @@ class Limit(_message.Message):
     def quota(self) -> Global___Quota:
         """An amount per calendar window."""
 
+    @_builtins.property
+    def overdraft(self) -> Global___Overdraft:
+        """How far charges that are made afterwards (`charge: ALWAYS`) may take the limit below zero. If it is set, be it to 0
+        tokens, calls are denied as long as less than one token is left, peeks too. Absent: the limit ends at zero, and denies no
+        peek.
+        """
+
     def __init__(
         self,
         *,
@@ -142,16 +150,48 @@ class Limit(_message.Message):
         token_bucket: Global___TokenBucket | None = ...,
         quota: Global___Quota | None = ...,
         counts: Global___Limit.Counts.ValueType | None = ...,
+        overdraft: Global___Overdraft | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "quota", b"quota", "token_bucket", b"token_bucket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "overdraft", b"overdraft", "quota", b"quota", "token_bucket", b"token_bucket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "counts", b"counts", "mode", b"mode", "name", b"name", "quota", b"quota", "resource", b"resource", "token_bucket", b"token_bucket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "counts", b"counts", "mode", b"mode", "name", b"name", "overdraft", b"overdraft", "quota", b"quota", "resource", b"resource", "token_bucket", b"token_bucket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overdraft: _TypeAlias = _typing.Literal["overdraft"]  # noqa: Y015
+    _WhichOneofArgType__overdraft: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft"]  # noqa: Y015
     _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["token_bucket", "quota"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overdraft) -> _WhichOneofReturnType__overdraft | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_algorithm) -> _WhichOneofReturnType_algorithm | None: ...
 
 Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class Overdraft(_message.Message):
+    """How far a limit may go below zero: a debt, which refills first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    UNBOUNDED_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """In tokens: 0 or more, and 9,007,199,254 at most together with the limit's capacity or amount."""
+    unbounded: _builtins.bool
+    """As far as tokens are counted exactly: 9,007,199,254 used in all. For a quota only, in place of `tokens`."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int | None = ...,
+        unbounded: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens", "unbounded", b"unbounded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Overdraft: _TypeAlias = Overdraft  # noqa: Y015
 
 @_typing.final
 class TokenBucket(_message.Message):
@@ -309,7 +349,7 @@ class LimitResult(_message.Message):
     limit: _builtins.int
     """The bucket's capacity or the quota's amount, in tokens."""
     remaining: _builtins.int
-    """Whole tokens left after this call, 0 or more."""
+    """Whole tokens left after this call, rounded down: 0 or more, negative only for a limit with an `overdraft`."""
     would_deny: _builtins.bool
     """True when the call does not fit. Only an enforced limit then denies it."""
     shadow: _builtins.bool
@@ -320,7 +360,9 @@ class LimitResult(_message.Message):
 
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """How long until a call of this cost fits this limit. Absent when it fits now, and when it never will."""
+        """How long until a call of this cost fits this limit; a peek at a limit with an `overdraft`, and the next call after a
+        charge made afterwards, once one token is left. Absent when it fits now, and when it never will.
+        """
 
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:

@@ -28,11 +28,43 @@ class CheckLimitRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Charge:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ChargeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CheckLimitRequest._Charge.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CHARGE_UNSPECIFIED: CheckLimitRequest._Charge.ValueType  # 0
+        """Means IF_ALLOWED."""
+        IF_ALLOWED: CheckLimitRequest._Charge.ValueType  # 1
+        """To every limit if it fits all of them, otherwise to none."""
+        ALWAYS: CheckLimitRequest._Charge.ValueType  # 2
+        """Whatever the limits have: the cost was incurred already, such as the tokens of a language model's answer. Each limit
+        takes of it what it has left, and then of its `overdraft`; what is above that is not charged, but counted as clamped.
+        `allowed` is false if an enforced limit has no token left then, so that the next call will be denied. The cost of keys
+        that are refused (revoked, suspended, expired) is charged to no limit.
+        """
+
+    class Charge(_Charge, metaclass=_ChargeEnumTypeWrapper):
+        """When the cost is charged."""
+
+    CHARGE_UNSPECIFIED: CheckLimitRequest.Charge.ValueType  # 0
+    """Means IF_ALLOWED."""
+    IF_ALLOWED: CheckLimitRequest.Charge.ValueType  # 1
+    """To every limit if it fits all of them, otherwise to none."""
+    ALWAYS: CheckLimitRequest.Charge.ValueType  # 2
+    """Whatever the limits have: the cost was incurred already, such as the tokens of a language model's answer. Each limit
+    takes of it what it has left, and then of its `overdraft`; what is above that is not charged, but counted as clamped.
+    `allowed` is false if an enforced limit has no token left then, so that the next call will be denied. The cost of keys
+    that are refused (revoked, suspended, expired) is charged to no limit.
+    """
+
     API_KEY_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CHARGE_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
     """The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`. One that is malformed is KEY_UNKNOWN,
     like any other key that does not exist.
@@ -45,13 +77,16 @@ class CheckLimitRequest(_message.Message):
     """
     cost: _builtins.int
     """Tokens that the call takes from every limit: 0 to 9,007,199,254. Absent means 1. 0 is a peek: nothing is charged, and
-    no limit denies it.
+    only a limit with an `overdraft` denies it, when less than one token is left.
     """
     request_id: _builtins.str
     """Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
     by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
     128 bytes. Empty means none.
+    A charge made ALWAYS is charged once, whatever the response.
     """
+    charge: Global___CheckLimitRequest.Charge.ValueType
+    """When the cost is charged. Zero means IF_ALLOWED."""
     def __init__(
         self,
         *,
@@ -60,10 +95,11 @@ class CheckLimitRequest(_message.Message):
         resource: _builtins.str | None = ...,
         cost: _builtins.int | None = ...,
         request_id: _builtins.str | None = ...,
+        charge: Global___CheckLimitRequest.Charge.ValueType | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "cost", b"cost", "credential", b"credential", "key_id", b"key_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "cost", b"cost", "credential", b"credential", "key_id", b"key_id", "request_id", b"request_id", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "charge", b"charge", "cost", b"cost", "credential", b"credential", "key_id", b"key_id", "request_id", b"request_id", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
@@ -191,7 +227,9 @@ class CheckLimitResponse(_message.Message):
     smallest share left. Empty when no limit was evaluated.
     """
     remaining: _builtins.int
-    """Whole tokens that the binding limit has left after this call. 0 when no limit was evaluated: see `limits`."""
+    """Whole tokens that the binding limit has left after this call, negative only if that has an `overdraft`. 0 when no
+    limit was evaluated: see `limits`.
+    """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent

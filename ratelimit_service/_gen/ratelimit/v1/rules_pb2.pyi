@@ -58,6 +58,35 @@ class DomainRules(_message.Message):
     DENY: DomainRules.OnStoreFailure.ValueType  # 4
     """Every request is denied."""
 
+    class _Charge:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ChargeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DomainRules._Charge.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CHARGE_UNSPECIFIED: DomainRules._Charge.ValueType  # 0
+        """For a domain IF_ALLOWED; for a descriptor, inherited from the one above."""
+        IF_ALLOWED: DomainRules._Charge.ValueType  # 1
+        """To every limit of the request if it fits all of them, otherwise to none."""
+        ALWAYS: DomainRules._Charge.ValueType  # 2
+        """Whatever the limits have, as in CheckLimit: for a domain that a proxy names when a response has ended
+        (`apply_on_stream_done`), and its cost is known. From callers of role gateway alone; from others it is IF_ALLOWED,
+        counted and logged, because a proxy ignores the response.
+        """
+
+    class Charge(_Charge, metaclass=_ChargeEnumTypeWrapper):
+        """When the hits of a descriptor are charged."""
+
+    CHARGE_UNSPECIFIED: DomainRules.Charge.ValueType  # 0
+    """For a domain IF_ALLOWED; for a descriptor, inherited from the one above."""
+    IF_ALLOWED: DomainRules.Charge.ValueType  # 1
+    """To every limit of the request if it fits all of them, otherwise to none."""
+    ALWAYS: DomainRules.Charge.ValueType  # 2
+    """Whatever the limits have, as in CheckLimit: for a domain that a proxy names when a response has ended
+    (`apply_on_stream_done`), and its cost is known. From callers of role gateway alone; from others it is IF_ALLOWED,
+    counted and logged, because a proxy ignores the response.
+    """
+
     DOMAIN_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
@@ -66,6 +95,7 @@ class DomainRules(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CHARGE_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Unique: 1 to 256 bytes, of the form of a subject (`ratelimit.v1.Key`). The proxy names it in each request."""
     version: _builtins.int
@@ -78,6 +108,10 @@ class DomainRules(_message.Message):
     """
     etag: _builtins.str
     """Changes with every version. Send it back with a replacement to be refused if the rules were modified concurrently."""
+    charge: Global___DomainRules.Charge.ValueType
+    """Default for the descriptors that do not set it, and for those with an entry `api_key`, which a plan decides. Zero means
+    IF_ALLOWED.
+    """
     @_builtins.property
     def descriptors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DescriptorRule]:
         """The first level. At most 1,000 descriptors on all levels together, with 4,000 limits, which replace 4,000 names, and
@@ -104,10 +138,11 @@ class DomainRules(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str | None = ...,
+        charge: Global___DomainRules.Charge.ValueType | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "descriptors", b"descriptors", "domain", b"domain", "etag", b"etag", "on_store_failure", b"on_store_failure", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge", "create_time", b"create_time", "description", b"description", "descriptors", b"descriptors", "domain", b"domain", "etag", b"etag", "on_store_failure", b"on_store_failure", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,6 +163,7 @@ class DescriptorRule(_message.Message):
     SHARE_THRESHOLD_FIELD_NUMBER: _builtins.int
     ON_STORE_FAILURE_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    CHARGE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The key of the entry: 1 to 256 bytes, of the form of a subject."""
     value: _builtins.str
@@ -138,6 +174,10 @@ class DescriptorRule(_message.Message):
     """Whether all values that a wildcard matches count together. Only for a value with a `*`."""
     on_store_failure: Global___DomainRules.OnStoreFailure.ValueType
     """What callers see while the bucket store is unavailable. Zero inherits it from the descriptor above, or the domain."""
+    charge: Global___DomainRules.Charge.ValueType
+    """When the hits of a descriptor that the node matches are charged. Zero inherits it from the descriptor above, or the
+    domain.
+    """
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___DescriptorLimit]:
         """At most 16, with different names. An unlimited or blocked one must be the only one."""
@@ -155,10 +195,11 @@ class DescriptorRule(_message.Message):
         share_threshold: _builtins.bool | None = ...,
         on_store_failure: Global___DomainRules.OnStoreFailure.ValueType | None = ...,
         descriptors: _abc.Iterable[Global___DescriptorRule] | None = ...,
+        charge: Global___DomainRules.Charge.ValueType | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptors", b"descriptors", "key", b"key", "limits", b"limits", "on_store_failure", b"on_store_failure", "share_threshold", b"share_threshold", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge", "descriptors", b"descriptors", "key", b"key", "limits", b"limits", "on_store_failure", b"on_store_failure", "share_threshold", b"share_threshold", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +249,7 @@ class DescriptorLimit(_message.Message):
     BLOCKED_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """At most 64 printable ASCII characters without quotes and backslashes: it is put into a header as it is. No blank at
     either end. May be empty. The bucket is named by it, so what was consumed stays consumed when everything else about
@@ -241,6 +283,12 @@ class DescriptorLimit(_message.Message):
         to. At most 16.
         """
 
+    @_builtins.property
+    def overdraft(self) -> _limit_pb2.Overdraft:
+        """How far charges that are made afterwards may take the limit below zero, as `Limit.overdraft`. Not for an unlimited or
+        blocked one.
+        """
+
     def __init__(
         self,
         *,
@@ -252,13 +300,19 @@ class DescriptorLimit(_message.Message):
         blocked: Global___DescriptorLimit.Blocked | None = ...,
         replaces: _abc.Iterable[_builtins.str] | None = ...,
         counts: _limit_pb2.Limit.Counts.ValueType | None = ...,
+        overdraft: _limit_pb2.Overdraft | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "blocked", b"blocked", "quota", b"quota", "token_bucket", b"token_bucket", "unlimited", b"unlimited"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "blocked", b"blocked", "overdraft", b"overdraft", "quota", b"quota", "token_bucket", b"token_bucket", "unlimited", b"unlimited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "blocked", b"blocked", "counts", b"counts", "mode", b"mode", "name", b"name", "quota", b"quota", "replaces", b"replaces", "token_bucket", b"token_bucket", "unlimited", b"unlimited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "blocked", b"blocked", "counts", b"counts", "mode", b"mode", "name", b"name", "overdraft", b"overdraft", "quota", b"quota", "replaces", b"replaces", "token_bucket", b"token_bucket", "unlimited", b"unlimited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overdraft: _TypeAlias = _typing.Literal["overdraft"]  # noqa: Y015
+    _WhichOneofArgType__overdraft: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft"]  # noqa: Y015
     _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["token_bucket", "quota", "unlimited", "blocked"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overdraft) -> _WhichOneofReturnType__overdraft | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_algorithm) -> _WhichOneofReturnType_algorithm | None: ...
 
 Global___DescriptorLimit: _TypeAlias = DescriptorLimit  # noqa: Y015

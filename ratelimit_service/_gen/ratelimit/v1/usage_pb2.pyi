@@ -143,6 +143,7 @@ class UsageRow(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     SHADOW_DENIED_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    CLAMPED_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The public id of the key."""
     subject: _builtins.str
@@ -169,6 +170,10 @@ class UsageRow(_message.Message):
     """Calls, among all, that a limit in shadow mode would have denied. Each counts once."""
     degraded: _builtins.int
     """Calls, among all, that were decided without the bucket store."""
+    clamped: _builtins.int
+    """Tokens, among `cost`, that were charged afterwards (`charge: ALWAYS`) and that a limit did not take, since its
+    `overdraft` was used up. Of several limits, those of the one that missed most.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The start of the bin."""
@@ -190,10 +195,11 @@ class UsageRow(_message.Message):
         cost: _builtins.int | None = ...,
         shadow_denied: _builtins.int | None = ...,
         degraded: _builtins.int | None = ...,
+        clamped: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "cost", b"cost", "degraded", b"degraded", "denied", b"denied", "domain", b"domain", "key_id", b"key_id", "limit", b"limit", "others", b"others", "plan", b"plan", "resource", b"resource", "rule", b"rule", "shadow_denied", b"shadow_denied", "start_time", b"start_time", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "clamped", b"clamped", "cost", b"cost", "degraded", b"degraded", "denied", b"denied", "domain", b"domain", "key_id", b"key_id", "limit", b"limit", "others", b"others", "plan", b"plan", "resource", b"resource", "rule", b"rule", "shadow_denied", b"shadow_denied", "start_time", b"start_time", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,26 +2,31 @@
 -- Python, without the care that doubles need.
 --
 -- KEYS     the keys of all buckets and requests of the batch, each once; then that of usage, if anything is counted.
--- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets; the index of the key that keeps
+-- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets (plus 1024 if one of them has an
+--          overdraft, 2048 if it is made afterwards); the index of the key that keeps
 --          the result of its request, once it is charged (0: no request); the index of the series that counts it (0: none;
 --          negative: the number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
 --          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; plus 16 times the number of its family, if
 --          callers make such buckets by choosing values; negative: shadow); its capacity in
---          micro-tokens; and its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota). Then, unless
+--          micro-tokens; its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota); and after the
+--          number of buckets plus 1024 or 2048, its overdraft in micro-tokens (-1: none is set). Then, unless
 --          one series counts all buckets in their order at the cost of the first, per series: its index; the calls
 --          (0 for a refund); the tokens; the number of its limits; the number of its positions, and these: the indexes
 --          from 0 of its buckets, for one limit after another.
 -- ARGV[2]  the milliseconds for which the result of a request that was charged is kept.
 -- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
 -- ARGV[4]  the bytes that counts may take in the store.
--- Returns one flat array. Per charge: 1 when charged, else 0. Then per bucket: the micro-tokens that remain; the
---          microseconds to wait (-1: no wait helps; -2: no room for it); the microseconds until it is untouched.
+-- Returns one flat array. Per charge: 1 when charged, else 0; of one made afterwards 2, plus 1 if an enforced limit has nothing
+--          left, plus twice the most tokens that one of its limits did not record. Then per bucket: the micro-tokens that
+--          remain; the microseconds to wait (-1: no wait helps; -2: no room for it); the microseconds until it is untouched.
 --
 -- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, and usage. All
 -- numbers are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided
 -- now is counted last, and fails no charge.
 
 local NO_ROOM = -2
+local TOKEN = 1000000 -- micro-tokens
+local WITH_OVERDRAFT, AFTERWARDS = 1024, 2048 -- are added to the number of a charge's buckets
 local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
 local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
 local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
@@ -35,6 +40,8 @@ local opens, closes = {}, {} -- the windows that contain `now`, by kind
 local out = {}
 local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
+local afterwards, stride = false, 6 -- whether the charge is made afterwards; the numbers of each of its buckets
+local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
 
@@ -68,12 +75,20 @@ end
 
 -- Evaluates COUNT buckets from batch[p] on and writes their results to out[o] on. Charges each that fits, unless `undo` is
 -- false; if `undo` is a table, appends the previous states to it. Returns whether all enforced ones fit, and whether all do.
+-- A charge made afterwards is recorded up to the overdraft, and fits if a token is left then.
 local function evaluate(p, o, count, undo)
   local fits, all_fit = true, true
-  for _ = 1, count do
-    local k, cost, kind = batch[p], batch[p + 1] * 1000000, batch[p + 2]
+  for i = 1, count do
+    local k, tokens, kind = batch[p], batch[p + 1], batch[p + 2]
     local capacity, num, den = batch[p + 3], batch[p + 4], batch[p + 5]
-    p = p + 6
+    local cost, most, overdraft = tokens * TOKEN, capacity, -1
+    local needed, taken, missed = cost, tokens, 0
+    if stride == 7 and batch[p + 6] >= 0 then
+      overdraft = batch[p + 6]
+      most = capacity + overdraft
+      if tokens == 0 then needed = TOKEN end
+    end
+    p = p + stride
     local shadow = kind < 0
     if shadow then kind = -kind end
     local family = 0
@@ -88,7 +103,7 @@ local function evaluate(p, o, count, undo)
     if a > now then -- the clock has stepped back
       local full
       if kind == 1 then
-        full = time_until_drained(capacity, 0, num, den)
+        full = time_until_drained(most, 0, num, den)
       else
         opening, closing = window(kind, now)
         full = closing - opening
@@ -101,14 +116,14 @@ local function evaluate(p, o, count, undo)
       end
     end
     local when = a > now and a or now
-    local leveled = wide and wide[k] or u > capacity and kind == 1
+    local leveled = wide and wide[k] or u > most and kind == 1
 
     if leveled and not levels then
       wide = wide or {}
       levels = make_levels(used, at, keep, part, per, wide, time_until_drained, MAX)
     end
     if leveled and kind == 1 then
-      u, done = levels.decisive(k, when - a, capacity, num, den)
+      u, done = levels.decisive(k, when - a, most, num, den)
     elseif kind == 1 then
       if per[k] == den then done = part[k] end
       if u > 0 then
@@ -131,10 +146,18 @@ local function evaluate(p, o, count, undo)
     end
 
     local wait, wrote = 0, false
-    if cost <= 0 or u + cost <= capacity then
-      local writes = cost ~= 0 and undo ~= false
+    if afterwards and tokens > 0 then
+      local room = u < most and floor((most - u) / TOKEN) or 0
+      if taken > room then
+        taken, missed = room, taken - room
+        cost = taken * TOKEN
+      end
+    end
+    if needed <= 0 or u + needed <= capacity or afterwards and tokens > 0 then
+      local writes = taken ~= 0 and undo ~= false
       if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
         writes = false
+        missed = tokens
         if cost > 0 and not shadow then
           fits, all_fit, wait = false, false, NO_ROOM
         end
@@ -151,19 +174,28 @@ local function evaluate(p, o, count, undo)
           u, done = 0, 0
         end
         if leveled then
-          levels.charge(k, kind, cost, when, closing, capacity, num, den, u, done)
+          levels.charge(k, kind, cost, when, closing, most, num, den, u, done)
         else
           used[k], at[k], part[k], per[k] = u, when, done, den
         end
         dirty[k], wrote = true, true
       end
-    else
+      needed = 0
+      if afterwards and tokens > 0 then
+        needed = TOKEN
+        if missed > 0 then
+          clamped = clamped or {}
+          clamped[i] = missed
+        end
+      end
+    end
+    if needed > 0 and wait == 0 and u + needed > capacity then
       all_fit = false
       if not shadow then fits = false end
-      if cost > capacity then
+      if needed > capacity then
         wait = -1
       elseif kind == 1 then
-        wait = when - now + time_until_drained(u - capacity + cost, done, num, den)
+        wait = when - now + time_until_drained(u - capacity + needed, done, num, den)
         if wait > MAX then wait = MAX end
       else
         wait = closing - now
@@ -176,7 +208,7 @@ local function evaluate(p, o, count, undo)
       if reset > MAX then reset = MAX end
     end
     if wrote and keep[k] < now + reset then keep[k] = now + reset <= MAX and now + reset or MAX end
-    out[o] = u < capacity and capacity - u or 0
+    out[o] = (u < capacity or overdraft >= 0) and capacity - u or 0
     out[o + 1] = wait
     out[o + 2] = reset
     o = o + 3
@@ -195,18 +227,31 @@ local function count_limits(series, p, o, limits, positions, b)
     local position = b and batch[b + i] or i
     if out[o + 2 + 3 * position] ~= 0 then
       local slot = 6 + 2 * (i % limits)
-      if batch[p + 2 + 6 * position] < 0 then slot, shadowed = slot + 1, 1 end
+      if batch[p + 2 + stride * position] < 0 then slot, shadowed = slot + 1, 1 end
       if not seen[slot] then counts[slot], seen[slot] = counts[slot] + 1, true end
     end
   end
   counts[3], counts[4] = counts[3] + 1 - out[o], counts[4] + shadowed
 end
 
+-- Counts for a series with so many LIMITS the most tokens that one of its buckets did not record. Those of the series are at
+-- the POSITIONS values from batch[b] on, or all of them if `b` is nil.
+local function count_clamped(series, limits, positions, b)
+  local most = 0
+  for i = 0, positions - 1 do most = math.max(most, clamped[1 + (b and batch[b + i] or i)] or 0) end
+  if most == 0 then return end
+  local counts = more[series] or {0, 0, 0, 0, 0}
+  more[series] = counts
+  for i = #counts + 1, 6 + 2 * limits do counts[i] = 0 end
+  counts[6 + 2 * limits] = counts[6 + 2 * limits] + most
+end
+
 -- Counts a charge for the COUNT series from batch[b] on.
 local function count_series(count, b, p, o, all_fit)
   for _ = 1, count do
     local series, calls, cost, limits, positions = unpack(batch, b, b + 4)
-    if out[o] == 1 then
+    if clamped then count_clamped(series, limits, positions, b + 5) end
+    if out[o] > 0 then
       allowed[series], spent[series] = (allowed[series] or 0) + calls, (spent[series] or 0) + cost
       refunded = refunded or calls == 0
     end
@@ -219,14 +264,24 @@ end
 local p, o, size = 1, 1, #batch
 while p <= size do
   local count, request, series = batch[p], batch[p + 1], batch[p + 2]
+  afterwards, stride, clamped = false, 6, nil
+  if count > WITH_OVERDRAFT then
+    afterwards, stride, count = count > AFTERWARDS, 7, count % WITH_OVERDRAFT
+  end
   p = p + 3
   local last = o + 3 * count
   local packed = request > 0 and (results[request] or stored[request]) or false
   local previous = packed and cmsgpack.unpack(packed)
   if not previous or previous[1] == 0 then -- an earlier version kept denials, too
-    local undo = count > 1 and {} or nil
+    local undo = count > 1 and not afterwards and {} or nil
     local fits, all_fit = evaluate(p, o + 1, count, undo)
     out[o] = fits and 1 or 0
+    if afterwards then
+      local most = 0
+      for _, missed in pairs(clamped or {}) do most = math.max(most, missed) end
+      out[o] = 2 + 2 * most + (fits and 0 or 1)
+      fits, all_fit = true, true -- it is charged, and counted as such
+    end
     if undo and not fits then
       for i = #undo - 7, 1, -8 do
         local k = undo[i]
@@ -247,10 +302,11 @@ while p <= size do
       decided = decided + 1
       if fits then
         allowed[series], spent[series] = (allowed[series] or 0) + 1, (spent[series] or 0) + batch[p + 1]
+        if clamped then count_clamped(series, count, count, nil) end
       end
       if not all_fit then count_limits(series, p, o, count, count, nil) end
     elseif series < 0 then
-      count_series(-series, p + 6 * count, p, o, all_fit)
+      count_series(-series, p + stride * count, p, o, all_fit)
     end
     -- A denial is not kept: a repeat may fit by then.
     if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
@@ -261,7 +317,7 @@ while p <= size do
     evaluate(p, o + 1, count, false)
     out[o] = previous[1]
   end
-  p, o = p + 6 * count, last + 1
+  p, o = p + stride * count, last + 1
   for _ = 1, -series do p = p + 5 + batch[p + 4] end
 end
 

@@ -1,6 +1,6 @@
 -- Levels beside `used`, of token buckets that hold less than what is used (docs/adr/0002); reference.py has the same.
 --
--- Such a limit decides by a level of its own: its capacity as of the last charge, drained at its own rate since, and raised
+-- Such a limit decides by a level of its own: its capacity (with its overdraft, here and below) as of the last charge, drained at its own rate since, and raised
 -- by every charge up to its capacity. It needs no state until it is charged itself; then it is noted in `wide` (state.lua).
 -- Meanwhile `used` drains at the rate of the limits that filled it, so that it is right when one of them asks again.
 local MAX = 9007199254740991 -- 2^53 - 1, below which doubles are exact

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/limit.proto.
  */
 export const file_ratelimit_v1_limit: GenFile = /*@__PURE__*/
-  fileDesc("ChhyYXRlbGltaXQvdjEvbGltaXQucHJvdG8SDHJhdGVsaW1pdC52MSLsAQoFTGltaXQSDAoEbmFtZRgBIAEoCRIQCghyZXNvdXJjZRgCIAEoCRImCgRtb2RlGAMgASgOMhgucmF0ZWxpbWl0LnYxLkxpbWl0Lk1vZGUSMQoMdG9rZW5fYnVja2V0GAQgASgLMhkucmF0ZWxpbWl0LnYxLlRva2VuQnVja2V0SAASJAoFcXVvdGEYBSABKAsyEy5yYXRlbGltaXQudjEuUXVvdGFIACI1CgRNb2RlEhQKEE1PREVfVU5TUEVDSUZJRUQQABILCgdFTkZPUkNFEAESCgoGU0hBRE9XEAJCCwoJYWxnb3JpdGhtIoYBCgtUb2tlbkJ1Y2tldBIQCghjYXBhY2l0eRgBIAEoAxIkCg1yZWZpbGxfdG9rZW5zGAIgASgDUg1yZWZpbGxfdG9rZW5zEj8KDXJlZmlsbF9wZXJpb2QYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SDXJlZmlsbF9wZXJpb2QirwEKBVF1b3RhEg4KBmFtb3VudBgBIAEoAxIqCgZ3aW5kb3cYAiABKA4yGi5yYXRlbGltaXQudjEuUXVvdGEuV2luZG93ImoKBldpbmRvdxIWChJXSU5ET1dfVU5TUEVDSUZJRUQQABIKCgZNSU5VVEUQARIICgRIT1VSEAISBwoDREFZEAMSCAoEV0VFSxAEEgkKBU1PTlRIEAUSCAoEWUVBUhAGEgoKBlNFQ09ORBAHImwKCE92ZXJyaWRlEiIKBWxpbWl0GAEgASgLMhMucmF0ZWxpbWl0LnYxLkxpbWl0EjwKC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILZXhwaXJlX3RpbWUikgIKC0xpbWl0UmVzdWx0EgwKBG5hbWUYASABKAkSDQoFbGltaXQYAiABKAMSEQoJcmVtYWluaW5nGAMgASgDEjsKC3Jlc2V0X2FmdGVyGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUgtyZXNldF9hZnRlchI7CgtyZXRyeV9hZnRlchgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblILcmV0cnlfYWZ0ZXISHgoKd291bGRfZGVueRgGIAEoCFIKd291bGRfZGVueRIOCgZzaGFkb3cYByABKAgSKQoGd2luZG93GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKkkKCkxpbWl0TGV2ZWwSGwoXTElNSVRfTEVWRUxfVU5TUEVDSUZJRUQQABIICgRQTEFOEAESCwoHU1VCSkVDVBACEgcKA0tFWRADQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChhyYXRlbGltaXQvdjEvbGltaXQucHJvdG8SDHJhdGVsaW1pdC52MSKOAwoFTGltaXQSDAoEbmFtZRgBIAEoCRIQCghyZXNvdXJjZRgCIAEoCRImCgRtb2RlGAMgASgOMhgucmF0ZWxpbWl0LnYxLkxpbWl0Lk1vZGUSMQoMdG9rZW5fYnVja2V0GAQgASgLMhkucmF0ZWxpbWl0LnYxLlRva2VuQnVja2V0SAASJAoFcXVvdGEYBSABKAsyEy5yYXRlbGltaXQudjEuUXVvdGFIABIqCgZjb3VudHMYBiABKA4yGi5yYXRlbGltaXQudjEuTGltaXQuQ291bnRzEi8KCW92ZXJkcmFmdBgHIAEoCzIXLnJhdGVsaW1pdC52MS5PdmVyZHJhZnRIAYgBASI1CgRNb2RlEhQKEE1PREVfVU5TUEVDSUZJRUQQABILCgdFTkZPUkNFEAESCgoGU0hBRE9XEAIiNQoGQ291bnRzEhYKEkNPVU5UU19VTlNQRUNJRklFRBAAEggKBENPU1QQARIJCgVDQUxMUxACQgsKCWFsZ29yaXRobUIMCgpfb3ZlcmRyYWZ0Ii4KCU92ZXJkcmFmdBIOCgZ0b2tlbnMYASABKAMSEQoJdW5ib3VuZGVkGAIgASgIIoYBCgtUb2tlbkJ1Y2tldBIQCghjYXBhY2l0eRgBIAEoAxIkCg1yZWZpbGxfdG9rZW5zGAIgASgDUg1yZWZpbGxfdG9rZW5zEj8KDXJlZmlsbF9wZXJpb2QYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SDXJlZmlsbF9wZXJpb2QirwEKBVF1b3RhEg4KBmFtb3VudBgBIAEoAxIqCgZ3aW5kb3cYAiABKA4yGi5yYXRlbGltaXQudjEuUXVvdGEuV2luZG93ImoKBldpbmRvdxIWChJXSU5ET1dfVU5TUEVDSUZJRUQQABIKCgZNSU5VVEUQARIICgRIT1VSEAISBwoDREFZEAMSCAoEV0VFSxAEEgkKBU1PTlRIEAUSCAoEWUVBUhAGEgoKBlNFQ09ORBAHImwKCE92ZXJyaWRlEiIKBWxpbWl0GAEgASgLMhMucmF0ZWxpbWl0LnYxLkxpbWl0EjwKC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILZXhwaXJlX3RpbWUikgIKC0xpbWl0UmVzdWx0EgwKBG5hbWUYASABKAkSDQoFbGltaXQYAiABKAMSEQoJcmVtYWluaW5nGAMgASgDEjsKC3Jlc2V0X2FmdGVyGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUgtyZXNldF9hZnRlchI7CgtyZXRyeV9hZnRlchgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblILcmV0cnlfYWZ0ZXISHgoKd291bGRfZGVueRgGIAEoCFIKd291bGRfZGVueRIOCgZzaGFkb3cYByABKAgSKQoGd2luZG93GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKkkKCkxpbWl0TGV2ZWwSGwoXTElNSVRfTEVWRUxfVU5TUEVDSUZJRUQQABIICgRQTEFOEAESCwoHU1VCSkVDVBACEgcKA0tFWRADQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * One rule of a plan: a token bucket or a quota, for the resources that its pattern matches.
@@ -69,6 +69,23 @@ export type Limit = Message<"ratelimit.v1.Limit"> & {
     value: Quota;
     case: "quota";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * What a call takes from the limit: its cost, or 1, so that a plan may have 60 calls a minute and 1,000,000 tokens a day.
+   * Zero means COST.
+   *
+   * @generated from field: ratelimit.v1.Limit.Counts counts = 6;
+   */
+  counts: Limit_Counts;
+
+  /**
+   * How far charges that are made afterwards (`charge: ALWAYS`) may take the limit below zero. If it is set, be it to 0
+   * tokens, calls are denied as long as less than one token is left, peeks too. Absent: the limit ends at zero, and denies no
+   * peek.
+   *
+   * @generated from field: optional ratelimit.v1.Overdraft overdraft = 7;
+   */
+  overdraft?: Overdraft | undefined;
 };
 
 /**
@@ -113,6 +130,69 @@ export const Limit_ModeSchema: GenEnum<Limit_Mode> = /*@__PURE__*/
   enumDesc(file_ratelimit_v1_limit, 0, 0);
 
 /**
+ * What a call takes from the limit.
+ *
+ * @generated from enum ratelimit.v1.Limit.Counts
+ */
+export enum Limit_Counts {
+  /**
+   * Means COST.
+   *
+   * @generated from enum value: COUNTS_UNSPECIFIED = 0;
+   */
+  COUNTS_UNSPECIFIED = 0,
+
+  /**
+   * The call's cost, in tokens.
+   *
+   * @generated from enum value: COST = 1;
+   */
+  COST = 1,
+
+  /**
+   * One token, whatever the call's cost: the limit is a number of calls. A peek (a cost of 0) takes none, and a refund
+   * leaves it as it is.
+   *
+   * @generated from enum value: CALLS = 2;
+   */
+  CALLS = 2,
+}
+
+/**
+ * Describes the enum ratelimit.v1.Limit.Counts.
+ */
+export const Limit_CountsSchema: GenEnum<Limit_Counts> = /*@__PURE__*/
+  enumDesc(file_ratelimit_v1_limit, 0, 1);
+
+/**
+ * How far a limit may go below zero: a debt, which refills first.
+ *
+ * @generated from message ratelimit.v1.Overdraft
+ */
+export type Overdraft = Message<"ratelimit.v1.Overdraft"> & {
+  /**
+   * In tokens: 0 or more, and 9,007,199,254 at most together with the limit's capacity or amount.
+   *
+   * @generated from field: int64 tokens = 1;
+   */
+  tokens: bigint;
+
+  /**
+   * As far as tokens are counted exactly: 9,007,199,254 used in all. For a quota only, in place of `tokens`.
+   *
+   * @generated from field: bool unbounded = 2;
+   */
+  unbounded: boolean;
+};
+
+/**
+ * Describes the message ratelimit.v1.Overdraft.
+ * Use `create(OverdraftSchema)` to create a new message.
+ */
+export const OverdraftSchema: GenMessage<Overdraft> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_limit, 1);
+
+/**
  * A bucket that holds up to `capacity` tokens and gains `refill_tokens` every `refill_period`, continuously.
  * In any time T it admits at most `capacity + T * refill_tokens / refill_period` tokens.
  *
@@ -147,7 +227,7 @@ export type TokenBucket = Message<"ratelimit.v1.TokenBucket"> & {
  * Use `create(TokenBucketSchema)` to create a new message.
  */
 export const TokenBucketSchema: GenMessage<TokenBucket> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_limit, 1);
+  messageDesc(file_ratelimit_v1_limit, 2);
 
 /**
  * An amount of tokens per calendar window in UTC. It is reset when the next window begins.
@@ -175,7 +255,7 @@ export type Quota = Message<"ratelimit.v1.Quota"> & {
  * Use `create(QuotaSchema)` to create a new message.
  */
 export const QuotaSchema: GenMessage<Quota> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_limit, 2);
+  messageDesc(file_ratelimit_v1_limit, 3);
 
 /**
  * A calendar window, in UTC.
@@ -244,7 +324,7 @@ export enum Quota_Window {
  * Describes the enum ratelimit.v1.Quota.Window.
  */
 export const Quota_WindowSchema: GenEnum<Quota_Window> = /*@__PURE__*/
-  enumDesc(file_ratelimit_v1_limit, 2, 0);
+  enumDesc(file_ratelimit_v1_limit, 3, 0);
 
 /**
  * A limit that replaces the plan's limit of the same name, for one subject or one key.
@@ -273,7 +353,7 @@ export type Override = Message<"ratelimit.v1.Override"> & {
  * Use `create(OverrideSchema)` to create a new message.
  */
 export const OverrideSchema: GenMessage<Override> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_limit, 3);
+  messageDesc(file_ratelimit_v1_limit, 4);
 
 /**
  * How one limit was evaluated for a call.
@@ -296,7 +376,7 @@ export type LimitResult = Message<"ratelimit.v1.LimitResult"> & {
   limit: bigint;
 
   /**
-   * Whole tokens left after this call, 0 or more.
+   * Whole tokens left after this call, rounded down: 0 or more, negative only for a limit with an `overdraft`.
    *
    * @generated from field: int64 remaining = 3;
    */
@@ -310,7 +390,8 @@ export type LimitResult = Message<"ratelimit.v1.LimitResult"> & {
   resetAfter?: Duration | undefined;
 
   /**
-   * How long until a call of this cost fits this limit. Absent when it fits now, and when it never will.
+   * How long until a call of this cost fits this limit; a peek at a limit with an `overdraft`, and the next call after a
+   * charge made afterwards, once one token is left. Absent when it fits now, and when it never will.
    *
    * @generated from field: google.protobuf.Duration retry_after = 5 [json_name = "retry_after"];
    */
@@ -343,7 +424,7 @@ export type LimitResult = Message<"ratelimit.v1.LimitResult"> & {
  * Use `create(LimitResultSchema)` to create a new message.
  */
 export const LimitResultSchema: GenMessage<LimitResult> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_limit, 4);
+  messageDesc(file_ratelimit_v1_limit, 5);
 
 /**
  * The level at which a limit was set.

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/rate_limit_service.proto.
  */
 export const file_ratelimit_v1_rate_limit_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEipQEKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QigAUKEkNoZWNrTGltaXRSZXNwb25zZRIPCgdhbGxvd2VkGAEgASgIEjcKBnJlYXNvbhgCIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuUmVhc29uEjcKBnNvdXJjZRgDIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuU291cmNlEhYKBmtleV9pZBgEIAEoCVIGa2V5X2lkEg8KB3N1YmplY3QYBSABKAkSDAoEcGxhbhgGIAEoCRINCgVsaW1pdBgHIAEoCRIRCglyZW1haW5pbmcYCCABKAMSOwoLcmV0cnlfYWZ0ZXIYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SC3JldHJ5X2FmdGVyEikKBmxpbWl0cxgKIAMoCzIZLnJhdGVsaW1pdC52MS5MaW1pdFJlc3VsdCLOAQoGUmVhc29uEhYKElJFQVNPTl9VTlNQRUNJRklFRBAAEhAKDFdJVEhJTl9MSU1JVBABEg4KCk9WRVJfTElNSVQQAhIZChVDT1NUX0VYQ0VFRFNfQ0FQQUNJVFkQAxIPCgtLRVlfVU5LTk9XThAEEg8KC0tFWV9SRVZPS0VEEAUSEQoNS0VZX1NVU1BFTkRFRBAGEg8KC0tFWV9FWFBJUkVEEAcSFAoQREVHUkFERURfQUxMT1dFRBAIEhMKD0RFR1JBREVEX0RFTklFRBAJIlUKBlNvdXJjZRIWChJTT1VSQ0VfVU5TUEVDSUZJRUQQABIJCgVTVE9SRRABEgoKBlBPTElDWRACEgwKCERFR1JBREVEEAMSDgoKVU5FTkZPUkNFRBAEIkkKFkJhdGNoQ2hlY2tMaW1pdFJlcXVlc3QSLwoGY2hlY2tzGAEgAygLMh8ucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXF1ZXN0IkUKF0JhdGNoQ2hlY2tMaW1pdFJlc3BvbnNlEioKB3Jlc3VsdHMYASADKAsyGS5yYXRlbGltaXQudjEuQ2hlY2tSZXN1bHQieAoLQ2hlY2tSZXN1bHQSNAoIZGVjaXNpb24YASABKAsyIC5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlSAASKQoFZXJyb3IYAiABKAsyGC5yYXRlbGltaXQudjEuQ2hlY2tFcnJvckgAQggKBnJlc3VsdCJlCgpDaGVja0Vycm9yEgwKBGNvZGUYASABKAUSKQoGcmVhc29uGAIgASgOMhkucmF0ZWxpbWl0LnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAyABKAkSDQoFZmllbGQYBCABKAkiSQoXU3RyZWFtQ2hlY2tMaW1pdFJlcXVlc3QSLgoFY2hlY2sYASABKAsyHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QiRQoYU3RyZWFtQ2hlY2tMaW1pdFJlc3BvbnNlEikKBnJlc3VsdBgBIAEoCzIZLnJhdGVsaW1pdC52MS5DaGVja1Jlc3VsdDKqAgoQUmF0ZUxpbWl0U2VydmljZRJPCgpDaGVja0xpbWl0Eh8ucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXF1ZXN0GiAucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXNwb25zZRJeCg9CYXRjaENoZWNrTGltaXQSJC5yYXRlbGltaXQudjEuQmF0Y2hDaGVja0xpbWl0UmVxdWVzdBolLnJhdGVsaW1pdC52MS5CYXRjaENoZWNrTGltaXRSZXNwb25zZRJlChBTdHJlYW1DaGVja0xpbWl0EiUucmF0ZWxpbWl0LnYxLlN0cmVhbUNoZWNrTGltaXRSZXF1ZXN0GiYucmF0ZWxpbWl0LnYxLlN0cmVhbUNoZWNrTGltaXRSZXNwb25zZSgBMAFCQlpAZ2l0aHViLmNvbS9yYXRlbGltaXQtc2VydmljZS9jbGllbnRzL2dvL3JhdGVsaW1pdC92MTtyYXRlbGltaXR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
+  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEimwIKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkEjYKBmNoYXJnZRgGIAEoDjImLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdC5DaGFyZ2UiPAoGQ2hhcmdlEhYKEkNIQVJHRV9VTlNQRUNJRklFRBAAEg4KCklGX0FMTE9XRUQQARIKCgZBTFdBWVMQAkIMCgpjcmVkZW50aWFsQgcKBV9jb3N0IoAFChJDaGVja0xpbWl0UmVzcG9uc2USDwoHYWxsb3dlZBgBIAEoCBI3CgZyZWFzb24YAiABKA4yJy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlLlJlYXNvbhI3CgZzb3VyY2UYAyABKA4yJy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlLlNvdXJjZRIWCgZrZXlfaWQYBCABKAlSBmtleV9pZBIPCgdzdWJqZWN0GAUgASgJEgwKBHBsYW4YBiABKAkSDQoFbGltaXQYByABKAkSEQoJcmVtYWluaW5nGAggASgDEjsKC3JldHJ5X2FmdGVyGAkgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUgtyZXRyeV9hZnRlchIpCgZsaW1pdHMYCiADKAsyGS5yYXRlbGltaXQudjEuTGltaXRSZXN1bHQizgEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxXSVRISU5fTElNSVQQARIOCgpPVkVSX0xJTUlUEAISGQoVQ09TVF9FWENFRURTX0NBUEFDSVRZEAMSDwoLS0VZX1VOS05PV04QBBIPCgtLRVlfUkVWT0tFRBAFEhEKDUtFWV9TVVNQRU5ERUQQBhIPCgtLRVlfRVhQSVJFRBAHEhQKEERFR1JBREVEX0FMTE9XRUQQCBITCg9ERUdSQURFRF9ERU5JRUQQCSJVCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASCQoFU1RPUkUQARIKCgZQT0xJQ1kQAhIMCghERUdSQURFRBADEg4KClVORU5GT1JDRUQQBCJJChZCYXRjaENoZWNrTGltaXRSZXF1ZXN0Ei8KBmNoZWNrcxgBIAMoCzIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdCJFChdCYXRjaENoZWNrTGltaXRSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkucmF0ZWxpbWl0LnYxLkNoZWNrUmVzdWx0IngKC0NoZWNrUmVzdWx0EjQKCGRlY2lzaW9uGAEgASgLMiAucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXNwb25zZUgAEikKBWVycm9yGAIgASgLMhgucmF0ZWxpbWl0LnYxLkNoZWNrRXJyb3JIAEIICgZyZXN1bHQiZQoKQ2hlY2tFcnJvchIMCgRjb2RlGAEgASgFEikKBnJlYXNvbhgCIAEoDjIZLnJhdGVsaW1pdC52MS5FcnJvclJlYXNvbhIPCgdtZXNzYWdlGAMgASgJEg0KBWZpZWxkGAQgASgJIkkKF1N0cmVhbUNoZWNrTGltaXRSZXF1ZXN0Ei4KBWNoZWNrGAEgASgLMh8ucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXF1ZXN0IkUKGFN0cmVhbUNoZWNrTGltaXRSZXNwb25zZRIpCgZyZXN1bHQYASABKAsyGS5yYXRlbGltaXQudjEuQ2hlY2tSZXN1bHQyqgIKEFJhdGVMaW1pdFNlcnZpY2USTwoKQ2hlY2tMaW1pdBIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdBogLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2USXgoPQmF0Y2hDaGVja0xpbWl0EiQucmF0ZWxpbWl0LnYxLkJhdGNoQ2hlY2tMaW1pdFJlcXVlc3QaJS5yYXRlbGltaXQudjEuQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USZQoQU3RyZWFtQ2hlY2tMaW1pdBIlLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVxdWVzdBomLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVzcG9uc2UoATABQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
 
 /**
  * One call to decide.
@@ -60,7 +60,7 @@ export type CheckLimitRequest = Message<"ratelimit.v1.CheckLimitRequest"> & {
 
   /**
    * Tokens that the call takes from every limit: 0 to 9,007,199,254. Absent means 1. 0 is a peek: nothing is charged, and
-   * no limit denies it.
+   * only a limit with an `overdraft` denies it, when less than one token is left.
    *
    * @generated from field: optional uint64 cost = 4;
    */
@@ -70,10 +70,18 @@ export type CheckLimitRequest = Message<"ratelimit.v1.CheckLimitRequest"> & {
    * Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
    * by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
    * 128 bytes. Empty means none.
+   * A charge made ALWAYS is charged once, whatever the response.
    *
    * @generated from field: string request_id = 5 [json_name = "request_id"];
    */
   requestId: string;
+
+  /**
+   * When the cost is charged. Zero means IF_ALLOWED.
+   *
+   * @generated from field: ratelimit.v1.CheckLimitRequest.Charge charge = 6;
+   */
+  charge: CheckLimitRequest_Charge;
 };
 
 /**
@@ -82,6 +90,43 @@ export type CheckLimitRequest = Message<"ratelimit.v1.CheckLimitRequest"> & {
  */
 export const CheckLimitRequestSchema: GenMessage<CheckLimitRequest> = /*@__PURE__*/
   messageDesc(file_ratelimit_v1_rate_limit_service, 0);
+
+/**
+ * When the cost is charged.
+ *
+ * @generated from enum ratelimit.v1.CheckLimitRequest.Charge
+ */
+export enum CheckLimitRequest_Charge {
+  /**
+   * Means IF_ALLOWED.
+   *
+   * @generated from enum value: CHARGE_UNSPECIFIED = 0;
+   */
+  CHARGE_UNSPECIFIED = 0,
+
+  /**
+   * To every limit if it fits all of them, otherwise to none.
+   *
+   * @generated from enum value: IF_ALLOWED = 1;
+   */
+  IF_ALLOWED = 1,
+
+  /**
+   * Whatever the limits have: the cost was incurred already, such as the tokens of a language model's answer. Each limit
+   * takes of it what it has left, and then of its `overdraft`; what is above that is not charged, but counted as clamped.
+   * `allowed` is false if an enforced limit has no token left then, so that the next call will be denied. The cost of keys
+   * that are refused (revoked, suspended, expired) is charged to no limit.
+   *
+   * @generated from enum value: ALWAYS = 2;
+   */
+  ALWAYS = 2,
+}
+
+/**
+ * Describes the enum ratelimit.v1.CheckLimitRequest.Charge.
+ */
+export const CheckLimitRequest_ChargeSchema: GenEnum<CheckLimitRequest_Charge> = /*@__PURE__*/
+  enumDesc(file_ratelimit_v1_rate_limit_service, 0, 0);
 
 /**
  * The decision on one call.
@@ -140,7 +185,8 @@ export type CheckLimitResponse = Message<"ratelimit.v1.CheckLimitResponse"> & {
   limit: string;
 
   /**
-   * Whole tokens that the binding limit has left after this call. 0 when no limit was evaluated: see `limits`.
+   * Whole tokens that the binding limit has left after this call, negative only if that has an `overdraft`. 0 when no
+   * limit was evaluated: see `limits`.
    *
    * @generated from field: int64 remaining = 8;
    */

@@ -8,7 +8,7 @@ import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2"
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { Limit_Mode, Quota, TokenBucket } from "./limit_pb.js";
+import type { Limit_Counts, Limit_Mode, Overdraft, Quota, TokenBucket } from "./limit_pb.js";
 import { file_ratelimit_v1_limit } from "./limit_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/rules.proto.
  */
 export const file_ratelimit_v1_rules: GenFile = /*@__PURE__*/
-  fileDesc("ChhyYXRlbGltaXQvdjEvcnVsZXMucHJvdG8SDHJhdGVsaW1pdC52MSK0AwoLRG9tYWluUnVsZXMSDgoGZG9tYWluGAEgASgJEg8KB3ZlcnNpb24YAiABKAMSMQoLZGVzY3JpcHRvcnMYAyADKAsyHC5yYXRlbGltaXQudjEuRGVzY3JpcHRvclJ1bGUSVAoQb25fc3RvcmVfZmFpbHVyZRgEIAEoDjIoLnJhdGVsaW1pdC52MS5Eb21haW5SdWxlcy5PblN0b3JlRmFpbHVyZVIQb25fc3RvcmVfZmFpbHVyZRITCgtkZXNjcmlwdGlvbhgFIAEoCRI8CgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSC2NyZWF0ZV90aW1lEjwKC3VwZGF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILdXBkYXRlX3RpbWUSDAoEZXRhZxgIIAEoCSJcCg5PblN0b3JlRmFpbHVyZRIgChxPTl9TVE9SRV9GQUlMVVJFX1VOU1BFQ0lGSUVEEAASCAoERkFJTBABEgkKBUxPQ0FMEAISCQoFQUxMT1cQAxIICgRERU5ZEAQijgIKDkRlc2NyaXB0b3JSdWxlEgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCRItCgZsaW1pdHMYAyADKAsyHS5yYXRlbGltaXQudjEuRGVzY3JpcHRvckxpbWl0EigKD3NoYXJlX3RocmVzaG9sZBgEIAEoCFIPc2hhcmVfdGhyZXNob2xkElQKEG9uX3N0b3JlX2ZhaWx1cmUYBSABKA4yKC5yYXRlbGltaXQudjEuRG9tYWluUnVsZXMuT25TdG9yZUZhaWx1cmVSEG9uX3N0b3JlX2ZhaWx1cmUSMQoLZGVzY3JpcHRvcnMYBiADKAsyHC5yYXRlbGltaXQudjEuRGVzY3JpcHRvclJ1bGUizwIKD0Rlc2NyaXB0b3JMaW1pdBIMCgRuYW1lGAEgASgJEiYKBG1vZGUYAiABKA4yGC5yYXRlbGltaXQudjEuTGltaXQuTW9kZRIxCgx0b2tlbl9idWNrZXQYAyABKAsyGS5yYXRlbGltaXQudjEuVG9rZW5CdWNrZXRIABIkCgVxdW90YRgEIAEoCzITLnJhdGVsaW1pdC52MS5RdW90YUgAEjwKCXVubGltaXRlZBgFIAEoCzInLnJhdGVsaW1pdC52MS5EZXNjcmlwdG9yTGltaXQuVW5saW1pdGVkSAASOAoHYmxvY2tlZBgGIAEoCzIlLnJhdGVsaW1pdC52MS5EZXNjcmlwdG9yTGltaXQuQmxvY2tlZEgAEhAKCHJlcGxhY2VzGAcgAygJGgsKCVVubGltaXRlZBoJCgdCbG9ja2VkQgsKCWFsZ29yaXRobUJCWkBnaXRodWIuY29tL3JhdGVsaW1pdC1zZXJ2aWNlL2NsaWVudHMvZ28vcmF0ZWxpbWl0L3YxO3JhdGVsaW1pdHYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_ratelimit_v1_limit]);
+  fileDesc("ChhyYXRlbGltaXQvdjEvcnVsZXMucHJvdG8SDHJhdGVsaW1pdC52MSKkBAoLRG9tYWluUnVsZXMSDgoGZG9tYWluGAEgASgJEg8KB3ZlcnNpb24YAiABKAMSMQoLZGVzY3JpcHRvcnMYAyADKAsyHC5yYXRlbGltaXQudjEuRGVzY3JpcHRvclJ1bGUSVAoQb25fc3RvcmVfZmFpbHVyZRgEIAEoDjIoLnJhdGVsaW1pdC52MS5Eb21haW5SdWxlcy5PblN0b3JlRmFpbHVyZVIQb25fc3RvcmVfZmFpbHVyZRITCgtkZXNjcmlwdGlvbhgFIAEoCRI8CgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSC2NyZWF0ZV90aW1lEjwKC3VwZGF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILdXBkYXRlX3RpbWUSDAoEZXRhZxgIIAEoCRIwCgZjaGFyZ2UYCSABKA4yIC5yYXRlbGltaXQudjEuRG9tYWluUnVsZXMuQ2hhcmdlIlwKDk9uU3RvcmVGYWlsdXJlEiAKHE9OX1NUT1JFX0ZBSUxVUkVfVU5TUEVDSUZJRUQQABIICgRGQUlMEAESCQoFTE9DQUwQAhIJCgVBTExPVxADEggKBERFTlkQBCI8CgZDaGFyZ2USFgoSQ0hBUkdFX1VOU1BFQ0lGSUVEEAASDgoKSUZfQUxMT1dFRBABEgoKBkFMV0FZUxACIsACCg5EZXNjcmlwdG9yUnVsZRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAkSLQoGbGltaXRzGAMgAygLMh0ucmF0ZWxpbWl0LnYxLkRlc2NyaXB0b3JMaW1pdBIoCg9zaGFyZV90aHJlc2hvbGQYBCABKAhSD3NoYXJlX3RocmVzaG9sZBJUChBvbl9zdG9yZV9mYWlsdXJlGAUgASgOMigucmF0ZWxpbWl0LnYxLkRvbWFpblJ1bGVzLk9uU3RvcmVGYWlsdXJlUhBvbl9zdG9yZV9mYWlsdXJlEjEKC2Rlc2NyaXB0b3JzGAYgAygLMhwucmF0ZWxpbWl0LnYxLkRlc2NyaXB0b3JSdWxlEjAKBmNoYXJnZRgHIAEoDjIgLnJhdGVsaW1pdC52MS5Eb21haW5SdWxlcy5DaGFyZ2UiugMKD0Rlc2NyaXB0b3JMaW1pdBIMCgRuYW1lGAEgASgJEiYKBG1vZGUYAiABKA4yGC5yYXRlbGltaXQudjEuTGltaXQuTW9kZRIxCgx0b2tlbl9idWNrZXQYAyABKAsyGS5yYXRlbGltaXQudjEuVG9rZW5CdWNrZXRIABIkCgVxdW90YRgEIAEoCzITLnJhdGVsaW1pdC52MS5RdW90YUgAEjwKCXVubGltaXRlZBgFIAEoCzInLnJhdGVsaW1pdC52MS5EZXNjcmlwdG9yTGltaXQuVW5saW1pdGVkSAASOAoHYmxvY2tlZBgGIAEoCzIlLnJhdGVsaW1pdC52MS5EZXNjcmlwdG9yTGltaXQuQmxvY2tlZEgAEhAKCHJlcGxhY2VzGAcgAygJEioKBmNvdW50cxgIIAEoDjIaLnJhdGVsaW1pdC52MS5MaW1pdC5Db3VudHMSLwoJb3ZlcmRyYWZ0GAkgASgLMhcucmF0ZWxpbWl0LnYxLk92ZXJkcmFmdEgBiAEBGgsKCVVubGltaXRlZBoJCgdCbG9ja2VkQgsKCWFsZ29yaXRobUIMCgpfb3ZlcmRyYWZ0QkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_timestamp, file_ratelimit_v1_limit]);
 
 /**
  * All rules of one domain: a tree of descriptors.
@@ -82,6 +82,14 @@ export type DomainRules = Message<"ratelimit.v1.DomainRules"> & {
    * @generated from field: string etag = 8;
    */
   etag: string;
+
+  /**
+   * Default for the descriptors that do not set it, and for those with an entry `api_key`, which a plan decides. Zero means
+   * IF_ALLOWED.
+   *
+   * @generated from field: ratelimit.v1.DomainRules.Charge charge = 9;
+   */
+  charge: DomainRules_Charge;
 };
 
 /**
@@ -140,6 +148,42 @@ export const DomainRules_OnStoreFailureSchema: GenEnum<DomainRules_OnStoreFailur
   enumDesc(file_ratelimit_v1_rules, 0, 0);
 
 /**
+ * When the hits of a descriptor are charged.
+ *
+ * @generated from enum ratelimit.v1.DomainRules.Charge
+ */
+export enum DomainRules_Charge {
+  /**
+   * For a domain IF_ALLOWED; for a descriptor, inherited from the one above.
+   *
+   * @generated from enum value: CHARGE_UNSPECIFIED = 0;
+   */
+  CHARGE_UNSPECIFIED = 0,
+
+  /**
+   * To every limit of the request if it fits all of them, otherwise to none.
+   *
+   * @generated from enum value: IF_ALLOWED = 1;
+   */
+  IF_ALLOWED = 1,
+
+  /**
+   * Whatever the limits have, as in CheckLimit: for a domain that a proxy names when a response has ended
+   * (`apply_on_stream_done`), and its cost is known. From callers of role gateway alone; from others it is IF_ALLOWED,
+   * counted and logged, because a proxy ignores the response.
+   *
+   * @generated from enum value: ALWAYS = 2;
+   */
+  ALWAYS = 2,
+}
+
+/**
+ * Describes the enum ratelimit.v1.DomainRules.Charge.
+ */
+export const DomainRules_ChargeSchema: GenEnum<DomainRules_Charge> = /*@__PURE__*/
+  enumDesc(file_ratelimit_v1_rules, 0, 1);
+
+/**
  * One node of the tree. It matches a descriptor of a request only when all entries of that match. At each level an
  * exact value takes precedence over wildcards, these in their order here, and those over the key alone. A node without
  * limits allows everything. A descriptor with an entry `api_key` is decided by the plan of that key, and by no rule.
@@ -189,6 +233,14 @@ export type DescriptorRule = Message<"ratelimit.v1.DescriptorRule"> & {
    * @generated from field: repeated ratelimit.v1.DescriptorRule descriptors = 6;
    */
   descriptors: DescriptorRule[];
+
+  /**
+   * When the hits of a descriptor that the node matches are charged. Zero inherits it from the descriptor above, or the
+   * domain.
+   *
+   * @generated from field: ratelimit.v1.DomainRules.Charge charge = 7;
+   */
+  charge: DomainRules_Charge;
 };
 
 /**
@@ -266,6 +318,22 @@ export type DescriptorLimit = Message<"ratelimit.v1.DescriptorLimit"> & {
    * @generated from field: repeated string replaces = 7;
    */
   replaces: string[];
+
+  /**
+   * What the hits of a descriptor take from the limit: themselves, or 1. Zero means COST. Not for an unlimited or blocked
+   * one, which counts nothing.
+   *
+   * @generated from field: ratelimit.v1.Limit.Counts counts = 8;
+   */
+  counts: Limit_Counts;
+
+  /**
+   * How far charges that are made afterwards may take the limit below zero, as `Limit.overdraft`. Not for an unlimited or
+   * blocked one.
+   *
+   * @generated from field: optional ratelimit.v1.Overdraft overdraft = 9;
+   */
+  overdraft?: Overdraft | undefined;
 };
 
 /**
