@@ -194,7 +194,7 @@ class LevelMemory:
                     level.show(bucket)
                 level.result = charge_result[1][0]
                 level.at = now
-                if charge_result[0]:
+                if charge_result[0] or charge[4]:
                     level.charged += charge[1][0]
                 elif not level.noted:
                     self._note_denied(level, now)
@@ -206,7 +206,7 @@ class LevelMemory:
                 if level.bucket is not bucket:
                     level.show(bucket)
                 level.result, level.at = result, now
-                if charge_result[0]:
+                if charge_result[0] or charge[4]:
                     level.charged += cost
                 elif not level.noted:
                     self._note_denied(level, now)

@@ -30,7 +30,7 @@ def count(number: float) -> str:
 
 def whole_tokens(tokens: float) -> str:
     """Tokens that are left, rounded down: what is not a whole one cannot be used."""
-    return f"{int(tokens):,}"
+    return f"{math.floor(tokens):,}"
 
 
 def rate(per_second: float) -> str:

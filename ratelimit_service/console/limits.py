@@ -58,7 +58,7 @@ class LimitRow:
     @property
     def share(self) -> float:
         """The share that is left, 0 to 1."""
-        return 0 if self.left is None else min(1.0, self.left / self.limit.capacity)
+        return 0 if self.left is None else max(0.0, min(1.0, self.left / self.limit.capacity))
 
 
 @dataclass(frozen=True, slots=True)

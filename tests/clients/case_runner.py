@@ -12,6 +12,7 @@ from ratelimit_client import (
     Refusal,
     limit_headers,
 )
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 
 from clients.contract import SLOW_MACHINE_MS, Case, Step
 from clients.scripted_server import ScriptedServer
@@ -88,6 +89,7 @@ class CaseRunner:
         for attempt, expected in zip(attempts, expect.get("attempts", ()), strict="attempts" in expect):
             actual = {name: getattr(attempt, name) for name in ("api_key", "key_id", "resource", "request_id")}
             actual["cost"] = attempt.cost if attempt.HasField("cost") else 1
+            actual["charge"] = CheckLimitRequest.Charge.Name(attempt.charge)
             assert {name: actual[name] for name in expected} == expected
         ids = {attempt.request_id for attempt in attempts}
         assert len(ids) == min(1, len(attempts))

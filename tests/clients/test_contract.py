@@ -49,7 +49,7 @@ def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
         assert step.keys() in ({"call", "server", "expect"}, {"request", "server", "expect"})
         assert step["expect"].keys() <= _EXPECT
         call = step.get("call", {})
-        assert call.keys() <= _TEXTS | {"cost", "peek"} | _GENERATED | _ABANDONING
+        assert call.keys() <= _TEXTS | {"cost", "peek", "charge"} | _GENERATED | _ABANDONING
         assert {call[name] for name in _GENERATED & call.keys()} <= _TEXTS - call.keys()
         assert step.get("request", {}).keys() <= {"method", "path", "headers"}
         for item in step["server"]:

@@ -46,12 +46,14 @@ async def test_the_client_for_asyncio_keeps_the_contract(case: Case, scripted: S
 
 
 def _call(client: RateLimitClient, call: Step) -> Decision:
-    return client.peek(**arguments(call)) if "peek" in call else client.check(**arguments(call))
+    method = client.peek if "peek" in call else client.charge if "charge" in call else client.check
+    return method(**arguments(call))
 
 
 async def _outcome(client: AsyncRateLimitClient, call: Step) -> Outcome:
     """The outcome of a call, which its caller abandons when CALL has a time for that."""
-    pending = client.peek(**arguments(call)) if "peek" in call else client.check(**arguments(call))
+    method = client.peek if "peek" in call else client.charge if "charge" in call else client.check
+    pending = method(**arguments(call))
     task = asyncio.create_task(pending)
     timeout = call["deadline_ms"] / 1000 if "deadline_ms" in call else None
     timer = asyncio.get_running_loop().call_later(call.get("cancel_after_ms", SLOW_MACHINE_MS) / 1000, task.cancel)

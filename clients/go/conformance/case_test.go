@@ -43,6 +43,7 @@ type call struct {
 	Resource    string  `json:"resource"`
 	Cost        *uint64 `json:"cost"`
 	Peek        bool    `json:"peek"`
+	Charge      bool    `json:"charge"`
 	RequestID   string  `json:"request_id"`
 	InvalidUTF8 string  `json:"invalid_utf8"`
 	Oversized   string  `json:"oversized"`
@@ -98,7 +99,7 @@ func readCases(t *testing.T) map[string][]contractCase {
 	return files
 }
 
-// request is the argument of Check or Peek.
+// request is the argument of Check, Peek or Charge.
 func (c *call) request() (ratelimit.CheckRequest, error) {
 	request := ratelimit.CheckRequest{APIKey: c.APIKey, KeyID: c.KeyID, Resource: c.Resource, RequestID: c.RequestID}
 	texts := map[string]*string{

@@ -151,6 +151,9 @@ func (r *runner) call(t *testing.T, call *call, expect *expectation) {
 	if call.Peek {
 		method = r.client.Peek
 	}
+	if call.Charge {
+		method = r.client.Charge
+	}
 	ctx, cancel := call.context(t.Context())
 	defer cancel()
 	started := time.Now()

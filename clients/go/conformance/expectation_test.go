@@ -247,7 +247,7 @@ func (e *expectation) attempts(attempts []scripted.Attempt) {
 		}
 		got := map[string]any{
 			"api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,
-			"cost": cost, "request_id": request.RequestId,
+			"cost": cost, "request_id": request.RequestId, "charge": request.Charge.String(),
 		}
 		for name, value := range wantedFields {
 			e.same(fmt.Sprintf("attempts[%d].%s", i, name), value, got[name])

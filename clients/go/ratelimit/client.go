@@ -59,9 +59,18 @@ func (c *Client) Check(ctx context.Context, request CheckRequest) (Decision, err
 	return c.decide(ctx, &request)
 }
 
-// Peek decides one call at a cost of 0: nothing is charged, and only the state of the key can deny it.
+// Peek decides one call at a cost of 0: nothing is charged. Only the state of the key can deny it, and a limit with an
+// overdraft that has less than one token left.
 func (c *Client) Peek(ctx context.Context, request CheckRequest) (Decision, error) {
 	request.Cost = 0
+	return c.decide(ctx, &request)
+}
+
+// Charge charges a cost that was incurred already, whatever the limits have, when a call has ended; 0 charges nothing. Each
+// limit takes what it has left, and then of its overdraft. Allowed is whether there is something left for the next call. When
+// the service fails, the charge may be lost, or not: Failures counts that, and RequestID makes it safe to repeat.
+func (c *Client) Charge(ctx context.Context, request CheckRequest) (Decision, error) {
+	request.afterwards = true
 	return c.decide(ctx, &request)
 }
 
@@ -93,8 +102,8 @@ func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, e
 	if invalid := request.validate(); invalid != nil {
 		return Decision{}, invalid
 	}
-	// Only the service knows its first decision on a request id of the caller's own.
-	cacheable := request.RequestID == ""
+	// Only the service knows its first decision on a request id of the caller's own. A charge has to get there.
+	cacheable := request.RequestID == "" && !request.afterwards
 	if cacheable {
 		if decision, found := c.denials.get(request); found {
 			return decision, nil

@@ -23,11 +23,14 @@ type CheckRequest struct {
 	KeyID string
 	// Resource is what is being called: at most 256 bytes, no control characters. Empty matches only limits for "*".
 	Resource string
-	// Cost is in tokens: 1 to 9,007,199,254. Zero means 1; see Client.Peek for a cost of 0.
+	// Cost is in tokens: 1 to 9,007,199,254. Zero means 1, but in Client.Charge; see Client.Peek for a cost of 0.
 	Cost uint64
 	// RequestID makes the call idempotent: at most 128 bytes. Repeated within the service's window, it is charged once and
 	// gets the first decision, which is never cached. If empty, the client generates one for its own retry.
 	RequestID string
+
+	// afterwards is whether the cost was incurred already.
+	afterwards bool
 }
 
 // message is the request as it is sent, always with a request id.
@@ -35,6 +38,9 @@ func (r *CheckRequest) message() *ratelimitv1.CheckLimitRequest {
 	message := &ratelimitv1.CheckLimitRequest{Resource: r.Resource, RequestId: r.RequestID}
 	if r.Cost != 1 {
 		message.Cost = proto.Uint64(r.Cost)
+	}
+	if r.afterwards {
+		message.Charge = ratelimitv1.CheckLimitRequest_ALWAYS
 	}
 	if r.KeyID != "" {
 		message.Credential = &ratelimitv1.CheckLimitRequest_KeyId{KeyId: r.KeyID}

@@ -5,7 +5,11 @@ import { type Decision, decisionOf } from "./decision.js";
 import { DenialCache } from "./denial_cache.js";
 import { errorOf, isFailure, type RateLimitError } from "./error.js";
 import type { Failures } from "./failures.js";
-import { type CheckLimitResponse, RateLimitService } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
+import {
+  CheckLimitRequest_Charge,
+  type CheckLimitResponse,
+  RateLimitService,
+} from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import { type ClientOptions, withDefaults } from "./options.js";
 import { type CheckRequest, validate } from "./request.js";
 import { isRefusedStream } from "./transport_error.js";
@@ -55,32 +59,28 @@ export class RateLimitClient {
    * @throws RateLimitError for what the caller or the configuration has to fix; never for a failure of the service.
    */
   async check(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
-    const invalid = validate(request);
-    if (invalid !== undefined) {
-      throw invalid;
-    }
     // Only the service knows its first decision on a request id of the caller's own.
     const cacheable = request.requestId === undefined || request.requestId === "";
-    const cached = cacheable ? this.denials.get(request) : undefined;
-    if (cached !== undefined) {
-      return cached;
-    }
-    let decision: Decision;
-    try {
-      decision = decisionOf(await this.send(request, signal));
-    } catch (thrown) {
-      signal?.throwIfAborted();
-      return this.failed(errorOf(thrown));
-    }
-    if (cacheable) {
-      this.denials.put(request, decision);
-    }
-    return decision;
+    return await this.decide(request, CheckLimitRequest_Charge.CHARGE_UNSPECIFIED, cacheable, signal);
   }
 
-  /** Decides one call at a cost of 0: nothing is charged, and only the state of the key can deny it. */
+  /**
+   * Decides one call at a cost of 0: nothing is charged. Only the state of the key can deny it, and a limit with an
+   * overdraft that has less than one token left.
+   */
   async peek(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
     return await this.check({ ...request, cost: 0 }, signal);
+  }
+
+  /**
+   * Charges a cost that was incurred already, whatever the limits have, when a call has ended.
+   *
+   * Each limit takes what it has left, and then of its overdraft. `allowed` is whether there is something left for the
+   * next call. When the service fails, the charge may be lost, or not: that is counted in `failures`, and `requestId` makes
+   * it safe to repeat. The arguments and what is thrown are those of `check`.
+   */
+  async charge(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
+    return await this.decide(request, CheckLimitRequest_Charge.ALWAYS, false, signal);
   }
 
   /**
@@ -105,8 +105,39 @@ export class RateLimitClient {
     this.connections.close();
   }
 
-  private async send(request: CheckRequest, signal: AbortSignal | undefined): Promise<CheckLimitResponse> {
-    const message = messageOf(request);
+  private async decide(
+    request: CheckRequest,
+    charge: CheckLimitRequest_Charge,
+    cacheable: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<Decision> {
+    const invalid = validate(request);
+    if (invalid !== undefined) {
+      throw invalid;
+    }
+    const cached = cacheable ? this.denials.get(request) : undefined;
+    if (cached !== undefined) {
+      return cached;
+    }
+    let decision: Decision;
+    try {
+      decision = decisionOf(await this.send(request, charge, signal));
+    } catch (thrown) {
+      signal?.throwIfAborted();
+      return this.failed(errorOf(thrown));
+    }
+    if (cacheable) {
+      this.denials.put(request, decision);
+    }
+    return decision;
+  }
+
+  private async send(
+    request: CheckRequest,
+    charge: CheckLimitRequest_Charge,
+    signal: AbortSignal | undefined,
+  ): Promise<CheckLimitResponse> {
+    const message = messageOf(request, charge);
     const ends = performance.now() + this.options.deadlineMs;
     const callOptions = {
       timeoutMs: this.options.deadlineMs,
@@ -158,7 +189,7 @@ export class RateLimitClient {
 }
 
 /** The request as it is sent, always with a request id. */
-function messageOf(request: CheckRequest) {
+function messageOf(request: CheckRequest, charge: CheckLimitRequest_Charge) {
   return {
     credential:
       request.keyId === undefined
@@ -166,6 +197,7 @@ function messageOf(request: CheckRequest) {
         : { case: "keyId" as const, value: request.keyId },
     resource: request.resource ?? "",
     requestId: request.requestId || randomUUID(),
+    charge,
     ...(request.cost !== undefined && { cost: BigInt(request.cost) }),
   };
 }

@@ -93,7 +93,11 @@ async function call(client: RateLimitClient, step: Step, expect: Expectation): P
   } as CheckRequest;
   const { signal, done } = signalOf(given);
   const started = performance.now();
-  const pending = given.peek ? client.peek(request, signal) : client.check(request, signal);
+  const pending = given.charge
+    ? client.charge(request, signal)
+    : given.peek
+      ? client.peek(request, signal)
+      : client.check(request, signal);
   const outcome = await pending.then(
     (decision) => () => expect.decision(decision),
     (error: unknown) => () => expect.error(error),

@@ -27,6 +27,7 @@ export interface Call {
   resource?: string;
   cost?: number;
   peek?: true;
+  charge?: true;
   request_id?: string;
   invalid_utf8?: string;
   oversized?: string;

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { type Decision, type Failures, type HeaderStyle, limitHeaders, RateLimitError, Refusal } from "../src/index.js";
+import { CheckLimitRequest_Charge } from "../src/gen/ratelimit/v1/rate_limit_service_pb.js";
 import type { Expected } from "./contract_case.js";
 import type { Attempt } from "./scripted_server.js";
 import type { Response } from "./site.js";
@@ -109,6 +110,7 @@ export class Expectation {
         resource: request?.resource,
         cost: Number(request?.cost ?? 1),
         request_id: request?.requestId,
+        charge: request && CheckLimitRequest_Charge[request.charge],
       };
       for (const [name, value] of Object.entries(fields)) {
         assert.equal(got[name], value, this.of(`attempts[${i}].${name}`));

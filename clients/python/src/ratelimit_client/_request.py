@@ -20,12 +20,23 @@ class CheckRequest(NamedTuple):
     cacheable: bool
 
     @classmethod
+    def charge(cls, api_key: str, key_id: str, resource: str, cost: int, request_id: str) -> Self:
+        """A cost that was incurred already, as `of`. Never cached: a denial answers what is asked before a call."""
+        request = cls.of(api_key, key_id, resource, cost, request_id)
+        request.message.charge = CheckLimitRequest.ALWAYS
+        return request._replace(cacheable=False)
+
+    @classmethod
     def of(cls, api_key: str, key_id: str, resource: str, cost: int, request_id: str) -> Self:
         """The check of a call, by KEY_ID if there is one. Raises RateLimitError for what cannot be sent."""
         sent_id = request_id or _new_request_id()
         key = {"key_id": key_id} if key_id else {"api_key": api_key}
         try:
-            message = CheckLimitRequest(resource=resource, cost=cost, request_id=sent_id, **key)
+            message = CheckLimitRequest(resource=resource, cost=cost, request_id=sent_id)
+            if key_id:
+                message.key_id = key_id
+            else:
+                message.api_key = api_key
         except ValueError:
             raise _not_encodable(cost, resource=resource, request_id=sent_id, **key) from None
         _reject_oversized(resource=resource, request_id=sent_id, **key)

@@ -54,6 +54,12 @@ class AsyncRateLimitClient:
         """Decide one call at a cost of 0, as `RateLimitClient.peek` does."""
         return await self.check(api_key, resource, key_id=key_id, cost=0, request_id=request_id)
 
+    async def charge(
+        self, api_key: str = "", resource: str = "", *, cost: int, key_id: str = "", request_id: str = ""
+    ) -> Decision:
+        """Charge a COST that was incurred already, as `RateLimitClient.charge` does."""
+        return await self._decide(CheckRequest.charge(api_key, key_id, resource, cost, request_id))
+
     async def wait_until_connected(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  as in the client for threads
         """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
         self._methods()

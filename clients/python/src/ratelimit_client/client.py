@@ -57,8 +57,22 @@ class RateLimitClient:
         return self._decide(CheckRequest.of(api_key, key_id, resource, cost, request_id))
 
     def peek(self, api_key: str = "", resource: str = "", *, key_id: str = "", request_id: str = "") -> Decision:
-        """Decide one call at a cost of 0: nothing is charged, and only the state of the key can deny it."""
+        """Decide one call at a cost of 0: nothing is charged.
+
+        Only the state of the key can deny it, and a limit with an overdraft that has less than one token left.
+        """
         return self.check(api_key, resource, key_id=key_id, cost=0, request_id=request_id)
+
+    def charge(
+        self, api_key: str = "", resource: str = "", *, cost: int, key_id: str = "", request_id: str = ""
+    ) -> Decision:
+        """Charge a COST that was incurred already, whatever the limits have, when a call has ended.
+
+        Each limit takes what it has left, and then of its overdraft. `allowed` is whether there is something left for
+        the next call. The other arguments and what is raised are those of `check`. When the service fails, the charge
+        may be lost, or not: that is counted in `failures`, and REQUEST_ID makes it safe to repeat.
+        """
+        return self._decide(CheckRequest.charge(api_key, key_id, resource, cost, request_id))
 
     def wait_until_connected(self, timeout: float = 5.0) -> None:
         """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
