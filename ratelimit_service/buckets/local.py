@@ -51,8 +51,9 @@ class Share:
         numerator, denominator = numerator * self.parts, denominator * self.whole
         common = gcd(numerator, denominator)
         rate = (numerator // common, denominator // common) if window is None else (0, 1)
-        overdraft = None if overdraft is None else overdraft * self.parts // self.whole
-        self.terms = Terms(max(capacity * self.parts // self.whole, MICRO), rate, window, enforced, overdraft)
+        part = max(capacity * self.parts // self.whole, MICRO)
+        overdraft = None if overdraft is None else capacity + overdraft - part
+        self.terms = Terms(part, rate, window, enforced, overdraft)
 
     def spent(self, now_us: int) -> int:
         """Micro-tokens spent without the store that have not drained, and that it does not know of."""
@@ -133,8 +134,13 @@ class LocalBucketStore:
         """Make a charge that the store failed to make, or none of it."""
         now_us = self._now_us()
         repeated = charge.request in self._requests
+        if charge.afterwards:
+            before = [self._spent(bucket, now_us) for bucket in charge.buckets]
         result = self._charge(charge, now_us)
-        if error.sent and result.charged and not repeated:
+        if charge.afterwards:
+            for bucket, spent in zip(charge.buckets, before, strict=True) if error.sent and not repeated else ():
+                self.report(bucket, (self._spent(bucket, now_us) - spent) // MICRO)
+        elif error.sent and result.charged and not repeated:
             # Perhaps the store has made it all the same, only its reply is missing: it is never handed over.
             for bucket, cost, limit in zip(charge.buckets, charge.costs, result.limit_results, strict=True):
                 if cost > 0 and limit.wait_us == 0:
@@ -146,8 +152,10 @@ class LocalBucketStore:
 
         Of each bucket no more than its limit has, the overdraft included, is noted: the store would take no more.
         """
-        if error.sent:
+        if error.sent or charge.request in self._requests:
             return
+        if charge.request:
+            self._requests[charge.request] = ChargeResult(charged=True, limit_results=())
         now_us = self._now_us()
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
             if cost > 0:
@@ -200,6 +208,10 @@ class LocalBucketStore:
         self._evict(now_us)
         return result
 
+    def _spent(self, bucket: Bucket, now_us: int) -> int:
+        share = self._shares.get(bucket.name)
+        return 0 if share is None else share.spent(now_us)
+
     def _terms(self, bucket: Bucket) -> Terms:
         share = self._shares.get(bucket.name)
         if share is None:  # an untouched bucket at which a call peeks
@@ -235,9 +247,10 @@ class LocalBucketStore:
         if level is not None:
             terms = Terms.of(bucket.limit)
             seen = State(level.used, now_us - round((now - level.at) * MICRO))
-            left = max(terms.capacity - advance(terms, seen, now_us).state.used, 0)
+            left = terms.capacity - advance(terms, seen, now_us).state.used
+            debt, left = max(-left, 0) if terms.overdraft is not None else 0, max(left, 0)
             own = max(left * share.parts // share.whole, min(left, MICRO))
-            used = max(share.terms.capacity - own, 0)
+            used = max(share.terms.capacity - own, 0) + debt * share.parts // share.whole
         share.store = State(used, now_us)
         share.state = State(used + unreported, now_us)
 

@@ -51,7 +51,8 @@ class State(NamedTuple):
 class Terms(NamedTuple):
     """A limit in the units of the arithmetic: micro-tokens, and micro-tokens per microseconds.
 
-    `window` is None for a token bucket; a quota's rate is not used. `overdraft` is None if it is not set.
+    `window` is None for a token bucket; a quota's rate is not used. `overdraft` is None if it is not set. A share of a
+    limit may owe the rest of it: what is charged afterwards was spent, whoever has it recorded.
     """
 
     capacity: int
@@ -70,7 +71,7 @@ class Terms(NamedTuple):
         """LIMIT divided by DIVISOR, 1 or more, but never to less than one token."""
         capacity = max(limit.capacity * MICRO // divisor, MICRO)
         enforced = limit.mode is Mode.ENFORCE
-        overdraft = None if limit.overdraft is None else limit.overdraft * MICRO // divisor
+        overdraft = None if limit.overdraft is None else (limit.capacity + limit.overdraft) * MICRO - capacity
         if isinstance(limit.algorithm, TokenBucket):
             numerator, denominator = limit.algorithm.rate
             return cls(capacity, (numerator, denominator * divisor), None, enforced, overdraft)

@@ -60,7 +60,11 @@ def check(
             charge=CheckLimitRequest.ALWAYS if always else CheckLimitRequest.IF_ALLOWED,
         )
         decision = client.check_limit(request)
-    (print_json if as_json else _print_decision)(decision)
+    if as_json:
+        print_json(decision)
+    else:
+        typer.echo("charged; for the next call: " if always and decision.limits else "", nl=False)
+        _print_decision(decision)
     if not decision.allowed:
         raise typer.Exit(Exit.NO)
 

@@ -42,7 +42,7 @@ def set_override(
     ] = "*",
     overdraft: Annotated[
         str | None,
-        typer.Option(metavar="TOKENS", help="How far charges made afterwards may take it below zero, or `unbounded`."),
+        typer.Option(metavar="TOKENS", help="How far late charges may take it below zero, or `unbounded`. Else none."),
     ] = None,
     calls: Annotated[bool, typer.Option("--calls", help="Each call takes 1, whatever it costs.")] = False,
     shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,

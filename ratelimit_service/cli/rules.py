@@ -184,6 +184,7 @@ def _print_rules(rules: DomainRules) -> None:
             ("version", str(rules.version) if rules.version else ""),
             ("description", rules.description),
             ("on store failure", DomainRules.OnStoreFailure.Name(rules.on_store_failure)),
+            ("charge", DomainRules.Charge.Name(rules.charge)),
             ("created", format_time(rules.create_time) if rules.version else ""),
             ("changed", format_time(rules.update_time) if rules.version else ""),
             ("etag", rules.etag),
@@ -219,6 +220,8 @@ def _rule_lines(descriptors: Iterable[DescriptorRule], depth: int) -> Iterator[s
             parts.append("; ".join(map(_describe_descriptor_limit, rule.limits)))
         elif not rule.descriptors:
             parts.append("passes")
+        if rule.charge:
+            parts.append(f"[charge: {DomainRules.Charge.Name(rule.charge)}]")
         if rule.on_store_failure:
             parts.append(f"[store failure: {DomainRules.OnStoreFailure.Name(rule.on_store_failure)}]")
         yield "  ".join(parts)
@@ -232,6 +235,8 @@ def _describe_descriptor_limit(limit: DescriptorLimit) -> str:
         text += " (shadow)" * (limit.mode == Limit.SHADOW)
     else:
         counted = Limit(name=limit.name, mode=limit.mode, counts=limit.counts)
+        if limit.HasField("overdraft"):
+            counted.overdraft.CopyFrom(limit.overdraft)
         if kind == "quota":
             counted.quota.CopyFrom(limit.quota)
         else:

@@ -81,6 +81,8 @@ class Row:
         else:
             algorithm = Quota(_tokens("amount", self.amount), Window(self.window))
         capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
+        if self.kind == BUCKET and self.overdraft.strip() == UNBOUNDED:
+            raise InvalidArgument.of("overdraft", "is unbounded, which is for a quota only; write a number of tokens")
         overdraft = _read_overdraft(self.overdraft, capacity)
         return Limit(self.name, algorithm, self.resource or "*", Mode(self.mode), Counting(self.counts), overdraft)
 

@@ -225,7 +225,9 @@ class DecisionEngine:
         if policy.on_store_failure is OnStoreFailure.DENY:
             if charge.afterwards:  # it was incurred all the same
                 self._local.spend(charge, error)
-            if counts:
+                if counts:
+                    self._usage.add(selection.series, (1, cost, 0, 0, 1))
+            elif counts:
                 self._usage.add(selection.series.with_limits(Reason.DEGRADED_DENIED.name), _DEGRADED_DENIED)
             return Decision(allowed=False, reason=Reason.DEGRADED_DENIED, source=Source.DEGRADED, policy=policy)
         charge_result = self._local.decide(charge, error)

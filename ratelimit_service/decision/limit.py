@@ -151,9 +151,12 @@ class Limit:
         return self.algorithm.capacity if isinstance(self.algorithm, TokenBucket) else self.algorithm.amount
 
     def with_algorithm(self, algorithm: TokenBucket | Quota) -> "Limit":
-        """The same with another amount or rate, and as much of its overdraft as fits beside it."""
+        """The same with another amount or rate, and as much of its overdraft as fits beside it; all, if it was all."""
         capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
-        overdraft = None if self.overdraft is None else min(self.overdraft, MAX_TOKENS - capacity)
+        overdraft = self.overdraft
+        if overdraft is not None:
+            is_all = isinstance(algorithm, Quota) and overdraft == MAX_TOKENS - self.capacity
+            overdraft = MAX_TOKENS - capacity if is_all else min(overdraft, MAX_TOKENS - capacity)
         return replace(self, algorithm=algorithm, overdraft=overdraft)
 
     def tokens_of(self, cost: int) -> int:

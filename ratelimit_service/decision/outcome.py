@@ -112,8 +112,8 @@ def wait_for(limit: Limit, peek: LimitResult, tokens: int) -> int:
 
     A peek (0 tokens) at a limit with an overdraft fits if one token is left.
     """
-    if tokens == 0:
-        return peek.wait_us
+    if tokens <= 0:
+        return peek.wait_us if tokens == 0 else 0
     missing = tokens * MICRO - peek.remaining
     if missing <= 0:
         return 0

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from ratelimit_service.decision.descriptors.rules import (
     Blocked,
     DomainRules,
+    RuleCharge,
     RuleNode,
     RuleOnStoreFailure,
     Unlimited,
@@ -30,6 +31,7 @@ _MAX_COMPARED: Final = 2_000
 """Pairs of nodes of one level of which one took values from the other: 50 ms or so."""
 
 _ALLOWS: Final = "everything is allowed while the bucket store is away"
+_CHARGES_LESS: Final = "what costs more than is left is not charged any more"
 _ANY_WORD: Final = "* "
 
 
@@ -67,8 +69,10 @@ def rules_effects(before: DomainRules, after: DomainRules | None) -> list[str]:
     if after is None:
         return list(_removed(before.descriptors, ""))
     names = {limit.name for node in before.nodes() for limit in node.limits if _enforces(limit)}
+    lifted = [_CHARGES_LESS] if before.charge is RuleCharge.ALWAYS and after.charge is not RuleCharge.ALWAYS else []
     failures = (before.on_store_failure, after.on_store_failure)
-    return list(islice(_level_effects(before.descriptors, after.descriptors, "", failures, names), _MAX_EFFECTS))
+    effects = _level_effects(before.descriptors, after.descriptors, "", failures, names)
+    return [*lifted, *islice(effects, _MAX_EFFECTS)]
 
 
 def _limits_effects(before: Sequence[_Counting], after: Sequence[_Counting]) -> Iterator[str]:
@@ -189,6 +193,8 @@ def _node_effects(
         return
     if before.share_threshold and not after.share_threshold:
         yield f"{path}: each value has the whole limit to itself"
+    if before.charge is RuleCharge.ALWAYS and after.charge is not RuleCharge.ALWAYS:
+        yield f"{path}: {_CHARGES_LESS}"
     if failures[1] is RuleOnStoreFailure.ALLOW and failures[0] is not RuleOnStoreFailure.ALLOW:
         yield f"{path}: {_ALLOWS}"
 

@@ -246,6 +246,11 @@ class _Part(NamedTuple):
     start_us: int
 
 
+def _most(part: _Part) -> int:
+    """What may be used of a quota, in tokens: its amount and its overdraft."""
+    return part.quota.amount + (part.rule.limit.overdraft or 0)
+
+
 class _Quotas:
     """The quotas of some keys, and what is used of them."""
 
@@ -273,7 +278,7 @@ class _Quotas:
             self.incomplete += since_us < self._kept.since(level, self._now_us)
             self._parts.setdefault((level, since_us), {}).setdefault(record.key_id, []).append(part)
             name = (rule.bucket.name, algorithm.window)
-            if name not in self._largest or self._largest[name].quota.amount < algorithm.amount:
+            if name not in self._largest or _most(self._largest[name]) < _most(part):
                 self._largest[name] = part
 
     def times(self) -> Collection[tuple[query_range.Level, int]]:
@@ -294,8 +299,7 @@ class _Quotas:
         for name, tokens in self._tokens.items():
             if tokens > 0:
                 largest = self._largest[name]
-                most = largest.quota.amount + (largest.rule.limit.overdraft or 0)
-                used = min(tokens, most) * MICRO
+                used = min(tokens, _most(largest)) * MICRO
                 yield UsedQuota(largest.rule.bucket, largest.quota, largest.start_us, used)
 
     def _was_charged(self, part: _Part, cost: Cost) -> bool:

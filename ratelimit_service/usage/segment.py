@@ -187,6 +187,8 @@ class SegmentBuilder:
         series, limits = self._parse_series(field)
         numbers = unpack_numbers(value)
         numbers[1:2] = [max(min(cost, _MAX_COST), -_MAX_COST) for cost in numbers[1:2]]
+        if len(numbers) == 6 + 2 * len(limits):
+            numbers[-1] = min(numbers[-1], _MAX_COST)
         if max(numbers, default=0) > _MAX_COUNT or min(numbers, default=0) < -_MAX_COUNT:
             raise ValueError("not a count")
         missing = 6 + 2 * len(limits) - len(numbers)
@@ -194,8 +196,7 @@ class SegmentBuilder:
             raise ValueError("more numbers than limits")
         numbers += [0] * missing
         allowed, cost, denied, shadow_denied, degraded = numbers[:5]
-        clamped = min(numbers[-1], _MAX_COST)
-        self._rows.append(CountRow(minute, series, allowed, denied, cost, shadow_denied, degraded, clamped))
+        self._rows.append(CountRow(minute, series, allowed, denied, cost, shadow_denied, degraded, numbers[-1]))
         self._calls += allowed + denied
         for at, limit in enumerate(limits):
             limit_denied, limit_shadow_denied = numbers[5 + 2 * at : 7 + 2 * at]

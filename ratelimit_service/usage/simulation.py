@@ -292,6 +292,11 @@ class _Run:
         )
         if chosen:
             yield "Hours were replayed, because the range has too many minutes: a shorter one gives closer bounds."
+        if any(limit.overdraft is not None for limit in self._limits):
+            yield (
+                "Limits with an overdraft were replayed as if calls were charged when they begin, and denied if they "
+                "do not fit; peeks, by which such calls are admitted, are not counted."
+            )
         if replay.totals.mixed_costs:
             yield "Calls that share a limit did not all cost the same: means were used, so the bounds are estimates."
         if replay.totals.other_resources and any(limit.resource != "*" for limit in self._limits):

@@ -6,7 +6,8 @@ import pytest
 
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.charge import NEVER, Bucket, Charge
-from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.ports import StoreUnavailable
 
 NOW_US = 1_800_000_000_000_000
 
@@ -57,6 +58,37 @@ async def test_a_changed_number_of_servers_applies_at_once(clock: Clock) -> None
     assert sum(o.charged for o in await store.charge([Charge((bucket,), (1,))] * 20)) == 10
     servers = 1
     assert sum(o.charged for o in await store.charge([Charge((bucket,), (1,))] * 20)) == 10
+
+
+async def test_a_share_may_owe_all_that_the_limit_may(clock: Clock) -> None:
+    """What is charged afterwards was spent, whoever records it: one of four servers takes it, and hands it over."""
+    store = LocalBucketStore(lambda: 4, clock)
+    bucket = Bucket("b", 0, Limit("b", TokenBucket(100, 1, MICRO), overdraft=1_000))
+    away = StoreUnavailable("Redis is down")
+    result = store.decide(Charge((bucket,), (900,), afterwards=True), away)
+    assert (result.charged, result.clamped) == (False, 0)
+    store.spend(Charge((bucket,), (150,), afterwards=True), away)
+    assert [each.tokens for each in store.unreported(1)] == [1_050]
+
+
+async def test_what_the_store_may_have_charged_is_not_handed_over(clock: Clock) -> None:
+    """Without its reply a charge made afterwards counts as made, although it left nothing, and whatever the limits."""
+    store = LocalBucketStore(lambda: 1, clock)
+    owing = Bucket("b", 0, Limit("b", TokenBucket(100, 1, MICRO), overdraft=50))
+    shadow = Bucket("s", 0, Limit("s", Quota(10, Window.DAY), mode=Mode.SHADOW))
+    sent = StoreUnavailable("no reply", sent=True)
+    result = store.decide(Charge((owing, shadow), (120, 120), afterwards=True), sent)
+    assert (result.charged, result.clamped) == (False, 110)
+    assert store.unreported(10) == []
+
+
+async def test_a_request_is_spent_once(clock: Clock) -> None:
+    """A repeat with the same name notes nothing."""
+    store = LocalBucketStore(lambda: 1, clock)
+    bucket = Bucket("b", 0, Limit("b", Quota(100, Window.DAY), overdraft=0))
+    for _ in range(3):
+        store.spend(Charge((bucket,), (30,), "r", afterwards=True), StoreUnavailable("Redis is down"))
+    assert [each.tokens for each in store.unreported(10)] == [30]
 
 
 async def test_memory_is_bounded(clock: Clock) -> None:

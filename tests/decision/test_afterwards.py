@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from decision.test_engine import World
+from ratelimit_service.decision.charge import LimitResult
 from ratelimit_service.decision.engine import Check
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.outcome import Decision
+from ratelimit_service.decision.outcome import Decision, wait_for
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import InvalidArgument
@@ -97,6 +98,30 @@ async def test_it_is_recorded_while_the_store_is_away(policy: OnStoreFailure) ->
     assert decision.allowed == (policy is not OnStoreFailure.DENY)
     spent = world.engine._local.unreported(10)  # type: ignore[attr-defined]
     assert [(each.bucket.limit.name, each.tokens) for each in spent] == [("tokens", 70)]
+
+
+async def test_what_is_noted_counts_as_charged() -> None:
+    """While the store is away and the plan denies, usage has the call and its cost: they are charged later."""
+    world = World()
+    key = world.add(TOKENS, on_store_failure=OnStoreFailure.DENY)
+    world.buckets.down = True
+    await charge(world, key, 70)
+    (row,) = world.usage.take(10)
+    assert row.counts == [1, 70, 0, 0, 1]
+
+
+def test_an_unbounded_overdraft_stays_so() -> None:
+    """With another amount the limit may owe as much as is counted exactly, another one as much as before."""
+    most = Limit("x", Quota(100, Window.DAY), overdraft=MAX_TOKENS - 100)
+    some = Limit("x", Quota(100, Window.DAY), overdraft=5)
+    for amount in (10, 1_000):
+        assert most.with_algorithm(Quota(amount, Window.DAY)).overdraft == MAX_TOKENS - amount
+        assert some.with_algorithm(Quota(amount, Window.DAY)).overdraft == 5
+
+
+def test_a_refund_never_waits() -> None:
+    """Also at a limit that owes more than it restores."""
+    assert wait_for(TOKENS, LimitResult(-30 * MICRO, 3_100_000, 0), -3) == 0
 
 
 async def test_what_is_no_way_to_charge_is_an_error(world: World) -> None:

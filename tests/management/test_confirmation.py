@@ -12,6 +12,7 @@ from fixtures.control_plane import BURST, DAILY, DAY, SECOND, ControlPlane, key_
 from ratelimit_service.decision.descriptors.rules import (
     Blocked,
     DomainRules,
+    RuleCharge,
     RuleLimit,
     RuleNode,
     RuleOnStoreFailure,
@@ -229,6 +230,18 @@ async def test_which_changes_of_rules(plane: ControlPlane, nodes: tuple[RuleNode
     await plane.rules.replace("ada", DomainRules("edge", (tree(TEN),)))
     await replace_rules(plane, DomainRules("edge", nodes), effects)
     assert (await plane.rules.get("edge")).version == 2
+
+
+async def test_to_charge_less_is_confirmed(plane: ControlPlane) -> None:
+    """What is charged whatever is left, and then only if it fits, lifts limits: for a domain, and for a node."""
+    effect = "what costs more than is left is not charged any more"
+    always = RuleCharge.ALWAYS
+    for before, after, effects in (
+        (DomainRules("edge", (tree(TEN),), charge=always), DomainRules("edge", (tree(TEN),)), [effect]),
+        (DomainRules("edge", (tree(TEN, charge=always),)), DomainRules("edge", (tree(TEN),)), [f"path: {effect}"]),
+    ):
+        await plane.rules.replace("ada", before)
+        await replace_rules(plane, after, effects)
 
 
 def wild(value: str, *limits: RuleLimit, **fields: Any) -> RuleNode:  # noqa: ANN401

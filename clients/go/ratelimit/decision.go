@@ -85,7 +85,7 @@ type LimitResult struct {
 	Name string
 	// Limit is the bucket's capacity or the quota's amount, in tokens.
 	Limit int64
-	// Remaining is the whole tokens left after this call: 0 or more.
+	// Remaining is the whole tokens left after this call, negative only for a limit with an overdraft.
 	Remaining int64
 	// ResetAfter is how long until the limit is back to its full amount. 0 when it is now.
 	ResetAfter time.Duration

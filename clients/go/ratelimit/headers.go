@@ -62,7 +62,7 @@ func addAllLimits(headers map[string]string, decision Decision) {
 		name := `"` + limit.Name + `"`
 		policy.WriteString(name + ";q=" + strconv.FormatInt(limit.Limit, 10) +
 			";w=" + strconv.FormatInt(max(1, wholeSeconds(limit.Window)), 10))
-		state.WriteString(name + ";r=" + strconv.FormatInt(limit.Remaining, 10) +
+		state.WriteString(name + ";r=" + strconv.FormatInt(max(0, limit.Remaining), 10) +
 			";t=" + strconv.FormatInt(secondsToWait(limit), 10))
 	}
 	if policy.Len() > 0 {
@@ -81,7 +81,7 @@ func addBindingLimit(headers map[string]string, decision Decision, style HeaderS
 		prefix = "X-RateLimit-"
 	}
 	headers[prefix+"Limit"] = strconv.FormatInt(limit.Limit, 10)
-	headers[prefix+"Remaining"] = strconv.FormatInt(limit.Remaining, 10)
+	headers[prefix+"Remaining"] = strconv.FormatInt(max(0, limit.Remaining), 10)
 	headers[prefix+"Reset"] = strconv.FormatInt(secondsToWait(limit), 10)
 }
 

@@ -40,7 +40,9 @@ function allLimits(decision: Decision): Record<string, string> {
     "RateLimit-Policy": limits
       .map((limit) => `"${limit.name}";q=${limit.limit};w=${Math.max(1, wholeSeconds(limit.windowMs))}`)
       .join(", "),
-    RateLimit: limits.map((limit) => `"${limit.name}";r=${limit.remaining};t=${secondsToWait(limit)}`).join(", "),
+    RateLimit: limits
+      .map((limit) => `"${limit.name}";r=${Math.max(0, limit.remaining)};t=${secondsToWait(limit)}`)
+      .join(", "),
   };
 }
 
@@ -52,7 +54,7 @@ function bindingLimit(decision: Decision, style: "x-ratelimit" | "ratelimit"): R
   const prefix = style === "x-ratelimit" ? "X-RateLimit" : "RateLimit";
   return {
     [`${prefix}-Limit`]: String(limit.limit),
-    [`${prefix}-Remaining`]: String(limit.remaining),
+    [`${prefix}-Remaining`]: String(Math.max(0, limit.remaining)),
     [`${prefix}-Reset`]: String(secondsToWait(limit)),
   };
 }

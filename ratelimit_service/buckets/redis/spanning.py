@@ -199,15 +199,15 @@ class SpanningStore(Closing):
         if charge.afterwards:
             return await self._charge_afterwards(charge)
         positive = [index for index, cost in enumerate(charge.costs) if cost > 0]
-        others = [index for index, cost in enumerate(charge.costs) if cost <= 0]
+        peeks = [index for index in range(len(charge.costs)) if _may_be_denied(charge, index)]
+        others = [index for index, cost in enumerate(charge.costs) if cost <= 0 and index not in peeks]
         results: dict[int, LimitResult] = {}
         charged = True
-        if positive:
-            results = await self._peek(charge, positive)
-            if _fits(charge, results):
+        if positive or peeks:
+            results = await self._peek(charge, [*positive, *peeks])
+            charged = _fits(charge, results)
+            if charged and positive:
                 charged = await self._charge_all(charge, positive, results)
-            else:
-                charged = False
         if not charged:
             results |= await self._peek(charge, others)
         else:  # what always fits comes last, so that none of it ever has to be reversed
@@ -296,6 +296,11 @@ class SpanningStore(Closing):
 def _spans(charge: Charge) -> bool:
     buckets = charge.buckets
     return len(buckets) > 1 and any(bucket.partition != buckets[0].partition for bucket in buckets)
+
+
+def _may_be_denied(charge: Charge, index: int) -> bool:
+    """Whether the charge peeks at a limit that denies peeks while it owes."""
+    return charge.costs[index] == 0 and charge.buckets[index].limit.overdraft is not None
 
 
 def _fits(charge: Charge, results: dict[int, LimitResult]) -> bool:

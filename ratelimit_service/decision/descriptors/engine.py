@@ -118,6 +118,8 @@ class PreparedRequest(NamedTuple):
     def key_id(self) -> str:
         """The key that the request is of, if it is one descriptor with an API key; else empty."""
         single = self.single
+        if self.after is not None and len(self.after.all_items) == 1:
+            single = self.after.request.single
         return single.policy.key_id if single is not None and single.policy is not None else ""
 
 
@@ -171,7 +173,7 @@ class DescriptorEngine:
                 api_key, resource = key_and_resource(index, descriptor)
                 policy = self._keys.verified(api_key) or found.get(api_key, _NEW)
                 if isinstance(policy, Policy):
-                    afterwards, validity = self._charge_of(request.domain)
+                    afterwards, validity = self._rules.charges_keys_afterwards(request.domain)
                     validities += (policy.validity, validity)
                     item = self._by_plan(policy, resource, descriptor.hits)
                     items.append(_charged_afterwards(item) if afterwards else item)
@@ -262,15 +264,6 @@ class DescriptorEngine:
             self._plan_limit_sets.put(selection.buckets, limit_set)
         return _Pending(limit_set, hits, selection.series, policy)
 
-    def _charge_of(self, domain: str) -> tuple[bool, Validity]:
-        """Whether descriptors with an API key are charged afterwards in this domain, and for how long that holds."""
-        try:
-            tree = self._rules.get(domain)
-        except StoreUnavailable:  # they need no rules otherwise
-            return False, _EXPIRED
-        tree = tree or self._rules.without_rules(domain)
-        return tree.afterwards, tree.validity
-
     def _count(self, prepared: PreparedRequest, statuses: Sequence[DescriptorStatus]) -> None:
         """Count a request that no script has counted."""
         items, afterwards = prepared.items, prepared.charge.afterwards
@@ -279,12 +272,15 @@ class DescriptorEngine:
             self._usage.add(series, counts)
 
     def _decide_without_store(self, shared: PreparedRequest, error: StoreUnavailable) -> tuple[DescriptorStatus, ...]:
-        """Decide while the shared buckets are unavailable, by `on_store_failure` of the plans and rules."""
-        items = shared.items
-        for item in items:
+        """Decide while the shared buckets are unavailable, by `on_store_failure` of the plans and rules.
+
+        What is charged afterwards is noted whatever that says: where the call would fail, it is denied, since who makes
+        it ignores the response, and would repeat what failed.
+        """
+        items, afterwards = shared.items, shared.charge.afterwards
+        for item in () if afterwards else items:
             if isinstance(item, _Pending) and item.limit_set.on_store_failure is RuleOnStoreFailure.FAIL:
                 raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
-        afterwards = shared.charge.afterwards
         prepared = _prepared([_degrade(item) for item in items], afterwards=afterwards)
         charge = prepared.charge
         charge_result = self._local.decide(charge, error) if charge.buckets else _NO_BUCKETS[0]
@@ -467,7 +463,8 @@ def _degrade(item: _Item) -> _Item:
     limit_set, hits, series, policy, _ = item
     if limit_set.on_store_failure is RuleOnStoreFailure.LOCAL:
         return item
-    if limit_set.on_store_failure is RuleOnStoreFailure.DENY and limit_set.enforced and hits > 0:
+    denies = limit_set.on_store_failure in {RuleOnStoreFailure.DENY, RuleOnStoreFailure.FAIL}
+    if denies and limit_set.enforced and hits > 0:
         status = refused(Reason.DEGRADED_DENIED, Source.DEGRADED, policy)
         return _Settled(status, hits, series.with_limits(Reason.DEGRADED_DENIED.name))
     status = DescriptorStatus(allowed=True, reason=Reason.DEGRADED_ALLOWED, source=Source.DEGRADED, policy=policy)

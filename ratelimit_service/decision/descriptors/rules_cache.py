@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.descriptors.tree import UNREADABLE_RULES, RuleTree
 from ratelimit_service.decision.enforcement import Enforcement
+from ratelimit_service.decision.policy import Validity
 from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
 
 _RECHECK_SECONDS: Final = 5.0
@@ -56,6 +57,7 @@ class RulesCache:
         self._enforcement = enforcement
         self._trees: dict[str, RuleTree] = {}
         self._unreadable: frozenset[str] = frozenset()
+        self._absence = Validity()  # current until a domain gets rules that had none
         self._loaded = False
         self._turn = asyncio.Lock()  # of reads: the one that began last must be stored last
         self._rechecker: asyncio.Task[None] | None = None
@@ -81,6 +83,14 @@ class RulesCache:
             if domain in self._unreadable:
                 return self.without_rules(domain) if self._off_until_us() else UNREADABLE_RULES
         return tree
+
+    def charges_keys_afterwards(self, domain: str) -> tuple[bool, Validity]:
+        """Whether descriptors with an API key are charged afterwards in a domain, and for how long that holds.
+
+        They are not where there are no rules that can be read: they need none otherwise.
+        """
+        tree = self._trees.get(domain)
+        return (False, self._absence) if tree is None else (tree.afterwards, tree.validity)
 
     def without_rules(self, domain: str) -> RuleTree:
         """The tree of a domain that has no rules: nothing would invalidate it when it gets some, so it is not valid."""
@@ -130,6 +140,9 @@ class RulesCache:
             old = self._trees.pop(domain, None)
             if old is not None:
                 old.validity.invalidate()
+            else:
+                self._absence.invalidate()
+                self._absence = Validity()
             if domain in fetched.rules:
                 self._trees[domain] = RuleTree(fetched.rules[domain], self._off_until_us())
         self.unreadable += len(kept)

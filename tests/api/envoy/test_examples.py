@@ -22,6 +22,7 @@ from ratelimit_service.management.tokens import Role
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "deploy" / "envoy"
 NAMES = ("rls", "ext_authz", "ext_authz_rls")
+ALL = (*NAMES, "llm")
 LISTEN, SERVICE, UPSTREAM = 10_000, 50_051, 8_080
 
 StartExample = Callable[[str], FrontEnvoy]
@@ -78,7 +79,7 @@ def statuses(replies: list[Reply]) -> list[int]:
     return sorted(reply.status for reply in replies)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_file_as_it_is(name: str) -> None:
     """Envoy takes the file, every field of it."""
     arguments = ["--mode", "validate", "--config-path", EXAMPLES / name / "envoy.yaml"]
@@ -156,7 +157,7 @@ def test_ext_authz_feeding_rls(server: Server, example: StartExample) -> None:
     assert search.headers["ratelimit-policy"] == '"burst";q=200;w=2, "search";q=30;w=60'
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_readme(name: str) -> None:
     """Each README starts its own file, and every link in it and every file that it names is there."""
     readme = EXAMPLES / name / "README.md"

@@ -10,7 +10,7 @@ from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import PreparedRequest
-from ratelimit_service.decision.descriptors.rules import DomainRules
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleCharge
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.management.tokens import ANONYMOUS
 
@@ -65,6 +65,19 @@ async def test_what_may_come_into_being_is_not_cached() -> None:
         for _ in range(3):
             await service.ask(data)
             assert not service.is_cached(data)
+
+
+async def test_keys_in_a_domain_without_rules_are_cached_until_it_gets_some() -> None:
+    """A plan decides them; the rules that come into being say whether they are charged afterwards."""
+    world = World(node(*A, quota(5)))
+    service = Service(world)
+    data = request([("api_key", str(world.add_key(burst(9))))], domain="nowhere")
+    for _ in range(2):
+        await service.ask(data)
+    assert service.is_cached(data)
+    world.source.rules["nowhere"] = DomainRules("nowhere", (), charge=RuleCharge.ALWAYS)
+    await world.rules.apply([Change(ChangeKind.DOMAIN, "nowhere")])
+    assert not service.is_cached(data)
 
 
 async def test_a_domain_that_loses_its_rules_is_not_cached() -> None:

@@ -12,7 +12,7 @@ from ratelimit_service.api.key_admin.limit_messages import (
     override_from_proto,
     override_to_proto,
 )
-from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MAX_TOKENS, Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
 
@@ -20,14 +20,19 @@ BUCKET = {"capacity": "20", "refill_tokens": "10", "refill_period": "1s"}
 GOOD = {"name": "burst", "token_bucket": BUCKET}
 
 
+@pytest.mark.parametrize("overdraft", [None, 0, MAX_TOKENS - 1])
 @pytest.mark.parametrize("counts", list(Counting))
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize(
     "algorithm", [TokenBucket(9_007_199_254, 7, 1_001), *(Quota(1, window) for window in Window)], ids=str
 )
-def test_a_limit_comes_back(algorithm: TokenBucket | Quota, mode: Mode, counts: Counting) -> None:
+def test_a_limit_comes_back(
+    algorithm: TokenBucket | Quota, mode: Mode, counts: Counting, overdraft: int | None
+) -> None:
     """A limit of every kind survives being a message, and so does an override of it."""
-    limit = Limit("a-limit", algorithm, "orders.*", mode, counts)
+    if overdraft and isinstance(algorithm, TokenBucket):
+        overdraft = 0
+    limit = Limit("a-limit", algorithm, "orders.*", mode, counts, overdraft)
 
     assert limit_from_proto(limit_to_proto(limit), "limit") == limit
     for expires_us in (None, 1_795_500_000_123_456):
@@ -53,6 +58,9 @@ def test_what_is_left_out_has_its_stated_meaning() -> None:
         ({"resource": "a\nb"}, "resource"),
         ({"mode": 3}, "mode"),
         ({"counts": 3}, "counts"),
+        ({"overdraft": {"tokens": "-1"}}, "overdraft"),
+        ({"overdraft": {"tokens": "9007199235"}}, "overdraft"),
+        ({"overdraft": {"unbounded": True}}, "overdraft.unbounded"),
         ({"token_bucket": {}}, "token_bucket.refill_period"),
         ({"token_bucket": BUCKET | {"capacity": "0"}}, "token_bucket.capacity"),
         ({"token_bucket": BUCKET | {"capacity": "-1"}}, "token_bucket.capacity"),

@@ -18,6 +18,7 @@ GATEWAY = Caller("gate", Role.GATEWAY)
 SHOP = {
     "domain": "shop",
     "on_store_failure": "LOCAL",
+    "charge": "ALWAYS",
     "description": "what the shop may do",
     "descriptors": [
         {
@@ -25,10 +26,14 @@ SHOP = {
             "value": "/a*",
             "share_threshold": True,
             "on_store_failure": "DENY",
+            "charge": "IF_ALLOWED",
             "limits": [
                 {"name": "burst", "mode": "SHADOW", "token_bucket": {
                     "capacity": "5", "refill_tokens": "2", "refill_period": "1.500s"}},
-                {"name": "daily", "mode": "ENFORCE", "quota": {"amount": "9", "window": "DAY"}, "replaces": ["x"]},
+                {"name": "daily", "mode": "ENFORCE", "quota": {"amount": "9", "window": "DAY"}, "replaces": ["x"],
+                 "counts": "CALLS", "overdraft": {"unbounded": True}},
+                {"name": "owes", "mode": "ENFORCE", "quota": {"amount": "9", "window": "HOUR"},
+                 "overdraft": {"tokens": "7"}},
             ],
             "descriptors": [
                 {"key": "method", "value": "GET", "limits": [{"mode": "ENFORCE", "unlimited": {}}]},

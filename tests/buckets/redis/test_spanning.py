@@ -136,6 +136,21 @@ async def test_a_charge_made_afterwards_is_made_in_each_slot(
     assert (row.counts[:5], row.counts[-1]) == ([1, 7, 0, 0, 0], 4)
 
 
+async def test_a_peek_that_is_denied_denies_all(
+    world: World, three: tuple[Bucket, Bucket, Bucket], bucket: MakeBucket
+) -> None:
+    """A limit that owes denies by a cost of 0, in another slot, too: nothing is charged, and nothing refunded."""
+    owing = bucket(replace(QUOTA, overdraft=5), partition=5)
+    await world.store.charge([Charge((owing,), (12,), afterwards=True), Charge((three[1],), (3,))])
+    denied = await take(world.store, (three[0], 2), (owing, 0), (three[1], -1))
+    assert not denied.charged
+    assert [result.wait_us > 0 for result in denied.limit_results] == [False, True, False]
+    assert await used(world.other, three[0], three[1]) == [0, 3]
+    await world.store.charge([Charge((owing,), (-5,))])
+    assert (await take(world.store, (three[0], 2), (owing, 0), (three[1], -1))).charged
+    assert await used(world.other, three[0], three[1]) == [2, 2]
+
+
 async def test_order_of_results(world: World, three: tuple[Bucket, Bucket, Bucket], bucket: MakeBucket) -> None:
     """The results of charges of one partition and of several in one call are in the order of the charges."""
     near = bucket(QUOTA, partition=0)

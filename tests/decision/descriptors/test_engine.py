@@ -24,7 +24,7 @@ from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.descriptors.request import MAX_HITS, DescribedRequest, Descriptor
-from ratelimit_service.decision.descriptors.rules import Blocked, RuleCharge, RuleLimit, Unlimited
+from ratelimit_service.decision.descriptors.rules import Blocked, RuleCharge, RuleLimit, RuleOnStoreFailure, Unlimited
 from ratelimit_service.decision.limit import MICRO, Counting, Quota, Window
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason, Source
@@ -415,6 +415,22 @@ async def test_store_failure_by_rule() -> None:
     assert {status.source for status in decision.statuses} == {Source.DEGRADED}
     allowed = [(await world.decide(describe(A), describe(C))).allowed for _ in range(3)]
     assert allowed == [True, True, False]
+
+
+@pytest.mark.parametrize("on_store_failure", list(RuleOnStoreFailure))
+async def test_what_is_charged_afterwards_is_noted_while_the_store_is_away(
+    on_store_failure: RuleOnStoreFailure,
+) -> None:
+    """Whatever the rules say, and by no error: who makes it ignores the response, and would repeat what failed."""
+    owing = RuleLimit(Quota(10, Window.DAY), overdraft=20)
+    always = RuleNode("a", "", (owing,), on_store_failure=on_store_failure, charge=RuleCharge.ALWAYS)
+    world = failing(always)
+    decision = await world.decide(describe(A, hits=12))
+    assert decision.allowed == (on_store_failure is RuleOnStoreFailure.ALLOW)
+    spent = world.engine._local.unreported(10)  # type: ignore[attr-defined]
+    assert [each.tokens for each in spent] == [12]
+    (row,) = world.usage.take(10)
+    assert row.counts[:5] == [1, 12, 0, 0, 1]
 
 
 async def test_store_failure_of_a_plan() -> None:

@@ -43,7 +43,9 @@ class Workers:
         )
         self.running.append(process)
         assert process.stdout is not None
-        self.port = int(await process.stdout.readline())
+        while not (line := await process.stdout.readline()).strip().isdigit():  # what it logs meanwhile
+            assert line, "it ended"
+        self.port = int(line)
         return process
 
     def channel(self) -> grpc.aio.Channel:

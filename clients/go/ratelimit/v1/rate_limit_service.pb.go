@@ -34,7 +34,9 @@ const (
 	CheckLimitRequest_IF_ALLOWED CheckLimitRequest_Charge = 1
 	// Whatever the limits have: the cost was incurred already, such as the tokens of a language model's answer. Each limit
 	// takes of it what it has left, and then of its `overdraft`; what is above that is not charged, but counted as clamped.
-	// `allowed` is false if an enforced limit has no token left then, so that the next call will be denied. The cost of keys
+	// `allowed` is false if an enforced limit has no token left then, so that the next call that costs something will be
+	// denied, and by a limit with an `overdraft` a peek, too. While the bucket store is away the cost is noted, and charged
+	// later, whatever the response (`source` DEGRADED). The cost of keys
 	// that are refused (revoked, suspended, expired) is charged to no limit.
 	CheckLimitRequest_ALWAYS CheckLimitRequest_Charge = 2
 )

@@ -70,7 +70,7 @@ class LimitResult(NamedTuple):
     limit: int
     """The bucket's capacity or the quota's amount, in tokens."""
     remaining: int
-    """Whole tokens left after this call. 0 or more."""
+    """Whole tokens left after this call, negative only for a limit with an overdraft."""
     reset_after: timedelta
     """How long until the limit is back to its full amount. 0 when it is now."""
     retry_after: timedelta | None

@@ -54,7 +54,9 @@ def _all_limits(decision: Decision) -> dict[str, str]:
         "RateLimit-Policy": ", ".join(
             f'"{limit.name}";q={limit.limit};w={max(1, _whole_seconds(limit.window))}' for limit in limits
         ),
-        "RateLimit": ", ".join(f'"{limit.name}";r={limit.remaining};t={_seconds_to_wait(limit)}' for limit in limits),
+        "RateLimit": ", ".join(
+            f'"{limit.name}";r={max(0, limit.remaining)};t={_seconds_to_wait(limit)}' for limit in limits
+        ),
     }
 
 
@@ -65,7 +67,7 @@ def _binding_limit(decision: Decision, style: HeaderStyle) -> dict[str, str]:
     prefix = "X-RateLimit-" if style is HeaderStyle.X_RATELIMIT else "RateLimit-"
     return {
         f"{prefix}Limit": str(limit.limit),
-        f"{prefix}Remaining": str(limit.remaining),
+        f"{prefix}Remaining": str(max(0, limit.remaining)),
         f"{prefix}Reset": str(_seconds_to_wait(limit)),
     }
 
