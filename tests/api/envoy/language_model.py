@@ -29,8 +29,7 @@ class LanguageModel:
         class Handler(_Handler):
             upstream = model
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -51,6 +50,11 @@ class LanguageModel:
         with self._lock:
             self.in_flight -= 1
             self.reported += cost
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of 5 connections at once the next ones would be refused
 
 
 class _Handler(BaseHTTPRequestHandler):
