@@ -134,13 +134,13 @@ class LocalBucketStore:
         """Make a charge that the store failed to make, or none of it."""
         now_us = self._now_us()
         repeated = charge.request in self._requests
-        if charge.afterwards:
-            before = [self._spent(bucket, now_us) for bucket in charge.buckets]
+        before = [self._spent(bucket, now_us) for bucket in charge.buckets] if charge.afterwards else []
         result = self._charge(charge, now_us)
-        if charge.afterwards:
-            for bucket, spent in zip(charge.buckets, before, strict=True) if error.sent and not repeated else ():
-                self.report(bucket, (self._spent(bucket, now_us) - spent) // MICRO)
-        elif error.sent and result.charged and not repeated:
+        if not error.sent or repeated:
+            return result
+        for bucket, spent in zip(charge.buckets, before, strict=False):  # of each what it took, which may be a part
+            self.report(bucket, (self._spent(bucket, now_us) - spent) // MICRO)
+        if result.charged and not charge.afterwards:
             # Perhaps the store has made it all the same, only its reply is missing: it is never handed over.
             for bucket, cost, limit in zip(charge.buckets, charge.costs, result.limit_results, strict=True):
                 if cost > 0 and limit.wait_us == 0:
@@ -248,7 +248,8 @@ class LocalBucketStore:
             terms = Terms.of(bucket.limit)
             seen = State(level.used, now_us - round((now - level.at) * MICRO))
             left = terms.capacity - advance(terms, seen, now_us).state.used
-            debt, left = max(-left, 0) if terms.overdraft is not None else 0, max(left, 0)
+            debt = 0 if terms.overdraft is None else max(-left, 0)
+            left = max(left, 0)
             own = max(left * share.parts // share.whole, min(left, MICRO))
             used = max(share.terms.capacity - own, 0) + debt * share.parts // share.whole
         share.store = State(used, now_us)

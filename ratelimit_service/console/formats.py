@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, Unlimited
-from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Counting, Limit, Quota, TokenBucket
+from ratelimit_service.decision.limit import MICRO, Counting, Limit, Quota, TokenBucket, is_unbounded
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLI: Final = 1_000
@@ -121,7 +121,7 @@ def allows(limit: Limit | RuleLimit) -> str:
     """What a limit allows, in a few words: `200, +100/s`, `5,000,000 per day`, `60 calls per minute`."""
     calls = " calls" if limit.counts is Counting.CALLS else ""
     owes = "" if limit.overdraft is None else f", overdraft {limit.overdraft:,}"
-    if isinstance(limit.algorithm, Quota) and limit.overdraft == MAX_TOKENS - limit.algorithm.amount:
+    if isinstance(limit.algorithm, Quota) and is_unbounded(limit.algorithm, limit.overdraft):
         owes = ", overdraft unbounded"
     match limit.algorithm:
         case TokenBucket() as bucket:

@@ -6,7 +6,17 @@ from typing import Final
 
 from ratelimit_service.console import formats
 from ratelimit_service.console.forms import Fields
-from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Counting, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import (
+    MAX_TOKENS,
+    MICRO,
+    Counting,
+    Limit,
+    Mode,
+    Quota,
+    TokenBucket,
+    Window,
+    most_overdraft,
+)
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 from ratelimit_service.management.plans import MAX_LIMITS
@@ -80,10 +90,7 @@ class Row:
             )
         else:
             algorithm = Quota(_tokens("amount", self.amount), Window(self.window))
-        capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
-        if self.kind == BUCKET and self.overdraft.strip() == UNBOUNDED:
-            raise InvalidArgument.of("overdraft", "is unbounded, which is for a quota only; write a number of tokens")
-        overdraft = _read_overdraft(self.overdraft, capacity)
+        overdraft = _read_overdraft(self.overdraft, algorithm)
         return Limit(self.name, algorithm, self.resource or "*", Mode(self.mode), Counting(self.counts), overdraft)
 
 
@@ -203,18 +210,20 @@ def _tokens(field: str, text: str) -> int:
     return int(plain)
 
 
-def _read_overdraft(text: str, capacity: int) -> int | None:
-    """The overdraft of a limit of this capacity or amount."""
+def _read_overdraft(text: str, algorithm: TokenBucket | Quota) -> int | None:
     if not text.strip():
         return None
-    return MAX_TOKENS - capacity if text.strip() == UNBOUNDED else _tokens("overdraft", text)
+    if text.strip() != UNBOUNDED:
+        return _tokens("overdraft", text)
+    if isinstance(algorithm, TokenBucket):
+        raise InvalidArgument.of("overdraft", "is unbounded, which is for a quota only; write a number of tokens")
+    return most_overdraft(algorithm)
 
 
 def _write_overdraft(limit: Limit) -> str:
     if limit.overdraft is None:
         return ""
-    unbounded = isinstance(limit.algorithm, Quota) and limit.overdraft == MAX_TOKENS - limit.capacity
-    return UNBOUNDED if unbounded else f"{limit.overdraft:,}"
+    return UNBOUNDED if limit.is_unbounded else f"{limit.overdraft:,}"
 
 
 def _read_period(text: str) -> int:

@@ -148,16 +148,19 @@ class Limit:
     @property
     def capacity(self) -> int:
         """The bucket's capacity or the quota's amount, in tokens."""
-        return self.algorithm.capacity if isinstance(self.algorithm, TokenBucket) else self.algorithm.amount
+        return _capacity_of(self.algorithm)
 
     def with_algorithm(self, algorithm: TokenBucket | Quota) -> "Limit":
         """The same with another amount or rate, and as much of its overdraft as fits beside it; all, if it was all."""
-        capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
-        overdraft = self.overdraft
+        most, overdraft = most_overdraft(algorithm), self.overdraft
         if overdraft is not None:
-            is_all = isinstance(algorithm, Quota) and overdraft == MAX_TOKENS - self.capacity
-            overdraft = MAX_TOKENS - capacity if is_all else min(overdraft, MAX_TOKENS - capacity)
+            overdraft = most if self.is_unbounded else min(overdraft, most)
         return replace(self, algorithm=algorithm, overdraft=overdraft)
+
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether it may owe as much as is counted exactly."""
+        return is_unbounded(self.algorithm, self.overdraft)
 
     def tokens_of(self, cost: int) -> int:
         """The tokens that a call of this COST takes: 0 for a peek.
@@ -177,15 +180,27 @@ class Limit:
         return resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
 
 
+def most_overdraft(algorithm: TokenBucket | Quota) -> int:
+    """The largest overdraft beside this capacity or amount, in tokens: what is counted exactly."""
+    return MAX_TOKENS - _capacity_of(algorithm)
+
+
+def is_unbounded(algorithm: TokenBucket | Quota, overdraft: int | None) -> bool:
+    """Whether an overdraft is that of a quota which may owe as much as is counted exactly."""
+    return isinstance(algorithm, Quota) and overdraft == most_overdraft(algorithm)
+
+
+def _capacity_of(algorithm: TokenBucket | Quota) -> int:
+    return algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
+
+
 def check_overdraft(algorithm: TokenBucket | Quota, overdraft: int | None) -> None:
     """Raise InvalidArgument (field `overdraft`) unless a limit may go so many tokens below zero; None: it does not."""
     if overdraft is None:
         return
-    capacity = algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
-    if not 0 <= overdraft <= MAX_TOKENS - capacity:
-        raise InvalidArgument.of(
-            "overdraft", f"is {overdraft}; beside {capacity} it must be between 0 and {MAX_TOKENS - capacity}"
-        )
+    capacity, most = _capacity_of(algorithm), most_overdraft(algorithm)
+    if not 0 <= overdraft <= most:
+        raise InvalidArgument.of("overdraft", f"is {overdraft}; beside {capacity} it must be between 0 and {most}")
     if isinstance(algorithm, TokenBucket) and not _is_exact(capacity + overdraft, algorithm.rate):
         raise InvalidArgument.of(
             "overdraft",

@@ -28,7 +28,7 @@ def limit_to_document(limit: Limit) -> dict[str, Any]:
         "name": limit.name,
         "resource": limit.resource,
         "mode": limit.mode.value,
-        **_counts_to_document(limit),
+        **_counting_to_document(limit),
         **algorithm_to_document(limit.algorithm),
     }
 
@@ -48,7 +48,7 @@ def limit_from_document(document: Document) -> Limit:
     )
 
 
-def _counts_to_document(limit: Limit | RuleLimit) -> dict[str, Any]:
+def _counting_to_document(limit: Limit | RuleLimit) -> dict[str, Any]:
     """What a limit counts and its overdraft, where they are set: the documents of earlier versions have neither."""
     document: dict[str, Any] = {} if limit.counts is Counting.COST else {"counts": limit.counts.value}
     return document if limit.overdraft is None else document | {"overdraft": limit.overdraft}
@@ -146,7 +146,7 @@ def _rule_limit_to_document(limit: RuleLimit) -> dict[str, Any]:
         document["mode"] = limit.mode.value
     if limit.replaces:
         document["replaces"] = list(limit.replaces)
-    document |= _counts_to_document(limit)
+    document |= _counting_to_document(limit)
     if isinstance(limit.algorithm, Unlimited):
         return document | {"unlimited": True}
     if isinstance(limit.algorithm, Blocked):

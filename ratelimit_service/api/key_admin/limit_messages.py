@@ -1,6 +1,8 @@
 """Limits and overrides as messages of `ratelimit.v1`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Final, TypeVar
 
 from ratelimit_service._gen.ratelimit.v1 import limit_pb2, rules_pb2
 from ratelimit_service.api.key_admin.fields import (
@@ -11,17 +13,29 @@ from ratelimit_service.api.key_admin.fields import (
     time_to_proto,
     under,
 )
-from ratelimit_service.decision.limit import MAX_TOKENS, Counting, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
+from ratelimit_service.decision.limit import (
+    Counting,
+    Limit,
+    Mode,
+    Quota,
+    TokenBucket,
+    Window,
+    is_unbounded,
+    most_overdraft,
+)
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 
-_MODES = {
+T = TypeVar("T", bound=Enum)
+
+_MODES: Final[Mapping[int, Mode]] = {
     limit_pb2.Limit.MODE_UNSPECIFIED: Mode.ENFORCE,
     limit_pb2.Limit.ENFORCE: Mode.ENFORCE,
     limit_pb2.Limit.SHADOW: Mode.SHADOW,
 }
 _MODE_NUMBERS = {Mode.ENFORCE: limit_pb2.Limit.ENFORCE, Mode.SHADOW: limit_pb2.Limit.SHADOW}
-_COUNTINGS = {
+_COUNTINGS: Final[Mapping[int, Counting]] = {
     limit_pb2.Limit.COUNTS_UNSPECIFIED: Counting.COST,
     limit_pb2.Limit.COST: Counting.COST,
     limit_pb2.Limit.CALLS: Counting.CALLS,
@@ -99,10 +113,7 @@ def override_to_proto(override: Override) -> limit_pb2.Override:
 
 def mode_from_proto(mode: "limit_pb2.Limit.Mode.ValueType") -> Mode:
     """Return the mode of a number; 0 means ENFORCE. Raises InvalidArgument (field `mode`)."""
-    chosen = _MODES.get(mode)
-    if chosen is None:
-        raise InvalidArgument.of("mode", f"is {mode}; use ENFORCE or SHADOW")
-    return chosen
+    return _known("mode", mode, _MODES)
 
 
 def mode_to_proto(mode: Mode) -> "limit_pb2.Limit.Mode.ValueType":
@@ -112,10 +123,7 @@ def mode_to_proto(mode: Mode) -> "limit_pb2.Limit.Mode.ValueType":
 
 def counts_from_proto(counts: "limit_pb2.Limit.Counts.ValueType") -> Counting:
     """Return what a limit counts by its number; 0 means COST. Raises InvalidArgument (field `counts`)."""
-    chosen = _COUNTINGS.get(counts)
-    if chosen is None:
-        raise InvalidArgument.of("counts", f"is {counts}; use COST or CALLS")
-    return chosen
+    return _known("counts", counts, _COUNTINGS)
 
 
 def counts_to_proto(counts: Counting) -> "limit_pb2.Limit.Counts.ValueType":
@@ -154,8 +162,20 @@ def quota_to_proto(quota: Quota) -> limit_pb2.Quota:
     return limit_pb2.Quota(amount=quota.amount, window=_WINDOW_NUMBERS[quota.window])
 
 
+def either(choices: Iterable[Enum]) -> str:
+    """The names of choices, each once: `ENFORCE or SHADOW`."""
+    *names, last = dict.fromkeys(choice.name for choice in choices)
+    return f"{', '.join(names)} or {last}"
+
+
+def _known(field: str, number: int, known: Mapping[int, T]) -> T:
+    if number not in known:
+        raise InvalidArgument.of(field, f"is {number}; use {either(known.values())}")
+    return known[number]
+
+
 def overdraft_from_proto(
-    message: limit_pb2.Limit | rules_pb2.DescriptorLimit, algorithm: TokenBucket | Quota
+    message: limit_pb2.Limit | rules_pb2.DescriptorLimit, algorithm: TokenBucket | Quota | Unlimited | Blocked
 ) -> int | None:
     """Return a limit's overdraft in tokens, None if it has none. Raises InvalidArgument with a field in `overdraft`.
 
@@ -165,18 +185,18 @@ def overdraft_from_proto(
         return None
     if not message.overdraft.unbounded:
         return message.overdraft.tokens
-    if isinstance(algorithm, TokenBucket):
+    if not isinstance(algorithm, Quota):
         raise InvalidArgument.of("overdraft.unbounded", "is for a quota only; set overdraft.tokens for a token bucket")
     if message.overdraft.tokens:
         raise InvalidArgument.of(
             "overdraft.tokens", f"is {message.overdraft.tokens}, but it is unbounded; set one of them"
         )
-    return MAX_TOKENS - algorithm.amount
+    return most_overdraft(algorithm)
 
 
 def overdraft_to_proto(algorithm: TokenBucket | Quota, overdraft: int) -> limit_pb2.Overdraft:
     """Return the message of an overdraft."""
-    if isinstance(algorithm, Quota) and overdraft == MAX_TOKENS - algorithm.amount:
+    if is_unbounded(algorithm, overdraft):
         return limit_pb2.Overdraft(unbounded=True)
     return limit_pb2.Overdraft(tokens=overdraft)
 

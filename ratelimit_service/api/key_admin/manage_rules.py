@@ -1,7 +1,8 @@
 """ManageRules, and descriptor rules as messages of `ratelimit.v1`."""
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Final, TypeVar
 
 from ratelimit_service._gen.ratelimit.v1 import rules_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
@@ -15,6 +16,7 @@ from ratelimit_service.api.key_admin.fields import (
 from ratelimit_service.api.key_admin.limit_messages import (
     counts_from_proto,
     counts_to_proto,
+    either,
     mode_from_proto,
     mode_to_proto,
     overdraft_from_proto,
@@ -43,6 +45,8 @@ from ratelimit_service.management.rules import RuleSet, RulesService
 from ratelimit_service.management.tokens import Caller
 from ratelimit_service.usage.previews import ChangePreviews
 
+T = TypeVar("T", bound=Enum)
+
 _MAX_DOMAINS: Final = 10
 """Domains that are read at a time: their rules are read too."""
 
@@ -52,12 +56,12 @@ _FAILURE_NUMBERS = {
     RuleOnStoreFailure.ALLOW: rules_pb2.DomainRules.ALLOW,
     RuleOnStoreFailure.DENY: rules_pb2.DomainRules.DENY,
 }
-_FAILURES = {number: failure for failure, number in _FAILURE_NUMBERS.items()}
+_FAILURES: Final[Mapping[int, RuleOnStoreFailure]] = {number: failure for failure, number in _FAILURE_NUMBERS.items()}
 _CHARGE_NUMBERS = {
     RuleCharge.IF_ALLOWED: rules_pb2.DomainRules.IF_ALLOWED,
     RuleCharge.ALWAYS: rules_pb2.DomainRules.ALWAYS,
 }
-_CHARGES = {number: charge for charge, number in _CHARGE_NUMBERS.items()}
+_CHARGES: Final[Mapping[int, RuleCharge]] = {number: charge for charge, number in _CHARGE_NUMBERS.items()}
 
 
 class ManageRules:
@@ -124,8 +128,8 @@ def rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
     """The rules of a message. Raises InvalidArgument with the path of each invalid field."""
     violations: list[FieldViolation] = []
     nodes = _nodes_from_proto(message.descriptors, MAX_DEPTH, violations)
-    on_store_failure = _failure_from_proto(message.on_store_failure, violations)
-    charge = _charge_from_proto(message.charge, violations)
+    on_store_failure = _inherited("on_store_failure", message.on_store_failure, _FAILURES, violations)
+    charge = _inherited("charge", message.charge, _CHARGES, violations)
     if violations:
         raise InvalidArgument(*violations)
     return DomainRules(
@@ -189,8 +193,8 @@ def _node_from_proto(
     message: rules_pb2.DescriptorRule, levels: int, violations: list[FieldViolation]
 ) -> RuleNode | None:
     below = _nodes_from_proto(message.descriptors, levels - 1, violations)
-    on_store_failure = _failure_from_proto(message.on_store_failure, violations)
-    charge = _charge_from_proto(message.charge, violations)
+    on_store_failure = _inherited("on_store_failure", message.on_store_failure, _FAILURES, violations)
+    charge = _inherited("charge", message.charge, _CHARGES, violations)
     limits: list[RuleLimit] = []
     for position, limit in enumerate(message.limits):
         try:
@@ -223,17 +227,13 @@ def _node_to_proto(node: RuleNode) -> rules_pb2.DescriptorRule:
 
 def _limit_from_proto(message: rules_pb2.DescriptorLimit) -> RuleLimit:
     algorithm = _algorithm_from_proto(message)
-    if isinstance(algorithm, TokenBucket | Quota):
-        overdraft = overdraft_from_proto(message, algorithm)
-    else:
-        overdraft = message.overdraft.tokens if message.HasField("overdraft") else None
     return RuleLimit(
         algorithm,
         message.name,
         mode_from_proto(message.mode),
         tuple(message.replaces),
         counts_from_proto(message.counts),
-        overdraft,
+        overdraft_from_proto(message, algorithm),
     )
 
 
@@ -268,17 +268,8 @@ def _limit_to_proto(limit: RuleLimit) -> rules_pb2.DescriptorLimit:
     return message
 
 
-def _charge_from_proto(
-    number: "rules_pb2.DomainRules.Charge.ValueType", violations: list[FieldViolation]
-) -> RuleCharge | None:
-    if number and number not in _CHARGES:
-        violations.append(FieldViolation("charge", f"is {number}; use IF_ALLOWED or ALWAYS"))
-    return _CHARGES.get(number)
-
-
-def _failure_from_proto(
-    number: "rules_pb2.DomainRules.OnStoreFailure.ValueType", violations: list[FieldViolation]
-) -> RuleOnStoreFailure | None:
-    if number and number not in _FAILURES:
-        violations.append(FieldViolation("on_store_failure", f"is {number}; use FAIL, LOCAL, ALLOW or DENY"))
-    return _FAILURES.get(number)
+def _inherited(field: str, number: int, known: Mapping[int, T], violations: list[FieldViolation]) -> T | None:
+    """What a number stands for; None for 0, which inherits it, and for one that is added to VIOLATIONS."""
+    if number and number not in known:
+        violations.append(FieldViolation(field, f"is {number}; use {either(known.values())}"))
+    return known.get(number)

@@ -200,7 +200,7 @@ class SpanningStore(Closing):
             return await self._charge_afterwards(charge)
         positive = [index for index, cost in enumerate(charge.costs) if cost > 0]
         peeks = [index for index in range(len(charge.costs)) if _may_be_denied(charge, index)]
-        others = [index for index, cost in enumerate(charge.costs) if cost <= 0 and index not in peeks]
+        others = [index for index, cost in enumerate(charge.costs) if cost <= 0 and not _may_be_denied(charge, index)]
         results: dict[int, LimitResult] = {}
         charged = True
         if positive or peeks:

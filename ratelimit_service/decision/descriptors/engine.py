@@ -213,6 +213,8 @@ class DescriptorEngine:
         """
         if prepared.after is None:
             return await self._decide(prepared, deadline)
+        if not prepared.items:  # as of a proxy whose response has ended
+            return await self._decide(prepared.after.request, deadline)
         at_once, after = await gather(
             self._decide(prepared, deadline), self._decide(prepared.after.request, deadline), return_exceptions=True
         )

@@ -34,7 +34,10 @@ class DescriptorStatus(NamedTuple):
 
 
 class RequestDecision(NamedTuple):
-    """The decision on a request: a status for each descriptor, in order. Nothing was charged unless it is allowed."""
+    """The decision on a request: a status for each descriptor, in order.
+
+    Nothing was charged unless it is allowed, but for descriptors that are charged afterwards.
+    """
 
     allowed: bool
     statuses: tuple[DescriptorStatus, ...]

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -218,4 +217,3 @@ def test_the_plan_as_it_is(server: Server) -> None:
     """The service takes the file."""
     plan = yaml.safe_load((EXAMPLE / "plan.yaml").read_text()) | {"name": f"llm-{next(_names)}"}
     assert "overdraft unbounded" in run(server, "plans", "create", "-", text=json.dumps(plan))
-    assert Path(EXAMPLE / "rules.yaml").exists()
