@@ -8,21 +8,21 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ratelimit_service._gen.ratelimit.v1 import errors_pb2
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckError, CheckResult
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckError, CheckResult, SettleLimitResponse
 from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.clock import SYSTEM_CLOCK
-from ratelimit_service.decision.charge import NEVER
-from ratelimit_service.decision.limit import MICRO, Limit
+from ratelimit_service.decision.limit import MICRO, Limit, Mode
 from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US, Decision
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.decision.settlement import Settlement
 from ratelimit_service.decision.window import NO_END, length_of
 from ratelimit_service.errors import InvalidArgument, ServiceError
 
 # CheckLimitResponse
 _ALLOWED, _REASON, _SOURCE = b"\x08\x01", b"\x10", b"\x18"
 _KEY_ID, _SUBJECT, _PLAN, _LIMIT = b"\x22", b"\x2a", b"\x32", b"\x3a"
-_REMAINING, _RETRY_AFTER, _LIMITS = b"\x40", b"\x4a", b"\x52"
+_REMAINING, _RETRY_AFTER, _LIMITS, _RESERVATION_ID = b"\x40", b"\x4a", b"\x52", b"\x5a"
 # LimitResult
 _NAME, _CAPACITY, _LIMIT_REMAINING, _RESET_AFTER = b"\x0a", b"\x10", b"\x18", b"\x22"
 _LIMIT_RETRY_AFTER, _WOULD_DENY, _SHADOW, _WINDOW = b"\x2a", b"\x30\x01", b"\x38\x01", b"\x42"
@@ -67,9 +67,9 @@ class DecisionEncoder:
         self._identities: dict[str, _EncodedIdentity] = {}
         self._limits: dict[int, _EncodedLimit] = {}
 
-    def encode(self, decision: Decision) -> bytes:
+    def encode(self, decision: Decision) -> bytes:  # noqa: C901  no calls on the hot path
         """The CheckLimitResponse for a decision."""
-        allowed, reason, source, policy, rules, results, binding, _ = decision
+        allowed, reason, source, policy, rules, results, binding, _, reservation_id = decision
         response = (_ALLOWED if allowed else b"") + _REASON_AND_SOURCE[reason][source]
         if policy is not None:
             identity = self._identities.get(policy.key_id)
@@ -87,14 +87,36 @@ class DecisionEncoder:
             result = b"%b%b%b" % (result, remaining_varint, duration(_RESET_AFTER, reset_us))
             if wait_us:
                 result += _WOULD_DENY
-                if wait_us != NEVER:
+                if wait_us > 0:
                     result += duration(_LIMIT_RETRY_AFTER, wait_us)
             response += b"%b%b%b" % (_LIMITS, varint(len(result)), result)
             if index == binding:
                 response += name + remaining_varint
-                if not allowed and wait_us != NEVER:
+                if not allowed and wait_us > 0:
                     response += duration(_RETRY_AFTER, wait_us)
+        if reservation_id:
+            response += text(_RESERVATION_ID, reservation_id)
         return response
+
+    def encode_settlement(self, settlement: Settlement) -> bytes:
+        """The SettleLimitResponse for a settlement, without the limit on open reservations."""
+        (buckets, *_), (allowed, results, clamped, _) = settlement
+        response = SettleLimitResponse(allowed=allowed, clamped=clamped)
+        now_us = self._now_us()
+        for bucket, (remaining, wait_us, reset_us) in zip(buckets[:-1], results[:-1], strict=True):
+            limit = bucket.limit
+            result = response.limits.add(
+                name=limit.name,
+                limit=limit.capacity,
+                remaining=remaining // MICRO,
+                would_deny=wait_us != 0,
+                shadow=limit.mode is Mode.SHADOW,
+            )
+            result.reset_after.FromMicroseconds(reset_us)
+            result.window.FromMicroseconds(length_of(limit.algorithm, now_us).us)
+            if wait_us > 0:
+                result.retry_after.FromMicroseconds(wait_us)
+        return response.SerializeToString()
 
     def encode_result(self, result: Decision | ServiceError) -> bytes:
         """The CheckResult of one check of a batch or stream, as the field that holds it in the response to either."""
