@@ -282,6 +282,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
             unreadable,
             enforcement,
             handover,
+            settlements,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
