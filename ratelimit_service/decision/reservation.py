@@ -5,10 +5,11 @@ reservations without looking up their keys: neither a plan that has changed mean
 anybody. An id begins with a code that only servers can make, so that one that was made up reaches no store.
 """
 
-import hmac
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from hashlib import blake2b
+from hmac import compare_digest
 from os import urandom
 from typing import Any, Final, NamedTuple
 
@@ -56,7 +57,7 @@ class ReservationIds:
     def make(self, packed: bytes, request: str = "") -> Opened:
         """A new id that says what is PACKED; for the same REQUEST, if that is not empty, the same one."""
         newest = self._secrets[0]
-        seed = hmac.digest(newest, b"request " + request.encode(), "sha256")[:_SEED] if request else urandom(_SEED)
+        seed = _code(newest, b"request " + request.encode()) if request else urandom(_SEED)
         name = _code(newest, seed + packed)
         return Opened(urlsafe_b64encode(name + seed + packed).decode().rstrip("="), name)
 
@@ -66,13 +67,13 @@ class ReservationIds:
             raise ValueError("it is too long, or not ASCII")
         data = urlsafe_b64decode(reservation_id + "=" * (-len(reservation_id) % 4))
         name, rest = data[:_CODE], data[_CODE:]
-        if not any(hmac.compare_digest(name, _code(secret, rest)) for secret in self._secrets):
+        if not any(compare_digest(name, _code(secret, rest)) for secret in self._secrets):
             raise ValueError("no server with these peppers made it")
         return name, rest[_SEED:]
 
 
 def _code(secret: bytes, data: bytes) -> bytes:
-    return hmac.digest(secret, data, "sha256")[:_CODE]
+    return blake2b(data, key=secret, digest_size=_CODE).digest()
 
 
 def unpack(packed: bytes) -> Reservation:

@@ -19,7 +19,7 @@ from ratelimit_service.decision.charge import (
     Settle,
 )
 from ratelimit_service.decision.limit import MICRO, Concurrency, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.usage import Series, parse_field
+from ratelimit_service.decision.usage import Series
 
 _LUA = files(__package__) / "lua"
 # A script without flags is one that writes: a replica, and a server out of memory, reject it before it runs.
@@ -133,7 +133,7 @@ class Encoder:
         self._window = _bulk(b"%d" % max(round(request_window * 1_000), 1))
         self._usage_bytes = _bulk(b"%d" % usage_bytes)
 
-    def encode(  # noqa: C901, PLR0915  one pass without calls, on the hot path
+    def encode(  # noqa: C901, PLR0912, PLR0915  one pass without calls, on the hot path
         self, charges: Sequence[Charge], usage: bytes
     ) -> Encoded:
         """Encode a batch. Keys and series that occur twice are sent once. USAGE is the key to count in."""
@@ -168,12 +168,11 @@ class Encoder:
                     continue
             count = len(buckets)
             encoded = [bucket.encoded or _encode_bucket(bucket) for bucket in buckets]
+            wide = afterwards or bool(reservation) or any(each.overdraft for each in encoded)
             if reservation:
-                encoded = _reserved(encoded, reservation)
-                size += 5 + (7 if isinstance(reservation, Reserve) else 8) * count
-                parts.append(pack_number(count + _flag_of(reservation)))
-            elif afterwards or any(each.overdraft for each in encoded):
-                encoded = [_with_overdraft(each) for each in encoded]
+                size += 5 + 7 * count
+                parts.append(pack_number(count + _flag_of(reservation, count)))
+            elif wide:
                 size += 3 + 7 * count
                 parts.append(numbers[count + (_AFTERWARDS if afterwards else _WITH_OVERDRAFT)])
             else:
@@ -190,9 +189,15 @@ class Encoder:
                 index = keys.setdefault(key, len(keys) + 1)
                 hold_us = 0 if isinstance(reservation, Settle) else reservation.hold_us
                 parts += (numbers[index], pack_number(hold_us))
-            for (key, limit, _), cost in zip(encoded, costs, strict=True):
+            reserved = () if not reservation or isinstance(reservation, Reserve) else reservation.reserved
+            size += len(reserved)
+            for position, ((key, limit, overdraft), cost) in enumerate(zip(encoded, costs, strict=True)):
                 index = keys.setdefault(key, len(keys) + 1)
                 parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else pack_number(cost), limit)
+                if wide:
+                    parts.append(overdraft or _NO_OVERDRAFT)
+                if reserved:
+                    parts.append(pack_number(reserved[position]))
             parts += blocks
             size += len(blocks)
         # A MessagePack array: its 32-bit length, then its elements.
@@ -230,7 +235,7 @@ class Encoder:
             if positions is None and calls == 1 and len(counted) == 1 and costs and cost == costs[0]:
                 return which, ()
             own = range(len(costs)) if positions is None else positions
-            numbers = (calls, cost, len(parse_field(series.field).limits), len(own), *own)
+            numbers = (calls, cost, series.limits, len(own), *own)
             blocks += (which, *map(pack_number, numbers))
         return pack_number(-len(counted)), blocks
 
@@ -257,29 +262,13 @@ def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
     return encoded
 
 
-def _reserved(encoded: Sequence[_EncodedBucket], reservation: Reserve | Settle | Extend) -> list[_EncodedBucket]:
-    """The same with their overdrafts among the numbers of their limits, and what was reserved, if something was.
-
-    Raises ValueError if they are too many.
-    """
-    if len(encoded) > MAX_RESERVED:
-        raise ValueError(f"a reservation has {len(encoded)} buckets, more than {MAX_RESERVED}")
-    buckets = [_with_overdraft(each) for each in encoded]
-    if isinstance(reservation, Reserve):
-        return buckets
-    reserved = zip(buckets, reservation.reserved, strict=True)
-    return [each._replace(limit=each.limit + pack_number(tokens)) for each, tokens in reserved]
-
-
-def _flag_of(reservation: Reserve | Settle | Extend) -> int:
+def _flag_of(reservation: Reserve | Settle | Extend, count: int) -> int:
+    """What is added to the COUNT of its buckets. Raises ValueError if they are too many."""
+    if count > MAX_RESERVED:
+        raise ValueError(f"a reservation has {count} buckets, more than {MAX_RESERVED}")
     if isinstance(reservation, Reserve):
         return _RESERVES
     return _SETTLES if isinstance(reservation, Settle) else _EXTENDS
-
-
-def _with_overdraft(encoded: _EncodedBucket) -> _EncodedBucket:
-    """The same with its overdraft among the numbers of its limit."""
-    return encoded._replace(limit=encoded.limit + (encoded.overdraft or _NO_OVERDRAFT))
 
 
 def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult]:
