@@ -26,7 +26,7 @@ resources that nobody asks for again."""
 _PASSED: Final = 2
 """Old requests that are passed for each new one, so that those which are no longer valid never pile up."""
 
-_MOST_PASSED: Final = 16
+_MAX_PASSED: Final = 16
 """And at most, when the cache is full of requests in use: then one of those goes."""
 
 _MAX_PARTS: Final = 4
@@ -116,7 +116,7 @@ class RequestCache(Generic[T]):
         while entries and (passed < _PASSED or len(entries) >= size):
             oldest, entry = next(iter(entries.items()))
             passed += 1
-            needed = len(entries) < size or (entry.used and passed < _MOST_PASSED)
+            needed = len(entries) < size or (entry.used and passed < _MAX_PASSED)
             if needed and self._are_current(entry.validities):
                 entry.used = False
                 entries.move_to_end(oldest)
