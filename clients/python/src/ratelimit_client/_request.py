@@ -71,7 +71,7 @@ def _set_hold(request: CheckLimitRequest | ExtendHoldRequest, hold: float) -> No
         request.hold.seconds = abs(nanos) // _SECOND * (-1 if nanos < 0 else 1)  # both parts have one sign
         request.hold.nanos = nanos - request.hold.seconds * _SECOND
     except (ValueError, OverflowError):  # infinite, no number, or more than 64 bits
-        raise invalid_field("hold", f"is {hold} s; it must be between 1 s and 1 h") from None
+        raise invalid_field("hold", f"is {hold}s; it must be between 1s and 1 hour (3600s)") from None
 
 
 def _not_encodable(cost: int, **texts: str) -> RateLimitError:
