@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, json_format
-from google.rpc import error_details_pb2, status_pb2
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     CheckLimitResponse,
@@ -19,8 +19,6 @@ from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import (
     SettleLimitResponse,
 )
 
-Attempt: TypeAlias = CheckLimitRequest | SettleLimitRequest | ExtendHoldRequest
-
 RESPONSES: dict[str, Callable[[], Message]] = {
     "CheckLimit": CheckLimitResponse,
     "SettleLimit": SettleLimitResponse,
@@ -28,7 +26,7 @@ RESPONSES: dict[str, Callable[[], Message]] = {
 }
 """The response of each method."""
 
-_REQUESTS: tuple[type[Attempt], ...] = (CheckLimitRequest, SettleLimitRequest, ExtendHoldRequest)
+_REQUESTS = (CheckLimitRequest, SettleLimitRequest, ExtendHoldRequest)
 _SERVICE = "ratelimit.v1.RateLimitService"
 _MAX_HANG = 30
 
@@ -39,7 +37,7 @@ class ScriptedServer:
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._lock = threading.Lock()
         self._script: list[dict[str, Any]] = []
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Any] = []  # requests of RateLimitService, most of CheckLimit
         self.deadlines: list[float] = []
         self.peers: list[str] = []
         self.tokens: list[str] = []
@@ -65,7 +63,7 @@ class ScriptedServer:
             self._script = list(items)
             self.attempts, self.deadlines, self.peers, self.tokens = [], [], [], []
 
-    def wait_for_attempts(self, number: int, within: float = 5.0) -> list[Attempt]:
+    def wait_for_attempts(self, number: int, within: float = 5.0) -> list[Any]:
         """The attempts so far, once there are NUMBER of them or WITHIN seconds have passed."""
         ends = time.monotonic() + within
         while len(self.attempts) < number and time.monotonic() < ends:
@@ -76,7 +74,7 @@ class ScriptedServer:
         """Stop serving at once."""
         self._server.stop(0).wait()
 
-    def _respond(self, request: Attempt, context: grpc.ServicerContext) -> Message:
+    def _respond(self, request: Message, context: grpc.ServicerContext) -> Message:
         method = request.DESCRIPTOR.name.removesuffix("Request")
         metadata = dict(context.invocation_metadata())
         with self._lock:

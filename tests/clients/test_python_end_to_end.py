@@ -172,19 +172,32 @@ async def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
 async def test_the_readme_of_the_package(dev_server: DevServer) -> None:
     """Every example of the package's README runs as written except for the address."""
     names: dict[str, Any] = {"api_key": (await asyncio.to_thread(_new_key, dev_server))[1], "app": hello}
+    names |= {"model": _Model, "prompt": "", "max_tokens": 5}
     blocks = _blocks("clients/python/README.md")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     clients = []
     for block in blocks:
         exec(compile(_at(dev_server, block), "README.md", "exec"), names)
         clients.append(names["client"])
     assert names["decision"].allowed
+    assert names["reservation"].allowed
+    assert names["answer"].tokens == 3
     assert (await request(names["app"], "GET", "/", {})).status == 401
     assert names["failed"] == 0
     for client in clients:
         closing = client.close()
         if closing is not None:
             await closing
+
+
+class _Model:
+    """A language model."""
+
+    tokens = 3
+
+    @classmethod
+    def answer(cls, _prompt: str, _max_tokens: int) -> type["_Model"]:
+        return cls
 
 
 def _at(server: DevServer, lines: str) -> str:
