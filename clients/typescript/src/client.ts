@@ -31,7 +31,7 @@ export class RateLimitClient {
   private readonly connections: Connections;
   private readonly calls: Calls;
   private readonly denials: DenialCache;
-  /** Of the bodies that are running. */
+  /** The reservations whose bodies are running. */
   private readonly holds = new Set<Hold>();
   private readonly counter = { open: 0, closed: 0, unsettled: 0 };
 
@@ -106,12 +106,12 @@ export class RateLimitClient {
    * Decides one call and charges an estimate of its cost, or nothing if it is denied. Once the actual cost is known, it
    * takes the place of the estimate: by the reservation's `settle`.
    *
-   * When the service fails, the call is allowed or denied as by `check`, and there is nothing to settle. A call that is
-   * abandoned may have been charged, as long as its hold at least.
+   * It is neither answered by the cache of denials nor put into it. When the service fails, the call is allowed or denied
+   * as by `check`, and there is nothing to settle. A call that is abandoned may have been charged.
    *
-   * @param body runs while the call is held, allowed or not: see the reservation's `allowed`. When it has ended without
-   *   a `settle`, the reservation is settled at the estimate; `onError` of the request is for a body that throws. Without
-   *   a body, the caller settles the reservation, and extends it if need be.
+   * @param body runs whether the call is allowed or not: see `allowed` of the reservation, whose hold is extended meanwhile.
+   *   When it has ended without a `settle`, the reservation is settled at the estimate, or by `onError` of the request if
+   *   it has thrown. Without a body, the caller settles the reservation, and extends it if need be.
    * @param signal abandons the call, but not the body: as of `check`.
    * @returns the reservation, or what the body returns.
    * @throws RateLimitError as `check`, and as `settle` at the end of the body; what the body throws.

@@ -5,7 +5,7 @@ import { isFailure, RateLimitError } from "./error.js";
 import { durationOf, validateCost, validateHold } from "./request.js";
 import type { Settlement } from "./reservation.js";
 
-/** What an extension has led to. `LOST`: the service has no open reservation of this id. */
+/** What an extension has led to. `LOST`: there is no open reservation. */
 type Extension = "EXTENDED" | "FAILED" | "LOST";
 
 /** A reservation that the service holds until it is settled. */
@@ -27,7 +27,7 @@ export class Hold {
     readonly onUnsettled: (error: RateLimitError) => void,
   ) {}
 
-  /** Settles it, unless another settlement does. One that is rejected has settled nothing. */
+  /** Settles it, unless another settlement has or does. One that is rejected has settled nothing. */
   async settle(actual: number | bigint, signal?: AbortSignal): Promise<Settlement> {
     const invalid = validateCost("actual_cost", actual);
     if (invalid !== undefined) {
@@ -131,8 +131,9 @@ export class Hold {
   }
 
   private async extendAgain(holdMs: number): Promise<void> {
-    // An error that is not the service's failure does not go away, and the settlement gets it, too.
-    const extension = await this.extend(holdMs).catch((): Extension => "LOST");
+    // A settlement on its way may still be rejected. Any error that `extend` throws is final, and the settlement gets it, too.
+    const extension =
+      this.settlement === undefined ? await this.extend(holdMs).catch((): Extension => "LOST") : "FAILED";
     if (extension !== "LOST" && !this.isReleased) {
       this.extendAfter(extension === "EXTENDED" ? holdMs / 2 : holdMs / 4, holdMs);
     }

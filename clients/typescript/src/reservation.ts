@@ -48,6 +48,7 @@ export class Reservation {
    * hold has run out, is not `settled`: the estimate stays charged, which is counted in `failures`.
    *
    * @param actual tokens that the call took: an integer from 0 to 9,007,199,254.
+   * @param signal abandons the settlement, which is then rejected with the signal's reason, and may be repeated.
    * @throws RateLimitError for what the caller or the configuration has to fix, after which it may be repeated; never for a
    *   failure of the service.
    */
@@ -59,6 +60,7 @@ export class Reservation {
    * Extends the hold, for a call that takes longer than expected. It is sent once. A body of `reserve` need not do it.
    *
    * @param holdMs milliseconds from now on: 1,000 to 3,600,000.
+   * @param signal abandons the extension, which is then rejected with the signal's reason.
    * @returns whether the reservation is held on: not if the service failed, or the reservation was settled or has run out.
    * @throws RateLimitError as `settle`.
    */

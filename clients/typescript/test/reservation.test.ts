@@ -175,10 +175,20 @@ describe("a reservation", () => {
 
   it("is not extended by a body that is settling it", async () => {
     server.script(RESERVE, HANG, SETTLE);
-    const client = make({ deadlineMs: 150 });
-    const settled = await client.reserve({ ...ANSWER, holdMs: 100 }, (reservation) => reservation.settle(7));
+    const client = make({ deadlineMs: 1500 });
+    const settled = await client.reserve({ ...ANSWER, holdMs: 1000 }, (reservation) => reservation.settle(7));
     assert.equal(settled.settled, true);
     assert.deepEqual(received(), ["CheckLimit", 7n, 7n]);
+  });
+
+  it("is extended again after a settlement that was abandoned", async () => {
+    server.script(RESERVE, HANG, EXTEND, SETTLE);
+    await make().reserve({ ...ANSWER, holdMs: 100 }, async (reservation) => {
+      await assert.rejects(reservation.settle(7, AbortSignal.timeout(120)), { name: "TimeoutError" });
+      await server.waitForAttempts(3);
+    });
+    assert.deepEqual(received().slice(0, 3), ["CheckLimit", 7n, "ExtendHold"]);
+    assert.equal(received().at(-1), 500n);
   });
 
   it("runs out when the client is closed: nothing is sent, and nothing waits", async () => {
@@ -213,7 +223,7 @@ describe("a reservation", () => {
   });
 
   it("is not settled, and is counted, when the client is closed during its settlement", async () => {
-    const client = make({ deadlineMs: 500 });
+    const client = make({ deadlineMs: 1500 });
     server.script(RESERVE, HANG);
     const settling = (await client.reserve(ANSWER)).settle(7);
     await server.waitForAttempts(2);
