@@ -81,9 +81,9 @@ def test_closing_the_client_lets_go_of_open_scopes(scripted: ScriptedServer) -> 
     """It waits for none, what they settle afterwards is not sent, and their holds are not extended."""
     scripted.script([_RESERVED, _RESERVED])
     client = RateLimitClient(scripted.target, deadline=10)
-    with client.reserve(**_CALL | {"hold": 0.4}) as settled, client.reserve(**_CALL):
+    with client.reserve(**_CALL | {"hold": 2.0}) as settled, client.reserve(**_CALL):
         client.close()
-        time.sleep(0.4)
+        time.sleep(1.2)
         settlement = settled.settle(120)
         assert not settled.extend(60)
     assert (settlement.settled, settlement.allowed, settlement.failure) == (False, True, None)
@@ -95,9 +95,9 @@ async def test_closing_the_client_for_asyncio_lets_go_of_open_scopes(scripted: S
     """As of threads."""
     scripted.script([_RESERVED, _RESERVED])
     client = AsyncRateLimitClient(scripted.target, deadline=10)
-    async with client.reserve(**_CALL | {"hold": 0.4}) as settled, client.reserve(**_CALL):
+    async with client.reserve(**_CALL | {"hold": 2.0}) as settled, client.reserve(**_CALL):
         await client.close()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.2)
         settlement = await settled.settle(120)
         assert not await settled.extend(60)
     assert (settlement.settled, settlement.allowed, settlement.failure) == (False, True, None)

@@ -84,12 +84,12 @@ func TestClosingTheClientOfOpenScopes(t *testing.T) {
 	server, client := start(t)
 	server.Script(reserved, reserved)
 	short := answer
-	short.Hold = 400 * time.Millisecond
+	short.Hold = 2 * time.Second
 	first, second := reserve(t, client, short), reserve(t, client, answer)
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(400 * time.Millisecond)
+	time.Sleep(1200 * time.Millisecond)
 	settlement, err := first.Settle(t.Context(), 120)
 	if err != nil || settlement.Settled || !settlement.Allowed || settlement.Failure != nil {
 		t.Errorf("got %+v, %v", settlement, err)
