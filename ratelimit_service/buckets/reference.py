@@ -323,9 +323,7 @@ class ReferenceBuckets:
         return tuple(results)
 
     def _taken_slots(self, bucket: Bucket, now_us: int) -> list[int]:
-        taken = [second for second in self._slots.get(bucket.name, ()) if second * MICRO > now_us]
-        self._slots[bucket.name] = taken
-        return taken
+        return [second for second in self._slots.get(bucket.name, ()) if second * MICRO > now_us]
 
     def _slots_result(self, bucket: Bucket, terms: Terms, now_us: int, wait_us: int = 0) -> LimitResult:
         taken = self._taken_slots(bucket, now_us)
@@ -338,16 +336,17 @@ class ReferenceBuckets:
         if ends and len(taken) * MICRO >= terms.capacity:
             return False
         if ends:
-            taken.append(_second(ends))
+            self._slots[bucket.name] = [*taken, _second(ends)]
         return True
 
     def _return_slot(self, bucket: Bucket, ended: int, now_us: int) -> bool:
         """Return a slot that was taken until ENDED. Returns whether there was one."""
         taken, second = self._taken_slots(bucket, now_us), _second(ended)
-        if second in taken:
-            taken.remove(second)
-            return True
-        return False
+        if second not in taken:
+            return False
+        taken.remove(second)
+        self._slots[bucket.name] = taken
+        return True
 
     def _change(self, charge: Charge, change: Settle | Extend, now_us: int) -> ChargeResult:
         """Settle or extend a reservation."""
@@ -367,7 +366,7 @@ class ReferenceBuckets:
         for position, bucket in enumerate(charge.buckets):
             is_taken = self._terms(bucket).slots and change.reserved[position] and position not in found.untaken
             if is_taken and self._return_slot(bucket, found.ends, now_us):
-                self._taken_slots(bucket, now_us).append(_second(ends))
+                self._slots[bucket.name] = [*self._taken_slots(bucket, now_us), _second(ends)]
         self._reservations[change.name] = found._replace(ends=ends)
         return ChargeResult(charged=True, limit_results=self._peek(charge, now_us), held_us=ends - now_us)
 
@@ -443,15 +442,14 @@ class ReferenceBuckets:
         reserve = charge.reservation if isinstance(charge.reservation, Reserve) else None
         ends = 0 if reserve is None else min(now_us + reserve.hold_us, EXACT - 1)
         untaken: set[int] = set()
-        slots: list[Bucket] = []
+        slots: dict[str, list[int]] = {}
         for position, (bucket, tokens) in enumerate(zip(charge.buckets, charge.costs, strict=True)):
             cost, terms = tokens * MICRO, self._terms(bucket)
             if terms.slots:
+                slots.setdefault(bucket.name, self._slots.get(bucket.name, []))
                 fits = self._take_slot(bucket, terms, ends if tokens > 0 else 0, now_us)
                 if not fits:
                     untaken.add(position)
-                elif tokens > 0 and ends:
-                    slots.append(bucket)
                 charged = charged and (fits or not terms.enforced)
                 results.append(self._slots_result(bucket, terms, now_us, 0 if fits else UNKNOWN_WAIT))
                 continue
@@ -474,8 +472,7 @@ class ReferenceBuckets:
                 self._reservations[reserve.name] = Reservation(now_us, ends, frozenset(untaken))
             return ChargeResult(charged, tuple(results))
         self._states.update(before)
-        for bucket in slots:
-            self._return_slot(bucket, ends, now_us)
+        self._slots.update(slots)
         peeks = self._peek(charge, now_us)
         return ChargeResult(
             charged,

@@ -135,23 +135,20 @@ local function evaluate(p, o, count, undo)
   for i = 1, count do
     local k, tokens, kind = batch[p], batch[p + 1], batch[p + 2]
     local capacity, num, den = batch[p + 3], batch[p + 4], batch[p + 5]
+    local reserved = 0
+    if stride == 8 then
+      reserved = batch[p + 7]
+      if reserved > 0 and string.find(untaken, string.char(i - 1), 1, true) then
+        if settles then tokens = tokens + reserved end
+        reserved = 0
+      end
+    end
     local cost, most, overdraft = tokens * TOKEN, capacity, -1
     local needed, taken, missed = cost, tokens, 0
-    local reserved = 0
-    if stride > 6 then
-      if batch[p + 6] >= 0 then
-        overdraft = batch[p + 6]
-        most = capacity + overdraft
-        if tokens == 0 then needed = TOKEN end
-      end
-      if stride == 8 then
-        reserved = batch[p + 7]
-        if reserved > 0 and string.find(untaken, string.char(i - 1), 1, true) then
-          if settles then tokens = tokens + reserved end
-          reserved = 0
-          cost, needed, taken = tokens * TOKEN, tokens * TOKEN, tokens
-        end
-      end
+    if stride > 6 and batch[p + 6] >= 0 then
+      overdraft = batch[p + 6]
+      most = capacity + overdraft
+      if tokens == 0 then needed = TOKEN end
     end
     p = p + stride
     local shadow = kind < 0
