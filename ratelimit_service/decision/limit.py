@@ -163,6 +163,10 @@ class Limit:
 
     def __post_init__(self) -> None:
         check_overdraft(self.algorithm, self.overdraft)
+        if isinstance(self.algorithm, Concurrency) and self.counts is not Counting.COST:
+            raise InvalidArgument.of(
+                "counts", "is set for a number of calls at once, which counts nothing else; leave it out"
+            )
         if not NAME.fullmatch(self.name):
             raise InvalidArgument.of(
                 "name", f"is {quoted(self.name)}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
