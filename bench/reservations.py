@@ -9,6 +9,7 @@ import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import grpc
@@ -99,7 +100,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="alternating pairs of rounds")
     parser.add_argument("--transport", default="envoy", choices=["envoy", "grpcio"])
     arguments = parser.parse_args()
-    with open_world(KEYS) as world, serving(world.settings, arguments.transport, 1) as target:
+    with ExitStack() as stack:
+        world = stack.enter_context(open_world(KEYS))
+        settings = world.settings.model_copy(update={"policy_cache_size": 10 * KEYS})  # and room for their requests
+        target = stack.enter_context(serving(settings, arguments.transport, 1))
         pids = [target.pid, world.valkey_pid]
         asyncio.run(run(check, target.port, world.keys, count=5 * KEYS))
         rounds = [
