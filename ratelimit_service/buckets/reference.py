@@ -213,21 +213,39 @@ def take(state: State, cost: int) -> State:
     return state._replace(used=used) if used > 0 else State(0, state.at, 0, state.per)
 
 
-def _second(at: int) -> int:
-    """The second in which a slot comes back whose hold ends AT: with its end."""
-    return -(-at // MICRO)
+def second_of(at: int, hold_us: int) -> int:
+    """The second with which a slot comes back whose hold of so many microseconds ends AT.
 
-
-def _undrained(terms: Terms, amount: int, reserved: int, times: tuple[int, int, int]) -> int:
-    """How much of what was RESERVED, of which AMOUNT came to nothing, can be returned: what has not drained since.
-
-    TIMES are those of the reservation and of the state, and now.
+    That of its end for one below 64 s, up to a 32nd of the hold later for a longer one.
     """
-    made_at, at, now_us = times
+    step = 1
+    while hold_us >= 64 * step * MICRO:
+        step *= 2
+    return -(-at // (step * MICRO)) * step
+
+
+def _undrained(terms: Terms, amount: int, reserved: int, made_at: int, at: int) -> int:
+    """How much of what was RESERVED, AMOUNT of it for nothing, can be returned: what has not drained until AT."""
     if terms.window is not None:
         return 0 if made_at < span(terms.window, at)[0] else amount
-    drained = -(-max(now_us - made_at, 0) * terms.rate[0] // terms.rate[1])
+    drained = -(-max(at - made_at, 0) * terms.rate[0] // terms.rate[1])
     return max(min(amount, reserved - drained), 0)
+
+
+def _returned(terms: Terms, stored: State, amount: int, now_us: int) -> State:
+    """STORED less an AMOUNT, as of its last charge: of the limit's own level alone if it decides by one."""
+    keep = max(stored.keep, now_us)
+    if terms.window is None:
+        for number, level in enumerate(stored.levels):
+            if (level.capacity, level.rate) == (terms.most, terms.rate):
+                left = max(level.used - amount, 0)
+                changed = level._replace(used=left, part=level.part if left else 0)
+                levels = (*stored.levels[:number], changed, *stored.levels[number + 1 :])
+                return stored._replace(levels=levels, keep=keep)
+        if stored.used > terms.most:
+            return stored
+    used = max(stored.used - amount, 0)
+    return stored._replace(used=used, part=stored.part if used else 0, keep=keep)
 
 
 def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> int:
@@ -258,14 +276,16 @@ def limit_result(terms: Terms, state: State, wait_us: int, now_us: int) -> Limit
     return LimitResult(remaining if terms.overdraft is not None else max(remaining, 0), wait_us, reset_us)
 
 
-class Reservation(NamedTuple):
-    """A reservation that was made, and is held, until these times in microseconds since 1970 UTC.
+class Held(NamedTuple):
+    """A reservation that was made, and whose hold ends, at these times in microseconds since 1970 UTC.
 
-    `untaken` are the positions of buckets from which nothing was taken. `settled` is its result once it is settled.
+    Its slots come back with `second`. `untaken` are the positions of buckets from which nothing was taken. `settled` is
+    its result once it is settled.
     """
 
     made_at: int
     ends: int
+    second: int
     untaken: frozenset[int] = frozenset()
     settled: ChargeResult | None = None
 
@@ -274,8 +294,8 @@ class ReferenceBuckets:
     """Buckets in memory, which by default never expire.
 
     `states` holds them by name, `request_results` the results by request, `reservations` those by name, and `slots` by
-    the names of concurrency limits the seconds since 1970 UTC in which those that are taken come back, for stores that
-    expire them; `terms` returns the terms of a bucket's limit, for stores that divide limits.
+    the names of concurrency limits how many of those that are taken come back in which seconds since 1970 UTC, for
+    stores that expire them; `terms` returns the terms of a bucket's limit, for stores that divide limits.
     """
 
     def __init__(
@@ -283,14 +303,14 @@ class ReferenceBuckets:
         states: MutableMapping[str, State] | None = None,
         request_results: MutableMapping[str, ChargeResult] | None = None,
         terms: Callable[[Bucket], Terms] = lambda bucket: Terms.of(bucket.limit),
-        reservations: MutableMapping[bytes, Reservation] | None = None,
-        slots: MutableMapping[str, list[int]] | None = None,
+        reservations: MutableMapping[bytes, Held] | None = None,
+        slots: MutableMapping[str, dict[int, int]] | None = None,
     ) -> None:
         self._states: MutableMapping[str, State] = {} if states is None else states
         self._terms = terms
         self._request_results: MutableMapping[str, ChargeResult] = {} if request_results is None else request_results
-        self._reservations: MutableMapping[bytes, Reservation] = {} if reservations is None else reservations
-        self._slots: MutableMapping[str, list[int]] = {} if slots is None else slots
+        self._reservations: MutableMapping[bytes, Held] = {} if reservations is None else reservations
+        self._slots: MutableMapping[str, dict[int, int]] = {} if slots is None else slots
 
     def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Make each charge or none of it, in this order."""
@@ -300,6 +320,10 @@ class ReferenceBuckets:
         if isinstance(charge.reservation, Settle | Extend):
             return self._change(charge, charge.reservation, now_us)
         stored = self._request_results.get(charge.request) if charge.request else None
+        if stored is None and isinstance(charge.reservation, Reserve):
+            held = self._reservations.get(charge.reservation.name)
+            if held is not None and (held.settled is not None or held.ends > now_us):  # by another call of the same id
+                return ChargeResult(charged=True, limit_results=self._peek(charge, now_us))
         if stored is None:
             result = self._charge(charge, now_us)
             if charge.request and (result.charged or charge.afterwards):  # no denial: a repeat may fit by then
@@ -322,30 +346,31 @@ class ReferenceBuckets:
             results.append(limit_result(terms, state, wait_until_fits(terms, state, needed * MICRO, now_us), now_us))
         return tuple(results)
 
-    def _taken_slots(self, bucket: Bucket, now_us: int) -> list[int]:
-        return [second for second in self._slots.get(bucket.name, ()) if second * MICRO > now_us]
+    def _taken_slots(self, bucket: Bucket, now_us: int) -> dict[int, int]:
+        slots = self._slots.get(bucket.name, {})
+        return {second: count for second, count in slots.items() if second * MICRO > now_us}
 
     def _slots_result(self, bucket: Bucket, terms: Terms, now_us: int, wait_us: int = 0) -> LimitResult:
         taken = self._taken_slots(bucket, now_us)
-        remaining = max(terms.capacity - len(taken) * MICRO, 0)
+        remaining = max(terms.capacity - sum(taken.values()) * MICRO, 0)
         return LimitResult(remaining, wait_us, max(taken) * MICRO - now_us if taken else 0)
 
-    def _take_slot(self, bucket: Bucket, terms: Terms, ends: int, now_us: int) -> bool:
-        """Take a slot until ENDS; 0 takes none. Returns whether it fits."""
+    def _take_slot(self, bucket: Bucket, terms: Terms, second: int, now_us: int) -> bool:
+        """Take a slot that comes back with SECOND; 0 takes none. Returns whether it fits."""
         taken = self._taken_slots(bucket, now_us)
-        if ends and len(taken) * MICRO >= terms.capacity:
+        if second and sum(taken.values()) * MICRO >= terms.capacity:
             return False
-        if ends:
-            self._slots[bucket.name] = [*taken, _second(ends)]
+        if second:
+            self._slots[bucket.name] = taken | {second: taken.get(second, 0) + 1}
         return True
 
-    def _return_slot(self, bucket: Bucket, ended: int, now_us: int) -> bool:
-        """Return a slot that was taken until ENDED. Returns whether there was one."""
-        taken, second = self._taken_slots(bucket, now_us), _second(ended)
+    def _return_slot(self, bucket: Bucket, second: int, now_us: int) -> bool:
+        """Return a slot that was to come back with SECOND. Returns whether there was one."""
+        taken = self._taken_slots(bucket, now_us)
         if second not in taken:
             return False
-        taken.remove(second)
-        self._slots[bucket.name] = taken
+        taken[second] -= 1
+        self._slots[bucket.name] = {one: count for one, count in taken.items() if count}
         return True
 
     def _change(self, charge: Charge, change: Settle | Extend, now_us: int) -> ChargeResult:
@@ -363,33 +388,35 @@ class ReferenceBuckets:
             self._reservations[change.name] = found._replace(settled=result)
             return result
         ends = max(found.ends, min(now_us + change.hold_us, found.made_at + MAX_HELD_US))
+        second = max(found.second, second_of(ends, ends - now_us))
         for position, bucket in enumerate(charge.buckets):
             is_taken = self._terms(bucket).slots and change.reserved[position] and position not in found.untaken
-            if is_taken and self._return_slot(bucket, found.ends, now_us):
-                self._slots[bucket.name] = [*self._taken_slots(bucket, now_us), _second(ends)]
-        self._reservations[change.name] = found._replace(ends=ends)
+            if is_taken and self._return_slot(bucket, found.second, now_us):
+                taken = self._taken_slots(bucket, now_us)
+                self._slots[bucket.name] = taken | {second: taken.get(second, 0) + 1}
+        self._reservations[change.name] = found._replace(ends=ends, second=second)
         return ChargeResult(charged=True, limit_results=self._peek(charge, now_us), held_us=ends - now_us)
 
-    def _settle(self, charge: Charge, settle: Settle, found: Reservation, now_us: int) -> ChargeResult:
+    def _settle(self, charge: Charge, settle: Settle, found: Held, now_us: int) -> ChargeResult:
         results = []
         charged, clamped = True, 0
         for position, (bucket, change) in enumerate(zip(charge.buckets, charge.costs, strict=True)):
             terms, tokens, reserved = self._terms(bucket), change, settle.reserved[position]
             if terms.slots:
                 if reserved and position not in found.untaken:
-                    self._return_slot(bucket, found.ends, now_us)
+                    self._return_slot(bucket, found.second, now_us)
                 results.append(self._slots_result(bucket, terms, now_us))
                 continue
             if position in found.untaken:
                 tokens, reserved = change + reserved, 0
             state, stored = self._advanced(bucket, terms, tokens, now_us)
-            if tokens > 0:
-                taken = min(tokens, max(terms.most - state.used, 0) // MICRO)
-                clamped = max(clamped, tokens - taken)
-                cost = taken * MICRO
-            else:
-                times = found.made_at, state.at, now_us
-                cost = -_undrained(terms, -tokens * MICRO, reserved * MICRO, times)
+            if tokens < 0:
+                amount = _undrained(terms, -tokens * MICRO, reserved * MICRO, found.made_at, state.at)
+                if amount:
+                    self._states[bucket.name] = _returned(terms, stored, amount, now_us)
+                state, stored = self._advanced(bucket, terms, 0, now_us)
+            cost = min(max(tokens, 0), max(terms.most - state.used, 0) // MICRO) * MICRO
+            clamped = max(clamped, tokens - cost // MICRO)
             if cost:
                 state = take(state, cost)
             wait = wait_until_fits(terms, state, MICRO, now_us)
@@ -441,13 +468,14 @@ class ReferenceBuckets:
         charged = True
         reserve = charge.reservation if isinstance(charge.reservation, Reserve) else None
         ends = 0 if reserve is None else min(now_us + reserve.hold_us, EXACT - 1)
+        second = 0 if reserve is None else second_of(ends, reserve.hold_us)
         untaken: set[int] = set()
-        slots: dict[str, list[int]] = {}
+        slots: dict[str, dict[int, int]] = {}
         for position, (bucket, tokens) in enumerate(zip(charge.buckets, charge.costs, strict=True)):
             cost, terms = tokens * MICRO, self._terms(bucket)
             if terms.slots:
-                slots.setdefault(bucket.name, self._slots.get(bucket.name, []))
-                fits = self._take_slot(bucket, terms, ends if tokens > 0 else 0, now_us)
+                slots.setdefault(bucket.name, self._slots.get(bucket.name, {}))
+                fits = self._take_slot(bucket, terms, second if tokens > 0 else 0, now_us)
                 if not fits:
                     untaken.add(position)
                 charged = charged and (fits or not terms.enforced)
@@ -469,7 +497,7 @@ class ReferenceBuckets:
             results.append(result)
         if charged:
             if reserve is not None:
-                self._reservations[reserve.name] = Reservation(now_us, ends, frozenset(untaken))
+                self._reservations[reserve.name] = Held(now_us, ends, second, frozenset(untaken))
             return ChargeResult(charged, tuple(results))
         self._states.update(before)
         self._slots.update(slots)

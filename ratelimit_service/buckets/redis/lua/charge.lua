@@ -25,9 +25,9 @@
 --          remain; the microseconds to wait (-1: no wait helps; -2: no room for it; -3: it is not known when a slot comes
 --          back); the microseconds until it is untouched.
 --
--- A reservation that is open is kept as 'o', the time when it was made, and that when its hold ends, as doubles; then a byte
--- for each of its buckets from which nothing was taken, its position from 0: shadow limits without room. One that
--- was settled is kept as 's' and its packed result, for as long as the results of requests are.
+-- A reservation that is open is kept as 'o', the time when it was made, that when its hold ends, and the second with which its
+-- slots come back, as doubles; then a byte for each of its buckets from which nothing was taken, its position from 0: shadow
+-- limits without room. One that was settled is kept as 's' and its packed result, for as long as the results of requests are.
 --
 -- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, slots, and usage. All
 -- numbers are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided
@@ -38,6 +38,7 @@ local SLOTS = 9 -- the kind of a concurrency limit
 local TOKEN = 1000000 -- micro-tokens
 local FLAGS = 1024 -- times these are added to the number of a charge's buckets: 1 if one has an overdraft, and
 local AFTERWARDS, RESERVES, SETTLES, EXTENDS = 2, 4, 8, 16
+local HELD_MS = 10000 -- how long a reservation is kept after its hold has ended
 local MAX_HOLD = 86400000000 -- from when a reservation was made until its last hold ends
 local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
 local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
@@ -56,7 +57,9 @@ local afterwards, stride = false, 6 -- whether the charge is made afterwards; th
 local slots -- the functions of slots.lua; nil until a charge has some
 local records, lasts = {}, {} -- reservations that have changed, by key, and the milliseconds for which they are kept
 local reserves, settles, extends = false, false, false -- what the charge does to a reservation
-local made_at, ends, ended, untaken -- when that was made; when its hold ends, and did before; where it took nothing, as it is kept
+-- When that was made; when its hold ends; the second with which its slots come back, and did before; where it took nothing, as
+-- it is kept.
+local made_at, ends, second, second_before, untaken
 local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
@@ -83,20 +86,41 @@ local function has_room(k, family)
   return true
 end
 
--- How much of RESERVED micro-tokens, of which AMOUNT came to nothing, can be returned to a bucket of this kind: no more than
--- has not drained since, rounded down; to a quota nothing once another window has begun, at `opening`.
-local function undrained(kind, amount, reserved, num, den, opening)
-  if kind ~= 1 then return made_at < opening and 0 or amount end
-  local elapsed = math.max(now - made_at, 0)
-  local periods = floor(elapsed / den)
-  local drained = periods * num + math.ceil((elapsed - periods * den) * num / den)
-  return math.max(math.min(amount, reserved - drained), 0)
+-- Returns to the bucket K of this kind as much of AMOUNT micro-tokens, which came to nothing of those RESERVED, as has not
+-- drained until WHEN, rounded down; to a quota nothing once another window has begun, at OPENING.
+--
+-- What is kept is lowered as of the last charge: less of the reservation had drained then than now, so that it includes what
+-- is returned. A limit that decides by a level of its own (levels.lua) lowers that alone, since what is used in all may have
+-- drained faster.
+local function return_to(k, kind, amount, reserved, when, most, num, den, opening)
+  if kind ~= 1 then
+    if made_at < opening then return end
+  else
+    local elapsed = math.max(when - made_at, 0)
+    local periods = floor(elapsed / den)
+    local drained = periods * num + math.ceil((elapsed - periods * den) * num / den)
+    amount = math.min(amount, reserved - drained)
+    if amount <= 0 then return end
+    local all = wide and wide[k]
+    for i = 4, all and #all or 0 do
+      local level = all[i]
+      if level[1] == most and level[2] == num and level[3] == den then
+        local left = math.max(level[4] - amount, 0)
+        all = {unpack(all)}
+        all[i] = {level[1], level[2], level[3], left, left > 0 and level[5] or 0}
+        wide[k], dirty[k], keep[k] = all, true, math.max(keep[k], now)
+        return
+      end
+    end
+    if used[k] > most then return end
+  end
+  used[k], dirty[k], keep[k] = math.max(used[k] - amount, 0), true, math.max(keep[k], now)
+  if used[k] == 0 then part[k] = 0 end
 end
 
 -- Evaluates the bucket K at position I of a charge, which is a concurrency limit, and writes its result to out[o] on. Takes,
 -- returns or extends a slot unless `undo` is false. Returns the wait, 0 if it fits.
 local function evaluate_slots(k, i, tokens, reserved, capacity, o, undo)
-  slots = slots or make_slots(now, stored)
   local wait, changed = 0, false
   if reserves and tokens > 0 then
     if ROOM_LEFT == 3 then
@@ -104,12 +128,12 @@ local function evaluate_slots(k, i, tokens, reserved, capacity, o, undo)
     elseif slots.total(k) * TOKEN >= capacity then
       wait = UNKNOWN_WAIT
     elseif undo ~= false then
-      changed = slots.add(k, slots.second(ends), 1)
+      changed = slots.add(k, second, 1)
     end
     if wait ~= 0 then untaken = untaken .. string.char(i - 1) end
   elseif reserved > 0 and (settles or extends) then
-    changed = slots.add(k, slots.second(ended), -1)
-    if changed and extends then slots.add(k, slots.second(ends), 1) end
+    changed = slots.add(k, second_before, -1)
+    if changed and extends then slots.add(k, second, 1) end
   end
   if changed then
     if undo and undo.slots then undo.slots[#undo.slots + 1] = {k, dirty[k]} end
@@ -159,6 +183,7 @@ local function evaluate(p, o, count, undo)
       kind = kind - 16 * family
     end
     if kind == SLOTS then
+      slots = slots or make_slots(now, stored)
       local wait = evaluate_slots(k, i, tokens, reserved, capacity, o, undo)
       if wait ~= 0 then
         all_fit = false
@@ -185,6 +210,12 @@ local function evaluate(p, o, count, undo)
         end
       end
       local when = a > now and a or now
+      if settles and tokens < 0 and undo ~= false then
+        if kind ~= 1 then opening = window(kind, when) end
+        return_to(k, kind, -tokens * TOKEN, reserved * TOKEN, when, most, num, den, opening)
+        u = used[k]
+        tokens, cost, taken = 0, 0, 0
+      end
       local leveled = wide and wide[k] or u > most and kind == 1
 
       if leveled and not levels then
@@ -215,10 +246,7 @@ local function evaluate(p, o, count, undo)
       end
 
       local wait, wrote = 0, false
-      if settles and tokens < 0 then
-        cost = -undrained(kind, -tokens * TOKEN, reserved * TOKEN, num, den, opening)
-        taken = cost
-      elseif afterwards and tokens > 0 then
+      if afterwards and tokens > 0 then
         local room = u < most and floor((most - u) / TOKEN) or 0
         if taken > room then
           taken, missed = room, taken - room
@@ -338,7 +366,7 @@ end
 local p, o, size = 1, 1, #batch
 while p <= size do
   local count, request, series = batch[p], batch[p + 1], batch[p + 2]
-  local record, hold, gone
+  local record, hold, gone, repeated
   afterwards, stride, clamped = false, 6, nil
   reserves, settles, extends = false, false, false
   p = p + 3
@@ -356,32 +384,39 @@ while p <= size do
   local last = o + 3 * count
   local packed = request > 0 and (results[request] or stored[request]) or false
   untaken = ''
-  if reserves then
-    made_at, ends = now, math.min(now + hold, MAX)
-  elseif record then
+  if record then
+    slots = slots or make_slots(now, stored)
     local kept = records[record] or stored[record]
     if kept and string.sub(kept, 1, 1) == 's' then
       if settles then packed = string.sub(kept, 2) end
-      kept = nil
+      repeated, kept = true, nil
     end
     gone = not kept
     if kept then
-      made_at, ended = struct.unpack('<dd', kept, 2)
-      untaken = string.sub(kept, 18)
-      gone = ended <= now
-      ends = math.max(ended, math.min(now + hold, made_at + MAX_HOLD))
+      made_at, ends, second_before = struct.unpack('<ddd', kept, 2)
+      untaken = string.sub(kept, 26)
+      gone = ends <= now
+    end
+    if reserves then
+      repeated = repeated or not gone
+      made_at, ends, untaken, gone = now, math.min(now + hold, MAX), '', false
+      second = slots.second_of(ends, hold)
+    elseif extends and not gone then
+      ends = math.max(ends, math.min(now + hold, made_at + MAX_HOLD))
+      second = math.max(second_before, slots.second_of(ends, ends - now))
     end
   end
   local previous = packed and cmsgpack.unpack(packed)
-  if gone and not previous then
+  if (gone or repeated and reserves) and not previous then
+    -- There is none, or by another call with the same id there is one already: a peek.
     settles, extends, afterwards = false, false, false
+    out[o], reserves = reserves and 1 or 0, false
     evaluate(p, o + 1, count, false)
-    out[o] = 0
   elseif extends then
     evaluate(p, o + 1, count, nil)
     out[o] = ends - now
-    records[record] = 'o' .. struct.pack('<dd', made_at, ends) .. untaken
-    lasts[record] = math.ceil((ends - now) / 1000)
+    records[record] = 'o' .. struct.pack('<ddd', made_at, ends, second) .. untaken
+    lasts[record] = math.ceil((ends - now) / 1000) + HELD_MS
   elseif not previous or previous[1] == 0 then -- an earlier version kept denials, too
     local undo = count > 1 and not afterwards and {slots = reserves and {} or nil} or nil
     local fits, all_fit = evaluate(p, o + 1, count, undo)
@@ -395,7 +430,7 @@ while p <= size do
     if undo and not fits then
       local reversed = undo.slots or {}
       for i = #reversed, 1, -1 do
-        slots.add(reversed[i][1], slots.second(ends), -1)
+        slots.add(reversed[i][1], second, -1)
         dirty[reversed[i][1]] = reversed[i][2]
       end
       for i = #undo - 7, 1, -8 do
@@ -426,8 +461,8 @@ while p <= size do
     -- A denial is not kept: a repeat may fit by then.
     if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
     if reserves and fits then
-      records[record] = 'o' .. struct.pack('<dd', made_at, ends) .. untaken
-      lasts[record] = math.ceil(hold / 1000)
+      records[record] = 'o' .. struct.pack('<ddd', made_at, ends, second) .. untaken
+      lasts[record] = math.ceil(hold / 1000) + HELD_MS
     elseif settles then
       records[record] = 's' .. cmsgpack.pack({unpack(out, o, last)})
       lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
