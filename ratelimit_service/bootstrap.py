@@ -263,7 +263,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         ids = ReservationIds(services.peppers.derived("reservation"))
         engine = DecisionEngine(keys, buckets, local, tally, ids)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
-        settlements = Settlements(buckets, ids)
+        settlements = Settlements(keys, buckets, ids)
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(descriptor_engine, headers, clock, out_of_bounds)

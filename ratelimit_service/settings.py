@@ -188,7 +188,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="Reservations that one subject may have open; further ones are denied. Each takes up to 200 bytes "
-        "in Redis. 1 to 1000000.",
+        "in Redis.",
     )
     unknown_key_ttl: float = Field(
         default=5, ge=0.1, le=300, description="Seconds for which an unknown key is not looked up again."

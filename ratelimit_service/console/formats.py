@@ -131,7 +131,7 @@ def allows(limit: Limit | RuleLimit) -> str:
         case Quota() as quota:
             return f"{quota.amount:,}{calls} per {quota.window.value}{owes}"
         case Concurrency() as concurrency:
-            return f"{concurrency.max:,} at once, each held for {period(concurrency.default_hold_us)}"
+            return f"{concurrency.max:,} at once, each held for {duration(concurrency.default_hold_us)}"
         case Unlimited():
             return "unlimited"
         case Blocked():

@@ -215,7 +215,8 @@ def _cut(was: Limit, limit: Limit) -> float:
     if isinstance(old, Quota) and isinstance(new, Quota) and old.window is new.window:
         return max(0.0, 1 - new.amount / old.amount)
     if isinstance(old, Concurrency) and isinstance(new, Concurrency):
-        return max(0.0, 1 - new.max / old.max)
+        unsettled = (new.max / new.default_hold_us) / (old.max / old.default_hold_us)
+        return max(0.0, 1 - new.max / old.max, 1 - unsettled)
     return 1.0
 
 

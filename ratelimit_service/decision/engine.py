@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge, Counted, Reserve, costs_of
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import MAX_TOKENS, Concurrency, check_hold, check_resource
+from ratelimit_service.decision.limit import MAX_TOKENS, check_hold, check_resource
 from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import (
@@ -157,7 +157,7 @@ class DecisionEngine:
 
     async def _reserve(self, prepared: PreparedCheck, hold: PreparedHold, deadline: float | None) -> Decision:
         """Decide a reservation."""
-        opened = self._ids.make(hold.packed, prepared.charge.request)
+        opened = self._ids.make(hold.packed, prepared.cost, prepared.charge.request)
         charge = prepared.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
         decision = await self.decide(prepared._replace(charge=charge, hold=None), deadline)
         return self._with_id(decision, opened.id)
@@ -198,7 +198,7 @@ class DecisionEngine:
         for number, check in enumerate(checks):
             hold = check.hold
             if hold is not None:
-                opened = self._ids.make(hold.packed, check.charge.request)
+                opened = self._ids.make(hold.packed, check.cost, check.charge.request)
                 ids[number] = opened.id
                 charge = check.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
                 checks[number] = check._replace(charge=charge, hold=None)
@@ -292,20 +292,17 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     cost = check.cost
     if not 0 <= cost <= MAX_COST:
         raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
-    if check.request_id:
-        _check_request_id(check.request_id)
-    if check.afterwards is None:
-        raise InvalidArgument.of("charge", "is none that this server knows; use IF_ALLOWED or ALWAYS")
-    if check.hold_us is not None:
-        check_hold("hold", check.hold_us)
-        if check.afterwards:
-            raise InvalidArgument.of("hold", "is set for a charge made afterwards, which has no estimate; leave it out")
+    _check_options(check)
     if policy is None:
         check_resource("resource", check.resource)
         return _UNKNOWN
     if check.hold_us is not None or (policy.has_slots and check.slots and not check.afterwards):
-        return _prepare_held(check, policy)
-    selection = policy.select(check.resource)
+        selection = policy.select_held(check.resource, reserved=check.hold_us is not None)
+        hold_us = check.hold_us or (selection.default_hold_us if cost else 0)
+        if hold_us and policy.refusal is None:
+            return _prepare_held(check, policy, selection, hold_us)
+    else:
+        selection = policy.select(check.resource)
     counted = Counted(selection.series, cost) if cost else None
     if policy.refusal is not None:
         source = policy.refusal_source
@@ -318,31 +315,31 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         costs_of(selection.buckets, cost),
         request,
         (counted,) if counted is not None else (),
-        check.afterwards and cost > 0,
+        bool(check.afterwards) and cost > 0,
     )
     return PreparedCheck(policy, selection, charge, cost)
 
 
-def _prepare_held(check: Check, policy: Policy) -> PreparedCheck | Decision:
-    """Prepare a call that is a reservation, or a peek of one that might be."""
-    cost, selection = check.cost, policy.select_held(check.resource)
-    hold_us = check.hold_us or (selection.default_hold_us if cost else 0)
-    counted = Counted(selection.series, cost, 1, tuple(range(len(selection.buckets)))) if cost or hold_us else None
-    if policy.refusal is not None:
-        source = policy.refusal_source
-        return Decision(allowed=False, reason=policy.refusal, source=source, policy=policy, counted=counted)
-    costs = tuple(
-        [
-            int(hold_us > 0) if isinstance(bucket.limit.algorithm, Concurrency) else bucket.limit.tokens_of(cost)
-            for bucket in selection.buckets
-        ]
-    )
+def _check_options(check: Check) -> None:
+    if check.request_id:
+        _check_request_id(check.request_id)
+    if check.afterwards is None:
+        raise InvalidArgument.of("charge", "is none that this server knows; use IF_ALLOWED or ALWAYS")
+    if check.hold_us is not None:
+        check_hold("hold", check.hold_us)
+        if check.afterwards:
+            raise InvalidArgument.of("hold", "is set for a charge made afterwards, which has no estimate; leave it out")
+
+
+def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: int) -> PreparedCheck:
+    """Prepare a call that is a reservation."""
+    buckets, series = selection.buckets, selection.series
+    costs = tuple([bucket.limit.reserved_of(check.cost) for bucket in buckets])
+    counted = Counted(series, check.cost, 1, tuple(range(len(buckets))))
     request = _request_name(policy.key_id, check) if check.request_id else ""
-    charge = Charge(selection.buckets, costs, request, (counted,) if counted is not None else ())
-    if not hold_us:
-        return PreparedCheck(policy, selection, charge, cost)
-    packed = pack(Reservation(selection.buckets, costs, cost, selection.series))
-    return PreparedCheck(policy, selection, charge, cost, PreparedHold(packed, hold_us))
+    packed = pack(Reservation(policy.key_id, buckets, series))
+    charge = Charge(buckets, costs, request, (counted,))
+    return PreparedCheck(policy, selection, charge, check.cost, PreparedHold(packed, hold_us))
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:

@@ -204,6 +204,11 @@ class Limit:
             return 0
         return cost if self.counts is Counting.COST else int(cost > 0)
 
+    def reserved_of(self, estimate: int) -> int:
+        """The tokens that a reservation of this ESTIMATE takes: one call and one slot, whatever its cost."""
+        is_call = self.counts is Counting.CALLS or isinstance(self.algorithm, Concurrency)
+        return 1 if is_call else estimate
+
     def matches(self, resource: str) -> bool:
         """Whether the limit applies to this resource."""
         pattern = self.resource

@@ -65,7 +65,7 @@ class Considered(NamedTuple):
 
 
 OPEN_RESERVATIONS: Final = "open_reservations"
-"""The name of the limit on a subject's open reservations, which is part of no plan."""
+"""The name of the limit on a subject's open reservations, which no other limit may have."""
 
 MAX_OPEN: Final = 10_000
 """The default of RATELIMIT_MAX_OPEN_RESERVATIONS."""
@@ -149,27 +149,37 @@ class Policy:
         self._for_all_resources = (tokens, _buckets(tokens)) if one_for_all else None
         self._selections: dict[str, Selection] = {}
         self._max_open = max_open
-        self._held_selections: dict[str, Selection] | None = None  # most keys have none
+        self._held_selections: dict[tuple[str, bool], Selection] | None = None  # most keys have none
 
-    def select_held(self, resource: str) -> Selection:
-        """The rules for RESOURCE of calls that may be held: with slots, and last that on open reservations.
+    def select_held(self, resource: str, *, reserved: bool) -> Selection:
+        """The rules for RESOURCE of a call that may be held: with those on calls at once.
+
+        RESERVED: whether it names a hold itself; then that on open reservations comes last. Otherwise it takes slots if
+        an enforced rule wants it to: shadow rules alone would make reservations that nobody knows of.
 
         Raises InvalidArgument when it is too long or has control characters.
         """
         known = self._held_selections
         if known is None:
             known = self._held_selections = {}
-        selection = known.get(resource)
+        selection = known.get((resource, reserved))
         if selection is None:
             check_resource("resource", resource)
             rules = tuple(rule for rule in self.rules if rule.limit.matches(resource))
-            algorithms = [rule.limit.algorithm for rule in rules]
-            holds = [one.default_hold_us for one in algorithms if isinstance(one, Concurrency)]
-            rules = (*rules, _open_rule(self.subject, self._max_open))
+            holds = [
+                rule.limit.algorithm.default_hold_us
+                for rule in rules
+                if rule.enforced and isinstance(rule.limit.algorithm, Concurrency)
+            ]
+            if reserved:
+                mode = Mode.SHADOW if self.source is Source.UNENFORCED else Mode.ENFORCE
+                rules = (*rules, _open_rule(self.subject, self._max_open, mode))
+            elif not holds:
+                return self.select(resource)
             selection = Selection(rules, _buckets(rules), self._series(resource, rules), max(holds, default=0))
             if len(known) >= _MAX_RESOURCES:
                 known.clear()
-            known[resource] = selection
+            known[resource, reserved] = selection
         return selection
 
     def _series(self, resource: str, rules: Sequence[Rule]) -> Series:
@@ -243,9 +253,9 @@ def _has_slots(rule: Rule) -> bool:
     return isinstance(rule.limit.algorithm, Concurrency)
 
 
-def _open_rule(subject: str, max_open: int) -> Rule:
-    limit = Limit(OPEN_RESERVATIONS, Concurrency(max_open, MIN_HOLD_US))
-    return Rule(limit, Level.SUBJECT, _bucket_of(f"open\0{subject}", subject, limit), enforced=True)
+def _open_rule(subject: str, max_open: int, mode: Mode) -> Rule:
+    limit = Limit(OPEN_RESERVATIONS, Concurrency(max_open, MIN_HOLD_US), mode=mode)
+    return Rule(limit, Level.SUBJECT, _bucket_of(f"open\0{subject}", subject, limit), mode is Mode.ENFORCE)
 
 
 def _has_passed(expires_us: int | None, now_us: int) -> bool:

@@ -1,11 +1,12 @@
 """What a reservation's id says: the buckets that it was charged to, and what of each.
 
 The store keeps nothing but when a reservation was made and until when it is held. Any server can settle any other's
-reservations without looking up their keys: neither a plan that has changed meanwhile nor Postgres being away stops
-anybody. An id begins with a code that only servers can make, so that one that was made up reaches no store.
+reservations, also while Postgres is away. An id begins with a code that only servers can make, so that one that was
+made up reaches no store.
 """
 
 import json
+import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -19,26 +20,36 @@ from ratelimit_service.decision.usage import Series
 from ratelimit_service.errors import ServiceError
 
 MAX_ID: Final = 8_192
-"""Characters of an id: one of 32 limits with the longest names has 7,000."""
+"""Characters of an id. One of 48 limits with the longest names has fewer; one of a single limit some 250."""
 
-_CODE, _SEED = 16, 16  # bytes of an id: its code, and what distinguishes it from all others
+_CODE, _SEED, _ESTIMATE = 16, 16, 5  # bytes of an id: its code, what distinguishes it from all others, and the cost
 
 
 class Reservation(NamedTuple):
-    """What was reserved: `reserved[i]` tokens from `buckets[i]`, for a call with this estimated cost."""
+    """What calls of a key are reserved from, and what they count for."""
 
+    key_id: str
     buckets: tuple[Bucket, ...]
-    reserved: tuple[int, ...]
-    estimate: int
     series: Series
 
 
 def pack(reservation: Reservation) -> bytes:
     """What the ids of all reservations like this one say."""
-    buckets, reserved, estimate, series = reservation
-    limits = [[*_to_list(bucket), tokens] for bucket, tokens in zip(buckets, reserved, strict=True)]
-    field = series.field.decode()
-    return json.dumps([buckets[0].partition, estimate, field, limits], separators=(",", ":")).encode()
+    key_id, buckets, series = reservation
+    stem = series.with_limits().field.decode()
+    said = [key_id, buckets[0].partition, stem, [_to_list(bucket) for bucket in buckets]]
+    return zlib.compress(json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def unpack(packed: bytes) -> Reservation:
+    """What an id says. Raises ValueError if this version writes none like it."""
+    try:
+        key_id, partition, stem, limits = json.loads(zlib.decompress(packed))
+        buckets = tuple(_from_list(partition, one) for one in limits)
+        series = Series(stem.encode()).with_limits(*(bucket.limit.name for bucket in buckets))
+        return Reservation(str(key_id), buckets, series)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, zlib.error, ServiceError) as error:
+        raise ValueError("it was written by another version") from error
 
 
 class Opened(NamedTuple):
@@ -48,42 +59,41 @@ class Opened(NamedTuple):
     name: bytes
 
 
+class Named(NamedTuple):
+    """What an id is of: the name of its reservation, its estimate, and what is packed in it."""
+
+    name: bytes
+    estimate: int
+    packed: bytes
+
+
 class ReservationIds:
     """Makes and reads ids, with secrets that all servers have: the first for new ones, the others for earlier ones."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         self._secrets = secrets
 
-    def make(self, packed: bytes, request: str = "") -> Opened:
-        """A new id that says what is PACKED; for the same REQUEST, if that is not empty, the same one."""
+    def make(self, packed: bytes, estimate: int, request: str = "") -> Opened:
+        """A new id of an ESTIMATE and what is PACKED; with the same name for the same REQUEST, unless that is empty."""
         newest = self._secrets[0]
-        seed = _code(newest, b"request " + request.encode()) if request else urandom(_SEED)
-        name = _code(newest, seed + packed)
-        return Opened(urlsafe_b64encode(name + seed + packed).decode().rstrip("="), name)
+        name = _code(newest, b"request " + request.encode()) if request else urandom(_SEED)
+        data = name + estimate.to_bytes(_ESTIMATE) + packed
+        return Opened(urlsafe_b64encode(_code(newest, data) + data).decode().rstrip("="), name)
 
-    def read(self, reservation_id: str) -> tuple[bytes, bytes]:
-        """The name of the reservation, and what is packed in its id. Raises ValueError if no server made the id."""
+    def read(self, reservation_id: str) -> Named:
+        """What an id is of. Raises ValueError if no server made it."""
         if len(reservation_id) > MAX_ID or not reservation_id.isascii():
             raise ValueError("it is too long, or not ASCII")
         data = urlsafe_b64decode(reservation_id + "=" * (-len(reservation_id) % 4))
-        name, rest = data[:_CODE], data[_CODE:]
-        if not any(compare_digest(name, _code(secret, rest)) for secret in self._secrets):
+        code, data = data[:_CODE], data[_CODE:]
+        if not any(compare_digest(code, _code(secret, data)) for secret in self._secrets):
             raise ValueError("no server with these peppers made it")
-        return name, rest[_SEED:]
+        estimate = int.from_bytes(data[_SEED : _SEED + _ESTIMATE])
+        return Named(data[:_SEED], estimate, data[_SEED + _ESTIMATE :])
 
 
 def _code(secret: bytes, data: bytes) -> bytes:
     return blake2b(data, key=secret, digest_size=_CODE).digest()
-
-
-def unpack(packed: bytes) -> Reservation:
-    """What an id says. Raises ValueError if no reservation has such an id."""
-    try:
-        partition, estimate, field, limits = json.loads(packed)
-        buckets = tuple(_from_list(partition, one[:-1]) for one in limits)
-        return Reservation(buckets, tuple(int(one[-1]) for one in limits), int(estimate), Series(field.encode()))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, ServiceError) as error:
-        raise ValueError("it says nothing that a server wrote") from error
 
 
 def _to_list(bucket: Bucket) -> list[Any]:

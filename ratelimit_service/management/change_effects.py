@@ -106,7 +106,7 @@ def _amount_effect(before: _Counting, after: _Counting) -> str:
     if before.counts is not after.counts:  # how much that allows depends on what calls cost
         return f"counts {'calls, whatever they cost' if after.counts is Counting.CALLS else 'what calls cost'}"
     if isinstance(before.algorithm, Concurrency) is not isinstance(after.algorithm, Concurrency):
-        return "counts something else: calls at once are no tokens"
+        return "counts something else: tokens, or calls at once"
     if before.overdraft is not None and after.overdraft is None:
         return "has no overdraft any more, so that it denies no peek"
     ratios = _ratios(before.algorithm, after.algorithm)
@@ -120,7 +120,8 @@ def _ratios(before: Algorithm | Unlimited | Blocked, after: object) -> list[floa
     if isinstance(before, TokenBucket | Quota) and isinstance(after, TokenBucket | Quota):
         return [_at_once(after) / _at_once(before), _rate(after) / _rate(before)]
     if isinstance(before, Concurrency) and isinstance(after, Concurrency):
-        return [after.max / before.max]
+        unsettled = (after.max / after.default_hold_us) / (before.max / before.default_hold_us)
+        return [after.max / before.max, unsettled]
     return [1.0]
 
 

@@ -19,7 +19,7 @@ from ratelimit_service.decision.limit import Algorithm, Concurrency, Counting, L
 
 Document = Mapping[str, Any]
 
-_ALGORITHMS = ("token_bucket", "quota", "concurrency", "unlimited", "blocked")
+_ALGORITHMS = ("token_bucket", "quota", "unlimited", "blocked")
 
 
 def limit_to_document(limit: Limit) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def _rule_limit_to_document(limit: RuleLimit) -> dict[str, Any]:
 
 def _rule_limit_from_document(document: Document) -> RuleLimit:
     algorithms = [name for name in _ALGORITHMS if name in document]
-    if len(algorithms) != 1:
-        raise ValueError(f"a limit has one of {', '.join(_ALGORITHMS)}, not {len(algorithms)}")
+    if len(algorithms) != 1 or "concurrency" in document:
+        raise ValueError(f"a limit has one of {', '.join(_ALGORITHMS)}, and no other")
     algorithm: Any
     if algorithms == ["unlimited"] and _flag(document, "unlimited"):
         algorithm = Unlimited()

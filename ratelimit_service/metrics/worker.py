@@ -426,7 +426,9 @@ class WorkerMetrics:
                 )
 
     def _count_reservations(self, checks: Checks, settlements: Settled) -> None:
-        events = self._counter("reservations", "Reservations, by what became of them: gone ones are not held.", "event")
+        events = self._counter(
+            "reservations", "Reservations by event; gone: settled or extended too late, or unknown.", "event"
+        )
         for event, read in (
             ("made", lambda: checks.reserved),
             ("settled", lambda: settlements.settled),

@@ -6,11 +6,12 @@ from itertools import count
 
 import grpc
 import pytest
+import redis
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from api.envoy.wire import ask, descriptor
-from fixtures.served import Server
+from fixtures.served import Serve, Server
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitRequest,
@@ -23,6 +24,14 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 
 HOLD = Duration(seconds=30)
+
+
+@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+def server(request: pytest.FixtureRequest, serve: Serve) -> Server:
+    """A server that waits for its store longer than a busy machine stands still."""
+    return serve(request.param, store_timeout=1.0, store_slow=1.0)
+
+
 _names = count()
 
 Limits = list[dict[str, object]]
@@ -59,7 +68,7 @@ def test_the_actual_cost_takes_the_place_of_the_estimate(server: Server) -> None
     secret, stub = new_key(server, TOKENS), RateLimitServiceStub(server.channel)
     reserved = stub.CheckLimit(CheckLimitRequest(api_key=secret, cost=60, hold=HOLD))
     assert (reserved.allowed, left(reserved)) == (True, {"tokens": 40, "calls": 4, "open_reservations": 9_999})
-    assert 64 <= len(reserved.reservation_id) <= 2_048
+    assert 64 <= len(reserved.reservation_id) <= 400
     for _ in range(2):
         settled = stub.SettleLimit(SettleLimitRequest(reservation_id=reserved.reservation_id, actual_cost=10))
         assert (settled.allowed, settled.clamped, left(settled)) == (True, 0, {"tokens": 90, "calls": 4})
@@ -79,6 +88,55 @@ def test_a_repeated_reservation_is_one(server: Server) -> None:
     assert (first.reservation_id, left(first)["tokens"]) == (again.reservation_id, 40)
     settled = stub.SettleLimit(SettleLimitRequest(reservation_id=first.reservation_id, actual_cost=0))
     assert left(settled)["tokens"] == 100
+
+
+def test_a_request_id_that_comes_again_while_it_is_open(server: Server) -> None:
+    """Is that reservation, also after its window: it has one estimate and one settlement."""
+    secret = new_key(server, TOKENS)
+    own = {"api_key": secret, "cost": 60, "hold": HOLD, "request_id": "job"}
+    stub = RateLimitServiceStub(server.channel)
+    first = stub.CheckLimit(CheckLimitRequest(**own))
+    store = redis.Redis.from_url(server.settings.redis_url.get_secret_value())
+    for key in store.scan_iter("{p*}:r:*"):  # as if its window were over
+        store.delete(key)
+    again = stub.CheckLimit(CheckLimitRequest(**own))
+    assert (again.allowed, again.reservation_id, left(again)["tokens"]) == (True, first.reservation_id, 40)
+
+
+def test_a_call_counts_whatever_its_estimate(server: Server) -> None:
+    """With an estimate of 0, too, and it stays counted when it is settled."""
+    secret, stub = new_key(server, TOKENS), RateLimitServiceStub(server.channel)
+    made = stub.CheckLimit(CheckLimitRequest(api_key=secret, cost=0, hold=HOLD))
+    assert left(made)["calls"] == 4
+    settled = stub.SettleLimit(SettleLimitRequest(reservation_id=made.reservation_id, actual_cost=0))
+    assert left(settled) == {"tokens": 100, "calls": 4}
+
+
+def test_the_limit_in_force_takes_what_is_settled(server: Server) -> None:
+    """A plan that has changed meanwhile: the overdraft is that of now."""
+    name = f"changed-{next(_names)}"
+    manage = server.manage().ManagePlan
+
+    def plan(overdraft: int) -> dict[str, object]:
+        limit = {"name": "tokens", "quota": {"amount": 100, "window": "YEAR"}, "overdraft": {"tokens": overdraft}}
+        return {"name": name, "limits": [limit]}
+
+    manage(admin_pb2.ManagePlanRequest(create={"plan": plan(0)}), metadata=server.as_admin)
+    secret, stub = server.key(name)[1], RateLimitServiceStub(server.channel)
+    made = stub.CheckLimit(CheckLimitRequest(api_key=secret, cost=60, hold=HOLD))
+    update = {"plan": plan(500), "update_mask": {"paths": ["limits"]}}
+    manage(admin_pb2.ManagePlanRequest(update=update), metadata=server.as_admin)
+    deadline = time.monotonic() + 5
+    explain = admin_pb2.ExplainLimitRequest(api_key=secret, cost=0)
+    while not _owes(server.manage().ExplainLimit(explain, metadata=server.as_admin), 500):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    settled = stub.SettleLimit(SettleLimitRequest(reservation_id=made.reservation_id, actual_cost=400))
+    assert (settled.clamped, left(settled)["tokens"]) == (0, -300)
+
+
+def _owes(explained: admin_pb2.ExplainLimitResponse, tokens: int) -> bool:
+    return explained.limits[0].limit.overdraft.tokens == tokens
 
 
 def test_a_hold_ends_unless_it_is_extended(server: Server) -> None:
@@ -163,6 +221,26 @@ def test_calls_at_once(server: Server) -> None:
         admin_pb2.ExplainLimitRequest(api_key=secret, cost=0), metadata=server.as_admin
     )
     assert left(explained.decision)["at-once"] == 1
+
+
+def test_a_shadow_limit_on_calls_at_once(server: Server) -> None:
+    """Makes no reservations that nobody knows of: only calls with a hold are counted, and none is denied."""
+    secret, stub = new_key(server, [{**TWO_AT_ONCE[0], "mode": "SHADOW"}]), RateLimitServiceStub(server.channel)
+    plain = [stub.CheckLimit(CheckLimitRequest(api_key=secret)) for _ in range(3)]
+    assert [(one.allowed, one.reservation_id, len(one.limits)) for one in plain] == [(True, "", 0)] * 3
+    held = [stub.CheckLimit(CheckLimitRequest(api_key=secret, hold=HOLD)) for _ in range(3)]
+    assert [(one.allowed, one.limits[0].would_deny) for one in held] == [(True, False), (True, False), (True, True)]
+    for one in held:
+        settled = stub.SettleLimit(SettleLimitRequest(reservation_id=one.reservation_id, actual_cost=1))
+    assert left(settled) == {"at-once": 2}
+
+
+def test_a_name_that_the_service_has_itself(server: Server) -> None:
+    """Cannot be that of a plan's limit."""
+    limit = {"name": "open_reservations", "concurrency": TWO_AT_ONCE[0]["concurrency"]}
+    with pytest.raises(grpc.RpcError) as caught:
+        new_key(server, [limit])
+    assert "limits[0].name" in caught.value.details()
 
 
 def test_who_does_not_say_when_a_call_ends_takes_no_slot(server: Server) -> None:

@@ -78,7 +78,7 @@ class World:
         refused = ReasonCounts("denied a request that is too large or malformed")
         self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, headers, self.clock, refused)
         self.authorization = EnvoyAuthorizationService(engine, headers, "authorization", refused)
-        self.checks = RateLimitService(engine, Settlements(buckets, ids), self.clock, cached_requests=_CACHED)
+        self.checks = RateLimitService(engine, Settlements(resolver, buckets, ids), self.clock, cached_requests=_CACHED)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
         admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)

@@ -78,7 +78,7 @@ def bucket(capacity: int, refill: int) -> Limit:
         ({"limits": (Limit("burst", Quota(10_000, Window.DAY)), DAILY)}, ["limit burst is cut by 98.8 %"]),
         (
             {"limits": (Limit("burst", Concurrency(20, 30 * MICRO)), DAILY)},
-            ["limit burst counts something else: calls at once are no tokens"],
+            ["limit burst counts something else: tokens, or calls at once"],
         ),
         (
             {"limits": (Limit("burst", Quota(864_000, Window.DAY)), DAILY)},

@@ -13,7 +13,7 @@ from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.clock import SYSTEM_CLOCK
 from ratelimit_service.decision.limit import MICRO, Limit, Mode
 from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US, Decision
-from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.policy import OPEN_RESERVATIONS, Policy
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.settlement import Settlement
 from ratelimit_service.decision.window import NO_END, length_of
@@ -103,11 +103,13 @@ class DecisionEncoder:
 
     def encode_settlement(self, settlement: Settlement) -> bytes:
         """The SettleLimitResponse for a settlement, without the limit on open reservations."""
-        (buckets, *_), (allowed, results, clamped, _) = settlement
+        buckets, (allowed, results, clamped, _) = settlement
         response = (_ALLOWED if allowed else b"") + (_CLAMPED + varint(clamped) if clamped else b"")
         now_us = self._now_us()
-        for bucket, (remaining, wait_us, reset_us) in zip(buckets[:-1], results, strict=False):
+        for bucket, (remaining, wait_us, reset_us) in zip(buckets, results, strict=True):
             limit = bucket.limit
+            if limit.name == OPEN_RESERVATIONS:
+                continue
             enforced = limit.mode is Mode.ENFORCE
             _, result, _, until_us = self._limits.get(id(limit)) or self._encode_limit(limit, enforced=enforced)
             if until_us <= now_us:

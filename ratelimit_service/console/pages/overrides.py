@@ -15,7 +15,16 @@ from ratelimit_service.console.limits import not_expired, violations_of
 from ratelimit_service.console.times import AT, NEVER, chosen_time
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.engine import Check
-from ratelimit_service.decision.limit import MAX_TOKENS, Algorithm, Concurrency, Level, Limit, Quota, TokenBucket
+from ratelimit_service.decision.limit import (
+    MAX_CONCURRENCY,
+    MAX_TOKENS,
+    Algorithm,
+    Concurrency,
+    Level,
+    Limit,
+    Quota,
+    TokenBucket,
+)
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument, NotFound, ServiceError
 from ratelimit_service.management.confirmation import ConfirmationRequired
@@ -214,7 +223,7 @@ def _values(form: Fields, base: Limit | None) -> dict[str, str]:
     if isinstance(algorithm, TokenBucket):
         offered = {"capacity": algorithm.capacity, "refill_tokens": algorithm.refill_tokens}
     elif isinstance(algorithm, Concurrency):
-        offered = {"max": algorithm.max}
+        return {"max": form.text("max") or f"{min(_FACTOR * algorithm.max, MAX_CONCURRENCY)}"}
     else:
         offered = {"amount": algorithm.amount}
     return {name: form.text(name) or f"{min(_FACTOR * number, MAX_TOKENS)}" for name, number in offered.items()}

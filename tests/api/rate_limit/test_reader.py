@@ -43,9 +43,10 @@ class World:
         self.clock, self.source = ManualClock(), MemorySource()
         self.cache = PolicyCache(self.source, self.clock)
         buckets = MemoryBuckets(self.clock)
+        keys = KeyResolver(self.cache, PEPPERS)
         ids = ReservationIds([b"secret"])
-        self.engine = DecisionEngine(KeyResolver(self.cache, PEPPERS), buckets, buckets, UsageTally(self.clock), ids)
-        self.service = RateLimitService(self.engine, Settlements(buckets, ids), self.clock, cached_requests=100)
+        self.engine = DecisionEngine(keys, buckets, buckets, UsageTally(self.clock), ids)
+        self.service = RateLimitService(self.engine, Settlements(keys, buckets, ids), self.clock, cached_requests=100)
         self.reader = self.service.reader
         self.api_key = ApiKey.generate("live")
         self.source.records[self.api_key.key_id] = record(self.api_key, *limits, **fields)

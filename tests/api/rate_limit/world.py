@@ -27,9 +27,10 @@ class World:
         clock = ManualClock()
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
         cache = PolicyCache(self.source, clock)
+        keys = KeyResolver(cache, PEPPERS)
         ids = ReservationIds([b"secret"])
-        self.engine = DecisionEngine(KeyResolver(cache, PEPPERS), self.buckets, self.buckets, UsageTally(clock), ids)
-        self.service = RateLimitService(self.engine, Settlements(self.buckets, ids), clock, cached_requests=100)
+        self.engine = DecisionEngine(keys, self.buckets, self.buckets, UsageTally(clock), ids)
+        self.service = RateLimitService(self.engine, Settlements(keys, self.buckets, ids), clock, cached_requests=100)
 
     async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
         data = CheckLimitRequest(**fields).SerializeToString()

@@ -49,7 +49,7 @@ Global___LimitLevel: _TypeAlias = LimitLevel  # noqa: Y015
 
 @_typing.final
 class Limit(_message.Message):
-    """One rule of a plan: a token bucket or a quota, for the resources that its pattern matches."""
+    """One rule of a plan: a token bucket, a quota or a number of calls at once, for the resources that its pattern matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -307,8 +307,9 @@ Global___Quota: _TypeAlias = Quota  # noqa: Y015
 @_typing.final
 class Concurrency(_message.Message):
     """A number of calls at once. A call by CheckLimit with a cost, or with `hold`, takes one slot, whatever its cost, and is a
-    reservation: its slot comes back when it is settled (SettleLimit), or when its hold ends. A denial has no `retry_after`.
-    ShouldRateLimit and ext_authz take no slots: they do not know when a call ends.
+    reservation: its slot comes back when it is settled (SettleLimit), or when its hold ends: with its last second, and of a hold
+    of more than a minute up to a 32nd of it later. A denial has no `retry_after`. In mode SHADOW only calls with `hold` are
+    counted. ShouldRateLimit and ext_authz take no slots: they do not know when a call ends.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
