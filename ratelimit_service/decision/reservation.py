@@ -37,8 +37,8 @@ def pack(reservation: Reservation) -> bytes:
     """What the ids of all reservations like this one say."""
     key_id, buckets, series = reservation
     stem = series.with_limits().field.decode()
-    said = [key_id, buckets[0].partition, stem, [_to_list(bucket) for bucket in buckets]]
-    return zlib.compress(json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode())
+    content = [key_id, buckets[0].partition, stem, [_to_list(bucket) for bucket in buckets]]
+    return zlib.compress(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 def unpack(packed: bytes) -> Reservation:

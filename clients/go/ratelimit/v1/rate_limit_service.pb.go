@@ -90,7 +90,7 @@ const (
 	CheckLimitResponse_REASON_UNSPECIFIED CheckLimitResponse_Reason = 0
 	// Allowed: it fits every limit.
 	CheckLimitResponse_WITHIN_LIMIT CheckLimitResponse_Reason = 1
-	// Denied: it does not fit `limit` now. `retry_after` is the time until it will.
+	// Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once.
 	CheckLimitResponse_OVER_LIMIT CheckLimitResponse_Reason = 2
 	// Denied: it costs more than `limit` ever holds. Never retry.
 	CheckLimitResponse_COST_EXCEEDS_CAPACITY CheckLimitResponse_Reason = 3
@@ -386,13 +386,15 @@ type CheckLimitResponse struct {
 	// limit was evaluated: see `limits`.
 	Remaining int64 `protobuf:"varint,8,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent
-	// when allowed, and when no wait would help.
+	// when allowed, when no wait would help, and when it is not known, since a call under way has to end.
 	RetryAfter *durationpb.Duration `protobuf:"bytes,9,opt,name=retry_after,proto3" json:"retry_after,omitempty"`
-	// The result of every limit that was evaluated, in the plan's order.
+	// The result of every limit that was evaluated, in the plan's order; of a call with `hold` at last that of `open_reservations`,
+	// how many reservations the subject may have open.
 	Limits []*LimitResult `protobuf:"bytes,10,rep,name=limits,proto3" json:"limits,omitempty"`
-	// Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 2,048 characters,
-	// with 128 random bits: whoever has it can settle the reservation. Empty when there is nothing to settle: the call was
-	// denied, no limit was evaluated, or the bucket store was unavailable (`source` DEGRADED), so that the estimate stays charged.
+	// Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 8,192 characters,
+	// some 250 with one limit, which nobody can guess: whoever has it can settle the reservation. Empty when there is nothing to
+	// settle: the call was denied, it takes no reservation, or the bucket store was unavailable (`source` DEGRADED), so that the
+	// estimate stays charged. A call without `hold` has one, too, if a limit on calls at once applies to it.
 	ReservationId string `protobuf:"bytes,11,opt,name=reservation_id,proto3" json:"reservation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -511,9 +513,9 @@ type SettleLimitRequest struct {
 	// The `reservation_id` of the response to the reservation. Required.
 	ReservationId string `protobuf:"bytes,1,opt,name=reservation_id,proto3" json:"reservation_id,omitempty"`
 	// Tokens that the call took: 0 to 9,007,199,254. What is above the estimate is charged as by `charge: ALWAYS`, to the
-	// window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is given
-	// back, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
-	// that count CALLS are left as they are. Required: an absent cost is no cost of 0.
+	// window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is
+	// returned, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
+	// that count CALLS are left as they are. Required: absent is an error, and not 0.
 	ActualCost    *uint64 `protobuf:"varint,2,opt,name=actual_cost,proto3,oneof" json:"actual_cost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -205,23 +205,25 @@ export type CheckLimitResponse = Message<"ratelimit.v1.CheckLimitResponse"> & {
 
   /**
    * How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent
-   * when allowed, and when no wait would help.
+   * when allowed, when no wait would help, and when it is not known, since a call under way has to end.
    *
    * @generated from field: google.protobuf.Duration retry_after = 9 [json_name = "retry_after"];
    */
   retryAfter?: Duration | undefined;
 
   /**
-   * The result of every limit that was evaluated, in the plan's order.
+   * The result of every limit that was evaluated, in the plan's order; of a call with `hold` at last that of `open_reservations`,
+   * how many reservations the subject may have open.
    *
    * @generated from field: repeated ratelimit.v1.LimitResult limits = 10;
    */
   limits: LimitResult[];
 
   /**
-   * Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 2,048 characters,
-   * with 128 random bits: whoever has it can settle the reservation. Empty when there is nothing to settle: the call was
-   * denied, no limit was evaluated, or the bucket store was unavailable (`source` DEGRADED), so that the estimate stays charged.
+   * Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 8,192 characters,
+   * some 250 with one limit, which nobody can guess: whoever has it can settle the reservation. Empty when there is nothing to
+   * settle: the call was denied, it takes no reservation, or the bucket store was unavailable (`source` DEGRADED), so that the
+   * estimate stays charged. A call without `hold` has one, too, if a limit on calls at once applies to it.
    *
    * @generated from field: string reservation_id = 11 [json_name = "reservation_id"];
    */
@@ -256,7 +258,7 @@ export enum CheckLimitResponse_Reason {
   WITHIN_LIMIT = 1,
 
   /**
-   * Denied: it does not fit `limit` now. `retry_after` is the time until it will.
+   * Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once.
    *
    * @generated from enum value: OVER_LIMIT = 2;
    */
@@ -381,9 +383,9 @@ export type SettleLimitRequest = Message<"ratelimit.v1.SettleLimitRequest"> & {
 
   /**
    * Tokens that the call took: 0 to 9,007,199,254. What is above the estimate is charged as by `charge: ALWAYS`, to the
-   * window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is given
-   * back, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
-   * that count CALLS are left as they are. Required: an absent cost is no cost of 0.
+   * window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is
+   * returned, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
+   * that count CALLS are left as they are. Required: absent is an error, and not 0.
    *
    * @generated from field: optional uint64 actual_cost = 2 [json_name = "actual_cost"];
    */

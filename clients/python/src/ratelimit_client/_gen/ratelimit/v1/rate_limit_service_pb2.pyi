@@ -142,7 +142,7 @@ class CheckLimitResponse(_message.Message):
         WITHIN_LIMIT: CheckLimitResponse._Reason.ValueType  # 1
         """Allowed: it fits every limit."""
         OVER_LIMIT: CheckLimitResponse._Reason.ValueType  # 2
-        """Denied: it does not fit `limit` now. `retry_after` is the time until it will."""
+        """Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once."""
         COST_EXCEEDS_CAPACITY: CheckLimitResponse._Reason.ValueType  # 3
         """Denied: it costs more than `limit` ever holds. Never retry."""
         KEY_UNKNOWN: CheckLimitResponse._Reason.ValueType  # 4
@@ -166,7 +166,7 @@ class CheckLimitResponse(_message.Message):
     WITHIN_LIMIT: CheckLimitResponse.Reason.ValueType  # 1
     """Allowed: it fits every limit."""
     OVER_LIMIT: CheckLimitResponse.Reason.ValueType  # 2
-    """Denied: it does not fit `limit` now. `retry_after` is the time until it will."""
+    """Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once."""
     COST_EXCEEDS_CAPACITY: CheckLimitResponse.Reason.ValueType  # 3
     """Denied: it costs more than `limit` ever holds. Never retry."""
     KEY_UNKNOWN: CheckLimitResponse.Reason.ValueType  # 4
@@ -245,19 +245,22 @@ class CheckLimitResponse(_message.Message):
     limit was evaluated: see `limits`.
     """
     reservation_id: _builtins.str
-    """Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 2,048 characters,
-    with 128 random bits: whoever has it can settle the reservation. Empty when there is nothing to settle: the call was
-    denied, no limit was evaluated, or the bucket store was unavailable (`source` DEGRADED), so that the estimate stays charged.
+    """Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 8,192 characters,
+    some 250 with one limit, which nobody can guess: whoever has it can settle the reservation. Empty when there is nothing to
+    settle: the call was denied, it takes no reservation, or the bucket store was unavailable (`source` DEGRADED), so that the
+    estimate stays charged. A call without `hold` has one, too, if a limit on calls at once applies to it.
     """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent
-        when allowed, and when no wait would help.
+        when allowed, when no wait would help, and when it is not known, since a call under way has to end.
         """
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.LimitResult]:
-        """The result of every limit that was evaluated, in the plan's order."""
+        """The result of every limit that was evaluated, in the plan's order; of a call with `hold` at last that of `open_reservations`,
+        how many reservations the subject may have open.
+        """
 
     def __init__(
         self,
@@ -294,9 +297,9 @@ class SettleLimitRequest(_message.Message):
     """The `reservation_id` of the response to the reservation. Required."""
     actual_cost: _builtins.int
     """Tokens that the call took: 0 to 9,007,199,254. What is above the estimate is charged as by `charge: ALWAYS`, to the
-    window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is given
-    back, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
-    that count CALLS are left as they are. Required: an absent cost is no cost of 0.
+    window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is
+    returned, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
+    that count CALLS are left as they are. Required: absent is an error, and not 0.
     """
     def __init__(
         self,
