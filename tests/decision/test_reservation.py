@@ -58,7 +58,7 @@ def test_what_was_made_with_an_earlier_pepper_is_read() -> None:
 @pytest.mark.parametrize("made_up", ["", "x", "A" * 100, "ü", "A" * (MAX_ID + 1), "!?*", "=" * 10])
 def test_what_is_no_id(made_up: str) -> None:
     """Raises what its reader expects."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         IDS.read(made_up)
 
 
