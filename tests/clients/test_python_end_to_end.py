@@ -11,6 +11,7 @@ import pytest
 from ratelimit_client import (
     AsyncRateLimitClient,
     Decision,
+    OnError,
     Origin,
     RateLimitClient,
     RateLimitError,
@@ -49,6 +50,30 @@ def _revoke(server: DevServer, key_id: str) -> None:
             metadata=(("authorization", f"Bearer {server.state['admin_token']}"),),
             timeout=10,
         )
+
+
+def test_a_reservation_is_settled(dev_server: DevServer) -> None:
+    """At the actual cost; left without one at the estimate, and after an exception at what was chosen."""
+    _, secret = _new_key(dev_server)
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        client.wait_until_connected()
+
+        def daily() -> int:
+            return next(limit.remaining for limit in client.check(secret, cost=0).limits if limit.name == "daily")
+
+        begun = daily()
+        with client.reserve(secret, estimate=10, hold=30) as reservation:
+            assert (reservation.allowed, daily()) == (True, begun - 10)
+            assert reservation.extend(60)
+            assert reservation.settle(4).settled
+        assert daily() == begun - 4
+        with client.reserve(secret, estimate=3, hold=30):
+            pass
+        assert daily() == begun - 7
+        with pytest.raises(KeyError), client.reserve(secret, estimate=5, hold=30, on_error=OnError.NOTHING):
+            raise KeyError
+        assert daily() == begun - 7
+        assert client.failures.unsettled == 0
 
 
 def test_a_burst_is_decided_exactly(dev_server: DevServer) -> None:
