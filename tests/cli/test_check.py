@@ -49,7 +49,8 @@ def test_denied_exits_with_1(dev_server: DevServer, new_key: Callable[..., str])
 def test_a_reservation_is_extended_and_settled(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
     """What was reserved stays charged until its actual cost takes its place."""
     plan = (
-        "{name: held, limits: [{name: tokens, quota: {amount: 100, window: YEAR}, overdraft: {tokens: 5}}, "
+        "{name: held, limits: [{name: tokens, overdraft: {tokens: 5}, "
+        "token_bucket: {capacity: 100, refill_tokens: 1, refill_period: 2678400s}}, "
         "{name: at-once, concurrency: {max: 1, default_hold: 60s}}]}"
     )
     created = dev_server.run("plans", "create", "-", stdin=plan)

@@ -80,7 +80,7 @@ def test_reservations_count_what_they_cost(store: ClockedStore, usage: UsageRead
     assert usage.open() == {series.field: Counts(1, 6, limits=((0, 0),))}
     store.charge([settle(b"first", -4), settle(b"first", -4)], NOW_US)
     assert usage.open() == {series.field: Counts(1, 2, limits=((0, 0),))}
-    store.charge([made._replace(reservation=Reserve(b"second", 30 * MICRO))] * 2, NOW_US)
+    store.charge([made._replace(reservation=Reserve(name, 30 * MICRO)) for name in (b"second", b"third")], NOW_US)
     assert usage.open() == {series.field: Counts(2, 8, 1, limits=((1, 0),))}
     store.charge([settle(b"second", 9), settle(b"none", 9)], NOW_US)
     assert usage.open() == {series.field: Counts(2, 17, 1, limits=((1, 0),), clamped=5)}
