@@ -242,6 +242,6 @@ def _taken(store: redis.Redis, before: set[bytes]) -> int:
     counts = []
     for key in set(store.scan_iter("{p*}:s:*")) - before:
         state = store.get(key) or b""
-        numbers = struct.iter_unpack("<II", state)
+        numbers = struct.iter_unpack("<II", state[4:])
         counts.append(sum(count for second, count in numbers if second > now))
     return max(counts, default=0)
