@@ -52,6 +52,8 @@ from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.reservation import ReservationIds
+from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.decision.usage_tally import UsageSender, UsageTally
 from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import StartupError, Unavailable
@@ -209,7 +211,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 @asynccontextmanager
-async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncIterator[Planes]:
+async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores up
+    settings: Settings, *, needs_token: bool = True
+) -> AsyncIterator[Planes]:
     """Open everything that serves calls, with its background tasks running, and close it at the end.
 
     Belongs to the running loop. Raises StartupError as `open_services` does, when the bucket store's URL is invalid,
@@ -239,6 +243,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             enforcement=enforcement,
             size=settings.policy_cache_size,
             unknown_ttl=settings.unknown_key_ttl,
+            max_open=settings.max_open_reservations,
         )
         policies.waits = overload.excuse
         rules = RulesCache(PostgresRulesSource(decisions, unreadable), enforcement)
@@ -255,8 +260,10 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         stack.push_async_callback(tokens.close)
         await tokens.load()
         keys = KeyResolver(policies, services.peppers)
-        engine = DecisionEngine(keys, buckets, local, tally)
+        ids = ReservationIds(services.peppers.derived("reservation"))
+        engine = DecisionEngine(keys, buckets, local, tally, ids)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
+        settlements = Settlements(keys, buckets, ids)
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(descriptor_engine, headers, clock, out_of_bounds)
@@ -275,6 +282,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
             unreadable,
             enforcement,
             handover,
+            settlements,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -285,7 +293,7 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
         yield Planes(
-            rate_limit=RateLimitService(engine, clock, cached_requests=settings.policy_cache_size),
+            rate_limit=RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size),
             key_admin=KeyAdminService(
                 services.keys,
                 services.bulk_keys,

@@ -180,8 +180,15 @@ class Settings(BaseSettings):
     policy_cache_size: int = Field(
         default=100_000,
         ge=1,
-        description="Maximum number of keys with a cached policy, per worker. At most twice as many of their requests "
-        "are cached.",
+        description="Maximum number of keys with a cached policy, per worker. At most as many of their requests are "
+        "cached.",
+    )
+    max_open_reservations: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Reservations that one subject may have open; further ones are denied. Each takes up to 200 bytes "
+        "in Redis.",
     )
     unknown_key_ttl: float = Field(
         default=5, ge=0.1, le=300, description="Seconds for which an unknown key is not looked up again."

@@ -33,6 +33,8 @@ REQUESTS: dict[str, Message] = {
     "RateLimitService/CheckLimit, by key_id": decision_pb2.CheckLimitRequest(key_id="0123456789abcdef"),
     "RateLimitService/BatchCheckLimit": decision_pb2.BatchCheckLimitRequest(checks=[_CHECK]),
     "RateLimitService/StreamCheckLimit": decision_pb2.StreamCheckLimitRequest(check=_CHECK),
+    "RateLimitService/SettleLimit": decision_pb2.SettleLimitRequest(reservation_id="none", actual_cost=1),
+    "RateLimitService/ExtendHold": decision_pb2.ExtendHoldRequest(reservation_id="none", hold={"seconds": 1}),
     "ManageKey, reading": admin_pb2.ManageKeyRequest(list={}),
     "ManageKey, changing": admin_pb2.ManageKeyRequest(revoke={"key_id": "0123456789abcdef"}),
     "ManagePlan, reading": admin_pb2.ManagePlanRequest(list={}),

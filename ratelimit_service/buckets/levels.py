@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
-from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket
+from ratelimit_service.decision.charge import GONE, Bucket, Charge, ChargeResult, LimitResult, Reserve
+from ratelimit_service.decision.limit import MICRO, Concurrency, Quota, TokenBucket
 from ratelimit_service.decision.window import LONG_WINDOWS
 
 MAX_LEVELS: Final = 100_000
@@ -51,8 +51,8 @@ class Level:
     `result` is the last result, for `bucket`, at the monotonic time `at`. Since the generation began at `since`: `own`
     tokens were charged by this worker; `total` micro-tokens by everybody, at least; `unused` micro-tokens would have
     drained if the bucket had been charged more. All of it is as of the last measurement, after which this worker has
-    `charged` more tokens. `before` is the same of the generation before. The next measurement is `due`, `step` seconds
-    after the last.
+    `charged` more tokens, less what it returned of reservations. `before` is the same of the generation before. The
+    next measurement is `due`, `step` seconds after the last. `closes` is when the window of a quota ended then.
 
     Of a quota of an hour and longer (`long`), `peak` is the most that measurements and denials have seen used of it in
     the window that ends at `ends`. `noted`: whether there is nothing to note at the next denial.
@@ -63,6 +63,7 @@ class Level:
         "before",
         "bucket",
         "charged",
+        "closes",
         "due",
         "ends",
         "full",
@@ -89,6 +90,7 @@ class Level:
         self.total = self.unused = 0.0
         self.before: tuple[int, float, float] = _NOTHING
         self.peak, self.ends = 0, 0.0
+        self.closes = 0.0
 
     def show(self, bucket: Bucket) -> None:
         """The results are of this one from now on."""
@@ -111,6 +113,7 @@ class Level:
         mark, elapsed = self.mark, now - self.marked_at
         self.mark = used = self.full - self.result[0]
         self.marked_at, self.due = now, now + self.step
+        closes, self.closes = self.closes, now + self.result[2] / MICRO
         self.own, self.charged = self.own + self.charged, 0
         if self.long:
             self.note(now)
@@ -121,13 +124,13 @@ class Level:
         if self.rate:
             left = mark - elapsed * self.rate
             if left > 0:
-                if used > left:
-                    self.total += used - left
+                self.total += used - left
             else:
                 self.total += used
                 self.unused -= left
         else:
-            self.total += used - mark if used >= mark else used  # else another window has begun
+            begun = used == 0 or self.closes > closes + MIN_STEP_SECONDS
+            self.total += used if begun else used - mark  # which is negative if more was returned than charged
         if now - self.since > GENERATION_SECONDS:
             self._start(now, (self.own, self.total, self.unused))
 
@@ -139,6 +142,12 @@ class Level:
             self.peak, self.ends = used, ends
         elif used > self.peak:
             self.peak = used
+
+    def settled(self, cost: int) -> None:
+        """Note that a reservation of this worker took COST more tokens, or with less than 0 returned some."""
+        self.charged += cost
+        if cost < 0:
+            self.peak = max(self.peak + cost * MICRO, min(self.peak, self.used))
 
     def seen(self, now: float) -> SeenQuota | None:
         """The most that was seen used in the window that is still open; None if it is over, or no quota of an hour."""
@@ -157,7 +166,7 @@ class Level:
             own, total, unused = _NOTHING
         elif now - self.since <= GENERATION_SECONDS:
             own, total, unused = own + self.before[0], total + self.before[1], unused + self.before[2]
-        charged = own * MICRO
+        charged = max(own, 0) * MICRO
         even = PRIOR_TOKENS * MICRO + max(unused - max(charged - total, 0), 0)
         return min((charged + even / servers) / (max(total, charged) + even), 1.0)
 
@@ -181,7 +190,7 @@ class LevelMemory:
     def __len__(self) -> int:
         return len(self._levels)
 
-    def observe(  # noqa: C901  no calls on the hot path
+    def observe(  # noqa: C901, PLR0912  no calls on the hot path
         self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float
     ) -> None:
         """Note the results of a batch at NOW, a monotonic time in seconds. On the hot path."""
@@ -194,7 +203,10 @@ class LevelMemory:
                     level.show(bucket)
                 level.result = charge_result[1][0]
                 level.at = now
-                if charge_result[0] or charge[4]:
+                if charge[5] is not None and not isinstance(charge[5], Reserve):
+                    if charge_result[3] != GONE:
+                        level.settled(charge[1][0])
+                elif charge_result[0] or charge[4]:
                     level.charged += charge[1][0]
                 elif not level.noted:
                     self._note_denied(level, now)
@@ -206,7 +218,10 @@ class LevelMemory:
                 if level.bucket is not bucket:
                     level.show(bucket)
                 level.result, level.at = result, now
-                if charge_result[0] or charge[4]:
+                if charge[5] is not None and not isinstance(charge[5], Reserve):
+                    if charge_result[3] != GONE:
+                        level.settled(cost)
+                elif charge_result[0] or charge[4]:
                     level.charged += cost
                 elif not level.noted:
                     self._note_denied(level, now)
@@ -238,6 +253,9 @@ class LevelMemory:
 
     def _remember(self, bucket: Bucket, now: float) -> Level:
         """The level of a bucket that is new here, perhaps known by another object of the same name."""
+        if isinstance(bucket.limit.algorithm, Concurrency):  # LOCAL has slots of its own
+            slots = bucket.level = Level(bucket, now)
+            return slots
         level = self._levels.get(bucket.name)
         if level is None:
             level = self._levels[bucket.name] = Level(bucket, now)

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from ratelimit_service.buckets.expiring import Expiring
 from ratelimit_service.buckets.levels import Level, LevelMemory
 from ratelimit_service.buckets.reference import ReferenceBuckets, State, Terms, advance, take
-from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
-from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.decision.charge import MAX_HELD_US, Bucket, Charge, ChargeResult
+from ratelimit_service.decision.limit import MICRO, Concurrency
 from ratelimit_service.decision.ports import StoreUnavailable
 
 MAX_STATES: Final = 50_000
@@ -47,7 +47,7 @@ class Share:
         else:
             self.parts, self.whole = 1, servers
         self.bucket, self.servers = bucket, servers
-        capacity, (numerator, denominator), window, enforced, overdraft = Terms.of(bucket.limit)
+        capacity, (numerator, denominator), window, enforced, overdraft, _ = Terms.of(bucket.limit)
         numerator, denominator = numerator * self.parts, denominator * self.whole
         common = gcd(numerator, denominator)
         rate = (numerator // common, denominator // common) if window is None else (0, 1)
@@ -99,8 +99,9 @@ class LocalBucketStore:
 
     All servers together allow about as much as the limit. Of a bucket that this worker saw in the store's results
     (`levels`), its share is the part of everybody's charges that it made itself, and what was used then is used here.
-    Of any other it is an equal one. `servers()` is the number of live servers, at least 1, called at each charge.
-    `now_us()` is the time in microseconds since 1970 UTC. `request_window` is in seconds.
+    Of any other it is an equal one, and of a concurrency
+    limit: its slots come back as their holds end. `servers()` is the number of live servers, at least 1, called at each
+    charge. `now_us()` is the time in microseconds since 1970 UTC. `request_window` is in seconds.
     """
 
     def __init__(
@@ -118,7 +119,13 @@ class LocalBucketStore:
         self._size = size
         self._shares: OrderedDict[str, Share] = OrderedDict()
         self._requests: Expiring[str, ChargeResult] = Expiring(size, round(request_window * MICRO), now_us)
-        self._buckets = ReferenceBuckets(_States(self._shares), self._requests, self._terms)
+        self._buckets = ReferenceBuckets(
+            _States(self._shares),
+            self._requests,
+            self._terms,
+            Expiring(0, 0, now_us),  # nothing is settled here: each hold runs out
+            Expiring(size, MAX_HELD_US, now_us),
+        )
         self.evicted = 0
         """Tokens so far that were spent without the store, and forgotten before it knew of them."""
 
@@ -158,7 +165,7 @@ class LocalBucketStore:
             self._requests[charge.request] = ChargeResult(charged=True, limit_results=())
         now_us = self._now_us()
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
-            if cost > 0:
+            if cost > 0 and not _has_slots(bucket):
                 share = self._open(bucket, now_us)
                 state = take(advance(share.terms, share.state, now_us).state, cost * MICRO)
                 full = advance(share.terms, share.store, now_us).state.used + Terms.of(bucket.limit).most
@@ -202,7 +209,9 @@ class LocalBucketStore:
 
     def _charge(self, charge: Charge, now_us: int) -> ChargeResult:
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
-            if cost or self._levels.find(bucket) is not None or bucket.name in self._shares:
+            if not _has_slots(bucket) and (
+                cost or self._levels.find(bucket) is not None or bucket.name in self._shares
+            ):
                 self._open(bucket, now_us)
         (result,) = self._buckets.charge((charge,), now_us)
         self._evict(now_us)
@@ -259,6 +268,10 @@ class LocalBucketStore:
         while len(self._shares) > self._size:
             _, share = self._shares.popitem(last=False)
             self.evicted += max(share.spent(now_us), 0) // MICRO
+
+
+def _has_slots(bucket: Bucket) -> bool:
+    return isinstance(bucket.limit.algorithm, Concurrency)
 
 
 def _part_among(servers: int, seen: float, seen_servers: int) -> float:

@@ -8,8 +8,20 @@ I.371 annex A; the same as GCRA, counted in tokens and not in time). Integers on
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, LimitResult
-from ratelimit_service.decision.limit import EXACT, MICRO, Limit, Mode, TokenBucket, Window
+from ratelimit_service.decision.charge import (
+    GONE,
+    MAX_HELD_US,
+    NEVER,
+    UNKNOWN_WAIT,
+    Bucket,
+    Charge,
+    ChargeResult,
+    Extend,
+    LimitResult,
+    Reserve,
+    Settle,
+)
+from ratelimit_service.decision.limit import EXACT, MICRO, Concurrency, Limit, Mode, TokenBucket, Window
 from ratelimit_service.decision.window import span
 
 _YEAR_US = 366 * 86_400 * MICRO
@@ -52,7 +64,8 @@ class Terms(NamedTuple):
     """A limit in the units of the arithmetic: micro-tokens, and micro-tokens per microseconds.
 
     `window` is None for a token bucket; a quota's rate is not used. `overdraft` is None if it is not set. A share of a
-    limit may owe the rest of it: what is charged afterwards was spent, whoever has it recorded.
+    limit may owe the rest of it: what is charged afterwards was spent, whoever has it recorded. `slots`: whether it is
+    a number of calls at once, of which each is a token.
     """
 
     capacity: int
@@ -60,6 +73,7 @@ class Terms(NamedTuple):
     window: Window | None
     enforced: bool
     overdraft: int | None = None
+    slots: bool = False
 
     @property
     def most(self) -> int:
@@ -75,6 +89,8 @@ class Terms(NamedTuple):
         if isinstance(limit.algorithm, TokenBucket):
             numerator, denominator = limit.algorithm.rate
             return cls(capacity, (numerator, denominator * divisor), None, enforced, overdraft)
+        if isinstance(limit.algorithm, Concurrency):
+            return cls(limit.capacity // divisor * MICRO or MICRO, (0, 1), None, enforced, slots=True)
         return cls(capacity, (0, 1), limit.algorithm.window, enforced, overdraft)
 
 
@@ -197,6 +213,41 @@ def take(state: State, cost: int) -> State:
     return state._replace(used=used) if used > 0 else State(0, state.at, 0, state.per)
 
 
+def second_of(at: int, hold_us: int) -> int:
+    """The second with which a slot comes back whose hold of so many microseconds ends AT.
+
+    That of its end for one below 64 s, up to a 32nd of the hold later for a longer one.
+    """
+    step = 1
+    while hold_us >= 64 * step * MICRO:
+        step *= 2
+    return -(-at // (step * MICRO)) * step
+
+
+def _undrained(terms: Terms, amount: int, reserved: int, made_at: int, at: int) -> int:
+    """How much of what was RESERVED, AMOUNT of it for nothing, can be returned: what has not drained until AT."""
+    if terms.window is not None:
+        return 0 if made_at < span(terms.window, at)[0] else amount
+    drained = -(-max(at - made_at, 0) * terms.rate[0] // terms.rate[1])
+    return max(min(amount, reserved - drained), 0)
+
+
+def _returned(terms: Terms, stored: State, amount: int, now_us: int) -> State:
+    """STORED less an AMOUNT, as of its last charge: of the limit's own level alone if it decides by one."""
+    keep = max(stored.keep, now_us)
+    if terms.window is None:
+        for number, level in enumerate(stored.levels):
+            if (level.capacity, level.rate) == (terms.most, terms.rate):
+                left = max(level.used - amount, 0)
+                changed = level._replace(used=left, part=level.part if left else 0)
+                levels = (*stored.levels[:number], changed, *stored.levels[number + 1 :])
+                return stored._replace(levels=levels, keep=keep)
+        if stored.used > terms.most:
+            return stored
+    used = max(stored.used - amount, 0)
+    return stored._replace(used=used, part=stored.part if used else 0, keep=keep)
+
+
 def time_until_drained(terms: Terms, state: State, amount: int, now_us: int) -> int:
     """Microseconds from now until AMOUNT micro-tokens (1 or more) of an advanced state will have drained."""
     if terms.window is not None:
@@ -225,11 +276,26 @@ def limit_result(terms: Terms, state: State, wait_us: int, now_us: int) -> Limit
     return LimitResult(remaining if terms.overdraft is not None else max(remaining, 0), wait_us, reset_us)
 
 
+class Held(NamedTuple):
+    """A reservation that was made, and whose hold ends, at these times in microseconds since 1970 UTC.
+
+    Its slots come back with `second`. `untaken` are the positions of buckets from which nothing was taken. `settled` is
+    its result once it is settled.
+    """
+
+    made_at: int
+    ends: int
+    second: int
+    untaken: frozenset[int] = frozenset()
+    settled: ChargeResult | None = None
+
+
 class ReferenceBuckets:
     """Buckets in memory, which by default never expire.
 
-    `states` holds them by name and `request_results` the results by request, for stores that expire them; `terms`
-    returns the terms of a bucket's limit, for stores that divide limits.
+    `states` holds them by name, `request_results` the results by request, `reservations` those by name, and `slots` by
+    the names of concurrency limits how many of those that are taken come back in which seconds since 1970 UTC, for
+    stores that expire them; `terms` returns the terms of a bucket's limit, for stores that divide limits.
     """
 
     def __init__(
@@ -237,17 +303,27 @@ class ReferenceBuckets:
         states: MutableMapping[str, State] | None = None,
         request_results: MutableMapping[str, ChargeResult] | None = None,
         terms: Callable[[Bucket], Terms] = lambda bucket: Terms.of(bucket.limit),
+        reservations: MutableMapping[bytes, Held] | None = None,
+        slots: MutableMapping[str, dict[int, int]] | None = None,
     ) -> None:
         self._states: MutableMapping[str, State] = {} if states is None else states
         self._terms = terms
         self._request_results: MutableMapping[str, ChargeResult] = {} if request_results is None else request_results
+        self._reservations: MutableMapping[bytes, Held] = {} if reservations is None else reservations
+        self._slots: MutableMapping[str, dict[int, int]] = {} if slots is None else slots
 
     def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Make each charge or none of it, in this order."""
         return [self._charge_once(charge, now_us) for charge in charges]
 
     def _charge_once(self, charge: Charge, now_us: int) -> ChargeResult:
+        if isinstance(charge.reservation, Settle | Extend):
+            return self._change(charge, charge.reservation, now_us)
         stored = self._request_results.get(charge.request) if charge.request else None
+        if stored is None and isinstance(charge.reservation, Reserve):
+            held = self._reservations.get(charge.reservation.name)
+            if held is not None and (held.settled is not None or held.ends > now_us):  # by another call of the same id
+                return ChargeResult(charged=True, limit_results=self._peek(charge, now_us))
         if stored is None:
             result = self._charge(charge, now_us)
             if charge.request and (result.charged or charge.afterwards):  # no denial: a repeat may fit by then
@@ -262,16 +338,103 @@ class ReferenceBuckets:
         results = []
         for bucket, cost in zip(charge.buckets, charge.costs, strict=True):
             terms = self._terms(bucket)
+            if terms.slots:
+                results.append(self._slots_result(bucket, terms, now_us))
+                continue
             state = advance(terms, self._states.get(bucket.name, State()), now_us).state
             needed = 1 if charge.afterwards and cost > 0 else cost
             results.append(limit_result(terms, state, wait_until_fits(terms, state, needed * MICRO, now_us), now_us))
         return tuple(results)
+
+    def _taken_slots(self, bucket: Bucket, now_us: int) -> dict[int, int]:
+        slots = self._slots.get(bucket.name, {})
+        return {second: count for second, count in slots.items() if second * MICRO > now_us}
+
+    def _slots_result(self, bucket: Bucket, terms: Terms, now_us: int, wait_us: int = 0) -> LimitResult:
+        taken = self._taken_slots(bucket, now_us)
+        remaining = max(terms.capacity - sum(taken.values()) * MICRO, 0)
+        return LimitResult(remaining, wait_us, max(taken) * MICRO - now_us if taken else 0)
+
+    def _take_slot(self, bucket: Bucket, terms: Terms, second: int, now_us: int) -> bool:
+        """Take a slot that comes back with SECOND; 0 takes none. Returns whether it fits."""
+        taken = self._taken_slots(bucket, now_us)
+        if second and sum(taken.values()) * MICRO >= terms.capacity:
+            return False
+        if second:
+            self._slots[bucket.name] = taken | {second: taken.get(second, 0) + 1}
+        return True
+
+    def _return_slot(self, bucket: Bucket, second: int, now_us: int) -> bool:
+        """Return a slot that was to come back with SECOND. Returns whether there was one."""
+        taken = self._taken_slots(bucket, now_us)
+        if second not in taken:
+            return False
+        taken[second] -= 1
+        self._slots[bucket.name] = {one: count for one, count in taken.items() if count}
+        return True
+
+    def _change(self, charge: Charge, change: Settle | Extend, now_us: int) -> ChargeResult:
+        """Settle or extend a reservation."""
+        found = self._reservations.get(change.name)
+        if found is not None and found.settled is not None and isinstance(change, Settle):
+            if len(found.settled.limit_results) == len(charge.buckets):
+                return found.settled
+            return found.settled._replace(limit_results=self._peek(charge, now_us))
+        if found is None or found.settled is not None or found.ends <= now_us:
+            peeks = self._peek(charge._replace(afterwards=False), now_us)
+            return ChargeResult(charged=False, limit_results=peeks, held_us=GONE)
+        if isinstance(change, Settle):
+            result = self._settle(charge, change, found, now_us)
+            self._reservations[change.name] = found._replace(settled=result)
+            return result
+        ends = max(found.ends, min(now_us + change.hold_us, found.made_at + MAX_HELD_US))
+        second = max(found.second, second_of(ends, ends - now_us))
+        for position, bucket in enumerate(charge.buckets):
+            is_taken = self._terms(bucket).slots and change.reserved[position] and position not in found.untaken
+            if is_taken and self._return_slot(bucket, found.second, now_us):
+                taken = self._taken_slots(bucket, now_us)
+                self._slots[bucket.name] = taken | {second: taken.get(second, 0) + 1}
+        self._reservations[change.name] = found._replace(ends=ends, second=second)
+        return ChargeResult(charged=True, limit_results=self._peek(charge, now_us), held_us=ends - now_us)
+
+    def _settle(self, charge: Charge, settle: Settle, found: Held, now_us: int) -> ChargeResult:
+        results = []
+        charged, clamped = True, 0
+        for position, (bucket, change) in enumerate(zip(charge.buckets, charge.costs, strict=True)):
+            terms, tokens, reserved = self._terms(bucket), change, settle.reserved[position]
+            if terms.slots:
+                if reserved and position not in found.untaken:
+                    self._return_slot(bucket, found.second, now_us)
+                results.append(self._slots_result(bucket, terms, now_us))
+                continue
+            if position in found.untaken:
+                tokens, reserved = change + reserved, 0
+            state, stored = self._advanced(bucket, terms, tokens, now_us)
+            if tokens < 0:
+                amount = _undrained(terms, -tokens * MICRO, reserved * MICRO, found.made_at, state.at)
+                if amount:
+                    self._states[bucket.name] = _returned(terms, stored, amount, now_us)
+                state, stored = self._advanced(bucket, terms, 0, now_us)
+            cost = min(max(tokens, 0), max(terms.most - state.used, 0) // MICRO) * MICRO
+            clamped = max(clamped, tokens - cost // MICRO)
+            if cost:
+                state = take(state, cost)
+            wait = wait_until_fits(terms, state, MICRO, now_us)
+            result = limit_result(terms, state, wait, now_us)
+            if cost:
+                self._keep(bucket, charged_state(terms, stored, state, cost), now_us + result.reset_us)
+            charged = charged and not (wait and terms.enforced)
+            results.append(result)
+        return ChargeResult(charged, tuple(results), clamped)
 
     def _charge_afterwards(self, charge: Charge, now_us: int) -> ChargeResult:
         results = []
         charged, clamped = True, 0
         for bucket, tokens in zip(charge.buckets, charge.costs, strict=True):
             terms = self._terms(bucket)
+            if terms.slots:
+                results.append(self._slots_result(bucket, terms, now_us))
+                continue
             state, stored = self._advanced(bucket, terms, tokens, now_us)
             taken = min(tokens, max(terms.most - state.used, 0) // MICRO)
             clamped = max(clamped, tokens - taken)
@@ -297,17 +460,32 @@ class ReferenceBuckets:
     def _keep(self, bucket: Bucket, state: State, until_us: int) -> None:
         self._states[bucket.name] = state._replace(keep=max(state.keep, min(until_us, EXACT - 1)))
 
-    def _charge(self, charge: Charge, now_us: int) -> ChargeResult:
+    def _charge(self, charge: Charge, now_us: int) -> ChargeResult:  # noqa: C901  one pass over the buckets
         if charge.afterwards:
             return self._charge_afterwards(charge, now_us)
         before: dict[str, State] = {}
         results = []
         charged = True
-        for bucket, tokens in zip(charge.buckets, charge.costs, strict=True):
+        reserve = charge.reservation if isinstance(charge.reservation, Reserve) else None
+        ends = 0 if reserve is None else min(now_us + reserve.hold_us, EXACT - 1)
+        second = 0 if reserve is None else second_of(ends, reserve.hold_us)
+        untaken: set[int] = set()
+        slots: dict[str, dict[int, int]] = {}
+        for position, (bucket, tokens) in enumerate(zip(charge.buckets, charge.costs, strict=True)):
             cost, terms = tokens * MICRO, self._terms(bucket)
+            if terms.slots:
+                slots.setdefault(bucket.name, self._slots.get(bucket.name, {}))
+                fits = self._take_slot(bucket, terms, second if tokens > 0 else 0, now_us)
+                if not fits:
+                    untaken.add(position)
+                charged = charged and (fits or not terms.enforced)
+                results.append(self._slots_result(bucket, terms, now_us, 0 if fits else UNKNOWN_WAIT))
+                continue
             state, stored = self._advanced(bucket, terms, tokens, now_us)
             wait = wait_until_fits(terms, state, cost, now_us)
             fits = wait == 0 and cost != 0
+            if tokens > 0 and not fits:
+                untaken.add(position)
             if fits:
                 before.setdefault(bucket.name, stored)
                 state = take(state, cost)
@@ -318,8 +496,11 @@ class ReferenceBuckets:
                 self._keep(bucket, charged_state(terms, stored, state, cost), now_us + result.reset_us)
             results.append(result)
         if charged:
+            if reserve is not None:
+                self._reservations[reserve.name] = Held(now_us, ends, second, frozenset(untaken))
             return ChargeResult(charged, tuple(results))
         self._states.update(before)
+        self._slots.update(slots)
         peeks = self._peek(charge, now_us)
         return ChargeResult(
             charged,

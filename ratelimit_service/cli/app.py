@@ -31,6 +31,8 @@ class Commands(TyperGroup):
         "migrate": f"{_HERE}.migrate:migrate",
         "doctor": f"{_HERE}.doctor.command:doctor",
         "check": f"{_HERE}.check:check",
+        "settle": f"{_HERE}.reservations:settle",
+        "extend": f"{_HERE}.reservations:extend",
         "explain": f"{_HERE}.check:explain",
         "keys": f"{_HERE}.keys:app",
         "plans": f"{_HERE}.plans:app",

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from ratelimit_service._gen.ratelimit.v1.limit_pb2 import LimitLevel, LimitResul
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.errors import CommandError, Exit
-from ratelimit_service.cli.options import AsJson, DecisionServer, Server, Token
+from ratelimit_service.cli.options import AsJson, DecisionServer, Server, Token, parse_hold
 from ratelimit_service.cli.output import describe_limit, print_json, print_table
 from ratelimit_service.cli.times import format_duration
 from ratelimit_service.decision.engine import MAX_COST
@@ -44,11 +45,15 @@ def check(
     always: Annotated[
         bool, typer.Option("--always", help="Charge the cost whatever the limits have: it was incurred already.")
     ] = False,
+    hold: Annotated[
+        str, typer.Option("--hold", help="Reserve the cost, an estimate, for so long: 30s. `settle` replaces it.")
+    ] = "",
     server: DecisionServer = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide one call and charge it. Exits with 0 if it is allowed, 1 if it is denied, more if nothing was decided."""
+    held = parse_hold(hold) if hold else None
     with connect(server, token, decides=True) as client:
         credential = _credential(key)
         request = CheckLimitRequest(
@@ -58,6 +63,7 @@ def check(
             cost=cost,
             request_id=request_id,
             charge=CheckLimitRequest.ALWAYS if always else CheckLimitRequest.IF_ALLOWED,
+            hold=held,
         )
         decision = client.check_limit(request)
     if as_json:
@@ -65,6 +71,8 @@ def check(
     else:
         typer.echo("charged; for the next call: " if always and decision.limits else "", nl=False)
         _print_decision(decision)
+        if decision.reservation_id:
+            typer.echo(f"\nreservation {decision.reservation_id}")
     if not decision.allowed:
         raise typer.Exit(Exit.NO)
 
@@ -105,9 +113,14 @@ def _print_decision(decision: CheckLimitResponse) -> None:
     if decision.source == CheckLimitResponse.DEGRADED:
         line += "; the bucket store was unavailable"
     typer.echo(line)
-    if decision.limits:
+    print_limits(decision.limits)
+
+
+def print_limits(limits: Sequence[LimitResult]) -> None:
+    """Print the results of limits as a table, after an empty line; nothing if there are none."""
+    if limits:
         typer.echo()
-        print_table(("LIMIT", "LEFT", "OF", "RESETS IN", "RESULT"), map(_limit_result, decision.limits))
+        print_table(("LIMIT", "LEFT", "OF", "RESETS IN", "RESULT"), map(_limit_result, limits))
 
 
 def _limit_result(limit: LimitResult) -> tuple[str, ...]:

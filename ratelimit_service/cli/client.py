@@ -56,6 +56,14 @@ class Client(AbstractContextManager["Client"]):
         """Decide one call and charge it."""
         return self._call(self._decision.CheckLimit, request)
 
+    def settle_limit(self, request: decision_pb2.SettleLimitRequest) -> decision_pb2.SettleLimitResponse:
+        """Settle a reservation."""
+        return self._call(self._decision.SettleLimit, request)
+
+    def extend_hold(self, request: decision_pb2.ExtendHoldRequest) -> decision_pb2.ExtendHoldResponse:
+        """Hold a reservation for longer."""
+        return self._call(self._decision.ExtendHold, request)
+
     def explain_limit(self, request: admin_pb2.ExplainLimitRequest) -> admin_pb2.ExplainLimitResponse:
         """Explain what would be decided, and by which limits."""
         return self._call(self._admin.ExplainLimit, request)

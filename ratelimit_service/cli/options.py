@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.times import parse_past_time, parse_time
+from ratelimit_service.cli.times import parse_duration, parse_past_time, parse_time
 
 _SERVER_HELP = (
     "The server to call: HOST:PORT on this machine, https://HOST:PORT with TLS, plaintext://HOST:PORT to send tokens "
@@ -57,6 +58,14 @@ def parse_option_time(option: str, value: str, *, past: bool = False) -> Timesta
         return (parse_past_time if past else parse_time)(value, datetime.now(UTC))
     except ValueError as error:
         raise CommandError.usage(f"{option}: {error}") from None
+
+
+def parse_hold(value: str) -> Duration:
+    """The duration that --hold names. Raises CommandError if it is not one."""
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise CommandError.usage(f"--hold: {error}") from None
 
 
 def parse_labels(values: Sequence[str]) -> dict[str, str]:

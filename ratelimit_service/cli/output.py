@@ -68,6 +68,9 @@ def _describe_algorithm(limit: Limit) -> str:
         window = Quota.Window.Name(limit.quota.window).lower()
         unit = " calls" * (limit.counts == Limit.CALLS)
         return f"{limit.quota.amount:,}{unit} {'an' if window == 'hour' else 'a'} {window}"
+    if limit.WhichOneof("algorithm") == "concurrency":
+        hold = format_duration(limit.concurrency.default_hold)
+        return f"{limit.concurrency.max:,} calls at once, each held for {hold} unless it is settled"
     bucket = limit.token_bucket
     unit = "calls" if limit.counts == Limit.CALLS else "tokens"
     period = format_duration(bucket.refill_period)

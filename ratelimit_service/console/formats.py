@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ratelimit_service.decision.descriptors.rules import Blocked, RuleLimit, Unlimited
-from ratelimit_service.decision.limit import MICRO, Counting, Limit, Quota, TokenBucket, is_unbounded
+from ratelimit_service.decision.limit import MICRO, Concurrency, Counting, Limit, Quota, TokenBucket, is_unbounded
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLI: Final = 1_000
@@ -130,6 +130,8 @@ def allows(limit: Limit | RuleLimit) -> str:
             return f"{bucket.capacity:,}{calls}, +{bucket.refill_tokens:,}{unit}{owes}"
         case Quota() as quota:
             return f"{quota.amount:,}{calls} per {quota.window.value}{owes}"
+        case Concurrency() as concurrency:
+            return f"{concurrency.max:,} at once, each held for {duration(concurrency.default_hold_us)}"
         case Unlimited():
             return "unlimited"
         case Blocked():

@@ -9,6 +9,8 @@ from ratelimit_service.console.forms import Fields
 from ratelimit_service.decision.limit import (
     MAX_TOKENS,
     MICRO,
+    Algorithm,
+    Concurrency,
     Counting,
     Limit,
     Mode,
@@ -24,6 +26,7 @@ from ratelimit_service.management.plans import MAX_LIMITS
 UNBOUNDED: Final = "unbounded"
 BUCKET: Final = "token_bucket"
 QUOTA: Final = "quota"
+CONCURRENCY: Final = "concurrency"
 
 _UNITS: Final[Mapping[str, int]] = {
     "ms": 1_000,
@@ -37,7 +40,7 @@ _HALF: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A limit as the form has it: texts, as they were typed. `kind` is token_bucket or quota.
+    """A limit as the form has it: texts, as they were typed. `kind` is token_bucket, quota or concurrency.
 
     `overdraft` is empty for none, and may be UNBOUNDED for a quota.
     """
@@ -50,6 +53,8 @@ class Row:
     period: str = "1 s"
     amount: str = ""
     window: str = "day"
+    max: str = ""
+    default_hold: str = "30 s"
     counts: str = "cost"
     overdraft: str = ""
     mode: str = "enforce"
@@ -70,12 +75,17 @@ class Row:
             return replace(
                 row, capacity=f"{algorithm.capacity:,}", refill_tokens=f"{algorithm.refill_tokens:,}", period=period
             )
+        if isinstance(algorithm, Concurrency):
+            hold = _write_period(algorithm.default_hold_us)
+            return replace(row, kind=CONCURRENCY, max=f"{algorithm.max:,}", default_hold=hold)
         return replace(row, kind=QUOTA, amount=f"{algorithm.amount:,}", window=algorithm.window.value)
 
     def with_known_choices(self) -> "Row":
         """The same, with the default for what a list of the form does not have."""
         choices = {"window": Window, "counts": Counting, "mode": Mode}
-        known = {name: {one.value for one in choice} for name, choice in choices.items()} | {"kind": {BUCKET, QUOTA}}
+        known = {name: {one.value for one in choice} for name, choice in choices.items()} | {
+            "kind": {BUCKET, QUOTA, CONCURRENCY}
+        }
         return replace(
             self, **{name: _EMPTY[name] for name, values in known.items() if getattr(self, name) not in values}
         )
@@ -83,11 +93,13 @@ class Row:
     def limit(self) -> Limit:
         """The limit that the row describes. Raises InvalidArgument, which names the input."""
         if self.kind == BUCKET:
-            algorithm: TokenBucket | Quota = TokenBucket(
+            algorithm: Algorithm = TokenBucket(
                 _tokens("capacity", self.capacity),
                 _tokens("refill_tokens", self.refill_tokens),
-                _read_period(self.period),
+                _read_period("period", self.period),
             )
+        elif self.kind == CONCURRENCY:
+            algorithm = Concurrency(_tokens("max", self.max), _read_period("default_hold", self.default_hold))
         else:
             algorithm = Quota(_tokens("amount", self.amount), Window(self.window))
         overdraft = _read_overdraft(self.overdraft, algorithm)
@@ -151,6 +163,8 @@ _INPUTS: Final = {
     "token_bucket.refill_tokens": "refill_tokens",
     "token_bucket.refill_period": "period",
     "quota.amount": "amount",
+    "concurrency.max": "max",
+    "concurrency.default_hold": "default_hold",
 }
 
 
@@ -200,6 +214,9 @@ def _cut(was: Limit, limit: Limit) -> float:
         return max(0.0, 1 - new.capacity / old.capacity, 1 - rates[1] / rates[0])
     if isinstance(old, Quota) and isinstance(new, Quota) and old.window is new.window:
         return max(0.0, 1 - new.amount / old.amount)
+    if isinstance(old, Concurrency) and isinstance(new, Concurrency):
+        unsettled = (new.max / new.default_hold_us) / (old.max / old.default_hold_us)
+        return max(0.0, 1 - new.max / old.max, 1 - unsettled)
     return 1.0
 
 
@@ -210,12 +227,12 @@ def _tokens(field: str, text: str) -> int:
     return int(plain)
 
 
-def _read_overdraft(text: str, algorithm: TokenBucket | Quota) -> int | None:
+def _read_overdraft(text: str, algorithm: Algorithm) -> int | None:
     if not text.strip():
         return None
     if text.strip() != UNBOUNDED:
         return _tokens("overdraft", text)
-    if isinstance(algorithm, TokenBucket):
+    if not isinstance(algorithm, Quota):
         raise InvalidArgument.of("overdraft", "is unbounded, which is for a quota only; write a number of tokens")
     return most_overdraft(algorithm)
 
@@ -226,7 +243,7 @@ def _write_overdraft(limit: Limit) -> str:
     return UNBOUNDED if limit.is_unbounded else f"{limit.overdraft:,}"
 
 
-def _read_period(text: str) -> int:
+def _read_period(field: str, text: str) -> int:
     number, _, unit = text.strip().replace("\u00a0", " ").partition(" ")
     if not unit:  # "500ms"
         digits = text.strip().rstrip("abcdefghijklmnopqrstuvwxyz")
@@ -235,7 +252,7 @@ def _read_period(text: str) -> int:
     try:
         return round(float(number) * _UNITS[unit])
     except (KeyError, ValueError, OverflowError):
-        raise InvalidArgument.of("period", "is no duration; write 1 s, 500 ms, 5 min, 1 h or 1 day") from None
+        raise InvalidArgument.of(field, "is no duration; write 1 s, 500 ms, 5 min, 1 h or 1 day") from None
 
 
 def _write_period(period_us: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ratelimit_service.decision.limit import Limit
+from ratelimit_service.decision.limit import MICRO, Limit
 from ratelimit_service.decision.usage import Series
 
 MAX_BUCKETS = 512
@@ -18,6 +18,18 @@ NEVER = -1
 
 NO_ROOM = -2
 """In place of a wait: the store has no memory for a new bucket, which this would be: the charge is denied."""
+
+UNKNOWN_WAIT = -3
+"""In place of a wait: all slots of a concurrency limit are taken, and nobody knows when one comes back."""
+
+GONE = -1
+"""In place of a time for which a reservation is held: there is none of this name, or none any more."""
+
+MAX_HELD_US = 86_400 * MICRO
+"""From when a reservation is made until its last hold ends, at most."""
+
+MAX_RESERVED = 256
+"""Buckets of a charge that reserves."""
 
 MAX_FAMILY = 2**32 - 1
 
@@ -64,6 +76,39 @@ class Counted(NamedTuple):
     positions: tuple[int, ...] | None = None
 
 
+class Reserve(NamedTuple):
+    """Keep what a charge takes as a reservation, so that it can be settled: for HOLD_US microseconds, unless extended.
+
+    `name`: 16 bytes that nobody can guess.
+    """
+
+    name: bytes
+    hold_us: int
+
+
+class Settle(NamedTuple):
+    """Let the costs of a charge take the place of what was reserved under NAME.
+
+    `reserved[i]` tokens were, from `buckets[i]`, and `costs[i]` are what the bucket is to take beside them. What is
+    positive is charged afterwards; what is negative is returned, but of it no more than has not drained since the
+    reservation was made, and to a quota nothing once its window is over. Settled again, it gets the same result.
+    """
+
+    name: bytes
+    reserved: tuple[int, ...]
+
+
+class Extend(NamedTuple):
+    """Hold what was reserved under NAME for HOLD_US microseconds from now on, at least; all costs are 0.
+
+    Until MAX_HELD_US after it was made, at most.
+    """
+
+    name: bytes
+    reserved: tuple[int, ...]
+    hold_us: int
+
+
 class Charge(NamedTuple):
     """Take `costs[i]` tokens from `buckets[i]`, at most MAX_BUCKETS, for all of them or for none.
 
@@ -77,6 +122,10 @@ class Charge(NamedTuple):
 
     `afterwards`: the cost was incurred already. Each bucket takes of it what its limit has, the overdraft included, in
     whole tokens, whatever the others have; what is above that is not recorded, and counted as clamped.
+
+    `reservation`: what the charge does to a reservation, None for an ordinary one. All its buckets are in one
+    partition, at most MAX_RESERVED. Only by one that reserves are slots of concurrency limits taken, and they come back
+    when it is settled or its hold ends.
     """
 
     buckets: tuple[Bucket, ...]
@@ -84,6 +133,7 @@ class Charge(NamedTuple):
     request: str = ""
     counted: tuple[Counted, ...] = ()
     afterwards: bool = False
+    reservation: Reserve | Settle | Extend | None = None
 
 
 class LimitResult(NamedTuple):
@@ -91,8 +141,9 @@ class LimitResult(NamedTuple):
 
     `remaining`: micro-tokens left after the charge, negative only for a limit with an overdraft. `wait_us`:
     microseconds until the cost fits, if nothing else is charged before: 0 when it fits, NEVER when it never will,
-    NO_ROOM when the store has none for it. Of a peek at a limit with an overdraft, and of a charge made afterwards,
-    until one token is left. `reset_us`: microseconds until the bucket is untouched again, 0 when it is now.
+    NO_ROOM when the store has none for it, UNKNOWN_WAIT when a slot has to come back. Of a peek at a limit with an
+    overdraft, and of a charge made afterwards, until one token is left. `reset_us`: microseconds until the bucket is
+    untouched again, 0 when it is now.
     """
 
     remaining: int
@@ -104,9 +155,13 @@ class ChargeResult(NamedTuple):
     """Whether the charge was made, and the result for each of its buckets, in the charge's order.
 
     Of a charge made afterwards: whether each enforced limit has a token left. `clamped` is the most tokens of it that
-    one of its limits did not record.
+    one of its limits did not record. So is that of a charge that settles.
+
+    `held_us`: of a charge that settles or extends, the microseconds for which the reservation is held from now on: 0
+    once it is settled, GONE if there is none; then nothing was charged.
     """
 
     charged: bool
     limit_results: tuple[LimitResult, ...]
     clamped: int = 0
+    held_us: int = 0

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Charge, Counted, costs_of
+from ratelimit_service.decision.charge import Charge, Counted, Reserve, costs_of
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import MAX_TOKENS, check_resource
+from ratelimit_service.decision.limit import MAX_TOKENS, check_hold, check_resource
 from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
 from ratelimit_service.decision.policy import Considered, Policy, Selection
 from ratelimit_service.decision.ports import (
@@ -19,6 +19,7 @@ from ratelimit_service.decision.ports import (
 )
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.reservation import Reservation, ReservationIds, pack
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
 
@@ -39,6 +40,8 @@ class Check(NamedTuple):
     is set. `resource`: at most 256 bytes without control characters. `cost`: 0 to MAX_COST tokens; 0 is a peek.
     `request_id`: at most 128 bytes; empty for a call that is not to be recognised when it is repeated. `afterwards`:
     whether the cost was incurred already, and is charged whatever the limits have; None for what is neither.
+    `hold_us`: for how long the call is reserved, MIN_HOLD_US to MAX_HOLD_US; None: only if it takes slots of
+    concurrency limits, and for as long as these say. `slots`: whether it may take any: somebody could settle it.
     """
 
     api_key: str = ""
@@ -47,6 +50,8 @@ class Check(NamedTuple):
     cost: int = 1
     request_id: str = ""
     afterwards: bool | None = False
+    hold_us: int | None = None
+    slots: bool = True
 
 
 class Explanation(NamedTuple):
@@ -62,13 +67,21 @@ class Explanation(NamedTuple):
         return self.policy.considered if self.policy else ()
 
 
+class PreparedHold(NamedTuple):
+    """What the ids of reservations by this check say, and for how long they are held."""
+
+    packed: bytes
+    hold_us: int
+
+
 class PreparedCheck(NamedTuple):
-    """A check with a policy that does not refuse it, ready to be charged."""
+    """A check with a policy that does not refuse it, ready to be charged; `hold` if it is a reservation."""
 
     policy: Policy
     selection: Selection
     charge: Charge
     cost: int
+    hold: PreparedHold | None = None
 
 
 class DecisionEngine:
@@ -78,13 +91,19 @@ class DecisionEngine:
     `decide` in the same iteration of the event loop, and later as long as its policy's `validity` is current. `buckets`
     are shared by all servers; `local` is this server's share of them, by which it decides while they are unavailable
     and the plan's `on_store_failure` is LOCAL; ALLOW is noted there. `usage` gets what the shared ones do not count.
+    `ids` makes those of reservations.
     """
 
-    def __init__(self, keys: KeyResolver, buckets: BucketStore, local: FallbackStore, usage: UsageTally) -> None:
+    def __init__(
+        self, keys: KeyResolver, buckets: BucketStore, local: FallbackStore, usage: UsageTally, ids: ReservationIds
+    ) -> None:
         self._keys = keys
         self._buckets = buckets
         self._local = local
         self._usage = usage
+        self._ids = ids
+        self.reserved = 0
+        """Reservations made so far."""
         self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
         """Decisions so far, by reason and then by source."""
 
@@ -122,6 +141,8 @@ class DecisionEngine:
         if isinstance(prepared, Decision):
             decision = prepared
             self._count(decision)
+        elif prepared.hold is not None:
+            return await self._reserve(prepared, prepared.hold, deadline)
         else:
             try:
                 charge_results = await self._buckets.charge((prepared.charge,), deadline)
@@ -134,11 +155,30 @@ class DecisionEngine:
         self.tally[decision.reason][decision.source] += 1
         return decision
 
+    async def _reserve(self, prepared: PreparedCheck, hold: PreparedHold, deadline: float | None) -> Decision:
+        """Decide a reservation."""
+        opened = self._ids.make(hold.packed, prepared.cost, prepared.charge.request)
+        charge = prepared.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
+        decision = await self.decide(prepared._replace(charge=charge, hold=None), deadline)
+        return self._with_id(decision, opened.id)
+
+    def _with_id(self, decision: Decision, reservation_id: str) -> Decision:
+        """The decision on a reservation, with its id if the store has made it."""
+        if not decision.allowed or decision.source is Source.DEGRADED:
+            return decision
+        self.reserved += 1
+        return decision._replace(reservation_id=reservation_id)
+
     async def decide_all(
         self, prepared: Sequence[PreparedCheck | Decision | ServiceError], deadline: float | None = None
     ) -> list[Decision | ServiceError]:
         """Charge independent calls, in this order, in one round trip to the buckets. Errors are passed through."""
-        charged = await self._charge_all([item for item in prepared if isinstance(item, PreparedCheck)], deadline)
+        checks, ids = self._opened([item for item in prepared if isinstance(item, PreparedCheck)])
+        charged = await self._charge_all(checks, deadline)
+        for number, reservation_id in ids.items():
+            decision = charged[number]
+            if isinstance(decision, Decision):
+                charged[number] = self._with_id(decision, reservation_id)
         decisions: list[Decision | ServiceError] = [*charged]
         if len(charged) < len(prepared):
             in_order = iter(charged)
@@ -151,6 +191,18 @@ class DecisionEngine:
             if isinstance(decision, Decision):
                 tally[decision.reason][decision.source] += 1
         return decisions
+
+    def _opened(self, checks: list[PreparedCheck]) -> tuple[list[PreparedCheck], dict[int, str]]:
+        """The same with a name for each reservation among them, and the ids of these by their numbers."""
+        ids: dict[int, str] = {}
+        for number, check in enumerate(checks):
+            hold = check.hold
+            if hold is not None:
+                opened = self._ids.make(hold.packed, check.cost, check.charge.request)
+                ids[number] = opened.id
+                charge = check.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
+                checks[number] = check._replace(charge=charge, hold=None)
+        return checks, ids
 
     async def explain(self, check: Check) -> Explanation:
         """Report what `check` would decide now, without charging. Raises Unavailable when a store is unavailable."""
@@ -215,7 +267,7 @@ class DecisionEngine:
 
     def _decide_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision:
         """Decide while the shared buckets are unavailable, by the plan's `on_store_failure`."""
-        policy, selection, charge, cost = check
+        policy, selection, charge, cost, _ = check
         counts = charge.counted and not error.sent  # else the store counts it, or a late reply
         if policy.on_store_failure is OnStoreFailure.ALLOW:
             self._local.spend(charge, error)
@@ -240,14 +292,17 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     cost = check.cost
     if not 0 <= cost <= MAX_COST:
         raise InvalidArgument.of("cost", f"is {cost}; it must be between 0 and {MAX_COST}")
-    if check.request_id:
-        _check_request_id(check.request_id)
-    if check.afterwards is None:
-        raise InvalidArgument.of("charge", "is none that this server knows; use IF_ALLOWED or ALWAYS")
+    _check_options(check)
     if policy is None:
         check_resource("resource", check.resource)
         return _UNKNOWN
-    selection = policy.select(check.resource)
+    if check.hold_us is not None or (policy.has_slots and check.slots and not check.afterwards):
+        selection = policy.select_held(check.resource, reserved=check.hold_us is not None)
+        hold_us = check.hold_us or (selection.default_hold_us if cost else 0)
+        if hold_us and policy.refusal is None:
+            return _prepare_held(check, policy, selection, hold_us)
+    else:
+        selection = policy.select(check.resource)
     counted = Counted(selection.series, cost) if cost else None
     if policy.refusal is not None:
         source = policy.refusal_source
@@ -260,9 +315,31 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         costs_of(selection.buckets, cost),
         request,
         (counted,) if counted is not None else (),
-        check.afterwards and cost > 0,
+        bool(check.afterwards) and cost > 0,
     )
     return PreparedCheck(policy, selection, charge, cost)
+
+
+def _check_options(check: Check) -> None:
+    if check.request_id:
+        _check_request_id(check.request_id)
+    if check.afterwards is None:
+        raise InvalidArgument.of("charge", "is none that this server knows; use IF_ALLOWED or ALWAYS")
+    if check.hold_us is not None:
+        check_hold("hold", check.hold_us)
+        if check.afterwards:
+            raise InvalidArgument.of("hold", "is set for a charge made afterwards, which has no estimate; leave it out")
+
+
+def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: int) -> PreparedCheck:
+    """Prepare a call that is a reservation."""
+    buckets, series = selection.buckets, selection.series
+    costs = tuple([bucket.limit.reserved_of(check.cost) for bucket in buckets])
+    counted = Counted(series, check.cost, 1, tuple(range(len(buckets))))
+    request = _request_name(policy.key_id, check) if check.request_id else ""
+    packed = pack(Reservation(policy.key_id, buckets, series))
+    charge = Charge(buckets, costs, request, (counted,))
+    return PreparedCheck(policy, selection, charge, check.cost, PreparedHold(packed, hold_us))
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:
@@ -285,4 +362,6 @@ def _check_request_id(request_id: str) -> None:
 def _request_name(key_id: str, check: Check) -> str:
     """The name under which the result is kept: the same call with the same id, and no other, has the same name."""
     call = f"{key_id}\0{check.cost}\0{check.resource}\0{check.request_id}" + "\0afterwards" * bool(check.afterwards)
+    if check.hold_us is not None:
+        call += f"\0hold {check.hold_us}"
     return blake2b(call.encode(), digest_size=12).hexdigest()

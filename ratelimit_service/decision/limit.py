@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import gcd
+from typing import TypeAlias
 
 from ratelimit_service.decision.text import check_text, quoted
 from ratelimit_service.errors import InvalidArgument
@@ -16,6 +17,13 @@ EXACT = 2**53
 
 MAX_TOKENS = EXACT // MICRO
 """The largest capacity or amount, in tokens: 9,007,199,254."""
+
+MAX_CONCURRENCY = 1_000_000
+"""The most slots of a concurrency limit."""
+
+MIN_HOLD_US = 1 * MICRO
+MAX_HOLD_US = 3_600 * MICRO
+"""For which one call may be held, unless it is extended."""
 
 MAX_PERIOD_US = 31 * 86_400 * MICRO
 MIN_PERIOD_US = 1_000
@@ -115,8 +123,28 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class Concurrency:
+    """`max` calls at once. Each takes a slot until it is settled, or its hold ends: `default_hold_us` if it names none.
+
+    Bounds: max 1 to MAX_CONCURRENCY, default_hold_us MIN_HOLD_US to MAX_HOLD_US. Raises InvalidArgument otherwise.
+    """
+
+    max: int
+    default_hold_us: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max <= MAX_CONCURRENCY:
+            raise InvalidArgument.of("concurrency.max", f"is {self.max}; it must be between 1 and {MAX_CONCURRENCY}")
+        check_hold("concurrency.default_hold", self.default_hold_us)
+
+
+Algorithm: TypeAlias = TokenBucket | Quota | Concurrency
+"""How a limit counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
-    """One rule: a token bucket or a quota, for the resources that its pattern matches.
+    """One rule: a token bucket, a quota or a number of calls at once, for the resources that its pattern matches.
 
     `resource` is an exact name, a prefix ending in `*`, or `*`; one that begins with `* ` is a pattern for what follows
     the first word, as `* /search*` for a path with any method. At most 256 bytes without control characters.
@@ -127,7 +155,7 @@ class Limit:
     """
 
     name: str
-    algorithm: TokenBucket | Quota
+    algorithm: Algorithm
     resource: str = "*"
     mode: Mode = Mode.ENFORCE
     counts: Counting = Counting.COST
@@ -135,6 +163,10 @@ class Limit:
 
     def __post_init__(self) -> None:
         check_overdraft(self.algorithm, self.overdraft)
+        if isinstance(self.algorithm, Concurrency) and self.counts is not Counting.COST:
+            raise InvalidArgument.of(
+                "counts", "is set for a number of calls at once, which counts nothing else; leave it out"
+            )
         if not NAME.fullmatch(self.name):
             raise InvalidArgument.of(
                 "name", f"is {quoted(self.name)}; use 1 to 64 of a-z 0-9 _ - . and begin with a letter or digit"
@@ -147,10 +179,10 @@ class Limit:
 
     @property
     def capacity(self) -> int:
-        """The bucket's capacity or the quota's amount, in tokens."""
+        """The bucket's capacity or the quota's amount, in tokens; of a concurrency limit its slots."""
         return _capacity_of(self.algorithm)
 
-    def with_algorithm(self, algorithm: TokenBucket | Quota) -> "Limit":
+    def with_algorithm(self, algorithm: Algorithm) -> "Limit":
         """The same with another amount or rate, and as much of its overdraft as fits beside it; all, if it was all."""
         most, overdraft = most_overdraft(algorithm), self.overdraft
         if overdraft is not None:
@@ -165,9 +197,17 @@ class Limit:
     def tokens_of(self, cost: int) -> int:
         """The tokens that a call of this COST takes: 0 for a peek.
 
-        A refund (a negative cost) leaves a limit that counts calls as it is: the call was made.
+        A refund (a negative cost) leaves a limit that counts calls as it is: the call was made. No cost takes a slot of
+        a concurrency limit: only a reservation does.
         """
+        if isinstance(self.algorithm, Concurrency):
+            return 0
         return cost if self.counts is Counting.COST else int(cost > 0)
+
+    def reserved_of(self, estimate: int) -> int:
+        """The tokens that a reservation of this ESTIMATE takes: one call and one slot, whatever its cost."""
+        is_call = self.counts is Counting.CALLS or isinstance(self.algorithm, Concurrency)
+        return 1 if is_call else estimate
 
     def matches(self, resource: str) -> bool:
         """Whether the limit applies to this resource."""
@@ -180,24 +220,28 @@ class Limit:
         return resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
 
 
-def most_overdraft(algorithm: TokenBucket | Quota) -> int:
+def most_overdraft(algorithm: Algorithm) -> int:
     """The largest overdraft beside this capacity or amount, in tokens: what is counted exactly."""
     return MAX_TOKENS - _capacity_of(algorithm)
 
 
-def is_unbounded(algorithm: TokenBucket | Quota, overdraft: int | None) -> bool:
+def is_unbounded(algorithm: Algorithm, overdraft: int | None) -> bool:
     """Whether an overdraft is that of a quota which may owe as much as is counted exactly."""
     return isinstance(algorithm, Quota) and overdraft == most_overdraft(algorithm)
 
 
-def _capacity_of(algorithm: TokenBucket | Quota) -> int:
+def _capacity_of(algorithm: Algorithm) -> int:
+    if isinstance(algorithm, Concurrency):
+        return algorithm.max
     return algorithm.capacity if isinstance(algorithm, TokenBucket) else algorithm.amount
 
 
-def check_overdraft(algorithm: TokenBucket | Quota, overdraft: int | None) -> None:
+def check_overdraft(algorithm: Algorithm, overdraft: int | None) -> None:
     """Raise InvalidArgument (field `overdraft`) unless a limit may go so many tokens below zero; None: it does not."""
     if overdraft is None:
         return
+    if isinstance(algorithm, Concurrency):
+        raise InvalidArgument.of("overdraft", "is set for a number of calls at once, which owes nothing; leave it out")
     capacity, most = _capacity_of(algorithm), most_overdraft(algorithm)
     if not 0 <= overdraft <= most:
         raise InvalidArgument.of("overdraft", f"is {overdraft}; beside {capacity} it must be between 0 and {most}")
@@ -213,6 +257,12 @@ def _is_exact(tokens: int, rate: tuple[int, int]) -> bool:
     """Whether the time in which so many tokens are gained is exact in doubles."""
     numerator, denominator = rate
     return -(-tokens * MICRO // numerator) * denominator < EXACT
+
+
+def check_hold(field: str, hold_us: int) -> None:
+    """Raise InvalidArgument unless a call may be held for so long."""
+    if not MIN_HOLD_US <= hold_us <= MAX_HOLD_US:
+        raise InvalidArgument.of(field, f"is {hold_us / MICRO:g}s; it must be between 1s and 1 hour (3600s)")
 
 
 def check_resource(field: str, resource: str) -> None:

@@ -13,14 +13,12 @@ class LruCache(Generic[K, V]):
     the old one becomes young again. So a flood of keys that are seen once does not evict those in steady use.
     """
 
-    __slots__ = ("_old", "_size", "_young", "generation")
+    __slots__ = ("_old", "_size", "_young")
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
-        self.generation = 0
-        """How often the young generation became the old one."""
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -38,5 +36,4 @@ class LruCache(Generic[K, V]):
         """Cache VALUE under KEY."""
         if len(self._young) >= self._size:
             self._old, self._young = self._young, {}
-            self.generation += 1
         self._young[key] = value

@@ -2,8 +2,8 @@
 
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.charge import NEVER, NO_ROOM, ChargeResult, Counted, LimitResult
-from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket
+from ratelimit_service.decision.charge import NEVER, NO_ROOM, UNKNOWN_WAIT, ChargeResult, Counted, LimitResult
+from ratelimit_service.decision.limit import EXACT, MICRO, Concurrency, Limit, TokenBucket
 from ratelimit_service.decision.policy import Policy, Rule
 from ratelimit_service.decision.ports import QueueTimeout
 from ratelimit_service.decision.reason import Reason, Source
@@ -15,7 +15,8 @@ class Decision(NamedTuple):
 
     `policy` is None when the key is unknown, and in UNDECIDED. `rules` were evaluated, each with its result in
     `results`; both are empty when no bucket was needed. `binding` is the index of the rule that determined
-    the decision, -1 when none did. `counted` is what the decision counts for if no bucket was needed.
+    the decision, -1 when none did. `counted` is what the decision counts for if no bucket was needed. `reservation_id`
+    settles the call, empty if there is nothing to settle.
     """
 
     allowed: bool
@@ -26,6 +27,7 @@ class Decision(NamedTuple):
     results: tuple[LimitResult, ...] = ()
     binding: int = -1
     counted: Counted | None = None
+    reservation_id: str = ""
 
     @property
     def retry_after_us(self) -> int | None:
@@ -34,7 +36,7 @@ class Decision(NamedTuple):
             undecided = self.policy is None and self.reason is Reason.DEGRADED_DENIED
             return UNDECIDED_RETRY_US if undecided else None
         wait = self.results[self.binding].wait_us
-        return None if wait == NEVER else wait
+        return wait if wait > 0 else None
 
 
 UNDECIDED_RETRY_US: Final = MICRO
@@ -52,16 +54,16 @@ _new = tuple.__new__  # a third of what calling the class costs, which is done f
 
 def decide(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, source: Source) -> Decision:
     """Decide by the result of charging the rules' buckets."""
-    charged, results, _ = charge_result
+    charged, results, _, _ = charge_result
     if charged:
         binding = _tightest(rules, results)
-        return _new(Decision, (True, _FITS, source, policy, rules, results, binding, None))
+        return _new(Decision, (True, _FITS, source, policy, rules, results, binding, None, ""))
     if any(result.wait_us == NO_ROOM for result in results):
         return _decide_without_room(policy, rules, results)
     binding = _slowest(rules, results)
     never = results[binding].wait_us == NEVER
     reason = Reason.COST_EXCEEDS_CAPACITY if never else Reason.OVER_LIMIT
-    return _new(Decision, (False, reason, source, policy, rules, results, binding, None))
+    return _new(Decision, (False, reason, source, policy, rules, results, binding, None, ""))
 
 
 def without_marks(results: tuple[LimitResult, ...]) -> tuple[LimitResult, ...]:
@@ -95,7 +97,9 @@ def decide_by_share(policy: Policy, rules: tuple[Rule, ...], charge_result: Char
 
 def preview(rules: tuple[Rule, ...], peek_results: tuple[LimitResult, ...], cost: int) -> ChargeResult:
     """The result that charging COST now would have, computed from a peek at the buckets (a charge of 0)."""
-    tokens = [rule.limit.tokens_of(cost) for rule in rules]
+    tokens = [
+        int(cost > 0) if isinstance(rule.limit.algorithm, Concurrency) else rule.limit.tokens_of(cost) for rule in rules
+    ]
     waits = [wait_for(rule.limit, peek, own) for rule, peek, own in zip(rules, peek_results, tokens, strict=True)]
     charged = all(wait == 0 or not rule.enforced for rule, wait in zip(rules, waits, strict=True))
     return ChargeResult(
@@ -117,6 +121,8 @@ def wait_for(limit: Limit, peek: LimitResult, tokens: int) -> int:
     missing = tokens * MICRO - peek.remaining
     if missing <= 0:
         return 0
+    if isinstance(limit.algorithm, Concurrency):
+        return UNKNOWN_WAIT
     if tokens > limit.capacity:
         return NEVER
     algorithm = limit.algorithm
@@ -140,14 +146,16 @@ def _tightest(rules: tuple[Rule, ...], results: tuple[LimitResult, ...]) -> int:
 
 
 def _slowest(rules: tuple[Rule, ...], results: tuple[LimitResult, ...]) -> int:
-    """The enforced rule with the longest wait; one that never fits is the slowest of all."""
+    """The enforced rule with the longest wait; of those whose wait is not known, one that never fits is the slowest."""
     binding, longest = -1, 0
     for index, rule in enumerate(rules):
         if rule.enforced:
             wait = results[index].wait_us
             if wait == NEVER:
                 return index
-            if wait > longest:
+            if wait == UNKNOWN_WAIT:
+                binding, longest = index, EXACT
+            elif wait > longest:
                 binding, longest = index, wait
     return binding
 

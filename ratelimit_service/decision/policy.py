@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ratelimit_service.decision.charge import Bucket
-from ratelimit_service.decision.limit import EXACT, Level, Limit, Mode, check_resource
+from ratelimit_service.decision.limit import EXACT, MIN_HOLD_US, Concurrency, Level, Limit, Mode, check_resource
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
@@ -64,12 +64,23 @@ class Considered(NamedTuple):
     why_not: str
 
 
+OPEN_RESERVATIONS: Final = "open_reservations"
+"""The name of the limit on a subject's open reservations, which no other limit may have."""
+
+MAX_OPEN: Final = 10_000
+"""The default of RATELIMIT_MAX_OPEN_RESERVATIONS."""
+
+
 class Selection(NamedTuple):
-    """The rules for one resource, in the plan's order, their buckets in that order, and what its calls count for."""
+    """The rules for one resource, in the plan's order, their buckets in that order, and what its calls count for.
+
+    `default_hold_us`: for how long its calls take slots of concurrency limits, 0 if they take none.
+    """
 
     rules: tuple[Rule, ...]
     buckets: tuple[Bucket, ...]
     series: Series = NO_SERIES
+    default_hold_us: int = 0
 
 
 class Policy:
@@ -79,13 +90,17 @@ class Policy:
     `secrets` are those that have not expired; `hides_secrets`: whether there may be another, which could not be read.
     Compiled with `off_until_us`, until when no limit refuses (0: limits refuse), all its rules are shadow limits, no
     call is denied because a store is down or a row cannot be read, and it is valid until then. `source` is what its
-    decisions by the shared buckets are based on.
+    decisions by the shared buckets are based on. `has_slots`: whether there are concurrency limits among its rules.
+    MAX_OPEN is how many reservations of its subject may be open.
     """
 
     __slots__ = (
         "_for_all_resources",
+        "_held_selections",
+        "_max_open",
         "_selections",
         "considered",
+        "has_slots",
         "hides_secrets",
         "key_id",
         "on_store_failure",
@@ -100,7 +115,7 @@ class Policy:
         "validity",
     )
 
-    def __init__(self, record: PolicyRecord, now_us: int, off_until_us: int = 0) -> None:
+    def __init__(self, record: PolicyRecord, now_us: int, off_until_us: int = 0, *, max_open: int = MAX_OPEN) -> None:
         off = now_us < off_until_us
         self.key_id = record.key_id
         self.subject = record.subject
@@ -126,26 +141,68 @@ class Policy:
             for limit, level, why_not in self.considered
             if not why_not
         )
-        one_for_all = all(rule.limit.resource == "*" for rule in self.rules)
-        self._for_all_resources = (self.rules, _buckets(self.rules)) if one_for_all else None
+        tokens = self.rules
+        self.has_slots = any(map(_has_slots, self.rules))
+        if self.has_slots:
+            tokens = tuple(rule for rule in self.rules if not _has_slots(rule))
+        one_for_all = all(rule.limit.resource == "*" for rule in tokens)
+        self._for_all_resources = (tokens, _buckets(tokens)) if one_for_all else None
         self._selections: dict[str, Selection] = {}
+        self._max_open = max_open
+        self._held_selections: dict[tuple[str, bool], Selection] | None = None  # most keys have none
+
+    def select_held(self, resource: str, *, reserved: bool) -> Selection:
+        """The rules for RESOURCE of a call that may be held: with those on calls at once.
+
+        RESERVED: whether it names a hold itself; then that on open reservations comes last. Otherwise it takes slots if
+        an enforced rule wants it to: shadow rules alone would make reservations that nobody knows of.
+
+        Raises InvalidArgument when it is too long or has control characters.
+        """
+        known = self._held_selections
+        if known is None:
+            known = self._held_selections = {}
+        selection = known.get((resource, reserved))
+        if selection is None:
+            check_resource("resource", resource)
+            rules = tuple(rule for rule in self.rules if rule.limit.matches(resource))
+            holds = [
+                rule.limit.algorithm.default_hold_us
+                for rule in rules
+                if rule.enforced and isinstance(rule.limit.algorithm, Concurrency)
+            ]
+            if reserved:
+                mode = Mode.SHADOW if self.source is Source.UNENFORCED else Mode.ENFORCE
+                rules = (*rules, _open_rule(self.subject, self._max_open, mode))
+            elif not holds:
+                return self.select(resource)
+            selection = Selection(rules, _buckets(rules), self._series(resource, rules), max(holds, default=0))
+            if len(known) >= _MAX_RESOURCES:
+                known.clear()
+            known[resource, reserved] = selection
+        return selection
+
+    def _series(self, resource: str, rules: Sequence[Rule]) -> Series:
+        reasons = [self.refusal.name] if self.refusal else [rule.limit.name for rule in rules]
+        return Series.of_key(self.key_id, resource, self.subject, self.plan, reasons)
 
     def select(self, resource: str) -> Selection:
-        """The rules for RESOURCE. Raises InvalidArgument when it is too long or has control characters."""
+        """The rules for RESOURCE that count tokens: not those on calls at once.
+
+        Raises InvalidArgument when it is too long or has control characters.
+        """
         selection = self._selections.get(resource)
         if selection is None:
             check_resource("resource", resource)
             rules, buckets = self._for_all_resources or self._for_resource(resource)
-            reasons = [self.refusal.name] if self.refusal else [rule.limit.name for rule in rules]
-            series = Series.of_key(self.key_id, resource, self.subject, self.plan, reasons)
-            selection = Selection(rules, buckets, series)
+            selection = Selection(rules, buckets, self._series(resource, rules))
             if len(self._selections) >= _MAX_RESOURCES:  # callers choose the names: do not keep them all
                 self._selections.clear()
             self._selections[resource] = selection
         return selection
 
     def _for_resource(self, resource: str) -> tuple[tuple[Rule, ...], tuple[Bucket, ...]]:
-        rules = tuple(rule for rule in self.rules if rule.limit.matches(resource))
+        rules = tuple(rule for rule in self.rules if rule.limit.matches(resource) and not _has_slots(rule))
         return rules, _buckets(rules)
 
 
@@ -183,9 +240,22 @@ def _bucket(record: PolicyRecord, limit: Limit, level: Level) -> Bucket:
     The name is a digest: no caller's string gets into the bucket store.
     """
     owner = f"key\0{record.key_id}" if level is Level.KEY else f"subject\0{record.subject}"
+    return _bucket_of(owner, record.subject, limit)
+
+
+def _bucket_of(owner: str, subject: str, limit: Limit) -> Bucket:
     name = blake2b(f"{owner}\0{limit.name}".encode(), digest_size=12).hexdigest()
-    partition = int.from_bytes(blake2b(record.subject.encode(), digest_size=8).digest()) % PARTITIONS
+    partition = int.from_bytes(blake2b(subject.encode(), digest_size=8).digest()) % PARTITIONS
     return Bucket(name, partition, limit)
+
+
+def _has_slots(rule: Rule) -> bool:
+    return isinstance(rule.limit.algorithm, Concurrency)
+
+
+def _open_rule(subject: str, max_open: int, mode: Mode) -> Rule:
+    limit = Limit(OPEN_RESERVATIONS, Concurrency(max_open, MIN_HOLD_US), mode=mode)
+    return Rule(limit, Level.SUBJECT, _bucket_of(f"open\0{subject}", subject, limit), mode is Mode.ENFORCE)
 
 
 def _has_passed(expires_us: int | None, now_us: int) -> bool:

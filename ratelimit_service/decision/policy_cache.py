@@ -17,7 +17,7 @@ from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.lookup_failures import LookupFailures
 from ratelimit_service.decision.lookup_queue import Lookup, LookupQueue, deferred
-from ratelimit_service.decision.policy import Policy
+from ratelimit_service.decision.policy import MAX_OPEN, Policy
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched, PolicySource, StoreUnavailable
 from ratelimit_service.decision.record import PartialRecord, PolicyRecord
 from ratelimit_service.decision.refresh_queue import MAX_PER_CHUNK, RefreshQueue, Target
@@ -130,8 +130,13 @@ class PolicyCache:
         unknown_ttl: float = 5.0,
         budget: LookupBudget | None = None,
         enforcement: Enforcement | None = None,
+        max_open: int = MAX_OPEN,
     ) -> None:
-        """ENFORCEMENT says whether limits refuse calls. None: they do."""
+        """ENFORCEMENT says whether limits refuse calls. None: they do.
+
+        MAX_OPEN is how many reservations of a subject may be open.
+        """
+        self._max_open = max_open
         self._enforcement = enforcement
         self._source = source
         self._clock = clock
@@ -446,7 +451,8 @@ class PolicyCache:
             self._rechecker = None
 
     def _compiled(self, record: PolicyRecord, now_us: int) -> Policy:
-        return Policy(record, now_us, 0 if self._enforcement is None else self._enforcement.off_until_us())
+        off_until_us = 0 if self._enforcement is None else self._enforcement.off_until_us()
+        return Policy(record, now_us, off_until_us, max_open=self._max_open)
 
     def _put(self, record: PolicyRecord, now_us: int) -> None:
         self._drop(record.key_id)

@@ -37,11 +37,12 @@ class Series:
     order of their counts. `encoded` is how a store writes it down, empty until it has been.
     """
 
-    __slots__ = ("encoded", "field")
+    __slots__ = ("_limits", "encoded", "field")
 
     def __init__(self, field: bytes) -> None:
         self.field = field
         self.encoded = b""
+        self._limits = -1
 
     @classmethod
     def of_key(cls, key_id: str, resource: str, subject: str, plan: str, limits: Iterable[str]) -> "Series":
@@ -52,6 +53,13 @@ class Series:
     def of_rule(cls, domain: str, rule: str, limits: Iterable[str]) -> "Series":
         """Descriptors that are decided by a rule. RULE is its path as configured, never a caller's value."""
         return cls(_encode(_RULE, domain, rule, *limits))
+
+    @property
+    def limits(self) -> int:
+        """How many limits denials are counted by."""
+        if self._limits < 0:
+            self._limits = len(parse_field(self.field).limits)
+        return self._limits
 
     def with_limits(self, *limits: str) -> "Series":
         """The same with other limits."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 from uuid import uuid4
 
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import GONE, Charge, ChargeResult, Settle
 from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
 from ratelimit_service.decision.usage import Series, as_other, parse_field
@@ -150,11 +150,11 @@ class UsageSender:
 
 def counts_of(charge: Charge, result: ChargeResult) -> Iterator[tuple[Series, list[int]]]:
     """The counts of each series of a charge, in the order of `usage.Counts`, flattened."""
-    charged, results, clamped = result
-    for series, cost, calls, positions in charge.counted:
+    charged, results, clamped, held_us = result
+    for series, cost, calls, positions in charge.counted if held_us != GONE else ():
         counts = [0] * (_TOTALS + 2 * len(parse_field(series.field).limits))
         own = range(len(charge.buckets)) if positions is None else positions
-        if charge.afterwards:
+        if charge.afterwards or isinstance(charge.reservation, Settle):
             yield series, [calls, cost, *counts[2:], clamped]
             continue
         if charged:

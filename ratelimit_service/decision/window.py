@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.limit import EXACT, MICRO, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import EXACT, MICRO, Algorithm, Concurrency, TokenBucket, Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -29,8 +29,10 @@ class WindowLength(NamedTuple):
     until_us: int
 
 
-def length_of(algorithm: TokenBucket | Quota, at_us: int) -> WindowLength:
-    """How long the window that contains AT_US is, for this limit."""
+def length_of(algorithm: Algorithm, at_us: int) -> WindowLength:
+    """How long the window that contains AT_US is, for this limit. That of a concurrency limit is its default hold."""
+    if isinstance(algorithm, Concurrency):
+        return WindowLength(algorithm.default_hold_us, NO_END)
     if isinstance(algorithm, TokenBucket):
         numerator, denominator = algorithm.rate
         return WindowLength(algorithm.capacity * MICRO * denominator // numerator, NO_END)

@@ -14,7 +14,7 @@ from ratelimit_service.decision.descriptors.rules import (
     Unlimited,
 )
 from ratelimit_service.decision.descriptors.tree import Wildcard
-from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket
+from ratelimit_service.decision.limit import Algorithm, Concurrency, Counting, Limit, Mode, Quota, TokenBucket
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.window import length_of
 
@@ -42,7 +42,7 @@ class _Counting(Protocol):
     def name(self) -> str: ...
 
     @property
-    def algorithm(self) -> TokenBucket | Quota | Unlimited | Blocked: ...
+    def algorithm(self) -> Algorithm | Unlimited | Blocked: ...
 
     @property
     def mode(self) -> Mode: ...
@@ -105,6 +105,8 @@ def _amount_effect(before: _Counting, after: _Counting) -> str:
     """The same for limits that are token buckets or quotas, and refuse."""
     if before.counts is not after.counts:  # how much that allows depends on what calls cost
         return f"counts {'calls, whatever they cost' if after.counts is Counting.CALLS else 'what calls cost'}"
+    if isinstance(before.algorithm, Concurrency) is not isinstance(after.algorithm, Concurrency):
+        return "counts something else: tokens, or calls at once"
     if before.overdraft is not None and after.overdraft is None:
         return "has no overdraft any more, so that it denies no peek"
     ratios = _ratios(before.algorithm, after.algorithm)
@@ -113,10 +115,13 @@ def _amount_effect(before: _Counting, after: _Counting) -> str:
     return f"is lifted to {max(ratios):,.3g} times as much" if max(ratios) > _LIFT else ""
 
 
-def _ratios(before: TokenBucket | Quota | Unlimited | Blocked, after: object) -> list[float]:
+def _ratios(before: Algorithm | Unlimited | Blocked, after: object) -> list[float]:
     """What passes at once and in the long run after a change, as multiples of that before."""
     if isinstance(before, TokenBucket | Quota) and isinstance(after, TokenBucket | Quota):
         return [_at_once(after) / _at_once(before), _rate(after) / _rate(before)]
+    if isinstance(before, Concurrency) and isinstance(after, Concurrency):
+        unsettled = (after.max / after.default_hold_us) / (before.max / before.default_hold_us)
+        return [after.max / before.max, unsettled]
     return [1.0]
 
 

@@ -15,7 +15,7 @@ from ratelimit_service.decision.descriptors.rules import (
     RuleOnStoreFailure,
     Unlimited,
 )
-from ratelimit_service.decision.limit import Counting, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import Algorithm, Concurrency, Counting, Limit, Mode, Quota, TokenBucket, Window
 
 Document = Mapping[str, Any]
 
@@ -62,8 +62,10 @@ def _overdraft_from_document(document: Document) -> int | None:
     return _whole(document, "overdraft") if "overdraft" in document else None
 
 
-def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
+def algorithm_to_document(algorithm: Algorithm) -> dict[str, Any]:
     """Return the part of a limit's document that holds its algorithm."""
+    if isinstance(algorithm, Concurrency):
+        return {"concurrency": {"max": algorithm.max, "default_hold_us": algorithm.default_hold_us}}
     if isinstance(algorithm, TokenBucket):
         return {
             "token_bucket": {
@@ -75,11 +77,14 @@ def algorithm_to_document(algorithm: TokenBucket | Quota) -> dict[str, Any]:
     return {"quota": {"amount": algorithm.amount, "window": algorithm.window.value}}
 
 
-def algorithm_from_document(document: Document) -> TokenBucket | Quota:
+def algorithm_from_document(document: Document) -> Algorithm:
     """Return the algorithm of a limit's document. Raises like `limit_from_document`."""
+    if sum(name in document for name in ("token_bucket", "quota", "concurrency")) > 1:
+        raise ValueError("it counts in more than one way")
+    if "concurrency" in document:
+        body = document["concurrency"]
+        return Concurrency(_whole(body, "max"), _whole(body, "default_hold_us"))
     if "token_bucket" in document:
-        if "quota" in document:
-            raise ValueError("it is both a token bucket and a quota")
         body = document["token_bucket"]
         return TokenBucket(*(_whole(body, name) for name in ("capacity", "refill_tokens", "refill_period_us")))
     body = document["quota"]
@@ -156,8 +161,8 @@ def _rule_limit_to_document(limit: RuleLimit) -> dict[str, Any]:
 
 def _rule_limit_from_document(document: Document) -> RuleLimit:
     algorithms = [name for name in _ALGORITHMS if name in document]
-    if len(algorithms) != 1:
-        raise ValueError(f"a limit has one of {', '.join(_ALGORITHMS)}, not {len(algorithms)}")
+    if len(algorithms) != 1 or "concurrency" in document:
+        raise ValueError(f"a limit has one of {', '.join(_ALGORITHMS)}, and no other")
     algorithm: Any
     if algorithms == ["unlimited"] and _flag(document, "unlimited"):
         algorithm = Unlimited()

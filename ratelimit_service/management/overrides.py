@@ -17,7 +17,7 @@ from ratelimit_service.management.confirmation import Change as Confirmed
 from ratelimit_service.management.documents import limit_from_document, limit_to_document
 from ratelimit_service.management.key_filter import KeyFilter
 from ratelimit_service.management.keys import Key, KeyRepository, key_not_found
-from ratelimit_service.management.plans import PlanRepository
+from ratelimit_service.management.plans import PlanRepository, check_limit_name
 from ratelimit_service.management.text import check_name, check_stored_subject, check_subject
 from ratelimit_service.management.transactions import Transactions
 
@@ -111,15 +111,16 @@ class OverrideService:
     ) -> Sequence[Override]:
         """Add an override or replace the one of the same name. Returns all of the target's.
 
-        Raises InvalidArgument for an expire time that has passed, for a subject or a resource that is no name, as
-        `check_name` has it, and is not stored yet, and for a seventeenth override; ConfirmationRequired for a change
-        that has to be confirmed, unless `confirmation` does.
+        Raises InvalidArgument for an expire time that has passed, for the name of a limit that the service has itself,
+        for a subject or a resource that is no name, as `check_name` has it, and is not stored yet, and for one override
+        too many; ConfirmationRequired for a change that has to be confirmed, unless `confirmation` does.
         """
         now_us = self._clock.now_us()
         if override.expires_us is not None and override.expires_us <= now_us:
             raise InvalidArgument.of(
                 "override.expire_time", f"is {rfc3339(override.expires_us)}, which has passed; choose a later time"
             )
+        check_limit_name("override.limit.name", override.limit)
         name = override.limit.name
         async with self._transactions.writing() as work:
             key = await _key_to_change(work, target, now_us)

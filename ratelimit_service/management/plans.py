@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypedDict
 
 from ratelimit_service.decision.limit import NAME, Limit
+from ratelimit_service.decision.policy import OPEN_RESERVATIONS
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.text import quoted
@@ -73,6 +74,12 @@ def check_plan_name(field: str, name: str) -> None:
         )
 
 
+def check_limit_name(field: str, limit: Limit) -> None:
+    """Raise InvalidArgument if a limit has the name of one that the service has itself."""
+    if limit.name == OPEN_RESERVATIONS:
+        raise InvalidArgument.of(field, f"is {limit.name}, the limit on a subject's open reservations; rename it")
+
+
 def check_limits(limits: Sequence[Limit]) -> None:
     """Raise InvalidArgument (field `limits`) unless there are 1 to 16 with different names."""
     if not 1 <= len(limits) <= MAX_LIMITS:
@@ -80,6 +87,7 @@ def check_limits(limits: Sequence[Limit]) -> None:
     seen: set[str] = set()
     violations: list[FieldViolation] = []
     for position, limit in enumerate(limits):
+        check_limit_name(f"limits[{position}].name", limit)
         if limit.name in seen:
             violations.append(
                 FieldViolation(f"limits[{position}].name", f"is {limit.name!r} like that of a limit before; rename one")

@@ -20,6 +20,12 @@ class Engine(Protocol):
     tally: list[list[int]]
 
 
+class Checks(Engine, Protocol):
+    """That which also makes reservations."""
+
+    reserved: int
+
+
 class Cache(Protocol):
     """The part of the policy cache that is read here."""
 
@@ -44,6 +50,15 @@ class Cache(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+
+class Settled(Protocol):
+    """What became of reservations."""
+
+    settled: int
+    extended: int
+    gone: int
+    clamped: int
 
 
 class Tokens(Protocol):
@@ -165,7 +180,7 @@ class Switch(Protocol):
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
-    checks: Engine
+    checks: Checks
     descriptors: Engine
     policies: Cache
     rules: Rules
@@ -179,6 +194,7 @@ class Watched(NamedTuple):
     unreadable: Rows | None = None
     enforcement: Switch | None = None
     handover: HandedOver | None = None
+    settlements: Settled | None = None
 
 
 class _Histogram(Histogram):
@@ -281,6 +297,8 @@ class WorkerMetrics:
         if watched.handover is not None:
             self._count_handover(watched.handover)
         self._count_losses(round_trips)
+        if watched.settlements is not None:
+            self._count_reservations(watched.checks, watched.settlements)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -406,6 +424,22 @@ class WorkerMetrics:
                 self._counters["unreadable_rows", table] = CounterExport(
                     partial(rows.counts.__getitem__, table), found.labels(table)
                 )
+
+    def _count_reservations(self, checks: Checks, settlements: Settled) -> None:
+        events = self._counter(
+            "reservations", "Reservations by event; gone: settled or extended too late, or unknown.", "event"
+        )
+        for event, read in (
+            ("made", lambda: checks.reserved),
+            ("settled", lambda: settlements.settled),
+            ("extended", lambda: settlements.extended),
+            ("gone", lambda: settlements.gone),
+        ):
+            self._counters["reservations", event] = CounterExport(read, events.labels(event))
+        self._counters[("clamped_tokens",)] = CounterExport(
+            lambda: settlements.clamped,
+            self._counter("clamped_tokens", "Tokens of settled calls above the overdraft of a limit: not charged."),
+        )
 
     def _count_handover(self, handover: HandedOver) -> None:
         counter = self._counter(

@@ -19,7 +19,7 @@ bounds the calls that this bucket denies, and `best` the calls of this bucket th
 
 from typing import Protocol
 
-from ratelimit_service.decision.limit import MICRO, Limit, TokenBucket, Window
+from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Concurrency, Limit, TokenBucket, Window
 from ratelimit_service.decision.window import LENGTHS, span
 
 
@@ -57,6 +57,8 @@ def bounds_of(limit: Limit, bin_us: int, number: int, used: tuple[int, int] = (0
     capacity = limit.capacity * MICRO
     if isinstance(limit.algorithm, TokenBucket):
         return _TokenBucketBounds(capacity, limit.algorithm.rate, bin_us, number, used)
+    if isinstance(limit.algorithm, Concurrency):  # counts do not say how many calls there were at once
+        return _ShortQuotaBounds(MAX_TOKENS * MICRO, 1)
     length = LENGTHS.get(limit.algorithm.window, bin_us)
     if length < bin_us:
         return _ShortQuotaBounds(capacity, bin_us // length)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
-from ratelimit_service.decision.limit import Limit, Mode, TokenBucket, Window
+from ratelimit_service.decision.limit import Concurrency, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.record import Override
 from ratelimit_service.decision.window import span
@@ -292,6 +292,8 @@ class _Run:
         )
         if chosen:
             yield "Hours were replayed, because the range has too many minutes: a shorter one gives closer bounds."
+        if any(isinstance(limit.algorithm, Concurrency) for limit in self._limits):
+            yield "Limits on calls at once were replayed as if they denied none: counts do not say how long calls took."
         if any(limit.overdraft is not None for limit in self._limits):
             yield (
                 "Limits with an overdraft were replayed as if calls were charged when they begin, and denied if they "
@@ -348,5 +350,5 @@ def _limit_effects(
 
 
 def _is_short(limit: Limit, level: Level) -> bool:
-    window = limit.algorithm.window if not isinstance(limit.algorithm, TokenBucket) else None
+    window = limit.algorithm.window if isinstance(limit.algorithm, Quota) else None
     return window is Window.SECOND or (window is Window.MINUTE and level is Level.HOUR)

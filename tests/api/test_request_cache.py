@@ -41,14 +41,36 @@ def test_finding_counts_as_use() -> None:
 
 
 def test_bounded() -> None:
-    """However many different requests come, at most twice the size is kept, and what is in use is among it."""
+    """However many different requests come, at most the size is kept, and what is in use is among it."""
     cache: RequestCache[int] = RequestCache(ManualClock(), 10)
     validity = Validity()
     for number in range(1_000):
         for _ in range(2):
             cache.put(b"%d" % number, (validity,), number)
         assert cache.get(b"0") == 0
-        assert len(cache) <= 20
+        assert len(cache) <= 10
+
+
+def test_bounded_when_all_are_in_use() -> None:
+    """One in use gives way then, after a few were passed."""
+    cache: RequestCache[int] = RequestCache(ManualClock(), 1_000)
+    validity = Validity()
+    for number in range(2_000):
+        for _ in range(2):
+            cache.put(b"%d" % number, (validity,), number)
+        assert cache.get(b"%d" % number) == number
+    assert len(cache) == 1_000
+
+
+def test_what_is_no_longer_valid_gives_way() -> None:
+    """Requests of policies that were evicted do not pile up in a cache that is far from full."""
+    cache: RequestCache[int] = RequestCache(ManualClock(), 10_000)
+    for number in range(1_000):
+        validity = Validity()
+        for _ in range(2):
+            cache.put(b"%d" % number, (validity,), number)
+        validity.invalidate()
+        assert len(cache) <= 2
 
 
 def test_large_requests_are_few() -> None:
@@ -61,7 +83,7 @@ def test_large_requests_are_few() -> None:
         for _ in range(2):
             cache.put(b"%d" % number, (validity,), number, parts=5)
         assert cache.get(b"%d" % number) == number
-        assert len(cache) <= 1 + 20
+        assert len(cache) <= 1 + 10
     assert cache.get(b"small") == -1
 
 
@@ -79,7 +101,7 @@ def test_what_comes_once_is_not_kept() -> None:
 
 def test_requests_of_one_key_are_bounded() -> None:
     """One key's requests are cached up to a bound of its own, and anew when the cache has turned over."""
-    cache: RequestCache[int] = RequestCache(ManualClock(), 3 * MAX_PER_KEY)
+    cache: RequestCache[int] = RequestCache(ManualClock(), 5 * MAX_PER_KEY)
     validity = Validity()
 
     def cached(key_id: str, numbers: range) -> int:
@@ -92,4 +114,6 @@ def test_requests_of_one_key_are_bounded() -> None:
     assert cached("one", range(2 * MAX_PER_KEY)) == MAX_PER_KEY
     assert cached("two", range(MAX_PER_KEY)) == MAX_PER_KEY
     assert cached("", range(2 * MAX_PER_KEY)) == 2 * MAX_PER_KEY
+    assert cached("one", range(2 * MAX_PER_KEY, 2 * MAX_PER_KEY + 10)) == 0
+    cached("", range(2 * MAX_PER_KEY, 4 * MAX_PER_KEY))
     assert cached("one", range(3 * MAX_PER_KEY, 3 * MAX_PER_KEY + 10)) == 10

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from ratelimit_service.decision.limit import MAX_TOKENS, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import (
+    MAX_TOKENS,
+    MIN_HOLD_US,
+    Concurrency,
+    Limit,
+    Mode,
+    Quota,
+    TokenBucket,
+    Window,
+)
 from ratelimit_service.errors import InvalidArgument
 
 _AMOUNTS = st.one_of(st.integers(1, 10), st.integers(1, 1_000), st.integers(1, MAX_TOKENS))
@@ -37,13 +46,22 @@ def quotas() -> st.SearchStrategy[Quota]:
     return st.builds(Quota, _AMOUNTS, st.sampled_from(Window))
 
 
+def concurrency() -> st.SearchStrategy[Concurrency]:
+    """A few calls at once."""
+    return st.builds(Concurrency, st.integers(1, 4), st.just(MIN_HOLD_US))
+
+
 @st.composite
-def limits(draw: st.DrawFn, *, overdrafts: bool = True) -> Limit:
-    """Limits of every kind; one in four is a shadow, and half of them have an overdraft unless that is not wanted."""
-    algorithm = draw(st.one_of(token_buckets(), tight_buckets(), quotas()))
+def limits(draw: st.DrawFn, *, overdrafts: bool = True, slots: bool = False) -> Limit:
+    """Limits of every kind; one in four is a shadow, and half of them have an overdraft unless that is not wanted.
+
+    SLOTS: whether there are concurrency limits among them.
+    """
+    kinds = [token_buckets(), tight_buckets(), quotas()]
+    algorithm = draw(st.one_of(*kinds, concurrency()) if slots else st.one_of(*kinds))
     mode = draw(st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW]))
     limit = Limit("limit", algorithm, mode=mode)
-    if not overdrafts:
+    if not overdrafts or isinstance(algorithm, Concurrency):
         return limit
     most = MAX_TOKENS - limit.capacity
     overdraft = draw(

@@ -10,8 +10,19 @@ import redis
 
 from buckets.conftest import MakeBucket, OpenStore
 from ratelimit_service.buckets.redis.script import pack_array, pack_number
-from ratelimit_service.decision.charge import MAX_BUCKETS, NEVER, Bucket, Charge, ChargeResult, Counted
-from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.charge import (
+    GONE,
+    MAX_BUCKETS,
+    NEVER,
+    Bucket,
+    Charge,
+    ChargeResult,
+    Counted,
+    Extend,
+    Reserve,
+    Settle,
+)
+from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Concurrency, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore
 from ratelimit_service.decision.usage import Series
 
@@ -252,3 +263,26 @@ async def test_calls_larger_than_one_script_together(store: BucketStore, bucket:
     calls = [[bucket(TEN) for _ in range(40)] for _ in range(250)]
     results = await asyncio.gather(*(take(store, *buckets) for buckets in calls))
     assert all(result.charged for result in results)
+
+
+async def test_a_reservation_is_settled_once(store: BucketStore, bucket: MakeBucket) -> None:
+    """What was too much comes back, a repeat changes nothing, and none is there of another name."""
+    ten, at_once = bucket(TEN), bucket(Limit("two", Concurrency(2, 30 * MICRO)))
+    name, buckets = uuid4().bytes, (ten, at_once)
+
+    async def made(costs: tuple[int, int], reservation: Reserve | Settle | Extend) -> ChargeResult:
+        (result,) = await store.charge((Charge(buckets, costs, reservation=reservation),))
+        return result
+
+    reserved = await made((6, 1), Reserve(name, 30 * MICRO))
+    assert (reserved.charged, reserved.limit_results[1].remaining) == (True, MICRO)
+    assert not (await made((6, 1), Reserve(uuid4().bytes, 30 * MICRO))).charged
+    extended = await made((0, 0), Extend(name, (6, 1), 60 * MICRO))
+    assert 59 * MICRO < extended.held_us <= 60 * MICRO
+    for _ in range(2):
+        settled = await made((-4, -1), Settle(name, (6, 1)))
+        assert (settled.charged, settled.held_us, settled.limit_results[1].remaining) == (True, 0, 2 * MICRO)
+        assert await used(store, ten) == 2
+    assert (await made((-4, -1), Settle(uuid4().bytes, (6, 1)))).held_us == GONE
+    assert (await made((0, 0), Extend(name, (6, 1), 60 * MICRO))).held_us == GONE
+    assert await used(store, ten) == 2

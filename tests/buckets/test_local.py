@@ -5,8 +5,8 @@ import calendar
 import pytest
 
 from ratelimit_service.buckets.local import LocalBucketStore
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge
-from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.charge import GONE, NEVER, Bucket, Charge, Reserve, Settle
+from ratelimit_service.decision.limit import MICRO, Concurrency, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import StoreUnavailable
 
 NOW_US = 1_800_000_000_000_000
@@ -58,6 +58,24 @@ async def test_a_changed_number_of_servers_applies_at_once(clock: Clock) -> None
     assert sum(o.charged for o in await store.charge([Charge((bucket,), (1,))] * 20)) == 10
     servers = 1
     assert sum(o.charged for o in await store.charge([Charge((bucket,), (1,))] * 20)) == 10
+
+
+async def test_slots_are_divided_and_come_back_as_holds_end(clock: Clock) -> None:
+    """Nothing is settled without the store. What was taken is never handed over: there is nothing to charge."""
+    store = LocalBucketStore(lambda: 2, clock)
+    slots = Bucket("s", 0, Limit("s", Concurrency(4, 30 * MICRO)))
+    away = StoreUnavailable("Redis is down")
+
+    def taken(name: bytes) -> bool:
+        return store.decide(Charge((slots,), (1,), reservation=Reserve(name, 30 * MICRO)), away).charged
+
+    assert [taken(name) for name in (b"1", b"2", b"3")] == [True, True, False]
+    store.spend(Charge((slots,), (1,), reservation=Reserve(b"4", 30 * MICRO)), away)
+    assert store.unreported(10) == []
+    clock.now_us += 30 * MICRO
+    assert [taken(name) for name in (b"5", b"6", b"7")] == [True, True, False]
+    (gone,) = await store.charge([Charge((slots,), (-1,), reservation=Settle(b"5", (1,)))])
+    assert gone.held_us == GONE
 
 
 async def test_a_share_may_owe_all_that_the_limit_may(clock: Clock) -> None:

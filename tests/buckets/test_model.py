@@ -5,14 +5,14 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from buckets.clocked import ClockedStore
 from buckets.limits import limits
 from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.buckets.reference import ReferenceBuckets
-from ratelimit_service.decision.charge import Bucket, Charge
-from ratelimit_service.decision.limit import MAX_TOKENS, Limit
+from ratelimit_service.decision.charge import Bucket, Charge, Extend, Reserve, Settle
+from ratelimit_service.decision.limit import MAX_TOKENS, Concurrency, Limit
 
 _COSTS = st.one_of(
     st.just(1),
@@ -44,8 +44,11 @@ class Agreement(RuleBasedStateMachine):
         self.reference = ReferenceBuckets()
         self.now_us = 0
         self.limits: list[Limit] = []
+        self.reservations: list[tuple[bytes, tuple[Bucket, ...], tuple[int, ...]]] = []
 
-    @initialize(now_us=st.integers(_YEAR_2000, _YEAR_2100), drawn=st.lists(limits(), min_size=_PLANS, max_size=_PLANS))
+    @initialize(
+        now_us=st.integers(_YEAR_2000, _YEAR_2100), drawn=st.lists(limits(slots=True), min_size=_PLANS, max_size=_PLANS)
+    )
     def begin(self, now_us: int, drawn: list[Limit]) -> None:
         """Begin some time in this century, with three buckets and the limits of six plans."""
         self.now_us = now_us
@@ -56,10 +59,50 @@ class Agreement(RuleBasedStateMachine):
         """Time passes, or the clock is set back."""
         self.now_us += step
 
-    @rule(plan=st.integers(0, _PLANS - 1), limit=limits())
+    @rule(plan=st.integers(0, _PLANS - 1), limit=limits(slots=True))
     def plan_changes(self, plan: int, limit: Limit) -> None:
         """A plan gets another limit, perhaps of another kind."""
         self.limits[plan] = limit
+
+    @rule(
+        parts=st.lists(st.tuples(st.integers(0, _NAMES - 1), st.integers(0, _PLANS - 1)), min_size=1, max_size=3),
+        estimate=st.one_of(st.integers(0, 20), st.integers(0, MAX_TOKENS)),
+        hold_us=st.sampled_from([1_000_000, 1_500_000, 30_000_000, 3_600_000_000]),
+        request=st.sampled_from(["", "", "", "first"]),
+    )
+    def call_is_reserved(self, parts: list[tuple[int, int]], estimate: int, hold_us: int, request: str) -> None:
+        """A charge of one to three buckets is made as a reservation."""
+        buckets = self._buckets(parts)
+        reserved = tuple(1 if _has_slots(bucket) else bucket.limit.tokens_of(estimate) for bucket in buckets)
+        name = b"%08d%08d" % (self.run, len(self.reservations))
+        request = request and f"{self.run}.{request}"
+        self._charge(Charge(buckets, reserved, request, reservation=Reserve(name, hold_us)))
+        self.reservations.append((name, buckets, reserved))
+
+    @precondition(lambda self: self.reservations)
+    @rule(which=st.integers(0, 1_000), share=st.sampled_from([0, 0, 1, 2, 2, 3, 6]), again=st.booleans())
+    def reservation_is_settled(self, which: int, share: int, *, again: bool) -> None:
+        """At nothing, at half of its estimate, at that, or above, perhaps twice."""
+        name, buckets, reserved = self.reservations[which % len(self.reservations)]
+        costs = tuple(
+            -1 if _has_slots(bucket) else min(tokens * share // 2, MAX_TOKENS) - tokens
+            for bucket, tokens in zip(buckets, reserved, strict=True)
+        )
+        for _ in range(1 + again):
+            self._charge(Charge(buckets, costs, reservation=Settle(name, reserved)))
+
+    @precondition(lambda self: self.reservations)
+    @rule(which=st.integers(0, 1_000), hold_us=st.sampled_from([1_000_000, 40_000_000, 3_600_000_000]))
+    def hold_is_extended(self, which: int, hold_us: int) -> None:
+        """For a moment, or for long."""
+        name, buckets, reserved = self.reservations[which % len(self.reservations)]
+        self._charge(Charge(buckets, (0,) * len(buckets), reservation=Extend(name, reserved, hold_us)))
+
+    def _buckets(self, parts: list[tuple[int, int]]) -> tuple[Bucket, ...]:
+        return tuple(Bucket(f"{self.run}.{which}", 0, self.limits[plan]) for which, plan in parts)
+
+    def _charge(self, *charges: Charge) -> None:
+        assert self.store.charge(charges, self.now_us) == self.reference.charge(charges, self.now_us)
 
     @rule(
         batch=st.lists(
@@ -78,18 +121,22 @@ class Agreement(RuleBasedStateMachine):
         """Several charges in one script, each of one to three buckets, by the limits of several plans."""
         charges = [
             Charge(
-                tuple(Bucket(f"{self.run}.{which}", 0, self.limits[plan]) for which, plan, _ in parts),
+                self._buckets([(which, plan) for which, plan, _ in parts]),
                 tuple(cost for _, _, cost in parts),
                 request and f"{self.run}.{request}",
                 afterwards=afterwards,
             )
             for parts, request, afterwards in batch
         ]
-        assert self.store.charge(charges, self.now_us) == self.reference.charge(charges, self.now_us)
+        self._charge(*charges)
+
+
+def _has_slots(bucket: Bucket) -> bool:
+    return isinstance(bucket.limit.algorithm, Concurrency)
 
 
 @pytest.mark.timeout(170)
-@pytest.mark.parametrize(("room", "examples"), [(Room.PLENTY, 150), (Room.RESERVED, 20)])
+@pytest.mark.parametrize(("room", "examples"), [(Room.PLENTY, 100), (Room.RESERVED, 15)])
 def test_lua_and_python_agree(valkey_url: str, room: Room, examples: int) -> None:
     """Random limits, costs, changes of plan and kind, requests and clock steps give the same results in both.
 

@@ -46,6 +46,38 @@ def test_denied_exits_with_1(dev_server: DevServer, new_key: Callable[..., str])
     assert "; retry after " in over.stdout
 
 
+def test_a_reservation_is_extended_and_settled(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """What was reserved stays charged until its actual cost takes its place."""
+    plan = (
+        "{name: held, limits: [{name: tokens, overdraft: {tokens: 5}, "
+        "token_bucket: {capacity: 100, refill_tokens: 1, refill_period: 2678400s}}, "
+        "{name: at-once, concurrency: {max: 1, default_hold: 60s}}]}"
+    )
+    created = dev_server.run("plans", "create", "-", stdin=plan)
+    assert "at-once: 1 calls at once, each held for 1m unless it is settled" in created.stdout
+    key = new_key("held", "held")
+    made = dev_server.run("check", key, "--cost", "40", "--hold", "30s", "--json")
+    reservation = json.loads(made.stdout)["reservation_id"]
+    assert dev_server.run("check", key, "--cost", "1").returncode == 1  # one at once
+    extended = dev_server.run("extend", reservation, "--hold", "1m30s")
+    assert (extended.returncode, extended.stdout) == (0, "held for 1m30s from now on\n")
+    settled = dev_server.run("settle", reservation, "--cost", "10")
+    assert (settled.returncode, settled.stdout.splitlines()[0]) == (0, "settled; the next call may be allowed")
+    again = dev_server.run("check", key, "--cost", "50", "--hold", "30s")
+    assert "limit at-once, 0 left" in again.stdout
+    reservation = again.stdout.splitlines()[-1].removeprefix("reservation ")
+    settled = dev_server.run("settle", reservation, "--cost", "100")
+    assert settled.returncode == 1
+    assert settled.stdout.startswith(
+        "settled; a limit is used up; 5 tokens were above an overdraft and are not charged"
+    )
+    unknown = dev_server.run("settle", "x", "--cost", "1")
+    assert unknown.returncode not in {0, 1}
+    assert "there is no open reservation of this id" in unknown.stderr
+    invalid = dev_server.run("check", key, "--hold", "soon")
+    assert "--hold: 'soon' is not a duration" in invalid.stderr
+
+
 def test_json_is_proto3_json(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
     """With --json the output is the message, zeros included, and nothing else."""
     done = dev_server.run("check", new_key("json"), "--cost", "0", "--json")

@@ -1,18 +1,21 @@
 """Runs one case of the contract against one client."""
 
+import dataclasses
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.rpc import error_details_pb2, status_pb2
 from ratelimit_client import (
     Decision,
     Failures,
     HeaderStyle,
+    LimitResult,
     RateLimitError,
     Refusal,
+    Settlement,
     limit_headers,
 )
-from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, SettleLimitRequest
 
 from clients.contract import SLOW_MACHINE_MS, Case, Step
 from clients.scripted_server import ScriptedServer
@@ -21,8 +24,22 @@ _MS = timedelta(milliseconds=1)
 _NS_PER_MS = 1_000_000
 _ROUNDING_MS = 5
 
-Outcome = Decision | RateLimitError | str | None
-"""What a call resulted in: a text is how its caller abandoned it, None means that it was made over HTTP."""
+
+class Reserved(NamedTuple):
+    """What a reservation resulted in."""
+
+    decision: Decision
+    reservation_id: str
+    settlement: Settlement | None = None
+    """What the body of its scope settled."""
+
+
+Outcome = Decision | Reserved | Settlement | bool | RateLimitError | str | None
+"""What a step resulted in: a bool is an extension, a text how the caller abandoned the call, None a call over HTTP."""
+
+
+class LeftError(Exception):
+    """What the body of a scope leaves it by."""
 
 
 class CaseRunner:
@@ -63,19 +80,28 @@ class CaseRunner:
         expect = step["expect"]
         self._verify_attempts(step)
         if "failures" in expect:
-            assert {"open": failures.open, "closed": failures.closed} == expect["failures"]
-        assert len(self.errors) == failures.open + failures.closed
+            expected = {"open": 0, "closed": 0, "unsettled": 0} | expect["failures"]
+            assert dataclasses.asdict(failures) == expected
+        assert len(self.errors) == failures.open + failures.closed + failures.unsettled
         if "duration_ms" in expect:
             assert expect["duration_ms"]["min"] <= took * 1000 <= expect["duration_ms"]["max"]
         if "error" in expect:
             assert isinstance(outcome, RateLimitError), outcome
-            actual = {"status": outcome.code.name, "message": outcome.message}
-            actual |= {"reason": outcome.reason, "field": outcome.field}
-            assert {name: actual[name] for name in expect["error"]} == expect["error"]
+            _verify_error(expect["error"], outcome)
             _verify_refusal(expect, Refusal.for_error(outcome), limit="")
         elif "abandoned" in expect:
             assert outcome == expect["abandoned"]
+        elif "extended" in expect:
+            assert outcome is expect["extended"]
+        elif isinstance(outcome, Settlement):
+            _verify_settlement(expect["settlement"], outcome)
         elif "response" not in expect:
+            if isinstance(outcome, Reserved):
+                assert outcome.reservation_id == expect.get("reservation_id", outcome.reservation_id)
+                if "settlement" in expect:
+                    assert outcome.settlement is not None
+                    _verify_settlement(expect["settlement"], outcome.settlement)
+                outcome = outcome.decision
             assert isinstance(outcome, Decision), outcome
             verify_decision(expect, outcome)
             assert (outcome.failure is not None) == (outcome.origin.value == "FALLBACK")
@@ -87,12 +113,11 @@ class CaseRunner:
         assert self._server.unscripted_attempts == 0
         assert required <= len(attempts) <= len(step["server"])
         for attempt, expected in zip(attempts, expect.get("attempts", ()), strict="attempts" in expect):
-            actual = {name: getattr(attempt, name) for name in ("api_key", "key_id", "resource", "request_id")}
-            actual["cost"] = attempt.cost if attempt.HasField("cost") else 1
-            actual["charge"] = CheckLimitRequest.Charge.Name(attempt.charge)
+            actual = _fields_of(attempt)
             assert {name: actual[name] for name in expected} == expected
-        ids = {attempt.request_id for attempt in attempts}
-        assert len(ids) == min(1, len(attempts))
+        checks = [attempt for attempt in attempts if isinstance(attempt, CheckLimitRequest)]
+        ids = {attempt.request_id for attempt in checks}
+        assert len(ids) == min(1, len(checks))
         if "request_id" in call:
             assert ids <= {call["request_id"]}
         else:
@@ -103,6 +128,19 @@ class CaseRunner:
             assert self._server.deadlines[0] * 1000 <= expect["server_deadline_ms"] + _ROUNDING_MS
 
 
+def _fields_of(attempt: Any) -> dict[str, Any]:  # noqa: ANN401  a request of any method
+    """The fields of a request that a case can have."""
+    if isinstance(attempt, SettleLimitRequest):
+        cost = attempt.actual_cost if attempt.HasField("actual_cost") else None
+        return {"reservation_id": attempt.reservation_id, "actual_cost": cost}
+    hold = attempt.hold.ToTimedelta() / _MS if attempt.HasField("hold") else None
+    if not isinstance(attempt, CheckLimitRequest):
+        return {"reservation_id": attempt.reservation_id, "hold_ms": hold}
+    fields = {name: getattr(attempt, name) for name in ("api_key", "key_id", "resource", "request_id")}
+    fields["cost"] = attempt.cost if attempt.HasField("cost") else 1
+    return fields | {"charge": CheckLimitRequest.Charge.Name(attempt.charge), "hold_ms": hold}
+
+
 def verify_decision(expect: dict[str, Any], decision: Decision) -> None:
     """Assert that DECISION is what a case expects."""
     actual: dict[str, Any] = {
@@ -111,22 +149,43 @@ def verify_decision(expect: dict[str, Any], decision: Decision) -> None:
         "source": decision.source.name,
         "origin": decision.origin.value,
         "retry_after_ms": _ms(decision.retry_after),
-        "limits": [
-            {
-                "name": limit.name,
-                "remaining": limit.remaining,
-                "reset_after_ms": _ms(limit.reset_after),
-                "retry_after_ms": _ms(limit.retry_after),
-                "shadow": limit.shadow,
-            }
-            for limit in decision.limits
-        ],
+        "limits": _limits(decision.limits),
         "headers": {style.value: _headers(decision, style) for style in HeaderStyle},
     }
     actual |= {name: getattr(decision, name) for name in ("key_id", "subject", "plan", "limit", "remaining")}
     expected = {name: value for name, value in expect.items() if name in actual}
     assert {name: actual[name] for name in expected} == expected
     _verify_refusal(expect, Refusal.for_decision(decision), decision.limit)
+
+
+def _verify_settlement(expect: dict[str, Any], settlement: Settlement) -> None:
+    """Assert that SETTLEMENT is what a case expects."""
+    actual = settlement._asdict() | {"limits": _limits(settlement.limits)}
+    expected = {name: value for name, value in expect.items() if name != "failure"}
+    assert {name: actual[name] for name in expected} == expected
+    if expect["failure"] is None:
+        assert settlement.failure is None
+    else:
+        assert settlement.failure is not None
+        _verify_error(expect["failure"], settlement.failure)
+
+
+def _verify_error(expect: dict[str, Any], error: RateLimitError) -> None:
+    actual = {"status": error.code.name, "message": error.message, "reason": error.reason, "field": error.field}
+    assert {name: actual[name] for name in expect} == expect
+
+
+def _limits(limits: tuple[LimitResult, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": limit.name,
+            "remaining": limit.remaining,
+            "reset_after_ms": _ms(limit.reset_after),
+            "retry_after_ms": _ms(limit.retry_after),
+            "shadow": limit.shadow,
+        }
+        for limit in limits
+    ]
 
 
 def _headers(decision: Decision, style: HeaderStyle) -> dict[str, str]:

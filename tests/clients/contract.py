@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ratelimit_client import OnError
 
 Case = dict[str, Any]
 Step = dict[str, Any]
@@ -29,6 +30,16 @@ def arguments(call: dict[str, Any]) -> dict[str, Any]:
     given = {name: call[name] for name in ("api_key", "key_id", "resource", "cost", "request_id") if name in call}
     generated = {"invalid_utf8": INVALID_UTF8, "oversized": OVERSIZED}
     return given | {call[name]: text for name, text in generated.items() if name in call}
+
+
+def reserve_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `reserve` for CALL, which may be a scope."""
+    given = arguments(call) | {"estimate": call["estimate"], "hold": call["hold_ms"] / 1000}
+    if "on_error" in call:
+        given["on_error"] = OnError[call["on_error"]]
+    if "extend" in call:
+        given["extend"] = call["extend"]
+    return given
 
 
 def cases(*names: str) -> pytest.MarkDecorator:

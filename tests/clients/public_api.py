@@ -155,16 +155,21 @@ def typescript() -> PublicApi:
         prefix = "" if entry == "." else f"{entry.removeprefix('./')}."
         for name, source in _typescript_exports(module):
             api.names[prefix + name] = _typescript_members(name, source)
-    request = _typescript_source("request")
-    api.names["CheckRequest"] = set(re.findall(r"\b(\w+)\??: ", _only(r"^type Key = (.*?);\n\n", request)))
-    api.names["CheckRequest"] |= set(
-        re.findall(r"^  (\w+)\?: ", _only(r"^export type CheckRequest = (.*?)^\};", request), re.MULTILINE)
-    )
+    for name in ("CheckRequest", "ReserveRequest"):
+        api.names[name] = _typescript_request(name)
     api.request = api.names["CheckRequest"]
     api.options = _typescript_options(api.names["ClientOptions"])
     api.http_options = _typescript_middleware_options(api.names["MiddlewareOptions"])
     api.names["ClientOptions"] = api.names["MiddlewareOptions"] = set()
     return api
+
+
+def _typescript_request(name: str) -> set[str]:
+    """The members of a type that is `Key & {...}`."""
+    request = _typescript_source("request")
+    key = re.findall(r"\b(\w+)\??: ", _only(r"^type Key = (.*?);\n\n", request))
+    own = re.findall(r"^  (\w+)\??: (.*);$", _only(rf"^export type {name} = (.*?)^\}};", request), re.MULTILINE)
+    return {*key, *(_without_unit(*one) for one in own)}
 
 
 def _typescript_source(module: str) -> str:

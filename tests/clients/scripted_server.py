@@ -2,14 +2,31 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, json_format
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    CheckLimitRequest,
+    CheckLimitResponse,
+    ExtendHoldRequest,
+    ExtendHoldResponse,
+    SettleLimitRequest,
+    SettleLimitResponse,
+)
 
+RESPONSES: dict[str, Callable[[], Message]] = {
+    "CheckLimit": CheckLimitResponse,
+    "SettleLimit": SettleLimitResponse,
+    "ExtendHold": ExtendHoldResponse,
+}
+"""The response of each method."""
+
+_REQUESTS = (CheckLimitRequest, SettleLimitRequest, ExtendHoldRequest)
 _SERVICE = "ratelimit.v1.RateLimitService"
 _MAX_HANG = 30
 
@@ -20,18 +37,19 @@ class ScriptedServer:
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._lock = threading.Lock()
         self._script: list[dict[str, Any]] = []
-        self.attempts: list[CheckLimitRequest] = []
+        self.attempts: list[Any] = []  # requests of RateLimitService, most of CheckLimit
         self.deadlines: list[float] = []
         self.peers: list[str] = []
         self.tokens: list[str] = []
         self.unscripted_attempts = 0
         self._server = grpc.server(ThreadPoolExecutor(8))
-        handler = grpc.unary_unary_rpc_method_handler(
-            self._check_limit, CheckLimitRequest.FromString, CheckLimitResponse.SerializeToString
-        )
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, {"CheckLimit": handler}),)
-        )
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(
+                self._respond, request.FromString, lambda response: response.SerializeToString()
+            )
+            for method, request in zip(RESPONSES, _REQUESTS, strict=True)
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         if credentials is None:
             self.port = self._server.add_insecure_port("127.0.0.1:0")
         else:
@@ -45,7 +63,7 @@ class ScriptedServer:
             self._script = list(items)
             self.attempts, self.deadlines, self.peers, self.tokens = [], [], [], []
 
-    def wait_for_attempts(self, number: int, within: float = 5.0) -> list[CheckLimitRequest]:
+    def wait_for_attempts(self, number: int, within: float = 5.0) -> list[Any]:
         """The attempts so far, once there are NUMBER of them or WITHIN seconds have passed."""
         ends = time.monotonic() + within
         while len(self.attempts) < number and time.monotonic() < ends:
@@ -56,14 +74,15 @@ class ScriptedServer:
         """Stop serving at once."""
         self._server.stop(0).wait()
 
-    def _check_limit(self, request: CheckLimitRequest, context: grpc.ServicerContext) -> CheckLimitResponse:
+    def _respond(self, request: Message, context: grpc.ServicerContext) -> Message:
+        method = request.DESCRIPTOR.name.removesuffix("Request")
         metadata = dict(context.invocation_metadata())
         with self._lock:
             self.attempts.append(request)
             self.deadlines.append(context.time_remaining())
             self.peers.append(context.peer())
             self.tokens.append(str(metadata.get("authorization", "")))
-            if not self._script:
+            if not self._script or self._script[0].get("method", "CheckLimit") != method:
                 self.unscripted_attempts += 1
                 context.abort(grpc.StatusCode.INTERNAL, "an attempt that is not in the script")
             item = self._script.pop(0)
@@ -73,7 +92,7 @@ class ScriptedServer:
             ended.wait(_MAX_HANG)
         if "status" in item:
             _fail(context, item)
-        return json_format.ParseDict(item.get("response", {}), CheckLimitResponse())
+        return json_format.ParseDict(item.get("response", {}), RESPONSES[method]())
 
 
 def _fail(context: grpc.ServicerContext, item: dict[str, Any]) -> None:

@@ -9,25 +9,29 @@ import pytest
 from google.protobuf import json_format
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 
-from clients.contract import FOLDER, Case, cases, read
-from clients.scripted_server import ScriptedServer
+from clients.contract import FOLDER, Case, Step, cases, read
+from clients.scripted_server import RESPONSES, ScriptedServer
 
 _FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "service_config")
 _OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_max_age_ms"}
 _TEXTS = {"api_key", "key_id", "resource", "request_id"}
 _GENERATED = {"invalid_utf8", "oversized"}
 _ABANDONING = {"deadline_ms", "cancel_after_ms"}
+_CHECK = {"cost", "peek", "charge"}
+_RESERVE = {"estimate", "hold_ms"}
+_SCOPE = {"on_error", "extend", "settle", "error", "until_attempts", "wait_ms"}
 _CONFIG = (FOLDER / "service_config.json").read_text()
 _EXPECT = (
     {"allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after_ms"}
     | {"limits", "error", "failures", "headers", "http", "grpc", "attempts", "server_deadline_ms", "duration_ms"}
-    | {"response", "abandoned"}
+    | {"response", "abandoned", "reservation_id", "settlement", "extended"}
 )
 
 
 def test_every_file_is_known() -> None:
     """A new file of cases is detected: the tests that run the cases name their files."""
-    assert _FILES == ["cancellation", "decisions", "denial_cache", "failures", "headers", "middleware"]
+    known = {"cancellation", "decisions", "denial_cache", "failures", "headers", "middleware", "reservations"}
+    assert set(_FILES) == known
 
 
 @pytest.mark.parametrize("name", _FILES)
@@ -46,22 +50,35 @@ def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
         if "advance_ms" in step:
             assert step.keys() == {"advance_ms"}
             continue
-        assert step.keys() in ({"call", "server", "expect"}, {"request", "server", "expect"})
+        (kind,) = step.keys() - {"server", "expect"}
+        assert step.keys() == {kind, "server", "expect"}
         assert step["expect"].keys() <= _EXPECT
-        call = step.get("call", {})
-        assert call.keys() <= _TEXTS | {"cost", "peek", "charge"} | _GENERATED | _ABANDONING
+        assert step[kind].keys() <= _fields_of(kind, step[kind])
+        call = step.get("call", step.get("scope", {}))
         assert {call[name] for name in _GENERATED & call.keys()} <= _TEXTS - call.keys()
-        assert step.get("request", {}).keys() <= {"method", "path", "headers"}
         for item in step["server"]:
-            assert item.keys() == {"response"} or item.keys() <= {"hang", "optional"} or "status" in item
-            json_format.ParseDict(item.get("response", {}), CheckLimitResponse())
+            fields = item.keys() - {"method"}
+            assert fields == {"response"} or fields <= {"hang", "optional"} or "status" in item
+            json_format.ParseDict(item.get("response", {}), RESPONSES[item.get("method", "CheckLimit")]())
+
+
+def _fields_of(kind: str, step: Step) -> set[str]:
+    """The fields that a step of this kind may have."""
+    fields = {
+        "call": _TEXTS | _GENERATED | _ABANDONING | ({"reserve", *_RESERVE} if "reserve" in step else _CHECK),
+        "scope": _TEXTS | _GENERATED | _RESERVE | _SCOPE,
+        "settle": {"actual"} | _ABANDONING,
+        "extend": {"hold_ms"},
+        "request": {"method", "path", "headers"},
+    }
+    return fields[kind]
 
 
 @cases(*(name for name in _FILES if name != "cancellation"))
 def test_only_one_file_has_abandoned_calls(case: Case) -> None:
     """A client whose calls cannot be abandoned skips that file and runs all others."""
     for step in case["steps"]:
-        assert not step.get("call", {}).keys() & _ABANDONING
+        assert not {*step.get("call", ()), *step.get("settle", ())} & _ABANDONING
         assert "abandoned" not in step.get("expect", {})
 
 

@@ -1,21 +1,31 @@
 """The Python clients keep the contract."""
 
 import asyncio
+import contextlib
 import time
 
-from ratelimit_client import AsyncRateLimitClient, Decision, RateLimitClient, RateLimitError
+import pytest
+from ratelimit_client import (
+    AsyncRateLimitClient,
+    AsyncReservation,
+    Decision,
+    RateLimitClient,
+    RateLimitError,
+    Reservation,
+)
 
-from clients.case_runner import CaseRunner, Outcome
-from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases
+from clients.case_runner import CaseRunner, LeftError, Outcome, Reserved
+from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, reserve_arguments
 from clients.scripted_server import ScriptedServer
 
 
-@cases("decisions", "failures", "denial_cache", "headers")
+@cases("decisions", "failures", "denial_cache", "headers", "reservations")
 def test_the_client_for_threads_keeps_the_contract(case: Case, scripted: ScriptedServer) -> None:
     """Each call of each case is decided, and sent to the service, as the contract specifies."""
     runner = CaseRunner(case, scripted)
     with RateLimitClient(scripted.target, **runner.options) as client:
         client.wait_until_connected()
+        reservation: Reservation | None = None
         for step in case["steps"]:
             if runner.advance(step):
                 continue
@@ -23,24 +33,35 @@ def test_the_client_for_threads_keeps_the_contract(case: Case, scripted: Scripte
             started = time.monotonic()
             outcome: Outcome
             try:
-                outcome = _call(client, step["call"])
+                if "reserve" in step.get("call", {}):
+                    reservation = client.reserve(**reserve_arguments(step["call"]))
+                    outcome = Reserved(reservation.decision, reservation.id)
+                elif "scope" in step:
+                    outcome = _scope(client, step["scope"], scripted)
+                elif reservation is not None and "settle" in step:
+                    outcome = reservation.settle(step["settle"]["actual"])
+                elif reservation is not None and "extend" in step:
+                    outcome = reservation.extend(step["extend"]["hold_ms"] / 1000)
+                else:
+                    outcome = _call(client, step["call"])
             except RateLimitError as error:
                 outcome = error
             runner.verify(step, outcome, client.failures, time.monotonic() - started)
 
 
-@cases("decisions", "failures", "denial_cache", "headers", "cancellation")
+@cases("decisions", "failures", "denial_cache", "headers", "cancellation", "reservations")
 async def test_the_client_for_asyncio_keeps_the_contract(case: Case, scripted: ScriptedServer) -> None:
     """Each call of each case is decided, and sent to the service, as the contract specifies."""
     runner = CaseRunner(case, scripted)
     async with AsyncRateLimitClient(scripted.target, **runner.options) as client:
         await client.wait_until_connected()
+        held = Held()
         for step in case["steps"]:
             if runner.advance(step):
                 continue
             runner.script(step)
             started = time.monotonic()
-            outcome = await _outcome(client, step["call"])
+            outcome = await _outcome(client, held, step, scripted)
             took = time.monotonic() - started
             await asyncio.to_thread(runner.verify, step, outcome, client.failures, took)
 
@@ -50,11 +71,63 @@ def _call(client: RateLimitClient, call: Step) -> Decision:
     return method(**arguments(call))
 
 
-async def _outcome(client: AsyncRateLimitClient, call: Step) -> Outcome:
-    """The outcome of a call, which its caller abandons when CALL has a time for that."""
-    method = client.peek if "peek" in call else client.charge if "charge" in call else client.check
-    pending = method(**arguments(call))
-    task = asyncio.create_task(pending)
+def _scope(client: RateLimitClient, scope: Step, server: ScriptedServer) -> Reserved:
+    """The outcome of a scope. Its own error comes out of it, unless the case expects another."""
+    settlement = None
+    with contextlib.ExitStack() as expected:
+        if "error" in scope:
+            expected.enter_context(pytest.raises(LeftError))
+        with client.reserve(**reserve_arguments(scope)) as reservation:
+            server.wait_for_attempts(scope.get("until_attempts", 0), SLOW_MACHINE_MS / 1000)
+            if "settle" in scope:
+                settlement = reservation.settle(scope["settle"])
+            time.sleep(scope.get("wait_ms", 0) / 1000)
+            if "error" in scope:
+                raise LeftError
+    return Reserved(reservation.decision, reservation.id, settlement)
+
+
+async def _async_scope(client: AsyncRateLimitClient, scope: Step, server: ScriptedServer) -> Reserved:
+    """As `_scope`."""
+    settlement = None
+    with contextlib.ExitStack() as expected:
+        if "error" in scope:
+            expected.enter_context(pytest.raises(LeftError))
+        async with client.reserve(**reserve_arguments(scope)) as reservation:
+            await asyncio.to_thread(server.wait_for_attempts, scope.get("until_attempts", 0), SLOW_MACHINE_MS / 1000)
+            if "settle" in scope:
+                settlement = await reservation.settle(scope["settle"])
+            await asyncio.sleep(scope.get("wait_ms", 0) / 1000)
+            if "error" in scope:
+                raise LeftError
+    return Reserved(reservation.decision, reservation.id, settlement)
+
+
+class Held:
+    """The last reservation of a case."""
+
+    reservation: AsyncReservation | None = None
+
+    async def step(self, client: AsyncRateLimitClient, step: Step, server: ScriptedServer) -> Outcome:
+        """The outcome of STEP."""
+        call = step.get("call", {})
+        if "reserve" in call:
+            self.reservation = await client.reserve(**reserve_arguments(call))
+            return Reserved(self.reservation.decision, self.reservation.id)
+        if "scope" in step:
+            return await _async_scope(client, step["scope"], server)
+        if self.reservation is not None and "settle" in step:
+            return await self.reservation.settle(step["settle"]["actual"])
+        if self.reservation is not None and "extend" in step:
+            return await self.reservation.extend(step["extend"]["hold_ms"] / 1000)
+        method = client.peek if "peek" in call else client.charge if "charge" in call else client.check
+        return await method(**arguments(call))
+
+
+async def _outcome(client: AsyncRateLimitClient, held: Held, step: Step, server: ScriptedServer) -> Outcome:
+    """The outcome of a step, whose caller abandons it when it has a time for that."""
+    call = step.get("call", step.get("settle", {}))
+    task = asyncio.create_task(held.step(client, step, server))
     timeout = call["deadline_ms"] / 1000 if "deadline_ms" in call else None
     timer = asyncio.get_running_loop().call_later(call.get("cancel_after_ms", SLOW_MACHINE_MS) / 1000, task.cancel)
     try:

@@ -11,6 +11,7 @@ import pytest
 from ratelimit_client import (
     AsyncRateLimitClient,
     Decision,
+    OnError,
     Origin,
     RateLimitClient,
     RateLimitError,
@@ -49,6 +50,30 @@ def _revoke(server: DevServer, key_id: str) -> None:
             metadata=(("authorization", f"Bearer {server.state['admin_token']}"),),
             timeout=10,
         )
+
+
+def test_a_reservation_is_settled(dev_server: DevServer) -> None:
+    """At the actual cost; left without one at the estimate, and after an exception at what was chosen."""
+    _, secret = _new_key(dev_server)
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as client:
+        client.wait_until_connected()
+
+        def daily() -> int:
+            return next(limit.remaining for limit in client.check(secret, cost=0).limits if limit.name == "daily")
+
+        begun = daily()
+        with client.reserve(secret, estimate=10, hold=30) as reservation:
+            assert (reservation.allowed, daily()) == (True, begun - 10)
+            assert reservation.extend(60)
+            assert reservation.settle(4).settled
+        assert daily() == begun - 4
+        with client.reserve(secret, estimate=3, hold=30):
+            pass
+        assert daily() == begun - 7
+        with pytest.raises(KeyError), client.reserve(secret, estimate=5, hold=30, on_error=OnError.NOTHING):
+            raise KeyError
+        assert daily() == begun - 7
+        assert client.failures.unsettled == 0
 
 
 def test_a_burst_is_decided_exactly(dev_server: DevServer) -> None:
@@ -172,19 +197,32 @@ async def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
 async def test_the_readme_of_the_package(dev_server: DevServer) -> None:
     """Every example of the package's README runs as written except for the address."""
     names: dict[str, Any] = {"api_key": (await asyncio.to_thread(_new_key, dev_server))[1], "app": hello}
+    names |= {"model": _Model, "prompt": "", "max_tokens": 5}
     blocks = _blocks("clients/python/README.md")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     clients = []
     for block in blocks:
         exec(compile(_at(dev_server, block), "README.md", "exec"), names)
         clients.append(names["client"])
     assert names["decision"].allowed
+    assert names["reservation"].allowed
+    assert names["answer"].tokens == 3
     assert (await request(names["app"], "GET", "/", {})).status == 401
     assert names["failed"] == 0
     for client in clients:
         closing = client.close()
         if closing is not None:
             await closing
+
+
+class _Model:
+    """A language model."""
+
+    tokens = 3
+
+    @classmethod
+    def answer(cls, _prompt: str, _max_tokens: int) -> type["_Model"]:
+        return cls
 
 
 def _at(server: DevServer, lines: str) -> str:

@@ -245,6 +245,20 @@ def test_rows_of_a_plan_come_and_go(admin: Browser, plan: Callable[[str], None])
     assert "v1 in force" in admin.get("/plans/rows").text
 
 
+def test_a_limit_on_calls_at_once_is_added(admin: Browser) -> None:
+    """In the editor of a plan, where it has an input for its calls and one for its hold, and none for an overdraft."""
+    form = fields_of(admin.get("/plans/new").text) | {"name": "at-once"}
+    form = fields_of(admin.submit("/plans/new", **{**form, "csrf": admin.csrf(), "do": "add_concurrency"}).text)
+    assert (form["l2.kind"], form["l2.default_hold"], "l2.overdraft" in form) == ("concurrency", "30 s", False)
+    form |= {"l2.name": "calls", "l2.max": "20", "l2.default_hold": "2 min", "do": "save"}
+    assert admin.submit("/plans/new", **{**form, "csrf": admin.csrf()}).status_code == 303
+    assert "20 at once, each held for 2 min" in admin.get("/plans/at-once").text
+    edited = fields_of(admin.get("/plans/at-once/edit").text)
+    assert (edited["l2.max"], edited["l2.default_hold"]) == ("20", "2 min")
+    wrong = {**edited, "l2.default_hold": "2 days", "csrf": admin.csrf(), "do": "save"}
+    assert "must be between 1s and 1 hour" in admin.submit("/plans/at-once/edit", **wrong).text
+
+
 def test_a_plan_is_made_and_deleted(admin: Browser) -> None:
     """A plan that is made in the editor is in force; it can be deleted while no key is on it."""
     form = fields_of(admin.get("/plans/new").text) | {"name": "made-here", "do": "save"}

@@ -13,6 +13,7 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import PartlyUnavailable, StoreUnavailable
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
+from ratelimit_service.decision.reservation import ReservationIds
 from ratelimit_service.decision.usage import Counts, Series, parse_counts, parse_field
 from ratelimit_service.decision.usage_tally import UsageTally
 
@@ -40,7 +41,9 @@ class World:
         self.source, self.buckets = MemorySource(), RecordingBuckets(clock)
         keys = KeyResolver(PolicyCache(self.source, clock), PEPPERS)
         self.usage = UsageTally(clock)
-        self.engine = DecisionEngine(keys, self.buckets, LocalBucketStore(lambda: 1, clock.now_us), self.usage)
+        self.engine = DecisionEngine(
+            keys, self.buckets, LocalBucketStore(lambda: 1, clock.now_us), self.usage, ReservationIds([b"secret"])
+        )
 
     def add(self, *limits: object, **fields: object) -> ApiKey:
         """Make a key, on a plan with these limits."""

@@ -18,6 +18,7 @@ from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, OnStoreFailure
+from ratelimit_service.decision.reservation import ReservationIds
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import (
     DeadlineExceeded,
@@ -37,7 +38,9 @@ class World:
         self.buckets, local = MemoryBuckets(self.clock), LocalBucketStore(lambda: self.servers, self.clock.now_us)
         cache = PolicyCache(self.source, self.clock)
         self.usage = UsageTally(self.clock)
-        self.engine = DecisionEngine(KeyResolver(cache, PEPPERS), self.buckets, local, self.usage)
+        self.engine = DecisionEngine(
+            KeyResolver(cache, PEPPERS), self.buckets, local, self.usage, ReservationIds([b"secret"])
+        )
 
     def add(self, *limits: Limit, **fields: object) -> str:
         api_key = ApiKey.generate("live")

@@ -23,6 +23,8 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Limit, Quota, Window
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.record import KeyState
+from ratelimit_service.decision.reservation import ReservationIds
+from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import Code
 from ratelimit_service.management.known_tokens import KnownTokens
@@ -68,14 +70,15 @@ class World:
         buckets = LocalBucketStore(lambda: 1, self.clock.now_us, size=_CACHED)
         rules = RulesCache(MemoryRules(DomainRules(DOMAIN, _NODES)))
         self.loop.run_until_complete(rules.refresh_all())
-        engine = DecisionEngine(resolver, buckets, buckets, self.usage)
+        ids = ReservationIds([b"secret"])
+        engine = DecisionEngine(resolver, buckets, buckets, self.usage, ids)
         descriptors = DescriptorEngine(rules, resolver, buckets, buckets, self.usage)
         headers = LimitHeaders(HEADERS)
         envoy_rls._CACHED_REQUESTS = envoy_rls._CACHED_GATEWAY_REQUESTS = _CACHED
         refused = ReasonCounts("denied a request that is too large or malformed")
         self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, headers, self.clock, refused)
         self.authorization = EnvoyAuthorizationService(engine, headers, "authorization", refused)
-        self.checks = RateLimitService(engine, self.clock, cached_requests=_CACHED)
+        self.checks = RateLimitService(engine, Settlements(resolver, buckets, ids), self.clock, cached_requests=_CACHED)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
         admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)

@@ -18,7 +18,17 @@ from ratelimit_service.decision.descriptors.rules import (
     RuleOnStoreFailure,
     Unlimited,
 )
-from ratelimit_service.decision.limit import Counting, Level, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import (
+    MICRO,
+    Concurrency,
+    Counting,
+    Level,
+    Limit,
+    Mode,
+    Quota,
+    TokenBucket,
+    Window,
+)
 from ratelimit_service.decision.record import OnStoreFailure, Override
 from ratelimit_service.errors import NotFound
 from ratelimit_service.management import rules as rules_module
@@ -66,6 +76,10 @@ def bucket(capacity: int, refill: int) -> Limit:
             ["limit daily is lifted to 24 times as much"],
         ),
         ({"limits": (Limit("burst", Quota(10_000, Window.DAY)), DAILY)}, ["limit burst is cut by 98.8 %"]),
+        (
+            {"limits": (Limit("burst", Concurrency(20, 30 * MICRO)), DAILY)},
+            ["limit burst counts something else: tokens, or calls at once"],
+        ),
         (
             {"limits": (Limit("burst", Quota(864_000, Window.DAY)), DAILY)},
             ["limit burst is lifted to 4.32e+04 times as much"],

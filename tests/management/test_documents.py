@@ -7,8 +7,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ratelimit_service.decision.limit import (
+    MAX_CONCURRENCY,
+    MAX_HOLD_US,
     MAX_PERIOD_US,
     MAX_TOKENS,
+    MIN_HOLD_US,
+    Concurrency,
     Counting,
     Limit,
     Mode,
@@ -26,6 +30,9 @@ def limits(draw: st.DrawFn) -> Limit:
     name = draw(st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,63}", fullmatch=True))
     resource = draw(st.sampled_from(["*", "orders.*", "GET /v1/orders", ""]))
     mode, counts = draw(st.sampled_from(Mode)), draw(st.sampled_from(Counting))
+    if draw(st.integers(0, 3)) == 0:
+        concurrency = Concurrency(draw(st.integers(1, MAX_CONCURRENCY)), draw(st.integers(MIN_HOLD_US, MAX_HOLD_US)))
+        return Limit(name, concurrency, resource, mode)
     if draw(st.booleans()):
         quota = Quota(draw(st.integers(1, MAX_TOKENS)), draw(st.sampled_from(Window)))
         return Limit(name, quota, resource, mode, counts)
@@ -56,6 +63,16 @@ def test_a_limit_survives_a_round_trip(limit: Limit) -> None:
         {"name": "x", "resource": "*", "mode": "enforce", "quota": {"amount": 1, "window": "fortnight"}},
         {"name": "x", "resource": "*", "mode": "enforce", "quota": {"amount": 0, "window": "day"}},
         {"name": "x", "resource": "*", "mode": "enforce", "quota": None},
+        {"name": "x", "resource": "*", "mode": "enforce", "concurrency": {"max": 0, "default_hold_us": 1_000_000}},
+        {"name": "x", "resource": "*", "mode": "enforce", "concurrency": {"max": 1, "default_hold_us": 1}},
+        {"name": "x", "resource": "*", "mode": "enforce", "concurrency": {"max": True, "default_hold_us": 1_000_000}},
+        {
+            "name": "x",
+            "resource": "*",
+            "mode": "enforce",
+            "quota": {"amount": 1, "window": "day"},
+            "concurrency": {"max": 1, "default_hold_us": 1_000_000},
+        },
         {"name": "X", "resource": "*", "mode": "enforce", "quota": {"amount": 1, "window": "day"}},
         {"name": 1, "resource": "*", "mode": "enforce", "quota": {"amount": 1, "window": "day"}},
         {"name": "x", "resource": None, "mode": "enforce", "quota": {"amount": 1, "window": "day"}},

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/ratelimit-service/clients/go/internal/scripted"
@@ -32,6 +33,9 @@ type contractCase struct {
 type step struct {
 	AdvanceMS *int64         `json:"advance_ms"`
 	Call      *call          `json:"call"`
+	Settle    *settle        `json:"settle"`
+	Extend    *extend        `json:"extend"`
+	Scope     *scope         `json:"scope"`
 	Request   *httpRequest   `json:"request"`
 	Server    []scriptedItem `json:"server"`
 	Expect    expected       `json:"expect"`
@@ -47,9 +51,35 @@ type call struct {
 	RequestID   string  `json:"request_id"`
 	InvalidUTF8 string  `json:"invalid_utf8"`
 	Oversized   string  `json:"oversized"`
-	// The caller's own deadline, and when it cancels. 0 is neither.
+	Reserve     bool    `json:"reserve"`
+	Estimate    uint64  `json:"estimate"`
+	HoldMS      int64   `json:"hold_ms"`
+	abandoning
+}
+
+// abandoning is the caller's own deadline, and when it cancels. 0 is neither.
+type abandoning struct {
 	DeadlineMS    int64 `json:"deadline_ms"`
 	CancelAfterMS int64 `json:"cancel_after_ms"`
+}
+
+type settle struct {
+	Actual uint64 `json:"actual"`
+	abandoning
+}
+
+type extend struct {
+	HoldMS int64 `json:"hold_ms"`
+}
+
+type scope struct {
+	call
+	OnError       ratelimit.OnError `json:"on_error"`
+	Extend        *bool             `json:"extend"`
+	Settle        *uint64           `json:"settle"`
+	UntilAttempts int               `json:"until_attempts"`
+	WaitMS        int64             `json:"wait_ms"`
+	Error         bool              `json:"error"`
 }
 
 type httpRequest struct {
@@ -59,6 +89,7 @@ type httpRequest struct {
 }
 
 type scriptedItem struct {
+	Method   string          `json:"method"`
 	Response json.RawMessage `json:"response"`
 	Status   string          `json:"status"`
 	Message  string          `json:"message"`
@@ -93,8 +124,8 @@ func readCases(t *testing.T) map[string][]contractCase {
 		}
 		files[name] = cases
 	}
-	if len(files) < 6 {
-		t.Fatalf("found %d files of cases in ../../conformance; there are at least 6", len(files))
+	if len(files) < 7 {
+		t.Fatalf("found %d files of cases in ../../conformance; there are at least 7", len(files))
 	}
 	return files
 }
@@ -118,8 +149,21 @@ func (c *call) request() (ratelimit.CheckRequest, error) {
 	return request, nil
 }
 
+// reserve is the argument of Reserve.
+func (c *call) reserve() (ratelimit.ReserveRequest, error) {
+	request, err := c.request()
+	return ratelimit.ReserveRequest{
+		APIKey:    request.APIKey,
+		KeyID:     request.KeyID,
+		Resource:  request.Resource,
+		Estimate:  c.Estimate,
+		Hold:      time.Duration(c.HoldMS) * time.Millisecond,
+		RequestID: request.RequestID,
+	}, err
+}
+
 // context is the context of the call.
-func (c *call) context(parent context.Context) (context.Context, context.CancelFunc) {
+func (c *abandoning) context(parent context.Context) (context.Context, context.CancelFunc) {
 	if c.DeadlineMS > 0 {
 		return context.WithTimeout(parent, time.Duration(c.DeadlineMS)*time.Millisecond)
 	}
@@ -131,19 +175,32 @@ func (c *call) context(parent context.Context) (context.Context, context.CancelF
 }
 
 func (i scriptedItem) script() (scripted.Response, error) {
+	response, err := i.response()
+	if i.Method != "" {
+		response = response.To(i.Method)
+	}
+	return response, err
+}
+
+func (i scriptedItem) response() (response scripted.Response, err error) {
 	switch {
 	case i.Hang:
 		return scripted.Hang(), nil
 	case i.Response != nil:
-		response := &ratelimitv1.CheckLimitResponse{}
-		if err := protojson.Unmarshal(i.Response, response); err != nil {
-			return nil, err
+		messages := map[string]proto.Message{
+			"":            &ratelimitv1.CheckLimitResponse{},
+			"SettleLimit": &ratelimitv1.SettleLimitResponse{},
+			"ExtendHold":  &ratelimitv1.ExtendHoldResponse{},
 		}
-		return scripted.Decide(response), nil
+		message, known := messages[i.Method]
+		if !known {
+			return response, fmt.Errorf("the case has the method %q", i.Method)
+		}
+		return scripted.Respond(message), protojson.Unmarshal(i.Response, message)
 	}
 	code, err := codeOf(i.Status)
 	if err != nil {
-		return nil, err
+		return response, err
 	}
 	var details []protoadapt.MessageV1
 	if i.Reason != "" {
@@ -155,7 +212,7 @@ func (i scriptedItem) script() (scripted.Response, error) {
 	}
 	failure, err := status.New(code, i.Message).WithDetails(details...)
 	if err != nil {
-		return nil, err
+		return response, err
 	}
 	return scripted.Fail(failure), nil
 }

@@ -29,6 +29,8 @@ type runner struct {
 	clock     *clock
 	callbacks atomic.Uint64
 	usedIDs   map[string]bool
+	// reservation is the one that steps settle and extend.
+	reservation *ratelimit.Reservation
 }
 
 // Every case of the contract must hold for the client, and for the middleware.
@@ -126,9 +128,23 @@ func (r *runner) step(t *testing.T, number int, step step) {
 	r.server.Script(responses...)
 	expect := newExpectation(t, number, step.Expect)
 	ownID := ""
-	if step.Request != nil {
+	switch {
+	case step.Request != nil:
 		r.request(t, step.Request, expect)
-	} else {
+	case step.Settle != nil:
+		r.settle(t, step.Settle, expect)
+	case step.Extend != nil:
+		started := time.Now()
+		extended, err := r.reservation.Extend(t.Context(), time.Duration(step.Extend.HoldMS)*time.Millisecond)
+		expect.took(time.Since(started))
+		expect.error(err)
+		expect.field("extended", extended)
+	case step.Scope != nil:
+		r.scope(t, step.Scope, expect)
+	case step.Call.Reserve:
+		ownID = step.Call.RequestID
+		r.reserve(t, step.Call, expect)
+	default:
 		ownID = step.Call.RequestID
 		r.call(t, step.Call, expect)
 	}
@@ -168,6 +184,77 @@ func (r *runner) call(t *testing.T, call *call, expect *expectation) {
 	}
 }
 
+func (r *runner) reserve(t *testing.T, call *call, expect *expectation) {
+	t.Helper()
+	request, err := call.reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := call.context(t.Context())
+	defer cancel()
+	reservation, err := r.client.Reserve(ctx, request)
+	if expect.abandoned(err) {
+		return
+	}
+	expect.error(err)
+	if err == nil {
+		r.reservation = reservation
+		t.Cleanup(func() { _ = r.client.Close(); _ = reservation.Close() })
+		expect.reservation(reservation)
+	}
+}
+
+func (r *runner) settle(t *testing.T, settle *settle, expect *expectation) {
+	t.Helper()
+	ctx, cancel := settle.context(t.Context())
+	defer cancel()
+	started := time.Now()
+	settlement, err := r.reservation.Settle(ctx, settle.Actual)
+	expect.took(time.Since(started))
+	if expect.abandoned(err) {
+		return
+	}
+	expect.error(err)
+	if err == nil {
+		expect.settlement(settlement)
+	}
+}
+
+func (r *runner) scope(t *testing.T, scope *scope, expect *expectation) {
+	t.Helper()
+	request, err := scope.reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.OnError = scope.OnError
+	request.NoExtend = scope.Extend != nil && !*scope.Extend
+	started := time.Now()
+	// The context ends with the body, as that of a request does.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reservation, err := r.client.Reserve(ctx, request)
+	if err != nil {
+		expect.error(err)
+		return
+	}
+	r.server.WaitForAttempts(scope.UntilAttempts)
+	if scope.Settle != nil {
+		settlement, err := reservation.Settle(ctx, *scope.Settle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect.settlement(settlement)
+	}
+	time.Sleep(time.Duration(scope.WaitMS) * time.Millisecond)
+	cancel()
+	if scope.Error {
+		reservation.Abandon()
+	}
+	expect.error(reservation.Close())
+	expect.took(time.Since(started))
+	expect.reservation(reservation)
+}
+
 func (r *runner) request(t *testing.T, given *httpRequest, expect *expectation) {
 	t.Helper()
 	request, err := http.NewRequest(given.Method, r.site.URL+given.Path, nil)
@@ -195,18 +282,26 @@ func (r *runner) attempts(expect *expectation, required, scripted int, ownID str
 	if len(attempts) < required || len(attempts) > scripted {
 		expect.failf("the server received %d attempts, not %d to %d", len(attempts), required, scripted)
 	}
+	if unscripted := r.server.Unscripted(); unscripted > 0 {
+		expect.failf("the server received %d attempts that were not in the script", unscripted)
+	}
+	first := ""
 	for i, attempt := range attempts {
+		if attempt.Request == nil {
+			continue
+		}
 		id := attempt.Request.RequestId
 		switch {
 		case id == "":
 			expect.failf("attempt %d has no request id", i)
-		case i > 0 && id != attempts[0].Request.RequestId:
-			expect.failf("attempt %d has the request id %q, not %q", i, id, attempts[0].Request.RequestId)
+		case first != "" && id != first:
+			expect.failf("attempt %d has the request id %q, not %q", i, id, first)
 		case ownID != "" && id != ownID:
 			expect.failf("attempt %d has the request id %q, not the call's own %q", i, id, ownID)
-		case ownID == "" && i == 0 && r.usedIDs[id]:
+		case ownID == "" && first == "" && r.usedIDs[id]:
 			expect.failf("the request id %q was used before", id)
 		}
+		first = id
 		r.usedIDs[id] = true
 	}
 	expect.attempts(attempts)

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ratelimit-service/clients/go/internal/scripted"
 	"github.com/ratelimit-service/clients/go/ratelimit"
@@ -97,10 +98,46 @@ func (e *expectation) decision(decision ratelimit.Decision) {
 
 func (e *expectation) limits(limits []ratelimit.LimitResult) {
 	e.t.Helper()
-	wanted, named := e.take("limits")
+	e.field("limits", limitFields(limits))
+}
+
+// reservation verifies its decision and its id.
+func (e *expectation) reservation(reservation *ratelimit.Reservation) {
+	e.t.Helper()
+	e.field("reservation_id", reservation.ID)
+	e.decision(reservation.Decision)
+	if reservation.Allowed != reservation.Decision.Allowed {
+		e.failf("allowed is %v, and of the decision %v", reservation.Allowed, reservation.Decision.Allowed)
+	}
+}
+
+func (e *expectation) settlement(settlement ratelimit.Settlement) {
+	e.t.Helper()
+	wanted, named := e.take("settlement")
 	if !named {
 		return
 	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(wanted, &fields); err != nil {
+		e.t.Fatal(err)
+	}
+	got := map[string]any{
+		"settled": settlement.Settled, "allowed": settlement.Allowed, "clamped": settlement.Clamped,
+		"limits": limitFields(settlement.Limits),
+	}
+	for name, value := range fields {
+		switch {
+		case name != "failure":
+			e.same("settlement."+name, value, got[name])
+		case string(value) != "null" && settlement.Failure != nil:
+			e.errorFields("settlement.failure", value, settlement.Failure)
+		case string(value) != "null" || settlement.Failure != nil:
+			e.failf("the failure of the settlement is %v, not %s", settlement.Failure, value)
+		}
+	}
+}
+
+func limitFields(limits []ratelimit.LimitResult) []map[string]any {
 	got := []map[string]any{}
 	for _, limit := range limits {
 		got = append(got, map[string]any{
@@ -111,7 +148,7 @@ func (e *expectation) limits(limits []ratelimit.LimitResult) {
 			"shadow":         limit.Shadow,
 		})
 	}
-	e.same("limits", wanted, got)
+	return got
 }
 
 func (e *expectation) headers(decision ratelimit.Decision) {
@@ -202,6 +239,13 @@ func (e *expectation) error(err error) {
 		e.failf("the call returned %v, not an Error", err)
 		return
 	}
+	e.errorFields("error", wanted, actual)
+	refusal, refused := ratelimit.RefusalForError(err)
+	e.refusal(refusal, refused, "")
+}
+
+func (e *expectation) errorFields(name string, wanted json.RawMessage, actual *ratelimit.Error) {
+	e.t.Helper()
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(wanted, &fields); err != nil {
 		e.t.Fatal(err)
@@ -209,11 +253,9 @@ func (e *expectation) error(err error) {
 	got := map[string]string{
 		"status": codeName(actual.Code), "message": actual.Message, "reason": actual.Reason, "field": actual.Field,
 	}
-	for name, value := range fields {
-		e.same("error."+name, value, got[name])
+	for field, value := range fields {
+		e.same(name+"."+field, value, got[field])
 	}
-	refusal, refused := ratelimit.RefusalForError(err)
-	e.refusal(refusal, refused, "")
 }
 
 func (e *expectation) attempts(attempts []scripted.Attempt) {
@@ -240,25 +282,52 @@ func (e *expectation) attempts(attempts []scripted.Attempt) {
 		return
 	}
 	for i, wantedFields := range each {
-		request := attempts[i].Request
-		cost := uint64(1)
-		if request.Cost != nil {
-			cost = *request.Cost
-		}
-		got := map[string]any{
-			"api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,
-			"cost": cost, "request_id": request.RequestId, "charge": request.Charge.String(),
-		}
+		got := attemptFields(attempts[i])
 		for name, value := range wantedFields {
 			e.same(fmt.Sprintf("attempts[%d].%s", i, name), value, got[name])
 		}
 	}
 }
 
+// attemptFields is the fields of a request that a case can have.
+func attemptFields(attempt scripted.Attempt) map[string]any {
+	switch {
+	case attempt.Settle != nil:
+		return map[string]any{"reservation_id": attempt.Settle.ReservationId, "actual_cost": attempt.Settle.ActualCost}
+	case attempt.Extend != nil:
+		return map[string]any{"reservation_id": attempt.Extend.ReservationId, "hold_ms": holdFields(attempt.Extend.Hold)}
+	}
+	request := attempt.Request
+	cost := uint64(1)
+	if request.Cost != nil {
+		cost = *request.Cost
+	}
+	return map[string]any{
+		"api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,
+		"cost": cost, "request_id": request.RequestId, "charge": request.Charge.String(), "hold_ms": holdFields(request.Hold),
+	}
+}
+
+func holdFields(hold *durationpb.Duration) any {
+	if hold == nil {
+		return nil
+	}
+	return hold.AsDuration().Milliseconds()
+}
+
 func (e *expectation) failures(counted ratelimit.Failures, callbacks uint64) {
 	e.t.Helper()
-	e.field("failures", map[string]uint64{"open": counted.Open, "closed": counted.Closed})
-	if callbacks != counted.Open+counted.Closed {
+	if wanted, named := e.take("failures"); named {
+		fields := map[string]uint64{"unsettled": 0}
+		if err := json.Unmarshal(wanted, &fields); err != nil {
+			e.t.Fatal(err)
+		}
+		got := map[string]uint64{"open": counted.Open, "closed": counted.Closed, "unsettled": counted.Unsettled}
+		if !reflect.DeepEqual(fields, got) {
+			e.failf("failures is %v, not %s", got, wanted)
+		}
+	}
+	if callbacks != counted.Open+counted.Closed+counted.Unsettled {
 		e.failf("the callback was called %d times for %+v", callbacks, counted)
 	}
 }

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -25,6 +26,8 @@ type Client struct {
 	stub        ratelimitv1.RateLimitServiceClient
 	denials     *denialCache
 	failures    failureCounter
+	// closed ends what reservations would still send.
+	closed atomic.Bool
 }
 
 // NewClient creates a client of the service at target, a host and port or any other target that gRPC knows
@@ -74,7 +77,7 @@ func (c *Client) Charge(ctx context.Context, request CheckRequest) (Decision, er
 	return c.decide(ctx, &request)
 }
 
-// Failures is how many calls failed open and closed since the client was created.
+// Failures is how many calls failed open and closed, and how many reservations stayed unsettled, since the client was created.
 func (c *Client) Failures() Failures {
 	return c.failures.snapshot()
 }
@@ -93,8 +96,9 @@ func (c *Client) Connection() grpc.ClientConnInterface {
 	return c.connections
 }
 
-// Close closes the connections. Calls in flight fail.
+// Close closes the connections. Calls in flight fail, and the holds of open reservations run out.
 func (c *Client) Close() error {
+	c.closed.Store(true)
 	return c.connections.close()
 }
 
@@ -102,8 +106,9 @@ func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, e
 	if invalid := request.validate(); invalid != nil {
 		return Decision{}, invalid
 	}
-	// Only the service knows its first decision on a request id of the caller's own. A charge has to get there.
-	cacheable := request.RequestID == "" && !request.afterwards
+	// Only the service knows its first decision on a request id of the caller's own. A charge and a reservation have to get
+	// there.
+	cacheable := request.RequestID == "" && !request.afterwards && request.hold == nil
 	if cacheable {
 		if decision, found := c.denials.get(request); found {
 			return decision, nil
@@ -123,21 +128,16 @@ func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, e
 func (c *Client) send(
 	parent context.Context, message *ratelimitv1.CheckLimitRequest,
 ) (response *ratelimitv1.CheckLimitResponse, err error) {
-	ctx, cancel := context.WithTimeout(parent, c.options.deadline)
+	ctx, cancel := c.outgoing(parent)
 	defer cancel()
-	if c.options.token != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.options.token)
-	}
 	for range maxAttempts {
 		response, err = c.stub.CheckLimit(ctx, message)
 		if err == nil {
 			return response, nil
 		}
 		failure := errorOf(err)
-		if (failure.Code == codes.DeadlineExceeded || failure.Code == codes.Canceled) && endsBefore(parent, ctx) {
-			// A caller must not bypass the limit by a deadline too short for a response. The server, whose clock may be
-			// ahead, reports it with either status.
-			return nil, context.DeadlineExceeded
+		if ended := endedBy(parent, ctx, failure); ended != nil {
+			return nil, ended
 		}
 		err = failure
 		if failure.Code != codes.Unavailable || failure.Reason == reasonOverloaded || ctx.Err() != nil {
@@ -147,11 +147,58 @@ func (c *Client) send(
 	return nil, err
 }
 
+// callOnce makes one call with the client's deadline and token. Its error is an *Error, or that of the caller's context.
+func callOnce[Request, Response any](
+	parent context.Context,
+	client *Client,
+	method func(context.Context, *Request, ...grpc.CallOption) (*Response, error),
+	request *Request,
+) (*Response, error) {
+	ctx, cancel := client.outgoing(parent)
+	defer cancel()
+	response, err := method(ctx, request)
+	if err == nil {
+		return response, nil
+	}
+	failure := errorOf(err)
+	if ended := endedBy(parent, ctx, failure); ended != nil {
+		return nil, ended
+	}
+	return nil, failure
+}
+
+// outgoing is the context of a call, with the client's deadline and token.
+func (c *Client) outgoing(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(parent, c.options.deadline)
+	if c.options.token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.options.token)
+	}
+	return ctx, cancel
+}
+
+// endedBy is the error of the caller's context if that has ended the call. A caller must not bypass the limit by a deadline too
+// short for a response. The server, whose clock may be ahead, reports it with either status.
+func endedBy(parent, ctx context.Context, failure *Error) error {
+	if ended := parent.Err(); ended != nil {
+		return ended
+	}
+	if (failure.Code == codes.DeadlineExceeded || failure.Code == codes.Canceled) && endsBefore(parent, ctx) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
 // endsBefore is whether the deadline of the call is the caller's rather than the client's.
 func endsBefore(parent, ctx context.Context) bool {
 	callers, set := parent.Deadline()
 	effective, _ := ctx.Deadline()
 	return set && !callers.After(effective)
+}
+
+// unsettled counts and reports a reservation that could not be settled.
+func (c *Client) unsettled(failure *Error) {
+	c.failures.unsettled.Add(1)
+	c.options.onFailure(failure)
 }
 
 // failed decides by the options if the service failed, and otherwise returns the error.

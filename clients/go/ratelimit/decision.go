@@ -77,6 +77,9 @@ type Decision struct {
 	Limits []LimitResult
 	// Failure is why the service failed. Nil unless the origin is OriginFallback.
 	Failure *Error
+
+	// reservationID belongs to the Reservation.
+	reservationID string
 }
 
 // LimitResult is the result of evaluating one limit.
@@ -100,7 +103,7 @@ type LimitResult struct {
 }
 
 func decisionOf(response *ratelimitv1.CheckLimitResponse) Decision {
-	decision := Decision{
+	return Decision{
 		Allowed:    response.Allowed,
 		Reason:     response.Reason,
 		Source:     response.Source,
@@ -111,23 +114,31 @@ func decisionOf(response *ratelimitv1.CheckLimitResponse) Decision {
 		Limit:      response.Limit,
 		Remaining:  response.Remaining,
 		RetryAfter: optionalDuration(response.RetryAfter),
+		Limits:     limitResults(response.Limits),
+
+		reservationID: response.ReservationId,
 	}
-	if len(response.Limits) > 0 {
-		decision.Limits = make([]LimitResult, len(response.Limits))
-		for i, limit := range response.Limits {
-			decision.Limits[i] = LimitResult{
-				Name:       limit.Name,
-				Limit:      limit.Limit,
-				Remaining:  limit.Remaining,
-				ResetAfter: limit.ResetAfter.AsDuration(),
-				RetryAfter: optionalDuration(limit.RetryAfter),
-				WouldDeny:  limit.WouldDeny,
-				Shadow:     limit.Shadow,
-				Window:     limit.Window.AsDuration(),
-			}
+}
+
+// limitResults is nil if there are none.
+func limitResults(limits []*ratelimitv1.LimitResult) []LimitResult {
+	if len(limits) == 0 {
+		return nil
+	}
+	results := make([]LimitResult, len(limits))
+	for i, limit := range limits {
+		results[i] = LimitResult{
+			Name:       limit.Name,
+			Limit:      limit.Limit,
+			Remaining:  limit.Remaining,
+			ResetAfter: limit.ResetAfter.AsDuration(),
+			RetryAfter: optionalDuration(limit.RetryAfter),
+			WouldDeny:  limit.WouldDeny,
+			Shadow:     limit.Shadow,
+			Window:     limit.Window.AsDuration(),
 		}
 	}
-	return decision
+	return results
 }
 
 func optionalDuration(message *durationpb.Duration) *time.Duration {

@@ -36,6 +36,11 @@ func (e *Error) isFailure() bool {
 	return false
 }
 
+// isUnknownReservation is whether the service has no such reservation. NOT_FOUND alone may come from a proxy.
+func (e *Error) isUnknownReservation() bool {
+	return e.Code == codes.NotFound && e.Reason == "RESERVATION_NOT_FOUND"
+}
+
 // errorOf is the error for the status of a call.
 func errorOf(err error) *Error {
 	response := status.Convert(err)

@@ -43,8 +43,8 @@ func WithFailOpen(failOpen bool) ClientOption {
 	return func(o *options) { o.failOpen = failOpen }
 }
 
-// WithOnFailure sets a function that is called once for each call that failed open or closed, in the goroutine of the call.
-// Keep it fast. The default does nothing.
+// WithOnFailure sets a function that is called once for each call that failed open or closed and each reservation that stayed
+// unsettled, in the goroutine of the call. Keep it fast. The default does nothing.
 func WithOnFailure(onFailure func(*Error)) ClientOption {
 	return func(o *options) { o.onFailure = onFailure }
 }

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
@@ -31,11 +32,13 @@ type CheckRequest struct {
 
 	// afterwards is whether the cost was incurred already.
 	afterwards bool
+	// hold makes the call a reservation. Nil means none.
+	hold *durationpb.Duration
 }
 
 // message is the request as it is sent, always with a request id.
 func (r *CheckRequest) message() *ratelimitv1.CheckLimitRequest {
-	message := &ratelimitv1.CheckLimitRequest{Resource: r.Resource, RequestId: r.RequestID}
+	message := &ratelimitv1.CheckLimitRequest{Resource: r.Resource, RequestId: r.RequestID, Hold: r.hold}
 	if r.Cost != 1 {
 		message.Cost = proto.Uint64(r.Cost)
 	}

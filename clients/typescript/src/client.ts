@@ -1,35 +1,39 @@
 import { randomUUID } from "node:crypto";
-import { type Client, createClient, type Transport } from "@connectrpc/connect";
+import type { Transport } from "@connectrpc/connect";
+import { Calls } from "./calls.js";
 import { Connections } from "./connections.js";
 import { type Decision, decisionOf } from "./decision.js";
 import { DenialCache } from "./denial_cache.js";
-import { errorOf, isFailure, type RateLimitError } from "./error.js";
+import { isFailure, type RateLimitError } from "./error.js";
 import type { Failures } from "./failures.js";
-import {
-  CheckLimitRequest_Charge,
-  type CheckLimitResponse,
-  RateLimitService,
-} from "./gen/ratelimit/v1/rate_limit_service_pb.js";
+import { CheckLimitRequest_Charge } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
+import { Hold } from "./hold.js";
 import { type ClientOptions, withDefaults } from "./options.js";
-import { type CheckRequest, validate } from "./request.js";
-import { isRefusedStream } from "./transport_error.js";
+import { type CheckRequest, durationOf, type ReserveRequest, validate, validateCost, validateHold } from "./request.js";
+import { Reservation } from "./reservation.js";
+import { inScope } from "./scope.js";
 
-/** Whether a call is sent again. A server with more calls than it can decide must not get each of them twice. */
-function isRetryable(error: RateLimitError): boolean {
-  return error.code === "UNAVAILABLE" && error.reason !== "OVERLOADED";
+/** What a check, a charge and a reservation differ in. */
+interface Kind {
+  readonly charge?: CheckLimitRequest_Charge;
+  readonly holdMs?: number;
 }
 
-/** How often one call is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
-const MAX_ATTEMPTS = 2;
+/** A decision, and the id of the reservation if it is one. */
+interface Decided {
+  readonly decision: Decision;
+  readonly reservationId: string;
+}
 
 /** A client of the rate limit service. Create one and keep it. */
 export class RateLimitClient {
   private readonly options: ReturnType<typeof withDefaults>;
   private readonly connections: Connections;
-  private readonly stub: Client<typeof RateLimitService>;
+  private readonly calls: Calls;
   private readonly denials: DenialCache;
-  private readonly metadata: HeadersInit | undefined;
-  private readonly counter = { open: 0, closed: 0 };
+  /** The reservations whose bodies are running. */
+  private readonly holds = new Set<Hold>();
+  private readonly counter = { open: 0, closed: 0, unsettled: 0 };
 
   /**
    * It starts to connect but does not wait for that.
@@ -39,15 +43,14 @@ export class RateLimitClient {
    */
   constructor(target: string, options: ClientOptions = {}) {
     this.options = withDefaults(options);
-    const { connections, denialCacheSize, denialCacheMaxAgeMs, token, tls, clock } = this.options;
-    this.metadata = token === undefined ? undefined : { authorization: `Bearer ${token}` };
+    const { deadlineMs, connections, denialCacheSize, denialCacheMaxAgeMs, token, tls, clock } = this.options;
     this.denials = new DenialCache(denialCacheSize, denialCacheMaxAgeMs, clock);
     this.connections = new Connections(target, connections, tls);
-    this.stub = createClient(RateLimitService, this.connections);
+    this.calls = new Calls(this.connections, deadlineMs, token);
     this.connections.open();
   }
 
-  /** How many calls failed open and closed since the client was created. */
+  /** How many calls failed open and closed, and how many reservations were not settled, since the client was created. */
   get failures(): Failures {
     return { ...this.counter };
   }
@@ -59,9 +62,21 @@ export class RateLimitClient {
    * @throws RateLimitError for what the caller or the configuration has to fix; never for a failure of the service.
    */
   async check(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
+    const invalid = validate(request);
+    if (invalid !== undefined) {
+      throw invalid;
+    }
     // Only the service knows its first decision on a request id of the caller's own.
     const cacheable = request.requestId === undefined || request.requestId === "";
-    return await this.decide(request, CheckLimitRequest_Charge.CHARGE_UNSPECIFIED, cacheable, signal);
+    const cached = cacheable ? this.denials.get(request) : undefined;
+    if (cached !== undefined) {
+      return cached;
+    }
+    const { decision } = await this.decide(request, {}, signal);
+    if (cacheable) {
+      this.denials.put(request, decision);
+    }
+    return decision;
   }
 
   /**
@@ -80,7 +95,58 @@ export class RateLimitClient {
    * it safe to repeat. The arguments and what is thrown are those of `check`.
    */
   async charge(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
-    return await this.decide(request, CheckLimitRequest_Charge.ALWAYS, false, signal);
+    const invalid = validate(request);
+    if (invalid !== undefined) {
+      throw invalid;
+    }
+    return (await this.decide(request, { charge: CheckLimitRequest_Charge.ALWAYS }, signal)).decision;
+  }
+
+  /**
+   * Decides one call and charges an estimate of its cost, or nothing if it is denied. Once the actual cost is known, it
+   * takes the place of the estimate: by the reservation's `settle`.
+   *
+   * It is neither answered by the cache of denials nor put into it. When the service fails, the call is allowed or denied
+   * as by `check`, and there is nothing to settle. A call that is abandoned may have been charged.
+   *
+   * @param body runs whether the call is allowed or not: see `allowed` of the reservation, whose hold is extended meanwhile.
+   *   When it has ended without a `settle`, the reservation is settled at the estimate, or by `onError` of the request if
+   *   it has thrown. Without a body, the caller settles the reservation, and extends it if need be.
+   * @param signal abandons the call, but not the body: as of `check`.
+   * @returns the reservation, or what the body returns.
+   * @throws RateLimitError as `check`, and as `settle` at the end of the body; what the body throws.
+   */
+  reserve(request: ReserveRequest, signal?: AbortSignal): Promise<Reservation>;
+  reserve<T>(
+    request: ReserveRequest,
+    body: (reservation: Reservation) => T | Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T>;
+  async reserve<T>(
+    request: ReserveRequest,
+    bodyOrSignal?: ((reservation: Reservation) => T | Promise<T>) | AbortSignal,
+    signalBesideBody?: AbortSignal,
+  ): Promise<Reservation | T> {
+    const [body, signal] =
+      typeof bodyOrSignal === "function" ? [bodyOrSignal, signalBesideBody] : [undefined, bodyOrSignal];
+    const { estimate, holdMs } = request;
+    const check = { ...request, cost: estimate };
+    const invalid = validateCost("cost", estimate) ?? validateHold(holdMs) ?? validate(check);
+    if (invalid !== undefined) {
+      throw invalid;
+    }
+    const { decision, reservationId } = await this.decide(check, { holdMs }, signal);
+    const hold = new Hold(reservationId, decision.allowed, this.calls, (error) => this.count("unsettled", error));
+    const reservation = new Reservation(decision, hold);
+    if (body === undefined) {
+      return reservation;
+    }
+    this.holds.add(hold);
+    try {
+      return await inScope(hold, request, () => body(reservation));
+    } finally {
+      this.holds.delete(hold);
+    }
   }
 
   /**
@@ -100,67 +166,21 @@ export class RateLimitClient {
     return this.connections;
   }
 
-  /** Closes the connections. Calls in flight fail. */
+  /** Closes the connections. Calls in flight fail, and the holds of open reservations run out. */
   close(): void {
+    for (const hold of this.holds) {
+      hold.release();
+    }
     this.connections.close();
   }
 
-  private async decide(
-    request: CheckRequest,
-    charge: CheckLimitRequest_Charge,
-    cacheable: boolean,
-    signal: AbortSignal | undefined,
-  ): Promise<Decision> {
-    const invalid = validate(request);
-    if (invalid !== undefined) {
-      throw invalid;
-    }
-    const cached = cacheable ? this.denials.get(request) : undefined;
-    if (cached !== undefined) {
-      return cached;
-    }
-    let decision: Decision;
+  private async decide(request: CheckRequest, kind: Kind, signal: AbortSignal | undefined): Promise<Decided> {
     try {
-      decision = decisionOf(await this.send(request, charge, signal));
-    } catch (thrown) {
+      const response = await this.calls.check(messageOf(request, kind), signal);
+      return { decision: decisionOf(response), reservationId: response.reservationId };
+    } catch (error) {
       signal?.throwIfAborted();
-      return this.failed(errorOf(thrown));
-    }
-    if (cacheable) {
-      this.denials.put(request, decision);
-    }
-    return decision;
-  }
-
-  private async send(
-    request: CheckRequest,
-    charge: CheckLimitRequest_Charge,
-    signal: AbortSignal | undefined,
-  ): Promise<CheckLimitResponse> {
-    const message = messageOf(request, charge);
-    const ends = performance.now() + this.options.deadlineMs;
-    const callOptions = {
-      timeoutMs: this.options.deadlineMs,
-      ...(this.metadata && { headers: this.metadata }),
-      ...(signal && { signal }),
-    };
-    for (let attempts = 1, refused = 0; ;) {
-      try {
-        return await this.stub.checkLimit(message, callOptions);
-      } catch (thrown) {
-        callOptions.timeoutMs = Math.floor(ends - performance.now());
-        if (callOptions.timeoutMs <= 0 || signal?.aborted) {
-          throw thrown;
-        }
-        if (isRefusedStream(thrown) && refused < this.connections.count) {
-          // The server has not processed it. One that closes its connections gracefully refuses it once on each of them.
-          refused += 1;
-        } else if (attempts < MAX_ATTEMPTS && isRetryable(errorOf(thrown))) {
-          attempts += 1;
-        } else {
-          throw thrown;
-        }
-      }
+      return { decision: this.failed(error as RateLimitError), reservationId: "" };
     }
   }
 
@@ -169,9 +189,8 @@ export class RateLimitClient {
     if (!isFailure(error)) {
       throw error;
     }
-    const { failOpen, onFailure } = this.options;
-    this.counter[failOpen ? "open" : "closed"] += 1;
-    onFailure?.(error);
+    const { failOpen } = this.options;
+    this.count(failOpen ? "open" : "closed", error);
     return {
       allowed: failOpen,
       reason: failOpen ? "DEGRADED_ALLOWED" : "DEGRADED_DENIED",
@@ -186,10 +205,15 @@ export class RateLimitClient {
       failure: error,
     };
   }
+
+  private count(outcome: keyof Failures, error: RateLimitError): void {
+    this.counter[outcome] += 1;
+    this.options.onFailure?.(error);
+  }
 }
 
 /** The request as it is sent, always with a request id. */
-function messageOf(request: CheckRequest, charge: CheckLimitRequest_Charge) {
+function messageOf(request: CheckRequest, { charge, holdMs }: Kind) {
   return {
     credential:
       request.keyId === undefined
@@ -197,7 +221,8 @@ function messageOf(request: CheckRequest, charge: CheckLimitRequest_Charge) {
         : { case: "keyId" as const, value: request.keyId },
     resource: request.resource ?? "",
     requestId: request.requestId || randomUUID(),
-    charge,
+    ...(charge !== undefined && { charge }),
     ...(request.cost !== undefined && { cost: BigInt(request.cost) }),
+    ...(holdMs !== undefined && { hold: durationOf(holdMs) }),
   };
 }

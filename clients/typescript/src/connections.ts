@@ -13,7 +13,7 @@ export class Connections implements Transport {
   private readonly all: Connection[] = [];
   private readonly transports: Transport[] = [];
   private next = 0;
-  private closed = false;
+  private isClosed = false;
 
   /** @param target host and port: `localhost:50051`. */
   constructor(
@@ -68,7 +68,7 @@ export class Connections implements Transport {
   async wait(signal: AbortSignal | undefined): Promise<void> {
     for (const connection of this.all) {
       while (!(await abortable(isOpen(connection), signal))) {
-        if (this.closed) {
+        if (this.isClosed) {
           throw new Error("the client is closed");
         }
         await abortable(sleep(RETRY_MS), signal);
@@ -78,10 +78,15 @@ export class Connections implements Transport {
 
   /** Closes all connections. Calls in flight fail. */
   close(): void {
-    this.closed = true;
+    this.isClosed = true;
     for (const connection of this.all) {
       connection.close();
     }
+  }
+
+  /** Whether it was closed. */
+  get closed(): boolean {
+    return this.isClosed;
   }
 
   private pick(): Transport {
@@ -101,7 +106,8 @@ function isOpen(connection: Connection): Promise<boolean> {
   );
 }
 
-async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+/** The promise, or a rejection with the signal's reason if that ends first. */
+export async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) {
     return await promise;
   }

@@ -1,4 +1,5 @@
 import type { Duration } from "@bufbuild/protobuf/wkt";
+import type { LimitResult as LimitResultMessage } from "./gen/ratelimit/v1/limit_pb.js";
 import {
   type CheckLimitResponse,
   CheckLimitResponse_Reason,
@@ -79,17 +80,22 @@ export function decisionOf(response: CheckLimitResponse): Decision {
     limit: response.limit,
     remaining: Number(response.remaining),
     ...retryAfter(response.retryAfter),
-    limits: response.limits.map((limit) => ({
-      name: limit.name,
-      limit: Number(limit.limit),
-      remaining: Number(limit.remaining),
-      resetAfterMs: milliseconds(limit.resetAfter),
-      ...retryAfter(limit.retryAfter),
-      wouldDeny: limit.wouldDeny,
-      shadow: limit.shadow,
-      windowMs: milliseconds(limit.window),
-    })),
+    limits: limitResultsOf(response.limits),
   };
+}
+
+/** The results of limits in a response of the service. */
+export function limitResultsOf(limits: readonly LimitResultMessage[]): LimitResult[] {
+  return limits.map((limit) => ({
+    name: limit.name,
+    limit: Number(limit.limit),
+    remaining: Number(limit.remaining),
+    resetAfterMs: milliseconds(limit.resetAfter),
+    ...retryAfter(limit.retryAfter),
+    wouldDeny: limit.wouldDeny,
+    shadow: limit.shadow,
+    windowMs: milliseconds(limit.window),
+  }));
 }
 
 /** The decision with every wait shortened by the time elapsed, none below 0. */

@@ -6,4 +6,5 @@ export { type HeaderStyle, limitHeaders } from "./headers.js";
 export type { MiddlewareOptions } from "./middleware.js";
 export type { ClientOptions } from "./options.js";
 export { type Problem, Refusal } from "./refusal.js";
-export type { CheckRequest } from "./request.js";
+export type { CheckRequest, OnError, ReserveRequest } from "./request.js";
+export type { Reservation, Settlement } from "./reservation.js";

@@ -3,11 +3,11 @@ import type { RateLimitError } from "./error.js";
 
 /** The options of a client. */
 export interface ClientOptions {
-  /** Milliseconds for a whole call, including its retry. More than 0; the default is 50. */
+  /** Milliseconds for a whole call, including its retry; for each attempt of a settlement. More than 0; the default is 50. */
   deadlineMs?: number;
   /** Whether a call is allowed (true, the default) or denied when the service fails. */
   failOpen?: boolean;
-  /** Called once for each call that failed open or closed. Keep it fast. */
+  /** Called once for each call that failed open or closed, and each reservation that was not settled. Keep it fast. */
   onFailure?: (error: RateLimitError) => void;
   /**
    * Connections that calls rotate through. At least 1; the default is 4. A server with several workers behind one port,

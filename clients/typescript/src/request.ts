@@ -16,6 +16,28 @@ export type CheckRequest = Key & {
   requestId?: string;
 };
 
+/** One call to decide at an estimate of its cost. */
+export type ReserveRequest = Key & {
+  /** What is being called: at most 256 bytes, no control characters. Absent or empty matches only limits for `*`. */
+  resource?: string;
+  /** What is charged until the actual cost is known, in tokens: an integer from 0 to 9,007,199,254. */
+  estimate: number | bigint;
+  /** Milliseconds within which the reservation is settled or extended: 1,000 to 3,600,000. Then the estimate stays charged. */
+  holdMs: number;
+  /** Makes the reservation idempotent, as for a check: at most 128 bytes. */
+  requestId?: string;
+  /** With a body: whether the hold is extended by the same hold each time half of it has passed. The default is true. */
+  extend?: boolean;
+  /** With a body: what happens to a reservation that is not settled when the body throws. The default is ESTIMATE. */
+  onError?: OnError;
+};
+
+/**
+ * What happens to a reservation whose body has thrown: it is settled at the estimate, or at 0, or it is left to its hold,
+ * after which the estimate stays charged.
+ */
+export type OnError = "ESTIMATE" | "NOTHING" | "HOLD";
+
 /** The texts of a request, with their field names in the API. */
 const TEXTS = [
   ["api_key", "apiKey"],
@@ -35,6 +57,9 @@ const MAX_COST = 9_007_199_254;
 
 /** The largest cost that can be encoded. */
 const MAX_UINT64 = 0xffff_ffff_ffff_ffffn;
+
+/** The longest duration that can be encoded, in milliseconds: some 10,000 years. */
+const MAX_DURATION_MS = 315_576_000_000_000;
 
 /**
  * The error for what cannot be sent. Encoders report some of it as INTERNAL, and an oversized text uses up the deadline:
@@ -56,8 +81,30 @@ export function validate(request: CheckRequest): RateLimitError | undefined {
     }
   }
   const { cost = 1 } = request;
+  return validateCost("cost", cost);
+}
+
+/** The error for a cost that cannot be encoded. */
+export function validateCost(field: string, cost: number | bigint): RateLimitError | undefined {
   if (!(typeof cost === "bigint" || Number.isInteger(cost)) || cost < 0 || cost > MAX_UINT64) {
-    return invalidField("cost", `is ${cost}; it must be between 0 and ${MAX_COST}`);
+    return invalidField(field, `is ${cost}; it must be between 0 and ${MAX_COST}`);
   }
   return undefined;
+}
+
+/** The error for a hold that cannot be encoded. */
+export function validateHold(holdMs: number): RateLimitError | undefined {
+  if (!Number.isFinite(holdMs) || Math.abs(holdMs) > MAX_DURATION_MS) {
+    return invalidField("hold", `is ${holdMs} ms; it must be between 1 s and 1 h`);
+  }
+  return undefined;
+}
+
+/** A duration as it is sent, in whole microseconds. */
+export function durationOf(milliseconds: number): { seconds: bigint; nanos: number } {
+  const microseconds = Math.round(milliseconds * 1000);
+  return {
+    seconds: BigInt(Math.trunc(microseconds / 1_000_000)),
+    nanos: (microseconds % 1_000_000) * 1000,
+  };
 }

@@ -9,7 +9,7 @@ import { ALLOW, type Response, ScriptedServer, UNAVAILABLE } from "./scripted_se
 
 const ORDER: CheckRequest = { apiKey: "rlk_test_1_x", resource: "orders.create" };
 const DENY: Response = {
-  decide: create(CheckLimitResponseSchema, { reason: 2, source: 1, retryAfter: { seconds: 1n, nanos: 0 } }),
+  respond: create(CheckLimitResponseSchema, { reason: 2, source: 1, retryAfter: { seconds: 1n, nanos: 0 } }),
 };
 
 describe("RateLimitClient", () => {
@@ -74,7 +74,7 @@ describe("RateLimitClient", () => {
     assert.equal(decision.reason, "DEGRADED_DENIED");
     assert.equal(decision.failure?.code, "UNAVAILABLE");
     assert.ok(performance.now() - started < 10_000);
-    assert.deepEqual(client.failures, { open: 0, closed: 1 });
+    assert.deepEqual(client.failures, { open: 0, closed: 1, unsettled: 0 });
   });
 
   it("survives a server that closes its connections gracefully between two calls", async () => {
@@ -115,7 +115,7 @@ describe("RateLimitClient", () => {
     const controller = new AbortController();
     setTimeout(() => controller.abort(reason), 30);
     await assert.rejects(client.check(ORDER, controller.signal), reason);
-    assert.deepEqual(client.failures, { open: 0, closed: 0 });
+    assert.deepEqual(client.failures, { open: 0, closed: 0, unsettled: 0 });
   });
 
   it("rejects what cannot be encoded as invalid, without a call to the service", async () => {
@@ -139,21 +139,21 @@ describe("RateLimitClient", () => {
         field,
       });
     }
-    assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0 }]);
+    assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0, unsettled: 0 }]);
   });
 
   it("does not send a call that is already abandoned", async () => {
     const client = make();
     server.script();
     await assert.rejects(client.check(ORDER, AbortSignal.abort()), { name: "AbortError" });
-    assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0 }]);
+    assert.deepEqual([server.attempts.length, client.failures], [0, { open: 0, closed: 0, unsettled: 0 }]);
   });
 
   it("does not fail open because a caller's deadline is too short for a response", async () => {
     const client = make();
     server.script({ hang: true });
     await assert.rejects(client.check(ORDER, AbortSignal.timeout(50)), { name: "TimeoutError" });
-    assert.deepEqual(client.failures, { open: 0, closed: 0 });
+    assert.deepEqual(client.failures, { open: 0, closed: 0, unsettled: 0 });
   });
 
   it("caches a denial for its own key, resource and cost only", async () => {
@@ -201,7 +201,7 @@ describe("RateLimitClient", () => {
       await client.check({ ...ORDER, cost });
     }
     assert.deepEqual(
-      server.attempts.map(({ request }) => request.cost),
+      server.checks.map(({ cost }) => cost),
       costs.map(BigInt),
     );
   });
@@ -212,7 +212,7 @@ describe("RateLimitClient", () => {
     await client.check({ ...ORDER, cost: 0 });
     await client.peek(ORDER);
     assert.deepEqual(
-      server.attempts.map(({ request }) => [request.credential.value, request.resource, request.cost]),
+      server.checks.map(({ credential, resource, cost }) => [credential.value, resource, cost]),
       Array(2).fill(["rlk_test_1_x", "orders.create", 0n]),
     );
   });

@@ -2,8 +2,9 @@ import { readdirSync, readFileSync } from "node:fs";
 import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { CheckLimitResponseSchema } from "../src/gen/index.js";
-import type { Response } from "./scripted_server.js";
+import { CheckLimitResponseSchema, ExtendHoldResponseSchema, SettleLimitResponseSchema } from "../src/gen/index.js";
+import type { OnError } from "../src/index.js";
+import type { Method, Response } from "./scripted_server.js";
 
 // The cases as they are in the files: see README.md beside them.
 
@@ -16,29 +17,49 @@ export interface ContractCase {
 export interface Step {
   advance_ms?: number;
   call?: Call;
+  settle?: Abandoning & { actual: number };
+  extend?: { hold_ms: number };
+  scope?: Scope;
   request?: { method: string; path: string; headers: Record<string, string> };
   server?: ScriptedItem[];
   expect?: Expected;
 }
 
-export interface Call {
+/** How a caller abandons its call. */
+export interface Abandoning {
+  deadline_ms?: number;
+  cancel_after_ms?: number;
+}
+
+export interface Call extends Abandoning {
   api_key?: string;
   key_id?: string;
   resource?: string;
   cost?: number;
   peek?: true;
   charge?: true;
+  reserve?: true;
+  estimate?: number;
+  hold_ms?: number;
   request_id?: string;
   invalid_utf8?: string;
   oversized?: string;
-  deadline_ms?: number;
-  cancel_after_ms?: number;
+}
+
+export interface Scope extends Call {
+  on_error?: OnError;
+  extend?: boolean;
+  until_attempts?: number;
+  settle?: number;
+  wait_ms?: number;
+  error?: true;
 }
 
 /** A field that is absent is not verified; one that is null is. */
 export type Expected = Record<string, unknown>;
 
 interface ScriptedItem {
+  method?: Method;
   response?: JsonValue;
   status?: string;
   message?: string;
@@ -48,13 +69,19 @@ interface ScriptedItem {
   optional?: true;
 }
 
+const RESPONSES = {
+  CheckLimit: CheckLimitResponseSchema,
+  SettleLimit: SettleLimitResponseSchema,
+  ExtendHold: ExtendHoldResponseSchema,
+};
+
 const FOLDER = new URL("../../../conformance/", import.meta.url);
 
 /** The names of the files of cases. */
 export function caseFiles(): string[] {
   const files = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && name !== "service_config.json");
-  if (files.length < 6) {
-    throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 6`);
+  if (files.length < 7) {
+    throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 7`);
   }
   return files;
 }
@@ -64,11 +91,12 @@ export function readCases(file: string): ContractCase[] {
 }
 
 export function responseOf(scripted: ScriptedItem): Response {
+  const { method = "CheckLimit" } = scripted;
   if (scripted.hang) {
-    return { hang: true };
+    return { method, hang: true };
   }
   if (scripted.response !== undefined) {
-    return { decide: fromJson(CheckLimitResponseSchema, scripted.response) };
+    return { method, respond: fromJson(RESPONSES[method] as typeof CheckLimitResponseSchema, scripted.response) };
   }
   const error = new ConnectError(scripted.message ?? "", codeOf(scripted.status ?? ""));
   if (scripted.reason !== undefined) {
@@ -84,7 +112,7 @@ export function responseOf(scripted: ScriptedItem): Response {
     const badRequest = new BinaryWriter().tag(1, 2).bytes(violation.finish());
     error.details.push({ type: "google.rpc.BadRequest", value: badRequest.finish() });
   }
-  return { fail: error };
+  return { method, fail: error };
 }
 
 function codeOf(status: string): Code {

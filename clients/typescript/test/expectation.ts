@@ -1,6 +1,18 @@
 import assert from "node:assert/strict";
-import { type Decision, type Failures, type HeaderStyle, limitHeaders, RateLimitError, Refusal } from "../src/index.js";
-import { CheckLimitRequest_Charge } from "../src/gen/ratelimit/v1/rate_limit_service_pb.js";
+import { isMessage } from "@bufbuild/protobuf";
+import type { Duration } from "@bufbuild/protobuf/wkt";
+import { CheckLimitRequest_Charge, CheckLimitRequestSchema, SettleLimitRequestSchema } from "../src/gen/index.js";
+import {
+  type Decision,
+  type Failures,
+  type HeaderStyle,
+  limitHeaders,
+  type LimitResult,
+  RateLimitError,
+  Refusal,
+  type Reservation,
+  type Settlement,
+} from "../src/index.js";
 import type { Expected } from "./contract_case.js";
 import type { Attempt } from "./scripted_server.js";
 import type { Response } from "./site.js";
@@ -28,16 +40,7 @@ export class Expectation {
     this.field("limit", decision.limit);
     this.field("remaining", decision.remaining);
     this.field("retry_after_ms", decision.retryAfterMs ?? null);
-    this.field(
-      "limits",
-      decision.limits.map((limit) => ({
-        name: limit.name,
-        remaining: limit.remaining,
-        reset_after_ms: limit.resetAfterMs,
-        retry_after_ms: limit.retryAfterMs ?? null,
-        shadow: limit.shadow,
-      })),
-    );
+    this.field("limits", fieldsOf(decision.limits));
     const refusal = Refusal.forDecision(decision);
     const styles = (this.take("headers") ?? {}) as Record<HeaderStyle, Record<string, string>>;
     for (const [style, headers] of Object.entries(styles)) {
@@ -46,6 +49,30 @@ export class Expectation {
     }
     this.refusal(refusal);
     assert.equal(decision.failure !== undefined, decision.origin === "FALLBACK", this.of("failure"));
+  }
+
+  reservation(reservation: Reservation): void {
+    this.decision(reservation.decision);
+    assert.equal(reservation.allowed, reservation.decision.allowed, this.of("allowed"));
+    this.field("reservation_id", reservation.id);
+  }
+
+  settlement(settlement: Settlement): void {
+    assert.ok(!this.left.has("error"), this.of("the settlement should have been rejected"));
+    const { failure } = settlement;
+    const got: Record<string, unknown> = { ...settlement, limits: fieldsOf(settlement.limits) };
+    for (const [name, value] of Object.entries((this.take("settlement") ?? {}) as object)) {
+      if (name === "failure" && value !== null) {
+        this.errorFields(failure, value as Record<string, string>);
+      } else {
+        assert.deepEqual(got[name] ?? null, value, this.of(`settlement.${name}`));
+      }
+    }
+  }
+
+  extended(extended: boolean): void {
+    assert.ok(!this.left.has("error"), this.of("the extension should have been rejected"));
+    this.field("extended", extended);
   }
 
   /** Verifies the response to the caller. This client has no interceptor for gRPC servers, and so no status details. */
@@ -70,6 +97,12 @@ export class Expectation {
       wanted !== undefined && error instanceof RateLimitError,
       this.of(`the call was rejected with ${String(error)}`),
     );
+    this.errorFields(error, wanted);
+    this.refusal(Refusal.forError(error));
+  }
+
+  private errorFields(error: RateLimitError | undefined, wanted: Record<string, string>): void {
+    assert.ok(error !== undefined, this.of("there is no error"));
     const got: Record<string, string> = {
       status: error.code,
       message: error.message,
@@ -79,7 +112,6 @@ export class Expectation {
     for (const [name, value] of Object.entries(wanted)) {
       assert.equal(got[name], value, this.of(`error.${name}`));
     }
-    this.refusal(Refusal.forError(error));
   }
 
   /** The requests that the server received, and their ids, by which it recognises a retry. */
@@ -88,7 +120,8 @@ export class Expectation {
       attempts.length >= min && attempts.length <= max,
       this.of(`the server received ${attempts.length} attempts`),
     );
-    const ids = new Set(attempts.map((attempt) => attempt.request.requestId));
+    const checks = attempts.map(({ request }) => request).filter((one) => isMessage(one, CheckLimitRequestSchema));
+    const ids = new Set(checks.map(({ requestId }) => requestId));
     for (const id of ids) {
       assert.ok(ids.size === 1 && id !== "", this.of(`the attempts have the request ids ${[...ids].join()}`));
       assert.equal(id, ownId ?? id, this.of("the call's own request id"));
@@ -102,25 +135,24 @@ export class Expectation {
     }
     const wanted = this.take("attempts") as Record<string, unknown>[] | undefined;
     assert.equal(attempts.length, wanted?.length ?? attempts.length, this.of("the number of attempts"));
-    for (const [i, fields] of (wanted ?? []).entries()) {
-      const request = attempts[i]?.request;
-      const got: Record<string, unknown> = {
-        api_key: request?.credential.case === "apiKey" ? request.credential.value : "",
-        key_id: request?.credential.case === "keyId" ? request.credential.value : "",
-        resource: request?.resource,
-        cost: Number(request?.cost ?? 1),
-        request_id: request?.requestId,
-        charge: request && CheckLimitRequest_Charge[request.charge],
-      };
-      for (const [name, value] of Object.entries(fields)) {
+    for (const [i, attempt] of attempts.entries()) {
+      const got = receivedOf(attempt);
+      for (const [name, value] of Object.entries(wanted?.[i] ?? {})) {
         assert.equal(got[name], value, this.of(`attempts[${i}].${name}`));
       }
     }
   }
 
   failures(counted: Failures, callbacks: number): void {
-    this.field("failures", { ...counted });
-    assert.equal(callbacks, counted.open + counted.closed, this.of("how often the callback was called"));
+    const wanted = this.take("failures") as Partial<Failures> | undefined;
+    if (wanted !== undefined) {
+      assert.deepEqual(counted, { open: 0, closed: 0, unsettled: 0, ...wanted }, this.of("failures"));
+    }
+    assert.equal(
+      callbacks,
+      counted.open + counted.closed + counted.unsettled,
+      this.of("how often the callback was called"),
+    );
   }
 
   took(milliseconds: number): void {
@@ -160,4 +192,39 @@ export class Expectation {
   private of(what: string): string {
     return `step ${this.step}: ${what}`;
   }
+}
+
+/** The fields of limit results by their names in the cases. */
+function fieldsOf(limits: readonly LimitResult[]): object[] {
+  return limits.map((limit) => ({
+    name: limit.name,
+    remaining: limit.remaining,
+    reset_after_ms: limit.resetAfterMs,
+    retry_after_ms: limit.retryAfterMs ?? null,
+    shadow: limit.shadow,
+  }));
+}
+
+/** The fields of a request that the server received by their names in the cases. */
+function receivedOf({ request }: Attempt): Record<string, unknown> {
+  if (isMessage(request, CheckLimitRequestSchema)) {
+    return {
+      api_key: request.credential.case === "apiKey" ? request.credential.value : "",
+      key_id: request.credential.case === "keyId" ? request.credential.value : "",
+      resource: request.resource,
+      cost: Number(request.cost ?? 1),
+      request_id: request.requestId,
+      charge: CheckLimitRequest_Charge[request.charge],
+      hold_ms: millisecondsOf(request.hold),
+    };
+  }
+  if (isMessage(request, SettleLimitRequestSchema)) {
+    const { reservationId, actualCost } = request;
+    return { reservation_id: reservationId, actual_cost: actualCost === undefined ? null : Number(actualCost) };
+  }
+  return { reservation_id: request.reservationId, hold_ms: millisecondsOf(request.hold) };
+}
+
+function millisecondsOf(duration: Duration | undefined): number | null {
+  return duration === undefined ? null : Number(duration.seconds) * 1000 + duration.nanos / 1e6;
 }

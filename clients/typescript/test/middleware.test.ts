@@ -11,7 +11,7 @@ import type http from "node:http";
 // The contract's cases for the middleware are run in conformance.test.ts; these are the options and unusual targets.
 
 const OVER: Response = {
-  decide: create(CheckLimitResponseSchema, {
+  respond: create(CheckLimitResponseSchema, {
     reason: 2,
     limit: "burst",
     retryAfter: { seconds: 1n, nanos: 500_000_000 },
@@ -49,7 +49,7 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
       });
       server.script(OVER);
       const response = await send(behind, "GET", "/", { authorization: "Bearer k1" });
-      const request = server.attempts[0]?.request;
+      const [request] = server.checks;
       assert.deepEqual(request?.credential, { case: "apiKey", value: "k1" });
       assert.deepEqual([request?.resource, request?.cost], ["orders.list", 3n]);
       assert.equal(response.status, 429);
@@ -73,7 +73,7 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
         server.script(ALLOW);
         const response = await send(behind, "GET", target, { "x-api-key": "k1" });
         assert.equal(response.body, "hello", target);
-        assert.equal(server.attempts[0]?.request.resource, "GET /v1/orders", target);
+        assert.equal(server.checks[0]?.resource, "GET /v1/orders", target);
       }
     });
 
@@ -94,7 +94,7 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
       const behind = await open({ cost: () => 0 });
       server.script(ALLOW);
       await send(behind, "GET", "/", { "x-api-key": "k1" });
-      assert.equal(server.attempts[0]?.request.cost, 0n);
+      assert.equal(server.checks[0]?.cost, 0n);
     });
 
     it("leaves an error that is not the caller's to the framework, and the request does not pass", async () => {

@@ -1,21 +1,34 @@
 import http2 from "node:http2";
 import type { AddressInfo } from "node:net";
-import { create } from "@bufbuild/protobuf";
+import { create, isMessage } from "@bufbuild/protobuf";
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import {
   type CheckLimitRequest,
+  CheckLimitRequestSchema,
   type CheckLimitResponse,
   CheckLimitResponseSchema,
+  type ExtendHoldRequest,
+  type ExtendHoldResponse,
+  ExtendHoldResponseSchema,
   RateLimitService,
+  type SettleLimitRequest,
+  type SettleLimitResponse,
+  SettleLimitResponseSchema,
 } from "../src/gen/index.js";
 
-/** What the server does with one attempt. */
-export type Response = { decide: CheckLimitResponse } | { fail: ConnectError } | { hang: true };
+/** The methods that the server has. */
+export type Method = "CheckLimit" | "SettleLimit" | "ExtendHold";
+
+/** What the server does with one attempt, which is of CheckLimit unless it has another method. */
+export type Response = { method?: Method } & (
+  { respond: CheckLimitResponse | SettleLimitResponse | ExtendHoldResponse } | { fail: ConnectError } | { hang: true }
+);
 
 /** One call that the server received. */
 export interface Attempt {
-  request: CheckLimitRequest;
+  method: Method;
+  request: CheckLimitRequest | SettleLimitRequest | ExtendHoldRequest;
   authorization: string | null;
   timeLeftMs: number | undefined;
   /** The client's port, which identifies the connection. */
@@ -23,7 +36,24 @@ export interface Attempt {
 }
 
 /** A response that allows. */
-export const ALLOW: Response = { decide: create(CheckLimitResponseSchema, { allowed: true, reason: 1, source: 1 }) };
+export const ALLOW: Response = { respond: create(CheckLimitResponseSchema, { allowed: true, reason: 1, source: 1 }) };
+
+/** A response that allows, with a reservation. */
+export const RESERVE: Response = {
+  respond: create(CheckLimitResponseSchema, { allowed: true, reason: 1, source: 1, reservationId: "reservation-1" }),
+};
+
+/** A response that has settled. */
+export const SETTLE: Response = {
+  method: "SettleLimit",
+  respond: create(SettleLimitResponseSchema, { allowed: true }),
+};
+
+/** A response that has extended. */
+export const EXTEND: Response = {
+  method: "ExtendHold",
+  respond: create(ExtendHoldResponseSchema),
+};
 
 /** The response of a server that is shutting down. */
 export const UNAVAILABLE: Response = { fail: new ConnectError("draining", Code.Unavailable) };
@@ -48,7 +78,11 @@ export class ScriptedServer {
     let scripted: ScriptedServer;
     const adapter = connectNodeAdapter({
       routes: (router) =>
-        router.service(RateLimitService, { checkLimit: (request, context) => scripted.respond(request, context) }),
+        router.service(RateLimitService, {
+          checkLimit: (request, context) => scripted.respond("CheckLimit", request, context),
+          settleLimit: (request, context) => scripted.respond("SettleLimit", request, context),
+          extendHold: (request, context) => scripted.respond("ExtendHold", request, context),
+        }),
       contextValues: (request) => createContextValues().set(PEER, request.socket.remotePort ?? 0),
     });
     scripted = new ScriptedServer(http2.createServer(adapter));
@@ -58,6 +92,11 @@ export class ScriptedServer {
 
   get target(): string {
     return `127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  }
+
+  /** The requests of the CheckLimit among the attempts. */
+  get checks(): CheckLimitRequest[] {
+    return this.attempts.map(({ request }) => request).filter((request) => isMessage(request, CheckLimitRequestSchema));
   }
 
   /** Sets the next responses, and clears the list of attempts. */
@@ -91,18 +130,20 @@ export class ScriptedServer {
     await new Promise((resolve) => this.server.close(resolve));
   }
 
-  private async respond(request: CheckLimitRequest, context: HandlerContext): Promise<CheckLimitResponse> {
+  private async respond<T>(method: Method, request: Attempt["request"], context: HandlerContext): Promise<T> {
     this.attempts.push({
+      method,
       request,
       authorization: context.requestHeader.get("authorization"),
       timeLeftMs: context.timeoutMs(),
       peer: context.values.get(PEER),
     });
-    const response = this.responses.shift() ?? {
-      fail: new ConnectError("an attempt that is not in the script", Code.OutOfRange),
-    };
-    if ("decide" in response) {
-      return response.decide;
+    const response = this.responses.shift();
+    if (response === undefined || (response.method ?? "CheckLimit") !== method) {
+      throw new ConnectError("an attempt that is not in the script", Code.OutOfRange);
+    }
+    if ("respond" in response) {
+      return response.respond as T;
     }
     if ("fail" in response) {
       throw response.fail;

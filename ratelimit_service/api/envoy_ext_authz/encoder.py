@@ -10,6 +10,7 @@ from ratelimit_service._gen.envoy.config.core.v3.base_pb2 import HeaderValueOpti
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from ratelimit_service.api.denial import Denial, RenderDenial, denial_for
 from ratelimit_service.api.headers import Header, LimitHeaders, LimitSpecs, LimitState, retry_after_seconds
+from ratelimit_service.decision.limit import Concurrency
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.reason import Reason
@@ -105,7 +106,7 @@ class CheckResponseEncoder:
         states: list[LimitState] = []
         binding: LimitState | None = None
         for index, (rule, result) in enumerate(zip(decision.rules, decision.results, strict=True)):
-            if rule.enforced:
+            if rule.enforced and not isinstance(rule.limit.algorithm, Concurrency):
                 state = LimitState.of(self._specs.get(rule.limit.name, rule.limit.algorithm), result)
                 states.append(state)
                 if index == decision.binding:

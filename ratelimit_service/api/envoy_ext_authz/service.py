@@ -74,7 +74,8 @@ class EnvoyAuthorizationService:
         if caller is TOKEN_UNDECIDED:
             return self._encoder.encode(UNDECIDED, render)
         resource, cost = resource_of(attributes), cost_of(attributes)
-        decision = await self._engine.check(Check(api_key=api_key, resource=resource, cost=cost), deadline)
+        check = Check(api_key=api_key, resource=resource, cost=cost, slots=False)  # nobody says when the request ends
+        decision = await self._engine.check(check, deadline)
         if cost == 0 and decision.allowed and decision.policy is not None:
             return self._encoder.encode_identity(decision.policy, decision.reason)
         return self._encoder.encode(decision, render)

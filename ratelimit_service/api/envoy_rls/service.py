@@ -21,8 +21,8 @@ from ratelimit_service.management.tokens import UNDECIDED, Caller, Role
 
 METHOD: Final = "ShouldRateLimit"
 
-_CACHED_REQUESTS: Final = 20_000
-"""At least, and at most twice as many: some 2 KiB each, and clients choose what is in a descriptor."""
+_CACHED_REQUESTS: Final = 40_000
+"""At most: some 2 KiB each, and clients choose what is in a descriptor."""
 
 _CACHED_GATEWAY_REQUESTS: Final = 2_000
 """The same for requests with refunds or overrides of gateways."""

@@ -15,6 +15,8 @@ from ratelimit_service.api.key_admin.fields import (
 )
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
 from ratelimit_service.decision.limit import (
+    Algorithm,
+    Concurrency,
     Counting,
     Limit,
     Mode,
@@ -93,6 +95,8 @@ def limit_to_proto(limit: Limit) -> limit_pb2.Limit:
         message.overdraft.CopyFrom(overdraft_to_proto(limit.algorithm, limit.overdraft))
     if isinstance(limit.algorithm, TokenBucket):
         message.token_bucket.CopyFrom(token_bucket_to_proto(limit.algorithm))
+    elif isinstance(limit.algorithm, Concurrency):
+        message.concurrency.CopyFrom(_concurrency_to_proto(limit.algorithm))
     else:
         message.quota.CopyFrom(quota_to_proto(limit.algorithm))
     return message
@@ -162,6 +166,16 @@ def quota_to_proto(quota: Quota) -> limit_pb2.Quota:
     return limit_pb2.Quota(amount=quota.amount, window=_WINDOW_NUMBERS[quota.window])
 
 
+def _concurrency_from_proto(message: limit_pb2.Concurrency) -> Concurrency:
+    """Return the concurrency limit of a message. Raises InvalidArgument with a field below `concurrency`."""
+    require_message("concurrency.default_hold", present=message.HasField("default_hold"))
+    return Concurrency(message.max, duration_from_proto(message.default_hold, "concurrency.default_hold"))
+
+
+def _concurrency_to_proto(concurrency: Concurrency) -> limit_pb2.Concurrency:
+    return limit_pb2.Concurrency(max=concurrency.max, default_hold=duration_to_proto(concurrency.default_hold_us))
+
+
 def either(choices: Iterable[Enum]) -> str:
     """The names of choices, each once: `ENFORCE or SHADOW`."""
     *names, last = dict.fromkeys(choice.name for choice in choices)
@@ -175,7 +189,7 @@ def _known(field: str, number: int, known: Mapping[int, T]) -> T:
 
 
 def overdraft_from_proto(
-    message: limit_pb2.Limit | rules_pb2.DescriptorLimit, algorithm: TokenBucket | Quota | Unlimited | Blocked
+    message: limit_pb2.Limit | rules_pb2.DescriptorLimit, algorithm: Algorithm | Unlimited | Blocked
 ) -> int | None:
     """Return a limit's overdraft in tokens, None if it has none. Raises InvalidArgument with a field in `overdraft`.
 
@@ -194,17 +208,19 @@ def overdraft_from_proto(
     return most_overdraft(algorithm)
 
 
-def overdraft_to_proto(algorithm: TokenBucket | Quota, overdraft: int) -> limit_pb2.Overdraft:
+def overdraft_to_proto(algorithm: Algorithm, overdraft: int) -> limit_pb2.Overdraft:
     """Return the message of an overdraft."""
     if is_unbounded(algorithm, overdraft):
         return limit_pb2.Overdraft(unbounded=True)
     return limit_pb2.Overdraft(tokens=overdraft)
 
 
-def _algorithm_from_proto(message: limit_pb2.Limit) -> TokenBucket | Quota:
+def _algorithm_from_proto(message: limit_pb2.Limit) -> Algorithm:
     kind = message.WhichOneof("algorithm")
     if kind == "token_bucket":
         return token_bucket_from_proto(message.token_bucket)
     if kind == "quota":
         return quota_from_proto(message.quota)
-    raise InvalidArgument.of("algorithm", "is missing; set token_bucket or quota")
+    if kind == "concurrency":
+        return _concurrency_from_proto(message.concurrency)
+    raise InvalidArgument.of("algorithm", "is missing; set token_bucket, quota or concurrency")

@@ -1,1 +1,1 @@
-"""`ratelimit.v1.RateLimitService`: CheckLimit, BatchCheckLimit, StreamCheckLimit."""
+"""`ratelimit.v1.RateLimitService`: CheckLimit, BatchCheckLimit, StreamCheckLimit, SettleLimit, ExtendHold."""

@@ -11,18 +11,20 @@ from ratelimit_service._gen.ratelimit.v1 import errors_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckError, CheckResult
 from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.clock import SYSTEM_CLOCK
-from ratelimit_service.decision.charge import NEVER
-from ratelimit_service.decision.limit import MICRO, Limit
+from ratelimit_service.decision.limit import MICRO, Limit, Mode
 from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US, Decision
-from ratelimit_service.decision.policy import Policy, Rule
+from ratelimit_service.decision.policy import OPEN_RESERVATIONS, Policy
 from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.decision.settlement import Settlement
 from ratelimit_service.decision.window import NO_END, length_of
 from ratelimit_service.errors import InvalidArgument, ServiceError
 
 # CheckLimitResponse
 _ALLOWED, _REASON, _SOURCE = b"\x08\x01", b"\x10", b"\x18"
 _KEY_ID, _SUBJECT, _PLAN, _LIMIT = b"\x22", b"\x2a", b"\x32", b"\x3a"
-_REMAINING, _RETRY_AFTER, _LIMITS = b"\x40", b"\x4a", b"\x52"
+_REMAINING, _RETRY_AFTER, _LIMITS, _RESERVATION_ID = b"\x40", b"\x4a", b"\x52", b"\x5a"
+# SettleLimitResponse
+_CLAMPED, _SETTLED_LIMITS = b"\x10", b"\x1a"
 # LimitResult
 _NAME, _CAPACITY, _LIMIT_REMAINING, _RESET_AFTER = b"\x0a", b"\x10", b"\x18", b"\x22"
 _LIMIT_RETRY_AFTER, _WOULD_DENY, _SHADOW, _WINDOW = b"\x2a", b"\x30\x01", b"\x38\x01", b"\x42"
@@ -67,9 +69,9 @@ class DecisionEncoder:
         self._identities: dict[str, _EncodedIdentity] = {}
         self._limits: dict[int, _EncodedLimit] = {}
 
-    def encode(self, decision: Decision) -> bytes:
+    def encode(self, decision: Decision) -> bytes:  # noqa: C901  no calls on the hot path
         """The CheckLimitResponse for a decision."""
-        allowed, reason, source, policy, rules, results, binding, _ = decision
+        allowed, reason, source, policy, rules, results, binding, _, reservation_id = decision
         response = (_ALLOWED if allowed else b"") + _REASON_AND_SOURCE[reason][source]
         if policy is not None:
             identity = self._identities.get(policy.key_id)
@@ -80,20 +82,44 @@ class DecisionEncoder:
             response += _UNDECIDED_RETRY
         for index, rule in enumerate(rules):
             remaining, wait_us, reset_us = results[index]
-            _, result, name, until_us = self._limits.get(id(rule.limit)) or self._encode_limit(rule)
+            limit = rule.limit
+            _, result, name, until_us = self._limits.get(id(limit)) or self._encode_limit(limit, enforced=rule.enforced)
             if until_us != NO_END and until_us <= self._now_us():
-                _, result, name, _ = self._encode_limit(rule)
+                _, result, name, _ = self._encode_limit(limit, enforced=rule.enforced)
             remaining_varint = varint(remaining // MICRO & _UINT64_MAX)  # a negative one as protobuf has it
             result = b"%b%b%b" % (result, remaining_varint, duration(_RESET_AFTER, reset_us))
             if wait_us:
                 result += _WOULD_DENY
-                if wait_us != NEVER:
+                if wait_us > 0:
                     result += duration(_LIMIT_RETRY_AFTER, wait_us)
             response += b"%b%b%b" % (_LIMITS, varint(len(result)), result)
             if index == binding:
                 response += name + remaining_varint
-                if not allowed and wait_us != NEVER:
+                if not allowed and wait_us > 0:
                     response += duration(_RETRY_AFTER, wait_us)
+        if reservation_id:
+            response += text(_RESERVATION_ID, reservation_id)
+        return response
+
+    def encode_settlement(self, settlement: Settlement) -> bytes:
+        """The SettleLimitResponse for a settlement, without the limit on open reservations."""
+        buckets, (allowed, results, clamped, _) = settlement
+        response = (_ALLOWED if allowed else b"") + (_CLAMPED + varint(clamped) if clamped else b"")
+        now_us = self._now_us()
+        for bucket, (remaining, wait_us, reset_us) in zip(buckets, results, strict=True):
+            limit = bucket.limit
+            if limit.name == OPEN_RESERVATIONS:
+                continue
+            enforced = limit.mode is Mode.ENFORCE
+            _, result, _, until_us = self._limits.get(id(limit)) or self._encode_limit(limit, enforced=enforced)
+            if until_us <= now_us:
+                _, result, _, _ = self._encode_limit(limit, enforced=enforced)
+            result += varint(remaining // MICRO & _UINT64_MAX) + duration(_RESET_AFTER, reset_us)
+            if wait_us:
+                result += _WOULD_DENY
+            if wait_us > 0:
+                result += duration(_LIMIT_RETRY_AFTER, wait_us)
+            response += submessage(_SETTLED_LIMITS, result)
         return response
 
     def encode_result(self, result: Decision | ServiceError) -> bytes:
@@ -119,13 +145,12 @@ class DecisionEncoder:
         identity = self._identities[policy.key_id] = _EncodedIdentity(policy.subject, policy.plan, fields)
         return identity
 
-    def _encode_limit(self, rule: Rule) -> _EncodedLimit:
+    def _encode_limit(self, limit: Limit, *, enforced: bool) -> _EncodedLimit:
         if len(self._limits) >= _MAX_LIMITS:
             self._limits.clear()
-        limit = rule.limit
         result = text(_NAME, limit.name) + _CAPACITY + varint(limit.capacity)
         length_us, until_us = length_of(limit.algorithm, self._now_us())
-        result += (b"" if rule.enforced else _SHADOW) + duration(_WINDOW, length_us)
+        result += (b"" if enforced else _SHADOW) + duration(_WINDOW, length_us)
         encoded = _EncodedLimit(limit, result + _LIMIT_REMAINING, text(_LIMIT, limit.name) + _REMAINING, until_us)
         self._limits[id(limit)] = encoded
         return encoded

@@ -8,12 +8,15 @@ from google.protobuf.message import DecodeError
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitRequest,
     CheckLimitRequest,
+    ExtendHoldRequest,
+    SettleLimitRequest,
     StreamCheckLimitRequest,
 )
 from ratelimit_service.api.messages import malformed_message, parse
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import SCANNED, TooManyFields, spans, submessages
 from ratelimit_service.decision.engine import Check, PreparedCheck
+from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import InvalidArgument
 
 MAX_BATCH: Final = 256
@@ -93,6 +96,30 @@ class CheckReader:
         return self._cache.get(digest) or NewCheck(_to_check(CheckLimitRequest.FromString(data)), digest)
 
 
+def read_settlement(data: bytes) -> SettleLimitRequest:
+    """The settlement that a request asks for. Raises InvalidArgument if it is no request, or has no cost."""
+    request = parse(data, SettleLimitRequest)
+    if not request.HasField("actual_cost"):
+        raise InvalidArgument.of("actual_cost", "is missing; send what the call took, 0 if that was nothing")
+    return request
+
+
+class Extension(NamedTuple):
+    """A reservation, and the microseconds for which to hold it from now on."""
+
+    reservation_id: str
+    hold_us: int
+
+
+def read_extension(data: bytes) -> Extension:
+    """The extension that a request asks for. Raises InvalidArgument if it is no request, or has no hold."""
+    request = parse(data, ExtendHoldRequest)
+    hold_us = _hold_of(request)
+    if hold_us is None:
+        raise InvalidArgument.of("hold", "is missing; send for how long to hold the reservation from now on")
+    return Extension(request.reservation_id, hold_us)
+
+
 def _too_many_checks() -> InvalidArgument:
     return InvalidArgument.of("checks", f"has more than {MAX_BATCH} entries; send 1 to {MAX_BATCH}")
 
@@ -106,4 +133,10 @@ def _to_check(request: CheckLimitRequest) -> Check:
         request.cost if request.HasField("cost") else 1,
         request.request_id,
         _AFTERWARDS.get(request.charge),
+        _hold_of(request),
     )
+
+
+def _hold_of(request: CheckLimitRequest | ExtendHoldRequest) -> int | None:
+    """Microseconds, None if there is none."""
+    return request.hold.seconds * MICRO + request.hold.nanos // 1_000 if request.HasField("hold") else None

@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    ExtendHoldResponse,
+    SettleLimitRequest,
+)
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
-from ratelimit_service.api.rate_limit.reader import CheckReader, NewCheck
+from ratelimit_service.api.rate_limit.reader import CheckReader, Extension, NewCheck
 from ratelimit_service.api.request_cache import RequestCache
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.ports import Clock
-from ratelimit_service.errors import PermissionDenied, ServiceError
+from ratelimit_service.decision.settlement import Settlements
+from ratelimit_service.errors import PermissionDenied, ServiceError, Unavailable
 from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
 from ratelimit_service.management.tokens import Caller, Role
 
@@ -22,12 +27,13 @@ class RateLimitService:
 
     A deadline is the monotonic time in seconds until which the caller waits, None if it waits for any time.
 
-    Checks are those that `reader` has read in the same iteration of the event loop. Between the latest
-    `cached_requests` and twice as many are kept prepared, each with its policy and in some 900 bytes more.
+    Checks are those that `reader` has read in the same iteration of the event loop. At most `cached_requests` are kept
+    prepared, each with its policy and in some 900 bytes more.
     """
 
-    def __init__(self, engine: DecisionEngine, clock: Clock, *, cached_requests: int) -> None:
+    def __init__(self, engine: DecisionEngine, settlements: Settlements, clock: Clock, *, cached_requests: int) -> None:
         self._engine = engine
+        self._settlements = settlements
         self._cache: RequestCache[PreparedCheck] = RequestCache(clock, cached_requests)
         self._encoder = DecisionEncoder()
         self.reader = CheckReader(self._cache)
@@ -40,6 +46,20 @@ class RateLimitService:
             return Encoded(self._encoder.encode(UNDECIDED))
         prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller, deadline)
         return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
+
+    async def settle_limit(self, request: SettleLimitRequest, caller: Caller, deadline: float | None = None) -> Encoded:
+        """Settle a reservation. Returns a SettleLimitResponse."""
+        _must_be_known(caller)
+        settlement = await self._settlements.settle(request.reservation_id, request.actual_cost, deadline)
+        return Encoded(self._encoder.encode_settlement(settlement))
+
+    async def extend_hold(self, extension: Extension, caller: Caller, deadline: float | None = None) -> Encoded:
+        """Hold a reservation for longer. Returns an ExtendHoldResponse."""
+        _must_be_known(caller)
+        response = ExtendHoldResponse()
+        held_us = await self._settlements.extend(extension.reservation_id, extension.hold_us, deadline)
+        response.hold.FromMicroseconds(held_us)
+        return Encoded(response.SerializeToString())
 
     async def batch_check_limit(
         self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None = None
@@ -88,6 +108,14 @@ class RateLimitService:
         if isinstance(prepared, PreparedCheck) and new.check.api_key and not new.check.request_id:
             self._cache.put(new.digest, (prepared.policy.validity,), prepared, prepared.policy.key_id)
         return prepared
+
+
+def _must_be_known(caller: Caller) -> None:
+    """Raise Unavailable for a caller whose token was not looked up in time."""
+    if caller is TOKEN_UNDECIDED:
+        raise Unavailable(
+            "the token was not looked up in time; send it again", reason="TOO_MANY_AT_ONCE", retry_after=1.0
+        )
 
 
 def _may_check(check: Check, caller: Caller) -> bool:

@@ -6,9 +6,20 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from ratelimit_service.buckets.redis.room import Room
-from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Counted, LimitResult
-from ratelimit_service.decision.limit import MICRO, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.usage import Series, parse_field
+from ratelimit_service.decision.charge import (
+    GONE,
+    MAX_RESERVED,
+    Bucket,
+    Charge,
+    ChargeResult,
+    Counted,
+    Extend,
+    LimitResult,
+    Reserve,
+    Settle,
+)
+from ratelimit_service.decision.limit import MICRO, Concurrency, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.usage import Series
 
 _LUA = files(__package__) / "lua"
 # A script without flags is one that writes: a replica, and a server out of memory, reject it before it runs.
@@ -42,6 +53,7 @@ def charge_scripts(*, clock: str | None = None, state: str | None = None) -> tup
         part("windows"),
         state or part("state"),
         part("levels"),
+        part("slots"),
         part("usage"),
         part("charge"),
     )
@@ -86,9 +98,10 @@ _NUMBERS = [pack_number(number) for number in range(_SMALL)]
 _ONE_BUCKET = pack_number(1) + pack_number(0)  # and no request
 _NONE = pack_number(0)
 _NO_OVERDRAFT = pack_number(-1)
-_WITH_OVERDRAFT, _AFTERWARDS = 1024, 2048  # as in charge.lua
+_WITH_OVERDRAFT, _AFTERWARDS, _RESERVES, _SETTLES, _EXTENDS = 1024, 2048, 4096, 8192, 16384  # as in charge.lua
 _KINDS_END = 16  # above all kinds
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
+_SLOTS = 9  # the kind of a concurrency limit
 
 
 class Encoded(NamedTuple):
@@ -120,17 +133,19 @@ class Encoder:
         self._window = _bulk(b"%d" % max(round(request_window * 1_000), 1))
         self._usage_bytes = _bulk(b"%d" % usage_bytes)
 
-    def encode(self, charges: Sequence[Charge], usage: bytes) -> Encoded:
+    def encode(  # noqa: C901, PLR0912, PLR0915  one pass without calls, on the hot path
+        self, charges: Sequence[Charge], usage: bytes
+    ) -> Encoded:
         """Encode a batch. Keys and series that occur twice are sent once. USAGE is the key to count in."""
         keys: dict[bytes, int] = {}
         fields: dict[bytes, int] = {}
         parts: list[bytes] = []
         size = 0
         numbers = _NUMBERS
-        for buckets, costs, request, counted, afterwards in charges:
-            if (
-                len(buckets) == 1 and not (request or afterwards) and len(counted) <= 1
-            ):  # the common case, without a loop
+        for buckets, costs, request, counted, afterwards, reservation in charges:
+            if (  # the common case, without a loop
+                len(buckets) == 1 and not (request or afterwards or reservation) and len(counted) <= 1
+            ):
                 (bucket,), (cost,) = buckets, costs
                 if counted:
                     ((series, spent, calls, positions),) = counted
@@ -153,8 +168,11 @@ class Encoder:
                     continue
             count = len(buckets)
             encoded = [bucket.encoded or _encode_bucket(bucket) for bucket in buckets]
-            if afterwards or any(each.overdraft for each in encoded):
-                encoded = [_with_overdraft(each) for each in encoded]
+            wide = afterwards or bool(reservation) or any(each.overdraft for each in encoded)
+            if reservation:
+                size += 5 + 7 * count
+                parts.append(pack_number(count + _flag_of(reservation, count)))
+            elif wide:
                 size += 3 + 7 * count
                 parts.append(numbers[count + (_AFTERWARDS if afterwards else _WITH_OVERDRAFT)])
             else:
@@ -166,9 +184,20 @@ class Encoder:
                 index = keys.setdefault(key, len(keys) + 1)
             series_count, blocks = self._encode_counted(counted, costs, fields) if counted else (_NONE, ())
             parts += (numbers[index], series_count)
-            for (key, limit, _), cost in zip(encoded, costs, strict=True):
+            if reservation:
+                key = _bulk(reservation_key(buckets[0].partition, reservation.name))
+                index = keys.setdefault(key, len(keys) + 1)
+                hold_us = 0 if isinstance(reservation, Settle) else reservation.hold_us
+                parts += (numbers[index], pack_number(hold_us))
+            reserved = () if not reservation or isinstance(reservation, Reserve) else reservation.reserved
+            size += len(reserved)
+            for position, ((key, limit, overdraft), cost) in enumerate(zip(encoded, costs, strict=True)):
                 index = keys.setdefault(key, len(keys) + 1)
                 parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else pack_number(cost), limit)
+                if wide:
+                    parts.append(overdraft or _NO_OVERDRAFT)
+                if reserved:
+                    parts.append(pack_number(reserved[position]))
             parts += blocks
             size += len(blocks)
         # A MessagePack array: its 32-bit length, then its elements.
@@ -206,7 +235,7 @@ class Encoder:
             if positions is None and calls == 1 and len(counted) == 1 and costs and cost == costs[0]:
                 return which, ()
             own = range(len(costs)) if positions is None else positions
-            numbers = (calls, cost, len(parse_field(series.field).limits), len(own), *own)
+            numbers = (calls, cost, series.limits, len(own), *own)
             blocks += (which, *map(pack_number, numbers))
         return pack_number(-len(counted)), blocks
 
@@ -221,6 +250,8 @@ def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
     algorithm = limit.algorithm
     if isinstance(algorithm, TokenBucket):
         kind, rate = 1, algorithm.rate
+    elif isinstance(algorithm, Concurrency):
+        kind, rate = _SLOTS, (0, 0)
     else:
         kind, rate = _KINDS[algorithm.window], (0, 0)
     sign = 1 if limit.mode is Mode.ENFORCE else -1
@@ -231,9 +262,13 @@ def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
     return encoded
 
 
-def _with_overdraft(encoded: _EncodedBucket) -> _EncodedBucket:
-    """The same with its overdraft among the numbers of its limit."""
-    return encoded._replace(limit=encoded.limit + (encoded.overdraft or _NO_OVERDRAFT))
+def _flag_of(reservation: Reserve | Settle | Extend, count: int) -> int:
+    """What is added to the COUNT of its buckets. Raises ValueError if they are too many."""
+    if count > MAX_RESERVED:
+        raise ValueError(f"a reservation has {count} buckets, more than {MAX_RESERVED}")
+    if isinstance(reservation, Reserve):
+        return _RESERVES
+    return _SETTLES if isinstance(reservation, Settle) else _EXTENDS
 
 
 def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult]:
@@ -241,10 +276,12 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
     results = []
     new = tuple.__new__  # half of what calling the class costs
     at = 0
-    for buckets, *_ in charges:
-        outcome, clamped = reply[at], 0
+    for buckets, _, _, _, _, reservation in charges:
+        outcome, clamped, held_us = reply[at], 0, 0
         charged = outcome == 1
-        if outcome > 1:  # made afterwards
+        if reservation and not isinstance(reservation, Reserve) and (isinstance(reservation, Extend) or not outcome):
+            charged, held_us = outcome > 0, outcome or GONE
+        elif outcome > 1:  # made afterwards
             clamped, nothing_left = divmod(outcome - 2, 2)
             charged = not nothing_left
         end = at + 1 + 3 * len(buckets)
@@ -252,7 +289,7 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
             limit_results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
         else:
             limit_results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
-        results.append(new(ChargeResult, (charged, limit_results, clamped)))
+        results.append(new(ChargeResult, (charged, limit_results, clamped, held_us)))
         at = end
     if at != len(reply):
         raise ValueError(f"{len(reply)} numbers instead of {at}")
@@ -260,8 +297,12 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
 
 
 def bucket_key(bucket: Bucket) -> bytes:
-    """The key of a bucket's state. The braces (a hash tag) put a partition into one slot of a Redis Cluster."""
-    return b"{p%d}:b:%b" % (bucket.partition, bucket.name.encode())
+    """The key of a bucket's state. The braces (a hash tag) put a partition into one slot of a Redis Cluster.
+
+    Slots have keys of their own, so that a limit may become another kind under the same name.
+    """
+    kind = b"s" if isinstance(bucket.limit.algorithm, Concurrency) else b"b"
+    return b"{p%d}:%b:%b" % (bucket.partition, kind, bucket.name.encode())
 
 
 def usage_key(tag: bytes) -> bytes:
@@ -277,6 +318,11 @@ def partition_tag(partition: int) -> bytes:
 def request_key(partition: int, request: str) -> bytes:
     """The key of a request's result."""
     return b"{p%d}:r:%b" % (partition, request.encode())
+
+
+def reservation_key(partition: int, name: bytes) -> bytes:
+    """The key of a reservation."""
+    return b"{p%d}:h:%b" % (partition, name)
 
 
 def _bulk(word: bytes) -> bytes:

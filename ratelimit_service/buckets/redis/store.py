@@ -113,7 +113,7 @@ class _OneServer:
 
 def split_by_size(charges: Sequence[Charge]) -> list[Sequence[Charge]]:
     """Split CHARGES, in order, into the fewest parts that each fit into one script run."""
-    if sum([len(buckets) + len(counted) for buckets, _, _, counted, _ in charges]) <= MAX_SIZE:
+    if sum([len(buckets) + len(counted) for buckets, _, _, counted, _, _ in charges]) <= MAX_SIZE:
         return [charges]
     parts: list[Sequence[Charge]] = []
     start = size = 0

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ratelimit_service.console.confirm import asked_us, confirmed
 from ratelimit_service.console.limits import violations_of
 from ratelimit_service.console.pages.overrides import ENDS, put
-from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Row
+from ratelimit_service.console.plan_draft import BUCKET, CONCURRENCY, QUOTA, Row
 from ratelimit_service.console.times import chosen_time
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.limit import Level, Window
@@ -21,11 +21,16 @@ from ratelimit_service.management.keys import KeyFilter
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.paging import Paging
 
-_INPUTS: Final = ("name", "resource", "capacity", "refill_tokens", "period", "amount", "overdraft", "ends", "ends_at")
+_INPUTS: Final = (
+    *("name", "resource", "capacity", "refill_tokens", "period", "amount", "max", "default_hold", "overdraft"),
+    *("ends", "ends_at"),
+)
 _FIELDS: Final = {f"token_bucket.{name}": name for name in ("capacity", "refill_tokens")} | {
     "token_bucket.refill_period": "period",
     "refill_period": "period",
     "quota.amount": "amount",
+    "concurrency.max": "max",
+    "concurrency.default_hold": "default_hold",
     "expire_time": "ends",
     **{name: name for name in _INPUTS},
 }
@@ -136,7 +141,7 @@ def _form(visit: Visit, place: _Place, row: Row, error: ServiceError | None = No
         ends=visit.form.text("ends", "1h"),
         ends_at=visit.form.text("ends_at"),
         choices=ENDS,
-        kinds=[(BUCKET, "token bucket"), (QUOTA, "quota")],
+        kinds=[(BUCKET, "token bucket"), (QUOTA, "quota"), (CONCURRENCY, "calls at once")],
         windows=[(window.value, window.value) for window in Window],
         countings=[("cost", "what calls cost"), ("calls", "calls, whatever they cost")],
         modes=[("enforce", "enforced"), ("shadow", "in shadow, only reports")],

@@ -15,7 +15,16 @@ from ratelimit_service.console.limits import not_expired, violations_of
 from ratelimit_service.console.times import AT, NEVER, chosen_time
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.decision.engine import Check
-from ratelimit_service.decision.limit import MAX_TOKENS, Level, Limit, Quota, TokenBucket
+from ratelimit_service.decision.limit import (
+    MAX_CONCURRENCY,
+    MAX_TOKENS,
+    Algorithm,
+    Concurrency,
+    Level,
+    Limit,
+    Quota,
+    TokenBucket,
+)
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument, NotFound, ServiceError
 from ratelimit_service.management.confirmation import ConfirmationRequired
@@ -35,6 +44,8 @@ _FIELDS: Final = {
     "capacity": "capacity",
     "refill_tokens": "refill_tokens",
     "amount": "amount",
+    "concurrency.max": "max",
+    "max": "max",
     "ends": "ends",
     "ends_at": "ends_at",
 }
@@ -168,9 +179,11 @@ def _limit(form: Fields, limits: dict[str, Limit]) -> Limit:
         )
     algorithm = base.algorithm
     if isinstance(algorithm, TokenBucket):
-        changed: TokenBucket | Quota = TokenBucket(
+        changed: Algorithm = TokenBucket(
             _tokens(form, "capacity"), _tokens(form, "refill_tokens"), algorithm.refill_period_us
         )
+    elif isinstance(algorithm, Concurrency):
+        changed = Concurrency(_tokens(form, "max"), algorithm.default_hold_us)
     else:
         changed = Quota(_tokens(form, "amount"), algorithm.window)
     return base.with_algorithm(changed)
@@ -207,9 +220,10 @@ def _values(form: Fields, base: Limit | None) -> dict[str, str]:
     if base is None:
         return {}
     algorithm = base.algorithm
-    offered = (
-        {"capacity": algorithm.capacity, "refill_tokens": algorithm.refill_tokens}
-        if isinstance(algorithm, TokenBucket)
-        else {"amount": algorithm.amount}
-    )
+    if isinstance(algorithm, TokenBucket):
+        offered = {"capacity": algorithm.capacity, "refill_tokens": algorithm.refill_tokens}
+    elif isinstance(algorithm, Concurrency):
+        return {"max": form.text("max") or f"{min(_FACTOR * algorithm.max, MAX_CONCURRENCY)}"}
+    else:
+        offered = {"amount": algorithm.amount}
     return {name: form.text(name) or f"{min(_FACTOR * number, MAX_TOKENS)}" for name, number in offered.items()}

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ratelimit_service.console.charts import SPANS, Span, chosen_span
 from ratelimit_service.console.confirm import confirmed
 from ratelimit_service.console.documents import Line, difference, plan_yaml
-from ratelimit_service.console.plan_draft import BUCKET, QUOTA, Draft, Effect, Row, effects
+from ratelimit_service.console.plan_draft import BUCKET, CONCURRENCY, QUOTA, Draft, Effect, Row, effects
 from ratelimit_service.console.terminal import Terminal, cli, grpcurl
 from ratelimit_service.console.visit import Visit
 from ratelimit_service.console.what_if import csv_of, what_if
@@ -22,6 +22,9 @@ from ratelimit_service.management.plans import Plan, PlanChanges, PlanDraft, che
 
 _LIMIT: Final = re.compile(r"^limits\[(\d+)\]\.")
 """How the service names a limit; the form names it by the number of its row."""
+
+_ADDED: Final = {"add_bucket": BUCKET, "add_quota": QUOTA, "add_concurrency": CONCURRENCY}
+"""The kinds of limits by the buttons that add one."""
 
 _NEW = Draft(
     (Row(name="burst", capacity="20", refill_tokens="10"), Row(name="daily", kind=QUOTA, amount="10,000")),
@@ -138,8 +141,8 @@ def _draft_of(plan: Plan) -> Draft:
 
 
 def _changed(draft: Draft, what: str) -> Draft:
-    if what in {"add_bucket", "add_quota"}:
-        return draft.added(BUCKET if what == "add_bucket" else QUOTA)
+    if what in _ADDED:
+        return draft.added(_ADDED[what])
     action, _, number = what.partition(":")
     if action == "remove" and number.isascii() and number.isdigit():
         return draft.without(int(number))

@@ -34,7 +34,7 @@ from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import UNREADABLE, AppliedLimit, LimitSet, RuleTree
 from ratelimit_service.decision.descriptors.usage import Decided, Part, counted, counts_of
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import clip_resource
+from ratelimit_service.decision.limit import Concurrency, clip_resource
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import refusal_of, wait_for
 from ratelimit_service.decision.policy import Policy, Selection, Validity
@@ -319,7 +319,9 @@ def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
 
 def _plan_limit_set(selection: Selection, policy: Policy) -> LimitSet:
     limits = (
-        AppliedLimit(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket) for rule in selection.rules
+        AppliedLimit(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket)
+        for rule in selection.rules
+        if not isinstance(rule.limit.algorithm, Concurrency)  # none is: these selections are without
     )
     return LimitSet(tuple(limits), _RULE_FAILURES[policy.on_store_failure], source=policy.source)
 

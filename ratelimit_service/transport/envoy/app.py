@@ -12,6 +12,7 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.overload.heavy import HEAVY_BYTES
+from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
@@ -24,11 +25,13 @@ from ratelimit_service.transport.envoy.unary import unary
 CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
 BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
 STREAM: Final = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
+SETTLE: Final = "/ratelimit.v1.RateLimitService/SettleLimit"
+EXTEND: Final = "/ratelimit.v1.RateLimitService/ExtendHold"
 
 SHOULD_RATE_LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
 
-PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, BATCH, STREAM)
+PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, SETTLE, EXTEND, BATCH, STREAM)
 """In the order in which Envoy matches them: first those that carry one decision each."""
 
 ENVOY_PATHS: Final = (SHOULD_RATE_LIMIT, AUTHORIZE)
@@ -65,6 +68,8 @@ def decision_methods(
     return {
         CHECK: unary(Method(CHECK, admission, count, bounds), read.check, service.check_limit),
         BATCH: unary(batch, read.batch, service.batch_check_limit),
+        SETTLE: unary(Method(SETTLE, admission, count, bounds), read_settlement, service.settle_limit),
+        EXTEND: unary(Method(EXTEND, admission, count, bounds), read_extension, service.extend_hold),
         STREAM: stream(Method(STREAM, admission, count, bounds), service, drain),
     }
 

@@ -31,6 +31,7 @@ from ratelimit_service.api.messages import (
 )
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
+from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
@@ -112,6 +113,8 @@ def decision_methods(
         {
             "CheckLimit": (_single, intercept(unary(read.check, service.check_limit, unfinished))),
             "BatchCheckLimit": (_single, intercept(batch)),
+            "SettleLimit": (_single, intercept(unary(read_settlement, service.settle_limit, unfinished))),
+            "ExtendHold": (_single, intercept(unary(read_extension, service.extend_hold, unfinished))),
             "StreamCheckLimit": (_streamed, intercept(stream(service, admission), stream=True)),
         },
     )

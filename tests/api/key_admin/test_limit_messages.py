@@ -12,7 +12,7 @@ from ratelimit_service.api.key_admin.limit_messages import (
     override_from_proto,
     override_to_proto,
 )
-from ratelimit_service.decision.limit import MAX_TOKENS, Counting, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MAX_TOKENS, Concurrency, Counting, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument
 
@@ -38,6 +38,33 @@ def test_a_limit_comes_back(
     for expires_us in (None, 1_795_500_000_123_456):
         override = Override(limit, expires_us)
         assert override_from_proto(override_to_proto(override), "override") == override
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_limit_on_calls_at_once_comes_back(mode: Mode) -> None:
+    """With its default hold, to the microsecond."""
+    limit = Limit("at-once", Concurrency(20, 30_000_001), "orders.*", mode)
+    assert limit_from_proto(limit_to_proto(limit), "limit") == limit
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"concurrency": {"max": "1"}}, "concurrency.default_hold"),
+        ({"concurrency": {"max": "0", "default_hold": "30s"}}, "concurrency.max"),
+        ({"concurrency": {"max": "1000001", "default_hold": "30s"}}, "concurrency.max"),
+        ({"concurrency": {"max": "1", "default_hold": "0.9s"}}, "concurrency.default_hold"),
+        ({"concurrency": {"max": "1", "default_hold": "3601s"}}, "concurrency.default_hold"),
+        ({"concurrency": {"max": "1", "default_hold": "30s"}, "counts": "CALLS"}, "counts"),
+        ({"concurrency": {"max": "1", "default_hold": "30s"}, "overdraft": {"tokens": "0"}}, "overdraft"),
+        ({"concurrency": {"max": "1", "default_hold": "30s"}, "overdraft": {"unbounded": True}}, "overdraft.unbounded"),
+    ],
+)
+def test_a_limit_on_calls_at_once_out_of_bounds_is_named(changes: dict[str, object], field: str) -> None:
+    """The error names the field."""
+    with pytest.raises(InvalidArgument) as caught:
+        limit_from_proto(ParseDict({"name": "x", **changes}, limit_pb2.Limit()), "limit")
+    assert [violation.field for violation in caught.value.violations] == [f"limit.{field}"]
 
 
 def test_what_is_left_out_has_its_stated_meaning() -> None:

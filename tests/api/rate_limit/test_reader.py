@@ -27,6 +27,8 @@ from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import KeyState, Override
+from ratelimit_service.decision.reservation import ReservationIds
+from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.tokens import Caller, Role
@@ -41,8 +43,10 @@ class World:
         self.clock, self.source = ManualClock(), MemorySource()
         self.cache = PolicyCache(self.source, self.clock)
         buckets = MemoryBuckets(self.clock)
-        self.engine = DecisionEngine(KeyResolver(self.cache, PEPPERS), buckets, buckets, UsageTally(self.clock))
-        self.service = RateLimitService(self.engine, self.clock, cached_requests=100)
+        keys = KeyResolver(self.cache, PEPPERS)
+        ids = ReservationIds([b"secret"])
+        self.engine = DecisionEngine(keys, buckets, buckets, UsageTally(self.clock), ids)
+        self.service = RateLimitService(self.engine, Settlements(keys, buckets, ids), self.clock, cached_requests=100)
         self.reader = self.service.reader
         self.api_key = ApiKey.generate("live")
         self.source.records[self.api_key.key_id] = record(self.api_key, *limits, **fields)

@@ -14,6 +14,8 @@ from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.policy_cache import PolicyCache
+from ratelimit_service.decision.reservation import ReservationIds
+from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.management.tokens import ANONYMOUS, Caller
 
@@ -25,8 +27,10 @@ class World:
         clock = ManualClock()
         self.source, self.buckets = MemorySource(), MemoryBuckets(clock)
         cache = PolicyCache(self.source, clock)
-        self.engine = DecisionEngine(KeyResolver(cache, PEPPERS), self.buckets, self.buckets, UsageTally(clock))
-        self.service = RateLimitService(self.engine, clock, cached_requests=100)
+        keys = KeyResolver(cache, PEPPERS)
+        ids = ReservationIds([b"secret"])
+        self.engine = DecisionEngine(keys, self.buckets, self.buckets, UsageTally(clock), ids)
+        self.service = RateLimitService(self.engine, Settlements(keys, self.buckets, ids), clock, cached_requests=100)
 
     async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
         data = CheckLimitRequest(**fields).SerializeToString()

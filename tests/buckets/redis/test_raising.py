@@ -50,7 +50,7 @@ def raise_quotas(store: ClockedStore, levels: list[QuotaLevel], now_us: int) -> 
 
 def used(store: ClockedStore, bucket: Bucket, now_us: int) -> int:
     """Micro-tokens that are used by this limit."""
-    ((_, (result,), _),) = store.charge([Charge((bucket,), (0,))], now_us)
+    ((_, (result,), *_),) = store.charge([Charge((bucket,), (0,))], now_us)
     return bucket.limit.capacity * MICRO - result.remaining
 
 

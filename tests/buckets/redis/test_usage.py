@@ -7,7 +7,7 @@ import pytest
 
 from buckets.clocked import ClockedStore
 from buckets.redis.usage import MINUTE_US, UsageReader
-from ratelimit_service.decision.charge import Bucket, Charge, Counted
+from ratelimit_service.decision.charge import Bucket, Charge, Counted, Reserve, Settle
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.usage import Counts, Series, parse_field
 
@@ -64,6 +64,27 @@ def test_repeats_peeks_and_refunds_are_no_calls(store: ClockedStore, usage: Usag
     store.charge([_call(series, 5, bucket, request="one"), Charge((bucket,), (0,))], NOW_US)
     store.charge([Charge((bucket,), (-2,), "", (Counted(series, -2, 0),))], NOW_US)
     assert usage.open() == {series.field: Counts(1, 3, limits=((0, 0),))}
+
+
+def test_reservations_count_what_they_cost(store: ClockedStore, usage: UsageReader) -> None:
+    """The estimate first, then the actual cost in its place, once; what an overdraft cannot take is clamped."""
+    bucket = Bucket(f"usage.{next(_numbers)}", 0, Limit("budget", Quota(10, Window.DAY), overdraft=2))
+    series = _of_key("budget")
+
+    def settle(name: bytes, change: int) -> Charge:
+        counted = (Counted(series, change, 0, (0,)),)
+        return Charge((bucket,), (change,), "", counted, reservation=Settle(name, (6,)))
+
+    made = _call(series, 6, bucket)
+    store.charge([made._replace(reservation=Reserve(b"first", 30 * MICRO))], NOW_US)
+    assert usage.open() == {series.field: Counts(1, 6, limits=((0, 0),))}
+    store.charge([settle(b"first", -4), settle(b"first", -4)], NOW_US)
+    assert usage.open() == {series.field: Counts(1, 2, limits=((0, 0),))}
+    store.charge([made._replace(reservation=Reserve(name, 30 * MICRO)) for name in (b"second", b"third")], NOW_US)
+    assert usage.open() == {series.field: Counts(2, 8, 1, limits=((1, 0),))}
+    store.charge([settle(b"second", 9), settle(b"none", 9)], NOW_US)
+    assert usage.open() == {series.field: Counts(2, 17, 1, limits=((1, 0),), clamped=5)}
+    assert store.charge([Charge((bucket,), (0,))], NOW_US)[0].limit_results[0].remaining == -2 * MICRO
 
 
 def test_minute_is_frozen_when_the_next_is_counted(store: ClockedStore, usage: UsageReader) -> None:

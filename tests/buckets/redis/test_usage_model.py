@@ -42,7 +42,7 @@ class FewResources(ClockedStore):
         assert _LIMIT in usage
         usage = usage.replace(_LIMIT, f"MAX_RESOURCES, DIGEST = {RESOURCES},")
         room = "local ROOM_LEFT = 0"
-        buckets = part("windows"), part("state"), part("levels")
+        buckets = part("windows"), part("state"), part("levels"), part("slots")
         return (Script(room, clock_part(self._key), *buckets, usage, part("charge")),)
 
 

@@ -1,4 +1,4 @@
-// Package scripted is a real gRPC server with scripted responses to CheckLimit.
+// Package scripted is a real gRPC server with scripted responses to CheckLimit and to what settles and extends reservations.
 package scripted
 
 import (
@@ -12,34 +12,58 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
 // Response is what the server does with one attempt.
-type Response func(ctx context.Context) (*ratelimitv1.CheckLimitResponse, error)
+type Response struct {
+	method  string
+	respond func(ctx context.Context) (proto.Message, error)
+}
+
+// The methods of attempts.
+const (
+	checkLimit  = "CheckLimit"
+	settleLimit = "SettleLimit"
+	extendHold  = "ExtendHold"
+)
 
 // Decide responds with a decision.
 func Decide(response *ratelimitv1.CheckLimitResponse) Response {
-	return func(context.Context) (*ratelimitv1.CheckLimitResponse, error) { return response, nil }
+	return Respond(response)
+}
+
+// Respond responds to CheckLimit with any message. See Response.To.
+func Respond(response proto.Message) Response {
+	return Response{checkLimit, func(context.Context) (proto.Message, error) { return response, nil }}
 }
 
 // Fail responds with an error.
 func Fail(failure *status.Status) Response {
-	return func(context.Context) (*ratelimitv1.CheckLimitResponse, error) { return nil, failure.Err() }
+	return Response{checkLimit, func(context.Context) (proto.Message, error) { return nil, failure.Err() }}
 }
 
 // Hang does not respond until the client ends the call.
 func Hang() Response {
-	return func(ctx context.Context) (*ratelimitv1.CheckLimitResponse, error) {
+	return Response{checkLimit, func(ctx context.Context) (proto.Message, error) {
 		<-ctx.Done()
 		return nil, status.FromContextError(ctx.Err()).Err()
-	}
+	}}
 }
 
-// Attempt is one call that the server received.
+// To is the same for an attempt of another method: SettleLimit or ExtendHold.
+func (r Response) To(method string) Response {
+	r.method = method
+	return r
+}
+
+// Attempt is one call that the server received. One of the requests is set.
 type Attempt struct {
 	Request  *ratelimitv1.CheckLimitRequest
+	Settle   *ratelimitv1.SettleLimitRequest
+	Extend   *ratelimitv1.ExtendHoldRequest
 	Metadata metadata.MD
 	// TimeLeft is until the deadline. Negative when there is none.
 	TimeLeft time.Duration
@@ -55,6 +79,8 @@ type Server struct {
 	mutex    sync.Mutex
 	script   []Response
 	attempts []Attempt
+	// unscripted is the number of attempts that were not in the script.
+	unscripted int
 }
 
 // Start serves on a free port of the loopback interface until Stop.
@@ -82,6 +108,13 @@ func (s *Server) Script(responses ...Response) {
 	s.script, s.attempts = responses, nil
 }
 
+// Unscripted is the number of attempts that were not in the script, since Start.
+func (s *Server) Unscripted() int {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.unscripted
+}
+
 // Attempts is the attempts since Script.
 func (s *Server) Attempts() []Attempt {
 	s.mutex.Lock()
@@ -101,11 +134,33 @@ func (s *Server) WaitForAttempts(attempts int) {
 func (s *Server) CheckLimit(
 	ctx context.Context, request *ratelimitv1.CheckLimitRequest,
 ) (*ratelimitv1.CheckLimitResponse, error) {
-	return s.next(ctx, request)(ctx)
+	return responseOf[*ratelimitv1.CheckLimitResponse](ctx, s.next(ctx, checkLimit, Attempt{Request: request}))
 }
 
-func (s *Server) next(ctx context.Context, request *ratelimitv1.CheckLimitRequest) Response {
-	attempt := Attempt{Request: request, TimeLeft: -1}
+// SettleLimit responds as scripted.
+func (s *Server) SettleLimit(
+	ctx context.Context, request *ratelimitv1.SettleLimitRequest,
+) (*ratelimitv1.SettleLimitResponse, error) {
+	return responseOf[*ratelimitv1.SettleLimitResponse](ctx, s.next(ctx, settleLimit, Attempt{Settle: request}))
+}
+
+// ExtendHold responds as scripted.
+func (s *Server) ExtendHold(
+	ctx context.Context, request *ratelimitv1.ExtendHoldRequest,
+) (*ratelimitv1.ExtendHoldResponse, error) {
+	return responseOf[*ratelimitv1.ExtendHoldResponse](ctx, s.next(ctx, extendHold, Attempt{Extend: request}))
+}
+
+func responseOf[Message proto.Message](ctx context.Context, response Response) (message Message, err error) {
+	any, err := response.respond(ctx)
+	if err == nil {
+		message = any.(Message)
+	}
+	return message, err
+}
+
+func (s *Server) next(ctx context.Context, method string, attempt Attempt) Response {
+	attempt.TimeLeft = -1
 	attempt.Metadata, _ = metadata.FromIncomingContext(ctx)
 	if deadline, set := ctx.Deadline(); set {
 		attempt.TimeLeft = time.Until(deadline)
@@ -116,7 +171,8 @@ func (s *Server) next(ctx context.Context, request *ratelimitv1.CheckLimitReques
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.attempts = append(s.attempts, attempt)
-	if len(s.script) == 0 {
+	if len(s.script) == 0 || s.script[0].method != method {
+		s.unscripted++
 		return Fail(status.New(codes.OutOfRange, "an attempt that is not in the script"))
 	}
 	response := s.script[0]

@@ -81,6 +81,9 @@ const (
 	// repeated with `confirmation`, which confirms this change alone, for 5 minutes. `google.rpc.PreconditionFailure` has a
 	// violation of type CONFIRMATION for each reason. Metadata: `confirmation`, `keys`, `usage`.
 	ErrorReason_CONFIRMATION_REQUIRED ErrorReason = 23
+	// NOT_FOUND. There is no open reservation of this id: its hold has ended, it was settled a while ago, or the bucket store has
+	// lost it. Its estimate stays charged.
+	ErrorReason_RESERVATION_NOT_FOUND ErrorReason = 24
 )
 
 // Enum value maps for ErrorReason.
@@ -110,6 +113,7 @@ var (
 		21: "TOO_MANY_AT_ONCE",
 		22: "OVERLOADED",
 		23: "CONFIRMATION_REQUIRED",
+		24: "RESERVATION_NOT_FOUND",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED": 0,
@@ -136,6 +140,7 @@ var (
 		"TOO_MANY_AT_ONCE":         21,
 		"OVERLOADED":               22,
 		"CONFIRMATION_REQUIRED":    23,
+		"RESERVATION_NOT_FOUND":    24,
 	}
 )
 
@@ -170,7 +175,7 @@ var File_ratelimit_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\x96\x04\n" +
+	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xb1\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rINVALID_FIELD\x10\x01\x12\x11\n" +
@@ -198,7 +203,8 @@ const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\x10TOO_MANY_AT_ONCE\x10\x15\x12\x0e\n" +
 	"\n" +
 	"OVERLOADED\x10\x16\x12\x19\n" +
-	"\x15CONFIRMATION_REQUIRED\x10\x17BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x15CONFIRMATION_REQUIRED\x10\x17\x12\x19\n" +
+	"\x15RESERVATION_NOT_FOUND\x10\x18BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_errors_proto_rawDescOnce sync.Once

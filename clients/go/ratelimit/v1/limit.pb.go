@@ -262,7 +262,7 @@ func (Quota_Window) EnumDescriptor() ([]byte, []int) {
 	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{3, 0}
 }
 
-// One rule of a plan: a token bucket or a quota, for the resources that its pattern matches.
+// One rule of a plan: a token bucket, a quota or a number of calls at once, for the resources that its pattern matches.
 type Limit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique within its plan: 1 to 64 characters of `a-z`, `0-9`, `_`, `-` and `.`, a letter or digit first.
@@ -281,6 +281,7 @@ type Limit struct {
 	//
 	//	*Limit_TokenBucket
 	//	*Limit_Quota
+	//	*Limit_Concurrency
 	Algorithm isLimit_Algorithm `protobuf_oneof:"algorithm"`
 	// What a call takes from the limit: its cost, or 1, so that a plan may have 60 calls a minute and 1,000,000 tokens a day.
 	// Zero means COST.
@@ -369,6 +370,15 @@ func (x *Limit) GetQuota() *Quota {
 	return nil
 }
 
+func (x *Limit) GetConcurrency() *Concurrency {
+	if x != nil {
+		if x, ok := x.Algorithm.(*Limit_Concurrency); ok {
+			return x.Concurrency
+		}
+	}
+	return nil
+}
+
 func (x *Limit) GetCounts() Limit_Counts {
 	if x != nil {
 		return x.Counts
@@ -397,9 +407,16 @@ type Limit_Quota struct {
 	Quota *Quota `protobuf:"bytes,5,opt,name=quota,proto3,oneof"`
 }
 
+type Limit_Concurrency struct {
+	// A number of calls at once.
+	Concurrency *Concurrency `protobuf:"bytes,8,opt,name=concurrency,proto3,oneof"`
+}
+
 func (*Limit_TokenBucket) isLimit_Algorithm() {}
 
 func (*Limit_Quota) isLimit_Algorithm() {}
+
+func (*Limit_Concurrency) isLimit_Algorithm() {}
 
 // How far a limit may go below zero: a debt, which refills first.
 type Overdraft struct {
@@ -577,6 +594,65 @@ func (x *Quota) GetWindow() Quota_Window {
 	return Quota_WINDOW_UNSPECIFIED
 }
 
+// A number of calls at once. A call by CheckLimit with a cost, or with `hold`, takes one slot, whatever its cost, and is a
+// reservation: its slot comes back when it is settled (SettleLimit), or when its hold ends: with its last second, and of a hold
+// of more than a minute up to a 32nd of it later. A denial has no `retry_after`. In mode SHADOW only calls with `hold` are
+// counted. ShouldRateLimit and ext_authz take no slots: they do not know when a call ends.
+type Concurrency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Calls at once: 1 to 1,000,000.
+	Max int64 `protobuf:"varint,1,opt,name=max,proto3" json:"max,omitempty"`
+	// For how long a call without `hold` takes its slot, unless it is settled or extended: 1 second to 1 hour. Of several such
+	// limits the longest. Required.
+	DefaultHold   *durationpb.Duration `protobuf:"bytes,2,opt,name=default_hold,proto3" json:"default_hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Concurrency) Reset() {
+	*x = Concurrency{}
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Concurrency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Concurrency) ProtoMessage() {}
+
+func (x *Concurrency) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Concurrency.ProtoReflect.Descriptor instead.
+func (*Concurrency) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Concurrency) GetMax() int64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *Concurrency) GetDefaultHold() *durationpb.Duration {
+	if x != nil {
+		return x.DefaultHold
+	}
+	return nil
+}
+
 // A limit that replaces the plan's limit of the same name, for one subject or one key.
 // A key's override takes precedence over its subject's, and that over the plan. A new name adds a limit.
 type Override struct {
@@ -591,7 +667,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +679,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[4]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +692,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{4}
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Override) GetLimit() *Limit {
@@ -638,7 +714,7 @@ type LimitResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The limit's name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The bucket's capacity or the quota's amount, in tokens.
+	// The bucket's capacity or the quota's amount, in tokens; of a concurrency limit its slots, which count as tokens below, too.
 	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Whole tokens left after this call, rounded down: 0 or more, negative only for a limit with an `overdraft`.
 	Remaining int64 `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
@@ -651,7 +727,7 @@ type LimitResult struct {
 	WouldDeny bool `protobuf:"varint,6,opt,name=would_deny,proto3" json:"would_deny,omitempty"`
 	// True for a limit in mode SHADOW.
 	Shadow bool `protobuf:"varint,7,opt,name=shadow,proto3" json:"shadow,omitempty"`
-	// The time in which the limit refills or is reset: a bucket's capacity divided by its rate, or the window.
+	// The time in which the limit refills or is reset: a bucket's capacity divided by its rate, the window, or `default_hold`.
 	Window        *durationpb.Duration `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -659,7 +735,7 @@ type LimitResult struct {
 
 func (x *LimitResult) Reset() {
 	*x = LimitResult{}
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[5]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +747,7 @@ func (x *LimitResult) String() string {
 func (*LimitResult) ProtoMessage() {}
 
 func (x *LimitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_limit_proto_msgTypes[5]
+	mi := &file_ratelimit_v1_limit_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +760,7 @@ func (x *LimitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitResult.ProtoReflect.Descriptor instead.
 func (*LimitResult) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{5}
+	return file_ratelimit_v1_limit_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LimitResult) GetName() string {
@@ -747,13 +823,14 @@ var File_ratelimit_v1_limit_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_limit_proto_rawDesc = "" +
 	"\n" +
-	"\x18ratelimit/v1/limit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x03\n" +
+	"\x18ratelimit/v1/limit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x04\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12,\n" +
 	"\x04mode\x18\x03 \x01(\x0e2\x18.ratelimit.v1.Limit.ModeR\x04mode\x12>\n" +
 	"\ftoken_bucket\x18\x04 \x01(\v2\x19.ratelimit.v1.TokenBucketH\x00R\vtokenBucket\x12+\n" +
-	"\x05quota\x18\x05 \x01(\v2\x13.ratelimit.v1.QuotaH\x00R\x05quota\x122\n" +
+	"\x05quota\x18\x05 \x01(\v2\x13.ratelimit.v1.QuotaH\x00R\x05quota\x12=\n" +
+	"\vconcurrency\x18\b \x01(\v2\x19.ratelimit.v1.ConcurrencyH\x00R\vconcurrency\x122\n" +
 	"\x06counts\x18\x06 \x01(\x0e2\x1a.ratelimit.v1.Limit.CountsR\x06counts\x12:\n" +
 	"\toverdraft\x18\a \x01(\v2\x17.ratelimit.v1.OverdraftH\x01R\toverdraft\x88\x01\x01\"5\n" +
 	"\x04Mode\x12\x14\n" +
@@ -788,7 +865,10 @@ const file_ratelimit_v1_limit_proto_rawDesc = "" +
 	"\x05MONTH\x10\x05\x12\b\n" +
 	"\x04YEAR\x10\x06\x12\n" +
 	"\n" +
-	"\x06SECOND\x10\a\"s\n" +
+	"\x06SECOND\x10\a\"^\n" +
+	"\vConcurrency\x12\x10\n" +
+	"\x03max\x18\x01 \x01(\x03R\x03max\x12=\n" +
+	"\fdefault_hold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\fdefault_hold\"s\n" +
 	"\bOverride\x12)\n" +
 	"\x05limit\x18\x01 \x01(\v2\x13.ratelimit.v1.LimitR\x05limit\x12<\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vexpire_time\"\xba\x02\n" +
@@ -823,7 +903,7 @@ func file_ratelimit_v1_limit_proto_rawDescGZIP() []byte {
 }
 
 var file_ratelimit_v1_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_ratelimit_v1_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ratelimit_v1_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_ratelimit_v1_limit_proto_goTypes = []any{
 	(LimitLevel)(0),               // 0: ratelimit.v1.LimitLevel
 	(Limit_Mode)(0),               // 1: ratelimit.v1.Limit.Mode
@@ -833,29 +913,32 @@ var file_ratelimit_v1_limit_proto_goTypes = []any{
 	(*Overdraft)(nil),             // 5: ratelimit.v1.Overdraft
 	(*TokenBucket)(nil),           // 6: ratelimit.v1.TokenBucket
 	(*Quota)(nil),                 // 7: ratelimit.v1.Quota
-	(*Override)(nil),              // 8: ratelimit.v1.Override
-	(*LimitResult)(nil),           // 9: ratelimit.v1.LimitResult
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Concurrency)(nil),           // 8: ratelimit.v1.Concurrency
+	(*Override)(nil),              // 9: ratelimit.v1.Override
+	(*LimitResult)(nil),           // 10: ratelimit.v1.LimitResult
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_ratelimit_v1_limit_proto_depIdxs = []int32{
 	1,  // 0: ratelimit.v1.Limit.mode:type_name -> ratelimit.v1.Limit.Mode
 	6,  // 1: ratelimit.v1.Limit.token_bucket:type_name -> ratelimit.v1.TokenBucket
 	7,  // 2: ratelimit.v1.Limit.quota:type_name -> ratelimit.v1.Quota
-	2,  // 3: ratelimit.v1.Limit.counts:type_name -> ratelimit.v1.Limit.Counts
-	5,  // 4: ratelimit.v1.Limit.overdraft:type_name -> ratelimit.v1.Overdraft
-	10, // 5: ratelimit.v1.TokenBucket.refill_period:type_name -> google.protobuf.Duration
-	3,  // 6: ratelimit.v1.Quota.window:type_name -> ratelimit.v1.Quota.Window
-	4,  // 7: ratelimit.v1.Override.limit:type_name -> ratelimit.v1.Limit
-	11, // 8: ratelimit.v1.Override.expire_time:type_name -> google.protobuf.Timestamp
-	10, // 9: ratelimit.v1.LimitResult.reset_after:type_name -> google.protobuf.Duration
-	10, // 10: ratelimit.v1.LimitResult.retry_after:type_name -> google.protobuf.Duration
-	10, // 11: ratelimit.v1.LimitResult.window:type_name -> google.protobuf.Duration
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 3: ratelimit.v1.Limit.concurrency:type_name -> ratelimit.v1.Concurrency
+	2,  // 4: ratelimit.v1.Limit.counts:type_name -> ratelimit.v1.Limit.Counts
+	5,  // 5: ratelimit.v1.Limit.overdraft:type_name -> ratelimit.v1.Overdraft
+	11, // 6: ratelimit.v1.TokenBucket.refill_period:type_name -> google.protobuf.Duration
+	3,  // 7: ratelimit.v1.Quota.window:type_name -> ratelimit.v1.Quota.Window
+	11, // 8: ratelimit.v1.Concurrency.default_hold:type_name -> google.protobuf.Duration
+	4,  // 9: ratelimit.v1.Override.limit:type_name -> ratelimit.v1.Limit
+	12, // 10: ratelimit.v1.Override.expire_time:type_name -> google.protobuf.Timestamp
+	11, // 11: ratelimit.v1.LimitResult.reset_after:type_name -> google.protobuf.Duration
+	11, // 12: ratelimit.v1.LimitResult.retry_after:type_name -> google.protobuf.Duration
+	11, // 13: ratelimit.v1.LimitResult.window:type_name -> google.protobuf.Duration
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_limit_proto_init() }
@@ -866,6 +949,7 @@ func file_ratelimit_v1_limit_proto_init() {
 	file_ratelimit_v1_limit_proto_msgTypes[0].OneofWrappers = []any{
 		(*Limit_TokenBucket)(nil),
 		(*Limit_Quota)(nil),
+		(*Limit_Concurrency)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -873,7 +957,7 @@ func file_ratelimit_v1_limit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_limit_proto_rawDesc), len(file_ratelimit_v1_limit_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

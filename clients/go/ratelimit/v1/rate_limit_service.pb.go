@@ -90,7 +90,7 @@ const (
 	CheckLimitResponse_REASON_UNSPECIFIED CheckLimitResponse_Reason = 0
 	// Allowed: it fits every limit.
 	CheckLimitResponse_WITHIN_LIMIT CheckLimitResponse_Reason = 1
-	// Denied: it does not fit `limit` now. `retry_after` is the time until it will.
+	// Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once.
 	CheckLimitResponse_OVER_LIMIT CheckLimitResponse_Reason = 2
 	// Denied: it costs more than `limit` ever holds. Never retry.
 	CheckLimitResponse_COST_EXCEEDS_CAPACITY CheckLimitResponse_Reason = 3
@@ -246,7 +246,11 @@ type CheckLimitRequest struct {
 	// A charge made ALWAYS is charged once, whatever the response.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,proto3" json:"request_id,omitempty"`
 	// When the cost is charged. Zero means IF_ALLOWED.
-	Charge        CheckLimitRequest_Charge `protobuf:"varint,6,opt,name=charge,proto3,enum=ratelimit.v1.CheckLimitRequest_Charge" json:"charge,omitempty"`
+	Charge CheckLimitRequest_Charge `protobuf:"varint,6,opt,name=charge,proto3,enum=ratelimit.v1.CheckLimitRequest_Charge" json:"charge,omitempty"`
+	// Makes the call a reservation: `cost` is an estimate, which is charged now, and which the actual cost takes the place of
+	// once that is known (SettleLimit). 1 second to 1 hour, within which the reservation has to be settled or extended
+	// (ExtendHold); otherwise the estimate stays charged. Not together with `charge: ALWAYS`. Absent means none.
+	Hold          *durationpb.Duration `protobuf:"bytes,7,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -334,6 +338,13 @@ func (x *CheckLimitRequest) GetCharge() CheckLimitRequest_Charge {
 	return CheckLimitRequest_CHARGE_UNSPECIFIED
 }
 
+func (x *CheckLimitRequest) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
 type isCheckLimitRequest_Credential interface {
 	isCheckLimitRequest_Credential()
 }
@@ -375,10 +386,16 @@ type CheckLimitResponse struct {
 	// limit was evaluated: see `limits`.
 	Remaining int64 `protobuf:"varint,8,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent
-	// when allowed, and when no wait would help.
+	// when allowed, when no wait would help, and when it is not known, since a call under way has to end.
 	RetryAfter *durationpb.Duration `protobuf:"bytes,9,opt,name=retry_after,proto3" json:"retry_after,omitempty"`
-	// The result of every limit that was evaluated, in the plan's order.
-	Limits        []*LimitResult `protobuf:"bytes,10,rep,name=limits,proto3" json:"limits,omitempty"`
+	// The result of every limit that was evaluated, in the plan's order; of a call with `hold` at last that of `open_reservations`,
+	// how many reservations the subject may have open.
+	Limits []*LimitResult `protobuf:"bytes,10,rep,name=limits,proto3" json:"limits,omitempty"`
+	// Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 8,192 characters,
+	// some 250 with one limit, which nobody can guess: whoever has it can settle the reservation. Empty when there is nothing to
+	// settle: the call was denied, it takes no reservation, or the bucket store was unavailable (`source` DEGRADED), so that the
+	// estimate stays charged. A call without `hold` has one, too, if a limit on calls at once applies to it.
+	ReservationId string `protobuf:"bytes,11,opt,name=reservation_id,proto3" json:"reservation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -483,6 +500,238 @@ func (x *CheckLimitResponse) GetLimits() []*LimitResult {
 	return nil
 }
 
+func (x *CheckLimitResponse) GetReservationId() string {
+	if x != nil {
+		return x.ReservationId
+	}
+	return ""
+}
+
+// The actual cost of a call that was reserved.
+type SettleLimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The `reservation_id` of the response to the reservation. Required.
+	ReservationId string `protobuf:"bytes,1,opt,name=reservation_id,proto3" json:"reservation_id,omitempty"`
+	// Tokens that the call took: 0 to 9,007,199,254. What is above the estimate is charged as by `charge: ALWAYS`, to the
+	// window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is
+	// returned, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
+	// that count CALLS are left as they are. Required: absent is an error, and not 0.
+	ActualCost    *uint64 `protobuf:"varint,2,opt,name=actual_cost,proto3,oneof" json:"actual_cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleLimitRequest) Reset() {
+	*x = SettleLimitRequest{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleLimitRequest) ProtoMessage() {}
+
+func (x *SettleLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleLimitRequest.ProtoReflect.Descriptor instead.
+func (*SettleLimitRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SettleLimitRequest) GetReservationId() string {
+	if x != nil {
+		return x.ReservationId
+	}
+	return ""
+}
+
+func (x *SettleLimitRequest) GetActualCost() uint64 {
+	if x != nil && x.ActualCost != nil {
+		return *x.ActualCost
+	}
+	return 0
+}
+
+// The result of settling a reservation.
+type SettleLimitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether each enforced limit has a token left, so that the next call that costs something may be allowed.
+	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Tokens of the actual cost that one of the limits did not take, since its `overdraft` was used up; of several limits, those
+	// of the one that missed most.
+	Clamped uint64 `protobuf:"varint,2,opt,name=clamped,proto3" json:"clamped,omitempty"`
+	// The result of every limit that the reservation was charged to, in the plan's order.
+	Limits        []*LimitResult `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleLimitResponse) Reset() {
+	*x = SettleLimitResponse{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleLimitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleLimitResponse) ProtoMessage() {}
+
+func (x *SettleLimitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleLimitResponse.ProtoReflect.Descriptor instead.
+func (*SettleLimitResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SettleLimitResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *SettleLimitResponse) GetClamped() uint64 {
+	if x != nil {
+		return x.Clamped
+	}
+	return 0
+}
+
+func (x *SettleLimitResponse) GetLimits() []*LimitResult {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// A longer hold.
+type ExtendHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The `reservation_id` of the response to the reservation. Required.
+	ReservationId string `protobuf:"bytes,1,opt,name=reservation_id,proto3" json:"reservation_id,omitempty"`
+	// For how long the reservation is held from now on, at least: 1 second to 1 hour, and until 24 hours after it was made at
+	// most. A hold that lasts longer already is not cut. Required.
+	Hold          *durationpb.Duration `protobuf:"bytes,2,opt,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendHoldRequest) Reset() {
+	*x = ExtendHoldRequest{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendHoldRequest) ProtoMessage() {}
+
+func (x *ExtendHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendHoldRequest.ProtoReflect.Descriptor instead.
+func (*ExtendHoldRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExtendHoldRequest) GetReservationId() string {
+	if x != nil {
+		return x.ReservationId
+	}
+	return ""
+}
+
+func (x *ExtendHoldRequest) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+// A reservation that is held on.
+type ExtendHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For how long the reservation is held from now on.
+	Hold          *durationpb.Duration `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendHoldResponse) Reset() {
+	*x = ExtendHoldResponse{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendHoldResponse) ProtoMessage() {}
+
+func (x *ExtendHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendHoldResponse.ProtoReflect.Descriptor instead.
+func (*ExtendHoldResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ExtendHoldResponse) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
 // Independent calls to decide together.
 type BatchCheckLimitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -494,7 +743,7 @@ type BatchCheckLimitRequest struct {
 
 func (x *BatchCheckLimitRequest) Reset() {
 	*x = BatchCheckLimitRequest{}
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[2]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +755,7 @@ func (x *BatchCheckLimitRequest) String() string {
 func (*BatchCheckLimitRequest) ProtoMessage() {}
 
 func (x *BatchCheckLimitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[2]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +768,7 @@ func (x *BatchCheckLimitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCheckLimitRequest.ProtoReflect.Descriptor instead.
 func (*BatchCheckLimitRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{2}
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BatchCheckLimitRequest) GetChecks() []*CheckLimitRequest {
@@ -540,7 +789,7 @@ type BatchCheckLimitResponse struct {
 
 func (x *BatchCheckLimitResponse) Reset() {
 	*x = BatchCheckLimitResponse{}
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[3]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +801,7 @@ func (x *BatchCheckLimitResponse) String() string {
 func (*BatchCheckLimitResponse) ProtoMessage() {}
 
 func (x *BatchCheckLimitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[3]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +814,7 @@ func (x *BatchCheckLimitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCheckLimitResponse.ProtoReflect.Descriptor instead.
 func (*BatchCheckLimitResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{3}
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BatchCheckLimitResponse) GetResults() []*CheckResult {
@@ -591,7 +840,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[4]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +852,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[4]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +865,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{4}
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CheckResult) GetResult() isCheckResult_Result {
@@ -679,7 +928,7 @@ type CheckError struct {
 
 func (x *CheckError) Reset() {
 	*x = CheckError{}
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[5]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +940,7 @@ func (x *CheckError) String() string {
 func (*CheckError) ProtoMessage() {}
 
 func (x *CheckError) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[5]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +953,7 @@ func (x *CheckError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckError.ProtoReflect.Descriptor instead.
 func (*CheckError) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{5}
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CheckError) GetCode() int32 {
@@ -746,7 +995,7 @@ type StreamCheckLimitRequest struct {
 
 func (x *StreamCheckLimitRequest) Reset() {
 	*x = StreamCheckLimitRequest{}
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[6]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1007,7 @@ func (x *StreamCheckLimitRequest) String() string {
 func (*StreamCheckLimitRequest) ProtoMessage() {}
 
 func (x *StreamCheckLimitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[6]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1020,7 @@ func (x *StreamCheckLimitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamCheckLimitRequest.ProtoReflect.Descriptor instead.
 func (*StreamCheckLimitRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{6}
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StreamCheckLimitRequest) GetCheck() *CheckLimitRequest {
@@ -792,7 +1041,7 @@ type StreamCheckLimitResponse struct {
 
 func (x *StreamCheckLimitResponse) Reset() {
 	*x = StreamCheckLimitResponse{}
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[7]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1053,7 @@ func (x *StreamCheckLimitResponse) String() string {
 func (*StreamCheckLimitResponse) ProtoMessage() {}
 
 func (x *StreamCheckLimitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[7]
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1066,7 @@ func (x *StreamCheckLimitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamCheckLimitResponse.ProtoReflect.Descriptor instead.
 func (*StreamCheckLimitResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{7}
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamCheckLimitResponse) GetResult() *CheckResult {
@@ -831,7 +1080,7 @@ var File_ratelimit_v1_rate_limit_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\n" +
-	"%ratelimit/v1/rate_limit_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xb3\x02\n" +
+	"%ratelimit/v1/rate_limit_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xe2\x02\n" +
 	"\x11CheckLimitRequest\x12\x1a\n" +
 	"\aapi_key\x18\x01 \x01(\tH\x00R\aapi_key\x12\x18\n" +
 	"\x06key_id\x18\x02 \x01(\tH\x00R\x06key_id\x12\x1a\n" +
@@ -840,7 +1089,8 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\n" +
 	"request_id\x12>\n" +
-	"\x06charge\x18\x06 \x01(\x0e2&.ratelimit.v1.CheckLimitRequest.ChargeR\x06charge\"<\n" +
+	"\x06charge\x18\x06 \x01(\x0e2&.ratelimit.v1.CheckLimitRequest.ChargeR\x06charge\x12-\n" +
+	"\x04hold\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04hold\"<\n" +
 	"\x06Charge\x12\x16\n" +
 	"\x12CHARGE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -849,7 +1099,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x06ALWAYS\x10\x02B\f\n" +
 	"\n" +
 	"credentialB\a\n" +
-	"\x05_cost\"\xc2\x05\n" +
+	"\x05_cost\"\xea\x05\n" +
 	"\x12CheckLimitResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12?\n" +
 	"\x06reason\x18\x02 \x01(\x0e2'.ratelimit.v1.CheckLimitResponse.ReasonR\x06reason\x12?\n" +
@@ -861,7 +1111,8 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\tremaining\x18\b \x01(\x03R\tremaining\x12;\n" +
 	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\vretry_after\x121\n" +
 	"\x06limits\x18\n" +
-	" \x03(\v2\x19.ratelimit.v1.LimitResultR\x06limits\"\xce\x01\n" +
+	" \x03(\v2\x19.ratelimit.v1.LimitResultR\x06limits\x12&\n" +
+	"\x0ereservation_id\x18\v \x01(\tR\x0ereservation_id\"\xce\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fWITHIN_LIMIT\x10\x01\x12\x0e\n" +
@@ -881,7 +1132,20 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x06POLICY\x10\x02\x12\f\n" +
 	"\bDEGRADED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"UNENFORCED\x10\x04\"Q\n" +
+	"UNENFORCED\x10\x04\"s\n" +
+	"\x12SettleLimitRequest\x12&\n" +
+	"\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12%\n" +
+	"\vactual_cost\x18\x02 \x01(\x04H\x00R\vactual_cost\x88\x01\x01B\x0e\n" +
+	"\f_actual_cost\"|\n" +
+	"\x13SettleLimitResponse\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x18\n" +
+	"\aclamped\x18\x02 \x01(\x04R\aclamped\x121\n" +
+	"\x06limits\x18\x03 \x03(\v2\x19.ratelimit.v1.LimitResultR\x06limits\"j\n" +
+	"\x11ExtendHoldRequest\x12&\n" +
+	"\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12-\n" +
+	"\x04hold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04hold\"C\n" +
+	"\x12ExtendHoldResponse\x12-\n" +
+	"\x04hold\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04hold\"Q\n" +
 	"\x16BatchCheckLimitRequest\x127\n" +
 	"\x06checks\x18\x01 \x03(\v2\x1f.ratelimit.v1.CheckLimitRequestR\x06checks\"N\n" +
 	"\x17BatchCheckLimitResponse\x123\n" +
@@ -899,12 +1163,15 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x17StreamCheckLimitRequest\x125\n" +
 	"\x05check\x18\x01 \x01(\v2\x1f.ratelimit.v1.CheckLimitRequestR\x05check\"M\n" +
 	"\x18StreamCheckLimitResponse\x121\n" +
-	"\x06result\x18\x01 \x01(\v2\x19.ratelimit.v1.CheckResultR\x06result2\xaa\x02\n" +
+	"\x06result\x18\x01 \x01(\v2\x19.ratelimit.v1.CheckResultR\x06result2\xcf\x03\n" +
 	"\x10RateLimitService\x12O\n" +
 	"\n" +
 	"CheckLimit\x12\x1f.ratelimit.v1.CheckLimitRequest\x1a .ratelimit.v1.CheckLimitResponse\x12^\n" +
 	"\x0fBatchCheckLimit\x12$.ratelimit.v1.BatchCheckLimitRequest\x1a%.ratelimit.v1.BatchCheckLimitResponse\x12e\n" +
-	"\x10StreamCheckLimit\x12%.ratelimit.v1.StreamCheckLimitRequest\x1a&.ratelimit.v1.StreamCheckLimitResponse(\x010\x01BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x10StreamCheckLimit\x12%.ratelimit.v1.StreamCheckLimitRequest\x1a&.ratelimit.v1.StreamCheckLimitResponse(\x010\x01\x12R\n" +
+	"\vSettleLimit\x12 .ratelimit.v1.SettleLimitRequest\x1a!.ratelimit.v1.SettleLimitResponse\x12O\n" +
+	"\n" +
+	"ExtendHold\x12\x1f.ratelimit.v1.ExtendHoldRequest\x1a .ratelimit.v1.ExtendHoldResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_rate_limit_service_proto_rawDescOnce sync.Once
@@ -919,47 +1186,59 @@ func file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP() []byte {
 }
 
 var file_ratelimit_v1_rate_limit_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ratelimit_v1_rate_limit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_ratelimit_v1_rate_limit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ratelimit_v1_rate_limit_service_proto_goTypes = []any{
 	(CheckLimitRequest_Charge)(0),    // 0: ratelimit.v1.CheckLimitRequest.Charge
 	(CheckLimitResponse_Reason)(0),   // 1: ratelimit.v1.CheckLimitResponse.Reason
 	(CheckLimitResponse_Source)(0),   // 2: ratelimit.v1.CheckLimitResponse.Source
 	(*CheckLimitRequest)(nil),        // 3: ratelimit.v1.CheckLimitRequest
 	(*CheckLimitResponse)(nil),       // 4: ratelimit.v1.CheckLimitResponse
-	(*BatchCheckLimitRequest)(nil),   // 5: ratelimit.v1.BatchCheckLimitRequest
-	(*BatchCheckLimitResponse)(nil),  // 6: ratelimit.v1.BatchCheckLimitResponse
-	(*CheckResult)(nil),              // 7: ratelimit.v1.CheckResult
-	(*CheckError)(nil),               // 8: ratelimit.v1.CheckError
-	(*StreamCheckLimitRequest)(nil),  // 9: ratelimit.v1.StreamCheckLimitRequest
-	(*StreamCheckLimitResponse)(nil), // 10: ratelimit.v1.StreamCheckLimitResponse
-	(*durationpb.Duration)(nil),      // 11: google.protobuf.Duration
-	(*LimitResult)(nil),              // 12: ratelimit.v1.LimitResult
-	(ErrorReason)(0),                 // 13: ratelimit.v1.ErrorReason
+	(*SettleLimitRequest)(nil),       // 5: ratelimit.v1.SettleLimitRequest
+	(*SettleLimitResponse)(nil),      // 6: ratelimit.v1.SettleLimitResponse
+	(*ExtendHoldRequest)(nil),        // 7: ratelimit.v1.ExtendHoldRequest
+	(*ExtendHoldResponse)(nil),       // 8: ratelimit.v1.ExtendHoldResponse
+	(*BatchCheckLimitRequest)(nil),   // 9: ratelimit.v1.BatchCheckLimitRequest
+	(*BatchCheckLimitResponse)(nil),  // 10: ratelimit.v1.BatchCheckLimitResponse
+	(*CheckResult)(nil),              // 11: ratelimit.v1.CheckResult
+	(*CheckError)(nil),               // 12: ratelimit.v1.CheckError
+	(*StreamCheckLimitRequest)(nil),  // 13: ratelimit.v1.StreamCheckLimitRequest
+	(*StreamCheckLimitResponse)(nil), // 14: ratelimit.v1.StreamCheckLimitResponse
+	(*durationpb.Duration)(nil),      // 15: google.protobuf.Duration
+	(*LimitResult)(nil),              // 16: ratelimit.v1.LimitResult
+	(ErrorReason)(0),                 // 17: ratelimit.v1.ErrorReason
 }
 var file_ratelimit_v1_rate_limit_service_proto_depIdxs = []int32{
 	0,  // 0: ratelimit.v1.CheckLimitRequest.charge:type_name -> ratelimit.v1.CheckLimitRequest.Charge
-	1,  // 1: ratelimit.v1.CheckLimitResponse.reason:type_name -> ratelimit.v1.CheckLimitResponse.Reason
-	2,  // 2: ratelimit.v1.CheckLimitResponse.source:type_name -> ratelimit.v1.CheckLimitResponse.Source
-	11, // 3: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
-	12, // 4: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
-	3,  // 5: ratelimit.v1.BatchCheckLimitRequest.checks:type_name -> ratelimit.v1.CheckLimitRequest
-	7,  // 6: ratelimit.v1.BatchCheckLimitResponse.results:type_name -> ratelimit.v1.CheckResult
-	4,  // 7: ratelimit.v1.CheckResult.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	8,  // 8: ratelimit.v1.CheckResult.error:type_name -> ratelimit.v1.CheckError
-	13, // 9: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
-	3,  // 10: ratelimit.v1.StreamCheckLimitRequest.check:type_name -> ratelimit.v1.CheckLimitRequest
-	7,  // 11: ratelimit.v1.StreamCheckLimitResponse.result:type_name -> ratelimit.v1.CheckResult
-	3,  // 12: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
-	5,  // 13: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
-	9,  // 14: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
-	4,  // 15: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
-	6,  // 16: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
-	10, // 17: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
-	15, // [15:18] is the sub-list for method output_type
-	12, // [12:15] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	15, // 1: ratelimit.v1.CheckLimitRequest.hold:type_name -> google.protobuf.Duration
+	1,  // 2: ratelimit.v1.CheckLimitResponse.reason:type_name -> ratelimit.v1.CheckLimitResponse.Reason
+	2,  // 3: ratelimit.v1.CheckLimitResponse.source:type_name -> ratelimit.v1.CheckLimitResponse.Source
+	15, // 4: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
+	16, // 5: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
+	16, // 6: ratelimit.v1.SettleLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
+	15, // 7: ratelimit.v1.ExtendHoldRequest.hold:type_name -> google.protobuf.Duration
+	15, // 8: ratelimit.v1.ExtendHoldResponse.hold:type_name -> google.protobuf.Duration
+	3,  // 9: ratelimit.v1.BatchCheckLimitRequest.checks:type_name -> ratelimit.v1.CheckLimitRequest
+	11, // 10: ratelimit.v1.BatchCheckLimitResponse.results:type_name -> ratelimit.v1.CheckResult
+	4,  // 11: ratelimit.v1.CheckResult.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	12, // 12: ratelimit.v1.CheckResult.error:type_name -> ratelimit.v1.CheckError
+	17, // 13: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
+	3,  // 14: ratelimit.v1.StreamCheckLimitRequest.check:type_name -> ratelimit.v1.CheckLimitRequest
+	11, // 15: ratelimit.v1.StreamCheckLimitResponse.result:type_name -> ratelimit.v1.CheckResult
+	3,  // 16: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
+	9,  // 17: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
+	13, // 18: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
+	5,  // 19: ratelimit.v1.RateLimitService.SettleLimit:input_type -> ratelimit.v1.SettleLimitRequest
+	7,  // 20: ratelimit.v1.RateLimitService.ExtendHold:input_type -> ratelimit.v1.ExtendHoldRequest
+	4,  // 21: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
+	10, // 22: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
+	14, // 23: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
+	6,  // 24: ratelimit.v1.RateLimitService.SettleLimit:output_type -> ratelimit.v1.SettleLimitResponse
+	8,  // 25: ratelimit.v1.RateLimitService.ExtendHold:output_type -> ratelimit.v1.ExtendHoldResponse
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_rate_limit_service_proto_init() }
@@ -973,7 +1252,8 @@ func file_ratelimit_v1_rate_limit_service_proto_init() {
 		(*CheckLimitRequest_ApiKey)(nil),
 		(*CheckLimitRequest_KeyId)(nil),
 	}
-	file_ratelimit_v1_rate_limit_service_proto_msgTypes[4].OneofWrappers = []any{
+	file_ratelimit_v1_rate_limit_service_proto_msgTypes[2].OneofWrappers = []any{}
+	file_ratelimit_v1_rate_limit_service_proto_msgTypes[8].OneofWrappers = []any{
 		(*CheckResult_Decision)(nil),
 		(*CheckResult_Error)(nil),
 	}
@@ -983,7 +1263,7 @@ func file_ratelimit_v1_rate_limit_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_rate_limit_service_proto_rawDesc), len(file_ratelimit_v1_rate_limit_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   8,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

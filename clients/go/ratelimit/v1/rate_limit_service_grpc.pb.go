@@ -24,6 +24,8 @@ const (
 	RateLimitService_CheckLimit_FullMethodName       = "/ratelimit.v1.RateLimitService/CheckLimit"
 	RateLimitService_BatchCheckLimit_FullMethodName  = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
 	RateLimitService_StreamCheckLimit_FullMethodName = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
+	RateLimitService_SettleLimit_FullMethodName      = "/ratelimit.v1.RateLimitService/SettleLimit"
+	RateLimitService_ExtendHold_FullMethodName       = "/ratelimit.v1.RateLimitService/ExtendHold"
 )
 
 // RateLimitServiceClient is the client API for RateLimitService service.
@@ -41,6 +43,14 @@ type RateLimitServiceClient interface {
 	// Decides calls as they arrive. Responses are in the order of the checks; one that is malformed has an error of its
 	// own, and the stream continues.
 	StreamCheckLimit(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamCheckLimitRequest, StreamCheckLimitResponse], error)
+	// Settles a reservation: its actual cost takes the place of the estimate that was charged. Idempotent: a repeat gets the
+	// same response within the server's window (30 seconds by default), whatever its cost. NOT_FOUND, reason
+	// RESERVATION_NOT_FOUND, when there is no open reservation of this id: its hold has ended, or the store has lost it. Then
+	// the estimate stays charged.
+	SettleLimit(ctx context.Context, in *SettleLimitRequest, opts ...grpc.CallOption) (*SettleLimitResponse, error)
+	// Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
+	// when there is no open reservation of this id.
+	ExtendHold(ctx context.Context, in *ExtendHoldRequest, opts ...grpc.CallOption) (*ExtendHoldResponse, error)
 }
 
 type rateLimitServiceClient struct {
@@ -84,6 +94,26 @@ func (c *rateLimitServiceClient) StreamCheckLimit(ctx context.Context, opts ...g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RateLimitService_StreamCheckLimitClient = grpc.BidiStreamingClient[StreamCheckLimitRequest, StreamCheckLimitResponse]
 
+func (c *rateLimitServiceClient) SettleLimit(ctx context.Context, in *SettleLimitRequest, opts ...grpc.CallOption) (*SettleLimitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettleLimitResponse)
+	err := c.cc.Invoke(ctx, RateLimitService_SettleLimit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rateLimitServiceClient) ExtendHold(ctx context.Context, in *ExtendHoldRequest, opts ...grpc.CallOption) (*ExtendHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExtendHoldResponse)
+	err := c.cc.Invoke(ctx, RateLimitService_ExtendHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RateLimitServiceServer is the server API for RateLimitService service.
 // All implementations must embed UnimplementedRateLimitServiceServer
 // for forward compatibility.
@@ -99,6 +129,14 @@ type RateLimitServiceServer interface {
 	// Decides calls as they arrive. Responses are in the order of the checks; one that is malformed has an error of its
 	// own, and the stream continues.
 	StreamCheckLimit(grpc.BidiStreamingServer[StreamCheckLimitRequest, StreamCheckLimitResponse]) error
+	// Settles a reservation: its actual cost takes the place of the estimate that was charged. Idempotent: a repeat gets the
+	// same response within the server's window (30 seconds by default), whatever its cost. NOT_FOUND, reason
+	// RESERVATION_NOT_FOUND, when there is no open reservation of this id: its hold has ended, or the store has lost it. Then
+	// the estimate stays charged.
+	SettleLimit(context.Context, *SettleLimitRequest) (*SettleLimitResponse, error)
+	// Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
+	// when there is no open reservation of this id.
+	ExtendHold(context.Context, *ExtendHoldRequest) (*ExtendHoldResponse, error)
 	mustEmbedUnimplementedRateLimitServiceServer()
 }
 
@@ -117,6 +155,12 @@ func (UnimplementedRateLimitServiceServer) BatchCheckLimit(context.Context, *Bat
 }
 func (UnimplementedRateLimitServiceServer) StreamCheckLimit(grpc.BidiStreamingServer[StreamCheckLimitRequest, StreamCheckLimitResponse]) error {
 	return status.Error(codes.Unimplemented, "method StreamCheckLimit not implemented")
+}
+func (UnimplementedRateLimitServiceServer) SettleLimit(context.Context, *SettleLimitRequest) (*SettleLimitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SettleLimit not implemented")
+}
+func (UnimplementedRateLimitServiceServer) ExtendHold(context.Context, *ExtendHoldRequest) (*ExtendHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExtendHold not implemented")
 }
 func (UnimplementedRateLimitServiceServer) mustEmbedUnimplementedRateLimitServiceServer() {}
 func (UnimplementedRateLimitServiceServer) testEmbeddedByValue()                          {}
@@ -182,6 +226,42 @@ func _RateLimitService_StreamCheckLimit_Handler(srv interface{}, stream grpc.Ser
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RateLimitService_StreamCheckLimitServer = grpc.BidiStreamingServer[StreamCheckLimitRequest, StreamCheckLimitResponse]
 
+func _RateLimitService_SettleLimit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettleLimitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RateLimitServiceServer).SettleLimit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RateLimitService_SettleLimit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RateLimitServiceServer).SettleLimit(ctx, req.(*SettleLimitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RateLimitService_ExtendHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExtendHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RateLimitServiceServer).ExtendHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RateLimitService_ExtendHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RateLimitServiceServer).ExtendHold(ctx, req.(*ExtendHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RateLimitService_ServiceDesc is the grpc.ServiceDesc for RateLimitService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -196,6 +276,14 @@ var RateLimitService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "BatchCheckLimit",
 			Handler:    _RateLimitService_BatchCheckLimit_Handler,
+		},
+		{
+			MethodName: "SettleLimit",
+			Handler:    _RateLimitService_SettleLimit_Handler,
+		},
+		{
+			MethodName: "ExtendHold",
+			Handler:    _RateLimitService_ExtendHold_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

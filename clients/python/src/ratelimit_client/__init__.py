@@ -7,6 +7,7 @@ app = RateLimitMiddleware(app, client)
 
 from .aio_client import AsyncRateLimitClient
 from .aio_interceptor import AsyncRateLimitInterceptor
+from .aio_reservation import AsyncReservation
 from .client import RateLimitClient
 from .decision import Decision, LimitResult, Origin, Reason, Source
 from .error import RateLimitError
@@ -16,15 +17,19 @@ from .interceptor import RateLimitInterceptor
 from .middleware import RateLimitMiddleware
 from .options import ClientOptions
 from .refusal import Problem, Refusal
+from .reservation import Reservation
+from .settlement import OnError, Settlement
 
 __all__ = [
     "AsyncRateLimitClient",
     "AsyncRateLimitInterceptor",
+    "AsyncReservation",
     "ClientOptions",
     "Decision",
     "Failures",
     "HeaderStyle",
     "LimitResult",
+    "OnError",
     "Origin",
     "Problem",
     "RateLimitClient",
@@ -33,6 +38,8 @@ __all__ = [
     "RateLimitMiddleware",
     "Reason",
     "Refusal",
+    "Reservation",
+    "Settlement",
     "Source",
     "limit_headers",
 ]

@@ -10,12 +10,12 @@ from ._denial_cache import CacheKey, DenialCache
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ._request import CheckRequest
 from .decision import Decision, Origin
-from .error import DETAILS_KEY, RateLimitError, error_of, is_failure
+from .error import DETAILS_KEY, OVERLOADED, RateLimitError, error_of, is_failure
 from .failures import FailureCounter
 from .options import ClientOptions
 
 
-class _Status(Protocol):
+class Status(Protocol):
     """A call that ended with an error, of either kind that gRPC has."""
 
     def code(self) -> grpc.StatusCode: ...
@@ -32,6 +32,8 @@ class ClientState:
             options.denial_cache_size, timedelta(seconds=options.denial_cache_max_age), options.clock
         )
         self.failures = FailureCounter()
+        self.closed = False
+        """Whether the client is closed, so that nothing is sent for its reservations any more."""
         self.metadata = (("authorization", f"Bearer {options.token}"),) if options.token else ()
 
     def cached(self, request: CheckRequest) -> Decision | None:
@@ -46,32 +48,40 @@ class ClientState:
             self._denials.put(CacheKey.of(request.message), response)
         return Decision(response, Origin.SERVICE)
 
-    def failed(self, status: _Status) -> Decision:
+    def failed(self, status: Status) -> Decision:
         """What a call that ended with an error results in: it fails open or closed, or raises RateLimitError."""
-        error = _error(status)
+        error = error_from(status)
         if not is_failure(error):
             raise error
         fail_open = self._options.fail_open
         self.failures.count(allowed=fail_open)
-        if self._options.on_failure is not None:
-            self._options.on_failure(error)
+        self._report(error)
         return Decision(_FAILED_OPEN if fail_open else _FAILED_CLOSED, Origin.FALLBACK, failure=error)
 
+    def unsettled(self, error: RateLimitError) -> None:
+        """Count and report a reservation that could not be settled."""
+        self.failures.count_unsettled()
+        self._report(error)
 
-def is_retryable(status: _Status, remaining: float) -> bool:
+    def _report(self, error: RateLimitError) -> None:
+        if self._options.on_failure is not None:
+            self._options.on_failure(error)
+
+
+def is_retryable(status: Status, remaining: float) -> bool:
     """Whether a call that ended with STATUS is sent again, with REMAINING seconds until its deadline.
 
     A server with more calls than it can decide must not get each of them twice.
     """
-    return status.code() is grpc.StatusCode.UNAVAILABLE and remaining > 0 and _error(status).reason != _OVERLOADED
+    return status.code() is grpc.StatusCode.UNAVAILABLE and remaining > 0 and error_from(status).reason != OVERLOADED
 
 
-def _error(status: _Status) -> RateLimitError:
+def error_from(status: Status) -> RateLimitError:
+    """The error of a call that ended with STATUS."""
     details = next((_raw(value) for key, value in status.trailing_metadata() or () if key == DETAILS_KEY), None)
     return error_of(status.code(), status.details() or "", details)
 
 
-_OVERLOADED = "OVERLOADED"
 _FAILED_OPEN = CheckLimitResponse(
     allowed=True, reason=CheckLimitResponse.DEGRADED_ALLOWED, source=CheckLimitResponse.DEGRADED
 )

@@ -6,7 +6,10 @@ import grpc
 
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import DESCRIPTOR
 
-METHOD = f"/{DESCRIPTOR.services_by_name['RateLimitService'].full_name}/CheckLimit"
+_SERVICE = f"/{DESCRIPTOR.services_by_name['RateLimitService'].full_name}"
+CHECK_LIMIT = f"{_SERVICE}/CheckLimit"
+SETTLE_LIMIT = f"{_SERVICE}/SettleLimit"
+EXTEND_HOLD = f"{_SERVICE}/ExtendHold"
 
 CHANNEL_OPTIONS = (
     # Without this, channels to one target share one connection, and a server with SO_REUSEPORT cannot balance them.

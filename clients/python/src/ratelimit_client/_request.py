@@ -3,12 +3,13 @@
 import os
 from typing import NamedTuple, Self
 
-from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, ExtendHoldRequest, SettleLimitRequest
 from .error import RateLimitError, invalid_field, invalid_utf8
 
 _MAX_MESSAGE_BYTES = 64 * 1024
 """The service rejects larger messages. A text above it would only use up the deadline on its way."""
 _MAX_COST = 9_007_199_254
+_SECOND = 1_000_000_000  # nanoseconds
 _ALWAYS_FITS = _MAX_MESSAGE_BYTES // 4
 """A text of that many characters fits whatever they are: UTF-8 has at most 4 bytes for each."""
 
@@ -42,6 +43,36 @@ class CheckRequest(NamedTuple):
         _reject_oversized(resource=resource, request_id=sent_id, **key)
         return cls(message, not request_id)
 
+    def held(self, hold: float) -> Self:
+        """This check of an estimate as a reservation for HOLD seconds. Never cached: the service holds it."""
+        _set_hold(self.message, hold)
+        return self._replace(cacheable=False)
+
+
+def settle_request(reservation_id: str, actual: int) -> SettleLimitRequest:
+    """The actual cost of a reservation. Raises RateLimitError for one that cannot be sent."""
+    try:
+        return SettleLimitRequest(reservation_id=reservation_id, actual_cost=actual)
+    except ValueError:
+        raise _cost_out_of_bounds("actual_cost", actual) from None
+
+
+def extend_request(reservation_id: str, hold: float) -> ExtendHoldRequest:
+    """A reservation held for HOLD seconds. Raises RateLimitError for what cannot be sent."""
+    request = ExtendHoldRequest(reservation_id=reservation_id)
+    _set_hold(request, hold)
+    return request
+
+
+def _set_hold(request: CheckLimitRequest | ExtendHoldRequest, hold: float) -> None:
+    request.hold.SetInParent()
+    try:
+        nanos = round(hold * _SECOND)
+        request.hold.seconds = abs(nanos) // _SECOND * (-1 if nanos < 0 else 1)  # both parts have one sign
+        request.hold.nanos = nanos - request.hold.seconds * _SECOND
+    except (ValueError, OverflowError):  # infinite, no number, or more than 64 bits
+        raise invalid_field("hold", f"is {hold}s; it must be between 1s and 1 hour (3600s)") from None
+
 
 def _not_encodable(cost: int, **texts: str) -> RateLimitError:
     """The error for the field that cannot be encoded. Found only now, so that valid calls do not pay for it."""
@@ -50,7 +81,11 @@ def _not_encodable(cost: int, **texts: str) -> RateLimitError:
             text.encode()
         except UnicodeEncodeError:
             return invalid_utf8(field)
-    return invalid_field("cost", f"is {cost}; it must be between 0 and {_MAX_COST}")
+    return _cost_out_of_bounds("cost", cost)
+
+
+def _cost_out_of_bounds(field: str, cost: int) -> RateLimitError:
+    return invalid_field(field, f"is {cost}; it must be between 0 and {_MAX_COST}")
 
 
 def _reject_oversized(**texts: str) -> None:

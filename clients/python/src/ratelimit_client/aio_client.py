@@ -5,20 +5,32 @@ import itertools
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, TypeAlias, Unpack
+from typing import NamedTuple, Self, TypeAlias, Unpack
 
 import grpc
 
 from ._client_state import ClientState, is_retryable
-from ._connections import CHANNEL_OPTIONS, METHOD, channel_credentials
-from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ._connections import CHANNEL_OPTIONS, CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    CheckLimitRequest,
+    CheckLimitResponse,
+    ExtendHoldRequest,
+    ExtendHoldResponse,
+    SettleLimitRequest,
+    SettleLimitResponse,
+)
 from ._request import CheckRequest
+from ._reservation_state import ReservationState, Terms
+from .aio_reservation import AsyncReservation, Reserving
 from .decision import Decision
 from .failures import Failures
 from .options import ClientOptions, ClientOptionsDict
+from .settlement import OnError
 
 # Generic for type checkers only.
-_Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
+_CheckLimit: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
+_SettleLimit: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[SettleLimitRequest, SettleLimitResponse]"
+_ExtendHold: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[ExtendHoldRequest, ExtendHoldResponse]"
 
 
 class AsyncRateLimitClient:
@@ -33,11 +45,12 @@ class AsyncRateLimitClient:
         self._options = ClientOptions(**options)
         self._state = ClientState(self._options)
         self._channels: list[grpc.aio.Channel] = []
-        self._round_robin: Iterator[_Method] | None = None
+        self._round_robin: Iterator[_Stub] | None = None
+        self._background: set[asyncio.Task[None]] = set()
 
     @property
     def failures(self) -> Failures:
-        """How many calls failed open and closed since the client was created."""
+        """How many calls failed open and closed, and how many reservations stayed unsettled."""
         return self._state.failures.snapshot()
 
     async def check(
@@ -60,9 +73,29 @@ class AsyncRateLimitClient:
         """Charge a COST that was incurred already, as `RateLimitClient.charge` does."""
         return await self._decide(CheckRequest.charge(api_key, key_id, resource, cost, request_id))
 
+    def reserve(  # noqa: PLR0913  keyword arguments, as those of `check`
+        self,
+        api_key: str = "",
+        resource: str = "",
+        *,
+        estimate: int,
+        hold: float,
+        key_id: str = "",
+        request_id: str = "",
+        on_error: OnError = OnError.ESTIMATE,
+        extend: bool = True,
+    ) -> Reserving:
+        """Decide one call by an ESTIMATE of its cost, as `RateLimitClient.reserve` does.
+
+        A scope by `async with`; or await it, for a reservation without one. Cancelling the task leaves the scope by an
+        exception.
+        """
+        request = CheckRequest.of(api_key, key_id, resource, estimate, request_id).held(hold)
+        return Reserving(self._reserve(request, Terms(estimate, hold, on_error, extend)))
+
     async def wait_until_connected(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  as in the client for threads
         """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
-        self._methods()
+        self._stubs()
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
@@ -70,7 +103,8 @@ class AsyncRateLimitClient:
             raise TimeoutError(f"no connection to the rate limit service within {timeout} s") from None
 
     async def close(self) -> None:
-        """Close the connections. Calls in flight are cancelled."""
+        """Close the connections. Calls in flight are cancelled, and the holds of open reservations run out."""
+        self._state.closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def __aenter__(self) -> Self:
@@ -80,6 +114,10 @@ class AsyncRateLimitClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _reserve(self, request: CheckRequest, terms: Terms) -> AsyncReservation:
+        state = ReservationState(self._state, await self._decide(request), terms)
+        return AsyncReservation(state, self._settle, self._extend, self._background)
 
     async def _decide(self, request: CheckRequest) -> Decision:
         cached = self._state.cached(request)
@@ -100,25 +138,53 @@ class AsyncRateLimitClient:
         return self._state.decided(request, response)
 
     async def _send(self, request: CheckRequest, timeout: float) -> CheckLimitResponse:  # noqa: ASYNC109  gRPC's own
-        return await next(self._methods())(request.message, timeout=timeout, metadata=self._state.metadata)
+        return await next(self._stubs()).check(request.message, timeout=timeout, metadata=self._state.metadata)
 
-    def _methods(self) -> Iterator[_Method]:
+    async def _settle(self, request: SettleLimitRequest) -> SettleLimitResponse:
+        stub = next(self._stubs())
+        return await stub.settle(request, timeout=self._options.deadline, metadata=self._state.metadata)
+
+    async def _extend(self, request: ExtendHoldRequest) -> ExtendHoldResponse:
+        stub = next(self._stubs())
+        return await stub.extend(request, timeout=self._options.deadline, metadata=self._state.metadata)
+
+    def _stubs(self) -> Iterator["_Stub"]:
         if self._round_robin is None:
             credentials = channel_credentials(self._options.tls)
             self._channels = [_open(self._target, credentials) for _ in range(self._options.connections)]
-            self._round_robin = itertools.cycle([_method(channel) for channel in self._channels])
+            self._round_robin = itertools.cycle([_Stub.of(channel) for channel in self._channels])
         return self._round_robin
+
+
+class _Stub(NamedTuple):
+    """The methods over one connection."""
+
+    check: _CheckLimit
+    settle: _SettleLimit
+    extend: _ExtendHold
+
+    @classmethod
+    def of(cls, channel: grpc.aio.Channel) -> "_Stub":
+        return cls(
+            channel.unary_unary(
+                CHECK_LIMIT,
+                request_serializer=CheckLimitRequest.SerializeToString,
+                response_deserializer=CheckLimitResponse.FromString,
+            ),
+            channel.unary_unary(
+                SETTLE_LIMIT,
+                request_serializer=SettleLimitRequest.SerializeToString,
+                response_deserializer=SettleLimitResponse.FromString,
+            ),
+            channel.unary_unary(
+                EXTEND_HOLD,
+                request_serializer=ExtendHoldRequest.SerializeToString,
+                response_deserializer=ExtendHoldResponse.FromString,
+            ),
+        )
 
 
 def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
     return grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
-
-
-def _method(channel: grpc.aio.Channel) -> _Method:
-    return channel.unary_unary(
-        METHOD,
-        request_serializer=CheckLimitRequest.SerializeToString,
-        response_deserializer=CheckLimitResponse.FromString,
-    )

@@ -3,20 +3,33 @@
 import itertools
 import time
 from types import TracebackType
-from typing import Self, TypeAlias, Unpack, cast
+from typing import NamedTuple, Self, TypeAlias, Unpack, cast
 
 import grpc
 
 from ._client_state import ClientState, is_retryable
-from ._connections import CHANNEL_OPTIONS, METHOD, channel_credentials
-from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ._connections import CHANNEL_OPTIONS, CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials
+from ._extender import Extender
+from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    CheckLimitRequest,
+    CheckLimitResponse,
+    ExtendHoldRequest,
+    ExtendHoldResponse,
+    SettleLimitRequest,
+    SettleLimitResponse,
+)
 from ._request import CheckRequest
+from ._reservation_state import ReservationState, Terms
 from .decision import Decision
 from .failures import Failures
 from .options import ClientOptions, ClientOptionsDict
+from .reservation import Reservation
+from .settlement import OnError
 
 # Generic for type checkers only.
-_Method: TypeAlias = "grpc.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
+_CheckLimit: TypeAlias = "grpc.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
+_SettleLimit: TypeAlias = "grpc.UnaryUnaryMultiCallable[SettleLimitRequest, SettleLimitResponse]"
+_ExtendHold: TypeAlias = "grpc.UnaryUnaryMultiCallable[ExtendHoldRequest, ExtendHoldResponse]"
 
 
 class RateLimitClient:
@@ -32,11 +45,12 @@ class RateLimitClient:
         self._state = ClientState(checked)
         credentials = channel_credentials(checked.tls)
         self._channels = [_open(target, credentials) for _ in range(checked.connections)]
-        self._round_robin = itertools.cycle([_method(channel) for channel in self._channels])
+        self._round_robin = itertools.cycle([_Stub.of(channel) for channel in self._channels])
+        self._extender = Extender()
 
     @property
     def failures(self) -> Failures:
-        """How many calls failed open and closed since the client was created."""
+        """How many calls failed open and closed, and how many reservations stayed unsettled."""
         return self._state.failures.snapshot()
 
     def check(
@@ -74,6 +88,30 @@ class RateLimitClient:
         """
         return self._decide(CheckRequest.charge(api_key, key_id, resource, cost, request_id))
 
+    def reserve(  # noqa: PLR0913  keyword arguments, as those of `check`
+        self,
+        api_key: str = "",
+        resource: str = "",
+        *,
+        estimate: int,
+        hold: float,
+        key_id: str = "",
+        request_id: str = "",
+        on_error: OnError = OnError.ESTIMATE,
+        extend: bool = True,
+    ) -> Reservation:
+        """Decide one call by an ESTIMATE of its cost, and charge that until the actual cost takes its place.
+
+        A scope by `with`, in which `settle` has the actual cost: what is left without that is settled at the estimate,
+        or after an exception by ON_ERROR. ESTIMATE is in tokens, 0 to 9,007,199,254. HOLD is in seconds, 1 to 3,600: a
+        reservation that is neither settled nor extended by then stays charged with its estimate. With EXTEND the hold
+        is extended in the background while the scope is open. The other arguments and what is raised are those of
+        `check`.
+        """
+        request = CheckRequest.of(api_key, key_id, resource, estimate, request_id).held(hold)
+        state = ReservationState(self._state, self._decide(request), Terms(estimate, hold, on_error, extend))
+        return Reservation(state, self._settle, self._extend, self._extender)
+
     def wait_until_connected(self, timeout: float = 5.0) -> None:
         """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
         ends = time.monotonic() + timeout
@@ -84,7 +122,9 @@ class RateLimitClient:
                 raise TimeoutError(f"no connection to the rate limit service within {timeout} s") from None
 
     def close(self) -> None:
-        """Close the connections. Calls in flight fail."""
+        """Close the connections. Calls in flight fail, and the holds of open reservations run out."""
+        self._state.closed = True
+        self._extender.close()
         for channel in self._channels:
             channel.close()
 
@@ -114,18 +154,44 @@ class RateLimitClient:
         return self._state.decided(request, response)
 
     def _send(self, request: CheckRequest, timeout: float) -> CheckLimitResponse:
-        return next(self._round_robin)(request.message, timeout=timeout, metadata=self._state.metadata)
+        return next(self._round_robin).check(request.message, timeout=timeout, metadata=self._state.metadata)
+
+    def _settle(self, request: SettleLimitRequest) -> SettleLimitResponse:
+        return next(self._round_robin).settle(request, timeout=self._deadline, metadata=self._state.metadata)
+
+    def _extend(self, request: ExtendHoldRequest) -> "grpc.Future[ExtendHoldResponse]":
+        return next(self._round_robin).extend.future(request, timeout=self._deadline, metadata=self._state.metadata)
+
+
+class _Stub(NamedTuple):
+    """The methods over one connection."""
+
+    check: _CheckLimit
+    settle: _SettleLimit
+    extend: _ExtendHold
+
+    @classmethod
+    def of(cls, channel: grpc.Channel) -> "_Stub":
+        return cls(
+            channel.unary_unary(
+                CHECK_LIMIT,
+                request_serializer=CheckLimitRequest.SerializeToString,
+                response_deserializer=CheckLimitResponse.FromString,
+            ),
+            channel.unary_unary(
+                SETTLE_LIMIT,
+                request_serializer=SettleLimitRequest.SerializeToString,
+                response_deserializer=SettleLimitResponse.FromString,
+            ),
+            channel.unary_unary(
+                EXTEND_HOLD,
+                request_serializer=ExtendHoldRequest.SerializeToString,
+                response_deserializer=ExtendHoldResponse.FromString,
+            ),
+        )
 
 
 def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
     if credentials is None:
         return grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
     return grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
-
-
-def _method(channel: grpc.Channel) -> _Method:
-    return channel.unary_unary(
-        METHOD,
-        request_serializer=CheckLimitRequest.SerializeToString,
-        response_deserializer=CheckLimitResponse.FromString,
-    )

@@ -1,5 +1,6 @@
 """The decision on a call, and where it came from."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from enum import Enum, IntEnum
 from typing import Final, NamedTuple, Self
@@ -163,7 +164,7 @@ class Decision:
     def limits(self) -> tuple[LimitResult, ...]:
         """The result of every limit that was evaluated, in the plan's order."""
         if self._limits is None:
-            self._limits = tuple([_limit_result(limit, self._elapsed) for limit in self._message.limits])
+            self._limits = limit_results(self._message.limits, self._elapsed)
         return self._limits
 
 
@@ -171,6 +172,16 @@ _IN_REPR = (
     *("allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after"),
     "failure",
 )
+
+
+def reservation_id_of(decision: Decision) -> str:
+    """The id with which a reservation is settled, which belongs to the reservation, not the decision. Empty: none."""
+    return decision._message.reservation_id  # noqa: SLF001  of this module
+
+
+def limit_results(messages: Iterable[LimitResultMessage], elapsed: timedelta = _ZERO) -> tuple[LimitResult, ...]:
+    """The results of limits, with all waits shortened by the time ELAPSED since they arrived, none below 0."""
+    return tuple([_limit_result(message, elapsed) for message in messages])
 
 
 def _limit_result(message: LimitResultMessage, elapsed: timedelta) -> LimitResult:

@@ -7,6 +7,12 @@ from ._error_details import ErrorDetails
 DETAILS_KEY = "grpc-status-details-bin"
 """The trailer with the status details, by the convention of every gRPC library."""
 
+OVERLOADED = "OVERLOADED"
+"""The reason of an UNAVAILABLE that is not sent again."""
+
+RESERVATION_NOT_FOUND = "RESERVATION_NOT_FOUND"
+"""The reason of a NOT_FOUND for a reservation: its hold has ended, or the service has lost it."""
+
 _FAILURE_CODES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,

@@ -37,7 +37,8 @@ class ClientOptions:
     fail_open: bool = True
     """Whether a call is allowed or denied when the service fails."""
     on_failure: Callable[[RateLimitError], None] | None = None
-    """Called once for each call that failed open or closed, in the thread or loop of the call. Keep it fast."""
+    """Called once for each call that failed open or closed and each reservation that stayed unsettled, in the thread or
+    loop of the call. Keep it fast."""
     connections: int = 4
     """Connections that calls rotate through. At least 1. A server with several workers behind one port, and most load
     balancers, distribute connections, not calls."""

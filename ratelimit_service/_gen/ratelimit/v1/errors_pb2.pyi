@@ -79,6 +79,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     repeated with `confirmation`, which confirms this change alone, for 5 minutes. `google.rpc.PreconditionFailure` has a
     violation of type CONFIRMATION for each reason. Metadata: `confirmation`, `keys`, `usage`.
     """
+    RESERVATION_NOT_FOUND: _ErrorReason.ValueType  # 24
+    """NOT_FOUND. There is no open reservation of this id: its hold has ended, it was settled a while ago, or the bucket store has
+    lost it. Its estimate stays charged.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
@@ -141,5 +145,9 @@ CONFIRMATION_REQUIRED: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION. The change cuts a limit by more than half, lifts one, or touches many keys: it is made if it is
 repeated with `confirmation`, which confirms this change alone, for 5 minutes. `google.rpc.PreconditionFailure` has a
 violation of type CONFIRMATION for each reason. Metadata: `confirmation`, `keys`, `usage`.
+"""
+RESERVATION_NOT_FOUND: ErrorReason.ValueType  # 24
+"""NOT_FOUND. There is no open reservation of this id: its hold has ended, it was settled a while ago, or the bucket store has
+lost it. Its estimate stays charged.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ratelimit/v1/limit.proto\x12\x0cratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x03\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.ratelimit.v1.Limit.Mode\x12\x31\n\x0ctoken_bucket\x18\x04 \x01(\x0b\x32\x19.ratelimit.v1.TokenBucketH\x00\x12$\n\x05quota\x18\x05 \x01(\x0b\x32\x13.ratelimit.v1.QuotaH\x00\x12*\n\x06\x63ounts\x18\x06 \x01(\x0e\x32\x1a.ratelimit.v1.Limit.Counts\x12/\n\toverdraft\x18\x07 \x01(\x0b\x32\x17.ratelimit.v1.OverdraftH\x01\x88\x01\x01\"5\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NFORCE\x10\x01\x12\n\n\x06SHADOW\x10\x02\"5\n\x06\x43ounts\x12\x16\n\x12\x43OUNTS_UNSPECIFIED\x10\x00\x12\x08\n\x04\x43OST\x10\x01\x12\t\n\x05\x43\x41LLS\x10\x02\x42\x0b\n\talgorithmB\x0c\n\n_overdraft\".\n\tOverdraft\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x11\n\tunbounded\x18\x02 \x01(\x08\"\x86\x01\n\x0bTokenBucket\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\x03\x12$\n\rrefill_tokens\x18\x02 \x01(\x03R\rrefill_tokens\x12?\n\rrefill_period\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\rrefill_period\"\xaf\x01\n\x05Quota\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\x12*\n\x06window\x18\x02 \x01(\x0e\x32\x1a.ratelimit.v1.Quota.Window\"j\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06MINUTE\x10\x01\x12\x08\n\x04HOUR\x10\x02\x12\x07\n\x03\x44\x41Y\x10\x03\x12\x08\n\x04WEEK\x10\x04\x12\t\n\x05MONTH\x10\x05\x12\x08\n\x04YEAR\x10\x06\x12\n\n\x06SECOND\x10\x07\"l\n\x08Override\x12\"\n\x05limit\x18\x01 \x01(\x0b\x32\x13.ratelimit.v1.Limit\x12<\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x65xpire_time\"\x92\x02\n\x0bLimitResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x11\n\tremaining\x18\x03 \x01(\x03\x12;\n\x0breset_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0breset_after\x12;\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bretry_after\x12\x1e\n\nwould_deny\x18\x06 \x01(\x08R\nwould_deny\x12\x0e\n\x06shadow\x18\x07 \x01(\x08\x12)\n\x06window\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration*I\n\nLimitLevel\x12\x1b\n\x17LIMIT_LEVEL_UNSPECIFIED\x10\x00\x12\x08\n\x04PLAN\x10\x01\x12\x0b\n\x07SUBJECT\x10\x02\x12\x07\n\x03KEY\x10\x03\x42\x42Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ratelimit/v1/limit.proto\x12\x0cratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x03\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.ratelimit.v1.Limit.Mode\x12\x31\n\x0ctoken_bucket\x18\x04 \x01(\x0b\x32\x19.ratelimit.v1.TokenBucketH\x00\x12$\n\x05quota\x18\x05 \x01(\x0b\x32\x13.ratelimit.v1.QuotaH\x00\x12\x30\n\x0b\x63oncurrency\x18\x08 \x01(\x0b\x32\x19.ratelimit.v1.ConcurrencyH\x00\x12*\n\x06\x63ounts\x18\x06 \x01(\x0e\x32\x1a.ratelimit.v1.Limit.Counts\x12/\n\toverdraft\x18\x07 \x01(\x0b\x32\x17.ratelimit.v1.OverdraftH\x01\x88\x01\x01\"5\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NFORCE\x10\x01\x12\n\n\x06SHADOW\x10\x02\"5\n\x06\x43ounts\x12\x16\n\x12\x43OUNTS_UNSPECIFIED\x10\x00\x12\x08\n\x04\x43OST\x10\x01\x12\t\n\x05\x43\x41LLS\x10\x02\x42\x0b\n\talgorithmB\x0c\n\n_overdraft\".\n\tOverdraft\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x11\n\tunbounded\x18\x02 \x01(\x08\"\x86\x01\n\x0bTokenBucket\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\x03\x12$\n\rrefill_tokens\x18\x02 \x01(\x03R\rrefill_tokens\x12?\n\rrefill_period\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\rrefill_period\"\xaf\x01\n\x05Quota\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\x12*\n\x06window\x18\x02 \x01(\x0e\x32\x1a.ratelimit.v1.Quota.Window\"j\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\n\n\x06MINUTE\x10\x01\x12\x08\n\x04HOUR\x10\x02\x12\x07\n\x03\x44\x41Y\x10\x03\x12\x08\n\x04WEEK\x10\x04\x12\t\n\x05MONTH\x10\x05\x12\x08\n\x04YEAR\x10\x06\x12\n\n\x06SECOND\x10\x07\"Y\n\x0b\x43oncurrency\x12\x0b\n\x03max\x18\x01 \x01(\x03\x12=\n\x0c\x64\x65\x66\x61ult_hold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0c\x64\x65\x66\x61ult_hold\"l\n\x08Override\x12\"\n\x05limit\x18\x01 \x01(\x0b\x32\x13.ratelimit.v1.Limit\x12<\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x65xpire_time\"\x92\x02\n\x0bLimitResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x11\n\tremaining\x18\x03 \x01(\x03\x12;\n\x0breset_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0breset_after\x12;\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bretry_after\x12\x1e\n\nwould_deny\x18\x06 \x01(\x08R\nwould_deny\x12\x0e\n\x06shadow\x18\x07 \x01(\x08\x12)\n\x06window\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration*I\n\nLimitLevel\x12\x1b\n\x17LIMIT_LEVEL_UNSPECIFIED\x10\x00\x12\x08\n\x04PLAN\x10\x01\x12\x0b\n\x07SUBJECT\x10\x02\x12\x07\n\x03KEY\x10\x03\x42\x42Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,24 +34,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ratelimit.v1.limit_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1'
-  _globals['_LIMITLEVEL']._serialized_start=1258
-  _globals['_LIMITLEVEL']._serialized_end=1331
+  _globals['_LIMITLEVEL']._serialized_start=1399
+  _globals['_LIMITLEVEL']._serialized_end=1472
   _globals['_LIMIT']._serialized_start=108
-  _globals['_LIMIT']._serialized_end=506
-  _globals['_LIMIT_MODE']._serialized_start=371
-  _globals['_LIMIT_MODE']._serialized_end=424
-  _globals['_LIMIT_COUNTS']._serialized_start=426
-  _globals['_LIMIT_COUNTS']._serialized_end=479
-  _globals['_OVERDRAFT']._serialized_start=508
-  _globals['_OVERDRAFT']._serialized_end=554
-  _globals['_TOKENBUCKET']._serialized_start=557
-  _globals['_TOKENBUCKET']._serialized_end=691
-  _globals['_QUOTA']._serialized_start=694
-  _globals['_QUOTA']._serialized_end=869
-  _globals['_QUOTA_WINDOW']._serialized_start=763
-  _globals['_QUOTA_WINDOW']._serialized_end=869
-  _globals['_OVERRIDE']._serialized_start=871
-  _globals['_OVERRIDE']._serialized_end=979
-  _globals['_LIMITRESULT']._serialized_start=982
-  _globals['_LIMITRESULT']._serialized_end=1256
+  _globals['_LIMIT']._serialized_end=556
+  _globals['_LIMIT_MODE']._serialized_start=421
+  _globals['_LIMIT_MODE']._serialized_end=474
+  _globals['_LIMIT_COUNTS']._serialized_start=476
+  _globals['_LIMIT_COUNTS']._serialized_end=529
+  _globals['_OVERDRAFT']._serialized_start=558
+  _globals['_OVERDRAFT']._serialized_end=604
+  _globals['_TOKENBUCKET']._serialized_start=607
+  _globals['_TOKENBUCKET']._serialized_end=741
+  _globals['_QUOTA']._serialized_start=744
+  _globals['_QUOTA']._serialized_end=919
+  _globals['_QUOTA_WINDOW']._serialized_start=813
+  _globals['_QUOTA_WINDOW']._serialized_end=919
+  _globals['_CONCURRENCY']._serialized_start=921
+  _globals['_CONCURRENCY']._serialized_end=1010
+  _globals['_OVERRIDE']._serialized_start=1012
+  _globals['_OVERRIDE']._serialized_end=1120
+  _globals['_LIMITRESULT']._serialized_start=1123
+  _globals['_LIMITRESULT']._serialized_end=1397
 # @@protoc_insertion_point(module_scope)

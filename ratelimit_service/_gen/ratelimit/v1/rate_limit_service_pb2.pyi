@@ -69,6 +69,7 @@ class CheckLimitRequest(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CHARGE_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
     """The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`. One that is malformed is KEY_UNKNOWN,
     like any other key that does not exist.
@@ -91,6 +92,13 @@ class CheckLimitRequest(_message.Message):
     """
     charge: Global___CheckLimitRequest.Charge.ValueType
     """When the cost is charged. Zero means IF_ALLOWED."""
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """Makes the call a reservation: `cost` is an estimate, which is charged now, and which the actual cost takes the place of
+        once that is known (SettleLimit). 1 second to 1 hour, within which the reservation has to be settled or extended
+        (ExtendHold); otherwise the estimate stays charged. Not together with `charge: ALWAYS`. Absent means none.
+        """
+
     def __init__(
         self,
         *,
@@ -100,10 +108,11 @@ class CheckLimitRequest(_message.Message):
         cost: _builtins.int | None = ...,
         request_id: _builtins.str | None = ...,
         charge: Global___CheckLimitRequest.Charge.ValueType | None = ...,
+        hold: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "cost", b"cost", "credential", b"credential", "key_id", b"key_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "cost", b"cost", "credential", b"credential", "hold", b"hold", "key_id", b"key_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "charge", b"charge", "cost", b"cost", "credential", b"credential", "key_id", b"key_id", "request_id", b"request_id", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "charge", b"charge", "cost", b"cost", "credential", b"credential", "hold", b"hold", "key_id", b"key_id", "request_id", b"request_id", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
@@ -133,7 +142,7 @@ class CheckLimitResponse(_message.Message):
         WITHIN_LIMIT: CheckLimitResponse._Reason.ValueType  # 1
         """Allowed: it fits every limit."""
         OVER_LIMIT: CheckLimitResponse._Reason.ValueType  # 2
-        """Denied: it does not fit `limit` now. `retry_after` is the time until it will."""
+        """Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once."""
         COST_EXCEEDS_CAPACITY: CheckLimitResponse._Reason.ValueType  # 3
         """Denied: it costs more than `limit` ever holds. Never retry."""
         KEY_UNKNOWN: CheckLimitResponse._Reason.ValueType  # 4
@@ -157,7 +166,7 @@ class CheckLimitResponse(_message.Message):
     WITHIN_LIMIT: CheckLimitResponse.Reason.ValueType  # 1
     """Allowed: it fits every limit."""
     OVER_LIMIT: CheckLimitResponse.Reason.ValueType  # 2
-    """Denied: it does not fit `limit` now. `retry_after` is the time until it will."""
+    """Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once."""
     COST_EXCEEDS_CAPACITY: CheckLimitResponse.Reason.ValueType  # 3
     """Denied: it costs more than `limit` ever holds. Never retry."""
     KEY_UNKNOWN: CheckLimitResponse.Reason.ValueType  # 4
@@ -214,6 +223,7 @@ class CheckLimitResponse(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
     allowed: _builtins.bool
     """Whether the call is allowed."""
     reason: Global___CheckLimitResponse.Reason.ValueType
@@ -234,15 +244,23 @@ class CheckLimitResponse(_message.Message):
     """Whole tokens that the binding limit has left after this call, negative only if that has an `overdraft`. 0 when no
     limit was evaluated: see `limits`.
     """
+    reservation_id: _builtins.str
+    """Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 8,192 characters,
+    some 250 with one limit, which nobody can guess: whoever has it can settle the reservation. Empty when there is nothing to
+    settle: the call was denied, it takes no reservation, or the bucket store was unavailable (`source` DEGRADED), so that the
+    estimate stays charged. A call without `hold` has one, too, if a limit on calls at once applies to it.
+    """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent
-        when allowed, and when no wait would help.
+        when allowed, when no wait would help, and when it is not known, since a call under way has to end.
         """
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.LimitResult]:
-        """The result of every limit that was evaluated, in the plan's order."""
+        """The result of every limit that was evaluated, in the plan's order; of a call with `hold` at last that of `open_reservations`,
+        how many reservations the subject may have open.
+        """
 
     def __init__(
         self,
@@ -257,14 +275,135 @@ class CheckLimitResponse(_message.Message):
         remaining: _builtins.int | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
         limits: _abc.Iterable[_limit_pb2.LimitResult] | None = ...,
+        reservation_id: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "key_id", b"key_id", "limit", b"limit", "limits", b"limits", "plan", b"plan", "reason", b"reason", "remaining", b"remaining", "retry_after", b"retry_after", "source", b"source", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "key_id", b"key_id", "limit", b"limit", "limits", b"limits", "plan", b"plan", "reason", b"reason", "remaining", b"remaining", "reservation_id", b"reservation_id", "retry_after", b"retry_after", "source", b"source", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckLimitResponse: _TypeAlias = CheckLimitResponse  # noqa: Y015
+
+@_typing.final
+class SettleLimitRequest(_message.Message):
+    """The actual cost of a call that was reserved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    ACTUAL_COST_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The `reservation_id` of the response to the reservation. Required."""
+    actual_cost: _builtins.int
+    """Tokens that the call took: 0 to 9,007,199,254. What is above the estimate is charged as by `charge: ALWAYS`, to the
+    window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is
+    returned, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
+    that count CALLS are left as they are. Required: absent is an error, and not 0.
+    """
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str | None = ...,
+        actual_cost: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_actual_cost", b"_actual_cost", "actual_cost", b"actual_cost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_actual_cost", b"_actual_cost", "actual_cost", b"actual_cost", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__actual_cost: _TypeAlias = _typing.Literal["actual_cost"]  # noqa: Y015
+    _WhichOneofArgType__actual_cost: _TypeAlias = _typing.Literal["_actual_cost", b"_actual_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__actual_cost) -> _WhichOneofReturnType__actual_cost | None: ...
+
+Global___SettleLimitRequest: _TypeAlias = SettleLimitRequest  # noqa: Y015
+
+@_typing.final
+class SettleLimitResponse(_message.Message):
+    """The result of settling a reservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    CLAMPED_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """Whether each enforced limit has a token left, so that the next call that costs something may be allowed."""
+    clamped: _builtins.int
+    """Tokens of the actual cost that one of the limits did not take, since its `overdraft` was used up; of several limits, those
+    of the one that missed most.
+    """
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.LimitResult]:
+        """The result of every limit that the reservation was charged to, in the plan's order."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool | None = ...,
+        clamped: _builtins.int | None = ...,
+        limits: _abc.Iterable[_limit_pb2.LimitResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "clamped", b"clamped", "limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleLimitResponse: _TypeAlias = SettleLimitResponse  # noqa: Y015
+
+@_typing.final
+class ExtendHoldRequest(_message.Message):
+    """A longer hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The `reservation_id` of the response to the reservation. Required."""
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """For how long the reservation is held from now on, at least: 1 second to 1 hour, and until 24 hours after it was made at
+        most. A hold that lasts longer already is not cut. Required.
+        """
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str | None = ...,
+        hold: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendHoldRequest: _TypeAlias = ExtendHoldRequest  # noqa: Y015
+
+@_typing.final
+class ExtendHoldResponse(_message.Message):
+    """A reservation that is held on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """For how long the reservation is held from now on."""
+
+    def __init__(
+        self,
+        *,
+        hold: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendHoldResponse: _TypeAlias = ExtendHoldResponse  # noqa: Y015
 
 @_typing.final
 class BatchCheckLimitRequest(_message.Message):

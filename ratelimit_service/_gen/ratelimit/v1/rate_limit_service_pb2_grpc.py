@@ -51,6 +51,16 @@ class RateLimitServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamCheckLimitRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamCheckLimitResponse.FromString,
                 _registered_method=True)
+        self.SettleLimit = channel.unary_unary(
+                '/ratelimit.v1.RateLimitService/SettleLimit',
+                request_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.SettleLimitRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.SettleLimitResponse.FromString,
+                _registered_method=True)
+        self.ExtendHold = channel.unary_unary(
+                '/ratelimit.v1.RateLimitService/ExtendHold',
+                request_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldResponse.FromString,
+                _registered_method=True)
 
 
 class RateLimitServiceServicer:
@@ -81,6 +91,24 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SettleLimit(self, request, context):
+        """Settles a reservation: its actual cost takes the place of the estimate that was charged. Idempotent: a repeat gets the
+        same response within the server's window (30 seconds by default), whatever its cost. NOT_FOUND, reason
+        RESERVATION_NOT_FOUND, when there is no open reservation of this id: its hold has ended, or the store has lost it. Then
+        the estimate stays charged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendHold(self, request, context):
+        """Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
+        when there is no open reservation of this id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RateLimitServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +126,16 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.StreamCheckLimit,
                     request_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamCheckLimitRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamCheckLimitResponse.SerializeToString,
+            ),
+            'SettleLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleLimit,
+                    request_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.SettleLimitRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.SettleLimitResponse.SerializeToString,
+            ),
+            'ExtendHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendHold,
+                    request_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +221,60 @@ class RateLimitService:
             '/ratelimit.v1.RateLimitService/StreamCheckLimit',
             ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamCheckLimitRequest.SerializeToString,
             ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamCheckLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.RateLimitService/SettleLimit',
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.SettleLimitRequest.SerializeToString,
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.SettleLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.RateLimitService/ExtendHold',
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldRequest.SerializeToString,
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,16 @@ class RateLimitServiceStub:
     """Decides calls as they arrive. Responses are in the order of the checks; one that is malformed has an error of its
     own, and the stream continues.
     """
+    SettleLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.SettleLimitRequest, _rate_limit_service_pb2.SettleLimitResponse]
+    """Settles a reservation: its actual cost takes the place of the estimate that was charged. Idempotent: a repeat gets the
+    same response within the server's window (30 seconds by default), whatever its cost. NOT_FOUND, reason
+    RESERVATION_NOT_FOUND, when there is no open reservation of this id: its hold has ended, or the store has lost it. Then
+    the estimate stays charged.
+    """
+    ExtendHold: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ExtendHoldRequest, _rate_limit_service_pb2.ExtendHoldResponse]
+    """Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
+    when there is no open reservation of this id.
+    """
 
 @_typing.type_check_only
 class RateLimitServiceAsyncStub(RateLimitServiceStub):
@@ -62,6 +72,16 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     StreamCheckLimit: _aio.StreamStreamMultiCallable[_rate_limit_service_pb2.StreamCheckLimitRequest, _rate_limit_service_pb2.StreamCheckLimitResponse]  # type: ignore[assignment]
     """Decides calls as they arrive. Responses are in the order of the checks; one that is malformed has an error of its
     own, and the stream continues.
+    """
+    SettleLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.SettleLimitRequest, _rate_limit_service_pb2.SettleLimitResponse]  # type: ignore[assignment]
+    """Settles a reservation: its actual cost takes the place of the estimate that was charged. Idempotent: a repeat gets the
+    same response within the server's window (30 seconds by default), whatever its cost. NOT_FOUND, reason
+    RESERVATION_NOT_FOUND, when there is no open reservation of this id: its hold has ended, or the store has lost it. Then
+    the estimate stays charged.
+    """
+    ExtendHold: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ExtendHoldRequest, _rate_limit_service_pb2.ExtendHoldResponse]  # type: ignore[assignment]
+    """Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
+    when there is no open reservation of this id.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,6 +115,28 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_rate_limit_service_pb2.StreamCheckLimitResponse], _abc.AsyncIterator[_rate_limit_service_pb2.StreamCheckLimitResponse]]:
         """Decides calls as they arrive. Responses are in the order of the checks; one that is malformed has an error of its
         own, and the stream continues.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleLimit(
+        self,
+        request: _rate_limit_service_pb2.SettleLimitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.SettleLimitResponse, _abc.Awaitable[_rate_limit_service_pb2.SettleLimitResponse]]:
+        """Settles a reservation: its actual cost takes the place of the estimate that was charged. Idempotent: a repeat gets the
+        same response within the server's window (30 seconds by default), whatever its cost. NOT_FOUND, reason
+        RESERVATION_NOT_FOUND, when there is no open reservation of this id: its hold has ended, or the store has lost it. Then
+        the estimate stays charged.
+        """
+
+    @_abc_1.abstractmethod
+    def ExtendHold(
+        self,
+        request: _rate_limit_service_pb2.ExtendHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.ExtendHoldResponse, _abc.Awaitable[_rate_limit_service_pb2.ExtendHoldResponse]]:
+        """Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
+        when there is no open reservation of this id.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,30 +3,43 @@
 --
 -- KEYS     the keys of all buckets and requests of the batch, each once; then that of usage, if anything is counted.
 -- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets (plus 1024 if one of them has an
---          overdraft, 2048 if it is made afterwards); the index of the key that keeps
+--          overdraft, 2048 if it is made afterwards, 4096 if it is reserved, 8192 if it settles a reservation, 16384 if it
+--          extends one); the index of the key that keeps
 --          the result of its request, once it is charged (0: no request); the index of the series that counts it (0: none;
---          negative: the number of series that follow below). Then per bucket: the index of the key that keeps its state; the cost
---          in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua; plus 16 times the number of its family, if
---          callers make such buckets by choosing values; negative: shadow); its capacity in
---          micro-tokens; its rate as micro-tokens per microseconds in lowest terms (0 and 0 for a quota); and after the
---          number of buckets plus 1024 or 2048, its overdraft in micro-tokens (-1: none is set). Then, unless
+--          negative: the number of series that follow below); of a reservation the index of the key that keeps it, and the
+--          microseconds for which it is held (0: it is settled). Then per bucket: the index of the key that keeps its state; the
+--          cost in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua, 9 slots; plus 16 times the number of its
+--          family, if callers make such buckets by choosing values; negative: shadow); its capacity in
+--          micro-tokens; its rate as micro-tokens per microseconds in lowest terms (0 and 0 but for a token bucket); and after
+--          the number of buckets plus 1024 or more, its overdraft in micro-tokens (-1: none is set); and where a
+--          reservation is settled or extended, the tokens that were reserved. Then, unless
 --          one series counts all buckets in their order at the cost of the first, per series: its index; the calls
 --          (0 for a refund); the tokens; the number of its limits; the number of its positions, and these: the indexes
 --          from 0 of its buckets, for one limit after another.
 -- ARGV[2]  the milliseconds for which the result of a request that was charged is kept.
 -- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
 -- ARGV[4]  the bytes that counts may take in the store.
--- Returns one flat array. Per charge: 1 when charged, else 0; of one made afterwards 2, plus 1 if an enforced limit has nothing
---          left, plus twice the most tokens that one of its limits did not record. Then per bucket: the micro-tokens that
---          remain; the microseconds to wait (-1: no wait helps; -2: no room for it); the microseconds until it is untouched.
+-- Returns one flat array. Per charge: 1 when charged, else 0; of one made afterwards, or settled, 2, plus 1 if an enforced limit
+--          has nothing left, plus twice the most tokens that one of its limits did not record; of a hold that is extended the
+--          microseconds that it lasts; 0 where there is no such reservation. Then per bucket: the micro-tokens that
+--          remain; the microseconds to wait (-1: no wait helps; -2: no room for it; -3: it is not known when a slot comes
+--          back); the microseconds until it is untouched.
 --
--- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, and usage. All
+-- A reservation that is open is kept as 'o', the time when it was made, that when its hold ends, and the second with which its
+-- slots come back, as doubles; then a byte for each of its buckets from which nothing was taken, its position from 0: shadow
+-- limits without room. One that was settled is kept as 's' and its packed result, for as long as the results of requests are.
+--
+-- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, slots, and usage. All
 -- numbers are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided
 -- now is counted last, and fails no charge.
 
-local NO_ROOM = -2
+local NO_ROOM, UNKNOWN_WAIT = -2, -3
+local SLOTS = 9 -- the kind of a concurrency limit
 local TOKEN = 1000000 -- micro-tokens
-local WITH_OVERDRAFT, AFTERWARDS = 1024, 2048 -- are added to the number of a charge's buckets
+local FLAGS = 1024 -- times these are added to the number of a charge's buckets: 1 if one has an overdraft, and
+local AFTERWARDS, RESERVES, SETTLES, EXTENDS = 2, 4, 8, 16
+local HELD_MS = 10000 -- how long a reservation is kept after its hold has ended
+local MAX_HOLD = 86400000000 -- from when a reservation was made until its last hold ends
 local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
 local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
 local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
@@ -41,6 +54,12 @@ local out = {}
 local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
 local afterwards, stride = false, 6 -- whether the charge is made afterwards; the numbers of each of its buckets
+local slots -- the functions of slots.lua; nil until a charge has some
+local records, lasts = {}, {} -- reservations that have changed, by key, and the milliseconds for which they are kept
+local reserves, settles, extends = false, false, false -- what the charge does to a reservation
+-- When that was made; when its hold ends; the second with which its slots come back, and did before; where it took nothing, as
+-- it is kept.
+local made_at, ends, second, second_before, untaken
 local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
@@ -67,6 +86,65 @@ local function has_room(k, family)
   return true
 end
 
+-- Returns to the bucket K of this kind as much of AMOUNT micro-tokens, which came to nothing of those RESERVED, as has not
+-- drained until WHEN, rounded down; to a quota nothing once another window has begun, at OPENING.
+--
+-- What is kept is lowered as of the last charge: less of the reservation had drained then than now, so that it includes what
+-- is returned. A limit that decides by a level of its own (levels.lua) lowers that alone, since what is used in all may have
+-- drained faster.
+local function return_to(k, kind, amount, reserved, when, most, num, den, opening)
+  if kind ~= 1 then
+    if made_at < opening then return end
+  else
+    local elapsed = math.max(when - made_at, 0)
+    local periods = floor(elapsed / den)
+    local drained = periods * num + math.ceil((elapsed - periods * den) * num / den)
+    amount = math.min(amount, reserved - drained)
+    if amount <= 0 then return end
+    local all = wide and wide[k]
+    for i = 4, all and #all or 0 do
+      local level = all[i]
+      if level[1] == most and level[2] == num and level[3] == den then
+        local left = math.max(level[4] - amount, 0)
+        all = {unpack(all)}
+        all[i] = {level[1], level[2], level[3], left, left > 0 and level[5] or 0}
+        wide[k], dirty[k], keep[k] = all, true, math.max(keep[k], now)
+        return
+      end
+    end
+    if used[k] > most then return end
+  end
+  used[k], dirty[k], keep[k] = math.max(used[k] - amount, 0), true, math.max(keep[k], now)
+  if used[k] == 0 then part[k] = 0 end
+end
+
+-- Evaluates the bucket K at position I of a charge, which is a concurrency limit, and writes its result to out[o] on. Takes,
+-- returns or extends a slot unless `undo` is false. Returns the wait, 0 if it fits.
+local function evaluate_slots(k, i, tokens, reserved, capacity, o, undo)
+  local wait, changed = 0, false
+  if reserves and tokens > 0 then
+    if ROOM_LEFT == 3 then
+      wait = NO_ROOM
+    elseif slots.total(k) * TOKEN >= capacity then
+      wait = UNKNOWN_WAIT
+    elseif undo ~= false then
+      changed = slots.add(k, second, 1)
+    end
+    if wait ~= 0 then untaken = untaken .. string.char(i - 1) end
+  elseif reserved > 0 and (settles or extends) then
+    changed = slots.add(k, second_before, -1)
+    if changed and extends then slots.add(k, second, 1) end
+  end
+  if changed then
+    if undo and undo.slots then undo.slots[#undo.slots + 1] = {k, dirty[k]} end
+    dirty[k] = true
+  end
+  out[o] = math.max(capacity - slots.total(k) * TOKEN, 0)
+  out[o + 1] = wait
+  out[o + 2] = slots.reset(k)
+  return wait
+end
+
 local function window(kind, when)
   if when ~= now then return window_of(kind, when) end
   if not opens[kind] then opens[kind], closes[kind] = window_of(kind, now) end
@@ -81,9 +159,17 @@ local function evaluate(p, o, count, undo)
   for i = 1, count do
     local k, tokens, kind = batch[p], batch[p + 1], batch[p + 2]
     local capacity, num, den = batch[p + 3], batch[p + 4], batch[p + 5]
+    local reserved = 0
+    if stride == 8 then
+      reserved = batch[p + 7]
+      if reserved > 0 and string.find(untaken, string.char(i - 1), 1, true) then
+        if settles then tokens = tokens + reserved end
+        reserved = 0
+      end
+    end
     local cost, most, overdraft = tokens * TOKEN, capacity, -1
     local needed, taken, missed = cost, tokens, 0
-    if stride == 7 and batch[p + 6] >= 0 then
+    if stride > 6 and batch[p + 6] >= 0 then
       overdraft = batch[p + 6]
       most = capacity + overdraft
       if tokens == 0 then needed = TOKEN end
@@ -96,121 +182,137 @@ local function evaluate(p, o, count, undo)
       family = floor(kind / 16)
       kind = kind - 16 * family
     end
-    if not used[k] then read(k) end
-    local u, a, done = used[k], at[k], 0
-    local opening, closing
-
-    if a > now then -- the clock has stepped back
-      local full
-      if kind == 1 then
-        full = time_until_drained(most, 0, num, den)
-      else
-        opening, closing = window(kind, now)
-        full = closing - opening
-      end
-      if a - now > full then
-        if cost ~= 0 and undo ~= false then
-          at[k], keep[k], dirty[k] = now, math.max(keep[k] - (a - now), now), true
-        end
-        a = now
-      end
-    end
-    local when = a > now and a or now
-    local leveled = wide and wide[k] or u > most and kind == 1
-
-    if leveled and not levels then
-      wide = wide or {}
-      levels = make_levels(used, at, keep, part, per, wide, time_until_drained, MAX)
-    end
-    if leveled and kind == 1 then
-      u, done = levels.decisive(k, when - a, most, num, den)
-    elseif kind == 1 then
-      if per[k] == den then done = part[k] end
-      if u > 0 then
-        local elapsed = when - a
-        local periods = floor(elapsed / den)
-        local more = (elapsed - periods * den) * num
-        local whole = floor(more / den)
-        done = done + more - whole * den
-        if done >= den then
-          done, whole = done - den, whole + 1
-        end
-        u = u - (periods * num + whole)
-      end
-      if u <= 0 then
-        u, done = 0, 0
+    if kind == SLOTS then
+      slots = slots or make_slots(now, stored)
+      local wait = evaluate_slots(k, i, tokens, reserved, capacity, o, undo)
+      if wait ~= 0 then
+        all_fit = false
+        if not shadow then fits = false end
       end
     else
-      opening, closing = window(kind, when)
-      if a < opening then u = 0 end
-    end
+      if not used[k] then read(k) end
+      local u, a, done = used[k], at[k], 0
+      local opening, closing
 
-    local wait, wrote = 0, false
-    if afterwards and tokens > 0 then
-      local room = u < most and floor((most - u) / TOKEN) or 0
-      if taken > room then
-        taken, missed = room, taken - room
-        cost = taken * TOKEN
-      end
-    end
-    if needed <= 0 or u + needed <= capacity or afterwards and tokens > 0 then
-      local writes = taken ~= 0 and undo ~= false
-      if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
-        writes = false
-        missed = tokens
-        if cost > 0 and not shadow then
-          fits, all_fit, wait = false, false, NO_ROOM
+      if a > now then -- the clock has stepped back
+        local full
+        if kind == 1 then
+          full = time_until_drained(most, 0, num, den)
+        else
+          opening, closing = window(kind, now)
+          full = closing - opening
+        end
+        if a - now > full then
+          if cost ~= 0 and undo ~= false then
+            at[k], keep[k], dirty[k] = now, math.max(keep[k] - (a - now), now), true
+          end
+          a = now
         end
       end
-      if writes then
-        if undo then
-          local n = #undo
-          undo[n + 1], undo[n + 2], undo[n + 3], undo[n + 4] = k, used[k], at[k], keep[k]
-          undo[n + 5], undo[n + 6], undo[n + 7] = part[k], per[k], dirty[k] or false
-          undo[n + 8] = wide and wide[k] or false
+      local when = a > now and a or now
+      if settles and tokens < 0 and undo ~= false then
+        if kind ~= 1 then opening = window(kind, when) end
+        return_to(k, kind, -tokens * TOKEN, reserved * TOKEN, when, most, num, den, opening)
+        u = used[k]
+        tokens, cost, taken = 0, 0, 0
+      end
+      local leveled = wide and wide[k] or u > most and kind == 1
+
+      if leveled and not levels then
+        wide = wide or {}
+        levels = make_levels(used, at, keep, part, per, wide, time_until_drained, MAX)
+      end
+      if leveled and kind == 1 then
+        u, done = levels.decisive(k, when - a, most, num, den)
+      elseif kind == 1 then
+        if per[k] == den then done = part[k] end
+        if u > 0 then
+          local elapsed = when - a
+          local periods = floor(elapsed / den)
+          local more = (elapsed - periods * den) * num
+          local whole = floor(more / den)
+          done = done + more - whole * den
+          if done >= den then
+            done, whole = done - den, whole + 1
+          end
+          u = u - (periods * num + whole)
         end
-        u = u + cost
         if u <= 0 then
           u, done = 0, 0
         end
-        if leveled then
-          levels.charge(k, kind, cost, when, closing, most, num, den, u, done)
-        else
-          used[k], at[k], part[k], per[k] = u, when, done, den
-        end
-        dirty[k], wrote = true, true
-      end
-      needed = 0
-      if afterwards and tokens > 0 then
-        needed = TOKEN
-        if missed > 0 then
-          clamped = clamped or {}
-          clamped[i] = missed
-        end
-      end
-    end
-    if needed > 0 and wait == 0 and u + needed > capacity then
-      all_fit = false
-      if not shadow then fits = false end
-      if needed > capacity then
-        wait = -1
-      elseif kind == 1 then
-        wait = when - now + time_until_drained(u - capacity + needed, done, num, den)
-        if wait > MAX then wait = MAX end
       else
-        wait = closing - now
+        opening, closing = window(kind, when)
+        if a < opening then u = 0 end
       end
-    end
 
-    local reset = 0
-    if u > 0 then
-      reset = kind == 1 and when - now + time_until_drained(u, done, num, den) or closing - now
-      if reset > MAX then reset = MAX end
+      local wait, wrote = 0, false
+      if afterwards and tokens > 0 then
+        local room = u < most and floor((most - u) / TOKEN) or 0
+        if taken > room then
+          taken, missed = room, taken - room
+          cost = taken * TOKEN
+        end
+      end
+      if needed <= 0 or u + needed <= capacity or settles or afterwards and tokens > 0 then
+        local writes = taken ~= 0 and undo ~= false
+        if writes and ROOM_LEFT > 0 and not stored[k] and not dirty[k] and not has_room(k, family) then
+          writes = false
+          missed = tokens
+          if cost > 0 and not shadow then
+            fits, all_fit, wait = false, false, NO_ROOM
+          end
+        end
+        if writes then
+          if undo then
+            local n = #undo
+            undo[n + 1], undo[n + 2], undo[n + 3], undo[n + 4] = k, used[k], at[k], keep[k]
+            undo[n + 5], undo[n + 6], undo[n + 7] = part[k], per[k], dirty[k] or false
+            undo[n + 8] = wide and wide[k] or false
+          end
+          u = u + cost
+          if u <= 0 then
+            u, done = 0, 0
+          end
+          if leveled then
+            levels.charge(k, kind, cost, when, closing, most, num, den, u, done)
+          else
+            used[k], at[k], part[k], per[k] = u, when, done, den
+          end
+          dirty[k], wrote = true, true
+        end
+        needed = 0
+        if settles or afterwards and tokens > 0 then
+          needed = TOKEN
+          if missed > 0 then
+            clamped = clamped or {}
+            clamped[i] = missed
+          end
+        end
+      end
+      if needed > 0 and wait == 0 and u + needed > capacity then
+        all_fit = false
+        if not shadow then fits = false end
+        if needed > capacity then
+          wait = -1
+        elseif kind == 1 then
+          wait = when - now + time_until_drained(u - capacity + needed, done, num, den)
+          if wait > MAX then wait = MAX end
+        else
+          wait = closing - now
+        end
+      end
+
+      local reset = 0
+      if u > 0 then
+        reset = kind == 1 and when - now + time_until_drained(u, done, num, den) or closing - now
+        if reset > MAX then reset = MAX end
+      end
+      if reserves and tokens > 0 and not wrote then untaken = untaken .. string.char(i - 1) end
+      if wrote and keep[k] < now + reset then keep[k] = now + reset <= MAX and now + reset or MAX end
+      out[o] = (u < capacity or overdraft >= 0) and capacity - u or 0
+      out[o + 1] = wait
+      out[o + 2] = reset
     end
-    if wrote and keep[k] < now + reset then keep[k] = now + reset <= MAX and now + reset or MAX end
-    out[o] = (u < capacity or overdraft >= 0) and capacity - u or 0
-    out[o + 1] = wait
-    out[o + 2] = reset
     o = o + 3
   end
   return fits, all_fit
@@ -264,16 +366,59 @@ end
 local p, o, size = 1, 1, #batch
 while p <= size do
   local count, request, series = batch[p], batch[p + 1], batch[p + 2]
+  local record, hold, gone, repeated
   afterwards, stride, clamped = false, 6, nil
-  if count > WITH_OVERDRAFT then
-    afterwards, stride, count = count > AFTERWARDS, 7, count % WITH_OVERDRAFT
-  end
+  reserves, settles, extends = false, false, false
   p = p + 3
+  if count > FLAGS then
+    local flags = floor(count / FLAGS)
+    stride, count = 7, count % FLAGS
+    if flags >= RESERVES then
+      record, hold = batch[p], batch[p + 1]
+      p = p + 2
+      reserves, settles, extends = flags < SETTLES, flags >= SETTLES and flags < EXTENDS, flags >= EXTENDS
+      if not reserves then stride = 8 end
+    end
+    afterwards = settles or flags % RESERVES >= AFTERWARDS
+  end
   local last = o + 3 * count
   local packed = request > 0 and (results[request] or stored[request]) or false
+  untaken = ''
+  if record then
+    slots = slots or make_slots(now, stored)
+    local kept = records[record] or stored[record]
+    if kept and string.sub(kept, 1, 1) == 's' then
+      if settles then packed = string.sub(kept, 2) end
+      repeated, kept = true, nil
+    end
+    gone = not kept
+    if kept then
+      made_at, ends, second_before = struct.unpack('<ddd', kept, 2)
+      untaken = string.sub(kept, 26)
+      gone = ends <= now
+    end
+    if reserves then
+      repeated = repeated or not gone
+      made_at, ends, untaken, gone = now, math.min(now + hold, MAX), '', false
+      second = slots.second_of(ends, hold)
+    elseif extends and not gone then
+      ends = math.max(ends, math.min(now + hold, made_at + MAX_HOLD))
+      second = math.max(second_before, slots.second_of(ends, ends - now))
+    end
+  end
   local previous = packed and cmsgpack.unpack(packed)
-  if not previous or previous[1] == 0 then -- an earlier version kept denials, too
-    local undo = count > 1 and not afterwards and {} or nil
+  if (gone or repeated and reserves) and not previous then
+    -- There is none, or by another call with the same id there is one already: a peek.
+    settles, extends, afterwards = false, false, false
+    out[o], reserves = reserves and 1 or 0, false
+    evaluate(p, o + 1, count, false)
+  elseif extends then
+    evaluate(p, o + 1, count, nil)
+    out[o] = ends - now
+    records[record] = 'o' .. struct.pack('<ddd', made_at, ends, second) .. untaken
+    lasts[record] = math.ceil((ends - now) / 1000) + HELD_MS
+  elseif not previous or previous[1] == 0 then -- an earlier version kept denials, too
+    local undo = count > 1 and not afterwards and {slots = reserves and {} or nil} or nil
     local fits, all_fit = evaluate(p, o + 1, count, undo)
     out[o] = fits and 1 or 0
     if afterwards then
@@ -283,6 +428,11 @@ while p <= size do
       fits, all_fit = true, true -- it is charged, and counted as such
     end
     if undo and not fits then
+      local reversed = undo.slots or {}
+      for i = #reversed, 1, -1 do
+        slots.add(reversed[i][1], second, -1)
+        dirty[reversed[i][1]] = reversed[i][2]
+      end
       for i = #undo - 7, 1, -8 do
         local k = undo[i]
         used[k], at[k], keep[k], part[k], per[k], dirty[k] = unpack(undo, i + 1, i + 6)
@@ -310,10 +460,18 @@ while p <= size do
     end
     -- A denial is not kept: a repeat may fit by then.
     if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
+    if reserves and fits then
+      records[record] = 'o' .. struct.pack('<ddd', made_at, ends, second) .. untaken
+      lasts[record] = math.ceil(hold / 1000) + HELD_MS
+    elseif settles then
+      records[record] = 's' .. cmsgpack.pack({unpack(out, o, last)})
+      lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
+    end
   elseif #previous == last - o + 1 then
     for i = o, last do out[i] = previous[i - o + 1] end
   else
     -- It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
+    reserves, settles, afterwards = false, false, afterwards and not settles
     evaluate(p, o + 1, count, false)
     out[o] = previous[1]
   end
@@ -322,7 +480,11 @@ while p <= size do
 end
 
 for k = 1, #KEYS do
-  if dirty[k] then
+  if dirty[k] and slots and slots.taken[k] then
+    slots.write(KEYS[k], k)
+  elseif records[k] then
+    redis.call('SET', KEYS[k], records[k], 'PX', string.format('%.0f', lasts[k]))
+  elseif dirty[k] then
     write(k)
     if few and families[k] then
       redis.call('HINCRBY', minute_of(k), families[k], 1)

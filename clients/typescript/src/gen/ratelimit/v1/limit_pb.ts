@@ -14,10 +14,10 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/limit.proto.
  */
 export const file_ratelimit_v1_limit: GenFile = /*@__PURE__*/
-  fileDesc("ChhyYXRlbGltaXQvdjEvbGltaXQucHJvdG8SDHJhdGVsaW1pdC52MSKOAwoFTGltaXQSDAoEbmFtZRgBIAEoCRIQCghyZXNvdXJjZRgCIAEoCRImCgRtb2RlGAMgASgOMhgucmF0ZWxpbWl0LnYxLkxpbWl0Lk1vZGUSMQoMdG9rZW5fYnVja2V0GAQgASgLMhkucmF0ZWxpbWl0LnYxLlRva2VuQnVja2V0SAASJAoFcXVvdGEYBSABKAsyEy5yYXRlbGltaXQudjEuUXVvdGFIABIqCgZjb3VudHMYBiABKA4yGi5yYXRlbGltaXQudjEuTGltaXQuQ291bnRzEi8KCW92ZXJkcmFmdBgHIAEoCzIXLnJhdGVsaW1pdC52MS5PdmVyZHJhZnRIAYgBASI1CgRNb2RlEhQKEE1PREVfVU5TUEVDSUZJRUQQABILCgdFTkZPUkNFEAESCgoGU0hBRE9XEAIiNQoGQ291bnRzEhYKEkNPVU5UU19VTlNQRUNJRklFRBAAEggKBENPU1QQARIJCgVDQUxMUxACQgsKCWFsZ29yaXRobUIMCgpfb3ZlcmRyYWZ0Ii4KCU92ZXJkcmFmdBIOCgZ0b2tlbnMYASABKAMSEQoJdW5ib3VuZGVkGAIgASgIIoYBCgtUb2tlbkJ1Y2tldBIQCghjYXBhY2l0eRgBIAEoAxIkCg1yZWZpbGxfdG9rZW5zGAIgASgDUg1yZWZpbGxfdG9rZW5zEj8KDXJlZmlsbF9wZXJpb2QYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SDXJlZmlsbF9wZXJpb2QirwEKBVF1b3RhEg4KBmFtb3VudBgBIAEoAxIqCgZ3aW5kb3cYAiABKA4yGi5yYXRlbGltaXQudjEuUXVvdGEuV2luZG93ImoKBldpbmRvdxIWChJXSU5ET1dfVU5TUEVDSUZJRUQQABIKCgZNSU5VVEUQARIICgRIT1VSEAISBwoDREFZEAMSCAoEV0VFSxAEEgkKBU1PTlRIEAUSCAoEWUVBUhAGEgoKBlNFQ09ORBAHImwKCE92ZXJyaWRlEiIKBWxpbWl0GAEgASgLMhMucmF0ZWxpbWl0LnYxLkxpbWl0EjwKC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILZXhwaXJlX3RpbWUikgIKC0xpbWl0UmVzdWx0EgwKBG5hbWUYASABKAkSDQoFbGltaXQYAiABKAMSEQoJcmVtYWluaW5nGAMgASgDEjsKC3Jlc2V0X2FmdGVyGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUgtyZXNldF9hZnRlchI7CgtyZXRyeV9hZnRlchgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblILcmV0cnlfYWZ0ZXISHgoKd291bGRfZGVueRgGIAEoCFIKd291bGRfZGVueRIOCgZzaGFkb3cYByABKAgSKQoGd2luZG93GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKkkKCkxpbWl0TGV2ZWwSGwoXTElNSVRfTEVWRUxfVU5TUEVDSUZJRUQQABIICgRQTEFOEAESCwoHU1VCSkVDVBACEgcKA0tFWRADQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChhyYXRlbGltaXQvdjEvbGltaXQucHJvdG8SDHJhdGVsaW1pdC52MSLAAwoFTGltaXQSDAoEbmFtZRgBIAEoCRIQCghyZXNvdXJjZRgCIAEoCRImCgRtb2RlGAMgASgOMhgucmF0ZWxpbWl0LnYxLkxpbWl0Lk1vZGUSMQoMdG9rZW5fYnVja2V0GAQgASgLMhkucmF0ZWxpbWl0LnYxLlRva2VuQnVja2V0SAASJAoFcXVvdGEYBSABKAsyEy5yYXRlbGltaXQudjEuUXVvdGFIABIwCgtjb25jdXJyZW5jeRgIIAEoCzIZLnJhdGVsaW1pdC52MS5Db25jdXJyZW5jeUgAEioKBmNvdW50cxgGIAEoDjIaLnJhdGVsaW1pdC52MS5MaW1pdC5Db3VudHMSLwoJb3ZlcmRyYWZ0GAcgASgLMhcucmF0ZWxpbWl0LnYxLk92ZXJkcmFmdEgBiAEBIjUKBE1vZGUSFAoQTU9ERV9VTlNQRUNJRklFRBAAEgsKB0VORk9SQ0UQARIKCgZTSEFET1cQAiI1CgZDb3VudHMSFgoSQ09VTlRTX1VOU1BFQ0lGSUVEEAASCAoEQ09TVBABEgkKBUNBTExTEAJCCwoJYWxnb3JpdGhtQgwKCl9vdmVyZHJhZnQiLgoJT3ZlcmRyYWZ0Eg4KBnRva2VucxgBIAEoAxIRCgl1bmJvdW5kZWQYAiABKAgihgEKC1Rva2VuQnVja2V0EhAKCGNhcGFjaXR5GAEgASgDEiQKDXJlZmlsbF90b2tlbnMYAiABKANSDXJlZmlsbF90b2tlbnMSPwoNcmVmaWxsX3BlcmlvZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblINcmVmaWxsX3BlcmlvZCKvAQoFUXVvdGESDgoGYW1vdW50GAEgASgDEioKBndpbmRvdxgCIAEoDjIaLnJhdGVsaW1pdC52MS5RdW90YS5XaW5kb3ciagoGV2luZG93EhYKEldJTkRPV19VTlNQRUNJRklFRBAAEgoKBk1JTlVURRABEggKBEhPVVIQAhIHCgNEQVkQAxIICgRXRUVLEAQSCQoFTU9OVEgQBRIICgRZRUFSEAYSCgoGU0VDT05EEAciWQoLQ29uY3VycmVuY3kSCwoDbWF4GAEgASgDEj0KDGRlZmF1bHRfaG9sZBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIMZGVmYXVsdF9ob2xkImwKCE92ZXJyaWRlEiIKBWxpbWl0GAEgASgLMhMucmF0ZWxpbWl0LnYxLkxpbWl0EjwKC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFILZXhwaXJlX3RpbWUikgIKC0xpbWl0UmVzdWx0EgwKBG5hbWUYASABKAkSDQoFbGltaXQYAiABKAMSEQoJcmVtYWluaW5nGAMgASgDEjsKC3Jlc2V0X2FmdGVyGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUgtyZXNldF9hZnRlchI7CgtyZXRyeV9hZnRlchgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblILcmV0cnlfYWZ0ZXISHgoKd291bGRfZGVueRgGIAEoCFIKd291bGRfZGVueRIOCgZzaGFkb3cYByABKAgSKQoGd2luZG93GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKkkKCkxpbWl0TGV2ZWwSGwoXTElNSVRfTEVWRUxfVU5TUEVDSUZJRUQQABIICgRQTEFOEAESCwoHU1VCSkVDVBACEgcKA0tFWRADQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
- * One rule of a plan: a token bucket or a quota, for the resources that its pattern matches.
+ * One rule of a plan: a token bucket, a quota or a number of calls at once, for the resources that its pattern matches.
  *
  * @generated from message ratelimit.v1.Limit
  */
@@ -68,6 +68,14 @@ export type Limit = Message<"ratelimit.v1.Limit"> & {
      */
     value: Quota;
     case: "quota";
+  } | {
+    /**
+     * A number of calls at once.
+     *
+     * @generated from field: ratelimit.v1.Concurrency concurrency = 8;
+     */
+    value: Concurrency;
+    case: "concurrency";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -327,6 +335,38 @@ export const Quota_WindowSchema: GenEnum<Quota_Window> = /*@__PURE__*/
   enumDesc(file_ratelimit_v1_limit, 3, 0);
 
 /**
+ * A number of calls at once. A call by CheckLimit with a cost, or with `hold`, takes one slot, whatever its cost, and is a
+ * reservation: its slot comes back when it is settled (SettleLimit), or when its hold ends: with its last second, and of a hold
+ * of more than a minute up to a 32nd of it later. A denial has no `retry_after`. In mode SHADOW only calls with `hold` are
+ * counted. ShouldRateLimit and ext_authz take no slots: they do not know when a call ends.
+ *
+ * @generated from message ratelimit.v1.Concurrency
+ */
+export type Concurrency = Message<"ratelimit.v1.Concurrency"> & {
+  /**
+   * Calls at once: 1 to 1,000,000.
+   *
+   * @generated from field: int64 max = 1;
+   */
+  max: bigint;
+
+  /**
+   * For how long a call without `hold` takes its slot, unless it is settled or extended: 1 second to 1 hour. Of several such
+   * limits the longest. Required.
+   *
+   * @generated from field: google.protobuf.Duration default_hold = 2 [json_name = "default_hold"];
+   */
+  defaultHold?: Duration | undefined;
+};
+
+/**
+ * Describes the message ratelimit.v1.Concurrency.
+ * Use `create(ConcurrencySchema)` to create a new message.
+ */
+export const ConcurrencySchema: GenMessage<Concurrency> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_limit, 4);
+
+/**
  * A limit that replaces the plan's limit of the same name, for one subject or one key.
  * A key's override takes precedence over its subject's, and that over the plan. A new name adds a limit.
  *
@@ -353,7 +393,7 @@ export type Override = Message<"ratelimit.v1.Override"> & {
  * Use `create(OverrideSchema)` to create a new message.
  */
 export const OverrideSchema: GenMessage<Override> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_limit, 4);
+  messageDesc(file_ratelimit_v1_limit, 5);
 
 /**
  * How one limit was evaluated for a call.
@@ -369,7 +409,7 @@ export type LimitResult = Message<"ratelimit.v1.LimitResult"> & {
   name: string;
 
   /**
-   * The bucket's capacity or the quota's amount, in tokens.
+   * The bucket's capacity or the quota's amount, in tokens; of a concurrency limit its slots, which count as tokens below, too.
    *
    * @generated from field: int64 limit = 2;
    */
@@ -412,7 +452,7 @@ export type LimitResult = Message<"ratelimit.v1.LimitResult"> & {
   shadow: boolean;
 
   /**
-   * The time in which the limit refills or is reset: a bucket's capacity divided by its rate, or the window.
+   * The time in which the limit refills or is reset: a bucket's capacity divided by its rate, the window, or `default_hold`.
    *
    * @generated from field: google.protobuf.Duration window = 8;
    */
@@ -424,7 +464,7 @@ export type LimitResult = Message<"ratelimit.v1.LimitResult"> & {
  * Use `create(LimitResultSchema)` to create a new message.
  */
 export const LimitResultSchema: GenMessage<LimitResult> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_limit, 5);
+  messageDesc(file_ratelimit_v1_limit, 6);
 
 /**
  * The level at which a limit was set.

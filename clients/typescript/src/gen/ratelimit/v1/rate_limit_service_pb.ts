@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/rate_limit_service.proto.
  */
 export const file_ratelimit_v1_rate_limit_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEimwIKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkEjYKBmNoYXJnZRgGIAEoDjImLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdC5DaGFyZ2UiPAoGQ2hhcmdlEhYKEkNIQVJHRV9VTlNQRUNJRklFRBAAEg4KCklGX0FMTE9XRUQQARIKCgZBTFdBWVMQAkIMCgpjcmVkZW50aWFsQgcKBV9jb3N0IoAFChJDaGVja0xpbWl0UmVzcG9uc2USDwoHYWxsb3dlZBgBIAEoCBI3CgZyZWFzb24YAiABKA4yJy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlLlJlYXNvbhI3CgZzb3VyY2UYAyABKA4yJy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlLlNvdXJjZRIWCgZrZXlfaWQYBCABKAlSBmtleV9pZBIPCgdzdWJqZWN0GAUgASgJEgwKBHBsYW4YBiABKAkSDQoFbGltaXQYByABKAkSEQoJcmVtYWluaW5nGAggASgDEjsKC3JldHJ5X2FmdGVyGAkgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUgtyZXRyeV9hZnRlchIpCgZsaW1pdHMYCiADKAsyGS5yYXRlbGltaXQudjEuTGltaXRSZXN1bHQizgEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxXSVRISU5fTElNSVQQARIOCgpPVkVSX0xJTUlUEAISGQoVQ09TVF9FWENFRURTX0NBUEFDSVRZEAMSDwoLS0VZX1VOS05PV04QBBIPCgtLRVlfUkVWT0tFRBAFEhEKDUtFWV9TVVNQRU5ERUQQBhIPCgtLRVlfRVhQSVJFRBAHEhQKEERFR1JBREVEX0FMTE9XRUQQCBITCg9ERUdSQURFRF9ERU5JRUQQCSJVCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASCQoFU1RPUkUQARIKCgZQT0xJQ1kQAhIMCghERUdSQURFRBADEg4KClVORU5GT1JDRUQQBCJJChZCYXRjaENoZWNrTGltaXRSZXF1ZXN0Ei8KBmNoZWNrcxgBIAMoCzIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdCJFChdCYXRjaENoZWNrTGltaXRSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkucmF0ZWxpbWl0LnYxLkNoZWNrUmVzdWx0IngKC0NoZWNrUmVzdWx0EjQKCGRlY2lzaW9uGAEgASgLMiAucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXNwb25zZUgAEikKBWVycm9yGAIgASgLMhgucmF0ZWxpbWl0LnYxLkNoZWNrRXJyb3JIAEIICgZyZXN1bHQiZQoKQ2hlY2tFcnJvchIMCgRjb2RlGAEgASgFEikKBnJlYXNvbhgCIAEoDjIZLnJhdGVsaW1pdC52MS5FcnJvclJlYXNvbhIPCgdtZXNzYWdlGAMgASgJEg0KBWZpZWxkGAQgASgJIkkKF1N0cmVhbUNoZWNrTGltaXRSZXF1ZXN0Ei4KBWNoZWNrGAEgASgLMh8ucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXF1ZXN0IkUKGFN0cmVhbUNoZWNrTGltaXRSZXNwb25zZRIpCgZyZXN1bHQYASABKAsyGS5yYXRlbGltaXQudjEuQ2hlY2tSZXN1bHQyqgIKEFJhdGVMaW1pdFNlcnZpY2USTwoKQ2hlY2tMaW1pdBIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdBogLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2USXgoPQmF0Y2hDaGVja0xpbWl0EiQucmF0ZWxpbWl0LnYxLkJhdGNoQ2hlY2tMaW1pdFJlcXVlc3QaJS5yYXRlbGltaXQudjEuQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USZQoQU3RyZWFtQ2hlY2tMaW1pdBIlLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVxdWVzdBomLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVzcG9uc2UoATABQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
+  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEixAIKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkEjYKBmNoYXJnZRgGIAEoDjImLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdC5DaGFyZ2USJwoEaG9sZBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI8CgZDaGFyZ2USFgoSQ0hBUkdFX1VOU1BFQ0lGSUVEEAASDgoKSUZfQUxMT1dFRBABEgoKBkFMV0FZUxACQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QiqAUKEkNoZWNrTGltaXRSZXNwb25zZRIPCgdhbGxvd2VkGAEgASgIEjcKBnJlYXNvbhgCIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuUmVhc29uEjcKBnNvdXJjZRgDIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuU291cmNlEhYKBmtleV9pZBgEIAEoCVIGa2V5X2lkEg8KB3N1YmplY3QYBSABKAkSDAoEcGxhbhgGIAEoCRINCgVsaW1pdBgHIAEoCRIRCglyZW1haW5pbmcYCCABKAMSOwoLcmV0cnlfYWZ0ZXIYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SC3JldHJ5X2FmdGVyEikKBmxpbWl0cxgKIAMoCzIZLnJhdGVsaW1pdC52MS5MaW1pdFJlc3VsdBImCg5yZXNlcnZhdGlvbl9pZBgLIAEoCVIOcmVzZXJ2YXRpb25faWQizgEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxXSVRISU5fTElNSVQQARIOCgpPVkVSX0xJTUlUEAISGQoVQ09TVF9FWENFRURTX0NBUEFDSVRZEAMSDwoLS0VZX1VOS05PV04QBBIPCgtLRVlfUkVWT0tFRBAFEhEKDUtFWV9TVVNQRU5ERUQQBhIPCgtLRVlfRVhQSVJFRBAHEhQKEERFR1JBREVEX0FMTE9XRUQQCBITCg9ERUdSQURFRF9ERU5JRUQQCSJVCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASCQoFU1RPUkUQARIKCgZQT0xJQ1kQAhIMCghERUdSQURFRBADEg4KClVORU5GT1JDRUQQBCJzChJTZXR0bGVMaW1pdFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEiUKC2FjdHVhbF9jb3N0GAIgASgESABSC2FjdHVhbF9jb3N0iAEBQg4KDF9hY3R1YWxfY29zdCJiChNTZXR0bGVMaW1pdFJlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSDwoHY2xhbXBlZBgCIAEoBBIpCgZsaW1pdHMYAyADKAsyGS5yYXRlbGltaXQudjEuTGltaXRSZXN1bHQiZAoRRXh0ZW5kSG9sZFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEicKBGhvbGQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPQoSRXh0ZW5kSG9sZFJlc3BvbnNlEicKBGhvbGQYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSQoWQmF0Y2hDaGVja0xpbWl0UmVxdWVzdBIvCgZjaGVja3MYASADKAsyHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QiRQoXQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnJhdGVsaW1pdC52MS5DaGVja1Jlc3VsdCJ4CgtDaGVja1Jlc3VsdBI0CghkZWNpc2lvbhgBIAEoCzIgLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2VIABIpCgVlcnJvchgCIAEoCzIYLnJhdGVsaW1pdC52MS5DaGVja0Vycm9ySABCCAoGcmVzdWx0ImUKCkNoZWNrRXJyb3ISDAoEY29kZRgBIAEoBRIpCgZyZWFzb24YAiABKA4yGS5yYXRlbGltaXQudjEuRXJyb3JSZWFzb24SDwoHbWVzc2FnZRgDIAEoCRINCgVmaWVsZBgEIAEoCSJJChdTdHJlYW1DaGVja0xpbWl0UmVxdWVzdBIuCgVjaGVjaxgBIAEoCzIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdCJFChhTdHJlYW1DaGVja0xpbWl0UmVzcG9uc2USKQoGcmVzdWx0GAEgASgLMhkucmF0ZWxpbWl0LnYxLkNoZWNrUmVzdWx0Ms8DChBSYXRlTGltaXRTZXJ2aWNlEk8KCkNoZWNrTGltaXQSHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QaIC5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlEl4KD0JhdGNoQ2hlY2tMaW1pdBIkLnJhdGVsaW1pdC52MS5CYXRjaENoZWNrTGltaXRSZXF1ZXN0GiUucmF0ZWxpbWl0LnYxLkJhdGNoQ2hlY2tMaW1pdFJlc3BvbnNlEmUKEFN0cmVhbUNoZWNrTGltaXQSJS5yYXRlbGltaXQudjEuU3RyZWFtQ2hlY2tMaW1pdFJlcXVlc3QaJi5yYXRlbGltaXQudjEuU3RyZWFtQ2hlY2tMaW1pdFJlc3BvbnNlKAEwARJSCgtTZXR0bGVMaW1pdBIgLnJhdGVsaW1pdC52MS5TZXR0bGVMaW1pdFJlcXVlc3QaIS5yYXRlbGltaXQudjEuU2V0dGxlTGltaXRSZXNwb25zZRJPCgpFeHRlbmRIb2xkEh8ucmF0ZWxpbWl0LnYxLkV4dGVuZEhvbGRSZXF1ZXN0GiAucmF0ZWxpbWl0LnYxLkV4dGVuZEhvbGRSZXNwb25zZUJCWkBnaXRodWIuY29tL3JhdGVsaW1pdC1zZXJ2aWNlL2NsaWVudHMvZ28vcmF0ZWxpbWl0L3YxO3JhdGVsaW1pdHYxYgZwcm90bzM", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
 
 /**
  * One call to decide.
@@ -82,6 +82,15 @@ export type CheckLimitRequest = Message<"ratelimit.v1.CheckLimitRequest"> & {
    * @generated from field: ratelimit.v1.CheckLimitRequest.Charge charge = 6;
    */
   charge: CheckLimitRequest_Charge;
+
+  /**
+   * Makes the call a reservation: `cost` is an estimate, which is charged now, and which the actual cost takes the place of
+   * once that is known (SettleLimit). 1 second to 1 hour, within which the reservation has to be settled or extended
+   * (ExtendHold); otherwise the estimate stays charged. Not together with `charge: ALWAYS`. Absent means none.
+   *
+   * @generated from field: google.protobuf.Duration hold = 7;
+   */
+  hold?: Duration | undefined;
 };
 
 /**
@@ -196,18 +205,29 @@ export type CheckLimitResponse = Message<"ratelimit.v1.CheckLimitResponse"> & {
 
   /**
    * How long until the same call fits every limit, in whole microseconds, if no other call is made before it. Absent
-   * when allowed, and when no wait would help.
+   * when allowed, when no wait would help, and when it is not known, since a call under way has to end.
    *
    * @generated from field: google.protobuf.Duration retry_after = 9 [json_name = "retry_after"];
    */
   retryAfter?: Duration | undefined;
 
   /**
-   * The result of every limit that was evaluated, in the plan's order.
+   * The result of every limit that was evaluated, in the plan's order; of a call with `hold` at last that of `open_reservations`,
+   * how many reservations the subject may have open.
    *
    * @generated from field: repeated ratelimit.v1.LimitResult limits = 10;
    */
   limits: LimitResult[];
+
+  /**
+   * Settles and extends the reservation of a call with `hold` that was allowed. An opaque string of at most 8,192 characters,
+   * some 250 with one limit, which nobody can guess: whoever has it can settle the reservation. Empty when there is nothing to
+   * settle: the call was denied, it takes no reservation, or the bucket store was unavailable (`source` DEGRADED), so that the
+   * estimate stays charged. A call without `hold` has one, too, if a limit on calls at once applies to it.
+   *
+   * @generated from field: string reservation_id = 11 [json_name = "reservation_id"];
+   */
+  reservationId: string;
 };
 
 /**
@@ -238,7 +258,7 @@ export enum CheckLimitResponse_Reason {
   WITHIN_LIMIT = 1,
 
   /**
-   * Denied: it does not fit `limit` now. `retry_after` is the time until it will.
+   * Denied: it does not fit `limit` now. `retry_after` is the time until it will, absent for a limit on calls at once.
    *
    * @generated from enum value: OVER_LIMIT = 2;
    */
@@ -349,6 +369,123 @@ export const CheckLimitResponse_SourceSchema: GenEnum<CheckLimitResponse_Source>
   enumDesc(file_ratelimit_v1_rate_limit_service, 1, 1);
 
 /**
+ * The actual cost of a call that was reserved.
+ *
+ * @generated from message ratelimit.v1.SettleLimitRequest
+ */
+export type SettleLimitRequest = Message<"ratelimit.v1.SettleLimitRequest"> & {
+  /**
+   * The `reservation_id` of the response to the reservation. Required.
+   *
+   * @generated from field: string reservation_id = 1 [json_name = "reservation_id"];
+   */
+  reservationId: string;
+
+  /**
+   * Tokens that the call took: 0 to 9,007,199,254. What is above the estimate is charged as by `charge: ALWAYS`, to the
+   * window that is open now: each limit takes of it what it has left, and then of its `overdraft`. What is below is
+   * returned, but never more of it than has not drained since, and to a quota only as long as its window is the same. Limits
+   * that count CALLS are left as they are. Required: absent is an error, and not 0.
+   *
+   * @generated from field: optional uint64 actual_cost = 2 [json_name = "actual_cost"];
+   */
+  actualCost?: bigint | undefined;
+};
+
+/**
+ * Describes the message ratelimit.v1.SettleLimitRequest.
+ * Use `create(SettleLimitRequestSchema)` to create a new message.
+ */
+export const SettleLimitRequestSchema: GenMessage<SettleLimitRequest> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 2);
+
+/**
+ * The result of settling a reservation.
+ *
+ * @generated from message ratelimit.v1.SettleLimitResponse
+ */
+export type SettleLimitResponse = Message<"ratelimit.v1.SettleLimitResponse"> & {
+  /**
+   * Whether each enforced limit has a token left, so that the next call that costs something may be allowed.
+   *
+   * @generated from field: bool allowed = 1;
+   */
+  allowed: boolean;
+
+  /**
+   * Tokens of the actual cost that one of the limits did not take, since its `overdraft` was used up; of several limits, those
+   * of the one that missed most.
+   *
+   * @generated from field: uint64 clamped = 2;
+   */
+  clamped: bigint;
+
+  /**
+   * The result of every limit that the reservation was charged to, in the plan's order.
+   *
+   * @generated from field: repeated ratelimit.v1.LimitResult limits = 3;
+   */
+  limits: LimitResult[];
+};
+
+/**
+ * Describes the message ratelimit.v1.SettleLimitResponse.
+ * Use `create(SettleLimitResponseSchema)` to create a new message.
+ */
+export const SettleLimitResponseSchema: GenMessage<SettleLimitResponse> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 3);
+
+/**
+ * A longer hold.
+ *
+ * @generated from message ratelimit.v1.ExtendHoldRequest
+ */
+export type ExtendHoldRequest = Message<"ratelimit.v1.ExtendHoldRequest"> & {
+  /**
+   * The `reservation_id` of the response to the reservation. Required.
+   *
+   * @generated from field: string reservation_id = 1 [json_name = "reservation_id"];
+   */
+  reservationId: string;
+
+  /**
+   * For how long the reservation is held from now on, at least: 1 second to 1 hour, and until 24 hours after it was made at
+   * most. A hold that lasts longer already is not cut. Required.
+   *
+   * @generated from field: google.protobuf.Duration hold = 2;
+   */
+  hold?: Duration | undefined;
+};
+
+/**
+ * Describes the message ratelimit.v1.ExtendHoldRequest.
+ * Use `create(ExtendHoldRequestSchema)` to create a new message.
+ */
+export const ExtendHoldRequestSchema: GenMessage<ExtendHoldRequest> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 4);
+
+/**
+ * A reservation that is held on.
+ *
+ * @generated from message ratelimit.v1.ExtendHoldResponse
+ */
+export type ExtendHoldResponse = Message<"ratelimit.v1.ExtendHoldResponse"> & {
+  /**
+   * For how long the reservation is held from now on.
+   *
+   * @generated from field: google.protobuf.Duration hold = 1;
+   */
+  hold?: Duration | undefined;
+};
+
+/**
+ * Describes the message ratelimit.v1.ExtendHoldResponse.
+ * Use `create(ExtendHoldResponseSchema)` to create a new message.
+ */
+export const ExtendHoldResponseSchema: GenMessage<ExtendHoldResponse> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 5);
+
+/**
  * Independent calls to decide together.
  *
  * @generated from message ratelimit.v1.BatchCheckLimitRequest
@@ -367,7 +504,7 @@ export type BatchCheckLimitRequest = Message<"ratelimit.v1.BatchCheckLimitReques
  * Use `create(BatchCheckLimitRequestSchema)` to create a new message.
  */
 export const BatchCheckLimitRequestSchema: GenMessage<BatchCheckLimitRequest> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_rate_limit_service, 2);
+  messageDesc(file_ratelimit_v1_rate_limit_service, 6);
 
 /**
  * The decisions on the calls of a batch.
@@ -388,7 +525,7 @@ export type BatchCheckLimitResponse = Message<"ratelimit.v1.BatchCheckLimitRespo
  * Use `create(BatchCheckLimitResponseSchema)` to create a new message.
  */
 export const BatchCheckLimitResponseSchema: GenMessage<BatchCheckLimitResponse> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_rate_limit_service, 3);
+  messageDesc(file_ratelimit_v1_rate_limit_service, 7);
 
 /**
  * The result of one check of a batch or stream.
@@ -425,7 +562,7 @@ export type CheckResult = Message<"ratelimit.v1.CheckResult"> & {
  * Use `create(CheckResultSchema)` to create a new message.
  */
 export const CheckResultSchema: GenMessage<CheckResult> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_rate_limit_service, 4);
+  messageDesc(file_ratelimit_v1_rate_limit_service, 8);
 
 /**
  * Why one check of a batch or stream has no decision.
@@ -467,7 +604,7 @@ export type CheckError = Message<"ratelimit.v1.CheckError"> & {
  * Use `create(CheckErrorSchema)` to create a new message.
  */
 export const CheckErrorSchema: GenMessage<CheckError> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_rate_limit_service, 5);
+  messageDesc(file_ratelimit_v1_rate_limit_service, 9);
 
 /**
  * One call on the stream.
@@ -488,7 +625,7 @@ export type StreamCheckLimitRequest = Message<"ratelimit.v1.StreamCheckLimitRequ
  * Use `create(StreamCheckLimitRequestSchema)` to create a new message.
  */
 export const StreamCheckLimitRequestSchema: GenMessage<StreamCheckLimitRequest> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_rate_limit_service, 6);
+  messageDesc(file_ratelimit_v1_rate_limit_service, 10);
 
 /**
  * One response on the stream.
@@ -509,7 +646,7 @@ export type StreamCheckLimitResponse = Message<"ratelimit.v1.StreamCheckLimitRes
  * Use `create(StreamCheckLimitResponseSchema)` to create a new message.
  */
 export const StreamCheckLimitResponseSchema: GenMessage<StreamCheckLimitResponse> = /*@__PURE__*/
-  messageDesc(file_ratelimit_v1_rate_limit_service, 7);
+  messageDesc(file_ratelimit_v1_rate_limit_service, 11);
 
 /**
  * Decides, once per request, whether a call is allowed. A denial is data, not an error: the status is OK, `allowed` is
@@ -549,6 +686,30 @@ export const RateLimitService: GenService<{
     methodKind: "bidi_streaming";
     input: typeof StreamCheckLimitRequestSchema;
     output: typeof StreamCheckLimitResponseSchema;
+  },
+  /**
+   * Settles a reservation: its actual cost takes the place of the estimate that was charged. Idempotent: a repeat gets the
+   * same response within the server's window (30 seconds by default), whatever its cost. NOT_FOUND, reason
+   * RESERVATION_NOT_FOUND, when there is no open reservation of this id: its hold has ended, or the store has lost it. Then
+   * the estimate stays charged.
+   *
+   * @generated from rpc ratelimit.v1.RateLimitService.SettleLimit
+   */
+  settleLimit: {
+    methodKind: "unary";
+    input: typeof SettleLimitRequestSchema;
+    output: typeof SettleLimitResponseSchema;
+  },
+  /**
+   * Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
+   * when there is no open reservation of this id.
+   *
+   * @generated from rpc ratelimit.v1.RateLimitService.ExtendHold
+   */
+  extendHold: {
+    methodKind: "unary";
+    input: typeof ExtendHoldRequestSchema;
+    output: typeof ExtendHoldResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_ratelimit_v1_rate_limit_service, 0);

@@ -49,7 +49,7 @@ Global___LimitLevel: _TypeAlias = LimitLevel  # noqa: Y015
 
 @_typing.final
 class Limit(_message.Message):
-    """One rule of a plan: a token bucket or a quota, for the resources that its pattern matches."""
+    """One rule of a plan: a token bucket, a quota or a number of calls at once, for the resources that its pattern matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -108,6 +108,7 @@ class Limit(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     TOKEN_BUCKET_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     OVERDRAFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -135,6 +136,10 @@ class Limit(_message.Message):
         """An amount per calendar window."""
 
     @_builtins.property
+    def concurrency(self) -> Global___Concurrency:
+        """A number of calls at once."""
+
+    @_builtins.property
     def overdraft(self) -> Global___Overdraft:
         """How far charges that are made afterwards (`charge: ALWAYS`) may take the limit below zero. If it is set, be it to 0
         tokens, calls are denied as long as less than one token is left, peeks too. Absent: the limit ends at zero, and denies no
@@ -149,16 +154,17 @@ class Limit(_message.Message):
         mode: Global___Limit.Mode.ValueType | None = ...,
         token_bucket: Global___TokenBucket | None = ...,
         quota: Global___Quota | None = ...,
+        concurrency: Global___Concurrency | None = ...,
         counts: Global___Limit.Counts.ValueType | None = ...,
         overdraft: Global___Overdraft | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "overdraft", b"overdraft", "quota", b"quota", "token_bucket", b"token_bucket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "concurrency", b"concurrency", "overdraft", b"overdraft", "quota", b"quota", "token_bucket", b"token_bucket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "counts", b"counts", "mode", b"mode", "name", b"name", "overdraft", b"overdraft", "quota", b"quota", "resource", b"resource", "token_bucket", b"token_bucket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft", "algorithm", b"algorithm", "concurrency", b"concurrency", "counts", b"counts", "mode", b"mode", "name", b"name", "overdraft", b"overdraft", "quota", b"quota", "resource", b"resource", "token_bucket", b"token_bucket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__overdraft: _TypeAlias = _typing.Literal["overdraft"]  # noqa: Y015
     _WhichOneofArgType__overdraft: _TypeAlias = _typing.Literal["_overdraft", b"_overdraft"]  # noqa: Y015
-    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["token_bucket", "quota"]  # noqa: Y015
+    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["token_bucket", "quota", "concurrency"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overdraft) -> _WhichOneofReturnType__overdraft | None: ...
@@ -299,6 +305,40 @@ class Quota(_message.Message):
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
+class Concurrency(_message.Message):
+    """A number of calls at once. A call by CheckLimit with a cost, or with `hold`, takes one slot, whatever its cost, and is a
+    reservation: its slot comes back when it is settled (SettleLimit), or when its hold ends: with its last second, and of a hold
+    of more than a minute up to a 32nd of it later. A denial has no `retry_after`. In mode SHADOW only calls with `hold` are
+    counted. ShouldRateLimit and ext_authz take no slots: they do not know when a call ends.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_FIELD_NUMBER: _builtins.int
+    DEFAULT_HOLD_FIELD_NUMBER: _builtins.int
+    max: _builtins.int
+    """Calls at once: 1 to 1,000,000."""
+    @_builtins.property
+    def default_hold(self) -> _duration_pb2.Duration:
+        """For how long a call without `hold` takes its slot, unless it is settled or extended: 1 second to 1 hour. Of several such
+        limits the longest. Required.
+        """
+
+    def __init__(
+        self,
+        *,
+        max: _builtins.int | None = ...,
+        default_hold: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_hold", b"default_hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_hold", b"default_hold", "max", b"max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Concurrency: _TypeAlias = Concurrency  # noqa: Y015
+
+@_typing.final
 class Override(_message.Message):
     """A limit that replaces the plan's limit of the same name, for one subject or one key.
     A key's override takes precedence over its subject's, and that over the plan. A new name adds a limit.
@@ -347,7 +387,7 @@ class LimitResult(_message.Message):
     name: _builtins.str
     """The limit's name."""
     limit: _builtins.int
-    """The bucket's capacity or the quota's amount, in tokens."""
+    """The bucket's capacity or the quota's amount, in tokens; of a concurrency limit its slots, which count as tokens below, too."""
     remaining: _builtins.int
     """Whole tokens left after this call, rounded down: 0 or more, negative only for a limit with an `overdraft`."""
     would_deny: _builtins.bool
@@ -366,7 +406,7 @@ class LimitResult(_message.Message):
 
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """The time in which the limit refills or is reset: a bucket's capacity divided by its rate, or the window."""
+        """The time in which the limit refills or is reset: a bucket's capacity divided by its rate, the window, or `default_hold`."""
 
     def __init__(
         self,

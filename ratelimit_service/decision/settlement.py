@@ -1,0 +1,130 @@
+"""Settles and extends reservations."""
+
+from typing import Final, NamedTuple
+
+from ratelimit_service.decision.charge import GONE, Bucket, Charge, ChargeResult, Counted, Extend, Settle
+from ratelimit_service.decision.key_resolver import KeyResolver
+from ratelimit_service.decision.limit import MAX_TOKENS, Concurrency, Counting, check_hold
+from ratelimit_service.decision.lru import LruCache
+from ratelimit_service.decision.outcome import refusal_of
+from ratelimit_service.decision.ports import BucketStore, QueueTimeout, StoreUnavailable
+from ratelimit_service.decision.reservation import Named, Reservation, ReservationIds, unpack
+from ratelimit_service.errors import InvalidArgument, LookupDeferred, NotFound, ServiceError, Unavailable
+
+_MAX_READ: Final = 1_000
+"""What ids say is kept read, of the latest, some 4 KiB each: keys reserve from the same limits again and again."""
+
+
+class Settlement(NamedTuple):
+    """The buckets that a reservation took from, and the result of settling it."""
+
+    buckets: tuple[Bucket, ...]
+    result: ChargeResult
+
+
+class Settlements:
+    """Settles and extends the reservations of all servers. All its errors are ServiceErrors.
+
+    By the limits that are in force, and by those of the reservation where these cannot be read. When an error is raised
+    for a store that did not reply, the call can be repeated: it is made once.
+    """
+
+    def __init__(self, keys: KeyResolver, buckets: BucketStore, ids: ReservationIds) -> None:
+        self._keys = keys
+        self._buckets = buckets
+        self._ids = ids
+        self._read: LruCache[bytes, Reservation] = LruCache(_MAX_READ)
+        self.settled = 0
+        """Reservations so far, repeats included."""
+        self.extended = 0
+        self.gone = 0
+        """Calls so far whose reservation was not there any more, or never."""
+        self.clamped = 0
+        """Tokens so far that were above the overdraft of a limit."""
+
+    async def settle(self, reservation_id: str, actual: int, deadline: float | None = None) -> Settlement:
+        """Let the ACTUAL cost, 0 to MAX_TOKENS, take the place of the estimate.
+
+        Raises InvalidArgument, NotFound (RESERVATION_NOT_FOUND), Unavailable, Overloaded and DeadlineExceeded.
+        """
+        if not 0 <= actual <= MAX_TOKENS:
+            raise InvalidArgument.of("actual_cost", f"is {actual}; it must be between 0 and {MAX_TOKENS}")
+        (name, estimate, _), reservation = self._find(reservation_id)
+        change = actual - estimate
+        buckets = await self._in_force(reservation, deadline)
+        costs, reserved = [], []
+        for bucket in reservation.buckets:
+            is_cost = bucket.limit.counts is Counting.COST
+            if isinstance(bucket.limit.algorithm, Concurrency):  # its slot comes back
+                costs.append(-1)
+            else:
+                costs.append(change if is_cost else 0)  # a call that was counted stays counted
+            reserved.append(bucket.limit.reserved_of(estimate) if is_cost else 0)
+        counted = (Counted(reservation.series, change, 0, tuple(range(len(buckets)))),) if change else ()
+        settle = Settle(name, tuple(reserved))
+        result = await self._charge(Charge(buckets, tuple(costs), "", counted, reservation=settle), deadline)
+        self.settled += 1
+        self.clamped += result.clamped
+        return Settlement(buckets, result)
+
+    async def extend(self, reservation_id: str, hold_us: int, deadline: float | None = None) -> int:
+        """Hold a reservation for HOLD_US from now on, at least. Returns the microseconds for which it is held.
+
+        Raises what `settle` does.
+        """
+        check_hold("hold", hold_us)
+        (name, estimate, _), (_, buckets, _) = self._find(reservation_id)
+        reserved = tuple(bucket.limit.reserved_of(estimate) for bucket in buckets)
+        extend = Extend(name, reserved, hold_us)
+        result = await self._charge(Charge(buckets, (0,) * len(buckets), reservation=extend), deadline)
+        self.extended += 1
+        return result.held_us
+
+    def _find(self, reservation_id: str) -> tuple[Named, Reservation]:
+        if not reservation_id:
+            raise InvalidArgument.of("reservation_id", "is empty; send that of the response to the reservation")
+        try:
+            named = self._ids.read(reservation_id)
+            reservation = self._read.get(named.packed)
+            if reservation is None:
+                reservation = unpack(named.packed)
+                self._read.put(named.packed, reservation)
+        except ValueError:
+            self.gone += 1
+            raise _not_found() from None
+        return named, reservation
+
+    async def _in_force(self, reservation: Reservation, deadline: float | None) -> tuple[Bucket, ...]:
+        """The buckets of a reservation, each with its limit as it is in force."""
+        try:
+            policy = await self._keys.resolve_id(reservation.key_id, deadline)
+        except (ServiceError, LookupDeferred):  # the rest is as it was
+            policy = None
+        now = {} if policy is None else {rule.bucket.name: rule.bucket for rule in policy.rules}
+        return tuple([_same_kind(now.get(bucket.name, bucket), bucket) for bucket in reservation.buckets])
+
+    async def _charge(self, charge: Charge, deadline: float | None) -> ChargeResult:
+        try:
+            (result,) = await self._buckets.charge((charge,), deadline)
+        except QueueTimeout as error:
+            raise refusal_of(error) from error
+        except StoreUnavailable as error:
+            raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
+        if result.held_us == GONE:
+            self.gone += 1
+            raise _not_found()
+        return result
+
+
+def _same_kind(now: Bucket, before: Bucket) -> Bucket:
+    """The bucket as it is NOW, unless it holds slots in place of tokens, or the other way round."""
+    kinds = {isinstance(bucket.limit.algorithm, Concurrency) for bucket in (now, before)}
+    return now if len(kinds) == 1 else before
+
+
+def _not_found() -> NotFound:
+    return NotFound(
+        "there is no open reservation of this id: its hold has ended, it was settled a while ago, or the store has "
+        "lost it; its estimate stays charged",
+        reason="RESERVATION_NOT_FOUND",
+    )
