@@ -6,6 +6,7 @@ python tests/fleet/holders.py API_KEY CLIENTS HOLD_SECONDS ADDRESS...
 import asyncio
 import random
 import sys
+from contextlib import suppress
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -19,13 +20,14 @@ async def hold(stub: RateLimitServiceStub, api_key: str, seconds: float) -> None
     held = Duration()
     held.FromMilliseconds(round(seconds * 1_000))
     while True:
-        made = await stub.CheckLimit(CheckLimitRequest(api_key=api_key, cost=0, hold=held), timeout=10)
-        if made.allowed:
-            await asyncio.sleep(random.uniform(0, seconds / 4))
-            settle = SettleLimitRequest(reservation_id=made.reservation_id, actual_cost=0)
-            await stub.SettleLimit(settle, timeout=10)
-        else:
-            await asyncio.sleep(random.uniform(0.05, 0.3))
+        with suppress(grpc.aio.AioRpcError):  # refused under overload
+            made = await stub.CheckLimit(CheckLimitRequest(api_key=api_key, cost=0, hold=held), timeout=10)
+            if made.allowed:
+                await asyncio.sleep(random.uniform(0, seconds / 4))
+                settle = SettleLimitRequest(reservation_id=made.reservation_id, actual_cost=0)
+                await stub.SettleLimit(settle, timeout=10)
+                continue
+        await asyncio.sleep(random.uniform(0.05, 0.3))
 
 
 async def main(api_key: str, clients: int, seconds: float, addresses: list[str]) -> None:
