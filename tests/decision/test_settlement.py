@@ -30,6 +30,8 @@ async def test_postgres_takes_half_of_the_time_at_most(*, down: bool) -> None:
     else:
         source.before_answer = asyncio.Event()
     policies = PolicyCache(source, clock)
+    await policies.refresh_all()  # which lists the ids of keys
+    await asyncio.sleep(0.05)
     elsewhere = Settlements(KeyResolver(policies, PEPPERS), buckets, ids)
     began = time.monotonic()
     settled = await elsewhere.settle(made.reservation_id, 4, began + 1.0)
