@@ -142,7 +142,8 @@ class DecisionEngine:
             decision = prepared
             self._count(decision)
         elif prepared.hold is not None:
-            return await self._reserve(prepared, prepared.hold, deadline)
+            opened, reservation_id = self._open(prepared, prepared.hold)
+            return self._with_id(await self.decide(opened, deadline), reservation_id)
         else:
             try:
                 charge_results = await self._buckets.charge((prepared.charge,), deadline)
@@ -155,12 +156,11 @@ class DecisionEngine:
         self.tally[decision.reason][decision.source] += 1
         return decision
 
-    async def _reserve(self, prepared: PreparedCheck, hold: PreparedHold, deadline: float | None) -> Decision:
-        """Decide a reservation."""
-        opened = self._ids.make(hold.packed, prepared.cost, prepared.charge.request)
-        charge = prepared.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
-        decision = await self.decide(prepared._replace(charge=charge, hold=None), deadline)
-        return self._with_id(decision, opened.id)
+    def _open(self, check: PreparedCheck, hold: PreparedHold) -> tuple[PreparedCheck, str]:
+        """The check as one reservation of its own, and the id of that."""
+        opened = self._ids.make(hold.packed, check.cost, check.charge.request)
+        charge = check.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
+        return check._replace(charge=charge, hold=None), opened.id
 
     def _with_id(self, decision: Decision, reservation_id: str) -> Decision:
         """The decision on a reservation, with its id if the store has made it."""
@@ -173,7 +173,11 @@ class DecisionEngine:
         self, prepared: Sequence[PreparedCheck | Decision | ServiceError], deadline: float | None = None
     ) -> list[Decision | ServiceError]:
         """Charge independent calls, in this order, in one round trip to the buckets. Errors are passed through."""
-        checks, ids = self._opened([item for item in prepared if isinstance(item, PreparedCheck)])
+        checks = [item for item in prepared if isinstance(item, PreparedCheck)]
+        ids: dict[int, str] = {}  # of the reservations among them, by their numbers
+        for number, check in enumerate(checks):
+            if check.hold is not None:
+                checks[number], ids[number] = self._open(check, check.hold)
         charged = await self._charge_all(checks, deadline)
         for number, reservation_id in ids.items():
             decision = charged[number]
@@ -191,18 +195,6 @@ class DecisionEngine:
             if isinstance(decision, Decision):
                 tally[decision.reason][decision.source] += 1
         return decisions
-
-    def _opened(self, checks: list[PreparedCheck]) -> tuple[list[PreparedCheck], dict[int, str]]:
-        """The same with a name for each reservation among them, and the ids of these by their numbers."""
-        ids: dict[int, str] = {}
-        for number, check in enumerate(checks):
-            hold = check.hold
-            if hold is not None:
-                opened = self._ids.make(hold.packed, check.cost, check.charge.request)
-                ids[number] = opened.id
-                charge = check.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
-                checks[number] = check._replace(charge=charge, hold=None)
-        return checks, ids
 
     async def explain(self, check: Check) -> Explanation:
         """Report what `check` would decide now, without charging. Raises Unavailable when a store is unavailable."""

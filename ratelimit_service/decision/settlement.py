@@ -1,5 +1,6 @@
 """Settles and extends reservations."""
 
+from time import monotonic
 from typing import Final, NamedTuple
 
 from ratelimit_service.decision.charge import GONE, Bucket, Charge, ChargeResult, Counted, Extend, Settle
@@ -10,6 +11,9 @@ from ratelimit_service.decision.outcome import refusal_of
 from ratelimit_service.decision.ports import BucketStore, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reservation import Named, Reservation, ReservationIds, unpack
 from ratelimit_service.errors import InvalidArgument, LookupDeferred, NotFound, ServiceError, Unavailable
+
+_LOOKUP_SECONDS: Final = 0.5
+"""For which a settlement without a deadline waits for the limits in force."""
 
 _MAX_READ: Final = 1_000
 """What ids say is kept read, of the latest, some 4 KiB each: keys reserve from the same limits again and again."""
@@ -95,13 +99,15 @@ class Settlements:
         return named, reservation
 
     async def _in_force(self, reservation: Reservation, deadline: float | None) -> tuple[Bucket, ...]:
-        """The buckets of a reservation, each with its limit as it is in force."""
+        """The buckets of a reservation, each with its limit as it is in force, if that is read in half of the time."""
+        now = monotonic()
+        half = now + _LOOKUP_SECONDS if deadline is None else now + (deadline - now) / 2
         try:
-            policy = await self._keys.resolve_id(reservation.key_id, deadline)
+            policy = await self._keys.resolve_id(reservation.key_id, half)
         except (ServiceError, LookupDeferred):  # the rest is as it was
             policy = None
-        now = {} if policy is None else {rule.bucket.name: rule.bucket for rule in policy.rules}
-        return tuple([_same_kind(now.get(bucket.name, bucket), bucket) for bucket in reservation.buckets])
+        current = {} if policy is None else {rule.bucket.name: rule.bucket for rule in policy.rules}
+        return tuple([_same_kind(current.get(bucket.name, bucket), bucket) for bucket in reservation.buckets])
 
     async def _charge(self, charge: Charge, deadline: float | None) -> ChargeResult:
         try:

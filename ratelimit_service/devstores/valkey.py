@@ -148,7 +148,7 @@ class EmbeddedValkey:
         defaults = {
             "bind": "127.0.0.1",
             "port": str(self._port),
-            "dir": str(self._data_dir.resolve()),
+            "dir": ".",  # where it is started; a path may have blanks
             "daemonize": "no",
             "appendonly": "yes",
             "appendfsync": "everysec",

@@ -38,6 +38,15 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
     assert kept == b"yes"
 
 
+def test_a_folder_with_a_blank_in_its_name(tmp_path: Path) -> None:
+    """It starts there, and keeps its state there."""
+    server = EmbeddedValkey(tmp_path / "a folder" / "valkey")
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+        assert client.config_get("dir") == {"dir": str(tmp_path / "a folder" / "valkey")}
+    server.stop()
+
+
 def test_others_cannot_read_it(tmp_path: Path) -> None:
     """Its folder belongs to its user alone, also one that an earlier version has made."""
     for folder in (tmp_path / "new", tmp_path / "old"):
