@@ -53,7 +53,6 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Decide one call and charge it. Exits with 0 if it is allowed, 1 if it is denied, more if nothing was decided."""
-    held = parse_hold(hold) if hold else None
     with connect(server, token, decides=True) as client:
         credential = _credential(key)
         request = CheckLimitRequest(
@@ -63,7 +62,7 @@ def check(
             cost=cost,
             request_id=request_id,
             charge=CheckLimitRequest.ALWAYS if always else CheckLimitRequest.IF_ALLOWED,
-            hold=held,
+            hold=parse_hold(hold) if hold else None,
         )
         decision = client.check_limit(request)
     if as_json:
