@@ -29,6 +29,7 @@ class Commands(TyperGroup):
         "dev": f"{_HERE}.dev:dev",
         "serve": f"{_HERE}.serve:serve",
         "migrate": f"{_HERE}.migrate:migrate",
+        "demo": f"{_HERE}.demo:demo",
         "doctor": f"{_HERE}.doctor.command:doctor",
         "check": f"{_HERE}.check:check",
         "settle": f"{_HERE}.reservations:settle",

@@ -72,7 +72,7 @@ class Target:
         That token is sent to no other server, and in plain text only to loopback addresses, unless the scheme
         `plaintext` says so. TOKEN may be `@FILE`. Raises CommandError, which never repeats a token.
         """
-        dev = None if server else _dev_server()
+        dev = None if server else dev_state()
         listen = dev and (dev.listen if decides else dev.admin_address)
         address = server or (dialable(listen) if listen else DEFAULT_SERVER)
         sent = _read_token(token) if token else (dev.admin_token if dev else "")
@@ -128,7 +128,8 @@ def _data_dir() -> Path:
     return Path(os.environ.get("RATELIMIT_DATA_DIR") or Settings.model_fields["data_dir"].default)
 
 
-def _dev_server() -> DevState | None:
+def dev_state() -> DevState | None:
+    """What `dev` wrote in this folder when it started last, None if it never did. Raises CommandError."""
     try:
         return DevState.read(_data_dir())
     except (ValueError, OSError) as error:
