@@ -19,7 +19,7 @@ from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.message_file import file_name, read_message, read_text
 from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
 from ratelimit_service.cli.output import describe_limit, print_fields, print_json, print_next_page, print_table
-from ratelimit_service.cli.times import format_time
+from ratelimit_service.cli.times import format_duration, format_time
 from ratelimit_service.rules_import.envoy_ratelimit import Conversion
 from ratelimit_service.rules_import.findings import Findings
 from ratelimit_service.rules_import.importer import import_files, to_quota, to_token_bucket
@@ -185,6 +185,7 @@ def _print_rules(rules: DomainRules) -> None:
             ("description", rules.description),
             ("on store failure", DomainRules.OnStoreFailure.Name(rules.on_store_failure)),
             ("charge", DomainRules.Charge.Name(rules.charge)),
+            ("hold", format_duration(rules.hold) if rules.HasField("hold") else ""),
             ("created", format_time(rules.create_time) if rules.version else ""),
             ("changed", format_time(rules.update_time) if rules.version else ""),
             ("etag", rules.etag),

@@ -264,5 +264,6 @@ def _fields(rules: RuleSet) -> dict[str, Any]:
         "descriptors": sum(1 for _ in rules.rules.nodes()),
         "on_store_failure": rules.rules.on_store_failure.name,
         "charge": rules.rules.charge.name,
+        "hold_us": rules.rules.hold_us,
         "description": rules.description,
     }

@@ -258,6 +258,17 @@ async def test_to_charge_less_is_confirmed(plane: ControlPlane) -> None:
         await replace_rules(plane, after, effects)
 
 
+async def test_to_hold_no_calls_any_more_is_confirmed(plane: ControlPlane) -> None:
+    """Limits on calls at once apply to nobody then; to hold them for less time is a change like any other."""
+    held, shorter = (DomainRules("edge", hold_us=seconds * 1_000_000) for seconds in (60, 1))
+    effect = "calls of keys are not held any more: no limit on calls at once applies to them"
+    await plane.rules.replace("ada", held)
+    await plane.rules.replace("ada", shorter)
+    await replace_rules(plane, DomainRules("edge"), [effect])
+    await plane.rules.replace("ada", held)
+    assert list((await required(plane.rules.delete, "ada", "edge")).effects) == [effect]
+
+
 def wild(value: str, *limits: RuleLimit, **fields: Any) -> RuleNode:  # noqa: ANN401
     """A node for paths like VALUE."""
     return RuleNode("path", value, limits, **fields)

@@ -26,6 +26,9 @@ API_KEY = "api_key"
 RESOURCE = "resource"
 """The key of the entry that may accompany it: the resource by which the plan's limits are selected."""
 
+RESERVATION_ID = "reservation_id"
+"""The key of the entry that has a reservation as its value, in a domain whose calls are held: its hits settle that."""
+
 _API_KEY_ENTRIES = frozenset((API_KEY, RESOURCE))
 
 Entries = tuple[tuple[str, str], ...]

@@ -92,6 +92,14 @@ class RulesCache:
         tree = self._trees.get(domain)
         return (False, self._absence) if tree is None else (tree.afterwards, tree.validity)
 
+    def hold_of_keys(self, domain: str) -> tuple[int | None, Validity]:
+        """For how many microseconds calls with an API key are reserved in a domain, and for how long that holds.
+
+        None if they are not, as where there are no rules that can be read.
+        """
+        tree = self._trees.get(domain)
+        return (None, self._absence) if tree is None else (tree.hold_us, tree.validity)
+
     def without_rules(self, domain: str) -> RuleTree:
         """The tree of a domain that has no rules: nothing would invalidate it when it gets some, so it is not valid."""
         tree = RuleTree(DomainRules(domain), self._off_until_us())
