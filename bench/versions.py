@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.cases import Case, batched, described, unary
-from bench.load import Load
+from bench.load import Load, whole_seconds
 from bench.measure import Measure, measure
 from bench.target import Target, serving
 from bench.world import open_world
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.versions", description=__doc__)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per measure")
+    parser.add_argument("--seconds", type=whole_seconds, default=3, help="whole seconds per measure")
     parser.add_argument("--transport", default="envoy", choices=["envoy", "grpcio"])
     arguments = parser.parse_args()
     program = arguments.checkout / ".venv" / "bin" / "ratelimit-service"
