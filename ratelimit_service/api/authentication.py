@@ -25,6 +25,7 @@ __all__ = [
     "Role",
     "Tokens",
     "decision_admission",
+    "deferred_token",
     "require",
     "require_known",
     "share_of",
@@ -231,9 +232,12 @@ def require(caller: Caller, needed: Role) -> None:
 def require_known(caller: Caller) -> None:
     """Raise Unavailable for a caller whose token was not looked up in time, of a call that can be repeated."""
     if caller is UNDECIDED:
-        raise Unavailable(
-            "the token was not looked up in time; send it again", reason="TOO_MANY_AT_ONCE", retry_after=1.0
-        )
+        raise deferred_token()
+
+
+def deferred_token() -> Unavailable:
+    """The error of a call that can be repeated, whose caller's token was not looked up in time."""
+    return Unavailable("the token was not looked up in time; send it again", reason="TOO_MANY_AT_ONCE", retry_after=1.0)
 
 
 def _bearer(authorization: bytes | None) -> Token:

@@ -17,7 +17,10 @@ _LOOKUP_SECONDS: Final = 0.5
 """For which a settlement without a deadline waits for the limits in force."""
 
 _MAX_READ: Final = 1_000
-"""What ids say is kept read, of the latest, some 4 KiB each: keys reserve from the same limits again and again."""
+"""What ids say is kept read, of the latest: keys reserve from the same limits again and again.
+
+Of up to twice as many, some 4 KiB each, and as much for a policy that has been evicted meanwhile.
+"""
 
 
 class Settlement(NamedTuple):
@@ -64,16 +67,16 @@ class Settlements:
         self.clamped = 0
         """Tokens so far that were above the overdraft of a limit."""
 
-    async def settle(self, reservation_id: str, actual: int, deadline: float | None = None) -> Settlement:
-        """Let the ACTUAL cost, 0 to MAX_TOKENS, take the place of the estimate.
+    async def settle(self, reservation_id: str, actual: int | None, deadline: float | None = None) -> Settlement:
+        """Let the ACTUAL cost, 0 to MAX_TOKENS, take the place of the estimate; None: the estimate stays.
 
         Raises InvalidArgument, NotFound (RESERVATION_NOT_FOUND), Unavailable, Overloaded and DeadlineExceeded.
         """
-        if not 0 <= actual <= MAX_TOKENS:
+        if actual is not None and not 0 <= actual <= MAX_TOKENS:
             raise InvalidArgument.of("actual_cost", f"is {actual}; it must be between 0 and {MAX_TOKENS}")
         named, kept = self._find(reservation_id)
         estimate = named.estimate
-        change = actual - estimate
+        change = 0 if actual is None else actual - estimate
         (key_id, before, series), parts, _, _ = kept
         policy = await self._policy(key_id, deadline)
         if policy is not kept.policy:

@@ -128,6 +128,22 @@ def test_others_settle_nothing(server: Server, domain: str, secret: str, role: R
     assert left(server, secret) == 100
 
 
+def test_the_cost_that_nobody_knows(server: Server, domain: str, secret: str) -> None:
+    """An end without hits of its own settles at the estimate; beside one that has some it changes nothing."""
+    gateway = server.tokens[Role.GATEWAY]
+    for own, expected in ((None, 40), (5, 35)):
+        begun = reserve(server, domain, secret, 60 if own is None else 20)
+        end = ("reservation_id", id_of(begun))
+        ends = [descriptor(end)] if own is None else [descriptor(end), descriptor(end, hits_addend={"value": own})]
+        assert ask(server, *ends, domain=domain, token=gateway).overall_code == OK
+        assert left(server, secret) == expected
+        late = ask(server, descriptor(end, hits_addend={"value": 0}), domain=domain, token=gateway)
+        assert (late.overall_code, left(server, secret)) == (OK, expected)
+    other = descriptor(("reservation_id", "other"), hits_addend={"value": 0})
+    mixed = ask(server, descriptor(end), other, domain=domain, token=gateway)
+    assert (mixed.overall_code, list(mixed.statuses)) == (OVER_LIMIT, [])
+
+
 def test_what_no_server_reserved(server: Server, domain: str, secret: str) -> None:
     """An id that was made up, or is empty: nothing to settle, and nothing that a proxy would repeat."""
     assert settle(server, domain, "made-up", 5) == OK
@@ -143,11 +159,12 @@ def test_keys_that_are_refused(server: Server, domain: str) -> None:
 
 
 def test_one_descriptor_for_each_call(server: Server, domain: str, secret: str) -> None:
-    """More are denied, never decided without a hold; what has no key is decided by the rules, as many as there are."""
+    """More are the route's mistake and denied as such; what has no key is decided by the rules, however many."""
     key, rule = descriptor(("api_key", secret)), descriptor(("a", "1"))
     for descriptors in ((key, rule), (rule, key), (key, key), (rule, descriptor(("reservation_id", "x")))):
         response = ask(server, *descriptors, domain=domain, token=server.tokens[Role.GATEWAY])
         assert (response.overall_code, list(response.statuses)) == (OVER_LIMIT, [])
+        assert b"ROUTE_MISCONFIGURED" in response.raw_body
     response = ask(server, rule, rule, domain=domain)
     assert [status.limit_remaining for status in response.statuses] == [3, 3]
     assert left(server, secret) == 100
@@ -168,10 +185,10 @@ def test_a_hold_begins_and_ends_with_the_rules(server: Server, secret: str) -> N
     domain = put_rules(server, RULE)
     assert not id_of(reserve(server, domain, secret, 1))
     for hold in ("30s", None):
-        rules = {"domain": domain} if hold is None else {"domain": domain, "hold": hold}
-        run(server, "rules", "replace", "--yes", "-", text=json.dumps(rules))
+        rules = {"domain": domain, "descriptors": [{"key": "reservation_id", "limits": [{"blocked": {}}]}]}
+        run(server, "rules", "replace", "--yes", "-", text=json.dumps(rules | ({} if hold is None else {"hold": hold})))
         until(lambda hold=hold: bool(id_of(reserve(server, domain, secret, 0))) is bool(hold))
-    assert settle(server, domain, "anything", 1) == OK
+    assert settle(server, domain, "anything", 1) == OVER_LIMIT
 
 
 def until(is_so: Callable[[], bool]) -> None:

@@ -258,14 +258,25 @@ async def test_to_charge_less_is_confirmed(plane: ControlPlane) -> None:
         await replace_rules(plane, after, effects)
 
 
-async def test_to_hold_no_calls_any_more_is_confirmed(plane: ControlPlane) -> None:
-    """Limits on calls at once apply to nobody then; to hold them for less time is a change like any other."""
-    held, shorter = (DomainRules("edge", hold_us=seconds * 1_000_000) for seconds in (60, 1))
+async def test_to_hold_calls_or_not_is_confirmed(plane: ControlPlane) -> None:
+    """In an existing domain, and if calls are held for much less time: a little less is a change like any other."""
+    long, little_less, short = (DomainRules("edge", hold_us=seconds * 1_000_000) for seconds in (60, 30, 14))
     effect = "calls of keys are not held any more: no limit on calls at once applies to them"
-    await plane.rules.replace("ada", held)
-    await plane.rules.replace("ada", shorter)
+    await plane.rules.replace("ada", DomainRules("edge"))
+    await replace_rules(
+        plane,
+        long,
+        ["each call of a key is reserved until it is settled; of those with another descriptor all are denied"],
+    )
+    await replace_rules(plane, little_less, [])
+    await replace_rules(
+        plane,
+        short,
+        ["calls of keys are held for less than half of the time: those that last longer are not settled"],
+    )
     await replace_rules(plane, DomainRules("edge"), [effect])
-    await plane.rules.replace("ada", held)
+    await plane.rules.delete("ada", "edge")
+    await plane.rules.replace("ada", long)
     assert list((await required(plane.rules.delete, "ada", "edge")).effects) == [effect]
 
 

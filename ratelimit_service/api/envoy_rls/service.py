@@ -4,17 +4,17 @@ from collections.abc import Sized
 from http import HTTPStatus
 from typing import Final, NamedTuple, TypeAlias
 
-from ratelimit_service.api.authentication import require_known
+from ratelimit_service.api.authentication import deferred_token
 from ratelimit_service.api.denial import Denial
 from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder, encode_refusal, encode_reservation
 from ratelimit_service.api.envoy_rls.reader import ReadRequest, read_request
-from ratelimit_service.api.fallback import DETAIL, REASON, OutOfBounds
+from ratelimit_service.api.fallback import DETAIL, REASON, ROUTE_REASON, OfRoute, OutOfBounds
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine, PreparedRequest
-from ratelimit_service.decision.descriptors.held import EndedCall, HeldCall, HeldCalls
+from ratelimit_service.decision.descriptors.held import ROUTE, EndedCall, HeldCall, HeldCalls
 from ratelimit_service.decision.descriptors.outcome import RequestDecision, passed, undecided
 from ratelimit_service.decision.descriptors.request import DescribedRequest, check_request
 from ratelimit_service.decision.ports import Clock
@@ -30,6 +30,13 @@ _CACHED_GATEWAY_REQUESTS: Final = 2_000
 """The same for requests with refunds or overrides of gateways."""
 
 _REFUSAL: Final = encode_refusal(Denial(HTTPStatus.TOO_MANY_REQUESTS, REASON, DETAIL))
+_MISCONFIGURED: Final = encode_refusal(
+    Denial(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        ROUTE_REASON,
+        "The route sends several descriptors in a domain whose calls are held, which is one for each request.",
+    )
+)
 
 
 class NewRequest(NamedTuple):
@@ -77,7 +84,7 @@ class EnvoyRateLimitService:
         self._encoder = RateLimitResponseEncoder(headers)
         self.ignored = ReasonCounts("ignored what only a caller of role gateway may send")
         """Of callers without the role: refunds, overrides, charges made afterwards, settlements; one a descriptor."""
-        self.fallback = OutOfBounds(METHOD, _REFUSAL, out_of_bounds)
+        self.fallback = OutOfBounds(METHOD, _REFUSAL, out_of_bounds, OfRoute(ROUTE, _MISCONFIGURED))
 
     def read(self, data: bytes) -> ReadableRequest:
         """The request in a RateLimitRequest; prepared, if it is in the request cache. Raises InvalidArgument."""
@@ -177,7 +184,7 @@ class EnvoyRateLimitService:
             parts = (request,)
         else:
             check_request(request.read.request)
-            if self._held.has_end(request.read.request):  # it can be repeated, and has to be
-                require_known(UNDECIDED)
+            if self._held.has_end(request.read.request):
+                raise deferred_token()  # so that the proxy sends it again
             parts = request.read.request.descriptors
         return self._encoder.encode(RequestDecision(allowed=False, statuses=(undecided(),) * len(parts)))

@@ -5,10 +5,17 @@ of concurrency limits. A call is one descriptor with an API key: what it takes i
 settled at once.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from ratelimit_service.decision.charge import NEVER
-from ratelimit_service.decision.descriptors.outcome import RequestDecision, decide_descriptor, passed, refused
+from ratelimit_service.decision.charge import NEVER, Bucket
+from ratelimit_service.decision.descriptors.outcome import (
+    RequestDecision,
+    decide_descriptor,
+    passed,
+    refused,
+    undecided,
+)
 from ratelimit_service.decision.descriptors.request import (
     RESERVATION_ID,
     DescribedRequest,
@@ -20,11 +27,17 @@ from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import AppliedLimit
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
 from ratelimit_service.decision.limit import Concurrency, clip_resource
+from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.policy import Validity
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.errors import InvalidArgument, NotFound
+
+ROUTE: Final = "descriptors.held"
+"""The field of an error that a route has: which descriptors it sends beside a call that is held."""
+
+_MAX_SELECTIONS: Final = 10_000  # selections of plans whose limits are kept
 
 
 class HeldCall(NamedTuple):
@@ -44,10 +57,10 @@ class HeldCall(NamedTuple):
 
 
 class EndedCall(NamedTuple):
-    """The end of a call that was reserved, and its actual cost."""
+    """The end of a call that was reserved, and its actual cost; None for its estimate, where nobody knows."""
 
     reservation_id: str
-    actual: int
+    actual: int | None
 
 
 class Reserved(NamedTuple):
@@ -64,10 +77,12 @@ class HeldCalls:
         self._rules = rules
         self._engine = engine
         self._settlements = settlements
+        self._limits: LruCache[tuple[Bucket, ...], tuple[AppliedLimit, ...]] = LruCache(_MAX_SELECTIONS)
 
     def has_one(self, request: DescribedRequest) -> bool:
-        """Whether a request has a call that is held, or the end of one."""
-        if self._rules.hold_of_keys(request.domain)[0] is None:
+        """Whether a request has a call that is held, or the end of one, or nobody knows whether it has."""
+        domain = request.domain
+        if self._rules.hold_of_keys(domain)[0] is None and not self._rules.is_unreadable(domain):
             return False
         return any(descriptor.names_key or _is_end(descriptor) for descriptor in request.descriptors)
 
@@ -81,29 +96,40 @@ class HeldCalls:
         """Read a request that has one, and find its limits, or decide it where no bucket is needed.
 
         What is returned is valid in the same iteration of the event loop. Raises InvalidArgument with the path of the
-        invalid field, and Unavailable when a policy cannot be read.
+        invalid field, below ROUTE for what the author of a route has to correct, and Unavailable when a policy cannot
+        be read.
         """
         check_request(request)
+        if self._rules.is_unreadable(request.domain):
+            return RequestDecision(allowed=False, statuses=(undecided(),) * len(request.descriptors))
+        if all(map(_is_end, request.descriptors)):
+            return _ended(request.descriptors)
         if len(request.descriptors) != 1:
             raise InvalidArgument.of(
-                "descriptors",
+                ROUTE,
                 f"has {len(request.descriptors)} entries, in a domain whose calls are held; send one, and others in a "
                 "domain of their own",
             )
         (descriptor,) = request.descriptors
-        if not descriptor.names_key:
-            return _ended(descriptor.entries, descriptor.hits)
         api_key, resource = key_and_resource(0, descriptor)
         hold_us, validity = self._rules.hold_of_keys(request.domain)
         check = Check(api_key, "", clip_resource(resource), descriptor.hits, hold_us=hold_us)
         prepared = await self._engine.prepare(check, deadline)
         if isinstance(prepared, Decision):
             return _decided(await self._engine.decide(prepared, deadline), ())
-        limits = tuple(
-            AppliedLimit(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket)
-            for rule in prepared.selection.rules
-        )
-        return HeldCall(prepared, limits, (prepared.policy.validity, validity))
+        return HeldCall(prepared, self._limits_of(prepared), (prepared.policy.validity, validity))
+
+    def _limits_of(self, prepared: PreparedCheck) -> tuple[AppliedLimit, ...]:
+        """The limits of a plan, each one object for all its calls: what is encoded of them is kept by that."""
+        selection = prepared.selection
+        limits = self._limits.get(selection.buckets)
+        if limits is None:
+            limits = tuple(
+                AppliedLimit(rule.limit.name, rule.limit.algorithm, rule.enforced, rule.bucket)
+                for rule in selection.rules
+            )
+            self._limits.put(selection.buckets, limits)
+        return limits
 
     async def reserve(self, call: HeldCall, deadline: float | None = None) -> Reserved:
         """Decide a call. Raises Overloaded and DeadlineExceeded; nothing was charged then."""
@@ -128,14 +154,24 @@ def _is_end(descriptor: Descriptor) -> bool:
     return any(key == RESERVATION_ID for key, _ in descriptor.entries)
 
 
-def _ended(entries: tuple[tuple[str, str], ...], hits: int) -> EndedCall:
-    if len(entries) != 1:
-        raise InvalidArgument.of(
-            "descriptors[0].entries", f"has {len(entries)} entries; {RESERVATION_ID} is to be the only one"
-        )
-    if hits < 0:
-        raise InvalidArgument.of("descriptors[0].hits_addend", f"is {hits}; the actual cost of a call is 0 or more")
-    return EndedCall(entries[0][1], hits)
+def _ended(ends: Sequence[Descriptor]) -> EndedCall:
+    """The end that one or several descriptors are of: the first with hits of its own has the actual cost."""
+    reservation_id = ends[0].entries[0][1]
+    for index, end in enumerate(ends):
+        if len(end.entries) != 1:
+            raise InvalidArgument.of(
+                f"descriptors[{index}].entries",
+                f"has {len(end.entries)} entries; {RESERVATION_ID} is to be the only one",
+            )
+        if end.hits < 0:
+            raise InvalidArgument.of(
+                f"descriptors[{index}].hits_addend", f"is {end.hits}; the actual cost of a call is 0 or more"
+            )
+        if end.entries[0][1] != reservation_id:
+            raise InvalidArgument.of(
+                f"descriptors[{index}].entries[0].value", "is another reservation than that of the first descriptor"
+            )
+    return EndedCall(reservation_id, next((end.hits for end in ends if end.has_hits), None))
 
 
 def _decided(decision: Decision, limits: tuple[AppliedLimit, ...]) -> RequestDecision:

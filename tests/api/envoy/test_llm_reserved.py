@@ -77,14 +77,14 @@ class Gateway:
         self,
         key: str,
         *,
-        max_tokens: object = MAX_TOKENS,
         stream: bool = True,
+        fields: dict[str, object] | None = None,
         **answer: Any,  # noqa: ANN401
     ) -> Reply:
-        """Ask the model for an answer, and read it to its end."""
+        """Ask the model for an answer, and read it to its end. FIELDS are those of the request beside its model."""
         connection = self.connection()
         try:
-            self.begin(connection, key, max_tokens=max_tokens, stream=stream, **answer)
+            self.begin(connection, key, stream=stream, fields=fields, **answer)
             response = connection.getresponse()
             try:
                 data = response.read()
@@ -99,19 +99,27 @@ class Gateway:
         connection: http.client.HTTPConnection,
         key: str,
         *,
-        max_tokens: object = MAX_TOKENS,
         stream: bool = True,
+        fields: dict[str, object] | None = None,
         **answer: Any,  # noqa: ANN401
     ) -> None:
         """Ask, and do not wait for the answer."""
-        body = {"model": "small-1", "stream": stream, "answer": answer, "max_tokens": max_tokens}
+        own = {"max_tokens": MAX_TOKENS} if fields is None else fields
+        body = {"model": "small-1", "stream": stream, "answer": answer, **own}
         headers = {"x-api-key": key, "content-type": "application/json"}
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
 
     def used(self, key: str) -> dict[str, int]:
-        """What is used of each limit that counts tokens, by a peek."""
+        """What is used of each limit, by a peek."""
         limits = self._check(CheckLimitRequest(api_key=key, resource="small-1", cost=0)).limits
         return {limit.name: limit.limit - limit.remaining for limit in limits}
+
+    def until_free(self, key: str) -> None:
+        """Wait until no call is under way: each is settled when it has ended."""
+        deadline = time.monotonic() + 10
+        while self.used(key)["at-once"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def until_used(self, key: str, tokens: int) -> None:
         """Wait until so many tokens are used: an answer is settled when it has ended."""
@@ -135,25 +143,60 @@ def test_an_answer_is_settled(gateway: Gateway, model: LanguageModel) -> None:
     assert (model.reported, gateway.used(key)["calls"]) == (90 + 1_396, 2)
 
 
-@pytest.mark.parametrize(
-    ("max_tokens", "estimate"),
-    [(1, 4), (32_000, 128_000), (32_001, 16_384), (0, 16_384), (-5, 16_384), (1e12, 16_384), ("many", 16_384)],
-)
-def test_the_estimate(gateway: Gateway, max_tokens: object, estimate: int) -> None:
-    """Whatever a customer sends there is one, which a stream that is cut off costs in the end."""
-    key = gateway.customer()
-    assert gateway.ask(key, max_tokens=max_tokens, prompt=1, completion=1, cut=True).status == 200
-    gateway.until_used(key, estimate)
-    time.sleep(0.3)
-    assert gateway.used(key)["tokens"] == estimate
+def test_the_estimate(gateway: Gateway) -> None:
+    """Whatever a customer sends there is one within bounds, which a stream that is cut off costs in the end."""
+    key, used = gateway.customer(tokens=10_000_000, at_once=1), 0
+    for fields, estimate in (
+        ({"max_tokens": 1}, 4),
+        ({"max_tokens": 32_000}, 128_000),
+        ({"max_tokens": 1e12}, 128_000),
+        ({"max_tokens": 0}, 16_384),
+        ({"max_tokens": -5}, 16_384),
+        ({"max_tokens": "many"}, 16_384),
+        ({}, 16_384),
+        ({"max_completion_tokens": 30_000}, 120_000),
+        ({"max_tokens": 1, "max_completion_tokens": 30_000}, 120_004),
+    ):
+        gateway.until_free(key)
+        assert gateway.ask(key, prompt=1, completion=1, cut=True, fields=fields).status == 200
+        used += estimate
+        gateway.until_used(key, used)
+    gateway.until_free(key)
+    assert gateway.used(key)["tokens"] == used
 
 
-def test_an_error_costs_nothing(gateway: Gateway) -> None:
-    """An answer of status 500 has no tokens."""
-    key = gateway.customer()
+def test_what_asks_no_model(gateway: Gateway) -> None:
+    """A list of models costs nothing, nor does an error; embeddings have no tokens of an answer."""
+    key = gateway.customer(at_once=1)
+    connection = gateway.connection()
+    connection.request("GET", "/v1/models", headers={"x-api-key": key})
+    assert connection.getresponse().status == 200
+    connection.close()
+    gateway.until_free(key)
+    assert gateway.ask(key, stream=False, prompt=7).status == 200
+    gateway.until_free(key)
     assert gateway.ask(key, stream=False, status=500).status == 500
-    gateway.until_used(key, 0)
-    assert gateway.used(key)["calls"] == 1
+    gateway.until_free(key)
+    assert gateway.used(key) == {"tokens": 7, "calls": 3, "at-once": 0}
+
+
+def test_a_client_that_leaves_before_the_answer(gateway: Gateway, model: LanguageModel) -> None:
+    """Its call costs its estimate, and its slot is free at once, not when its hold ends."""
+    key = gateway.customer(at_once=1)
+    connection = gateway.connection()
+    gateway.begin(connection, key, stream=False, prompt=1, completion=1, delay=1.5)
+    gateway.until_used(key, ESTIMATE)
+    connection.close()
+    gateway.until_free(key)
+    assert gateway.used(key)["tokens"] == ESTIMATE
+    assert model.in_flight == 1
+
+
+def test_keys_that_no_metadata_takes(gateway: Gateway, model: LanguageModel) -> None:
+    """A header of any length is no way around."""
+    for key in ("x" * 8_192, "rlk_live_" + "x" * 20_000, "rlk_live_made_up", "rlk_live_x,rlk_live_y"):
+        assert gateway.ask(key, prompt=1, completion=1).status in {401, 429, 431}
+    assert not model.headers
 
 
 def test_calls_at_once(gateway: Gateway, model: LanguageModel) -> None:

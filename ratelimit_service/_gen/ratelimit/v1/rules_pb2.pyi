@@ -133,9 +133,10 @@ class DomainRules(_message.Message):
     def hold(self) -> _duration_pb2.Duration:
         """For how long a call with an entry `api_key` is held as a reservation, 1 s to 1 hour, as by `hold` in CheckLimit: its hits
         are an estimate, and it takes slots of the plan's concurrency limits, also with 0 hits. When it is allowed, the dynamic
-        metadata of the response has its `reservation_id`. A descriptor of that one entry settles it, with its hits as the actual
-        cost: for a proxy that sends it when a response has ended (`apply_on_stream_done`), with a token of role gateway. Such a
-        request has one descriptor. Absent: no call is held. Not beside charge ALWAYS.
+        metadata of the response has its `reservation_id`. A descriptor of that one entry settles it, with its own hits as the
+        actual cost, or without at the estimate: for a proxy that sends it when a response has ended (`apply_on_stream_done`),
+        with a token of role gateway. Of several such descriptors of one reservation the first with hits of its own counts. A
+        request with a call has no other descriptor. Absent: no call is held. Not beside charge ALWAYS.
         """
 
     def __init__(

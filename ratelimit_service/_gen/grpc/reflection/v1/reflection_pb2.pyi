@@ -33,7 +33,7 @@ class ServerReflectionRequest(_message.Message):
     ALL_EXTENSION_NUMBERS_OF_TYPE_FIELD_NUMBER: _builtins.int
     LIST_SERVICES_FIELD_NUMBER: _builtins.int
     host: _builtins.str
-    """The host that is asked. Not read."""
+    """The host that is asked. Ignored."""
     file_by_filename: _builtins.str
     """A file by its name."""
     file_containing_symbol: _builtins.str
@@ -41,7 +41,7 @@ class ServerReflectionRequest(_message.Message):
     all_extension_numbers_of_type: _builtins.str
     """The numbers of all extensions of a message."""
     list_services: _builtins.str
-    """All services. The text is not read."""
+    """All services. The text is ignored."""
     @_builtins.property
     def file_containing_extension(self) -> Global___ExtensionRequest:
         """The file that defines an extension."""
