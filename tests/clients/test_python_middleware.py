@@ -43,7 +43,7 @@ async def client(scripted: ScriptedServer) -> AsyncIterator[AsyncRateLimitClient
 @cases("middleware")
 async def test_the_middleware_keeps_the_contract(case: Case, scripted: ScriptedServer) -> None:
     """Each request of each case gets its response, and is checked, as the contract specifies."""
-    runner = CaseRunner(case, scripted)
+    runner = CaseRunner(case, scripted, scripted.target)
     async with AsyncRateLimitClient(scripted.target, **runner.options) as client:
         await client.wait_until_connected()
         app = RateLimitMiddleware(hello, client)
