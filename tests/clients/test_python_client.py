@@ -20,9 +20,7 @@ from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, rese
 from clients.late_proxy import target_of
 from clients.scripted_server import ScriptedServer
 
-_FILES = (
-    *("decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations", "warnings"),
-)
+_FILES = ("decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations", "warnings")
 
 
 @cases(*_FILES)

@@ -37,6 +37,11 @@ export class Connection {
     return this.current;
   }
 
+  /** Resolves once it is up, or could not be connected. */
+  async first(): Promise<void> {
+    await this.open().then((session) => session.confirmed, ignore);
+  }
+
   /** Opens a stream, for connect-node's transport. */
   async request(method: string, path: string, headers: http2.OutgoingHttpHeaders): Promise<http2.ClientHttp2Stream> {
     for (;;) {

@@ -1,8 +1,8 @@
 import http2 from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** How long a handshake may take. */
-const HANDSHAKE_MS = 2000;
+/** How long a connection may take, with the handshake of TLS. */
+const CONNECT_MS = 2000;
 
 /** After that long without data from the server, the next call also pings it. */
 const IDLE_MS = 10_000;
@@ -17,17 +17,21 @@ export class Session {
   private streams = 0;
   private receivedAt = 0;
   private pinging = false;
+  /** Resolves once the server has sent its settings, which every server does first, or the session has ended. */
+  readonly confirmed: Promise<void>;
 
-  private constructor(private readonly http: http2.ClientHttp2Session) {}
+  private constructor(private readonly http: http2.ClientHttp2Session) {
+    this.confirmed = new Promise((resolve) => http.once("remoteSettings", () => resolve()).once("close", resolve));
+  }
 
   /** Connects. Rejects with UNAVAILABLE if that fails or takes too long. */
   static open(authority: string, options: http2.SecureClientSessionOptions | undefined): Promise<Session> {
     return new Promise((resolve, reject) => {
       const http = http2.connect(authority, options);
       const session = new Session(http);
-      const timer = setTimeout(() => http.destroy(new Error(`no handshake within ${HANDSHAKE_MS} ms`)), HANDSHAKE_MS);
+      const timer = setTimeout(() => http.destroy(new Error(`no connection within ${CONNECT_MS} ms`)), CONNECT_MS);
       // These listeners stay until the session ends: an error without a listener would end the process.
-      http.on("error", (error) => reject(unavailable(`cannot connect to ${authority}: ${error.message}`, error)));
+      http.on("error", (error) => reject(unavailable(`cannot connect to ${authority}: ${textOf(error)}`, error)));
       http.on("close", () => {
         clearTimeout(timer);
         session.usable = false;
@@ -95,6 +99,12 @@ export class Session {
       this.received();
     });
   }
+}
+
+/** The message of an error. One for all addresses of a name has none of its own. */
+function textOf(error: Error): string {
+  const all = error instanceof AggregateError ? (error.errors as Error[]) : [];
+  return error.message || all.map(({ message }) => message).join("; ");
 }
 
 function unavailable(message: string, cause?: unknown): ConnectError {
