@@ -16,6 +16,9 @@ import type { ClientOptions } from "./options.js";
 /** How long to wait before another attempt to connect. */
 const RETRY_MS = 50;
 
+/** How long an attempt to connect may take at least. */
+const MIN_CONNECT_MS = 2000;
+
 /** A connection and what uses it. */
 interface Link {
   readonly connection: Connection;
@@ -42,9 +45,10 @@ export class Connections implements Transport {
     tls: ClientOptions["tls"],
   ) {
     this.connectBy = performance.now() + connectTimeoutMs;
+    const connectMs = Math.max(MIN_CONNECT_MS, connectTimeoutMs);
     const baseUrl = `${tls === undefined ? "http" : "https"}://${target}`;
     this.all = Array.from({ length: count }, () => {
-      const connection = new Connection(new URL(baseUrl).origin, tls === true ? undefined : tls);
+      const connection = new Connection(new URL(baseUrl).origin, tls === true ? undefined : tls, connectMs);
       // No compression: responses are far too small to gain from it.
       const transport = createGrpcTransport({ baseUrl, sessionManager: connection, acceptCompression: [] });
       return { connection, transport, stub: createClient(RateLimitService, transport), wasTried: false };

@@ -1,9 +1,6 @@
 import http2 from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** How long a connection may take, with the handshake of TLS. */
-const CONNECT_MS = 2000;
-
 /** After that long without data from the server, the next call also pings it. */
 const IDLE_MS = 10_000;
 
@@ -24,12 +21,20 @@ export class Session {
     this.confirmed = new Promise((resolve) => http.once("remoteSettings", () => resolve()).once("close", resolve));
   }
 
-  /** Connects. Rejects with UNAVAILABLE if that fails or takes too long. */
-  static open(authority: string, options: http2.SecureClientSessionOptions | undefined): Promise<Session> {
+  /**
+   * Connects. Rejects with UNAVAILABLE if that fails or takes too long.
+   *
+   * @param timeoutMs how long it may take, with the handshake of TLS.
+   */
+  static open(
+    authority: string,
+    options: http2.SecureClientSessionOptions | undefined,
+    timeoutMs: number,
+  ): Promise<Session> {
     return new Promise((resolve, reject) => {
       const http = http2.connect(authority, options);
       const session = new Session(http);
-      const timer = setTimeout(() => http.destroy(new Error(`no connection within ${CONNECT_MS} ms`)), CONNECT_MS);
+      const timer = setTimeout(() => http.destroy(new Error(`no connection within ${timeoutMs} ms`)), timeoutMs);
       // These listeners stay until the session ends: an error without a listener would end the process.
       http.on("error", (error) => reject(unavailable(`cannot connect to ${authority}: ${textOf(error)}`, error)));
       http.on("close", () => {

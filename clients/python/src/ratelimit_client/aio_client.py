@@ -10,7 +10,7 @@ from typing import NamedTuple, Self, TypeAlias, Unpack
 import grpc
 
 from ._client_state import ClientState, error_from, is_retryable
-from ._connections import CHANNEL_OPTIONS, CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials
+from ._connections import CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials, channel_options
 from ._first_connection import AsyncFirstConnection
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
@@ -193,8 +193,7 @@ class AsyncRateLimitClient:
 
     def _open(self) -> None:
         if not self._stubs:
-            credentials = channel_credentials(self._options.tls)
-            self._channels = [_open(self._target, credentials) for _ in range(self._options.connections)]
+            self._channels = [_open(self._target, self._options) for _ in range(self._options.connections)]
             self._stubs = [_Stub.of(channel, self._options.connect_timeout) for channel in self._channels]
             self._round_robin = itertools.cycle(self._stubs)
 
@@ -229,7 +228,8 @@ class _Stub(NamedTuple):
         )
 
 
-def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+def _open(target: str, options: ClientOptions) -> grpc.aio.Channel:
+    credentials = channel_credentials(options.tls)
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=channel_options(options.connect_timeout))
+    return grpc.aio.secure_channel(target, credentials, options=channel_options(options.connect_timeout))

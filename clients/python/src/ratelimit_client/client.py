@@ -9,7 +9,7 @@ from typing import NamedTuple, Self, TypeAlias, Unpack, cast
 import grpc
 
 from ._client_state import ClientState, error_from, is_retryable
-from ._connections import CHANNEL_OPTIONS, CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials
+from ._connections import CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials, channel_options
 from ._extender import Extender
 from ._first_connection import FirstConnection
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
@@ -48,8 +48,7 @@ class RateLimitClient:
         self._target = target
         self._deadline = checked.deadline
         self._state = ClientState(target, checked)
-        credentials = channel_credentials(checked.tls)
-        self._channels = [_open(target, credentials) for _ in range(checked.connections)]
+        self._channels = [_open(target, checked) for _ in range(checked.connections)]
         self._stubs = [_Stub.of(channel, checked.connect_timeout) for channel in self._channels]
         self._round_robin = itertools.cycle(self._stubs)
         self._connecting = threading.Lock()
@@ -252,7 +251,8 @@ class _Stub(NamedTuple):
         )
 
 
-def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+def _open(target: str, options: ClientOptions) -> grpc.Channel:
+    credentials = channel_credentials(options.tls)
     if credentials is None:
-        return grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
-    return grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        return grpc.insecure_channel(target, options=channel_options(options.connect_timeout))
+    return grpc.secure_channel(target, credentials, options=channel_options(options.connect_timeout))
