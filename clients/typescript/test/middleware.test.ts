@@ -138,7 +138,10 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
   });
 }
 
-for (const [framework, makeSite] of Object.entries({ Express: makeRoutedExpressSite, Fastify: makeRoutedFastifySite })) {
+for (const [framework, makeSite] of Object.entries({
+  Express: makeRoutedExpressSite,
+  Fastify: makeRoutedFastifySite,
+})) {
   describe(`the route as the resource in ${framework}`, () => {
     it("is in place of the path, and the path is it without a route", async () => {
       const server = await ScriptedServer.start();
