@@ -130,6 +130,8 @@ def test_the_contract_has_the_same_options() -> None:
         contract[name.removesuffix("_ms")] = _value(row["default"] + unit)
     code = _values(_APIS["Python"].options)
     assert contract.pop("clock") in code.pop("clock")
+    assert contract.pop("logger") == "the language's usual one"
+    assert code.pop("logger") == "ratelimitclient"
     assert contract == code
 
 
