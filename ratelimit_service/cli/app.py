@@ -77,10 +77,6 @@ class Commands(TyperGroup):
         "admin-tokens": Entry(f"{_HERE}.admin_tokens:app", "Create and revoke the tokens that callers send."),
     }
 
-    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  those of a private class of typer
-        super().__init__(**attributes)
-        convert_lazily(self)
-
     def list_commands(self, ctx: object) -> list[str]:
         """The names, in the order in which help shows them."""
         del ctx
@@ -100,6 +96,11 @@ class Commands(TyperGroup):
         command = typer.main.get_command(found)
         convert_lazily(command)
         return command
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  as above
+        """Read the options before the command."""
+        convert_lazily(self)
+        return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
         """Write the list of commands."""

@@ -19,7 +19,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
 
 @given(text=TEXTS, label=TEXTS)
 def test_every_text_is_read_as_itself(text: str, label: str) -> None:
-    """Whatever a text looks like in YAML 1.1 or 1.2, a number, a time or a boolean, it is read as that text."""
+    """Whatever a text seems to be in YAML 1.1 or 1.2, a number, a time or a boolean, it is read as that text."""
     key = Key(key_id="0" * 16, subject=text, labels={"a": label})
     root = read_yaml(yaml_text(document_of(key)))
     read = Key()
@@ -31,7 +31,7 @@ def test_every_text_is_read_as_itself(text: str, label: str) -> None:
 @pytest.mark.parametrize(
     "text", ["0o17", "1e3", "010", "1:30", "no", "~", "", "- a", "a: b", "2027-01-31", "0x1F", ".5"]
 )
-def test_texts_that_look_like_something_else_are_in_quotes(text: str) -> None:
+def test_texts_that_seem_to_be_something_else_are_in_quotes(text: str) -> None:
     """What either version of YAML takes for something else than a text is written as one."""
     assert plain(read_yaml(yaml_text({"a": text}))) == {"a": text}
 

@@ -12,7 +12,7 @@ from ratelimit_service.cli.configuration.documents import read_configuration
 from ratelimit_service.cli.configuration.item import Kind, target_of
 from ratelimit_service.cli.configuration.make import make
 from ratelimit_service.cli.configuration.options import Files
-from ratelimit_service.cli.configuration.server import read_server
+from ratelimit_service.cli.configuration.server import Configured, read_server
 from ratelimit_service.cli.confirm import Yes, confirm
 from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded, report_errors
 from ratelimit_service.cli.escaped import escaped
@@ -46,8 +46,9 @@ def apply(
     with report_errors():
         wanted = read_configuration(file)
     with connect(server, token, dry_run=dry_run) as client:
-        found = compare(wanted, read_server(client), datetime.now(UTC))
-        for note in found.notes:
+        there = read_server(client)
+        found = compare(wanted, there, datetime.now(UTC))
+        for note in (*found.notes, *(found.unpruned if prune else ())):
             typer.echo(escaped(note), err=True)
         changes = [*found.changes, *(found.only_there if prune else ())]
         if not changes:
@@ -58,7 +59,7 @@ def apply(
             _show(changes, needed)
             return
         _confirm(found, needed, prune=prune, yes=yes)
-        _make_all(client, changes, needed, yes=yes)
+        _make_all(client, changes, needed, _unused(changes, there) if not yes else None)
     typer.echo(f"{len(changes):,} changes were made, {found.same:,} documents were as on the server already")
 
 
@@ -113,13 +114,30 @@ def _confirm(found: Comparison, needed: Mapping[str, ConfirmationNeeded], *, pru
         confirm(lines, _ASK, yes=yes)
 
 
+def _unused(changes: Sequence[Change], there: Configured) -> frozenset[str]:
+    """The keys that CHANGES create, and the subjects that have no others: nobody has a secret of them yet."""
+    keys = [change.item.key for change in changes if change.old is None and change.item.kind is Kind.KEY]
+    others = {item.key.subject for item in there.items.values() if item.kind is Kind.KEY}
+    return frozenset(f"keys/{key.key_id}" for key in keys) | {
+        f"subjects/{key.subject}" for key in keys if key.subject not in others
+    }
+
+
 def _make_all(
-    client: Client, changes: Sequence[Change], needed: Mapping[str, ConfirmationNeeded], *, yes: bool
+    client: Client,
+    changes: Sequence[Change],
+    needed: Mapping[str, ConfirmationNeeded],
+    unused: frozenset[str] | None,
 ) -> None:
-    """Make the changes, and print each. Raises CommandError, which says what was not made."""
+    """Make the changes, and print each. Raises CommandError, which says what was not made.
+
+    What has to be confirmed, and was not because that shows only now, is made for targets that are UNUSED, or for all
+    if that is None.
+    """
     for made, change in enumerate(changes):
+        of_override = target_of(change.item.set_for) if change.item.kind is Kind.OVERRIDE else ""
         try:
-            _make_confirmed(client, change, needed.get(change.name), yes=yes)
+            _make_confirmed(client, change, needed.get(change.name), yes=unused is None or of_override in unused)
         except CommandError as error:
             rest = [f"  {other.line}" for other in changes[made:]]
             lines = [f"{change.name}: {error.lines[0]}", *error.lines[1:]]

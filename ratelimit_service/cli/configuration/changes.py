@@ -52,11 +52,13 @@ class Comparison:
     """The changes in the order in which they are made; what is on the server alone; and what is left as it is, and why.
 
     Of a kind of which the files have nothing, nothing is in `only_there`: who keeps plans in files may not keep keys.
+    `unpruned` says so of each such kind.
     """
 
     changes: Sequence[Change]
     only_there: Sequence[Change]
     notes: Sequence[str]
+    unpruned: Sequence[str]
     same: int
 
 
@@ -81,9 +83,8 @@ def compare(wanted: Iterable[Item], there: Configured, now: datetime) -> Compari
             changes.append(Change(old, new))
     extra = [Change(item, None) for name, item in there.items.items() if name not in named]
     only_there = [change for change in extra if change.item.kind in kinds]
-    notes += _left_alone(extra, kinds)
     only_there.sort(key=lambda change: -_ORDER.index(change.item.kind))
-    return Comparison(changes, only_there, notes, same)
+    return Comparison(changes, only_there, notes, _unpruned(extra, kinds), same)
 
 
 def _obstacle(item: Item, old: Item | None, there: Configured, now: datetime) -> str:
@@ -116,7 +117,7 @@ def _completed(item: Item, old: Item | None) -> Item:
     return Item(item.kind, key, item.etag, item.place)
 
 
-def _left_alone(extra: Iterable[Change], kinds: set[Kind]) -> list[str]:
+def _unpruned(extra: Iterable[Change], kinds: set[Kind]) -> list[str]:
     counts: dict[Kind, int] = {}
     for change in extra:
         if change.item.kind not in kinds:
