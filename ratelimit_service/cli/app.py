@@ -82,9 +82,8 @@ class Commands(TyperGroup):
         del ctx
         return list(self.entries)
 
-    def get_command(self, ctx: object, cmd_name: str) -> Any:  # noqa: ANN401  the type is in a private module of typer
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  the types are in a private module of typer
         """Import a command. None if there is no command of this name."""
-        del ctx
         if cmd_name not in self.entries:
             return None
         module, _, attribute = self.entries[cmd_name].place.partition(":")
@@ -94,12 +93,12 @@ class Commands(TyperGroup):
             single.command(cmd_name)(found)
             found = single
         command = typer.main.get_command(found)
-        convert_lazily(command)
+        convert_lazily(command, ctx)
         return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  as above
         """Read the options before the command."""
-        convert_lazily(self)
+        convert_lazily(self, ctx)
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above

@@ -23,14 +23,14 @@ class AsItIs:
         return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
 
 
-def convert_lazily(command: Any) -> None:  # noqa: ANN401  typer's types are private
-    """Have COMMAND, and all commands in it, import what converts values only for those that need it.
+def convert_lazily(command: Any, ctx: Any) -> None:  # noqa: ANN401  typer's types are private
+    """Have COMMAND, called in CTX, and all commands in it, import what converts values only for those that need it.
 
     This reaches into typer; where a version of it has no such conversion, nothing is changed. A test counts what is
     imported.
     """
-    for param in command.params:
+    for param in command.get_params(ctx):
         if getattr(param, "_runtime_param", param) is None:
             param._runtime_param = AsItIs()  # noqa: SLF001  see above
     for below in getattr(command, "commands", {}).values():
-        convert_lazily(below)
+        convert_lazily(below, ctx)

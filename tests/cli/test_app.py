@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from fixtures.dev_server import PROGRAM
 from ratelimit_service.cli.app import Commands
@@ -28,7 +29,8 @@ def test_help_lists_every_command(arguments: list[str]) -> None:
 @pytest.mark.parametrize("name", Commands.entries)
 def test_a_command_is_listed_as_it_describes_itself(name: str) -> None:
     """The summary in the list of commands is the beginning of the command's own help."""
-    own = Commands().get_command(None, name)
+    group = Commands()
+    own = group.get_command(typer.Context(group), name)
     assert " ".join(own.help.split()).startswith(Commands.entries[name].summary)
 
 
