@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from difflib import unified_diff
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -22,17 +22,24 @@ from ratelimit_service.cli.yaml_text import yaml_text
 _COLOURS: Final = {"+": typer.colors.GREEN, "-": typer.colors.RED, "@": typer.colors.CYAN}
 
 
-def diff(*, file: Files, server: Server = None, token: Token = None) -> None:
+def diff(
+    *,
+    file: Files,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also show what is in no file, which `apply --prune` would remove.")
+    ] = False,
+    server: Server = None,
+    token: Token = None,
+) -> None:
     """Show how the configuration on the server differs from files. Exits with 1 if it does, 0 if not. Changes nothing.
 
-    What `apply` would add has a +, what it would take away a -. What is on the server alone is shown too, if the files
-    have others of its kind; only `apply --prune` removes it. Needs role viewer.
+    What `apply` would add has a +, what it would take away a -. Needs role viewer.
     """
     with connect(server, token) as client:
         found = compare(read_configuration(file), read_server(client), datetime.now(UTC))
-    for note in found.notes:
+    for note in (*found.notes, *(found.unpruned if prune else ())):
         typer.echo(escaped(note), err=True)
-    different = [*found.changes, *found.only_there]
+    different = [*found.changes, *(found.only_there if prune else ())]
     for change in different:
         for line in difference(change):
             typer.echo(coloured(escaped(line), _COLOURS.get(line[:1], typer.colors.RESET)))
