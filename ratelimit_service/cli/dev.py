@@ -21,6 +21,7 @@ from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName, Workers, serve_until_stopped
 from ratelimit_service.cli.target import dialable
+from ratelimit_service.data_dir import DEFAULT_DATA_DIR
 from ratelimit_service.devstores.private_files import make_private_folder
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError, make_folder
@@ -185,6 +186,6 @@ def _command(settings: Settings) -> str:
     """This command as it was called, so that the line works in any shell on this folder."""
     program = Path(sys.argv[0])
     shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
-    if settings.data_dir != Settings.model_fields["data_dir"].default:
+    if settings.data_dir != DEFAULT_DATA_DIR:
         return f"RATELIMIT_DATA_DIR={shlex.quote(str(settings.data_dir))} {shlex.quote(shown)}"
     return shlex.quote(shown)

@@ -77,6 +77,9 @@ class ManageRules:
 
     async def __call__(self, request: ManageRulesRequest, caller: Caller) -> ManageRulesResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
+        if request.validate_only:
+            request.validate_only = False
+            return await ManageRules(self._rules.rehearsal(), self._previews)(request, caller)
         action = request.WhichOneof("action")
         check_role(caller, action)
         if action is None:
