@@ -44,13 +44,13 @@ class ExamplesTest {
         tomcat.setPort(0);
         tomcat.getConnector();
         Context context = tomcat.addContext("", null);
-        Tomcat.addServlet(context, "hello", new HttpServlet() {
+        HttpServlet hello = new HttpServlet() {
             @Override
             protected void doGet(HttpServletRequest request, HttpServletResponse response) throws IOException {
                 response.getWriter().write("hello");
             }
-        });
-        context.addServletMappingDecoded("/", "hello");
+        };
+        Tomcat.addServlet(context, "hello", hello).addMapping("/");
         context.addServletContainerInitializer((classes, servletContext) -> {
             Examples.context = servletContext;
             try {

@@ -62,6 +62,9 @@ final class Target {
         if (!parts.matches()) {
             return "put the IPv6 address in brackets";
         }
+        if (parts.group(1).indexOf('_') >= 0) {
+            return "gRPC for Java resolves no name with \"_\" in it";
+        }
         String port = parts.group(2) == null ? "" : parts.group(2);
         if (parts.group(1).isEmpty()) {
             return "it has no host";

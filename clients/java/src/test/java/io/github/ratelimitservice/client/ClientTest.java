@@ -307,14 +307,14 @@ class ClientTest {
         Set<String> peers = Collections.synchronizedSet(new HashSet<>());
         try (ScriptedServer closing = new ScriptedServer(
                         Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
-                                .maxConnectionAge(20, TimeUnit.MILLISECONDS)
+                                .maxConnectionAge(1, TimeUnit.SECONDS)
                                 .maxConnectionAgeGrace(10, TimeUnit.SECONDS));
                 RateLimitClient client = client(closing.target())) {
-            for (int i = 0; i < 100; i++) {
+            for (int i = 0; i < 200; i++) {
                 closing.script(ALLOW);
                 assertEquals(Optional.empty(), client.check(ORDER).failure());
                 peers.add(closing.attempts().get(0).peer());
-                Thread.sleep(2);
+                Thread.sleep(10);
             }
         }
         assertTrue(peers.size() > 4, "the calls came over only " + peers.size() + " connections: none was replaced");

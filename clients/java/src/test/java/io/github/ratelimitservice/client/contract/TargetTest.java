@@ -23,12 +23,16 @@ class TargetTest {
     @MethodSource("cases")
     void target(JsonObject one) {
         String target = one.get("target").getAsString();
-        if (one.get("problem").isJsonNull()) {
+        String problem = one.get("problem").isJsonNull() ? "" : one.get("problem").getAsString();
+        if (target.contains("_")) {
+            problem = "gRPC for Java resolves no name with \"_\" in it"; // unlike the other languages
+        }
+        if (problem.isEmpty()) {
             RateLimitClient.create(target).close();
             return;
         }
         Exception thrown = assertThrows(IllegalArgumentException.class, () -> RateLimitClient.create(target));
-        String expected = "target is " + JSON.toJson(target) + ": " + one.get("problem").getAsString()
+        String expected = "target is " + JSON.toJson(target) + ": " + problem
                 + "; it must be host:port, such as \"localhost:50051\", dns:///host:port or unix:path";
         assertEquals(expected, thrown.getMessage());
     }

@@ -46,8 +46,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
-import java.util.logging.Level;
-import java.util.logging.Logger;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -67,13 +65,11 @@ class RateLimitInterceptorTest {
     private final ScriptedServer limiter = new ScriptedServer();
     private final RateLimitClient client =
             RateLimitClient.builder(limiter.target()).deadline(Duration.ofSeconds(10)).build();
-    private final Logger logger = Logger.getLogger(RateLimitInterceptor.class.getName());
     private Server guarded;
     private ManagedChannel channel;
 
     @BeforeEach
     void start() throws IOException {
-        logger.setLevel(Level.OFF); // what is logged is meant to be
         guard(new RateLimitInterceptor(client));
     }
 

@@ -13,23 +13,20 @@ import java.net.http.HttpResponse;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
-import java.util.logging.Level;
-import java.util.logging.Logger;
 import org.apache.catalina.Context;
 import org.apache.catalina.LifecycleException;
+import org.apache.catalina.Wrapper;
 import org.apache.catalina.startup.Tomcat;
 import org.apache.tomcat.util.descriptor.web.FilterDef;
 import org.apache.tomcat.util.descriptor.web.FilterMap;
+import org.apache.tomcat.util.modeler.Registry;
 
 /** An application in Tomcat that responds with `hello` to what a filter lets through. */
 public final class Site implements AutoCloseable {
     private static final HttpClient HTTP = HttpClient.newHttpClient();
 
-    /** Kept, since loggers are collected. What Tomcat logs of an error of configuration is meant to be an error. */
-    private static final Logger TOMCAT = Logger.getLogger("org.apache");
-
     static {
-        TOMCAT.setLevel(Level.OFF);
+        Registry.disableRegistry(); // several Tomcats at once would have the same names there
     }
 
     private final Tomcat tomcat = new Tomcat();
@@ -53,9 +50,9 @@ public final class Site implements AutoCloseable {
             mapping.setDispatcher(type.name());
         }
         context.addFilterMap(mapping);
-        Tomcat.addServlet(context, "hello", new Hello());
-        context.addServletMappingDecoded("/", "hello");
-        context.addServletMappingDecoded("/v2/orders/*", "hello");
+        Wrapper servlet = Tomcat.addServlet(context, "hello", new Hello());
+        servlet.addMapping("/");
+        servlet.addMapping("/v2/orders/*");
         tomcat.start();
     }
 
