@@ -38,7 +38,9 @@ def _members(name: str, source: str) -> set[str]:
     if re.search(rf"^public enum {name}\b", source, re.MULTILINE):
         return set(re.findall(r"^    ([A-Z][A-Z_]*)[,;]?$", source, re.MULTILINE))
     modifier = "" if re.search(rf"^public interface {name}\b", source, re.MULTILINE) else "public "
-    methods = re.findall(rf"^    {modifier}(?:static )?(?:<\w+> )?(?!return\b)[\w<>\[\], ?.]+ (\w+)\(", source, re.MULTILINE)
+    methods = re.findall(
+        rf"^    {modifier}(?:static )?(?:<\w+> )?(?!return\b)[\w<>\[\], ?.]+ (\w+)\(", source, re.MULTILINE
+    )
     types = re.findall(r"^    (?:public static final class|enum) (\w+)", source, re.MULTILINE)
     found = {*components, *methods, *types} - _FRAMEWORKS - _CONSTRUCTORS
     changed = {one for one in found if re.match(r"with[A-Z]", one)}

@@ -10,8 +10,8 @@ final class Target {
     private static final List<String> LEFT_TO_GRPC = List.of("xds:", "google-c2p:");
 
     private static final String SOCKET = "unix:";
-    private static final Pattern DNS = Pattern.compile("dns:(//[^/]*/)?");
-    private static final Pattern OTHER_SCHEME = Pattern.compile("[A-Za-z][A-Za-z0-9+.-]*://");
+    private static final Pattern DNS = Pattern.compile("^dns:(//[^/]*/)?");
+    private static final Pattern OTHER_SCHEME = Pattern.compile("^[A-Za-z][A-Za-z0-9+.-]*://");
     private static final Pattern BLANK = Pattern.compile("[\\s\\x00-\\x1f\\x7f]");
     private static final Pattern NOT_OF_A_HOST = Pattern.compile("[/?#@\\\\]");
     private static final Pattern HOST_AND_PORT = Pattern.compile("(\\[[^\\[\\]]+\\]|[^:\\[\\]]*)(?::([^:\\[\\]]*))?");
@@ -41,11 +41,11 @@ final class Target {
             return "";
         }
         Matcher dns = DNS.matcher(target);
-        if (dns.lookingAt()) {
+        if (dns.find()) {
             return problemOfHostAndPort(target.substring(dns.end()));
         }
         Matcher other = OTHER_SCHEME.matcher(target);
-        return other.lookingAt()
+        return other.find()
                 ? "leave out \"" + other.group() + "\" (TLS is the option tls)"
                 : problemOfHostAndPort(target);
     }

@@ -143,7 +143,7 @@ class ClientTest {
         }
     }
 
-    /** What is wrong with a name that does not exist is said. */
+    /** A name that does not exist is named as what is wrong. */
     @Test
     void unknownName() {
         try (RateLimitClient client = client("no-such-host.invalid:50051")) {
