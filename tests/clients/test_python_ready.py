@@ -89,7 +89,7 @@ def test_a_refused_connection(ready: Ready) -> None:
 def test_a_name_that_does_not_exist(ready: Ready) -> None:
     """A name that cannot be resolved is named as that."""
     wrong = "its name cannot be resolved. Check its spelling, and the DNS of this machine"
-    _verify(ready("nowhere.invalid:1", 1), grpc.StatusCode.UNAVAILABLE, "nowhere.invalid:1", wrong)
+    _verify(ready("nowhere.invalid:1", 0.5), grpc.StatusCode.UNAVAILABLE, "nowhere.invalid:1", wrong)
 
 
 def test_a_certificate_that_is_not_trusted(ready: Ready, with_tls: ScriptedServer) -> None:
@@ -99,14 +99,14 @@ def test_a_certificate_that_is_not_trusted(ready: Ready, with_tls: ScriptedServe
         "the TLS handshake failed. Check the option tls: "
         "that both sides use TLS, and that the client trusts the certificate"
     )
-    _verify(ready(target, 1, tls=True), grpc.StatusCode.UNAVAILABLE, target, wrong)
+    _verify(ready(target, 0.5, tls=True), grpc.StatusCode.UNAVAILABLE, target, wrong)
 
 
 def test_a_client_without_tls_at_a_server_with_it(ready: Ready, with_tls: ScriptedServer) -> None:
     """The server closes the connection, and TLS is named as what may be missing."""
     target = f"localhost:{with_tls.port}"
     wrong = "it closes the connection. If it has TLS, set the option tls"
-    _verify(ready(target, 1), grpc.StatusCode.UNAVAILABLE, target, wrong)
+    _verify(ready(target, 0.5), grpc.StatusCode.UNAVAILABLE, target, wrong)
 
 
 def test_a_client_with_tls_at_a_server_without_it(ready: Ready, scripted: ScriptedServer) -> None:
@@ -115,7 +115,7 @@ def test_a_client_with_tls_at_a_server_without_it(ready: Ready, scripted: Script
         "the TLS handshake failed. Check the option tls: "
         "that both sides use TLS, and that the client trusts the certificate"
     )
-    _verify(ready(scripted.target, 1, tls=True), grpc.StatusCode.UNAVAILABLE, scripted.target, wrong)
+    _verify(ready(scripted.target, 0.5, tls=True), grpc.StatusCode.UNAVAILABLE, scripted.target, wrong)
 
 
 def test_a_server_that_never_accepts(ready: Ready, scripted: ScriptedServer) -> None:

@@ -26,17 +26,17 @@ func (c *clock) Now() time.Time { return c.now }
 
 // runner runs one case.
 type runner struct {
-	server    *scripted.Server
-	target    string
-	client    *ratelimit.Client
-	site      *httptest.Server
-	clock     *clock
+	server *scripted.Server
+	target string
+	client *ratelimit.Client
+	site   *httptest.Server
+	clock  *clock
 	// hasCallback is whether failures are reported to the callback, and not logged.
 	hasCallback bool
 	callbacks   atomic.Uint64
-	metrics   *recordedMetrics
-	warnings  *warnings
-	usedIDs   map[string]bool
+	metrics     *recordedMetrics
+	warnings    *warnings
+	usedIDs     map[string]bool
 	// reservation is the one that steps settle and extend.
 	reservation *ratelimit.Reservation
 }

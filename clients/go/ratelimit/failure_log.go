@@ -78,6 +78,8 @@ func advice(failure *Error) string {
 		return "Check that the service runs there and can be reached; the client's ready() names the cause"
 	case failure.Code == codes.DeadlineExceeded:
 		return "No answer within the deadline: check the load of the service and the network, or raise the deadline"
+	case failure.Code == codes.Unauthenticated, failure.Code == codes.PermissionDenied:
+		return "Check the option token"
 	case failure.Code == codes.NotFound:
 		return "The hold had ended: extend it, or reserve with a longer one"
 	}

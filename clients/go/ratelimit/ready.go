@@ -79,7 +79,7 @@ var noConnection = []struct {
 }{
 	{regexp.MustCompile(`(?i)refused`), "the connection is refused. Check the port, and that the service runs there"},
 	{
-		regexp.MustCompile(`(?i)lookup|resol|no such host`),
+		regexp.MustCompile(`(?i)lookup|resol|no such host|no children to pick from`),
 		"its name cannot be resolved. Check its spelling, and the DNS of this machine",
 	},
 	{

@@ -34,12 +34,12 @@ func TestWhatIsWrong(t *testing.T) {
 	closed := listening(t)
 	_ = closed.Close()
 	certified := httptest.NewTLSServer(nil)
-	defer certified.Close()
+	t.Cleanup(certified.Close)
 	secured, err := scripted.Start(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: certified.TLS.Certificates})))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer secured.Stop()
+	t.Cleanup(secured.Stop)
 	plain, _ := start(t)
 	encrypted := ratelimit.WithTLS(nil)
 	const handshake = "the TLS handshake failed. " +

@@ -43,7 +43,7 @@ export class Connection {
 
   /** Resolves once it is up, or could not be connected. */
   async first(): Promise<void> {
-    await this.open().then((session) => session.confirmed, ignore);
+    await this.open().catch(ignore);
   }
 
   /** Opens a stream, for connect-node's transport. */

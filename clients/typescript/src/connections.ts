@@ -38,12 +38,7 @@ export class Connections implements Transport {
   private isClosed = false;
 
   /** @param target host and port: `localhost:50051`. */
-  constructor(
-    target: string,
-    count: number,
-    connectTimeoutMs: number,
-    tls: ClientOptions["tls"],
-  ) {
+  constructor(target: string, count: number, connectTimeoutMs: number, tls: ClientOptions["tls"]) {
     this.connectBy = performance.now() + connectTimeoutMs;
     const connectMs = Math.max(MIN_CONNECT_MS, connectTimeoutMs);
     const baseUrl = `${tls === undefined ? "http" : "https"}://${target}`;

@@ -52,6 +52,9 @@ function adviceOn(error: RateLimitError): string {
         : "Check that the service runs there and can be reached; the client's ready() names the cause";
     case "DEADLINE_EXCEEDED":
       return "No answer within the deadline: check the load of the service and the network, or raise the deadline";
+    case "UNAUTHENTICATED":
+    case "PERMISSION_DENIED":
+      return "Check the option token";
     case "NOT_FOUND":
       return "The hold had ended: extend it, or reserve with a longer one";
     default:

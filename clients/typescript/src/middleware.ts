@@ -36,7 +36,13 @@ export async function checkRequest<R>(
   options: MiddlewareOptions<R>,
   defaults: { key: (request: R) => string | undefined; resource: (request: R) => string },
 ): Promise<Checked> {
-  const { key = defaults.key, resource = defaults.resource, cost = costOfOne, skip = never, headerStyle = "ietf" } = options;
+  const {
+    key = defaults.key,
+    resource = defaults.resource,
+    cost = costOfOne,
+    skip = never,
+    headerStyle = "ietf",
+  } = options;
   if (skip(request)) {
     return { headers: {} };
   }

@@ -14,12 +14,8 @@ export class Session {
   private streams = 0;
   private receivedAt = 0;
   private pinging = false;
-  /** Resolves once the server has sent its settings, which every server does first, or the session has ended. */
-  readonly confirmed: Promise<void>;
 
-  private constructor(private readonly http: http2.ClientHttp2Session) {
-    this.confirmed = new Promise((resolve) => http.once("remoteSettings", () => resolve()).once("close", resolve));
-  }
+  private constructor(private readonly http: http2.ClientHttp2Session) {}
 
   /**
    * Connects. Rejects with UNAVAILABLE if that fails or takes too long.
@@ -43,7 +39,9 @@ export class Session {
         reject(unavailable(`cannot connect to ${authority}: the connection was closed`));
       });
       http.on("goaway", () => (session.usable = false));
-      http.on("connect", () => {
+      // Not on "connect": a listening socket, a proxy that is overloaded and a server with TLS connect, too. What every server
+      // of HTTP/2 sends first is its settings.
+      http.once("remoteSettings", () => {
         clearTimeout(timer);
         session.usable = true;
         session.receivedAt = performance.now();

@@ -87,7 +87,9 @@ async function testInEmptyProject(folder: string, service: DevService): Promise<
   const own = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as {
     devDependencies: Record<string, string>;
   };
-  const others = ["express", "@types/express", "@types/node", "@opentelemetry/api"].map((name) => `${name}@${own.devDependencies[name]}`);
+  const others = ["express", "@types/express", "@types/node", "@opentelemetry/api"].map(
+    (name) => `${name}@${own.devDependencies[name]}`,
+  );
   npm("install", "--silent", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`, ...others);
   const lines = /```ts\n((?:.*\n){3})```/.exec(readFileSync(join(PACKAGE, "README.md"), "utf8"))?.[1];
   assert.ok(lines, "the README's first lines of TypeScript are three");

@@ -23,6 +23,8 @@ _ADVICE = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (
         "No answer within the deadline: check the load of the service and the network, or raise the deadline"
     ),
+    grpc.StatusCode.UNAUTHENTICATED: "Check the option token",
+    grpc.StatusCode.PERMISSION_DENIED: "Check the option token",
     grpc.StatusCode.NOT_FOUND: "The hold had ended: extend it, or reserve with a longer one",
 }
 

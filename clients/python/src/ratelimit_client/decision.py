@@ -130,7 +130,7 @@ class Decision:
     @property
     def degraded(self) -> bool:
         """Whether the limits' state was not available: the client decided, or the service did without its store."""
-        return self._message.source == Source.DEGRADED
+        return self.source is Source.DEGRADED
 
     @property
     def key_id(self) -> str:
