@@ -73,6 +73,7 @@ final class FailureLog {
             case UNAVAILABLE -> "Check that the service runs there and can be reached; the client's ready() names the cause";
             case DEADLINE_EXCEEDED -> "No answer within the deadline: check the load of the service and the network,"
                     + " or raise the deadline";
+            case UNAUTHENTICATED, PERMISSION_DENIED -> "Check the option token";
             case NOT_FOUND -> "The hold had ended: extend it, or reserve with a longer one";
             default -> "See the log of the service";
         };

@@ -19,8 +19,8 @@ import java.util.regex.Pattern;
 final class Consumer {
     private static final Pattern EXAMPLE = Pattern.compile("```java\\n(.*?)```", Pattern.DOTALL);
 
-    /** What the build of the client passes on: see `systemPropertyVariables` of the pom. */
-    private final String version = System.getProperty("client.version");
+    /** A version of its own, so that what is used is what was built, and not what was installed before. */
+    private final String version = System.getProperty("client.version") + "-built";
 
     private final Path folder;
 
@@ -80,7 +80,10 @@ final class Consumer {
                 Path.of("published", "io", "github", "ratelimitservice", "ratelimit-service-client", version));
         Files.createDirectories(at);
         Files.copy(Path.of(System.getProperty("client.jar")), at.resolve(name + ".jar"));
-        Files.copy(Path.of("pom.xml"), at.resolve(name + ".pom"));
+        String pom = Files.readString(Path.of("pom.xml"));
+        String own = "\n  <version>" + System.getProperty("client.version") + "</version>\n";
+        assertTrue(pom.contains(own), "the pom has the version of the project");
+        Files.writeString(at.resolve(name + ".pom"), pom.replace(own, "\n  <version>" + version + "</version>\n"));
     }
 
     private void write(String template, String file, Map<String, String> values) throws IOException {
