@@ -16,14 +16,17 @@ final class Connection {
     /** Completes when it was up for the first time, could not be connected, or has taken too long. */
     private final CompletableFuture<Void> tried = new CompletableFuture<>();
 
-    /** Starts to connect. */
-    Connection(ManagedChannel channel, ClientInterceptor authorization, long connectTimeoutNanos) {
+    Connection(ManagedChannel channel, ClientInterceptor authorization) {
         this.channel = channel;
         this.authorized = ClientInterceptors.intercept(channel, authorization);
-        if (connectTimeoutNanos == 0) {
+    }
+
+    /** Starts to connect. With a timeout of 0 no call waits for that. */
+    void begin(long timeoutNanos) {
+        if (timeoutNanos == 0) {
             endFirst();
         }
-        tried.completeOnTimeout(null, connectTimeoutNanos, TimeUnit.NANOSECONDS);
+        tried.completeOnTimeout(null, timeoutNanos, TimeUnit.NANOSECONDS);
         watchFirst();
     }
 

@@ -48,7 +48,6 @@ final class Connections extends Channel {
             headers.put(AUTHORIZATION, "Bearer " + options.token());
         }
         ClientInterceptor authorization = MetadataUtils.newAttachHeadersInterceptor(headers);
-        long timeout = TimeUnit.NANOSECONDS.convert(options.connectTimeout());
         List<Connection> all = new ArrayList<>(options.connections());
         for (int i = 0; i < options.connections(); i++) {
             ManagedChannel channel = Grpc.newChannelBuilder(target, options.tls())
@@ -60,8 +59,10 @@ final class Connections extends Channel {
                     // Never: after a quiet night, too, the deadline of a call may be shorter than a handshake.
                     .idleTimeout(Long.MAX_VALUE, TimeUnit.DAYS)
                     .build();
-            all.add(new Connection(channel, authorization, timeout));
+            all.add(new Connection(channel, authorization));
         }
+        long timeout = TimeUnit.NANOSECONDS.convert(options.connectTimeout());
+        all.forEach(connection -> connection.begin(timeout)); // all at once, and not while others are still made
         return new Connections(List.copyOf(all));
     }
 

@@ -84,7 +84,7 @@ class ServiceIT {
     @Test
     @Order(2)
     void repeated() throws Exception {
-        Thread.sleep(1000);
+        Thread.sleep(500);
         CheckRequest order = order().withCost(2).withRequestId("java-e2e-1");
         Decision first = client.check(order);
         assertTrue(first.allowed());
@@ -111,7 +111,7 @@ class ServiceIT {
     @Test
     @Order(4)
     void reservationAndBatch() throws Exception {
-        Thread.sleep(2100);
+        Thread.sleep(1500);
         ReserveRequest request = ReserveRequest.of(service.apiKey(), "orders.create", 10, Duration.ofSeconds(30));
         try (Reservation reservation = client.reserve(request)) {
             assertTrue(reservation.allowed(), () -> reservation.decision().toString());
