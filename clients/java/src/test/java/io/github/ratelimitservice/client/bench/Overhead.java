@@ -27,9 +27,9 @@ import java.util.concurrent.TimeUnit;
  * same calls with the same deadline over one connection, alternating; the result is the median of the rounds.
  */
 public final class Overhead {
-    private static final int ROUNDS = 21;
-    private static final int CALLS = 2000;
-    private static final int WARM_UP = 20_000;
+    private static final int ROUNDS = 15;
+    private static final int CALLS = 1000;
+    private static final int WARM_UP = 10_000;
     private static final Duration DEADLINE = Duration.ofSeconds(5);
     private static final String KEY = "rlk_test_1_x";
     private static final String RESOURCE = "orders.create";
