@@ -121,7 +121,10 @@ def test_a_client_with_tls_at_a_server_without_it(ready: Ready, scripted: Script
 def test_a_server_that_never_accepts(ready: Ready, scripted: ScriptedServer) -> None:
     """A connection that never comes up is no answer."""
     proxy = LateProxy(scripted.port, None)
-    wrong = "no answer. Check that the service runs there, and that no firewall is in the way"
+    wrong = (
+        "no answer. Check that the service runs there, that no firewall is in the way, "
+        "and that both sides use TLS or neither"
+    )
     _verify(ready(proxy.target, 0.5), grpc.StatusCode.DEADLINE_EXCEEDED, proxy.target, wrong)
     proxy.close()
 

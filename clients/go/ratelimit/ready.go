@@ -99,7 +99,7 @@ func whatIsWrong(failure *Error) string {
 		}
 		return "it cannot be reached. Check the target and the network"
 	case failure.Code == codes.DeadlineExceeded:
-		return "no answer. Check that the service runs there, and that no firewall is in the way"
+		return "no answer. Check that the service runs there, that no firewall is in the way, and that both sides use TLS or neither"
 	case failure.isFailure():
 		return "the service fails. See its log"
 	case failure.Code == codes.Unauthenticated:

@@ -63,7 +63,7 @@ func TestWhatIsWrong(t *testing.T) {
 			secured.Address(), "it closes the connection. If it has TLS, set the option tls", codes.Unavailable, nil,
 		},
 		"never accepts": {
-			listening(t).Addr().String(), "no answer. Check that the service runs there, and that no firewall is in the way",
+			listening(t).Addr().String(), "no answer. Check that the service runs there, that no firewall is in the way, and that both sides use TLS or neither",
 			codes.DeadlineExceeded, nil,
 		},
 	} {

@@ -83,7 +83,7 @@ function whatIsWrong(error: RateLimitError): string {
   }
   switch (error.code) {
     case "DEADLINE_EXCEEDED":
-      return "no answer. Check that the service runs there, and that no firewall is in the way";
+      return "no answer. Check that the service runs there, that no firewall is in the way, and that both sides use TLS or neither";
     case "UNAUTHENTICATED":
       return "the service rejects the token. Check the option token";
     case "PERMISSION_DENIED":

@@ -75,7 +75,8 @@ describe("ready", () => {
 
   it("names a server that does not answer", async () => {
     const proxy = await LateProxy.to(server.target, null);
-    const wrong = "no answer. Check that the service runs there, and that no firewall is in the way";
+    const wrong =
+      "no answer. Check that the service runs there, that no firewall is in the way, and that both sides use TLS or neither";
     await rejects(proxy.target, "DEADLINE_EXCEEDED", wrong);
     proxy.close();
   });

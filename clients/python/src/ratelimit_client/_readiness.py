@@ -25,7 +25,8 @@ _NO_CONNECTION = {
 """What is wrong, by words in what gRPC reports."""
 _WRONG = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (
-        "no answer. Check that the service runs there, and that no firewall is in the way"
+        "no answer. Check that the service runs there, that no firewall is in the way, "
+        "and that both sides use TLS or neither"
     ),
     grpc.StatusCode.UNAUTHENTICATED: "the service rejects the token. Check the option token",
     grpc.StatusCode.PERMISSION_DENIED: "the token may not check limits. Use one of role gateway",

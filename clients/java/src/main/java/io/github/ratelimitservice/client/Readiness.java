@@ -82,7 +82,8 @@ final class Readiness {
     private static String whatIsWrong(RateLimitException error) {
         return switch (error.code()) {
             case UNAVAILABLE -> error.reason().isEmpty() ? whatIsWrongWithTheConnection(error) : SERVICE_FAILS;
-            case DEADLINE_EXCEEDED -> "no answer. Check that the service runs there, and that no firewall is in the way";
+            case DEADLINE_EXCEEDED -> "no answer. Check that the service runs there, that no firewall is in the way,"
+                    + " and that both sides use TLS or neither";
             case UNAUTHENTICATED -> "the service rejects the token. Check the option token";
             case PERMISSION_DENIED -> "the token may not check limits. Use one of role gateway";
             case UNIMPLEMENTED -> "what answers there is not the rate limit service. Check the target";
