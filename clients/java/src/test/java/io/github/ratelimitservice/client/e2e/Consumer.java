@@ -65,7 +65,7 @@ final class Consumer {
                 .redirectOutput(output.toFile());
         build.environment().putAll(Map.of("TARGET", target, "API_KEY", apiKey));
         Process process = build.start();
-        boolean hasEnded = process.waitFor(100, TimeUnit.SECONDS);
+        boolean hasEnded = process.waitFor(240, TimeUnit.SECONDS);
         process.destroy();
         String printed = Files.readString(output);
         assertTrue(hasEnded && process.exitValue() == 0, () -> "mvn in " + folder + ":\n" + printed);
