@@ -1,4 +1,4 @@
-"""The public names of the three clients, their members, options and defaults, read from the code itself.
+"""The public names of the Python, Go and TypeScript clients, their members, options and defaults, read from the code.
 
 Python is imported and inspected. Go and TypeScript are parsed, which needs no toolchain: gofmt and prettier, which
 their tests run, leave one way to lay out a declaration.
