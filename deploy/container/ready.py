@@ -1,6 +1,6 @@
 """The health check of the image: exits with 0 if the server of this container serves, by /readyz, else with 1.
 
-Prints what /readyz answered: `ready`, or `degraded: ...` with the reason, which is healthy too, since calls are decided.
+Prints what /readyz answered: `ready`, or `degraded: ...` with the reason, which is healthy too: calls are decided.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The image, built and run: read-only, as its own user, on a real Postgres and Valkey outside of it.
 
-Not part of `make test`, since it takes minutes and programs that `make test-deploy` installs. There is no registry to take
-the base from: it is made from the packages of the system's own distribution.
+Not part of `make test`, since it takes minutes and programs that `make test-deploy` installs. No registry is needed: the
+base is made from packages of Debian.
 """
 
 import json
@@ -171,7 +171,7 @@ def healthy(podman: Podman, name: str) -> bool:
 def test_the_image_is_small_and_says_what_it_is(podman: Podman, image: str) -> None:
     """Its size, labels, user, and entry point; no environment variable of the build, and no pip, is left in it."""
     (found,) = json.loads(podman("image", "inspect", image))
-    print(f"\nimage: {found['Size'] / 1e6:.0f} MB")
+    print(f"\nimage: {found['Size'] / 1e6:.0f} MB")  # noqa: T201  the figures of `make test-deploy`
     assert found["Size"] < MAX_MB * 1e6
     config = found["Config"]
     assert config["Labels"]["org.opencontainers.image.version"] == VERSION
@@ -196,9 +196,7 @@ def test_it_does_not_start_in_plain_text(podman: Podman, image: str, options: li
     assert "tokens and keys are sent to it in plain text" in message
 
 
-def test_a_decision(
-    podman: Podman, container: str, environment: dict[str, str], tokens: dict[str, str]
-) -> None:
+def test_a_decision(podman: Podman, container: str, environment: dict[str, str], tokens: dict[str, str]) -> None:
     """A key is made by the command line in the container, and its calls decided over gRPC from outside.
 
     Nothing is written but to /tmp, by no user but the image's. SIGTERM drains, and ends it with 0.
@@ -229,7 +227,7 @@ def test_a_decision(
     assert users == {"65532"}
     used = podman("exec", container, "du", "-sk", "/tmp").split()[0]
     memory = memory_mb(podman, container)
-    print(f"\n{container}: {int(used) / 1024:.1f} MiB in /tmp, {memory:.0f} MiB of memory")
+    print(f"\n{container}: {int(used) / 1024:.1f} MiB in /tmp, {memory:.0f} MiB of memory")  # noqa: T201
     assert int(used) < 32 * 1024
     refused = podman("exec", container, "sh", "-c", "touch /opt/x /run/x 2>&1; ls -A /tmp", check=False)
     assert refused.count("Read-only file system") == 2
@@ -240,7 +238,7 @@ def test_a_decision(
     podman("stop", "--time=30", container)
     stopped = time.monotonic() - began
     assert inspect(podman, container)["State"]["ExitCode"] == 0, podman("logs", container)
-    print(f"{container}: stopped after {stopped:.1f} s")
+    print(f"{container}: stopped after {stopped:.1f} s")  # noqa: T201
     assert "draining" in podman("logs", container)
 
 

@@ -283,7 +283,9 @@ def test_what_could_not_work_is_refused(arguments: list[str], message: str) -> N
 
 def test_the_notes_say_what_to_do(name: str) -> None:
     """After an installation: the first token, the servers' addresses, and what is open or closed by mistake."""
-    done = helm("install", "limits", CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", VALUES / f"{name}.yaml")
+    done = helm(
+        "install", "limits", CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", VALUES / f"{name}.yaml"
+    )
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("\nNOTES:\n")[2]
     assert "ratelimit-service admin-tokens create ops --role admin" in notes
