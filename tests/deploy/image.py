@@ -1,7 +1,7 @@
 """The image, built and run: read-only, as its own user, on a real Postgres and Valkey outside of it.
 
-Not part of `make test`, since it takes minutes and programs that `make test-deploy` installs. No registry is needed: the
-base is made from packages of Debian.
+Not part of `make test`, since it takes minutes and programs that `make test-deploy` installs. No registry is
+needed: the base is made from packages of Debian.
 """
 
 import json

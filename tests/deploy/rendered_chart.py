@@ -1,6 +1,6 @@
 """The Helm chart as helm renders it: for each file of values, and several versions of Kubernetes.
 
-Not part of `make test`, since helm is built for minutes where it is not installed: `make test-deploy` does, and runs this.
+Not part of `make test`, since to build helm takes minutes: `make test-deploy` does, and runs this.
 """
 
 import re

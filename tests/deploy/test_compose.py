@@ -1,4 +1,4 @@
-"""deploy/compose: what the file may contain, and its secrets, with which real stores and a real server work together."""
+"""deploy/compose: what the file may contain, and its secrets, by which real stores and a real server work together."""
 
 import json
 import os
