@@ -7,6 +7,7 @@ needed: the base is made from packages of Debian.
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import time
@@ -44,9 +45,9 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 [containers]
 log_driver = "k8s-file"
-default_ulimits = ["nofile=65536:65536", "nproc=4096:4096"]
+default_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]
 """
-"""What lets podman run in a container, and without systemd."""
+"""What lets podman run in a container, and without systemd; with as many descriptors as this machine allows."""
 
 Podman = Callable[..., str]
 
@@ -56,7 +57,8 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
     """Run podman, and return what it prints."""
     assert shutil.which("podman"), "podman is not on the PATH; run make test-deploy, which installs it"
     configuration = tmp_path_factory.mktemp("podman") / "containers.conf"
-    configuration.write_text(CONFIGURATION)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    configuration.write_text(CONFIGURATION.format(files=files))
     environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
 
     def run(*arguments: str, check: bool = True, stdin: bytes | None = None) -> str:
