@@ -50,10 +50,10 @@ def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["helm", *arguments], capture_output=True, check=False, text=True)
 
 
-def render(*arguments: str | Path, kubernetes: str = KUBERNETES[-1]) -> list[Manifest]:
+def render(*arguments: str | Path, kubernetes: str = KUBERNETES[-1], chart: Path = CHART) -> list[Manifest]:
     """The manifests that helm renders with these arguments."""
     options = ("--namespace", NAMESPACE, "--kube-version", kubernetes)
-    done = helm("template", "limits", CHART, *options, *arguments)
+    done = helm("template", "limits", chart, *options, *arguments)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
@@ -277,20 +277,34 @@ def test_prometheus_finds_it(name: str, manifests: list[Manifest]) -> None:
 )
 def test_what_could_not_work_is_refused(arguments: list[str], message: str) -> None:
     """Nothing is rendered, and the message says what to set."""
-    done = helm("template", "limits", CHART, *(word for each in arguments for word in ("--set", each)))
+    options = ("--kube-version", KUBERNETES[-1], *(word for each in arguments for word in ("--set", each)))
+    done = helm("template", "limits", CHART, *options)
     assert (done.returncode, message in done.stderr) == (1, True), done.stderr
 
 
-def test_the_notes_say_what_to_do(name: str) -> None:
+NOTES = """
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: notes, namespace: "" }
+data:
+  notes: {{ include "notes" . | quote }}
+"""
+"""Helm prints notes only with a cluster: a copy of the chart renders them as something else."""
+
+
+def test_the_notes_say_what_to_do(name: str, tmp_path: Path) -> None:
     """After an installation: the first token, the servers' addresses, and what is open or closed by mistake."""
-    done = helm(
-        "install", "limits", CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", VALUES / f"{name}.yaml"
-    )
-    assert done.returncode == 0, done.stderr
-    notes = done.stdout.partition("\nNOTES:\n")[2]
+    chart = shutil.copytree(CHART, tmp_path / "chart")
+    text = (chart / "templates" / "NOTES.txt").read_text()
+    (chart / "templates" / "notes.yaml").write_text(f'{{{{ define "notes" }}}}{text}{{{{ end }}}}{NOTES}')
+    manifests = render("--values", VALUES / f"{name}.yaml", chart=chart)
+    (notes,) = (each["data"]["notes"] for each in manifests if each["metadata"]["name"] == "notes")
     assert "ratelimit-service admin-tokens create ops --role admin" in notes
     assert ("sent in plain text" in notes) == (name == "mesh")
     assert ("-headless." in notes) == (name != "small")
+    assert "  RATELIMIT_ADMIN_SERVER=" + ("" if name == "mesh" else "https://") + "localhost:50052 " in notes
+    services = {service["metadata"]["name"] for service in of_kind(manifests, "Service")}
+    assert {f"service/{each}" in notes for each in services if each.endswith("-admin")} == {True}
 
 
 def test_the_readme_works() -> None:

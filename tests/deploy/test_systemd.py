@@ -111,7 +111,7 @@ def restricted_server(
     program = tmp_path / "ratelimit-service"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{restricted.__file__}" "{SERVER}" "{PROGRAM}" "$@"\n')
     program.chmod(0o755)
-    settings = make_settings(empty_database_url(), valkey_url, request.param, protect_checks=True)
+    settings = make_settings(empty_database_url(), valkey_url, request.param, protect_checks=True, store_timeout=2)
     tokens = asyncio.run(seed(settings))
     server = launch(settings, tokens, tmp_path / "log", {"TMPDIR": str(folder)}, program)
     yield server
@@ -137,6 +137,7 @@ def test_a_server_works_in_its_unit(restricted_server: Server) -> None:
     _, secret = server.key()
     decided = stub.CheckLimit(pb2.CheckLimitRequest(api_key=secret), metadata=as_gateway(server), timeout=5)
     assert (decided.allowed, decided.source) == (True, pb2.CheckLimitResponse.STORE)
+    server.close_channel()
     assert server.stop() == 0
     assert "not permitted" not in server.output
     assert "Read-only" not in server.output
