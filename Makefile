@@ -109,7 +109,7 @@ test-faults: setup test-tools ## Break stores and networks under real servers, a
 
 test-deploy: setup test-tools ## Build and run the image, render the Helm chart, and check all of deploy/. Installs podman and helm.
 	@tests/deploy/install-tools $(abspath $(VENV))
-	PATH="$(abspath .tools/bin):$$PATH" $(BIN)/pytest -s tests/deploy $(addprefix tests/deploy/,image.py loaded_compose.py rendered_chart.py) $(ARGS)
+	RATELIMIT_DEPLOY=full PATH="$(abspath .tools/bin):$$PATH" $(BIN)/pytest -s tests/deploy $(addprefix tests/deploy/,image.py loaded_compose.py rendered_chart.py) $(ARGS)
 
 fuzz: setup test-tools ## Fuzz what strangers and admins send, a million runs of each target. Some: make fuzz ARGS="keys documents"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[fuzz]'

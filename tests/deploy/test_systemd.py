@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy import restricted
-from deploy.files import DEPLOY, SECRETS, SETTINGS
+from deploy.files import DEPLOY, FULL, SECRETS, SETTINGS
 from deploy.restricted import directives
 from fixtures.dev_server import PROGRAM
 from fixtures.served import PLANS, Server, launch, make_settings, seed
@@ -101,11 +101,11 @@ def test_every_setting_exists() -> None:
     assert {value for name, value in lines if name in SECRETS} == {""}
 
 
-@pytest.fixture(params=["envoy", "grpcio"])
+@pytest.fixture(params=["envoy", "grpcio"] if FULL else ["envoy"])
 def restricted_server(
     request: pytest.FixtureRequest, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> Iterator[Server]:
-    """A server with either transport under what its unit restricts."""
+    """A server under what its unit restricts: with the transport that needs more, by make test-deploy with either."""
     folder = tmp_path / "run"
     folder.mkdir()
     program = tmp_path / "ratelimit-service"
