@@ -27,7 +27,7 @@ LANGUAGES ?= python go typescript
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients test-deploy clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,7 +97,7 @@ docs: setup ## Regenerate the settings table of the README.
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,embedded,dev,envoy,fuzz]' && \
+		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,embedded,dev,envoy,fuzz]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
@@ -109,6 +109,10 @@ attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim,
 
 test-faults: setup test-tools ## Break stores and networks under real servers, and print what callers saw. Wants a quiet machine.
 	RATELIMIT_FAULTS=full $(BIN)/pytest tests/faults $(ARGS)
+
+test-deploy: setup test-tools ## Build and run the image, render the Helm chart, and check all of deploy/. Installs podman and helm.
+	@tests/deploy/install-tools $(abspath $(VENV))
+	RATELIMIT_DEPLOY=full PATH="$(abspath .tools/bin):$$PATH" $(BIN)/pytest -s tests/deploy $(addprefix tests/deploy/,image.py loaded_compose.py rendered_chart.py) $(ARGS)
 
 fuzz: setup test-tools ## Fuzz what strangers and admins send, a million runs of each target. Some: make fuzz ARGS="keys documents"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[fuzz]'
