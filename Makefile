@@ -21,7 +21,7 @@ WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_p
 ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak tests/transport/conformance
 
 # The clients to test.
-LANGUAGES ?= python go typescript
+LANGUAGES ?= python go typescript java
 
 # The commit that `make check` compares the protos with: the newest state of main that this checkout knows.
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
@@ -126,7 +126,7 @@ screenshots: setup test-tools ## Renew docs/screenshots from a server with made-
 bench: setup test-tools ## Benchmark the transports; figures go to the screen and to bench/results/.
 	$(BIN)/python -m bench $(ARGS)
 
-clients: setup ## Generate and build the Python, Go and TypeScript clients.
+clients: setup ## Generate and build the Python, Go, TypeScript and Java clients.
 	@$(MAKE) -C clients build PYTHON=$(abspath $(BIN)/python)
 
 test-clients: setup ## Test the clients against the real server. With CI=true, missing toolchains are installed.
