@@ -65,7 +65,7 @@ def _with_numbers(value: Any, field: _Field) -> Any:  # noqa: ANN401  JSON
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
         item = kind.fields_by_name["value"]
-        return {name: _with_numbers(one, item) for name, one in value.items()}
+        return {name: _with_numbers(value[name], item) for name in sorted(value)}  # protobuf keeps no order of them
     if isinstance(value, list):
         return [_with_number(one, field) for one in value]
     return _with_number(value, field)

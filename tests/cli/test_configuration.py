@@ -232,9 +232,12 @@ def test_keys_that_are_revoked_or_have_expired(two_servers: tuple[DevServer, Dev
     assert f"line 3: keys/{EXPIRED_KEY} has expired, and is not created" in done.stderr
 
 
-def test_every_command_can_be_tried(two_servers: tuple[DevServer, DevServer]) -> None:
+def test_every_command_can_be_tried(two_servers: tuple[DevServer, DevServer], tmp_path: Path) -> None:
     """With --dry-run a command is checked by the server, prints the result, and changes nothing and makes no secret."""
     server, _ = two_servers
+    (tmp_path / "plans.yaml").write_text(PLANS)
+    (tmp_path / "rest.yml").write_text(REST)
+    run(server, "apply", "-f", str(tmp_path), "--yes")  # if another test has not
     before = run(server, "export").stdout
     plan = "{name: tried, limits: [{name: b, quota: {amount: 1, window: DAY}}]}"
     made = run(server, "plans", "create", "-", "--dry-run", stdin=plan)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,8 +107,7 @@ def restricted_server(
     request: pytest.FixtureRequest, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> Iterator[Server]:
     """A server under what its unit restricts: with the transport that needs more, by make test-deploy with either."""
-    folder = tmp_path / "run"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir="/tmp"))
     program = tmp_path / "ratelimit-service"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{restricted.__file__}" "{SERVER}" "{PROGRAM}" "$@"\n')
     program.chmod(0o755)
@@ -116,6 +116,7 @@ def restricted_server(
     server = launch(settings, tokens, tmp_path / "log", {"TMPDIR": str(folder)}, program)
     yield server
     server.close()
+    shutil.rmtree(folder)
 
 
 @with_systemd

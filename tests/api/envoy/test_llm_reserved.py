@@ -37,7 +37,10 @@ def model() -> Iterator[LanguageModel]:
 
 @pytest.fixture
 def gateway(server: Server, model: LanguageModel, start_front: Callable[[Json], FrontEnvoy]) -> "Gateway":
-    """The example as it is, but for its ports and the token, after the commands of its README."""
+    """The example as it is, but for its ports and the token, after the commands of its README.
+
+    And for the time in which it admits: a call that is reserved too late keeps its slot until its hold ends.
+    """
     run(server, "rules", "replace", "--yes", str(EXAMPLE / "rules.yaml"))
     ports = {
         LISTEN: int(free_address().rpartition(":")[2]),
@@ -45,8 +48,9 @@ def gateway(server: Server, model: LanguageModel, start_front: Callable[[Json], 
         UPSTREAM: model.port,
     }
     text = (EXAMPLE / "envoy.yaml").read_text()
-    assert text.count("rlt_...") == 1
-    config = with_ports(yaml.safe_load(text.replace("rlt_...", server.tokens[Role.GATEWAY])), ports)
+    assert (text.count("rlt_..."), text.count("timeout: 0.5s")) == (1, 1)
+    text = text.replace("rlt_...", server.tokens[Role.GATEWAY]).replace("timeout: 0.5s", "timeout: 10s")
+    config = with_ports(yaml.safe_load(text), ports)
     return Gateway(start_front(config), server)
 
 
@@ -118,7 +122,7 @@ class Gateway:
         """Wait until no call is under way: each is settled when it has ended."""
         deadline = time.monotonic() + 10
         while self.used(key)["at-once"]:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, self.used(key)
             time.sleep(0.02)
 
     def until_used(self, key: str, tokens: int) -> None:
@@ -208,7 +212,7 @@ def test_calls_at_once(gateway: Gateway, model: LanguageModel) -> None:
             gateway.begin(connection, key, prompt=1, completion=1, chunks=500)
         deadline = time.monotonic() + 20
         while model.in_flight < 2:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, self.used(key)
             time.sleep(0.01)
         denied = gateway.ask(key, prompt=1, completion=1)
         assert (denied.status, denied.json["violated-policies"]) == (429, ["at-once"])
@@ -219,7 +223,7 @@ def test_calls_at_once(gateway: Gateway, model: LanguageModel) -> None:
         for connection in open_calls:
             connection.close()
         while gateway.ask(key, prompt=1, completion=1).status != 200:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, self.used(key)
             time.sleep(0.02)
     assert model.most_in_flight == 2
 
