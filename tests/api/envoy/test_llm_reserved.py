@@ -212,7 +212,7 @@ def test_calls_at_once(gateway: Gateway, model: LanguageModel) -> None:
             gateway.begin(connection, key, prompt=1, completion=1, chunks=500)
         deadline = time.monotonic() + 20
         while model.in_flight < 2:
-            assert time.monotonic() < deadline, self.used(key)
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         denied = gateway.ask(key, prompt=1, completion=1)
         assert (denied.status, denied.json["violated-policies"]) == (429, ["at-once"])
@@ -223,7 +223,7 @@ def test_calls_at_once(gateway: Gateway, model: LanguageModel) -> None:
         for connection in open_calls:
             connection.close()
         while gateway.ask(key, prompt=1, completion=1).status != 200:
-            assert time.monotonic() < deadline, self.used(key)
+            assert time.monotonic() < deadline
             time.sleep(0.02)
     assert model.most_in_flight == 2
 
