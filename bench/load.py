@@ -1,5 +1,6 @@
 """A load and its result, and h2load, which makes it: nghttp2's load generator, in Debian's package nghttp2-client."""
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -9,6 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def whole_seconds(text: str) -> float:
+    """A number of seconds as h2load takes it. Raises ArgumentTypeError for a fraction, or less than 1."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds, 1 or more: h2load takes no other")
+    return float(text)
 
 
 class Load(NamedTuple):

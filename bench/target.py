@@ -20,6 +20,9 @@ from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.app import PATHS, STREAMS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 
+PROGRAM = Path(sys.executable).with_name("ratelimit-service")
+"""Of this checkout."""
+
 _UNCOUNTED = Path(__file__).with_name("uncounted")
 _START_SECONDS = 60
 _STOP_SECONDS = 30
@@ -35,12 +38,14 @@ class Target(NamedTuple):
 
 
 @contextmanager
-def serving(settings: Settings, transport: str, workers: int, *, counted: bool = True) -> Iterator[Target]:
-    """The whole service on one transport, as `ratelimit-service serve` runs it; or one that counts no usage."""
+def serving(
+    settings: Settings, transport: str, workers: int, *, counted: bool = True, program: Path = PROGRAM
+) -> Iterator[Target]:
+    """The whole service on one transport, as PROGRAM serves it; or one that counts no usage."""
     port = free_port()
     own = settings.model_copy(update={"listen": f"127.0.0.1:{port}", "transport": transport, "workers": workers})
     with tempfile.TemporaryDirectory() as metrics:
-        command = [str(Path(sys.executable).with_name("ratelimit-service")), "serve"]
+        command = [str(program), "serve"]
         environment = child_environment(own, Path(metrics))
         if not counted:
             environment["PYTHONPATH"] = str(_UNCOUNTED)

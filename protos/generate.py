@@ -1,9 +1,10 @@
 """Generate the Python code of every proto, with imports relative to the package it is put in.
 
-protoc writes absolute imports (`from ratelimit.v1 import key_pb2`), which would claim the top-level names `ratelimit`
-and `envoy` that other distributions own. So each import of one of our own files is made relative to the file it is in.
+protoc writes absolute imports (`from ratelimit.v1 import key_pb2`), which would claim the top-level names `ratelimit`,
+`envoy` and `grpc` that other distributions own. So each import of one of our own files is made relative to the file
+that it is in.
 
-Usage: python protos/generate.py OUT_DIR [FOLDER ...]     FOLDER: `ratelimit` or `envoy`, default both
+Usage: python protos/generate.py OUT_DIR [FOLDER ...]     FOLDER: `ratelimit`, `envoy` or `grpc`, default all
 """
 
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parent
-FOLDERS = ("ratelimit", "envoy")
+FOLDERS = ("ratelimit", "envoy", "grpc")
 """The folders that code is generated from. `google` is for compilers only; its Python code is a separate package."""
 
 _IMPORT = re.compile(r"^(?P<indent>\s*)from (?P<package>[\w.]+) import (?P<module>\w+_pb2)\b", re.MULTILINE)

@@ -46,6 +46,7 @@ from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator, InvalidatedCache
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
+from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.enforcement import Enforcement, SwitchUpdater
 from ratelimit_service.decision.engine import DecisionEngine
@@ -266,7 +267,9 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         settlements = Settlements(keys, buckets, ids)
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
-        envoy_rate_limit = EnvoyRateLimitService(descriptor_engine, headers, clock, out_of_bounds)
+        envoy_rate_limit = EnvoyRateLimitService(
+            descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
+        )
         watched = Watched(
             engine,
             descriptor_engine,

@@ -1,7 +1,8 @@
 """YAML and JSON that somebody else wrote, read within bounds, each value with its line.
 
 What makes YAML dangerous or surprising is refused where it stands: aliases and merges (a few lines of them stand for
-more than there is memory), tags, repeated keys, more than one document, numbers to the base 60 or with a leading zero.
+more than there is memory), tags, repeated keys, a second document where one is expected, numbers to the base 60 or with
+a leading zero.
 What is left are the types of JSON, as YAML 1.2 has them: `no` and `on` are texts, and so is a date.
 """
 
@@ -18,6 +19,9 @@ MAX_BYTES: Final = 1_048_576
 
 MAX_DEPTH: Final = 64
 """Lists and mappings within each other: rules of 16 levels take 36."""
+
+MAX_DOCUMENTS: Final = 10_000
+"""Documents of a file that may hold several."""
 
 MAX_NODES: Final = 100_000
 """Values of a document of MAX_BYTES, each an element of a list, a key or a value. Larger documents may have more."""
@@ -100,6 +104,16 @@ _MISLEADING: Final = (
 
 def read_yaml(text: str, max_bytes: int = MAX_BYTES) -> Node | None:
     """The root of a document; None if it is empty. Raises YamlError for one that is refused, with the line."""
+    roots = _read(text, max_bytes, 1)
+    return roots[0] if roots else None
+
+
+def read_documents(text: str, max_bytes: int = MAX_BYTES) -> list[Node]:
+    """The roots of a file's documents, at most MAX_DOCUMENTS, without those that are empty. Raises as `read_yaml`."""
+    return [root for root in _read(text, max_bytes, MAX_DOCUMENTS) if not root.is_null]
+
+
+def _read(text: str, max_bytes: int, max_documents: int) -> list[Node]:
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     if size > max_bytes:
         raise YamlError(text.count("\n", 0, max_bytes) + 1, f"the file has more than the {max_bytes:,} bytes allowed")
@@ -110,7 +124,7 @@ def read_yaml(text: str, max_bytes: int = MAX_BYTES) -> Node | None:
     if text.lstrip()[:1] in {"{", "[", '"'}:
         text = _ESCAPED_PAIR.sub(lambda escape: json.loads(f'"{escape[0]}"') if escape[1] else escape[0], text)
     try:
-        return _tree(yaml.parse(text, Loader=_Loader), max_nodes)
+        return _trees(yaml.parse(text, Loader=_Loader), max_nodes, max_documents)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem or error.context)[:_MAX_SHOWN]
@@ -132,25 +146,28 @@ def plain(node: Node | None) -> Plain:
     return node.value
 
 
-def _tree(events: Iterator[yaml.Event], max_nodes: int) -> Node | None:
-    """Build the tree without recursion, and without what is refused."""
+def _trees(events: Iterator[yaml.Event], max_nodes: int, max_documents: int) -> list[Node]:
+    """Build the trees without recursion, and without what is refused."""
     tree = _Tree(max_nodes)
     for event in events:
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             tree.close()
-        elif isinstance(event, yaml.DocumentStartEvent) and tree.root is not None:
-            raise YamlError(line, "a second document; a file holds one")
+        elif isinstance(event, yaml.DocumentStartEvent) and len(tree.roots) >= max_documents:
+            raise YamlError(line, _TOO_MANY.get(max_documents, f"more than {max_documents:,} documents"))
         elif isinstance(event, yaml.NodeEvent):
             tree.add(_node(event, line))
-    return tree.root
+    return tree.roots
+
+
+_TOO_MANY: Final = {1: "a second document; a file holds one"}
 
 
 class _Tree:
-    """A tree that grows by one node at a time, from the root down, left to right."""
+    """Trees, one after the other, of which the last grows by one node at a time, from the root down, left to right."""
 
     def __init__(self, max_nodes: int) -> None:
-        self.root: Node | None = None
+        self.roots: list[Node] = []
         self._max_nodes = max_nodes
         self._count = 0
         self._open: list[Node] = []
@@ -161,7 +178,7 @@ class _Tree:
         if self._count > self._max_nodes:
             raise YamlError(node.line, f"more than {self._max_nodes:,} values")
         if not self._open:
-            self.root = node
+            self.roots.append(node)
         elif self._open[-1].kind == "list":
             self._open[-1].items.append(node)
         elif (key := self._keys[-1]) is None:

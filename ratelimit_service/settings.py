@@ -8,6 +8,8 @@ from typing import Final, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ratelimit_service.data_dir import DEFAULT_DATA_DIR
+
 
 class Settings(BaseSettings):
     """The settings of a server. `ratelimit-service doctor` explains what is wrong with them."""
@@ -60,9 +62,7 @@ class Settings(BaseSettings):
         default="auto", description="How calls are received. `auto` is `envoy` where it is installed, else `grpcio`."
     )
     workers: int = Field(default=1, ge=1, le=64, description="Server processes that share the gRPC port.")
-    data_dir: Path = Field(
-        default=Path(".ratelimit"), description="Where `dev` keeps its Postgres, Valkey and dev.json."
-    )
+    data_dir: Path = Field(default=DEFAULT_DATA_DIR, description="Where `dev` keeps its Postgres, Valkey and dev.json.")
     key_environment: str = Field(
         default="live", pattern="^[a-z0-9]{1,12}$", description="The <env> in new keys: `rlk_<env>_<id>_<secret>`."
     )

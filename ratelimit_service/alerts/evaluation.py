@@ -99,7 +99,7 @@ class AlertEvaluator:
             still = await self._apply(alerts, conditions, rules, now_us)
         if Rule.QUOTA in rules:
             self._quotas_until = last
-            if not self._quotas.unread:
+            if self._quotas.complete and not self._quotas.unread:
                 self._quotas_from = last + 1
         self._observer.firing(Counter(alert.rule for alert in still))
 

@@ -102,10 +102,14 @@ class QuotaFloor(NamedTuple):
 
 
 class Near(NamedTuple):
-    """Keys of subjects that may be near a quota, and how many such subjects there are whose keys were not read."""
+    """Keys of subjects that may be near a quota, and how many such subjects there are whose keys were not read.
+
+    `complete`: whether all subjects were considered, and not a part of them, of which there is another each time.
+    """
 
     key_ids: Collection[str]
     others: int
+    complete: bool = True
 
 
 class Usage(Protocol):
@@ -118,7 +122,8 @@ class Usage(Protocol):
     async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Near:
         """Read keys of at most COUNT subjects with calls since minute FIRST that may be near a quota.
 
-        Those whose counts have reached a floor, and those with overrides of quotas; of more, some by chance.
+        Those whose counts have reached a floor, and those with overrides of quotas; of more, some by chance. Of very
+        many subjects with calls a part is considered, and another one each time.
         """
         ...
 

@@ -47,6 +47,8 @@ class QuotaWatch:
         self._clock = clock
         self.unread = 0
         """Subjects near a quota whose buckets were not read the last time, since there were more than MAX_SUBJECTS."""
+        self.complete = True
+        """Whether the last time all subjects were considered that had calls."""
 
     async def uses(self, first: int, lowest: int, firing: Sequence[Alert]) -> list[QuotaUse]:
         """Read the live use of quotas that may have reached LOWEST percent, and of those that are FIRING.
@@ -56,7 +58,7 @@ class QuotaWatch:
         now_us = self._clock.now_us()
         floors = await self._floors(lowest, now_us)
         found_near = await self._usage.near(first, floors, MAX_SUBJECTS)
-        self.unread = found_near.others
+        self.unread, self.complete = found_near.others, found_near.complete
         near = set(found_near.key_ids)
         near |= {str(alert.detail["key_id"]) for alert in firing if alert.rule is Rule.QUOTA}
         rules = await self._rules(near, now_us)

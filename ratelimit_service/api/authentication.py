@@ -10,7 +10,7 @@ from ratelimit_service.api.guessing import GuessLimiter
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.presented import Presented
 from ratelimit_service.decision.lru import LruCache
-from ratelimit_service.errors import LookupDeferred, PermissionDenied, Unauthenticated
+from ratelimit_service.errors import LookupDeferred, PermissionDenied, Unauthenticated, Unavailable
 from ratelimit_service.management.known_tokens import TOKEN_TTL
 from ratelimit_service.management.tokens import ANONYMOUS, UNDECIDED, Caller, Role, StoredToken, Token
 
@@ -25,7 +25,9 @@ __all__ = [
     "Role",
     "Tokens",
     "decision_admission",
+    "deferred_token",
     "require",
+    "require_known",
     "share_of",
 ]
 
@@ -225,6 +227,17 @@ def require(caller: Caller, needed: Role) -> None:
         reason="ROLE_INSUFFICIENT",
         metadata={"role": held, "needed": needed.value},
     )
+
+
+def require_known(caller: Caller) -> None:
+    """Raise Unavailable for a caller whose token was not looked up in time, of a call that can be repeated."""
+    if caller is UNDECIDED:
+        raise deferred_token()
+
+
+def deferred_token() -> Unavailable:
+    """The error of a call that can be repeated, whose caller's token was not looked up in time."""
+    return Unavailable("the token was not looked up in time; send it again", reason="TOO_MANY_AT_ONCE", retry_after=1.0)
 
 
 def _bearer(authorization: bytes | None) -> Token:

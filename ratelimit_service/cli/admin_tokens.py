@@ -11,9 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.environment import database_errors, load_settings, open_transactions, with_dev_stores
 from ratelimit_service.cli.errors import report_errors
-from ratelimit_service.cli.options import AsJson
-from ratelimit_service.cli.output import print_secret, print_table
+from ratelimit_service.cli.options import AsJson, DryRun, Output, output_format
+from ratelimit_service.cli.output import Format, print_secret, print_table
 from ratelimit_service.cli.times import format_time
+from ratelimit_service.cli.yaml_text import yaml_text
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.management.tokens import Role, StoredToken, TokenService
@@ -32,9 +33,14 @@ def create(
         Role,
         typer.Option(help="viewer may read, admin may read and change, gateway may request decisions and send key_id."),
     ],
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a token. It is printed now and never again."""
+    if dry_run:
+        _with_tokens(lambda tokens: tokens.rehearsal().create(name, role))
+        typer.echo(f"dry run: token {name} of role {role.value} would be created; nothing was changed", err=True)
+        return
     token = _with_tokens(lambda tokens: tokens.create(name, role))
     if as_json:
         typer.echo(json.dumps({"name": name, "role": role.value, "token": token}))
@@ -43,18 +49,26 @@ def create(
 
 
 @app.command("list")
-def list_tokens(*, as_json: AsJson = False) -> None:
+def list_tokens(*, output: Output = Format.TABLE, as_json: AsJson = False) -> None:
     """List the tokens by name, without their secrets."""
+    with report_errors():
+        chosen = output_format(output, as_json=as_json)
     records = [_record(token) for token in _with_tokens(lambda tokens: tokens.list())]
-    if as_json:
+    if chosen is Format.JSON:
         typer.echo(json.dumps(records, indent=2))
+    elif chosen is Format.YAML:
+        typer.echo(yaml_text(records), nl=False)
     else:
         print_table(("NAME", "ROLE", "CREATED", "REVOKED"), (tuple(record.values()) for record in records))
 
 
 @app.command()
-def revoke(name: Name) -> None:
+def revoke(name: Name, *, dry_run: DryRun = False) -> None:
     """Revoke a token. Servers refuse it within a second."""
+    if dry_run:
+        _with_tokens(lambda tokens: tokens.rehearsal().revoke(name))
+        typer.echo(f"dry run: token {name} would be revoked; nothing was changed", err=True)
+        return
     _with_tokens(lambda tokens: tokens.revoke(name))
     typer.echo(f"token {name} is revoked")
 

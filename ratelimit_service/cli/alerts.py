@@ -1,17 +1,16 @@
 """`ratelimit-service alerts ...`: what is wrong, and whether the webhook was notified."""
 
-from collections.abc import Iterable
 from time import monotonic, sleep
 from typing import Annotated
 
 import typer
 
-from ratelimit_service._gen.ratelimit.v1.alerts_pb2 import Alert, AlertDelivery, ListAlertsRequest
+from ratelimit_service._gen.ratelimit.v1.alerts_pb2 import Alert, AlertDelivery, ListAlertsRequest, ListAlertsResponse
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.errors import CommandError, Exit
-from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
-from ratelimit_service.cli.output import print_json, print_next_page, print_table
+from ratelimit_service.cli.options import AsJson, Output, PageSize, PageToken, Server, Token, output_format
+from ratelimit_service.cli.output import Format, print_as, print_json, print_next_page, print_table
 from ratelimit_service.cli.times import format_time
 
 app = command_group("What is wrong, and whether the webhook was notified.")
@@ -26,18 +25,13 @@ def list_alerts(
     page_token: PageToken = "",
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """List alerts, those that are firing first."""
     with connect(server, token) as client:
         page = client.list_alerts(ListAlertsRequest(page_size=page_size, page_token=page_token))
-    if as_json:
-        print_json(page)
-        return
-    _print_alerts(page.alerts)
-    print_next_page(page.next_page_token)
-    if not page.webhook:
-        typer.echo("\nno webhook is configured: alerts are listed here, and not sent", err=True)
+        print_as(output_format(output, as_json=as_json), page, _print_page)
 
 
 @app.command("test")
@@ -76,7 +70,7 @@ def _wait(client: Client, delivery_id: str, until: float) -> AlertDelivery:
         sleep(_POLL_SECONDS)
 
 
-def _print_alerts(alerts: Iterable[Alert]) -> None:
+def _print_page(page: ListAlertsResponse) -> None:
     print_table(
         ("STATE", "RULE", "SINCE", "UNTIL", "SUMMARY", "WEBHOOK"),
         (
@@ -88,9 +82,12 @@ def _print_alerts(alerts: Iterable[Alert]) -> None:
                 alert.summary,
                 _describe(alert.deliveries[0]) if alert.deliveries else "",
             )
-            for alert in alerts
+            for alert in page.alerts
         ),
     )
+    print_next_page(page.next_page_token)
+    if not page.webhook:
+        typer.echo("\nno webhook is configured: alerts are listed here, and not sent", err=True)
 
 
 def _describe(delivery: AlertDelivery) -> str:

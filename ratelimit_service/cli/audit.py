@@ -1,18 +1,26 @@
 """`ratelimit-service audit ...`: who changed what."""
 
 import json
-from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
 
 from ratelimit_service._gen.ratelimit.v1.audit_pb2 import AuditEvent
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ListAuditEventsRequest
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ListAuditEventsRequest, ListAuditEventsResponse
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
-from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token, parse_option_time
-from ratelimit_service.cli.output import print_json, print_next_page, print_table
+from ratelimit_service.cli.options import (
+    AsJson,
+    Output,
+    PageSize,
+    PageToken,
+    Server,
+    Token,
+    output_format,
+    parse_option_time,
+)
+from ratelimit_service.cli.output import Format, print_as, print_next_page, print_table
 from ratelimit_service.cli.times import format_time
 from ratelimit_service.management.audit import differences
 
@@ -41,6 +49,7 @@ def list_events(
     page_token: PageToken = "",
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """List changes, newest first: each field with its old and its new value."""
@@ -58,14 +67,10 @@ def list_events(
         if until is not None:
             request.end_time.CopyFrom(parse_option_time("--until", until, past=True))
         page = client.list_audit_events(request)
-    if as_json:
-        print_json(page)
-    else:
-        _print_events(page.events)
-        print_next_page(page.next_page_token)
+        print_as(output_format(output, as_json=as_json), page, _print_page)
 
 
-def _print_events(events: Iterable[AuditEvent]) -> None:
+def _print_page(page: ListAuditEventsResponse) -> None:
     print_table(
         ("TIME", "ACTOR", "ACTION", "TARGET", "CHANGES"),
         (
@@ -76,9 +81,10 @@ def _print_events(events: Iterable[AuditEvent]) -> None:
                 event.target,
                 _describe(event),
             )
-            for event in events
+            for event in page.events
         ),
     )
+    print_next_page(page.next_page_token)
 
 
 def _describe(event: AuditEvent) -> str:

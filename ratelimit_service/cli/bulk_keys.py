@@ -41,7 +41,8 @@ def create_keys(client: Client, drafts: Sequence[ManageKeyRequest.CreateKey], *,
             ("KEY_ID", "SUBJECT", "PLAN", "API_KEY", "ERROR"),
             (_created_row(draft, result) for draft, result in zip(drafts, created.results, strict=False)),
         )
-        typer.echo("\nThe API keys are shown now and never again.", err=True)
+        if any(result.created.secret for result in created.results):
+            typer.echo("\nThe API keys are shown now and never again.", err=True)
     failed = sum(result.HasField("error") for result in created.results)
     _report(len(drafts), failed, len(created.results), "created", failure)
 

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -12,10 +12,11 @@ from ratelimit_service._gen.ratelimit.v1.limit_pb2 import LimitLevel, LimitResul
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.errors import CommandError, Exit
-from ratelimit_service.cli.options import AsJson, DecisionServer, Server, Token, parse_hold
-from ratelimit_service.cli.output import describe_limit, print_json, print_table
+from ratelimit_service.cli.options import AsJson, DecisionServer, Output, Server, Token, output_format, parse_hold
+from ratelimit_service.cli.output import Format, describe_limit, print_as, print_json, print_table
 from ratelimit_service.cli.times import format_duration
-from ratelimit_service.decision.engine import MAX_COST
+from ratelimit_service.decision.api_key import ApiKey as PresentedKey
+from ratelimit_service.decision.limit import MAX_TOKENS
 
 ApiKey = Annotated[
     str | None,
@@ -28,11 +29,15 @@ ApiKey = Annotated[
 Resource = Annotated[str, typer.Option("--resource", help="The resource, as the gateway names it: orders.create.")]
 Cost = Annotated[
     int | None,
-    typer.Option("--cost", min=0, max=MAX_COST, help="Tokens that the call takes; 0 only peeks. Default: 1."),
+    typer.Option("--cost", min=0, max=MAX_TOKENS, help="Tokens that the call takes; 0 only peeks. Default: 1."),
 ]
 RequestId = Annotated[
     str, typer.Option("--request-id", help="Makes retries idempotent: charged once, with the same response.")
 ]
+_WHY_NOT = {"hold": "only calls with a hold count", "resource": "other resources"}
+"""Causes that need more words than one."""
+
+_UNREADABLE = "a row of the key in Postgres cannot be read: see the server's log"
 _KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
 
 
@@ -69,9 +74,10 @@ def check(
         print_json(decision)
     else:
         typer.echo("charged; for the next call: " if always and decision.limits else "", nl=False)
-        _print_decision(decision)
+        print_decision(decision, degraded(decision))
         if decision.reservation_id:
             typer.echo(f"\nreservation {decision.reservation_id}")
+        _hint(credential, decision)
     if not decision.allowed:
         raise typer.Exit(Exit.NO)
 
@@ -83,13 +89,15 @@ def explain(
     cost: Cost = None,
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """Show every limit that a decision on this call would consider, and the level that set it. Charges nothing."""
     with connect(server, token) as client:
-        request = ExplainLimitRequest(**_credential(key), resource=resource, cost=cost)
-        explanation = client.explain_limit(request)
-    (print_json if as_json else _print_explanation)(explanation)
+        credential = _credential(key)
+        explanation = client.explain_limit(ExplainLimitRequest(**credential, resource=resource, cost=cost))
+        print_as(output_format(output, as_json=as_json), explanation, _print_explanation)
+    _hint(credential, explanation.decision)
 
 
 def _credential(key: str | None) -> dict[str, str]:
@@ -100,8 +108,19 @@ def _credential(key: str | None) -> dict[str, str]:
     return {"key_id" if _KEY_ID.fullmatch(text) else "api_key": text}
 
 
-def _print_decision(decision: CheckLimitResponse) -> None:
-    """Print the decision and its reason, then the result of every limit that was evaluated."""
+def _hint(credential: Mapping[str, str], decision: CheckLimitResponse) -> None:
+    """Print why a key is unknown, if its own text shows it."""
+    if decision.reason != CheckLimitResponse.KEY_UNKNOWN or PresentedKey.parse(credential.get("api_key", "rlk")):
+        return
+    if "api_key" in credential:
+        typer.echo("it is no API key, but mistyped or cut off; nor a key_id, of 16 letters and digits", err=True)
+
+
+def print_decision(decision: CheckLimitResponse, why_degraded: str) -> None:
+    """Print the decision and its reason, then the result of every limit that was evaluated.
+
+    WHY_DEGRADED is why the bucket store did not decide, if it did not.
+    """
     line = f"{'allowed' if decision.allowed else 'denied'}: {CheckLimitResponse.Reason.Name(decision.reason)}"
     if decision.limit:
         line += f"; limit {decision.limit}, {decision.remaining:,} left"
@@ -110,9 +129,22 @@ def _print_decision(decision: CheckLimitResponse) -> None:
     if decision.key_id:
         line += f"; key {decision.key_id} of {decision.subject} on plan {decision.plan}"
     if decision.source == CheckLimitResponse.DEGRADED:
-        line += "; the bucket store was unavailable"
+        line += f"; {why_degraded}"
+    if decision.source == CheckLimitResponse.UNENFORCED:
+        line += "; enforcement is off, so that no limit refuses a call: see `ratelimit-service enforcement status`"
     typer.echo(line)
     print_limits(decision.limits)
+
+
+def degraded(decision: CheckLimitResponse) -> str:
+    """Why the bucket store did not decide, as far as the decision shows it."""
+    if not decision.key_id:
+        return "the key could not be looked up in time"
+    if decision.allowed:
+        return "the bucket store was unavailable"
+    if decision.limits:
+        return "the bucket store was unavailable, or had no memory for a new bucket"
+    return f"the bucket store was unavailable, or {_UNREADABLE}"
 
 
 def print_limits(limits: Sequence[LimitResult]) -> None:
@@ -133,7 +165,7 @@ def _limit_result(limit: LimitResult) -> tuple[str, ...]:
 def _print_explanation(explanation: ExplainLimitResponse) -> None:
     """Print what would be decided now, then every limit that was considered."""
     typer.echo("would be ", nl=False)
-    _print_decision(explanation.decision)
+    print_decision(explanation.decision, _UNREADABLE)  # without the bucket store, there is an error and no explanation
     if not explanation.limits:
         return
     typer.echo()
@@ -143,7 +175,7 @@ def _print_explanation(explanation: ExplainLimitResponse) -> None:
             (
                 describe_limit(considered.limit),
                 LimitLevel.Name(considered.level).lower(),
-                "yes" if considered.applies else f"no: {considered.why_not}",
+                "yes" if considered.applies else f"no: {_WHY_NOT.get(considered.why_not, considered.why_not)}",
                 considered.bucket,
             )
             for considered in explanation.limits

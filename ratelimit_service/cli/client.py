@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
+import typer
 from google.protobuf.message import Message
 
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2
@@ -14,7 +16,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decisi
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
-from ratelimit_service.cli.errors import CommandError, report_errors
+from ratelimit_service.cli.errors import report_errors
 from ratelimit_service.cli.target import Target
 
 _SIMULATION_SECONDS = 60.0  # one has a budget of 20, and may wait for another
@@ -26,10 +28,14 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class Client(AbstractContextManager["Client"]):
-    """One connection to one server. A call times out after `timeout` seconds, and raises CommandError when it fails."""
+    """One connection to one server. A call times out after `timeout` seconds, and raises CommandError when it fails.
 
-    def __init__(self, target: Target, timeout: float = 10.0) -> None:
+    With `dry_run` the server checks changes as a whole, and returns what they would result in, but makes none.
+    """
+
+    def __init__(self, target: Target, timeout: float = 10.0, *, dry_run: bool = False) -> None:
         self._address = target.address
+        self._dry_run = dry_run
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {target.token}"),) if target.token else ()
         options = [("grpc.max_receive_message_length", _MAX_RECEIVED)]
@@ -41,6 +47,17 @@ class Client(AbstractContextManager["Client"]):
         )
         self._decision = RateLimitServiceStub(self._channel)
         self._admin = KeyAdminServiceStub(self._channel)
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether changes are checked, and not made."""
+        return self._dry_run
+
+    def rehearsal(self) -> "Client":
+        """The same connection, by which changes are checked and not made. It is closed with this one."""
+        rehearsal = copy(self)
+        rehearsal._dry_run = True  # noqa: SLF001  its own
+        return rehearsal
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -70,18 +87,22 @@ class Client(AbstractContextManager["Client"]):
 
     def manage_key(self, request: admin_pb2.ManageKeyRequest) -> admin_pb2.ManageKeyResponse:
         """Carry out one action on a key."""
+        request.validate_only = self._dry_run
         return self._call(self._admin.ManageKey, request)
 
     def manage_plan(self, request: admin_pb2.ManagePlanRequest) -> admin_pb2.ManagePlanResponse:
         """Carry out one action on a plan."""
+        request.validate_only = self._dry_run
         return self._call(self._admin.ManagePlan, request)
 
     def manage_override(self, request: admin_pb2.ManageOverrideRequest) -> admin_pb2.ManageOverrideResponse:
         """Carry out one action on the overrides of a key or a subject."""
+        request.validate_only = self._dry_run
         return self._call(self._admin.ManageOverride, request)
 
     def manage_rules(self, request: admin_pb2.ManageRulesRequest) -> admin_pb2.ManageRulesResponse:
         """Carry out one action on the descriptor rules of a domain."""
+        request.validate_only = self._dry_run
         return self._call(self._admin.ManageRules, request)
 
     def list_audit_events(self, request: admin_pb2.ListAuditEventsRequest) -> admin_pb2.ListAuditEventsResponse:
@@ -104,6 +125,7 @@ class Client(AbstractContextManager["Client"]):
         self, request: enforcement_pb2.ManageEnforcementRequest
     ) -> enforcement_pb2.ManageEnforcementResponse:
         """Carry out one action on the switch of all limits."""
+        request.validate_only = self._dry_run
         return self._call(self._admin.ManageEnforcement, request)
 
     def simulate_plan(self, request: SimulatePlanRequest) -> SimulatePlanResponse:
@@ -119,14 +141,18 @@ class Client(AbstractContextManager["Client"]):
         try:
             return method(request, timeout=max(self._timeout, at_least), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise CommandError.of_call(error, self._address) from None
+            from ratelimit_service.cli.call_errors import call_error  # noqa: PLC0415  few calls fail
+
+            raise call_error(error, self._address) from None
 
 
 @contextmanager
-def connect(server: str | None, token: str | None, *, decides: bool = False) -> Iterator[Client]:
+def connect(server: str | None, token: str | None, *, decides: bool = False, dry_run: bool = False) -> Iterator[Client]:
     """Connect to the server for the length of the block, for admin methods, or if DECIDES for decisions.
 
-    A CommandError in the block is reported and ends the command.
+    A CommandError in the block is reported and ends the command. A DRY_RUN ends with a line that nothing was changed.
     """
-    with report_errors(), Client(Target.choose(server, token, decides=decides)) as client:
+    with report_errors(), Client(Target.choose(server, token, decides=decides), dry_run=dry_run) as client:
         yield client
+    if dry_run:
+        typer.echo("dry run: nothing was changed", err=True)

@@ -1,7 +1,7 @@
 """Changes that the server makes only when they are confirmed: by whoever sits at the terminal, or by --yes."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 import typer
@@ -24,10 +24,15 @@ def confirmed(call: Callable[[str], _Response], *, yes: bool) -> _Response:
     try:
         return call("")
     except ConfirmationNeeded as needed:
-        for line in needed.lines:
-            typer.echo(escaped(line), err=True)
-        if not yes and not sys.stdin.isatty():
-            raise CommandError(Exit.REFUSED, "nothing was changed; repeat it with --yes to confirm it") from None
-        if not yes and not typer.confirm("Make this change?", err=True):
-            raise CommandError(Exit.REFUSED, "nothing was changed") from None
+        confirm(["This change has to be confirmed:", *needed.lines], "Make this change?", yes=yes)
         return call(needed.confirmation)
+
+
+def confirm(lines: Iterable[str], question: str, *, yes: bool) -> None:
+    """Show LINES, and ask QUESTION of whoever sits at the terminal, unless YES. Raises CommandError for a no."""
+    for line in lines:
+        typer.echo(escaped(line), err=True)
+    if not yes and not sys.stdin.isatty():
+        raise CommandError(Exit.REFUSED, "nothing was changed; repeat it with --yes to confirm it")
+    if not yes and not typer.confirm(question, err=True):
+        raise CommandError(Exit.REFUSED, "nothing was changed")

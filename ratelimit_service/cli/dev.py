@@ -21,6 +21,7 @@ from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName, Workers, serve_until_stopped
 from ratelimit_service.cli.target import dialable
+from ratelimit_service.data_dir import DEFAULT_DATA_DIR
 from ratelimit_service.devstores.private_files import make_private_folder
 from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError, make_folder
@@ -100,7 +101,11 @@ def _run(settings: Settings, stores: "DevStores", transport: Transport) -> None:
     state = asyncio.run(_seed(served))
 
     def ready(in_effect: Settings) -> None:
-        addresses = {"listen": in_effect.listen, "admin_listen": in_effect.admin_listen}
+        addresses = {
+            "listen": in_effect.listen,
+            "admin_listen": in_effect.admin_listen,
+            "console": _console(in_effect),
+        }
         replace(state, **addresses).write(in_effect.data_dir)
         typer.echo(_banner(in_effect, state, transport))
 
@@ -135,10 +140,8 @@ def _banner(settings: Settings, state: DevState, transport: Transport) -> str:
     """What is printed at the start, with commands that can be pasted as they are."""
     operations = dialable(settings.operations_listen)
     metrics = f"metrics on http://{operations}/metrics; " if settings.operations_listen else ""
-    listen = settings.console_listen or settings.operations_listen
-    console = ""
-    if listen and find_spec("jinja2") is not None:  # of the extra `console`
-        console = f"The console, for the admin token:\n  http://{dialable(listen)}/console/\n\n"
+    address = _console(settings)
+    console = f"The console, for the admin token:\n  {address}\n\n" if address else ""
     ports = "\n".join(f"open: {port}" for port in open_ports(settings))
     return f"""
 ratelimit-service serves on {settings.listen}. Transport {transport.name}: {transport.reason}.
@@ -150,8 +153,17 @@ ratelimit-service serves on {settings.listen}. Transport {transport.name}: {tran
 
 {_how_to_call(settings, state.api_key)}
 
+See some be refused:
+  {_command(settings)} demo
+
 Ctrl-C stops it; the next start keeps all data.
 """
+
+
+def _console(settings: Settings) -> str:
+    """The address of the console, empty if there is none: it needs the extra `console`."""
+    listen = settings.console_listen or settings.operations_listen
+    return f"http://{dialable(listen)}/console/" if listen and find_spec("jinja2") is not None else ""
 
 
 def _how_to_call(settings: Settings, key: str) -> str:
@@ -174,6 +186,6 @@ def _command(settings: Settings) -> str:
     """This command as it was called, so that the line works in any shell on this folder."""
     program = Path(sys.argv[0])
     shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
-    if settings.data_dir != Settings.model_fields["data_dir"].default:
+    if settings.data_dir != DEFAULT_DATA_DIR:
         return f"RATELIMIT_DATA_DIR={shlex.quote(str(settings.data_dir))} {shlex.quote(shown)}"
     return shlex.quote(shown)

@@ -9,8 +9,8 @@ from ratelimit_service._gen.ratelimit.v1.enforcement_pb2 import Enforcement, Man
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.errors import CommandError, report_errors
-from ratelimit_service.cli.options import AsJson, Server, Token
-from ratelimit_service.cli.output import print_fields, print_json
+from ratelimit_service.cli.options import AsJson, DryRun, Output, Server, Token, output_format
+from ratelimit_service.cli.output import Format, print_as, print_fields
 from ratelimit_service.cli.switch_client import ask_switch
 from ratelimit_service.cli.times import format_time, parse_duration
 
@@ -37,6 +37,7 @@ def off(
     comment: Annotated[str, typer.Option(help="Why, for the audit log and all who see that it is off.")] = "",
     local: Local = False,
     socket: Socket = "",
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -51,29 +52,55 @@ def off(
         except ValueError as error:
             raise CommandError.usage(f"--for: {error}") from None
         if local:
+            _refuse_local(dry_run=dry_run)
             question = {"action": "off", "duration_us": wanted.ToMicroseconds(), "comment": comment}
             _print_local(ask_switch(socket, question), as_json)
             return
     action = ManageEnforcementRequest.TurnOff(duration=wanted, comment=comment)
-    _manage(ManageEnforcementRequest(turn_off=action), server, token, as_json)
+    _manage(
+        ManageEnforcementRequest(turn_off=action),
+        server,
+        token,
+        Format.JSON if as_json else Format.TABLE,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
 def on(
-    *, local: Local = False, socket: Socket = "", server: Server = None, token: Token = None, as_json: AsJson = False
+    *,
+    local: Local = False,
+    socket: Socket = "",
+    dry_run: DryRun = False,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have limits refuse calls again, before that time is over."""
     if local:
         with report_errors():
+            _refuse_local(dry_run=dry_run)
             _print_local(ask_switch(socket, {"action": "on"}), as_json)
         return
     action = ManageEnforcementRequest.TurnOn()
-    _manage(ManageEnforcementRequest(turn_on=action), server, token, as_json)
+    _manage(
+        ManageEnforcementRequest(turn_on=action),
+        server,
+        token,
+        Format.JSON if as_json else Format.TABLE,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
 def status(
-    *, local: Local = False, socket: Socket = "", server: Server = None, token: Token = None, as_json: AsJson = False
+    *,
+    local: Local = False,
+    socket: Socket = "",
+    server: Server = None,
+    token: Token = None,
+    output: Output = Format.TABLE,
+    as_json: AsJson = False,
 ) -> None:
     """Show whether limits refuse calls: the switch of all servers, or with --local that of one server."""
     if local:
@@ -81,16 +108,22 @@ def status(
             _print_local(ask_switch(socket, {"action": "status"}), as_json)
         return
     action = ManageEnforcementRequest.GetEnforcement()
-    _manage(ManageEnforcementRequest(get=action), server, token, as_json)
+    with report_errors():
+        chosen = output_format(output, as_json=as_json)
+    _manage(ManageEnforcementRequest(get=action), server, token, chosen)
 
 
-def _manage(request: ManageEnforcementRequest, server: str | None, token: str | None, as_json: AsJson) -> None:
-    with connect(server, token) as client:
+def _manage(
+    request: ManageEnforcementRequest, server: str | None, token: str | None, output: Format, *, dry_run: bool = False
+) -> None:
+    with connect(server, token, dry_run=dry_run) as client:
         enforcement = client.manage_enforcement(request).enforcement
-    if as_json:
-        print_json(enforcement)
-    else:
-        _print(enforcement, "of every server")
+    print_as(output, enforcement, lambda shown: _print(shown, "of every server"))
+
+
+def _refuse_local(*, dry_run: bool) -> None:
+    if dry_run:
+        raise CommandError.usage("--dry-run is for the switch of all servers; that of one has nothing to check")
 
 
 def _print_local(answer: dict[str, Any], as_json: AsJson) -> None:

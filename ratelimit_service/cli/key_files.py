@@ -12,7 +12,8 @@ from google.protobuf.json_format import ParseDict
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
 from ratelimit_service.bounded_yaml import Plain
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.message_file import UNREADABLE, file_name, parse_file, read_text
+from ratelimit_service.cli.message_file import file_name, parse_file, read_text
+from ratelimit_service.cli.message_nodes import UNREADABLE
 from ratelimit_service.cli.options import parse_expires
 
 _LABEL = "label."

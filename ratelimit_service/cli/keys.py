@@ -1,32 +1,36 @@
 """`ratelimit-service keys ...`: API keys."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest, ManageKeyResponse
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Override
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.bulk_keys import StateChange, change_keys, create_keys
 from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.key_files import read_drafts, read_key_ids
 from ratelimit_service.cli.options import (
     AsJson,
+    DryRun,
     Expires,
+    Output,
     PageSize,
     PageToken,
     Server,
     Token,
+    output_format,
     parse_expires,
     parse_labels,
     parse_option_time,
 )
 from ratelimit_service.cli.output import (
+    Format,
     describe_limit,
+    print_as,
     print_fields,
     print_json,
     print_next_page,
@@ -34,8 +38,6 @@ from ratelimit_service.cli.output import (
     print_table,
 )
 from ratelimit_service.cli.times import format_time, parse_duration
-from ratelimit_service.errors import InvalidArgument
-from ratelimit_service.management.key_filter import public_part
 
 app = command_group("Create, change, suspend and revoke API keys.")
 
@@ -66,18 +68,21 @@ def create(
             "or JSON with a list of keys, `-` for standard input. The other options fill in what it leaves out."
         ),
     ] = None,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key, or many. Secrets are printed now and never again."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         action = ManageKeyRequest.CreateKey(
             plan=plan, subject=subject, description=description, labels=parse_labels(label or ())
         )
         if expires:
             action.expire_time.CopyFrom(parse_expires(expires))
         if file is not None:
+            from ratelimit_service.cli.key_files import read_drafts  # noqa: PLC0415  few commands read files
+
             create_keys(client, read_drafts(file, action), as_json=as_json)
             return
         for option, value in (("--plan", plan), ("--subject", subject)):
@@ -88,15 +93,17 @@ def create(
         print_json(created)
     else:
         _print_key(created.key)
-        print_secret("API key", created.secret)
+        _print_secret(created.secret)
 
 
 @app.command()
-def get(key_id: KeyId, *, server: Server = None, token: Token = None, as_json: AsJson = False) -> None:
+def get(
+    key_id: KeyId, *, server: Server = None, token: Token = None, output: Output = Format.TABLE, as_json: AsJson = False
+) -> None:
     """Show one key."""
     with connect(server, token) as client:
         key = client.manage_key(ManageKeyRequest(get=ManageKeyRequest.GetKey(key_id=key_id))).get.key
-    (print_json if as_json else _print_key)(key)
+        print_as(output_format(output, as_json=as_json), key, _print_key)
 
 
 @app.command("list")
@@ -131,6 +138,7 @@ def list_keys(
     page_token: PageToken = "",
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """List keys in order of creation: those that match all options that are given."""
@@ -157,11 +165,7 @@ def list_keys(
         if search:
             action.search = _public_part(search)
         page = client.manage_key(ManageKeyRequest(list=action)).list
-    if as_json:
-        print_json(page)
-    else:
-        _print_keys(page.keys)
-        print_next_page(page.next_page_token)
+        print_as(output_format(output, as_json=as_json), page, _print_page)
 
 
 @app.command()
@@ -182,12 +186,13 @@ def update(
         typer.Option("--remove-label", metavar="NAME", help="Remove this label. May be given several times."),
     ] = None,
     etag: Annotated[str, typer.Option(help="Refuse if the key has changed since this etag was read.")] = "",
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a key's plan, description, expiry or labels."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         key = Key(key_id=key_id, etag=etag)
         mask = FieldMask()
         if plan is not None:
@@ -219,12 +224,13 @@ def rotate(
     overlap: Annotated[
         str, typer.Option(metavar="DURATION", help="How long the old secret stays valid: 0s to 30d, such as 1h.")
     ] = "0s",
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Replace a key's secret. The new one is printed now and never again."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         try:
             action = ManageKeyRequest.RotateKey(key_id=key_id, overlap=parse_duration(overlap))
         except ValueError as error:
@@ -234,7 +240,7 @@ def rotate(
         print_json(rotated)
     else:
         _print_key(rotated.key)
-        print_secret("API key", rotated.secret)
+        _print_secret(rotated.secret)
 
 
 @app.command()
@@ -242,12 +248,13 @@ def suspend(
     key_ids: KeyIds = None,
     *,
     file: IdFile = None,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Deny the calls of a key, or of many, until they are resumed."""
-    _change_state("suspend", key_ids, file, server, token, as_json=as_json)
+    _change_state("suspend", key_ids, file, server, token, as_json=as_json, dry_run=dry_run)
 
 
 @app.command()
@@ -255,12 +262,13 @@ def resume(
     key_ids: KeyIds = None,
     *,
     file: IdFile = None,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """End the suspension of a key, or of many."""
-    _change_state("resume", key_ids, file, server, token, as_json=as_json)
+    _change_state("resume", key_ids, file, server, token, as_json=as_json, dry_run=dry_run)
 
 
 @app.command()
@@ -268,12 +276,13 @@ def revoke(
     key_ids: KeyIds = None,
     *,
     file: IdFile = None,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Deny the calls of a key, or of many, permanently."""
-    _change_state("revoke", key_ids, file, server, token, as_json=as_json)
+    _change_state("revoke", key_ids, file, server, token, as_json=as_json, dry_run=dry_run)
 
 
 def _change_state(
@@ -284,8 +293,9 @@ def _change_state(
     token: str | None,
     *,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         if (key_id := _single(key_ids, file)) is None:
             change_keys(client, action, _all_ids(key_ids, file), as_json=as_json)
             return
@@ -301,7 +311,11 @@ def _single(key_ids: Sequence[str] | None, file: typer.FileText | None) -> str |
 
 
 def _all_ids(key_ids: Sequence[str] | None, file: typer.FileText | None) -> Sequence[str]:
-    found = [*(key_ids or ()), *(read_key_ids(file) if file is not None else ())]
+    found = list(key_ids or ())
+    if file is not None:
+        from ratelimit_service.cli.key_files import read_key_ids  # noqa: PLC0415  as above
+
+        found += read_key_ids(file)
     if not found:
         raise CommandError.usage("no key: give KEY_ID, or --file with one key id a line")
     return found
@@ -317,10 +331,18 @@ def _change_labels(client: Client, key: Key, labels: Mapping[str, str], removed:
 
 def _public_part(search: str) -> str:
     """What of a pasted API key is sent to the server."""
+    from ratelimit_service.errors import InvalidArgument  # noqa: PLC0415  for --search alone
+    from ratelimit_service.management.key_filter import public_part  # noqa: PLC0415
+
     try:
         return public_part(search)
     except InvalidArgument as error:
         raise CommandError.usage(f"--{error.message}") from None
+
+
+def _print_secret(secret: str) -> None:
+    if secret:  # a dry run makes none
+        print_secret("API key", secret)
 
 
 def _print_key(key: Key) -> None:
@@ -343,7 +365,7 @@ def _print_key(key: Key) -> None:
     )
 
 
-def _print_keys(keys: Iterable[Key]) -> None:
+def _print_page(page: ManageKeyResponse.KeyPage) -> None:
     print_table(
         ("KEY_ID", "SUBJECT", "PLAN", "STATE", "CREATED", "EXPIRES", "LAST USED", "LABELS", "DESCRIPTION"),
         (
@@ -358,9 +380,10 @@ def _print_keys(keys: Iterable[Key]) -> None:
                 ", ".join(f"{name}={value}" for name, value in sorted(key.labels.items())),
                 key.description,
             )
-            for key in keys
+            for key in page.keys
         ),
     )
+    print_next_page(page.next_page_token)
 
 
 def _describe_override(override: Override) -> str:

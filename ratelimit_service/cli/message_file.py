@@ -1,36 +1,34 @@
 """A protobuf message in a YAML or JSON file."""
 
+from typing import TextIO
+
 import typer
-from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
 from ratelimit_service.bounded_yaml import MAX_BYTES, Plain, YamlError, plain, read_yaml
 from ratelimit_service.cli.errors import CommandError
-
-UNREADABLE = (ParseError, AttributeError, TypeError, ValueError, OverflowError)
-"""What `ParseDict` raises for content that does not fit a message."""
-
-_MAX_SHOWN = 500
+from ratelimit_service.cli.message_nodes import fill
 
 
 def read_message(file: typer.FileText, message: Message, what: str) -> frozenset[str]:
     """Read the file, in the shape of proto3 JSON, into MESSAGE, and return the names of the fields that the file sets.
 
     A field that is set to an empty value is among them. WHAT is what the file must hold, for the error message.
-    Raises CommandError with the invalid line or field.
+    Raises CommandError with the invalid line and field.
     """
     name = file_name(file)
-    content = parse_file(name, read_text(file, MAX_BYTES), MAX_BYTES)
-    if not isinstance(content, dict):
-        raise CommandError.usage(f"{name}: must hold {what}, not {type(content).__name__}")
+    text = read_text(file, MAX_BYTES)
     try:
-        ParseDict(content, message)
-    except UNREADABLE as error:
-        raise CommandError.usage(f"{name}: {str(error)[:_MAX_SHOWN]}") from None
-    return frozenset(content)
+        root = read_yaml(text)
+        if root is None or root.kind != "mapping":
+            found = "nothing" if root is None or root.is_null else f"a {root.kind}"
+            raise CommandError.usage(f"{name}: must hold {what}, not {found}")
+        return fill(message, root)
+    except YamlError as error:
+        raise CommandError.usage(f"{name}, line {error.line}: {error.problem}") from None
 
 
-def read_text(file: typer.FileText, max_bytes: int) -> str:
+def read_text(file: TextIO, max_bytes: int) -> str:
     """The text of a file of at most MAX_BYTES; no more is read. Raises CommandError for another encoding and beyond."""
     name = file_name(file)
     try:
@@ -50,6 +48,6 @@ def parse_file(name: str, text: str, max_bytes: int) -> Plain:
         raise CommandError.usage(f"{name}, line {error.line}: {error.problem}") from None
 
 
-def file_name(file: typer.FileText) -> str:
+def file_name(file: TextIO) -> str:
     """The name of the file in messages."""
     return "standard input" if file.name == "<stdin>" else file.name

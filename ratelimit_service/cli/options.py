@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.output import Format
 from ratelimit_service.cli.times import parse_duration, parse_past_time, parse_time
 
 _SERVER_HELP = (
@@ -39,12 +40,25 @@ Token = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Output = Annotated[
+    Format, typer.Option("--output", help="How to print it: for people, or as JSON or YAML for scripts.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Have the server check the change and show its result; change nothing.")
+]
 PageSize = Annotated[int, typer.Option("--page-size", min=0, max=1000, help="Maximum number of results. 0 means 100.")]
 PageToken = Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="Continue after an earlier page.")]
 Expires = Annotated[
     str | None,
     typer.Option("--expires", metavar="WHEN", help="A time as 2027-01-31T12:00:00Z, or from now on: 30d, 12h."),
 ]
+
+
+def output_format(output: Format, *, as_json: bool) -> Format:
+    """The format that --output and --json name together. Raises CommandError if they contradict each other."""
+    if as_json and output is Format.YAML:
+        raise CommandError.usage("--json and --output yaml contradict each other; give one of them")
+    return Format.JSON if as_json else output
 
 
 def parse_expires(value: str) -> Timestamp:

@@ -1,19 +1,44 @@
-"""Output: messages as JSON, as tables and as named fields; a limit in one line."""
+"""Output: messages as JSON and YAML, as tables and as named fields; a limit in one line."""
 
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
-from rich.console import Console
-from rich.table import Table
 
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Quota
 from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.times import format_duration
 
-_PIPE_WIDTH = 10_000
-"""Columns of output that is not a terminal: nothing is wrapped there, so that each record stays on one line."""
+if TYPE_CHECKING:
+    from rich.table import Table
+
+M = TypeVar("M", bound=Message)
+_GAP = "  "
+
+
+class Format(StrEnum):
+    """What --output accepts."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def print_as(output: Format, message: M, table: Callable[[M], None]) -> None:
+    """Print a message in this format: as JSON, as YAML, or as TABLE prints it."""
+    if output is Format.JSON:
+        print_json(message)
+    elif output is Format.YAML:
+        from ratelimit_service.cli.yaml_text import document_of, yaml_text  # noqa: PLC0415  most output is a table
+
+        typer.echo(yaml_text(document_of(message, with_defaults=True)), nl=False)
+    else:
+        table(message)
 
 
 def print_json(message: Message) -> None:
@@ -22,24 +47,34 @@ def print_json(message: Message) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headings, in columns as wide as they need to be."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    """Print rows under headings, in columns as wide as they need to be.
+
+    What is not a terminal gets each row on one line, however long that is, and no colour.
+    """
+    shown = [[escaped(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        _print_columns([headings, *shown])
+        return
+    table = _grid(show_header=True)
     for heading in headings:
         table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(_shown(cell) for cell in row))
-    _print(table)
+    for row in shown:
+        table.add_row(*map(_without_markup, row))
+    _print_grid(table)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     """Print one named value a line, leaving out those that are empty."""
-    table = Table(box=None, pad_edge=False, show_header=False)
+    shown = [(name, escaped(value)) for name, value in fields if value]
+    if not sys.stdout.isatty():
+        _print_columns(shown)
+        return
+    table = _grid(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in fields:
-        if value:
-            table.add_row(name, _shown(value))
-    _print(table)
+    for name, value in shown:
+        table.add_row(name, _without_markup(value))
+    _print_grid(table)
 
 
 def print_next_page(page_token: str) -> None:
@@ -51,6 +86,11 @@ def print_next_page(page_token: str) -> None:
 def print_secret(kind: str, secret: str) -> None:
     """Print the secret on a line of its own, easy to copy whole."""
     typer.echo(f"\n{kind}, shown now and never again:\n{secret}")
+
+
+def coloured(text: str, colour: str) -> str:
+    """TEXT in this colour, if standard output is a terminal and NO_COLOR is not set (https://no-color.org)."""
+    return typer.style(text, fg=colour) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def describe_limit(limit: Limit) -> str:
@@ -77,18 +117,35 @@ def _describe_algorithm(limit: Limit) -> str:
     return f"{bucket.capacity:,} {unit}, {bucket.refill_tokens:,} more every {period}"
 
 
-def _shown(text: str) -> str:
-    """TEXT as a terminal may have it, with markup as it is."""
-    return escaped(text).replace("[", r"\[")
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    lines = [[cell.replace("\n", "\\n") for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+        typer.echo(_GAP.join(cells).rstrip())
 
 
-def _print(table: Table) -> None:
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(table)
-        return
-    console.width = _PIPE_WIDTH
-    with console.capture() as printed:
-        console.print(table)
-    for line in printed.get().splitlines():
-        typer.echo(line.rstrip())
+def _width(text: str) -> int:
+    """Columns that TEXT takes: letters of East Asian scripts take two, and marks on other letters none."""
+    if text.isascii():
+        return len(text)
+    import unicodedata  # noqa: PLC0415  most texts are ASCII
+
+    wide = sum(unicodedata.east_asian_width(character) in {"W", "F"} for character in text)
+    return len(text) + wide - sum(unicodedata.category(character) in {"Mn", "Me", "Cf"} for character in text)
+
+
+def _grid(*, show_header: bool) -> "Table":
+    from rich.table import Table  # noqa: PLC0415  of use on a terminal only, where rows are folded
+
+    return Table(box=None, pad_edge=False, header_style="bold", show_header=show_header)
+
+
+def _print_grid(table: "Table") -> None:
+    from rich.console import Console  # noqa: PLC0415  as above
+
+    Console(highlight=False).print(table)
+
+
+def _without_markup(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -10,8 +10,8 @@ from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.confirm import Yes, confirmed
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.options import AsJson, Expires, Server, Token, parse_expires
-from ratelimit_service.cli.output import describe_limit, print_json, print_table
+from ratelimit_service.cli.options import AsJson, DryRun, Expires, Output, Server, Token, output_format, parse_expires
+from ratelimit_service.cli.output import Format, describe_limit, print_as, print_json, print_table
 from ratelimit_service.cli.times import format_time, parse_duration
 from ratelimit_service.decision.limit import MAX_TOKENS, Window
 
@@ -48,6 +48,7 @@ def set_override(
     shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,
     expires: Expires = None,
     yes: Yes = False,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -56,7 +57,7 @@ def set_override(
 
     For a token bucket give --capacity and --refill-tokens, for a quota --amount and --window.
     """
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         _check_target(key_id, subject)
         mode, counts = Limit.SHADOW if shadow else Limit.ENFORCE, Limit.CALLS if calls else Limit.COST
         override = Override(limit=Limit(name=limit, resource=resource, mode=mode, counts=counts))
@@ -76,8 +77,8 @@ def set_override(
             request = ManageOverrideRequest(key_id=key_id, subject=subject, set=action)
             return client.manage_override(request).set
 
-        overrides = confirmed(send, yes=yes)
-    _print(overrides, as_json)
+        overrides = confirmed(send, yes=yes or dry_run)
+    (print_json if as_json else _print)(overrides)
 
 
 @app.command("list")
@@ -87,6 +88,7 @@ def list_overrides(
     subject: Subject = None,
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """List the overrides of a key or a subject, including expired ones."""
@@ -95,7 +97,7 @@ def list_overrides(
         action = ManageOverrideRequest.ListOverrides()
         request = ManageOverrideRequest(key_id=key_id, subject=subject, list=action)
         overrides = client.manage_override(request).list
-    _print(overrides, as_json)
+        print_as(output_format(output, as_json=as_json), overrides, _print)
 
 
 @app.command()
@@ -105,12 +107,13 @@ def delete(
     key_id: KeyId = None,
     subject: Subject = None,
     yes: Yes = False,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete an override: the level below applies again. Shows the remaining ones."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         _check_target(key_id, subject)
 
         def send(confirmation: str) -> ManageOverrideResponse.Overrides:
@@ -118,8 +121,8 @@ def delete(
             request = ManageOverrideRequest(key_id=key_id, subject=subject, delete=action)
             return client.manage_override(request).delete
 
-        overrides = confirmed(send, yes=yes)
-    _print(overrides, as_json)
+        overrides = confirmed(send, yes=yes or dry_run)
+    (print_json if as_json else _print)(overrides)
 
 
 def _token_bucket(capacity: int, refill_tokens: int, refill_period: str) -> TokenBucket:
@@ -143,11 +146,8 @@ def _check_target(key_id: str | None, subject: str | None) -> None:
         raise CommandError.usage("no target: give either --key-id or --subject")
 
 
-def _print(overrides: ManageOverrideResponse.Overrides, as_json: AsJson) -> None:
-    if as_json:
-        print_json(overrides)
-    else:
-        print_table(
-            ("LIMIT", "EXPIRES"),
-            ((describe_limit(each.limit), format_time(each.expire_time) or "never") for each in overrides.overrides),
-        )
+def _print(overrides: ManageOverrideResponse.Overrides) -> None:
+    print_table(
+        ("LIMIT", "EXPIRES"),
+        ((describe_limit(each.limit), format_time(each.expire_time) or "never") for each in overrides.overrides),
+    )

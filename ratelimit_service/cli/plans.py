@@ -1,23 +1,31 @@
 """`ratelimit-service plans ...`: plans and their limits."""
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest, ManagePlanResponse
 from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
 from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.confirm import Yes, confirmed
-from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.errors import CommandError, report_errors
 from ratelimit_service.cli.message_file import read_message
-from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
-from ratelimit_service.cli.output import describe_limit, print_fields, print_json, print_next_page, print_table
+from ratelimit_service.cli.options import AsJson, DryRun, Output, PageSize, PageToken, Server, Token, output_format
+from ratelimit_service.cli.output import (
+    Format,
+    describe_limit,
+    print_as,
+    print_fields,
+    print_json,
+    print_next_page,
+    print_table,
+)
 from ratelimit_service.cli.times import format_time, parse_duration
+from ratelimit_service.decision.limit import MAX_TOKENS
 
 app = command_group("Create and change plans: named, versioned sets of limits.")
 
@@ -32,9 +40,11 @@ _UPDATABLE = ("limits", "on_store_failure", "description")
 
 
 @app.command()
-def create(file: PlanFile, *, server: Server = None, token: Token = None, as_json: AsJson = False) -> None:
+def create(
+    file: PlanFile, *, dry_run: DryRun = False, server: Server = None, token: Token = None, as_json: AsJson = False
+) -> None:
     """Create a plan from a file."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         plan, _ = _read_plan(file)
         action = ManagePlanRequest.CreatePlan(plan=plan)
         created = client.manage_plan(ManagePlanRequest(create=action)).create.plan
@@ -48,13 +58,14 @@ def get(
     version: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which version. 0 means the one in force.")] = 0,
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """Show one plan. Its JSON is valid input for create and update."""
     with connect(server, token) as client:
         action = ManagePlanRequest.GetPlan(name=name, version=version)
         plan = client.manage_plan(ManagePlanRequest(get=action)).get.plan
-    (print_json if as_json else _print_plan)(plan)
+        print_as(output_format(output, as_json=as_json), plan, _print_plan)
 
 
 @app.command("list")
@@ -64,22 +75,25 @@ def list_plans(
     page_token: PageToken = "",
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """List plans by name."""
     with connect(server, token) as client:
         action = ManagePlanRequest.ListPlans(page_size=page_size, page_token=page_token)
         page = client.manage_plan(ManagePlanRequest(list=action)).list
-    if as_json:
-        print_json(page)
-    else:
-        _print_plans(page.plans)
-        print_next_page(page.next_page_token)
+        print_as(output_format(output, as_json=as_json), page, _print_page)
 
 
 @app.command()
 def update(
-    file: PlanFile, *, yes: Yes = False, server: Server = None, token: Token = None, as_json: AsJson = False
+    file: PlanFile,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
 ) -> None:
     """Create a new version of a plan from a file, in force at once.
 
@@ -87,7 +101,7 @@ def update(
     update is refused if the plan has changed since. One that cuts a limit by more than half, lifts one, or touches many
     keys has to be confirmed.
     """
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         plan, fields = _read_plan(file)
         mask = FieldMask(paths=[name for name in _UPDATABLE if name in fields])
 
@@ -95,7 +109,7 @@ def update(
             action = ManagePlanRequest.UpdatePlan(plan=plan, update_mask=mask, confirmation=confirmation)
             return client.manage_plan(ManagePlanRequest(update=action)).update.plan
 
-        updated = confirmed(send, yes=yes)
+        updated = confirmed(send, yes=yes or dry_run)
     (print_json if as_json else _print_plan)(updated)
 
 
@@ -108,18 +122,19 @@ def rollback(
     ] = 0,
     etag: Annotated[str, typer.Option(help="Refuse if the plan has changed since this etag was read.")] = "",
     yes: Yes = False,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Put an earlier version of a plan in force again, at once, as a new version."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
 
         def send(confirmation: str) -> Plan:
             action = ManagePlanRequest.RollBackPlan(name=name, version=to, etag=etag, confirmation=confirmation)
             return client.manage_plan(ManagePlanRequest(roll_back=action)).roll_back.plan
 
-        plan = confirmed(send, yes=yes)
+        plan = confirmed(send, yes=yes or dry_run)
     (print_json if as_json else _print_plan)(plan)
 
 
@@ -128,12 +143,13 @@ def delete(
     name: Name,
     *,
     etag: Annotated[str, typer.Option(help="Refuse if the plan has changed since this etag was read.")] = "",
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete a plan that no key uses, and show it as it was."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         action = ManagePlanRequest.DeletePlan(name=name, etag=etag)
         plan = client.manage_plan(ManagePlanRequest(delete=action)).delete.plan
     (print_json if as_json else _print_plan)(plan)
@@ -170,6 +186,30 @@ def simulate(
             ) from None
         found = client.simulate_plan(request)
     (print_json if as_json else _print_simulation)(found)
+
+
+@app.command("test")
+def try_plan(
+    file: Annotated[
+        typer.FileText,
+        typer.Argument(metavar="FILE", help="The plan, as for `create` or `apply`; - is standard input."),
+    ],
+    *,
+    plan: Annotated[str, typer.Option("--plan", help="Which plan, if the file has several.")] = "",
+    resource: Annotated[str, typer.Option("--resource", help="The resource of the calls.")] = "",
+    cost: Annotated[int, typer.Option("--cost", min=0, max=MAX_TOKENS, help="Tokens that each call takes.")] = 1,
+    calls: Annotated[int, typer.Option("--calls", min=1, max=100_000, help="How many calls come at once.")] = 1,
+) -> None:
+    """Show what a plan in a file would decide, without a server: calls of a new key, by buckets in memory.
+
+    Exits with 1 if the last call is denied, 0 if it is allowed.
+    """
+    from ratelimit_service.cli import trials  # noqa: PLC0415  the engine, which other commands do not need
+    from ratelimit_service.cli.configuration.documents import read_one  # noqa: PLC0415
+    from ratelimit_service.cli.configuration.item import Kind  # noqa: PLC0415
+
+    with report_errors():
+        trials.try_plan(read_one(file, Kind.PLAN, plan).plan, resource, cost, calls)
 
 
 def _print_simulation(found: SimulatePlanResponse) -> None:
@@ -233,7 +273,7 @@ def _print_plan(plan: Plan) -> None:
     )
 
 
-def _print_plans(plans: Iterable[Plan]) -> None:
+def _print_page(page: ManagePlanResponse.PlanPage) -> None:
     print_table(
         ("PLAN", "VERSION", "LIMITS", "ON STORE FAILURE", "DESCRIPTION"),
         (
@@ -244,6 +284,7 @@ def _print_plans(plans: Iterable[Plan]) -> None:
                 Plan.OnStoreFailure.Name(plan.on_store_failure),
                 plan.description,
             )
-            for plan in plans
+            for plan in page.plans
         ),
     )
+    print_next_page(page.next_page_token)

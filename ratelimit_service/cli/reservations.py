@@ -11,7 +11,7 @@ from ratelimit_service.cli.errors import Exit
 from ratelimit_service.cli.options import AsJson, DecisionServer, Token, parse_hold
 from ratelimit_service.cli.output import print_json
 from ratelimit_service.cli.times import format_duration
-from ratelimit_service.decision.engine import MAX_COST
+from ratelimit_service.decision.limit import MAX_TOKENS
 
 ReservationId = Annotated[str, typer.Argument(metavar="RESERVATION", help="The id that `check --hold` has printed.")]
 
@@ -19,7 +19,7 @@ ReservationId = Annotated[str, typer.Argument(metavar="RESERVATION", help="The i
 def settle(
     reservation: ReservationId,
     *,
-    cost: Annotated[int, typer.Option("--cost", min=0, max=MAX_COST, help="Tokens that the call took in the end.")],
+    cost: Annotated[int, typer.Option("--cost", min=0, max=MAX_TOKENS, help="Tokens that the call took in the end.")],
     server: DecisionServer = None,
     token: Token = None,
     as_json: AsJson = False,

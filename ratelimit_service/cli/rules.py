@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest
+from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit
 from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DescriptorLimit, DescriptorRule, DomainRules
-from ratelimit_service.api.key_admin.manage_rules import rules_to_proto
 from ratelimit_service.bounded_yaml import MAX_BYTES
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import Client, connect
@@ -17,12 +16,18 @@ from ratelimit_service.cli.confirm import Yes, confirmed
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.message_file import file_name, read_message, read_text
-from ratelimit_service.cli.options import AsJson, PageSize, PageToken, Server, Token
-from ratelimit_service.cli.output import describe_limit, print_fields, print_json, print_next_page, print_table
-from ratelimit_service.cli.times import format_time
-from ratelimit_service.rules_import.envoy_ratelimit import Conversion
-from ratelimit_service.rules_import.findings import Findings
-from ratelimit_service.rules_import.importer import import_files, to_quota, to_token_bucket
+from ratelimit_service.cli.options import AsJson, DryRun, Output, PageSize, PageToken, Server, Token, output_format
+from ratelimit_service.cli.output import (
+    Format,
+    describe_limit,
+    print_as,
+    print_fields,
+    print_json,
+    print_next_page,
+    print_table,
+)
+from ratelimit_service.cli.times import format_duration, format_time
+from ratelimit_service.decision.limit import MAX_TOKENS
 
 app = command_group("Descriptor rules: the limits behind Envoy's rate limit protocol.")
 
@@ -46,8 +51,6 @@ class Algorithm(Enum):
 _MAX_FINDINGS = 100
 """Lines about what stops an import. A file of another kind would have one for each of its own."""
 
-_CONVERSIONS = {Algorithm.QUOTA: to_quota, Algorithm.TOKEN_BUCKET: to_token_bucket}
-
 
 @app.command()
 def replace(
@@ -55,6 +58,7 @@ def replace(
     *,
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Validate only; change nothing.")] = False,
     yes: Yes = False,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -63,7 +67,7 @@ def replace(
 
     If the file has an etag, this is refused if the domain's rules have changed since.
     """
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
         rules = DomainRules()
         read_message(file, rules, "the rules of a domain")
         replaced = _replace(client, rules, yes=yes, validate_only=validate_only)
@@ -77,13 +81,14 @@ def get(
     version: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which version. 0 means the one in force.")] = 0,
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """Show the rules of one domain. Their JSON is valid input for replace."""
     with connect(server, token) as client:
         action = ManageRulesRequest.GetRules(domain=domain, version=version)
         rules = client.manage_rules(ManageRulesRequest(get=action)).get.rules
-    (print_json if as_json else _print_rules)(rules)
+        print_as(output_format(output, as_json=as_json), rules, _print_rules)
 
 
 @app.command("list")
@@ -93,17 +98,14 @@ def list_rules(
     page_token: PageToken = "",
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """List the domains by name, without their descriptors."""
     with connect(server, token) as client:
         action = ManageRulesRequest.ListRules(page_size=page_size, page_token=page_token)
         page = client.manage_rules(ManageRulesRequest(list=action)).list
-    if as_json:
-        print_json(page)
-    else:
-        _print_domains(page.domains)
-        print_next_page(page.next_page_token)
+        print_as(output_format(output, as_json=as_json), page, _print_page)
 
 
 @app.command()
@@ -112,18 +114,19 @@ def delete(
     *,
     etag: Annotated[str, typer.Option(help="Refuse if the rules have changed since this etag was read.")] = "",
     yes: Yes = False,
+    dry_run: DryRun = False,
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete all rules of a domain, so that its descriptors pass, and show them as they were."""
-    with connect(server, token) as client:
+    with connect(server, token, dry_run=dry_run) as client:
 
         def send(confirmation: str) -> DomainRules:
             action = ManageRulesRequest.DeleteRules(domain=domain, etag=etag, confirmation=confirmation)
             return client.manage_rules(ManageRulesRequest(delete=action)).delete.rules
 
-        rules = confirmed(send, yes=yes)
+        rules = confirmed(send, yes=yes or dry_run)
     (print_json if as_json else _print_rules)(rules)
 
 
@@ -147,12 +150,44 @@ def import_rules(
     lost, nothing is imported.
     """
     with report_errors():
-        imported = _read(files, _CONVERSIONS[algorithm])
+        imported = _read(files, algorithm)
     if not dry_run:
         with connect(server, token) as client:
             imported = [_replace(client, rules, yes=yes) for rules in imported]
     for rules in imported:
         (print_json if as_json else _print_rules)(rules)
+
+
+@app.command("test")
+def try_rules(
+    file: Annotated[
+        typer.FileText,
+        typer.Argument(metavar="FILE", help="The rules, as for `replace` or `apply`; - is standard input."),
+    ],
+    *,
+    descriptor: Annotated[
+        list[str],
+        typer.Option(
+            "--descriptor",
+            metavar="KEY=VALUE,...",
+            help="A descriptor of the request, with its entries in their order. May be repeated.",
+        ),
+    ],
+    domain: Annotated[str, typer.Option("--domain", help="Which domain, if the file has several.")] = "",
+    hits: Annotated[
+        int, typer.Option("--hits", min=-MAX_TOKENS, max=MAX_TOKENS, help="Hits of each; 0 peeks, below 0 refunds.")
+    ] = 1,
+) -> None:
+    """Show which rules in a file a request matches, and what they would decide, without a server.
+
+    Exits with 1 if it is denied, 0 if it is allowed.
+    """
+    from ratelimit_service.cli import trials  # noqa: PLC0415  the engine, which other commands do not need
+    from ratelimit_service.cli.configuration.documents import read_one  # noqa: PLC0415
+    from ratelimit_service.cli.configuration.item import Kind  # noqa: PLC0415
+
+    with report_errors():
+        trials.try_rules(read_one(file, Kind.RULES, domain).rules, descriptor, hits)
 
 
 def _replace(client: Client, rules: DomainRules, *, yes: bool, validate_only: bool = False) -> DomainRules:
@@ -163,7 +198,12 @@ def _replace(client: Client, rules: DomainRules, *, yes: bool, validate_only: bo
     return confirmed(send, yes=yes)
 
 
-def _read(files: list[typer.FileText], convert: Conversion) -> list[DomainRules]:
+def _read(files: list[typer.FileText], algorithm: Algorithm) -> list[DomainRules]:
+    from ratelimit_service.api.key_admin.manage_rules import rules_to_proto  # noqa: PLC0415  for `import` alone
+    from ratelimit_service.rules_import.findings import Findings  # noqa: PLC0415
+    from ratelimit_service.rules_import.importer import import_files, to_quota, to_token_bucket  # noqa: PLC0415
+
+    convert = to_quota if algorithm is Algorithm.QUOTA else to_token_bucket
     texts = [(file_name(file), read_text(file, MAX_BYTES)) for file in files]
     findings = Findings()
     imported = import_files(texts, convert, findings)
@@ -185,6 +225,7 @@ def _print_rules(rules: DomainRules) -> None:
             ("description", rules.description),
             ("on store failure", DomainRules.OnStoreFailure.Name(rules.on_store_failure)),
             ("charge", DomainRules.Charge.Name(rules.charge)),
+            ("hold", format_duration(rules.hold) if rules.HasField("hold") else ""),
             ("created", format_time(rules.create_time) if rules.version else ""),
             ("changed", format_time(rules.update_time) if rules.version else ""),
             ("etag", rules.etag),
@@ -195,7 +236,7 @@ def _print_rules(rules: DomainRules) -> None:
         typer.echo(escaped(line))
 
 
-def _print_domains(domains: Iterable[DomainRules]) -> None:
+def _print_page(page: ManageRulesResponse.RulesPage) -> None:
     print_table(
         ("DOMAIN", "VERSION", "ON STORE FAILURE", "CHANGED", "DESCRIPTION"),
         (
@@ -206,9 +247,10 @@ def _print_domains(domains: Iterable[DomainRules]) -> None:
                 format_time(rules.update_time),
                 rules.description,
             )
-            for rules in domains
+            for rules in page.domains
         ),
     )
+    print_next_page(page.next_page_token)
 
 
 def _rule_lines(descriptors: Iterable[DescriptorRule], depth: int) -> Iterator[str]:

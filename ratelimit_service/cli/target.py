@@ -8,12 +8,10 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import grpc
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.data_dir import DEFAULT_DATA_DIR
 from ratelimit_service.devstores.state import DevState
-from ratelimit_service.settings import Settings
 
 DEFAULT_SERVER: Final = "localhost:50051"
 
@@ -35,24 +33,18 @@ def dialable(listen: str) -> str:
     return f"{_EVERY_INTERFACE.get(host, host)}:{port}"
 
 
-class TlsFiles(BaseSettings):
-    """The PEM files for a server with TLS, from RATELIMIT_SERVER_CA and so on. Without a CA, the system's are used."""
+TLS_VARIABLES: Final = ("RATELIMIT_SERVER_CA", "RATELIMIT_SERVER_KEY", "RATELIMIT_SERVER_CERTIFICATE")
+"""The variables that name the PEM files for a server with TLS. Without a CA, the system's are used."""
 
-    model_config = SettingsConfigDict(env_prefix="RATELIMIT_SERVER_", extra="ignore", frozen=True)
 
-    ca: Path | None = Field(default=None)
-    certificate: Path | None = Field(default=None)
-    key: Path | None = Field(default=None)
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files. Raises CommandError for one that cannot be read."""
-        try:
-            ca, certificate, key = (
-                path.read_bytes() if path else None for path in (self.ca, self.certificate, self.key)
-            )
-        except OSError as error:
-            raise CommandError.usage(f"cannot read {error.filename}: {error.strerror}") from None
-        return grpc.ssl_channel_credentials(ca, key, certificate)
+def _tls_credentials() -> grpc.ChannelCredentials:
+    """Read the files that the variables name. Raises CommandError for one that cannot be read."""
+    names = [os.environ.get(variable) for variable in TLS_VARIABLES]
+    try:
+        ca, key, certificate = (Path(name).read_bytes() if name else None for name in names)
+    except OSError as error:
+        raise CommandError.usage(f"cannot read {error.filename}: {error.strerror}") from None
+    return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,7 @@ class Target:
         That token is sent to no other server, and in plain text only to loopback addresses, unless the scheme
         `plaintext` says so. TOKEN may be `@FILE`. Raises CommandError, which never repeats a token.
         """
-        dev = None if server else _dev_server()
+        dev = None if server else dev_state()
         listen = dev and (dev.listen if decides else dev.admin_address)
         address = server or (dialable(listen) if listen else DEFAULT_SERVER)
         sent = _read_token(token) if token else (dev.admin_token if dev else "")
@@ -84,7 +76,7 @@ class Target:
         url = _split(address)
         if url is None or url.scheme not in {_TLS, _PLAINTEXT}:
             raise CommandError.usage(f"--server {address}: {_FORMS}")
-        return cls(url.netloc, sent, TlsFiles().credentials() if url.scheme == _TLS else None)
+        return cls(url.netloc, sent, _tls_credentials() if url.scheme == _TLS else None)
 
 
 def _split(address: str) -> SplitResult | None:
@@ -125,10 +117,11 @@ def _read_token(text: str) -> str:
 
 
 def _data_dir() -> Path:
-    return Path(os.environ.get("RATELIMIT_DATA_DIR") or Settings.model_fields["data_dir"].default)
+    return Path(os.environ.get("RATELIMIT_DATA_DIR") or DEFAULT_DATA_DIR)
 
 
-def _dev_server() -> DevState | None:
+def dev_state() -> DevState | None:
+    """What `dev` wrote in this folder when it started last, None if it never did. Raises CommandError."""
     try:
         return DevState.read(_data_dir())
     except (ValueError, OSError) as error:

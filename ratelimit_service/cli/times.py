@@ -27,7 +27,11 @@ def parse_duration(text: str) -> Duration:
 
 def format_duration(duration: Duration) -> str:
     """The duration in its largest units, exact to the microsecond: `1d`, `1h30m`, `99.5ms`, `0s`."""
-    micros = duration.ToMicroseconds()
+    return format_microseconds(duration.ToMicroseconds())
+
+
+def format_microseconds(micros: int) -> str:
+    """A duration of so many microseconds, 0 or more, in its largest units."""
     if 0 < micros < _MICROS["s"]:
         return f"{micros / _MICROS['ms']:.3f}".rstrip("0").rstrip(".") + "ms"
     parts = []

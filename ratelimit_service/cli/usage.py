@@ -15,14 +15,23 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import QueryUsage
 from ratelimit_service._gen.ratelimit.v1.usage_pb2 import UsageFilter
 from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.options import AsJson, Server, Token, parse_option_time
+from ratelimit_service.cli.options import AsJson, Output, Server, Token, output_format, parse_option_time
+from ratelimit_service.cli.output import Format
 from ratelimit_service.cli.times import parse_duration
-from ratelimit_service.cli.usage_output import Report, print_csv, print_report, print_report_json, spark_step
+from ratelimit_service.cli.usage_output import (
+    Report,
+    print_csv,
+    print_report,
+    print_report_json,
+    print_report_yaml,
+    spark_step,
+)
 
 _WATCH_SECONDS: Final = 5.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
 _MAX_TOP: Final = 100
 _PAGE: Final = 1000
+_PRINTED: Final = {Format.TABLE: print_report, Format.JSON: print_report_json, Format.YAML: print_report_yaml}
 
 
 class Outcome(StrEnum):
@@ -70,10 +79,12 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
     server: Server = None,
     token: Token = None,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """Show how many calls were counted, and how they were decided."""
     with connect(server, token) as client:
+        printed_as = output_format(output, as_json=as_json)
         chosen = UsageFilter(
             key_ids=key,
             subjects=subject,
@@ -93,9 +104,10 @@ def usage(
                 request.top = top
                 request.order_by = QueryUsageRequest.Measure.Value(order.name)
                 request.include_others = outcome is None
-            return _read(client, request, sparklines=not (step or as_json or as_csv))
+            return _read(client, request, sparklines=not (step or as_csv) and printed_as is Format.TABLE)
 
-        _repeat(lambda: (print_report_json if as_json else print_csv if as_csv else print_report)(ask()), watch=watch)
+        show = print_csv if as_csv else _PRINTED[printed_as]
+        _repeat(lambda: show(ask()), watch=watch)
 
 
 def _repeat(show: Callable[[], None], *, watch: bool) -> None:

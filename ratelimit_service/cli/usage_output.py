@@ -13,6 +13,7 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import QueryUsage
 from ratelimit_service._gen.ratelimit.v1.usage_pb2 import UsageFilter, UsageRow
 from ratelimit_service.cli.output import print_table
 from ratelimit_service.cli.times import format_time
+from ratelimit_service.cli.yaml_text import yaml_text
 from ratelimit_service.csv_text import write_csv
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -155,9 +156,19 @@ def _footer(response: QueryUsageResponse) -> str:
 
 def print_report_json(report: Report) -> None:
     """Print an object with `rows`; counts are numbers, and zeros are there."""
+    typer.echo(json.dumps(_report_document(report), indent=2, ensure_ascii=False))
+
+
+def print_report_yaml(report: Report) -> None:
+    """Print the same as YAML."""
+    typer.echo(yaml_text(_report_document(report)), nl=False)
+
+
+def _report_document(report: Report) -> dict[str, Any]:
     found = MessageToDict(report.response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     del found["next_page_token"]
-    typer.echo(json.dumps(_with_numbers(found), indent=2, ensure_ascii=False))
+    numbered: dict[str, Any] = _with_numbers(found)
+    return numbered
 
 
 def _with_numbers(value: Any) -> Any:  # noqa: ANN401  JSON

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ratelimit_service.decision.charge import LimitResult
-from ratelimit_service.decision.engine import Check, DecisionEngine, Explanation
+from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.explanation import Explanation
 from ratelimit_service.decision.limit import MICRO, Level, Limit, Mode, TokenBucket
 from ratelimit_service.decision.outcome import Decision
 from ratelimit_service.decision.record import Override

@@ -40,9 +40,9 @@ class ApiKey:
     secret: str = field(repr=False)
 
     @classmethod
-    def generate(cls, environment: str) -> "ApiKey":
-        """Make a key with an id of 95 random bits and a secret of 160."""
-        return cls(environment, new_key_id(), _random(_SECRET_LENGTH))
+    def generate(cls, environment: str, key_id: str = "") -> "ApiKey":
+        """Make a key with a secret of 160 random bits, and an id of 95 unless KEY_ID is not empty."""
+        return cls(environment, key_id or new_key_id(), _random(_SECRET_LENGTH))
 
     @classmethod
     def parse(cls, text: str) -> "ApiKey | None":

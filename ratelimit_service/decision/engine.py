@@ -6,10 +6,11 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge, Counted, Reserve, costs_of
+from ratelimit_service.decision.explanation import Explanation
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, check_hold, check_resource
 from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
-from ratelimit_service.decision.policy import Considered, Policy, Selection
+from ratelimit_service.decision.policy import Policy, Selection
 from ratelimit_service.decision.ports import (
     BucketStore,
     FallbackStore,
@@ -52,19 +53,6 @@ class Check(NamedTuple):
     afterwards: bool | None = False
     hold_us: int | None = None
     slots: bool = True
-
-
-class Explanation(NamedTuple):
-    """What a check would decide now. `policy` is None when the key is unknown."""
-
-    decision: Decision
-    policy: Policy | None
-    selection: Selection
-
-    @property
-    def considered(self) -> tuple[Considered, ...]:
-        """Every limit that was set for the key."""
-        return self.policy.considered if self.policy else ()
 
 
 class PreparedHold(NamedTuple):
@@ -201,7 +189,7 @@ class DecisionEngine:
         policy = self._keys.verified(check.api_key) or await self._resolve(check, None)
         prepared = _prepare(check._replace(request_id="", afterwards=False), policy)
         if isinstance(prepared, Decision):
-            return Explanation(prepared, policy, Selection((), ()))
+            return Explanation(prepared, policy, Selection((), ()), check.resource)
         peek = prepared.charge._replace(costs=(0,) * len(prepared.charge.costs), counted=())
         try:
             (peek_result,) = await self._buckets.charge((peek,))
@@ -210,7 +198,7 @@ class DecisionEngine:
         rules = prepared.selection.rules
         charge_result = preview(rules, peek_result.limit_results, check.cost)
         decision = decide(prepared.policy, rules, charge_result, prepared.policy.source)
-        return Explanation(decision, policy, prepared.selection)
+        return Explanation(decision, policy, prepared.selection, check.resource)
 
     async def _resolve(self, check: Check, deadline: float | None) -> Policy | None:
         if check.key_id:

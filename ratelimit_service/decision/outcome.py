@@ -85,14 +85,15 @@ def decide_by_share(policy: Policy, rules: tuple[Rule, ...], charge_result: Char
     """Decide by the result of charging this server's own share of the limits.
 
     A cost that is above the share, but not above the limit itself, would fit once the store is back: its denial must
-    not claim that no retry can succeed.
+    not claim that no retry can succeed. If it is above one of several limits themselves, that one is named.
     """
     decision = decide(policy, rules, charge_result, Source.DEGRADED)
-    if decision.reason is Reason.COST_EXCEEDS_CAPACITY:
-        limit = rules[decision.binding].limit
-        if limit.tokens_of(cost) <= limit.capacity:
-            return decision._replace(reason=Reason.DEGRADED_DENIED)
-    return decision
+    if decision.reason is not Reason.COST_EXCEEDS_CAPACITY:
+        return decision
+    for index, rule in enumerate(rules):
+        if rule.enforced and rule.limit.tokens_of(cost) > rule.limit.capacity:
+            return decision._replace(binding=index)
+    return decision._replace(reason=Reason.DEGRADED_DENIED)
 
 
 def preview(rules: tuple[Rule, ...], peek_results: tuple[LimitResult, ...], cost: int) -> ChargeResult:

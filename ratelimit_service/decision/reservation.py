@@ -78,18 +78,24 @@ class ReservationIds:
         newest = self._secrets[0]
         name = _code(newest, b"request " + request.encode()) if request else urandom(_SEED)
         data = name + estimate.to_bytes(_ESTIMATE) + packed
-        return Opened(urlsafe_b64encode(_code(newest, data) + data).decode().rstrip("="), name)
+        return Opened(_to_text(_code(newest, data) + data), name)
 
     def read(self, reservation_id: str) -> Named:
         """What an id is of. Raises ValueError if no server made it."""
         if len(reservation_id) > MAX_ID or not reservation_id.isascii():
             raise ValueError("it is too long, or not ASCII")
-        data = urlsafe_b64decode(reservation_id + "=" * (-len(reservation_id) % 4))
-        code, data = data[:_CODE], data[_CODE:]
+        read = urlsafe_b64decode(reservation_id + "=" * (-len(reservation_id) % 4))
+        if _to_text(read) != reservation_id:  # the library skips what is not of its alphabet
+            raise ValueError("it is not as it was written")
+        code, data = read[:_CODE], read[_CODE:]
         if not any(compare_digest(code, _code(secret, data)) for secret in self._secrets):
             raise ValueError("no server with these peppers made it")
         estimate = int.from_bytes(data[_SEED : _SEED + _ESTIMATE])
         return Named(data[:_SEED], estimate, data[_SEED + _ESTIMATE :])
+
+
+def _to_text(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _code(secret: bytes, data: bytes) -> bytes:

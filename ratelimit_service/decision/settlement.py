@@ -8,6 +8,7 @@ from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, Concurrency, Counting, check_hold
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import refusal_of
+from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import BucketStore, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reservation import Named, Reservation, ReservationIds, unpack
 from ratelimit_service.errors import InvalidArgument, LookupDeferred, NotFound, ServiceError, Unavailable
@@ -16,7 +17,10 @@ _LOOKUP_SECONDS: Final = 0.5
 """For which a settlement without a deadline waits for the limits in force."""
 
 _MAX_READ: Final = 1_000
-"""What ids say is kept read, of the latest, some 4 KiB each: keys reserve from the same limits again and again."""
+"""What ids say is kept read, of the latest: keys reserve from the same limits again and again.
+
+Of up to twice as many, some 4 KiB each, and as much for a policy that has been evicted meanwhile.
+"""
 
 
 class Settlement(NamedTuple):
@@ -24,6 +28,23 @@ class Settlement(NamedTuple):
 
     buckets: tuple[Bucket, ...]
     result: ChargeResult
+
+
+class _Part(NamedTuple):
+    """What became of one bucket: it had the estimate and takes the change, or else it had HELD and takes `settled`."""
+
+    is_cost: bool
+    settled: int = 0
+    held: int = 0
+
+
+class _Kept(NamedTuple):
+    """What ids say, with its parts, and the buckets by the POLICY of when it was used last."""
+
+    reservation: Reservation
+    parts: tuple[_Part, ...]
+    policy: Policy | None
+    buckets: tuple[Bucket, ...]
 
 
 class Settlements:
@@ -37,7 +58,7 @@ class Settlements:
         self._keys = keys
         self._buckets = buckets
         self._ids = ids
-        self._read: LruCache[bytes, Reservation] = LruCache(_MAX_READ)
+        self._read: LruCache[bytes, _Kept] = LruCache(_MAX_READ)
         self.settled = 0
         """Reservations so far, repeats included."""
         self.extended = 0
@@ -46,27 +67,27 @@ class Settlements:
         self.clamped = 0
         """Tokens so far that were above the overdraft of a limit."""
 
-    async def settle(self, reservation_id: str, actual: int, deadline: float | None = None) -> Settlement:
-        """Let the ACTUAL cost, 0 to MAX_TOKENS, take the place of the estimate.
+    async def settle(self, reservation_id: str, actual: int | None, deadline: float | None = None) -> Settlement:
+        """Let the ACTUAL cost, 0 to MAX_TOKENS, take the place of the estimate; None: the estimate stays.
 
         Raises InvalidArgument, NotFound (RESERVATION_NOT_FOUND), Unavailable, Overloaded and DeadlineExceeded.
         """
-        if not 0 <= actual <= MAX_TOKENS:
+        if actual is not None and not 0 <= actual <= MAX_TOKENS:
             raise InvalidArgument.of("actual_cost", f"is {actual}; it must be between 0 and {MAX_TOKENS}")
-        (name, estimate, _), reservation = self._find(reservation_id)
-        change = actual - estimate
-        buckets = await self._in_force(reservation, deadline)
-        costs, reserved = [], []
-        for bucket in reservation.buckets:
-            is_cost = bucket.limit.counts is Counting.COST
-            if isinstance(bucket.limit.algorithm, Concurrency):  # its slot comes back
-                costs.append(-1)
-            else:
-                costs.append(change if is_cost else 0)  # a call that was counted stays counted
-            reserved.append(bucket.limit.reserved_of(estimate) if is_cost else 0)
-        counted = (Counted(reservation.series, change, 0, tuple(range(len(buckets)))),) if change else ()
-        settle = Settle(name, tuple(reserved))
-        result = await self._charge(Charge(buckets, tuple(costs), "", counted, reservation=settle), deadline)
+        named, kept = self._find(reservation_id)
+        estimate = named.estimate
+        change = 0 if actual is None else actual - estimate
+        (key_id, before, series), parts, _, _ = kept
+        policy = await self._policy(key_id, deadline)
+        if policy is not kept.policy:
+            kept = kept._replace(policy=policy, buckets=_in_force(before, policy))
+            self._read.put(named.packed, kept)
+        buckets = kept.buckets
+        costs = tuple([change if part.is_cost else part.settled for part in parts])
+        reserved = tuple([estimate if part.is_cost else part.held for part in parts])
+        counted = (Counted(series, change, 0, tuple(range(len(buckets)))),) if change else ()
+        settle = Settle(named.name, reserved)
+        result = await self._charge(Charge(buckets, costs, "", counted, reservation=settle), deadline)
         self.settled += 1
         self.clamped += result.clamped
         return Settlement(buckets, result)
@@ -77,37 +98,37 @@ class Settlements:
         Raises what `settle` does.
         """
         check_hold("hold", hold_us)
-        (name, estimate, _), (_, buckets, _) = self._find(reservation_id)
+        (name, estimate, _), ((_, buckets, _), *_) = self._find(reservation_id)
         reserved = tuple(bucket.limit.reserved_of(estimate) for bucket in buckets)
         extend = Extend(name, reserved, hold_us)
         result = await self._charge(Charge(buckets, (0,) * len(buckets), reservation=extend), deadline)
         self.extended += 1
         return result.held_us
 
-    def _find(self, reservation_id: str) -> tuple[Named, Reservation]:
+    def _find(self, reservation_id: str) -> tuple[Named, _Kept]:
         if not reservation_id:
             raise InvalidArgument.of("reservation_id", "is empty; send that of the response to the reservation")
         try:
             named = self._ids.read(reservation_id)
-            reservation = self._read.get(named.packed)
-            if reservation is None:
+            kept = self._read.get(named.packed)
+            if kept is None:
                 reservation = unpack(named.packed)
-                self._read.put(named.packed, reservation)
+                parts = tuple(map(_part, reservation.buckets))
+                kept = _Kept(reservation, parts, None, reservation.buckets)
+                self._read.put(named.packed, kept)
         except ValueError:
             self.gone += 1
             raise _not_found() from None
-        return named, reservation
+        return named, kept
 
-    async def _in_force(self, reservation: Reservation, deadline: float | None) -> tuple[Bucket, ...]:
-        """The buckets of a reservation, each with its limit as it is in force, if that is read in half of the time."""
+    async def _policy(self, key_id: str, deadline: float | None) -> Policy | None:
+        """The policy in force of a key, if there is one and it is read in half of the time."""
         now = monotonic()
         half = now + _LOOKUP_SECONDS if deadline is None else now + (deadline - now) / 2
         try:
-            policy = await self._keys.resolve_id(reservation.key_id, half)
-        except (ServiceError, LookupDeferred):  # the rest is as it was
-            policy = None
-        current = {} if policy is None else {rule.bucket.name: rule.bucket for rule in policy.rules}
-        return tuple([_same_kind(current.get(bucket.name, bucket), bucket) for bucket in reservation.buckets])
+            return await self._keys.resolve_id(key_id, half)
+        except (ServiceError, LookupDeferred):
+            return None
 
     async def _charge(self, charge: Charge, deadline: float | None) -> ChargeResult:
         try:
@@ -120,6 +141,18 @@ class Settlements:
             self.gone += 1
             raise _not_found()
         return result
+
+
+def _part(bucket: Bucket) -> _Part:
+    if isinstance(bucket.limit.algorithm, Concurrency):
+        return _Part(is_cost=False, settled=-1, held=1)  # its slot comes back
+    return _Part(is_cost=bucket.limit.counts is Counting.COST)  # a call that was counted stays counted
+
+
+def _in_force(before: tuple[Bucket, ...], policy: Policy | None) -> tuple[Bucket, ...]:
+    """The buckets of a reservation, each with its limit as it is in force, where that is known."""
+    current = {} if policy is None else {rule.bucket.name: rule.bucket for rule in policy.rules}
+    return tuple([_same_kind(current.get(bucket.name, bucket), bucket) for bucket in before])
 
 
 def _same_kind(now: Bucket, before: Bucket) -> Bucket:

@@ -86,6 +86,9 @@ class DevState:
     admin_listen: str = ""
     """The address of the admin methods, if they have one of their own."""
 
+    console: str = ""
+    """The address of the console for a browser, empty if there is none."""
+
     @property
     def admin_address(self) -> str:
         """Where the admin methods are served."""
@@ -108,7 +111,7 @@ class DevState:
         if text is None:
             return None
         try:
-            fields_read = {"admin_listen": "", **json.loads(text)}  # earlier versions had none
+            fields_read = {"admin_listen": "", "console": "", **json.loads(text)}  # earlier versions had none
             return cls(**{each.name: str(fields_read[each.name]) for each in fields(cls)})
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path} is damaged; remove it, and `ratelimit-service dev` writes a new one") from None

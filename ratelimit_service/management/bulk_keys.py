@@ -14,12 +14,13 @@ from ratelimit_service.management.key import (
     StateAction,
     check_draft,
     creation,
+    key_exists,
     key_not_found,
     modification,
 )
 from ratelimit_service.management.keys import KeyWork, new_key
 from ratelimit_service.management.plans import plan_not_found
-from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.management.transactions import Rehearsal, Transactions
 
 MAX_ITEMS: Final = 1000
 """Keys of one call."""
@@ -50,24 +51,36 @@ class BulkKeyService:
         self._clock = clock
         self._environment = environment
 
+    def rehearsal(self) -> "BulkKeyService":
+        """The same service, whose changes are checked as a whole and not made."""
+        return BulkKeyService(Rehearsal(self._transactions), self._peppers, self._clock, environment=self._environment)
+
     async def create(
         self, actor: str, drafts: Sequence[KeyDraft | ServiceError]
-    ) -> Sequence[tuple[Key, ApiKey] | ServiceError]:
-        """Create keys, in this order. A draft that could not be read is given, and returned, as its error."""
+    ) -> Sequence[tuple[Key, ApiKey | None] | ServiceError]:
+        """Create keys, in this order. A draft that could not be read is given, and returned, as its error.
+
+        Of several with one id, the first is created.
+        """
         _check_count("keys", len(drafts))
         now_us = self._clock.now_us()
 
         async def create(
             work: KeyWork, chunk: Sequence[KeyDraft | ServiceError]
-        ) -> list[tuple[Key, ApiKey] | ServiceError]:
+        ) -> list[tuple[Key, ApiKey | None] | ServiceError]:
             results = [self._new_key(draft, now_us) for draft in chunk]
             plans = await work.plans.existing({made[0].plan for made in results if not isinstance(made, ServiceError)})
-            results = [
-                plan_not_found(made[0].plan)
-                if not isinstance(made, ServiceError) and made[0].plan not in plans
-                else made
-                for made in results
-            ]
+            taken = set(await work.keys.get_all(_chosen_ids(chunk, results)))
+            for position, made in enumerate(results):
+                if isinstance(made, ServiceError):
+                    continue
+                key = made[0]
+                if key.plan not in plans:
+                    results[position] = plan_not_found(key.plan)
+                elif key.key_id in taken:
+                    results[position] = key_exists(key.key_id)
+                else:
+                    taken.add(key.key_id)
             keys = [made[0] for made in results if not isinstance(made, ServiceError)]
             await work.keys.add_all(keys)
             await work.record_all([(creation(actor, key), key.change) for key in keys])
@@ -119,7 +132,7 @@ class BulkKeyService:
 
         return await self._in_chunks(key_ids, change)
 
-    def _new_key(self, draft: KeyDraft | ServiceError, now_us: int) -> tuple[Key, ApiKey] | ServiceError:
+    def _new_key(self, draft: KeyDraft | ServiceError, now_us: int) -> tuple[Key, ApiKey | None] | ServiceError:
         if isinstance(draft, ServiceError):
             return draft
         try:
@@ -144,6 +157,17 @@ class BulkKeyService:
             results += processed
             await asyncio.sleep(_PAUSE_SECONDS)
         return results
+
+
+def _chosen_ids(
+    drafts: Sequence[KeyDraft | ServiceError], made: Sequence[tuple[Key, ApiKey | None] | ServiceError]
+) -> set[str]:
+    """The ids that drafts have chosen, of which keys were made: those that are valid."""
+    return {
+        one[0].key_id
+        for draft, one in zip(drafts, made, strict=True)
+        if not isinstance(draft, ServiceError) and not isinstance(one, ServiceError) and "key_id" in draft
+    }
 
 
 def _check_count(field: str, count: int) -> None:

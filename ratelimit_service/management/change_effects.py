@@ -32,6 +32,9 @@ _MAX_COMPARED: Final = 2_000
 
 _ALLOWS: Final = "everything is allowed while the bucket store is away"
 _CHARGES_LESS: Final = "what costs more than is left is not charged any more"
+_HOLDS: Final = "each call of a key is reserved until it is settled; of those with another descriptor all are denied"
+_HOLDS_NOT: Final = "calls of keys are not held any more: no limit on calls at once applies to them"
+_HOLDS_SHORTER: Final = "calls of keys are held for less than half of the time: those that last longer are not settled"
 _ANY_WORD: Final = "* "
 
 
@@ -67,12 +70,25 @@ def failure_effects(before: OnStoreFailure, after: OnStoreFailure) -> list[str]:
 def rules_effects(before: DomainRules, after: DomainRules | None) -> list[str]:
     """The same for the rules of a domain. None: it has none any more."""
     if after is None:
-        return list(_removed(before.descriptors, ""))
+        return [*_key_effects(before, DomainRules(before.domain)), *_removed(before.descriptors, "")]
     names = {limit.name for node in before.nodes() for limit in node.limits if _enforces(limit)}
-    lifted = [_CHARGES_LESS] if before.charge is RuleCharge.ALWAYS and after.charge is not RuleCharge.ALWAYS else []
+    lifted = _key_effects(before, after)
     failures = (before.on_store_failure, after.on_store_failure)
     effects = _level_effects(before.descriptors, after.descriptors, "", failures, names)
     return [*lifted, *islice(effects, _MAX_EFFECTS)]
+
+
+def _key_effects(before: DomainRules, after: DomainRules) -> Iterator[str]:
+    """The same for its calls with an API key."""
+    if before.charge is RuleCharge.ALWAYS and after.charge is not RuleCharge.ALWAYS:
+        yield _CHARGES_LESS
+    if before.hold_us is None:
+        if after.hold_us is not None:
+            yield _HOLDS
+    elif after.hold_us is None:
+        yield _HOLDS_NOT
+    elif after.hold_us < _CUT * before.hold_us:
+        yield _HOLDS_SHORTER
 
 
 def _limits_effects(before: Sequence[_Counting], after: Sequence[_Counting]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.audit import AuditedWork, Event, rfc3339
 from ratelimit_service.management.text import check_description
-from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.management.transactions import Rehearsal, Transactions
 
 TARGET: Final = "enforcement"
 """The name of the switch in audit events."""
@@ -41,6 +41,10 @@ class EnforcementService:
     def __init__(self, transactions: Transactions[EnforcementWork], clock: Clock) -> None:
         self._transactions = transactions
         self._clock = clock
+
+    def rehearsal(self) -> "EnforcementService":
+        """The same service, whose changes are checked as a whole and not made."""
+        return EnforcementService(Rehearsal(self._transactions), self._clock)
 
     async def turn_off(self, actor: str, duration_us: int, *, comment: str = "") -> Switch:
         """Have no limit refuse a call for so many microseconds from now on, at least a second and at most a day.

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal, NotRequired, TypedDict
 
+from ratelimit_service.decision.api_key import check_key_id
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.record import KeyState, Override, SecretHash
-from ratelimit_service.errors import FailedPrecondition, InvalidArgument, NotFound
+from ratelimit_service.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from ratelimit_service.management.audit import Event, changed_fields, rfc3339
 from ratelimit_service.management.etag import etag_of
 from ratelimit_service.management.plans import check_plan_name
@@ -24,13 +25,18 @@ class Standing(Enum):
 
 
 class KeyDraft(TypedDict):
-    """The fields of a new key. Times are microseconds since 1970 UTC; `expires_us` None means never."""
+    """The fields of a new key. Times are microseconds since 1970 UTC; `expires_us` None means never.
+
+    Without `key_id` it gets one at random. `without_secret`: it has no secret until it is rotated.
+    """
 
     plan: str
     subject: str
     description: str
     expires_us: int | None
     labels: NotRequired[Mapping[str, str]]
+    key_id: NotRequired[str]
+    without_secret: NotRequired[bool]
 
 
 class KeyChanges(TypedDict, total=False):
@@ -127,8 +133,19 @@ def key_not_found(key_id: str) -> NotFound:
     return NotFound(f"there is no key {key_id}", reason="KEY_NOT_FOUND", metadata={"key_id": key_id})
 
 
+def key_exists(key_id: str) -> AlreadyExists:
+    """Return the error for an id that cannot be that of a new key."""
+    return AlreadyExists(
+        f"key {key_id} exists already, or did before it was revoked; choose another id",
+        reason="KEY_EXISTS",
+        metadata={"key_id": key_id},
+    )
+
+
 def check_draft(draft: KeyDraft, now_us: int) -> None:
     """Raise InvalidArgument, which names the field, unless a key can be made of DRAFT. Its plan may not exist."""
+    if "key_id" in draft:
+        check_key_id(draft["key_id"])
     check_plan_name("plan", draft["plan"])
     check_subject(draft["subject"])
     check_description(draft["description"])
@@ -157,6 +174,8 @@ def check_expiry(expires_us: int | None, now_us: int) -> None:
 def creation(actor: str, key: Key) -> Event:
     """The event of a new key."""
     detail = {name: value for name, value in _fields(key).items() if value and name != "state"}
+    if not key.secrets:
+        detail["without_secret"] = True
     return Event(actor, "key.create", key.target, detail, key.created_us)
 
 

@@ -20,6 +20,7 @@ from ratelimit_service.management.key import (
     check_changes,
     check_draft,
     creation,
+    key_exists,
     key_not_found,
     modification,
 )
@@ -27,7 +28,7 @@ from ratelimit_service.management.key_filter import ALL_KEYS, KeyFilter
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import PlanRepository, plan_not_found
 from ratelimit_service.management.text import check_subject
-from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.management.transactions import Rehearsal, Transactions
 
 __all__ = [
     "ALL_KEYS",
@@ -41,6 +42,7 @@ __all__ = [
     "KeyService",
     "KeyWork",
     "Standing",
+    "key_exists",
     "key_not_found",
 ]
 
@@ -137,13 +139,22 @@ class KeyService:
         self._clock = clock
         self._environment = environment
 
-    async def create(self, actor: str, draft: KeyDraft) -> tuple[Key, ApiKey]:
-        """Create a key. The second value has its secret, which cannot be read again."""
+    def rehearsal(self) -> "KeyService":
+        """The same service, whose changes are checked as a whole and not made."""
+        return KeyService(Rehearsal(self._transactions), self._peppers, self._clock, environment=self._environment)
+
+    async def create(self, actor: str, draft: KeyDraft) -> tuple[Key, ApiKey | None]:
+        """Create a key. The second value has its secret, which cannot be read again; None if it has none.
+
+        Raises AlreadyExists for an id that a key has, or had: also one that is revoked.
+        """
         now_us = self._clock.now_us()
         check_draft(draft, now_us)
         key, api_key = new_key(draft, self._peppers, self._environment, now_us)
         async with self._transactions.writing() as work:
             await _require_plan(work, key.plan)
+            if "key_id" in draft and await work.keys.get(key.key_id) is not None:
+                raise key_exists(key.key_id)
             await work.keys.add(key)
             await work.record(creation(actor, key), key.change)
         return key, api_key
@@ -237,18 +248,23 @@ class KeyService:
         return changed
 
 
-def new_key(draft: KeyDraft, peppers: Peppers, environment: str, now_us: int) -> tuple[Key, ApiKey]:
-    """Make a key of a draft that was checked, with an id and a secret of its own."""
-    api_key = ApiKey.generate(environment)
+def new_key(draft: KeyDraft, peppers: Peppers, environment: str, now_us: int) -> tuple[Key, ApiKey | None]:
+    """Make a key of a draft that was checked, with an id and a secret of its own unless the draft says otherwise."""
+    api_key = ApiKey.generate(environment, draft.get("key_id", ""))
+    has_secret = not draft.get("without_secret", False)
     key = Key(
         key_id=api_key.key_id,
+        subject=draft["subject"],
+        plan=draft["plan"],
         state=KeyState.ACTIVE,
+        description=draft["description"],
         created_us=now_us,
         updated_us=now_us,
-        secrets=(peppers.hash(api_key),),
-        **draft,
+        expires_us=draft["expires_us"],
+        secrets=(peppers.hash(api_key),) if has_secret else (),
+        labels=draft.get("labels", {}),
     )
-    return key, api_key
+    return key, api_key if has_secret else None
 
 
 def _revised(key: Key, now_us: int) -> Key:

@@ -17,9 +17,10 @@ from ratelimit_service.management.confirmation import Change as Confirmed
 from ratelimit_service.management.documents import limit_from_document, limit_to_document
 from ratelimit_service.management.key_filter import KeyFilter
 from ratelimit_service.management.keys import Key, KeyRepository, key_not_found
+from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.plans import PlanRepository, check_limit_name
 from ratelimit_service.management.text import check_name, check_stored_subject, check_subject
-from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.management.transactions import Rehearsal, Transactions
 
 MAX_OVERRIDES = 16
 """Overrides of one key, and of one subject."""
@@ -56,8 +57,23 @@ class StoredOverride(NamedTuple):
     expires_us: int | None
 
 
+class FoundOverride(NamedTuple):
+    """An override in the list of all, with its place in it. `set_for` and `override` are None if it cannot be read."""
+
+    position: str
+    set_for: OverrideTarget | None
+    override: Override | None
+
+
 class OverrideRepository(Protocol):
     """Stores the overrides of keys and subjects."""
+
+    async def list_all(self, *, after: str, count: int) -> Sequence[FoundOverride]:
+        """Read at most COUNT overrides after the position AFTER: of keys, by their ids, and then of subjects.
+
+        Raises InvalidArgument (field `page_token`) for a text that is no position.
+        """
+        ...
 
     async def list(self, target: OverrideTarget) -> Sequence[Override]:
         """Read the overrides of a target in the order of their limits' names, those that have expired included."""
@@ -99,12 +115,19 @@ class OverrideService:
     """
 
     def __init__(
-        self, transactions: Transactions[OverrideWork], clock: Clock, confirmations: Confirmations | None = None
+        self,
+        transactions: Transactions[OverrideWork],
+        clock: Clock,
+        confirmations: Confirmations | Unconfirmed | None = None,
     ) -> None:
         """Without CONFIRMATIONS no change has to be confirmed."""
         self._transactions = transactions
         self._confirmations = confirmations or Unconfirmed()
         self._clock = clock
+
+    def rehearsal(self) -> "OverrideService":
+        """The same service, whose changes are checked as a whole and not made."""
+        return OverrideService(Rehearsal(self._transactions), self._clock, self._confirmations)
 
     async def set(
         self, actor: str, target: OverrideTarget, override: Override, *, confirmation: str = ""
@@ -155,6 +178,18 @@ class OverrideService:
             if target.level is Level.KEY and await work.keys.get(target.name) is None:
                 raise key_not_found(target.name)
             return await work.overrides.list(target)
+
+    async def list_all(self, paging: Paging) -> Page[tuple[OverrideTarget, Override]]:
+        """Read the overrides of all keys and subjects, those that have expired included.
+
+        One that is not valid is left out.
+        """
+        count, after = paging.size + 1, paging.position("overrides")
+        async with self._transactions.reading() as work:
+            found = await work.overrides.list_all(after=after, count=count)
+        page = paging.page(found, [one.position for one in found], "overrides")
+        valid = [(one.set_for, one.override) for one in page.items if one.set_for and one.override]
+        return Page(valid, page.next_page_token)
 
     async def delete(
         self, actor: str, target: OverrideTarget, limit: str, *, confirmation: str = ""

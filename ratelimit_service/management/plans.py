@@ -18,7 +18,7 @@ from ratelimit_service.management.documents import limit_to_document
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.text import check_description, check_name
-from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.management.transactions import Rehearsal, Transactions
 
 MAX_LIMITS = 16
 """Limits of one plan."""
@@ -97,6 +97,14 @@ def check_limits(limits: Sequence[Limit]) -> None:
         raise InvalidArgument(*violations)
 
 
+def check_draft(draft: PlanDraft) -> None:
+    """Raise InvalidArgument, which names the field, unless a plan can be made of DRAFT."""
+    check_plan_name("name", draft["name"])
+    check_limits(draft["limits"])
+    _check_resources(draft["limits"])
+    check_description(draft["description"])
+
+
 def plan_not_found(name: str, version: int = 0) -> NotFound:
     """Return the error for a plan that does not exist, or has no such version."""
     what = f"plan {name}" if version == 0 else f"version {version} of plan {name}"
@@ -161,20 +169,24 @@ class PlanService:
     """
 
     def __init__(
-        self, transactions: Transactions[PlanWork], clock: Clock, confirmations: Confirmations | None = None
+        self,
+        transactions: Transactions[PlanWork],
+        clock: Clock,
+        confirmations: Confirmations | Unconfirmed | None = None,
     ) -> None:
         """Without CONFIRMATIONS no change has to be confirmed."""
         self._transactions = transactions
         self._confirmations = confirmations or Unconfirmed()
         self._clock = clock
 
+    def rehearsal(self) -> "PlanService":
+        """The same service, whose changes are checked as a whole and not made."""
+        return PlanService(Rehearsal(self._transactions), self._clock, self._confirmations)
+
     async def create(self, actor: str, draft: PlanDraft) -> Plan:
         """Create a plan, as its version 1. Raises AlreadyExists when the name is taken."""
         now_us = self._clock.now_us()
-        check_plan_name("name", draft["name"])
-        check_limits(draft["limits"])
-        _check_resources(draft["limits"])
-        check_description(draft["description"])
+        check_draft(draft)
         plan = Plan(version=1, created_us=now_us, updated_us=now_us, **draft)
         async with self._transactions.writing() as work:
             if await work.plans.get(plan.name) is not None:

@@ -17,7 +17,7 @@ from ratelimit_service.management.documents import nodes_to_documents
 from ratelimit_service.management.etag import check_etag, etag_of
 from ratelimit_service.management.paging import Page, Paging
 from ratelimit_service.management.text import check_description, check_name
-from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.management.transactions import Rehearsal, Transactions
 
 MAX_DOMAINS: Final = 1_000
 """Domains that have rules."""
@@ -111,12 +111,19 @@ class RulesService:
     """
 
     def __init__(
-        self, transactions: Transactions[RulesWork], clock: Clock, confirmations: Confirmations | None = None
+        self,
+        transactions: Transactions[RulesWork],
+        clock: Clock,
+        confirmations: Confirmations | Unconfirmed | None = None,
     ) -> None:
         """Without CONFIRMATIONS no change has to be confirmed."""
         self._transactions = transactions
         self._confirmations = confirmations or Unconfirmed()
         self._clock = clock
+
+    def rehearsal(self) -> "RulesService":
+        """The same service, whose changes are checked as a whole and not made."""
+        return RulesService(Rehearsal(self._transactions), self._clock, self._confirmations)
 
     async def replace(
         self, actor: str, rules: DomainRules, *, description: str = "", etag: str = "", confirmation: str = ""
@@ -264,5 +271,6 @@ def _fields(rules: RuleSet) -> dict[str, Any]:
         "descriptors": sum(1 for _ in rules.rules.nodes()),
         "on_store_failure": rules.rules.on_store_failure.name,
         "charge": rules.rules.charge.name,
+        "hold_us": rules.rules.hold_us,
         "description": rules.description,
     }

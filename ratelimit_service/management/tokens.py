@@ -13,7 +13,7 @@ from ratelimit_service.decision.limit import NAME
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import InvalidArgument, Unauthenticated
 from ratelimit_service.management.audit import AuditedWork, Event
-from ratelimit_service.management.transactions import Transactions
+from ratelimit_service.management.transactions import Rehearsal, Transactions
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 12
@@ -142,6 +142,10 @@ class TokenService:
     def __init__(self, transactions: Transactions[TokenWork], clock: Clock) -> None:
         self._transactions = transactions
         self._clock = clock
+
+    def rehearsal(self) -> "TokenService":
+        """The same service, whose changes are checked as a whole and not made."""
+        return TokenService(Rehearsal(self._transactions), self._clock)
 
     async def create(self, name: str, role: Role) -> str:
         """Create a token and return it in full; it cannot be read again.

@@ -1,8 +1,10 @@
-"""Transactions of the control plane's database, which the adapter implements."""
+"""Transactions of the control plane's database, which the adapter implements; and those that are only rehearsed."""
 
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Generic, Protocol, TypeVar
 
+W = TypeVar("W")
 W_co = TypeVar("W_co", covariant=True)
 
 
@@ -22,3 +24,29 @@ class Transactions(Protocol[W_co]):
         Writing transactions run one after the other, so what one has read does not change until it ends.
         """
         ...
+
+
+class Rehearsal(Generic[W]):
+    """The same transactions, of which those that write are rolled back in the end: what is checked in them is checked.
+
+    So a change can be tried with all that the database and the services would refuse, and nothing is announced.
+    """
+
+    def __init__(self, transactions: Transactions[W]) -> None:
+        self._transactions = transactions
+
+    def reading(self) -> AbstractAsyncContextManager[W]:
+        """Return a transaction that only reads, in one snapshot."""
+        return self._transactions.reading()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[W]:
+        """Return a transaction that rolls back when its block ends."""
+        with suppress(_RolledBack):
+            async with self._transactions.writing() as work:
+                yield work
+                raise _RolledBack
+
+
+class _RolledBack(Exception):
+    """Ends a transaction that was only rehearsed."""

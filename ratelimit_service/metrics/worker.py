@@ -282,7 +282,7 @@ class WorkerMetrics:
                 (
                     "ignored_fields",
                     watched.ignored,
-                    "Refunds, overrides and late charges without role gateway: peeks, ignored, charged if they fit.",
+                    "Refunds, overrides, late charges and settlements of callers without role gateway, which need it.",
                 ),
             )
             if reasons is not None

@@ -37,6 +37,7 @@ _IN_FORCE = (
         func.left(cast(rule_versions.c.descriptors, Text), _MAX_CHARACTERS + 1).label("descriptors"),  # parsed here
         rule_versions.c.on_store_failure,
         rule_versions.c.charge,
+        rule_versions.c.hold,
         rule_versions.c.limit_count,
     )
     .outerjoin_from(
@@ -132,6 +133,7 @@ def _decode(row: Row[*tuple[Any, ...]]) -> DomainRules:
         nodes_from_documents(json.loads(row.descriptors)),
         RuleOnStoreFailure(row.on_store_failure),
         RuleCharge(row.charge or RuleCharge.IF_ALLOWED),
+        row.hold,
     )
     if row.limit_count != 0 and not any(node.limits for node in rules.nodes()):
         raise ValueError("it has no limit, and was not written without one by ManageRules")

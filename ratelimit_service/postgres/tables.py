@@ -141,6 +141,7 @@ rule_versions = Table(
     Column("create_time", Microseconds, nullable=False),
     Column("limit_count", Integer, comment="Limits on all levels: only where it is 0 may there be none."),
     Column("charge", Text, comment="Null is if_allowed."),
+    Column("hold", BigInteger, comment="Microseconds for which calls with an API key are reserved. Null: not at all."),
     PrimaryKeyConstraint("domain_id", "version"),
     CheckConstraint("on_store_failure IN ('fail', 'local', 'allow', 'deny')", name="on_store_failure"),
     CheckConstraint("charge IN ('if_allowed', 'always')", name="charge"),

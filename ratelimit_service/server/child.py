@@ -25,6 +25,12 @@ _REST: Final = "rest"
 _BEAT_SECONDS: Final = 0.1
 """Between two reports of a process that it lives."""
 
+STACKS: Final = signal.SIGUSR2
+"""The signal on which a process writes the stacks of its threads to the log."""
+
+_STACKS_SECONDS: Final = 0.1
+"""For which it gets time to do so."""
+
 _KILL_AFTER: Final = 5.0
 """Seconds that a process gets to end after SIGTERM, beside the time for its calls."""
 
@@ -132,6 +138,11 @@ class Child:
         """End it at once."""
         self._signal(signal.SIGKILL)
 
+    def kill_hung(self) -> None:
+        """Have it write to the log where it stands, if it still can, and end it."""
+        self._signal(STACKS)
+        asyncio.get_running_loop().call_later(_STACKS_SECONDS, self.kill)
+
     def _signal(self, number: signal.Signals) -> None:
         if not self._ended.done():
             with suppress(ProcessLookupError):  # it has just ended
@@ -211,7 +222,7 @@ def run_child(main: Callable[[Settings, SupervisorLink], Coroutine[Any, Any, Non
     A StartupError that it raises is reported to the supervisor.
     """
     die_with(int(sys.argv[1]))
-    faulthandler.enable()  # a crash in native code leaves its stack in the log, and not only a signal's number
+    write_stacks()
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
     supervisor = SupervisorLink()
@@ -221,6 +232,12 @@ def run_child(main: Callable[[Settings, SupervisorLink], Coroutine[Any, Any, Non
     except StartupError as error:
         supervisor.report_error(str(error))
         raise SystemExit(1) from None
+
+
+def write_stacks() -> None:
+    """Have this process write the stacks of all its threads to the log when native code crashes, and on STACKS."""
+    faulthandler.enable()
+    faulthandler.register(STACKS)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

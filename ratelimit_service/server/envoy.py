@@ -91,6 +91,7 @@ class EnvoyChild:
         self.pid = child.pid
         self.ended = child.ended
         self.kill = child.kill
+        self.kill_hung = child.kill_hung
         self.announce_drain = child.announce_drain
 
     @property

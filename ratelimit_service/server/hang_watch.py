@@ -37,8 +37,8 @@ class Watched(Protocol):
         """How often it has reported that it lives, None while it is not to."""
         ...
 
-    def kill(self) -> None:
-        """End it at once, with all its connections."""
+    def kill_hung(self) -> None:
+        """End it, with all its connections, and have it write to the log where it stands."""
         ...
 
 
@@ -110,7 +110,7 @@ class HangWatch:
                 self._silent[process.pid] = longer
             else:
                 _log.error("it hangs; ended, so that another takes its place", process=process.name, pid=process.pid)
-                process.kill()
+                process.kill_hung()
 
     def _longer(self, silence: _Silence, pid: int) -> _Silence:
         now, cpu_seconds = self._now(), self._kernel.cpu_seconds(pid)

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 from pydantic import SecretStr
 
+from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, forget_worker
 from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, forget_heartbeat
 from ratelimit_service.own_switch import SWITCH_VARIABLE
@@ -22,6 +23,9 @@ _PREFIX = "RATELIMIT_"
 _QUIET_LIBRARY = {"GRPC_VERBOSITY": "NONE"}
 """What has the gRPC library write no lines of its own, one for each call that is malformed: whoever reaches the port
 would fill the log at megabytes a second, or have the process wait for the log's reader."""
+
+_MAX_FOLDER = 107 - len("/control-1000000.sock")
+"""Bytes of the name of a folder in which sockets are made: of 108 for a socket, with a zero at the end (unix(7))."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -90,6 +94,11 @@ def open_instance(settings: Settings) -> Iterator[Instance]:
         admin = settings.admin_listen
         admin_lock = stack.enter_context(PortLock(admin, "RATELIMIT_ADMIN_LISTEN")) if admin else None
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ratelimit-"))
+        if len(os.fsencode(folder)) > _MAX_FOLDER:
+            raise StartupError(
+                f"the folder for temporary files, {Path(folder).parent}, has too long a name for sockets in it; set "
+                "TMPDIR to a shorter one"
+            )
         instance = Instance(settings, lock, admin_lock, Path(folder))
         instance.metrics.mkdir()
         instance.heartbeats.mkdir()

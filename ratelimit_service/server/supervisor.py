@@ -123,6 +123,10 @@ class Running(Protocol):
         """End it at once."""
         ...
 
+    def kill_hung(self) -> None:
+        """End it, and have it write to the log where it stands."""
+        ...
+
 
 Start = Callable[[], Awaitable[Running]]
 """Starts a process, without waiting until it serves. Raises OSError."""

@@ -18,6 +18,7 @@ from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import FailedPrecondition
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.repositories import alert_usage
 from ratelimit_service.usage.ports import LeaseLost
 from ratelimit_service.usage.query import Counts
 
@@ -127,6 +128,29 @@ async def test_of_too_many_subjects_some_are_checked(
         await alerting.evaluator.evaluate(term)
         if alerting.observer.counts[Rule.QUOTA] == 5:
             break
+    assert alerting.observer.counts[Rule.QUOTA] == 5
+
+
+async def test_of_very_many_subjects_with_calls_a_part_is_considered(
+    alerting: Alerting, usage: UsageWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as one query takes; the others in the minutes after, until all have been, and then all at once again."""
+    monkeypatch.setattr(alert_usage, "_MAX_ACTIVE", 2)
+    plane = alerting.plane
+    await plane.plans.create("ada", plan_draft("free", QUOTA))
+    counted = []
+    for number in range(5):
+        key, _ = await plane.keys.create("ada", key_draft(f"subject-{number}"))
+        series = Series(key.key_id, "", f"subject-{number}", "free")
+        counted.append(Counted(NOW - 2 * MINUTE, series, Counts(allowed=95, cost=95)))
+        await charge(alerting, key.key_id, 95)
+    usage.write(counted)
+    term = await alerting.lead()
+    await alerting.evaluator.evaluate(term)
+    assert alerting.observer.counts[Rule.QUOTA] <= 2
+    for _ in range(12):
+        later(alerting, 1)
+        await alerting.evaluator.evaluate(term)
     assert alerting.observer.counts[Rule.QUOTA] == 5
 
 

@@ -10,6 +10,7 @@ import pytest
 from fixtures.dev_server import DevServer
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service.cli.check import degraded, print_decision
 
 
 @pytest.fixture
@@ -158,6 +159,44 @@ def test_explain_names_levels(dev_server: DevServer, new_key: Callable[[str], st
     assert "overridden by subject" in done.stdout
     again = json.loads(dev_server.run("explain", key, "--json").stdout)
     assert again["decision"]["remaining"] == "6"
+
+
+def test_explain_names_the_cause(dev_server: DevServer, new_key: Callable[[str], str]) -> None:
+    """The limits of a suspended key do not apply because of that, and a mistyped key is called one."""
+    key = new_key("cause")
+    assert dev_server.run("keys", "suspend", key.split("_")[2]).returncode == 0
+    time.sleep(1.2)
+    shown = dev_server.run("explain", key)
+    assert shown.stdout.startswith("would be denied: KEY_SUSPENDED")
+    assert shown.stdout.count("no: KEY_SUSPENDED") == 2
+    for command in ("check", "explain"):
+        mistyped = dev_server.run(command, key[:-1])
+        assert "denied: KEY_UNKNOWN" in mistyped.stdout
+        assert mistyped.stderr == "it is no API key, but mistyped or cut off; nor a key_id, of 16 letters and digits\n"
+
+
+@pytest.mark.parametrize(
+    ("decision", "cause"),
+    [
+        (
+            {"allowed": True, "reason": "WITHIN_LIMIT", "source": "UNENFORCED", "key_id": "k"},
+            "; enforcement is off, so",
+        ),
+        ({"allowed": True, "reason": "DEGRADED_ALLOWED", "source": "DEGRADED", "key_id": "k"}, "store was unavailable"),
+        ({"reason": "DEGRADED_DENIED", "source": "DEGRADED"}, "; the key could not be looked up in time"),
+        (
+            {"reason": "DEGRADED_DENIED", "source": "DEGRADED", "key_id": "k"},
+            "unavailable, or a row of the key in Postgres",
+        ),
+    ],
+)
+def test_a_decision_without_the_store_has_its_cause(
+    decision: dict[str, object], cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bucket store is named as the cause only where nothing else can be."""
+    response = CheckLimitResponse(**decision)
+    print_decision(response, degraded(response))
+    assert cause in capsys.readouterr().out
 
 
 def test_a_burst_gets_exactly_the_bucket(dev_server: DevServer, new_key: Callable[[str], str]) -> None:

@@ -50,6 +50,21 @@ def test_prints_what_to_do_next(dev_server: DevServer) -> None:
     assert dev_server.state["admin_token"] not in output
 
 
+def test_demo(dev_server: DevServer) -> None:
+    """Every call that it sends is drawn, with what refused some of them, and it names the console."""
+    done = dev_server.run("demo", "--seconds", "2")
+    assert done.returncode == 0, done.stderr
+    total = re.search(r"^allowed (\d+), refused (\d+)$", done.stdout, re.MULTILINE)
+    assert total is not None
+    drawn = "".join(re.findall(r"^ +[0-9.]+ s  ([+.]+)", done.stdout, re.MULTILINE))
+    assert (drawn.count("+"), drawn.count(".")) == (int(total[1]), int(total[2]))
+    assert len(drawn) == 44
+    assert re.search(r"OVER_LIMIT by \w+, again in ", done.stdout)
+    assert dev_server.state["console"] in done.stdout
+    denied = dev_server.run("demo", "--seconds", "2", "rlk_live_made_up")
+    assert (denied.returncode, "allowed 0, refused 44" in denied.stdout) == (0, True)
+
+
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> None:
     """With port 0, the output, dev.json and the commands that read it name the port that was taken."""

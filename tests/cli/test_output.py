@@ -1,10 +1,12 @@
 """What the command line prints of texts that callers and earlier versions chose."""
 
+import sys
+
 import pytest
 import typer
 
 from ratelimit_service.cli.errors import CommandError, report_errors
-from ratelimit_service.cli.output import print_fields, print_table
+from ratelimit_service.cli.output import coloured, print_fields, print_table
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,22 @@ def test_no_text_in_an_error_does(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), report_errors():
         raise CommandError.usage("plan.yaml, line 2: \x1b[31ma\u202eb is given twice")
     assert capsys.readouterr().err == "plan.yaml, line 2: \\x1b[31ma\\u202eb is given twice\n"
+
+
+def test_columns_are_aligned_whatever_is_in_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row is one line, and the columns begin at one place: wide letters take two, marks none."""
+    print_table(("A", "B"), [("x", "1"), ("株式", "2"), ("a\u0308", "3"), ("a\nb", "4")])
+    assert capsys.readouterr().out.splitlines() == ["A     B", "x     1", "株式  2", "a\u0308     3", "a\\nb  4"]
+
+
+@pytest.mark.parametrize(("variables", "coloured_text"), [({}, "\x1b[32mok\x1b[0m"), ({"NO_COLOR": "1"}, "ok")])
+def test_colour_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], coloured_text: str
+) -> None:
+    """Colours are used on a terminal only, and not if NO_COLOR is set."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert coloured("ok", "green") == "ok"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert coloured("ok", "green") == coloured_text

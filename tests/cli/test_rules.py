@@ -65,9 +65,9 @@ def test_rules_live_in_a_file(dev_server: DevServer) -> None:
             "{domain: x, descriptors: [{key: k, value: 'v '}]}",
             "replace.rules.descriptors[0].value: ends with U+0020 SPACE",
         ),
-        ("{domain: x, descriptors: [{kay: k}]}", "kay"),
+        ("{domain: x, descriptors: [{kay: k}]}", "line 1: unknown field 'kay' in descriptors[0]; did you mean `key`?"),
         ("domain: [", "standard input, line 1: "),
-        ("[]", "must hold the rules of a domain, not list"),
+        ("[]", "must hold the rules of a domain, not a list"),
     ],
 )
 def test_bad_rules_name_the_field(dev_server: DevServer, rules: str, message: str) -> None:

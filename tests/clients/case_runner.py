@@ -1,8 +1,9 @@
 """Runs one case of the contract against one client."""
 
 import dataclasses
+import logging
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from google.rpc import error_details_pb2, status_pb2
 from ratelimit_client import (
@@ -37,17 +38,42 @@ class Reserved(NamedTuple):
 Outcome = Decision | Reserved | Settlement | bool | RateLimitError | str | None
 """What a step resulted in: a bool is an extension, a text how the caller abandoned the call, None a call over HTTP."""
 
+READY = "ready"
+"""The outcome of `ready`."""
+
 
 class LeftError(Exception):
     """What the body of a scope leaves it by."""
 
 
+class RecordedMetrics:
+    """What the client's metrics got."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.failures = {"open": 0, "closed": 0, "unsettled": 0}
+
+    def decided(self, decision: Decision, duration: float) -> None:
+        assert 0 <= duration < SLOW_MACHINE_MS
+        self.decisions.append(decision)
+
+    def failed(self, error: RateLimitError, outcome: Literal["open", "closed", "unsettled"]) -> None:
+        assert isinstance(error, RateLimitError)
+        self.failures[outcome] += 1
+
+
 class CaseRunner:
     """The state of a case beside its client: the clock, the server, and the errors and request ids so far."""
 
-    def __init__(self, case: Case, server: ScriptedServer) -> None:
+    def __init__(self, case: Case, server: ScriptedServer, target: str) -> None:
         self._options = case.get("options", {})
         self._server = server
+        self._target = target
+        self._metrics = RecordedMetrics()
+        self._decided = 0
+        self._logged: list[str] = []
+        self._logger = logging.Logger("test")  # noqa: LOG001  each case has its own
+        self._logger.addHandler(_ListHandler(self._logged))
         self._now = 1_000_000_000
         self._generated_ids: set[str] = set()
         self.errors: list[RateLimitError] = []
@@ -56,7 +82,11 @@ class CaseRunner:
     def options(self) -> dict[str, Any]:
         """The client's options, as the Python client takes them."""
         given = {"deadline_ms": SLOW_MACHINE_MS, **self._options}
-        options: dict[str, Any] = {"clock": lambda: self._now, "on_failure": self.errors.append}
+        options: dict[str, Any] = {"clock": lambda: self._now, "logger": self._logger, "metrics": self._metrics}
+        if "on_failure" not in given:
+            options["on_failure"] = self.errors.append
+        if "connect_timeout_ms" in given:
+            options["connect_timeout"] = given["connect_timeout_ms"] / 1000
         if given["deadline_ms"] != "default":
             options["deadline"] = given["deadline_ms"] / 1000
         if "denial_cache_max_age_ms" in given:
@@ -79,16 +109,17 @@ class CaseRunner:
         """Assert that the caller and the server saw what STEP expects."""
         expect = step["expect"]
         self._verify_attempts(step)
-        if "failures" in expect:
-            expected = {"open": 0, "closed": 0, "unsettled": 0} | expect["failures"]
-            assert dataclasses.asdict(failures) == expected
-        assert len(self.errors) == failures.open + failures.closed + failures.unsettled
+        self._verify_failures(expect, failures)
+        self._verify_metrics(step, outcome)
         if "duration_ms" in expect:
             assert expect["duration_ms"]["min"] <= took * 1000 <= expect["duration_ms"]["max"]
         if "error" in expect:
             assert isinstance(outcome, RateLimitError), outcome
-            _verify_error(expect["error"], outcome)
+            expected = {name: self._filled(text) for name, text in expect["error"].items()}
+            _verify_error(expected, outcome)
             _verify_refusal(expect, Refusal.for_error(outcome), limit="")
+        elif "ready" in expect:
+            assert outcome == READY
         elif "abandoned" in expect:
             assert outcome == expect["abandoned"]
         elif "extended" in expect:
@@ -105,6 +136,32 @@ class CaseRunner:
             assert isinstance(outcome, Decision), outcome
             verify_decision(expect, outcome)
             assert (outcome.failure is not None) == (outcome.origin.value == "FALLBACK")
+
+    def _filled(self, text: str) -> str:
+        return text.replace("{target}", self._target)
+
+    def _verify_failures(self, expect: dict[str, Any], failures: Failures) -> None:
+        """Assert that failures were counted, measured, and reported or logged."""
+        if "failures" in expect:
+            expected = {"open": 0, "closed": 0, "unsettled": 0} | expect["failures"]
+            assert dataclasses.asdict(failures) == expected
+        assert self._metrics.failures == dataclasses.asdict(failures)
+        if "on_failure" not in self._options:
+            assert len(self.errors) == failures.open + failures.closed + failures.unsettled
+        if "logged" in expect:
+            assert self._logged == [self._filled(text) for text in expect["logged"]]
+        self._logged.clear()
+
+    def _verify_metrics(self, step: Step, outcome: Outcome) -> None:
+        """Assert that the metrics got each decision once."""
+        decision = outcome.decision if isinstance(outcome, Reserved) else outcome
+        if isinstance(decision, Decision):
+            assert self._metrics.decisions[self._decided :] == [decision]
+            self._decided += 1
+        elif "request" in step or "scope" in step:  # the decision is not the outcome
+            self._decided = len(self._metrics.decisions)
+        else:
+            assert len(self._metrics.decisions) == self._decided
 
     def _verify_attempts(self, step: Step) -> None:
         expect, call = step["expect"], step.get("call", {})
@@ -126,6 +183,18 @@ class CaseRunner:
             self._generated_ids |= ids
         if "server_deadline_ms" in expect and attempts:
             assert self._server.deadlines[0] * 1000 <= expect["server_deadline_ms"] + _ROUNDING_MS
+
+
+class _ListHandler(logging.Handler):
+    """Keeps the text of warnings."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert record.levelno == logging.WARNING
+        self._texts.append(record.getMessage())
 
 
 def _fields_of(attempt: Any) -> dict[str, Any]:  # noqa: ANN401  a request of any method
@@ -152,7 +221,9 @@ def verify_decision(expect: dict[str, Any], decision: Decision) -> None:
         "limits": _limits(decision.limits),
         "headers": {style.value: _headers(decision, style) for style in HeaderStyle},
     }
-    actual |= {name: getattr(decision, name) for name in ("key_id", "subject", "plan", "limit", "remaining")}
+    actual |= {
+        name: getattr(decision, name) for name in ("degraded", "key_id", "subject", "plan", "limit", "remaining")
+    }
     expected = {name: value for name, value in expect.items() if name in actual}
     assert {name: actual[name] for name in expected} == expected
     _verify_refusal(expect, Refusal.for_decision(decision), decision.limit)

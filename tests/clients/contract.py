@@ -25,6 +25,11 @@ def read(name: str) -> list[Case]:
     return cases
 
 
+def targets() -> list[Case]:
+    """The cases of `targets.json`, which have no steps."""
+    return read("targets")
+
+
 def arguments(call: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `check` or `peek` for CALL, without when its caller abandons it."""
     given = {name: call[name] for name in ("api_key", "key_id", "resource", "cost", "request_id") if name in call}

@@ -1,4 +1,4 @@
-"""The public names of the three clients, their members, options and defaults, read from the code itself.
+"""The public names of the Python, Go and TypeScript clients, their members, options and defaults, read from the code.
 
 Python is imported and inspected. Go and TypeScript are parsed, which needs no toolchain: gofmt and prettier, which
 their tests run, leave one way to lay out a declaration.
@@ -8,12 +8,14 @@ import dataclasses
 import enum
 import inspect
 import json
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, is_typeddict
 
 import ratelimit_client
+import ratelimit_client.opentelemetry
 
 from clients.conftest import ROOT
 
@@ -44,6 +46,8 @@ def python() -> PublicApi:
         exported = getattr(ratelimit_client, name)
         is_options = exported is ratelimit_client.ClientOptions
         api.names[name] = set() if is_options or not isinstance(exported, type) else _python_members(exported)
+    for_opentelemetry = ratelimit_client.opentelemetry.OpenTelemetryMetrics
+    api.names["opentelemetry.OpenTelemetryMetrics"] = _python_members(for_opentelemetry)
     api.request = set(inspect.signature(ratelimit_client.RateLimitClient.check).parameters) - {"self"}
     api.options = {
         option.name: _python_default(option.default) for option in dataclasses.fields(ratelimit_client.ClientOptions)
@@ -78,6 +82,8 @@ def _python_default(value: Any) -> str:  # noqa: ANN401  the default of any opti
         return "none"
     if isinstance(value, enum.Enum):
         return str(value.value)
+    if isinstance(value, logging.Logger):
+        return value.name
     if callable(value):
         return f"{value.__module__}.{value.__name__}" if value.__module__ == "time" else value.__name__
     # Seconds, as every float of the Python client is.
@@ -92,6 +98,8 @@ def go() -> PublicApi:
     api.names = {name: set() for name in types}
     for name, body in re.findall(r"^type ([A-Z]\w*) struct \{\n(.*?)^\}", source, re.MULTILINE | re.DOTALL):
         api.names[name] |= set(re.findall(r"^\t([A-Z]\w*) ", body, re.MULTILINE))
+    for name, body in re.findall(r"^type ([A-Z]\w*) interface \{\n(.*?)^\}", source, re.MULTILINE | re.DOTALL):
+        api.names[name] |= set(re.findall(r"^\t([A-Z]\w*)\(", body, re.MULTILINE))
     for receiver, method in re.findall(r"^func \(\w+ \*?([A-Z]\w*)\) ([A-Z]\w*)\(", source, re.MULTILINE):
         if (receiver, method) != ("Error", "Error"):  # which makes the type an error
             api.names[receiver].add(method)
@@ -113,6 +121,8 @@ def go() -> PublicApi:
         source = _go_package(package)
         exported = [*re.findall(r"^type ([A-Z]\w*)\b", source, re.MULTILINE), *_go_functions(source)]
         api.names |= {f"{package}.{name}": set() for name in exported if not name.startswith("With")}
+    methods = re.findall(r"^func \(m \*Metrics\) ([A-Z]\w*)\(", _go_package("ratelimitotel"), re.MULTILINE)
+    api.names["ratelimitotel.Metrics"] = set(methods)
     return api
 
 
@@ -136,7 +146,7 @@ def _go_options(source: str) -> Defaults:
 
 
 def _go_default(value: str) -> str:
-    if re.fullmatch(r"func\(.*\) \{\}", value):
+    if value == "noMetrics{}":
         return "none"
     if duration := re.fullmatch(r"(\d+) \* time\.(Millisecond|Second)", value):
         return f"{duration[1]} {'ms' if duration[2] == 'Millisecond' else 's'}"
@@ -231,7 +241,7 @@ def _typescript_default(name: str, value: str) -> str:
 
 def _typescript_middleware_options(names: set[str]) -> Defaults:
     """The defaults are those of the shared code, or of each framework where it leaves them to that."""
-    destructured = _only(r"const \{ (.*?) \} = options;", _typescript_source("middleware"))
+    destructured = _only(r"const \{\s(.*?)\s\} = options;", _typescript_source("middleware"))
     defaults = dict(re.findall(r'(\w+) = ("[^"]*"|[\w.]+)', destructured))
     assert defaults.keys() == names
     found = {name: _typescript_default(name, value) for name, value in defaults.items()}

@@ -12,8 +12,11 @@ from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimit
 from clients.contract import FOLDER, Case, Step, cases, read
 from clients.scripted_server import RESPONSES, ScriptedServer
 
-_FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "service_config")
-_OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_max_age_ms"}
+_FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in {"service_config", "targets"})
+_OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_max_age_ms"} | {
+    "connect_timeout_ms",
+    "on_failure",
+}
 _TEXTS = {"api_key", "key_id", "resource", "request_id"}
 _GENERATED = {"invalid_utf8", "oversized"}
 _ABANDONING = {"deadline_ms", "cancel_after_ms"}
@@ -24,17 +27,17 @@ _CONFIG = (FOLDER / "service_config.json").read_text()
 _EXPECT = (
     {"allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after_ms"}
     | {"limits", "error", "failures", "headers", "http", "grpc", "attempts", "server_deadline_ms", "duration_ms"}
-    | {"response", "abandoned", "reservation_id", "settlement", "extended"}
+    | {"response", "abandoned", "reservation_id", "settlement", "extended", "degraded", "ready", "logged"}
 )
 
 
 def test_every_file_is_known() -> None:
     """A new file of cases is detected: the tests that run the cases name their files."""
     known = {"cancellation", "decisions", "denial_cache", "failures", "headers", "middleware", "reservations"}
-    assert set(_FILES) == known
+    assert set(_FILES) == known | {"first_connection", "ready", "warnings"}
 
 
-@pytest.mark.parametrize("name", _FILES)
+@pytest.mark.parametrize("name", [*_FILES, "targets"])
 def test_the_names_of_cases_are_unique(name: str) -> None:
     """A name identifies a case in the output of every runner."""
     names = [case["name"] for case in read(name)]
@@ -44,7 +47,7 @@ def test_the_names_of_cases_are_unique(name: str) -> None:
 @cases(*_FILES)
 def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
     """A field that no runner knows would not be verified."""
-    assert case.keys() <= {"name", "options", "steps"}
+    assert case.keys() <= {"name", "options", "steps", "accepts_after_ms"}
     assert case.get("options", {}).keys() <= _OPTIONS
     for step in case["steps"]:
         if "advance_ms" in step:
@@ -70,6 +73,7 @@ def _fields_of(kind: str, step: Step) -> set[str]:
         "settle": {"actual"} | _ABANDONING,
         "extend": {"hold_ms"},
         "request": {"method", "path", "headers"},
+        "ready": {"timeout_ms"},
     }
     return fields[kind]
 

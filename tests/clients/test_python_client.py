@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 
 import pytest
@@ -14,17 +15,26 @@ from ratelimit_client import (
     Reservation,
 )
 
-from clients.case_runner import CaseRunner, LeftError, Outcome, Reserved
-from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, reserve_arguments
+from clients.case_runner import READY, CaseRunner, LeftError, Outcome, Reserved
+from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, reserve_arguments, targets
+from clients.late_proxy import target_of
 from clients.scripted_server import ScriptedServer
 
+_FILES = ("decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations", "warnings")
 
-@cases("decisions", "failures", "denial_cache", "headers", "reservations")
+
+@cases(*_FILES)
 def test_the_client_for_threads_keeps_the_contract(case: Case, scripted: ScriptedServer) -> None:
     """Each call of each case is decided, and sent to the service, as the contract specifies."""
-    runner = CaseRunner(case, scripted)
-    with RateLimitClient(scripted.target, **runner.options) as client:
-        client.wait_until_connected()
+    with target_of(case, scripted) as target:
+        _keep_the_contract(case, scripted, target)
+
+
+def _keep_the_contract(case: Case, scripted: ScriptedServer, target: str) -> None:
+    runner = CaseRunner(case, scripted, target)
+    with RateLimitClient(target, **runner.options) as client:
+        if target == scripted.target:
+            client.wait_until_connected()
         reservation: Reservation | None = None
         for step in case["steps"]:
             if runner.advance(step):
@@ -42,6 +52,9 @@ def test_the_client_for_threads_keeps_the_contract(case: Case, scripted: Scripte
                     outcome = reservation.settle(step["settle"]["actual"])
                 elif reservation is not None and "extend" in step:
                     outcome = reservation.extend(step["extend"]["hold_ms"] / 1000)
+                elif "ready" in step:
+                    client.ready(step["ready"]["timeout_ms"] / 1000)
+                    outcome = READY
                 else:
                     outcome = _call(client, step["call"])
             except RateLimitError as error:
@@ -49,12 +62,18 @@ def test_the_client_for_threads_keeps_the_contract(case: Case, scripted: Scripte
             runner.verify(step, outcome, client.failures, time.monotonic() - started)
 
 
-@cases("decisions", "failures", "denial_cache", "headers", "cancellation", "reservations")
+@cases(*_FILES, "cancellation")
 async def test_the_client_for_asyncio_keeps_the_contract(case: Case, scripted: ScriptedServer) -> None:
     """Each call of each case is decided, and sent to the service, as the contract specifies."""
-    runner = CaseRunner(case, scripted)
-    async with AsyncRateLimitClient(scripted.target, **runner.options) as client:
-        await client.wait_until_connected()
+    with target_of(case, scripted) as target:
+        await _keep_the_contract_in_asyncio(case, scripted, target)
+
+
+async def _keep_the_contract_in_asyncio(case: Case, scripted: ScriptedServer, target: str) -> None:
+    runner = CaseRunner(case, scripted, target)
+    async with AsyncRateLimitClient(target, **runner.options) as client:
+        if target == scripted.target:
+            await client.wait_until_connected()
         held = Held()
         for step in case["steps"]:
             if runner.advance(step):
@@ -64,6 +83,24 @@ async def test_the_client_for_asyncio_keeps_the_contract(case: Case, scripted: S
             outcome = await _outcome(client, held, step, scripted)
             took = time.monotonic() - started
             await asyncio.to_thread(runner.verify, step, outcome, client.failures, took)
+
+
+@pytest.mark.parametrize("kind", [RateLimitClient, AsyncRateLimitClient])
+@pytest.mark.parametrize("case", targets(), ids=lambda case: case["name"])
+def test_a_target_is_checked_where_the_client_is_made(kind: type[RateLimitClient], case: Case) -> None:
+    """A target that no service can be called at is a ValueError with what is wrong with it."""
+    if case["problem"] is None:
+        client = kind(case["target"])  # connects at the first call
+        if isinstance(client, RateLimitClient):
+            client.close()
+        return
+    with pytest.raises(ValueError, match=r"^target is ") as caught:
+        kind(case["target"])
+    quoted = json.dumps(case["target"])
+    assert str(caught.value) == (
+        f"target is {quoted}: {case['problem']}; it must be host:port, such as "
+        '"localhost:50051", dns:///host:port or unix:path'
+    )
 
 
 def _call(client: RateLimitClient, call: Step) -> Decision:
@@ -120,6 +157,9 @@ class Held:
             return await self.reservation.settle(step["settle"]["actual"])
         if self.reservation is not None and "extend" in step:
             return await self.reservation.extend(step["extend"]["hold_ms"] / 1000)
+        if "ready" in step:
+            await client.ready(step["ready"]["timeout_ms"] / 1000)
+            return READY
         method = client.peek if "peek" in call else client.charge if "charge" in call else client.check
         return await method(**arguments(call))
 

@@ -197,9 +197,9 @@ async def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
 async def test_the_readme_of_the_package(dev_server: DevServer) -> None:
     """Every example of the package's README runs as written except for the address."""
     names: dict[str, Any] = {"api_key": (await asyncio.to_thread(_new_key, dev_server))[1], "app": hello}
-    names |= {"model": _Model, "prompt": "", "max_tokens": 5}
+    names |= {"model": _Model, "prompt": "", "max_tokens": 5, "routes": []}
     blocks = _blocks("clients/python/README.md")
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     clients = []
     for block in blocks:
         exec(compile(_at(dev_server, block), "README.md", "exec"), names)

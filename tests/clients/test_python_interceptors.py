@@ -35,6 +35,7 @@ _REPLACED = {
     "key": lambda details: dict(details.invocation_metadata)["customer-key"],
     "resource": lambda details: details.method[1:],
     "cost": lambda _: 3,
+    "skip": lambda details: details.method.endswith("/UnaryStream"),
 }
 
 
@@ -192,7 +193,7 @@ async def test_an_unknown_method_stays_unknown(sync_server: str, scripted: Scrip
 
 
 async def test_the_options_for_threads(scripted: ScriptedServer) -> None:
-    """Key, resource, cost and header style are those of the options."""
+    """Key, resource, cost, header style and what is skipped are those of the options."""
     with RateLimitClient(scripted.target, **_OPTIONS) as client:
         interceptor = RateLimitInterceptor(client, header_style=HeaderStyle.RATELIMIT, **_REPLACED)
         server = grpc.server(ThreadPoolExecutor(2), interceptors=[interceptor])
@@ -204,7 +205,7 @@ async def test_the_options_for_threads(scripted: ScriptedServer) -> None:
 
 
 async def test_the_options_for_asyncio(scripted: ScriptedServer) -> None:
-    """Key, resource, cost and header style are those of the options."""
+    """Key, resource, cost, header style and what is skipped are those of the options."""
     async with AsyncRateLimitClient(scripted.target, **_OPTIONS) as client:
         interceptor = AsyncRateLimitInterceptor(client, header_style=HeaderStyle.RATELIMIT, **_REPLACED)
         server = grpc.aio.server(interceptors=[interceptor])
@@ -222,6 +223,8 @@ async def _verify_options(port: int, scripted: ScriptedServer) -> None:
     assert dict(error.initial_metadata())["ratelimit-limit"] == "20"
     (attempt,) = scripted.attempts
     assert (attempt.api_key, attempt.resource, attempt.cost) == ("rlk_test_c", "test.Echo/Unary", 3)
+    assert await _call(f"127.0.0.1:{port}", "UnaryStream", ()) == RESPONSES["UnaryStream"]
+    assert len(scripted.attempts) == 1
 
 
 async def test_an_abandoned_call_does_not_pass(scripted: ScriptedServer) -> None:

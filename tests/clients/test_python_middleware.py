@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from ratelimit_client import AsyncRateLimitClient, HeaderStyle, RateLimitMiddleware
+from ratelimit_client import (
+    AsyncRateLimitClient,
+    HeaderStyle,
+    RateLimitMiddleware,
+    is_preflight,
+    method_and_route,
+)
+from ratelimit_client.middleware import Scope
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 
 from clients.asgi_host import Response, handshake, hello, request
 from clients.case_runner import CaseRunner
@@ -43,7 +55,7 @@ async def client(scripted: ScriptedServer) -> AsyncIterator[AsyncRateLimitClient
 @cases("middleware")
 async def test_the_middleware_keeps_the_contract(case: Case, scripted: ScriptedServer) -> None:
     """Each request of each case gets its response, and is checked, as the contract specifies."""
-    runner = CaseRunner(case, scripted)
+    runner = CaseRunner(case, scripted, scripted.target)
     async with AsyncRateLimitClient(scripted.target, **runner.options) as client:
         await client.wait_until_connected()
         app = RateLimitMiddleware(hello, client)
@@ -101,6 +113,72 @@ async def test_a_path_that_may_not_be_utf8_is_refused(
     assert messages[0]["status"] == 400
     assert b"resource: is not valid UTF-8" in messages[1]["body"]
     assert scripted.attempts == []
+
+
+async def test_what_is_skipped_is_not_checked(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
+    """Health checks and CORS preflights, which have no key, proceed without a check and without headers."""
+
+    def skip(scope: Scope) -> bool:
+        return scope["path"] == "/healthz" or is_preflight(scope)
+
+    app = RateLimitMiddleware(hello, client, skip=skip)
+    preflight = {"Origin": "https://example.com", "Access-Control-Request-Method": "PUT"}
+    for method, path, headers, status in (
+        ("GET", "/healthz", {}, 200),
+        ("OPTIONS", "/v1/orders", preflight, 200),
+        ("OPTIONS", "/v1/orders", {"Origin": "https://example.com"}, 401),
+        ("PUT", "/v1/orders", preflight, 401),
+    ):
+        response = await request(app, method, path, headers)
+        assert (response.status, "ratelimit" in response.headers) == (status, False)
+    assert scripted.attempts == []
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        ("/orders/7", "GET /orders/{id}"),
+        ("/orders/7?page=2", "GET /orders/{id}"),
+        ("/shop/carts/8", "GET /shop/carts/{cart:int}"),
+        ("/shop/nothing", "GET /shop/nothing"),
+        ("/nothing", "GET /nothing"),
+        ("/files/a/b", "GET /files"),
+    ],
+)
+async def test_the_route_in_place_of_the_path(
+    path: str, resource: str, client: AsyncRateLimitClient, scripted: ScriptedServer
+) -> None:
+    """In Starlette the resource is the route, below what it is mounted at; without a route it is the path."""
+
+    async def page(_request: Request) -> PlainTextResponse:
+        return PlainTextResponse("page")
+
+    app = Starlette(
+        routes=[
+            Route("/orders/{id}", page),
+            Mount("/shop", routes=[Route("/carts/{cart:int}", page)]),
+            Mount("/files", app=hello),
+        ],
+        middleware=[Middleware(RateLimitMiddleware, client=client, resource=method_and_route)],
+    )
+    scripted.script([_WITHIN])
+    await request(app, "GET", path, _KEY)
+    assert [attempt.resource for attempt in scripted.attempts] == [resource]
+
+
+async def test_the_route_of_a_middleware_of_the_route(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
+    """Where the framework has put the route into the scope, as FastAPI does, it is that."""
+
+    class ApiRoute:
+        path = "/v1/orders/{id}"
+
+    async def routed(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+        guarded = RateLimitMiddleware(hello, client, resource=method_and_route)
+        await guarded({**scope, "route": ApiRoute()}, receive, send)
+
+    scripted.script([_WITHIN])
+    await request(routed, "GET", "/v1/orders/7", _KEY)
+    assert scripted.attempts[0].resource == "GET /v1/orders/{id}"
 
 
 async def test_lifespan_is_passed_through(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:

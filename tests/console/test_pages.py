@@ -291,6 +291,9 @@ def test_rules_are_reviewed_and_replaced(admin: Browser) -> None:
     late = admin.submit("/rules/edit?name=shop/eu", document=document.replace("5", "7"), do="save", etag=etag)
     assert late.status_code == 409
     assert "amount: 7" in late.text  # the draft is kept
+    assert admin.submit("/rules/edit", document="domain: held\nhold: 90s\n", do="save").status_code == 303
+    assert "Calls with an API key are reserved for 1 min 30 s." in admin.get("/rules/domain?name=held").text
+    assert "hold: 90s" in admin.get("/rules/edit?name=held").text
 
 
 def test_names_with_slashes_and_dots_have_pages(admin: Browser) -> None:

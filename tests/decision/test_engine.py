@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 
 import pytest
@@ -12,12 +13,22 @@ from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.engine import MAX_COST, Check, DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import MICRO, Counting, Limit, Mode, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import (
+    MICRO,
+    Concurrency,
+    Counting,
+    Level,
+    Limit,
+    Mode,
+    Quota,
+    TokenBucket,
+    Window,
+)
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
-from ratelimit_service.decision.record import KeyState, OnStoreFailure
+from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override
 from ratelimit_service.decision.reservation import ReservationIds
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import (
@@ -440,3 +451,41 @@ async def test_a_key_that_cannot_be_read_in_time_is_denied(world: World) -> None
     with pytest.raises(LookupDeferred):
         await world.engine.explain(Check(str(ApiKey.generate("live"))))
     world.source.before_answer.set()
+
+
+async def test_an_explanation_names_the_cause(world: World) -> None:
+    """A limit that does not apply has the cause: other resources, a refused key, or a hold that is not there."""
+    slots = Limit("slots", Concurrency(3, MICRO), mode=Mode.SHADOW)
+    limits = burst(10), burst(1, name="other", resource="x.*"), slots
+
+    async def causes(key: str, resource: str = "a") -> dict[str, str]:
+        explanation = await world.engine.explain(Check(key, resource=resource))
+        return {explained.limit.name: explained.why_not for explained in explanation.limits()}
+
+    assert await causes(world.add(*limits)) == {"burst": "", "other": "resource", "slots": "hold"}
+    suspended = world.add(*limits, state=KeyState.SUSPENDED)
+    assert await causes(suspended) == {"burst": "KEY_SUSPENDED", "other": "resource", "slots": "KEY_SUSPENDED"}
+    assert (await causes(suspended, "x.y"))["other"] == "KEY_SUSPENDED"
+    enforced = replace(slots, mode=Mode.ENFORCE)
+    assert await causes(world.add(enforced)) == {"slots": ""}
+    overridden = world.add(*limits, key_overrides=(Override(burst(5)), Override(burst(6, name="other"), START_US - 1)))
+    explanation = await world.engine.explain(Check(overridden, resource="x.y"))
+    assert [(one.limit.name, one.level, one.why_not) for one in explanation.limits()] == [
+        ("burst", Level.PLAN, "overridden by key"),
+        ("burst", Level.KEY, ""),
+        ("other", Level.PLAN, ""),
+        ("other", Level.KEY, "expired"),
+        ("slots", Level.PLAN, "hold"),
+    ]
+
+
+async def test_a_share_names_the_limit_that_a_cost_exceeds_itself() -> None:
+    """Of two limits whose shares a cost exceeds, the one that it exceeds with the store, too, is the reason."""
+    world = World(servers=10)
+    world.buckets.down = True
+    key = world.add(burst(100, name="large"), burst(10, name="small"))
+    decision = await world.check(key, cost=50)
+    assert decision.reason is Reason.COST_EXCEEDS_CAPACITY
+    assert decision.rules[decision.binding].limit.name == "small"
+    fits_once_back = await world.check(world.add(burst(100, name="large"), burst(60, name="small")), cost=50)
+    assert fits_once_back.reason is Reason.DEGRADED_DENIED

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from fuzz.choices import Choices
 from fuzz.harness import Target
-from fuzz.worlds import DOMAIN, KEY, REVOKED, UNKNOWN, World
+from fuzz.worlds import DOMAIN, HELD, KEY, REVOKED, UNKNOWN, World
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
@@ -15,9 +15,15 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitResponse,
     CheckLimitRequest,
     CheckLimitResponse,
+    ExtendHoldRequest,
+    ExtendHoldResponse,
+    SettleLimitRequest,
+    SettleLimitResponse,
 )
 from ratelimit_service.api.messages import MAX_MESSAGE
-from ratelimit_service.transport.envoy.app import AUTHORIZE, BATCH, CHECK, SHOULD_RATE_LIMIT
+from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.errors import Code
+from ratelimit_service.transport.envoy.app import AUTHORIZE, BATCH, CHECK, EXTEND, SETTLE, SHOULD_RATE_LIMIT
 from ratelimit_service.transport.envoy.framing import (
     FrameReader,
     NotGrpc,
@@ -29,7 +35,7 @@ from ratelimit_service.transport.envoy.framing import (
 )
 
 _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOKED} ", str(KEY)[:-1], "Bearer"]
-_ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource"]
+_ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]
 _VALUES = ["x", "xy", "/orders/1", "", *_KEYS[:3]]
 
 world = cache(World)
@@ -107,6 +113,32 @@ def check_limit(data: bytes) -> None:
             assert code != 12 or len(BatchCheckLimitRequest.FromString(body).checks) not in range(1, 257)
 
 
+def settle(data: bytes) -> None:
+    """Of a reservation, whatever becomes of its id on the way: one that no server made takes and returns nothing."""
+    choices = Choices(data)
+    world().clock.time_us += MICRO // 2  # so that few are open at a time
+    reserving = CheckLimitRequest(api_key=str(KEY), resource=choices.text(["orders", "other"]), cost=choices.byte() % 4)
+    reserving.hold.seconds = 1 + choices.byte() % 3
+    code, response = world().call(CHECK, frame(reserving.SerializeToString()))
+    made = "" if code else CheckLimitResponse.FromString(response).reservation_id
+    at, added = choices.byte() * 4, choices.text([""])
+    reservation_id = made[:at] + added + made[at + choices.byte() % 3 :]
+    for _ in range(1 + choices.byte() % 3):
+        if choices.flag():
+            extending = ExtendHoldRequest(reservation_id=reservation_id)
+            extending.hold.seconds = choices.number() % 5_000
+            code, response = world().call(EXTEND, frame(extending.SerializeToString()))
+            assert code or _same(response, ExtendHoldResponse)
+        else:
+            settling = SettleLimitRequest(reservation_id=reservation_id)
+            if choices.flag():
+                settling.actual_cost = choices.number() % 2**64
+            code, response = world().call(SETTLE, frame(settling.SerializeToString()))
+            assert code or _same(response, SettleLimitResponse) is not None
+        assert code in {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND}
+        assert code or reservation_id == made
+
+
 def _same(data: bytes, message: type[Message]) -> Message:
     """What protobuf reads of bytes that were written by hand: nothing is unknown, and it writes as many bytes."""
     read = message.FromString(data)
@@ -129,7 +161,9 @@ def _message(choices: Choices, structured: object) -> bytes:
 
 
 def _rate_limit_request(choices: Choices) -> RateLimitRequest:
-    request = RateLimitRequest(domain=choices.text([DOMAIN, DOMAIN, "other"]), hits_addend=choices.number() % 2**32)
+    request = RateLimitRequest(
+        domain=choices.text([DOMAIN, DOMAIN, "other", HELD]), hits_addend=choices.number() % 2**32
+    )
     for _ in range(choices.pick([1, 2, 3, 0, 33, 129, 4, 8])):
         descriptor = request.descriptors.add()
         for _ in range(choices.pick([1, 2, 3, 0, 17, 1, 1, 1])):
@@ -171,6 +205,9 @@ def _check(choices: Choices) -> CheckLimitRequest:
         request.request_id = choices.text(["r-1", "r-2"])
     if choices.byte() > 200:
         request.key_id = choices.text([KEY.key_id])
+    if choices.byte() > 200:
+        request.hold.seconds = choices.number() % 5_000
+        request.hold.nanos = choices.number() % 10**9
     return request
 
 
@@ -186,5 +223,6 @@ TARGETS = [
     Target("framing", framing, [b"\0\0" + frame(b"abc"), b"\2\2\1\4" + frame(b"a") * 3, b"\0\0\1\0\0\0\1x"], 2_048),
     Target("should_rate_limit", should_rate_limit, [*_SEEDS, b"\0" + _RAW], 1_024),
     Target("authorize", authorize, _SEEDS, 1_024),
+    Target("settle", settle, [bytes([n, 1, 1, at, 0, 0, n, n, 1, 5]) for n in (0, 1, 2) for at in (0, 3, 255)], 256),
     Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS], 1_024),
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from api.tokens import Source, Time, bearer
 from decision.descriptors.world import BLOCKED, UNLIMITED, MemoryRules, bucket, node, quota
-from decision.memory import PEPPERS, ManualClock, MemorySource, burst, record
+from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, burst, record
 from ratelimit_service.api.authentication import Authenticator, Role, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls import service as envoy_rls
@@ -16,11 +16,12 @@ from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
+from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
-from ratelimit_service.decision.limit import Limit, Quota, Window
+from ratelimit_service.decision.limit import MICRO, Concurrency, Limit, Quota, Window
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.record import KeyState
 from ratelimit_service.decision.reservation import ReservationIds
@@ -37,6 +38,9 @@ KEY, REVOKED, UNKNOWN = (ApiKey("live", f"{name:0>16}", "s" * 27) for name in ("
 """Keys whose text is the same in every run, as fuzzers need it."""
 
 DOMAIN = "edge"
+HELD = "held"
+"""A domain whose calls are held."""
+
 HEADERS = "ietf,x-ratelimit"
 
 _NODES = (
@@ -45,7 +49,11 @@ _NODES = (
     node("path", "/orders*", RuleLimit(Quota(7, Window.HOUR), "orders", replaces=("all",)), quota(9, name="all")),
     node("shared", "*", quota(4), share_threshold=True),
 )
-_LIMITS = (burst(20), Limit("daily", Quota(10, Window.DAY), "GET /orders*"))
+_LIMITS = (
+    burst(20),
+    Limit("daily", Quota(10, Window.DAY), "GET /orders*"),
+    Limit("at-once", Concurrency(9, MICRO), "orders"),
+)
 _CACHED = 500  # requests and buckets; the real bounds would fill for the whole length of a run
 _TAKEN = 1_000  # runs from one flush of what was counted to the next
 
@@ -68,7 +76,9 @@ class World:
         source.records[REVOKED.key_id] = record(REVOKED, state=KeyState.REVOKED)
         resolver = KeyResolver(PolicyCache(source, self.clock), PEPPERS)
         buckets = LocalBucketStore(lambda: 1, self.clock.now_us, size=_CACHED)
-        rules = RulesCache(MemoryRules(DomainRules(DOMAIN, _NODES)))
+        domains = MemoryRules(DomainRules(DOMAIN, _NODES))
+        domains.rules[HELD] = DomainRules(HELD, _NODES, hold_us=5 * MICRO)
+        rules = RulesCache(domains)
         self.loop.run_until_complete(rules.refresh_all())
         ids = ReservationIds([b"secret"])
         engine = DecisionEngine(resolver, buckets, buckets, self.usage, ids)
@@ -76,9 +86,13 @@ class World:
         headers = LimitHeaders(HEADERS)
         envoy_rls._CACHED_REQUESTS = envoy_rls._CACHED_GATEWAY_REQUESTS = _CACHED
         refused = ReasonCounts("denied a request that is too large or malformed")
-        self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, headers, self.clock, refused)
+        reserving = MemoryBuckets(self.clock)  # which settles, and is bounded by the limit on open reservations
+        holding = DecisionEngine(resolver, reserving, buckets, self.usage, ids)
+        settlements = Settlements(resolver, reserving, ids)
+        held = HeldCalls(rules, holding, settlements)
+        self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, held, headers, self.clock, refused)
         self.authorization = EnvoyAuthorizationService(engine, headers, "authorization", refused)
-        self.checks = RateLimitService(engine, Settlements(resolver, buckets, ids), self.clock, cached_requests=_CACHED)
+        self.checks = RateLimitService(holding, settlements, self.clock, cached_requests=_CACHED)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
         admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)

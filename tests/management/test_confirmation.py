@@ -258,6 +258,28 @@ async def test_to_charge_less_is_confirmed(plane: ControlPlane) -> None:
         await replace_rules(plane, after, effects)
 
 
+async def test_to_hold_calls_or_not_is_confirmed(plane: ControlPlane) -> None:
+    """In an existing domain, and if calls are held for much less time: a little less is a change like any other."""
+    long, little_less, short = (DomainRules("edge", hold_us=seconds * 1_000_000) for seconds in (60, 30, 14))
+    effect = "calls of keys are not held any more: no limit on calls at once applies to them"
+    await plane.rules.replace("ada", DomainRules("edge"))
+    await replace_rules(
+        plane,
+        long,
+        ["each call of a key is reserved until it is settled; of those with another descriptor all are denied"],
+    )
+    await replace_rules(plane, little_less, [])
+    await replace_rules(
+        plane,
+        short,
+        ["calls of keys are held for less than half of the time: those that last longer are not settled"],
+    )
+    await replace_rules(plane, DomainRules("edge"), [effect])
+    await plane.rules.delete("ada", "edge")
+    await plane.rules.replace("ada", long)
+    assert list((await required(plane.rules.delete, "ada", "edge")).effects) == [effect]
+
+
 def wild(value: str, *limits: RuleLimit, **fields: Any) -> RuleNode:  # noqa: ANN401
     """A node for paths like VALUE."""
     return RuleNode("path", value, limits, **fields)

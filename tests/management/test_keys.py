@@ -10,7 +10,7 @@ import pytest_asyncio
 from fixtures.control_plane import BURST, DAY, SECOND, START, ControlPlane, key_draft, plan_draft
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import KeyState, Override
-from ratelimit_service.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from ratelimit_service.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditFilter
 from ratelimit_service.management.keys import Key, KeyChanges, KeyFilter, Standing
 from ratelimit_service.management.overrides import OverrideTarget
@@ -437,3 +437,65 @@ async def test_no_secret_is_recorded(plane: ControlPlane) -> None:
 
     assert old.secret not in recorded
     assert new.secret not in recorded
+
+
+async def test_a_key_of_a_chosen_id_has_no_secret_until_it_is_rotated(plane: ControlPlane) -> None:
+    """Configuration chooses the id, and no API key is valid before the rotation, which makes the first secret."""
+    draft = key_draft() | {"key_id": "Chosen0000000001", "without_secret": True}
+    key, secret = await plane.keys.create("ada", draft)
+    assert (key.key_id, key.secrets, secret) == ("Chosen0000000001", (), None)
+    assert await plane.keys.get("Chosen0000000001") == key
+    assert (await plane.audit.list(Paging())).items[0].event.detail["without_secret"] is True
+    rotated, api_key = await plane.keys.rotate("ada", "Chosen0000000001", overlap_us=SECOND)
+    assert api_key.key_id == "Chosen0000000001"
+    assert [plane.peppers.matches(api_key, each) for each in rotated.secrets] == [True]
+
+
+async def test_no_id_is_used_twice(plane: ControlPlane) -> None:
+    """A new key cannot have the id of another, not even of a revoked one; an id of another form is refused."""
+    draft = key_draft() | {"key_id": "Chosen0000000001"}
+    await plane.keys.create("ada", draft)
+    for _ in range(2):
+        with pytest.raises(AlreadyExists) as taken:
+            await plane.keys.create("ada", draft)
+        assert (taken.value.reason, taken.value.metadata) == ("KEY_EXISTS", {"key_id": "Chosen0000000001"})
+        await plane.keys.revoke("ada", "Chosen0000000001")
+    with pytest.raises(InvalidArgument) as wrong:
+        await plane.keys.create("ada", key_draft() | {"key_id": "short"})
+    assert [violation.field for violation in wrong.value.violations] == ["key_id"]
+
+    results = await plane.bulk_keys.create(
+        "ada",
+        [
+            draft,
+            draft | {"key_id": "Chosen0000000002"},
+            draft | {"key_id": "Chosen0000000002"},
+            draft | {"key_id": "a\0b"},
+            key_draft() | {"key_id": "Chosen0000000003", "without_secret": True},
+        ],
+    )
+    assert [getattr(result, "reason", "made") for result in results] == [
+        "KEY_EXISTS",
+        "made",
+        "KEY_EXISTS",
+        "INVALID_FIELD",
+        "made",
+    ]
+    assert results[4][1] is None
+
+
+async def test_a_rehearsal_changes_nothing(plane: ControlPlane) -> None:
+    """What is rehearsed is checked as the change itself is, and leaves no row, no event and no announced change."""
+    key, _ = await plane.keys.create("ada", key_draft())
+    events = await plane.audit.list(Paging())
+    rehearsal = plane.keys.rehearsal()
+    made, _ = await rehearsal.create("ada", key_draft() | {"key_id": "Chosen0000000001"})
+    assert made.key_id == "Chosen0000000001"
+    assert (await rehearsal.revoke("ada", key.key_id)).state is KeyState.REVOKED
+    assert (await rehearsal.rotate("ada", key.key_id))[0].secrets != key.secrets
+    with pytest.raises(NotFound):
+        await rehearsal.create("ada", key_draft(plan="none"))
+    with pytest.raises(NotFound):
+        await rehearsal.get("Chosen0000000001")
+    assert await plane.keys.get(key.key_id) == key
+    assert await plane.audit.list(Paging()) == events

@@ -1,5 +1,6 @@
 """Overrides of keys and subjects, on a real Postgres."""
 
+import psycopg
 import pytest
 import pytest_asyncio
 
@@ -193,3 +194,27 @@ async def test_every_change_is_recorded(control_plane: ControlPlane, key: Overri
         ("ada", "override.set", "subjects/acme"),
     ]
     assert events[2].detail["expire_time"] == "2026-11-24T06:00:01.123456Z"
+
+
+async def test_the_overrides_of_all_are_listed_page_by_page(
+    control_plane: ControlPlane, key: OverrideTarget, database_url: str
+) -> None:
+    """Keys come first, then subjects, each with its overrides; what cannot be read is left out, and hides nothing."""
+    named_like_a_key = OverrideTarget(Level.SUBJECT, f"{key.name}/x")
+    for target, limit in ((ACME, DAILY), (key, BURST), (named_like_a_key, BURST), (ACME, BURST)):
+        await control_plane.overrides.set("ada", target, Override(limit))
+    expected = [(key, "burst"), (ACME, "burst"), (ACME, "daily"), (named_like_a_key, "burst")]
+    order = sorted(expected[1:], key=lambda found: (found[0].name.encode(), found[1]))
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO overrides VALUES ('subject', 'acme', 'bad', '{}', NULL), ('key', 'short', 'bad', '{}', NULL)"
+        )
+    for size in (1, 2, 100):
+        listed, token = [], ""
+        while True:
+            page = await control_plane.overrides.list_all(Paging(size, token))
+            listed += [(target, override.limit.name) for target, override in page.items]
+            token = page.next_page_token
+            if not token:
+                break
+        assert listed == [expected[0], *order]

@@ -133,6 +133,7 @@ async def test_audit(control_plane: ControlPlane) -> None:
                 "descriptors": 4,
                 "on_store_failure": "LOCAL",
                 "charge": "IF_ALLOWED",
+                "hold_us": None,
                 "description": "first",
             },
         ),

@@ -29,7 +29,7 @@ class Process:
         self.beats: int | None = 0
         self.killed = 0
 
-    def kill(self) -> None:
+    def kill_hung(self) -> None:
         self.killed += 1
 
 

@@ -28,6 +28,15 @@ type contractCase struct {
 	Name    string         `json:"name"`
 	Options map[string]any `json:"options"`
 	Steps   []step         `json:"steps"`
+	// AcceptsAfterMS is absent, null, or a number.
+	AcceptsAfterMS json.RawMessage `json:"accepts_after_ms"`
+}
+
+// targetCase is one of targets.json.
+type targetCase struct {
+	Name    string  `json:"name"`
+	Target  string  `json:"target"`
+	Problem *string `json:"problem"`
 }
 
 type step struct {
@@ -37,6 +46,7 @@ type step struct {
 	Extend    *extend        `json:"extend"`
 	Scope     *scope         `json:"scope"`
 	Request   *httpRequest   `json:"request"`
+	Ready     *ready         `json:"ready"`
 	Server    []scriptedItem `json:"server"`
 	Expect    expected       `json:"expect"`
 }
@@ -70,6 +80,10 @@ type settle struct {
 
 type extend struct {
 	HoldMS int64 `json:"hold_ms"`
+}
+
+type ready struct {
+	TimeoutMS int64 `json:"timeout_ms"`
 }
 
 type scope struct {
@@ -111,7 +125,7 @@ func readCases(t *testing.T) map[string][]contractCase {
 	files := map[string][]contractCase{}
 	for _, path := range paths {
 		name := filepath.Base(path)
-		if name == "service_config.json" {
+		if name == "service_config.json" || name == "targets.json" {
 			continue
 		}
 		text, err := os.ReadFile(path)
@@ -124,8 +138,8 @@ func readCases(t *testing.T) map[string][]contractCase {
 		}
 		files[name] = cases
 	}
-	if len(files) < 7 {
-		t.Fatalf("found %d files of cases in ../../conformance; there are at least 7", len(files))
+	if len(files) < 10 {
+		t.Fatalf("found %d files of cases in ../../conformance; there are at least 10", len(files))
 	}
 	return files
 }

@@ -3,10 +3,13 @@ package conformance_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,12 +26,17 @@ func (c *clock) Now() time.Time { return c.now }
 
 // runner runs one case.
 type runner struct {
-	server    *scripted.Server
-	client    *ratelimit.Client
-	site      *httptest.Server
-	clock     *clock
-	callbacks atomic.Uint64
-	usedIDs   map[string]bool
+	server *scripted.Server
+	target string
+	client *ratelimit.Client
+	site   *httptest.Server
+	clock  *clock
+	// hasCallback is whether failures are reported to the callback, and not logged.
+	hasCallback bool
+	callbacks   atomic.Uint64
+	metrics     *recordedMetrics
+	warnings    *warnings
+	usedIDs     map[string]bool
 	// reservation is the one that steps settle and extend.
 	reservation *ratelimit.Reservation
 }
@@ -40,7 +48,7 @@ func TestContract(t *testing.T) {
 			for _, one := range cases {
 				t.Run(one.Name, func(t *testing.T) {
 					t.Parallel()
-					run := newRunner(t, one.Options)
+					run := newRunner(t, one)
 					for i, step := range one.Steps {
 						run.step(t, i, step)
 					}
@@ -50,30 +58,73 @@ func TestContract(t *testing.T) {
 	}
 }
 
-func newRunner(t *testing.T, options map[string]any) *runner {
+// A target that no service can be called at is an error of NewClient, with what is wrong with it.
+func TestTargets(t *testing.T) {
+	text, err := os.ReadFile("../../conformance/targets.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []targetCase
+	if err := json.Unmarshal(text, &cases); err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range cases {
+		client, err := ratelimit.NewClient(one.Target)
+		if one.Problem == nil {
+			if err != nil {
+				t.Errorf("%s: %v", one.Name, err)
+			} else {
+				_ = client.Close()
+			}
+			continue
+		}
+		target, _ := json.Marshal(one.Target)
+		want := fmt.Sprintf(
+			`ratelimit: target is %s: %s; it must be host:port, such as "localhost:50051", dns:///host:port or unix:path`,
+			target, *one.Problem)
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, not %s", one.Name, err, want)
+		}
+	}
+}
+
+func newRunner(t *testing.T, one contractCase) *runner {
 	t.Helper()
 	server, err := scripted.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Stop)
-	run := &runner{server: server, clock: &clock{time.Unix(1_700_000_000, 0)}, usedIDs: map[string]bool{}}
-	run.client, err = ratelimit.NewClient(server.Address(), append(clientOptions(t, options),
+	run := &runner{
+		server: server, target: server.Address(), clock: &clock{time.Unix(1_700_000_000, 0)}, usedIDs: map[string]bool{},
+		hasCallback: one.Options["on_failure"] == nil, metrics: &recordedMetrics{}, warnings: &warnings{},
+	}
+	if one.AcceptsAfterMS != nil {
+		run.target = lateProxy(t, server.Address(), one.AcceptsAfterMS)
+	}
+	options := append(clientOptions(t, one.Options),
 		ratelimit.WithClock(run.clock.Now),
-		ratelimit.WithOnFailure(func(failure *ratelimit.Error) {
+		ratelimit.WithMetrics(run.metrics),
+		ratelimit.WithLogger(slog.New(run.warnings)))
+	if run.hasCallback {
+		options = append(options, ratelimit.WithOnFailure(func(failure *ratelimit.Error) {
 			if failure == nil {
 				t.Error("the callback was called without the error")
 			}
 			run.callbacks.Add(1)
-		}))...)
+		}))
+	}
+	run.client, err = ratelimit.NewClient(run.target, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = run.client.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if err := run.client.WaitUntilConnected(ctx); err != nil {
-		t.Fatal(err)
+	if one.AcceptsAfterMS == nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := run.client.WaitUntilConnected(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	application := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
 	run.site = httptest.NewServer(ratelimithttp.Middleware(run.client)(application))
@@ -93,6 +144,10 @@ func clientOptions(t *testing.T, given map[string]any) []ratelimit.ClientOption 
 			if value != "default" {
 				options = append(options, ratelimit.WithDeadline(time.Duration(value.(float64))*time.Millisecond))
 			}
+		case "on_failure":
+			// Left out, so that failures are logged.
+		case "connect_timeout_ms":
+			options = append(options, ratelimit.WithConnectTimeout(time.Duration(value.(float64))*time.Millisecond))
 		case "fail_open":
 			options = append(options, ratelimit.WithFailOpen(value.(bool)))
 		case "connections":
@@ -126,7 +181,8 @@ func (r *runner) step(t *testing.T, number int, step step) {
 		}
 	}
 	r.server.Script(responses...)
-	expect := newExpectation(t, number, step.Expect)
+	expect := newExpectation(t, number, r.target, step.Expect)
+	expect.verifiesDecisions = step.Request == nil && step.Scope == nil
 	ownID := ""
 	switch {
 	case step.Request != nil:
@@ -139,6 +195,8 @@ func (r *runner) step(t *testing.T, number int, step step) {
 		expect.took(time.Since(started))
 		expect.error(err)
 		expect.field("extended", extended)
+	case step.Ready != nil:
+		r.ready(t, step.Ready, expect)
 	case step.Scope != nil:
 		r.scope(t, step.Scope, expect)
 	case step.Call.Reserve:
@@ -150,7 +208,8 @@ func (r *runner) step(t *testing.T, number int, step step) {
 	}
 	r.server.WaitForAttempts(required)
 	r.attempts(expect, required, len(responses), ownID)
-	expect.failures(r.client.Failures(), r.callbacks.Load())
+	expect.failures(r.client.Failures(), r.hasCallback, r.callbacks.Load(), r.metrics)
+	expect.logged(r.warnings.take())
 	expect.allVerified()
 }
 
@@ -182,6 +241,17 @@ func (r *runner) call(t *testing.T, call *call, expect *expectation) {
 	if err == nil {
 		expect.decision(decision)
 	}
+}
+
+func (r *runner) ready(t *testing.T, ready *ready, expect *expectation) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(ready.TimeoutMS)*time.Millisecond)
+	defer cancel()
+	started := time.Now()
+	err := r.client.Ready(ctx)
+	expect.took(time.Since(started))
+	expect.error(err)
+	expect.field("ready", err == nil)
 }
 
 func (r *runner) reserve(t *testing.T, call *call, expect *expectation) {

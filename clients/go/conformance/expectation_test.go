@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,12 +25,15 @@ type expectation struct {
 	t      *testing.T
 	number int
 	left   expected
+	// decided is how many decisions the caller got, if the caller got those of this step.
+	decided           int
+	verifiesDecisions bool
 }
 
-func newExpectation(t *testing.T, number int, fields expected) *expectation {
+func newExpectation(t *testing.T, number int, target string, fields expected) *expectation {
 	left := expected{}
 	for name, value := range fields {
-		left[name] = value
+		left[name] = json.RawMessage(strings.ReplaceAll(string(value), "{target}", target))
 	}
 	return &expectation{t: t, number: number, left: left}
 }
@@ -77,7 +81,9 @@ func (e *expectation) allVerified() {
 
 func (e *expectation) decision(decision ratelimit.Decision) {
 	e.t.Helper()
+	e.decided++
 	e.field("allowed", decision.Allowed)
+	e.field("degraded", decision.Degraded())
 	e.field("reason", reasonValue(decision.Reason))
 	e.field("source", decision.Source.String())
 	e.field("origin", decision.Origin)
@@ -315,7 +321,13 @@ func holdFields(hold *durationpb.Duration) any {
 	return hold.AsDuration().Milliseconds()
 }
 
-func (e *expectation) failures(counted ratelimit.Failures, callbacks uint64) {
+// logged verifies the warnings of this step.
+func (e *expectation) logged(warnings []string) {
+	e.t.Helper()
+	e.field("logged", warnings)
+}
+
+func (e *expectation) failures(counted ratelimit.Failures, hasCallback bool, callbacks uint64, metrics *recordedMetrics) {
 	e.t.Helper()
 	if wanted, named := e.take("failures"); named {
 		fields := map[string]uint64{"unsettled": 0}
@@ -327,7 +339,14 @@ func (e *expectation) failures(counted ratelimit.Failures, callbacks uint64) {
 			e.failf("failures is %v, not %s", got, wanted)
 		}
 	}
-	if callbacks != counted.Open+counted.Closed+counted.Unsettled {
+	decisions, measured := metrics.take()
+	if measured != counted {
+		e.failf("the metrics have %+v, and the client %+v", measured, counted)
+	}
+	if e.verifiesDecisions && decisions != e.decided {
+		e.failf("the metrics have %d decisions of this step, not %d", decisions, e.decided)
+	}
+	if hasCallback && callbacks != counted.Open+counted.Closed+counted.Unsettled {
 		e.failf("the callback was called %d times for %+v", callbacks, counted)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -21,18 +22,19 @@ const maxAttempts = 2
 
 // Client is a client of the rate limit service. It is safe for concurrent use; create one and keep it.
 type Client struct {
+	target      string
 	options     options
 	connections *connections
-	stub        ratelimitv1.RateLimitServiceClient
 	denials     *denialCache
 	failures    failureCounter
+	failureLog  failureLog
 	// closed ends what reservations would still send.
 	closed atomic.Bool
 }
 
-// NewClient creates a client of the service at target, a host and port or any other target that gRPC knows
-// (https://grpc.io/docs/guides/custom-name-resolution/). It starts to connect but does not wait for that. It returns an
-// error if the target cannot be parsed or an option is out of bounds.
+// NewClient creates a client of the service at target, a host and port such as ratelimit.internal:50051, or any other target
+// that gRPC knows (https://grpc.io/docs/guides/custom-name-resolution/). It starts to connect but does not wait for that: see
+// Client.Ready. It returns an error if no service can be called at the target or an option is out of bounds.
 func NewClient(target string, opts ...ClientOption) (*Client, error) {
 	o := defaults()
 	for _, apply := range opts {
@@ -41,15 +43,19 @@ func NewClient(target string, opts ...ClientOption) (*Client, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
+	if err := checkTarget(target); err != nil {
+		return nil, err
+	}
 	connections, err := connect(target, &o)
 	if err != nil {
 		return nil, fmt.Errorf("ratelimit: cannot create a client of %q: %w", target, err)
 	}
 	return &Client{
+		target:      target,
 		options:     o,
 		connections: connections,
-		stub:        ratelimitv1.NewRateLimitServiceClient(connections),
 		denials:     newDenialCache(o.denialCacheSize, o.denialCacheMaxAge, o.clock),
+		failureLog:  failureLog{target: target, logger: o.logger, clock: o.clock},
 	}, nil
 }
 
@@ -82,7 +88,8 @@ func (c *Client) Failures() Failures {
 	return c.failures.snapshot()
 }
 
-// WaitUntilConnected waits for all connections, so that the first calls need not. It returns an error if ctx ends first.
+// WaitUntilConnected waits for all connections, so that the first calls need not. It returns an error if ctx ends first. Whether
+// the service answers, and what is wrong otherwise, is what Ready is for.
 func (c *Client) WaitUntilConnected(ctx context.Context) error {
 	if err := c.connections.wait(ctx); err != nil {
 		return fmt.Errorf("ratelimit: no connection to the service: %w", err)
@@ -103,6 +110,15 @@ func (c *Client) Close() error {
 }
 
 func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, error) {
+	began := time.Now()
+	decision, err := c.decided(ctx, request)
+	if err == nil {
+		c.options.metrics.Decided(decision, time.Since(began))
+	}
+	return decision, err
+}
+
+func (c *Client) decided(ctx context.Context, request *CheckRequest) (Decision, error) {
 	if invalid := request.validate(); invalid != nil {
 		return Decision{}, invalid
 	}
@@ -128,10 +144,17 @@ func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, e
 func (c *Client) send(
 	parent context.Context, message *ratelimitv1.CheckLimitRequest,
 ) (response *ratelimitv1.CheckLimitResponse, err error) {
+	connection, err := c.connections.pickFirst(parent)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := c.outgoing(parent)
 	defer cancel()
-	for range maxAttempts {
-		response, err = c.stub.CheckLimit(ctx, message)
+	for attempt := range maxAttempts {
+		if attempt > 0 {
+			connection = c.connections.pick()
+		}
+		response, err = connection.stub.CheckLimit(ctx, message)
 		if err == nil {
 			return response, nil
 		}
@@ -151,12 +174,16 @@ func (c *Client) send(
 func callOnce[Request, Response any](
 	parent context.Context,
 	client *Client,
-	method func(context.Context, *Request, ...grpc.CallOption) (*Response, error),
+	method func(ratelimitv1.RateLimitServiceClient, context.Context, *Request, ...grpc.CallOption) (*Response, error),
 	request *Request,
 ) (*Response, error) {
+	connection, err := client.connections.pickFirst(parent)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := client.outgoing(parent)
 	defer cancel()
-	response, err := method(ctx, request)
+	response, err := method(connection.stub, ctx, request)
 	if err == nil {
 		return response, nil
 	}
@@ -169,11 +196,15 @@ func callOnce[Request, Response any](
 
 // outgoing is the context of a call, with the client's deadline and token.
 func (c *Client) outgoing(parent context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(parent, c.options.deadline)
-	if c.options.token != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.options.token)
+	return context.WithTimeout(c.authorized(parent), c.options.deadline)
+}
+
+// authorized is the context with the client's token.
+func (c *Client) authorized(ctx context.Context) context.Context {
+	if c.options.token == "" {
+		return ctx
 	}
-	return ctx, cancel
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.options.token)
 }
 
 // endedBy is the error of the caller's context if that has ended the call. A caller must not bypass the limit by a deadline too
@@ -197,8 +228,18 @@ func endsBefore(parent, ctx context.Context) bool {
 
 // unsettled counts and reports a reservation that could not be settled.
 func (c *Client) unsettled(failure *Error) {
-	c.failures.unsettled.Add(1)
-	c.options.onFailure(failure)
+	c.report(failure, outcomeUnsettled)
+}
+
+// report counts a failure, and has it logged unless the caller gets it.
+func (c *Client) report(failure *Error, outcome string) {
+	c.failures.count(outcome)
+	c.options.metrics.Failed(failure, outcome)
+	if c.options.onFailure == nil {
+		c.failureLog.failed(failure, outcome)
+	} else {
+		c.options.onFailure(failure)
+	}
 }
 
 // failed decides by the options if the service failed, and otherwise returns the error.
@@ -210,11 +251,11 @@ func (c *Client) failed(ctx context.Context, err error) (Decision, error) {
 	if !isError || !failure.isFailure() {
 		return Decision{}, err
 	}
-	c.failures.count(c.options.failOpen)
-	c.options.onFailure(failure)
 	decision := Decision{Reason: ReasonDegradedDenied, Source: SourceDegraded, Origin: OriginFallback, Failure: failure}
+	outcome := outcomeClosed
 	if c.options.failOpen {
-		decision.Allowed, decision.Reason = true, ReasonDegradedAllowed
+		decision.Allowed, decision.Reason, outcome = true, ReasonDegradedAllowed, outcomeOpen
 	}
+	c.report(failure, outcome)
 	return decision, nil
 }

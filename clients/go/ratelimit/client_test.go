@@ -230,6 +230,8 @@ func TestStubsUseTheConnections(t *testing.T) {
 func TestOptionsOutOfBounds(t *testing.T) {
 	for message, option := range map[string]ratelimit.ClientOption{
 		"deadline is 0s":         ratelimit.WithDeadline(0),
+		"connectTimeout is -1ns": ratelimit.WithConnectTimeout(-1),
+		"metrics is nil":         ratelimit.WithMetrics(nil),
 		"connections is 0":       ratelimit.WithConnections(0),
 		"denialCacheSize is -1":  ratelimit.WithDenialCacheSize(-1),
 		"denialCacheMaxAge is 0": ratelimit.WithDenialCacheMaxAge(0),

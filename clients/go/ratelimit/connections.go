@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+
+	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
 // roundRobin balances the calls of a connection over all addresses that the target resolves to. The client retries by
@@ -21,10 +23,20 @@ const roundRobin = `{"loadBalancingConfig": [{"round_robin": {}}]}`
 // are sent only while there are calls and nothing has been received for 10 seconds.
 var keepaliveParams = keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second}
 
+// connection is one of several, with the stub that uses it.
+type connection struct {
+	*grpc.ClientConn
+	stub ratelimitv1.RateLimitServiceClient
+	// wasTried is whether it was up, could not be connected, or has taken too long: calls wait no more for it.
+	wasTried atomic.Bool
+}
+
 // connections rotates calls through several connections. It is itself a connection for any stub.
 type connections struct {
-	all  []*grpc.ClientConn
+	all  []*connection
 	next atomic.Uint64
+	// connectBy is when calls cease to wait for a connection that was never up.
+	connectBy time.Time
 }
 
 func connect(target string, o *options) (*connections, error) {
@@ -32,25 +44,48 @@ func connect(target string, o *options) (*connections, error) {
 	if o.tls != nil {
 		transport = credentials.NewTLS(o.tls)
 	}
-	pool := &connections{}
+	pool := &connections{connectBy: time.Now().Add(o.connectTimeout)}
 	for range o.connections {
-		connection, err := grpc.NewClient(target,
+		conn, err := grpc.NewClient(target,
 			grpc.WithTransportCredentials(transport),
 			grpc.WithDefaultServiceConfig(roundRobin),
 			grpc.WithKeepaliveParams(keepaliveParams))
 		if err != nil {
 			return nil, errors.Join(err, pool.close())
 		}
-		// Now rather than with the first call, whose deadline may be shorter than a handshake.
-		connection.Connect()
-		pool.all = append(pool.all, connection)
+		conn.Connect()
+		pool.all = append(pool.all, &connection{ClientConn: conn, stub: ratelimitv1.NewRateLimitServiceClient(conn)})
 	}
 	return pool, nil
 }
 
-func (c *connections) pick() *grpc.ClientConn {
+func (c *connections) pick() *connection {
 	return c.all[(c.next.Add(1)-1)%uint64(len(c.all))]
 }
+
+// pickFirst is the next connection, once it was up for the first time, could not be connected, or has taken too long. It
+// returns the context's error if that ends before.
+func (c *connections) pickFirst(ctx context.Context) (*connection, error) {
+	next := c.pick()
+	if next.wasTried.Load() {
+		return next, nil
+	}
+	connecting, cancel := context.WithDeadline(ctx, c.connectBy)
+	defer cancel()
+	for state := next.GetState(); state == connectivity.Idle || state == connectivity.Connecting; state = next.GetState() {
+		if !next.WaitForStateChange(connecting, state) {
+			break
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	next.endFirst()
+	return next, nil
+}
+
+// endFirst has no call wait for the connection any more.
+func (c *connection) endFirst() { c.wasTried.Store(true) }
 
 // Invoke makes a unary call over the next connection.
 func (c *connections) Invoke(ctx context.Context, method string, args, reply any, callOptions ...grpc.CallOption) error {
@@ -76,6 +111,7 @@ func (c *connections) wait(ctx context.Context) error {
 				return ctx.Err()
 			}
 		}
+		connection.endFirst()
 	}
 	return nil
 }

@@ -82,6 +82,9 @@ type Decision struct {
 	reservationID string
 }
 
+// Degraded is whether the limits' state was not available: the client decided, or the service did without its store.
+func (d Decision) Degraded() bool { return d.Source == SourceDegraded }
+
 // LimitResult is the result of evaluating one limit.
 type LimitResult struct {
 	// Name is the limit's name.

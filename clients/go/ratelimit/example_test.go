@@ -17,6 +17,24 @@ func (languageModel) Answer(context.Context, string, uint64) (modelAnswer, error
 	return modelAnswer{Tokens: 120}, nil
 }
 
+// At its start, a program waits until the service answers.
+func ExampleClient_Ready() {
+	ctx, key := context.Background(), "rlk_live_..."
+	client, err := ratelimit.NewClient("localhost:50051")
+	if err != nil {
+		log.Fatal(err)
+	}
+	starting, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := client.Ready(starting); err != nil {
+		log.Fatal(err)
+	}
+	decision, err := client.Check(ctx, ratelimit.CheckRequest{APIKey: key, Resource: "orders.create"})
+	if err == nil && !decision.Allowed {
+		log.Println(decision.Reason, decision.RetryAfter)
+	}
+}
+
 // The most that an answer may take is reserved, and what it took is settled.
 func ExampleClient_Reserve() {
 	var (

@@ -13,6 +13,13 @@ type Failures struct {
 	Unsettled uint64
 }
 
+// The outcomes of failures, by the names of their counters.
+const (
+	outcomeOpen      = "open"
+	outcomeClosed    = "closed"
+	outcomeUnsettled = "unsettled"
+)
+
 // failureCounter counts for all goroutines.
 type failureCounter struct {
 	open      atomic.Uint64
@@ -20,11 +27,14 @@ type failureCounter struct {
 	unsettled atomic.Uint64
 }
 
-func (f *failureCounter) count(allowed bool) {
-	if allowed {
+func (f *failureCounter) count(outcome string) {
+	switch outcome {
+	case outcomeOpen:
 		f.open.Add(1)
-	} else {
+	case outcomeClosed:
 		f.closed.Add(1)
+	case outcomeUnsettled:
+		f.unsettled.Add(1)
 	}
 }
 

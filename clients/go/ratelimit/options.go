@@ -2,14 +2,19 @@ package ratelimit
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
 type options struct {
 	deadline          time.Duration
 	failOpen          bool
+	connectTimeout    time.Duration
 	onFailure         func(*Error)
+	logger            func() *slog.Logger
+	metrics           ClientMetrics
 	connections       int
 	denialCacheSize   int
 	denialCacheMaxAge time.Duration
@@ -22,10 +27,12 @@ func defaults() options {
 	return options{
 		deadline:          50 * time.Millisecond,
 		failOpen:          true,
-		onFailure:         func(*Error) {},
+		connectTimeout:    1 * time.Second,
 		connections:       4,
 		denialCacheSize:   10_000,
 		denialCacheMaxAge: 60 * time.Second,
+		logger:            slog.Default,
+		metrics:           noMetrics{},
 		clock:             time.Now,
 	}
 }
@@ -43,10 +50,26 @@ func WithFailOpen(failOpen bool) ClientOption {
 	return func(o *options) { o.failOpen = failOpen }
 }
 
+// WithConnectTimeout sets how long calls wait for a connection that was never up, from NewClient on; only then does their
+// deadline start. 0 or more, where 0 does not wait; the default is 1 second. A refused connection does not wait either.
+func WithConnectTimeout(timeout time.Duration) ClientOption {
+	return func(o *options) { o.connectTimeout = timeout }
+}
+
 // WithOnFailure sets a function that is called once for each call that failed open or closed and each reservation that stayed
-// unsettled, in the goroutine of the call. Keep it fast. The default does nothing.
+// unsettled, in the goroutine of the call. Keep it fast. Nil, the default, logs a warning, at most one a minute.
 func WithOnFailure(onFailure func(*Error)) ClientOption {
 	return func(o *options) { o.onFailure = onFailure }
+}
+
+// WithLogger sets where these warnings go. The default is slog.Default() at the time of the warning.
+func WithLogger(logger *slog.Logger) ClientOption {
+	return func(o *options) { o.logger = func() *slog.Logger { return logger } }
+}
+
+// WithMetrics sets what gets every decision and every failure, such as that of package ratelimitotel. The default is none.
+func WithMetrics(metrics ClientMetrics) ClientOption {
+	return func(o *options) { o.metrics = metrics }
 }
 
 // WithConnections sets how many connections calls rotate through. At least 1; the default is 4. A server with several
@@ -79,7 +102,8 @@ func WithTLS(config *tls.Config) ClientOption {
 	return func(o *options) { o.tls = config }
 }
 
-// WithClock sets the clock by which cached denials expire. The default is time.Now. Deadlines run in real time.
+// WithClock sets the clock by which cached denials expire, and a minute passes between warnings. The default is time.Now.
+// Deadlines run in real time.
 func WithClock(clock func() time.Time) ClientOption {
 	return func(o *options) { o.clock = clock }
 }
@@ -88,6 +112,10 @@ func (o *options) validate() error {
 	switch {
 	case o.deadline <= 0:
 		return fmt.Errorf("ratelimit: deadline is %v; it must be more than 0", o.deadline)
+	case o.connectTimeout < 0:
+		return fmt.Errorf("ratelimit: connectTimeout is %v; it must be at least 0", o.connectTimeout)
+	case o.metrics == nil:
+		return errors.New("ratelimit: metrics is nil; leave out WithMetrics for none")
 	case o.connections < 1:
 		return fmt.Errorf("ratelimit: connections is %d; it must be at least 1", o.connections)
 	case o.denialCacheSize < 0:

@@ -140,7 +140,7 @@ func (r *Reservation) Settle(ctx context.Context, actual uint64) (Settlement, er
 	}
 	request := &ratelimitv1.SettleLimitRequest{ReservationId: r.ID, ActualCost: proto.Uint64(actual)}
 	for attempt := 1; ; attempt++ {
-		response, err := callOnce(ctx, r.client, r.client.stub.SettleLimit, request)
+		response, err := callOnce(ctx, r.client, ratelimitv1.RateLimitServiceClient.SettleLimit, request)
 		if err == nil {
 			return r.conclude(Settlement{
 				Settled: true,
@@ -248,7 +248,7 @@ func (r *Reservation) stopExtensions() {
 
 func (r *Reservation) extend(ctx context.Context, hold time.Duration) error {
 	request := &ratelimitv1.ExtendHoldRequest{ReservationId: r.ID, Hold: durationpb.New(hold)}
-	_, err := callOnce(ctx, r.client, r.client.stub.ExtendHold, request)
+	_, err := callOnce(ctx, r.client, ratelimitv1.RateLimitServiceClient.ExtendHold, request)
 	return err
 }
 

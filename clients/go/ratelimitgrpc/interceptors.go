@@ -65,6 +65,9 @@ func newChecker(client *ratelimit.Client, opts []Option) *checker {
 
 // check returns the initial metadata, and an error with a status when the call may not proceed.
 func (c *checker) check(ctx context.Context, method string) (metadata.MD, error) {
+	if c.options.skip(ctx, method) {
+		return nil, nil
+	}
 	key := c.options.key(ctx, method)
 	if key == "" {
 		return c.refuse(ratelimit.RefusalForMissingKey())

@@ -251,6 +251,22 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// A call that is skipped proceeds without a key and without a check.
+func TestWhatIsSkippedIsNotChecked(t *testing.T) {
+	for name, kind := range kinds {
+		t.Run(name, func(t *testing.T) {
+			limiter, service := protected(t, ratelimitgrpc.WithSkip(func(_ context.Context, method string) bool {
+				return method == kind.method
+			}))
+			limiter.Script()
+			got := kind.call(t.Context(), service)
+			if got.status.Code() != codes.OK || len(got.headers.Get("ratelimit")) != 0 || len(limiter.Attempts()) != 0 {
+				t.Errorf("got %v with %v", got.status, got.headers)
+			}
+		})
+	}
+}
+
 // A cost of 0 is a peek.
 func TestACostOf0IsAPeek(t *testing.T) {
 	limiter, service := protected(t, ratelimitgrpc.WithCost(func(context.Context, string) uint64 { return 0 }))

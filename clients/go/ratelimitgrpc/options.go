@@ -16,6 +16,7 @@ type options struct {
 	key         func(ctx context.Context, method string) string
 	resource    func(ctx context.Context, method string) string
 	cost        func(ctx context.Context, method string) uint64
+	skip        func(ctx context.Context, method string) bool
 	headerStyle ratelimit.HeaderStyle
 	onError     func(ctx context.Context, method string, err error) error
 }
@@ -25,6 +26,7 @@ func defaults() options {
 		key:         xAPIKey,
 		resource:    fullMethod,
 		cost:        costOfOne,
+		skip:        never,
 		headerStyle: ratelimit.HeaderStyleIETF,
 		onError:     internal,
 	}
@@ -49,6 +51,12 @@ func WithCost(cost func(ctx context.Context, method string) uint64) Option {
 	return func(o *options) { o.cost = cost }
 }
 
+// WithSkip sets the function for whether a call proceeds without a check, such as one of a health service. The default skips
+// none.
+func WithSkip(skip func(ctx context.Context, method string) bool) Option {
+	return func(o *options) { o.skip = skip }
+}
+
 // WithHeaderStyle sets the style of the headers. The default is ratelimit.HeaderStyleIETF.
 func WithHeaderStyle(style ratelimit.HeaderStyle) Option {
 	return func(o *options) { o.headerStyle = style }
@@ -70,6 +78,8 @@ func xAPIKey(ctx context.Context, _ string) string {
 func fullMethod(_ context.Context, method string) string { return method }
 
 func costOfOne(context.Context, string) uint64 { return 1 }
+
+func never(context.Context, string) bool { return false }
 
 // internal hides the error: a caller must not take a wrong token of this server for one of its own.
 func internal(ctx context.Context, method string, err error) error {

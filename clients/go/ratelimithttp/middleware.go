@@ -20,6 +20,10 @@ func Middleware(client *ratelimit.Client, opts ...Option) func(http.Handler) htt
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if o.skip(r) {
+				next.ServeHTTP(w, r)
+				return
+			}
 			key := o.key(r)
 			if key == "" {
 				refuse(w, ratelimit.RefusalForMissingKey(), o.headerStyle)

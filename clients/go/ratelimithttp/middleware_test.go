@@ -23,6 +23,12 @@ import (
 
 func site(t *testing.T, options ...ratelimithttp.Option) (*scripted.Server, *httptest.Server) {
 	t.Helper()
+	server, client := start(t)
+	return server, serve(t, ratelimithttp.Middleware(client, options...)(hello))
+}
+
+func start(t *testing.T) (*scripted.Server, *ratelimit.Client) {
+	t.Helper()
 	server, err := scripted.Start()
 	if err != nil {
 		t.Fatal(err)
@@ -33,10 +39,16 @@ func site(t *testing.T, options ...ratelimithttp.Option) (*scripted.Server, *htt
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
-	behind := httptest.NewServer(ratelimithttp.Middleware(client, options...)(hello))
+	return server, client
+}
+
+var hello = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+
+func serve(t *testing.T, handler http.Handler) *httptest.Server {
+	t.Helper()
+	behind := httptest.NewServer(handler)
 	t.Cleanup(behind.Close)
-	return server, behind
+	return behind
 }
 
 func get(t *testing.T, url string, headers map[string]string) (*http.Response, string) {
@@ -124,5 +136,78 @@ func TestACostOf0IsAPeek(t *testing.T) {
 	get(t, behind.URL, map[string]string{"x-api-key": "k1"})
 	if cost := server.Attempts()[0].Request.Cost; cost == nil || *cost != 0 {
 		t.Errorf("the service received the cost %v", cost)
+	}
+}
+
+var allow = scripted.Decide(&ratelimitv1.CheckLimitResponse{Allowed: true, Reason: ratelimit.ReasonWithinLimit})
+
+// Health checks and CORS preflights, which have no key, proceed without a check and without headers.
+func TestWhatIsSkippedIsNotChecked(t *testing.T) {
+	server, behind := site(t, ratelimithttp.WithSkip(func(r *http.Request) bool {
+		return r.URL.Path == "/healthz" || ratelimithttp.IsPreflight(r)
+	}))
+	server.Script()
+	for _, one := range []struct {
+		method, path, asked string
+		status              int
+	}{
+		{http.MethodGet, "/healthz", "", http.StatusOK},
+		{http.MethodOptions, "/v1/orders", http.MethodPut, http.StatusOK},
+		{http.MethodOptions, "/v1/orders", "", http.StatusUnauthorized},
+		{http.MethodPut, "/v1/orders", http.MethodPut, http.StatusUnauthorized},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), one.method, behind.URL+one.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Origin", "https://example.com")
+		if one.asked != "" {
+			request.Header.Set("Access-Control-Request-Method", one.asked)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != one.status || response.Header.Get("RateLimit") != "" {
+			t.Errorf("%+v: got %d with %v", one, response.StatusCode, response.Header)
+		}
+	}
+	if attempts := server.Attempts(); len(attempts) != 0 {
+		t.Errorf("the service received %d attempts", len(attempts))
+	}
+}
+
+// The resource is the pattern of the mux, be the middleware around a handler of it or around the mux itself.
+func TestTheRouteInPlaceOfThePath(t *testing.T) {
+	server, client := start(t)
+	inside := http.NewServeMux()
+	guarded := ratelimithttp.Middleware(client, ratelimithttp.WithResource(ratelimithttp.MethodAndRoute))(hello)
+	inside.Handle("GET /v1/orders/{id}", guarded)
+	inside.Handle("/files/", guarded)
+	around := http.NewServeMux()
+	around.Handle("GET /v1/orders/{id}", hello)
+	around.Handle("/files/", hello)
+	for name, one := range map[string]struct {
+		handler   http.Handler
+		resources map[string]string
+	}{
+		"inside": {inside, map[string]string{"/v1/orders/7": "GET /v1/orders/{id}", "/files/a/b?c": "GET /files/"}},
+		"around": {
+			ratelimithttp.Middleware(client, ratelimithttp.WithResource(ratelimithttp.MethodAndRouteOf(around)))(around),
+			map[string]string{
+				"/v1/orders/7": "GET /v1/orders/{id}", "/files/a/b?c": "GET /files/", "/nothing/8": "GET /nothing/8",
+			},
+		},
+		"without a mux": {guarded, map[string]string{"/v1/orders/7": "GET /v1/orders/7"}},
+	} {
+		behind := serve(t, one.handler)
+		for path, resource := range one.resources {
+			server.Script(allow)
+			get(t, behind.URL+path, map[string]string{"x-api-key": "k1"})
+			if got := server.Attempts()[0].Request.Resource; got != resource {
+				t.Errorf("%s: the resource of %s is %q, not %q", name, path, got, resource)
+			}
+		}
 	}
 }

@@ -11,6 +11,7 @@ type options struct {
 	key         func(*http.Request) string
 	resource    func(*http.Request) string
 	cost        func(*http.Request) uint64
+	skip        func(*http.Request) bool
 	headerStyle ratelimit.HeaderStyle
 	onError     func(http.ResponseWriter, *http.Request, error)
 }
@@ -20,6 +21,7 @@ func defaults() options {
 		key:         xAPIKey,
 		resource:    methodAndPath,
 		cost:        costOfOne,
+		skip:        never,
 		headerStyle: ratelimit.HeaderStyleIETF,
 		onError:     internalServerError,
 	}
@@ -35,6 +37,7 @@ func WithKey(key func(*http.Request) string) Option {
 }
 
 // WithResource sets the function for what a request calls. The default is the method and the decoded path: `GET /v1/orders`.
+// MethodAndRoute and MethodAndRouteOf name the route in place of the path.
 func WithResource(resource func(*http.Request) string) Option {
 	return func(o *options) { o.resource = resource }
 }
@@ -42,6 +45,12 @@ func WithResource(resource func(*http.Request) string) Option {
 // WithCost sets the function for how many tokens a request takes: 0 to 9,007,199,254, where 0 is a peek. The default is 1.
 func WithCost(cost func(*http.Request) uint64) Option {
 	return func(o *options) { o.cost = cost }
+}
+
+// WithSkip sets the function for whether a request proceeds without a check, such as a health check, or a CORS preflight: see
+// IsPreflight. The default skips none.
+func WithSkip(skip func(*http.Request) bool) Option {
+	return func(o *options) { o.skip = skip }
 }
 
 // WithHeaderStyle sets the style of the headers. The default is ratelimit.HeaderStyleIETF.
@@ -60,6 +69,8 @@ func xAPIKey(r *http.Request) string { return r.Header.Get("x-api-key") }
 func methodAndPath(r *http.Request) string { return r.Method + " " + r.URL.Path }
 
 func costOfOne(*http.Request) uint64 { return 1 }
+
+func never(*http.Request) bool { return false }
 
 func internalServerError(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == nil {

@@ -1,5 +1,5 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { type CallOptions, type Client, createClient } from "@connectrpc/connect";
+import type { CallOptions, Client } from "@connectrpc/connect";
 import type { Connections } from "./connections.js";
 import { errorOf, isFailure, type RateLimitError } from "./error.js";
 import {
@@ -7,10 +7,11 @@ import {
   type CheckLimitResponse,
   type ExtendHoldRequestSchema,
   type ExtendHoldResponse,
-  RateLimitService,
+  type RateLimitService,
   type SettleLimitRequestSchema,
   type SettleLimitResponse,
 } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
+import { Readiness } from "./readiness.js";
 import { isRefusedStream } from "./transport_error.js";
 
 /** How often a check is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
@@ -29,7 +30,6 @@ function isOverloaded(error: RateLimitError): boolean {
  * abandons it.
  */
 export class Calls {
-  private readonly stub: Client<typeof RateLimitService>;
   private readonly headers: HeadersInit;
 
   /** @param deadlineMs for a whole check, and for each attempt of a settlement. */
@@ -38,7 +38,6 @@ export class Calls {
     private readonly deadlineMs: number,
     token: string | undefined,
   ) {
-    this.stub = createClient(RateLimitService, connections);
     this.headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
   }
 
@@ -51,11 +50,12 @@ export class Calls {
     message: MessageInitShape<typeof CheckLimitRequestSchema>,
     signal: AbortSignal | undefined,
   ): Promise<CheckLimitResponse> {
+    let { stub } = await this.connections.pickFirst(signal);
     const ends = performance.now() + this.deadlineMs;
     let timeoutMs = this.deadlineMs;
     for (let attempts = 1; ; attempts++) {
       try {
-        return await this.attempt((options) => this.stub.checkLimit(message, options), timeoutMs, signal);
+        return await this.attempt(stub, (one, options) => one.checkLimit(message, options), timeoutMs, signal);
       } catch (thrown) {
         const error = errorOf(thrown);
         timeoutMs = Math.floor(ends - performance.now());
@@ -63,6 +63,7 @@ export class Calls {
         if (!isRetryable || attempts === MAX_CHECKS || timeoutMs <= 0 || signal?.aborted) {
           throw error;
         }
+        ({ stub } = this.connections.pick());
       }
     }
   }
@@ -72,8 +73,9 @@ export class Calls {
     signal: AbortSignal | undefined,
   ): Promise<SettleLimitResponse> {
     for (let attempts = 1; ; attempts++) {
+      const { stub } = await this.connections.pickFirst(signal);
       try {
-        return await this.attempt((options) => this.stub.settleLimit(message, options), this.deadlineMs, signal);
+        return await this.attempt(stub, (one, options) => one.settleLimit(message, options), this.deadlineMs, signal);
       } catch (thrown) {
         const error = errorOf(thrown);
         const isRetryable = isFailure(error) && !isOverloaded(error);
@@ -88,10 +90,22 @@ export class Calls {
     message: MessageInitShape<typeof ExtendHoldRequestSchema>,
     signal: AbortSignal | undefined,
   ): Promise<ExtendHoldResponse> {
+    const { stub } = await this.connections.pickFirst(signal);
     try {
-      return await this.attempt((options) => this.stub.extendHold(message, options), this.deadlineMs, signal);
+      return await this.attempt(stub, (one, options) => one.extendHold(message, options), this.deadlineMs, signal);
     } catch (thrown) {
       throw errorOf(thrown);
+    }
+  }
+
+  /** Resolves once the service has answered over every connection. Rejects with what is wrong. */
+  async awaitAnswers(target: string, timeoutMs: number): Promise<void> {
+    const readiness = new Readiness(target, timeoutMs);
+    for (const link of this.connections.all) {
+      await readiness.awaitAnswer((probe, options) =>
+        link.stub.checkLimit(probe, { ...options, headers: this.headers }),
+      );
+      link.wasTried = true;
     }
   }
 
@@ -100,19 +114,22 @@ export class Calls {
    * its connections gracefully refuses it once on each of them.
    */
   private async attempt<T>(
-    send: (options: CallOptions) => Promise<T>,
+    first: Client<typeof RateLimitService>,
+    send: (stub: Client<typeof RateLimitService>, options: CallOptions) => Promise<T>,
     timeoutMs: number,
     signal: AbortSignal | undefined,
   ): Promise<T> {
     const ends = performance.now() + timeoutMs;
+    let stub = first;
     for (let refused = 0, leftMs = timeoutMs; ; refused++) {
       try {
-        return await send({ timeoutMs: leftMs, headers: this.headers, ...(signal && { signal }) });
+        return await send(stub, { timeoutMs: leftMs, headers: this.headers, ...(signal && { signal }) });
       } catch (thrown) {
         leftMs = Math.floor(ends - performance.now());
-        if (!isRefusedStream(thrown) || refused === this.connections.count || leftMs <= 0 || signal?.aborted) {
+        if (!isRefusedStream(thrown) || refused === this.connections.all.length || leftMs <= 0 || signal?.aborted) {
           throw thrown;
         }
+        ({ stub } = this.connections.pick());
       }
     }
   }

@@ -5,6 +5,7 @@ import { Connections } from "./connections.js";
 import { type Decision, decisionOf } from "./decision.js";
 import { DenialCache } from "./denial_cache.js";
 import { isFailure, type RateLimitError } from "./error.js";
+import { FailureLog } from "./failure_log.js";
 import type { Failures } from "./failures.js";
 import { CheckLimitRequest_Charge } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import { Hold } from "./hold.js";
@@ -12,6 +13,7 @@ import { type ClientOptions, withDefaults } from "./options.js";
 import { type CheckRequest, durationOf, type ReserveRequest, validate, validateCost, validateHold } from "./request.js";
 import { Reservation } from "./reservation.js";
 import { inScope } from "./scope.js";
+import { hostAndPortOf } from "./target.js";
 
 /** What a check, a charge and a reservation differ in. */
 interface Kind {
@@ -34,18 +36,23 @@ export class RateLimitClient {
   /** The reservations whose bodies are running. */
   private readonly holds = new Set<Hold>();
   private readonly counter = { open: 0, closed: 0, unsettled: 0 };
+  private readonly failureLog: FailureLog;
 
   /**
-   * It starts to connect but does not wait for that.
+   * It starts to connect but does not wait for that: see `ready`.
    *
-   * @param target host and port: `localhost:50051`.
-   * @throws RangeError for an option out of bounds.
+   * @param target host and port: `localhost:50051`, or `dns:///localhost:50051`.
+   * @throws RangeError for a target that no service can be called at, and for an option out of bounds.
    */
-  constructor(target: string, options: ClientOptions = {}) {
+  constructor(
+    private readonly target: string,
+    options: ClientOptions = {},
+  ) {
     this.options = withDefaults(options);
     const { deadlineMs, connections, denialCacheSize, denialCacheMaxAgeMs, token, tls, clock } = this.options;
     this.denials = new DenialCache(denialCacheSize, denialCacheMaxAgeMs, clock);
-    this.connections = new Connections(target, connections, tls);
+    this.failureLog = new FailureLog(target, this.options.logger, clock);
+    this.connections = new Connections(hostAndPortOf(target), connections, this.options.connectTimeoutMs, tls);
     this.calls = new Calls(this.connections, deadlineMs, token);
     this.connections.open();
   }
@@ -68,8 +75,10 @@ export class RateLimitClient {
     }
     // Only the service knows its first decision on a request id of the caller's own.
     const cacheable = request.requestId === undefined || request.requestId === "";
+    const began = performance.now();
     const cached = cacheable ? this.denials.get(request) : undefined;
     if (cached !== undefined) {
+      this.options.metrics?.decided(cached, performance.now() - began);
       return cached;
     }
     const { decision } = await this.decide(request, {}, signal);
@@ -136,7 +145,7 @@ export class RateLimitClient {
       throw invalid;
     }
     const { decision, reservationId } = await this.decide(check, { holdMs }, signal);
-    const hold = new Hold(reservationId, decision.allowed, this.calls, (error) => this.count("unsettled", error));
+    const hold = new Hold(reservationId, decision.allowed, this.calls, (error) => this.report("unsettled", error));
     const reservation = new Reservation(decision, hold);
     if (body === undefined) {
       return reservation;
@@ -150,7 +159,19 @@ export class RateLimitClient {
   }
 
   /**
-   * Waits for all connections, so that the first calls need not.
+   * Resolves once the service has answered over every connection, which charges nothing.
+   *
+   * @param timeoutMs more than 0.
+   * @throws RateLimitError with what is wrong: at once for a wrong token, say, and after the timeout for a service that cannot
+   *   be reached or fails until then.
+   */
+  async ready(timeoutMs = 5000): Promise<void> {
+    await this.calls.awaitAnswers(this.target, timeoutMs);
+  }
+
+  /**
+   * Waits for all connections, so that the first calls need not. Whether the service answers, and what is wrong otherwise, is
+   * what `ready` is for.
    *
    * @param signal ends the wait, which is then rejected with the signal's reason.
    */
@@ -175,6 +196,13 @@ export class RateLimitClient {
   }
 
   private async decide(request: CheckRequest, kind: Kind, signal: AbortSignal | undefined): Promise<Decided> {
+    const began = performance.now();
+    const decided = await this.send(request, kind, signal);
+    this.options.metrics?.decided(decided.decision, performance.now() - began);
+    return decided;
+  }
+
+  private async send(request: CheckRequest, kind: Kind, signal: AbortSignal | undefined): Promise<Decided> {
     try {
       const response = await this.calls.check(messageOf(request, kind), signal);
       return { decision: decisionOf(response), reservationId: response.reservationId };
@@ -190,11 +218,12 @@ export class RateLimitClient {
       throw error;
     }
     const { failOpen } = this.options;
-    this.count(failOpen ? "open" : "closed", error);
+    this.report(failOpen ? "open" : "closed", error);
     return {
       allowed: failOpen,
       reason: failOpen ? "DEGRADED_ALLOWED" : "DEGRADED_DENIED",
       source: "DEGRADED",
+      degraded: true,
       origin: "FALLBACK",
       keyId: "",
       subject: "",
@@ -206,9 +235,15 @@ export class RateLimitClient {
     };
   }
 
-  private count(outcome: keyof Failures, error: RateLimitError): void {
+  /** Counts a failure, and has it logged unless the caller gets it. */
+  private report(outcome: keyof Failures, error: RateLimitError): void {
     this.counter[outcome] += 1;
-    this.options.onFailure?.(error);
+    this.options.metrics?.failed(error, outcome);
+    if (this.options.onFailure === undefined) {
+      this.failureLog.failed(error, outcome);
+    } else {
+      this.options.onFailure(error);
+    }
   }
 }
 

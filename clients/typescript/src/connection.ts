@@ -15,10 +15,14 @@ export class Connection {
   private current: Promise<Session> | undefined;
   private isClosed = false;
 
-  /** @param authority such as `http://localhost:50051`. */
+  /**
+   * @param authority such as `http://localhost:50051`.
+   * @param timeoutMs how long an attempt to connect may take.
+   */
   constructor(
     readonly authority: string,
     private readonly options: http2.SecureClientSessionOptions | undefined,
+    private readonly timeoutMs: number,
   ) {}
 
   /** Connects if there is no connection. Rejects with UNAVAILABLE if that fails. */
@@ -27,7 +31,7 @@ export class Connection {
       return Promise.reject(new ConnectError("the client is closed", Code.FailedPrecondition));
     }
     if (this.current === undefined) {
-      const opening = Session.open(this.authority, this.options);
+      const opening = Session.open(this.authority, this.options, this.timeoutMs);
       this.current = opening;
       opening.then(
         (session) => this.keep(session),
@@ -35,6 +39,11 @@ export class Connection {
       );
     }
     return this.current;
+  }
+
+  /** Resolves once it is up, or could not be connected. */
+  async first(): Promise<void> {
+    await this.open().catch(ignore);
   }
 
   /** Opens a stream, for connect-node's transport. */

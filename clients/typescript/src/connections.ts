@@ -1,34 +1,53 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
-import type { ContextValues, StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
+import {
+  type Client,
+  type ContextValues,
+  createClient,
+  type StreamResponse,
+  type Transport,
+  type UnaryResponse,
+} from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { Connection } from "./connection.js";
+import { RateLimitService } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import type { ClientOptions } from "./options.js";
 
 /** How long to wait before another attempt to connect. */
 const RETRY_MS = 50;
 
+/** How long an attempt to connect may take at least. */
+const MIN_CONNECT_MS = 2000;
+
+/** A connection and what uses it. */
+interface Link {
+  readonly connection: Connection;
+  readonly transport: Transport;
+  readonly stub: Client<typeof RateLimitService>;
+  /** Whether it was up, could not be connected, or has taken too long: calls wait no more for it. */
+  wasTried: boolean;
+}
+
 /** Rotates calls through several connections. It is itself a connection for any stub. */
 export class Connections implements Transport {
-  private readonly all: Connection[] = [];
-  private readonly transports: Transport[] = [];
+  /** All connections. */
+  readonly all: readonly Link[];
   private next = 0;
+  /** When calls cease to wait for a connection that was never up. */
+  private readonly connectBy: number;
   private isClosed = false;
 
   /** @param target host and port: `localhost:50051`. */
-  constructor(
-    target: string,
-    readonly count: number,
-    tls: ClientOptions["tls"],
-  ) {
+  constructor(target: string, count: number, connectTimeoutMs: number, tls: ClientOptions["tls"]) {
+    this.connectBy = performance.now() + connectTimeoutMs;
+    const connectMs = Math.max(MIN_CONNECT_MS, connectTimeoutMs);
     const baseUrl = `${tls === undefined ? "http" : "https"}://${target}`;
-    for (let i = 0; i < count; i++) {
-      const connection = new Connection(new URL(baseUrl).origin, tls === true ? undefined : tls);
+    this.all = Array.from({ length: count }, () => {
+      const connection = new Connection(new URL(baseUrl).origin, tls === true ? undefined : tls, connectMs);
       // No compression: responses are far too small to gain from it.
       const transport = createGrpcTransport({ baseUrl, sessionManager: connection, acceptCompression: [] });
-      this.all.push(connection);
-      this.transports.push(transport);
-    }
+      return { connection, transport, stub: createClient(RateLimitService, transport), wasTried: false };
+    });
   }
 
   /** Makes a unary call over the next connection. */
@@ -40,7 +59,7 @@ export class Connections implements Transport {
     input: MessageInitShape<I>,
     contextValues?: ContextValues,
   ): Promise<UnaryResponse<I, O>> {
-    return this.pick().unary(method, signal, timeoutMs, header, input, contextValues);
+    return this.pick().transport.unary(method, signal, timeoutMs, header, input, contextValues);
   }
 
   /** Opens a stream over the next connection. */
@@ -52,12 +71,12 @@ export class Connections implements Transport {
     input: AsyncIterable<MessageInitShape<I>>,
     contextValues?: ContextValues,
   ): Promise<StreamResponse<I, O>> {
-    return this.pick().stream(method, signal, timeoutMs, header, input, contextValues);
+    return this.pick().transport.stream(method, signal, timeoutMs, header, input, contextValues);
   }
 
   /** Connects now rather than with the first call, whose deadline may be shorter than a handshake. */
   open(): void {
-    for (const connection of this.all) {
+    for (const { connection } of this.all) {
       connection.open().catch(() => {
         // A call that needs the connection tries again, and gets the error.
       });
@@ -66,20 +85,21 @@ export class Connections implements Transport {
 
   /** Resolves once all connections are open. Rejects with the signal's reason if that ends first. */
   async wait(signal: AbortSignal | undefined): Promise<void> {
-    for (const connection of this.all) {
-      while (!(await abortable(isOpen(connection), signal))) {
+    for (const link of this.all) {
+      while (!(await abortable(isOpen(link.connection), signal))) {
         if (this.isClosed) {
           throw new Error("the client is closed");
         }
         await abortable(sleep(RETRY_MS), signal);
       }
+      link.wasTried = true;
     }
   }
 
   /** Closes all connections. Calls in flight fail. */
   close(): void {
     this.isClosed = true;
-    for (const connection of this.all) {
+    for (const { connection } of this.all) {
       connection.close();
     }
   }
@@ -89,14 +109,37 @@ export class Connections implements Transport {
     return this.isClosed;
   }
 
-  private pick(): Transport {
-    const transport = this.transports[this.next];
-    if (transport === undefined) {
+  /** The next connection. */
+  pick(): Link {
+    const link = this.all[this.next];
+    if (link === undefined) {
       throw new Error("a client has at least one connection");
     }
-    this.next = (this.next + 1) % this.transports.length;
-    return transport;
+    this.next = (this.next + 1) % this.all.length;
+    return link;
   }
+
+  /**
+   * The next connection, once it was up for the first time, could not be connected, or has taken too long. Rejects with the
+   * signal's reason if that ends before.
+   */
+  async pickFirst(signal: AbortSignal | undefined): Promise<Link> {
+    const link = this.pick();
+    const leftMs = this.connectBy - performance.now();
+    if (!link.wasTried && leftMs > 0) {
+      await abortable(within(link.connection.first(), leftMs), signal);
+    }
+    link.wasTried = true;
+    return link;
+  }
+}
+
+/** Resolves with the promise, or after that time. */
+async function within(promise: Promise<void>, milliseconds: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const time = new Promise<void>((resolve) => (timer = setTimeout(resolve, milliseconds)));
+  await Promise.race([promise, time]);
+  clearTimeout(timer);
 }
 
 function isOpen(connection: Connection): Promise<boolean> {

@@ -24,6 +24,8 @@ export interface Decision {
   readonly reason: Reason;
   /** What the decision is based on. */
   readonly source: Source;
+  /** Whether the limits' state was not available: the client decided, or the service did without its store. */
+  readonly degraded: boolean;
   /** Who decided. */
   readonly origin: Origin;
   /** The key's public id. Empty when the key is unknown. */
@@ -73,6 +75,7 @@ export function decisionOf(response: CheckLimitResponse): Decision {
     allowed: response.allowed,
     reason: (CheckLimitResponse_Reason[response.reason] as Reason | undefined) ?? response.reason,
     source: (CheckLimitResponse_Source[response.source] as Source | undefined) ?? response.source,
+    degraded: response.source === CheckLimitResponse_Source.DEGRADED,
     origin: "SERVICE",
     keyId: response.keyId,
     subject: response.subject,

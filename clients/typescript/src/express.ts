@@ -8,6 +8,20 @@ interface Request extends IncomingMessage {
   baseUrl: string;
   /** The path below that, which Express matches its routes against. */
   path: string;
+  /** The route that the middleware is of. Absent for one of the application or a router. */
+  route?: { path: unknown };
+}
+
+/**
+ * A resource: the method and the route, such as `GET /v1/orders/:id`, in place of the path. It is for a middleware of the
+ * route, `app.get("/v1/orders/:id", rateLimitMiddleware(client, { resource: methodAndRoute }), ...)`: Express knows no route
+ * before. What the router of the route is mounted at is not part of it, since Express knows only the caller's spelling of that.
+ * Without a route it is the method and the path.
+ */
+export function methodAndRoute(request: Request): string {
+  return request.route === undefined
+    ? methodAndPath(request.method, request.baseUrl + request.path)
+    : `${request.method} ${String(request.route.path)}`;
 }
 
 type Middleware = (request: Request, response: ServerResponse, next: (error?: unknown) => void) => void;

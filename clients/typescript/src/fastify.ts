@@ -8,6 +8,8 @@ interface Request {
   /** The target as it was received. */
   readonly url: string;
   readonly headers: IncomingHttpHeaders;
+  /** The route that the request was routed to. Its URL is absent if there is none. */
+  readonly routeOptions: { readonly url?: string | undefined };
 }
 
 /** What the plugin needs of Fastify's reply. */
@@ -47,6 +49,15 @@ export async function rateLimitPlugin(
     reply.send(Buffer.from(JSON.stringify(refusal.problem())));
     return reply;
   });
+}
+
+/**
+ * A resource: the method and the route, such as `GET /v1/orders/:id`, in place of the path. Without a route it is the method
+ * and the path.
+ */
+export function methodAndRoute(request: Request): string {
+  const { url } = request.routeOptions;
+  return url === undefined ? methodAndPath(request.method, pathOf(request.url)) : `${request.method} ${url}`;
 }
 
 // Fastify's mark for a plugin whose hooks belong to the instance that registers it, not to a context of its own.

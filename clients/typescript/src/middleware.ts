@@ -7,10 +7,18 @@ import { Refusal } from "./refusal.js";
 export interface MiddlewareOptions<R> {
   /** A request's API key. A request with an empty one is refused. The default is the header `x-api-key`. */
   key?: (request: R) => string | undefined;
-  /** What a request calls. The default is the method and the decoded path: `GET /v1/orders`. */
+  /**
+   * What a request calls. The default is the method and the decoded path: `GET /v1/orders`. `methodAndRoute` of the framework
+   * names the route in place of the path.
+   */
   resource?: (request: R) => string;
   /** How many tokens a request takes: 0 to 9,007,199,254, where 0 is a peek. The default is 1. */
   cost?: (request: R) => number | bigint;
+  /**
+   * Whether a request proceeds without a check, such as a health check, or a CORS preflight: see `isPreflight`. The default
+   * skips none.
+   */
+  skip?: (request: R) => boolean;
   /** The style of the headers. The default is `ietf`. */
   headerStyle?: HeaderStyle;
 }
@@ -28,7 +36,16 @@ export async function checkRequest<R>(
   options: MiddlewareOptions<R>,
   defaults: { key: (request: R) => string | undefined; resource: (request: R) => string },
 ): Promise<Checked> {
-  const { key = defaults.key, resource = defaults.resource, cost = costOfOne, headerStyle = "ietf" } = options;
+  const {
+    key = defaults.key,
+    resource = defaults.resource,
+    cost = costOfOne,
+    skip = never,
+    headerStyle = "ietf",
+  } = options;
+  if (skip(request)) {
+    return { headers: {} };
+  }
   const apiKey = key(request);
   if (!apiKey) {
     return refused(Refusal.forMissingKey(), headerStyle);
@@ -55,6 +72,15 @@ export function methodAndPath(method: string | undefined, path: string): string 
   }
 }
 
+/** Whether a request is a CORS preflight, which browsers send without a key: for the option `skip`. */
+export function isPreflight(request: {
+  method?: string | undefined;
+  headers: { [name: string]: string | string[] | undefined };
+}): boolean {
+  const { method, headers } = request;
+  return method === "OPTIONS" && Boolean(headers["origin"] && headers["access-control-request-method"]);
+}
+
 /** The API key in the header `x-api-key`. */
 export function xApiKey(request: { headers: { [name: string]: string | string[] | undefined } }): string | undefined {
   const header = request.headers["x-api-key"];
@@ -63,6 +89,10 @@ export function xApiKey(request: { headers: { [name: string]: string | string[] 
 
 function costOfOne(): number {
   return 1;
+}
+
+function never(): boolean {
+  return false;
 }
 
 function refused(refusal: Refusal, style: HeaderStyle): Checked {

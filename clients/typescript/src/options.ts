@@ -1,5 +1,7 @@
 import type { SecureClientSessionOptions } from "node:http2";
 import type { RateLimitError } from "./error.js";
+import type { Logger } from "./failure_log.js";
+import type { ClientMetrics } from "./metrics.js";
 
 /** The options of a client. */
 export interface ClientOptions {
@@ -7,8 +9,20 @@ export interface ClientOptions {
   deadlineMs?: number;
   /** Whether a call is allowed (true, the default) or denied when the service fails. */
   failOpen?: boolean;
-  /** Called once for each call that failed open or closed, and each reservation that was not settled. Keep it fast. */
+  /**
+   * Milliseconds that calls wait for a connection that was never up, from when the client was made; only then does their
+   * deadline start. 0 or more, where 0 does not wait; the default is 1,000. A refused connection does not wait either.
+   */
+  connectTimeoutMs?: number;
+  /**
+   * Called once for each call that failed open or closed, and each reservation that was not settled. Keep it fast. The
+   * default logs a warning, at most one a minute.
+   */
   onFailure?: (error: RateLimitError) => void;
+  /** Where these warnings go. The default is `console`. */
+  logger?: Logger;
+  /** Gets every decision and every failure, such as that of `ratelimit-service-client/opentelemetry`. */
+  metrics?: ClientMetrics;
   /**
    * Connections that calls rotate through. At least 1; the default is 4. A server with several workers behind one port,
    * and most load balancers, distribute connections, not calls.
@@ -26,8 +40,8 @@ export interface ClientOptions {
   /** Encrypts the connections: `true` trusts the CAs of Node.js. The default is plaintext. */
   tls?: true | SecureClientSessionOptions;
   /**
-   * The clock by which cached denials expire, in milliseconds that never decrease. The default is `performance.now`.
-   * Deadlines run in real time.
+   * The clock by which cached denials expire, and a minute passes between warnings, in milliseconds that never decrease.
+   * The default is `performance.now`. Deadlines run in real time.
    */
   clock?: () => number;
 }
@@ -35,6 +49,8 @@ export interface ClientOptions {
 const DEFAULTS = {
   deadlineMs: 50,
   failOpen: true,
+  connectTimeoutMs: 1000,
+  logger: console,
   connections: 4,
   denialCacheSize: 10_000,
   denialCacheMaxAgeMs: 60_000,
@@ -51,6 +67,9 @@ export function withDefaults(
     if (!(complete[name] > 0)) {
       throw new RangeError(`${name} is ${complete[name]}; it must be more than 0`);
     }
+  }
+  if (!(complete.connectTimeoutMs >= 0)) {
+    throw new RangeError(`connectTimeoutMs is ${complete.connectTimeoutMs}; it must be at least 0`);
   }
   for (const [name, minimum] of [["connections", 1] as const, ["denialCacheSize", 0] as const]) {
     if (!Number.isInteger(complete[name]) || complete[name] < minimum) {

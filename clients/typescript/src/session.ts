@@ -1,9 +1,6 @@
 import http2 from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** How long a handshake may take. */
-const HANDSHAKE_MS = 2000;
-
 /** After that long without data from the server, the next call also pings it. */
 const IDLE_MS = 10_000;
 
@@ -20,21 +17,31 @@ export class Session {
 
   private constructor(private readonly http: http2.ClientHttp2Session) {}
 
-  /** Connects. Rejects with UNAVAILABLE if that fails or takes too long. */
-  static open(authority: string, options: http2.SecureClientSessionOptions | undefined): Promise<Session> {
+  /**
+   * Connects. Rejects with UNAVAILABLE if that fails or takes too long.
+   *
+   * @param timeoutMs how long it may take, with the handshake of TLS.
+   */
+  static open(
+    authority: string,
+    options: http2.SecureClientSessionOptions | undefined,
+    timeoutMs: number,
+  ): Promise<Session> {
     return new Promise((resolve, reject) => {
       const http = http2.connect(authority, options);
       const session = new Session(http);
-      const timer = setTimeout(() => http.destroy(new Error(`no handshake within ${HANDSHAKE_MS} ms`)), HANDSHAKE_MS);
+      const timer = setTimeout(() => http.destroy(new Error(`no connection within ${timeoutMs} ms`)), timeoutMs);
       // These listeners stay until the session ends: an error without a listener would end the process.
-      http.on("error", (error) => reject(unavailable(`cannot connect to ${authority}: ${error.message}`, error)));
+      http.on("error", (error) => reject(unavailable(`cannot connect to ${authority}: ${textOf(error)}`, error)));
       http.on("close", () => {
         clearTimeout(timer);
         session.usable = false;
         reject(unavailable(`cannot connect to ${authority}: the connection was closed`));
       });
       http.on("goaway", () => (session.usable = false));
-      http.on("connect", () => {
+      // Not on "connect": a listening socket, a proxy that is overloaded and a server with TLS connect, too. What every server
+      // of HTTP/2 sends first is its settings.
+      http.once("remoteSettings", () => {
         clearTimeout(timer);
         session.usable = true;
         session.receivedAt = performance.now();
@@ -95,6 +102,12 @@ export class Session {
       this.received();
     });
   }
+}
+
+/** The message of an error. One for all addresses of a name has none of its own. */
+function textOf(error: Error): string {
+  const all = error instanceof AggregateError ? (error.errors as Error[]) : [];
+  return error.message || all.map(({ message }) => message).join("; ");
 }
 
 function unavailable(message: string, cause?: unknown): ConnectError {

@@ -49,6 +49,10 @@ export class Caller {
       const extended = await this.open.extend(step.extend.hold_ms, signal);
       return () => expect.extended(extended);
     }
+    if (step.ready !== undefined) {
+      await this.client.ready(step.ready.timeout_ms);
+      return () => expect.ready();
+    }
     if (call.reserve) {
       const reservation = await this.client.reserve(reserveRequest(call), signal);
       this.reservation = reservation;

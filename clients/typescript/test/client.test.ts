@@ -187,6 +187,7 @@ describe("RateLimitClient", () => {
 
   it("rejects an option out of bounds with its name and value", () => {
     assert.throws(() => make({ deadlineMs: 0 }), /deadlineMs is 0/);
+    assert.throws(() => make({ connectTimeoutMs: -1 }), /connectTimeoutMs is -1/);
     assert.throws(() => make({ connections: 0.5 }), /connections is 0.5/);
     assert.throws(() => make({ denialCacheSize: -1 }), /denialCacheSize is -1/);
     assert.throws(() => make({ denialCacheMaxAgeMs: 0 }), /denialCacheMaxAgeMs is 0/);

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type ClientOptions, RateLimitClient, RateLimitError } from "../src/index.js";
+import { type ClientOptions, type Failures, RateLimitClient, RateLimitError } from "../src/index.js";
 import { Caller } from "./caller.js";
-import { caseFiles, type ContractCase, readCases, responseOf } from "./contract_case.js";
+import { caseFiles, type ContractCase, readCases, readTargets, responseOf } from "./contract_case.js";
 import { Expectation } from "./expectation.js";
+import { LateProxy } from "./late_proxy.js";
 import { ScriptedServer } from "./scripted_server.js";
 import { makeExpressSite, makeFastifySite, type MakeSite, send } from "./site.js";
 
@@ -13,6 +14,8 @@ const OPTIONS: Record<string, keyof ClientOptions> = {
   connections: "connections",
   denial_cache_size: "denialCacheSize",
   denial_cache_max_age_ms: "denialCacheMaxAgeMs",
+  connect_timeout_ms: "connectTimeoutMs",
+  on_failure: "onFailure",
 };
 
 function clientOptions(given: Record<string, unknown>): ClientOptions {
@@ -31,15 +34,37 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
   const server = await ScriptedServer.start();
   const clock = { now: 1_000_000 };
   let callbacks = 0;
-  const client = new RateLimitClient(server.target, {
+  let decided = 0;
+  const measured: Failures & Record<string, number> = { open: 0, closed: 0, unsettled: 0 };
+  const logged: string[] = [];
+  const isLogged = one.options?.["on_failure"] === "default";
+  const proxy =
+    one.accepts_after_ms === undefined ? undefined : await LateProxy.to(server.target, one.accepts_after_ms);
+  const target = proxy?.target ?? server.target;
+  const client = new RateLimitClient(target, {
     ...clientOptions(one.options ?? {}),
     clock: () => clock.now,
-    onFailure: (error) => {
-      assert.ok(error instanceof RateLimitError, "the callback is called with the error");
-      callbacks += 1;
+    logger: { warn: (message) => logged.push(message) },
+    metrics: {
+      decided: (_decision, durationMs) => {
+        assert.ok(durationMs >= 0, "a duration is not negative");
+        decided += 1;
+      },
+      failed: (error, outcome) => {
+        assert.ok(error instanceof RateLimitError, "the metrics get the error");
+        Object.assign(measured, { [outcome]: measured[outcome] + 1 });
+      },
     },
+    ...(!isLogged && {
+      onFailure: (error) => {
+        assert.ok(error instanceof RateLimitError, "the callback is called with the error");
+        callbacks += 1;
+      },
+    }),
   });
-  await client.waitUntilConnected(AbortSignal.timeout(10_000));
+  if (proxy === undefined) {
+    await client.waitUntilConnected(AbortSignal.timeout(10_000));
+  }
   const caller = new Caller(client, server);
   const site = await makeSite(client);
   const used = new Set<string>();
@@ -51,7 +76,8 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
       }
       const responses = (step.server ?? []).map(responseOf);
       server.script(...responses);
-      const expect = new Expectation(number, step.expect ?? {});
+      const expect = new Expectation(number, target, step.expect ?? {});
+      decided = 0;
       if (step.request !== undefined) {
         const { method, path, headers } = step.request;
         expect.response(await send(site, method, path, headers));
@@ -61,15 +87,34 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
       const required = (step.server ?? []).filter((item) => !item.optional).length;
       await server.waitForAttempts(required);
       expect.attempts(server.attempts, [required, responses.length], (step.call ?? step.scope)?.request_id, used);
-      expect.failures(client.failures, callbacks);
+      expect.failures(client.failures, measured, isLogged ? undefined : callbacks);
+      expect.logged(logged.splice(0));
+      if (step.request === undefined && step.scope === undefined) {
+        assert.equal(decided, expect.decisions, `step ${number}: decisions that the metrics got`);
+      }
       expect.allVerified();
     }
   } finally {
     await site.close();
     client.close();
+    proxy?.close();
     await server.stop();
   }
 }
+
+describe("the contract, targets.json", () => {
+  for (const { name, target, problem } of readTargets().filter((one) => !one.library_resolves)) {
+    it(name, () => {
+      if (problem === null) {
+        new RateLimitClient(target).close();
+        return;
+      }
+      const forms = 'it must be host:port, such as "localhost:50051", or dns:///host:port';
+      const message = `target is ${JSON.stringify(target)}: ${problem}; ${forms}`;
+      assert.throws(() => new RateLimitClient(target), { name: "RangeError", message });
+    });
+  }
+});
 
 for (const file of caseFiles()) {
   describe(`the contract, ${file}`, () => {

@@ -1,14 +1,12 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import http2 from "node:http2";
 import net from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { describe, it } from "node:test";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { RateLimitService } from "../src/gen/index.js";
 import { RateLimitClient } from "../src/index.js";
+import { selfSigned } from "./certificate.js";
 import { ALLOW, ScriptedServer } from "./scripted_server.js";
 
 const ORDER = { apiKey: "rlk_test_1_x", resource: "orders.create" };
@@ -116,22 +114,6 @@ class Proxy {
       far.destroy();
     }
     this.server.close();
-  }
-}
-
-function selfSigned(): { key: Buffer; cert: Buffer } {
-  const folder = mkdtempSync(join(tmpdir(), "ratelimit-tls-"));
-  try {
-    const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
-    const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
-    execFileSync(
-      "openssl",
-      ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "1", ...names],
-      { stdio: "pipe" },
-    );
-    return { key: readFileSync(key), cert: readFileSync(cert) };
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
   }
 }
 

@@ -12,6 +12,15 @@ export interface ContractCase {
   name: string;
   options?: Record<string, unknown>;
   steps: Step[];
+  accepts_after_ms?: number | null;
+}
+
+/** A case of targets.json. */
+export interface TargetCase {
+  name: string;
+  target: string;
+  library_resolves?: true;
+  problem: string | null;
 }
 
 export interface Step {
@@ -20,6 +29,7 @@ export interface Step {
   settle?: Abandoning & { actual: number };
   extend?: { hold_ms: number };
   scope?: Scope;
+  ready?: { timeout_ms: number };
   request?: { method: string; path: string; headers: Record<string, string> };
   server?: ScriptedItem[];
   expect?: Expected;
@@ -79,15 +89,20 @@ const FOLDER = new URL("../../../conformance/", import.meta.url);
 
 /** The names of the files of cases. */
 export function caseFiles(): string[] {
-  const files = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && name !== "service_config.json");
-  if (files.length < 7) {
-    throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 7`);
+  const others = ["service_config.json", "targets.json"];
+  const files = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && !others.includes(name));
+  if (files.length < 10) {
+    throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 10`);
   }
   return files;
 }
 
 export function readCases(file: string): ContractCase[] {
   return JSON.parse(readFileSync(new URL(file, FOLDER), "utf8")) as ContractCase[];
+}
+
+export function readTargets(): TargetCase[] {
+  return JSON.parse(readFileSync(new URL("targets.json", FOLDER), "utf8")) as TargetCase[];
 }
 
 export function responseOf(scripted: ScriptedItem): Response {

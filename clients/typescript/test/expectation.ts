@@ -20,17 +20,23 @@ import type { Response } from "./site.js";
 /** Verifies what a step expects, and knows which fields were not verified. */
 export class Expectation {
   private readonly left: Map<string, unknown>;
+  /** How many decisions the caller got. */
+  decisions = 0;
 
   constructor(
     private readonly step: number,
+    target: string,
     expected: Expected,
   ) {
-    this.left = new Map(Object.entries(expected));
+    const filled = JSON.stringify(expected).replaceAll("{target}", target);
+    this.left = new Map(Object.entries(JSON.parse(filled) as Expected));
   }
 
   decision(decision: Decision): void {
     assert.ok(!this.left.has("error"), this.of("the call should have been rejected"));
+    this.decisions += 1;
     this.field("allowed", decision.allowed);
+    this.field("degraded", decision.degraded);
     this.field("reason", decision.reason);
     this.field("source", decision.source);
     this.field("origin", decision.origin);
@@ -143,16 +149,24 @@ export class Expectation {
     }
   }
 
-  failures(counted: Failures, callbacks: number): void {
+  ready(): void {
+    assert.ok(!this.left.has("error"), this.of("ready should have been rejected"));
+    this.field("ready", true);
+  }
+
+  logged(warnings: string[]): void {
+    this.field("logged", warnings);
+  }
+
+  /** @param callbacks how often the callback was called. Undefined without one. */
+  failures(counted: Failures, measured: Failures, callbacks: number | undefined): void {
     const wanted = this.take("failures") as Partial<Failures> | undefined;
     if (wanted !== undefined) {
       assert.deepEqual(counted, { open: 0, closed: 0, unsettled: 0, ...wanted }, this.of("failures"));
     }
-    assert.equal(
-      callbacks,
-      counted.open + counted.closed + counted.unsettled,
-      this.of("how often the callback was called"),
-    );
+    assert.deepEqual(measured, counted, this.of("the failures that the metrics got"));
+    const total = counted.open + counted.closed + counted.unsettled;
+    assert.equal(callbacks ?? total, total, this.of("how often the callback was called"));
   }
 
   took(milliseconds: number): void {

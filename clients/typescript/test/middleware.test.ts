@@ -2,10 +2,17 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, it } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { CheckLimitResponseSchema } from "../src/gen/index.js";
-import { type MiddlewareOptions, RateLimitClient } from "../src/index.js";
+import { isPreflight, type MiddlewareOptions, RateLimitClient } from "../src/index.js";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { ALLOW, type Response, ScriptedServer } from "./scripted_server.js";
-import { makeExpressSite, makeFastifySite, send, type Site } from "./site.js";
+import {
+  makeExpressSite,
+  makeFastifySite,
+  makeRoutedExpressSite,
+  makeRoutedFastifySite,
+  send,
+  type Site,
+} from "./site.js";
 import type http from "node:http";
 
 // The contract's cases for the middleware are run in conformance.test.ts; these are the options and unusual targets.
@@ -104,12 +111,62 @@ for (const [framework, makeSite] of Object.entries({ Express: makeExpressSite, F
       assert.doesNotMatch(response.body, /hello/);
     });
 
+    it("skips health checks and CORS preflights, which have no key, without headers", async () => {
+      const behind = await open({ skip: (request) => request.url === "/healthz" || isPreflight(request) });
+      server.script();
+      const preflight = { origin: "https://example.com", "access-control-request-method": "PUT" };
+      const requests: [string, string, Record<string, string>, number][] = [
+        ["GET", "/healthz", {}, 200],
+        ["OPTIONS", "/v1/orders", preflight, 200],
+        ["OPTIONS", "/v1/orders", { origin: "https://example.com" }, 401],
+        ["PUT", "/v1/orders", preflight, 401],
+      ];
+      for (const [method, path, headers, status] of requests) {
+        const response = await send(behind, method, path, headers);
+        assert.deepEqual([response.status, response.headers["ratelimit"]], [status, undefined], `${method} ${path}`);
+      }
+      assert.equal(server.attempts.length, 0);
+    });
+
     it("leaves an error of an option's function to the framework", async () => {
       const fails = () => {
         throw new Error("no such tenant");
       };
       const response = await send(await open({ key: fails }), "GET", "/", { "x-api-key": "k1" });
       assert.equal(response.status, 500);
+    });
+  });
+}
+
+for (const [framework, makeSite] of Object.entries({
+  Express: makeRoutedExpressSite,
+  Fastify: makeRoutedFastifySite,
+})) {
+  describe(`the route as the resource in ${framework}`, () => {
+    it("is in place of the path, and the path is it without a route", async () => {
+      const server = await ScriptedServer.start();
+      const client = new RateLimitClient(server.target, { deadlineMs: 10_000 });
+      const site = await makeSite(client);
+      // Express has the route in its router, which is mounted at /v1.
+      const [route, spelling] =
+        framework === "Express" ? ["GET /orders/:id", "/V1/Orders/8/"] : ["GET /v1/orders/:id", "/v1/%6frders/8"];
+      const resources = {
+        "/v1/orders/7": route,
+        "/v1/orders/7?page=2": route,
+        [spelling]: route,
+        "/nothing/8": "GET /nothing/8",
+      };
+      try {
+        for (const [path, resource] of Object.entries(resources)) {
+          server.script(ALLOW);
+          await send(site, "GET", path, { "x-api-key": "k1" });
+          assert.equal(server.checks[0]?.resource, resource, path);
+        }
+      } finally {
+        await site.close();
+        client.close();
+        await server.stop();
+      }
     });
   });
 }

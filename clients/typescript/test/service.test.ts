@@ -87,7 +87,9 @@ async function testInEmptyProject(folder: string, service: DevService): Promise<
   const own = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as {
     devDependencies: Record<string, string>;
   };
-  const others = ["express", "@types/express", "@types/node"].map((name) => `${name}@${own.devDependencies[name]}`);
+  const others = ["express", "@types/express", "@types/node", "@opentelemetry/api"].map(
+    (name) => `${name}@${own.devDependencies[name]}`,
+  );
   npm("install", "--silent", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`, ...others);
   const lines = /```ts\n((?:.*\n){3})```/.exec(readFileSync(join(PACKAGE, "README.md"), "utf8"))?.[1];
   assert.ok(lines, "the README's first lines of TypeScript are three");
@@ -102,9 +104,10 @@ app.use((_request, response) => {
 const server = app.listen(0, "127.0.0.1", () => console.log((server.address() as AddressInfo).port));
 `;
   writeFileSync(join(folder, "gateway.ts"), program);
+  writeFileSync(join(folder, "examples.ts"), examplesOf(readFileSync(join(PACKAGE, "README.md"), "utf8")));
   const options = {
     compilerOptions: { target: "es2022", module: "nodenext", strict: true, types: ["node"] },
-    files: ["gateway.ts"],
+    files: ["gateway.ts", "examples.ts"],
   };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(options));
   // This checks the types of the package too, since the project does not set skipLibCheck.
@@ -133,6 +136,22 @@ const server = app.listen(0, "127.0.0.1", () => console.log((server.address() as
   } finally {
     gateway.kill();
   }
+}
+
+/** All examples of TypeScript in the README as one module, each with what it assumes, to be checked by the compiler. */
+function examplesOf(readme: string): string {
+  const blocks = [...readme.matchAll(/```ts\n(.*?)```/gs)].map(([, block = ""]) => block);
+  assert.ok(blocks.length >= 6, `the README has ${blocks.length} examples`);
+  const imports = new Set(blocks.flatMap((block) => block.match(/^import .*;$/gm) ?? []));
+  const bodies = blocks.map((block) => `export async function example() {\n${block.replace(/^import .*;\n/gm, "")}}\n`);
+  return `import type { Express, RequestHandler } from "express";
+import { isPreflight, RateLimitClient } from "ratelimit-service-client";
+import { methodAndRoute, rateLimitMiddleware } from "ratelimit-service-client/express";
+${[...imports].filter((line) => /opentelemetry/.test(line)).join("\n")}
+declare const app: Express, handler: RequestHandler, client: RateLimitClient;
+declare const target: string, apiKey: string, prompt: string, maxTokens: number;
+declare const model: { answer(prompt: string, maxTokens: number): Promise<{ tokens: number }> };
+${bodies.map((body, number) => body.replace("example", `example${number}`)).join("\n")}`;
 }
 
 /** Retries: the lines have the default deadline, and a busy machine may miss it, which lets a request pass. */

@@ -2,8 +2,8 @@ import http from "node:http";
 import type { AddressInfo } from "node:net";
 import express from "express";
 import { fastify } from "fastify";
-import { rateLimitMiddleware } from "../src/express.js";
-import { rateLimitPlugin } from "../src/fastify.js";
+import { methodAndRoute, rateLimitMiddleware } from "../src/express.js";
+import { methodAndRoute as methodAndFastifyRoute, rateLimitPlugin } from "../src/fastify.js";
 import type { MiddlewareOptions, RateLimitClient } from "../src/index.js";
 
 /** An application behind the middleware that responds to every request with `hello`. */
@@ -23,6 +23,32 @@ export const makeExpressSite: MakeSite = async (client, options) => {
   app.use((_request, response) => {
     response.send("hello");
   });
+  return await listenWithExpress(app);
+};
+
+/** Creates an application with a route, `/v1/orders/:id`, by which the middleware names what is called. */
+export const makeRoutedExpressSite: MakeSite = async (client) => {
+  const app = express();
+  const router = express.Router();
+  const guard = rateLimitMiddleware(client, { resource: methodAndRoute });
+  router.get("/orders/:id", guard, (_request, response) => {
+    response.send("hello");
+  });
+  app.use("/v1", router);
+  app.use(guard);
+  return await listenWithExpress(app);
+};
+
+/** The same with Fastify. */
+export const makeRoutedFastifySite: MakeSite = async (client) => {
+  const app = fastify({ forceCloseConnections: true });
+  await app.register(rateLimitPlugin, { client, resource: methodAndFastifyRoute });
+  app.get("/v1/orders/:id", async () => "hello");
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  return { port: (app.server.address() as AddressInfo).port, close: () => app.close() };
+};
+
+async function listenWithExpress(app: express.Express): Promise<Site> {
   const server = await new Promise<http.Server>((resolve) => {
     const listening = app.listen(0, "127.0.0.1", () => resolve(listening));
   });
@@ -33,15 +59,16 @@ export const makeExpressSite: MakeSite = async (client, options) => {
       return new Promise((resolve) => server.close(() => resolve()));
     },
   };
-};
+}
 
 export const makeFastifySite: MakeSite = async (client, options) => {
   const app = fastify({ forceCloseConnections: true });
-  const { key, resource, cost, headerStyle } = options ?? {};
+  const { key, resource, cost, skip, headerStyle } = options ?? {};
   await app.register(rateLimitPlugin, {
     client,
     ...(headerStyle && { headerStyle }),
     ...(key && { key: (request: unknown) => key((request as { raw: http.IncomingMessage }).raw) }),
+    ...(skip && { skip: (request: unknown) => skip((request as { raw: http.IncomingMessage }).raw) }),
     ...(cost && { cost: (request: unknown) => cost((request as { raw: http.IncomingMessage }).raw) }),
     ...(resource && { resource: (request: unknown) => resource((request as { raw: http.IncomingMessage }).raw) }),
   });

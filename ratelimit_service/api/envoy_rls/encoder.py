@@ -4,7 +4,7 @@ Written by hand like the responses of CheckLimit, and for the same reason: proto
 property test checks what protobuf reads of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -25,16 +25,19 @@ from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.clock import SYSTEM_CLOCK
 from ratelimit_service.decision.charge import NEVER, LimitResult
 from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
+from ratelimit_service.decision.descriptors.request import RESERVATION_ID
 from ratelimit_service.decision.descriptors.rules import Blocked, Unlimited
 from ratelimit_service.decision.descriptors.tree import AppliedLimit
-from ratelimit_service.decision.limit import MICRO, TokenBucket, Window
+from ratelimit_service.decision.limit import MICRO, Concurrency, TokenBucket, Window
 from ratelimit_service.decision.window import NO_END, length_of
 
 MAX_LIMITS: Final = 10_000
 
 # RateLimitResponse
 _OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"  # overall_code, and code in DescriptorStatus
-_STATUS, _HEADER, _BODY = b"\x12", b"\x1a", b"\x2a"
+_STATUS, _HEADER, _BODY, _DYNAMIC_METADATA = b"\x12", b"\x1a", b"\x2a", b"\x32"
+# google.protobuf.Struct, an entry of its map, and Value
+_FIELD, _FIELD_NAME, _FIELD_VALUE, _STRING = b"\x0a", b"\x0a", b"\x12", b"\x1a"
 # DescriptorStatus
 _CURRENT_LIMIT, _REMAINING, _RESET = b"\x12", b"\x18", b"\x22"
 # RateLimit
@@ -157,7 +160,10 @@ class RateLimitResponseEncoder:
         if len(self._limits) >= MAX_LIMITS:
             self._limits.clear()
         algorithm = limit.algorithm
-        spec = None if isinstance(algorithm, Unlimited | Blocked) else self._specs.get(limit.name, algorithm)
+        if isinstance(algorithm, Unlimited | Blocked | Concurrency):
+            spec = None
+        else:
+            spec = self._specs.get(limit.name, algorithm)
         states = [] if spec is None else [LimitState.of(spec, LimitResult(0, 0, 0))]
         headers = self._headers.render_spec(states, _binding(states))
         until_us = NO_END if spec is None else spec.until_us
@@ -166,6 +172,12 @@ class RateLimitResponseEncoder:
         )
         self._limits[id(limit)] = encoded
         return encoded
+
+
+def encode_reservation(reservation_id: str) -> bytes:
+    """A field of a RateLimitResponse: the dynamic metadata that settles the call. It may follow all others."""
+    field = text(_FIELD_NAME, RESERVATION_ID) + submessage(_FIELD_VALUE, text(_STRING, reservation_id))
+    return submessage(_DYNAMIC_METADATA, submessage(_FIELD, field))
 
 
 def encode_refusal(denial: Denial) -> bytes:
@@ -201,6 +213,8 @@ def _encode_current_limit(limit: AppliedLimit) -> bytes:
         return _REMAINING + _UINT32_MAX_VARINT
     if isinstance(algorithm, Blocked):
         requests, unit = 0, _Unit.UNKNOWN
+    elif isinstance(algorithm, Concurrency):
+        requests, unit = algorithm.max, _Unit.UNKNOWN
     elif isinstance(algorithm, TokenBucket):
         requests, unit = algorithm.capacity, _BUCKET_UNITS.get(length_of(algorithm, 0).us, _Unit.UNKNOWN)
     else:
@@ -223,7 +237,14 @@ def _denial(
         (status for status in statuses if not status.allowed),
         key=lambda status: (status.wait_us == NEVER, status.wait_us),
     )
-    violated = tuple(state.spec.quoted[1:-1] for state in states if state.denies)
+    violated = tuple(state.spec.quoted[1:-1] for state in states if state.denies) + tuple(_full(denied))
     limit = denied.limit.name if denied.limit is not None else ""
     wait = None if retry_after_us is None else retry_after_seconds(binding, retry_after_us)
     return denial_for(denied.reason, limit, violated, wait)._replace(status=HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def _full(status: DescriptorStatus) -> Iterator[str]:
+    """The names of the concurrency limits that deny a descriptor: headers have none of them."""
+    for limit, result in zip(status.limits, status.results, strict=True):
+        if limit.enforced and result.wait_us and isinstance(limit.algorithm, Concurrency):
+            yield limit.name

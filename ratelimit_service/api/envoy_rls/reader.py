@@ -55,7 +55,8 @@ def read_request(data: bytes) -> ReadRequest:
     # A slice makes a list of a repeated field, which is iterated in half the time. One more than the maximum is enough
     # for its check: each that is read costs a microsecond, and there may be thousands.
     for index, message in enumerate(request.descriptors[: MAX_DESCRIPTORS + 1]):
-        hits = message.hits_addend.value if message.HasField("hits_addend") else default_hits
+        has_hits = message.HasField("hits_addend")
+        hits = message.hits_addend.value if has_hits else default_hits
         if message.is_negative_hits:
             hits = -hits
             gateway_only = gateway_only or hits < 0
@@ -71,7 +72,7 @@ def read_request(data: bytes) -> ReadRequest:
             if not (isinstance(key, str) and isinstance(value, str)):
                 entries = tuple([(_text(key), _text(value)) for key, value in entries])
                 break
-        descriptors.append(Descriptor(entries, hits, override))
+        descriptors.append(Descriptor(entries, hits, override, has_hits))
     return ReadRequest(DescribedRequest(request.domain, descriptors), gateway_only, malformed)
 
 

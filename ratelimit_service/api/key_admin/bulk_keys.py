@@ -20,6 +20,10 @@ class BulkKeys:
         self._keys = keys
         self._clock = clock
 
+    def rehearsal(self) -> "BulkKeys":
+        """The same, whose changes are checked and not made."""
+        return BulkKeys(self._keys.rehearsal(), self._clock)
+
     async def create(self, request: ManageKeyRequest.BulkCreateKeys, caller: Caller) -> ManageKeyResponse:
         """Create keys. Raises ServiceError if no key was created because of it."""
         now_us = self._clock.now_us()
@@ -31,7 +35,7 @@ class BulkKeys:
             else:
                 key, api_key = made
                 result.created.key.CopyFrom(key_to_proto(key, now_us))
-                result.created.secret = str(api_key)
+                result.created.secret = str(api_key or "")
         return response
 
     async def suspend(self, request: ManageKeyRequest.BulkKeys, caller: Caller) -> ManageKeyResponse:

@@ -6,9 +6,9 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimi
 from ratelimit_service.api.authentication import require
 from ratelimit_service.api.key_admin.limit_messages import limit_to_proto
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
-from ratelimit_service.decision.engine import Check, DecisionEngine, Explanation
+from ratelimit_service.decision.engine import Check, DecisionEngine
+from ratelimit_service.decision.explanation import ExplainedLimit, Explanation
 from ratelimit_service.decision.limit import Level
-from ratelimit_service.decision.policy import Considered
 from ratelimit_service.management.tokens import Caller, Role
 
 _LEVELS = {
@@ -34,21 +34,18 @@ class ExplainLimit:
 
 
 def _explanation_to_proto(explanation: Explanation, encoder: DecisionEncoder) -> ExplainLimitResponse:
-    buckets = {rule.limit.name: rule.bucket.name for rule in explanation.selection.rules}
     return ExplainLimitResponse(
         decision=CheckLimitResponse.FromString(encoder.encode(explanation.decision)),
         plan_version=explanation.policy.plan_version if explanation.policy else 0,
-        limits=[_considered_to_proto(considered, buckets) for considered in explanation.considered],
+        limits=[_explained_to_proto(explained) for explained in explanation.limits()],
     )
 
 
-def _considered_to_proto(considered: Considered, buckets: dict[str, str]) -> ExplainLimitResponse.ConsideredLimit:
-    limit, level, why_not = considered
-    applies = not why_not and limit.name in buckets
+def _explained_to_proto(explained: ExplainedLimit) -> ExplainLimitResponse.ConsideredLimit:
     return ExplainLimitResponse.ConsideredLimit(
-        limit=limit_to_proto(limit),
-        level=_LEVELS[level],
-        applies=applies,
-        why_not=why_not or ("" if applies else "resource"),
-        bucket=buckets[limit.name] if applies else "",
+        limit=limit_to_proto(explained.limit),
+        level=_LEVELS[explained.level],
+        applies=not explained.why_not,
+        why_not=explained.why_not,
+        bucket=explained.bucket,
     )

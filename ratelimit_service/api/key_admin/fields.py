@@ -23,7 +23,7 @@ _SECOND: Final = MICRO * _NANOS
 _FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 _MAX_SECONDS: Final = 315_576_000_000  # 10,000 years, the bound that protobuf sets
-_READS: Final = frozenset({"get", "list"})
+_READS: Final = frozenset({"get", "list", "list_all"})
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def require_message(field: str, *, present: bool) -> None:
 
 
 def check_role(caller: Caller, action: str | None) -> None:
-    """Raise PermissionDenied unless CALLER may perform ACTION: get and list need a viewer, all others an admin."""
+    """Raise PermissionDenied unless CALLER may perform ACTION: a viewer what only reads, and an admin everything."""
     require(caller, Role.VIEWER if action in _READS else Role.ADMIN)
 
 

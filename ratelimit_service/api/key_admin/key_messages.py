@@ -39,13 +39,17 @@ def key_to_proto(key: Key, now_us: int) -> key_pb2.Key:
 
 def draft_from_proto(message: ManageKeyRequest.CreateKey) -> KeyDraft:
     """The draft of a new key. Raises InvalidArgument."""
-    return KeyDraft(
+    draft = KeyDraft(
         plan=message.plan,
         subject=message.subject,
         description=message.description,
         expires_us=optional_time(message, "expire_time"),
         labels=dict(message.labels),
+        without_secret=message.without_secret,
     )
+    if message.key_id:
+        draft["key_id"] = message.key_id
+    return draft
 
 
 def changes_from_proto(message: ManageKeyRequest.UpdateKey) -> KeyChanges:

@@ -24,6 +24,9 @@ class ManageEnforcement:
 
     async def __call__(self, request: pb.ManageEnforcementRequest, caller: Caller) -> pb.ManageEnforcementResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
+        if request.validate_only:
+            request.validate_only = False
+            return await ManageEnforcement(self._enforcement.rehearsal(), self._clock)(request, caller)
         action = request.WhichOneof("action")
         check_role(caller, action)
         if action is None:

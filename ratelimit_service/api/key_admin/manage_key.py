@@ -20,7 +20,6 @@ from ratelimit_service.api.key_admin.key_messages import (
 )
 from ratelimit_service.api.key_admin.pages import read_page
 from ratelimit_service.decision.ports import Clock
-from ratelimit_service.management.bulk_keys import BulkKeyService
 from ratelimit_service.management.key import Key
 from ratelimit_service.management.keys import KeyService
 from ratelimit_service.management.paging import Paging
@@ -32,13 +31,17 @@ _ACTIONS: Final = tuple(field.name for field in ManageKeyRequest.DESCRIPTOR.oneo
 class ManageKey:
     """Creates, reads, changes or revokes keys."""
 
-    def __init__(self, keys: KeyService, bulk: BulkKeyService, clock: Clock) -> None:
+    def __init__(self, keys: KeyService, bulk: BulkKeys, clock: Clock) -> None:
         self._keys = keys
-        self._bulk = BulkKeys(bulk, clock)
+        self._bulk = bulk
         self._clock = clock
 
     async def __call__(self, request: ManageKeyRequest, caller: Caller) -> ManageKeyResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
+        if request.validate_only:
+            request.validate_only = False
+            rehearsal = ManageKey(self._keys.rehearsal(), self._bulk.rehearsal(), self._clock)
+            return _without_secrets(await rehearsal(request, caller))
         action = request.WhichOneof("action")
         check_role(caller, action)
         if action is None:
@@ -80,7 +83,7 @@ class ManageKey:
     async def _create(self, request: ManageKeyRequest.CreateKey, caller: Caller) -> ManageKeyResponse:
         key, api_key = await self._keys.create(caller.name, draft_from_proto(request))
         message = key_to_proto(key, self._clock.now_us())
-        return ManageKeyResponse(create=ManageKeyResponse.CreatedKey(key=message, secret=str(api_key)))
+        return ManageKeyResponse(create=ManageKeyResponse.CreatedKey(key=message, secret=str(api_key or "")))
 
     async def _get(self, request: ManageKeyRequest.GetKey) -> ManageKeyResponse:
         return ManageKeyResponse(get=self._result(await self._keys.get(request.key_id)))
@@ -118,3 +121,15 @@ class ManageKey:
 
     def _result(self, key: Key) -> ManageKeyResponse.KeyResult:
         return ManageKeyResponse.KeyResult(key=key_to_proto(key, self._clock.now_us()))
+
+
+def _without_secrets(response: ManageKeyResponse) -> ManageKeyResponse:
+    """RESPONSE to what was only validated: its secrets are those of no key."""
+    if response.HasField("create"):
+        response.create.secret = ""
+    if response.HasField("rotate"):
+        response.rotate.secret = ""
+    for result in response.bulk_create.results if response.HasField("bulk_create") else ():
+        if result.HasField("created"):
+            result.created.secret = ""
+    return response

@@ -42,6 +42,9 @@ class ManagePlan:
 
     async def __call__(self, request: ManagePlanRequest, caller: Caller) -> ManagePlanResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
+        if request.validate_only:
+            request.validate_only = False
+            return await ManagePlan(self._plans.rehearsal(), self._previews)(request, caller)
         action = request.WhichOneof("action")
         check_role(caller, action)
         if action is None:
@@ -70,7 +73,7 @@ class ManagePlan:
     async def _create(self, request: ManagePlanRequest.CreatePlan, caller: Caller) -> ManagePlanResponse:
         require_message("plan", present=request.HasField("plan"))
         with under("plan"):
-            plan = await self._plans.create(caller.name, _draft_from_proto(request.plan))
+            plan = await self._plans.create(caller.name, draft_from_proto(request.plan))
         return ManagePlanResponse(create=_result(plan))
 
     async def _list(self, request: ManagePlanRequest.ListPlans) -> ManagePlanResponse:
@@ -100,19 +103,30 @@ def _result(plan: Plan) -> ManagePlanResponse.PlanResult:
 
 def _plan_to_proto(plan: Plan) -> plan_pb2.Plan:
     """The message of a plan."""
-    return plan_pb2.Plan(
-        name=plan.name,
+    draft = PlanDraft(
+        name=plan.name, limits=plan.limits, on_store_failure=plan.on_store_failure, description=plan.description
+    )
+    message = plan_pb2.Plan(
         version=plan.version,
-        limits=[limit_to_proto(limit) for limit in plan.limits],
-        on_store_failure=_ON_STORE_FAILURE_NUMBERS[plan.on_store_failure],
-        description=plan.description,
         create_time=time_to_proto(plan.created_us),
         update_time=time_to_proto(plan.updated_us),
         etag=plan.etag,
     )
+    message.MergeFrom(draft_to_proto(draft))
+    return message
 
 
-def _draft_from_proto(message: plan_pb2.Plan) -> PlanDraft:
+def draft_to_proto(draft: PlanDraft) -> plan_pb2.Plan:
+    """The message of a plan that has no version yet."""
+    return plan_pb2.Plan(
+        name=draft["name"],
+        limits=[limit_to_proto(limit) for limit in draft["limits"]],
+        on_store_failure=_ON_STORE_FAILURE_NUMBERS[draft["on_store_failure"]],
+        description=draft["description"],
+    )
+
+
+def draft_from_proto(message: plan_pb2.Plan) -> PlanDraft:
     """The draft of a new plan. Raises InvalidArgument."""
     return PlanDraft(
         name=message.name,

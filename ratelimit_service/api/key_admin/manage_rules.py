@@ -4,10 +4,14 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Final, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
+
 from ratelimit_service._gen.ratelimit.v1 import rules_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
 from ratelimit_service.api.key_admin.fields import (
     check_role,
+    duration_from_proto,
+    duration_to_proto,
     missing_action,
     require_message,
     time_to_proto,
@@ -73,6 +77,9 @@ class ManageRules:
 
     async def __call__(self, request: ManageRulesRequest, caller: Caller) -> ManageRulesResponse:
         """Perform the request's action, if the caller's role allows it. Raises ServiceError."""
+        if request.validate_only:
+            request.validate_only = False
+            return await ManageRules(self._rules.rehearsal(), self._previews)(request, caller)
         action = request.WhichOneof("action")
         check_role(caller, action)
         if action is None:
@@ -133,7 +140,11 @@ def rules_from_proto(message: rules_pb2.DomainRules) -> DomainRules:
     if violations:
         raise InvalidArgument(*violations)
     return DomainRules(
-        message.domain, nodes, on_store_failure or RuleOnStoreFailure.FAIL, charge or RuleCharge.IF_ALLOWED
+        message.domain,
+        nodes,
+        on_store_failure or RuleOnStoreFailure.FAIL,
+        charge or RuleCharge.IF_ALLOWED,
+        duration_from_proto(message.hold, "hold") if message.HasField("hold") else None,
     )
 
 
@@ -144,6 +155,7 @@ def rules_to_proto(rules: DomainRules) -> rules_pb2.DomainRules:
         descriptors=[_node_to_proto(node) for node in rules.descriptors],
         on_store_failure=_FAILURE_NUMBERS[rules.on_store_failure],
         charge=_CHARGE_NUMBERS[rules.charge],
+        hold=_hold_to_proto(rules),
     )
 
 
@@ -160,12 +172,17 @@ def _heading_to_proto(rules: RuleSet) -> rules_pb2.DomainRules:
         domain=rules.domain,
         on_store_failure=_FAILURE_NUMBERS[rules.rules.on_store_failure],
         charge=_CHARGE_NUMBERS[rules.rules.charge],
+        hold=_hold_to_proto(rules.rules),
         version=rules.version,
         description=rules.description,
         create_time=time_to_proto(rules.created_us),
         update_time=time_to_proto(rules.updated_us),
         etag=rules.etag,
     )
+
+
+def _hold_to_proto(rules: DomainRules) -> Duration | None:
+    return None if rules.hold_us is None else duration_to_proto(rules.hold_us)
 
 
 def _nodes_from_proto(

@@ -3,6 +3,7 @@
 from ratelimit_service.alerts.service import AlertService
 from ratelimit_service.api.key_admin.alerts import ListAlerts, TestAlert
 from ratelimit_service.api.key_admin.audit import ListAuditEvents
+from ratelimit_service.api.key_admin.bulk_keys import BulkKeys
 from ratelimit_service.api.key_admin.explain_limit import ExplainLimit
 from ratelimit_service.api.key_admin.manage_enforcement import ManageEnforcement
 from ratelimit_service.api.key_admin.manage_key import ManageKey
@@ -43,7 +44,7 @@ class KeyAdminService:
         engine: DecisionEngine,
         clock: Clock,
     ) -> None:
-        self.manage_key = ManageKey(keys, bulk_keys, clock)
+        self.manage_key = ManageKey(keys, BulkKeys(bulk_keys, clock), clock)
         previews = ChangePreviews(simulations, usage)
         self.manage_plan = ManagePlan(plans, previews)
         self.manage_override = ManageOverride(overrides, previews)

@@ -7,6 +7,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     ExtendHoldResponse,
     SettleLimitRequest,
 )
+from ratelimit_service.api.authentication import require_known
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
 from ratelimit_service.api.rate_limit.reader import CheckReader, Extension, NewCheck
 from ratelimit_service.api.request_cache import RequestCache
@@ -15,7 +16,7 @@ from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedChe
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.settlement import Settlements
-from ratelimit_service.errors import PermissionDenied, ServiceError, Unavailable
+from ratelimit_service.errors import PermissionDenied, ServiceError
 from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
 from ratelimit_service.management.tokens import Caller, Role
 
@@ -49,13 +50,13 @@ class RateLimitService:
 
     async def settle_limit(self, request: SettleLimitRequest, caller: Caller, deadline: float | None = None) -> Encoded:
         """Settle a reservation. Returns a SettleLimitResponse."""
-        _must_be_known(caller)
+        require_known(caller)
         settlement = await self._settlements.settle(request.reservation_id, request.actual_cost, deadline)
         return Encoded(self._encoder.encode_settlement(settlement))
 
     async def extend_hold(self, extension: Extension, caller: Caller, deadline: float | None = None) -> Encoded:
         """Hold a reservation for longer. Returns an ExtendHoldResponse."""
-        _must_be_known(caller)
+        require_known(caller)
         response = ExtendHoldResponse()
         held_us = await self._settlements.extend(extension.reservation_id, extension.hold_us, deadline)
         response.hold.FromMicroseconds(held_us)
@@ -108,14 +109,6 @@ class RateLimitService:
         if isinstance(prepared, PreparedCheck) and new.check.api_key and not new.check.request_id:
             self._cache.put(new.digest, (prepared.policy.validity,), prepared, prepared.policy.key_id)
         return prepared
-
-
-def _must_be_known(caller: Caller) -> None:
-    """Raise Unavailable for a caller whose token was not looked up in time."""
-    if caller is TOKEN_UNDECIDED:
-        raise Unavailable(
-            "the token was not looked up in time; send it again", reason="TOO_MANY_AT_ONCE", retry_after=1.0
-        )
 
 
 def _may_check(check: Check, caller: Caller) -> bool:

@@ -24,6 +24,7 @@ from ratelimit_service.cli.doctor.stores import check_decision_database, check_p
 from ratelimit_service.cli.environment import describe_setting_errors, with_dev_stores
 from ratelimit_service.cli.errors import Exit, report_errors
 from ratelimit_service.cli.options import AsJson
+from ratelimit_service.cli.output import coloured
 from ratelimit_service.settings import Settings
 
 _COLOURS = {Severity.OK: typer.colors.GREEN, Severity.WARNING: typer.colors.YELLOW, Severity.ERROR: typer.colors.RED}
@@ -39,7 +40,7 @@ def doctor(*, as_json: AsJson = False) -> None:
         for finding in run_checks(os.environ):
             findings.append(finding)
             if not as_json:
-                severity = typer.style(f"{finding.severity.value:8}", fg=_COLOURS[finding.severity])
+                severity = coloured(f"{finding.severity.value:8}", _COLOURS[finding.severity])
                 typer.echo(f"{severity}{finding.subject}: {finding.message}")
     if as_json:
         records = [

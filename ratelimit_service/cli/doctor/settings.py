@@ -12,7 +12,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.environment import variable_name
-from ratelimit_service.cli.target import TlsFiles, dialable
+from ratelimit_service.cli.target import TLS_VARIABLES, dialable
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
 from ratelimit_service.server.exposure import check_gateways, open_ports
@@ -36,8 +36,7 @@ _FEW_CONNECTIONS = 3_000
 
 def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Warn of each RATELIMIT_ variable that nothing reads, which is most often misspelt."""
-    known = {variable_name(name) for name in Settings.model_fields} | _OF_COMMANDS
-    known |= {f"RATELIMIT_SERVER_{name.upper()}" for name in TlsFiles.model_fields}
+    known = {variable_name(name) for name in Settings.model_fields} | _OF_COMMANDS.union(TLS_VARIABLES)
     renamed = dict(renamed_variables(environment))
     for name, instead in renamed.items():
         yield Finding.warning("variables", f"{name}: renamed, ignored; write {instead}")

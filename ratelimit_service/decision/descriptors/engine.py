@@ -303,7 +303,7 @@ def _is_denied(items: Sequence[_Item]) -> bool:
 
 
 def _by_rules(tree: RuleTree, descriptor: Descriptor) -> _Item:
-    entries, hits, override = descriptor
+    entries, hits, override, _ = descriptor
     limit_set = tree.match(entries) if override is None else tree.override(entries, override)
     if limit_set.buckets:
         return _Pending(limit_set, hits, limit_set.series, None, limit_set.afterwards and hits > 0)

@@ -26,6 +26,9 @@ API_KEY = "api_key"
 RESOURCE = "resource"
 """The key of the entry that may accompany it: the resource by which the plan's limits are selected."""
 
+RESERVATION_ID = "reservation_id"
+"""The key of the entry that has a reservation as its value, in a domain whose calls are held: its hits settle that."""
+
 _API_KEY_ENTRIES = frozenset((API_KEY, RESOURCE))
 
 Entries = tuple[tuple[str, str], ...]
@@ -36,12 +39,14 @@ class Descriptor(NamedTuple):
     """One descriptor of a request.
 
     `hits`: tokens to take, between -MAX_HITS and MAX_HITS; 0 is a peek, and a negative number refunds, at most up to
-    an untouched bucket. `override` is a limit that the request brings along in place of the rules'.
+    an untouched bucket. `override` is a limit that the request brings along in place of the rules'. `has_hits`: whether
+    they are the descriptor's own, and not those of the request.
     """
 
     entries: Entries
     hits: int = 1
     override: Quota | Blocked | None = None
+    has_hits: bool = True
 
     @property
     def names_key(self) -> bool:
@@ -68,7 +73,7 @@ def check_request(request: DescribedRequest) -> None:
     if not 1 <= len(descriptors) <= MAX_DESCRIPTORS:
         raise InvalidArgument.of("descriptors", f"has {len(descriptors)} entries; send 1 to {MAX_DESCRIPTORS}")
     for index, descriptor in enumerate(descriptors):
-        entries, hits, _ = descriptor
+        entries, hits, *_ = descriptor
         if not 1 <= len(entries) <= MAX_ENTRIES:
             raise InvalidArgument.of(
                 f"descriptors[{index}].entries", f"has {len(entries)} entries; send 1 to {MAX_ENTRIES}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ratelimit_service.decision.limit import Counting, Mode, Quota, TokenBucket, check_overdraft
+from ratelimit_service.decision.limit import Counting, Mode, Quota, TokenBucket, check_hold, check_overdraft
 from ratelimit_service.decision.text import check_text, quoted
 from ratelimit_service.errors import InvalidArgument
 
@@ -161,16 +161,25 @@ class RuleNode:
 class DomainRules:
     """All rules of one domain. `on_store_failure` and `charge` are the defaults for its nodes.
 
-    `charge` is also that of descriptors with an API key, which a plan decides.
+    `charge` is also that of descriptors with an API key, which a plan decides. `hold_us`: for how long calls with a key
+    are reserved, MIN_HOLD_US to MAX_HOLD_US; None if they are not.
     """
 
     domain: str
     descriptors: tuple[RuleNode, ...] = ()
     on_store_failure: RuleOnStoreFailure = RuleOnStoreFailure.FAIL
     charge: RuleCharge = RuleCharge.IF_ALLOWED
+    hold_us: int | None = None
 
     def __post_init__(self) -> None:
         check_domain("domain", self.domain)
+        if self.hold_us is not None:
+            check_hold("hold", self.hold_us)
+            if self.charge is RuleCharge.ALWAYS:
+                raise InvalidArgument.of(
+                    "hold",
+                    "is set for a domain that charges when calls have ended (charge ALWAYS); leave one of them out",
+                )
         check_siblings(self.descriptors)
         count = sum(1 for _ in self.nodes())
         if count > MAX_NODES:

@@ -73,24 +73,40 @@ class RulesCache:
         UNREADABLE_RULES for a domain with rows that are not valid and no valid rules from before. Raises
         StoreUnavailable before the first read.
         """
-        tree = self._trees.get(domain)
-        if tree is not None:
-            if self._enforcement is not None and not self._enforcement.is_valid(tree.validity):
-                tree = self._trees[domain] = tree.renewed(self._off_until_us())
-        else:
+        tree = self._valid(domain)
+        if tree is None:
             if not self._loaded:
                 raise StoreUnavailable("the descriptor rules have not been read from Postgres yet")
             if domain in self._unreadable:
                 return self.without_rules(domain) if self._off_until_us() else UNREADABLE_RULES
         return tree
 
+    def _valid(self, domain: str) -> RuleTree | None:
+        """The rules in force of a domain that has some that can be read, with limits that refuse or not."""
+        tree = self._trees.get(domain)
+        if tree is not None and self._enforcement is not None and not self._enforcement.is_valid(tree.validity):
+            tree = self._trees[domain] = tree.renewed(self._off_until_us())
+        return tree
+
+    def is_unreadable(self, domain: str) -> bool:
+        """Whether a domain has no rules that can be read, but rows: nobody knows then what becomes of its calls."""
+        return domain in self._unreadable and domain not in self._trees and not self._off_until_us()
+
     def charges_keys_afterwards(self, domain: str) -> tuple[bool, Validity]:
         """Whether descriptors with an API key are charged afterwards in a domain, and for how long that holds.
 
-        They are not where there are no rules that can be read: they need none otherwise.
+        They are not where there are no rules: they need none otherwise.
         """
-        tree = self._trees.get(domain)
+        tree = self._valid(domain)
         return (False, self._absence) if tree is None else (tree.afterwards, tree.validity)
+
+    def hold_of_keys(self, domain: str) -> tuple[int | None, Validity]:
+        """For how many microseconds calls with an API key are reserved in a domain, and for how long that holds.
+
+        None if they are not, as where there are no rules.
+        """
+        tree = self._valid(domain)
+        return (None, self._absence) if tree is None else (tree.hold_us, tree.validity)
 
     def without_rules(self, domain: str) -> RuleTree:
         """The tree of a domain that has no rules: nothing would invalidate it when it gets some, so it is not valid."""

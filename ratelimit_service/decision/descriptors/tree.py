@@ -22,7 +22,7 @@ from ratelimit_service.decision.descriptors.rules import (
     RuleOnStoreFailure,
     Unlimited,
 )
-from ratelimit_service.decision.limit import Limit, Mode, Quota, TokenBucket
+from ratelimit_service.decision.limit import Algorithm, Limit, Mode, Quota
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.policy import NO_EXPIRY, PARTITIONS, Validity
 from ratelimit_service.decision.reason import Source
@@ -63,7 +63,7 @@ class AppliedLimit(NamedTuple):
     """A limit that applies to a descriptor, and its bucket; None when nothing is counted (unlimited, blocked)."""
 
     name: str
-    algorithm: TokenBucket | Quota | Unlimited | Blocked
+    algorithm: Algorithm | Unlimited | Blocked
     enforced: bool
     bucket: Bucket | None
     replaces: tuple[str, ...] = ()
@@ -178,10 +178,12 @@ class RuleTree:
     def __init__(self, rules: DomainRules, off_until_us: int = 0) -> None:
         root = _Node(rules.domain, "", (), rules.on_store_failure, rules.charge, "", is_open=False)
         _add_children(rules.domain, root, rules.descriptors)
-        self._fill(rules.domain, root, off_until_us)
+        self._fill(rules.domain, root, rules.hold_us, off_until_us)
 
-    def _fill(self, domain: str, root: _Node, off_until_us: int) -> None:
+    def _fill(self, domain: str, root: _Node, hold_us: int | None, off_until_us: int) -> None:
         self.domain = domain
+        self.hold_us = hold_us
+        """For how long calls with an API key are reserved, None if they are not."""
         self.validity = Validity(off_until_us or NO_EXPIRY)
         self.afterwards = root.charge is RuleCharge.ALWAYS
         """Whether the hits of descriptors with an API key are charged whatever the limits of its plan have."""
@@ -193,7 +195,7 @@ class RuleTree:
     def renewed(self, off_until_us: int) -> "RuleTree":
         """The same rules, with or without limits that refuse. Costs nothing: what was compiled is shared."""
         tree = RuleTree.__new__(RuleTree)
-        tree._fill(self.domain, self._root, off_until_us)  # noqa: SLF001  of its own class
+        tree._fill(self.domain, self._root, self.hold_us, off_until_us)  # noqa: SLF001  of its own class
         return tree
 
     def match(self, entries: Entries) -> LimitSet:

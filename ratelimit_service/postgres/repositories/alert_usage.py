@@ -32,7 +32,8 @@ _PLAN_MINUTES: Final = text("""
 
 _ACTIVE: Final = text("""
     SELECT DISTINCT s.subject FROM usage_minute m JOIN usage_series s USING (series_id)
-    WHERE m.minute >= :first AND s.kind = 'key'
+    WHERE m.minute >= :first AND s.kind = 'key' AND mod(hashtext(s.subject)::bigint + 2147483648, :parts) = :part
+    LIMIT :count
 """).bindparams(_FIRST)
 
 _NEAR: Final = {
@@ -78,12 +79,19 @@ _KEYS: Final = text("""
 _MAX_NEAR: Final = 10_000
 """Subjects of which some are chosen."""
 
+_MAX_ACTIVE: Final = 50_000
+"""Subjects with calls that are considered at a time: of more a part, by a hash of their names."""
+
+_SLICE: Final = 2_000
+"""Of them in one query: a list of names is written for Postgres at once, while the event loop waits."""
+
 
 class PostgresAlertUsage:
     """As `alerts.ports.Usage` describes it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._parts, self._part = 1, 0
 
     async def plan_minutes(self, first: int, last: int) -> Sequence[PlanMinute]:
         """Read the calls of each plan in the minutes with these numbers. Raises StoreUnavailable."""
@@ -93,23 +101,50 @@ class PostgresAlertUsage:
 
     async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Near:
         """Read keys of subjects that may be near a quota. Raises StoreUnavailable."""
+        parts = self._parts
+        active = await self._active(first)
+        complete = parts == self._parts == 1
+        near: set[str] = set()
+        for start in range(0, len(active), _SLICE):
+            near |= await self._near(active[start : start + _SLICE], floors)
+        some = sample(sorted(near), min(count, len(near)))  # others the next time: nobody hides behind many
+        values = {"subjects": some, "count": _KEYS_OF_SUBJECT}
         async with self._database.reading() as connection:
-            active = list((await connection.scalars(_ACTIVE, {"first": first * MINUTE})).all())
-            if not active:
-                return Near([], 0)
-            near: set[str] = set()
+            return Near((await connection.scalars(_KEYS, values)).all(), len(near) - len(some), complete)
+
+    async def _active(self, first: int) -> Sequence[str]:
+        """Subjects with calls since minute FIRST: all, or the next part of them."""
+        while True:
+            self._part = (self._part + 1) % self._parts
+            values = {
+                "first": first * MINUTE,
+                "parts": self._parts,
+                "part": self._part,
+                "count": _MAX_ACTIVE + 1,
+            }
+            async with self._database.reading() as connection:
+                active = (await connection.scalars(_ACTIVE, values)).all()
+            if len(active) <= _MAX_ACTIVE:
+                break
+            self._parts *= 2
+        if self._parts > 1 and len(active) < _MAX_ACTIVE // 4:
+            self._parts //= 2
+        return active
+
+    async def _near(self, subjects: Sequence[str], floors: Sequence[QuotaFloor]) -> set[str]:
+        """Those of SUBJECTS that may be near a quota."""
+        near: set[str] = set()
+        async with self._database.reading() as connection:
             for window, start_us, counts in dict.fromkeys((one.window, one.start_us, one.counts) for one in floors):
                 same = [floor for floor in floors if (floor.window, floor.counts) == (window, counts)]
                 values: dict[str, Any] = {
                     "start": start_us,
                     "plans": [floor.plan for floor in same],
                     "tokens": [max(floor.tokens, 1) for floor in same],
-                    "subjects": active,
+                    "subjects": subjects,
                     "count": _MAX_NEAR,
                 }
                 near |= set((await connection.scalars(_NEAR[_LEVELS[window], counts], values)).all())
-            values = {"subjects": active, "count": _MAX_NEAR}
+            values = {"subjects": subjects, "count": _MAX_NEAR}
             near |= set((await connection.scalars(_OVERRIDDEN, values)).all())
-            some = sample(sorted(near), min(count, len(near)))  # others the next time: nobody hides behind many
-            values = {"subjects": some, "count": _KEYS_OF_SUBJECT}
-            return Near((await connection.scalars(_KEYS, values)).all(), len(near) - len(some))
+        return near

@@ -46,6 +46,8 @@ class PostgresKeyRepository:
 
     async def get_all(self, key_ids: Collection[str]) -> Mapping[str, Key]:
         """Read those of these keys that exist, by their ids, without their overrides."""
+        if not key_ids:
+            return {}
         rows = (await self._connection.execute(_SELECT.where(keys.c.key_id.in_(key_ids)))).all()
         secrets = await read_secrets(self._connection, [row.key_id for row in rows])
         return {row.key_id: _key(row, tuple(secrets.get(row.key_id, ())), ()) for row in rows}
@@ -141,20 +143,19 @@ class PostgresKeyRepository:
         await self._connection.execute(update(keys).where(keys.c.key_id == key.key_id).values(values))
 
     async def _add_secrets(self, of: Sequence[Key]) -> None:
-        await self._connection.execute(
-            insert(key_secrets),
-            [
-                {
-                    "key_id": key.key_id,
-                    "digest": secret.digest,
-                    "pepper_version": secret.pepper_version,
-                    "expire_time": secret.expires_us,
-                    "environment": secret.environment,
-                }
-                for key in of
-                for secret in key.secrets
-            ],
-        )
+        rows = [
+            {
+                "key_id": key.key_id,
+                "digest": secret.digest,
+                "pepper_version": secret.pepper_version,
+                "expire_time": secret.expires_us,
+                "environment": secret.environment,
+            }
+            for key in of
+            for secret in key.secrets
+        ]
+        if rows:
+            await self._connection.execute(insert(key_secrets), rows)
 
     async def _read(self, statement: Select[Any]) -> Sequence[tuple[int, Key]]:
         rows = (await self._connection.execute(statement)).all()

@@ -3,21 +3,28 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import structlog
-from sqlalchemy import Row, Text, cast, delete, select
+from sqlalchemy import Row, Text, cast, delete, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
+from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.documents import limit_from_document, limit_to_document
-from ratelimit_service.management.overrides import OverrideTarget, StoredOverride
+from ratelimit_service.management.overrides import FoundOverride, OverrideTarget, StoredOverride
+from ratelimit_service.management.paging import invalid_token
 from ratelimit_service.postgres.repositories.conditions import readable_time
 from ratelimit_service.postgres.tables import overrides
 
 _log = structlog.get_logger(__name__)
+
+_LEVELS: Final[Mapping[str, Literal[Level.KEY, Level.SUBJECT]]] = {
+    Level.KEY.value: Level.KEY,
+    Level.SUBJECT.value: Level.SUBJECT,
+}
 
 OverrideRow = Row[*tuple[Any, ...]]
 """The `limit_document` and `expire_time` of an override, not decoded yet: it may not be a valid limit."""
@@ -64,6 +71,14 @@ def _decoded(rows: Sequence[OverrideRow]) -> Iterator[Override]:
             )
 
 
+def _target(level: str, name: str) -> OverrideTarget | None:
+    """What an override is set for; None if it was written past the API, and can be of nothing that there is."""
+    try:
+        return OverrideTarget(_LEVELS[level], name)
+    except InvalidArgument:
+        return None
+
+
 class PostgresOverrideRepository:
     """As `management.overrides.OverrideRepository` describes it."""
 
@@ -74,6 +89,36 @@ class PostgresOverrideRepository:
         """Read the overrides of a target in the order of their limits' names, those that have expired included."""
         rows = await read_override_rows(self._connection, target.level, [target.name])
         return to_overrides(rows.get(target.name, ()))
+
+    async def list_all(self, *, after: str, count: int) -> Sequence[FoundOverride]:
+        """Read at most COUNT overrides after the position AFTER: of keys, by their ids, and then of subjects."""
+        columns = overrides.c
+        place = tuple_(columns.level, columns.target, columns.limit_name)
+        statement = (
+            select(
+                columns.level,
+                columns.target,
+                columns.limit_name,
+                cast(columns.limit_document, Text).label("limit_document"),
+                readable_time(columns.expire_time),
+            )
+            .order_by(columns.level, columns.target, columns.limit_name)
+            .limit(count)
+        )
+        if after:
+            level, _, rest = after.partition("/")
+            limit, slash, target = rest.partition("/")
+            if level not in _LEVELS or not slash:
+                raise invalid_token()
+            statement = statement.where(place > tuple_(literal(level), literal(target), literal(limit)))
+        return [
+            FoundOverride(
+                f"{row.level}/{row.limit_name}/{row.target}",
+                _target(row.level, row.target),
+                next(iter(to_overrides([row])), None),
+            )
+            for row in await self._connection.execute(statement)
+        ]
 
     async def put(self, target: OverrideTarget, override: Override) -> None:
         """Insert an override, or replace the one of the same name."""

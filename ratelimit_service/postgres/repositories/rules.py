@@ -27,6 +27,7 @@ _COLUMNS = (
     cast(rule_versions.c.descriptors, Text).label("descriptors"),  # parsed here, perhaps beside the event loop
     rule_versions.c.on_store_failure,
     rule_versions.c.charge,
+    rule_versions.c.hold,
     rule_versions.c.description,
     readable_time(rule_versions.c.create_time),
 )
@@ -100,6 +101,7 @@ class PostgresRulesRepository:
             "descriptors": nodes_to_documents(rules.rules.descriptors),
             "on_store_failure": rules.rules.on_store_failure.value,
             "charge": rules.rules.charge.value,
+            "hold": rules.rules.hold_us,
             "description": rules.description,
             "create_time": rules.updated_us,
             "limit_count": sum(len(node.limits) for node in rules.rules.nodes()),
@@ -130,7 +132,7 @@ def _rules(row: Row[*tuple[Any, ...]]) -> DomainRules:
     try:
         nodes = nodes_from_documents(json.loads(row.descriptors))
         charge = RuleCharge(row.charge or RuleCharge.IF_ALLOWED)
-        return DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure), charge)
+        return DomainRules(row.domain, nodes, RuleOnStoreFailure(row.on_store_failure), charge, row.hold)
     except Exception as error:  # noqa: BLE001 whatever is wrong with a row, it must not hide the others
         why = f"{type(error).__name__}: {error}"
         _log.warning("the rules of a domain cannot be read", domain=row.domain, version=row.version, why=why)

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimit_service._gen.grpc.reflection.v1 import reflection_pb2
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2, simulation_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
@@ -57,6 +58,7 @@ ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimit
 ENVOY_AUTHORIZATION_SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
 KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
 HEALTH_SERVICE: Final = health.SERVICE_NAME
+REFLECTION_SERVICE: Final = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 
 
 _Request = TypeVar("_Request", bound=Message)
@@ -223,14 +225,19 @@ def health_methods(service: HealthService, present: Present) -> dict[str, "grpc.
 
 
 def reflection_methods(services: Iterable[str], present: Present) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-    """The method of server reflection, which lists SERVICES and itself, for whoever reaches the port."""
-    reflections = ReflectionService((*services, reflection.SERVICE_NAME))
+    """The method of server reflection, which lists SERVICES and itself, for whoever reaches the port.
+
+    In both of its versions, which are the same on the wire.
+    """
+    names = (REFLECTION_SERVICE, reflection.SERVICE_NAME)
+    reflections = ReflectionService((*services, *names))
 
     async def reflect(call: Call) -> bytes:
         await reflections.reflect(call.context, present(call.context).peer_text)
         return b""
 
-    return _bound(reflection.SERVICE_NAME, {"ServerReflectionInfo": (_streamed, convert_errors(reflect))})
+    info = {"ServerReflectionInfo": (_streamed, convert_errors(reflect))}
+    return _bound(names[0], info) | _bound(names[1], info)
 
 
 def methods_elsewhere(methods: Iterable[str]) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:

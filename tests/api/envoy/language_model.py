@@ -14,7 +14,8 @@ class LanguageModel:
     """Listens on a port of its own. A request chooses its answer by the field `answer`.
 
     `prompt` and `completion` are the tokens of its usage, of which none is reported if they are missing; `status` is
-    200 if it is. `chunks` is how many events a streamed answer has, and `cut` whether it ends before the usage.
+    200 if it is. `chunks` is how many events a streamed answer has, and `cut` whether it ends before the usage. It
+    waits for `delay` seconds before it answers.
     """
 
     def __init__(self) -> None:
@@ -61,12 +62,16 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     upstream: ClassVar[LanguageModel]
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         request: dict[str, Any] = json.loads(body) if body else {}
         answer = request.get("answer", {})
         self.upstream.began({name.lower(): value for name, value in self.headers.items()})
         cost = 0
+        time.sleep(answer.get("delay", 0))
         try:
             usage = {f"{name}_tokens": answer[name] for name in ("prompt", "completion") if name in answer}
             if request.get("stream"):

@@ -22,7 +22,7 @@ from ratelimit_service.management.tokens import Role
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "deploy" / "envoy"
 NAMES = ("rls", "ext_authz", "ext_authz_rls")
-ALL = (*NAMES, "llm")
+ALL = (*NAMES, "llm", "llm_reserved")
 LISTEN, SERVICE, UPSTREAM = 10_000, 50_051, 8_080
 
 StartExample = Callable[[str], FrontEnvoy]

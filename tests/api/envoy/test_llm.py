@@ -202,6 +202,8 @@ def test_what_is_not_charged(gateway: Gateway, model: LanguageModel) -> None:
     assert gateway.post(body, content_type="application/json").status == 401
     assert gateway.post(body, content_type="application/json", x_api_key="").status == 401
     assert gateway.post(body, content_type="application/json", x_api_key="rlk_live_made_up").status == 429
+    for long in ("x" * 8_192, "rlk_live_" + "x" * 20_000):  # of which Envoy takes no metadata
+        assert gateway.post(body, content_type="application/json", x_api_key=long).status == 429
     assert len(model.headers) == requests
 
 

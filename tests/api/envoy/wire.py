@@ -78,7 +78,7 @@ def limit_headers(response: RateLimitResponse) -> dict[str, str]:
     return {header.key: header.value for header in response.response_headers_to_add}
 
 
-def put_rules(server: Server, *descriptors: dict[str, Any], on_store_failure: str = "FAIL", **fields: str) -> str:
+def put_rules(server: Server, *descriptors: dict[str, Any], on_store_failure: str = "FAIL", **fields: object) -> str:
     """Put rules in force for a domain of the test's own, and return its name once they are."""
     domain = f"domain-{next(_domains)}"
     rules = {"domain": domain, "on_store_failure": on_store_failure, "descriptors": [*descriptors, _MARK]} | fields

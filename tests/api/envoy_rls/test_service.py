@@ -23,7 +23,7 @@ class Service:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.service = EnvoyRateLimitService(world.engine, LimitHeaders(""), world.clock, ReasonCounts("x"))
+        self.service = EnvoyRateLimitService(world.engine, world.held, LimitHeaders(""), world.clock, ReasonCounts("x"))
 
     def is_cached(self, data: bytes) -> bool:
         return isinstance(self.service.read(data), PreparedRequest)

@@ -477,3 +477,64 @@ async def test_audit_events_are_listed_by_every_filter(console: Console) -> None
     assert await actions(actor="ada") == await actions(start_time=PAST, end_time=LATEST)
     assert await actions(actor="eve") == await actions(start_time=LATER) == await actions(end_time=PAST) == []
     assert await console.invalid_fields("audit", {"start_time": PAST, "end_time": PAST}) == ["end_time"]
+
+
+async def test_what_is_only_validated_changes_nothing(console: Console) -> None:
+    """An action with `validate_only` needs the same role, is refused for the same reasons, and makes no secret."""
+    key = await console.key()
+    tried = [
+        ("key", {"create": {"plan": "free", "subject": "new"}}, {"create": {"plan": "none", "subject": "new"}}),
+        ("key", {"rotate": {"key_id": key["key_id"]}}, {"rotate": {"key_id": UNKNOWN}}),
+        ("key", {"revoke": {"key_id": key["key_id"]}}, {"revoke": {"key_id": UNKNOWN}}),
+        ("plan", {"delete": {"name": "other"}}, {"delete": {"name": "free"}}),
+        ("plan", {"create": {"plan": FREE | {"name": "made"}}}, {"create": {"plan": FREE}}),
+        (
+            "override",
+            {"subject": "acme", "set": {"override": {"limit": FREE["limits"][0]}}},
+            {"subject": "acme", "delete": {"limit": "none"}},
+        ),
+    ]
+    await console("plan", {"create": {"plan": FREE | {"name": "other"}}})
+    events = await console("audit", {})
+    for method, valid, refused in tried:
+        result = await console(method, valid | {"validate_only": True})
+        assert "secret" not in str(result)
+        with pytest.raises(PermissionDenied):
+            await console(method, valid | {"validate_only": True}, VIEWER)
+        with pytest.raises((NotFound, FailedPrecondition, AlreadyExists)):
+            await console(method, refused | {"validate_only": True})
+    bulk = {"bulk_create": {"keys": [{"plan": "free", "subject": "a"}, {"plan": "none", "subject": "b"}]}}
+    made, error = (await console("key", bulk | {"validate_only": True}))["bulk_create"]["results"]
+    assert (made["created"]["key"]["subject"], error["error"]["reason"]) == ("a", "PLAN_NOT_FOUND")
+    assert "secret" not in made["created"]
+    read = await console("key", {"get": {"key_id": key["key_id"]}, "validate_only": True}, VIEWER)
+    assert read["get"]["key"] == key
+    assert await console("audit", {}) == events
+
+
+async def test_keys_are_created_with_an_id_and_without_a_secret(console: Console) -> None:
+    """An id may be chosen, and a key may have no secret until it is rotated."""
+    create = {"create": {"plan": "free", "subject": "acme", "key_id": UNKNOWN, "without_secret": True}}
+    created = (await console("key", create))["create"]
+    assert (created["key"]["key_id"], "secret" in created) == (UNKNOWN, False)
+    with pytest.raises(AlreadyExists):
+        await console("key", create)
+    assert await console.invalid_fields("key", {"create": {"plan": "free", "subject": "a", "key_id": "x"}}) == [
+        "create.key_id"
+    ]
+    secret = (await console("key", {"rotate": {"key_id": UNKNOWN}}))["rotate"]["secret"]
+    assert ApiKey.parse(secret).key_id == UNKNOWN
+
+
+async def test_all_overrides_are_listed(console: Console) -> None:
+    """A viewer may list the overrides of all keys and subjects, each with what it was set for."""
+    key_id = (await console.key())["key_id"]
+    for target in ({"key_id": key_id}, {"subject": "acme"}):
+        await console("override", target | {"set": {"override": {"limit": FREE["limits"][1]}}})
+    first = (await console("override", {"list_all": {"page_size": 1}}, VIEWER))["list_all"]
+    again = {"page_size": 1, "page_token": first["next_page_token"]}
+    second = (await console("override", {"list_all": again}, VIEWER))["list_all"]
+    assert [first["overrides"][0]["key_id"], second["overrides"][0]["subject"]] == [key_id, "acme"]
+    assert second["overrides"][0]["override"]["limit"]["name"] == "daily"
+    assert "next_page_token" not in second
+    assert await console.invalid_fields("override", {"list_all": {"page_token": "x"}}) == ["list_all.page_token"]

@@ -6,6 +6,7 @@ from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, r
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
+from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.outcome import DescriptorStatus, RequestDecision
 from ratelimit_service.decision.descriptors.request import DescribedRequest, Descriptor
 from ratelimit_service.decision.descriptors.rules import (
@@ -17,10 +18,13 @@ from ratelimit_service.decision.descriptors.rules import (
     Unlimited,
 )
 from ratelimit_service.decision.descriptors.rules_cache import FetchedRules, RulesCache
+from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
+from ratelimit_service.decision.reservation import ReservationIds
+from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.decision.usage_tally import UsageTally
 
 
@@ -100,7 +104,10 @@ class World:
         self.rules = RulesCache(self.source)
         cache = PolicyCache(self.policies, self.clock)
         self.usage = UsageTally(self.clock)
-        self.engine = DescriptorEngine(self.rules, KeyResolver(cache, PEPPERS), self.buckets, local, self.usage)
+        keys, ids = KeyResolver(cache, PEPPERS), ReservationIds([b"secret"])
+        self.engine = DescriptorEngine(self.rules, keys, self.buckets, local, self.usage)
+        checks = DecisionEngine(keys, self.buckets, local, self.usage, ids)
+        self.held = HeldCalls(self.rules, checks, Settlements(keys, self.buckets, ids))
 
     def add_key(self, *limits: object, **fields: object) -> ApiKey:
         """Make a key, on a plan with these limits."""

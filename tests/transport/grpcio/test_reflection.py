@@ -5,12 +5,16 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2 as alpha_pb2
+from grpc_reflection.v1alpha import reflection_pb2_grpc as alpha_pb2_grpc
 
+from ratelimit_service._gen.grpc.reflection.v1 import reflection_pb2 as v1_pb2
+from ratelimit_service._gen.grpc.reflection.v1 import reflection_pb2_grpc as v1_pb2_grpc
 from ratelimit_service.management.tokens import Role
 from transport.grpcio.running import RunningServer
 
@@ -62,16 +66,19 @@ async def test_details_of_errors_are_readable(running: RunningServer) -> None:
     assert "api_key" in output
 
 
-async def test_every_service_and_file_is_listed(running: RunningServer) -> None:
-    """Reflection lists our services with health, and gives each file that they are made of."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
-    call = stub.ServerReflectionInfo(timeout=10)
-    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+@pytest.mark.parametrize(
+    ("messages", "stubs"), [(alpha_pb2, alpha_pb2_grpc), (v1_pb2, v1_pb2_grpc)], ids=["v1alpha", "v1"]
+)
+async def test_every_service_and_file_is_listed(running: RunningServer, messages: Any, stubs: Any) -> None:  # noqa: ANN401
+    """Reflection of both versions lists our services with health, and gives each file that they are made of."""
+    call = stubs.ServerReflectionStub(running.channel).ServerReflectionInfo(timeout=10)
+    await call.write(messages.ServerReflectionRequest(list_services=""))
     services = {service.name for service in (await call.read()).list_services_response.service}
     assert services == {
         "envoy.service.auth.v3.Authorization",
         "envoy.service.ratelimit.v3.RateLimitService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "ratelimit.v1.KeyAdminService",
         "ratelimit.v1.RateLimitService",
@@ -79,7 +86,7 @@ async def test_every_service_and_file_is_listed(running: RunningServer) -> None:
     symbols = [*services, "google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.PreconditionFailure"]
     files = set()
     for symbol in [*symbols, "google.rpc.RetryInfo"]:
-        await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+        await call.write(messages.ServerReflectionRequest(file_containing_symbol=symbol))
         answer = await call.read()
         files |= {
             FileDescriptorProto.FromString(data).name for data in answer.file_descriptor_response.file_descriptor_proto

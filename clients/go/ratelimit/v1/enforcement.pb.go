@@ -119,7 +119,10 @@ type ManageEnforcementRequest struct {
 	//	*ManageEnforcementRequest_TurnOff_
 	//	*ManageEnforcementRequest_TurnOn_
 	//	*ManageEnforcementRequest_Get
-	Action        isManageEnforcementRequest_Action `protobuf_oneof:"action"`
+	Action isManageEnforcementRequest_Action `protobuf_oneof:"action"`
+	// If true, the action is checked as a whole, and its result returned, but the switch stays as it is. It needs the same
+	// role. Ignored by `get`.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -186,6 +189,13 @@ func (x *ManageEnforcementRequest) GetGet() *ManageEnforcementRequest_GetEnforce
 		}
 	}
 	return nil
+}
+
+func (x *ManageEnforcementRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 type isManageEnforcementRequest_Action interface {
@@ -398,11 +408,12 @@ const file_ratelimit_v1_enforcement_proto_rawDesc = "" +
 	"\toff_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\toff_until\x12\x14\n" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x18\n" +
 	"\acomment\x18\x04 \x01(\tR\acomment\x12<\n" +
-	"\vupdate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vupdate_time\"\x80\x03\n" +
+	"\vupdate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vupdate_time\"\xa6\x03\n" +
 	"\x18ManageEnforcementRequest\x12L\n" +
 	"\bturn_off\x18\x01 \x01(\v2..ratelimit.v1.ManageEnforcementRequest.TurnOffH\x00R\bturn_off\x12I\n" +
 	"\aturn_on\x18\x02 \x01(\v2-.ratelimit.v1.ManageEnforcementRequest.TurnOnH\x00R\aturn_on\x12I\n" +
-	"\x03get\x18\x03 \x01(\v25.ratelimit.v1.ManageEnforcementRequest.GetEnforcementH\x00R\x03get\x1aZ\n" +
+	"\x03get\x18\x03 \x01(\v25.ratelimit.v1.ManageEnforcementRequest.GetEnforcementH\x00R\x03get\x12$\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\rvalidate_only\x1aZ\n" +
 	"\aTurnOff\x125\n" +
 	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x1a\b\n" +

@@ -84,6 +84,8 @@ const (
 	// NOT_FOUND. There is no open reservation of this id: its hold has ended, it was settled a while ago, or the bucket store has
 	// lost it. Its estimate stays charged.
 	ErrorReason_RESERVATION_NOT_FOUND ErrorReason = 24
+	// ALREADY_EXISTS. Key ids are never used twice, not even that of a revoked key. Metadata: `key_id`.
+	ErrorReason_KEY_EXISTS ErrorReason = 25
 )
 
 // Enum value maps for ErrorReason.
@@ -114,6 +116,7 @@ var (
 		22: "OVERLOADED",
 		23: "CONFIRMATION_REQUIRED",
 		24: "RESERVATION_NOT_FOUND",
+		25: "KEY_EXISTS",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED": 0,
@@ -141,6 +144,7 @@ var (
 		"OVERLOADED":               22,
 		"CONFIRMATION_REQUIRED":    23,
 		"RESERVATION_NOT_FOUND":    24,
+		"KEY_EXISTS":               25,
 	}
 )
 
@@ -175,7 +179,7 @@ var File_ratelimit_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xb1\x04\n" +
+	"\x19ratelimit/v1/errors.proto\x12\fratelimit.v1*\xc1\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rINVALID_FIELD\x10\x01\x12\x11\n" +
@@ -204,7 +208,9 @@ const file_ratelimit_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"OVERLOADED\x10\x16\x12\x19\n" +
 	"\x15CONFIRMATION_REQUIRED\x10\x17\x12\x19\n" +
-	"\x15RESERVATION_NOT_FOUND\x10\x18BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x15RESERVATION_NOT_FOUND\x10\x18\x12\x0e\n" +
+	"\n" +
+	"KEY_EXISTS\x10\x19BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_errors_proto_rawDescOnce sync.Once

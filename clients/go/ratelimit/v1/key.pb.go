@@ -88,7 +88,7 @@ func (Key_State) EnumDescriptor() ([]byte, []int) {
 // An API key, without its secret.
 type Key struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The public id: 16 characters of base62. Set by the server.
+	// The public id: 16 characters of base62. Set by the server, unless CreateKey names one.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,proto3" json:"key_id,omitempty"`
 	// The subject that the limits apply to: 1 to 128 bytes, in Unicode normalization form C, with no blank but U+0020
 	// and none at its ends, no controls, and no characters that cannot be seen or reorder what is read. Keys of one subject

@@ -244,7 +244,11 @@ type ManageKeyRequest struct {
 	//	*ManageKeyRequest_BulkSuspend
 	//	*ManageKeyRequest_BulkResume
 	//	*ManageKeyRequest_BulkRevoke
-	Action        isManageKeyRequest_Action `protobuf_oneof:"action"`
+	Action isManageKeyRequest_Action `protobuf_oneof:"action"`
+	// If true, the action is checked as a whole, and its result returned, but nothing is changed, and no secret made. It
+	// needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+	// Ignored by actions that only read.
+	ValidateOnly  bool `protobuf:"varint,13,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +396,13 @@ func (x *ManageKeyRequest) GetBulkRevoke() *ManageKeyRequest_BulkKeys {
 		}
 	}
 	return nil
+}
+
+func (x *ManageKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 type isManageKeyRequest_Action interface {
@@ -752,7 +763,11 @@ type ManagePlanRequest struct {
 	//	*ManagePlanRequest_Update
 	//	*ManagePlanRequest_Delete
 	//	*ManagePlanRequest_RollBack
-	Action        isManagePlanRequest_Action `protobuf_oneof:"action"`
+	Action isManagePlanRequest_Action `protobuf_oneof:"action"`
+	// If true, the action is checked as a whole, and its result returned, but nothing is changed. It
+	// needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+	// Ignored by actions that only read.
+	ValidateOnly  bool `protobuf:"varint,7,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -846,6 +861,13 @@ func (x *ManagePlanRequest) GetRollBack() *ManagePlanRequest_RollBackPlan {
 		}
 	}
 	return nil
+}
+
+func (x *ManagePlanRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 type isManagePlanRequest_Action interface {
@@ -1052,7 +1074,7 @@ func (*ManagePlanResponse_RollBack) isManagePlanResponse_Result() {}
 // One action on the overrides of a key or a subject.
 type ManageOverrideRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the overrides are set. Required.
+	// Where the overrides are set. Required, but for list_all.
 	//
 	// Types that are valid to be assigned to Target:
 	//
@@ -1066,7 +1088,12 @@ type ManageOverrideRequest struct {
 	//	*ManageOverrideRequest_Set
 	//	*ManageOverrideRequest_List
 	//	*ManageOverrideRequest_Delete
-	Action        isManageOverrideRequest_Action `protobuf_oneof:"action"`
+	//	*ManageOverrideRequest_ListAll
+	Action isManageOverrideRequest_Action `protobuf_oneof:"action"`
+	// If true, the action is checked as a whole, and its result returned, but nothing is changed. It
+	// needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+	// Ignored by actions that only read.
+	ValidateOnly  bool `protobuf:"varint,7,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1160,6 +1187,22 @@ func (x *ManageOverrideRequest) GetDelete() *ManageOverrideRequest_DeleteOverrid
 	return nil
 }
 
+func (x *ManageOverrideRequest) GetListAll() *ManageOverrideRequest_ListAllOverrides {
+	if x != nil {
+		if x, ok := x.Action.(*ManageOverrideRequest_ListAll); ok {
+			return x.ListAll
+		}
+	}
+	return nil
+}
+
+func (x *ManageOverrideRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 type isManageOverrideRequest_Target interface {
 	isManageOverrideRequest_Target()
 }
@@ -1197,11 +1240,18 @@ type ManageOverrideRequest_Delete struct {
 	Delete *ManageOverrideRequest_DeleteOverride `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
 }
 
+type ManageOverrideRequest_ListAll struct {
+	// Lists the overrides of all keys and subjects.
+	ListAll *ManageOverrideRequest_ListAllOverrides `protobuf:"bytes,6,opt,name=list_all,proto3,oneof"`
+}
+
 func (*ManageOverrideRequest_Set) isManageOverrideRequest_Action() {}
 
 func (*ManageOverrideRequest_List) isManageOverrideRequest_Action() {}
 
 func (*ManageOverrideRequest_Delete) isManageOverrideRequest_Action() {}
+
+func (*ManageOverrideRequest_ListAll) isManageOverrideRequest_Action() {}
 
 // The result of the action of the same name.
 type ManageOverrideResponse struct {
@@ -1213,6 +1263,7 @@ type ManageOverrideResponse struct {
 	//	*ManageOverrideResponse_Set
 	//	*ManageOverrideResponse_List
 	//	*ManageOverrideResponse_Delete
+	//	*ManageOverrideResponse_ListAll
 	Result        isManageOverrideResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1282,6 +1333,15 @@ func (x *ManageOverrideResponse) GetDelete() *ManageOverrideResponse_Overrides {
 	return nil
 }
 
+func (x *ManageOverrideResponse) GetListAll() *ManageOverrideResponse_OverridePage {
+	if x != nil {
+		if x, ok := x.Result.(*ManageOverrideResponse_ListAll); ok {
+			return x.ListAll
+		}
+	}
+	return nil
+}
+
 type isManageOverrideResponse_Result interface {
 	isManageOverrideResponse_Result()
 }
@@ -1301,11 +1361,18 @@ type ManageOverrideResponse_Delete struct {
 	Delete *ManageOverrideResponse_Overrides `protobuf:"bytes,3,opt,name=delete,proto3,oneof"`
 }
 
+type ManageOverrideResponse_ListAll struct {
+	// One page of the overrides of all keys and subjects.
+	ListAll *ManageOverrideResponse_OverridePage `protobuf:"bytes,4,opt,name=list_all,proto3,oneof"`
+}
+
 func (*ManageOverrideResponse_Set) isManageOverrideResponse_Result() {}
 
 func (*ManageOverrideResponse_List) isManageOverrideResponse_Result() {}
 
 func (*ManageOverrideResponse_Delete) isManageOverrideResponse_Result() {}
+
+func (*ManageOverrideResponse_ListAll) isManageOverrideResponse_Result() {}
 
 // One action on the descriptor rules of a domain.
 type ManageRulesRequest struct {
@@ -1318,7 +1385,11 @@ type ManageRulesRequest struct {
 	//	*ManageRulesRequest_Get
 	//	*ManageRulesRequest_List
 	//	*ManageRulesRequest_Delete
-	Action        isManageRulesRequest_Action `protobuf_oneof:"action"`
+	Action isManageRulesRequest_Action `protobuf_oneof:"action"`
+	// If true, the action is checked as a whole, and its result returned, but nothing is changed. It
+	// needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+	// Ignored by actions that only read.
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1394,6 +1465,13 @@ func (x *ManageRulesRequest) GetDelete() *ManageRulesRequest_DeleteRules {
 		}
 	}
 	return nil
+}
+
+func (x *ManageRulesRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 type isManageRulesRequest_Action interface {
@@ -2146,7 +2224,13 @@ type ManageKeyRequest_CreateKey struct {
 	// When the key expires. Absent means never; otherwise in the future.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,proto3" json:"expire_time,omitempty"`
 	// As in Key.
-	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The public id, as in Key, for configuration that names its keys. Ids are never used twice: that of a revoked key is
+	// taken, too. Empty: the server chooses one at random.
+	KeyId string `protobuf:"bytes,6,opt,name=key_id,proto3" json:"key_id,omitempty"`
+	// If true, the key has no secret, so that no API key is valid for it until RotateKey makes one; gateways may send its
+	// `key_id`.
+	WithoutSecret bool `protobuf:"varint,7,opt,name=without_secret,proto3" json:"without_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2214,6 +2298,20 @@ func (x *ManageKeyRequest_CreateKey) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *ManageKeyRequest_CreateKey) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *ManageKeyRequest_CreateKey) GetWithoutSecret() bool {
+	if x != nil {
+		return x.WithoutSecret
+	}
+	return false
 }
 
 // Reads a key.
@@ -2803,7 +2901,7 @@ type ManageKeyResponse_CreatedKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key.
 	Key *Key `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// The secret API key, to hand to its owner. It is returned here and never again.
+	// The secret API key, to hand to its owner. It is returned here and never again. Empty for a key without a secret.
 	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3840,6 +3938,62 @@ func (*ManageOverrideRequest_ListOverrides) Descriptor() ([]byte, []int) {
 	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{4, 1}
 }
 
+// Lists the overrides of all keys, revoked ones included, and of all subjects, those that have expired included: keys
+// first, in the order of their ids, then subjects.
+type ManageOverrideRequest_ListAllOverrides struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many at most: 1 to 1000. 0 means 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,proto3" json:"page_size,omitempty"`
+	// The `next_page_token` of the previous response, to continue from there.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageOverrideRequest_ListAllOverrides) Reset() {
+	*x = ManageOverrideRequest_ListAllOverrides{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageOverrideRequest_ListAllOverrides) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageOverrideRequest_ListAllOverrides) ProtoMessage() {}
+
+func (x *ManageOverrideRequest_ListAllOverrides) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageOverrideRequest_ListAllOverrides.ProtoReflect.Descriptor instead.
+func (*ManageOverrideRequest_ListAllOverrides) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{4, 2}
+}
+
+func (x *ManageOverrideRequest_ListAllOverrides) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ManageOverrideRequest_ListAllOverrides) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // Deletes an override.
 type ManageOverrideRequest_DeleteOverride struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3854,7 +4008,7 @@ type ManageOverrideRequest_DeleteOverride struct {
 
 func (x *ManageOverrideRequest_DeleteOverride) Reset() {
 	*x = ManageOverrideRequest_DeleteOverride{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3866,7 +4020,7 @@ func (x *ManageOverrideRequest_DeleteOverride) String() string {
 func (*ManageOverrideRequest_DeleteOverride) ProtoMessage() {}
 
 func (x *ManageOverrideRequest_DeleteOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[46]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3879,7 +4033,7 @@ func (x *ManageOverrideRequest_DeleteOverride) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use ManageOverrideRequest_DeleteOverride.ProtoReflect.Descriptor instead.
 func (*ManageOverrideRequest_DeleteOverride) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{4, 2}
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{4, 3}
 }
 
 func (x *ManageOverrideRequest_DeleteOverride) GetLimit() string {
@@ -3907,7 +4061,7 @@ type ManageOverrideResponse_Overrides struct {
 
 func (x *ManageOverrideResponse_Overrides) Reset() {
 	*x = ManageOverrideResponse_Overrides{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3919,7 +4073,7 @@ func (x *ManageOverrideResponse_Overrides) String() string {
 func (*ManageOverrideResponse_Overrides) ProtoMessage() {}
 
 func (x *ManageOverrideResponse_Overrides) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[47]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,13 +4096,166 @@ func (x *ManageOverrideResponse_Overrides) GetOverrides() []*Override {
 	return nil
 }
 
+// One page of overrides.
+type ManageOverrideResponse_OverridePage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each with its target; those of one in the order of their limits' names.
+	Overrides []*ManageOverrideResponse_OverridePage_SetFor `protobuf:"bytes,1,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// Send it back to get the next page. Empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageOverrideResponse_OverridePage) Reset() {
+	*x = ManageOverrideResponse_OverridePage{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageOverrideResponse_OverridePage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageOverrideResponse_OverridePage) ProtoMessage() {}
+
+func (x *ManageOverrideResponse_OverridePage) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageOverrideResponse_OverridePage.ProtoReflect.Descriptor instead.
+func (*ManageOverrideResponse_OverridePage) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{5, 1}
+}
+
+func (x *ManageOverrideResponse_OverridePage) GetOverrides() []*ManageOverrideResponse_OverridePage_SetFor {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+func (x *ManageOverrideResponse_OverridePage) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// An override, and what it was set for.
+type ManageOverrideResponse_OverridePage_SetFor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is set.
+	//
+	// Types that are valid to be assigned to Target:
+	//
+	//	*ManageOverrideResponse_OverridePage_SetFor_KeyId
+	//	*ManageOverrideResponse_OverridePage_SetFor_Subject
+	Target isManageOverrideResponse_OverridePage_SetFor_Target `protobuf_oneof:"target"`
+	// The override.
+	Override      *Override `protobuf:"bytes,3,opt,name=override,proto3" json:"override,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManageOverrideResponse_OverridePage_SetFor) Reset() {
+	*x = ManageOverrideResponse_OverridePage_SetFor{}
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManageOverrideResponse_OverridePage_SetFor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManageOverrideResponse_OverridePage_SetFor) ProtoMessage() {}
+
+func (x *ManageOverrideResponse_OverridePage_SetFor) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManageOverrideResponse_OverridePage_SetFor.ProtoReflect.Descriptor instead.
+func (*ManageOverrideResponse_OverridePage_SetFor) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_key_admin_service_proto_rawDescGZIP(), []int{5, 1, 0}
+}
+
+func (x *ManageOverrideResponse_OverridePage_SetFor) GetTarget() isManageOverrideResponse_OverridePage_SetFor_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *ManageOverrideResponse_OverridePage_SetFor) GetKeyId() string {
+	if x != nil {
+		if x, ok := x.Target.(*ManageOverrideResponse_OverridePage_SetFor_KeyId); ok {
+			return x.KeyId
+		}
+	}
+	return ""
+}
+
+func (x *ManageOverrideResponse_OverridePage_SetFor) GetSubject() string {
+	if x != nil {
+		if x, ok := x.Target.(*ManageOverrideResponse_OverridePage_SetFor_Subject); ok {
+			return x.Subject
+		}
+	}
+	return ""
+}
+
+func (x *ManageOverrideResponse_OverridePage_SetFor) GetOverride() *Override {
+	if x != nil {
+		return x.Override
+	}
+	return nil
+}
+
+type isManageOverrideResponse_OverridePage_SetFor_Target interface {
+	isManageOverrideResponse_OverridePage_SetFor_Target()
+}
+
+type ManageOverrideResponse_OverridePage_SetFor_KeyId struct {
+	// One key.
+	KeyId string `protobuf:"bytes,1,opt,name=key_id,proto3,oneof"`
+}
+
+type ManageOverrideResponse_OverridePage_SetFor_Subject struct {
+	// One subject, which means all its keys.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3,oneof"`
+}
+
+func (*ManageOverrideResponse_OverridePage_SetFor_KeyId) isManageOverrideResponse_OverridePage_SetFor_Target() {
+}
+
+func (*ManageOverrideResponse_OverridePage_SetFor_Subject) isManageOverrideResponse_OverridePage_SetFor_Target() {
+}
+
 // Replaces all rules of a domain; creates the domain if it has none.
 type ManageRulesRequest_ReplaceRules struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The rules, and optionally the `etag` that was read. `version`, `create_time` and `update_time` are ignored.
 	// Required.
 	Rules *DomainRules `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`
-	// If true, only validates the rules and the etag, and returns what would be in force.
+	// If true, only validates the rules and the etag, and returns what would be in force, without a confirmation.
 	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,proto3" json:"validate_only,omitempty"`
 	// Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
 	// change is refused if it has to be confirmed.
@@ -3959,7 +4266,7 @@ type ManageRulesRequest_ReplaceRules struct {
 
 func (x *ManageRulesRequest_ReplaceRules) Reset() {
 	*x = ManageRulesRequest_ReplaceRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3971,7 +4278,7 @@ func (x *ManageRulesRequest_ReplaceRules) String() string {
 func (*ManageRulesRequest_ReplaceRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ReplaceRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[48]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4021,7 +4328,7 @@ type ManageRulesRequest_GetRules struct {
 
 func (x *ManageRulesRequest_GetRules) Reset() {
 	*x = ManageRulesRequest_GetRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4033,7 +4340,7 @@ func (x *ManageRulesRequest_GetRules) String() string {
 func (*ManageRulesRequest_GetRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_GetRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[49]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4076,7 +4383,7 @@ type ManageRulesRequest_ListRules struct {
 
 func (x *ManageRulesRequest_ListRules) Reset() {
 	*x = ManageRulesRequest_ListRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4395,7 @@ func (x *ManageRulesRequest_ListRules) String() string {
 func (*ManageRulesRequest_ListRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_ListRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[50]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4134,7 +4441,7 @@ type ManageRulesRequest_DeleteRules struct {
 
 func (x *ManageRulesRequest_DeleteRules) Reset() {
 	*x = ManageRulesRequest_DeleteRules{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4146,7 +4453,7 @@ func (x *ManageRulesRequest_DeleteRules) String() string {
 func (*ManageRulesRequest_DeleteRules) ProtoMessage() {}
 
 func (x *ManageRulesRequest_DeleteRules) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[51]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4194,7 +4501,7 @@ type ManageRulesResponse_RulesResult struct {
 
 func (x *ManageRulesResponse_RulesResult) Reset() {
 	*x = ManageRulesResponse_RulesResult{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4513,7 @@ func (x *ManageRulesResponse_RulesResult) String() string {
 func (*ManageRulesResponse_RulesResult) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[52]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4242,7 +4549,7 @@ type ManageRulesResponse_RulesPage struct {
 
 func (x *ManageRulesResponse_RulesPage) Reset() {
 	*x = ManageRulesResponse_RulesPage{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4254,7 +4561,7 @@ func (x *ManageRulesResponse_RulesPage) String() string {
 func (*ManageRulesResponse_RulesPage) ProtoMessage() {}
 
 func (x *ManageRulesResponse_RulesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[53]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4293,7 +4600,9 @@ type ExplainLimitResponse_ConsideredLimit struct {
 	Level LimitLevel `protobuf:"varint,2,opt,name=level,proto3,enum=ratelimit.v1.LimitLevel" json:"level,omitempty"`
 	// Whether it applies to the call.
 	Applies bool `protobuf:"varint,3,opt,name=applies,proto3" json:"applies,omitempty"`
-	// Why it does not apply: `resource`, `overridden by key`, `overridden by subject`, `expired`. Empty when it does.
+	// Why it does not apply: `overridden by key`, `overridden by subject`, `expired`; `resource`; `hold` for calls at
+	// once, of which only calls with a `hold` count; or the reason for which all calls of the key are refused, such as
+	// `KEY_SUSPENDED`. Empty when it does.
 	WhyNot string `protobuf:"bytes,4,opt,name=why_not,proto3" json:"why_not,omitempty"`
 	// The name of its state in the bucket store. Empty when it does not apply.
 	Bucket        string `protobuf:"bytes,5,opt,name=bucket,proto3" json:"bucket,omitempty"`
@@ -4303,7 +4612,7 @@ type ExplainLimitResponse_ConsideredLimit struct {
 
 func (x *ExplainLimitResponse_ConsideredLimit) Reset() {
 	*x = ExplainLimitResponse_ConsideredLimit{}
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[54]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4315,7 +4624,7 @@ func (x *ExplainLimitResponse_ConsideredLimit) String() string {
 func (*ExplainLimitResponse_ConsideredLimit) ProtoMessage() {}
 
 func (x *ExplainLimitResponse_ConsideredLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[54]
+	mi := &file_ratelimit_v1_key_admin_service_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4370,7 +4679,7 @@ var File_ratelimit_v1_key_admin_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19ratelimit/v1/alerts.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x1eratelimit/v1/enforcement.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\x1a\x1dratelimit/v1/simulation.proto\x1a\x18ratelimit/v1/usage.proto\"\xc2\x11\n" +
+	"$ratelimit/v1/key_admin_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19ratelimit/v1/alerts.proto\x1a\x18ratelimit/v1/audit.proto\x1a\x1eratelimit/v1/enforcement.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x16ratelimit/v1/key.proto\x1a\x18ratelimit/v1/limit.proto\x1a\x17ratelimit/v1/plan.proto\x1a%ratelimit/v1/rate_limit_service.proto\x1a\x18ratelimit/v1/rules.proto\x1a\x1dratelimit/v1/simulation.proto\x1a\x18ratelimit/v1/usage.proto\"\xa8\x12\n" +
 	"\x10ManageKeyRequest\x12B\n" +
 	"\x06create\x18\x01 \x01(\v2(.ratelimit.v1.ManageKeyRequest.CreateKeyH\x00R\x06create\x129\n" +
 	"\x03get\x18\x02 \x01(\v2%.ratelimit.v1.ManageKeyRequest.GetKeyH\x00R\x03get\x12=\n" +
@@ -4384,13 +4693,16 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\fbulk_suspend\x18\n" +
 	" \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\fbulk_suspend\x12K\n" +
 	"\vbulk_resume\x18\v \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\vbulk_resume\x12K\n" +
-	"\vbulk_revoke\x18\f \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\vbulk_revoke\x1a\xa2\x02\n" +
+	"\vbulk_revoke\x18\f \x01(\v2'.ratelimit.v1.ManageKeyRequest.BulkKeysH\x00R\vbulk_revoke\x12$\n" +
+	"\rvalidate_only\x18\r \x01(\bR\rvalidate_only\x1a\xe2\x02\n" +
 	"\tCreateKey\x12\x12\n" +
 	"\x04plan\x18\x01 \x01(\tR\x04plan\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12<\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vexpire_time\x12L\n" +
-	"\x06labels\x18\x05 \x03(\v24.ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x05 \x03(\v24.ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06key_id\x18\x06 \x01(\tR\x06key_id\x12&\n" +
+	"\x0ewithout_secret\x18\a \x01(\bR\x0ewithout_secret\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a \n" +
@@ -4481,14 +4793,15 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06result\"\xba\a\n" +
+	"\x06result\"\xe0\a\n" +
 	"\x11ManagePlanRequest\x12D\n" +
 	"\x06create\x18\x01 \x01(\v2*.ratelimit.v1.ManagePlanRequest.CreatePlanH\x00R\x06create\x12;\n" +
 	"\x03get\x18\x02 \x01(\v2'.ratelimit.v1.ManagePlanRequest.GetPlanH\x00R\x03get\x12?\n" +
 	"\x04list\x18\x03 \x01(\v2).ratelimit.v1.ManagePlanRequest.ListPlansH\x00R\x04list\x12D\n" +
 	"\x06update\x18\x04 \x01(\v2*.ratelimit.v1.ManagePlanRequest.UpdatePlanH\x00R\x06update\x12D\n" +
 	"\x06delete\x18\x05 \x01(\v2*.ratelimit.v1.ManagePlanRequest.DeletePlanH\x00R\x06delete\x12L\n" +
-	"\troll_back\x18\x06 \x01(\v2,.ratelimit.v1.ManagePlanRequest.RollBackPlanH\x00R\troll_back\x1a4\n" +
+	"\troll_back\x18\x06 \x01(\v2,.ratelimit.v1.ManagePlanRequest.RollBackPlanH\x00R\troll_back\x12$\n" +
+	"\rvalidate_only\x18\a \x01(\bR\rvalidate_only\x1a4\n" +
 	"\n" +
 	"CreatePlan\x12&\n" +
 	"\x04plan\x18\x01 \x01(\v2\x12.ratelimit.v1.PlanR\x04plan\x1a7\n" +
@@ -4528,34 +4841,51 @@ const file_ratelimit_v1_key_admin_service_proto_rawDesc = "" +
 	"\bPlanPage\x12(\n" +
 	"\x05plans\x18\x01 \x03(\v2\x12.ratelimit.v1.PlanR\x05plans\x12(\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_tokenB\b\n" +
-	"\x06result\"\x81\x04\n" +
+	"\x06result\"\xcd\x05\n" +
 	"\x15ManageOverrideRequest\x12\x18\n" +
 	"\x06key_id\x18\x01 \x01(\tH\x00R\x06key_id\x12\x1a\n" +
 	"\asubject\x18\x02 \x01(\tH\x00R\asubject\x12C\n" +
 	"\x03set\x18\x03 \x01(\v2/.ratelimit.v1.ManageOverrideRequest.SetOverrideH\x01R\x03set\x12G\n" +
 	"\x04list\x18\x04 \x01(\v21.ratelimit.v1.ManageOverrideRequest.ListOverridesH\x01R\x04list\x12L\n" +
-	"\x06delete\x18\x05 \x01(\v22.ratelimit.v1.ManageOverrideRequest.DeleteOverrideH\x01R\x06delete\x1ae\n" +
+	"\x06delete\x18\x05 \x01(\v22.ratelimit.v1.ManageOverrideRequest.DeleteOverrideH\x01R\x06delete\x12R\n" +
+	"\blist_all\x18\x06 \x01(\v24.ratelimit.v1.ManageOverrideRequest.ListAllOverridesH\x01R\blist_all\x12$\n" +
+	"\rvalidate_only\x18\a \x01(\bR\rvalidate_only\x1ae\n" +
 	"\vSetOverride\x122\n" +
 	"\boverride\x18\x01 \x01(\v2\x16.ratelimit.v1.OverrideR\boverride\x12\"\n" +
 	"\fconfirmation\x18\x02 \x01(\tR\fconfirmation\x1a\x0f\n" +
-	"\rListOverrides\x1aJ\n" +
+	"\rListOverrides\x1aP\n" +
+	"\x10ListAllOverrides\x12\x1c\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\tpage_size\x12\x1e\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\n" +
+	"page_token\x1aJ\n" +
 	"\x0eDeleteOverride\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\tR\x05limit\x12\"\n" +
 	"\fconfirmation\x18\x02 \x01(\tR\fconfirmationB\b\n" +
 	"\x06targetB\b\n" +
-	"\x06action\"\xb9\x02\n" +
+	"\x06action\"\x9b\x05\n" +
 	"\x16ManageOverrideResponse\x12B\n" +
 	"\x03set\x18\x01 \x01(\v2..ratelimit.v1.ManageOverrideResponse.OverridesH\x00R\x03set\x12D\n" +
 	"\x04list\x18\x02 \x01(\v2..ratelimit.v1.ManageOverrideResponse.OverridesH\x00R\x04list\x12H\n" +
-	"\x06delete\x18\x03 \x01(\v2..ratelimit.v1.ManageOverrideResponse.OverridesH\x00R\x06delete\x1aA\n" +
+	"\x06delete\x18\x03 \x01(\v2..ratelimit.v1.ManageOverrideResponse.OverridesH\x00R\x06delete\x12O\n" +
+	"\blist_all\x18\x04 \x01(\v21.ratelimit.v1.ManageOverrideResponse.OverridePageH\x00R\blist_all\x1aA\n" +
 	"\tOverrides\x124\n" +
-	"\toverrides\x18\x01 \x03(\v2\x16.ratelimit.v1.OverrideR\toverridesB\b\n" +
-	"\x06result\"\xa6\x05\n" +
+	"\toverrides\x18\x01 \x03(\v2\x16.ratelimit.v1.OverrideR\toverrides\x1a\x8e\x02\n" +
+	"\fOverridePage\x12V\n" +
+	"\toverrides\x18\x01 \x03(\v28.ratelimit.v1.ManageOverrideResponse.OverridePage.SetForR\toverrides\x12(\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_token\x1a|\n" +
+	"\x06SetFor\x12\x18\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x06key_id\x12\x1a\n" +
+	"\asubject\x18\x02 \x01(\tH\x00R\asubject\x122\n" +
+	"\boverride\x18\x03 \x01(\v2\x16.ratelimit.v1.OverrideR\boverrideB\b\n" +
+	"\x06targetB\b\n" +
+	"\x06result\"\xcc\x05\n" +
 	"\x12ManageRulesRequest\x12I\n" +
 	"\areplace\x18\x01 \x01(\v2-.ratelimit.v1.ManageRulesRequest.ReplaceRulesH\x00R\areplace\x12=\n" +
 	"\x03get\x18\x02 \x01(\v2).ratelimit.v1.ManageRulesRequest.GetRulesH\x00R\x03get\x12@\n" +
 	"\x04list\x18\x03 \x01(\v2*.ratelimit.v1.ManageRulesRequest.ListRulesH\x00R\x04list\x12F\n" +
-	"\x06delete\x18\x04 \x01(\v2,.ratelimit.v1.ManageRulesRequest.DeleteRulesH\x00R\x06delete\x1a\x89\x01\n" +
+	"\x06delete\x18\x04 \x01(\v2,.ratelimit.v1.ManageRulesRequest.DeleteRulesH\x00R\x06delete\x12$\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\rvalidate_only\x1a\x89\x01\n" +
 	"\fReplaceRules\x12/\n" +
 	"\x05rules\x18\x01 \x01(\v2\x19.ratelimit.v1.DomainRulesR\x05rules\x12$\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\rvalidate_only\x12\"\n" +
@@ -4700,7 +5030,7 @@ func file_ratelimit_v1_key_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_ratelimit_v1_key_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_ratelimit_v1_key_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_ratelimit_v1_key_admin_service_proto_goTypes = []any{
 	(QueryUsageRequest_Dimension)(0),                 // 0: ratelimit.v1.QueryUsageRequest.Dimension
 	(QueryUsageRequest_Measure)(0),                   // 1: ratelimit.v1.QueryUsageRequest.Measure
@@ -4740,50 +5070,53 @@ var file_ratelimit_v1_key_admin_service_proto_goTypes = []any{
 	(*ManageKeyResponse_BulkError)(nil),              // 35: ratelimit.v1.ManageKeyResponse.BulkError
 	(*ManageKeyResponse_BulkCreatedKeys_Result)(nil), // 36: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
 	(*ManageKeyResponse_BulkResults_Result)(nil),     // 37: ratelimit.v1.ManageKeyResponse.BulkResults.Result
-	nil,                                          // 38: ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
-	(*ManagePlanRequest_CreatePlan)(nil),         // 39: ratelimit.v1.ManagePlanRequest.CreatePlan
-	(*ManagePlanRequest_GetPlan)(nil),            // 40: ratelimit.v1.ManagePlanRequest.GetPlan
-	(*ManagePlanRequest_ListPlans)(nil),          // 41: ratelimit.v1.ManagePlanRequest.ListPlans
-	(*ManagePlanRequest_UpdatePlan)(nil),         // 42: ratelimit.v1.ManagePlanRequest.UpdatePlan
-	(*ManagePlanRequest_RollBackPlan)(nil),       // 43: ratelimit.v1.ManagePlanRequest.RollBackPlan
-	(*ManagePlanRequest_DeletePlan)(nil),         // 44: ratelimit.v1.ManagePlanRequest.DeletePlan
-	(*ManagePlanResponse_PlanResult)(nil),        // 45: ratelimit.v1.ManagePlanResponse.PlanResult
-	(*ManagePlanResponse_PlanPage)(nil),          // 46: ratelimit.v1.ManagePlanResponse.PlanPage
-	(*ManageOverrideRequest_SetOverride)(nil),    // 47: ratelimit.v1.ManageOverrideRequest.SetOverride
-	(*ManageOverrideRequest_ListOverrides)(nil),  // 48: ratelimit.v1.ManageOverrideRequest.ListOverrides
-	(*ManageOverrideRequest_DeleteOverride)(nil), // 49: ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	(*ManageOverrideResponse_Overrides)(nil),     // 50: ratelimit.v1.ManageOverrideResponse.Overrides
-	(*ManageRulesRequest_ReplaceRules)(nil),      // 51: ratelimit.v1.ManageRulesRequest.ReplaceRules
-	(*ManageRulesRequest_GetRules)(nil),          // 52: ratelimit.v1.ManageRulesRequest.GetRules
-	(*ManageRulesRequest_ListRules)(nil),         // 53: ratelimit.v1.ManageRulesRequest.ListRules
-	(*ManageRulesRequest_DeleteRules)(nil),       // 54: ratelimit.v1.ManageRulesRequest.DeleteRules
-	(*ManageRulesResponse_RulesResult)(nil),      // 55: ratelimit.v1.ManageRulesResponse.RulesResult
-	(*ManageRulesResponse_RulesPage)(nil),        // 56: ratelimit.v1.ManageRulesResponse.RulesPage
-	(*ExplainLimitResponse_ConsideredLimit)(nil), // 57: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	(*CheckLimitResponse)(nil),                   // 58: ratelimit.v1.CheckLimitResponse
-	(*timestamppb.Timestamp)(nil),                // 59: google.protobuf.Timestamp
-	(*AuditEvent)(nil),                           // 60: ratelimit.v1.AuditEvent
-	(*UsageFilter)(nil),                          // 61: ratelimit.v1.UsageFilter
-	(*durationpb.Duration)(nil),                  // 62: google.protobuf.Duration
-	(*UsageRow)(nil),                             // 63: ratelimit.v1.UsageRow
-	(*UsageLoss)(nil),                            // 64: ratelimit.v1.UsageLoss
-	(Key_State)(0),                               // 65: ratelimit.v1.Key.State
-	(*Key)(nil),                                  // 66: ratelimit.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),                // 67: google.protobuf.FieldMask
-	(ErrorReason)(0),                             // 68: ratelimit.v1.ErrorReason
-	(*Plan)(nil),                                 // 69: ratelimit.v1.Plan
-	(*Override)(nil),                             // 70: ratelimit.v1.Override
-	(*DomainRules)(nil),                          // 71: ratelimit.v1.DomainRules
-	(*Limit)(nil),                                // 72: ratelimit.v1.Limit
-	(LimitLevel)(0),                              // 73: ratelimit.v1.LimitLevel
-	(*SimulatePlanRequest)(nil),                  // 74: ratelimit.v1.SimulatePlanRequest
-	(*ListAlertsRequest)(nil),                    // 75: ratelimit.v1.ListAlertsRequest
-	(*TestAlertRequest)(nil),                     // 76: ratelimit.v1.TestAlertRequest
-	(*ManageEnforcementRequest)(nil),             // 77: ratelimit.v1.ManageEnforcementRequest
-	(*SimulatePlanResponse)(nil),                 // 78: ratelimit.v1.SimulatePlanResponse
-	(*ListAlertsResponse)(nil),                   // 79: ratelimit.v1.ListAlertsResponse
-	(*TestAlertResponse)(nil),                    // 80: ratelimit.v1.TestAlertResponse
-	(*ManageEnforcementResponse)(nil),            // 81: ratelimit.v1.ManageEnforcementResponse
+	nil,                                                // 38: ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
+	(*ManagePlanRequest_CreatePlan)(nil),               // 39: ratelimit.v1.ManagePlanRequest.CreatePlan
+	(*ManagePlanRequest_GetPlan)(nil),                  // 40: ratelimit.v1.ManagePlanRequest.GetPlan
+	(*ManagePlanRequest_ListPlans)(nil),                // 41: ratelimit.v1.ManagePlanRequest.ListPlans
+	(*ManagePlanRequest_UpdatePlan)(nil),               // 42: ratelimit.v1.ManagePlanRequest.UpdatePlan
+	(*ManagePlanRequest_RollBackPlan)(nil),             // 43: ratelimit.v1.ManagePlanRequest.RollBackPlan
+	(*ManagePlanRequest_DeletePlan)(nil),               // 44: ratelimit.v1.ManagePlanRequest.DeletePlan
+	(*ManagePlanResponse_PlanResult)(nil),              // 45: ratelimit.v1.ManagePlanResponse.PlanResult
+	(*ManagePlanResponse_PlanPage)(nil),                // 46: ratelimit.v1.ManagePlanResponse.PlanPage
+	(*ManageOverrideRequest_SetOverride)(nil),          // 47: ratelimit.v1.ManageOverrideRequest.SetOverride
+	(*ManageOverrideRequest_ListOverrides)(nil),        // 48: ratelimit.v1.ManageOverrideRequest.ListOverrides
+	(*ManageOverrideRequest_ListAllOverrides)(nil),     // 49: ratelimit.v1.ManageOverrideRequest.ListAllOverrides
+	(*ManageOverrideRequest_DeleteOverride)(nil),       // 50: ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	(*ManageOverrideResponse_Overrides)(nil),           // 51: ratelimit.v1.ManageOverrideResponse.Overrides
+	(*ManageOverrideResponse_OverridePage)(nil),        // 52: ratelimit.v1.ManageOverrideResponse.OverridePage
+	(*ManageOverrideResponse_OverridePage_SetFor)(nil), // 53: ratelimit.v1.ManageOverrideResponse.OverridePage.SetFor
+	(*ManageRulesRequest_ReplaceRules)(nil),            // 54: ratelimit.v1.ManageRulesRequest.ReplaceRules
+	(*ManageRulesRequest_GetRules)(nil),                // 55: ratelimit.v1.ManageRulesRequest.GetRules
+	(*ManageRulesRequest_ListRules)(nil),               // 56: ratelimit.v1.ManageRulesRequest.ListRules
+	(*ManageRulesRequest_DeleteRules)(nil),             // 57: ratelimit.v1.ManageRulesRequest.DeleteRules
+	(*ManageRulesResponse_RulesResult)(nil),            // 58: ratelimit.v1.ManageRulesResponse.RulesResult
+	(*ManageRulesResponse_RulesPage)(nil),              // 59: ratelimit.v1.ManageRulesResponse.RulesPage
+	(*ExplainLimitResponse_ConsideredLimit)(nil),       // 60: ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	(*CheckLimitResponse)(nil),                         // 61: ratelimit.v1.CheckLimitResponse
+	(*timestamppb.Timestamp)(nil),                      // 62: google.protobuf.Timestamp
+	(*AuditEvent)(nil),                                 // 63: ratelimit.v1.AuditEvent
+	(*UsageFilter)(nil),                                // 64: ratelimit.v1.UsageFilter
+	(*durationpb.Duration)(nil),                        // 65: google.protobuf.Duration
+	(*UsageRow)(nil),                                   // 66: ratelimit.v1.UsageRow
+	(*UsageLoss)(nil),                                  // 67: ratelimit.v1.UsageLoss
+	(Key_State)(0),                                     // 68: ratelimit.v1.Key.State
+	(*Key)(nil),                                        // 69: ratelimit.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),                      // 70: google.protobuf.FieldMask
+	(ErrorReason)(0),                                   // 71: ratelimit.v1.ErrorReason
+	(*Plan)(nil),                                       // 72: ratelimit.v1.Plan
+	(*Override)(nil),                                   // 73: ratelimit.v1.Override
+	(*DomainRules)(nil),                                // 74: ratelimit.v1.DomainRules
+	(*Limit)(nil),                                      // 75: ratelimit.v1.Limit
+	(LimitLevel)(0),                                    // 76: ratelimit.v1.LimitLevel
+	(*SimulatePlanRequest)(nil),                        // 77: ratelimit.v1.SimulatePlanRequest
+	(*ListAlertsRequest)(nil),                          // 78: ratelimit.v1.ListAlertsRequest
+	(*TestAlertRequest)(nil),                           // 79: ratelimit.v1.TestAlertRequest
+	(*ManageEnforcementRequest)(nil),                   // 80: ratelimit.v1.ManageEnforcementRequest
+	(*SimulatePlanResponse)(nil),                       // 81: ratelimit.v1.SimulatePlanResponse
+	(*ListAlertsResponse)(nil),                         // 82: ratelimit.v1.ListAlertsResponse
+	(*TestAlertResponse)(nil),                          // 83: ratelimit.v1.TestAlertResponse
+	(*ManageEnforcementResponse)(nil),                  // 84: ratelimit.v1.ManageEnforcementResponse
 }
 var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	17,  // 0: ratelimit.v1.ManageKeyRequest.create:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
@@ -4824,98 +5157,102 @@ var file_ratelimit_v1_key_admin_service_proto_depIdxs = []int32{
 	45,  // 35: ratelimit.v1.ManagePlanResponse.roll_back:type_name -> ratelimit.v1.ManagePlanResponse.PlanResult
 	47,  // 36: ratelimit.v1.ManageOverrideRequest.set:type_name -> ratelimit.v1.ManageOverrideRequest.SetOverride
 	48,  // 37: ratelimit.v1.ManageOverrideRequest.list:type_name -> ratelimit.v1.ManageOverrideRequest.ListOverrides
-	49,  // 38: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
-	50,  // 39: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	50,  // 40: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	50,  // 41: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
-	51,  // 42: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
-	52,  // 43: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
-	53,  // 44: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
-	54,  // 45: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
-	55,  // 46: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	55,  // 47: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	56,  // 48: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
-	55,  // 49: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
-	58,  // 50: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	57,  // 51: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
-	59,  // 52: ratelimit.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	59,  // 53: ratelimit.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	60,  // 54: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
-	61,  // 55: ratelimit.v1.QueryUsageRequest.filter:type_name -> ratelimit.v1.UsageFilter
-	59,  // 56: ratelimit.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	59,  // 57: ratelimit.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
-	62,  // 58: ratelimit.v1.QueryUsageRequest.step:type_name -> google.protobuf.Duration
-	0,   // 59: ratelimit.v1.QueryUsageRequest.group_by:type_name -> ratelimit.v1.QueryUsageRequest.Dimension
-	1,   // 60: ratelimit.v1.QueryUsageRequest.order_by:type_name -> ratelimit.v1.QueryUsageRequest.Measure
-	63,  // 61: ratelimit.v1.QueryUsageResponse.rows:type_name -> ratelimit.v1.UsageRow
-	63,  // 62: ratelimit.v1.QueryUsageResponse.total:type_name -> ratelimit.v1.UsageRow
-	59,  // 63: ratelimit.v1.QueryUsageResponse.start_time:type_name -> google.protobuf.Timestamp
-	59,  // 64: ratelimit.v1.QueryUsageResponse.end_time:type_name -> google.protobuf.Timestamp
-	2,   // 65: ratelimit.v1.QueryUsageResponse.level:type_name -> ratelimit.v1.QueryUsageResponse.Level
-	59,  // 66: ratelimit.v1.QueryUsageResponse.complete_until:type_name -> google.protobuf.Timestamp
-	64,  // 67: ratelimit.v1.QueryUsageResponse.losses:type_name -> ratelimit.v1.UsageLoss
-	59,  // 68: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
-	27,  // 69: ratelimit.v1.ManageKeyRequest.CreateKey.labels:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
-	65,  // 70: ratelimit.v1.ManageKeyRequest.ListKeys.state:type_name -> ratelimit.v1.Key.State
-	28,  // 71: ratelimit.v1.ManageKeyRequest.ListKeys.labels:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
-	59,  // 72: ratelimit.v1.ManageKeyRequest.ListKeys.expires_after:type_name -> google.protobuf.Timestamp
-	59,  // 73: ratelimit.v1.ManageKeyRequest.ListKeys.expires_before:type_name -> google.protobuf.Timestamp
-	59,  // 74: ratelimit.v1.ManageKeyRequest.ListKeys.last_used_before:type_name -> google.protobuf.Timestamp
-	66,  // 75: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
-	67,  // 76: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
-	62,  // 77: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
-	17,  // 78: ratelimit.v1.ManageKeyRequest.BulkCreateKeys.keys:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
-	66,  // 79: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
-	66,  // 80: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
-	66,  // 81: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
-	66,  // 82: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
-	36,  // 83: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
-	37,  // 84: ratelimit.v1.ManageKeyResponse.BulkResults.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults.Result
-	68,  // 85: ratelimit.v1.ManageKeyResponse.BulkError.reason:type_name -> ratelimit.v1.ErrorReason
-	38,  // 86: ratelimit.v1.ManageKeyResponse.BulkError.metadata:type_name -> ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
-	30,  // 87: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.created:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
-	35,  // 88: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
-	66,  // 89: ratelimit.v1.ManageKeyResponse.BulkResults.Result.key:type_name -> ratelimit.v1.Key
-	35,  // 90: ratelimit.v1.ManageKeyResponse.BulkResults.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
-	69,  // 91: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
-	69,  // 92: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
-	67,  // 93: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
-	69,  // 94: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
-	69,  // 95: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
-	70,  // 96: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
-	70,  // 97: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
-	71,  // 98: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
-	71,  // 99: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
-	71,  // 100: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
-	72,  // 101: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
-	73,  // 102: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
-	3,   // 103: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
-	5,   // 104: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
-	7,   // 105: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
-	9,   // 106: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
-	11,  // 107: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
-	13,  // 108: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
-	15,  // 109: ratelimit.v1.KeyAdminService.QueryUsage:input_type -> ratelimit.v1.QueryUsageRequest
-	74,  // 110: ratelimit.v1.KeyAdminService.SimulatePlan:input_type -> ratelimit.v1.SimulatePlanRequest
-	75,  // 111: ratelimit.v1.KeyAdminService.ListAlerts:input_type -> ratelimit.v1.ListAlertsRequest
-	76,  // 112: ratelimit.v1.KeyAdminService.TestAlert:input_type -> ratelimit.v1.TestAlertRequest
-	77,  // 113: ratelimit.v1.KeyAdminService.ManageEnforcement:input_type -> ratelimit.v1.ManageEnforcementRequest
-	4,   // 114: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
-	6,   // 115: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
-	8,   // 116: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
-	10,  // 117: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
-	12,  // 118: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
-	14,  // 119: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
-	16,  // 120: ratelimit.v1.KeyAdminService.QueryUsage:output_type -> ratelimit.v1.QueryUsageResponse
-	78,  // 121: ratelimit.v1.KeyAdminService.SimulatePlan:output_type -> ratelimit.v1.SimulatePlanResponse
-	79,  // 122: ratelimit.v1.KeyAdminService.ListAlerts:output_type -> ratelimit.v1.ListAlertsResponse
-	80,  // 123: ratelimit.v1.KeyAdminService.TestAlert:output_type -> ratelimit.v1.TestAlertResponse
-	81,  // 124: ratelimit.v1.KeyAdminService.ManageEnforcement:output_type -> ratelimit.v1.ManageEnforcementResponse
-	114, // [114:125] is the sub-list for method output_type
-	103, // [103:114] is the sub-list for method input_type
-	103, // [103:103] is the sub-list for extension type_name
-	103, // [103:103] is the sub-list for extension extendee
-	0,   // [0:103] is the sub-list for field type_name
+	50,  // 38: ratelimit.v1.ManageOverrideRequest.delete:type_name -> ratelimit.v1.ManageOverrideRequest.DeleteOverride
+	49,  // 39: ratelimit.v1.ManageOverrideRequest.list_all:type_name -> ratelimit.v1.ManageOverrideRequest.ListAllOverrides
+	51,  // 40: ratelimit.v1.ManageOverrideResponse.set:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	51,  // 41: ratelimit.v1.ManageOverrideResponse.list:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	51,  // 42: ratelimit.v1.ManageOverrideResponse.delete:type_name -> ratelimit.v1.ManageOverrideResponse.Overrides
+	52,  // 43: ratelimit.v1.ManageOverrideResponse.list_all:type_name -> ratelimit.v1.ManageOverrideResponse.OverridePage
+	54,  // 44: ratelimit.v1.ManageRulesRequest.replace:type_name -> ratelimit.v1.ManageRulesRequest.ReplaceRules
+	55,  // 45: ratelimit.v1.ManageRulesRequest.get:type_name -> ratelimit.v1.ManageRulesRequest.GetRules
+	56,  // 46: ratelimit.v1.ManageRulesRequest.list:type_name -> ratelimit.v1.ManageRulesRequest.ListRules
+	57,  // 47: ratelimit.v1.ManageRulesRequest.delete:type_name -> ratelimit.v1.ManageRulesRequest.DeleteRules
+	58,  // 48: ratelimit.v1.ManageRulesResponse.replace:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	58,  // 49: ratelimit.v1.ManageRulesResponse.get:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	59,  // 50: ratelimit.v1.ManageRulesResponse.list:type_name -> ratelimit.v1.ManageRulesResponse.RulesPage
+	58,  // 51: ratelimit.v1.ManageRulesResponse.delete:type_name -> ratelimit.v1.ManageRulesResponse.RulesResult
+	61,  // 52: ratelimit.v1.ExplainLimitResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	60,  // 53: ratelimit.v1.ExplainLimitResponse.limits:type_name -> ratelimit.v1.ExplainLimitResponse.ConsideredLimit
+	62,  // 54: ratelimit.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	62,  // 55: ratelimit.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	63,  // 56: ratelimit.v1.ListAuditEventsResponse.events:type_name -> ratelimit.v1.AuditEvent
+	64,  // 57: ratelimit.v1.QueryUsageRequest.filter:type_name -> ratelimit.v1.UsageFilter
+	62,  // 58: ratelimit.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	62,  // 59: ratelimit.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	65,  // 60: ratelimit.v1.QueryUsageRequest.step:type_name -> google.protobuf.Duration
+	0,   // 61: ratelimit.v1.QueryUsageRequest.group_by:type_name -> ratelimit.v1.QueryUsageRequest.Dimension
+	1,   // 62: ratelimit.v1.QueryUsageRequest.order_by:type_name -> ratelimit.v1.QueryUsageRequest.Measure
+	66,  // 63: ratelimit.v1.QueryUsageResponse.rows:type_name -> ratelimit.v1.UsageRow
+	66,  // 64: ratelimit.v1.QueryUsageResponse.total:type_name -> ratelimit.v1.UsageRow
+	62,  // 65: ratelimit.v1.QueryUsageResponse.start_time:type_name -> google.protobuf.Timestamp
+	62,  // 66: ratelimit.v1.QueryUsageResponse.end_time:type_name -> google.protobuf.Timestamp
+	2,   // 67: ratelimit.v1.QueryUsageResponse.level:type_name -> ratelimit.v1.QueryUsageResponse.Level
+	62,  // 68: ratelimit.v1.QueryUsageResponse.complete_until:type_name -> google.protobuf.Timestamp
+	67,  // 69: ratelimit.v1.QueryUsageResponse.losses:type_name -> ratelimit.v1.UsageLoss
+	62,  // 70: ratelimit.v1.ManageKeyRequest.CreateKey.expire_time:type_name -> google.protobuf.Timestamp
+	27,  // 71: ratelimit.v1.ManageKeyRequest.CreateKey.labels:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey.LabelsEntry
+	68,  // 72: ratelimit.v1.ManageKeyRequest.ListKeys.state:type_name -> ratelimit.v1.Key.State
+	28,  // 73: ratelimit.v1.ManageKeyRequest.ListKeys.labels:type_name -> ratelimit.v1.ManageKeyRequest.ListKeys.LabelsEntry
+	62,  // 74: ratelimit.v1.ManageKeyRequest.ListKeys.expires_after:type_name -> google.protobuf.Timestamp
+	62,  // 75: ratelimit.v1.ManageKeyRequest.ListKeys.expires_before:type_name -> google.protobuf.Timestamp
+	62,  // 76: ratelimit.v1.ManageKeyRequest.ListKeys.last_used_before:type_name -> google.protobuf.Timestamp
+	69,  // 77: ratelimit.v1.ManageKeyRequest.UpdateKey.key:type_name -> ratelimit.v1.Key
+	70,  // 78: ratelimit.v1.ManageKeyRequest.UpdateKey.update_mask:type_name -> google.protobuf.FieldMask
+	65,  // 79: ratelimit.v1.ManageKeyRequest.RotateKey.overlap:type_name -> google.protobuf.Duration
+	17,  // 80: ratelimit.v1.ManageKeyRequest.BulkCreateKeys.keys:type_name -> ratelimit.v1.ManageKeyRequest.CreateKey
+	69,  // 81: ratelimit.v1.ManageKeyResponse.KeyResult.key:type_name -> ratelimit.v1.Key
+	69,  // 82: ratelimit.v1.ManageKeyResponse.CreatedKey.key:type_name -> ratelimit.v1.Key
+	69,  // 83: ratelimit.v1.ManageKeyResponse.RotatedKey.key:type_name -> ratelimit.v1.Key
+	69,  // 84: ratelimit.v1.ManageKeyResponse.KeyPage.keys:type_name -> ratelimit.v1.Key
+	36,  // 85: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result
+	37,  // 86: ratelimit.v1.ManageKeyResponse.BulkResults.results:type_name -> ratelimit.v1.ManageKeyResponse.BulkResults.Result
+	71,  // 87: ratelimit.v1.ManageKeyResponse.BulkError.reason:type_name -> ratelimit.v1.ErrorReason
+	38,  // 88: ratelimit.v1.ManageKeyResponse.BulkError.metadata:type_name -> ratelimit.v1.ManageKeyResponse.BulkError.MetadataEntry
+	30,  // 89: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.created:type_name -> ratelimit.v1.ManageKeyResponse.CreatedKey
+	35,  // 90: ratelimit.v1.ManageKeyResponse.BulkCreatedKeys.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	69,  // 91: ratelimit.v1.ManageKeyResponse.BulkResults.Result.key:type_name -> ratelimit.v1.Key
+	35,  // 92: ratelimit.v1.ManageKeyResponse.BulkResults.Result.error:type_name -> ratelimit.v1.ManageKeyResponse.BulkError
+	72,  // 93: ratelimit.v1.ManagePlanRequest.CreatePlan.plan:type_name -> ratelimit.v1.Plan
+	72,  // 94: ratelimit.v1.ManagePlanRequest.UpdatePlan.plan:type_name -> ratelimit.v1.Plan
+	70,  // 95: ratelimit.v1.ManagePlanRequest.UpdatePlan.update_mask:type_name -> google.protobuf.FieldMask
+	72,  // 96: ratelimit.v1.ManagePlanResponse.PlanResult.plan:type_name -> ratelimit.v1.Plan
+	72,  // 97: ratelimit.v1.ManagePlanResponse.PlanPage.plans:type_name -> ratelimit.v1.Plan
+	73,  // 98: ratelimit.v1.ManageOverrideRequest.SetOverride.override:type_name -> ratelimit.v1.Override
+	73,  // 99: ratelimit.v1.ManageOverrideResponse.Overrides.overrides:type_name -> ratelimit.v1.Override
+	53,  // 100: ratelimit.v1.ManageOverrideResponse.OverridePage.overrides:type_name -> ratelimit.v1.ManageOverrideResponse.OverridePage.SetFor
+	73,  // 101: ratelimit.v1.ManageOverrideResponse.OverridePage.SetFor.override:type_name -> ratelimit.v1.Override
+	74,  // 102: ratelimit.v1.ManageRulesRequest.ReplaceRules.rules:type_name -> ratelimit.v1.DomainRules
+	74,  // 103: ratelimit.v1.ManageRulesResponse.RulesResult.rules:type_name -> ratelimit.v1.DomainRules
+	74,  // 104: ratelimit.v1.ManageRulesResponse.RulesPage.domains:type_name -> ratelimit.v1.DomainRules
+	75,  // 105: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.limit:type_name -> ratelimit.v1.Limit
+	76,  // 106: ratelimit.v1.ExplainLimitResponse.ConsideredLimit.level:type_name -> ratelimit.v1.LimitLevel
+	3,   // 107: ratelimit.v1.KeyAdminService.ManageKey:input_type -> ratelimit.v1.ManageKeyRequest
+	5,   // 108: ratelimit.v1.KeyAdminService.ManagePlan:input_type -> ratelimit.v1.ManagePlanRequest
+	7,   // 109: ratelimit.v1.KeyAdminService.ManageOverride:input_type -> ratelimit.v1.ManageOverrideRequest
+	9,   // 110: ratelimit.v1.KeyAdminService.ManageRules:input_type -> ratelimit.v1.ManageRulesRequest
+	11,  // 111: ratelimit.v1.KeyAdminService.ExplainLimit:input_type -> ratelimit.v1.ExplainLimitRequest
+	13,  // 112: ratelimit.v1.KeyAdminService.ListAuditEvents:input_type -> ratelimit.v1.ListAuditEventsRequest
+	15,  // 113: ratelimit.v1.KeyAdminService.QueryUsage:input_type -> ratelimit.v1.QueryUsageRequest
+	77,  // 114: ratelimit.v1.KeyAdminService.SimulatePlan:input_type -> ratelimit.v1.SimulatePlanRequest
+	78,  // 115: ratelimit.v1.KeyAdminService.ListAlerts:input_type -> ratelimit.v1.ListAlertsRequest
+	79,  // 116: ratelimit.v1.KeyAdminService.TestAlert:input_type -> ratelimit.v1.TestAlertRequest
+	80,  // 117: ratelimit.v1.KeyAdminService.ManageEnforcement:input_type -> ratelimit.v1.ManageEnforcementRequest
+	4,   // 118: ratelimit.v1.KeyAdminService.ManageKey:output_type -> ratelimit.v1.ManageKeyResponse
+	6,   // 119: ratelimit.v1.KeyAdminService.ManagePlan:output_type -> ratelimit.v1.ManagePlanResponse
+	8,   // 120: ratelimit.v1.KeyAdminService.ManageOverride:output_type -> ratelimit.v1.ManageOverrideResponse
+	10,  // 121: ratelimit.v1.KeyAdminService.ManageRules:output_type -> ratelimit.v1.ManageRulesResponse
+	12,  // 122: ratelimit.v1.KeyAdminService.ExplainLimit:output_type -> ratelimit.v1.ExplainLimitResponse
+	14,  // 123: ratelimit.v1.KeyAdminService.ListAuditEvents:output_type -> ratelimit.v1.ListAuditEventsResponse
+	16,  // 124: ratelimit.v1.KeyAdminService.QueryUsage:output_type -> ratelimit.v1.QueryUsageResponse
+	81,  // 125: ratelimit.v1.KeyAdminService.SimulatePlan:output_type -> ratelimit.v1.SimulatePlanResponse
+	82,  // 126: ratelimit.v1.KeyAdminService.ListAlerts:output_type -> ratelimit.v1.ListAlertsResponse
+	83,  // 127: ratelimit.v1.KeyAdminService.TestAlert:output_type -> ratelimit.v1.TestAlertResponse
+	84,  // 128: ratelimit.v1.KeyAdminService.ManageEnforcement:output_type -> ratelimit.v1.ManageEnforcementResponse
+	118, // [118:129] is the sub-list for method output_type
+	107, // [107:118] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_key_admin_service_proto_init() }
@@ -4984,11 +5321,13 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManageOverrideRequest_Set)(nil),
 		(*ManageOverrideRequest_List)(nil),
 		(*ManageOverrideRequest_Delete)(nil),
+		(*ManageOverrideRequest_ListAll)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*ManageOverrideResponse_Set)(nil),
 		(*ManageOverrideResponse_List)(nil),
 		(*ManageOverrideResponse_Delete)(nil),
+		(*ManageOverrideResponse_ListAll)(nil),
 	}
 	file_ratelimit_v1_key_admin_service_proto_msgTypes[6].OneofWrappers = []any{
 		(*ManageRulesRequest_Replace)(nil),
@@ -5014,13 +5353,17 @@ func file_ratelimit_v1_key_admin_service_proto_init() {
 		(*ManageKeyResponse_BulkResults_Result_Key)(nil),
 		(*ManageKeyResponse_BulkResults_Result_Error)(nil),
 	}
+	file_ratelimit_v1_key_admin_service_proto_msgTypes[50].OneofWrappers = []any{
+		(*ManageOverrideResponse_OverridePage_SetFor_KeyId)(nil),
+		(*ManageOverrideResponse_OverridePage_SetFor_Subject)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_key_admin_service_proto_rawDesc), len(file_ratelimit_v1_key_admin_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   55,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,7 +39,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-// list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+// list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
 // a second.
 type KeyAdminServiceClient interface {
 	// Performs one action on a key. The result mirrors the action.
@@ -189,7 +189,7 @@ func (c *keyAdminServiceClient) ManageEnforcement(ctx context.Context, in *Manag
 // for forward compatibility.
 //
 // Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-// list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+// list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
 // a second.
 type KeyAdminServiceServer interface {
 	// Performs one action on a key. The result mirrors the action.

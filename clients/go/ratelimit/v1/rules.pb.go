@@ -11,6 +11,7 @@ package ratelimitv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -164,7 +165,14 @@ type DomainRules struct {
 	Etag string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Default for the descriptors that do not set it, and for those with an entry `api_key`, which a plan decides. Zero means
 	// IF_ALLOWED.
-	Charge        DomainRules_Charge `protobuf:"varint,9,opt,name=charge,proto3,enum=ratelimit.v1.DomainRules_Charge" json:"charge,omitempty"`
+	Charge DomainRules_Charge `protobuf:"varint,9,opt,name=charge,proto3,enum=ratelimit.v1.DomainRules_Charge" json:"charge,omitempty"`
+	// For how long a call with an entry `api_key` is held as a reservation, 1 s to 1 hour, as by `hold` in CheckLimit: its hits
+	// are an estimate, and it takes slots of the plan's concurrency limits, also with 0 hits. When it is allowed, the dynamic
+	// metadata of the response has its `reservation_id`. A descriptor of that one entry settles it, with its own hits as the
+	// actual cost, or without at the estimate: for a proxy that sends it when a response has ended (`apply_on_stream_done`),
+	// with a token of role gateway. Of several such descriptors of one reservation the first with hits of its own counts. A
+	// request with a call has no other descriptor. Absent: no call is held. Not beside charge ALWAYS.
+	Hold          *durationpb.Duration `protobuf:"bytes,10,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +268,13 @@ func (x *DomainRules) GetCharge() DomainRules_Charge {
 		return x.Charge
 	}
 	return DomainRules_CHARGE_UNSPECIFIED
+}
+
+func (x *DomainRules) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
 }
 
 // One node of the tree. It matches a descriptor of a request only when all entries of that match. At each level an
@@ -615,7 +630,7 @@ var File_ratelimit_v1_rules_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_rules_proto_rawDesc = "" +
 	"\n" +
-	"\x18ratelimit/v1/rules.proto\x12\fratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\xdd\x04\n" +
+	"\x18ratelimit/v1/rules.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\x8c\x05\n" +
 	"\vDomainRules\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12>\n" +
@@ -625,7 +640,9 @@ const file_ratelimit_v1_rules_proto_rawDesc = "" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vcreate_time\x12<\n" +
 	"\vupdate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vupdate_time\x12\x12\n" +
 	"\x04etag\x18\b \x01(\tR\x04etag\x128\n" +
-	"\x06charge\x18\t \x01(\x0e2 .ratelimit.v1.DomainRules.ChargeR\x06charge\"\\\n" +
+	"\x06charge\x18\t \x01(\x0e2 .ratelimit.v1.DomainRules.ChargeR\x06charge\x12-\n" +
+	"\x04hold\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x04hold\"\\\n" +
 	"\x0eOnStoreFailure\x12 \n" +
 	"\x1cON_STORE_FAILURE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04FAIL\x10\x01\x12\t\n" +
@@ -685,11 +702,12 @@ var file_ratelimit_v1_rules_proto_goTypes = []any{
 	(*DescriptorLimit_Unlimited)(nil), // 5: ratelimit.v1.DescriptorLimit.Unlimited
 	(*DescriptorLimit_Blocked)(nil),   // 6: ratelimit.v1.DescriptorLimit.Blocked
 	(*timestamppb.Timestamp)(nil),     // 7: google.protobuf.Timestamp
-	(Limit_Mode)(0),                   // 8: ratelimit.v1.Limit.Mode
-	(*TokenBucket)(nil),               // 9: ratelimit.v1.TokenBucket
-	(*Quota)(nil),                     // 10: ratelimit.v1.Quota
-	(Limit_Counts)(0),                 // 11: ratelimit.v1.Limit.Counts
-	(*Overdraft)(nil),                 // 12: ratelimit.v1.Overdraft
+	(*durationpb.Duration)(nil),       // 8: google.protobuf.Duration
+	(Limit_Mode)(0),                   // 9: ratelimit.v1.Limit.Mode
+	(*TokenBucket)(nil),               // 10: ratelimit.v1.TokenBucket
+	(*Quota)(nil),                     // 11: ratelimit.v1.Quota
+	(Limit_Counts)(0),                 // 12: ratelimit.v1.Limit.Counts
+	(*Overdraft)(nil),                 // 13: ratelimit.v1.Overdraft
 }
 var file_ratelimit_v1_rules_proto_depIdxs = []int32{
 	3,  // 0: ratelimit.v1.DomainRules.descriptors:type_name -> ratelimit.v1.DescriptorRule
@@ -697,22 +715,23 @@ var file_ratelimit_v1_rules_proto_depIdxs = []int32{
 	7,  // 2: ratelimit.v1.DomainRules.create_time:type_name -> google.protobuf.Timestamp
 	7,  // 3: ratelimit.v1.DomainRules.update_time:type_name -> google.protobuf.Timestamp
 	1,  // 4: ratelimit.v1.DomainRules.charge:type_name -> ratelimit.v1.DomainRules.Charge
-	4,  // 5: ratelimit.v1.DescriptorRule.limits:type_name -> ratelimit.v1.DescriptorLimit
-	0,  // 6: ratelimit.v1.DescriptorRule.on_store_failure:type_name -> ratelimit.v1.DomainRules.OnStoreFailure
-	3,  // 7: ratelimit.v1.DescriptorRule.descriptors:type_name -> ratelimit.v1.DescriptorRule
-	1,  // 8: ratelimit.v1.DescriptorRule.charge:type_name -> ratelimit.v1.DomainRules.Charge
-	8,  // 9: ratelimit.v1.DescriptorLimit.mode:type_name -> ratelimit.v1.Limit.Mode
-	9,  // 10: ratelimit.v1.DescriptorLimit.token_bucket:type_name -> ratelimit.v1.TokenBucket
-	10, // 11: ratelimit.v1.DescriptorLimit.quota:type_name -> ratelimit.v1.Quota
-	5,  // 12: ratelimit.v1.DescriptorLimit.unlimited:type_name -> ratelimit.v1.DescriptorLimit.Unlimited
-	6,  // 13: ratelimit.v1.DescriptorLimit.blocked:type_name -> ratelimit.v1.DescriptorLimit.Blocked
-	11, // 14: ratelimit.v1.DescriptorLimit.counts:type_name -> ratelimit.v1.Limit.Counts
-	12, // 15: ratelimit.v1.DescriptorLimit.overdraft:type_name -> ratelimit.v1.Overdraft
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	8,  // 5: ratelimit.v1.DomainRules.hold:type_name -> google.protobuf.Duration
+	4,  // 6: ratelimit.v1.DescriptorRule.limits:type_name -> ratelimit.v1.DescriptorLimit
+	0,  // 7: ratelimit.v1.DescriptorRule.on_store_failure:type_name -> ratelimit.v1.DomainRules.OnStoreFailure
+	3,  // 8: ratelimit.v1.DescriptorRule.descriptors:type_name -> ratelimit.v1.DescriptorRule
+	1,  // 9: ratelimit.v1.DescriptorRule.charge:type_name -> ratelimit.v1.DomainRules.Charge
+	9,  // 10: ratelimit.v1.DescriptorLimit.mode:type_name -> ratelimit.v1.Limit.Mode
+	10, // 11: ratelimit.v1.DescriptorLimit.token_bucket:type_name -> ratelimit.v1.TokenBucket
+	11, // 12: ratelimit.v1.DescriptorLimit.quota:type_name -> ratelimit.v1.Quota
+	5,  // 13: ratelimit.v1.DescriptorLimit.unlimited:type_name -> ratelimit.v1.DescriptorLimit.Unlimited
+	6,  // 14: ratelimit.v1.DescriptorLimit.blocked:type_name -> ratelimit.v1.DescriptorLimit.Blocked
+	12, // 15: ratelimit.v1.DescriptorLimit.counts:type_name -> ratelimit.v1.Limit.Counts
+	13, // 16: ratelimit.v1.DescriptorLimit.overdraft:type_name -> ratelimit.v1.Overdraft
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_rules_proto_init() }

@@ -5,6 +5,7 @@ client = AsyncRateLimitClient("localhost:50051")
 app = RateLimitMiddleware(app, client)
 """
 
+from ._scope import is_preflight, method_and_route
 from .aio_client import AsyncRateLimitClient
 from .aio_interceptor import AsyncRateLimitInterceptor
 from .aio_reservation import AsyncReservation
@@ -14,6 +15,7 @@ from .error import RateLimitError
 from .failures import Failures
 from .headers import HeaderStyle, limit_headers
 from .interceptor import RateLimitInterceptor
+from .metrics import ClientMetrics
 from .middleware import RateLimitMiddleware
 from .options import ClientOptions
 from .refusal import Problem, Refusal
@@ -24,6 +26,7 @@ __all__ = [
     "AsyncRateLimitClient",
     "AsyncRateLimitInterceptor",
     "AsyncReservation",
+    "ClientMetrics",
     "ClientOptions",
     "Decision",
     "Failures",
@@ -41,5 +44,7 @@ __all__ = [
     "Reservation",
     "Settlement",
     "Source",
+    "is_preflight",
     "limit_headers",
+    "method_and_route",
 ]

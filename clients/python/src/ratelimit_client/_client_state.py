@@ -1,5 +1,6 @@
 """What the clients for threads and for asyncio share: everything but sending."""
 
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Protocol
@@ -7,11 +8,13 @@ from typing import Protocol
 import grpc
 
 from ._denial_cache import CacheKey, DenialCache
+from ._failure_log import FailureLog
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ._request import CheckRequest
+from ._target import check_target
 from .decision import Decision, Origin
 from .error import DETAILS_KEY, OVERLOADED, RateLimitError, error_of, is_failure
-from .failures import FailureCounter
+from .failures import FailureCounter, Outcome
 from .options import ClientOptions
 
 
@@ -24,10 +27,15 @@ class Status(Protocol):
 
 
 class ClientState:
-    """Turns responses and errors into decisions, caches denials and counts failures."""
+    """Turns responses and errors into decisions, caches denials, counts and reports failures.
 
-    def __init__(self, options: ClientOptions) -> None:
+    Raises ValueError for a TARGET that no service can be called at.
+    """
+
+    def __init__(self, target: str, options: ClientOptions) -> None:
+        check_target(target)
         self._options = options
+        self._log = FailureLog(target, options.logger, options.clock)
         self._denials = DenialCache(
             options.denial_cache_size, timedelta(seconds=options.denial_cache_max_age), options.clock
         )
@@ -54,17 +62,26 @@ class ClientState:
         if not is_failure(error):
             raise error
         fail_open = self._options.fail_open
-        self.failures.count(allowed=fail_open)
-        self._report(error)
+        self._report(error, "open" if fail_open else "closed")
         return Decision(_FAILED_OPEN if fail_open else _FAILED_CLOSED, Origin.FALLBACK, failure=error)
 
     def unsettled(self, error: RateLimitError) -> None:
         """Count and report a reservation that could not be settled."""
-        self.failures.count_unsettled()
-        self._report(error)
+        self._report(error, "unsettled")
 
-    def _report(self, error: RateLimitError) -> None:
-        if self._options.on_failure is not None:
+    def measured(self, decision: Decision, began: float) -> Decision:
+        """DECISION, once metrics have it. BEGAN is when the call did, by `time.monotonic`."""
+        if self._options.metrics is not None:
+            self._options.metrics.decided(decision, time.monotonic() - began)
+        return decision
+
+    def _report(self, error: RateLimitError, outcome: Outcome) -> None:
+        self.failures.count(outcome)
+        if self._options.metrics is not None:
+            self._options.metrics.failed(error, outcome)
+        if self._options.on_failure is None:
+            self._log.failed(error, outcome)
+        else:
             self._options.on_failure(error)
 
 

@@ -33,6 +33,11 @@ def cost_of_one(_details: Details) -> int:
     return 1
 
 
+def never(_details: Details) -> bool:
+    """No call is skipped."""
+    return False
+
+
 def initial_metadata(refusal: Refusal, style: HeaderStyle) -> Metadata:
     """The headers of a refusal."""
     return tuple((name.lower(), value) for name, value in refusal.headers(style).items())

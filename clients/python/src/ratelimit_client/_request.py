@@ -30,7 +30,7 @@ class CheckRequest(NamedTuple):
     @classmethod
     def of(cls, api_key: str, key_id: str, resource: str, cost: int, request_id: str) -> Self:
         """The check of a call, by KEY_ID if there is one. Raises RateLimitError for what cannot be sent."""
-        sent_id = request_id or _new_request_id()
+        sent_id = request_id or new_request_id()
         key = {"key_id": key_id} if key_id else {"api_key": api_key}
         try:
             message = CheckLimitRequest(resource=resource, cost=cost, request_id=sent_id)
@@ -94,5 +94,6 @@ def _reject_oversized(**texts: str) -> None:
             raise invalid_field(field, f"has {size} bytes; a whole message has at most {_MAX_MESSAGE_BYTES}")
 
 
-def _new_request_id() -> str:
+def new_request_id() -> str:
+    """128 random bits."""
     return os.urandom(16).hex()

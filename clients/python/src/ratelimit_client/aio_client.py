@@ -9,8 +9,9 @@ from typing import NamedTuple, Self, TypeAlias, Unpack
 
 import grpc
 
-from ._client_state import ClientState, is_retryable
-from ._connections import CHANNEL_OPTIONS, CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials
+from ._client_state import ClientState, error_from, is_retryable
+from ._connections import CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials, channel_options
+from ._first_connection import AsyncFirstConnection
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     CheckLimitResponse,
@@ -19,6 +20,7 @@ from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
     SettleLimitRequest,
     SettleLimitResponse,
 )
+from ._readiness import PAUSE, Readiness
 from ._request import CheckRequest
 from ._reservation_state import ReservationState, Terms
 from .aio_reservation import AsyncReservation, Reserving
@@ -36,16 +38,19 @@ _ExtendHold: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[ExtendHoldRequest, Ex
 class AsyncRateLimitClient:
     """A client for one event loop. Create one and keep it.
 
-    TARGET is a gRPC name such as `ratelimit.internal:50051`; the keyword arguments are those of `ClientOptions`. Raises
-    ValueError for an option out of bounds. May be created before the loop runs: it connects at the first call.
+    TARGET is host and port, such as `ratelimit.internal:50051`, or another name of gRPC's, such as
+    `unix:/run/ratelimit.sock`; the keyword arguments are those of `ClientOptions`. Raises ValueError for a target that
+    cannot be called, and for an option out of bounds. May be created before the loop runs: it connects at the first
+    call.
     """
 
     def __init__(self, target: str, **options: Unpack[ClientOptionsDict]) -> None:
         self._target = target
         self._options = ClientOptions(**options)
-        self._state = ClientState(self._options)
+        self._state = ClientState(target, self._options)
         self._channels: list[grpc.aio.Channel] = []
-        self._round_robin: Iterator[_Stub] | None = None
+        self._stubs: list[_Stub] = []
+        self._round_robin: Iterator[_Stub] = iter(())
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,9 +98,20 @@ class AsyncRateLimitClient:
         request = CheckRequest.of(api_key, key_id, resource, estimate, request_id).held(hold)
         return Reserving(self._reserve(request, Terms(estimate, hold, on_error, extend)))
 
+    async def ready(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  as in the client for threads
+        """Return once the service has answered over every connection, as `RateLimitClient.ready` does."""
+        readiness = Readiness(self._target, timeout)
+        self._open()
+        for stub in self._stubs:
+            await self._await_answer(stub, readiness)
+            stub.first.pending = False
+
     async def wait_until_connected(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  as in the client for threads
-        """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
-        self._stubs()
+        """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds.
+
+        Whether the service answers, and what is wrong otherwise, is what `ready` is for.
+        """
+        self._open()
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
@@ -120,40 +136,66 @@ class AsyncRateLimitClient:
         return AsyncReservation(state, self._settle, self._extend, self._background)
 
     async def _decide(self, request: CheckRequest) -> Decision:
+        began = time.monotonic()
         cached = self._state.cached(request)
-        if cached is not None:
-            return cached
+        return self._state.measured(await self._sent(request) if cached is None else cached, began)
+
+    async def _sent(self, request: CheckRequest) -> Decision:
         deadline = self._options.deadline
+        stub = await self._next()
         ends = time.monotonic() + deadline
         try:
-            response = await self._send(request, deadline)
+            response = await self._send(stub, request, deadline)
         except grpc.aio.AioRpcError as first:
             remaining = ends - time.monotonic()
             if not is_retryable(first, remaining):
                 return self._state.failed(first)
             try:
-                response = await self._send(request, remaining)
+                response = await self._send(next(self._round_robin), request, remaining)
             except grpc.aio.AioRpcError as second:
                 return self._state.failed(second)
         return self._state.decided(request, response)
 
-    async def _send(self, request: CheckRequest, timeout: float) -> CheckLimitResponse:  # noqa: ASYNC109  gRPC's own
-        return await next(self._stubs()).check(request.message, timeout=timeout, metadata=self._state.metadata)
+    async def _send(
+        self,
+        stub: "_Stub",
+        request: CheckRequest,
+        timeout: float,  # noqa: ASYNC109  gRPC's own
+    ) -> CheckLimitResponse:
+        return await stub.check(request.message, timeout=timeout, metadata=self._state.metadata)
 
     async def _settle(self, request: SettleLimitRequest) -> SettleLimitResponse:
-        stub = next(self._stubs())
+        stub = await self._next()
         return await stub.settle(request, timeout=self._options.deadline, metadata=self._state.metadata)
 
     async def _extend(self, request: ExtendHoldRequest) -> ExtendHoldResponse:
-        stub = next(self._stubs())
+        stub = next(self._round_robin)
         return await stub.extend(request, timeout=self._options.deadline, metadata=self._state.metadata)
 
-    def _stubs(self) -> Iterator["_Stub"]:
-        if self._round_robin is None:
-            credentials = channel_credentials(self._options.tls)
-            self._channels = [_open(self._target, credentials) for _ in range(self._options.connections)]
-            self._round_robin = itertools.cycle([_Stub.of(channel) for channel in self._channels])
-        return self._round_robin
+    async def _await_answer(self, stub: "_Stub", readiness: Readiness) -> None:
+        while True:
+            try:
+                await stub.check(readiness.request, timeout=readiness.remaining, metadata=self._state.metadata)
+            except grpc.aio.AioRpcError as status:
+                if readiness.is_answered(error_from(status)):
+                    return
+            else:
+                return
+            await asyncio.sleep(PAUSE)
+
+    async def _next(self) -> "_Stub":
+        """The connection for the next call, once it was up, could not be connected, or has taken too long."""
+        self._open()
+        stub = next(self._round_robin)
+        if stub.first.pending:
+            await stub.first.wait()
+        return stub
+
+    def _open(self) -> None:
+        if not self._stubs:
+            self._channels = [_open(self._target, self._options) for _ in range(self._options.connections)]
+            self._stubs = [_Stub.of(channel, self._options.connect_timeout) for channel in self._channels]
+            self._round_robin = itertools.cycle(self._stubs)
 
 
 class _Stub(NamedTuple):
@@ -162,9 +204,10 @@ class _Stub(NamedTuple):
     check: _CheckLimit
     settle: _SettleLimit
     extend: _ExtendHold
+    first: AsyncFirstConnection
 
     @classmethod
-    def of(cls, channel: grpc.aio.Channel) -> "_Stub":
+    def of(cls, channel: grpc.aio.Channel, connect_timeout: float) -> "_Stub":
         return cls(
             channel.unary_unary(
                 CHECK_LIMIT,
@@ -181,10 +224,12 @@ class _Stub(NamedTuple):
                 request_serializer=ExtendHoldRequest.SerializeToString,
                 response_deserializer=ExtendHoldResponse.FromString,
             ),
+            AsyncFirstConnection(channel, connect_timeout),
         )
 
 
-def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+def _open(target: str, options: ClientOptions) -> grpc.aio.Channel:
+    credentials = channel_credentials(options.tls)
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=channel_options(options.connect_timeout))
+    return grpc.aio.secure_channel(target, credentials, options=channel_options(options.connect_timeout))

@@ -12,6 +12,7 @@ from ._interceptors import (
     full_method,
     initial_metadata,
     log_configuration_error,
+    never,
     trailing_metadata,
     x_api_key,
 )
@@ -28,25 +29,29 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class AsyncRateLimitInterceptor(grpc.aio.ServerInterceptor):
     """Checks each call with CLIENT, and each stream once, at its start. The rest is as in `RateLimitInterceptor`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is independent of the others
         self,
         client: AsyncRateLimitClient,
         *,
         key: Callable[[Details], str] = x_api_key,
         resource: Callable[[Details], str] = full_method,
         cost: Callable[[Details], int] = cost_of_one,
+        skip: Callable[[Details], bool] = never,
         header_style: HeaderStyle = HeaderStyle.IETF,
     ) -> None:
         self._client = client
         self._key = key
         self._resource = resource
         self._cost = cost
+        self._skip = skip
         self._header_style = header_style
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[_HandlerOrNone]], handler_call_details: Details
     ) -> _HandlerOrNone:
         """The call's own handler if it may proceed, otherwise one that ends the call."""
+        if self._skip(handler_call_details):
+            return await continuation(handler_call_details)
         try:
             refusal = await self._check(handler_call_details)
         except RateLimitError as error:

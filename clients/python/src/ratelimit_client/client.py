@@ -1,15 +1,17 @@
 """The client for threads."""
 
 import itertools
+import threading
 import time
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias, Unpack, cast
 
 import grpc
 
-from ._client_state import ClientState, is_retryable
-from ._connections import CHANNEL_OPTIONS, CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials
+from ._client_state import ClientState, error_from, is_retryable
+from ._connections import CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials, channel_options
 from ._extender import Extender
+from ._first_connection import FirstConnection
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     CheckLimitResponse,
@@ -18,6 +20,7 @@ from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
     SettleLimitRequest,
     SettleLimitResponse,
 )
+from ._readiness import PAUSE, Readiness
 from ._request import CheckRequest
 from ._reservation_state import ReservationState, Terms
 from .decision import Decision
@@ -35,17 +38,21 @@ _ExtendHold: TypeAlias = "grpc.UnaryUnaryMultiCallable[ExtendHoldRequest, Extend
 class RateLimitClient:
     """A client for all threads of a process. Create one and keep it.
 
-    TARGET is a gRPC name such as `ratelimit.internal:50051`; the keyword arguments are those of `ClientOptions`. Raises
-    ValueError for an option out of bounds. It connects at the first call: see `wait_until_connected`.
+    TARGET is host and port, such as `ratelimit.internal:50051`, or another name of gRPC's, such as
+    `unix:/run/ratelimit.sock`; the keyword arguments are those of `ClientOptions`. Raises ValueError for a target that
+    cannot be called, and for an option out of bounds. It connects at the first call: see `ready`.
     """
 
     def __init__(self, target: str, **options: Unpack[ClientOptionsDict]) -> None:
         checked = ClientOptions(**options)
+        self._target = target
         self._deadline = checked.deadline
-        self._state = ClientState(checked)
-        credentials = channel_credentials(checked.tls)
-        self._channels = [_open(target, credentials) for _ in range(checked.connections)]
-        self._round_robin = itertools.cycle([_Stub.of(channel) for channel in self._channels])
+        self._state = ClientState(target, checked)
+        self._channels = [_open(target, checked) for _ in range(checked.connections)]
+        self._stubs = [_Stub.of(channel, checked.connect_timeout) for channel in self._channels]
+        self._round_robin = itertools.cycle(self._stubs)
+        self._connecting = threading.Lock()
+        self._connects_first = checked.connect_timeout > 0
         self._extender = Extender()
 
     @property
@@ -112,14 +119,29 @@ class RateLimitClient:
         state = ReservationState(self._state, self._decide(request), Terms(estimate, hold, on_error, extend))
         return Reservation(state, self._settle, self._extend, self._extender)
 
+    def ready(self, timeout: float = 5.0) -> None:
+        """Return once the service has answered over every connection, which charges nothing.
+
+        Raises RateLimitError with what is wrong: at once for a wrong token, say, and after TIMEOUT seconds (above 0)
+        for a service that cannot be reached or fails until then.
+        """
+        readiness = Readiness(self._target, timeout)
+        for stub in self._stubs:
+            self._await_answer(stub, readiness)
+        self._connected()
+
     def wait_until_connected(self, timeout: float = 5.0) -> None:
-        """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds."""
+        """Wait for all connections, so that the first calls need not. Raises TimeoutError after TIMEOUT seconds.
+
+        Whether the service answers, and what is wrong otherwise, is what `ready` is for.
+        """
         ends = time.monotonic() + timeout
         for channel in self._channels:
             try:
                 grpc.channel_ready_future(channel).result(timeout=max(0.0, ends - time.monotonic()))
             except grpc.FutureTimeoutError:
                 raise TimeoutError(f"no connection to the rate limit service within {timeout} s") from None
+        self._connected()
 
     def close(self) -> None:
         """Close the connections. Calls in flight fail, and the holds of open reservations run out."""
@@ -137,30 +159,66 @@ class RateLimitClient:
         self.close()
 
     def _decide(self, request: CheckRequest) -> Decision:
+        began = time.monotonic()
         cached = self._state.cached(request)
-        if cached is not None:
-            return cached
+        return self._state.measured(self._sent(request) if cached is None else cached, began)
+
+    def _sent(self, request: CheckRequest) -> Decision:
+        stub = self._next()
         ends = time.monotonic() + self._deadline
         try:
-            response = self._send(request, self._deadline)
+            response = self._send(stub, request, self._deadline)
         except grpc.RpcError as first:
             remaining = ends - time.monotonic()
             if not is_retryable(cast("grpc.Call", first), remaining):
                 return self._state.failed(cast("grpc.Call", first))
             try:
-                response = self._send(request, remaining)
+                response = self._send(next(self._round_robin), request, remaining)
             except grpc.RpcError as second:
                 return self._state.failed(cast("grpc.Call", second))
         return self._state.decided(request, response)
 
-    def _send(self, request: CheckRequest, timeout: float) -> CheckLimitResponse:
-        return next(self._round_robin).check(request.message, timeout=timeout, metadata=self._state.metadata)
+    def _send(self, stub: "_Stub", request: CheckRequest, timeout: float) -> CheckLimitResponse:
+        return stub.check(request.message, timeout=timeout, metadata=self._state.metadata)
 
     def _settle(self, request: SettleLimitRequest) -> SettleLimitResponse:
-        return next(self._round_robin).settle(request, timeout=self._deadline, metadata=self._state.metadata)
+        return self._next().settle(request, timeout=self._deadline, metadata=self._state.metadata)
 
     def _extend(self, request: ExtendHoldRequest) -> "grpc.Future[ExtendHoldResponse]":
         return next(self._round_robin).extend.future(request, timeout=self._deadline, metadata=self._state.metadata)
+
+    def _await_answer(self, stub: "_Stub", readiness: Readiness) -> None:
+        while True:
+            try:
+                stub.check(readiness.request, timeout=readiness.remaining, metadata=self._state.metadata)
+            except grpc.RpcError as status:
+                if readiness.is_answered(error_from(cast("grpc.Call", status))):
+                    return
+            else:
+                return
+            time.sleep(PAUSE)
+
+    def _next(self) -> "_Stub":
+        """The connection for the next call, once it was up, could not be connected, or has taken too long."""
+        if self._connects_first:
+            self._connect()
+        stub = next(self._round_robin)
+        if stub.first.pending:
+            stub.first.wait()
+        return stub
+
+    def _connect(self) -> None:
+        with self._connecting:
+            if self._connects_first and not self._state.closed:
+                for stub in self._stubs:
+                    stub.first.begin()
+            self._connects_first = False
+
+    def _connected(self) -> None:
+        """No call waits for a connection any more."""
+        self._connects_first = False
+        for stub in self._stubs:
+            stub.first.end()
 
 
 class _Stub(NamedTuple):
@@ -169,9 +227,10 @@ class _Stub(NamedTuple):
     check: _CheckLimit
     settle: _SettleLimit
     extend: _ExtendHold
+    first: FirstConnection
 
     @classmethod
-    def of(cls, channel: grpc.Channel) -> "_Stub":
+    def of(cls, channel: grpc.Channel, connect_timeout: float) -> "_Stub":
         return cls(
             channel.unary_unary(
                 CHECK_LIMIT,
@@ -188,10 +247,12 @@ class _Stub(NamedTuple):
                 request_serializer=ExtendHoldRequest.SerializeToString,
                 response_deserializer=ExtendHoldResponse.FromString,
             ),
+            FirstConnection(channel, connect_timeout),
         )
 
 
-def _open(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+def _open(target: str, options: ClientOptions) -> grpc.Channel:
+    credentials = channel_credentials(options.tls)
     if credentials is None:
-        return grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
-    return grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        return grpc.insecure_channel(target, options=channel_options(options.connect_timeout))
+    return grpc.secure_channel(target, credentials, options=channel_options(options.connect_timeout))

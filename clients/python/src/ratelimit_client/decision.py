@@ -128,6 +128,11 @@ class Decision:
         return Source(self._message.source)
 
     @property
+    def degraded(self) -> bool:
+        """Whether the limits' state was not available: the client decided, or the service did without its store."""
+        return self.source is Source.DEGRADED
+
+    @property
     def key_id(self) -> str:
         """The key's public id. Empty when the key is unknown."""
         return self._message.key_id
@@ -169,7 +174,19 @@ class Decision:
 
 
 _IN_REPR = (
-    *("allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after"),
+    *(
+        "allowed",
+        "reason",
+        "source",
+        "degraded",
+        "origin",
+        "key_id",
+        "subject",
+        "plan",
+        "limit",
+        "remaining",
+        "retry_after",
+    ),
     "failure",
 )
 

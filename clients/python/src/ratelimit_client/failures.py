@@ -2,6 +2,10 @@
 
 import threading
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Outcome: TypeAlias = Literal["open", "closed", "unsettled"]
+"""What a failure led to: the name of its counter in `Failures`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +28,14 @@ class FailureCounter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open = 0
-        self._closed = 0
-        self._unsettled = 0
+        self._counts: dict[Outcome, int] = {"open": 0, "closed": 0, "unsettled": 0}
 
     def snapshot(self) -> Failures:
         """The count so far."""
         with self._lock:
-            return Failures(self._open, self._closed, self._unsettled)
+            return Failures(**self._counts)
 
-    def count(self, *, allowed: bool) -> None:
-        """One more call that failed, open if ALLOWED."""
+    def count(self, outcome: Outcome) -> None:
+        """One more failure."""
         with self._lock:
-            if allowed:
-                self._open += 1
-            else:
-                self._closed += 1
-
-    def count_unsettled(self) -> None:
-        """One more reservation that could not be settled."""
-        with self._lock:
-            self._unsettled += 1
+            self._counts[outcome] += 1

@@ -12,6 +12,7 @@ from ._interceptors import (
     full_method,
     initial_metadata,
     log_configuration_error,
+    never,
     trailing_metadata,
     x_api_key,
 )
@@ -32,22 +33,25 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
     the caller's is logged, and the call ends with INTERNAL.
 
     KEY returns a call's API key (a call without one is refused), RESOURCE what it calls, COST how many tokens it takes:
-    0 to 9,007,199,254. HEADER_STYLE is the style of the headers, which are in the initial metadata of a refusal.
+    0 to 9,007,199,254. A call for which SKIP is true proceeds without a check. HEADER_STYLE is the style of the
+    headers, which are in the initial metadata of a refusal.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is independent of the others
         self,
         client: RateLimitClient,
         *,
         key: Callable[[Details], str] = x_api_key,
         resource: Callable[[Details], str] = full_method,
         cost: Callable[[Details], int] = cost_of_one,
+        skip: Callable[[Details], bool] = never,
         header_style: HeaderStyle = HeaderStyle.IETF,
     ) -> None:
         self._client = client
         self._key = key
         self._resource = resource
         self._cost = cost
+        self._skip = skip
         self._header_style = header_style
 
     def intercept_service(
@@ -58,8 +62,8 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
         gRPC calls this in the only thread that accepts calls, so the check is made later, in the call's own thread.
         """
         handler = continuation(handler_call_details)
-        if handler is None:
-            return None
+        if handler is None or self._skip(handler_call_details):
+            return handler
 
         def check(context: _Context) -> None:
             try:

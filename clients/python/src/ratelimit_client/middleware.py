@@ -3,42 +3,19 @@
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
+from ._scope import Scope, cost_of_one, method_and_path, never, x_api_key
 from .aio_client import AsyncRateLimitClient
-from .error import RateLimitError, invalid_utf8
+from .error import RateLimitError
 from .headers import HeaderStyle, limit_headers
 from .refusal import Refusal
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _POLICY_VIOLATION = 1008  # RFC 6455's close code
-
-
-def x_api_key(scope: Scope) -> str:
-    """The API key in the header `x-api-key`. Empty when there is none."""
-    found: bytes = next((value for name, value in scope["headers"] if name.lower() == b"x-api-key"), b"")
-    return found.decode("latin-1")
-
-
-def method_and_path(scope: Scope) -> str:
-    """The method and the decoded path without the query: `GET /v1/orders`. A websocket is a GET.
-
-    Raises RateLimitError for a path that is not valid UTF-8.
-    """
-    if _REPLACEMENT in scope["path"] and not _is_utf8(scope.get("raw_path")):
-        raise invalid_utf8("resource")
-    return f"{scope.get('method', 'GET')} {scope['path']}"
-
-
-def cost_of_one(_scope: Scope) -> int:
-    """Every request costs one token."""
-    return 1
 
 
 class RateLimitMiddleware:
@@ -48,8 +25,9 @@ class RateLimitMiddleware:
     body of type `application/problem+json`. A RateLimitError that is not the caller's is raised, so that the server
     responds with 500.
 
-    KEY returns a request's API key (a request without one is refused), RESOURCE what it calls, COST how many tokens it
-    takes: 0 to 9,007,199,254. HEADER_STYLE is the style of the headers.
+    KEY returns a request's API key (a request without one is refused), RESOURCE what it calls (`method_and_route` names
+    the route in place of the path), COST how many tokens it takes: 0 to 9,007,199,254. A request for which SKIP is true
+    proceeds without a check, such as one for which `is_preflight` is. HEADER_STYLE is the style of the headers.
     """
 
     def __init__(  # noqa: PLR0913  each is independent of the others
@@ -60,6 +38,7 @@ class RateLimitMiddleware:
         key: Callable[[Scope], str] = x_api_key,
         resource: Callable[[Scope], str] = method_and_path,
         cost: Callable[[Scope], int] = cost_of_one,
+        skip: Callable[[Scope], bool] = never,
         header_style: HeaderStyle = HeaderStyle.IETF,
     ) -> None:
         self._app = app
@@ -67,11 +46,12 @@ class RateLimitMiddleware:
         self._key = key
         self._resource = resource
         self._cost = cost
+        self._skip = skip
         self._header_style = header_style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI defines it."""
-        if scope["type"] not in {"http", "websocket"}:
+        if scope["type"] not in {"http", "websocket"} or self._skip(scope):
             await self._app(scope, receive, send)
             return
         checked = await self._check(scope)
@@ -99,17 +79,6 @@ class RateLimitMiddleware:
                 raise
             return refusal
         return Refusal.for_decision(decision) or limit_headers(decision, self._header_style)
-
-
-def _is_utf8(raw_path: bytes | None) -> bool:
-    """Whether a path with U+FFFD has it in its raw form too. Servers substitute it for bytes that are not UTF-8."""
-    if raw_path is None:
-        return False
-    try:
-        unquote_to_bytes(raw_path).decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 async def _refuse(scope: Scope, send: Send, refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> None:

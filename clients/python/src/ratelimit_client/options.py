@@ -1,5 +1,6 @@
 """The options of a client."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from typing import Literal, TypeAlias, TypedDict
 import grpc
 
 from .error import RateLimitError
+from .metrics import ClientMetrics
+
+_LOGGER = logging.getLogger("ratelimit_client")
 
 Clock: TypeAlias = Callable[[], int]
 """Returns nanoseconds that never decrease, such as `time.monotonic_ns`."""
@@ -19,7 +23,10 @@ class ClientOptionsDict(TypedDict, total=False):
 
     deadline: float
     fail_open: bool
+    connect_timeout: float
     on_failure: Callable[[RateLimitError], None] | None
+    logger: logging.Logger
+    metrics: ClientMetrics | None
     connections: int
     denial_cache_size: int
     denial_cache_max_age: float
@@ -36,9 +43,16 @@ class ClientOptions:
     """Seconds for a whole call, including its retry. More than 0."""
     fail_open: bool = True
     """Whether a call is allowed or denied when the service fails."""
+    connect_timeout: float = 1.0
+    """Seconds that calls wait for a connection that was never up, from when the client starts to connect; only then
+    does their deadline start. 0 or more; 0 does not wait. A refused connection does not wait either."""
     on_failure: Callable[[RateLimitError], None] | None = None
     """Called once for each call that failed open or closed and each reservation that stayed unsettled, in the thread or
-    loop of the call. Keep it fast."""
+    loop of the call. Keep it fast. None logs a warning, at most one a minute."""
+    logger: logging.Logger = _LOGGER
+    """Where these warnings go."""
+    metrics: ClientMetrics | None = None
+    """Gets every decision and every failure, such as `ratelimit_client.opentelemetry.OpenTelemetryMetrics`."""
     connections: int = 4
     """Connections that calls rotate through. At least 1. A server with several workers behind one port, and most load
     balancers, distribute connections, not calls."""
@@ -51,12 +65,14 @@ class ClientOptions:
     tls: grpc.ChannelCredentials | Literal[True] | None = None
     """Encrypts the connections: True trusts gRPC's default CAs. None is plaintext."""
     clock: Clock = time.monotonic_ns
-    """The clock by which cached denials expire. Deadlines run in real time."""
+    """The clock by which cached denials expire, and a minute passes between warnings. Deadlines run in real time."""
 
     def __post_init__(self) -> None:
         for name in ("deadline", "denial_cache_max_age"):
             if not 0 < getattr(self, name) <= timedelta.max.days:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be more than 0")
+        if not 0 <= self.connect_timeout <= timedelta.max.days:
+            raise ValueError(f"connect_timeout is {self.connect_timeout!r}; it must be at least 0")
         for name, minimum in (("connections", 1), ("denial_cache_size", 0)):
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least {minimum}")

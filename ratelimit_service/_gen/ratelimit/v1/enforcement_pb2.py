@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eratelimit/v1/enforcement.proto\x12\x0cratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x0b\x45nforcement\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12\x38\n\toff_until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\toff_until\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12<\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bupdate_time\"\xe8\x02\n\x18ManageEnforcementRequest\x12L\n\x08turn_off\x18\x01 \x01(\x0b\x32..ratelimit.v1.ManageEnforcementRequest.TurnOffH\x00R\x08turn_off\x12I\n\x07turn_on\x18\x02 \x01(\x0b\x32-.ratelimit.v1.ManageEnforcementRequest.TurnOnH\x00R\x07turn_on\x12\x44\n\x03get\x18\x03 \x01(\x0b\x32\x35.ratelimit.v1.ManageEnforcementRequest.GetEnforcementH\x00\x1aG\n\x07TurnOff\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x1a\x08\n\x06TurnOn\x1a\x10\n\x0eGetEnforcementB\x08\n\x06\x61\x63tion\"K\n\x19ManageEnforcementResponse\x12.\n\x0b\x65nforcement\x18\x01 \x01(\x0b\x32\x19.ratelimit.v1.EnforcementBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eratelimit/v1/enforcement.proto\x12\x0cratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x0b\x45nforcement\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12\x38\n\toff_until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\toff_until\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12<\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bupdate_time\"\x8e\x03\n\x18ManageEnforcementRequest\x12L\n\x08turn_off\x18\x01 \x01(\x0b\x32..ratelimit.v1.ManageEnforcementRequest.TurnOffH\x00R\x08turn_off\x12I\n\x07turn_on\x18\x02 \x01(\x0b\x32-.ratelimit.v1.ManageEnforcementRequest.TurnOnH\x00R\x07turn_on\x12\x44\n\x03get\x18\x03 \x01(\x0b\x32\x35.ratelimit.v1.ManageEnforcementRequest.GetEnforcementH\x00\x12$\n\rvalidate_only\x18\x04 \x01(\x08R\rvalidate_only\x1aG\n\x07TurnOff\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x1a\x08\n\x06TurnOn\x1a\x10\n\x0eGetEnforcementB\x08\n\x06\x61\x63tion\"K\n\x19ManageEnforcementResponse\x12.\n\x0b\x65nforcement\x18\x01 \x01(\x0b\x32\x19.ratelimit.v1.EnforcementBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENFORCEMENT']._serialized_start=114
   _globals['_ENFORCEMENT']._serialized_end=292
   _globals['_MANAGEENFORCEMENTREQUEST']._serialized_start=295
-  _globals['_MANAGEENFORCEMENTREQUEST']._serialized_end=655
-  _globals['_MANAGEENFORCEMENTREQUEST_TURNOFF']._serialized_start=546
-  _globals['_MANAGEENFORCEMENTREQUEST_TURNOFF']._serialized_end=617
-  _globals['_MANAGEENFORCEMENTREQUEST_TURNON']._serialized_start=619
-  _globals['_MANAGEENFORCEMENTREQUEST_TURNON']._serialized_end=627
-  _globals['_MANAGEENFORCEMENTREQUEST_GETENFORCEMENT']._serialized_start=629
-  _globals['_MANAGEENFORCEMENTREQUEST_GETENFORCEMENT']._serialized_end=645
-  _globals['_MANAGEENFORCEMENTRESPONSE']._serialized_start=657
-  _globals['_MANAGEENFORCEMENTRESPONSE']._serialized_end=732
+  _globals['_MANAGEENFORCEMENTREQUEST']._serialized_end=693
+  _globals['_MANAGEENFORCEMENTREQUEST_TURNOFF']._serialized_start=584
+  _globals['_MANAGEENFORCEMENTREQUEST_TURNOFF']._serialized_end=655
+  _globals['_MANAGEENFORCEMENTREQUEST_TURNON']._serialized_start=657
+  _globals['_MANAGEENFORCEMENTREQUEST_TURNON']._serialized_end=665
+  _globals['_MANAGEENFORCEMENTREQUEST_GETENFORCEMENT']._serialized_start=667
+  _globals['_MANAGEENFORCEMENTREQUEST_GETENFORCEMENT']._serialized_end=683
+  _globals['_MANAGEENFORCEMENTRESPONSE']._serialized_start=695
+  _globals['_MANAGEENFORCEMENTRESPONSE']._serialized_end=770
 # @@protoc_insertion_point(module_scope)

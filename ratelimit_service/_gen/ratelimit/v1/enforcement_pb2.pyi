@@ -128,6 +128,11 @@ class ManageEnforcementRequest(_message.Message):
     TURN_OFF_FIELD_NUMBER: _builtins.int
     TURN_ON_FIELD_NUMBER: _builtins.int
     GET_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """If true, the action is checked as a whole, and its result returned, but the switch stays as it is. It needs the same
+    role. Ignored by `get`.
+    """
     @_builtins.property
     def turn_off(self) -> Global___ManageEnforcementRequest.TurnOff:
         """Has no limit refuse a call for a while."""
@@ -146,10 +151,11 @@ class ManageEnforcementRequest(_message.Message):
         turn_off: Global___ManageEnforcementRequest.TurnOff | None = ...,
         turn_on: Global___ManageEnforcementRequest.TurnOn | None = ...,
         get: Global___ManageEnforcementRequest.GetEnforcement | None = ...,
+        validate_only: _builtins.bool | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "get", b"get", "turn_off", b"turn_off", "turn_on", b"turn_on"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "get", b"get", "turn_off", b"turn_off", "turn_on", b"turn_on"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "get", b"get", "turn_off", b"turn_off", "turn_on", b"turn_on", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["turn_off", "turn_on", "get"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015

@@ -83,6 +83,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. There is no open reservation of this id: its hold has ended, it was settled a while ago, or the bucket store has
     lost it. Its estimate stays charged.
     """
+    KEY_EXISTS: _ErrorReason.ValueType  # 25
+    """ALREADY_EXISTS. Key ids are never used twice, not even that of a revoked key. Metadata: `key_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
@@ -150,4 +152,6 @@ RESERVATION_NOT_FOUND: ErrorReason.ValueType  # 24
 """NOT_FOUND. There is no open reservation of this id: its hold has ended, it was settled a while ago, or the bucket store has
 lost it. Its estimate stays charged.
 """
+KEY_EXISTS: ErrorReason.ValueType  # 25
+"""ALREADY_EXISTS. Key ids are never used twice, not even that of a revoked key. Metadata: `key_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

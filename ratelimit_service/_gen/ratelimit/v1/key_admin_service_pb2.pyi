@@ -67,12 +67,22 @@ class ManageKeyRequest(_message.Message):
         DESCRIPTION_FIELD_NUMBER: _builtins.int
         EXPIRE_TIME_FIELD_NUMBER: _builtins.int
         LABELS_FIELD_NUMBER: _builtins.int
+        KEY_ID_FIELD_NUMBER: _builtins.int
+        WITHOUT_SECRET_FIELD_NUMBER: _builtins.int
         plan: _builtins.str
         """The plan. Required."""
         subject: _builtins.str
         """The subject that the limits apply to. As in Key. Required."""
         description: _builtins.str
         """Free text. As in Key."""
+        key_id: _builtins.str
+        """The public id, as in Key, for configuration that names its keys. Ids are never used twice: that of a revoked key is
+        taken, too. Empty: the server chooses one at random.
+        """
+        without_secret: _builtins.bool
+        """If true, the key has no secret, so that no API key is valid for it until RotateKey makes one; gateways may send its
+        `key_id`.
+        """
         @_builtins.property
         def expire_time(self) -> _timestamp_pb2.Timestamp:
             """When the key expires. Absent means never; otherwise in the future."""
@@ -89,10 +99,12 @@ class ManageKeyRequest(_message.Message):
             description: _builtins.str | None = ...,
             expire_time: _timestamp_pb2.Timestamp | None = ...,
             labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            key_id: _builtins.str | None = ...,
+            without_secret: _builtins.bool | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expire_time", b"expire_time", "labels", b"labels", "plan", b"plan", "subject", b"subject"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expire_time", b"expire_time", "key_id", b"key_id", "labels", b"labels", "plan", b"plan", "subject", b"subject", "without_secret", b"without_secret"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,6 +400,12 @@ class ManageKeyRequest(_message.Message):
     BULK_SUSPEND_FIELD_NUMBER: _builtins.int
     BULK_RESUME_FIELD_NUMBER: _builtins.int
     BULK_REVOKE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """If true, the action is checked as a whole, and its result returned, but nothing is changed, and no secret made. It
+    needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+    Ignored by actions that only read.
+    """
     @_builtins.property
     def create(self) -> Global___ManageKeyRequest.CreateKey:
         """Creates a key."""
@@ -451,10 +469,11 @@ class ManageKeyRequest(_message.Message):
         bulk_suspend: Global___ManageKeyRequest.BulkKeys | None = ...,
         bulk_resume: Global___ManageKeyRequest.BulkKeys | None = ...,
         bulk_revoke: Global___ManageKeyRequest.BulkKeys | None = ...,
+        validate_only: _builtins.bool | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bulk_create", b"bulk_create", "bulk_resume", b"bulk_resume", "bulk_revoke", b"bulk_revoke", "bulk_suspend", b"bulk_suspend", "create", b"create", "get", b"get", "list", b"list", "resume", b"resume", "revoke", b"revoke", "rotate", b"rotate", "suspend", b"suspend", "update", b"update", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "rotate", "suspend", "resume", "revoke", "bulk_create", "bulk_suspend", "bulk_resume", "bulk_revoke"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
@@ -499,7 +518,7 @@ class ManageKeyResponse(_message.Message):
         KEY_FIELD_NUMBER: _builtins.int
         SECRET_FIELD_NUMBER: _builtins.int
         secret: _builtins.str
-        """The secret API key, to hand to its owner. It is returned here and never again."""
+        """The secret API key, to hand to its owner. It is returned here and never again. Empty for a key without a secret."""
         @_builtins.property
         def key(self) -> _key_pb2.Key:
             """The key."""
@@ -984,6 +1003,12 @@ class ManagePlanRequest(_message.Message):
     UPDATE_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
     ROLL_BACK_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """If true, the action is checked as a whole, and its result returned, but nothing is changed. It
+    needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+    Ignored by actions that only read.
+    """
     @_builtins.property
     def create(self) -> Global___ManagePlanRequest.CreatePlan:
         """Creates a plan."""
@@ -1017,10 +1042,11 @@ class ManagePlanRequest(_message.Message):
         update: Global___ManagePlanRequest.UpdatePlan | None = ...,
         delete: Global___ManagePlanRequest.DeletePlan | None = ...,
         roll_back: Global___ManagePlanRequest.RollBackPlan | None = ...,
+        validate_only: _builtins.bool | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "roll_back", b"roll_back", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "roll_back", b"roll_back", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "create", b"create", "delete", b"delete", "get", b"get", "list", b"list", "roll_back", b"roll_back", "update", b"update", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create", "get", "list", "update", "delete", "roll_back"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
@@ -1182,6 +1208,32 @@ class ManageOverrideRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class ListAllOverrides(_message.Message):
+        """Lists the overrides of all keys, revoked ones included, and of all subjects, those that have expired included: keys
+        first, in the order of their ids, then subjects.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PAGE_SIZE_FIELD_NUMBER: _builtins.int
+        PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+        page_size: _builtins.int
+        """How many at most: 1 to 1000. 0 means 100."""
+        page_token: _builtins.str
+        """The `next_page_token` of the previous response, to continue from there."""
+        def __init__(
+            self,
+            *,
+            page_size: _builtins.int | None = ...,
+            page_token: _builtins.str | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class DeleteOverride(_message.Message):
         """Deletes an override."""
 
@@ -1212,10 +1264,17 @@ class ManageOverrideRequest(_message.Message):
     SET_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    LIST_ALL_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """One key."""
     subject: _builtins.str
     """One subject, which means all its keys. As in Key."""
+    validate_only: _builtins.bool
+    """If true, the action is checked as a whole, and its result returned, but nothing is changed. It
+    needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+    Ignored by actions that only read.
+    """
     @_builtins.property
     def set(self) -> Global___ManageOverrideRequest.SetOverride:
         """Adds an override or replaces the one of the same name."""
@@ -1228,6 +1287,10 @@ class ManageOverrideRequest(_message.Message):
     def delete(self) -> Global___ManageOverrideRequest.DeleteOverride:
         """Deletes an override: the level below applies again."""
 
+    @_builtins.property
+    def list_all(self) -> Global___ManageOverrideRequest.ListAllOverrides:
+        """Lists the overrides of all keys and subjects."""
+
     def __init__(
         self,
         *,
@@ -1236,12 +1299,14 @@ class ManageOverrideRequest(_message.Message):
         set: Global___ManageOverrideRequest.SetOverride | None = ...,
         list: Global___ManageOverrideRequest.ListOverrides | None = ...,
         delete: Global___ManageOverrideRequest.DeleteOverride | None = ...,
+        list_all: Global___ManageOverrideRequest.ListAllOverrides | None = ...,
+        validate_only: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delete", b"delete", "key_id", b"key_id", "list", b"list", "set", b"set", "subject", b"subject", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delete", b"delete", "key_id", b"key_id", "list", b"list", "list_all", b"list_all", "set", b"set", "subject", b"subject", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delete", b"delete", "key_id", b"key_id", "list", b"list", "set", b"set", "subject", b"subject", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delete", b"delete", "key_id", b"key_id", "list", b"list", "list_all", b"list_all", "set", b"set", "subject", b"subject", "target", b"target", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["set", "list", "delete"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["set", "list", "delete", "list_all"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["key_id", "subject"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -1280,9 +1345,68 @@ class ManageOverrideResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class OverridePage(_message.Message):
+        """One page of overrides."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class SetFor(_message.Message):
+            """An override, and what it was set for."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_ID_FIELD_NUMBER: _builtins.int
+            SUBJECT_FIELD_NUMBER: _builtins.int
+            OVERRIDE_FIELD_NUMBER: _builtins.int
+            key_id: _builtins.str
+            """One key."""
+            subject: _builtins.str
+            """One subject, which means all its keys."""
+            @_builtins.property
+            def override(self) -> _limit_pb2.Override:
+                """The override."""
+
+            def __init__(
+                self,
+                *,
+                key_id: _builtins.str | None = ...,
+                subject: _builtins.str | None = ...,
+                override: _limit_pb2.Override | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "override", b"override", "subject", b"subject", "target", b"target"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "override", b"override", "subject", b"subject", "target", b"target"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["key_id", "subject"]  # noqa: Y015
+            _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+            def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+        OVERRIDES_FIELD_NUMBER: _builtins.int
+        NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+        next_page_token: _builtins.str
+        """Send it back to get the next page. Empty when this is the last."""
+        @_builtins.property
+        def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManageOverrideResponse.OverridePage.SetFor]:
+            """Each with its target; those of one in the order of their limits' names."""
+
+        def __init__(
+            self,
+            *,
+            overrides: _abc.Iterable[Global___ManageOverrideResponse.OverridePage.SetFor] | None = ...,
+            next_page_token: _builtins.str | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "overrides", b"overrides"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SET_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    LIST_ALL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def set(self) -> Global___ManageOverrideResponse.Overrides:
         """The overrides after the change."""
@@ -1295,18 +1419,23 @@ class ManageOverrideResponse(_message.Message):
     def delete(self) -> Global___ManageOverrideResponse.Overrides:
         """The overrides after the change."""
 
+    @_builtins.property
+    def list_all(self) -> Global___ManageOverrideResponse.OverridePage:
+        """One page of the overrides of all keys and subjects."""
+
     def __init__(
         self,
         *,
         set: Global___ManageOverrideResponse.Overrides | None = ...,
         list: Global___ManageOverrideResponse.Overrides | None = ...,
         delete: Global___ManageOverrideResponse.Overrides | None = ...,
+        list_all: Global___ManageOverrideResponse.OverridePage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "list", b"list", "result", b"result", "set", b"set"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "list", b"list", "list_all", b"list_all", "result", b"result", "set", b"set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "list", b"list", "result", b"result", "set", b"set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "list", b"list", "list_all", b"list_all", "result", b"result", "set", b"set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["set", "list", "delete"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["set", "list", "delete", "list_all"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -1328,7 +1457,7 @@ class ManageRulesRequest(_message.Message):
         VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
         CONFIRMATION_FIELD_NUMBER: _builtins.int
         validate_only: _builtins.bool
-        """If true, only validates the rules and the etag, and returns what would be in force."""
+        """If true, only validates the rules and the etag, and returns what would be in force, without a confirmation."""
         confirmation: _builtins.str
         """Confirms the change: the `confirmation` of an error with reason CONFIRMATION_REQUIRED, within 5 minutes. Empty: the
         change is refused if it has to be confirmed.
@@ -1434,6 +1563,12 @@ class ManageRulesRequest(_message.Message):
     GET_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """If true, the action is checked as a whole, and its result returned, but nothing is changed. It
+    needs the same role, and a change that has to be confirmed is refused with CONFIRMATION_REQUIRED all the same.
+    Ignored by actions that only read.
+    """
     @_builtins.property
     def replace(self) -> Global___ManageRulesRequest.ReplaceRules:
         """Replaces all rules of a domain."""
@@ -1457,10 +1592,11 @@ class ManageRulesRequest(_message.Message):
         get: Global___ManageRulesRequest.GetRules | None = ...,
         list: Global___ManageRulesRequest.ListRules | None = ...,
         delete: Global___ManageRulesRequest.DeleteRules | None = ...,
+        validate_only: _builtins.bool | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delete", b"delete", "get", b"get", "list", b"list", "replace", b"replace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delete", b"delete", "get", b"get", "list", b"list", "replace", b"replace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delete", b"delete", "get", b"get", "list", b"list", "replace", b"replace", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["replace", "get", "list", "delete"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
@@ -1623,7 +1759,10 @@ class ExplainLimitResponse(_message.Message):
         applies: _builtins.bool
         """Whether it applies to the call."""
         why_not: _builtins.str
-        """Why it does not apply: `resource`, `overridden by key`, `overridden by subject`, `expired`. Empty when it does."""
+        """Why it does not apply: `overridden by key`, `overridden by subject`, `expired`; `resource`; `hold` for calls at
+        once, of which only calls with a `hold` count; or the reason for which all calls of the key are refused, such as
+        `KEY_SUSPENDED`. Empty when it does.
+        """
         bucket: _builtins.str
         """The name of its state in the bucket store. Empty when it does not apply."""
         @_builtins.property

@@ -30,7 +30,7 @@ if _version_not_supported:
 
 class KeyAdminServiceStub:
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
     a second.
     """
 
@@ -99,7 +99,7 @@ class KeyAdminServiceStub:
 
 class KeyAdminServiceServicer:
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
     a second.
     """
 
@@ -248,7 +248,7 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class KeyAdminService:
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
     a second.
     """
 

@@ -31,7 +31,7 @@ GRPC_VERSION: str
 
 class KeyAdminServiceStub:
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
     a second.
     """
 
@@ -65,7 +65,7 @@ class KeyAdminServiceStub:
 @_typing.type_check_only
 class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
     a second.
     """
 
@@ -95,7 +95,7 @@ class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
 
 class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
+    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
     a second.
     """
 

@@ -92,7 +92,7 @@ class Key(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     LAST_USED_TIME_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """The public id: 16 characters of base62. Set by the server."""
+    """The public id: 16 characters of base62. Set by the server, unless CreateKey names one."""
     subject: _builtins.str
     """The subject that the limits apply to: 1 to 128 bytes, in Unicode normalization form C, with no blank but U+0020
     and none at its ends, no controls, and no characters that cannot be seen or reorder what is read. Keys of one subject

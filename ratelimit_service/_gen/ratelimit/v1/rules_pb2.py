@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from . import limit_pb2 as ratelimit_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ratelimit/v1/rules.proto\x12\x0cratelimit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\xa4\x04\n\x0b\x44omainRules\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x31\n\x0b\x64\x65scriptors\x18\x03 \x03(\x0b\x32\x1c.ratelimit.v1.DescriptorRule\x12T\n\x10on_store_failure\x18\x04 \x01(\x0e\x32(.ratelimit.v1.DomainRules.OnStoreFailureR\x10on_store_failure\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12<\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63reate_time\x12<\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bupdate_time\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x30\n\x06\x63harge\x18\t \x01(\x0e\x32 .ratelimit.v1.DomainRules.Charge\"\\\n\x0eOnStoreFailure\x12 \n\x1cON_STORE_FAILURE_UNSPECIFIED\x10\x00\x12\x08\n\x04\x46\x41IL\x10\x01\x12\t\n\x05LOCAL\x10\x02\x12\t\n\x05\x41LLOW\x10\x03\x12\x08\n\x04\x44\x45NY\x10\x04\"<\n\x06\x43harge\x12\x16\n\x12\x43HARGE_UNSPECIFIED\x10\x00\x12\x0e\n\nIF_ALLOWED\x10\x01\x12\n\n\x06\x41LWAYS\x10\x02\"\xc0\x02\n\x0e\x44\x65scriptorRule\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12-\n\x06limits\x18\x03 \x03(\x0b\x32\x1d.ratelimit.v1.DescriptorLimit\x12(\n\x0fshare_threshold\x18\x04 \x01(\x08R\x0fshare_threshold\x12T\n\x10on_store_failure\x18\x05 \x01(\x0e\x32(.ratelimit.v1.DomainRules.OnStoreFailureR\x10on_store_failure\x12\x31\n\x0b\x64\x65scriptors\x18\x06 \x03(\x0b\x32\x1c.ratelimit.v1.DescriptorRule\x12\x30\n\x06\x63harge\x18\x07 \x01(\x0e\x32 .ratelimit.v1.DomainRules.Charge\"\xba\x03\n\x0f\x44\x65scriptorLimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04mode\x18\x02 \x01(\x0e\x32\x18.ratelimit.v1.Limit.Mode\x12\x31\n\x0ctoken_bucket\x18\x03 \x01(\x0b\x32\x19.ratelimit.v1.TokenBucketH\x00\x12$\n\x05quota\x18\x04 \x01(\x0b\x32\x13.ratelimit.v1.QuotaH\x00\x12<\n\tunlimited\x18\x05 \x01(\x0b\x32\'.ratelimit.v1.DescriptorLimit.UnlimitedH\x00\x12\x38\n\x07\x62locked\x18\x06 \x01(\x0b\x32%.ratelimit.v1.DescriptorLimit.BlockedH\x00\x12\x10\n\x08replaces\x18\x07 \x03(\t\x12*\n\x06\x63ounts\x18\x08 \x01(\x0e\x32\x1a.ratelimit.v1.Limit.Counts\x12/\n\toverdraft\x18\t \x01(\x0b\x32\x17.ratelimit.v1.OverdraftH\x01\x88\x01\x01\x1a\x0b\n\tUnlimited\x1a\t\n\x07\x42lockedB\x0b\n\talgorithmB\x0c\n\n_overdraftBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ratelimit/v1/rules.proto\x12\x0cratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ratelimit/v1/limit.proto\"\xcd\x04\n\x0b\x44omainRules\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x31\n\x0b\x64\x65scriptors\x18\x03 \x03(\x0b\x32\x1c.ratelimit.v1.DescriptorRule\x12T\n\x10on_store_failure\x18\x04 \x01(\x0e\x32(.ratelimit.v1.DomainRules.OnStoreFailureR\x10on_store_failure\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12<\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63reate_time\x12<\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bupdate_time\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x30\n\x06\x63harge\x18\t \x01(\x0e\x32 .ratelimit.v1.DomainRules.Charge\x12\'\n\x04hold\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"\\\n\x0eOnStoreFailure\x12 \n\x1cON_STORE_FAILURE_UNSPECIFIED\x10\x00\x12\x08\n\x04\x46\x41IL\x10\x01\x12\t\n\x05LOCAL\x10\x02\x12\t\n\x05\x41LLOW\x10\x03\x12\x08\n\x04\x44\x45NY\x10\x04\"<\n\x06\x43harge\x12\x16\n\x12\x43HARGE_UNSPECIFIED\x10\x00\x12\x0e\n\nIF_ALLOWED\x10\x01\x12\n\n\x06\x41LWAYS\x10\x02\"\xc0\x02\n\x0e\x44\x65scriptorRule\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12-\n\x06limits\x18\x03 \x03(\x0b\x32\x1d.ratelimit.v1.DescriptorLimit\x12(\n\x0fshare_threshold\x18\x04 \x01(\x08R\x0fshare_threshold\x12T\n\x10on_store_failure\x18\x05 \x01(\x0e\x32(.ratelimit.v1.DomainRules.OnStoreFailureR\x10on_store_failure\x12\x31\n\x0b\x64\x65scriptors\x18\x06 \x03(\x0b\x32\x1c.ratelimit.v1.DescriptorRule\x12\x30\n\x06\x63harge\x18\x07 \x01(\x0e\x32 .ratelimit.v1.DomainRules.Charge\"\xba\x03\n\x0f\x44\x65scriptorLimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04mode\x18\x02 \x01(\x0e\x32\x18.ratelimit.v1.Limit.Mode\x12\x31\n\x0ctoken_bucket\x18\x03 \x01(\x0b\x32\x19.ratelimit.v1.TokenBucketH\x00\x12$\n\x05quota\x18\x04 \x01(\x0b\x32\x13.ratelimit.v1.QuotaH\x00\x12<\n\tunlimited\x18\x05 \x01(\x0b\x32\'.ratelimit.v1.DescriptorLimit.UnlimitedH\x00\x12\x38\n\x07\x62locked\x18\x06 \x01(\x0b\x32%.ratelimit.v1.DescriptorLimit.BlockedH\x00\x12\x10\n\x08replaces\x18\x07 \x03(\t\x12*\n\x06\x63ounts\x18\x08 \x01(\x0e\x32\x1a.ratelimit.v1.Limit.Counts\x12/\n\toverdraft\x18\t \x01(\x0b\x32\x17.ratelimit.v1.OverdraftH\x01\x88\x01\x01\x1a\x0b\n\tUnlimited\x1a\t\n\x07\x42lockedB\x0b\n\talgorithmB\x0c\n\n_overdraftBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +35,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ratelimit.v1.rules_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1'
-  _globals['_DOMAINRULES']._serialized_start=102
-  _globals['_DOMAINRULES']._serialized_end=650
-  _globals['_DOMAINRULES_ONSTOREFAILURE']._serialized_start=496
-  _globals['_DOMAINRULES_ONSTOREFAILURE']._serialized_end=588
-  _globals['_DOMAINRULES_CHARGE']._serialized_start=590
-  _globals['_DOMAINRULES_CHARGE']._serialized_end=650
-  _globals['_DESCRIPTORRULE']._serialized_start=653
-  _globals['_DESCRIPTORRULE']._serialized_end=973
-  _globals['_DESCRIPTORLIMIT']._serialized_start=976
-  _globals['_DESCRIPTORLIMIT']._serialized_end=1418
-  _globals['_DESCRIPTORLIMIT_UNLIMITED']._serialized_start=1369
-  _globals['_DESCRIPTORLIMIT_UNLIMITED']._serialized_end=1380
-  _globals['_DESCRIPTORLIMIT_BLOCKED']._serialized_start=1382
-  _globals['_DESCRIPTORLIMIT_BLOCKED']._serialized_end=1391
+  _globals['_DOMAINRULES']._serialized_start=134
+  _globals['_DOMAINRULES']._serialized_end=723
+  _globals['_DOMAINRULES_ONSTOREFAILURE']._serialized_start=569
+  _globals['_DOMAINRULES_ONSTOREFAILURE']._serialized_end=661
+  _globals['_DOMAINRULES_CHARGE']._serialized_start=663
+  _globals['_DOMAINRULES_CHARGE']._serialized_end=723
+  _globals['_DESCRIPTORRULE']._serialized_start=726
+  _globals['_DESCRIPTORRULE']._serialized_end=1046
+  _globals['_DESCRIPTORLIMIT']._serialized_start=1049
+  _globals['_DESCRIPTORLIMIT']._serialized_end=1491
+  _globals['_DESCRIPTORLIMIT_UNLIMITED']._serialized_start=1442
+  _globals['_DESCRIPTORLIMIT_UNLIMITED']._serialized_end=1453
+  _globals['_DESCRIPTORLIMIT_BLOCKED']._serialized_start=1455
+  _globals['_DESCRIPTORLIMIT_BLOCKED']._serialized_end=1464
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Descriptor rules: limits for requests that are described by descriptors, as in E
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -96,6 +97,7 @@ class DomainRules(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CHARGE_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Unique: 1 to 256 bytes, of the form of a subject (`ratelimit.v1.Key`). The proxy names it in each request."""
     version: _builtins.int
@@ -127,6 +129,16 @@ class DomainRules(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When this version was created. Set by the server."""
 
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """For how long a call with an entry `api_key` is held as a reservation, 1 s to 1 hour, as by `hold` in CheckLimit: its hits
+        are an estimate, and it takes slots of the plan's concurrency limits, also with 0 hits. When it is allowed, the dynamic
+        metadata of the response has its `reservation_id`. A descriptor of that one entry settles it, with its own hits as the
+        actual cost, or without at the estimate: for a proxy that sends it when a response has ended (`apply_on_stream_done`),
+        with a token of role gateway. Of several such descriptors of one reservation the first with hits of its own counts. A
+        request with a call has no other descriptor. Absent: no call is held. Not beside charge ALWAYS.
+        """
+
     def __init__(
         self,
         *,
@@ -139,10 +151,11 @@ class DomainRules(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str | None = ...,
         charge: Global___DomainRules.Charge.ValueType | None = ...,
+        hold: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "hold", b"hold", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge", "create_time", b"create_time", "description", b"description", "descriptors", b"descriptors", "domain", b"domain", "etag", b"etag", "on_store_failure", b"on_store_failure", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge", "create_time", b"create_time", "description", b"description", "descriptors", b"descriptors", "domain", b"domain", "etag", b"etag", "hold", b"hold", "on_store_failure", b"on_store_failure", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ export const file_ratelimit_v1_key: GenFile = /*@__PURE__*/
  */
 export type Key = Message<"ratelimit.v1.Key"> & {
   /**
-   * The public id: 16 characters of base62. Set by the server.
+   * The public id: 16 characters of base62. Set by the server, unless CreateKey names one.
    *
    * @generated from field: string key_id = 1 [json_name = "key_id"];
    */

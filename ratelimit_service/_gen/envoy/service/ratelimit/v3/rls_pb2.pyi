@@ -9,6 +9,7 @@ from ....extensions.common.ratelimit.v3 import ratelimit_pb2 as _ratelimit_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -198,6 +199,7 @@ class RateLimitResponse(_message.Message):
     STATUSES_FIELD_NUMBER: _builtins.int
     RESPONSE_HEADERS_TO_ADD_FIELD_NUMBER: _builtins.int
     RAW_BODY_FIELD_NUMBER: _builtins.int
+    DYNAMIC_METADATA_FIELD_NUMBER: _builtins.int
     overall_code: Global___RateLimitResponse.Code.ValueType
     """OK if every descriptor is, else OVER_LIMIT, and then none was charged."""
     raw_body: _builtins.bytes
@@ -210,6 +212,10 @@ class RateLimitResponse(_message.Message):
     def response_headers_to_add(self) -> _containers.RepeatedCompositeFieldContainer[_base_pb2.HeaderValue]:
         """Headers that the client gets, allowed or not: its limits, and `retry-after`."""
 
+    @_builtins.property
+    def dynamic_metadata(self) -> _struct_pb2.Struct:
+        """What Envoy keeps with the stream of the request that it allowed: `reservation_id`, if the domain's calls are held."""
+
     def __init__(
         self,
         *,
@@ -217,10 +223,11 @@ class RateLimitResponse(_message.Message):
         statuses: _abc.Iterable[Global___RateLimitResponse.DescriptorStatus] | None = ...,
         response_headers_to_add: _abc.Iterable[_base_pb2.HeaderValue] | None = ...,
         raw_body: _builtins.bytes | None = ...,
+        dynamic_metadata: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["overall_code", b"overall_code", "raw_body", b"raw_body", "response_headers_to_add", b"response_headers_to_add", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "overall_code", b"overall_code", "raw_body", b"raw_body", "response_headers_to_add", b"response_headers_to_add", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,7 +48,9 @@ class RateLimitServiceServicer:
 
     def ShouldRateLimit(self, request, context):
         """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
-        of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
+        of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. In a
+        domain whose calls are held (`ratelimit.v1.DomainRules.hold`) the former is a reservation, and a descriptor with the
+        one entry `reservation_id` settles it, its own hits being the actual cost. A
         denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
         of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
         """

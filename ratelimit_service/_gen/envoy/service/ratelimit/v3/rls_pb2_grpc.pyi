@@ -35,7 +35,9 @@ class RateLimitServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RateLimitServiceAsyncStub: ...
     ShouldRateLimit: _grpc.UnaryUnaryMultiCallable[_rls_pb2.RateLimitRequest, _rls_pb2.RateLimitResponse]
     """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
-    of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
+    of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. In a
+    domain whose calls are held (`ratelimit.v1.DomainRules.hold`) the former is a reservation, and a descriptor with the
+    one entry `reservation_id` settles it, its own hits being the actual cost. A
     denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
     of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
     """
@@ -47,7 +49,9 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ShouldRateLimit: _aio.UnaryUnaryMultiCallable[_rls_pb2.RateLimitRequest, _rls_pb2.RateLimitResponse]  # type: ignore[assignment]
     """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
-    of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
+    of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. In a
+    domain whose calls are held (`ratelimit.v1.DomainRules.hold`) the former is a reservation, and a descriptor with the
+    one entry `reservation_id` settles it, its own hits being the actual cost. A
     denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
     of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
     """
@@ -62,7 +66,9 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rls_pb2.RateLimitResponse, _abc.Awaitable[_rls_pb2.RateLimitResponse]]:
         """Charges every descriptor of a request, or none of them. A descriptor with an `api_key` entry is decided by the plan
-        of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. A
+        of that key, with the resource of the `resource` entry if there is one; all others by the rules of the domain. In a
+        domain whose calls are held (`ratelimit.v1.DomainRules.hold`) the former is a reservation, and a descriptor with the
+        one entry `reservation_id` settles it, its own hits being the actual cost. A
         denial is a response; errors are for failures, for which Envoy applies its `failure_mode_deny`. A request beyond any
         of the bounds below, or malformed, is denied too, without statuses: clients may have caused it.
         """

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _pool.AddSerializedFile(b'\n\x19ratelimit/v1/errors.proto\x12\x0cratelimit.v1*\xb1\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n\rINVALID_FIELD\x10\x01\x12\x11\n\rTOKEN_MISSING\x10\x02\x12\x11\n\rTOKEN_INVALID\x10\x03\x12\x15\n\x11ROLE_INSUFFICIENT\x10\x04\x12\x11\n\rKEY_NOT_FOUND\x10\x05\x12\x12\n\x0ePLAN_NOT_FOUND\x10\x06\x12\x0f\n\x0bPLAN_EXISTS\x10\x07\x12\x0f\n\x0bPLAN_IN_USE\x10\x08\x12\x11\n\rETAG_MISMATCH\x10\t\x12\x16\n\x12KEY_STATE_CONFLICT\x10\n\x12\x16\n\x12OVERRIDE_NOT_FOUND\x10\x0b\x12\x1c\n\x18POLICY_STORE_UNAVAILABLE\x10\x0c\x12\x1c\n\x18\x42UCKET_STORE_UNAVAILABLE\x10\r\x12\x16\n\x12\x44\x45\x41\x44LINE_TOO_SHORT\x10\x0e\x12\x0c\n\x08\x44RAINING\x10\x0f\x12\x12\n\x0eINTERNAL_FAULT\x10\x10\x12\x15\n\x11MESSAGE_TOO_LARGE\x10\x11\x12\x0e\n\nNOT_SERVED\x10\x12\x12\x13\n\x0fRULES_NOT_FOUND\x10\x13\x12\x1a\n\x16WEBHOOK_NOT_CONFIGURED\x10\x14\x12\x14\n\x10TOO_MANY_AT_ONCE\x10\x15\x12\x0e\n\nOVERLOADED\x10\x16\x12\x19\n\x15\x43ONFIRMATION_REQUIRED\x10\x17\x12\x19\n\x15RESERVATION_NOT_FOUND\x10\x18\x42\x42Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
+DESCRIPTOR = _pool.AddSerializedFile(b'\n\x19ratelimit/v1/errors.proto\x12\x0cratelimit.v1*\xc1\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n\rINVALID_FIELD\x10\x01\x12\x11\n\rTOKEN_MISSING\x10\x02\x12\x11\n\rTOKEN_INVALID\x10\x03\x12\x15\n\x11ROLE_INSUFFICIENT\x10\x04\x12\x11\n\rKEY_NOT_FOUND\x10\x05\x12\x12\n\x0ePLAN_NOT_FOUND\x10\x06\x12\x0f\n\x0bPLAN_EXISTS\x10\x07\x12\x0f\n\x0bPLAN_IN_USE\x10\x08\x12\x11\n\rETAG_MISMATCH\x10\t\x12\x16\n\x12KEY_STATE_CONFLICT\x10\n\x12\x16\n\x12OVERRIDE_NOT_FOUND\x10\x0b\x12\x1c\n\x18POLICY_STORE_UNAVAILABLE\x10\x0c\x12\x1c\n\x18\x42UCKET_STORE_UNAVAILABLE\x10\r\x12\x16\n\x12\x44\x45\x41\x44LINE_TOO_SHORT\x10\x0e\x12\x0c\n\x08\x44RAINING\x10\x0f\x12\x12\n\x0eINTERNAL_FAULT\x10\x10\x12\x15\n\x11MESSAGE_TOO_LARGE\x10\x11\x12\x0e\n\nNOT_SERVED\x10\x12\x12\x13\n\x0fRULES_NOT_FOUND\x10\x13\x12\x1a\n\x16WEBHOOK_NOT_CONFIGURED\x10\x14\x12\x14\n\x10TOO_MANY_AT_ONCE\x10\x15\x12\x0e\n\nOVERLOADED\x10\x16\x12\x19\n\x15\x43ONFIRMATION_REQUIRED\x10\x17\x12\x19\n\x15RESERVATION_NOT_FOUND\x10\x18\x12\x0e\n\nKEY_EXISTS\x10\x19\x42\x42Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1'
   _globals['_ERRORREASON']._serialized_start=44
-  _globals['_ERRORREASON']._serialized_end=605
+  _globals['_ERRORREASON']._serialized_end=621
 # @@protoc_insertion_point(module_scope)

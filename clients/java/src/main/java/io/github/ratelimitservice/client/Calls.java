@@ -1,0 +1,158 @@
+package io.github.ratelimitservice.client;
+
+import io.github.ratelimitservice.client.v1.CheckLimitRequest;
+import io.github.ratelimitservice.client.v1.CheckLimitResponse;
+import io.github.ratelimitservice.client.v1.ExtendHoldRequest;
+import io.github.ratelimitservice.client.v1.ExtendHoldResponse;
+import io.github.ratelimitservice.client.v1.RateLimitServiceGrpc;
+import io.github.ratelimitservice.client.v1.SettleLimitRequest;
+import io.github.ratelimitservice.client.v1.SettleLimitResponse;
+import io.grpc.CallOptions;
+import io.grpc.Deadline;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import io.grpc.stub.ClientCalls;
+import io.grpc.stub.StreamObserver;
+import java.time.Duration;
+import java.util.concurrent.TimeUnit;
+
+/** What the client sends, with its deadline and its retries. */
+final class Calls {
+    /** How often a check is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
+    private static final int MAX_CHECKS = 2;
+
+    /** How often a settlement is sent at most: the service settles a reservation once, however often it gets that. */
+    private static final int MAX_SETTLEMENTS = 3;
+
+    /** What a call ended with: one of the two, the other is null. */
+    @FunctionalInterface
+    interface Outcome<R> {
+        void of(R response, RateLimitException error);
+    }
+
+    private final Connections connections;
+    private final long deadlineNanos;
+
+    /** The deadline is for a whole check, and for each attempt of a settlement. */
+    Calls(Connections connections, Duration deadline) {
+        this.connections = connections;
+        this.deadlineNanos = TimeUnit.NANOSECONDS.convert(deadline);
+    }
+
+    boolean isClosed() {
+        return connections.isClosed();
+    }
+
+    void check(CheckLimitRequest request, Caller<?> caller, Outcome<CheckLimitResponse> outcome) {
+        Connection connection = connections.next();
+        connection.onceTried(() -> check(connection, request, caller, newDeadline(), 1, outcome));
+    }
+
+    private void check(
+            Connection connection,
+            CheckLimitRequest request,
+            Caller<?> caller,
+            Deadline deadline,
+            int attempt,
+            Outcome<CheckLimitResponse> outcome) {
+        checkOnce(connection, request, caller, deadline, (response, error) -> {
+            boolean isRetryable = error != null && error.code() == Status.Code.UNAVAILABLE && !error.isOverload();
+            if (isRetryable && attempt < MAX_CHECKS && !deadline.isExpired() && !caller.isGone()) {
+                check(connections.next(), request, caller, deadline, attempt + 1, outcome);
+            } else {
+                outcome.of(response, error);
+            }
+        });
+    }
+
+    /** A check that is not retried, over a connection and with a deadline of its own. */
+    void checkOnce(
+            Connection connection,
+            CheckLimitRequest request,
+            Caller<?> caller,
+            Deadline deadline,
+            Outcome<CheckLimitResponse> outcome) {
+        send(connection, RateLimitServiceGrpc.getCheckLimitMethod(), request, caller, deadline, outcome);
+    }
+
+    void settle(SettleLimitRequest request, Caller<?> caller, Outcome<SettleLimitResponse> outcome) {
+        settle(request, caller, 1, outcome);
+    }
+
+    private void settle(
+            SettleLimitRequest request, Caller<?> caller, int attempt, Outcome<SettleLimitResponse> outcome) {
+        send(RateLimitServiceGrpc.getSettleLimitMethod(), request, caller, (response, error) -> {
+            boolean isRetryable = error != null && error.isFailure() && !error.isOverload();
+            if (isRetryable && attempt < MAX_SETTLEMENTS && !isClosed() && !caller.isGone()) {
+                settle(request, caller, attempt + 1, outcome);
+            } else {
+                outcome.of(response, error);
+            }
+        });
+    }
+
+    void extend(ExtendHoldRequest request, Caller<?> caller, Outcome<ExtendHoldResponse> outcome) {
+        send(RateLimitServiceGrpc.getExtendHoldMethod(), request, caller, outcome);
+    }
+
+    private Deadline newDeadline() {
+        return Deadline.after(deadlineNanos, TimeUnit.NANOSECONDS);
+    }
+
+    private <Q, R> void send(MethodDescriptor<Q, R> method, Q request, Caller<?> caller, Outcome<R> outcome) {
+        Connection connection = connections.next();
+        connection.onceTried(() -> send(connection, method, request, caller, newDeadline(), outcome));
+    }
+
+    /** One attempt. */
+    private <Q, R> void send(
+            Connection connection,
+            MethodDescriptor<Q, R> method,
+            Q request,
+            Caller<?> caller,
+            Deadline deadline,
+            Outcome<R> outcome) {
+        if (caller.isGone()) {
+            return;
+        }
+        CallOptions options = CallOptions.DEFAULT.withDeadline(deadline);
+        StreamObserver<R> observer = new StreamObserver<>() {
+            private R response;
+
+            @Override
+            public void onNext(R value) {
+                response = value;
+            }
+
+            @Override
+            public void onCompleted() {
+                outcome.of(response, null);
+            }
+
+            @Override
+            public void onError(Throwable thrown) {
+                outcome.of(null, failed(thrown, caller, deadline));
+            }
+        };
+        try {
+            caller.context().run(() -> ClientCalls.asyncUnaryCall(
+                    connection.authorized().newCall(method, options), request, observer));
+        } catch (RuntimeException notSent) {
+            caller.fail(notSent);
+        }
+    }
+
+    private RateLimitException failed(Throwable thrown, Caller<?> caller, Deadline deadline) {
+        RateLimitException error = RateLimitException.of(thrown);
+        Status.Code code = error.code();
+        if (code == Status.Code.UNAVAILABLE) {
+            connections.retry();
+        }
+        boolean isByDeadline = code == Status.Code.DEADLINE_EXCEEDED || code == Status.Code.CANCELLED;
+        if (isByDeadline && caller.isSoonerThan(deadline)) {
+            // A caller must not bypass the limit by a deadline too short for a response.
+            caller.timeOut();
+        }
+        return error;
+    }
+}

@@ -1,0 +1,17 @@
+"""What a client reports to metrics."""
+
+from typing import Protocol
+
+from .decision import Decision
+from .error import RateLimitError
+from .failures import Outcome
+
+
+class ClientMetrics(Protocol):
+    """Gets every decision and every failure, in the thread or loop of the call. Must neither block nor raise."""
+
+    def decided(self, decision: Decision, duration: float) -> None:
+        """A call has a DECISION, of the service, the cache or the client, after DURATION seconds."""
+
+    def failed(self, error: RateLimitError, outcome: Outcome) -> None:
+        """The service failed, and OUTCOME of the client's `failures` was incremented."""

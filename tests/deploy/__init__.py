@@ -1,0 +1,1 @@
+"""What deploys the service: the image, compose, systemd units and the Helm chart."""
