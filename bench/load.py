@@ -26,7 +26,7 @@ class Load(NamedTuple):
     """
 
     connections: int = 8
-    streams: int = 32
+    streams: int = 16
     seconds: float = 5.0
     warm_up: float = 1.0
     calls: int = 0
