@@ -34,11 +34,14 @@ final class DevService implements AutoCloseable {
         Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwxr-xr-x"));
         target = "127.0.0.1:" + freePort();
         Path output = folder.resolve("output");
-        process = new ProcessBuilder(
+        ProcessBuilder builder = new ProcessBuilder(
                         executable, "dev", "--listen", target, "--operations-listen", "", "--data-dir", folder.toString())
                 .redirectErrorStream(true)
-                .redirectOutput(output.toFile())
-                .start();
+                .redirectOutput(output.toFile());
+        // A busy machine is no store that is away: such calls are decided without it, and not reserved.
+        builder.environment().put("RATELIMIT_STORE_TIMEOUT", "2");
+        builder.environment().put("RATELIMIT_STORE_SLOW", "2");
+        process = builder.start();
         try {
             apiKey = apiKeyOnceReady(folder.resolve("dev.json"));
         } catch (IllegalStateException notReady) {
