@@ -67,6 +67,14 @@ class Settlements:
         self.clamped = 0
         """Tokens so far that were above the overdraft of a limit."""
 
+    def made(self, reservation_id: str) -> bool:
+        """Whether a server made this id; its reservation may have ended."""
+        try:
+            self._ids.read(reservation_id)
+        except ValueError:
+            return False
+        return True
+
     async def settle(self, reservation_id: str, actual: int | None, deadline: float | None = None) -> Settlement:
         """Let the ACTUAL cost, 0 to MAX_TOKENS, take the place of the estimate; None: the estimate stays.
 

@@ -106,11 +106,8 @@ async def test_a_quota_of_calls_is_near_by_calls(alerting: Alerting, usage: Usag
     assert [alert.target for alert in await listed(plane)] == ["subjects/many"]
 
 
-async def test_of_too_many_subjects_some_are_checked(
-    alerting: Alerting, usage: UsageWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If more are near a quota than are checked at a time, a metric has their number, and in time all of them fire."""
-    monkeypatch.setattr(quotas, "MAX_SUBJECTS", 3)
+async def five_near(alerting: Alerting, usage: UsageWriter) -> None:
+    """Make five subjects that have used 95 of 100 tokens."""
     plane = alerting.plane
     await plane.plans.create("ada", plan_draft("free", QUOTA))
     counted = []
@@ -120,6 +117,14 @@ async def test_of_too_many_subjects_some_are_checked(
         counted.append(Counted(NOW - 2 * MINUTE, series, Counts(allowed=95, cost=95)))
         await charge(alerting, key.key_id, 95)
     usage.write(counted)
+
+
+async def test_of_too_many_subjects_some_are_checked(
+    alerting: Alerting, usage: UsageWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If more are near a quota than are checked at a time, a metric has their number, and in time all of them fire."""
+    monkeypatch.setattr(quotas, "MAX_SUBJECTS", 3)
+    await five_near(alerting, usage)
     term = await alerting.lead()
     await alerting.evaluator.evaluate(term)
     assert (alerting.observer.left_out, alerting.observer.counts[Rule.QUOTA]) == (2, 3)
@@ -136,15 +141,7 @@ async def test_of_very_many_subjects_with_calls_a_part_is_considered(
 ) -> None:
     """As many as one query takes; the others in the minutes after, until all have been, and then all at once again."""
     monkeypatch.setattr(alert_usage, "_MAX_ACTIVE", 2)
-    plane = alerting.plane
-    await plane.plans.create("ada", plan_draft("free", QUOTA))
-    counted = []
-    for number in range(5):
-        key, _ = await plane.keys.create("ada", key_draft(f"subject-{number}"))
-        series = Series(key.key_id, "", f"subject-{number}", "free")
-        counted.append(Counted(NOW - 2 * MINUTE, series, Counts(allowed=95, cost=95)))
-        await charge(alerting, key.key_id, 95)
-    usage.write(counted)
+    await five_near(alerting, usage)
     term = await alerting.lead()
     await alerting.evaluator.evaluate(term)
     assert alerting.observer.counts[Rule.QUOTA] <= 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from api.envoy.front import FrontEnvoy, Json, front_config
+from api.envoy.language_model import LanguageModel
 from api.envoy.upstream import Upstream
 from fixtures.served import Serve, Server
 
@@ -39,6 +40,14 @@ def upstream() -> Iterator[Upstream]:
     upstream = Upstream()
     yield upstream
     upstream.close()
+
+
+@pytest.fixture
+def model() -> Iterator[LanguageModel]:
+    """A stand-in for a language model."""
+    model = LanguageModel()
+    yield model
+    model.close()
 
 
 @pytest.fixture

@@ -83,12 +83,13 @@ class HeldCalls:
         """Whether a request has a call that is held, or the end of one, or nobody knows whether it has."""
         domain = request.domain
         if self._rules.hold_of_keys(domain)[0] is None and not self._rules.is_unreadable(domain):
-            return False
+            return self.has_end(request)
         return any(descriptor.names_key or _is_end(descriptor) for descriptor in request.descriptors)
 
     def has_end(self, request: DescribedRequest) -> bool:
-        """Whether a request has the end of a call that was held."""
-        return self.has_one(request) and any(map(_is_end, request.descriptors))
+        """Whether a request has the end of a call that was held, in a domain that need not hold any by now."""
+        ends = filter(_is_end, request.descriptors)
+        return any(self._settlements.made(value) for end in ends for _, value in end.entries)
 
     async def prepare(
         self, request: DescribedRequest, deadline: float | None = None
@@ -100,10 +101,10 @@ class HeldCalls:
         be read.
         """
         check_request(request)
-        if self._rules.is_unreadable(request.domain):
-            return RequestDecision(allowed=False, statuses=(undecided(),) * len(request.descriptors))
         if all(map(_is_end, request.descriptors)):
             return _ended(request.descriptors)
+        if self._rules.is_unreadable(request.domain):
+            return RequestDecision(allowed=False, statuses=(undecided(),) * len(request.descriptors))
         if len(request.descriptors) != 1:
             raise InvalidArgument.of(
                 ROUTE,

@@ -108,6 +108,8 @@ class PostgresAlertUsage:
         for start in range(0, len(active), _SLICE):
             near |= await self._near(active[start : start + _SLICE], floors)
         some = sample(sorted(near), min(count, len(near)))  # others the next time: nobody hides behind many
+        if not some:
+            return Near([], 0, complete)
         values = {"subjects": some, "count": _KEYS_OF_SUBJECT}
         async with self._database.reading() as connection:
             return Near((await connection.scalars(_KEYS, values)).all(), len(near) - len(some), complete)

@@ -38,12 +38,7 @@ def example(
         rules = EXAMPLES / name / "rules.yaml"
         if rules.exists():
             replace_rules(server, rules)
-        ports = {
-            LISTEN: int(free_address().rpartition(":")[2]),
-            SERVICE: int(server.address.rpartition(":")[2]),
-            UPSTREAM: upstream.port,
-        }
-        return start_front(with_ports(yaml.safe_load((EXAMPLES / name / "envoy.yaml").read_text()), ports))
+        return start_front(configured((EXAMPLES / name / "envoy.yaml").read_text(), server, upstream.port))
 
     return start
 
@@ -63,6 +58,17 @@ def replace_rules(server: Server, rules: Path) -> None:
     while not ask(server, known, domain=domain).statuses[0].limit_remaining:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def configured(text: str, server: Server, upstream: int) -> Json:
+    """The configuration in an example's file, on a free port, before this service and the upstream on that port."""
+    ports = {
+        LISTEN: int(free_address().rpartition(":")[2]),
+        SERVICE: int(server.address.rpartition(":")[2]),
+        UPSTREAM: upstream,
+    }
+    config: Json = with_ports(yaml.safe_load(text), ports)
+    return config
 
 
 def with_ports(config: Any, ports: dict[int, int]) -> Any:  # noqa: ANN401 whatever YAML holds

@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Final
@@ -16,8 +16,8 @@ import yaml
 
 from api.envoy.front import FrontEnvoy, Json, Reply
 from api.envoy.language_model import LanguageModel
-from api.envoy.test_examples import EXAMPLES, LISTEN, SERVICE, UPSTREAM, with_ports
-from fixtures.served import PROGRAM, Server, free_address
+from api.envoy.test_examples import EXAMPLES, configured
+from fixtures.served import PROGRAM, Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service.management.tokens import Role
@@ -30,25 +30,12 @@ _names = count()
 
 
 @pytest.fixture
-def model() -> Iterator[LanguageModel]:
-    """A stand-in for a language model."""
-    model = LanguageModel()
-    yield model
-    model.close()
-
-
-@pytest.fixture
 def envoy(server: Server, model: LanguageModel, start_front: Callable[[Json], FrontEnvoy]) -> FrontEnvoy:
     """The example as it is, but for its ports and the token, after the commands of its README."""
     run(server, "rules", "replace", "--yes", str(EXAMPLE / "rules.yaml"))
-    ports = {
-        LISTEN: int(free_address().rpartition(":")[2]),
-        SERVICE: int(server.address.rpartition(":")[2]),
-        UPSTREAM: model.port,
-    }
     text = (EXAMPLE / "envoy.yaml").read_text()
     assert text.count("rlt_...") == 1
-    return start_front(with_ports(yaml.safe_load(text.replace("rlt_...", server.tokens[Role.GATEWAY])), ports))
+    return start_front(configured(text.replace("rlt_...", server.tokens[Role.GATEWAY]), server, model.port))
 
 
 @pytest.fixture

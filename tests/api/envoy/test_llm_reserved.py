@@ -4,7 +4,7 @@ import http.client
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Final
@@ -14,9 +14,9 @@ import yaml
 
 from api.envoy.front import FrontEnvoy, Json, Reply
 from api.envoy.language_model import LanguageModel
-from api.envoy.test_examples import EXAMPLES, LISTEN, SERVICE, UPSTREAM, with_ports
+from api.envoy.test_examples import EXAMPLES, configured
 from api.envoy.test_llm import run
-from fixtures.served import Server, free_address
+from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service.management.tokens import Role
@@ -28,30 +28,16 @@ _names = count()
 
 
 @pytest.fixture
-def model() -> Iterator[LanguageModel]:
-    """A stand-in for a language model."""
-    model = LanguageModel()
-    yield model
-    model.close()
-
-
-@pytest.fixture
 def gateway(server: Server, model: LanguageModel, start_front: Callable[[Json], FrontEnvoy]) -> "Gateway":
     """The example as it is, but for its ports and the token, after the commands of its README.
 
     And for the time in which it admits: a call that is reserved too late keeps its slot until its hold ends.
     """
     run(server, "rules", "replace", "--yes", str(EXAMPLE / "rules.yaml"))
-    ports = {
-        LISTEN: int(free_address().rpartition(":")[2]),
-        SERVICE: int(server.address.rpartition(":")[2]),
-        UPSTREAM: model.port,
-    }
     text = (EXAMPLE / "envoy.yaml").read_text()
     assert (text.count("rlt_..."), text.count("timeout: 0.5s")) == (1, 1)
     text = text.replace("rlt_...", server.tokens[Role.GATEWAY]).replace("timeout: 0.5s", "timeout: 10s")
-    config = with_ports(yaml.safe_load(text), ports)
-    return Gateway(start_front(config), server)
+    return Gateway(start_front(configured(text, server, model.port)), server)
 
 
 class Gateway:

@@ -84,6 +84,19 @@ async def test_a_domain_that_could_be_read_before() -> None:
     assert (await reserve(world, call(api_key)))[1]
 
 
+async def test_a_domain_that_holds_no_calls_any_more() -> None:
+    """Those under way are settled; what no server made is an entry of a rule like any other."""
+    world = held_world()
+    api_key = world.add_key(burst(20))
+    _, reservation_id = await reserve(world, call(api_key))
+    world.source.rules["held"] = DomainRules("held")
+    await world.rules.refresh_all()
+    end = DescribedRequest("held", [Descriptor((("reservation_id", reservation_id),), 0)])
+    assert await prepare(world, end) == EndedCall(reservation_id, 0)
+    assert not world.held.has_one(DescribedRequest("held", [Descriptor((("reservation_id", "made-up"),), 0)]))
+    assert not world.held.has_one(call(api_key))
+
+
 async def test_slots_and_tokens() -> None:
     """A call of no hits takes a slot; it comes back at the end, with the actual cost in place of the estimate."""
     world = held_world()
