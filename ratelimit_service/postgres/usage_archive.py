@@ -115,10 +115,11 @@ _ROLL_UP_LIMITS: Final = {
 }
 # Not by COPY: no timeout ends one whose client has stopped in the middle, and the lease would be locked for as long.
 _WRITE: Final = (
-    "INSERT INTO flushed (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped)"
-    " SELECT to_timestamp(minute * 60), series_id, allowed, denied, cost, shadow_denied, degraded, clamped"
-    " FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],"
-    " %s::bigint[]) AS f (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped)"
+    "INSERT INTO flushed (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped, reserved,"
+    " settled) SELECT to_timestamp(minute * 60), series_id, allowed, denied, cost, shadow_denied, degraded, clamped,"
+    " reserved, settled FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],"
+    " %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS f (minute, series_id, allowed, denied, cost,"
+    " shadow_denied, degraded, clamped, reserved, settled)"
 )
 _WRITE_LIMITS: Final = (
     "INSERT INTO flushed_limits SELECT to_timestamp(minute * 60), series_id, limit_name, denied, shadow_denied FROM"
