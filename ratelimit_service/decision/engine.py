@@ -102,13 +102,16 @@ class DecisionEngine:
     async def prepare(self, check: Check, deadline: float | None = None) -> PreparedCheck | Decision:
         """Find the limits of a call, or decide it where no bucket is needed.
 
-        The caller waits until DEADLINE, a monotonic time in seconds; None: for any time.
+        Raises Unavailable for a charge made afterwards whose key was not looked up in time, so that it is repeated. The
+        caller waits until DEADLINE, a monotonic time in seconds; None: for any time.
         """
         policy = self._keys.verified(check.api_key)
         if policy is None:
             try:
                 policy = await self._resolve(check, deadline)
             except LookupDeferred:
+                if _is_charged_afterwards(check):
+                    raise
                 return UNDECIDED
         return _prepare(check, policy)
 
@@ -300,6 +303,11 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     return PreparedCheck(policy, selection, charge, cost)
 
 
+def _is_charged_afterwards(check: Check) -> bool:
+    """Whether a denial would lose the charge without a word: the call is over, and nobody obeys the response."""
+    return bool(check.afterwards) and check.cost > 0
+
+
 def _check_options(check: Check) -> None:
     if check.request_id:
         _check_request_id(check.request_id)
@@ -323,7 +331,7 @@ def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: i
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:
-    if isinstance(policy, LookupDeferred):
+    if isinstance(policy, LookupDeferred) and not _is_charged_afterwards(check):
         return UNDECIDED
     if isinstance(policy, ServiceError):
         return policy

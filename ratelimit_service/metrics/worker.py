@@ -58,6 +58,7 @@ class Settled(Protocol):
     settled: int
     extended: int
     gone: int
+    abandoned: int
     clamped: int
 
 
@@ -437,7 +438,7 @@ class WorkerMetrics:
             ("settled", lambda: settlements.settled),
             ("extended", lambda: settlements.extended),
             ("gone", lambda: settlements.gone),
-            ("abandoned", lambda: round_trips.abandoned),
+            ("abandoned", lambda: round_trips.abandoned + settlements.abandoned),
         ):
             self._counters["reservations", event] = CounterExport(read, events.labels(event))
         self._counters[("clamped_tokens",)] = CounterExport(
