@@ -50,7 +50,7 @@ async def test_a_debt_is_recorded_and_denies_until_it_has_refilled(world: World)
     assert not (await world.check(key, cost=0)).allowed
 
 
-async def test_a_key_that_is_not_looked_up_in_time(world: World) -> None:
+async def test_a_key_that_is_not_read_in_time(world: World) -> None:
     """Is an error, so that the charge is repeated: nobody obeys the denial of a call that is over. A peek is denied."""
     key, known = world.add(TOKENS), world.add(TOKENS)
     await charge(world, known, 1)

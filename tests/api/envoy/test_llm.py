@@ -204,7 +204,7 @@ def test_an_answer_without_tokens_of_its_own(gateway: Gateway) -> None:
     gateway.until_used(key, 7)
 
 
-@pytest.mark.parametrize("body", ['{"model": "large-2", "x": NaN}', '{"model": "large-2"', "model=large-2", ""])
+@pytest.mark.parametrize("body", ['{"model": "large-2", "x": NaN}', '{"model": "large-2"', "model=large-2"])
 def test_a_body_that_hides_the_model(gateway: Gateway, model: LanguageModel, body: str) -> None:
     """What Envoy cannot read is refused, whatever upstream would make of it."""
     key = gateway.customer(1_000_000)

@@ -449,7 +449,7 @@ async def test_what_fails_beside_a_charge_made_afterwards_is_denied() -> None:
     assert [each.tokens for each in world.engine._local.unreported(10)] == [12]  # type: ignore[attr-defined]
 
 
-async def test_a_charge_whose_key_is_not_looked_up_in_time() -> None:
+async def test_a_charge_whose_key_is_not_read_in_time() -> None:
     """Is one that was not made, unless another descriptor admits the call: an error would let that pass."""
     world = World()
     nodes = (node("b", "", quota(9), charge=RuleCharge.IF_ALLOWED),)
