@@ -2,7 +2,7 @@
 
 Calls leave no cycles behind, so their objects go by reference counts, and so do policies that leave a cache. A full
 collection would go through all of them all the same: with 100,000 policies in memory that takes more than a second, in
-which a worker answers nobody.
+which a worker answers nobody (docs/adr/0030-garbage-collector.md).
 """
 
 import gc
