@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from time import monotonic
 from typing import Final
@@ -99,7 +100,8 @@ class OverloadControl:
         self.heavy = HeavyCalls(OVERLOADED, lambda: self.answered, now)
         """The turns of calls with large messages."""
         self._interval_began = now()
-        self._excused: set[asyncio.Task[object]] = set()
+        self._excused: set[asyncio.Task[object] | None] = set()
+        self._reading: set[asyncio.Task[object] | None] = set()
         self.bare_since: Callable[[float], int] = lambda _since: 0
         """How many of the calls that began since then have not sent their message: they are no sign of a queue here."""
         self.overloaded = False
@@ -149,14 +151,26 @@ class OverloadControl:
         if self._waited and self._queue:
             self._admit()
 
-    def excuse(self) -> None:
-        """Note that the call that runs begins to wait for what is no queue of this server: that somebody reads its key.
+    @asynccontextmanager
+    async def excuse(self) -> AsyncGenerator[None]:
+        """A block in which the call that runs waits for what is no queue of this server: that somebody reads its keys.
 
-        Whoever makes up keys would otherwise have it refuse others' calls, since all of his take long.
+        Whoever makes up keys would otherwise have it refuse others' calls, since all of his take long. A heavy call has
+        no place meanwhile, and waits for its turn again at the end: it may be refused then. The block has to run in the
+        task that ends the call.
         """
         task = asyncio.current_task()
-        if task is not None:
-            self._excused.add(task)
+        self._excused.add(task)
+        self._reading.add(task)
+        place = self.heavy.place_of(task)
+        try:
+            if place is None:
+                yield
+            else:
+                async with self.heavy.aside(place):
+                    yield
+        finally:
+            self._reading.discard(task)
 
     @property
     def refusals(self) -> Mapping[str, int]:
@@ -211,9 +225,9 @@ class OverloadControl:
     def adapt(self, late: float) -> None:
         """Adapt the bound to the interval that has ended, so many seconds LATE because the event loop was busy."""
         begun = self._write_off()
-        self._excused = {task for task in self._excused if not task.done()}
+        self._excused = {task for task in self._excused if task is not None and not task.done()}
         if begun:
-            begun = max(begun - self.bare_since(self._interval_began) - len(self._excused), 0)
+            begun = max(begun - self.bare_since(self._interval_began) - len(self._reading), 0)
         self._interval_began = self._now()
         shortest, self._shortest = self._shortest, math.inf
         if self._shortest_round_trip < math.inf:

@@ -237,7 +237,8 @@ async def test_calls_whose_key_is_read_are_no_queue(control: OverloadControl) ->
         generation = control.begin()
         assert generation is not None
         if excused:
-            control.excuse()
+            async with control.excuse():
+                pass
         control.end(generation, 0.25)
 
     await asyncio.create_task(call(excused=True))
