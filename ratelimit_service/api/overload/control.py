@@ -43,6 +43,7 @@ _SWEEP: Final = 0.002
 _BUSY: Final = 0.002  # seconds that a timer is late while the event loop has more to do than a few calls
 _SHRINK: Final = 0.7
 _GROW: Final = 8
+_KEPT: Final = 80  # intervals after which counts by caller are dropped that nobody has taken
 
 OVERLOADED: Final = Overloaded("the server has more calls than it can decide in time", retry_after=RETRY_AFTER)
 """The error of every call that is refused. One object: it is raised and encoded thousands of times a second."""
@@ -102,6 +103,7 @@ class OverloadControl:
         self._interval_began = now()
         self._excused: set[asyncio.Task[object] | None] = set()
         self._reading: set[asyncio.Task[object] | None] = set()
+        self._untaken = 0
         self.bare_since: Callable[[float], int] = lambda _since: 0
         """How many of the calls that began since then have not sent their message: they are no sign of a queue here."""
         self.overloaded = False
@@ -121,7 +123,10 @@ class OverloadControl:
         self.refused: dict[str, int] = dict.fromkeys(map(str, Cause), 0)
         """Calls refused so far."""
         self.refused_of: dict[object, int] = {}
-        """Calls refused or wasted since `take_refused_of`, by caller, or by connection for those who are not known."""
+        """Calls refused or wasted since `take_refused_of`, by caller, or by connection for those who are not known.
+
+        Dropped after some seconds where nobody takes them, as on a transport without a proxy in front.
+        """
         self.longest_wait = 0.0
         """Seconds that the oldest call had waited for its turn, at most, in the last interval."""
 
@@ -211,7 +216,7 @@ class OverloadControl:
 
     def take_refused_of(self) -> dict[object, int]:
         """The calls refused since the last time, by caller or connection."""
-        taken, self.refused_of = self.refused_of, {}
+        taken, self.refused_of, self._untaken = self.refused_of, {}, 0
         return taken
 
     async def run(self) -> None:
@@ -244,6 +249,9 @@ class OverloadControl:
             self.congested = True
             reached = min(self.bound, max(self.in_flight, MIN_BOUND))
             self.bound = max(MIN_BOUND, int(reached * _SHRINK))
+        self._untaken += 1
+        if self._untaken > _KEPT:
+            self.take_refused_of()
         self.longest_wait = 0.0
         self._waited = bool(self._queue)
         self._admit()
