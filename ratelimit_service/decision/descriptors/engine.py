@@ -33,7 +33,7 @@ from ratelimit_service.decision.descriptors.rules import RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import UNREADABLE, AppliedLimit, LimitSet, RuleTree
 from ratelimit_service.decision.descriptors.usage import Decided, Part, counted, counts_of
-from ratelimit_service.decision.key_resolver import KeyResolver
+from ratelimit_service.decision.key_resolver import KeyName, KeyResolver
 from ratelimit_service.decision.limit import Concurrency, clip_resource
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import refusal_of, wait_for
@@ -209,20 +209,18 @@ class DescriptorEngine:
         return self._rules.charges_keys_afterwards(request.domain)[0]
 
     async def _resolve_all(self, request: DescribedRequest, deadline: float | None) -> Mapping[str, _Found]:
-        """The policies of the keys in a request that were not verified before."""
-        api_keys = {
-            key_and_resource(index, descriptor)[0]: None
-            for index, descriptor in enumerate(request.descriptors)
-            if descriptor.names_key
-        }
-        policies = await gather(*(self._resolve(api_key, deadline) for api_key in api_keys))
-        return dict(zip(api_keys, policies, strict=True))
-
-    async def _resolve(self, api_key: str, deadline: float | None) -> _Found:
-        try:
-            return self._keys.verified(api_key) or await self._keys.resolve(api_key, deadline)
-        except LookupDeferred as error:
-            return error
+        """The policies of the keys in a request, of which one was not verified before."""
+        found: dict[str, _Found] = {}
+        for index, descriptor in enumerate(request.descriptors):
+            if descriptor.names_key:
+                api_key, _ = key_and_resource(index, descriptor)
+                found[api_key] = self._keys.verified(api_key)
+        names = [KeyName(api_key) for api_key, policy in found.items() if policy is None]
+        for name, policy in zip(names, await self._keys.resolve_all(names, deadline), strict=True):
+            if isinstance(policy, ServiceError) and not isinstance(policy, LookupDeferred):
+                raise policy
+            found[name.api_key] = policy
+        return found
 
     async def decide(self, prepared: PreparedRequest, deadline: float | None = None) -> RequestDecision:
         """Charge the hits of all descriptors of a request, or none; none if DEADLINE passes before they can be sent.
