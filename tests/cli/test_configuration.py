@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from fixtures.dev_server import DevServer, make_dev_server
+from fixtures.many_keys import insert_keys
 from ratelimit_service.cli.configuration.documents import read_configuration
 from ratelimit_service.cli.configuration.item import Kind
 from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.devstores.state import read_peppers
+from ratelimit_service.settings import Settings
 
 KEY, OTHER_KEY, EXPIRED_KEY, FAILING = (f"AppliedKey00000{number}" for number in range(1, 5))
 PLANS = """
@@ -230,6 +234,21 @@ def test_keys_that_are_revoked_or_have_expired(two_servers: tuple[DevServer, Dev
     assert done.stdout.startswith("nothing to change")
     assert "line 1: keys/Revoked000000001 is revoked on the server, permanently; leave it out" in done.stderr
     assert f"line 3: keys/{EXPIRED_KEY} has expired, and is not created" in done.stderr
+
+
+def test_20_000_keys_are_exported_and_applied(own_dev_server: DevServer, tmp_path: Path) -> None:
+    """What a large installation exports is read again: it does not differ, and nothing is to be changed."""
+    server = own_dev_server
+    server.start()
+    settings = Settings(
+        database_url=SecretStr(server.state["database_url"]), peppers=SecretStr(read_peppers(server.data_dir))
+    )
+    insert_keys(settings, 20_000, "free")
+    exported = run(server, "export", "-o", str(tmp_path))
+    assert exported.stderr.startswith("wrote 20,003 documents to ")
+    assert run(server, "diff", "-f", str(tmp_path), "--prune").stdout == ""
+    applied = run(server, "apply", "-f", str(tmp_path), "--prune", "--yes")
+    assert applied.stdout == "nothing to change: all 20,003 documents are as on the server\n"
 
 
 def test_every_command_can_be_tried(two_servers: tuple[DevServer, DevServer], tmp_path: Path) -> None:
