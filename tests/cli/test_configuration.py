@@ -236,6 +236,25 @@ def test_keys_that_are_revoked_or_have_expired(two_servers: tuple[DevServer, Dev
     assert f"line 3: keys/{EXPIRED_KEY} has expired, and is not created" in done.stderr
 
 
+def test_an_export_does_not_resume_a_key_suspended_later(
+    two_servers: tuple[DevServer, DevServer], tmp_path: Path
+) -> None:
+    """To apply what was exported before a suspension leaves the key suspended; only a file that says so resumes it."""
+    server, _ = two_servers
+    key = "{kind: Key, key_id: Leaked0000000001, subject: leaked, plan: free%s}"
+    run(server, "apply", "-f", "-", stdin=key % "")
+    run(server, "export", "-o", str(tmp_path))
+    run(server, "keys", "suspend", "Leaked0000000001")
+    assert run(server, "diff", "-f", str(tmp_path)).stdout == ""
+    assert run(server, "apply", "-f", str(tmp_path), "--yes").stdout.startswith("nothing to change")
+    assert run(server, "apply", "-f", "-", stdin=key % ", state: EXPIRED").stdout.startswith("nothing to change")
+    exported = run(server, "export").stdout
+    assert "key_id: Leaked0000000001\nsubject: leaked\nplan: free\nstate: SUSPENDED\n" in exported
+    assert "state: ACTIVE" not in exported
+    resumed = run(server, "apply", "-f", "-", stdin=key % ", state: ACTIVE")
+    assert resumed.stdout.startswith("~ keys/Leaked0000000001: state\n")
+
+
 def test_20_000_keys_are_exported_and_applied(own_dev_server: DevServer, tmp_path: Path) -> None:
     """What a large installation exports is read again: it does not differ, and nothing is to be changed."""
     server = own_dev_server
