@@ -3,8 +3,10 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -253,6 +255,32 @@ def test_an_export_does_not_resume_a_key_suspended_later(
     assert "state: ACTIVE" not in exported
     resumed = run(server, "apply", "-f", "-", stdin=key % ", state: ACTIVE")
     assert resumed.stdout.startswith("~ keys/Leaked0000000001: state\n")
+
+
+def test_an_override_of_a_key_that_is_not_created_is_left_out(two_servers: tuple[DevServer, DevServer]) -> None:
+    """What one server exports of an expired key can be applied on another: its override is reported, and not set."""
+    first, second = two_servers
+    expires = datetime.now(UTC) + timedelta(seconds=5)
+    run(
+        first, "apply", "-f", "-",
+        stdin="{kind: Key, key_id: Expiring00000001, subject: expiring, plan: free, "
+        f"expire_time: '{expires:%Y-%m-%dT%H:%M:%SZ}'}}\n---\n"
+        "{kind: Override, key_id: Expiring00000001, limit: {name: b, quota: {amount: 1, window: DAY}}}\n---\n"
+        "{kind: Override, subject: expiring, limit: {name: b, quota: {amount: 2, window: DAY}}}",
+    )  # fmt: skip
+    while datetime.now(UTC) < expires:
+        time.sleep(0.1)
+    exported = run(first, "export").stdout.split("---\n")
+    documents = "---\n".join(each for each in exported if "xpiring" in each)
+    assert documents.count("kind: ") == 3
+    assert run(first, "diff", "-f", "-", stdin=documents).stdout == ""
+    tried = run(second, "apply", "-f", "-", "--dry-run", stdin=documents)
+    assert tried.stdout == "+ subjects/expiring/overrides/b\n"
+    done = run(second, "apply", "-f", "-", stdin=documents)
+    assert "keys/Expiring00000001 has expired, and is not created" in done.stderr
+    assert "keys/Expiring00000001/overrides/b is for a key that is neither on the server nor created now" in done.stderr
+    assert done.stdout.splitlines()[0] == "+ subjects/expiring/overrides/b"
+    assert run(second, "diff", "-f", "-", stdin=documents).stdout == ""
 
 
 def test_20_000_keys_are_exported_and_applied(own_dev_server: DevServer, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What has to be changed on a server so that it has what files describe."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -63,19 +63,26 @@ class Comparison:
 
 
 def compare(wanted: Iterable[Item], there: Configured, now: datetime) -> Comparison:
-    """Compare files with a server at the time NOW. Raises CommandError for what no change can achieve."""
+    """Compare files with a server at the time NOW. Raises CommandError for what no change can achieve.
+
+    WANTED is in the order of kinds.
+    """
     changes: list[Change] = []
     notes: list[str] = []
     named: set[str] = set()
+    keys = {name for name, item in there.items.items() if item.kind is Kind.KEY}
     kinds: set[Kind] = set()
     same = 0
     for item in wanted:
         kinds.add(item.kind)
         named.add(item.name)
         old = there.items.get(item.name)
-        if note := _obstacle(item, old, there, now):
+        note = _obstacle(item, old, there, now) or _without_key(item, keys)
+        if note:
             notes.append(f"{item.place}: {item.name} {note}")
             continue
+        if item.kind is Kind.KEY:
+            keys.add(item.name)
         new = _completed(item, old)
         if old is not None and old.message == new.message:
             same += 1
@@ -105,6 +112,13 @@ def _obstacle(item: Item, old: Item | None, there: Configured, now: datetime) ->
         if has_expired(item, now):
             return "has expired, and is not set"
     return ""
+
+
+def _without_key(item: Item, keys: Collection[str]) -> str:
+    """Why an override is left out whose key is not among KEYS, those that there are or will be; empty for others."""
+    if item.kind is not Kind.OVERRIDE or not item.set_for.HasField("key_id") or target_of(item.set_for) in keys:
+        return ""
+    return "is for a key that is neither on the server nor created now, and is not set"
 
 
 def _completed(item: Item, old: Item | None) -> Item:
