@@ -283,6 +283,28 @@ def test_an_override_of_a_key_that_is_not_created_is_left_out(two_servers: tuple
     assert run(second, "diff", "-f", "-", stdin=documents).stdout == ""
 
 
+def test_a_plan_that_keys_stay_on_is_not_removed(own_dev_server: DevServer) -> None:
+    """It is refused before anything is changed; one whose keys are moved or revoked in the same run is removed."""
+    server = own_dev_server
+    server.start()
+    plan = "{kind: Plan, name: %s, limits: [{name: b, quota: {amount: 1, window: DAY}}]}\n---\n"
+    key = "{kind: Key, key_id: Moved00000000001, subject: moved, plan: %s}"
+    stays = key.replace("Moved00000000001", "Stays00000000001") + "\n---\n"
+    run(server, "apply", "-f", "-", stdin=plan % "old" + stays % "old" + key % "old")
+    before = run(server, "export").stdout
+    for wanted in (plan % "new", plan % "new" + stays % "old" + key % "new"):
+        for option in ("--yes", "--dry-run"):
+            refused = run(server, "apply", "-f", "-", "--prune", option, code=3, stdin=wanted)
+            assert "plans/old: is in no file, but stays the plan of " in refused.stderr
+            assert "keys, such as keys/" in refused.stderr
+            assert "nothing was changed\n" in refused.stderr
+            assert refused.stdout == ""
+    assert run(server, "export").stdout == before
+    run(server, "apply", "-f", "-", "--prune", "--yes", stdin=plan % "new" + key % "new")
+    plans = json.loads(run(server, "plans", "list", "--json").stdout)["plans"]
+    assert [each["name"] for each in plans] == ["new"]
+
+
 def test_20_000_keys_are_exported_and_applied(own_dev_server: DevServer, tmp_path: Path) -> None:
     """What a large installation exports is read again: it does not differ, and nothing is to be changed."""
     server = own_dev_server

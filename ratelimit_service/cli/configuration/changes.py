@@ -1,5 +1,6 @@
 """What has to be changed on a server so that it has what files describe."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service.cli.configuration.item import Item, Kind, target_of
 from ratelimit_service.cli.configuration.server import Configured, has_expired
-from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.errors import CommandError, Exit
 
 _ORDER: Final = list(Kind)
 
@@ -33,6 +34,11 @@ class Change:
     def name(self) -> str:
         """The name of what changes."""
         return self.item.name
+
+    @property
+    def place(self) -> str:
+        """The file and line of what is wanted, empty for what is removed."""
+        return self.item.place
 
     @property
     def fields(self) -> Sequence[str]:
@@ -92,6 +98,27 @@ def compare(wanted: Iterable[Item], there: Configured, now: datetime) -> Compari
     only_there = [change for change in extra if change.item.kind in kinds]
     only_there.sort(key=lambda change: -_ORDER.index(change.item.kind))
     return Comparison(changes, only_there, notes, _unpruned(extra, kinds), same)
+
+
+def check_removed_plans(changes: Iterable[Change], there: Configured) -> None:
+    """Raise CommandError for a plan that is removed although keys are on it after all CHANGES: no server removes it."""
+    removed: set[str] = set()
+    on = {item.name: item.key.plan for item in there.items.values() if item.kind is Kind.KEY}
+    for change in changes:
+        if change.item.kind is Kind.KEY and change.new:
+            on[change.name] = change.new.key.plan
+        elif change.item.kind is Kind.KEY:
+            del on[change.name]
+        elif change.item.kind is Kind.PLAN and change.new is None:
+            removed.add(change.item.plan.name)
+    left = Counter(plan for plan in on.values() if plan in removed)
+    if left:
+        lines = (
+            f"plans/{plan}: is in no file, but stays the plan of {count:,} keys, such as "
+            f"{next(key for key in on if on[key] == plan)}; keep its document, or move or remove these keys"
+            for plan, count in sorted(left.items())
+        )
+        raise CommandError(Exit.REFUSED, *lines, "nothing was changed")
 
 
 def _obstacle(item: Item, old: Item | None, there: Configured, now: datetime) -> str:
