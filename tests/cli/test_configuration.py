@@ -14,9 +14,14 @@ from pydantic import SecretStr
 
 from fixtures.dev_server import DevServer, make_dev_server
 from fixtures.many_keys import insert_keys
+from ratelimit_service.cli.client import Client
+from ratelimit_service.cli.configuration.changes import Change, compare
 from ratelimit_service.cli.configuration.documents import read_configuration
 from ratelimit_service.cli.configuration.item import Kind
-from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.configuration.make import make
+from ratelimit_service.cli.configuration.server import read_item, read_server
+from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded
+from ratelimit_service.cli.target import Target
 from ratelimit_service.devstores.state import read_peppers
 from ratelimit_service.settings import Settings
 
@@ -281,6 +286,102 @@ def test_an_override_of_a_key_that_is_not_created_is_left_out(two_servers: tuple
     assert "keys/Expiring00000001/overrides/b is for a key that is neither on the server nor created now" in done.stderr
     assert done.stdout.splitlines()[0] == "+ subjects/expiring/overrides/b"
     assert run(second, "diff", "-f", "-", stdin=documents).stdout == ""
+
+
+OVERRIDE = "{kind: Override, subject: %s, limit: {name: b, quota: {amount: %d, window: DAY}}}"
+MEANWHILE_KEY = "{kind: Key, key_id: %s, subject: meanwhile, plan: free%s}"
+MEANWHILE_RULES = "{domain: meanwhile, descriptors: [{key: %s}]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "wanted", "meanwhile", "stdin"),
+    [
+        (
+            "subjects/changed/overrides/b",
+            OVERRIDE % ("changed", 10),
+            OVERRIDE % ("changed", 11),
+            ("overrides", "set", "--subject", "changed", "--limit", "b", "--amount", "12"),
+            "",
+        ),
+        (
+            "subjects/set/overrides/b",
+            "",
+            OVERRIDE % ("set", 10),
+            ("overrides", "set", "--subject", "set", "--limit", "b", "--amount", "12"),
+            "",
+        ),
+        (
+            "subjects/pruned/overrides/b",
+            OVERRIDE % ("pruned", 10),
+            OVERRIDE % ("other", 10),
+            ("overrides", "set", "--subject", "pruned", "--limit", "b", "--amount", "12"),
+            "",
+        ),
+        (
+            "keys/Meanwhile0000001",
+            MEANWHILE_KEY % ("Meanwhile0000001", ""),
+            MEANWHILE_KEY % ("Meanwhile0000001", ", state: SUSPENDED"),
+            ("keys", "update", "Meanwhile0000001", "--description", "in use again"),
+            "",
+        ),
+        (
+            "keys/Meanwhile0000002",
+            MEANWHILE_KEY % ("Meanwhile0000002", ", state: SUSPENDED"),
+            MEANWHILE_KEY % ("Meanwhile0000002", ", state: ACTIVE"),
+            ("keys", "update", "Meanwhile0000002", "--description", "leaked"),
+            "",
+        ),
+        (
+            "keys/Meanwhile0000003",
+            MEANWHILE_KEY % ("Meanwhile0000003", ""),
+            MEANWHILE_KEY % ("Meanwhile0000004", ""),
+            ("keys", "update", "Meanwhile0000003", "--plan", "pro"),
+            "",
+        ),
+        (
+            "domains/meanwhile",
+            "",
+            "{kind: Rules, " + MEANWHILE_RULES[1:] % "wanted",
+            ("rules", "replace", "-"),
+            MEANWHILE_RULES % "meanwhile",
+        ),
+    ],
+    ids=["an override", "a new override", "no override", "a suspension", "a resumption", "a revocation", "a domain"],
+)
+def test_what_somebody_changes_meanwhile_is_not_overwritten(  # noqa: PLR0917  a case
+    two_servers: tuple[DevServer, DevServer],
+    tmp_path: Path,
+    name: str,
+    before: str,
+    wanted: str,
+    meanwhile: tuple[str, ...],
+    stdin: str,
+) -> None:
+    """A change is refused if its target is not what it was compared with, also where the API has no etag for it."""
+    server, _ = two_servers
+    if before:
+        run(server, "apply", "-f", "-", stdin=before)
+    file = tmp_path / "wanted.yaml"
+    file.write_text(wanted)
+    with Client(Target.choose(server.listen, server.state["admin_token"])) as client:
+
+        def compared() -> Change:
+            found = compare(read_configuration([file]), read_server(client), datetime.now(UTC))
+            return next(change for change in (*found.changes, *found.only_there) if change.name == name)
+
+        change = compared()
+        run(server, *meanwhile, stdin=stdin)
+        left = read_item(client, change.item)
+        assert left is not None
+        assert left.message not in [item.message for item in (change.old, change.new) if item]
+        with pytest.raises(CommandError, match="was modified concurrently"):
+            make(client, change, "")
+        assert read_item(client, change.item) == left
+        try:
+            make(client, compared(), "")
+        except ConfirmationNeeded as needed:
+            make(client, compared(), needed.confirmation)
+        assert read_item(client, change.item) != left
 
 
 def test_a_plan_that_keys_stay_on_is_not_removed(own_dev_server: DevServer) -> None:
