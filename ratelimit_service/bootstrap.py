@@ -352,6 +352,7 @@ def _degraded_modes(
     degraded.add("rows", lambda: _describe_rows(unreadable.current()))
     degraded.add("eviction", lambda: _describe_eviction(counts.round_trips.eviction))
     degraded.add("lookups", lambda: policies.failures.reason)
+    degraded.add("listing", lambda: policies.unlisted)
     return degraded
 
 
