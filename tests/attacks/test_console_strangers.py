@@ -44,7 +44,7 @@ async def send(address: str, until: float) -> Counter[str]:
             sent["tokens"] += 1
             with suppress(TimeoutError):  # an answer to a guess that waits is not waited for
                 async with asyncio.timeout(until - time.monotonic()):
-                    assert await status(reader) in {401, 429}
+                    assert await status(reader) in {401, 429, 503}
         writer.close()
 
     senders = [cookies() for _ in range(COOKIES_AT_ONCE)] + [tokens() for _ in range(TOKENS_AT_ONCE)]
