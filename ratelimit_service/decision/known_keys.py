@@ -11,7 +11,6 @@ from typing import Final, Protocol, TypeVar
 import structlog
 
 from ratelimit_service.decision.known_ids import KnownIds
-from ratelimit_service.decision.ports import StoreUnavailable
 
 _PAGE: Final = 5_000
 _SLICE: Final = 100
@@ -125,8 +124,8 @@ class KnownKeys:
         while True:
             try:
                 return await read()
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001 nobody waits for the list, so that no error of it may end it
                 if self._now() - self._logged_at >= _LOG_SECONDS:
                     self._logged_at = self._now()
-                    _log.warning("the ids of keys cannot be listed; trying again", error=str(error))
+                    _log.warning("the ids of keys cannot be listed; trying again", error=str(error) or repr(error))
                 await asyncio.sleep(_RETRY_SECONDS)

@@ -107,6 +107,7 @@ class ManyIds:
         self.counted = 0
         self.pages: list[str] = []
         self.failures = 1
+        self.error: Exception = StoreUnavailable("it did not answer in time")
 
     async def expected_keys(self) -> int:
         self.counted += 1
@@ -118,15 +119,17 @@ class ManyIds:
         await asyncio.sleep(0)
         if after and self.failures:
             self.failures -= 1
-            raise StoreUnavailable("it did not answer in time")
+            raise self.error
         start = bisect_right(self.ids, after)
         return self.ids[start : start + count]
 
 
-async def test_a_list_that_is_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that cannot be read is read again, and not all before it."""
+@pytest.mark.parametrize("error", [StoreUnavailable("it did not answer in time"), ValueError("of no use")])
+async def test_a_list_that_is_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A page that cannot be read, for whatever reason, is read again, and not all before it."""
     monkeypatch.setattr(known_keys, "_RETRY_SECONDS", 0.01)
     source = ManyIds(12_000)
+    source.error = error
     keys = KnownKeys(source)
     keys.load()
     assert keys._loading is not None
