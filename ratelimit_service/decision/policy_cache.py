@@ -177,6 +177,11 @@ class PolicyCache:
         return len(self._entries)
 
     @property
+    def unlisted(self) -> str:
+        """Why keys that are not in memory wait with made-up ones, in words for an operator; empty if they do not."""
+        return self._known.reason
+
+    @property
     def refresh_age(self) -> float:
         """Seconds since the oldest change of a subject or plan that is not in force for all its keys; 0: there is none.
 
