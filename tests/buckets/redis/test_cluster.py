@@ -1,4 +1,4 @@
-"""What is known of a cluster, when nodes are lost."""
+"""What is known of a cluster, when nodes are lost, or slow to say it."""
 
 import asyncio
 import time
@@ -8,10 +8,13 @@ import pytest
 
 from buckets.conftest import LoopbackCluster, MakeBucket
 from faults.lost_host import lost_host
+from faults.proxy import FaultProxy
+from ratelimit_service.buckets.breaker import SLOW
 from ratelimit_service.buckets.redis.cluster import CONNECT_SECONDS, Cluster, slot_of
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
-from ratelimit_service.buckets.redis.connect import open_unguarded_store
+from ratelimit_service.buckets.redis.connect import open_bucket_store, open_unguarded_store
 from ratelimit_service.buckets.redis.connection import Address, Login
+from ratelimit_service.buckets.redis.observers import UNOBSERVED
 from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.decision.charge import Bucket, Charge
 from ratelimit_service.decision.limit import Limit, Quota, Window
@@ -66,3 +69,19 @@ async def test_a_cluster_that_is_lost_is_unavailable() -> None:
                 await asyncio.wait_for(attempt(), CONNECT_SECONDS + 5)
             assert time.monotonic() - began >= CONNECT_SECONDS - 0.05
         await cluster.close()
+
+
+async def test_a_cluster_that_is_slow_at_the_start(redis_cluster: LoopbackCluster, bucket: MakeBucket) -> None:
+    """The breaker that is open while nobody says which nodes there are is closed when they are known."""
+    with FaultProxy(redis_cluster.nodes[0].port) as proxy:
+        proxy.inject(delay=0.2)
+        url = f"redis+cluster://127.0.0.1:{proxy.port}"
+        async with open_bucket_store(
+            url, timeout=2, request_window=60, usage_bytes=2**28, observers=UNOBSERVED, slow=SLOW
+        ) as store:
+            assert await decides(store, bucket(LARGE))
+            assert store.breaker_open
+            until = time.monotonic() + 5
+            while store.breaker_open:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.02)
