@@ -103,16 +103,16 @@ async def _gather(
 ) -> bytes:
     """The message of a call of which the FIRST part has arrived, once the caller has closed its side.
 
-    What follows the message is ignored, as by grpc-core.
+    What follows the message is ignored, as by grpc-core. Some clients close their side with a frame of its own; until
+    that comes, a message that is whole is held like one that is not.
     """
     body, more = first
     frames = FrameReader(encoding)
     message = _first(frames, body)
-    if message is not None and more:  # some clients close their side with a frame of its own
-        _, more = body_of(await receive())
     with method.bounds.unfinished.begin(scope.get("client")) as wait:
         while more:
-            body, more = body_of(await wait.next(receive, frames.incomplete))
+            held = frames.incomplete + (0 if message is None else len(message))
+            body, more = body_of(await wait.next(receive, held))
             if message is None:
                 message = _first(frames, body)
     if message is None:
