@@ -16,7 +16,7 @@ from ratelimit_client import (
 )
 
 from clients.case_runner import READY, CaseRunner, LeftError, Outcome, Reserved
-from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, reserve_arguments, targets
+from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, reserve_arguments, targets, tokens
 from clients.late_proxy import target_of
 from clients.scripted_server import ScriptedServer
 
@@ -109,6 +109,27 @@ def _call(client: RateLimitClient, call: Step) -> Decision:
 
 
 def _scope(client: RateLimitClient, scope: Step, server: ScriptedServer) -> Reserved:
+@pytest.mark.parametrize("kind", [RateLimitClient, AsyncRateLimitClient])
+@pytest.mark.parametrize("case", tokens(), ids=lambda case: case["name"])
+def test_a_token_is_checked_where_the_client_is_made(kind: type[RateLimitClient], case: Case) -> None:
+    """A token that no call can be sent with is a ValueError that names what is wrong with it, and not the value."""
+    if case["problem"] is None:
+        client = kind("localhost:50051", token=case["token"])
+        if isinstance(client, RateLimitClient):
+            client.close()
+        return
+    with pytest.raises(ValueError, match=r"^token has ") as caught:
+        kind("localhost:50051", token=case["token"])
+    assert str(caught.value) == f"token has {case['problem']} in it; it must be printable ASCII without blanks"
+
+
+def _close(client: RateLimitClient, step: Step) -> bool:
+    """Close the client if STEP says so. Returns whether that is all of it."""
+    if "close" in step:
+        client.close()
+    return "close" in step
+
+
     """The outcome of a scope. Its own error comes out of it, unless the case expects another."""
     settlement = None
     with contextlib.ExitStack() as expected:

@@ -54,12 +54,13 @@ describe("RateLimitClient", () => {
   });
 
   it("sends the token with each call, and only if there is one", async () => {
-    server.script(ALLOW, ALLOW);
+    server.script(ALLOW, ALLOW, ALLOW);
     await make({ token: "secret" }).check(ORDER);
     await make().check(ORDER);
+    await make({ token: "" }).check(ORDER);
     assert.deepEqual(
       server.attempts.map((attempt) => attempt.authorization),
-      ["Bearer secret", null],
+      ["Bearer secret", null, null],
     );
   });
 
@@ -202,6 +203,7 @@ describe("RateLimitClient", () => {
       await client.check({ ...ORDER, cost });
     }
     assert.deepEqual(
+    assert.throws(() => make({ token: Buffer.from("secret") as unknown as string }), /^RangeError: token is not a text;/);
       server.checks.map(({ cost }) => cost),
       costs.map(BigInt),
     );

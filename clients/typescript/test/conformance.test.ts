@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { type ClientOptions, type Failures, RateLimitClient, RateLimitError } from "../src/index.js";
 import { Caller } from "./caller.js";
-import { caseFiles, type ContractCase, readCases, readTargets, responseOf } from "./contract_case.js";
+import { caseFiles, type ContractCase, readCases, readTargets, readTokens, responseOf } from "./contract_case.js";
 import { Expectation } from "./expectation.js";
 import { LateProxy } from "./late_proxy.js";
 import { ScriptedServer } from "./scripted_server.js";
@@ -120,6 +120,19 @@ for (const file of caseFiles()) {
   describe(`the contract, ${file}`, () => {
     for (const one of readCases(file)) {
       it(one.name, () => runCase(one, makeExpressSite));
+describe("the contract, tokens.json", () => {
+  for (const { name, token, problem } of readTokens()) {
+    it(name, () => {
+      if (problem === null) {
+        new RateLimitClient("localhost:50051", { token }).close();
+        return;
+      }
+      const message = `token has ${problem} in it; it must be printable ASCII without blanks`;
+      assert.throws(() => new RateLimitClient("localhost:50051", { token }), { name: "RangeError", message });
+    });
+  }
+});
+
     }
   });
 }

@@ -23,6 +23,13 @@ export interface TargetCase {
   problem: string | null;
 }
 
+/** A case of tokens.json. */
+export interface TokenCase {
+  name: string;
+  token: string;
+  problem: string | null;
+}
+
 export interface Step {
   advance_ms?: number;
   call?: Call;
@@ -89,7 +96,7 @@ const FOLDER = new URL("../../../conformance/", import.meta.url);
 
 /** The names of the files of cases. */
 export function caseFiles(): string[] {
-  const others = ["service_config.json", "targets.json"];
+  const others = ["service_config.json", "targets.json", "tokens.json"];
   const files = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && !others.includes(name));
   if (files.length < 10) {
     throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 10`);
@@ -106,6 +113,10 @@ export function readTargets(): TargetCase[] {
 }
 
 export function responseOf(scripted: ScriptedItem): Response {
+export function readTokens(): TokenCase[] {
+  return JSON.parse(readFileSync(new URL("tokens.json", FOLDER), "utf8")) as TokenCase[];
+}
+
   const { method = "CheckLimit" } = scripted;
   if (scripted.hang) {
     return { method, hang: true };

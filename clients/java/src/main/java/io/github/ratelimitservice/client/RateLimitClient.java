@@ -324,7 +324,7 @@ public final class RateLimitClient implements AutoCloseable {
         /**
          * What is sent as {@code authorization: Bearer <token>} with every call.
          *
-         * @param value the token. Empty, the default, sends none.
+         * @param value the token: printable ASCII without blanks. Empty, the default, sends none.
          * @return this builder.
          */
         public Builder token(String value) {
