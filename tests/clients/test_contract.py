@@ -35,7 +35,7 @@ _EXPECT = (
 def test_every_file_is_known() -> None:
     """A new file of cases is detected: the tests that run the cases name their files."""
     known = {"cancellation", "decisions", "denial_cache", "failures", "headers", "middleware", "reservations"}
-    assert set(_FILES) == known | {"first_connection", "ready", "warnings"}
+    assert set(_FILES) == known | {"close", "first_connection", "ready", "warnings"}
 
 
 @pytest.mark.parametrize("name", [*_FILES, "targets", "tokens"])
@@ -53,6 +53,9 @@ def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
     for step in case["steps"]:
         if "advance_ms" in step:
             assert step.keys() == {"advance_ms"}
+            continue
+        if "close" in step:
+            assert step == {"close": True}
             continue
         (kind,) = step.keys() - {"server", "expect"}
         assert step.keys() == {kind, "server", "expect"}

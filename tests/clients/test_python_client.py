@@ -20,7 +20,10 @@ from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, rese
 from clients.late_proxy import target_of
 from clients.scripted_server import ScriptedServer
 
-_FILES = ("decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations", "warnings")
+_FILES = (
+    *("close", "decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations"),
+    "warnings",
+)
 
 
 @cases(*_FILES)
@@ -37,7 +40,7 @@ def _keep_the_contract(case: Case, scripted: ScriptedServer, target: str) -> Non
             client.wait_until_connected()
         reservation: Reservation | None = None
         for step in case["steps"]:
-            if runner.advance(step):
+            if runner.advance(step) or _close(client, step):
                 continue
             runner.script(step)
             started = time.monotonic()
@@ -78,6 +81,9 @@ async def _keep_the_contract_in_asyncio(case: Case, scripted: ScriptedServer, ta
         for step in case["steps"]:
             if runner.advance(step):
                 continue
+            if "close" in step:
+                await client.close()
+                continue
             runner.script(step)
             started = time.monotonic()
             outcome = await _outcome(client, held, step, scripted)
@@ -103,12 +109,6 @@ def test_a_target_is_checked_where_the_client_is_made(kind: type[RateLimitClient
     )
 
 
-def _call(client: RateLimitClient, call: Step) -> Decision:
-    method = client.peek if "peek" in call else client.charge if "charge" in call else client.check
-    return method(**arguments(call))
-
-
-def _scope(client: RateLimitClient, scope: Step, server: ScriptedServer) -> Reserved:
 @pytest.mark.parametrize("kind", [RateLimitClient, AsyncRateLimitClient])
 @pytest.mark.parametrize("case", tokens(), ids=lambda case: case["name"])
 def test_a_token_is_checked_where_the_client_is_made(kind: type[RateLimitClient], case: Case) -> None:
@@ -130,6 +130,12 @@ def _close(client: RateLimitClient, step: Step) -> bool:
     return "close" in step
 
 
+def _call(client: RateLimitClient, call: Step) -> Decision:
+    method = client.peek if "peek" in call else client.charge if "charge" in call else client.check
+    return method(**arguments(call))
+
+
+def _scope(client: RateLimitClient, scope: Step, server: ScriptedServer) -> Reserved:
     """The outcome of a scope. Its own error comes out of it, unless the case expects another."""
     settlement = None
     with contextlib.ExitStack() as expected:

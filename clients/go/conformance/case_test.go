@@ -48,6 +48,7 @@ type tokenCase struct {
 
 type step struct {
 	AdvanceMS *int64         `json:"advance_ms"`
+	Close     bool           `json:"close"`
 	Call      *call          `json:"call"`
 	Settle    *settle        `json:"settle"`
 	Extend    *extend        `json:"extend"`
@@ -143,7 +144,6 @@ func readCases(t *testing.T) map[string][]contractCase {
 	return files
 }
 
-// request is the argument of Check, Peek or Charge.
 func readFile[Case any](t *testing.T, name string) (cases []Case) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("../../conformance", name))
@@ -156,6 +156,7 @@ func readFile[Case any](t *testing.T, name string) (cases []Case) {
 	return cases
 }
 
+// request is the argument of Check, Peek or Charge.
 func (c *call) request() (ratelimit.CheckRequest, error) {
 	request := ratelimit.CheckRequest{APIKey: c.APIKey, KeyID: c.KeyID, Resource: c.Resource, RequestID: c.RequestID}
 	texts := map[string]*string{

@@ -179,6 +179,10 @@ func (r *runner) step(t *testing.T, number int, step step) {
 		r.clock.now = r.clock.now.Add(time.Duration(*step.AdvanceMS) * time.Millisecond)
 		return
 	}
+	if step.Close {
+		_ = r.client.Close()
+		return
+	}
 	responses := make([]scripted.Response, len(step.Server))
 	required := len(responses)
 	for i, item := range step.Server {

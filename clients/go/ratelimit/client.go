@@ -103,7 +103,8 @@ func (c *Client) Connection() grpc.ClientConnInterface {
 	return c.connections
 }
 
-// Close closes the connections. Calls in flight fail, and the holds of open reservations run out.
+// Close closes the connections. Calls in flight and later ones return an *Error with FailedPrecondition: they never fail open.
+// The holds of open reservations run out.
 func (c *Client) Close() error {
 	c.closed.Store(true)
 	return c.connections.close()
@@ -121,6 +122,9 @@ func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, e
 func (c *Client) decided(ctx context.Context, request *CheckRequest) (Decision, error) {
 	if invalid := request.validate(); invalid != nil {
 		return Decision{}, invalid
+	}
+	if c.closed.Load() {
+		return Decision{}, clientIsClosed()
 	}
 	// Only the service knows its first decision on a request id of the caller's own. A charge and a reservation have to get
 	// there.
@@ -246,6 +250,9 @@ func (c *Client) report(failure *Error, outcome string) {
 func (c *Client) failed(ctx context.Context, err error) (Decision, error) {
 	if ended := ctx.Err(); ended != nil {
 		return Decision{}, ended
+	}
+	if c.closed.Load() {
+		return Decision{}, clientIsClosed() // what Close has ended is no failure of the service
 	}
 	failure, isError := err.(*Error)
 	if !isError || !failure.isFailure() {

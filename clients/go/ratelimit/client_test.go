@@ -99,6 +99,34 @@ func TestTheTokenIsSent(t *testing.T) {
 	}
 }
 
+// A call in flight that Close ends does not fail open, and neither does one that waits for the first connection.
+func TestClosingTheClientEndsCallsInFlight(t *testing.T) {
+	server, client := start(t)
+	never, err := ratelimit.NewClient(listening(t).Addr().String(), ratelimit.WithConnectTimeout(30*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Script(scripted.Hang())
+	ended := make(chan error)
+	for _, one := range []*ratelimit.Client{client, never} {
+		go func() {
+			_, err := one.Check(t.Context(), order)
+			ended <- err
+		}()
+	}
+	server.WaitForAttempts(1)
+	for _, one := range []*ratelimit.Client{client, never} {
+		_ = one.Close()
+		var closed *ratelimit.Error
+		if err := <-ended; !errors.As(err, &closed) || closed.Code != codes.FailedPrecondition || closed.Message != "the client is closed" {
+			t.Errorf("got %v", err)
+		}
+		if got := one.Failures(); got != (ratelimit.Failures{}) {
+			t.Errorf("counted %+v", got)
+		}
+	}
+}
+
 // A refused connection is decided by the option immediately, not after the deadline.
 func TestARefusedConnection(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

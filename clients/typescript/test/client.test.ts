@@ -64,6 +64,16 @@ describe("RateLimitClient", () => {
     );
   });
 
+  it("rejects calls in flight that it ends when it is closed, and counts no failure", async () => {
+    const client = make();
+    server.script({ hang: true });
+    const checking = client.check(ORDER);
+    await server.waitForAttempts(1);
+    client.close();
+    await assert.rejects(checking, { code: "FAILED_PRECONDITION", message: "the client is closed" });
+    assert.deepEqual(client.failures, { open: 0, closed: 0, unsettled: 0 });
+  });
+
   it("decides by the option immediately when the connection is refused", async () => {
     const refusing = net.createServer();
     await new Promise<void>((resolve) => refusing.listen(0, "127.0.0.1", resolve));

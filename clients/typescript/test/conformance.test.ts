@@ -74,6 +74,10 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
         clock.now += step.advance_ms;
         continue;
       }
+      if (step.close) {
+        client.close();
+        continue;
+      }
       const responses = (step.server ?? []).map(responseOf);
       server.script(...responses);
       const expect = new Expectation(number, target, step.expect ?? {});

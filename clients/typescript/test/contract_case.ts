@@ -32,6 +32,7 @@ export interface TokenCase {
 
 export interface Step {
   advance_ms?: number;
+  close?: true;
   call?: Call;
   settle?: Abandoning & { actual: number };
   extend?: { hold_ms: number };

@@ -193,7 +193,10 @@ public final class RateLimitClient implements AutoCloseable {
         return async.connection();
     }
 
-    /** Closes the connections. Calls in flight fail, and the holds of open reservations run out. */
+    /**
+     * Closes the connections. Calls in flight and later ones end with a {@link RateLimitException} of FAILED_PRECONDITION: they
+     * never fail open. The holds of open reservations run out.
+     */
     @Override
     public void close() {
         async.close();
