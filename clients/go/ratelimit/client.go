@@ -203,12 +203,14 @@ func (c *Client) outgoing(parent context.Context) (context.Context, context.Canc
 	return context.WithTimeout(c.authorized(parent), c.options.deadline)
 }
 
-// authorized is the context with the client's token.
+// authorized is the context with the client's token, and without the metadata of the caller's own calls: its credentials are not
+// for this service, and some values have gRPC fail the call with INTERNAL, by which a caller could have it fail open.
 func (c *Client) authorized(ctx context.Context) context.Context {
-	if c.options.token == "" {
-		return ctx
+	own := metadata.MD{}
+	if c.options.token != "" {
+		own.Set("authorization", "Bearer "+c.options.token)
 	}
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.options.token)
+	return metadata.NewOutgoingContext(ctx, own)
 }
 
 // endedBy is the error of the caller's context if that has ended the call. A caller must not bypass the limit by a deadline too
