@@ -120,10 +120,6 @@ describe("the contract, targets.json", () => {
   }
 });
 
-for (const file of caseFiles()) {
-  describe(`the contract, ${file}`, () => {
-    for (const one of readCases(file)) {
-      it(one.name, () => runCase(one, makeExpressSite));
 describe("the contract, tokens.json", () => {
   for (const { name, token, problem } of readTokens()) {
     it(name, () => {
@@ -137,6 +133,10 @@ describe("the contract, tokens.json", () => {
   }
 });
 
+for (const file of caseFiles()) {
+  describe(`the contract, ${file}`, () => {
+    for (const one of readCases(file)) {
+      it(one.name, () => runCase(one, makeExpressSite));
     }
   });
 }

@@ -113,11 +113,11 @@ export function readTargets(): TargetCase[] {
   return JSON.parse(readFileSync(new URL("targets.json", FOLDER), "utf8")) as TargetCase[];
 }
 
-export function responseOf(scripted: ScriptedItem): Response {
 export function readTokens(): TokenCase[] {
   return JSON.parse(readFileSync(new URL("tokens.json", FOLDER), "utf8")) as TokenCase[];
 }
 
+export function responseOf(scripted: ScriptedItem): Response {
   const { method = "CheckLimit" } = scripted;
   if (scripted.hang) {
     return { method, hang: true };
