@@ -3,6 +3,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.github.ratelimitservice.client.RateLimitClient;
 import io.github.ratelimitservice.client.ReserveRequest;
+import jakarta.servlet.AsyncContext;
 import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
@@ -16,6 +17,7 @@ import java.time.Duration;
 import java.util.Set;
 import java.util.function.Predicate;
 import org.apache.catalina.Context;
+import org.apache.catalina.Wrapper;
 import org.apache.catalina.startup.Tomcat;
 import org.junit.jupiter.api.Test;
 
@@ -47,10 +49,14 @@ class ExamplesTest {
         HttpServlet hello = new HttpServlet() {
             @Override
             protected void doGet(HttpServletRequest request, HttpServletResponse response) throws IOException {
+                AsyncContext async = request.startAsync(); // which every filter before it has to support
                 response.getWriter().write("hello");
+                async.complete();
             }
         };
-        Tomcat.addServlet(context, "hello", hello).addMapping("/");
+        Wrapper servlet = Tomcat.addServlet(context, "hello", hello);
+        servlet.setAsyncSupported(true);
+        servlet.addMapping("/");
         context.addServletContainerInitializer((classes, servletContext) -> {
             Examples.context = servletContext;
             try {
