@@ -162,8 +162,21 @@ async def test_the_route_in_place_of_the_path(
         ],
         middleware=[Middleware(RateLimitMiddleware, client=client, resource=method_and_route)],
     )
+    for method in ("GET", "HEAD"):
+        scripted.script([WITHIN])
+        await request(app, method, path, _KEY)
+        assert [attempt.resource for attempt in scripted.attempts] == [resource]
+
+
+@pytest.mark.parametrize(
+    ("method", "resource"), [("get", "GET /orders"), ("Head", "GET /orders"), ("pUt", "PUT /orders")]
+)
+async def test_another_spelling_of_a_method(
+    method: str, resource: str, client: AsyncRateLimitClient, scripted: ScriptedServer
+) -> None:
+    """It has the limit of the method whose handler frameworks run for it."""
     scripted.script([WITHIN])
-    await request(app, "GET", path, _KEY)
+    await request(RateLimitMiddleware(hello, client), method, "/orders", _KEY)
     assert [attempt.resource for attempt in scripted.attempts] == [resource]
 
 

@@ -93,6 +93,19 @@ def test_the_options(client: RateLimitClient, scripted: ScriptedServer) -> None:
     assert response.headers["content-type"] == "text/plain"
 
 
+@pytest.mark.parametrize(
+    ("method", "resource"), [("get", "GET /orders"), ("Head", "GET /orders"), ("pUt", "PUT /orders")]
+)
+def test_another_spelling_of_a_method(
+    method: str, resource: str, client: RateLimitClient, scripted: ScriptedServer
+) -> None:
+    """It has the limit of the method whose handler frameworks run for it."""
+    scripted.script([WITHIN])
+    environ: WSGIEnvironment = {"REQUEST_METHOD": method, "PATH_INFO": "/orders", "HTTP_X_API_KEY": "rlk_test_a"}
+    WsgiRateLimitMiddleware(hello, client)(environ, lambda *_: lambda _: None)
+    assert [attempt.resource for attempt in scripted.attempts] == [resource]
+
+
 def test_an_application_below_a_path(client: RateLimitClient, scripted: ScriptedServer) -> None:
     """Its resource is the whole path."""
     scripted.script([WITHIN])

@@ -20,13 +20,14 @@ def x_api_key(environ: "WSGIEnvironment") -> str:
 
 
 def method_and_path(environ: "WSGIEnvironment") -> str:
-    """The method and the decoded path without the query: `GET /v1/orders`.
+    """The method, which is GET for HEAD, and the decoded path without the query: `GET /v1/orders`.
 
     Raises RateLimitError for a path that is not valid UTF-8.
     """
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    method = environ["REQUEST_METHOD"].upper()  # as most frameworks do, which then run the handler of GET
     try:
-        return f"{environ['REQUEST_METHOD']} {path.encode('latin-1').decode()}"
+        return f"{'GET' if method == 'HEAD' else method} {path.encode('latin-1').decode()}"
     except UnicodeError:
         raise invalid_utf8("resource") from None
 
