@@ -80,6 +80,8 @@ async def test_made_up_cookies_and_tokens(start_target: StartTarget) -> None:
     admin = await asyncio.to_thread(Browser(base).sign_in, target.server.tokens[Role.ADMIN])
     assert await asyncio.to_thread(lambda: admin.is_signed_in)
     sent = await strangers
+    for browser in (viewer, admin):
+        browser.client.close()
     seconds = time.monotonic() - began
     done = target.watch.counters().since(before).statements
     bound = (READS_PER_SECOND + 2) * seconds + 20  # with those of who is signed in
